@@ -1,0 +1,13 @@
+//! Who may have a tunnel: keys, tokens, the policy of a server, and the memory that refuses replays.
+//!
+//! Pure: time and salt come in as arguments.
+
+mod credential;
+mod policy;
+mod replay;
+mod secret;
+
+pub use credential::{Credential, Signer};
+pub use policy::{Policy, Proof, Reject, Verifier};
+pub use replay::{ReplayMemory, Stale};
+pub use secret::{KeyError, MAX_TOKEN, SharedSecret, Token, TokenError, generate_seed, parse_key};

@@ -1,0 +1,197 @@
+//! What a server demands of a packet before its source gets the tunnel.
+
+use std::fmt;
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::time::Duration;
+
+use ed25519_dalek::{Signature, VerifyingKey};
+
+use super::replay::{ReplayMemory, Stale};
+use super::secret::{KeyError, SharedSecret, Token};
+use crate::wire::auth_packet::{AuthPacket, ParseError};
+
+/// Everything that is checked, cheapest first.
+#[derive(Debug, Clone)]
+pub struct Policy {
+    /// Only from this address (`--auth-by-remote-ip`).
+    pub remote_ip: Option<Ipv4Addr>,
+    /// Only from this UDP port (`--auth-by-remote-port`).
+    pub remote_port: Option<u16>,
+    pub proof: Proof,
+}
+
+/// What the payload must be.
+#[derive(Debug, Clone)]
+pub enum Proof {
+    Key(Verifier),
+    /// Exactly these bytes. Whoever has seen them can send them again.
+    Token(Token),
+    /// Anything: the source address is all the proof there is.
+    Nothing,
+}
+
+/// A public ed25519 key, the secret that is signed with it, and how far clocks may differ.
+#[derive(Clone)]
+pub struct Verifier {
+    key: VerifyingKey,
+    secret: SharedSecret,
+    /// `None`: the packet's time is held against the last accepted one only.
+    max_discrepancy: Option<Duration>,
+}
+
+/// Why a packet was refused. The names are those of the counters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Reject {
+    WrongIp,
+    WrongPort,
+    Empty,
+    Truncated,
+    Oversized,
+    WrongToken,
+    ClockDiffers,
+    Replayed,
+    OlderThanAccepted,
+    WrongSignature,
+}
+
+impl Policy {
+    /// Checks one UDP payload. `unix` is our clock in seconds. A packet that passes is remembered.
+    ///
+    /// # Errors
+    /// The first reason to refuse it.
+    pub fn check(
+        &self,
+        from: SocketAddrV4,
+        payload: &[u8],
+        unix: u64,
+        seen: &mut ReplayMemory,
+    ) -> Result<(), Reject> {
+        if self.remote_ip.is_some_and(|ip| ip != *from.ip()) {
+            return Err(Reject::WrongIp);
+        }
+        if self.remote_port.is_some_and(|port| port != from.port()) {
+            return Err(Reject::WrongPort);
+        }
+        match &self.proof {
+            Proof::Nothing => Ok(()),
+            Proof::Token(token) => check_token(token, payload),
+            Proof::Key(verifier) => verifier.check(payload, unix, seen),
+        }
+    }
+}
+
+impl Policy {
+    /// The public key that packets must be signed with.
+    pub fn key(&self) -> Option<[u8; 32]> {
+        match &self.proof {
+            Proof::Key(verifier) => Some(verifier.public()),
+            Proof::Token(_) | Proof::Nothing => None,
+        }
+    }
+}
+
+fn check_token(token: &Token, payload: &[u8]) -> Result<(), Reject> {
+    if token.matches(payload) {
+        Ok(())
+    } else if payload.is_empty() {
+        Err(Reject::Empty)
+    } else {
+        Err(Reject::WrongToken)
+    }
+}
+
+impl Verifier {
+    /// # Errors
+    /// When the 32 bytes are no point of the curve.
+    pub fn new(
+        public: &[u8; 32],
+        secret: SharedSecret,
+        max_discrepancy: Option<Duration>,
+    ) -> Result<Self, KeyError> {
+        let key = VerifyingKey::from_bytes(public).map_err(|_| KeyError::NotAPoint)?;
+        Ok(Verifier { key, secret, max_discrepancy })
+    }
+
+    pub fn public(&self) -> [u8; 32] {
+        self.key.to_bytes()
+    }
+
+    fn check(&self, payload: &[u8], unix: u64, seen: &mut ReplayMemory) -> Result<(), Reject> {
+        let packet = AuthPacket::parse(payload)?;
+        if self.max_discrepancy.is_some_and(|max| unix.abs_diff(packet.seconds) > max.as_secs()) {
+            return Err(Reject::ClockDiffers);
+        }
+        // Cheaper than a signature, so replays cost us little.
+        seen.check(packet.seconds, packet.message)?;
+        let signature = Signature::from_bytes(packet.signature);
+        self.key
+            .verify_strict(&[packet.message, self.secret.as_bytes()].concat(), &signature)
+            .map_err(|_| Reject::WrongSignature)?;
+        seen.remember(packet.seconds, packet.message);
+        Ok(())
+    }
+}
+
+impl From<ParseError> for Reject {
+    fn from(error: ParseError) -> Self {
+        match error {
+            ParseError::Empty => Reject::Empty,
+            ParseError::Truncated => Reject::Truncated,
+            ParseError::Oversized => Reject::Oversized,
+        }
+    }
+}
+
+impl From<Stale> for Reject {
+    fn from(stale: Stale) -> Self {
+        match stale {
+            Stale::Replayed => Reject::Replayed,
+            Stale::OlderThanAccepted => Reject::OlderThanAccepted,
+        }
+    }
+}
+
+impl Reject {
+    /// The counter's name, in `ipipou show --json`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Reject::WrongIp => "wrong_ip",
+            Reject::WrongPort => "wrong_port",
+            Reject::Empty => "empty",
+            Reject::Truncated => "truncated",
+            Reject::Oversized => "oversized",
+            Reject::WrongToken => "wrong_token",
+            Reject::ClockDiffers => "clock_differs",
+            Reject::Replayed => "replayed",
+            Reject::OlderThanAccepted => "older_than_accepted",
+            Reject::WrongSignature => "wrong_signature",
+        }
+    }
+}
+
+impl fmt::Display for Reject {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Reject::WrongIp => "not from the address that --auth-by-remote-ip asks for",
+            Reject::WrongPort => "not from the port that --auth-by-remote-port asks for",
+            Reject::Empty => "it is empty",
+            Reject::Truncated => "it is shorter than a signed packet",
+            Reject::Oversized => "it is longer than any packet we know",
+            Reject::WrongToken => "wrong token",
+            Reject::ClockDiffers => {
+                "its clock differs from ours by more than --auth-max-time-discrepancy"
+            }
+            Reject::Replayed => "it was seen before",
+            Reject::OlderThanAccepted => "it is older than the newest one accepted",
+            Reject::WrongSignature => "wrong signature (another key, or another secret)",
+        })
+    }
+}
+
+impl fmt::Debug for Verifier {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Verifier")
+            .field("max_discrepancy", &self.max_discrepancy)
+            .finish_non_exhaustive()
+    }
+}

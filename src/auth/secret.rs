@@ -1,0 +1,99 @@
+//! Secrets as types: never printed, compared in constant time, wiped when dropped.
+
+use std::fmt;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use ed25519_dalek::SigningKey;
+use subtle::ConstantTimeEq;
+use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
+
+/// The most bytes a token may have: what fits in one UDP datagram on Ethernet.
+pub const MAX_TOKEN: usize = 1472;
+
+/// A token is its own proof: whoever has seen it can use it. Never empty.
+#[derive(Clone, Zeroize, ZeroizeOnDrop)]
+pub struct Token(Vec<u8>);
+
+/// Why bytes cannot be a token.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum TokenError {
+    #[error("a token cannot be empty")]
+    Empty,
+    #[error("a token has at most {MAX_TOKEN} bytes, this one has {0}")]
+    TooLong(usize),
+}
+
+impl Token {
+    /// # Errors
+    /// When there is nothing, or more than [`MAX_TOKEN`] bytes.
+    pub fn new(bytes: Vec<u8>) -> Result<Self, TokenError> {
+        match bytes.len() {
+            0 => Err(TokenError::Empty),
+            n if n > MAX_TOKEN => Err(TokenError::TooLong(n)),
+            _ => Ok(Token(bytes)),
+        }
+    }
+
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    /// Compares in a time that does not depend on where the bytes differ.
+    pub fn matches(&self, payload: &[u8]) -> bool {
+        self.0.ct_eq(payload).into()
+    }
+}
+
+impl fmt::Debug for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Token({} bytes)", self.0.len())
+    }
+}
+
+/// The string both ends share beside the keys. It is signed, and never sent.
+#[derive(Clone, Zeroize, ZeroizeOnDrop)]
+pub struct SharedSecret(Vec<u8>);
+
+impl SharedSecret {
+    pub fn new(bytes: Vec<u8>) -> Self {
+        SharedSecret(bytes)
+    }
+
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl fmt::Debug for SharedSecret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("SharedSecret(…)")
+    }
+}
+
+/// Why a string is not an ed25519 key.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum KeyError {
+    #[error("not base64: {0}")]
+    NotBase64(#[from] base64::DecodeError),
+    #[error("an ed25519 key has 32 bytes, this one has {0}")]
+    Length(usize),
+    #[error("not a point of the curve, so no ed25519 public key")]
+    NotAPoint,
+}
+
+/// Reads the base64 form of 32 key bytes: a private seed or a public key (RFC 8032).
+///
+/// # Errors
+/// When it is not base64, or not 32 bytes.
+pub fn parse_key(text: &str) -> Result<Zeroizing<[u8; 32]>, KeyError> {
+    let bytes = Zeroizing::new(STANDARD.decode(text.trim())?);
+    let key = <[u8; 32]>::try_from(bytes.as_slice()).map_err(|_| KeyError::Length(bytes.len()))?;
+    Ok(Zeroizing::new(key))
+}
+
+/// A key pair from 32 random bytes, as (private seed, public key) in base64.
+pub fn generate_seed(random: &[u8; 32]) -> (Zeroizing<String>, String) {
+    let key = SigningKey::from_bytes(random);
+    (Zeroizing::new(STANDARD.encode(random)), STANDARD.encode(key.verifying_key().as_bytes()))
+}
