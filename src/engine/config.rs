@@ -1,0 +1,207 @@
+//! What a tunnel is asked to be: every field is already checked, nothing here can be impossible.
+//!
+//! `cli` makes these values, the engine reads them. Times are [`Duration`]s, addresses are in host
+//! form, ports are never zero.
+
+use std::fmt;
+use std::net::Ipv4Addr;
+use std::num::NonZeroU16;
+use std::str::FromStr;
+use std::time::Duration;
+
+use crate::auth::{Credential, Policy, Signer};
+
+/// One process is one tunnel, and has one of two roles.
+#[derive(Debug, Clone)]
+pub enum Role {
+    Server(ServerConfig),
+    Client(ClientConfig),
+}
+
+/// A server waits for an authenticated packet and makes the tunnel towards its source.
+#[derive(Debug, Clone)]
+pub struct ServerConfig {
+    pub tunnel: TunnelConfig,
+    pub queue: QueueConfig,
+    /// Who may have the tunnel.
+    pub policy: Policy,
+    /// How long an authentication is good for; `None` means for ever.
+    pub lifetime: Option<Duration>,
+    /// What is sent back to a client that authenticated.
+    pub reply: Reply,
+}
+
+/// A client knows its server, makes the tunnel at once and proves itself.
+#[derive(Debug, Clone)]
+pub struct ClientConfig {
+    pub tunnel: TunnelConfig,
+    pub server: ServerName,
+    pub credential: Credential,
+    /// Time between two authentication packets; `None` means one at the start only.
+    pub keepalive: Option<Duration>,
+}
+
+/// Where the server is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServerName {
+    pub host: Host,
+    pub port: NonZeroU16,
+}
+
+/// An address, or a name that is looked up again and again because servers move.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Host {
+    Address(Ipv4Addr),
+    Name(String),
+}
+
+/// What both roles share: the interface, its addresses and the UDP port.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TunnelConfig {
+    /// The tunnel interface, `ipipouN` unless named.
+    pub device: DeviceName,
+    /// Our address inside the tunnel.
+    pub inner: Ipv4Addr,
+    /// The other end's address inside the tunnel.
+    pub inner_peer: Ipv4Addr,
+    /// Where the outer packets come from and go to.
+    pub outer: Outer,
+    /// Our UDP port: the FOU listener's, and the source port of what we send.
+    pub port: NonZeroU16,
+    /// A private local address for the link, for when another tunnel already holds
+    /// (our outer address, the remote's address): the kernel tells links apart by nothing else.
+    pub private: PrivateAddress,
+    /// UDP checksum of outer packets; `None` leaves it to the kernel.
+    pub checksum: Option<bool>,
+    /// Which source addresses inner packets may have.
+    pub source_check: SourceCheck,
+    /// TTL of authentication packets; `None` means the kernel's default.
+    pub auth_ttl: Option<u8>,
+    pub rules: RulesConfig,
+}
+
+/// Our side of the outer packets.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outer {
+    /// This address, on whatever interface it is.
+    Address(Ipv4Addr),
+    /// This address; listener and tunnel are bound to the interface.
+    AddressOn(Ipv4Addr, DeviceName),
+    /// The first IPv4 address of the interface, followed when it changes; listener and tunnel are
+    /// bound to the interface.
+    Device(DeviceName),
+    /// Whatever address the kernel's route to the server has as its source (`-b @auto`, clients
+    /// only): the tunnel follows when the machine moves to another network or interface.
+    Route,
+}
+
+impl Outer {
+    /// The interface that listener and tunnel are bound to.
+    pub fn device(&self) -> Option<&DeviceName> {
+        match self {
+            Outer::Address(_) | Outer::Route => None,
+            Outer::AddressOn(_, device) | Outer::Device(device) => Some(device),
+        }
+    }
+}
+
+/// The private local address of the link, and when it is used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PrivateAddress {
+    /// Only when the outer address is taken by another tunnel to the same remote.
+    WhenTaken(Ipv4Addr),
+    /// `--force-fou-local-ip-alt`.
+    Always(Ipv4Addr),
+}
+
+impl PrivateAddress {
+    pub fn address(self) -> Ipv4Addr {
+        match self {
+            PrivateAddress::WhenTaken(address) | PrivateAddress::Always(address) => address,
+        }
+    }
+}
+
+/// Reverse path filter of the tunnel interface (`rp_filter` in the kernel's ip-sysctl.rst).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SourceCheck {
+    /// The interface's `rp_filter` is left alone.
+    Off,
+    /// An inner packet must come from an address that is routed back through the tunnel.
+    Strict,
+    /// … from an address that is routed anywhere.
+    Loose,
+}
+
+/// The nftables side.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RulesConfig {
+    /// Name of this tunnel's own table, in family `ip`.
+    pub table: String,
+    pub counters: bool,
+}
+
+/// The NFQUEUE side.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct QueueConfig {
+    pub number: u16,
+    /// How many packets wait in the kernel at most.
+    pub max_len: u32,
+}
+
+/// What a server answers to a valid authentication packet (`--reply-on-auth-ok`).
+#[derive(Debug, Clone)]
+pub enum Reply {
+    Silent,
+    /// Signed by the server's own key.
+    Signed(Signer),
+    /// The request's payload, last byte first.
+    Reversed,
+}
+
+/// An interface name that the kernel takes: 1 to 15 bytes, no `/`, no white space, not `.` or `..`
+/// (`dev_valid_name` in net/core/dev.c).
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct DeviceName(String);
+
+/// Why a string cannot be an interface name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum DeviceNameError {
+    #[error("an interface name cannot be empty")]
+    Empty,
+    #[error("an interface name has at most 15 bytes, this one has {0}")]
+    TooLong(usize),
+    #[error("an interface name cannot hold '/', ':' or white space, nor be '.' or '..'")]
+    BadCharacter,
+}
+
+impl DeviceName {
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for DeviceName {
+    type Err = DeviceNameError;
+
+    fn from_str(name: &str) -> Result<Self, Self::Err> {
+        const IFNAMSIZ: usize = 16; // with the closing NUL
+        if name.is_empty() {
+            return Err(DeviceNameError::Empty);
+        }
+        if name.len() >= IFNAMSIZ {
+            return Err(DeviceNameError::TooLong(name.len()));
+        }
+        let bad = |c: char| c == '/' || c == ':' || c.is_whitespace() || c == '\0';
+        if name == "." || name == ".." || name.contains(bad) {
+            return Err(DeviceNameError::BadCharacter);
+        }
+        Ok(DeviceName(name.to_owned()))
+    }
+}
+
+impl fmt::Display for DeviceName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}

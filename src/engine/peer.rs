@@ -1,0 +1,283 @@
+//! The other end of one tunnel: what we know of it, and what it proved.
+
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::Moment;
+use super::config::{ClientConfig, Host, Reply, ServerConfig, TunnelConfig};
+use crate::auth::{Credential, Reject, ReplayMemory};
+use crate::wire::auth_packet;
+
+/// One tunnel and its other end.
+#[derive(Debug)]
+pub struct Peer {
+    pub tunnel: TunnelConfig,
+    pub end: End,
+    /// The kernel refused our outer address for this remote: somebody else's tunnel has the pair.
+    pub taken_for: Option<Ipv4Addr>,
+}
+
+/// Which of the two ends the other one is.
+#[derive(Debug)]
+pub enum End {
+    Client(RemoteClient),
+    Server(RemoteServer),
+}
+
+/// A client, seen from the server: unknown until it proves itself.
+#[derive(Debug)]
+pub struct RemoteClient {
+    config: ServerConfig,
+    seen: ReplayMemory,
+    known: Option<Known>,
+}
+
+/// A remote that proved itself, or whose tunnel was found at the start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Known {
+    remote: SocketAddrV4,
+    /// Our clocks at the last valid packet.
+    at: Duration,
+    unix: u64,
+    expired: bool,
+}
+
+/// The server, seen from a client.
+#[derive(Debug)]
+pub struct RemoteServer {
+    config: ClientConfig,
+    address: Option<Ipv4Addr>,
+    /// Monotonic time of the next authentication packet; `None` when none is due.
+    next_auth: Option<Duration>,
+    /// The largest time ever put in a packet, or set aside for one.
+    reserved: u64,
+    used: u64,
+    last_sent: Option<u64>,
+}
+
+/// What a restart must not forget. Kept in the state directory.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Memory {
+    /// Server: the public key whose packets `seen` is about.
+    pub key: Option<[u8; 32]>,
+    /// Server: the newest packet of that key.
+    pub seen: ReplayMemory,
+    /// Server: when (Unix time) the client last proved itself, and from where.
+    pub authenticated: Option<(SocketAddrV4, u64)>,
+    /// Client: no packet had a later time than this.
+    pub reserved: u64,
+}
+
+/// A valid packet's effect.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Accepted {
+    /// From where we know it to be.
+    Refreshed,
+    /// For the first time.
+    Arrived,
+    Moved {
+        from: SocketAddrV4,
+    },
+}
+
+/// How far ahead of the packets sent the memory on disk is: a client that sends one packet a
+/// minute writes to its (often flash) disk once an hour.
+const RESERVE_SECONDS: u64 = 3600;
+
+impl Peer {
+    /// Where data goes, as far as it is known.
+    pub fn remote(&self) -> Option<SocketAddrV4> {
+        match &self.end {
+            End::Client(client) => client.known.map(|k| k.remote),
+            End::Server(server) => server.remote(),
+        }
+    }
+
+    /// The remote whose packets may come in.
+    pub fn admitted(&self) -> Option<SocketAddrV4> {
+        match &self.end {
+            End::Client(client) => client.known.filter(|k| !k.expired).map(|k| k.remote),
+            End::Server(server) => server.remote(),
+        }
+    }
+
+    /// Unix time of the last authentication: accepted by a server, sent by a client.
+    pub fn last_authentication(&self) -> Option<u64> {
+        match &self.end {
+            End::Client(client) => client.known.map(|k| k.unix).filter(|&unix| unix != 0),
+            End::Server(server) => server.last_sent,
+        }
+    }
+
+    /// The earliest time something is due.
+    pub fn next_deadline(&self) -> Option<Duration> {
+        match &self.end {
+            End::Client(client) => client.expiry(),
+            End::Server(server) => server.next_auth,
+        }
+    }
+
+    pub fn memory(&self) -> Memory {
+        match &self.end {
+            End::Client(client) => Memory {
+                key: client.config.policy.key(),
+                seen: client.seen.clone(),
+                authenticated: client.known.map(|k| (k.remote, k.unix)),
+                reserved: 0,
+            },
+            End::Server(server) => Memory { reserved: server.reserved, ..Memory::default() },
+        }
+    }
+}
+
+impl RemoteClient {
+    pub fn new(config: ServerConfig, memory: Memory) -> Self {
+        let seen = match memory.key == config.policy.key() {
+            true => memory.seen,
+            false => ReplayMemory::default(),
+        };
+        RemoteClient { config, seen, known: None }
+    }
+
+    /// Takes over a tunnel that an earlier process left running.
+    pub fn adopt(&mut self, remote: SocketAddrV4, memory: &Memory, now: &Moment) {
+        let unix = match memory.authenticated {
+            Some((at, unix)) if at == remote => unix,
+            _ => now.unix,
+        };
+        let age = Duration::from_secs(now.unix.saturating_sub(unix));
+        let expired = self.config.lifetime.is_some_and(|lifetime| age >= lifetime);
+        self.known = Some(Known { remote, at: now.monotonic.saturating_sub(age), unix, expired });
+    }
+
+    /// Judges a packet from the queue.
+    ///
+    /// # Errors
+    /// Why it proves nothing.
+    pub fn receive(
+        &mut self,
+        from: SocketAddrV4,
+        payload: &[u8],
+        now: &Moment,
+    ) -> Result<Accepted, Reject> {
+        self.config.policy.check(from, payload, now.unix, &mut self.seen)?;
+        let before = self.known.replace(Known {
+            remote: from,
+            at: now.monotonic,
+            unix: now.unix,
+            expired: false,
+        });
+        Ok(match before {
+            None => Accepted::Arrived,
+            Some(known) if known.remote == from => Accepted::Refreshed,
+            Some(known) => Accepted::Moved { from: known.remote },
+        })
+    }
+
+    /// What is sent back to a client that sent `request`.
+    pub fn reply(&self, request: &[u8], now: &Moment) -> Option<Vec<u8>> {
+        match &self.config.reply {
+            Reply::Silent => None,
+            Reply::Signed(signer) => Some(signer.control_packet(now.unix, now.salts())),
+            Reply::Reversed => Some(request.iter().rev().copied().collect()),
+        }
+    }
+
+    fn expiry(&self) -> Option<Duration> {
+        let known = self.known.filter(|k| !k.expired)?;
+        self.config.lifetime.map(|lifetime| known.at.saturating_add(lifetime))
+    }
+
+    /// Ends an authentication that has run out; tells whose it was.
+    pub fn expire(&mut self, now: &Moment) -> Option<SocketAddrV4> {
+        if self.expiry()? > now.monotonic {
+            return None;
+        }
+        let known = self.known.as_mut()?;
+        known.expired = true;
+        Some(known.remote)
+    }
+}
+
+impl RemoteServer {
+    pub fn new(config: ClientConfig, memory: &Memory, now: &Moment) -> Self {
+        let address = match &config.server.host {
+            Host::Address(address) => Some(*address),
+            Host::Name(_) => None,
+        };
+        RemoteServer {
+            config,
+            address,
+            next_auth: Some(now.monotonic),
+            reserved: memory.reserved,
+            // What was set aside may have been used.
+            used: memory.reserved,
+            last_sent: None,
+        }
+    }
+
+    fn remote(&self) -> Option<SocketAddrV4> {
+        self.address.map(|ip| SocketAddrV4::new(ip, self.config.server.port.get()))
+    }
+
+    /// Takes the answer to a name lookup. An address that is still among the answers is kept.
+    ///
+    /// Tells the new address, if it changed.
+    pub fn resolved(&mut self, addresses: &[Ipv4Addr]) -> Option<Ipv4Addr> {
+        if self.address.is_some_and(|current| addresses.contains(&current)) {
+            return None;
+        }
+        self.address = Some(*addresses.first()?);
+        self.address
+    }
+
+    /// Takes over the address that the tunnel of an earlier process goes to, until the name is
+    /// looked up.
+    pub fn adopt(&mut self, remote: SocketAddrV4) {
+        if self.address.is_none() && remote.port() == self.config.server.port.get() {
+            self.address = Some(*remote.ip());
+        }
+    }
+
+    pub fn authenticate_at(&mut self, when: Duration) {
+        self.next_auth = Some(self.next_auth.map_or(when, |due| due.min(when)));
+    }
+
+    /// The packet that is due, and where to; sets the time of the next.
+    pub fn due_packet(&mut self, now: &Moment) -> Option<(SocketAddrV4, Vec<u8>)> {
+        let remote = self.remote()?;
+        if self.next_auth? > now.monotonic {
+            return None;
+        }
+        self.next_auth = self.config.keepalive.map(|every| now.monotonic.saturating_add(every));
+        Some((remote, self.packet(now)))
+    }
+
+    /// A packet that proves us.
+    pub fn packet(&mut self, now: &Moment) -> Vec<u8> {
+        self.last_sent = Some(now.unix);
+        match &self.config.credential {
+            Credential::Empty => Vec::new(),
+            Credential::Token(token) => token.as_bytes().to_vec(),
+            Credential::Key(signer) => {
+                // A server refuses what is older than the newest it has seen. So time never goes
+                // back here, though the clock may: after a power cut it may say 1970.
+                let seconds = now.unix.max(self.used).min(auth_packet::MAX_SECONDS);
+                self.used = seconds;
+                signer.control_packet(seconds, now.salts())
+            }
+        }
+    }
+
+    /// Sets more time aside when what was set aside is used up; true when that must be kept.
+    pub fn reserve(&mut self) -> bool {
+        if !matches!(self.config.credential, Credential::Key(_)) || self.used < self.reserved {
+            return false;
+        }
+        self.reserved = self.used.saturating_add(RESERVE_SECONDS);
+        true
+    }
+}
