@@ -1,0 +1,76 @@
+//! Kernel modules: what is missing is loaded, and what cannot be is named.
+//!
+//! The kernel loads most of them itself when they are first asked for; `modprobe` is run only for
+//! those that are not there after that.
+
+use std::io;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+/// A module that is not there and cannot be loaded.
+#[derive(Debug, thiserror::Error)]
+pub enum ModuleError {
+    #[error(
+        "kernel module {module} is not loaded, and only root may load it: \
+         run `modprobe {module}` as root, or list it in /etc/modules-load.d/ipipou.conf"
+    )]
+    NotPermitted { module: &'static str },
+    #[error(
+        "this kernel ({release}) has no module {module}: install the full kernel package \
+         (linux-image-amd64 on Debian, linux-modules-extra-{release} on Ubuntu)"
+    )]
+    NoSuchModule { module: &'static str, release: String },
+    #[error(
+        "kernel module {module} is not loaded and `modprobe` cannot be run ({error}): \
+         install the package kmod"
+    )]
+    NoModprobe { module: &'static str, error: io::Error },
+}
+
+/// Makes sure that all of `modules` are loaded or built in.
+///
+/// # Errors
+/// The first that cannot be had.
+pub fn require_modules(modules: &[&'static str]) -> Result<(), ModuleError> {
+    modules.iter().filter(|module| !is_present(module)).try_for_each(|module| load(module))
+}
+
+fn is_present(module: &str) -> bool {
+    // Modules that are built in have a directory too, when they have a parameter or a version.
+    Path::new("/sys/module").join(module).exists() || is_built_in(module)
+}
+
+fn is_built_in(module: &str) -> bool {
+    let list = format!("/lib/modules/{}/modules.builtin", release());
+    let file = format!("/{module}.ko");
+    std::fs::read_to_string(list).is_ok_and(|text| text.lines().any(|line| line.ends_with(&file)))
+}
+
+#[allow(clippy::disallowed_methods)] // the room that owns starting programs
+fn load(module: &'static str) -> Result<(), ModuleError> {
+    let status = Command::new("modprobe")
+        .args(["--quiet", "--", module])
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status()
+        .map_err(|error| ModuleError::NoModprobe { module, error })?;
+    if status.success() {
+        return Ok(());
+    }
+    // Without the right, modprobe fails the same way as without the module.
+    let listed = ["modules.dep", "modules.builtin"].iter().any(|index| {
+        let path = format!("/lib/modules/{}/{index}", release());
+        std::fs::read_to_string(path).is_ok_and(|text| text.contains(&format!("/{module}.ko")))
+    });
+    Err(if listed {
+        ModuleError::NotPermitted { module }
+    } else {
+        ModuleError::NoSuchModule { module, release: release() }
+    })
+}
+
+fn release() -> String {
+    std::fs::read_to_string("/proc/sys/kernel/osrelease")
+        .map_or_else(|_| "unknown".to_owned(), |text| text.trim().to_owned())
+}

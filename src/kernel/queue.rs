@@ -1,0 +1,115 @@
+//! Authentication packets, out of the kernel's NFQUEUE.
+//!
+//! The `nfq` crate's socket cannot be polled, so a thread of its own blocks in it and hands
+//! datagrams to the loop through a bounded channel. Every packet is dropped as soon as it is
+//! read: it has done its work by being looked at, and data packets are never queued. Nothing is
+//! lost by that when the loop is slow but packets that would have overrun the queue anyway.
+
+use std::io;
+use std::net::SocketAddrV4;
+use std::thread;
+
+use tokio::sync::mpsc;
+
+use crate::engine::config::QueueConfig;
+use crate::wire::auth_packet::MAX_AUTH_PACKET_LEN;
+use crate::wire::udp::{Datagram, IPV4_HEADER_LEN, UDP_HEADER_LEN};
+
+/// Longest IPv4 header, UDP header, and one byte more than the longest packet that is looked at,
+/// so that an overlong one is seen to be one. Tokens may be longer.
+const COPY_RANGE: usize = 60 + UDP_HEADER_LEN + crate::auth::MAX_TOKEN + 1;
+const _: () = assert!(MAX_AUTH_PACKET_LEN < crate::auth::MAX_TOKEN && IPV4_HEADER_LEN < 60);
+
+/// Datagrams that wait for the loop.
+const CHANNEL: usize = 64;
+
+/// The reading end of a queue.
+pub struct Queue {
+    datagrams: mpsc::Receiver<Queued>,
+}
+
+/// A datagram that came through the queue.
+#[derive(Debug)]
+pub struct Queued {
+    pub from: SocketAddrV4,
+    pub payload: Vec<u8>,
+}
+
+/// Why a queue cannot be had.
+#[derive(Debug, thiserror::Error)]
+pub enum QueueError {
+    #[error("NFQUEUE {0} is in use by another program; choose another with -q")]
+    InUse(u16),
+    #[error("not allowed to open NFQUEUE {0}: run as root, or with CAP_NET_ADMIN")]
+    NotPermitted(u16),
+    #[error("NFQUEUE {0}: {1}")]
+    Other(u16, #[source] io::Error),
+}
+
+impl Queue {
+    /// Binds the queue; packets that find it full are dropped.
+    ///
+    /// # Errors
+    /// When another process holds it, or the kernel has no nfnetlink_queue.
+    pub fn bind(config: QueueConfig) -> Result<Self, QueueError> {
+        let number = config.number;
+        let queue = open(config).map_err(|e| match e.kind() {
+            io::ErrorKind::ResourceBusy => QueueError::InUse(number),
+            io::ErrorKind::PermissionDenied => QueueError::NotPermitted(number),
+            _ => QueueError::Other(number, e),
+        })?;
+        let (sender, datagrams) = mpsc::channel(CHANNEL);
+        thread::Builder::new()
+            .name("nfqueue".to_owned())
+            .spawn(move || forward(queue, &sender))
+            .map_err(|e| QueueError::Other(number, e))?;
+        Ok(Queue { datagrams })
+    }
+
+    /// The next datagram; `None` when the thread has ended because the queue broke.
+    pub async fn recv(&mut self) -> Option<Queued> {
+        self.datagrams.recv().await
+    }
+}
+
+fn open(config: QueueConfig) -> io::Result<nfq::Queue> {
+    let mut queue = nfq::Queue::open()?;
+    queue.bind(config.number)?;
+    queue.set_fail_open(config.number, false)?;
+    queue.set_queue_max_len(config.number, config.max_len)?;
+    queue.set_copy_range(config.number, COPY_RANGE as u16)?; // far below 65536
+    Ok(queue)
+}
+
+fn forward(mut queue: nfq::Queue, datagrams: &mpsc::Sender<Queued>) {
+    loop {
+        let mut message = match queue.recv() {
+            Ok(message) => message,
+            Err(e) if is_passing(&e) => continue,
+            Err(e) => {
+                tracing::error!("NFQUEUE broke: {e}");
+                return;
+            }
+        };
+        if let Some(datagram) = Datagram::parse(message.get_payload()) {
+            let queued = Queued { from: datagram.from, payload: datagram.payload.to_vec() };
+            match datagrams.try_send(queued) {
+                Ok(()) | Err(mpsc::error::TrySendError::Full(_)) => {}
+                Err(mpsc::error::TrySendError::Closed(_)) => return,
+            }
+        }
+        message.set_verdict(nfq::Verdict::Drop);
+        if let Err(e) = queue.verdict(message)
+            && !is_passing(&e)
+        {
+            tracing::error!("NFQUEUE broke: {e}");
+            return;
+        }
+    }
+}
+
+/// Errors after which the next read may well succeed: a signal, a burst.
+fn is_passing(error: &io::Error) -> bool {
+    const ENOBUFS: i32 = 105;
+    error.kind() == io::ErrorKind::Interrupted || error.raw_os_error() == Some(ENOBUFS)
+}

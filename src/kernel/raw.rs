@@ -1,0 +1,50 @@
+//! Sending from a UDP port that the kernel's FOU listener owns: whole packets, through a raw
+//! socket (raw(7), `IPPROTO_RAW`).
+
+use std::io;
+use std::net::SocketAddrV4;
+
+use socket2::{Domain, Protocol, Socket, Type};
+
+use crate::engine::Outgoing;
+use crate::engine::config::DeviceName;
+use crate::wire::udp;
+
+const IPPROTO_RAW: i32 = 255;
+
+/// The TTL of last resort.
+const TTL: u8 = 64;
+
+/// A raw socket. Needs CAP_NET_RAW.
+pub struct RawSender {
+    socket: Socket,
+    default_ttl: u8,
+}
+
+impl RawSender {
+    /// Packets leave by `device`, or by whatever the routes say.
+    ///
+    /// # Errors
+    /// `PermissionDenied` without CAP_NET_RAW.
+    pub fn open(device: Option<&DeviceName>) -> io::Result<Self> {
+        let socket =
+            Socket::new(Domain::IPV4, Type::RAW.nonblocking(), Some(Protocol::from(IPPROTO_RAW)))?;
+        socket.bind_device(device.map(|d| d.as_str().as_bytes()))?;
+        let default_ttl = std::fs::read_to_string("/proc/sys/net/ipv4/ip_default_ttl")
+            .ok()
+            .and_then(|text| text.trim().parse().ok())
+            .unwrap_or(TTL);
+        Ok(RawSender { socket, default_ttl })
+    }
+
+    /// # Errors
+    /// What the kernel says: no route, no buffer, a payload longer than a datagram.
+    pub fn send(&self, out: &Outgoing) -> io::Result<()> {
+        let packet =
+            udp::build(out.from, out.to, out.ttl.unwrap_or(self.default_ttl), &out.payload)
+                .map_err(io::Error::other)?;
+        // The port of the destination is in the packet; that of the address means nothing here.
+        self.socket.send_to(&packet, &SocketAddrV4::new(*out.to.ip(), 0).into())?;
+        Ok(())
+    }
+}
