@@ -1,0 +1,195 @@
+//! The lines of a `.conf` file as command line arguments.
+//!
+//! One option per line: leading blanks, tabs and hyphens are dropped, the key runs to the first
+//! blank (or `=`), the rest is the value. Empty lines and lines that start with `#` are skipped. A
+//! key of one letter is a short option; a longer one may be shortened as on the command line.
+//!
+//! Of the end of a line only `\n` and `\r` are dropped. Blanks at the end belong to the value, since
+//! a secret may end in one and the other end would have it; where they cannot matter, the value's
+//! own parser drops them.
+
+use std::ffi::OsString;
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use super::complaint::{beginning_with, complaint, shown, suggestion, unknown_option};
+
+/// What is wrong with a file, and in which line.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConfError {
+    pub file: PathBuf,
+    /// Counted from 1; `None` when the whole file is meant.
+    pub line: Option<usize>,
+    pub problem: String,
+}
+
+impl fmt::Display for ConfError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.file.display())?;
+        if let Some(line) = self.line {
+            write!(f, ":{line}")?;
+        }
+        write!(f, ": {}", self.problem)
+    }
+}
+
+impl std::error::Error for ConfError {}
+
+/// The arguments that stand in `text`, the contents of `path`. Every line is checked by itself
+/// against `command`, so that an error can name it; the arguments parse without error afterwards.
+///
+/// # Errors
+/// For the first line that is no option, or has a value that its option does not take.
+pub fn arguments(
+    text: &[u8],
+    path: &Path,
+    command: &mut clap::Command,
+) -> Result<Vec<OsString>, ConfError> {
+    // Without this, help and the derived settings are not in the table yet.
+    command.build();
+    let text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text); // byte order mark
+    let mut arguments = Vec::new();
+    for (index, line) in text.split(|&byte| byte == b'\n').enumerate() {
+        let fail = |problem| ConfError { file: path.into(), line: Some(index + 1), problem };
+        let line = std::str::from_utf8(line).map_err(|_| fail("not valid UTF-8".to_owned()))?;
+        if let Some(argument) = argument(line.trim_end_matches('\r'), command).map_err(fail)? {
+            let parsed = command.try_get_matches_from_mut([&"ipipou".into(), &argument]);
+            parsed.map_err(|error| fail(bare(&complaint(&error, command, &[]))))?;
+            arguments.push(argument);
+        }
+    }
+    Ok(arguments)
+}
+
+/// The one argument that a line stands for: a value is joined to its key with `=`, so that it may
+/// begin with a hyphen.
+fn argument(line: &str, command: &clap::Command) -> Result<Option<OsString>, String> {
+    if line.trim_start_matches([' ', '\t']).starts_with('#') {
+        return Ok(None);
+    }
+    let line = line.trim_start_matches([' ', '\t', '-']);
+    let (key, value) = match line.split_once([' ', '\t', '=']) {
+        Some((key, value)) => (key, Some(value).filter(|value| !value.is_empty())),
+        None => (line, None),
+    };
+    if key.is_empty() {
+        return if line.is_empty() { Ok(None) } else { Err("no option before '='".to_owned()) };
+    }
+    let option = find(key, command)?;
+    let name = option.get_long().unwrap_or(key);
+    if matches!(name, "config" | "help" | "version") {
+        return Err(format!("{name} belongs on the command line"));
+    }
+    match (option.get_action().takes_values(), value) {
+        (true, Some(value)) => Ok(Some(format!("--{name}={value}").into())),
+        (true, None) => Err(format!("{name} needs a value")),
+        (false, Some(value)) if !value.trim().is_empty() => Err(format!("{name} takes no value")),
+        (false, _) if option.get_long().is_some() => Ok(Some(format!("--{name}").into())),
+        (false, _) => Ok(Some(format!("-{name}").into())),
+    }
+}
+
+/// The option that a key means: a letter is a short option and nothing else, a longer key is a long
+/// option or the only one that begins so.
+fn find<'a>(key: &str, command: &'a clap::Command) -> Result<&'a clap::Arg, String> {
+    let mut letters = key.chars();
+    let letter = letters.next().filter(|_| letters.next().is_none());
+    let unique = beginning_with(key, command);
+    command
+        .get_arguments()
+        .find(|arg| match letter {
+            Some(_) => arg.get_short() == letter,
+            None => arg.get_long() == Some(key) || unique == [arg.get_long().unwrap_or_default()],
+        })
+        .ok_or_else(|| no_option(key, letter.is_some(), command))
+}
+
+/// What to say of a key that is none. It is repeated only if it comes near an option: otherwise it
+/// may be a private key or a token on a line of its own.
+fn no_option(key: &str, letter: bool, command: &clap::Command) -> String {
+    if letter {
+        return format!("{} is no option", shown(key));
+    }
+    let dashed = format!("--{key}");
+    let error = command.clone().try_get_matches_from(["ipipou", &dashed]).err();
+    let near = error.as_ref().and_then(suggestion);
+    if near.is_none() && beginning_with(key, command).is_empty() {
+        return "the line does not begin with an option".to_owned();
+    }
+    bare(&unknown_option(&dashed, near, command))
+}
+
+/// In a file options have no hyphens.
+fn bare(problem: &str) -> String {
+    problem.strip_prefix("--").unwrap_or(problem).replace(" --", " ")
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::super::options::Options;
+    use super::*;
+
+    fn read(text: &str) -> Result<Vec<String>, String> {
+        let read = arguments(text.as_bytes(), Path::new("f"), &mut Options::command());
+        let texts = |list: Vec<OsString>| {
+            list.into_iter().map(|arg| arg.into_string().expect("from a str")).collect()
+        };
+        read.map(texts).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn a_line_is_an_option() {
+        for (text, expected) in [
+            ("", vec![]),
+            ("# server\n\n   \n \t# indented\n---\n", vec![]),
+            ("server\nn 3\n", vec!["--server", "--number=3"]),
+            ("  --fou-dev eth0\r\n\t-v\r\n", vec!["--fou-dev=eth0", "-v"]),
+            ("auth-secret two words \r\n", vec!["--auth-secret=two words "]),
+            ("auth-secret  x", vec!["--auth-secret= x"]),
+            ("auth-token -x=y", vec!["--auth-token=-x=y"]),
+            ("auth-token=x y", vec!["--auth-token=x y"]),
+            ("auth-secret #no comment", vec!["--auth-secret=#no comment"]),
+            ("tunl-i 10.0.0.1", vec!["--tunl-ip=10.0.0.1"]),
+            ("tunl-dev\teth7", vec!["--tunl-dev=eth7"]),
+            ("server  ", vec!["--server"]),
+            ("\u{feff}server", vec!["--server"]),
+        ] {
+            assert_eq!(read(text).unwrap(), expected, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn an_error_names_file_and_line() {
+        for (text, expected) in [
+            ("sever", "f:1: sever is no option; is it server?"),
+            ("server\nx", "f:2: x is no option"),
+            ("t 1", "f:1: t is no option"),
+            ("fou-local-port", "f:1: fou-local-port needs a value"),
+            ("fou-local-port ", "f:1: fou-local-port needs a value"),
+            ("\nfou-local-port 70000", "f:2: fou-local-port: 70000 is not a port (1..65535)"),
+            ("server yes", "f:1: server takes no value"),
+            ("v 3", "f:1: v takes no value"),
+            ("config other", "f:1: config belongs on the command line"),
+            ("h", "f:1: help belongs on the command line"),
+            ("=x", "f:1: no option before '='"),
+            ("no-log", "f:1: no-log is ambiguous: no-log-time or no-log-pid"),
+            (
+                "auth-key-b64 c2hvcnQ=",
+                "f:1: auth-key-b64: the value has 5 bytes: an ed25519 key has 32",
+            ),
+            ("monitor", "f:1: the line does not begin with an option"),
+            ("RuBZkT23na2Q4QH1xfmZ=", "f:1: the line does not begin with an option"),
+            ("rp-filter on", "f:1: rp-filter: on is not one of strict, loose, off"),
+        ] {
+            assert_eq!(read(text).unwrap_err(), expected, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_line_that_is_no_text_is_refused() {
+        let read = arguments(b"server\n\xff\n", Path::new("f"), &mut Options::command());
+        assert_eq!(read.unwrap_err().to_string(), "f:2: not valid UTF-8");
+    }
+}

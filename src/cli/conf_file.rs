@@ -1,0 +1,82 @@
+//! Finding and reading `.conf` files.
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::{self, Read as _};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+
+use super::conf::{self, ConfError};
+use super::options;
+
+/// Where files are that are given by name.
+const DIRECTORY: &str = "/etc/ipipou";
+/// Nobody writes so many options; it may be a device, or the wrong file.
+const MAX_SIZE: u64 = 1 << 20;
+
+/// The arguments of one file, and what should be said about it.
+#[derive(Debug)]
+pub struct ConfFile {
+    pub arguments: Vec<OsString>,
+    pub warning: Option<String>,
+}
+
+/// The file that `--config NAME` means.
+pub fn path_of(name: &Path) -> PathBuf {
+    let bytes = name.as_os_str().as_encoded_bytes();
+    if [&b"/"[..], b"./", b"../"].iter().any(|start| bytes.starts_with(start)) {
+        return name.to_owned();
+    }
+    let mut file = name.as_os_str().to_owned();
+    file.push(".conf");
+    Path::new(DIRECTORY).join(file)
+}
+
+/// # Errors
+/// When the file cannot be read, is too big, or has a line that is no option.
+pub fn read(name: &Path, command: &mut clap::Command) -> Result<ConfFile, ConfError> {
+    let path = path_of(name);
+    let fail = |problem: String| ConfError { file: path.clone(), line: None, problem };
+    let (text, readable_by_all) = contents(&path)
+        .map_err(|error| fail(format!("cannot be read: {error}")))?
+        .ok_or_else(|| fail("is larger than 1 MiB: that is no configuration file".to_owned()))?;
+    let arguments = conf::arguments(&text, &path, command)?;
+    let secret = arguments.iter().filter_map(|argument| argument.to_str()).any(|argument| {
+        let name = argument.trim_start_matches('-').split('=').next().unwrap_or_default();
+        options::is_secret(name) && name != "auth-remote-pubkey-b64"
+    });
+    let warning = (secret && readable_by_all).then(|| {
+        let path = path.display();
+        format!("{path} holds a secret and every user can read it: chmod o-r {path}")
+    });
+    Ok(ConfFile { arguments, warning })
+}
+
+/// The bytes of a file, and whether every user can read them; nothing when there are too many.
+fn contents(path: &Path) -> io::Result<Option<(Vec<u8>, bool)>> {
+    let file = File::open(path)?;
+    let mode = file.metadata()?.permissions().mode();
+    let mut text = Vec::new();
+    file.take(MAX_SIZE + 1).read_to_end(&mut text)?;
+    let fits = text.len() as u64 <= MAX_SIZE;
+    Ok(fits.then_some((text, mode & 0o004 != 0)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_is_a_file_in_etc_and_a_path_is_itself() {
+        for (name, path) in [
+            ("server0", "/etc/ipipou/server0.conf"),
+            ("a.b", "/etc/ipipou/a.b.conf"),
+            ("/tmp/x", "/tmp/x"),
+            ("./x", "./x"),
+            ("../x.conf", "../x.conf"),
+            ("x/y", "/etc/ipipou/x/y.conf"),
+        ] {
+            assert_eq!(path_of(Path::new(name)), Path::new(path));
+        }
+    }
+}

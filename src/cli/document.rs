@@ -1,0 +1,105 @@
+//! The man page and the shell completions, made from the table of options.
+
+use std::io;
+
+use clap::CommandFactory as _;
+use clap_complete::Shell;
+use clap_mangen::Man;
+use clap_mangen::roff::{Roff, bold, roman};
+
+use super::options::{Document, EXAMPLES, Options};
+
+const DESCRIPTION: &str = "\
+An IPIP tunnel in UDP datagrams, carried by the kernel (FOU); nothing is encrypted. A server waits \
+until a client proves itself with one signed packet, and makes the tunnel towards the address that \
+it came from. When the client moves, its next packet moves the tunnel. One process is one tunnel, \
+numbered by -n. Long options may be shortened as long as they stay unambiguous.";
+
+const CONFIGURATION: &str = "\
+A file has one option per line. Leading blanks, tabs and hyphens are dropped, the option's name runs \
+to the first blank, and the rest of the line is its value, which may contain blanks and is not \
+quoted. Empty lines and lines that start with # are skipped. A name of one letter is a short option. \
+Options of files come before those of the command line, and the last one counts.";
+
+const EXIT_STATUS: [(&str, &str); 13] = [
+    ("0", "The tunnel was removed, or everything asked for was done."),
+    ("1", "Any other failure."),
+    ("2", "Usage: wrong options, or an interface that does not exist."),
+    ("10", "A kernel module could not be loaded."),
+    ("20", "The netfilter queue."),
+    ("40", "The nftables rules."),
+    ("51", "An address."),
+    ("52", "The tunnel interface."),
+    ("53", "The FOU listener."),
+    ("100", "Making the tunnel, on a server."),
+    ("101", "Moving the tunnel to another remote, on a server."),
+    ("120", "Sending an authentication packet."),
+    ("200", "The tunnel could not be removed completely."),
+];
+
+const COMMANDS: [(&str, &str); 1] = [(
+    "show [--json] [NAME]",
+    "Print what the tunnels of this host are doing, or the tunnel NAME.",
+)];
+
+const SIGNALS: [(&str, &str); 4] = [
+    ("SIGTERM, SIGINT", "Remove the tunnel and exit."),
+    ("SIGUSR1", "A client authenticates again; a server ignores it."),
+    ("SIGUSR2, SIGHUP", "Ignored."),
+    ("SIGKILL", "The tunnel stays as it is and passes traffic; the next start takes it over."),
+];
+
+const FILES: [(&str, &str); 3] = [
+    ("/etc/ipipou/NAME.conf", "What --config NAME and the service ipipou@NAME read."),
+    ("/var/lib/ipipou", "The memory that refuses replayed packets."),
+    ("/run/ipipou", "The control sockets that `ipipou show` asks."),
+];
+
+/// The text of a document.
+///
+/// # Errors
+/// Never in practice: it is written to memory.
+pub fn render(document: Document) -> io::Result<Vec<u8>> {
+    let mut text = Vec::new();
+    let shell = match document {
+        Document::Man => {
+            man(&mut text)?;
+            return Ok(text);
+        }
+        Document::Bash => Shell::Bash,
+        Document::Zsh => Shell::Zsh,
+        Document::Fish => Shell::Fish,
+    };
+    clap_complete::generate(shell, &mut Options::command(), "ipipou", &mut text);
+    Ok(text)
+}
+
+fn man(text: &mut Vec<u8>) -> io::Result<()> {
+    let man =
+        Man::new(Options::command()).title("IPIPOU").section("8").manual("System administration");
+    man.render_title(text)?;
+    man.render_name_section(text)?;
+    man.render_synopsis_section(text)?;
+    let mut description = Roff::new();
+    description.control("SH", ["DESCRIPTION"]).text([roman(DESCRIPTION)]);
+    description.to_writer(text)?;
+    man.render_options_section(text)?;
+    let mut rest = Roff::new();
+    list(&mut rest, "COMMANDS", &COMMANDS);
+    rest.control("SH", ["CONFIGURATION FILES"]).text([roman(CONFIGURATION)]);
+    list(&mut rest, "SIGNALS", &SIGNALS);
+    list(&mut rest, "EXIT STATUS", &EXIT_STATUS);
+    list(&mut rest, "FILES", &FILES);
+    rest.control("SH", ["EXAMPLES"]).control("nf", []);
+    rest.text([roman(EXAMPLES)]).control("fi", []);
+    rest.control("SH", ["SEE ALSO"])
+        .text([roman("ip-link(8), ip-fou(8), nft(8), systemd.unit(5)")]);
+    rest.to_writer(text)
+}
+
+fn list(page: &mut Roff, title: &str, entries: &[(&str, &str)]) {
+    page.control("SH", [title]);
+    for (term, meaning) in entries {
+        page.control("TP", []).text([bold(*term)]).text([roman(*meaning)]);
+    }
+}

@@ -1,0 +1,119 @@
+//! `--fou-local [IP][:PORT][@DEV]` and `--fou-remote [IP-or-name][:PORT]`.
+
+use std::net::Ipv4Addr;
+use std::num::NonZeroU16;
+
+use super::value::{self, ValueError};
+use crate::engine::config::{DeviceName, Host};
+
+/// Our end of the outer packets; every part may be missing.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct LocalEnd {
+    pub ip: Option<Ipv4Addr>,
+    pub port: Option<NonZeroU16>,
+    pub device: Option<DeviceName>,
+}
+
+/// The other end; every part may be missing.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct RemoteEnd {
+    pub host: Option<Host>,
+    pub port: Option<NonZeroU16>,
+}
+
+pub fn local(text: &str) -> Result<LocalEnd, ValueError> {
+    let text = text.trim();
+    let (rest, device) = match text.split_once('@') {
+        Some((rest, device)) => (rest, Some(value::device(device)?)),
+        None => (text, None),
+    };
+    let (ip, port) = split_port(rest)?;
+    let ip = match ip {
+        "" => None,
+        ip => Some(value::address(ip).map_err(|error| match error {
+            ValueError::NotAnAddress => ValueError::NotALocalEnd,
+            other => other,
+        })?),
+    };
+    Ok(LocalEnd { ip, port, device })
+}
+
+pub fn remote(text: &str) -> Result<RemoteEnd, ValueError> {
+    let text = text.trim();
+    if text.contains('@') {
+        return Err(ValueError::RemoteWithDevice);
+    }
+    let (name, port) = split_port(text)?;
+    let host = if name.is_empty() { None } else { Some(host(name)?) };
+    Ok(RemoteEnd { host, port })
+}
+
+/// An IPv4 address, or a host name (RFC 1123; underscores are common, so they pass).
+pub fn host(text: &str) -> Result<Host, ValueError> {
+    let text = text.trim();
+    match value::address(text) {
+        Ok(ip) => return Ok(Host::Address(ip)),
+        Err(ValueError::NotAnAddress) => {}
+        Err(other) => return Err(other),
+    }
+    let name = text.strip_suffix('.').unwrap_or(text);
+    let byte = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'_';
+    let label = |label: &str| (1..=63).contains(&label.len()) && label.bytes().all(byte);
+    // A last label of digits is a mistyped address: no top-level domain is a number.
+    let numeric = name.rsplit('.').next().is_some_and(|l| l.bytes().all(|b| b.is_ascii_digit()));
+    if name.len() > 253 || numeric || name.starts_with('-') || !name.split('.').all(label) {
+        return Err(ValueError::NotAHost);
+    }
+    Ok(Host::Name(text.to_owned()))
+}
+
+fn split_port(text: &str) -> Result<(&str, Option<NonZeroU16>), ValueError> {
+    if value::looks_like_ipv6(text) {
+        return Err(ValueError::IsIpv6);
+    }
+    match text.split_once(':') {
+        Some((before, port)) => Ok((before, Some(value::port(port)?))),
+        None => Ok((text, None)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_part_of_the_local_end_may_be_missing() {
+        let end = local("203.0.113.1:10007@eth0").unwrap();
+        assert_eq!(end.ip, Some(Ipv4Addr::new(203, 0, 113, 1)));
+        assert_eq!(end.port, NonZeroU16::new(10007));
+        assert_eq!(end.device, Some("eth0".parse().unwrap()));
+        assert_eq!(local(""), Ok(LocalEnd::default()));
+        assert_eq!(local(":10007").unwrap().port, NonZeroU16::new(10007));
+        assert_eq!(local("@eth0").unwrap().ip, None);
+    }
+
+    #[test]
+    fn what_is_no_local_end_is_named() {
+        assert_eq!(local("eth0"), Err(ValueError::NotALocalEnd));
+        assert_eq!(local("1.2.3.4:0"), Err(ValueError::NotAPort));
+        assert_eq!(local("1.2.3.4:"), Err(ValueError::NotAPort));
+        assert_eq!(local("::1"), Err(ValueError::IsIpv6));
+        assert_eq!(local("[::1]:5@eth0"), Err(ValueError::IsIpv6));
+        assert!(matches!(local("1.2.3.4@"), Err(ValueError::NotADevice(_))));
+        assert!(matches!(local("@name-that-is-too-long"), Err(ValueError::NotADevice(_))));
+    }
+
+    #[test]
+    fn the_remote_is_an_address_or_a_name() {
+        let end = remote("ipipou.example.net:10000").unwrap();
+        assert_eq!(end.host, Some(Host::Name("ipipou.example.net".into())));
+        assert_eq!(end.port, NonZeroU16::new(10000));
+        assert_eq!(remote(":1").unwrap().host, None);
+        assert!(matches!(remote("192.0.2.1").unwrap().host, Some(Host::Address(_))));
+        for bad in ["1.2.3.400", "300", "a..b", "a b", "-a", "é.fr", &"a".repeat(64)] {
+            assert_eq!(remote(bad), Err(ValueError::NotAHost), "{bad:?}");
+        }
+        assert_eq!(remote("a@eth0"), Err(ValueError::RemoteWithDevice));
+        assert_eq!(remote("2001:db8::1"), Err(ValueError::IsIpv6));
+    }
+}

@@ -1,0 +1,156 @@
+//! The command line and the `.conf` files: text in, a checked configuration out.
+//!
+//! ```text
+//! .conf lines ─ conf ─┐
+//! command line ───────┴─ options ─ resolve ─ engine::config::Role
+//! ```
+//!
+//! Arguments of files stand before those of the command line, and the last one counts. Messages are
+//! one line, say where and what to do, and never repeat a secret.
+
+mod complaint;
+mod conf;
+mod conf_file;
+mod defaults;
+mod document;
+mod endpoint;
+mod options;
+mod proof;
+mod resolve;
+mod value;
+
+use std::ffi::{OsStr, OsString};
+use std::path::PathBuf;
+
+use clap::error::ErrorKind;
+use clap::{CommandFactory as _, FromArgMatches as _};
+
+pub use document::render;
+pub use options::Document;
+
+use crate::engine::config::Role;
+use options::{Command, Options};
+use resolve::Directories;
+
+/// What the program is asked to do.
+#[derive(Debug, Clone)]
+pub enum Invocation {
+    /// Print a new key pair.
+    Keygen { labelled: bool },
+    /// Show the tunnels whose control sockets are in directories below `runtime_root`.
+    Show { json: bool, name: Option<String>, runtime_root: PathBuf },
+    /// Print [`render`]'s text.
+    Generate(Document),
+    /// Send one authentication packet; the role is that of a client.
+    Reauth(Box<Run>),
+    /// Be a tunnel.
+    Run(Box<Run>),
+}
+
+/// A tunnel, and what its process needs beside it.
+#[derive(Debug, Clone)]
+pub struct Run {
+    pub role: Role,
+    pub log: LogConfig,
+    /// Where the replay memory is kept.
+    pub state_dir: PathBuf,
+    /// Where the control socket is.
+    pub runtime_dir: PathBuf,
+    /// To be logged once logging is set up.
+    pub warnings: Vec<String>,
+}
+
+/// How to log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LogConfig {
+    /// Errors only at 0, then warnings, information, debugging, everything.
+    pub verbosity: u8,
+    /// Whether lines begin with the time.
+    pub time: bool,
+    /// Whether lines have the process number.
+    pub pid: bool,
+}
+
+/// Why nothing is to be run.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum CliError {
+    /// Help or version: to standard output, exit 0.
+    #[error("{0}")]
+    Print(String),
+    /// One line to standard error after `ipipou: `, exit 2.
+    #[error("{0}")]
+    Usage(String),
+}
+
+/// Reads the arguments, the program's name first, and the files that they name. `env` looks up a
+/// variable of the environment: `STATE_DIRECTORY` and `RUNTIME_DIRECTORY` are asked for.
+///
+/// # Errors
+/// When help was asked for, or something is wrong with the arguments.
+pub fn parse(
+    args: impl IntoIterator<Item = OsString>,
+    env: &dyn Fn(&str) -> Option<OsString>,
+) -> Result<Invocation, CliError> {
+    let mut args: Vec<OsString> = args.into_iter().collect();
+    if args.is_empty() {
+        args.push("ipipou".into());
+    }
+    let mut command = Options::command();
+    let mut options = table(&mut command, &args)?;
+    match options.command {
+        Some(Command::Show { json, runtime_root, name, help: _ }) => {
+            return Ok(Invocation::Show { json, name, runtime_root });
+        }
+        Some(Command::Generate { document }) => return Ok(Invocation::Generate(document)),
+        None => {}
+    }
+    let mut warnings = Vec::new();
+    if !options.config.is_empty() {
+        let mut all = vec![args[0].clone()];
+        for name in &options.config {
+            let file = conf_file::read(name, &mut command).map_err(usage)?;
+            all.extend(file.arguments);
+            warnings.extend(file.warning);
+        }
+        all.extend_from_slice(&args[1..]);
+        options = table(&mut command, &all)?;
+    }
+    if options.auth_keygen {
+        let labelled = options.verbose > 0 || options.verb.is_some_and(|verb| verb > 0);
+        return Ok(Invocation::Keygen { labelled });
+    }
+    let directories = Directories {
+        state: env("STATE_DIRECTORY").as_deref().and_then(first_directory),
+        runtime: env("RUNTIME_DIRECTORY").as_deref().and_then(first_directory),
+    };
+    let mut run = resolve::resolve(&options, &directories).map_err(usage)?;
+    warnings.append(&mut run.warnings);
+    let run = Box::new(Run { warnings, ..run });
+    Ok(if options.reauth_only { Invocation::Reauth(run) } else { Invocation::Run(run) })
+}
+
+fn table(command: &mut clap::Command, args: &[OsString]) -> Result<Options, CliError> {
+    command
+        .try_get_matches_from_mut(args)
+        .and_then(|matches| Options::from_arg_matches(&matches))
+        .map_err(|error| match error.kind() {
+            ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
+                CliError::Print(error.to_string())
+            }
+            _ => usage(complaint::complaint(&error, command, args)),
+        })
+}
+
+/// Whatever stands in a path or a value, the message stays one line.
+fn usage(problem: impl ToString) -> CliError {
+    let escape = |c: char| match c.is_control() {
+        true => c.escape_default().to_string(),
+        false => c.to_string(),
+    };
+    CliError::Usage(problem.to_string().chars().map(escape).collect())
+}
+
+/// systemd joins several directories with colons.
+fn first_directory(value: &OsStr) -> Option<PathBuf> {
+    std::env::split_paths(value).find(|path| path.is_absolute())
+}

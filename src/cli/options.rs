@@ -1,0 +1,327 @@
+//! The one table of options: parser, help, man page and completions all come from it.
+//!
+//! These are the options as given. What they mean together is decided in `resolve`.
+
+use std::net::Ipv4Addr;
+use std::num::{NonZeroU8, NonZeroU16, NonZeroU32};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{ArgAction, Parser, Subcommand, ValueEnum};
+
+use super::endpoint::{self, LocalEnd, RemoteEnd};
+use super::value::{self, PublicKey, Seed};
+use crate::auth::{SharedSecret, Token};
+use crate::engine::config::{DeviceName, Host};
+
+const USAGE: &str = "ipipou -s -b @DEV --auth-remote-pubkey-b64 KEY [OPTIONS]
+       ipipou -c -b @DEV -r HOST:PORT --auth-key-b64 KEY --tunl-ip IP [OPTIONS]
+       ipipou --config NAME
+       ipipou --auth-keygen [-v]
+       ipipou show [--json] [NAME]";
+
+pub(super) const EXAMPLES: &str =
+    "  A key pair: the first line stays with the client, the second goes to the server
+    ipipou --auth-keygen -v
+  The server, on UDP port 10000 of eth0; inside the tunnel it is 172.28.0.0
+    ipipou -s -n0 -b @eth0 --auth-secret SECRET --auth-remote-pubkey-b64 PUBLIC
+  The client; inside the tunnel it is 172.28.0.1
+    ipipou -c -n0 -b @wlan0 -r 203.0.113.1:10000 --tunl-ip 172.28.0.1 --keepalive 27 \\
+      --auth-secret SECRET --auth-key-b64 PRIVATE
+  The same from a file, /etc/ipipou/server0.conf: one option per line, no hyphens
+    ipipou --config server0
+  What the tunnels of this host are doing
+    ipipou show";
+
+/// Options whose value is never repeated in a message. A public key is among them because a private
+/// one looks the same, and is easily pasted in its place.
+const SECRETS: [&str; 5] =
+    ["auth-token", "auth-token-b64", "auth-key-b64", "auth-secret", "auth-remote-pubkey-b64"];
+
+/// Whether the value of this long option (without hyphens) must not be shown.
+pub(super) fn is_secret(long: &str) -> bool {
+    SECRETS.contains(&long)
+}
+
+/// Authenticated, unencrypted IPv4 tunnels over UDP at kernel speed (IPIP over FOU)
+#[derive(Debug, Clone, Parser)]
+#[command(
+    name = "ipipou",
+    bin_name = "ipipou",
+    version,
+    override_usage = USAGE,
+    after_help = format!("Examples:\n{EXAMPLES}"),
+    max_term_width = 100,
+    args_override_self = true,
+    infer_long_args = true,
+    allow_negative_numbers = true,
+    args_conflicts_with_subcommands = true,
+    subcommand_negates_reqs = true,
+    disable_help_flag = true,
+    disable_help_subcommand = true,
+    disable_version_flag = true
+)]
+pub struct Options {
+    #[command(subcommand)]
+    pub command: Option<Command>,
+
+    /// Client: know the server, make the tunnel at once, prove who we are [default]
+    #[arg(short = 'c', long, overrides_with = "server", help_heading = "Role")]
+    pub client: bool,
+    /// Server: wait for an authenticated packet and make the tunnel towards its source
+    #[arg(short = 's', long, overrides_with = "client", help_heading = "Role")]
+    pub server: bool,
+    /// Number of the tunnel. Defaults that come from it: --tunl-dev ipipouN, --fou-local-port
+    /// 10000+N, --tunl-ip (server) 172.28.0.0+2N, --fou-local-ip-alt 172.29.0.0+N,
+    /// --queue-number N [default: 0; on a server Q, if only -q Q is given, 1..999]
+    #[arg(short, long, value_name = "N", value_parser = value::number, help_heading = "Role")]
+    pub number: Option<u32>,
+
+    /// Ed25519 private key, 32 bytes in base64: a client signs its packets with it, a server its
+    /// replies
+    #[arg(long, value_name = "BASE64", value_parser = value::seed,
+          help_heading = "Authentication")]
+    pub auth_key_b64: Option<Seed>,
+    /// Ed25519 public key of the other end, 32 bytes in base64
+    #[arg(long, value_name = "BASE64", value_parser = value::public_key,
+          help_heading = "Authentication")]
+    pub auth_remote_pubkey_b64: Option<PublicKey>,
+    /// String that both ends share; it is signed and never sent [default: netprickle.com]
+    #[arg(long, value_name = "STRING", value_parser = value::shared_secret,
+          help_heading = "Authentication")]
+    pub auth_secret: Option<SharedSecret>,
+    /// Token, at most 1472 bytes. It is sent as it is: whoever sees it on the wire can use it. Wins
+    /// over a key
+    #[arg(long, value_name = "STRING", value_parser = value::token,
+          overrides_with = "auth_token_b64", help_heading = "Authentication")]
+    pub auth_token: Option<Token>,
+    /// The same in base64, for bytes that are no text
+    #[arg(long, value_name = "BASE64", value_parser = value::token_b64,
+          overrides_with = "auth_token", help_heading = "Authentication")]
+    pub auth_token_b64: Option<Token>,
+    /// Type of the keys; ed25519 is the only one [default: ed25519]
+    #[arg(long, value_name = "TYPE", hide_possible_values = true, help_heading = "Authentication")]
+    pub auth_key_type: Option<KeyType>,
+    /// Print a new private key and its public key in base64, a line each (-v: labelled), and exit
+    #[arg(long, help_heading = "Authentication")]
+    pub auth_keygen: bool,
+    /// Time to live of authentication packets, 1..255 [default: the kernel's]
+    #[arg(long, value_name = "TTL", value_parser = value::ttl, help_heading = "Authentication")]
+    pub auth_packet_ttl: Option<NonZeroU8>,
+
+    /// Our end as [IP][:PORT][@DEV], any part of it; wins over the single options. @DEV without IP
+    /// means the first IPv4 address of DEV
+    #[arg(short = 'b', long, value_name = "LOCAL", value_parser = endpoint::local,
+          help_heading = "Outer packets")]
+    pub fou_local: Option<LocalEnd>,
+    /// Our address. Either this or an interface is required
+    #[arg(long, value_name = "IP", value_parser = value::address,
+          help_heading = "Outer packets")]
+    pub fou_local_ip: Option<Ipv4Addr>,
+    /// Our UDP port, 1..65535 [default: 10000+N]
+    #[arg(long, value_name = "PORT", value_parser = value::port,
+          help_heading = "Outer packets")]
+    pub fou_local_port: Option<NonZeroU16>,
+    /// Our interface: listener and tunnel are bound to it
+    #[arg(long, value_name = "DEV", value_parser = value::device,
+          help_heading = "Outer packets")]
+    pub fou_dev: Option<DeviceName>,
+    /// Private address for our end of the tunnel, used when another tunnel already goes from our
+    /// address to the same remote address [default: 172.29.0.0+N]
+    #[arg(long, value_name = "IP", value_parser = value::address,
+          help_heading = "Outer packets")]
+    pub fou_local_ip_alt: Option<Ipv4Addr>,
+    /// Use the private address in any case
+    #[arg(long, help_heading = "Outer packets")]
+    pub force_fou_local_ip_alt: bool,
+    /// The other end as [IP-or-name][:PORT]; wins over the single options. A client needs both
+    /// parts; it looks a name up again when the server may have moved
+    #[arg(short = 'r', long, value_name = "REMOTE", value_parser = endpoint::remote,
+          help_heading = "Outer packets")]
+    pub fou_remote: Option<RemoteEnd>,
+    /// Address or name of the other end
+    #[arg(long, value_name = "HOST", value_parser = endpoint::host,
+          help_heading = "Outer packets")]
+    pub fou_remote_ip: Option<Host>,
+    /// UDP port of the other end, 1..65535
+    #[arg(long, value_name = "PORT", value_parser = value::port,
+          help_heading = "Outer packets")]
+    pub fou_remote_port: Option<NonZeroU16>,
+    /// Send outer packets with a UDP checksum [default: the kernel's choice]
+    #[arg(long, overrides_with = "no_encap_csum", help_heading = "Outer packets")]
+    pub encap_csum: bool,
+    /// Send outer packets without a UDP checksum
+    #[arg(long, overrides_with = "encap_csum", help_heading = "Outer packets")]
+    pub no_encap_csum: bool,
+
+    /// Name of the tunnel interface, at most 15 bytes [default: ipipouN]
+    #[arg(long, value_name = "DEV", value_parser = value::device, help_heading = "Tunnel")]
+    pub tunl_dev: Option<DeviceName>,
+    /// Our address inside the tunnel; a client must give it [default on a server: 172.28.0.0+2N]
+    #[arg(long, value_name = "IP", value_parser = value::address, help_heading = "Tunnel")]
+    pub tunl_ip: Option<Ipv4Addr>,
+    /// The other end's address inside the tunnel [default: on a server --tunl-ip plus 1, on a
+    /// client minus 1]
+    #[arg(long, value_name = "IP", value_parser = value::address, help_heading = "Tunnel")]
+    pub tunl_peer_ip: Option<Ipv4Addr>,
+    /// Source addresses that inner packets may have: "strict", only those routed back into the
+    /// tunnel; "loose", any that has a route; "off", whatever the interface is set to
+    #[arg(
+        long,
+        value_name = "CHECK",
+        default_value = "strict",
+        hide_possible_values = true,
+        help_heading = "Tunnel"
+    )]
+    pub rp_filter: RpFilter,
+
+    /// Answer valid authentication packets: signed if the server has both keys, otherwise with the
+    /// payload reversed
+    #[arg(long, help_heading = "Server")]
+    pub reply_on_auth_ok: bool,
+    /// Accept packets from --fou-remote's address only
+    #[arg(long, help_heading = "Server")]
+    pub auth_by_remote_ip: bool,
+    /// Accept packets from --fou-remote's port only
+    #[arg(long, help_heading = "Server")]
+    pub auth_by_remote_port: bool,
+    /// How far the clocks of client and server may differ, in seconds; 0: any clock will do
+    /// [default: 0]
+    #[arg(long, value_name = "SEC", value_parser = value::seconds, help_heading = "Server")]
+    pub auth_max_time_discrepancy: Option<Duration>,
+    /// How long an authentication is good for, in seconds; 0: for ever [default: 0]
+    #[arg(long, value_name = "SEC", value_parser = value::seconds, help_heading = "Server")]
+    pub auth_lifetime: Option<Duration>,
+
+    /// Authenticate again every SEC seconds, which keeps NAT mappings open; 0: never [default: 0]
+    #[arg(long, value_name = "SEC", value_parser = value::seconds, help_heading = "Client")]
+    pub keepalive: Option<Duration>,
+    /// Send one authentication packet for a tunnel that is already up, and exit
+    #[arg(long, help_heading = "Client")]
+    pub reauth_only: bool,
+
+    /// Netfilter queue of the server, 0..65535 [default: N]
+    #[arg(short = 'q', long, value_name = "Q", value_parser = value::queue,
+          help_heading = "Netfilter")]
+    pub queue_number: Option<u16>,
+    /// How many packets wait in the queue at most
+    #[arg(long, value_name = "PACKETS", default_value = "24", value_parser = value::queue_length,
+          help_heading = "Netfilter")]
+    pub nfq_max_len: NonZeroU32,
+    /// First part of the name of the nftables table; the tunnel's own table is NAME-N
+    /// [default: ipipou]
+    #[arg(long, value_name = "NAME", value_parser = value::table, help_heading = "Netfilter")]
+    pub nft_table: Option<String>,
+    /// Leave the counters out of the rules
+    #[arg(long, help_heading = "Netfilter")]
+    pub no_nft_counter: bool,
+
+    /// Log more than errors: -v warnings too, -vv what happens too, -vvv every packet too
+    #[arg(short = 'v', action = ArgAction::Count, help_heading = "Logging")]
+    pub verbose: u8,
+    /// Added to the number of -v
+    #[arg(long, value_name = "N", value_parser = value::verbosity, help_heading = "Logging")]
+    pub verb: Option<u8>,
+    /// Leave the time out of log lines
+    #[arg(long, help_heading = "Logging")]
+    pub no_log_time: bool,
+    /// Leave the process number out of log lines
+    #[arg(long, help_heading = "Logging")]
+    pub no_log_pid: bool,
+
+    /// Read options from /etc/ipipou/NAME.conf, or from a path that starts with /, ./ or ../: one
+    /// option per line, without hyphens. May be repeated; the command line wins over files
+    #[arg(long, value_name = "NAME", action = ArgAction::Append, value_parser = value::directory,
+          help_heading = "Files")]
+    pub config: Vec<PathBuf>,
+    /// Where the tunnel's replay memory is kept [default: $STATE_DIRECTORY, otherwise
+    /// /var/lib/ipipou/TUNL_DEV]
+    #[arg(long, value_name = "DIR", value_parser = value::directory, help_heading = "Files")]
+    pub state_dir: Option<PathBuf>,
+    /// Where the tunnel's control socket is [default: $RUNTIME_DIRECTORY, otherwise
+    /// /run/ipipou/TUNL_DEV]
+    #[arg(long, value_name = "DIR", value_parser = value::directory, help_heading = "Files")]
+    pub runtime_dir: Option<PathBuf>,
+
+    /// Print this help
+    #[arg(short = 'h', long, action = ArgAction::Help, help_heading = "Help")]
+    pub help: Option<bool>,
+    /// Print the version
+    #[arg(long, action = ArgAction::Version, help_heading = "Help")]
+    pub version: Option<bool>,
+}
+
+/// What else the program does, besides being a tunnel.
+#[derive(Debug, Clone, Subcommand)]
+pub enum Command {
+    /// Show the tunnels of this host
+    Show {
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+        /// Where the tunnels' control sockets are
+        #[arg(long, value_name = "DIR", default_value = "/run/ipipou",
+              value_parser = value::directory)]
+        runtime_root: PathBuf,
+        /// Only this tunnel
+        #[arg(value_name = "NAME", value_parser = value::tunnel_name)]
+        name: Option<String>,
+        /// Print this help
+        #[arg(short = 'h', long, action = ArgAction::Help)]
+        help: Option<bool>,
+    },
+    /// Print the man page or shell completions
+    #[command(hide = true)]
+    Generate { document: Document },
+}
+
+/// What `ipipou generate` prints.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Document {
+    Man,
+    Bash,
+    Zsh,
+    Fish,
+}
+
+/// Key types; there is one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum KeyType {
+    Ed25519,
+}
+
+/// `--rp-filter`, in the words of the kernel's ip-sysctl.rst.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum RpFilter {
+    Strict,
+    Loose,
+    Off,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_table_is_sound() {
+        Options::command().debug_assert();
+    }
+
+    #[test]
+    fn every_secret_is_an_option() {
+        let command = Options::command();
+        for secret in SECRETS {
+            assert!(command.get_arguments().any(|arg| arg.get_long() == Some(secret)), "{secret}");
+        }
+    }
+
+    #[test]
+    fn every_option_has_a_long_name_except_v() {
+        let command = Options::command();
+        let short: Vec<_> =
+            command.get_arguments().filter(|arg| arg.get_long().is_none()).collect();
+        assert_eq!(short.iter().map(|arg| arg.get_short()).collect::<Vec<_>>(), [Some('v')]);
+    }
+}

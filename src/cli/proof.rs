@@ -1,0 +1,148 @@
+//! The authentication options: what a client proves itself with, what a server demands and answers.
+
+use std::net::Ipv4Addr;
+
+use super::options::Options;
+use super::resolve::{UsageError, unless_zero};
+use super::value::ValueError;
+use crate::auth::{Credential, Policy, Proof, SharedSecret, Signer, Token, Verifier};
+use crate::engine::config::Reply;
+
+/// Known to everybody, so no secret; the first version of `ipipou` has it too.
+const DEFAULT_SECRET: &str = "netprickle.com";
+/// What fits in one packet on any path: RFC 791's 576 bytes without IP and UDP header.
+const SAFE_TOKEN: usize = 548;
+
+/// What a client sends. A token goes before a key, as in the first version: the other end may be
+/// one, and has both too.
+pub fn credential(options: &Options, warnings: &mut Vec<String>) -> Credential {
+    if let Some(token) = token(options) {
+        warn_of_token(token, warnings);
+        if options.auth_key_b64.is_some() {
+            warnings.push(TOKEN_BEFORE_KEY.to_owned());
+        }
+        return Credential::Token(token.clone());
+    }
+    match &options.auth_key_b64 {
+        Some(seed) => {
+            Credential::Key(Signer::new(seed.as_bytes(), shared_secret(options, warnings)))
+        }
+        None => {
+            warnings.push(
+                "neither a key nor a token: only a server that asks for nothing takes our packets"
+                    .to_owned(),
+            );
+            Credential::Empty
+        }
+    }
+}
+
+/// What a server demands.
+pub fn policy(
+    options: &Options,
+    remote_ip: Option<Ipv4Addr>,
+    remote_port: Option<u16>,
+    warnings: &mut Vec<String>,
+) -> Result<Policy, UsageError> {
+    let proof = if let Some(token) = token(options) {
+        warn_of_token(token, warnings);
+        if options.auth_remote_pubkey_b64.is_some() {
+            warnings.push(TOKEN_BEFORE_KEY.to_owned());
+        }
+        Proof::Token(token.clone())
+    } else if let Some(public) = &options.auth_remote_pubkey_b64 {
+        let discrepancy = unless_zero(options.auth_max_time_discrepancy);
+        let secret = shared_secret(options, warnings);
+        let verifier = Verifier::new(public.as_bytes(), secret, discrepancy)
+            .map_err(|_| UsageError::RemoteKey(ValueError::NotAPublicKey))?;
+        Proof::Key(verifier)
+    } else {
+        warn_of_no_proof(remote_ip, warnings);
+        Proof::Nothing
+    };
+    Ok(Policy { remote_ip, remote_port, proof })
+}
+
+/// What a server answers. To sign it takes both keys: without the client's it does not use keys.
+pub fn reply(options: &Options, warnings: &mut Vec<String>) -> Reply {
+    match (&options.auth_key_b64, &options.auth_remote_pubkey_b64) {
+        (Some(own), Some(remote)) => {
+            // The secret has been warned about where the client's key was.
+            let signer = Signer::new(own.as_bytes(), shared_secret(options, &mut Vec::new()));
+            if signer.public() == *remote.as_bytes() {
+                warnings.push(
+                    "--auth-remote-pubkey-b64 belongs to our own --auth-key-b64: give every end \
+                     its own key"
+                        .to_owned(),
+                );
+            }
+            if options.reply_on_auth_ok { Reply::Signed(signer) } else { Reply::Silent }
+        }
+        (Some(_), None) => {
+            warnings.push(
+                "--auth-key-b64: on a server it signs replies, and needs --auth-remote-pubkey-b64"
+                    .to_owned(),
+            );
+            unsigned(options)
+        }
+        (None, _) => unsigned(options),
+    }
+}
+
+fn unsigned(options: &Options) -> Reply {
+    if options.reply_on_auth_ok { Reply::Reversed } else { Reply::Silent }
+}
+
+const TOKEN_BEFORE_KEY: &str =
+    "both a token and a key: the token is used, leave it out at both ends to use the keys";
+
+/// The parser lets only the last of the two options stand.
+fn token(options: &Options) -> Option<&Token> {
+    options.auth_token.as_ref().or(options.auth_token_b64.as_ref())
+}
+
+fn shared_secret(options: &Options, warnings: &mut Vec<String>) -> SharedSecret {
+    let Some(secret) = &options.auth_secret else {
+        warnings.push(
+            "--auth-secret is the default, which everybody knows: give both ends another one"
+                .to_owned(),
+        );
+        return SharedSecret::new(DEFAULT_SECRET.into());
+    };
+    let bytes = secret.as_bytes();
+    if bytes.is_empty() || bytes == DEFAULT_SECRET.as_bytes() {
+        warnings.push("--auth-secret is no secret: give both ends another one".to_owned());
+    } else if bytes.trim_ascii().len() != bytes.len() {
+        warnings.push("--auth-secret begins or ends with a blank, which is part of it".to_owned());
+    }
+    secret.clone()
+}
+
+fn warn_of_token(token: &Token, warnings: &mut Vec<String>) {
+    warnings.push(
+        "--auth-token: whoever sees the packet can send it again and take the tunnel; use keys"
+            .to_owned(),
+    );
+    let bytes = token.as_bytes();
+    if bytes.len() > SAFE_TOKEN {
+        warnings.push(format!(
+            "--auth-token has {} bytes: more than {SAFE_TOKEN} may not fit in one packet",
+            bytes.len()
+        ));
+    }
+    if bytes.trim_ascii().len() != bytes.len() {
+        warnings.push("--auth-token begins or ends with a blank, which is part of it".to_owned());
+    }
+}
+
+fn warn_of_no_proof(remote_ip: Option<Ipv4Addr>, warnings: &mut Vec<String>) {
+    let warning = match remote_ip {
+        None => {
+            "no key, no token, no --auth-by-remote-ip: anybody who sends a packet takes the tunnel"
+        }
+        Some(_) => {
+            "no key and no token: anybody who forges the address of --fou-remote takes the tunnel"
+        }
+    };
+    warnings.push(warning.to_owned());
+}

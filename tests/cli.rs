@@ -1,0 +1,85 @@
+//! The command line as a user meets it: what is accepted, what it means, and what is said when it
+//! is wrong.
+
+#[path = "cli/errors.rs"]
+mod errors;
+#[path = "cli/files.rs"]
+mod files;
+#[path = "cli/meaning.rs"]
+mod meaning;
+#[path = "cli/program.rs"]
+mod program;
+#[path = "cli/properties.rs"]
+mod properties;
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use ipipou::auth::{Credential, Proof};
+use ipipou::cli::{self, CliError, Document, Invocation, Run};
+use ipipou::engine::config::{
+    ClientConfig, Host, Outer, PrivateAddress, Reply, Role, ServerConfig, SourceCheck,
+};
+
+const PRIVATE: &str = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
+const PUBLIC: &str = "A6EHv/POEL4dcN0Y50vAmWfk1jCbpQ1fHdyGZBJVMbg=";
+const OTHER_PUBLIC: &str = "6uHIeTtVl8Sz9JDnasMRcsQ5aQ+O4UFCu4UaYfmknw4=";
+/// The least that a client and a server need.
+const CLIENT: &str = "-b @eth0 -r 203.0.113.1:10000 --tunl-ip 172.28.0.1";
+const SERVER: &str = "-s -b @eth0";
+
+fn parse<S: Into<OsString>>(args: impl IntoIterator<Item = S>) -> Result<Invocation, CliError> {
+    let args = args.into_iter().map(Into::into);
+    cli::parse(std::iter::once("ipipou".into()).chain(args), &|_| None)
+}
+
+fn run(line: &str) -> Run {
+    match parse(line.split_whitespace()) {
+        Ok(Invocation::Run(run)) => *run,
+        other => panic!("{line}: {other:?}"),
+    }
+}
+
+fn client(line: &str) -> ClientConfig {
+    match run(&format!("{CLIENT} {line}")).role {
+        Role::Client(client) => client,
+        Role::Server(_) => panic!("{line}: a server"),
+    }
+}
+
+fn server(line: &str) -> ServerConfig {
+    match run(&format!("{SERVER} {line}")).role {
+        Role::Server(server) => server,
+        Role::Client(_) => panic!("{line}: a client"),
+    }
+}
+
+fn usage<S: Into<OsString>>(args: impl IntoIterator<Item = S>) -> String {
+    match parse(args) {
+        Err(CliError::Usage(line)) => line,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn file(text: impl AsRef<[u8]>) -> PathBuf {
+    static COUNT: AtomicUsize = AtomicUsize::new(0);
+    let number = COUNT.fetch_add(1, Ordering::Relaxed);
+    let name = format!("ipipou-cli-test-{}-{number}.conf", std::process::id());
+    let path = std::env::temp_dir().join(name);
+    std::fs::write(&path, text).expect("the temporary directory can be written");
+    path
+}
+
+/// The result of parsing with one file, whose path is replaced by `FILE` in messages.
+fn with_file(text: impl AsRef<[u8]>, line: &str) -> Result<Invocation, CliError> {
+    let path = file(text);
+    let mut args: Vec<OsString> = vec!["--config".into(), path.clone().into()];
+    args.extend(line.split_whitespace().map(OsString::from));
+    let result = parse(args);
+    std::fs::remove_file(&path).expect("it was just written");
+    result.map_err(|error| match error {
+        CliError::Usage(line) => CliError::Usage(line.replace(&path.display().to_string(), "FILE")),
+        print => print,
+    })
+}

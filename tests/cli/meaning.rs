@@ -1,0 +1,209 @@
+//! What options that are right mean.
+
+use super::*;
+
+#[test]
+fn a_server_has_defaults_for_everything_but_its_own_end() {
+    let ServerConfig { tunnel, queue, policy, lifetime, reply } = server("");
+    assert_eq!(tunnel.device.as_str(), "ipipou0");
+    assert_eq!(tunnel.inner.to_string(), "172.28.0.0");
+    assert_eq!(tunnel.inner_peer.to_string(), "172.28.0.1");
+    assert_eq!(tunnel.outer, Outer::Device("eth0".parse().unwrap()));
+    assert_eq!(tunnel.port.get(), 10000);
+    assert_eq!(tunnel.private, PrivateAddress::WhenTaken("172.29.0.0".parse().unwrap()));
+    assert_eq!(tunnel.checksum, None);
+    assert_eq!(tunnel.source_check, SourceCheck::Strict);
+    assert_eq!(tunnel.auth_ttl, None);
+    assert_eq!(tunnel.rules.table, "ipipou-0");
+    assert!(tunnel.rules.counters);
+    assert_eq!((queue.number, queue.max_len), (0, 24));
+    assert_eq!((policy.remote_ip, policy.remote_port), (None, None));
+    assert!(matches!(policy.proof, Proof::Nothing));
+    assert_eq!(lifetime, None);
+    assert!(matches!(reply, Reply::Silent));
+}
+
+#[test]
+fn a_client_needs_its_end_its_server_and_its_inner_address() {
+    let ClientConfig { tunnel, server, credential, keepalive } = client("");
+    assert_eq!(tunnel.inner.to_string(), "172.28.0.1");
+    assert_eq!(tunnel.inner_peer.to_string(), "172.28.0.0");
+    assert_eq!(server.host, Host::Address("203.0.113.1".parse().unwrap()));
+    assert_eq!(server.port.get(), 10000);
+    assert!(matches!(credential, Credential::Empty));
+    assert_eq!(keepalive, None);
+}
+
+#[test]
+fn the_number_sets_the_rest() {
+    let with = server("-n300 --nft-table other");
+    assert_eq!(with.tunnel.device.as_str(), "ipipou300");
+    assert_eq!(with.tunnel.port.get(), 10300);
+    assert_eq!(with.tunnel.inner.to_string(), "172.28.2.88");
+    assert_eq!(with.tunnel.inner_peer.to_string(), "172.28.2.89");
+    assert_eq!(with.tunnel.private.address().to_string(), "172.29.1.44");
+    assert_eq!(with.queue.number, 300);
+    assert_eq!(with.tunnel.rules.table, "other-300");
+}
+
+#[test]
+fn a_servers_queue_alone_is_its_number() {
+    assert_eq!(server("-q 7").tunnel.device.as_str(), "ipipou7");
+    assert_eq!(server("-q 7 -n 2").tunnel.device.as_str(), "ipipou2");
+    assert_eq!(server("-q 7 -n 2").queue.number, 7);
+    assert_eq!(server("-q 1000").tunnel.device.as_str(), "ipipou0");
+    assert_eq!(client("-q 7").tunnel.device.as_str(), "ipipou0");
+}
+
+#[test]
+fn spellings_of_one_option() {
+    let forms = ["-n 3", "-n3", "-n=3", "--number 3", "--number=3", "--num 3", "-n1 -n2 --numb=3"];
+    for form in forms {
+        assert_eq!(server(form).tunnel.device.as_str(), "ipipou3", "{form}");
+    }
+}
+
+#[test]
+fn the_last_of_two_wins() {
+    assert!(matches!(run("-c -b @eth0 -s").role, Role::Server(_)));
+    assert!(matches!(run(&format!("-s {CLIENT} -c")).role, Role::Client(_)));
+    assert_eq!(client("--encap-csum").tunnel.checksum, Some(true));
+    assert_eq!(client("--encap-csum --no-encap-csum").tunnel.checksum, Some(false));
+    assert_eq!(client("--no-encap-csum --encap-csum").tunnel.checksum, Some(true));
+    let Credential::Token(token) = client("--auth-token a --auth-token-b64 Yg==").credential else {
+        panic!("no token");
+    };
+    assert_eq!(token.as_bytes(), b"b");
+}
+
+#[test]
+fn three_in_one_wins_over_the_single_options() {
+    let single = "--fou-local-ip 192.0.2.9 --fou-local-port 9 --fou-dev eth9";
+    for (local, outer, port) in [
+        ("-b 192.0.2.1:1@eth0", "AddressOn(192.0.2.1, DeviceName(\"eth0\"))", 1),
+        ("-b @eth0", "AddressOn(192.0.2.9, DeviceName(\"eth0\"))", 9),
+        ("-b :1", "AddressOn(192.0.2.9, DeviceName(\"eth9\"))", 1),
+        ("-b192.0.2.1", "AddressOn(192.0.2.1, DeviceName(\"eth9\"))", 9),
+    ] {
+        for line in [format!("{local} {single}"), format!("{single} {local}")] {
+            let Role::Server(server) = run(&format!("-s {line}")).role else { panic!("a client") };
+            assert_eq!(format!("{:?}", server.tunnel.outer), outer, "{line}");
+            assert_eq!(server.tunnel.port.get(), port, "{line}");
+        }
+    }
+    let server = client("-r other.example:7 --fou-remote-ip 192.0.2.9").server;
+    assert_eq!(server.host, Host::Name("other.example".into()));
+    let parts = "-b 192.0.2.1 --fou-remote-ip s.example --fou-remote-port 7 --tunl-ip 10.0.0.1";
+    assert!(matches!(run(parts).role, Role::Client(_)));
+}
+
+#[test]
+fn what_a_client_proves_itself_with() {
+    let key = client(&format!("--auth-key-b64 {PRIVATE} --auth-secret topsecret")).credential;
+    let Credential::Key(signer) = key else { panic!("no key") };
+    // From shared test vectors: the first bytes of the signature, so the secret is the right one.
+    assert_eq!(signer.packet(1_700_000_000, [1, 2, 3, 4])[..4], [0xc7, 0xd2, 0xb6, 0xde]);
+    let both = run(&format!("{CLIENT} --auth-key-b64 {PRIVATE} --auth-token t"));
+    let Role::Client(client) = both.role else { panic!("a server") };
+    assert!(matches!(client.credential, Credential::Token(_)), "as the first version does");
+    assert!(both.warnings.iter().any(|warning| warning.contains("both a token and a key")));
+}
+
+#[test]
+fn what_a_server_demands_and_answers() {
+    let key = format!("--auth-remote-pubkey-b64 {PUBLIC} --auth-secret s");
+    assert!(matches!(server(&key).policy.proof, Proof::Key(_)));
+    assert!(matches!(server("--auth-token t").policy.proof, Proof::Token(_)));
+    let by_ip = server("-r 192.0.2.1:5 --auth-by-remote-ip --auth-by-remote-port").policy;
+    assert_eq!(by_ip.remote_ip, Some("192.0.2.1".parse().unwrap()));
+    assert_eq!(by_ip.remote_port, Some(5));
+    assert_eq!(server("-r 192.0.2.1:5").policy.remote_ip, None);
+
+    assert!(matches!(server("--reply-on-auth-ok").reply, Reply::Reversed));
+    let one = format!("--reply-on-auth-ok --auth-key-b64 {PRIVATE}");
+    assert!(matches!(server(&one).reply, Reply::Reversed));
+    let both = format!("{one} --auth-remote-pubkey-b64 {OTHER_PUBLIC}");
+    assert!(matches!(server(&both).reply, Reply::Signed(_)));
+}
+
+#[test]
+fn zero_seconds_mean_never() {
+    let line = "--auth-lifetime 0 --auth-max-time-discrepancy 0";
+    assert_eq!(server(line).lifetime, None);
+    assert_eq!(client("--keepalive 0").keepalive, None);
+    assert_eq!(client("--keepalive 27").keepalive.unwrap().as_secs(), 27);
+    assert_eq!(server("--auth-lifetime 1.5").lifetime.unwrap().as_millis(), 1500);
+}
+
+#[test]
+fn logging_and_directories() {
+    let plain = run(SERVER);
+    assert_eq!((plain.log.verbosity, plain.log.time, plain.log.pid), (0, true, true));
+    assert_eq!(plain.state_dir, Path::new("/var/lib/ipipou/ipipou0"));
+    assert_eq!(plain.runtime_dir, Path::new("/run/ipipou/ipipou0"));
+    let more = run(&format!("{SERVER} -vv -v --verb 2 --no-log-time --no-log-pid --tunl-dev a"));
+    assert_eq!((more.log.verbosity, more.log.time, more.log.pid), (5, false, false));
+    assert_eq!(more.state_dir, Path::new("/var/lib/ipipou/a"));
+
+    let env = |name: &str| match name {
+        "STATE_DIRECTORY" => Some(OsString::from("/s/one:/s/two")),
+        "RUNTIME_DIRECTORY" => Some(OsString::from("/r")),
+        _ => None,
+    };
+    let args = |line: &str| line.split(' ').map(OsString::from).collect::<Vec<_>>();
+    for (line, state, runtime) in [
+        ("ipipou -s -b @eth0", "/s/one", "/r"),
+        ("ipipou -s -b @eth0 --state-dir x --runtime-dir /y", "x", "/y"),
+    ] {
+        let Ok(Invocation::Run(run)) = cli::parse(args(line), &env) else { panic!("{line}") };
+        assert_eq!(
+            (run.state_dir.as_path(), run.runtime_dir.as_path()),
+            (Path::new(state), Path::new(runtime))
+        );
+    }
+}
+
+#[test]
+fn other_things_than_a_tunnel() {
+    assert!(matches!(parse(["--auth-keygen"]), Ok(Invocation::Keygen { labelled: false })));
+    assert!(matches!(parse(["--auth-keygen", "-v"]), Ok(Invocation::Keygen { labelled: true })));
+    let line = format!("{CLIENT} --reauth-only");
+    assert!(matches!(parse(line.split(' ')), Ok(Invocation::Reauth(_))));
+    let Ok(Invocation::Show { json: true, name: Some(name), runtime_root }) =
+        parse(["show", "--json", "server0"])
+    else {
+        panic!("no show");
+    };
+    assert_eq!((name.as_str(), runtime_root.as_path()), ("server0", Path::new("/run/ipipou")));
+    assert!(matches!(parse(["generate", "man"]), Ok(Invocation::Generate(Document::Man))));
+    assert!(matches!(parse(["-h"]), Err(CliError::Print(_))));
+    assert!(matches!(parse(["show", "-h"]), Err(CliError::Print(_))));
+    assert!(matches!(parse(["--version"]), Err(CliError::Print(text)) if text == "ipipou 0.2.0\n"));
+}
+
+#[test]
+fn what_is_risky_is_warned_about() {
+    let long = format!("--auth-token {}", "x".repeat(549));
+    for (line, part) in [
+        (SERVER, "anybody who sends a packet takes the tunnel"),
+        ("-s -b @eth0 -r 192.0.2.1 --auth-by-remote-ip", "forges the address"),
+        ("-s -b @eth0 -r 192.0.2.1", "counts only with"),
+        ("-s -b @eth0 --auth-token x", "send it again"),
+        (&format!("-s -b @eth0 {long}"), "549 bytes"),
+        (&format!("-s -b @eth0 --auth-remote-pubkey-b64 {PUBLIC}"), "which everybody knows"),
+        (&format!("{CLIENT} --auth-key-b64 {PRIVATE}"), "which everybody knows"),
+        (&format!("{CLIENT} --auth-key-b64 {PRIVATE} --auth-secret="), "is no secret"),
+        (&format!("-s -b @eth0 --auth-key-b64 {PRIVATE}"), "needs --auth-remote-pubkey-b64"),
+        (
+            &format!("-s -b @e --auth-key-b64 {PRIVATE} --auth-remote-pubkey-b64 {PUBLIC}"),
+            "its own key",
+        ),
+        ("-s -b @eth0 --nft-table x", "here it is x-0"),
+        (CLIENT, "neither a key nor a token"),
+    ] {
+        let warnings = run(line).warnings;
+        assert!(warnings.iter().any(|warning| warning.contains(part)), "{line}: {warnings:?}");
+    }
+    let quiet = format!("{SERVER} --auth-remote-pubkey-b64 {PUBLIC} --auth-secret s");
+    assert_eq!(run(&quiet).warnings, Vec::<String>::new());
+}

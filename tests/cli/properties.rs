@@ -1,0 +1,136 @@
+//! Whatever is given: nothing panics, messages are one line, and a file means what the same
+//! options mean on the command line.
+
+use proptest::prelude::*;
+
+use super::*;
+
+fn valid_option() -> impl Strategy<Value = (&'static str, Option<String>)> {
+    let flags = prop::sample::select(vec![
+        "client",
+        "server",
+        "auth-by-remote-ip",
+        "auth-by-remote-port",
+        "encap-csum",
+        "no-encap-csum",
+        "no-nft-counter",
+        "reply-on-auth-ok",
+        "reauth-only",
+        "no-log-time",
+        "no-log-pid",
+        "auth-keygen",
+        "force-fou-local-ip-alt",
+    ]);
+    let values = prop::sample::select(vec![
+        ("number", "5"),
+        ("number", "40000"),
+        ("queue-number", "9"),
+        ("fou-local", "@eth0"),
+        ("fou-local", "192.0.2.1:5"),
+        ("fou-local-ip", "192.0.2.2"),
+        ("fou-local-port", "77"),
+        ("fou-remote", "a.example:6"),
+        ("fou-remote-ip", "192.0.2.3"),
+        ("fou-remote-port", "7"),
+        ("tunl-ip", "10.0.0.1"),
+        ("tunl-peer-ip", "10.0.0.2"),
+        ("tunl-dev", "tun9"),
+        ("keepalive", "27"),
+        ("auth-lifetime", "0"),
+        ("auth-key-b64", PRIVATE),
+        ("auth-remote-pubkey-b64", OTHER_PUBLIC),
+        ("auth-token-b64", "Yg=="),
+        ("nft-table", "x"),
+        ("rp-filter", "loose"),
+        ("verb", "3"),
+        ("auth-packet-ttl", "9"),
+        ("state-dir", "/s t"),
+    ]);
+    let text = "[^\n\r]{1,20}";
+    prop_oneof![
+        flags.prop_map(|flag| (flag, None)),
+        values.prop_map(|(option, value)| (option, Some(value.to_owned()))),
+        text.prop_map(|text| ("auth-secret", Some(text))),
+        text.prop_map(|text| ("auth-token", Some(text))),
+    ]
+}
+
+/// Everything about an outcome, secrets by what they sign.
+fn outcome(result: Result<Invocation, CliError>) -> String {
+    let proof = match &result {
+        Ok(Invocation::Run(run) | Invocation::Reauth(run)) => match &run.role {
+            Role::Client(client) => match &client.credential {
+                Credential::Key(signer) => format!("{:?}", signer.packet(1, [0; 4])),
+                Credential::Token(token) => format!("{:?}", token.as_bytes()),
+                Credential::Empty => String::new(),
+            },
+            Role::Server(server) => match (&server.policy.proof, &server.reply) {
+                (Proof::Token(token), _) => format!("{:?}", token.as_bytes()),
+                (_, Reply::Signed(signer)) => format!("{:?}", signer.packet(1, [0; 4])),
+                (_, Reply::Silent | Reply::Reversed) => String::new(),
+            },
+        },
+        _ => String::new(),
+    };
+    format!("{result:?} {proof}")
+}
+
+proptest! {
+    #[test]
+    fn a_file_equals_the_command_line(options in prop::collection::vec(valid_option(), 0..12)) {
+        let (mut text, mut args) = (String::new(), Vec::new());
+        for (option, value) in &options {
+            match value {
+                Some(value) => {
+                    text += &format!("{option} {value}\n");
+                    args.push(format!("--{option}={value}"));
+                }
+                None => {
+                    text += &format!("  --{option}\r\n");
+                    args.push(format!("--{option}"));
+                }
+            }
+        }
+        let path = file(text);
+        // Otherwise the file is warned about, and the command line is not.
+        let private = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+        std::fs::set_permissions(&path, private).expect("ours");
+        let from_file = parse([Path::new("--config"), &path]);
+        std::fs::remove_file(&path).expect("it was just written");
+        prop_assert_eq!(outcome(from_file), outcome(parse(args)));
+    }
+
+    #[test]
+    fn no_file_makes_it_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+        if let Err(CliError::Usage(line)) = with_file(bytes, "") {
+            prop_assert_eq!(line.lines().count(), 1);
+        }
+    }
+
+    #[test]
+    fn no_line_makes_it_panic(key in "-{0,2}[a-z0-9-]{0,20}", value in "\\PC{0,40}") {
+        if let Err(CliError::Usage(line)) = with_file(format!("{key} {value}"), "") {
+            prop_assert_eq!(line.lines().count(), 1);
+        }
+    }
+
+    #[test]
+    fn no_argument_makes_it_panic(args in prop::collection::vec(any::<Vec<u8>>(), 0..6)) {
+        use std::os::unix::ffi::OsStringExt as _;
+        let args = args.into_iter().map(OsString::from_vec);
+        if let Err(CliError::Usage(line)) = parse(args) {
+            prop_assert_eq!(line.lines().count(), 1);
+        }
+    }
+
+    #[test]
+    fn no_value_makes_it_panic((option, _) in valid_option(), value in any::<String>()) {
+        for line in [CLIENT, SERVER] {
+            let mut args: Vec<String> = line.split(' ').map(str::to_owned).collect();
+            args.push(format!("--{option}={value}"));
+            if let Err(CliError::Usage(line)) = parse(args) {
+                prop_assert_eq!(line.lines().count(), 1);
+            }
+        }
+    }
+}
