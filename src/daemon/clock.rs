@@ -1,0 +1,40 @@
+//! The clocks and the random numbers that the engine is handed.
+
+#![allow(clippy::disallowed_methods)] // the room that owns them
+
+use std::io;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use crate::engine::Moment;
+
+/// Counts from the start of the process.
+#[derive(Debug, Clone, Copy)]
+pub struct Clock(Instant);
+
+impl Clock {
+    pub fn start() -> Self {
+        Clock(Instant::now())
+    }
+
+    /// # Errors
+    /// When the kernel has no random numbers yet, in early boot of a broken machine.
+    pub fn moment(&self) -> io::Result<Moment> {
+        let mut random = [0; 64];
+        getrandom::fill(&mut random).map_err(io::Error::other)?;
+        Ok(Moment { monotonic: self.elapsed(), unix: unix(), random })
+    }
+
+    pub fn elapsed(&self) -> Duration {
+        self.0.elapsed()
+    }
+
+    /// The instant at which `elapsed` has passed.
+    pub fn instant(&self, elapsed: Duration) -> tokio::time::Instant {
+        tokio::time::Instant::from_std(self.0 + elapsed)
+    }
+}
+
+/// Seconds since 1970; 0 while the clock is before that.
+pub fn unix() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}

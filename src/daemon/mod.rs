@@ -1,0 +1,60 @@
+//! The daemon: checks, then one loop that hands events to the engine and does what it says.
+
+mod clock;
+mod control;
+mod failure;
+mod memory;
+mod names;
+mod preflight;
+mod reauth;
+mod tunnel;
+
+use std::io::Write as _;
+use std::path::PathBuf;
+
+use crate::auth;
+use crate::engine::config::Role;
+pub use control::show;
+pub use failure::Failure;
+pub use reauth::reauthenticate;
+pub use tunnel::run;
+
+/// Everything a tunnel process needs to know.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    pub role: Role,
+    /// Where the replay memory is kept.
+    pub state_dir: PathBuf,
+    /// Where the control socket is.
+    pub runtime_dir: PathBuf,
+}
+
+/// Prints a new key pair: private seed, public key, a line each, in base64.
+///
+/// # Errors
+/// When there is no randomness, or nobody reads.
+pub fn keygen(labelled: bool) -> Result<(), Failure> {
+    let mut seed = [0; 32];
+    getrandom::fill(&mut seed).map_err(|e| Failure::Generic(format!("no random numbers: {e}")))?;
+    let (private, public) = auth::generate_seed(&seed);
+    let [private_label, public_label] = match labelled {
+        true => ["Private key (ed25519, 32 bytes): ", "Public  key (ed25519, 32 bytes): "],
+        false => ["", ""],
+    };
+    writeln!(std::io::stdout(), "{private_label}{}\n{public_label}{public}", private.as_str())
+        .map_err(|e| Failure::Generic(e.to_string()))
+}
+
+/// Whether a live process has its control socket in this directory.
+fn is_running(settings: &Settings) -> bool {
+    control::is_alive(&settings.runtime_dir)
+}
+
+impl Settings {
+    fn tunnel(&self) -> &crate::engine::config::TunnelConfig {
+        match &self.role {
+            Role::Server(server) => &server.tunnel,
+            Role::Client(client) => &client.tunnel,
+        }
+    }
+}

@@ -1,0 +1,61 @@
+//! Looking up the server's name, again and again, because servers move.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr};
+use std::time::Duration;
+
+use tokio::sync::{Notify, mpsc};
+
+use crate::engine::config::Host;
+
+/// Between two lookups.
+const EVERY: Duration = Duration::from_secs(60);
+/// After a lookup that failed.
+const RETRY: Duration = Duration::from_secs(5);
+
+/// Looks a host up once.
+///
+/// # Errors
+/// When the resolver fails, or knows no IPv4 address.
+pub async fn look_up(host: &Host) -> io::Result<Vec<Ipv4Addr>> {
+    let name = match host {
+        Host::Address(address) => return Ok(vec![*address]),
+        Host::Name(name) => name,
+    };
+    let found: Vec<_> = tokio::net::lookup_host((name.as_str(), 0))
+        .await?
+        .filter_map(|address| match address.ip() {
+            IpAddr::V4(v4) => Some(v4),
+            IpAddr::V6(_) => None,
+        })
+        .collect();
+    match found.is_empty() {
+        true => Err(io::Error::new(io::ErrorKind::NotFound, "it has no IPv4 address")),
+        false => Ok(found),
+    }
+}
+
+/// Sends every answer to `answers` until nobody listens. `now` asks for one at once.
+pub async fn keep_looking(name: String, answers: mpsc::Sender<Vec<Ipv4Addr>>, now: &Notify) {
+    let host = Host::Name(name.clone());
+    let mut told = false;
+    loop {
+        let pause = match look_up(&host).await {
+            Ok(addresses) => {
+                told = false;
+                if answers.send(addresses).await.is_err() {
+                    return;
+                }
+                EVERY
+            }
+            Err(e) => {
+                if !told {
+                    tracing::warn!("cannot look up {name}: {e}; trying again");
+                }
+                told = true;
+                RETRY
+            }
+        };
+        let _ = tokio::time::timeout(pause, now.notified()).await;
+    }
+}

@@ -1,0 +1,56 @@
+//! `--reauth-only`: one authentication packet from the tunnel's port, and nothing else.
+
+use std::net::SocketAddrV4;
+
+use super::clock::Clock;
+use super::memory::MemoryFile;
+use super::preflight::{check_device, kernel, require_raw};
+use super::{Failure, Settings, names};
+use crate::engine::config::{ClientConfig, Outer, Role};
+use crate::engine::{Outgoing, first_packet, outer_address};
+use crate::kernel::{Host, RawSender};
+
+/// Sends the packet. The tunnel, if there is one, is not touched.
+///
+/// # Errors
+/// When there is no server to send to, no address to send from, or the kernel refuses.
+pub fn reauthenticate(settings: &Settings) -> Result<(), Failure> {
+    let Role::Client(client) = &settings.role else {
+        return Err(Failure::Usage("--reauth-only is for clients".to_owned()));
+    };
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(kernel)?
+        .block_on(send(client, settings))
+}
+
+async fn send(client: &ClientConfig, settings: &Settings) -> Result<(), Failure> {
+    require_raw()?;
+    let tunnel = &client.tunnel;
+    let mut host = Host::open(&tunnel.rules.table, false).map_err(kernel)?;
+    check_device(&tunnel.outer, &host).await?;
+    let addresses = names::look_up(&client.server.host)
+        .await
+        .map_err(|e| Failure::Generic(format!("cannot look up {:?}: {e}", client.server.host)))?;
+    let Some(server) = addresses.first() else {
+        return Err(Failure::Generic("the server's name has no address".to_owned()));
+    };
+    let route_to = (tunnel.outer == Outer::Route).then_some(*server);
+    let found = host.read(tunnel.port.get(), route_to).await.map_err(kernel)?;
+    let Some(address) = outer_address(&tunnel.outer, &found) else {
+        return Err(Failure::Address("there is no local address to send from".to_owned()));
+    };
+    let memory = MemoryFile::in_directory(&settings.state_dir).load().unwrap_or_default();
+    let now = Clock::start().moment().map_err(kernel)?;
+    let outgoing = Outgoing {
+        from: SocketAddrV4::new(address, tunnel.port.get()),
+        to: SocketAddrV4::new(*server, client.server.port.get()),
+        payload: first_packet(client, &memory, &now),
+        ttl: tunnel.auth_ttl,
+    };
+    let sender = RawSender::open(tunnel.outer.device()).map_err(Failure::Sending)?;
+    sender.send(&outgoing).map_err(Failure::Sending)?;
+    tracing::info!("sent {} bytes to {}", outgoing.payload.len(), outgoing.to);
+    Ok(())
+}

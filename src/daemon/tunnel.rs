@@ -1,0 +1,474 @@
+//! The loop of a tunnel process: every event goes to the engine, and every action is done, one
+//! after the other.
+
+use std::collections::VecDeque;
+use std::future::pending;
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::UnixStream;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::{Notify, mpsc};
+use tokio::time::sleep_until;
+
+use super::clock::Clock;
+use super::control::{ControlSocket, answer};
+use super::memory::MemoryFile;
+use super::preflight::{kernel, open_host};
+use super::{Failure, Settings, names};
+use crate::auth::Reject;
+use crate::engine::config::{Host as ServerHost, Outer, Role};
+use crate::engine::host::RulesFound;
+use crate::engine::plan::Step;
+use crate::engine::{Action, Engine, Event, Report};
+use crate::kernel::{Changes, Host, Queue, Queued, RawSender, StepError};
+use crate::observe::rate::Limiter;
+use crate::observe::status::{Dropped, ProcessStatus, TunnelStatus};
+
+/// After word of a change, how long more word is waited for before the host is read.
+const SETTLE: Duration = Duration::from_millis(20);
+/// At least this much time is between two readings that changes ask for.
+const BREATHE: Duration = Duration::from_millis(200);
+/// One line per kind and interval about what repeats.
+const LOG_EVERY: Duration = Duration::from_secs(10);
+/// How often the host is read again within one event, while steps fail.
+const MAX_ROUNDS: usize = 6;
+
+/// Is a tunnel until SIGTERM or SIGINT.
+///
+/// # Errors
+/// Why it could not start, or what it could not clean up.
+pub fn run(settings: &Settings) -> Result<(), Failure> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(kernel)?
+        .block_on(serve(settings))
+}
+
+async fn serve(settings: &Settings) -> Result<(), Failure> {
+    let mut signals = Signals::catch().map_err(kernel)?;
+    let changes = Changes::open().map_err(kernel)?;
+    let mut daemon = Daemon::open(settings).await?;
+    let mut queue = match &settings.role {
+        Role::Server(server) => Some(Queue::bind(server.queue)?),
+        Role::Client(_) => None,
+    };
+    let control = open_control(settings);
+    let (mut answers, look_up_now) = keep_looking(&settings.role);
+
+    daemon.start().await?;
+    daemon.notify_ready();
+    let mut changes = Settling { changes, due: None, last: Duration::ZERO };
+    loop {
+        let deadline = daemon.clock.instant(daemon.engine.next_deadline());
+        let done = tokio::select! {
+            biased;
+            signal = signals.next() => match signal {
+                Caught::End => daemon.end().await.map(|()| true)?,
+                Caught::Reauthenticate => {
+                    look_up_now.notify_one();
+                    daemon.handle(Event::ReauthRequested).await
+                }
+                Caught::Ignored(name) => {
+                    tracing::warn!("{name} means nothing to ipipou: ignored");
+                    false
+                }
+            },
+            queued = next_queued(&mut queue) => match queued {
+                Some(Queued { from, payload }) => {
+                    daemon.handle(Event::Datagram { from, payload: &payload }).await
+                }
+                None => {
+                    let _ = daemon.end().await;
+                    return Err(Failure::Generic("the NFQUEUE broke; see above".to_owned()));
+                }
+            },
+            () = sleep_until(deadline) => daemon.handle(Event::Deadline).await,
+            Some(addresses) = answers.recv() => daemon.handle(Event::Resolved(addresses)).await,
+            () = changes.settled(daemon.clock) => daemon.read_host().await,
+            Some(stream) = next_asker(control.as_ref()) => daemon.tell(stream).await,
+        };
+        if done {
+            return Ok(());
+        }
+    }
+}
+
+/// Without a control socket a tunnel still works.
+fn open_control(settings: &Settings) -> Option<ControlSocket> {
+    ControlSocket::open(&settings.runtime_dir)
+        .inspect_err(|e| {
+            tracing::warn!(
+                "{}: {e}: `ipipou show` will not see this tunnel; see --runtime-dir",
+                settings.runtime_dir.display()
+            );
+        })
+        .ok()
+}
+
+fn keep_looking(role: &Role) -> (mpsc::Receiver<Vec<Ipv4Addr>>, Arc<Notify>) {
+    let (sender, answers) = mpsc::channel(1);
+    let now = Arc::new(Notify::new());
+    match role {
+        Role::Client(client) => match &client.server.host {
+            ServerHost::Name(name) => {
+                let (name, now) = (name.clone(), Arc::clone(&now));
+                tokio::spawn(async move { names::keep_looking(name, sender, &now).await });
+            }
+            ServerHost::Address(_) => {}
+        },
+        Role::Server(_) => {}
+    }
+    (answers, now)
+}
+
+async fn next_queued(queue: &mut Option<Queue>) -> Option<Queued> {
+    match queue {
+        Some(queue) => queue.recv().await,
+        None => pending().await,
+    }
+}
+
+async fn next_asker(control: Option<&ControlSocket>) -> Option<UnixStream> {
+    match control {
+        Some(control) => control.accept().await.ok(),
+        None => pending().await,
+    }
+}
+
+/// The signals that mean something, or at least do not end the process.
+struct Signals {
+    end: [Signal; 2],
+    reauthenticate: Signal,
+    ignored: [Signal; 2],
+}
+
+enum Caught {
+    End,
+    Reauthenticate,
+    Ignored(&'static str),
+}
+
+impl Signals {
+    fn catch() -> std::io::Result<Self> {
+        Ok(Signals {
+            end: [signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?],
+            reauthenticate: signal(SignalKind::user_defined1())?,
+            ignored: [signal(SignalKind::user_defined2())?, signal(SignalKind::hangup())?],
+        })
+    }
+
+    async fn next(&mut self) -> Caught {
+        let [terminate, interrupt] = &mut self.end;
+        let [user2, hangup] = &mut self.ignored;
+        tokio::select! {
+            _ = terminate.recv() => Caught::End,
+            _ = interrupt.recv() => Caught::End,
+            _ = self.reauthenticate.recv() => Caught::Reauthenticate,
+            _ = user2.recv() => Caught::Ignored("SIGUSR2"),
+            _ = hangup.recv() => Caught::Ignored("SIGHUP"),
+        }
+    }
+}
+
+/// Word of changes, gathered: many come at once.
+struct Settling {
+    changes: Changes,
+    due: Option<Duration>,
+    last: Duration,
+}
+
+impl Settling {
+    /// Returns when something has changed and no more word is expected. Cancel safe.
+    async fn settled(&mut self, clock: Clock) {
+        if self.due.is_none() {
+            self.changes.wait().await;
+            self.due = Some((clock.elapsed() + SETTLE).max(self.last + BREATHE));
+        }
+        if let Some(due) = self.due {
+            let due = clock.instant(due);
+            // What comes in the meantime is read with this one.
+            while tokio::time::timeout_at(due, self.changes.wait()).await.is_ok() {}
+        }
+        self.due = None;
+        self.last = clock.elapsed();
+    }
+}
+
+struct Daemon<'a> {
+    settings: &'a Settings,
+    clock: Clock,
+    engine: Engine,
+    host: Host,
+    sender: RawSender,
+    memory: MemoryFile,
+    rejections: Limiter<Reject>,
+    failures: Limiter<String>,
+    /// The first failure counts until the tunnel has been set up once.
+    starting: Option<Option<Failure>>,
+    adopted: bool,
+    rules: &'static str,
+}
+
+impl<'a> Daemon<'a> {
+    async fn open(settings: &'a Settings) -> Result<Self, Failure> {
+        let clock = Clock::start();
+        let host = open_host(settings).await?;
+        let tunnel = settings.tunnel();
+        let sender = RawSender::open(tunnel.outer.device()).map_err(Failure::Sending)?;
+        let file = MemoryFile::in_directory(&settings.state_dir);
+        let memory = file.load().unwrap_or_else(|e| {
+            tracing::warn!(
+                "{}: {e}: packets that were accepted before may be accepted once more",
+                file.path().display()
+            );
+            crate::engine::Memory::default()
+        });
+        let now = clock.moment().map_err(kernel)?;
+        Ok(Daemon {
+            settings,
+            clock,
+            engine: Engine::new(settings.role.clone(), memory, &now),
+            host,
+            sender,
+            memory: file,
+            rejections: Limiter::new(LOG_EVERY),
+            failures: Limiter::new(LOG_EVERY),
+            starting: Some(None),
+            adopted: false,
+            rules: "missing",
+        })
+    }
+
+    /// Makes the host as it should be for the first time.
+    async fn start(&mut self) -> Result<(), Failure> {
+        self.read_host().await;
+        let Some(Some(failure)) = self.starting.take() else { return Ok(()) };
+        // A tunnel that was running before us is better left than taken away.
+        if !self.adopted {
+            let _ = self.end().await;
+        }
+        Err(failure)
+    }
+
+    /// Removes everything of ours.
+    async fn end(&mut self) -> Result<(), Failure> {
+        let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+        let found = self.read().await.map_err(kernel)?;
+        let mut actions = Vec::new();
+        let now = self.clock.moment().map_err(kernel)?;
+        self.engine.handle(Event::Shutdown(found), &now, &mut actions);
+        let mut failed = 0;
+        for action in actions {
+            let Action::Apply(step) = action else { continue };
+            tracing::debug!("{step}");
+            if let Err(error) = self.host.apply(&step).await {
+                tracing::error!("cannot {step}: {error}");
+                failed += 1;
+            }
+        }
+        match failed {
+            0 => Ok(()),
+            _ => Err(Failure::Cleanup(failed)),
+        }
+    }
+
+    async fn read(&mut self) -> std::io::Result<crate::engine::host::Found> {
+        let tunnel = self.settings.tunnel();
+        let route_to = match tunnel.outer {
+            Outer::Route => self.engine.server_address(),
+            Outer::Address(_) | Outer::AddressOn(..) | Outer::Device(_) => None,
+        };
+        let found = self.host.read(tunnel.port.get(), route_to).await?;
+        self.rules = match found.rules {
+            RulesFound::Missing | RulesFound::Unknown => "missing",
+            RulesFound::Intact(_) => "installed",
+            RulesFound::Unavailable => "unavailable",
+        };
+        Ok(found)
+    }
+
+    async fn read_host(&mut self) -> bool {
+        match self.read().await {
+            Ok(found) => self.handle(Event::HostRead(found)).await,
+            Err(e) => {
+                self.complain(format!("cannot read the state of the host: {e}"));
+                false
+            }
+        }
+    }
+
+    /// Hands an event to the engine and does what it says; true at the end.
+    async fn handle(&mut self, event: Event<'_>) -> bool {
+        let mut work = VecDeque::new();
+        self.feed(event, &mut work);
+        let (mut rounds, mut applied, mut failed) = (0, false, false);
+        while let Some(action) = work.pop_front() {
+            match action {
+                Action::Apply(step) if failed => tracing::trace!("not tried: {step}"),
+                Action::Apply(step) => match self.apply(&step).await {
+                    Ok(()) => applied = true,
+                    Err(taken) => {
+                        failed = true;
+                        self.feed(Event::StepFailed { step, taken }, &mut work);
+                    }
+                },
+                Action::Send(out) => {
+                    if let Err(e) = self.sender.send(&out) {
+                        self.complain(format!("cannot send to {}: {e}", out.to));
+                    }
+                }
+                Action::ReadHost if rounds < MAX_ROUNDS => {
+                    rounds += 1;
+                    (applied, failed) = (false, false);
+                    match self.read().await {
+                        Ok(found) => self.feed(Event::HostRead(found), &mut work),
+                        Err(e) => self.complain(format!("cannot read the host: {e}")),
+                    }
+                }
+                // The engine reads again by itself in a while.
+                Action::ReadHost => {}
+                Action::Remember(memory) => {
+                    if let Err(e) = self.memory.save(&memory) {
+                        let path = self.memory.path().display();
+                        self.complain(format!("{path}: {e}: a restart will forget replays"));
+                    }
+                }
+                Action::Report(report) => self.report(&report),
+                Action::Exit => return true,
+            }
+            if applied && !failed && !work.iter().any(|a| matches!(a, Action::Apply(_))) {
+                applied = false;
+                self.feed(Event::Applied, &mut work);
+            }
+        }
+        false
+    }
+
+    fn feed(&mut self, event: Event<'_>, work: &mut VecDeque<Action>) {
+        let mut actions = Vec::new();
+        match self.clock.moment() {
+            Ok(now) => self.engine.handle(event, &now, &mut actions),
+            Err(e) => tracing::error!("no random numbers: {e}"),
+        }
+        work.extend(actions);
+    }
+
+    /// Applies a step; an error tells whether the kernel said that it exists already.
+    async fn apply(&mut self, step: &Step) -> Result<(), bool> {
+        tracing::debug!("{step}");
+        let Err(error) = self.host.apply(step).await else { return Ok(()) };
+        let taken = error.is_taken();
+        let is_link = matches!(error, StepError::Link(_));
+        if taken && is_link {
+            tracing::info!("another tunnel has these addresses: using a private one");
+        } else if let Some(first @ None) = &mut self.starting {
+            *first = Some(Failure::Step { step: Box::new(step.clone()), error });
+        } else {
+            self.complain(format!("cannot {step}: {error}; trying again"));
+        }
+        Err(taken)
+    }
+
+    fn complain(&mut self, text: String) {
+        // The texts hold our own addresses and a few errors: their number is bounded.
+        if self.failures.pass(text.clone(), self.clock.elapsed()).is_some() {
+            tracing::error!("{text}");
+        }
+    }
+
+    fn report(&mut self, report: &Report) {
+        match report {
+            Report::Rejected { reason, .. } => {
+                if let Some(more) = self.rejections.pass(*reason, self.clock.elapsed()) {
+                    tracing::warn!("{report}{}", also(more));
+                }
+            }
+            Report::Adopted(_) => {
+                self.adopted = true;
+                tracing::info!("{report}");
+            }
+            Report::Repairing(_) | Report::Expired(_) | Report::OuterMissing(_) => {
+                tracing::warn!("{report}");
+            }
+            Report::ReauthIgnored => tracing::warn!("{report}"),
+            Report::Refreshed(_) | Report::Sent { .. } => tracing::debug!("{report}"),
+            Report::Arrived(_)
+            | Report::Moved { .. }
+            | Report::ServerMoved(_)
+            | Report::OuterAddress(_) => {
+                tracing::info!("{report}");
+                let _ = sd_notify::notify(&[sd_notify::NotifyState::Status(&report.to_string())]);
+            }
+        }
+    }
+
+    fn notify_ready(&self) {
+        let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+        tracing::info!("ready on {} as {}", self.settings.tunnel().port, self.role());
+    }
+
+    /// Sends the status to somebody who asked.
+    async fn tell(&mut self, stream: UnixStream) -> bool {
+        let done = self.read_host().await; // for fresh traffic counters
+        answer(stream, &self.status());
+        done
+    }
+
+    fn role(&self) -> &'static str {
+        match self.settings.role {
+            Role::Server(_) => "server",
+            Role::Client(_) => "client",
+        }
+    }
+
+    fn status(&mut self) -> ProcessStatus {
+        let dropped = self.host.rule_counters().unwrap_or_default();
+        let counters = self.engine.counters();
+        ProcessStatus {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            role: self.role().to_owned(),
+            uptime: self.clock.elapsed().as_secs(),
+            rules: self.rules.to_owned(),
+            tunnels: self.engine.status().into_iter().map(tunnel_status).collect(),
+            accepted: counters.accepted,
+            moved: counters.moved,
+            sent: counters.sent,
+            repaired: counters.repaired,
+            rejected: counters.rejected.iter().map(|(r, n)| (r.name().to_owned(), *n)).collect(),
+            dropped: dropped
+                .into_iter()
+                .map(|c| (c.name, Dropped { packets: c.packets, bytes: c.bytes }))
+                .collect(),
+        }
+    }
+}
+
+fn tunnel_status(tunnel: crate::engine::Status) -> TunnelStatus {
+    TunnelStatus {
+        interface: tunnel.device,
+        up: tunnel.up,
+        local: tunnel.outer.map(|a| a.to_string()),
+        private: tunnel.private.map(|a| a.to_string()),
+        remote: tunnel.remote.map(|a| a.to_string()),
+        admitted: tunnel.admitted,
+        inner: tunnel.inner.to_string(),
+        inner_peer: tunnel.inner_peer.to_string(),
+        last_authentication: tunnel.last_authentication,
+        rx_bytes: tunnel.traffic.rx_bytes,
+        rx_packets: tunnel.traffic.rx_packets,
+        tx_bytes: tunnel.traffic.tx_bytes,
+        tx_packets: tunnel.traffic.tx_packets,
+    }
+}
+
+/// How many lines of the kind were not logged.
+fn also(more: u64) -> String {
+    match more {
+        0 => String::new(),
+        _ => format!(" ({more} more since the last such line)"),
+    }
+}

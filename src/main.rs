@@ -1,0 +1,51 @@
+//! argv in, exit code out.
+
+use std::io::Write as _;
+use std::process::ExitCode;
+
+use ipipou::cli::{self, CliError, Invocation, LogConfig, Run};
+use ipipou::daemon::{self, Failure, Settings};
+use ipipou::observe::log;
+
+fn main() -> ExitCode {
+    let result = match cli::parse(std::env::args_os(), &|name| std::env::var_os(name)) {
+        Ok(Invocation::Keygen { labelled }) => daemon::keygen(labelled),
+        Ok(Invocation::Show { json, name, runtime_root }) => {
+            daemon::show(&runtime_root, name.as_deref(), json).map(|text| print(text.as_bytes()))
+        }
+        Ok(Invocation::Generate(document)) => cli::render(document)
+            .map(|text| print(&text))
+            .map_err(|e| Failure::Generic(e.to_string())),
+        Ok(Invocation::Reauth(run)) => daemon::reauthenticate(&prepare(*run)),
+        Ok(Invocation::Run(run)) => daemon::run(&prepare(*run)),
+        Err(CliError::Print(text)) => {
+            print(text.as_bytes());
+            Ok(())
+        }
+        Err(CliError::Usage(line)) => Err(Failure::Usage(line)),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("ipipou: {failure}");
+            ExitCode::from(failure.code())
+        }
+    }
+}
+
+/// A reader who closed the pipe has seen enough.
+fn print(text: &[u8]) {
+    let _ = std::io::stdout().write_all(text);
+}
+
+fn prepare(run: Run) -> Settings {
+    let Run { role, log, state_dir, runtime_dir, warnings } = run;
+    let LogConfig { verbosity, time, pid } = log;
+    let stream = std::env::var("JOURNAL_STREAM").ok();
+    let journal = log::stderr_is_journal(stream.as_deref());
+    log::init(verbosity, log::Format { time, pid, journal });
+    for warning in warnings {
+        tracing::warn!("{warning}");
+    }
+    Settings { role, state_dir, runtime_dir }
+}
