@@ -1,0 +1,32 @@
+#!/usr/bin/env bash
+# Installs what the tests need on a Debian 12/13 or Ubuntu machine. Changes nothing, and needs
+# neither root nor the network, when everything is already there.
+set -euo pipefail
+
+packages=(
+    # the VM bench: emulator, root file system, archives, depmod
+    qemu-system-x86 debootstrap cpio zstd kmod
+    # the network namespaces of this host: rules, captures, flows, load
+    iproute2 nftables conntrack tcpdump iperf3 iputils-ping procps util-linux
+    # the test programs
+    python3 python3-pytest python3-nacl
+)
+
+missing=()
+for package in "${packages[@]}"; do
+    status=$(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null || true)
+    [[ $status == installed ]] || missing+=("$package")
+done
+if ((${#missing[@]} == 0)); then
+    exit 0
+fi
+
+as_root=()
+if ((EUID != 0)); then
+    as_root=(sudo)
+fi
+echo "packages.sh: installing ${missing[*]}" >&2
+# A source that is none of ours may be broken; what we need decides whether this fails.
+"${as_root[@]}" apt-get update -qq || echo "packages.sh: apt-get update had errors" >&2
+"${as_root[@]}" env DEBIAN_FRONTEND=noninteractive \
+    apt-get install -y -qq --no-install-recommends "${missing[@]}"

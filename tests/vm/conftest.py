@@ -1,0 +1,34 @@
+"""Gives every test a lab of its own, and shows what its processes printed when it fails."""
+
+import pathlib
+
+import pytest
+
+import lab as laboratory
+
+SYSTEMD = pathlib.Path("/proc/1/comm").read_text() == "systemd\n"
+
+
+def pytest_ignore_collect(collection_path):
+    """test_systemd*.py run where systemd is PID 1 (run.sh --systemd), the others elsewhere."""
+    name = collection_path.name
+    return name.startswith("test_") and name.startswith("test_systemd") != SYSTEMD or None
+
+
+@pytest.fixture(scope="session", autouse=True)
+def modules():
+    laboratory.preload_modules()
+
+
+@pytest.fixture
+def lab(tmp_path):
+    with laboratory.Lab(tmp_path) as made:
+        yield made
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item, call):
+    report = (yield).get_result()
+    if report.failed and "lab" in getattr(item, "funcargs", {}):
+        for title, text in item.funcargs["lab"].logs():
+            report.sections.append((title, text))
