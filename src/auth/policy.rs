@@ -102,13 +102,16 @@ fn check_token(token: &Token, payload: &[u8]) -> Result<(), Reject> {
 
 impl Verifier {
     /// # Errors
-    /// When the 32 bytes are no point of the curve.
+    /// When the 32 bytes are no point of the curve, or one of small order.
     pub fn new(
         public: &[u8; 32],
         secret: SharedSecret,
         max_discrepancy: Option<Duration>,
     ) -> Result<Self, KeyError> {
         let key = VerifyingKey::from_bytes(public).map_err(|_| KeyError::NotAPoint)?;
+        if key.is_weak() {
+            return Err(KeyError::Weak);
+        }
         Ok(Verifier { key, secret, max_discrepancy })
     }
 

@@ -80,6 +80,8 @@ pub enum KeyError {
     Length(usize),
     #[error("not a point of the curve, so no ed25519 public key")]
     NotAPoint,
+    #[error("a weak key: any signature would hold, or none")]
+    Weak,
 }
 
 /// Reads the base64 form of 32 key bytes: a private seed or a public key (RFC 8032).

@@ -9,7 +9,7 @@
 //! one line, say where and what to do, and never repeat a secret.
 
 mod complaint;
-mod conf;
+pub mod conf;
 mod conf_file;
 mod defaults;
 mod document;
@@ -63,7 +63,7 @@ pub struct Run {
 /// How to log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LogConfig {
-    /// Errors only at 0, then warnings, information, debugging, everything.
+    /// Warnings and errors at 0, then what happens, every packet, everything.
     pub verbosity: u8,
     /// Whether lines begin with the time.
     pub time: bool,

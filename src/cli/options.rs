@@ -110,7 +110,7 @@ pub struct Options {
     pub auth_packet_ttl: Option<NonZeroU8>,
 
     /// Our end as [IP][:PORT][@DEV], any part of it; wins over the single options. @DEV without IP
-    /// means the first IPv4 address of DEV
+    /// means the first IPv4 address of DEV; @auto, on a client, the address of the route to the server
     #[arg(short = 'b', long, value_name = "LOCAL", value_parser = endpoint::local,
           help_heading = "Outer packets")]
     pub fou_local: Option<LocalEnd>,
@@ -216,7 +216,7 @@ pub struct Options {
     #[arg(long, help_heading = "Netfilter")]
     pub no_nft_counter: bool,
 
-    /// Log more than errors: -v warnings too, -vv what happens too, -vvv every packet too
+    /// Log more than warnings: -v what happens too, -vv every packet too, -vvv all there is
     #[arg(short = 'v', action = ArgAction::Count, help_heading = "Logging")]
     pub verbose: u8,
     /// Added to the number of -v
@@ -237,7 +237,7 @@ pub struct Options {
     /// Where the tunnel's replay memory is kept [default: $STATE_DIRECTORY, otherwise
     /// /var/lib/ipipou/TUNL_DEV]
     #[arg(long, value_name = "DIR", value_parser = value::directory, help_heading = "Files")]
-    pub state_dir: Option<PathBuf>,
+    pub memory_dir: Option<PathBuf>,
     /// Where the tunnel's control socket is [default: $RUNTIME_DIRECTORY, otherwise
     /// /run/ipipou/TUNL_DEV]
     #[arg(long, value_name = "DIR", value_parser = value::directory, help_heading = "Files")]

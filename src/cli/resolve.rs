@@ -36,6 +36,8 @@ pub enum UsageError {
          `ipipou -h` shows examples"
     )]
     NoLocalEnd,
+    #[error("-b @auto: a server has no route to follow, give -b @DEV or -b IP")]
+    AutoOnServer,
     #[error("a client needs its server's address: give -r HOST:PORT (or --fou-remote-ip)")]
     NoServer,
     #[error("a client needs its server's port: give -r HOST:PORT (or --fou-remote-port)")]
@@ -77,7 +79,7 @@ pub fn resolve(options: &Options, directories: &Directories) -> Result<Run, Usag
         Role::Client(client) => &client.tunnel.device,
     };
     let below = |root: &str| PathBuf::from(root).join(device.as_str());
-    let state_dir = options.state_dir.clone().or(directories.state.clone());
+    let state_dir = options.memory_dir.clone().or(directories.state.clone());
     let runtime_dir = options.runtime_dir.clone().or(directories.runtime.clone());
     Ok(Run {
         log: log(options),
@@ -144,14 +146,19 @@ fn client(
     })
 }
 
+/// In place of an interface: the address that the route to the server has.
+const AUTO: &str = "auto";
+
 /// Our end; parts of `--fou-local` go before the single options.
 fn outer(options: &Options) -> Result<Outer, UsageError> {
     let given = options.fou_local.clone().unwrap_or_default();
     let ip = given.ip.or(options.fou_local_ip);
     match (ip, given.device.or_else(|| options.fou_dev.clone())) {
-        (Some(ip), Some(device)) => Ok(Outer::AddressOn(ip, device)),
-        (Some(ip), None) => Ok(Outer::Address(ip)),
-        (None, Some(device)) => Ok(Outer::Device(device)),
+        (Some(ip), Some(device)) if device.as_str() != AUTO => Ok(Outer::AddressOn(ip, device)),
+        (Some(ip), Some(_) | None) => Ok(Outer::Address(ip)),
+        (None, Some(device)) if device.as_str() != AUTO => Ok(Outer::Device(device)),
+        (None, Some(_)) if options.server => Err(UsageError::AutoOnServer),
+        (None, Some(_)) => Ok(Outer::Route),
         (None, None) => Err(UsageError::NoLocalEnd),
     }
 }

@@ -192,7 +192,7 @@ fn key_error(error: KeyError) -> ValueError {
     match error {
         KeyError::NotBase64(_) => ValueError::NotBase64,
         KeyError::Length(n) => ValueError::KeyLength(n),
-        KeyError::NotAPoint => ValueError::NotAPublicKey,
+        KeyError::NotAPoint | KeyError::Weak => ValueError::NotAPublicKey,
     }
 }
 

@@ -6,9 +6,6 @@ pub mod host;
 mod peer;
 pub mod plan;
 
-#[cfg(test)]
-mod tests;
-
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::{Ipv4Addr, SocketAddrV4};
@@ -17,9 +14,7 @@ use std::time::Duration;
 use crate::auth::{Proof, Reject};
 use crate::wire::auth_packet::{AUTH_PACKET_LEN, SALT_LEN};
 use config::{ClientConfig, Outer, PrivateAddress, Role, TunnelConfig};
-use host::{
-    Admitted, Encapsulation, Found, InterfaceKind, IpipLink, Listener, RulesFound, Traffic,
-};
+use host::{Admitted, Encapsulation, Found, InterfaceKind, IpipLink, Listener, Traffic};
 pub use peer::Memory;
 use peer::{Accepted, End, Peer, RemoteClient, RemoteServer};
 use plan::{Control, ControlShape, Owned, RuleSpec, Step, Wanted, WantedLink};
@@ -290,8 +285,6 @@ impl Engine {
 
     /// Takes over what an earlier process of this tunnel left running.
     fn adopt(&mut self, found: &Found, now: &Moment, actions: &mut Vec<Action>) {
-        let rules = matches!(found.rules, RulesFound::Unknown | RulesFound::Intact(_));
-        let mut ours = rules;
         for peer in &mut self.peers {
             let Some(interface) = found.interface(&peer.tunnel.device) else { continue };
             let InterfaceKind::Ipip(link) = interface.kind else { continue };
@@ -302,7 +295,6 @@ impl Engine {
             if source_port != peer.tunnel.port.get() {
                 continue;
             }
-            ours = true;
             let remote = SocketAddrV4::new(link.remote, destination_port);
             match &mut peer.end {
                 End::Client(client) => client.adopt(remote, &self.memory, now),
@@ -310,17 +302,18 @@ impl Engine {
             }
             actions.push(Action::Report(Report::Adopted(remote)));
         }
-        self.owned.rules = true; // the table is ours by its name
-        if ours {
-            let port = self.peers[0].tunnel.port.get();
-            self.owned.listeners.extend(found.listeners.iter().filter(|l| l.port == port));
-            for peer in &self.peers {
-                let private = peer.tunnel.private.address();
-                if found.addresses.iter().any(|a| {
-                    a.local == private && Some(a.interface) == found.loopback() && a.prefix == 32
-                }) {
-                    self.owned.private.insert(private);
-                }
+        // Whatever else was lost, by these marks ours is known: the table's name; a listener on our
+        // port that is bound to an address; our private address as /32 of the loopback interface.
+        self.owned.rules = true;
+        let port = self.peers[0].tunnel.port.get();
+        let bound = found.listeners.iter().filter(|l| l.port == port && l.local.is_some());
+        self.owned.listeners.extend(bound);
+        for peer in &self.peers {
+            let private = peer.tunnel.private.address();
+            if found.addresses.iter().any(|a| {
+                a.local == private && Some(a.interface) == found.loopback() && a.prefix == 32
+            }) {
+                self.owned.private.insert(private);
             }
         }
     }

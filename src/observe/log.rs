@@ -21,8 +21,8 @@ pub struct Format {
     pub journal: bool,
 }
 
-/// Sends log lines to standard error: warnings at verbosity 0, then information, debugging,
-/// everything. Only the first call has an effect.
+/// Sends log lines to standard error: warnings and errors at verbosity 0, then what happens, every
+/// packet, everything. Only the first call has an effect.
 pub fn init(verbosity: u8, format: Format) {
     let level = match verbosity {
         0 => Level::WARN,

@@ -153,7 +153,7 @@ fn logging_and_directories() {
     let args = |line: &str| line.split(' ').map(OsString::from).collect::<Vec<_>>();
     for (line, state, runtime) in [
         ("ipipou -s -b @eth0", "/s/one", "/r"),
-        ("ipipou -s -b @eth0 --state-dir x --runtime-dir /y", "x", "/y"),
+        ("ipipou -s -b @eth0 --memory-dir x --runtime-dir /y", "x", "/y"),
     ] {
         let Ok(Invocation::Run(run)) = cli::parse(args(line), &env) else { panic!("{line}") };
         assert_eq!(
@@ -206,4 +206,44 @@ fn what_is_risky_is_warned_about() {
     }
     let quiet = format!("{SERVER} --auth-remote-pubkey-b64 {PUBLIC} --auth-secret s");
     assert_eq!(run(&quiet).warnings, Vec::<String>::new());
+}
+
+/// The options of the first `ipipou`. argparse takes any prefix of them that is unambiguous among
+/// them, and scripts use such prefixes: an option added since must not take one away.
+const FIRST_OPTIONS: &str = "version config verb client server number queue-number \
+    auth-by-remote-ip auth-by-remote-port auth-token auth-token-b64 auth-key-b64 \
+    auth-remote-pubkey-b64 auth-key-type auth-secret auth-keygen auth-max-time-discrepancy \
+    fou-local fou-local-ip fou-local-ip-alt force-fou-local-ip-alt fou-local-port fou-remote \
+    fou-remote-ip fou-remote-port fou-dev tunl-dev tunl-ip tunl-peer-ip nfq-max-len encap-csum \
+    no-encap-csum no-nft-counter nft-table reauth-only auth-packet-ttl auth-lifetime keepalive \
+    reply-on-auth-ok no-log-time no-log-pid help";
+
+#[test]
+fn every_prefix_that_was_unambiguous_still_is() {
+    let first: Vec<_> = FIRST_OPTIONS.split_whitespace().collect();
+    for option in &first {
+        for end in 1..option.len() {
+            let prefix = &option[..end];
+            if first.iter().filter(|other| other.starts_with(prefix)).count() > 1 {
+                continue;
+            }
+            // With a value that no option takes, and none where none is allowed: whatever is said
+            // must be about this option.
+            if let Err(CliError::Usage(line)) = parse([format!("--{prefix}=\u{1}")]) {
+                assert!(
+                    !line.contains("ambiguous") && !line.contains("is no option"),
+                    "--{prefix} for --{option}: {line}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn auto_follows_the_route_on_a_client_only() {
+    let run = run("-b :10007@auto -r 203.0.113.1:10000 --tunl-ip 172.28.0.1");
+    let Role::Client(client) = run.role else { panic!("a server") };
+    assert_eq!(client.tunnel.outer, Outer::Route);
+    assert_eq!(client.tunnel.port.get(), 10007);
+    assert!(usage(["-s", "-b", "@auto"]).contains("-b @auto"));
 }

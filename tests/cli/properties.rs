@@ -44,7 +44,7 @@ fn valid_option() -> impl Strategy<Value = (&'static str, Option<String>)> {
         ("rp-filter", "loose"),
         ("verb", "3"),
         ("auth-packet-ttl", "9"),
-        ("state-dir", "/s t"),
+        ("memory-dir", "/s t"),
     ]);
     let text = "[^\n\r]{1,20}";
     prop_oneof![

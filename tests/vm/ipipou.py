@@ -1,6 +1,10 @@
 """Starting ipipou in the hosts of a lab."""
 
 import json
+import re
+import signal
+
+from lab import await_
 
 SERVER, CLIENT, STRANGER = "203.0.113.1", "203.0.113.2", "203.0.113.66"
 SECRET = "topsecret"
@@ -16,14 +20,15 @@ class Keys:
 class Tunnel:
     """One running end of a tunnel, with directories of its own."""
 
-    def __init__(self, host, *options, number=0, ready=True, name=None):
+    def __init__(self, host, *options, number=0, ready=True, name=None, prefix=()):
+        """`prefix` is a command that the program is started by."""
         self.host, self.number = host, number
         self.dev = f"ipipou{number}"
         self.root = host.lab.directory / f"run-{host.name}"
         self.directory = self.root / (name or self.dev)
         self.state = host.lab.directory / f"state-{host.name}" / (name or self.dev)
-        self.argv = ["ipipou", "-vvv", f"-n{number}", "--runtime-dir", self.directory]
-        self.argv += ["--state-dir", self.state, *options]
+        self.argv = [*prefix, "ipipou", "-vvv", f"-n{number}", "--runtime-dir", self.directory]
+        self.argv += ["--memory-dir", self.state, *options]
         self.process = None
         self.start(ready)
 
@@ -43,6 +48,37 @@ class Tunnel:
     def await_log(self, pattern, timeout=10):
         return self.process.await_output(pattern, timeout)
 
+    def await_accepted(self, count):
+        """Waits until `count` authentication packets were accepted, and fails at more."""
+        await_(lambda: self.show()["accepted"] >= count, what=f"{count} accepted")
+        assert self.show()["accepted"] == count
+
+    def await_rejected(self, **counts):
+        """Waits until exactly so many packets were refused, by reason."""
+        total = sum(counts.values())
+        await_(lambda: sum(self.show()["rejected"].values()) >= total, what=f"{counts} refused")
+        assert self.show()["rejected"] == counts
+
+    def await_local(self, address):
+        """Waits until the tunnel starts at this local address."""
+        await_(lambda: (self.tunnel() or {}).get("local") == address, what=f"local {address}")
+
+    def admitted(self):
+        """What nft says is let in: {"address:port": private local address or None}."""
+        table = self.host.run(f"nft list table ip ipipou-{self.number}")
+        sets = {}
+        for name in ("remotes", "privates"):
+            body = re.search(rf"(?:set|map) {name} {{.*?\n\t}}", table, re.DOTALL)[0]
+            sets |= {
+                f"{address}:{port}": private or None
+                for address, port, private in re.findall(r"([\d.]+) \. (\d+)(?: : ([\d.]+))?", body)
+            }
+        return sets
+
+    def reauthenticate(self):
+        """SIGUSR1."""
+        self.process.send_signal(signal.SIGUSR1)
+
 
 def server(host, *options, device="eth0", keys=None, number=0, **more):
     proof = ["--auth-remote-pubkey-b64", keys.public, "--auth-secret", SECRET] if keys else []
@@ -56,3 +92,48 @@ def client(host, *options, remote=None, device="eth0", keys=None, number=0, peer
     inner = ["--tunl-ip", f"172.28.0.{2 * peer + 1}"]
     place = ["-b", f"@{device}", "-r", remote]
     return Tunnel(host, "-c", *place, *inner, *proof, *options, number=number, **more)
+
+
+def neighbours(lab):
+    """A server and a client on one network."""
+    server, client = lab.host("server"), lab.host("client")
+    lab.link(server, "eth0", f"{SERVER}/24", client, "eth0", f"{CLIENT}/24")
+    return server, client
+
+
+def reach_each_other(server, client, peer=0):
+    """Pings through the tunnel, both ways."""
+    near, far = f"172.28.0.{2 * peer}", f"172.28.0.{2 * peer + 1}"
+    assert client.ping(near, count=2, source=far).received == 2
+    assert server.ping(far, count=2, source=near).received == 2
+
+
+class Lan:
+    """A server and a client on one network; its switch is a host itself, the stranger."""
+
+    def __init__(self, lab):
+        self.server, self.client = lab.host("server"), lab.host("client")
+        self.stranger = lab.host("stranger")
+        self.stranger.batch(
+            "link add br0 type bridge", f"addr add {STRANGER}/24 dev br0", "link set br0 up"
+        )
+        self.plug(self.server)
+        self.plug(self.client)
+
+    def plug(self, host):
+        """A cable from the host's eth0 to the switch; `ip link del eth0` pulls it out."""
+        address = {"server": SERVER, "client": CLIENT}[host.name]
+        port = f"to-{host.name}"
+        self.stranger.batch(
+            f"link add {port} master br0 type veth peer name eth0 netns {host.netns}",
+            f"link set {port} up",
+        )
+        host.batch(f"addr add {address}/24 dev eth0", "link set eth0 up")
+
+    def connect(self, *options, keys=None):
+        """Starts both ends with the same options; the tunnel is up."""
+        self.keys = keys or Keys(self.server)
+        self.near = server(self.server, *options, keys=self.keys)
+        self.far = client(self.client, *options, keys=self.keys)
+        self.near.await_log("tunnel up")
+        return self

@@ -1,0 +1,170 @@
+//! Keys, tokens and packets, byte for byte with the first `ipipou` (tests/data, made with PyNaCl).
+
+use std::net::SocketAddrV4;
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use ipipou::auth::{
+    Policy, Proof, Reject, ReplayMemory, SharedSecret, Signer, Token, Verifier, generate_seed,
+    parse_key,
+};
+use proptest::prelude::*;
+
+#[derive(serde::Deserialize)]
+struct Vectors {
+    vectors: Vec<Vector>,
+}
+
+#[derive(serde::Deserialize)]
+struct Vector {
+    name: String,
+    private_b64: String,
+    public_b64: String,
+    secret_utf8: String,
+    seconds: u64,
+    salt_hex: String,
+    tail_hex: String,
+    payload_hex: String,
+}
+
+fn vectors() -> Vec<Vector> {
+    let text = include_str!("data/auth-vectors.json");
+    serde_json::from_str::<Vectors>(text).unwrap().vectors
+}
+
+fn hex(text: &str) -> Vec<u8> {
+    let byte = |i| u8::from_str_radix(&text[i..i + 2], 16).unwrap();
+    (0..text.len()).step_by(2).map(byte).collect()
+}
+
+fn secret(text: &str) -> SharedSecret {
+    SharedSecret::new(text.as_bytes().to_vec())
+}
+
+fn from() -> SocketAddrV4 {
+    "192.0.2.1:10000".parse().unwrap()
+}
+
+fn policy(proof: Proof) -> Policy {
+    Policy { remote_ip: None, remote_port: None, proof }
+}
+
+impl Vector {
+    fn policy(&self, max_discrepancy: Option<Duration>) -> Policy {
+        let public = parse_key(&self.public_b64).unwrap();
+        let verifier = Verifier::new(&public, secret(&self.secret_utf8), max_discrepancy);
+        policy(Proof::Key(verifier.unwrap()))
+    }
+}
+
+#[test]
+fn packets_are_signed_as_before() {
+    for vector in vectors() {
+        let seed = parse_key(&vector.private_b64).unwrap();
+        let signer = Signer::new(&seed, secret(&vector.secret_utf8));
+        assert_eq!(STANDARD.encode(signer.public()), vector.public_b64, "{}", vector.name);
+        if vector.tail_hex.is_empty() {
+            let salt = hex(&vector.salt_hex).try_into().unwrap();
+            let packet = signer.packet(vector.seconds, salt);
+            assert_eq!(packet, hex(&vector.payload_hex), "{}", vector.name);
+        }
+    }
+}
+
+#[test]
+fn packets_are_verified_as_before_also_with_a_tail() {
+    for vector in vectors() {
+        let payload = hex(&vector.payload_hex);
+        let mut seen = ReplayMemory::default();
+        let check = |payload: &[u8], seen: &mut ReplayMemory| {
+            vector.policy(None).check(from(), payload, 0, seen)
+        };
+        assert_eq!(check(&payload, &mut seen), Ok(()), "{}", vector.name);
+        assert_eq!(check(&payload, &mut seen), Err(Reject::Replayed), "{}", vector.name);
+        for i in 0..payload.len() {
+            let mut bent = payload.clone();
+            bent[i] ^= 0x10;
+            let result = check(&bent, &mut ReplayMemory::default());
+            assert_eq!(result, Err(Reject::WrongSignature), "{} byte {i}", vector.name);
+        }
+    }
+}
+
+#[test]
+fn clocks_may_differ_as_far_as_allowed() {
+    let vector = &vectors()[0];
+    let payload = hex(&vector.payload_hex);
+    let check = |unix| {
+        let policy = vector.policy(Some(Duration::from_secs(60)));
+        policy.check(from(), &payload, unix, &mut ReplayMemory::default())
+    };
+    assert_eq!(check(vector.seconds - 60), Ok(()));
+    assert_eq!(check(vector.seconds + 60), Ok(()));
+    assert_eq!(check(vector.seconds - 61), Err(Reject::ClockDiffers));
+    assert_eq!(check(vector.seconds + 61), Err(Reject::ClockDiffers));
+}
+
+#[test]
+fn what_was_refused_is_not_remembered() {
+    let vector = &vectors()[0];
+    let mut seen = ReplayMemory::default();
+    let mut forged = hex(&vector.payload_hex);
+    forged[68] = 0xff; // a later time, which the key did not sign
+    assert!(vector.policy(None).check(from(), &forged, 0, &mut seen).is_err());
+    assert_eq!(seen, ReplayMemory::default());
+}
+
+#[test]
+fn the_source_is_checked_first() {
+    let token = || Proof::Token(Token::new(b"hello".to_vec()).unwrap());
+    let mut seen = ReplayMemory::default();
+    let mut check = |policy: Policy, payload: &[u8]| policy.check(from(), payload, 0, &mut seen);
+    assert_eq!(check(policy(token()), b"hello"), Ok(()));
+    assert_eq!(check(policy(token()), b"hello "), Err(Reject::WrongToken));
+    assert_eq!(check(policy(token()), b""), Err(Reject::Empty));
+    let ip = Policy { remote_ip: "192.0.2.2".parse().ok(), ..policy(token()) };
+    assert_eq!(check(ip, b"hello"), Err(Reject::WrongIp));
+    let port = Policy { remote_port: Some(1), ..policy(token()) };
+    assert_eq!(check(port, b"hello"), Err(Reject::WrongPort));
+    assert_eq!(check(policy(Proof::Nothing), b"anything"), Ok(()));
+}
+
+#[test]
+fn keys_are_checked() {
+    let (private, public) = generate_seed(&[9; 32]);
+    assert!(parse_key(&private).is_ok() && parse_key(&public).is_ok());
+    assert!(parse_key("!").is_err() && parse_key("AAAA").is_err());
+    // The identity is a point of the curve; under it, anybody's signature would hold.
+    assert!(Verifier::new(&[0; 32], secret(""), None).is_err());
+    let mut identity = [0; 32];
+    identity[0] = 1;
+    assert!(Verifier::new(&identity, secret(""), None).is_err());
+}
+
+#[test]
+fn secrets_are_not_printed() {
+    let token = Token::new(b"hunter2".to_vec()).unwrap();
+    let signer = Signer::new(&[7; 32], secret("hunter2"));
+    for text in [format!("{token:?}"), format!("{signer:?}"), format!("{:?}", secret("hunter2"))] {
+        assert!(!text.contains("hunter2") && !text.contains("104, 117"), "{text}");
+    }
+}
+
+proptest! {
+    #[test]
+    fn no_packet_that_was_not_signed_passes(payload in proptest::collection::vec(any::<u8>(), 0..700)) {
+        let vector = &vectors()[0];
+        let mut seen = ReplayMemory::default();
+        prop_assert!(vector.policy(None).check(from(), &payload, 0, &mut seen).is_err());
+    }
+
+    #[test]
+    fn a_control_packet_is_no_ip_packet(seed: [u8; 32], seconds in 0..1u64 << 40, salts: [[u8; 4]; 16]) {
+        let signer = Signer::new(&seed, secret("s"));
+        let good = salts.iter().any(|salt| signer.packet(seconds, *salt)[0] >= 0x80);
+        let packet = signer.control_packet(seconds, salts);
+        prop_assert_eq!(packet.len(), 73);
+        prop_assert_eq!(packet[0] >= 0x80, good);
+    }
+}

@@ -1,0 +1,200 @@
+//! The engine against a played host: single situations, and random ones.
+
+#[path = "engine/host.rs"]
+mod host;
+#[path = "engine/random.rs"]
+mod random;
+#[path = "engine/situations.rs"]
+mod situations;
+
+use std::collections::VecDeque;
+use std::net::SocketAddrV4;
+use std::time::Duration;
+
+use host::PlayedHost;
+use ipipou::auth::{Credential, Policy, Proof, SharedSecret, Signer, Verifier};
+use ipipou::engine::config::{
+    ClientConfig, Host, Outer, PrivateAddress, QueueConfig, Reply, Role, RulesConfig, ServerConfig,
+    ServerName, SourceCheck, TunnelConfig,
+};
+use ipipou::engine::{Action, Engine, Event, Memory, Moment, Outgoing, Report};
+
+/// Unix time at the start of every play.
+const START: u64 = 1_700_000_000;
+
+fn signer() -> Signer {
+    Signer::new(&[7; 32], SharedSecret::new(b"secret".to_vec()))
+}
+
+fn tunnel() -> TunnelConfig {
+    TunnelConfig {
+        device: "ipipou0".parse().unwrap(),
+        inner: "172.28.0.0".parse().unwrap(),
+        inner_peer: "172.28.0.1".parse().unwrap(),
+        outer: Outer::Device("eth0".parse().unwrap()),
+        port: 10000.try_into().unwrap(),
+        private: PrivateAddress::WhenTaken("172.29.0.0".parse().unwrap()),
+        checksum: None,
+        source_check: SourceCheck::Strict,
+        auth_ttl: None,
+        rules: RulesConfig { table: "ipipou-0".to_owned(), counters: true },
+    }
+}
+
+fn server(lifetime: Option<Duration>) -> ServerConfig {
+    let secret = SharedSecret::new(b"secret".to_vec());
+    let verifier = Verifier::new(&signer().public(), secret, None).unwrap();
+    ServerConfig {
+        tunnel: tunnel(),
+        queue: QueueConfig { number: 0, max_len: 24 },
+        policy: Policy { remote_ip: None, remote_port: None, proof: Proof::Key(verifier) },
+        lifetime,
+        reply: Reply::Silent,
+    }
+}
+
+fn client(host: Host, keepalive: Option<Duration>) -> ClientConfig {
+    ClientConfig {
+        tunnel: tunnel(),
+        server: ServerName { host, port: 10000.try_into().unwrap() },
+        credential: Credential::Key(signer()),
+        keepalive,
+    }
+}
+
+/// One process of ours on a played host, with a clock that a test turns.
+struct Play {
+    engine: Engine,
+    host: PlayedHost,
+    now: Duration,
+    /// Grows with every moment: no salt comes twice.
+    drawn: u64,
+    /// What the wall clock is off by.
+    skew: i64,
+    sent: Vec<Outgoing>,
+    reports: Vec<Report>,
+    /// What was written to disk last.
+    memory: Memory,
+    applied: Vec<String>,
+}
+
+impl Play {
+    fn start(role: Role, host: PlayedHost, memory: Memory) -> Self {
+        let at_start = moment(Duration::ZERO, 0, 0);
+        let engine = Engine::new(role, memory.clone(), &at_start);
+        let mut play = Play {
+            engine,
+            host,
+            now: Duration::ZERO,
+            drawn: 0,
+            skew: 0,
+            sent: Vec::new(),
+            reports: Vec::new(),
+            memory,
+            applied: Vec::new(),
+        };
+        play.read();
+        play
+    }
+
+    fn moment(&mut self) -> Moment {
+        self.drawn += 1;
+        moment(self.now, self.skew, self.drawn)
+    }
+
+    /// As the daemon does: the steps of a batch in order, then read the host, until all is quiet.
+    fn handle(&mut self, event: Event<'_>) -> bool {
+        let mut work = VecDeque::new();
+        self.feed(event, &mut work);
+        let (mut applied, mut failed) = (false, false);
+        for _ in 0..1000 {
+            match work.pop_front() {
+                None => return false,
+                Some(Action::Exit) => return true,
+                Some(Action::Apply(_)) if failed => {}
+                Some(Action::Apply(step)) => {
+                    self.applied.push(step.to_string());
+                    match self.host.apply(&step) {
+                        Ok(()) => applied = true,
+                        Err(host::Taken) => {
+                            failed = true;
+                            self.feed(Event::StepFailed { step, taken: true }, &mut work);
+                        }
+                    }
+                }
+                Some(Action::Send(out)) => self.sent.push(out),
+                Some(Action::ReadHost) => {
+                    (applied, failed) = (false, false);
+                    let found = self.host.found.clone();
+                    self.feed(Event::HostRead(found), &mut work);
+                }
+                Some(Action::Remember(memory)) => self.memory = memory,
+                Some(Action::Report(report)) => self.reports.push(report),
+            }
+            if applied && !failed && !work.iter().any(|a| matches!(a, Action::Apply(_))) {
+                applied = false;
+                self.feed(Event::Applied, &mut work);
+            }
+        }
+        panic!(
+            "the engine finds no rest; last steps: {:?}",
+            &self.applied[self.applied.len() - 9..]
+        );
+    }
+
+    fn feed(&mut self, event: Event<'_>, work: &mut VecDeque<Action>) {
+        let now = self.moment();
+        let mut actions = Vec::new();
+        self.engine.handle(event, &now, &mut actions);
+        work.extend(actions);
+    }
+
+    fn read(&mut self) {
+        let found = self.host.found.clone();
+        self.handle(Event::HostRead(found));
+    }
+
+    /// Turns the clock, and fires every deadline on the way.
+    fn pass(&mut self, time: Duration) {
+        let end = self.now + time;
+        while self.engine.next_deadline() <= end {
+            self.now = self.now.max(self.engine.next_deadline());
+            self.handle(Event::Deadline);
+        }
+        self.now = end;
+    }
+
+    fn receive(&mut self, from: SocketAddrV4, payload: &[u8]) {
+        self.handle(Event::Datagram { from, payload });
+    }
+
+    /// A packet that the client's key signs now.
+    fn proof(&mut self) -> Vec<u8> {
+        let now = self.moment();
+        signer().packet(now.unix, *now.random.first_chunk().unwrap())
+    }
+
+    fn end(&mut self) {
+        let found = self.host.found.clone();
+        assert!(self.handle(Event::Shutdown(found)));
+    }
+
+    fn rejected(&self) -> u64 {
+        self.engine.counters().rejected.values().sum()
+    }
+}
+
+fn moment(now: Duration, skew: i64, drawn: u64) -> Moment {
+    let mut random = [0; 64];
+    for (i, chunk) in random.chunks_mut(8).enumerate() {
+        chunk.copy_from_slice(
+            &(drawn * 8 + i as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15).to_le_bytes(),
+        );
+    }
+    let unix = (START + now.as_secs()).saturating_add_signed(skew);
+    Moment { monotonic: now, unix, random }
+}
+
+fn at(text: &str) -> SocketAddrV4 {
+    text.parse().unwrap()
+}

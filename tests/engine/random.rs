@@ -1,0 +1,206 @@
+//! Random events in any order: what must hold whatever happens.
+
+use std::collections::BTreeSet;
+use std::net::Ipv4Addr;
+
+use ipipou::engine::host::RulesFound;
+use ipipou::engine::plan::{self, Owned};
+use proptest::prelude::*;
+
+use super::host::{ETH0, OUTER, STRANGER};
+use super::*;
+
+#[derive(Debug, Clone)]
+enum Happening {
+    /// A valid packet from one of a few sources.
+    Proof(u8),
+    /// The last valid packet once more.
+    Replay(u8),
+    Garbage(u8, Vec<u8>),
+    FlushRules,
+    FlushAdmitted,
+    DeleteLink,
+    DeleteListeners,
+    FlushAddresses,
+    LinkDown,
+    OuterAddressGoes,
+    OuterAddressComes(u8),
+    PairIsTaken(u8),
+    PairIsFree,
+    Read,
+    Pass(u16),
+    Reauth,
+    KilledAndStarted,
+}
+
+fn happening() -> impl Strategy<Value = Happening> {
+    use Happening::*;
+    prop_oneof![
+        4 => (0..4u8).prop_map(Proof),
+        2 => (0..4u8).prop_map(Replay),
+        2 => (0..4u8, proptest::collection::vec(any::<u8>(), 0..200))
+            .prop_map(|(from, bytes)| Garbage(from, bytes)),
+        1 => Just(FlushRules),
+        1 => Just(FlushAdmitted),
+        1 => Just(DeleteLink),
+        1 => Just(DeleteListeners),
+        1 => Just(FlushAddresses),
+        1 => Just(LinkDown),
+        1 => Just(OuterAddressGoes),
+        2 => (0..3u8).prop_map(OuterAddressComes),
+        1 => (0..4u8).prop_map(PairIsTaken),
+        1 => Just(PairIsFree),
+        3 => Just(Read),
+        2 => (0..30u16).prop_map(Pass),
+        1 => Just(Reauth),
+        1 => Just(KilledAndStarted),
+    ]
+}
+
+fn source(i: u8) -> SocketAddrV4 {
+    // Two ports of one address, as behind a NAT, and two more addresses.
+    [at("198.51.100.7:4500"), at("198.51.100.7:4501"), at("198.51.100.8:1"), at("192.0.2.1:65535")]
+        [usize::from(i)]
+}
+
+fn outer(i: u8) -> Ipv4Addr {
+    [OUTER, Ipv4Addr::new(203, 0, 113, 2), Ipv4Addr::new(203, 0, 113, 3)][usize::from(i)]
+}
+
+/// Plays it all to a server and checks after every event.
+fn play_all(happenings: Vec<Happening>, lifetime: Option<Duration>) {
+    let role = || Role::Server(server(lifetime));
+    let mut play = Play::start(role(), PlayedHost::new(), Memory::default());
+    let mut proven = BTreeSet::new();
+    let mut last_proof = Vec::new();
+    for happening in happenings {
+        match happening {
+            Happening::Proof(from) => {
+                last_proof = play.proof();
+                let accepted = play.engine.counters().accepted;
+                play.receive(source(from), &last_proof);
+                assert_eq!(play.engine.counters().accepted, accepted + 1, "a good proof refused");
+                proven.insert(source(from));
+            }
+            Happening::Replay(from) => {
+                let rejected = play.rejected();
+                play.receive(source(from), &last_proof);
+                assert_eq!(play.rejected(), rejected + 1, "a replay was accepted");
+            }
+            Happening::Garbage(from, bytes) => {
+                let accepted = play.engine.counters().accepted;
+                play.receive(source(from), &bytes);
+                assert_eq!(play.engine.counters().accepted, accepted);
+            }
+            Happening::FlushRules => play.host.found.rules = RulesFound::Missing,
+            Happening::FlushAdmitted => {
+                if let RulesFound::Intact(admitted) = &mut play.host.found.rules {
+                    admitted.clear();
+                }
+            }
+            Happening::DeleteLink => play.host.remove_interface("ipipou0"),
+            Happening::DeleteListeners => play.host.found.listeners.clear(),
+            Happening::FlushAddresses => play.host.found.addresses.retain(|a| a.prefix != 32),
+            Happening::LinkDown => {
+                for interface in &mut play.host.found.interfaces {
+                    interface.up &= interface.name != "ipipou0";
+                }
+            }
+            Happening::OuterAddressGoes => {
+                play.host.found.addresses.retain(|a| a.interface != ETH0);
+            }
+            Happening::OuterAddressComes(i) => {
+                play.host.found.addresses.retain(|a| a.interface != ETH0);
+                play.host.add_address(ETH0, outer(i), 24);
+            }
+            Happening::PairIsTaken(i) => {
+                let taken = play
+                    .host
+                    .link("ipipou0")
+                    .is_some_and(|l| (l.local, l.remote) == (OUTER, *source(i).ip()));
+                if play.host.link(STRANGER).is_none() && !taken {
+                    play.host.add_strange_link(*source(i).ip());
+                }
+            }
+            Happening::PairIsFree => play.host.remove_interface(STRANGER),
+            Happening::Read => {}
+            Happening::Pass(seconds) => play.pass(Duration::from_secs(seconds.into())),
+            Happening::Reauth => {
+                play.handle(Event::ReauthRequested);
+            }
+            Happening::KilledAndStarted => {
+                let (mut host, memory, now) = (play.host, play.memory, play.now);
+                if host.found.rules != RulesFound::Missing {
+                    host.found.rules = RulesFound::Unknown;
+                }
+                let drawn = play.drawn + 1000;
+                // The clock goes on; the engine counts from the process' start.
+                play = Play::start(role(), host, memory);
+                (play.drawn, play.now) = (drawn, now);
+            }
+        }
+        play.read();
+        check(&play, &proven);
+    }
+    play.end();
+    play.host.remove_interface(STRANGER);
+    let left = play.host.shape();
+    assert!(left.interfaces.iter().all(|i| i.name == "lo" || i.name == "eth0"), "{left:?}");
+    assert_eq!(left.listeners, BTreeSet::new());
+    assert_eq!(left.rules, RulesFound::Missing);
+    assert!(left.addresses.iter().all(|a| a.prefix != 32), "{left:?}");
+}
+
+/// No tunnel for who proved nothing; and what is there is what is wanted: reading the host once
+/// more gives nothing to do.
+fn check(play: &Play, proven: &BTreeSet<SocketAddrV4>) {
+    for admitted in play.host.admitted() {
+        assert!(proven.contains(&admitted.remote), "{admitted} proved nothing");
+    }
+    if let Some(link) = play.host.link("ipipou0") {
+        assert!(proven.iter().any(|p| *p.ip() == link.remote), "a tunnel to {link}");
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 1500, ..ProptestConfig::default() })]
+
+    #[test]
+    fn a_server_stays_right_whatever_happens(
+        happenings in proptest::collection::vec(happening(), 0..40),
+        lifetime in proptest::option::of(1..60u64),
+    ) {
+        play_all(happenings, lifetime.map(Duration::from_secs));
+    }
+
+    #[test]
+    fn a_host_that_is_right_is_left_alone(
+        happenings in proptest::collection::vec(happening(), 0..20),
+    ) {
+        let mut play = Play::start(Role::Server(server(None)), PlayedHost::new(), Memory::default());
+        for happening in &happenings {
+            if let Happening::Proof(from) = happening {
+                let proof = play.proof();
+                play.receive(source(*from), &proof);
+            }
+        }
+        let steps = play.applied.len();
+        play.read();
+        play.pass(Duration::from_secs(60));
+        prop_assert_eq!(play.applied.len(), steps);
+    }
+
+    /// Whatever is found, removing twice is removing once.
+    #[test]
+    fn removal_is_complete(proofs in proptest::collection::vec(0..4u8, 0..5)) {
+        let mut play = Play::start(Role::Server(server(None)), PlayedHost::new(), Memory::default());
+        for from in proofs {
+            let proof = play.proof();
+            play.receive(source(from), &proof);
+        }
+        play.end();
+        let device = "ipipou0".parse().unwrap();
+        let owned = Owned { rules: true, ..Owned::default() };
+        prop_assert!(plan::plan_removal([&device], &play.host.found, &owned).is_empty());
+    }
+}

@@ -1,0 +1,298 @@
+//! One situation a test.
+
+use ipipou::auth::Reject;
+use ipipou::engine::host::{Admitted, RulesFound};
+
+use super::host::OUTER;
+use super::*;
+
+const A: &str = "198.51.100.7:4500";
+const B: &str = "198.51.100.8:4501";
+const SECOND: Duration = Duration::from_secs(1);
+
+fn serving() -> Play {
+    Play::start(Role::Server(server(None)), PlayedHost::new(), Memory::default())
+}
+
+fn calling(keepalive: Option<Duration>) -> Play {
+    let host = Host::Address("203.0.113.9".parse().unwrap());
+    Play::start(Role::Client(client(host, keepalive)), PlayedHost::new(), Memory::default())
+}
+
+#[test]
+fn a_server_guards_before_it_listens_and_makes_no_tunnel() {
+    let play = serving();
+    assert_eq!(
+        play.applied,
+        [
+            "install rules ipipou-0 for 203.0.113.1:10000",
+            "add FOU listener 203.0.113.1:10000 on interface 2"
+        ]
+    );
+}
+
+#[test]
+fn a_proof_makes_the_tunnel_and_another_moves_it() {
+    let mut play = serving();
+    let proof = play.proof();
+    play.receive(at(A), &proof);
+    assert_eq!(
+        play.applied[2..],
+        [
+            "create ipipou0 local 203.0.113.1 remote 198.51.100.7:4500 on interface 2",
+            "set ipipou0 up",
+            "add 172.28.0.0 peer 172.28.0.1 to ipipou0",
+            "admit 198.51.100.7:4500"
+        ]
+    );
+    let proof = play.proof();
+    play.receive(at(B), &proof);
+    assert_eq!(
+        play.applied[6..],
+        [
+            "change ipipou0 to local 203.0.113.1 remote 198.51.100.8:4501 on interface 2",
+            "admit 198.51.100.8:4501"
+        ]
+    );
+    assert_eq!(play.engine.counters().moved, 1);
+}
+
+#[test]
+fn what_proves_nothing_changes_nothing() {
+    let mut play = serving();
+    let before = play.host.clone();
+    let good = play.proof();
+    let mut wrong = good.clone();
+    wrong[70] ^= 1;
+    for (payload, reason) in [
+        (&b""[..], Reject::Empty),
+        (&good[..72], Reject::Truncated),
+        (&wrong, Reject::WrongSignature),
+        (&[0; 600], Reject::Oversized),
+    ] {
+        play.receive(at(A), payload);
+        assert_eq!(play.engine.counters().rejected.get(&reason), Some(&1), "{reason}");
+    }
+    assert_eq!(play.host, before);
+}
+
+#[test]
+fn a_replay_moves_nothing_even_after_a_restart() {
+    let mut play = serving();
+    let proof = play.proof();
+    play.receive(at(A), &proof);
+    play.receive(at(B), &proof);
+    assert_eq!(play.engine.counters().rejected.get(&Reject::Replayed), Some(&1));
+    // Killed, and started again with what was on disk.
+    let mut again = Play::start(Role::Server(server(None)), play.host, play.memory);
+    again.receive(at(B), &proof);
+    assert_eq!(again.rejected(), 1);
+    assert_eq!(again.host.link("ipipou0").unwrap().remote, *at(A).ip());
+}
+
+#[test]
+fn a_start_after_a_kill_takes_the_running_tunnel_over() {
+    let mut play = serving();
+    let proof = play.proof();
+    play.receive(at(A), &proof);
+    let mut left = play.host.clone();
+    left.found.rules = RulesFound::Unknown; // their handles are not known any more
+    let again = Play::start(Role::Server(server(None)), left, play.memory);
+    assert_eq!(again.reports, [Report::Adopted(at(A))]);
+    assert_eq!(
+        again.applied,
+        ["install rules ipipou-0 for 203.0.113.1:10000, admitting 198.51.100.7:4500"]
+    );
+    assert_eq!(again.host.admitted(), [Admitted { remote: at(A), private: None }].into());
+}
+
+#[test]
+fn the_private_address_is_used_while_the_pair_is_taken() {
+    let mut play = serving();
+    play.host.add_strange_link(*at(A).ip());
+    play.read();
+    let proof = play.proof();
+    play.receive(at(A), &proof);
+    let link = play.host.link("ipipou0").unwrap();
+    assert_eq!(link.local, "172.29.0.0".parse::<std::net::Ipv4Addr>().unwrap());
+    assert!(play.host.found.has_local(link.local));
+    assert_eq!(
+        play.host.admitted(),
+        [Admitted { remote: at(A), private: Some(link.local) }].into()
+    );
+    // Elsewhere the pair is free.
+    let proof = play.proof();
+    play.receive(at(B), &proof);
+    assert_eq!(play.host.link("ipipou0").unwrap().local, OUTER);
+    assert!(!play.host.found.has_local(link.local));
+}
+
+#[test]
+fn a_pair_that_was_taken_unseen_is_answered_with_the_private_address() {
+    let mut play = serving();
+    play.host.add_strange_link(*at(A).ip()); // not read yet
+    let proof = play.proof();
+    play.receive(at(A), &proof);
+    assert_eq!(play.host.link("ipipou0").unwrap().local.to_string(), "172.29.0.0");
+}
+
+#[test]
+fn an_authentication_runs_out_and_is_renewed() {
+    let role = Role::Server(server(Some(10 * SECOND)));
+    let mut play = Play::start(role, PlayedHost::new(), Memory::default());
+    let proof = play.proof();
+    play.receive(at(A), &proof);
+    play.pass(9 * SECOND);
+    assert_eq!(play.host.admitted().len(), 1);
+    play.pass(2 * SECOND);
+    assert!(play.host.admitted().is_empty());
+    assert!(play.reports.contains(&Report::Expired(at(A))));
+    let proof = play.proof();
+    play.receive(at(A), &proof);
+    assert_eq!(play.host.admitted().len(), 1);
+}
+
+#[test]
+fn what_goes_missing_comes_back() {
+    let mut play = serving();
+    let proof = play.proof();
+    play.receive(at(A), &proof);
+    let whole = play.host.admitted();
+    type Breakage = fn(&mut PlayedHost);
+    let breakages: [Breakage; 6] = [
+        |h| h.found.rules = RulesFound::Missing,
+        |h| h.found.rules = RulesFound::Intact([].into()),
+        |h| h.remove_interface("ipipou0"),
+        |h| h.found.listeners.clear(),
+        |h| h.found.addresses.retain(|a| a.prefix != 32),
+        |h| h.found.interfaces.last_mut().unwrap().up = false,
+    ];
+    for (i, break_it) in breakages.into_iter().enumerate() {
+        break_it(&mut play.host);
+        let repaired = play.engine.counters().repaired;
+        play.read();
+        assert!(play.engine.counters().repaired > repaired, "{i}");
+        assert_eq!(play.host.admitted(), whole, "{i}");
+        assert!(play.host.found.has_local("172.28.0.0".parse().unwrap()), "{i}");
+        assert_eq!(play.host.found.listeners.len(), 1, "{i}");
+    }
+}
+
+#[test]
+fn an_outer_address_that_goes_away_is_waited_for() {
+    let mut play = serving();
+    let proof = play.proof();
+    play.receive(at(A), &proof);
+    play.host.found.addresses.retain(|a| a.local != OUTER);
+    let steps = play.applied.len();
+    play.read();
+    assert_eq!(play.applied.len(), steps, "nothing is taken away meanwhile");
+    play.host.add_address(super::host::ETH0, "203.0.113.77".parse().unwrap(), 24);
+    play.read();
+    assert_eq!(play.host.link("ipipou0").unwrap().local.to_string(), "203.0.113.77");
+}
+
+#[test]
+fn a_client_makes_its_tunnel_and_proves_itself() {
+    let play = calling(None);
+    assert_eq!(play.sent.len(), 1);
+    assert_eq!(play.sent[0].from, at("203.0.113.1:10000"));
+    assert_eq!(play.sent[0].to, at("203.0.113.9:10000"));
+    assert!(play.sent[0].payload.len() == 73 && play.sent[0].payload[0] >= 0x80);
+    assert!(play.applied.contains(
+        &"create ipipou0 local 203.0.113.1 remote 203.0.113.9:10000 on interface 2".to_owned()
+    ));
+}
+
+#[test]
+fn a_client_keeps_proving_itself_and_does_so_when_asked() {
+    let mut play = calling(Some(27 * SECOND));
+    play.pass(27 * 3 * SECOND);
+    assert_eq!(play.sent.len(), 4);
+    play.handle(Event::ReauthRequested);
+    assert_eq!(play.sent.len(), 5);
+    let mut once = calling(None);
+    once.pass(3600 * SECOND);
+    assert_eq!(once.sent.len(), 1);
+}
+
+#[test]
+fn a_client_proves_itself_anew_from_a_new_address() {
+    let mut play = calling(None);
+    play.host.found.addresses.retain(|a| a.local != OUTER);
+    play.read();
+    play.host.add_address(super::host::ETH0, "203.0.113.77".parse().unwrap(), 24);
+    play.read();
+    assert_eq!(play.sent.len(), 2);
+    assert_eq!(play.sent[1].from, at("203.0.113.77:10000"));
+}
+
+#[test]
+fn a_client_follows_a_server_that_moved() {
+    let role = Role::Client(client(Host::Name("server.example".into()), None));
+    let mut play = Play::start(role, PlayedHost::new(), Memory::default());
+    assert!(play.sent.is_empty() && play.host.link("ipipou0").is_none());
+    let one = "203.0.113.9".parse().unwrap();
+    let two = "203.0.113.10".parse().unwrap();
+    play.handle(Event::Resolved(vec![one, two]));
+    play.handle(Event::Resolved(vec![two, one])); // the order alone is no move
+    assert_eq!(play.sent.len(), 1);
+    play.handle(Event::Resolved(vec![two]));
+    assert_eq!(play.sent.last().unwrap().to, at("203.0.113.10:10000"));
+    assert_eq!(play.host.link("ipipou0").unwrap().remote, two);
+}
+
+#[test]
+fn a_clients_time_never_goes_back() {
+    let mut play = calling(Some(SECOND));
+    let seconds = |out: &Outgoing| {
+        u64::from_be_bytes([
+            0,
+            0,
+            0,
+            out.payload[64],
+            out.payload[65],
+            out.payload[66],
+            out.payload[67],
+            out.payload[68],
+        ])
+    };
+    play.pass(5 * SECOND);
+    play.skew = -100_000_000;
+    play.pass(5 * SECOND);
+    assert!(play.sent.is_sorted_by_key(seconds));
+    // Nor across a restart with a clock that says 1970.
+    let last = play.sent.last().map(seconds).unwrap();
+    let host = Host::Address("203.0.113.9".parse().unwrap());
+    let at_start = moment(Duration::ZERO, -1_700_000_000, 1);
+    let config = client(host, None);
+    let packet = ipipou::engine::first_packet(&config, &play.memory, &at_start);
+    assert!(
+        u64::from_be_bytes([0, 0, 0, packet[64], packet[65], packet[66], packet[67], packet[68]])
+            > last
+    );
+}
+
+#[test]
+fn the_end_leaves_the_host_as_it_was() {
+    let before = PlayedHost::new();
+    let mut play = serving();
+    let proof = play.proof();
+    play.host.add_strange_link(*at(A).ip());
+    play.read();
+    play.receive(at(A), &proof);
+    play.end();
+    play.host.remove_interface(super::host::STRANGER);
+    assert_eq!(play.host.shape(), before.shape());
+    let mut play = calling(None);
+    play.end();
+    assert_eq!(play.host.shape(), before.shape());
+}
+
+#[test]
+fn a_server_does_not_authenticate_itself() {
+    let mut play = serving();
+    play.handle(Event::ReauthRequested);
+    assert_eq!(play.reports, [Report::ReauthIgnored]);
+    assert!(play.sent.is_empty());
+}
