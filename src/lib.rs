@@ -16,6 +16,9 @@
 //! `wire`, `auth` and `engine` import no I/O, no clock, no randomness and no async runtime:
 //! `tests/layering.rs` holds them to it.
 
+#![warn(clippy::unwrap_used, clippy::panic)]
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::panic))]
+
 pub mod auth;
 pub mod cli;
 pub mod daemon;

@@ -2,26 +2,24 @@
 //! number, so every situation can be played through in a test.
 
 pub mod config;
+mod event;
 pub mod host;
 mod peer;
 pub mod plan;
+mod wanted;
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::time::Duration;
 
-use crate::auth::{Proof, Reject};
+use crate::auth::Proof;
 use crate::wire::auth_packet::{AUTH_PACKET_LEN, SALT_LEN};
-use config::{ClientConfig, Outer, PrivateAddress, Role, TunnelConfig};
-use host::{Admitted, Encapsulation, Found, InterfaceKind, IpipLink, Listener, Traffic};
+use config::{ClientConfig, Outer, Role};
+pub use event::{Action, Counters, Event, Outgoing, Report, Status};
+use host::{Encapsulation, Found, InterfaceKind};
 pub use peer::Memory;
 use peer::{Accepted, End, Peer, RemoteClient, RemoteServer};
-use plan::{Control, ControlShape, Owned, RuleSpec, Step, Wanted, WantedLink};
-
-/// TTL of the outer packets. The kernel's default, the inner packet's TTL, would let a routing
-/// protocol's packets (TTL 1) die at the first hop.
-const OUTER_TTL: u8 = 64;
+use plan::{Control, ControlShape, Owned, RuleSpec, Step};
+use wanted::{Endpoint, OuterFound, find_outer, wanted};
 
 /// How often the host is read although nothing told of a change.
 const REREAD_EVERY: Duration = Duration::from_secs(5);
@@ -47,101 +45,17 @@ impl Moment {
     }
 }
 
-/// Something happened.
-#[derive(Debug, Clone)]
-pub enum Event<'a> {
-    /// The host was read.
-    HostRead(Found),
-    /// A packet came through the queue.
-    Datagram { from: SocketAddrV4, payload: &'a [u8] },
-    /// The server's name was looked up.
-    Resolved(Vec<Ipv4Addr>),
-    /// The user asks for an authentication packet (SIGUSR1).
-    ReauthRequested,
-    /// All steps of the last batch were applied.
-    Applied,
-    /// A step failed, and those after it were not tried. `taken` when the kernel said `EEXIST`.
-    StepFailed { step: Step, taken: bool },
-    /// [`Engine::next_deadline`] has come.
-    Deadline,
-    /// The user asks for the end; the host was read for it.
-    Shutdown(Found),
-}
-
-/// Something to do.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Action {
-    Apply(Step),
-    Send(Outgoing),
-    /// Read the host and come back with [`Event::HostRead`].
-    ReadHost,
-    Remember(Memory),
-    Report(Report),
-    /// Nothing more will come.
-    Exit,
-}
-
-/// A datagram from the tunnel's own port.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Outgoing {
-    pub from: SocketAddrV4,
-    pub to: SocketAddrV4,
-    pub payload: Vec<u8>,
-    pub ttl: Option<u8>,
-}
-
-/// Something a person may want to know.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Report {
-    Arrived(SocketAddrV4),
-    Moved { from: SocketAddrV4, to: SocketAddrV4 },
-    Refreshed(SocketAddrV4),
-    Rejected { from: SocketAddrV4, reason: Reject, length: usize },
-    Expired(SocketAddrV4),
-    Adopted(SocketAddrV4),
-    ServerMoved(Ipv4Addr),
-    Sent { to: SocketAddrV4, length: usize },
-    OuterAddress(Ipv4Addr),
-    OuterMissing(Outer),
-    Repairing(Step),
-    ReauthIgnored,
-}
-
-/// Counters since the start.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Counters {
-    pub accepted: u64,
-    pub moved: u64,
-    pub sent: u64,
-    pub repaired: u64,
-    pub rejected: BTreeMap<Reject, u64>,
-}
-
-/// A tunnel as it stands, for `show`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Status {
-    pub device: String,
-    pub outer: Option<SocketAddrV4>,
-    pub private: Option<Ipv4Addr>,
-    pub remote: Option<SocketAddrV4>,
-    pub admitted: bool,
-    pub inner: Ipv4Addr,
-    pub inner_peer: Ipv4Addr,
-    pub up: bool,
-    /// Unix time.
-    pub last_authentication: Option<u64>,
-    pub traffic: Traffic,
-}
-
 /// The state of one process: its end of the tunnels, and the host as last read.
 #[derive(Debug)]
 pub struct Engine {
+    endpoint: Endpoint,
     peers: Vec<Peer>,
-    control: Control,
     /// Kept until the first reading shows whether there is something to adopt.
     memory: Memory,
     found: Option<Found>,
+    /// As it is, or as it was before it went missing.
     outer: Option<OuterFound>,
+    outer_missing: bool,
     installed: Option<RuleSpec>,
     owned: Owned,
     counters: Counters,
@@ -157,24 +71,18 @@ enum Phase {
     Ending,
 }
 
-/// Our side of the outer packets, as it is now.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct OuterFound {
-    address: Ipv4Addr,
-    bound_to: Option<u32>,
-}
-
 impl Engine {
     /// `memory` is what an earlier process left with [`Action::Remember`].
     pub fn new(role: Role, memory: Memory, now: &Moment) -> Self {
         let (control, tunnel, end) = match role {
             Role::Server(config) => {
+                // Both lengths are far below u16's end.
+                let not_ipv4 = |length: usize| ControlShape::NotIpv4 {
+                    length: u16::try_from(length).unwrap_or(u16::MAX),
+                };
                 let shape = match &config.policy.proof {
-                    Proof::Key(_) => ControlShape::NotIpv4 { length: AUTH_PACKET_LEN as u16 },
-                    // At most MAX_TOKEN bytes, so it fits.
-                    Proof::Token(token) => {
-                        ControlShape::NotIpv4 { length: token.as_bytes().len() as u16 }
-                    }
+                    Proof::Key(_) => not_ipv4(AUTH_PACKET_LEN),
+                    Proof::Token(token) => not_ipv4(token.as_bytes().len()),
                     Proof::Nothing => ControlShape::FromRemote {
                         ip: config.policy.remote_ip,
                         port: config.policy.remote_port,
@@ -191,11 +99,17 @@ impl Engine {
             }
         };
         Engine {
+            endpoint: Endpoint {
+                outer: tunnel.outer.clone(),
+                port: tunnel.port.get(),
+                rules: tunnel.rules.clone(),
+                control,
+            },
             peers: vec![Peer { tunnel, end, taken_for: None }],
-            control,
             memory,
             found: None,
             outer: None,
+            outer_missing: false,
             installed: None,
             owned: Owned::default(),
             counters: Counters::default(),
@@ -225,7 +139,11 @@ impl Engine {
 
     /// When [`Event::Deadline`] is due, as time since the process started.
     pub fn next_deadline(&self) -> Duration {
-        self.peers.iter().filter_map(Peer::next_deadline).fold(self.reread_at, Duration::min)
+        self.peers
+            .iter()
+            .filter(|peer| self.can_send() || !peer.is_server())
+            .filter_map(Peer::next_deadline)
+            .fold(self.reread_at, Duration::min)
     }
 
     pub fn counters(&self) -> &Counters {
@@ -234,10 +152,8 @@ impl Engine {
 
     /// Where a client's server is, as far as its name was looked up.
     pub fn server_address(&self) -> Option<Ipv4Addr> {
-        self.peers.iter().find_map(|peer| match &peer.end {
-            End::Server(_) => peer.remote().map(|remote| *remote.ip()),
-            End::Client(_) => None,
-        })
+        let server = self.peers.iter().find(|peer| peer.is_server())?;
+        server.remote().map(|remote| *remote.ip())
     }
 
     /// Every tunnel as it stands.
@@ -267,17 +183,17 @@ impl Engine {
 
     /// Works out our outer address. When it is gone, the last one is kept: it may come back.
     fn find_outer(&mut self, found: &Found, now: &Moment, actions: &mut Vec<Action>) {
-        let wanted = &self.peers[0].tunnel.outer; // one endpoint for all peers, at least one peer
-        match find_outer(wanted, found) {
-            Some(outer) if self.outer != Some(outer) => {
-                let changed = self.outer.replace(outer).is_some();
-                if changed {
+        let outer = find_outer(&self.endpoint.outer, found);
+        let was_missing = std::mem::replace(&mut self.outer_missing, outer.is_none());
+        match outer {
+            Some(outer) if self.outer != Some(outer) || was_missing => {
+                if self.outer.replace(outer).is_some() {
                     actions.push(Action::Report(Report::OuterAddress(outer.address)));
                 }
                 self.authenticate(now.monotonic);
             }
-            None if self.outer.is_some() && self.found.as_ref().is_some_and(|f| f != found) => {
-                actions.push(Action::Report(Report::OuterMissing(wanted.clone())));
+            None if !was_missing => {
+                actions.push(Action::Report(Report::OuterMissing(self.endpoint.outer.clone())));
             }
             Some(_) | None => {}
         }
@@ -305,7 +221,7 @@ impl Engine {
         // Whatever else was lost, by these marks ours is known: the table's name; a listener on our
         // port that is bound to an address; our private address as /32 of the loopback interface.
         self.owned.rules = true;
-        let port = self.peers[0].tunnel.port.get();
+        let port = self.endpoint.port;
         let bound = found.listeners.iter().filter(|l| l.port == port && l.local.is_some());
         self.owned.listeners.extend(bound);
         for peer in &self.peers {
@@ -320,8 +236,8 @@ impl Engine {
 
     /// What is missing on the host as last read; also notes what will be ours.
     fn reconcile(&mut self) -> Vec<Step> {
-        let (Some(found), Some(_)) = (&self.found, self.outer) else { return Vec::new() };
-        let wanted = self.wanted(found);
+        let (Some(found), Some(outer)) = (&self.found, self.outer) else { return Vec::new() };
+        let wanted = wanted(&self.endpoint, outer, &self.peers, found);
         let steps = plan::plan(&wanted, found, self.installed.as_ref(), &self.owned);
         for step in &steps {
             match step {
@@ -345,73 +261,6 @@ impl Engine {
             }
         }
         steps
-    }
-
-    /// What the host should have, given who proved what. Empty without an outer address.
-    fn wanted(&self, found: &Found) -> Wanted {
-        let Some(outer) = self.outer else { return Wanted::default() };
-        let endpoint = &self.peers[0].tunnel;
-        let port = endpoint.port.get();
-        let mut wanted = Wanted {
-            rules: Some(RuleSpec {
-                table: endpoint.rules.table.clone(),
-                outer: outer.address,
-                port,
-                private: self.peers.iter().map(|p| p.tunnel.private.address()).collect(),
-                control: self.control,
-                counters: endpoint.rules.counters,
-            }),
-            listeners: BTreeSet::from([Listener {
-                port,
-                local: Some(outer.address),
-                bound_to: outer.bound_to,
-            }]),
-            ..Wanted::default()
-        };
-        for peer in &self.peers {
-            let Some(remote) = peer.remote() else { continue };
-            let private = self.private_for(peer, *remote.ip(), outer, found);
-            if let Some(address) = private {
-                wanted.private.insert(address);
-                wanted.listeners.insert(Listener {
-                    port,
-                    local: Some(address),
-                    bound_to: outer.bound_to,
-                });
-            }
-            if let Some(remote) = peer.admitted() {
-                wanted.admitted.insert(Admitted { remote, private });
-            }
-            wanted.links.push(wanted_link(&peer.tunnel, remote, outer, private));
-        }
-        wanted
-    }
-
-    /// The private address, when this peer's link needs one: the kernel tells `ipip` links apart
-    /// by local and remote address only (`ip_tunnel_find` in net/ipv4/ip_tunnel.c).
-    fn private_for(
-        &self,
-        peer: &Peer,
-        remote: Ipv4Addr,
-        outer: OuterFound,
-        found: &Found,
-    ) -> Option<Ipv4Addr> {
-        let private = match peer.tunnel.private {
-            PrivateAddress::Always(address) => return Some(address),
-            PrivateAddress::WhenTaken(address) => address,
-        };
-        let mut ipip = found.interfaces.iter().filter_map(|i| match i.kind {
-            InterfaceKind::Ipip(link) => Some((i.name.as_str(), link)),
-            InterfaceKind::Other => None,
-        });
-        // Once private, it stays so while the remote stays: no need to disturb a working tunnel.
-        let needed = peer.taken_for == Some(remote)
-            || ipip.any(|(name, link)| {
-                let own = name == peer.tunnel.device.as_str();
-                let local = if own { private } else { outer.address };
-                link.remote == remote && link.local == local
-            });
-        needed.then_some(private)
     }
 
     fn datagram(
@@ -479,9 +328,13 @@ impl Engine {
         actions.push(Action::Report(Report::Sent { to, length }));
     }
 
+    fn can_send(&self) -> bool {
+        self.outer.is_some() && !self.outer_missing
+    }
+
     /// Clients send what is due, once there is an address to send it from.
     fn send_due(&mut self, now: &Moment, actions: &mut Vec<Action>) {
-        if self.outer.is_none() || self.phase == Phase::Ending {
+        if !self.can_send() || self.phase == Phase::Ending {
             return;
         }
         for i in 0..self.peers.len() {
@@ -518,7 +371,7 @@ impl Engine {
     }
 
     fn reauth(&mut self, now: &Moment, actions: &mut Vec<Action>) {
-        match self.control {
+        match self.endpoint.control {
             Control::Queue { .. } => actions.push(Action::Report(Report::ReauthIgnored)),
             Control::Refuse => {
                 self.authenticate(now.monotonic);
@@ -528,17 +381,14 @@ impl Engine {
     }
 
     fn step_failed(&mut self, step: &Step, taken: bool, now: &Moment, actions: &mut Vec<Action>) {
-        match step {
-            Step::CreateLink(wanted) | Step::ChangeLink(wanted) if taken => {
-                for peer in &mut self.peers {
-                    if peer.tunnel.device == wanted.device {
-                        peer.taken_for = Some(wanted.link.remote);
-                    }
-                }
-                actions.push(Action::ReadHost);
+        if let (Step::CreateLink(wanted) | Step::ChangeLink(wanted), true) = (step, taken) {
+            for peer in self.peers.iter_mut().filter(|p| p.tunnel.device == wanted.device) {
+                peer.taken_for = Some(wanted.link.remote);
             }
-            Step::InstallRules(..) => self.installed = None,
-            _ => {}
+            actions.push(Action::ReadHost);
+        }
+        if let Step::InstallRules(..) = step {
+            self.installed = None;
         }
         self.reread_at = self.reread_at.min(now.monotonic + RETRY_AFTER);
     }
@@ -598,99 +448,7 @@ pub fn outer_address(outer: &Outer, found: &Found) -> Option<Ipv4Addr> {
     find_outer(outer, found).map(|outer| outer.address)
 }
 
-fn find_outer(outer: &Outer, found: &Found) -> Option<OuterFound> {
-    match outer {
-        Outer::Address(address) => Some(OuterFound { address: *address, bound_to: None }),
-        Outer::AddressOn(address, device) => {
-            let bound_to = Some(found.interface(device)?.index);
-            Some(OuterFound { address: *address, bound_to })
-        }
-        Outer::Device(device) => {
-            let index = found.interface(device)?.index;
-            let address = found.first_address(index)?;
-            Some(OuterFound { address, bound_to: Some(index) })
-        }
-        Outer::Route => found.route_source.map(|address| OuterFound { address, bound_to: None }),
-    }
-}
-
 /// The packet of a client that sends just one.
 pub fn first_packet(client: &ClientConfig, memory: &Memory, now: &Moment) -> Vec<u8> {
     RemoteServer::new(client.clone(), memory, now).packet(now)
-}
-
-fn wanted_link(
-    tunnel: &TunnelConfig,
-    remote: SocketAddrV4,
-    outer: OuterFound,
-    private: Option<Ipv4Addr>,
-) -> WantedLink {
-    WantedLink {
-        device: tunnel.device.clone(),
-        link: IpipLink {
-            local: private.unwrap_or(outer.address),
-            remote: *remote.ip(),
-            bound_to: outer.bound_to,
-            ttl: OUTER_TTL,
-            path_mtu_discovery: true,
-            encapsulation: Encapsulation::Fou {
-                source_port: tunnel.port.get(),
-                destination_port: remote.port(),
-                // Without the flag the kernel sends checksum 0.
-                checksum: tunnel.checksum.unwrap_or(false),
-            },
-        },
-        inner: tunnel.inner,
-        inner_peer: tunnel.inner_peer,
-        source_check: tunnel.source_check,
-    }
-}
-
-impl fmt::Display for Action {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Action::Apply(step) => write!(f, "apply: {step}"),
-            Action::Send(out) => {
-                write!(f, "send {} bytes from {} to {}", out.payload.len(), out.from, out.to)
-            }
-            Action::ReadHost => f.write_str("read host"),
-            Action::Remember(_) => f.write_str("remember"),
-            Action::Report(report) => write!(f, "report: {report}"),
-            Action::Exit => f.write_str("exit"),
-        }
-    }
-}
-
-impl fmt::Display for Report {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Report::Arrived(remote) => write!(f, "{remote} authenticated: tunnel up"),
-            Report::Moved { from, to } => write!(f, "moved from {from} to {to}"),
-            Report::Refreshed(remote) => write!(f, "{remote} authenticated again"),
-            Report::Rejected { from, reason, length } => {
-                write!(f, "refused a packet of {length} bytes from {from}: {reason}")
-            }
-            Report::Expired(remote) => {
-                write!(f, "the authentication of {remote} has run out: its packets are dropped")
-            }
-            Report::Adopted(remote) => write!(f, "took over the running tunnel to {remote}"),
-            Report::ServerMoved(address) => write!(f, "the server is at {address}"),
-            Report::Sent { to, length } => write!(f, "sent {length} bytes to {to}"),
-            Report::OuterAddress(address) => write!(f, "our outer address is now {address}"),
-            Report::OuterMissing(Outer::Device(device)) => {
-                write!(f, "{device} has no IPv4 address: waiting for one")
-            }
-            Report::OuterMissing(Outer::AddressOn(_, device)) => {
-                write!(f, "{device} is gone: waiting for it")
-            }
-            Report::OuterMissing(Outer::Address(address)) => write!(f, "{address} is gone"),
-            Report::OuterMissing(Outer::Route) => {
-                f.write_str("there is no route to the server: waiting for one")
-            }
-            Report::Repairing(step) => write!(f, "repairing: {step}"),
-            Report::ReauthIgnored => {
-                f.write_str("SIGUSR1 is for clients, a server has nothing to authenticate")
-            }
-        }
-    }
 }

@@ -51,8 +51,10 @@ pub struct RemoteServer {
     address: Option<Ipv4Addr>,
     /// Monotonic time of the next authentication packet; `None` when none is due.
     next_auth: Option<Duration>,
-    /// The largest time ever put in a packet, or set aside for one.
+    /// See [`Memory::reserved`] and [`Memory::clock_from`].
     reserved: u64,
+    clock_from: u64,
+    /// No packet had a later time than this, unless the clock is past it too.
     used: u64,
     last_sent: Option<u64>,
 }
@@ -69,6 +71,8 @@ pub struct Memory {
     pub authenticated: Option<(SocketAddrV4, u64)>,
     /// Client: no packet had a later time than this.
     pub reserved: u64,
+    /// Client: a clock that shows this or more has not gone back, so it is later than any packet.
+    pub clock_from: u64,
 }
 
 /// A valid packet's effect.
@@ -116,8 +120,13 @@ impl Peer {
     pub fn next_deadline(&self) -> Option<Duration> {
         match &self.end {
             End::Client(client) => client.expiry(),
-            End::Server(server) => server.next_auth,
+            End::Server(server) => server.remote().and(server.next_auth),
         }
+    }
+
+    /// Whether the other end is a server, so that we send and it receives.
+    pub fn is_server(&self) -> bool {
+        matches!(self.end, End::Server(_))
     }
 
     pub fn memory(&self) -> Memory {
@@ -126,9 +135,13 @@ impl Peer {
                 key: client.config.policy.key(),
                 seen: client.seen.clone(),
                 authenticated: client.known.map(|k| (k.remote, k.unix)),
-                reserved: 0,
+                ..Memory::default()
             },
-            End::Server(server) => Memory { reserved: server.reserved, ..Memory::default() },
+            End::Server(server) => Memory {
+                reserved: server.reserved,
+                clock_from: server.clock_from,
+                ..Memory::default()
+            },
         }
     }
 }
@@ -213,8 +226,9 @@ impl RemoteServer {
             address,
             next_auth: Some(now.monotonic),
             reserved: memory.reserved,
-            // What was set aside may have been used.
-            used: memory.reserved,
+            clock_from: memory.clock_from,
+            // When the clock has gone back, what was set aside may have been used.
+            used: if now.unix < memory.clock_from { memory.reserved } else { 0 },
             last_sent: None,
         }
     }
@@ -264,20 +278,30 @@ impl RemoteServer {
             Credential::Token(token) => token.as_bytes().to_vec(),
             Credential::Key(signer) => {
                 // A server refuses what is older than the newest it has seen. So time never goes
-                // back here, though the clock may: after a power cut it may say 1970.
-                let seconds = now.unix.max(self.used).min(auth_packet::MAX_SECONDS);
+                // back here, though the clock may: after a power cut it may say 1970. And it goes
+                // on, as a server takes few packets of one second.
+                let seconds = if now.unix < self.used { self.used + 1 } else { now.unix };
+                let seconds = seconds.min(auth_packet::MAX_SECONDS);
                 self.used = seconds;
                 signer.control_packet(seconds, now.salts())
             }
         }
     }
 
-    /// Sets more time aside when what was set aside is used up; true when that must be kept.
+    /// Sets more time aside when what was set aside is used up, and notes when the clock goes back
+    /// and when it has caught up; true when that must be kept.
     pub fn reserve(&mut self) -> bool {
-        if !matches!(self.config.credential, Credential::Key(_)) || self.used < self.reserved {
+        let (Credential::Key(_), Some(clock)) = (&self.config.credential, self.last_sent) else {
             return false;
+        };
+        let before = (self.reserved, self.clock_from);
+        if self.used >= self.reserved {
+            self.reserved = self.used.saturating_add(RESERVE_SECONDS);
         }
-        self.reserved = self.used.saturating_add(RESERVE_SECONDS);
-        true
+        self.clock_from = match clock < self.used {
+            true => self.reserved,
+            false => self.clock_from.min(clock),
+        };
+        before != (self.reserved, self.clock_from)
     }
 }

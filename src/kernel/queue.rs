@@ -11,14 +11,18 @@ use std::thread;
 
 use tokio::sync::mpsc;
 
+use crate::auth::MAX_TOKEN;
 use crate::engine::config::QueueConfig;
 use crate::wire::auth_packet::MAX_AUTH_PACKET_LEN;
-use crate::wire::udp::{Datagram, IPV4_HEADER_LEN, UDP_HEADER_LEN};
+use crate::wire::udp::{Datagram, UDP_HEADER_LEN};
 
 /// Longest IPv4 header, UDP header, and one byte more than the longest packet that is looked at,
 /// so that an overlong one is seen to be one. Tokens may be longer.
-const COPY_RANGE: usize = 60 + UDP_HEADER_LEN + crate::auth::MAX_TOKEN + 1;
-const _: () = assert!(MAX_AUTH_PACKET_LEN < crate::auth::MAX_TOKEN && IPV4_HEADER_LEN < 60);
+const COPY_RANGE: u16 = 60 + 8 + 1472 + 1;
+const _: () = {
+    assert!(COPY_RANGE as usize == 60 + UDP_HEADER_LEN + MAX_TOKEN + 1);
+    assert!(MAX_AUTH_PACKET_LEN < MAX_TOKEN);
+};
 
 /// Datagrams that wait for the loop.
 const CHANNEL: usize = 64;
@@ -77,7 +81,7 @@ fn open(config: QueueConfig) -> io::Result<nfq::Queue> {
     queue.bind(config.number)?;
     queue.set_fail_open(config.number, false)?;
     queue.set_queue_max_len(config.number, config.max_len)?;
-    queue.set_copy_range(config.number, COPY_RANGE as u16)?; // far below 65536
+    queue.set_copy_range(config.number, COPY_RANGE)?;
     Ok(queue)
 }
 

@@ -284,15 +284,16 @@ fn prerouting(spec: &RuleSpec) -> Vec<Vec<Statement<'static>>> {
 
 fn outer(spec: &RuleSpec) -> Vec<Vec<Statement<'static>>> {
     let mut rules = Vec::new();
-    if let Control::Queue { shape: ControlShape::NotIpv4 { length }, .. } = spec.control
-        && length >= IPV4_LENGTH_END
-    {
-        rules.push(vec![
+    if let Control::Queue { shape: ControlShape::NotIpv4 { length }, .. } = spec.control {
+        let mut lookalike = vec![
             eq(udp("length"), number(length.saturating_add(UDP_HEADER))),
             eq(inner_version(), Expression::Number(4)),
-            ne(inner_length(), number(length)),
-            goto("control"),
-        ]);
+        ];
+        if length >= IPV4_LENGTH_END {
+            lookalike.push(ne(inner_length(), number(length)));
+        }
+        lookalike.push(goto("control"));
+        rules.push(lookalike);
     }
     let source = || Expression::Named(NamedExpression::Concat(vec![ip("saddr"), udp("sport")]));
     let is_data = || eq(inner_version(), Expression::Number(4));

@@ -2,5 +2,8 @@
 //!
 //! Pure, without allocation by an attacker's number, and fuzzed.
 
+#![warn(clippy::indexing_slicing)]
+#![cfg_attr(test, allow(clippy::indexing_slicing))]
+
 pub mod auth_packet;
 pub mod udp;

@@ -30,7 +30,7 @@ impl<'a> Datagram<'a> {
         Some(Datagram {
             from: SocketAddrV4::new(Ipv4Addr::from(header.source), udp.source_port()),
             to: SocketAddrV4::new(Ipv4Addr::from(header.destination), udp.destination_port()),
-            payload: &copied[..copied.len().min(length)],
+            payload: copied.get(..length).unwrap_or(copied),
         })
     }
 }

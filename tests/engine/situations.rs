@@ -205,6 +205,26 @@ fn a_client_makes_its_tunnel_and_proves_itself() {
 }
 
 #[test]
+fn a_client_that_cannot_send_waits_without_haste() {
+    let mut host = PlayedHost::new();
+    host.found.addresses.retain(|a| a.local != OUTER);
+    let server = Host::Name("server.example".into());
+    let role = Role::Client(client(server, Some(SECOND)));
+    let mut play = Play::start(role, host, Memory::default());
+    for _ in 0..2 {
+        assert!(play.engine.next_deadline() > play.now, "a deadline that has come stays due");
+        play.pass(60 * SECOND);
+        assert!(play.sent.is_empty());
+        play.handle(Event::Resolved(vec!["203.0.113.9".parse().unwrap()]));
+    }
+    let missing = |r: &&Report| matches!(r, Report::OuterMissing(_));
+    assert_eq!(play.reports.iter().filter(missing).count(), 1, "said once");
+    play.host.add_address(super::host::ETH0, OUTER, 24);
+    play.read();
+    assert_eq!(play.sent.len(), 1);
+}
+
+#[test]
 fn a_client_keeps_proving_itself_and_does_so_when_asked() {
     let mut play = calling(Some(27 * SECOND));
     play.pass(27 * 3 * SECOND);
