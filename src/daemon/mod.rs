@@ -7,6 +7,8 @@ mod memory;
 mod names;
 mod preflight;
 mod reauth;
+mod settling;
+mod signals;
 mod tunnel;
 
 use std::io::Write as _;

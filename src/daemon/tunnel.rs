@@ -8,7 +8,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::UnixStream;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Notify, mpsc};
 use tokio::time::sleep_until;
 
@@ -16,20 +15,18 @@ use super::clock::Clock;
 use super::control::{ControlSocket, answer};
 use super::memory::MemoryFile;
 use super::preflight::{kernel, open_host};
+use super::settling::Settling;
+use super::signals::{Caught, Signals};
 use super::{Failure, Settings, names};
 use crate::auth::Reject;
 use crate::engine::config::{Host as ServerHost, Outer, Role};
 use crate::engine::host::RulesFound;
 use crate::engine::plan::Step;
 use crate::engine::{Action, Engine, Event, Report};
-use crate::kernel::{Changes, Host, Queue, Queued, RawSender, StepError};
+use crate::kernel::{Host, Queue, Queued, RawSender, StepError};
 use crate::observe::rate::Limiter;
 use crate::observe::status::{Dropped, ProcessStatus, TunnelStatus};
 
-/// After word of a change, how long more word is waited for before the host is read.
-const SETTLE: Duration = Duration::from_millis(20);
-/// At least this much time is between two readings that changes ask for.
-const BREATHE: Duration = Duration::from_millis(200);
 /// One line per kind and interval about what repeats.
 const LOG_EVERY: Duration = Duration::from_secs(10);
 /// How often the host is read again within one event, while steps fail.
@@ -49,7 +46,7 @@ pub fn run(settings: &Settings) -> Result<(), Failure> {
 
 async fn serve(settings: &Settings) -> Result<(), Failure> {
     let mut signals = Signals::catch().map_err(kernel)?;
-    let changes = Changes::open().map_err(kernel)?;
+    let mut changes = Settling::open().map_err(kernel)?;
     let mut daemon = Daemon::open(settings).await?;
     let mut queue = match &settings.role {
         Role::Server(server) => Some(Queue::bind(server.queue)?),
@@ -60,7 +57,6 @@ async fn serve(settings: &Settings) -> Result<(), Failure> {
 
     daemon.start().await?;
     daemon.notify_ready();
-    let mut changes = Settling { changes, due: None, last: Duration::ZERO };
     loop {
         let deadline = daemon.clock.instant(daemon.engine.next_deadline());
         let done = tokio::select! {
@@ -135,65 +131,6 @@ async fn next_asker(control: Option<&ControlSocket>) -> Option<UnixStream> {
     match control {
         Some(control) => control.accept().await.ok(),
         None => pending().await,
-    }
-}
-
-/// The signals that mean something, or at least do not end the process.
-struct Signals {
-    end: [Signal; 2],
-    reauthenticate: Signal,
-    ignored: [Signal; 2],
-}
-
-enum Caught {
-    End,
-    Reauthenticate,
-    Ignored(&'static str),
-}
-
-impl Signals {
-    fn catch() -> std::io::Result<Self> {
-        Ok(Signals {
-            end: [signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?],
-            reauthenticate: signal(SignalKind::user_defined1())?,
-            ignored: [signal(SignalKind::user_defined2())?, signal(SignalKind::hangup())?],
-        })
-    }
-
-    async fn next(&mut self) -> Caught {
-        let [terminate, interrupt] = &mut self.end;
-        let [user2, hangup] = &mut self.ignored;
-        tokio::select! {
-            _ = terminate.recv() => Caught::End,
-            _ = interrupt.recv() => Caught::End,
-            _ = self.reauthenticate.recv() => Caught::Reauthenticate,
-            _ = user2.recv() => Caught::Ignored("SIGUSR2"),
-            _ = hangup.recv() => Caught::Ignored("SIGHUP"),
-        }
-    }
-}
-
-/// Word of changes, gathered: many come at once.
-struct Settling {
-    changes: Changes,
-    due: Option<Duration>,
-    last: Duration,
-}
-
-impl Settling {
-    /// Returns when something has changed and no more word is expected. Cancel safe.
-    async fn settled(&mut self, clock: Clock) {
-        if self.due.is_none() {
-            self.changes.wait().await;
-            self.due = Some((clock.elapsed() + SETTLE).max(self.last + BREATHE));
-        }
-        if let Some(due) = self.due {
-            let due = clock.instant(due);
-            // What comes in the meantime is read with this one.
-            while tokio::time::timeout_at(due, self.changes.wait()).await.is_ok() {}
-        }
-        self.due = None;
-        self.last = clock.elapsed();
     }
 }
 

@@ -297,6 +297,7 @@ impl RemoteServer {
         let before = (self.reserved, self.clock_from);
         if self.used >= self.reserved {
             self.reserved = self.used.saturating_add(RESERVE_SECONDS);
+            self.clock_from = clock;
         }
         self.clock_from = match clock < self.used {
             true => self.reserved,

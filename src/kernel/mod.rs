@@ -10,6 +10,7 @@ mod modules;
 mod queue;
 mod raw;
 mod rules;
+mod ruleset;
 
 use std::io;
 use std::net::Ipv4Addr;
