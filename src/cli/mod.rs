@@ -26,10 +26,10 @@ use clap::error::ErrorKind;
 use clap::{CommandFactory as _, FromArgMatches as _};
 
 pub use document::render;
-pub use options::Document;
+pub use options::{Document, Options};
 
 use crate::engine::config::Role;
-use options::{Command, Options};
+use options::Command;
 use resolve::Directories;
 
 /// What the program is asked to do.
