@@ -17,6 +17,7 @@ mod endpoint;
 mod options;
 mod proof;
 mod resolve;
+mod usage;
 mod value;
 
 use std::ffi::{OsStr, OsString};

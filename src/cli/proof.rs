@@ -3,8 +3,8 @@
 use std::net::Ipv4Addr;
 
 use super::options::Options;
-use super::resolve::{UsageError, unless_zero};
-use super::value::ValueError;
+use super::usage::UsageError;
+use super::value::{ValueError, unless_zero};
 use crate::auth::{Credential, Policy, Proof, SharedSecret, Signer, Token, Verifier};
 use crate::engine::config::Reply;
 

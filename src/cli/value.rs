@@ -215,6 +215,11 @@ pub fn shared_secret(text: &str) -> Result<SharedSecret, ValueError> {
     Ok(SharedSecret::new(text.as_bytes().to_vec()))
 }
 
+/// Zero means "never" or "for ever" in every option that takes seconds.
+pub fn unless_zero(duration: Option<Duration>) -> Option<Duration> {
+    duration.filter(|duration| !duration.is_zero())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
