@@ -35,7 +35,7 @@ class Tunnel:
     def start(self, ready=True):
         self.process = self.host.spawn(self.argv)
         if ready:
-            self.process.await_output(r"ready on")
+            self.process.await_output(r"ready on", timeout=30)  # the first nft loads modules
         return self
 
     def show(self):
@@ -121,19 +121,23 @@ class Lan:
         self.plug(self.client)
 
     def plug(self, host):
-        """A cable from the host's eth0 to the switch; `ip link del eth0` pulls it out."""
+        """A cable from the host's eth0 to the switch; `ip link del eth0` pulls it out.
+
+        The card's address is always the same: nobody has to ask for it again."""
         address = {"server": SERVER, "client": CLIENT}[host.name]
+        card = "02:00:00:00:00:0" + address[-1]
         port = f"to-{host.name}"
         self.stranger.batch(
-            f"link add {port} master br0 type veth peer name eth0 netns {host.netns}",
+            f"link add {port} master br0 type veth peer name eth0 address {card}"
+            f" netns {host.netns}",
             f"link set {port} up",
         )
         host.batch(f"addr add {address}/24 dev eth0", "link set eth0 up")
 
-    def connect(self, *options, keys=None):
+    def connect(self, *options, prefix=()):
         """Starts both ends with the same options; the tunnel is up."""
-        self.keys = keys or Keys(self.server)
-        self.near = server(self.server, *options, keys=self.keys)
-        self.far = client(self.client, *options, keys=self.keys)
+        self.keys = Keys(self.server)
+        self.near = server(self.server, *options, keys=self.keys, prefix=prefix)
+        self.far = client(self.client, *options, keys=self.keys, prefix=prefix)
         self.near.await_log("tunnel up")
         return self

@@ -1,27 +1,161 @@
-"""A tunnel between two hosts on one network."""
+"""Tunnels between two hosts on one network."""
+
+import ctypes
+import fcntl
+import socket
+import struct
 
 import pytest
 
 import ipipou
-from ipipou import CLIENT, SERVER
+import packets
+from ipipou import CLIENT, SERVER, reach_each_other
+
+TRACK_ALL = """
+    table ip firewall {
+        chain input { type filter hook input priority filter; ct state new counter; }
+        chain output { type filter hook output priority filter; ct state new counter; }
+    }
+"""
 
 
 @pytest.fixture
 def hosts(lab):
-    server, client = lab.host("server"), lab.host("client")
-    lab.link(server, "eth0", f"{SERVER}/24", client, "eth0", f"{CLIENT}/24")
-    return server, client
+    return ipipou.neighbours(lab)
 
 
 def test_direct_tunnel(hosts):
+    """FOU on the wire, both ways, and no connection tracking."""
     server, client = hosts
+    keys = ipipou.Keys(server)
+    near = ipipou.server(server, keys=keys)
+    on_wire = server.capture("eth0", "ip")
+    far = ipipou.client(client, keys=keys)
+    near.await_log("tunnel up")
+    reach_each_other(server, client)
+
+    authentication, *data = on_wire.await_packets(9)
+    assert len(authentication.payload) == 73 and authentication.payload[0] >= 0x80
+    assert (authentication.src, authentication.sport) == (CLIENT, 10000)
+    assert (authentication.dst, authentication.dport) == (SERVER, 10000)
+    rebuilt = packets.udp(CLIENT, 10000, SERVER, 10000, authentication.payload)
+    assert authentication.raw[20:] == rebuilt  # so the checksum is right
+    assert {(p.src, p.sport, p.dst, p.dport, p.inner.protocol) for p in data} == {
+        (CLIENT, 10000, SERVER, 10000, packets.ICMP),
+        (SERVER, 10000, CLIENT, 10000, packets.ICMP),
+    }
+    assert {p.ttl for p in data} == {64}
+
+    assert server.tracked() == client.tracked() == 0
+    assert near.admitted() == {f"{CLIENT}:10000": None}
+    assert far.admitted() == {f"{SERVER}:10000": None}
+    assert near.tunnel() == {
+        **far.tunnel(),
+        "local": SERVER,
+        "remote": CLIENT,
+    }
+
+
+def test_outer_packets_stay_untracked(hosts):
+    """A firewall tracks connections on both ends: it sees inner ones only."""
+    server, client = hosts
+    for host in hosts:
+        host.nft(TRACK_ALL)
     keys = ipipou.Keys(server)
     near = ipipou.server(server, keys=keys)
     far = ipipou.client(client, keys=keys)
     near.await_log("tunnel up")
-    print(server.run("nft list ruleset"))
-    print(near.show())
-    assert client.ping("172.28.0.0").lost == 0
-    assert server.ping("172.28.0.1").lost == 0
+    reach_each_other(server, client)
+    far.reauthenticate()
+    near.await_accepted(2)
+    for host in hosts:
+        lines = host.connections()
+        assert [line for line in lines if "icmp" in line and "src=172.28.0.0" in line]
+        assert not [line for line in lines if "port=10000" in line or "203.0.113." in line]
+
+
+def test_two_tunnels_between_two_hosts(hosts):
+    """The kernel tells ipip links apart by addresses only: the second gets a private one."""
+    server, client = hosts
+    keys = ipipou.Keys(server)
+    ends = []
+    for number in (0, 1):
+        near = ipipou.server(server, keys=keys, number=number)
+        far = ipipou.client(client, keys=keys, number=number, peer=number)
+        near.await_log("tunnel up")
+        ends.append((near, far))
+    (near0, far0), (near1, far1) = ends
+    near1.await_local("172.29.0.1")
+    far1.await_local("172.29.0.1")
+    assert (near0.tunnel()["local"], far0.tunnel()["local"]) == (SERVER, CLIENT)
+
+    on_wire = server.capture("eth0", "udp")
+    for peer in (0, 1):
+        reach_each_other(server, client, peer)
+    seen = on_wire.await_packets(16)
+    assert {(p.src, p.sport, p.dst, p.dport) for p in seen} == {
+        (*a, *b)
+        for port in (10000, 10001)
+        for a, b in [((CLIENT, port), (SERVER, port)), ((SERVER, port), (CLIENT, port))]
+    }
+    assert near0.admitted() == {f"{CLIENT}:10000": None}
+    assert near1.admitted() == {f"{CLIENT}:10001": "172.29.0.1"}
     assert server.tracked() == client.tracked() == 0
-    assert far.process.running()
+
+    assert near1.process.stop() == far1.process.stop() == 0
+    reach_each_other(server, client, 0)
+    for host in hosts:
+        assert "172.29.0.1" not in host.run("ip -4 -br addr")
+
+
+def test_forced_private_address(hosts):
+    """--force-fou-local-ip-alt, with the default address and with another."""
+    server, client = hosts
+    keys = ipipou.Keys(server)
+    near = ipipou.server(server, "--force-fou-local-ip-alt", keys=keys)
+    alternative = ["--force-fou-local-ip-alt", "--fou-local-ip-alt", "10.99.0.1"]
+    far = ipipou.client(client, *alternative, keys=keys)
+    near.await_log("tunnel up")
+    near.await_local("172.29.0.0")
+    far.await_local("10.99.0.1")
+    on_wire = server.capture("eth0", "udp")
+    reach_each_other(server, client)
+    assert {p.src for p in on_wire.await_packets(8)} == {SERVER, CLIENT}
+    assert near.admitted() == {f"{CLIENT}:10000": "172.29.0.0"}
+    assert far.admitted() == {f"{SERVER}:10000": "10.99.0.1"}
+    assert "inet 10.99.0.1/32" in client.run("ip addr show dev lo")
+
+
+def no_checksum_offload(host, dev):
+    """Packets leave with their checksums complete, as by a plain network card (linux/ethtool.h)."""
+    value = ctypes.create_string_buffer(struct.pack("II", 0x17, 0))  # ETHTOOL_STXCSUM
+    request = struct.pack("16sP", dev.encode(), ctypes.addressof(value))
+    with host.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
+        fcntl.ioctl(any_socket, 0x8946, request)  # SIOCETHTOOL
+
+
+@pytest.mark.parametrize("options", [[], ["--force-fou-local-ip-alt"]], ids=["direct", "private"])
+def test_outer_checksum(hosts, options):
+    """--encap-csum: right, or left out where the rules rewrite the address; TCP gets through."""
+    server, client = hosts
+    for host in hosts:
+        no_checksum_offload(host, "eth0")
+    keys = ipipou.Keys(server)
+    near = ipipou.server(server, "--encap-csum", *options, keys=keys)
+    ipipou.client(client, "--encap-csum", *options, keys=keys)
+    near.await_log("tunnel up")
+    on_wire = server.capture("eth0", "udp")
+    with server.socket() as listener, client.socket() as sender:
+        listener.bind(("172.28.0.0", 5000))
+        listener.listen()
+        sender.settimeout(3)
+        sender.connect(("172.28.0.0", 5000))
+        accepted, _ = listener.accept()
+        with accepted:
+            sender.sendall(b"through the tunnel")
+            assert accepted.recv(100) == b"through the tunnel"
+    seen = on_wire.await_packets(5)
+    assert {packet.src for packet in seen} == {SERVER, CLIENT}
+    for packet in seen:
+        rebuilt = packets.udp(packet.src, 10000, packet.dst, 10000, packet.payload, not options)
+        assert packet.raw[20:] == rebuilt

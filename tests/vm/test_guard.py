@@ -1,0 +1,238 @@
+"""What gets into a tunnel: packets of the known remote, whatever a host on the same link sends."""
+
+import json
+import os
+import re
+import signal
+import socket
+import time
+
+import pytest
+
+import ipipou
+import packets
+from ipipou import CLIENT, SERVER, STRANGER
+from lab import await_, inner_icmp_echo
+
+INNER_SERVER, INNER_CLIENT, PRIVATE, PORT = "172.28.0.0", "172.28.0.1", "172.29.0.0", 10000
+OTHER = "203.0.113.5"  # another address of the host that is attacked
+MODES = pytest.mark.parametrize(
+    "options", [(), ("--force-fou-local-ip-alt",)], ids=["direct", "private"]
+)
+MARK, NEIGHBOUR = 0x7777, "203.0.113.77"
+
+
+def ident(packet):
+    """The identifier of an ICMP echo request; None for another packet."""
+    return int.from_bytes(packet.payload[4:6]) if packet.payload[0] == 8 else None
+
+
+class Attack:
+    """Sends as the remote would, in every way but the right one. A way is known by its identifier."""
+
+    def __init__(self, lan, side):
+        self.sender = lan.stranger
+        self.outer = {"server": (CLIENT, SERVER), "client": (SERVER, CLIENT)}[side]
+        inner = {"server": (INNER_CLIENT, INNER_SERVER), "client": (INNER_SERVER, INNER_CLIENT)}
+        self.inner = inner[side]
+        self.host = getattr(lan, side)
+        self.host.run(f"ip addr add {OTHER}/24 dev eth0")
+        # Both ends may have the private address, and would answer for it.
+        card = json.loads(self.host.run("ip -j link show eth0"))[0]["address"]
+        self.sender.batch(
+            f"route add {PRIVATE}/32 dev br0", f"neigh add {PRIVATE} lladdr {card} dev br0"
+        )
+
+    def fou(self, number, sport=PORT, src=None, dst=None):
+        remote, local = self.outer
+        self.sender.send_fou(src or remote, sport, dst or local, PORT, *self.inner, ident=number)
+
+    def ipip(self, number, src=None, dst=None):
+        remote, local = self.outer
+        self.sender.send_ipip(src or remote, dst or local, *self.inner, ident=number)
+
+    def pieces(self, number, sport=PORT, src=None, dst=None, sizes=(16, 16), skip=0):
+        """Fragments: of these sizes and the rest; the first `skip` ones are not sent."""
+        remote, local = src or self.outer[0], dst or self.outer[1]
+        whole = packets.udp(remote, sport, local, PORT, inner_icmp_echo(*self.inner, ident=number))
+        ends = [sum(sizes[:n]) for n in range(len(sizes) + 1)] + [len(whole)]
+        for start, end in list(zip(ends, ends[1:]))[skip:]:
+            frag = start // 8 | (0x2000 if end < len(whole) else 0)
+            part = whole[start:end]
+            self.sender.send_raw(
+                packets.ipv4(remote, local, packets.UDP, part, ident=number, frag=frag)
+            )
+
+    def ways(self):
+        """name: (what it does with an identifier, whether it needs a guard in which mode)."""
+        return {
+            "plain IPIP": (self.ipip, "direct"),
+            "another port": (lambda n: self.fou(n, sport=4444), "direct"),
+            "fragments, another port": (lambda n: self.pieces(n, sport=4444), "direct"),
+            "tiny fragments, another port": (
+                lambda n: self.pieces(n, sport=4444, sizes=(8, 8)),
+                "direct",
+            ),
+            "private address": (lambda n: self.fou(n, dst=PRIVATE), "private"),
+            "private address, another port": (
+                lambda n: self.fou(n, sport=4444, dst=PRIVATE),
+                "private",
+            ),
+            "private address, fragments": (lambda n: self.pieces(n, dst=PRIVATE), "private"),
+            "private address, plain IPIP": (lambda n: self.ipip(n, dst=PRIVATE), "private"),
+            "later fragments": (lambda n: self.pieces(n, skip=1), None),
+            "another local address": (lambda n: self.fou(n, dst=OTHER), None),
+            "another local address, plain IPIP": (lambda n: self.ipip(n, dst=OTHER), None),
+            "stranger": (lambda n: self.fou(n, src=STRANGER), None),
+            "stranger, plain IPIP": (lambda n: self.ipip(n, src=STRANGER), None),
+        }
+
+    def arrived(self, mark):
+        """Goes every way; the names of those that led into the tunnel. `mark` sends a packet that
+        gets in, last."""
+        inside = self.host.capture("ipipou0", "icmp")
+        names = {}
+        for number, (name, (send, _)) in enumerate(self.ways().items(), 0x1001):
+            names[number] = name
+            send(number)
+        mark(MARK)
+        inside.await_packets(1, condition=lambda p: ident(p) == MARK)
+        seen = {ident(packet) for packet in inside.stop()} - {None}
+        return {names[number] for number in seen - {MARK}}
+
+
+@pytest.mark.parametrize("side", ["server", "client"])
+@MODES
+def test_no_way_around_the_rules(lab, options, side):
+    """With the rules nothing but the real thing gets in, without them it does: so they do it."""
+    lan = ipipou.Lan(lab).connect(*options)
+    attack = Attack(lan, side)
+    end = lan.near if side == "server" else lan.far
+    assert attack.arrived(mark=attack.fou) == set()
+    dropped = {name: count["packets"] for name, count in end.show()["dropped"].items()}
+    # Plain IPIP to the outer address finds no link when that has a private one.
+    assert dropped["plain_ipip"] == (0 if options else 1)
+    assert dropped["private_address"] == 4
+    assert dropped["stranger_data"] == 4
+
+    end.process.send_signal(signal.SIGSTOP)
+    attack.host.run("nft flush ruleset")
+    mode = "private" if options else "direct"
+    unguarded = {name for name, (_, needed) in attack.ways().items() if needed == mode}
+    local = PRIVATE if options else None
+    assert attack.arrived(mark=lambda n: attack.fou(n, dst=local)) == unguarded
+    assert lan.server.tracked() == lan.client.tracked() == 0
+
+
+def test_plain_ipip_of_others_goes_on(lab):
+    """Beside our tunnel, between the same two hosts and with a third."""
+    lan = ipipou.Lan(lab)
+    lan.server.run(f"ip addr add {OTHER}/24 dev eth0")
+    for number, (far, local, remote) in enumerate(
+        [(lan.client, OTHER, CLIENT), (lan.stranger, SERVER, STRANGER)], 1
+    ):
+        for host, here, there, inner, peer in (
+            (lan.server, local, remote, f"10.9.{number}.1", f"10.9.{number}.2"),
+            (far, remote, local, f"10.9.{number}.2", f"10.9.{number}.1"),
+        ):
+            host.batch(
+                f"link add plain{number} type ipip local {here} remote {there}",
+                f"addr add {inner} peer {peer} dev plain{number}",
+                f"link set plain{number} up",
+            )
+    lan.connect()
+    ipipou.reach_each_other(lan.server, lan.client)
+    for number, host in ((1, lan.client), (2, lan.stranger)):
+        assert host.ping(f"10.9.{number}.1", count=2).received == 2
+    assert lan.near.show()["dropped"]["plain_ipip"]["packets"] == 0
+
+
+@pytest.mark.parametrize("order", [[0, 1, 2], [2, 0, 1]], ids=["in-order", "last-first"])
+@MODES
+def test_fragments_of_the_remote_arrive(lab, options, order):
+    lan = ipipou.Lan(lab).connect(*options)
+    inside = lan.server.capture("ipipou0", "icmp")
+    echo = inner_icmp_echo(INNER_CLIENT, INNER_SERVER, ident=MARK, payload=bytes(200))
+    lan.client.send_fragments(CLIENT, PORT, SERVER, PORT, echo, count=3, order=order)
+    (request,) = inside.await_packets(1, condition=lambda p: ident(p) == MARK)
+    assert request.raw == echo
+    # The kernel counts the pieces it has put together, for the whole namespace.
+    assert lan.server.run("nstat -asz IpReasmReqds").split()[-2] == "3"
+    assert lan.server.tracked() == 0
+
+
+@pytest.mark.parametrize("check", ["strict", "off"])
+def test_inner_packets_come_from_inside(lab, check):
+    """A client that sends from an address that is not routed to it; with the check off the answer
+    goes to whoever has that address."""
+    lan = ipipou.Lan(lab)
+    lan.stranger.run(f"ip addr add {NEIGHBOUR}/24 dev br0")
+    lan.connect(*(["--rp-filter", "off"] if check == "off" else []))
+    inside = lan.server.capture("ipipou0", "icmp")
+    answers = lan.stranger.capture("br0", f"icmp and src {INNER_SERVER}")
+    lan.client.send_fou(CLIENT, PORT, SERVER, PORT, NEIGHBOUR, INNER_SERVER, ident=MARK)
+    inside.await_packets(1, condition=lambda p: ident(p) == MARK)
+    if check == "off":
+        assert answers.await_packets(1)[0].dst == NEIGHBOUR
+    else:
+        assert lan.client.ping(INNER_SERVER, count=1).received == 1
+        assert answers.stop() == []
+    refused = lan.server.run("nstat -asz TcpExtIPReversePathFilter").split()
+    assert int(refused[refused.index("TcpExtIPReversePathFilter") + 1]) == (check == "strict")
+
+
+@pytest.mark.parametrize("number", [signal.SIGSTOP, signal.SIGKILL], ids=["stopped", "killed"])
+def test_a_dead_server_lets_nobody_in(lab, number):
+    """The stranger has the client's key. The server takes its packet for the client's, but alive."""
+    lan = ipipou.Lan(lab).connect()
+    inside = lan.server.capture("ipipou0", "icmp")
+    ping = lan.client.ping_background(INNER_SERVER, interval=0.02)
+    await_(lambda: ping.answers() > 5, what="answers")
+    lan.near.process.send_signal(number)
+    if number == signal.SIGKILL:
+        lan.near.process.wait()
+
+    authenticate = ["ipipou", "--reauth-only", "-b", "@br0", "-r", f"{SERVER}:{PORT}"]
+    authenticate += ["--tunl-ip", INNER_CLIENT, "--auth-key-b64", lan.keys.private]
+    authenticate += ["--auth-secret", ipipou.SECRET, "--memory-dir", lab.directory / "stolen"]
+    on_wire = lan.server.capture("eth0", f"udp and src {STRANGER}")
+    lan.stranger.run(authenticate)
+    lan.stranger.send_fou(STRANGER, PORT, SERVER, PORT, INNER_CLIENT, INNER_SERVER, ident=0x66)
+    assert [len(p.payload) for p in on_wire.await_packets(2)][0] == 73
+
+    before = ping.answers()
+    await_(lambda: ping.answers() > before + 10, what="answers")
+    assert lan.near.tunnel()["remote"] == CLIENT
+    assert 0x66 not in {ident(p) for p in inside.packets()}
+    lines = ping.stop()
+    assert lines.lost <= 1, "the last one may have had no time"
+
+    if number == signal.SIGSTOP:
+        lan.near.process.send_signal(signal.SIGCONT)
+    else:
+        lan.near.start()
+        lan.stranger.run(authenticate)
+    lan.near.await_log(f"moved from {CLIENT}:{PORT} to {STRANGER}:{PORT}")
+    lan.stranger.send_fou(STRANGER, PORT, SERVER, PORT, INNER_CLIENT, INNER_SERVER, ident=0x67)
+    inside.await_packets(1, condition=lambda p: ident(p) == 0x67)
+
+
+def test_a_flood_from_one_address_stops_nobody_else(lab):
+    lan = ipipou.Lan(lab).connect()
+    count = 300
+    datagrams = [
+        packets.ipv4(STRANGER, SERVER, packets.UDP, packets.udp(STRANGER, 9, SERVER, PORT, junk))
+        for junk in (b"\x80" + os.urandom(72) for _ in range(count))
+    ]
+    started = time.monotonic()
+    with lan.stranger.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW) as raw:
+        for datagram in datagrams:
+            raw.sendto(datagram, (SERVER, 0))
+    took = time.monotonic() - started
+    lan.far.reauthenticate()
+    lan.near.await_log("authenticated again")
+    looked_at = 50 + 50 * took + 1
+    status = lan.near.show()
+    assert count - looked_at <= status["dropped"]["flood"]["packets"] < count
+    assert 0 < sum(status["rejected"].values()) <= looked_at
+    assert not re.search(r"(?m)ERROR", lan.near.process.output())

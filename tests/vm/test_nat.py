@@ -1,0 +1,116 @@
+"""Clients behind a masquerading router."""
+
+import pytest
+
+import ipipou
+from ipipou import SERVER, await_, reach_each_other
+
+OUTSIDE, DIRECT = "198.51.100.2", "192.0.2.2"
+NEW_PORTS = range(30000, 31000)
+
+
+class Internet:
+    """A server, a masquerading router, and a client with an address of its own."""
+
+    def __init__(self, lab):
+        self.server, core = lab.host("server"), lab.host("core")
+        self.router, self.direct = lab.host("router"), lab.host("direct")
+        self.lab = lab
+        lab.link(self.server, "eth0", f"{SERVER}/24", core, "eth0", "203.0.113.254/24")
+        lab.link(self.router, "wan0", f"{OUTSIDE}/24", core, "eth1", "198.51.100.1/24")
+        lab.link(self.direct, "eth0", f"{DIRECT}/24", core, "eth2", "192.0.2.1/24")
+        core.sysctl("net.ipv4.ip_forward", 1)
+        self.server.run("ip route add default via 203.0.113.254")
+        self.router.run("ip route add default via 198.51.100.1")
+        self.direct.run("ip route add default via 192.0.2.1")
+        self.nat = lab.nat(self.router, "wan0", 20000, 20999)
+
+    def inside(self, number):
+        """A host behind the router."""
+        host = self.lab.host(f"inside{number}")
+        network = f"192.168.{number}"
+        self.lab.link(
+            self.router, f"lan{number}", f"{network}.1/24", host, "eth0", f"{network}.2/24"
+        )
+        host.run(f"ip route add default via {network}.1")
+        return host
+
+
+@pytest.fixture
+def internet(lab):
+    return Internet(lab)
+
+
+def remote(tunnel):
+    """Where a server's tunnel goes: (address, port), as `ip` shows it."""
+    found = tunnel.tunnel()
+    return found["remote"], found["encap"]["dport"]
+
+
+def test_three_clients_two_behind_one_address(internet):
+    clients = [internet.inside(7), internet.inside(8), internet.direct]
+    keys = [ipipou.Keys(internet.server) for _ in clients]
+    ends = []
+    for number, client in enumerate(clients):
+        ends.append(ipipou.server(internet.server, keys=keys[number], number=number))
+        ipipou.client(client, keys=keys[number], peer=number)
+        ends[number].await_log("tunnel up")
+    ends[1].await_local("172.29.0.1")
+    assert [end.tunnel()["local"] for end in ends] == [SERVER, "172.29.0.1", SERVER]
+    for number, client in enumerate(clients):
+        reach_each_other(internet.server, client, number)
+
+    (first, port0), (second, port1), (third, port2) = map(remote, ends)
+    assert (first, second, third) == (OUTSIDE, OUTSIDE, DIRECT)
+    assert {port0, port1} <= set(range(20000, 21000)) and port0 != port1 and port2 == 10000
+    assert ends[0].admitted() == {f"{OUTSIDE}:{port0}": None}
+    assert ends[1].admitted() == {f"{OUTSIDE}:{port1}": "172.29.0.1"}
+    assert ends[2].admitted() == {f"{DIRECT}:10000": None}
+    assert internet.server.tracked() == 0
+
+
+def test_private_tunnel_follows_its_remote(internet):
+    """The one behind the router whose link has a private address gets a new mapping."""
+    keys = ipipou.Keys(internet.server)
+    clients = [internet.inside(7), internet.inside(8)]
+    near, far = [], []
+    for number, client in enumerate(clients):
+        near.append(ipipou.server(internet.server, keys=keys, number=number))
+        far.append(ipipou.client(client, keys=keys, peer=number))
+        near[number].await_log("tunnel up")
+    near[1].await_local("172.29.0.1")
+    internet.nat.remap(NEW_PORTS[0], NEW_PORTS[-1])
+    for number in (1, 0):
+        far[number].reauthenticate()
+        near[number].await_log("moved from")
+        assert remote(near[number])[1] in NEW_PORTS
+        reach_each_other(internet.server, clients[number], number)
+    assert near[1].tunnel()["local"] == "172.29.0.1"
+
+
+@pytest.mark.parametrize("way", ["signal", "keepalive", "reauth-only"])
+def test_mapping_changes(internet, way):
+    """Another outside port: traffic is refused until the client authenticates again."""
+    client, keys = internet.inside(7), ipipou.Keys(internet.server)
+    near = ipipou.server(internet.server, keys=keys)
+    far = ipipou.client(client, *(["--keepalive", "1"] if way == "keepalive" else []), keys=keys)
+    near.await_log("tunnel up")
+    reach_each_other(internet.server, client)
+
+    internet.nat.remap(NEW_PORTS[0], NEW_PORTS[-1])
+    if way != "keepalive":
+        assert client.ping("172.28.0.0", count=1, timeout=0.3).received == 0
+        assert near.show()["dropped"]["stranger_data"]["packets"] == 1
+    if way == "signal":
+        far.reauthenticate()
+    if way == "reauth-only":
+        client.run([*far.argv, "--reauth-only"])
+    near.await_log("moved from")
+    await_(lambda: remote(near)[1] in NEW_PORTS, what="new port")
+    reach_each_other(internet.server, client)
+    assert near.show()["moved"] == 1
+    assert list(near.admitted()) == [f"{OUTSIDE}:{remote(near)[1]}"]
+
+    if way == "reauth-only":  # and it does not shut out the process that goes on
+        far.reauthenticate()
+        near.await_accepted(3)
