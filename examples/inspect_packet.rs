@@ -21,11 +21,15 @@ fn main() -> Result<(), Box<dyn Error>> {
     let packet = AuthPacket::parse(&payload)?;
     println!("signed at Unix time {}", packet.seconds);
     println!("tail of {} bytes", payload.len() - AUTH_PACKET_LEN);
-    println!("first byte {:#04x}: {}", payload[0], match payload[0] >> 4 {
-        4 => "looks like IPv4; a server tells it from data by its length",
-        8.. => "cannot be mistaken for an IP packet",
-        _ => "is no IPv4 packet",
-    });
+    println!(
+        "first byte {:#04x}: {}",
+        payload[0],
+        match payload[0] >> 4 {
+            4 => "looks like IPv4; a server tells it from data by its length",
+            8.. => "cannot be mistaken for an IP packet",
+            _ => "is no IPv4 packet",
+        }
+    );
     if let [key, secret] = proof {
         let secret = SharedSecret::new(secret.as_bytes().to_vec());
         let verifier = Verifier::new(&*parse_key(key)?, secret, None)?;
@@ -40,8 +44,11 @@ fn main() -> Result<(), Box<dyn Error>> {
 }
 
 fn from_hex(text: &str) -> Option<Vec<u8>> {
-    let digits: Vec<u32> =
-        text.chars().filter(|c| !c.is_whitespace()).map(|c| c.to_digit(16)).collect::<Option<_>>()?;
+    let digits: Vec<u32> = text
+        .chars()
+        .filter(|c| !c.is_whitespace())
+        .map(|c| c.to_digit(16))
+        .collect::<Option<_>>()?;
     let (pairs, rest) = digits.as_chunks::<2>();
     let byte = |[high, low]: &[u32; 2]| u8::try_from(high << 4 | low).ok();
     rest.is_empty().then(|| pairs.iter().filter_map(byte).collect())

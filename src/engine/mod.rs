@@ -21,8 +21,9 @@ use peer::{Accepted, End, Peer, RemoteClient, RemoteServer};
 use plan::{Control, ControlShape, Owned, RuleSpec, Step};
 use wanted::{Endpoint, OuterFound, find_outer, wanted};
 
-/// How often the host is read although nothing told of a change.
-const REREAD_EVERY: Duration = Duration::from_secs(5);
+/// How often the host is read although nothing told of a change: of FOU listeners the kernel never
+/// tells.
+const REREAD_EVERY: Duration = Duration::from_secs(3);
 
 /// How long after a failed step the next try is.
 const RETRY_AFTER: Duration = Duration::from_secs(1);

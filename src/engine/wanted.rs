@@ -120,8 +120,11 @@ fn link(
             encapsulation: Encapsulation::Fou {
                 source_port: tunnel.port.get(),
                 destination_port: remote.port(),
-                // Without the flag the kernel sends checksum 0.
-                checksum: tunnel.checksum.unwrap_or(false),
+                // Without the flag the kernel sends checksum 0. And so it must where the rules
+                // rewrite the source: they would spoil the sum that covers an inner one which is
+                // not yet computed (`inet_proto_csum_replace4` with CHECKSUM_PARTIAL, as
+                // `udp_set_csum` leaves it).
+                checksum: tunnel.checksum.unwrap_or(false) && private.is_none(),
             },
         },
         inner: tunnel.inner,

@@ -44,8 +44,6 @@ pub struct Queued {
 pub enum QueueError {
     #[error("NFQUEUE {0} is in use by another program; choose another with -q")]
     InUse(u16),
-    #[error("not allowed to open NFQUEUE {0}: run as root, or with CAP_NET_ADMIN")]
-    NotPermitted(u16),
     #[error("NFQUEUE {0}: {1}")]
     Other(u16, #[source] io::Error),
 }
@@ -58,8 +56,11 @@ impl Queue {
     pub fn bind(config: QueueConfig) -> Result<Self, QueueError> {
         let number = config.number;
         let queue = open(config).map_err(|e| match e.kind() {
-            io::ErrorKind::ResourceBusy => QueueError::InUse(number),
-            io::ErrorKind::PermissionDenied => QueueError::NotPermitted(number),
+            // EPERM is the answer about a queue of somebody else's (`nfqnl_recv_config` in
+            // net/netfilter/nfnetlink_queue.c); CAP_NET_ADMIN was made sure of before.
+            io::ErrorKind::ResourceBusy | io::ErrorKind::PermissionDenied => {
+                QueueError::InUse(number)
+            }
             _ => QueueError::Other(number, e),
         })?;
         let (sender, datagrams) = mpsc::channel(CHANNEL);

@@ -18,6 +18,7 @@ const TTL: u8 = 64;
 /// A raw socket. Needs CAP_NET_RAW.
 pub struct RawSender {
     socket: Socket,
+    device: Option<DeviceName>,
     default_ttl: u8,
 }
 
@@ -29,12 +30,11 @@ impl RawSender {
     pub fn open(device: Option<&DeviceName>) -> io::Result<Self> {
         let socket =
             Socket::new(Domain::IPV4, Type::RAW.nonblocking(), Some(Protocol::from(IPPROTO_RAW)))?;
-        socket.bind_device(device.map(|d| d.as_str().as_bytes()))?;
         let default_ttl = std::fs::read_to_string("/proc/sys/net/ipv4/ip_default_ttl")
             .ok()
             .and_then(|text| text.trim().parse().ok())
             .unwrap_or(TTL);
-        Ok(RawSender { socket, default_ttl })
+        Ok(RawSender { socket, device: device.cloned(), default_ttl })
     }
 
     /// # Errors
@@ -43,6 +43,8 @@ impl RawSender {
         let packet =
             udp::build(out.from, out.to, out.ttl.unwrap_or(self.default_ttl), &out.payload)
                 .map_err(io::Error::other)?;
+        // The kernel remembers the number of an interface, and one that returns has another.
+        self.socket.bind_device(self.device.as_ref().map(|d| d.as_str().as_bytes()))?;
         // The port of the destination is in the packet; that of the address means nothing here.
         self.socket.send_to(&packet, &SocketAddrV4::new(*out.to.ip(), 0).into())?;
         Ok(())

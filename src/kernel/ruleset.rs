@@ -3,11 +3,15 @@
 //!
 //! ```text
 //! chain prerouting { type filter hook prerouting priority raw
-//!   udp dport PORT ip daddr OUTER goto outer
-//!   ip daddr OUTER ip protocol 4 ip saddr @addresses drop    # plain IPIP would match our link too
+//!   ip daddr OUTER udp dport PORT udp length != 81 ip saddr . udp sport @remotes notrack accept
+//!   ip daddr OUTER goto outer
 //!   ip daddr PRIVATE drop                                    # only a rewrite may make it
 //! }
 //! chain outer {
+//!   udp dport PORT goto port
+//!   ip protocol 4 ip saddr @addresses drop                   # plain IPIP would match our link too
+//! }
+//! chain port {
 //!   udp length 81 @th,64,4 4 @th,80,16 != 73 goto control    # looks like IPv4 but for its length
 //!   @th,64,4 4 ip saddr . udp sport @remotes notrack accept  # data of a known remote …
 //!   @th,64,4 4 notrack ip daddr set ip saddr . udp sport map @privates accept   # … by another name
@@ -19,14 +23,15 @@
 //!   notrack queue num NUMBER                                 # no bypass: no daemon, no entry
 //! }
 //! chain output { type filter hook output priority raw
-//!   udp sport PORT ip saddr OUTER notrack
-//!   udp sport PORT ip saddr PRIVATE notrack ip saddr set OUTER
+//!   ip saddr OUTER udp sport PORT notrack accept
+//!   ip saddr PRIVATE udp sport PORT notrack ip saddr set OUTER
 //! }
 //! chain reassemble { ip protocol udp tproxy to :1 }          # nothing jumps here: see `reassemble`
-//! chain fragments { type filter hook prerouting priority -450
-//!   ip frag-off & 0x3fff != 0 ip daddr OUTER counter         # before they are put together
-//! }
 //! ```
+//!
+//! The first rule is the path of nearly every data packet, and as short as can be: benches/ tells
+//! what an expression costs. All but packets of the length of an authentication packet (81 with
+//! the UDP header) take it; those are looked at more closely.
 //!
 //! `@th,64,4` is the first four bits of the UDP payload: the version of the inner packet. Nothing
 //! is tracked, so no data packet pays for conntrack and no expired entry breaks a tunnel. A missing
@@ -38,8 +43,8 @@ use std::net::Ipv4Addr;
 
 use nftables::batch::Batch;
 use nftables::expr::{
-    BinaryOperation, Elem, Expression, Map as MapExpression, NamedExpression, Payload, PayloadBase,
-    PayloadField, PayloadRaw,
+    Elem, Expression, Map as MapExpression, NamedExpression, Payload, PayloadBase, PayloadField,
+    PayloadRaw,
 };
 use nftables::schema::{
     Chain, Counter as CounterObject, Element, Map, NfListObject, Rule, Set, SetType, SetTypeValue,
@@ -54,11 +59,12 @@ use super::elements::{SET_ADDRESSES, SET_PRIVATES, SET_REMOTES};
 use crate::engine::host::Admitted;
 use crate::engine::plan::{Control, ControlShape, RuleSpec};
 
-/// Before reassembly, which is at -400 (`NF_IP_PRI_CONNTRACK_DEFRAG`).
-const BEFORE_REASSEMBLY: i32 = -450;
 /// Priority of the raw hook, before conntrack (`NF_IP_PRI_RAW` in linux/netfilter_ipv4.h).
 const RAW: i32 = -300;
 
+/// Elements that our sets have room for. With a number, the kernel takes its fixed hash table, which
+/// is quicker to look up in than the one that grows (`nft_hash_estimate`, `nft_rhash_estimate`).
+const MOST_REMOTES: u32 = 1024;
 /// Authentication packets per second that one source address may have looked at.
 const CONTROL_PER_SECOND: u32 = 50;
 
@@ -118,9 +124,9 @@ fn table<'a>(
     let chains = [
         ("prerouting", Some((NfHook::Prerouting, RAW)), prerouting(spec)),
         ("outer", None, outer(spec)),
+        ("port", None, port(spec)),
         ("control", None, control(spec)),
         ("output", Some((NfHook::Output, RAW)), output(spec)),
-        ("fragments", Some((NfHook::Prerouting, BEFORE_REASSEMBLY)), fragments(spec)),
         ("reassemble", None, reassemble(reassembly)),
     ];
     let chains: Vec<_> = chains.into_iter().filter(|(_, _, rules)| !rules.is_empty()).collect();
@@ -154,19 +160,15 @@ fn table<'a>(
 }
 
 fn prerouting(spec: &RuleSpec) -> Vec<Vec<Statement<'static>>> {
-    let mut rules = vec![vec![
-        eq(udp("dport"), number(spec.port)),
-        eq(ip("daddr"), address(spec.outer)),
-        goto("outer"),
-    ]];
-    let mut plain = vec![
-        eq(ip("daddr"), address(spec.outer)),
-        eq(ip("protocol"), Expression::Number(4)),
-        eq(ip("saddr"), named_set(SET_ADDRESSES)),
-    ];
-    plain.extend(count(spec, "plain_ipip"));
-    plain.push(Statement::Drop(None));
-    rules.push(plain);
+    let to_us = || eq(ip("daddr"), address(spec.outer));
+    let mut data = vec![to_us(), eq(udp("dport"), number(spec.port))];
+    data.extend(control_length(spec).map(|length| ne(udp("length"), number(length))));
+    data.extend([
+        eq(source(), named_set(SET_REMOTES)),
+        Statement::Notrack,
+        Statement::Accept(None),
+    ]);
+    let mut rules = vec![data, vec![to_us(), goto("outer")]];
     for private in &spec.private {
         let mut rule = vec![eq(ip("daddr"), address(*private))];
         rule.extend(count(spec, "private_address"));
@@ -176,7 +178,26 @@ fn prerouting(spec: &RuleSpec) -> Vec<Vec<Statement<'static>>> {
     rules
 }
 
+/// The UDP length, header included, that authentication packets have.
+fn control_length(spec: &RuleSpec) -> Option<u16> {
+    match spec.control {
+        Control::Refuse => None,
+        Control::Queue { shape: ControlShape::NotIpv4 { length }, .. } => {
+            Some(length.saturating_add(UDP_HEADER))
+        }
+        Control::Queue { shape: ControlShape::FromRemote { .. }, .. } => Some(UDP_HEADER),
+    }
+}
+
 fn outer(spec: &RuleSpec) -> Vec<Vec<Statement<'static>>> {
+    let mut plain =
+        vec![eq(ip("protocol"), Expression::Number(4)), eq(ip("saddr"), named_set(SET_ADDRESSES))];
+    plain.extend(count(spec, "plain_ipip"));
+    plain.push(Statement::Drop(None));
+    vec![vec![eq(udp("dport"), number(spec.port)), goto("port")], plain]
+}
+
+fn port(spec: &RuleSpec) -> Vec<Vec<Statement<'static>>> {
     let mut rules = Vec::new();
     if let Control::Queue { shape: ControlShape::NotIpv4 { length }, .. } = spec.control {
         let mut lookalike = vec![
@@ -189,7 +210,6 @@ fn outer(spec: &RuleSpec) -> Vec<Vec<Statement<'static>>> {
         lookalike.push(goto("control"));
         rules.push(lookalike);
     }
-    let source = || Expression::Named(NamedExpression::Concat(vec![ip("saddr"), udp("sport")]));
     let is_data = || eq(inner_version(), Expression::Number(4));
     rules.push(vec![
         is_data(),
@@ -261,29 +281,20 @@ fn control(spec: &RuleSpec) -> Vec<Vec<Statement<'static>>> {
 fn output(spec: &RuleSpec) -> Vec<Vec<Statement<'static>>> {
     let ours = |source: Ipv4Addr| {
         vec![
-            eq(udp("sport"), number(spec.port)),
             eq(ip("saddr"), address(source)),
+            eq(udp("sport"), number(spec.port)),
             Statement::Notrack,
         ]
     };
-    let mut rules = vec![ours(spec.outer)];
+    let mut direct = ours(spec.outer);
+    direct.push(Statement::Accept(None)); // spares the other rules
+    let mut rules = vec![direct];
     for private in &spec.private {
         let mut rule = ours(*private);
         rule.push(Statement::Mangle(Mangle { key: ip("saddr"), value: address(spec.outer) }));
         rules.push(rule);
     }
     rules
-}
-
-/// Counts outer packets that come in pieces.
-fn fragments(spec: &RuleSpec) -> Vec<Vec<Statement<'static>>> {
-    // More fragments, or an offset (RFC 791).
-    let pieces = Expression::BinaryOperation(Box::new(BinaryOperation::AND(
-        ip("frag-off"),
-        Expression::Number(0x3fff),
-    )));
-    let Some(counter) = count(spec, "fragments_seen") else { return Vec::new() };
-    vec![vec![ne(pieces, Expression::Number(0)), eq(ip("daddr"), address(spec.outer)), counter]]
 }
 
 /// A `tproxy` statement makes the kernel put fragments together at priority -400, as it does for
@@ -304,16 +315,11 @@ fn counters(spec: &RuleSpec) -> &'static [&'static str] {
     match (spec.counters, spec.control) {
         (false, _) => &[],
         (true, Control::Refuse) => {
-            &["plain_ipip", "private_address", "stranger_data", "stranger_other", "fragments_seen"]
+            &["plain_ipip", "private_address", "stranger_data", "stranger_other"]
         }
-        (true, Control::Queue { .. }) => &[
-            "plain_ipip",
-            "private_address",
-            "stranger_data",
-            "stranger_other",
-            "flood",
-            "fragments_seen",
-        ],
+        (true, Control::Queue { .. }) => {
+            &["plain_ipip", "private_address", "stranger_data", "stranger_other", "flood"]
+        }
     }
 }
 
@@ -326,6 +332,7 @@ fn sets(spec: &RuleSpec) -> [NfListObject<'_>; 3] {
             table: spec.table.as_str().into(),
             name: name.into(),
             set_type,
+            size: Some(MOST_REMOTES),
             ..Set::default()
         }))
     };
@@ -338,6 +345,7 @@ fn sets(spec: &RuleSpec) -> [NfListObject<'_>; 3] {
             name: SET_PRIVATES.into(),
             set_type: remote(),
             map: SetTypeValue::Single(SetType::Ipv4Addr),
+            size: Some(MOST_REMOTES),
             ..Map::default()
         })),
     ]
@@ -370,6 +378,11 @@ fn elements<'a>(spec: &'a RuleSpec, admitted: &BTreeSet<Admitted>) -> Vec<NfList
         }
     }
     elements
+}
+
+/// (address . port) that a packet comes from: the key of two of our sets.
+fn source() -> Expression<'static> {
+    Expression::Named(NamedExpression::Concat(vec![ip("saddr"), udp("sport")]))
 }
 
 /// Bytes of a UDP header, which `udp length` counts.
