@@ -7,6 +7,7 @@ mod events;
 mod fou;
 mod links;
 mod modules;
+mod program;
 mod queue;
 mod raw;
 mod rules;

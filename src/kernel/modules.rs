@@ -5,7 +5,8 @@
 
 use std::io;
 use std::path::Path;
-use std::process::{Command, Stdio};
+
+use super::program;
 
 /// A module that is not there and cannot be loaded.
 #[derive(Debug, thiserror::Error)]
@@ -46,16 +47,10 @@ fn is_built_in(module: &str) -> bool {
     std::fs::read_to_string(list).is_ok_and(|text| text.lines().any(|line| line.ends_with(&file)))
 }
 
-#[allow(clippy::disallowed_methods)] // the room that owns starting programs
 fn load(module: &'static str) -> Result<(), ModuleError> {
-    let status = Command::new("modprobe")
-        .args(["--quiet", "--", module])
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .status()
+    let output = program::run("modprobe", &["--quiet", "--", module], &[])
         .map_err(|error| ModuleError::NoModprobe { module, error })?;
-    if status.success() {
+    if output.status.success() {
         return Ok(());
     }
     // Without the right, modprobe fails the same way as without the module.

@@ -8,9 +8,8 @@
 use std::collections::BTreeSet;
 use std::io;
 
-use nftables::helper::{self, NftablesError};
-
 use super::elements::{Elements, RuleCounter};
+use super::program;
 use super::ruleset::{self, Reassembly};
 use crate::engine::host::{Admitted, RulesFound};
 use crate::engine::plan::RuleSpec;
@@ -44,7 +43,7 @@ impl Rules {
     /// Whether `nft` runs and may read the rules; changes nothing.
     pub fn probe(&mut self) -> Result<RulesFound, RulesError> {
         if let Rules::InTable { .. } = self {
-            helper::get_current_ruleset_raw(helper::DEFAULT_NFT, ["list", "tables", "ip"])?;
+            nft(&["list", "tables", "ip"], "")?;
         }
         Ok(self.read()?)
     }
@@ -68,10 +67,7 @@ impl Rules {
         admitted: &BTreeSet<Admitted>,
     ) -> Result<(), RulesError> {
         let Rules::InTable { elements, installed } = self else { return Ok(()) };
-        let apply = |reassembly| {
-            let ruleset = ruleset::json(spec, admitted, reassembly);
-            helper::apply_ruleset_raw(&ruleset, helper::DEFAULT_NFT, helper::DEFAULT_ARGS)
-        };
+        let apply = |reassembly| nft(&["-f", "-"], &ruleset::json(spec, admitted, reassembly));
         if let Err(first) = apply(Reassembly::On) {
             // The one part that a kernel with FOU may well lack is nft_tproxy.
             apply(Reassembly::Off).map_err(|_| first)?;
@@ -103,15 +99,15 @@ impl Rules {
     }
 }
 
-impl From<NftablesError> for RulesError {
-    fn from(error: NftablesError) -> Self {
-        match error {
-            NftablesError::NftExecution { inner, .. } => RulesError::NoProgram(inner),
-            NftablesError::NftFailed { stderr, .. } => {
-                // The first line names the fault, the rest repeats our input.
-                RulesError::Refused(stderr.lines().next().unwrap_or_default().to_owned())
-            }
-            other => RulesError::Refused(other.to_string()),
-        }
+/// Runs `nft` on JSON. The crate's own way to run it does not tell what it said.
+fn nft(arguments: &[&str], input: &str) -> Result<(), RulesError> {
+    let arguments = [&["-j"], arguments].concat();
+    let output =
+        program::run("nft", &arguments, input.as_bytes()).map_err(RulesError::NoProgram)?;
+    if output.status.success() {
+        return Ok(());
     }
+    // The first line names the fault, the rest repeats our input.
+    let said = String::from_utf8_lossy(&output.stderr);
+    Err(RulesError::Refused(said.lines().next().unwrap_or("it failed without a word").to_owned()))
 }
