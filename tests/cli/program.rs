@@ -4,6 +4,7 @@ use std::process::{Command, Output, Stdio};
 
 use super::*;
 
+#[allow(clippy::disallowed_methods)] // a test starts what it tests
 fn ipipou(args: &[&str]) -> Output {
     // No terminal at all, so that help is as wide as it gets.
     Command::new(env!("CARGO_BIN_EXE_ipipou"))

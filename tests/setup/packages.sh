@@ -1,16 +1,33 @@
 #!/usr/bin/env bash
-# Installs what the tests need on a Debian 12/13 or Ubuntu machine. Changes nothing, and needs
-# neither root nor the network, when everything is already there.
+# Installs what is needed on a Debian 12/13 or Ubuntu machine: packages.sh [build] [test] [lint]
+# (without a word: build and test). Changes nothing, and needs neither root nor the network, when
+# everything is already there.
 set -euo pipefail
 
-packages=(
-    # the VM bench: emulator, root file system, archives, depmod
-    qemu-system-x86 debootstrap cpio zstd kmod
-    # the network namespaces of this host: rules, captures, flows, load
+# the linker and C library that rustc links with
+build=(make gcc libc6-dev)
+test=(
+    # virtual machines: emulator, root file system, archives, depmod
+    qemu-system-x86 debootstrap cpio zstd xz-utils kmod
+    # network namespaces of this host: rules, captures, flows, load
     iproute2 nftables conntrack tcpdump iperf3 iputils-ping procps util-linux
     # the test programs
     python3 python3-pytest python3-nacl
 )
+lint=(shellcheck black)
+
+if (($# == 0)); then
+    set -- build test
+fi
+packages=()
+for word in "$@"; do
+    case $word in
+    build) packages+=("${build[@]}") ;;
+    test) packages+=("${test[@]}") ;;
+    lint) packages+=("${lint[@]}") ;;
+    *) echo "packages.sh: no group '$word'" >&2 && exit 2 ;;
+    esac
+done
 
 missing=()
 for package in "${packages[@]}"; do
@@ -29,4 +46,4 @@ echo "packages.sh: installing ${missing[*]}" >&2
 # A source that is none of ours may be broken; what we need decides whether this fails.
 "${as_root[@]}" apt-get update -qq || echo "packages.sh: apt-get update had errors" >&2
 "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive \
-    apt-get install -y -qq --no-install-recommends "${missing[@]}"
+    apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null

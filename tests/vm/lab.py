@@ -370,7 +370,7 @@ class Nat:
         self._load(first, last)
 
     def _load(self, first, last):
-        self.router.nft(f"""
+        rules = f"""
             table ip nat {{}}
             delete table ip nat
             table ip nat {{
@@ -380,7 +380,8 @@ class Nat:
                     oifname "{self.outside}" masquerade
                 }}
             }}
-        """)
+        """
+        self.router.nft(rules)
 
     def flush(self):
         """Forgets the mappings, as after a reboot."""

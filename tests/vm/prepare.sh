@@ -6,7 +6,7 @@
 #   base.cpio             a small root file system of this machine's own release, so that a binary
 #                         built here finds the C library it was linked against
 # Archives stay uncompressed: under an emulated CPU unpacking costs more than loading the bytes.
-# What is there is not made again: remove the directory after a change here.
+# What is there is not made again; after a change here, everything is.
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -19,6 +19,12 @@ as_root=()
 if ((EUID != 0)); then
     as_root=(sudo)
 fi
+
+recipe=$(sha256sum "${BASH_SOURCE[0]}" | cut -d ' ' -f 1)
+if [[ ! -e $cache/recipe || $(<"$cache/recipe") != "$recipe" ]]; then
+    rm -f "$cache"/{kernel-,modules-,base}*
+fi
+echo "$recipe" >"$cache/recipe"
 
 # shellcheck source=/dev/null
 . /etc/os-release
@@ -167,7 +173,7 @@ make_base() {
     [[ ! -s $cache/base.cpio ]] || return 0
     include=systemd,dbus,iproute2,nftables,kmod,iputils-ping,conntrack,tcpdump,iperf3,procps
     # debootstrap does not follow virtual packages: python3-nacl needs cffi-backend to be named
-    include+=,python3,python3-pytest,python3-nacl,python3-cffi-backend,wireguard-tools,util-linux
+    include+=,python3,python3-pytest,python3-nacl,python3-cffi-backend,wireguard-tools,util-linux,strace
     say "root file system: $host_suite"
     "${as_root[@]}" rm -rf "$root"
     if ! "${as_root[@]}" debootstrap --variant=minbase --include="$include" \

@@ -1,15 +1,18 @@
 #!/usr/bin/env bash
-# Runs tests/vm/test_*.py on a stock kernel in an emulated machine without a network.
+# Runs tests/vm/test_*.py, or another program, on a stock kernel in an emulated machine without a
+# network.
 #
-#   run.sh KERNEL [--binary PATH] [--systemd] [--icount] [-- PYTEST_ARGUMENT...]
+#   run.sh KERNEL [--binary PATH] [--systemd] [--icount] [--run FILE] [-- ARGUMENT...]
 #
 #   KERNEL      a name that prepare.sh made: 6.1, 6.12 (or distro, on Ubuntu)
 #   --binary    the ipipou to test (default: target/release, else target/debug, else none)
 #   --systemd   systemd is PID 1, and test_systemd*.py run; otherwise all the others
 #   --icount    one CPU whose clock counts instructions: benchmarks that repeat
+#   --run       run this file, next to tests/vm/*.py, instead of pytest
+#   ARGUMENT    for pytest, or for the file
 #
 # IPIPOU_KVM=1 uses KVM instead of emulation; IPIPOU_VM_TIMEOUT is in seconds (600).
-# Exits 0 only when the guest says that pytest did.
+# Exits 0 only when the guest says that the program did.
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -26,11 +29,13 @@ kernel=${1:-}
 shift
 binary=
 systemd=
+program=
 accel=(-accel "tcg,thread=multi" -smp 2 -cpu max)
 while (($#)); do
     case $1 in
     --binary) binary=${2:?--binary needs a path} && shift ;;
     --systemd) systemd=1 ;;
+    --run) program=${2:?--run needs a file} && shift ;;
     --icount) accel=(-accel "tcg,thread=single" -icount "shift=0,sleep=off" -smp 1 -cpu max) ;;
     --) shift && break ;;
     *) usage ;;
@@ -71,6 +76,9 @@ if [[ $binary ]]; then
     # The guest's /bin and /sbin are links into /usr; a directory here would replace them.
     [[ $place == /usr/* ]] || place=/usr$place
     install -D -m 755 "$binary" "$overlay$place"
+fi
+if [[ $program ]]; then
+    install -m 755 "$program" "$overlay/tests/program"
 fi
 nonce=$RANDOM$RANDOM$RANDOM
 echo "$nonce" >"$overlay/tests/nonce"

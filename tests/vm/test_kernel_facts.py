@@ -24,7 +24,7 @@ def test_raw_chain_sees_whole_datagrams(lab, chain, fragments_seen, arrives, tra
     server, client = lab.host("server"), lab.host("client")
     lab.link(server, "eth0", f"{SERVER}/24", client, "eth0", f"{CLIENT}/24")
     server.run(f"ip addr add {PRIVATE}/32 dev lo")
-    server.nft(f"""
+    rules = f"""
         table ip guard {{
             counter datagrams {{ }}
             counter fragments {{ }}
@@ -35,7 +35,8 @@ def test_raw_chain_sees_whole_datagrams(lab, chain, fragments_seen, arrives, tra
                 udp dport {PORT} counter name datagrams notrack ip daddr set {PRIVATE}
             }}
         }}
-    """)
+    """
+    server.nft(rules)
     payload = bytes(range(200))
     rewritten = server.udp_socket(PRIVATE, PORT, timeout=5)
     other = server.udp_socket(SERVER, 4000)

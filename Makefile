@@ -1,0 +1,69 @@
+# What this repository can do; `make` alone lists it. Everything made goes to target/.
+SHELL := /bin/bash
+export PATH := $(HOME)/.cargo/bin:$(PATH)
+
+PREFIX ?= /usr/local
+UNITS ?= $(PREFIX)/lib/systemd/system
+CONF ?= /etc/ipipou
+# Where an installer puts a tree together instead of installing it; usually empty.
+DESTDIR ?=
+# Kernel of `make demo` and `make bench`, and how long `make fuzz` runs each target.
+KERNEL ?=
+SECONDS_EACH ?= 60
+
+target = $(or $(CARGO_TARGET_DIR),target)
+binary = $(target)/release/ipipou
+man = $(DESTDIR)$(PREFIX)/share/man/man8/ipipou.8
+completions = $(DESTDIR)$(PREFIX)/share/bash-completion/completions/ipipou \
+	$(DESTDIR)$(PREFIX)/share/zsh/site-functions/_ipipou \
+	$(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/ipipou.fish
+
+.PHONY: help build test demo bench lint fuzz install uninstall clean
+
+help: ## this list
+	@sed -n 's/^\([a-z]*\):[^#]*## /\1\t/p' Makefile | expand -t 12
+
+build: ## the release binary, target/release/ipipou
+	@tests/setup/packages.sh build
+	@tests/setup/rust.sh
+	cargo build --release --locked
+
+test: ## everything: here, and on stock kernels in virtual machines
+	@tests/all.sh
+
+demo: ## two clients behind one NAT and their server, explained step by step
+	@tests/setup/packages.sh build
+	@tests/setup/rust.sh
+	cargo build --release --locked --quiet
+	@tests/vm/demo.sh $(KERNEL)
+
+bench: ## the speed, against the kernel's own tunnels; writes target/bench/result.md
+	@benches/run.sh $(KERNEL)
+
+lint: ## rustfmt, clippy, cargo-deny, shellcheck, black
+	@tests/setup/lint.sh
+
+fuzz: ## the parsers against random input, SECONDS_EACH=60
+	@tests/setup/fuzz.sh $(SECONDS_EACH)
+
+install: ## to PREFIX=/usr/local, configuration examples to /etc/ipipou; needs `make build` before
+	@test -x $(binary) || { echo "install: no $(binary): run 'make build' first" >&2; exit 1; }
+	install -D -m 755 $(binary) $(DESTDIR)$(PREFIX)/sbin/ipipou
+	mkdir -p $(DESTDIR)$(UNITS) $(DESTDIR)$(CONF) $(dir $(man) $(completions))
+	sed 's|/usr/local/sbin/|$(PREFIX)/sbin/|' ipipou@.service >$(DESTDIR)$(UNITS)/ipipou@.service
+	install -m 644 ipipou.target $(DESTDIR)$(UNITS)/ipipou.target
+	for file in etc/ipipou/*.conf; do \
+		place=$(DESTDIR)$(CONF)/$${file##*/}; \
+		test -e "$$place" || install -m 640 "$$file" "$$place"; \
+	done
+	$(binary) generate man >$(man)
+	set -- bash zsh fish; for place in $(completions); do \
+		$(binary) generate "$$1" >"$$place" && shift; \
+	done
+
+uninstall: ## removes what install made, but for the configuration
+	rm -f $(DESTDIR)$(PREFIX)/sbin/ipipou $(man) $(completions) \
+		$(DESTDIR)$(UNITS)/ipipou@.service $(DESTDIR)$(UNITS)/ipipou.target
+
+clean: ## removes target/, virtual machines included
+	rm -rf target

@@ -1,0 +1,77 @@
+#!/usr/bin/env bash
+# Everything that is tested, from a machine with nothing installed: `make test`. Goes on after a
+# failure, and ends with a table. Each step's output is also in target/test/STEP.log.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+export CARGO_TERM_COLOR=never
+target=${CARGO_TARGET_DIR:-target}
+binary=$target/release/ipipou
+vm_cache=${IPIPOU_VM_CACHE:-target/vm}
+logs=target/test
+mkdir -p "$logs"
+rm -f "$logs"/*.log
+as_root=()
+if ((EUID != 0)); then
+    as_root=(sudo)
+fi
+
+summary=$logs/summary
+: >"$summary"
+
+# Adds up what cargo's and pytest's last lines say: "12 passed, 3 skipped".
+counts() { # LOG
+    grep -hE '^test result: |^(=+ )?[0-9]+ (passed|failed|skipped|error).* in [0-9.]+s' "$1" |
+        grep -oE '[0-9]+ (passed|failed|skipped|ignored|errors?|xfailed)' |
+        awk '$1 { sum[$2] += $1 }
+            END { for (word in sum) printf "%s%s %s", n++ ? ", " : "", sum[word], word }' || true
+}
+
+step() { # NAME COMMAND...
+    local name=$1 log=$logs/${1// /-}.log verdict=ok started=$SECONDS
+    shift
+    echo "== $name"
+    "$@" 2>&1 | tee "$log" || verdict=FAILED
+    printf '%-20s %-6s %5d s  %s\n' "$name" "$verdict" "$((SECONDS - started))" \
+        "$(counts "$log")" >>"$summary"
+    [[ $verdict == ok ]]
+}
+
+finish() {
+    printf '\n== make test on Linux %s, %s CPUs, %d s\n' "$(uname -r)" "$(nproc)" "$SECONDS"
+    cat "$summary"
+    if grep -q FAILED "$summary"; then
+        echo "FAILED; the logs are in $logs"
+        exit 1
+    fi
+    echo "passed"
+    exit
+}
+
+# The programs under test, and the unit and property tests; most of the time is the compiler's.
+step packages tests/setup/packages.sh build test || finish
+step rust tests/setup/rust.sh || finish
+step build cargo build --release --locked || finish
+step cargo-test cargo test --locked --no-fail-fast || true
+
+# pytest comes from the distribution, as its other modules do.
+netns=(env IPIPOU_BINARY="$PWD/$binary" PYTHONDONTWRITEBYTECODE=1)
+[[ $binary != /* ]] || netns[1]=IPIPOU_BINARY=$binary
+step namespaces "${as_root[@]}" "${netns[@]}" \
+    /usr/bin/python3 -m pytest -q -rs -p no:cacheprovider tests/netns || true
+
+# The scenarios, on stock kernels: all kernels at once, because a scenario waits a lot.
+step prepare tests/vm/prepare.sh || finish
+export IPIPOU_VM_TIMEOUT=${IPIPOU_VM_TIMEOUT:-900}
+while read -r kernel; do
+    {
+        step "$kernel" tests/vm/run.sh "$kernel" --binary "$binary" -- -q -rs || true
+        step "$kernel systemd" tests/vm/run.sh "$kernel" --binary "$binary" --systemd -- -q -rs ||
+            true
+    } </dev/null | sed -u "s/^/$kernel | /" &
+done <"$vm_cache/kernels"
+wait
+while read -r kernel; do
+    grep -q "^$kernel systemd " "$summary" || echo "$kernel FAILED: did not end" >>"$summary"
+done <"$vm_cache/kernels"
+finish

@@ -1,0 +1,26 @@
+"""Tests on this machine's own kernel: hosts are network namespaces, as in tests/vm."""
+
+import os
+import pathlib
+import shutil
+import sys
+
+import pytest
+
+TOP = pathlib.Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(TOP / "tests" / "vm"))
+
+import lab as laboratory  # noqa: E402
+
+
+@pytest.fixture(scope="session")
+def binary(tmp_path_factory):
+    """The path of the program under test, outside of anybody's home directory."""
+    built = os.environ.get("IPIPOU_BINARY", TOP / "target" / "release" / "ipipou")
+    return shutil.copy(built, tmp_path_factory.mktemp("bin"))
+
+
+@pytest.fixture
+def lab(tmp_path):
+    with laboratory.Lab(tmp_path) as made:
+        yield made
