@@ -1,14 +1,228 @@
-"""Under a real systemd as PID 1: run.sh KERNEL --systemd."""
+"""Under a real systemd as PID 1, with the units as they are shipped: run.sh KERNEL --systemd."""
 
+import os
 import pathlib
+import re
+import signal
 import subprocess
 
+import pytest
 
-def systemctl(*arguments):
-    return subprocess.run(["systemctl", *arguments], capture_output=True, text=True, timeout=60)
+import ipipou
+from ipipou import CLIENT, SECRET, SERVER
+from lab import Host, await_
+
+SERVER_UNIT, CLIENT_UNIT = "ipipou@server0.service", "ipipou@client1.service"
+INNER_SERVER = "172.28.0.0"
+
+
+def systemctl(*arguments, check=True):
+    done = subprocess.run(
+        ["systemctl", *arguments], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert not check or done.returncode == 0, done.stderr + journal()
+    return done.stdout
+
+
+def journal(*arguments):
+    command = ["journalctl", "-b", "--no-pager", "-o", "cat", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+def properties(unit, *names):
+    """Values of a unit's properties, by name."""
+    text = systemctl("show", unit, *(f"--property={name}" for name in names))
+    return dict(line.split("=", 1) for line in text.splitlines())
+
+
+class Machine(Host):
+    """The namespace that systemd itself is in, among the hosts of the lab."""
+
+    def __init__(self, lab):
+        self.lab, self.name, self.netns = lab, "machine", f"machine-{os.getpid()}"
+        subprocess.run(["ip", "netns", "attach", self.netns, "1"], check=True)
+        self.sysctl("net.ipv6.conf.default.accept_dad", 0)
+
+
+@pytest.fixture
+def machine(lab):
+    """With a server and a client to be, and a host to each of them.
+
+    number 0: a server, to clients on its interface lan0; number 1: a client, of a server on wan0.
+    """
+    here, near, far = Machine(lab), lab.host("client"), lab.host("server")
+    lab.hosts.insert(0, here)
+    lab.link(here, "lan0", f"{SERVER}/24", near, "eth0", f"{CLIENT}/24")
+    lab.link(here, "wan0", "198.51.100.2/24", far, "eth0", "198.51.100.1/24")
+    here.near, here.far, here.keys = near, far, ipipou.Keys(near)
+    configure(
+        "server0",
+        "server",
+        "number 0",
+        "fou-dev lan0",
+        f"auth-remote-pubkey-b64 {here.keys.public}",
+    )
+    configure(
+        "client1",
+        "client",
+        "number 1",
+        "fou-dev wan0",
+        "fou-remote 198.51.100.1:10000",
+        "tunl-ip 172.28.0.1",
+        f"auth-key-b64 {here.keys.private}",
+    )
+    before = here.snapshot()
+    yield here
+    systemctl("stop", "ipipou.target", SERVER_UNIT, CLIENT_UNIT, check=False)
+    left = here.snapshot()
+    here.run("ip link del lan0")
+    here.run("ip link del wan0")
+    assert left == before
+    assert not list(pathlib.Path("/run/ipipou").glob("*"))
+
+
+def configure(name, *lines):
+    path = pathlib.Path(f"/etc/ipipou/{name}.conf")
+    path.parent.mkdir(exist_ok=True)
+    path.touch(0o600)
+    path.chmod(0o600)
+    path.write_text("\n".join([*lines, f"auth-secret {SECRET}", "verb 2", ""]))
+
+
+def client_of(machine):
+    return ipipou.client(machine.near, keys=machine.keys)
 
 
 def test_systemd_is_up_and_nothing_failed():
     assert pathlib.Path("/proc/1/comm").read_text() == "systemd\n"
-    state = systemctl("is-system-running", "--wait").stdout.strip()
-    assert state == "running", systemctl("--failed", "--no-legend", "--plain").stdout
+    state = systemctl("is-system-running", "--wait", check=False).strip()
+    assert state == "running", systemctl("--failed", "--no-legend", "--plain")
+
+
+def test_a_server_is_started_and_stopped(machine):
+    before = machine.snapshot()
+    systemctl("start", SERVER_UNIT)
+    # It says that it is ready when it is: nothing is waited for.
+    far = client_of(machine)
+    await_(lambda: machine.near.ping(INNER_SERVER, count=1).received, what="answer")
+    ipipou.reach_each_other(machine, machine.near)
+    await_(
+        lambda: f"{CLIENT}:10000 authenticated: tunnel up" in systemctl("status", SERVER_UNIT),
+        what="status",
+    )
+
+    found = properties(SERVER_UNIT, "MainPID", "ActiveState", "NRestarts")
+    assert (found["ActiveState"], found["NRestarts"]) == ("active", "0")
+    status = pathlib.Path(f"/proc/{found['MainPID']}/status").read_text()
+    fields = dict(line.split(":\t", 1) for line in status.splitlines())
+    assert fields["CapEff"] == fields["CapBnd"] == fields["CapAmb"] == "0000000000003000"
+    assert int(fields["Uid"].split()[0]) >= 61184, "one of systemd's dynamic users"
+    assert pathlib.Path("/var/lib/private/ipipou/server0/memory.json").stat().st_size
+    assert "WARN" not in (log := journal("-u", SERVER_UNIT)) and "ERROR" not in log
+
+    shown = machine.run("ipipou show server0")
+    assert re.search(rf"ipipou0 +server +up +{SERVER}:10000 +{CLIENT}:10000", shown)
+    nobody = ["setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups"]
+    refused = machine.run([*nobody, "ipipou", "show", "server0"], check=False)
+    assert refused.returncode == 1 and "only root and the service's user" in refused.stderr
+
+    systemctl("reload", SERVER_UNIT)
+    await_(lambda: "SIGUSR1 is for clients" in journal("-u", SERVER_UNIT), what="line")
+
+    systemctl("stop", SERVER_UNIT)
+    assert machine.snapshot() == before
+    assert properties(SERVER_UNIT, "Result", "ActiveState") == {
+        "Result": "success",
+        "ActiveState": "inactive",
+    }
+    assert far.process.stop() == 0
+
+
+def test_a_client_is_reloaded(machine):
+    near = ipipou.server(machine.far, keys=machine.keys)
+    systemctl("start", CLIENT_UNIT)
+    near.await_accepted(1)
+    systemctl("reload", CLIENT_UNIT)
+    near.await_accepted(2)
+    assert machine.ping(INNER_SERVER, count=2).received == 2
+    assert "ipipou1" in machine.run("ipipou show client1")
+
+
+def test_the_target_is_all_tunnels_that_are_enabled(machine):
+    before = machine.snapshot()
+
+    def states():
+        return [properties(u, "ActiveState")["ActiveState"] for u in (SERVER_UNIT, CLIENT_UNIT)]
+
+    systemctl("enable", SERVER_UNIT, CLIENT_UNIT)
+    systemctl("start", "ipipou.target")
+    await_(lambda: states() == ["active", "active"], what="tunnels")
+    systemctl("stop", "ipipou.target")
+    assert states() == ["inactive", "inactive"]
+    assert machine.snapshot() == before
+    # One that was started by itself ends with the target, too.
+    systemctl("start", SERVER_UNIT)
+    systemctl("stop", "ipipou.target")
+    assert states() == ["inactive", "inactive"]
+    systemctl("disable", SERVER_UNIT, CLIENT_UNIT)
+    systemctl("start", "ipipou.target")
+    assert states() == ["inactive", "inactive"]
+
+
+def test_a_new_version_is_started_without_losing_a_packet(machine):
+    """`systemctl kill -s KILL`: systemd starts the process again, which takes the tunnel over."""
+    systemctl("start", SERVER_UNIT)
+    client_of(machine)
+    ping = machine.near.ping_background(INNER_SERVER, interval=0.02)
+    await_(lambda: ping.answers() >= 10, what="answers")
+    systemctl("kill", "-s", "KILL", SERVER_UNIT)
+    await_(lambda: "took over the running tunnel" in journal("-u", SERVER_UNIT), 10, "new process")
+    before = ping.answers()
+    await_(lambda: ping.answers() >= before + 20, what="answers")
+    ping.stop()
+    numbers = [int(n) for n in re.findall(r"icmp_seq=(\d+)", ping.output())]
+    assert numbers == list(range(1, len(numbers) + 1))
+    assert properties(SERVER_UNIT, "NRestarts")["NRestarts"] == "1"
+
+
+def test_a_replayed_packet_is_refused_after_a_restart(machine):
+    """The memory outlives the process and its user's number."""
+    systemctl("start", SERVER_UNIT)
+    seen = machine.near.capture("eth0", "udp and dst port 10000")
+    far = client_of(machine)
+    await_(lambda: machine.near.ping(INNER_SERVER, count=1).received, what="answer")
+    assert far.process.stop(signal.SIGTERM) == 0
+    packet = seen.await_packets(1)[0]
+    systemctl("restart", SERVER_UNIT)
+    assert machine.tunnel("ipipou0") is None
+    machine.near.send_raw(packet.raw)
+    await_(lambda: "refused a packet of 73 bytes" in journal("-u", SERVER_UNIT), what="refusal")
+    assert machine.tunnel("ipipou0") is None
+
+
+@pytest.mark.parametrize(
+    "line, said",
+    [
+        ("number many", r"server0\.conf:\d+: number"),
+        ("fou-local-ip 192.0.2.1", "192.0.2.1 is not an address of this host"),
+    ],
+    ids=["usage", "address"],
+)
+def test_a_bad_file_is_named(machine, line, said):
+    before = machine.snapshot()
+    configure("server0", "server", "fou-dev lan0", "auth-token x", line)
+    assert systemctl("start", SERVER_UNIT, check=False) == ""
+    assert re.search(said, journal("-u", SERVER_UNIT))
+    assert properties(SERVER_UNIT, "ActiveState")["ActiveState"] == "activating", "tries again"
+    assert machine.snapshot() == before
+
+
+def test_the_service_is_confined():
+    text = subprocess.run(
+        ["systemd-analyze", "security", "--no-pager", SERVER_UNIT],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    level = re.search(r"Overall exposure level for \S+: ([\d.]+)", text)[1]
+    assert float(level) < 2.5, text
