@@ -41,7 +41,7 @@ pub async fn open_host(settings: &Settings) -> Result<Host, Failure> {
         }
         (Err(error), _) => return Err(error.into()),
     }
-    let found = host.read(tunnel.port.get(), None).await.map_err(kernel)?;
+    let found = host.read(None).await.map_err(kernel)?;
     check_found(settings, &found)?;
     Ok(host)
 }

@@ -37,7 +37,7 @@ async fn send(client: &ClientConfig, settings: &Settings) -> Result<(), Failure>
         return Err(Failure::Generic("the server's name has no address".to_owned()));
     };
     let route_to = (tunnel.outer == Outer::Route).then_some(*server);
-    let found = host.read(tunnel.port.get(), route_to).await.map_err(kernel)?;
+    let found = host.read(route_to).await.map_err(kernel)?;
     let Some(address) = outer_address(&tunnel.outer, &found) else {
         return Err(Failure::Address("there is no local address to send from".to_owned()));
     };

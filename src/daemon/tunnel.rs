@@ -218,7 +218,7 @@ impl<'a> Daemon<'a> {
             Outer::Route => self.engine.server_address(),
             Outer::Address(_) | Outer::AddressOn(..) | Outer::Device(_) => None,
         };
-        let found = self.host.read(tunnel.port.get(), route_to).await?;
+        let found = self.host.read(route_to).await?;
         self.rules = match found.rules {
             RulesFound::Missing | RulesFound::Unknown => "missing",
             RulesFound::Intact(_) => "installed",

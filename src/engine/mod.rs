@@ -210,6 +210,12 @@ impl Engine {
                 continue;
             };
             if source_port != peer.tunnel.port.get() {
+                // Ours from before the port was changed, and its listener with it: nothing guards
+                // them any more.
+                if plan::is_labelled(interface) {
+                    let old = found.listeners.iter().filter(|l| l.port == source_port);
+                    self.owned.listeners.extend(old.filter(|l| l.local == Some(link.local)));
+                }
                 continue;
             }
             let remote = SocketAddrV4::new(link.remote, destination_port);

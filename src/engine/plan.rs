@@ -22,6 +22,8 @@ pub struct Wanted {
     pub private: BTreeSet<Ipv4Addr>,
     pub listeners: BTreeSet<Listener>,
     pub links: Vec<WantedLink>,
+    /// Links of ours that should not be: no remote is known for them.
+    pub unwanted: Vec<DeviceName>,
 }
 
 /// A tunnel interface as it should be.
@@ -114,6 +116,7 @@ pub fn plan(
     for link in &wanted.links {
         plan_link(link, found, &mut steps);
     }
+    steps.extend(plan_unwanted(&wanted.unwanted, found));
     plan_admitted(wanted, found, &mut steps);
     plan_leftovers(wanted, found, owned, &mut steps);
     steps
@@ -125,16 +128,22 @@ pub fn plan_removal<'a>(
     found: &Found,
     owned: &Owned,
 ) -> Vec<Step> {
-    let mut steps: Vec<_> = devices
-        .into_iter()
-        .filter(|device| found.interface(device).is_some_and(is_labelled))
-        .map(|device| Step::RemoveLink(device.clone()))
-        .collect();
+    let mut steps: Vec<_> = plan_unwanted(devices, found).collect();
     plan_leftovers(&Wanted::default(), found, owned, &mut steps);
     if owned.rules && matches!(found.rules, RulesFound::Unknown | RulesFound::Intact(_)) {
         steps.push(Step::RemoveRules);
     }
     steps
+}
+
+fn plan_unwanted<'a>(
+    devices: impl IntoIterator<Item = &'a DeviceName>,
+    found: &Found,
+) -> impl Iterator<Item = Step> {
+    devices
+        .into_iter()
+        .filter(|device| found.interface(device).is_some_and(is_labelled))
+        .map(|device| Step::RemoveLink(device.clone()))
 }
 
 /// Whether we made this interface.

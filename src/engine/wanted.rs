@@ -63,7 +63,10 @@ pub fn wanted(endpoint: &Endpoint, outer: OuterFound, peers: &[Peer], found: &Fo
         ..Wanted::default()
     };
     for peer in peers {
-        let Some(remote) = peer.remote() else { continue };
+        let Some(remote) = peer.remote() else {
+            wanted.unwanted.push(peer.tunnel.device.clone());
+            continue;
+        };
         let private = private_for(peer, *remote.ip(), outer, found);
         if let Some(address) = private {
             wanted.private.insert(address);

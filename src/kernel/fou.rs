@@ -21,15 +21,15 @@ pub struct Fou {
 }
 
 impl Fou {
-    /// The IPIP listeners on `port`.
-    pub fn listeners(&mut self, port: u16) -> io::Result<BTreeSet<Listener>> {
+    /// All IPIP listeners.
+    pub fn listeners(&mut self) -> io::Result<BTreeSet<Listener>> {
         let request = fou::Request::new().op_get_dump();
         let mut replies = self.socket.request(&request)?;
         let mut listeners = BTreeSet::new();
         while let Some(reply) = replies.recv() {
             let reply = reply?;
-            if reply.get_port().ok() != Some(port)
-                || reply.get_ipproto().ok() != Some(IPPROTO_IPIP)
+            let Ok(port) = reply.get_port() else { continue };
+            if reply.get_ipproto().ok() != Some(IPPROTO_IPIP)
                 || reply.get_type().ok() != Some(ENCAP_DIRECT)
             {
                 continue;

@@ -81,11 +81,11 @@ impl Host {
     ///
     /// # Errors
     /// When the kernel refuses to tell.
-    pub async fn read(&mut self, port: u16, route_to: Option<Ipv4Addr>) -> io::Result<Found> {
+    pub async fn read(&mut self, route_to: Option<Ipv4Addr>) -> io::Result<Found> {
         Ok(Found {
             interfaces: self.links.interfaces().await?,
             addresses: self.links.addresses().await?,
-            listeners: self.fou.listeners(port)?,
+            listeners: self.fou.listeners()?,
             rules: self.rules.read()?,
             route_source: match route_to {
                 Some(to) => self.links.route_source(to).await?,
@@ -142,7 +142,7 @@ impl Host {
     /// # Errors
     /// `NotFound` when the kernel has no FOU, `PermissionDenied` without CAP_NET_ADMIN.
     pub fn probe_fou(&mut self) -> io::Result<()> {
-        self.fou.listeners(0).map(drop)
+        self.fou.listeners().map(drop)
     }
 
     /// Checks, without changing anything, that `nft` runs and may list our table.

@@ -10,7 +10,7 @@ use std::io;
 
 use super::elements::{Elements, RuleCounter};
 use super::program;
-use super::ruleset::{self, Reassembly};
+use super::ruleset::{self, Installation, Reassembly, Replacement};
 use crate::engine::host::{Admitted, RulesFound};
 use crate::engine::plan::RuleSpec;
 
@@ -67,10 +67,16 @@ impl Rules {
         admitted: &BTreeSet<Admitted>,
     ) -> Result<(), RulesError> {
         let Rules::InTable { elements, installed } = self else { return Ok(()) };
-        let apply = |reassembly| nft(&["-f", "-"], &ruleset::json(spec, admitted, reassembly));
-        if let Err(first) = apply(Reassembly::On) {
+        let apply = |replacement, reassembly| {
+            let how = Installation { replacement, reassembly };
+            nft(&["-f", "-"], &ruleset::json(spec, admitted, how))
+        };
+        // The contents cannot be exchanged where another version made sets or chains otherwise.
+        let result = apply(Replacement::Contents, Reassembly::On)
+            .or_else(|_| apply(Replacement::Whole, Reassembly::On));
+        if let Err(error) = result {
             // The one part that a kernel with FOU may well lack is nft_tproxy.
-            apply(Reassembly::Off).map_err(|_| first)?;
+            apply(Replacement::Whole, Reassembly::Off).map_err(|_| error)?;
             tracing::warn!("without the module nft_tproxy, fragmented outer packets may be lost");
         }
         *installed = Some(elements.rule_handles()?);

@@ -47,8 +47,8 @@ use nftables::expr::{
     PayloadRaw,
 };
 use nftables::schema::{
-    Chain, Counter as CounterObject, Element, Map, NfListObject, Rule, Set, SetType, SetTypeValue,
-    Table,
+    Chain, Counter as CounterObject, Element, FlushObject, Map, NfCmd, NfListObject, Rule, Set,
+    SetType, SetTypeValue, Table,
 };
 use nftables::stmt::{
     Counter, JumpTarget, Limit, Mangle, Match, Meter, Operator, Queue, Statement, TProxy,
@@ -68,9 +68,27 @@ const MOST_REMOTES: u32 = 1024;
 /// Authentication packets per second that one source address may have looked at.
 const CONTROL_PER_SECOND: u32 = 50;
 
-/// The whole transaction as `nft -j` reads it: an old table of this name out, the new one in.
-pub fn json(spec: &RuleSpec, admitted: &BTreeSet<Admitted>, reassembly: Reassembly) -> String {
-    with_notrack(serde_json::to_value(table(spec, admitted, reassembly).to_nftables()))
+/// How a table is put in.
+#[derive(Debug, Clone, Copy)]
+pub struct Installation {
+    pub replacement: Replacement,
+    pub reassembly: Reassembly,
+}
+
+/// What becomes of a table of this name that is there already.
+#[derive(Debug, Clone, Copy)]
+pub enum Replacement {
+    /// Its chains and sets stay, what is in them is exchanged. For the packets that pass meanwhile
+    /// it is either all old or all new.
+    Contents,
+    /// It is deleted, and a new one made. While the kernel exchanges the hooks, a packet may pass
+    /// both, be rewritten by one and dropped by the other. Always possible.
+    Whole,
+}
+
+/// The whole transaction as `nft -j` reads it.
+pub fn json(spec: &RuleSpec, admitted: &BTreeSet<Admitted>, how: Installation) -> String {
+    with_notrack(serde_json::to_value(table(spec, admitted, how).to_nftables()))
 }
 
 /// `nft` 1.x wants `{"notrack": null}` where the crate (0.6) writes `"notrack"`.
@@ -98,18 +116,18 @@ pub enum Reassembly {
     Off,
 }
 
-fn table<'a>(
-    spec: &'a RuleSpec,
-    admitted: &BTreeSet<Admitted>,
-    reassembly: Reassembly,
-) -> Batch<'a> {
+fn table<'a>(spec: &'a RuleSpec, admitted: &BTreeSet<Admitted>, how: Installation) -> Batch<'a> {
     let mut batch = Batch::new();
     let name: &str = &spec.table;
-    let itself =
-        || NfListObject::Table(Table { family: NfFamily::IP, name: name.into(), handle: None });
-    batch.add(itself()); // or deleting it would fail the first time
-    batch.delete(itself());
-    batch.add(itself());
+    let itself = || Table { family: NfFamily::IP, name: name.into(), handle: None };
+    batch.add(NfListObject::Table(itself())); // or the next would fail the first time
+    match how.replacement {
+        Replacement::Contents => batch.add_cmd(NfCmd::Flush(FlushObject::Table(itself()))),
+        Replacement::Whole => {
+            batch.delete(NfListObject::Table(itself()));
+            batch.add(NfListObject::Table(itself()));
+        }
+    }
     for counter in counters(spec) {
         batch.add(NfListObject::Counter(CounterObject {
             family: NfFamily::IP,
@@ -119,7 +137,12 @@ fn table<'a>(
         }));
     }
     for set in sets(spec) {
-        batch.add(set);
+        batch.add(set.clone());
+        match set {
+            NfListObject::Set(set) => batch.add_cmd(NfCmd::Flush(FlushObject::Set(set))),
+            NfListObject::Map(map) => batch.add_cmd(NfCmd::Flush(FlushObject::Map(map))),
+            _ => {}
+        }
     }
     let chains = [
         ("prerouting", Some((NfHook::Prerouting, RAW)), prerouting(spec)),
@@ -127,7 +150,7 @@ fn table<'a>(
         ("port", None, port(spec)),
         ("control", None, control(spec)),
         ("output", Some((NfHook::Output, RAW)), output(spec)),
-        ("reassemble", None, reassemble(reassembly)),
+        ("reassemble", None, reassemble(how.reassembly)),
     ];
     let chains: Vec<_> = chains.into_iter().filter(|(_, _, rules)| !rules.is_empty()).collect();
     for (chain, hook, _) in &chains {

@@ -107,6 +107,21 @@ fn a_start_after_a_kill_takes_the_running_tunnel_over() {
 }
 
 #[test]
+fn a_start_on_another_port_takes_the_old_door_away() {
+    let mut play = serving();
+    let proof = play.proof();
+    play.receive(at(A), &proof);
+    let mut left = play.host.clone();
+    left.found.rules = RulesFound::Unknown;
+    let mut config = server(None);
+    config.tunnel.port = 10005.try_into().unwrap();
+    let again = Play::start(Role::Server(config), left, play.memory);
+    assert!(again.host.link("ipipou0").is_none());
+    let ports: Vec<_> = again.host.found.listeners.iter().map(|l| l.port).collect();
+    assert_eq!(ports, [10005]);
+}
+
+#[test]
 fn the_private_address_is_used_while_the_pair_is_taken() {
     let mut play = serving();
     play.host.add_strange_link(*at(A).ip());
