@@ -27,16 +27,21 @@ def test_no_ping_is_lost_by_a_crash_and_a_restart(lab, options, side):
     ping = lan.client.ping_background(INNER_SERVER, interval=0.01)
 
     def await_answers(more):
-        before = ping.answers()
-        await_(lambda: ping.answers() >= before + more, what="answers")
+        enough = ping.answers() + more
+        await_(lambda: ping.answers() >= enough, what="answers")
+
+    def table():
+        return end.host.run("nft -a list table ip ipipou-0").splitlines()[0]
 
     await_answers(20)
+    before = table()
     assert end.process.stop(signal.SIGKILL) == -signal.SIGKILL
     await_answers(50)
     end.start()
     end.await_log("took over the running tunnel")
     await_answers(50)
     ping.stop()
+    assert table() == before  # its contents were exchanged: a new one has another handle
     numbers = [int(n) for n in re.findall(r"icmp_seq=(\d+)", ping.output())]
     assert numbers == list(range(1, len(numbers) + 1))
 
