@@ -147,7 +147,8 @@ pub struct Options {
     #[arg(long, value_name = "PORT", value_parser = value::port,
           help_heading = "Outer packets")]
     pub fou_remote_port: Option<NonZeroU16>,
-    /// Send outer packets with a UDP checksum [default: the kernel's choice]
+    /// Send outer packets with a UDP checksum, but for tunnels with a private address [default: the
+    /// kernel's choice]
     #[arg(long, overrides_with = "no_encap_csum", help_heading = "Outer packets")]
     pub encap_csum: bool,
     /// Send outer packets without a UDP checksum

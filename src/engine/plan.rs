@@ -105,20 +105,25 @@ pub fn plan(
     installed: Option<&RuleSpec>,
     owned: &Owned,
 ) -> Vec<Step> {
-    let mut steps = Vec::new();
+    // Old doors go before the rules do that guard them.
+    let mut steps: Vec<_> = plan_unwanted_listeners(wanted, found, owned).collect();
     plan_rules(wanted, found, installed, &mut steps);
     for private in &wanted.private {
         if !found.has_local(*private) {
             steps.push(Step::AddPrivateAddress(*private));
         }
     }
-    plan_listeners(wanted, found, owned, &mut steps);
+    for listener in &wanted.listeners {
+        if !found.listeners.iter().any(|f| f.serves(listener)) {
+            steps.push(Step::AddListener(*listener));
+        }
+    }
     for link in &wanted.links {
         plan_link(link, found, &mut steps);
     }
     steps.extend(plan_unwanted(&wanted.unwanted, found));
     plan_admitted(wanted, found, &mut steps);
-    plan_leftovers(wanted, found, owned, &mut steps);
+    steps.extend(plan_unwanted_private(wanted, found, owned));
     steps
 }
 
@@ -129,7 +134,9 @@ pub fn plan_removal<'a>(
     owned: &Owned,
 ) -> Vec<Step> {
     let mut steps: Vec<_> = plan_unwanted(devices, found).collect();
-    plan_leftovers(&Wanted::default(), found, owned, &mut steps);
+    let nothing = Wanted::default();
+    steps.extend(plan_unwanted_listeners(&nothing, found, owned));
+    steps.extend(plan_unwanted_private(&nothing, found, owned));
     if owned.rules && matches!(found.rules, RulesFound::Unknown | RulesFound::Intact(_)) {
         steps.push(Step::RemoveRules);
     }
@@ -159,20 +166,6 @@ fn plan_rules(wanted: &Wanted, found: &Found, installed: Option<&RuleSpec>, step
         RulesFound::Intact(_) | RulesFound::Missing | RulesFound::Unknown => {
             steps.push(Step::InstallRules(spec.clone(), wanted.admitted.clone()));
         }
-    }
-}
-
-fn plan_listeners(wanted: &Wanted, found: &Found, owned: &Owned, steps: &mut Vec<Step>) {
-    for listener in &wanted.listeners {
-        if found.listeners.iter().any(|f| f.serves(listener)) {
-            continue;
-        }
-        // The same address and port on an interface that is gone, or was not asked for.
-        let stale = found.listeners.iter().filter(|f| {
-            f.port == listener.port && f.local == listener.local && owned.listeners.contains(f)
-        });
-        steps.extend(stale.map(|f| Step::RemoveListener(*f)));
-        steps.push(Step::AddListener(*listener));
     }
 }
 
@@ -236,19 +229,29 @@ fn plan_admitted(wanted: &Wanted, found: &Found, steps: &mut Vec<Step>) {
     }
 }
 
-/// Listeners and private addresses that are ours and not wanted any more.
-fn plan_leftovers(wanted: &Wanted, found: &Found, owned: &Owned, steps: &mut Vec<Step>) {
-    for listener in found.listeners.intersection(&owned.listeners) {
-        let removal = Step::RemoveListener(*listener);
-        if !wanted.listeners.iter().any(|w| listener.serves(w)) && !steps.contains(&removal) {
-            steps.push(removal);
-        }
-    }
-    for private in owned.private.difference(&wanted.private) {
-        if found.has_local(*private) {
-            steps.push(Step::RemovePrivateAddress(*private));
-        }
-    }
+/// Listeners of ours on an address, a port or an interface that is not wanted, or not any more.
+fn plan_unwanted_listeners<'a>(
+    wanted: &'a Wanted,
+    found: &'a Found,
+    owned: &'a Owned,
+) -> impl Iterator<Item = Step> + 'a {
+    found
+        .listeners
+        .intersection(&owned.listeners)
+        .filter(|listener| !wanted.listeners.iter().any(|w| listener.serves(w)))
+        .map(|listener| Step::RemoveListener(*listener))
+}
+
+fn plan_unwanted_private<'a>(
+    wanted: &'a Wanted,
+    found: &'a Found,
+    owned: &'a Owned,
+) -> impl Iterator<Item = Step> + 'a {
+    owned
+        .private
+        .difference(&wanted.private)
+        .filter(|private| found.has_local(**private))
+        .map(|private| Step::RemovePrivateAddress(*private))
 }
 
 impl fmt::Display for Step {
