@@ -29,8 +29,8 @@
 //! chain reassemble { ip protocol udp tproxy to :1 }          # nothing jumps here: see `reassemble`
 //! ```
 //!
-//! The first rule is the path of nearly every data packet, and as short as can be: benches/ tells
-//! what an expression costs. All but packets of the length of an authentication packet (81 with
+//! The first rule is the path of nearly every data packet, and as short as can be: `make bench` tells
+//! what the path costs. All but packets of the length of an authentication packet (81 with
 //! the UDP header) take it; those are looked at more closely.
 //!
 //! `@th,64,4` is the first four bits of the UDP payload: the version of the inner packet. Nothing
