@@ -27,11 +27,6 @@ pub enum Stale {
 }
 
 impl ReplayMemory {
-    /// The newest second that was accepted (Unix time), 0 when none was.
-    pub fn newest(&self) -> u64 {
-        self.newest
-    }
-
     /// # Errors
     /// When `message` is old or known.
     pub fn check(&self, seconds: u64, message: &[u8]) -> Result<(), Stale> {

@@ -3,7 +3,7 @@
 
 use std::net::{Ipv4Addr, SocketAddrV4};
 
-use etherparse::{Ipv4Slice, PacketBuilder, UdpSlice, ip_number};
+use etherparse::{PacketBuilder, ip_number};
 
 /// One UDP datagram as the queue sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,24 +63,26 @@ pub fn build(
     Ok(packet)
 }
 
-/// Whether the bytes are a complete IPv4/UDP datagram whose checksums hold; for tests and tools.
-pub fn verify(packet: &[u8]) -> bool {
-    let Ok(ip) = Ipv4Slice::from_slice(packet) else { return false };
-    let Ok(udp) = UdpSlice::from_slice(ip.payload().payload) else { return false };
-    let header = ip.header().to_header();
-    header.header_checksum == header.calc_header_checksum()
-        && udp
-            .to_header()
-            .calc_checksum_ipv4_raw(header.source, header.destination, udp.payload())
-            .is_ok_and(|sum| sum == udp.checksum())
-}
-
 #[cfg(test)]
 mod tests {
+    use etherparse::{Ipv4Slice, UdpSlice};
+
     use super::*;
 
     const FROM: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(192, 0, 2, 1), 10000);
     const TO: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(203, 0, 113, 1), 20000);
+
+    /// Whether the bytes are a complete IPv4/UDP datagram whose checksums hold.
+    fn verify(packet: &[u8]) -> bool {
+        let Ok(ip) = Ipv4Slice::from_slice(packet) else { return false };
+        let Ok(udp) = UdpSlice::from_slice(ip.payload().payload) else { return false };
+        let header = ip.header().to_header();
+        header.header_checksum == header.calc_header_checksum()
+            && udp
+                .to_header()
+                .calc_checksum_ipv4_raw(header.source, header.destination, udp.payload())
+                .is_ok_and(|sum| sum == udp.checksum())
+    }
 
     #[test]
     fn what_is_built_is_read_back() {
