@@ -4,10 +4,13 @@
 //! form, ports are never zero.
 
 use std::fmt;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::num::NonZeroU16;
+use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
+
+use ipnet::IpNet;
 
 use crate::auth::{Credential, Policy, Signer};
 
@@ -78,6 +81,92 @@ pub struct TunnelConfig {
     /// TTL of authentication packets; `None` means the kernel's default.
     pub auth_ttl: Option<u8>,
     pub rules: RulesConfig,
+}
+
+/// Who carries the packets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Datapath {
+    /// FOU listeners and `ipip` links.
+    Kernel,
+    /// This process, between a TUN interface and a UDP socket.
+    Tun,
+}
+
+/// Which datapath is asked for.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum DatapathChoice {
+    /// The kernel's where there is one that can do what is asked.
+    #[default]
+    Auto,
+    Only(Datapath),
+}
+
+/// What goes through the tunnel besides the other end's own address, and what the host does for it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct GatewayConfig {
+    /// Networks behind the other end.
+    pub routes: Vec<IpNet>,
+    /// Everything but our own outer packets goes through the tunnel.
+    pub default_route: Option<DefaultRoute>,
+    /// Name servers while the tunnel is up.
+    pub dns: Vec<IpAddr>,
+    /// IPv4 packets are forwarded between the tunnel and other interfaces.
+    pub forward: bool,
+    /// Source addresses of the tunnel are replaced by ours on the way out.
+    pub masquerade: Option<Masquerade>,
+}
+
+/// Routing by firewall mark, so that outer packets do not enter the tunnel they make.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DefaultRoute {
+    /// The mark on outer packets, and the number of the routing table for all others.
+    pub mark: u32,
+}
+
+/// Where packets leave with our address.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Masquerade {
+    /// By any interface but the tunnel's.
+    Anywhere,
+    By(DeviceName),
+}
+
+/// A table of inner addresses and the remotes they are behind.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum HostsSource {
+    /// Read again when it changes.
+    File(PathBuf),
+    Url(HostsUrl),
+}
+
+/// Where a table is fetched from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HostsUrl {
+    pub url: String,
+    /// Between two fetches.
+    pub interval: Duration,
+    pub authorities: Authorities,
+}
+
+/// Whose signature makes a server's certificate good.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Authorities {
+    /// Those of the operating system.
+    #[default]
+    System,
+    /// The PEM certificates in this file.
+    File(PathBuf),
+    /// The PEM certificates in the files of this directory.
+    Directory(PathBuf),
+}
+
+/// Many clients share one server, which learns who has which inner address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LearnConfig {
+    /// An inner address that was silent for so long is forgotten.
+    pub lifetime: Duration,
+    /// So many inner addresses at most.
+    pub limit: usize,
 }
 
 /// Our side of the outer packets.

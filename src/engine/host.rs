@@ -2,7 +2,9 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
+
+use ipnet::{IpNet, Ipv4Net};
 
 use super::config::DeviceName;
 
@@ -57,6 +59,67 @@ pub struct IpipLink {
 pub enum Encapsulation {
     Fou { source_port: u16, destination_port: u16, checksum: bool },
     NoneOrOther,
+}
+
+/// A route of ours; by [`ROUTE_PROTOCOL`] we know it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Route {
+    pub destination: IpNet,
+    /// Number of the routing table.
+    pub table: u32,
+    pub target: RouteTarget,
+    /// Preferred source address.
+    pub source: Option<IpAddr>,
+}
+
+/// Where a route leads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum RouteTarget {
+    /// Index of an interface.
+    Interface(u32),
+    /// Nowhere: the sender is told that the host is unreachable.
+    Unreachable,
+}
+
+/// A routing policy rule of ours (ip-rule(8)); by [`ROUTE_PROTOCOL`] we know it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct PolicyRule {
+    pub family: Family,
+    pub priority: u32,
+    pub kind: PolicyRuleKind,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Family {
+    V4,
+    V6,
+}
+
+/// The two rules that send everything but marked packets into a tunnel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum PolicyRuleKind {
+    /// `not fwmark MARK lookup TABLE`
+    UnlessMarked { mark: u32, table: u32 },
+    /// `lookup main suppress_prefixlength 0`: all routes of the main table but its default.
+    MainButDefault,
+}
+
+/// The number in `rtm_protocol` and `FRA_PROTOCOL` of what we made (linux/rtnetlink.h: numbers that
+/// the kernel leaves to others, none that another routing daemon is known to use).
+pub const ROUTE_PROTOCOL: u8 = 105;
+
+/// The nftables rules of a gateway, a table of their own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GatewaySpec {
+    pub table: String,
+    /// The tunnel's interface.
+    pub device: DeviceName,
+    /// Sources in the tunnel that leave with our address, and by which interface they leave; any but
+    /// the tunnel's if `None`.
+    pub masquerade: Option<(BTreeSet<Ipv4Net>, Option<DeviceName>)>,
+    /// Interfaces that forward only because we turned it on: from them nothing may go anywhere but
+    /// into the tunnel.
+    pub turned_on: BTreeSet<String>,
 }
 
 /// An IPv4 address on an interface.

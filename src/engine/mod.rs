@@ -3,9 +3,11 @@
 
 pub mod config;
 mod event;
+pub mod forwarding;
 pub mod host;
 mod peer;
 pub mod plan;
+pub mod socket;
 mod wanted;
 
 use std::net::{Ipv4Addr, SocketAddrV4};

@@ -1,0 +1,344 @@
+//! Where the userspace datapath sends inner packets, and whose packets it takes.
+//!
+//! Pure, but for one thing it is not told by the engine: with `--learn`, which inner address was
+//! seen behind which remote. That is found out packet by packet, under the limits given here.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use prefix_trie::PrefixMap;
+
+use super::plan::ControlShape;
+
+/// What the engine wants forwarded.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ForwardSpec {
+    /// How authentication packets are told from data; `None`: nobody reads them.
+    pub control: Option<ControlShape>,
+    pub remotes: BTreeMap<SocketAddr, RemoteSpec>,
+    pub learn: Option<LearnSpec>,
+}
+
+/// One remote.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct RemoteSpec {
+    /// Inner addresses that are reached through it.
+    pub destinations: Vec<IpNet>,
+    /// Inner addresses that its packets may come from; none: its packets are not taken.
+    pub sources: Vec<IpNet>,
+    /// Whose it is. What was learned behind a remote moves with its owner to another one.
+    pub owner: Option<u32>,
+}
+
+/// What may be learned.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LearnSpec {
+    /// Only addresses of these networks …
+    pub within: Vec<IpNet>,
+    /// … but for our own.
+    pub except: Vec<IpAddr>,
+    /// So many addresses at most.
+    pub limit: usize,
+    /// An address that was silent for so long is forgotten, and free for another remote.
+    pub lifetime: Duration,
+    /// Whether remotes are taken that did not authenticate.
+    pub from_anybody: bool,
+}
+
+/// The table that packets are looked up in.
+#[derive(Debug, Default)]
+pub struct Forwarding {
+    spec: ForwardSpec,
+    destinations: Networks<SocketAddr>,
+    sources: HashMap<SocketAddr, Networks<()>>,
+    learned: HashMap<IpAddr, Learned>,
+}
+
+/// An inner address that was seen behind a remote.
+#[derive(Debug)]
+struct Learned {
+    remote: SocketAddr,
+    /// Milliseconds of the monotonic clock.
+    last_seen: AtomicU64,
+}
+
+/// What becomes of an inner packet that came from outside.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Judgement {
+    Deliver,
+    /// Deliver if [`Forwarding::learn`] agrees.
+    Learn,
+    /// From a remote that is not let in.
+    Stranger,
+    /// The remote may not send from this inner address.
+    WrongSource,
+}
+
+impl Forwarding {
+    pub fn new(spec: ForwardSpec) -> Self {
+        let mut forwarding = Forwarding::default();
+        forwarding.replace(spec);
+        forwarding
+    }
+
+    pub fn spec(&self) -> &ForwardSpec {
+        &self.spec
+    }
+
+    /// Takes a new specification. What was learned behind remotes that stay, stays; what was learned
+    /// behind one whose owner has moved moves along.
+    pub fn replace(&mut self, spec: ForwardSpec) {
+        let mut moved = HashMap::new();
+        for (old, gone) in self.spec.remotes.iter().filter(|(a, _)| !spec.remotes.contains_key(a)) {
+            let mut new = spec.remotes.iter().filter(|(_, r)| r.owner.is_some());
+            moved.insert(*old, new.find(|(_, r)| r.owner == gone.owner).map(|(to, _)| *to));
+        }
+        self.learned.retain(|_, learned| match moved.get(&learned.remote) {
+            None => true,
+            Some(None) => false,
+            Some(Some(to)) => {
+                learned.remote = *to;
+                true
+            }
+        });
+        self.destinations = Networks::default();
+        self.sources.clear();
+        for (address, remote) in &spec.remotes {
+            for network in &remote.destinations {
+                self.destinations.insert(*network, *address);
+            }
+            let mut sources = Networks::default();
+            for network in &remote.sources {
+                sources.insert(*network, ());
+            }
+            self.sources.insert(*address, sources);
+        }
+        self.spec = spec;
+        if self.spec.learn.is_none() {
+            self.learned.clear();
+        }
+    }
+
+    /// The remote that an inner packet to this address is sent to.
+    pub fn remote_of(&self, destination: IpAddr) -> Option<SocketAddr> {
+        let learned = || self.learned.get(&destination).map(|learned| learned.remote);
+        self.destinations.get(destination).copied().or_else(learned)
+    }
+
+    /// What becomes of an inner packet from `source` that came from the remote `from`. `now` is the
+    /// monotonic clock.
+    pub fn judge(&self, from: SocketAddr, source: IpAddr, now: Duration) -> Judgement {
+        let Some(sources) = self.sources.get(&from) else {
+            return match &self.spec.learn {
+                Some(learn) if learn.from_anybody => self.judge_learned(from, source, now),
+                Some(_) | None => Judgement::Stranger,
+            };
+        };
+        if sources.get(source).is_some() {
+            return Judgement::Deliver;
+        }
+        match &self.spec.learn {
+            Some(_) => self.judge_learned(from, source, now),
+            None if self.spec.remotes[&from].sources.is_empty() => Judgement::Stranger,
+            None => Judgement::WrongSource,
+        }
+    }
+
+    fn judge_learned(&self, from: SocketAddr, source: IpAddr, now: Duration) -> Judgement {
+        match self.learned.get(&source) {
+            Some(learned) if learned.remote == from => {
+                learned.last_seen.store(millis(now), Ordering::Relaxed);
+                Judgement::Deliver
+            }
+            Some(_) | None => Judgement::Learn,
+        }
+    }
+
+    /// Notes that `source` is behind `from`; false when that may not be: it is not in the networks
+    /// that are learned, the table is full, or the address belongs to a remote that is alive.
+    pub fn learn(&mut self, from: SocketAddr, source: IpAddr, now: Duration) -> bool {
+        let Some(learn) = &self.spec.learn else { return false };
+        let inside = learn.within.iter().any(|network| network.contains(&source));
+        if !inside || learn.except.contains(&source) {
+            return false;
+        }
+        let lifetime = learn.lifetime;
+        match self.learned.get(&source) {
+            Some(owner) if owner.remote != from && !owner.is_over(lifetime, now) => return false,
+            Some(_) => {}
+            None if self.learned.len() >= learn.limit => {
+                self.learned.retain(|_, learned| !learned.is_over(lifetime, now));
+                if self.learned.len() >= self.spec.learn.as_ref().map_or(0, |l| l.limit) {
+                    return false;
+                }
+            }
+            None => {}
+        }
+        let last_seen = AtomicU64::new(millis(now));
+        self.learned.insert(source, Learned { remote: from, last_seen });
+        true
+    }
+
+    /// Forgets what was silent for too long.
+    pub fn expire(&mut self, now: Duration) {
+        let Some(learn) = &self.spec.learn else { return };
+        self.learned.retain(|_, learned| !learned.is_over(learn.lifetime, now));
+    }
+
+    /// What was learned: inner address, remote, and how long ago it was seen.
+    pub fn learned(&self, now: Duration) -> Vec<(IpAddr, SocketAddr, Duration)> {
+        let age = |l: &Learned| Duration::from_millis(millis(now).saturating_sub(l.seen()));
+        self.learned.iter().map(|(inner, l)| (*inner, l.remote, age(l))).collect()
+    }
+}
+
+impl Learned {
+    fn seen(&self) -> u64 {
+        self.last_seen.load(Ordering::Relaxed)
+    }
+
+    fn is_over(&self, lifetime: Duration, now: Duration) -> bool {
+        millis(now).saturating_sub(self.seen()) >= millis(lifetime)
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// The longest prefix wins.
+#[derive(Debug)]
+struct Networks<T> {
+    v4: PrefixMap<Ipv4Net, T>,
+    v6: PrefixMap<Ipv6Net, T>,
+}
+
+impl<T> Default for Networks<T> {
+    fn default() -> Self {
+        Networks { v4: PrefixMap::new(), v6: PrefixMap::new() }
+    }
+}
+
+impl<T> Networks<T> {
+    fn insert(&mut self, network: IpNet, value: T) {
+        match network {
+            IpNet::V4(network) => drop(self.v4.insert(network.trunc(), value)),
+            IpNet::V6(network) => drop(self.v6.insert(network.trunc(), value)),
+        }
+    }
+
+    fn get(&self, address: IpAddr) -> Option<&T> {
+        match address {
+            IpAddr::V4(address) => self.v4.get_lpm(&address.into()).map(|(_, value)| value),
+            IpAddr::V6(address) => self.v6.get_lpm(&address.into()).map(|(_, value)| value),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ALICE: &str = "192.0.2.1:1000";
+    const BOB: &str = "192.0.2.2:1000";
+    const LIFETIME: Duration = Duration::from_secs(60);
+
+    fn at(seconds: u64) -> Duration {
+        Duration::from_secs(seconds)
+    }
+
+    fn remote(text: &str) -> SocketAddr {
+        text.parse().unwrap()
+    }
+
+    fn ip(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    fn learning(remotes: &[(&str, u32)], limit: usize) -> ForwardSpec {
+        let one = |&(address, owner): &(&str, u32)| {
+            (remote(address), RemoteSpec { owner: Some(owner), ..RemoteSpec::default() })
+        };
+        ForwardSpec {
+            remotes: remotes.iter().map(one).collect(),
+            learn: Some(LearnSpec {
+                within: vec!["10.0.0.0/24".parse().unwrap()],
+                except: vec![ip("10.0.0.1")],
+                limit,
+                lifetime: LIFETIME,
+                from_anybody: false,
+            }),
+            ..ForwardSpec::default()
+        }
+    }
+
+    #[test]
+    fn the_longest_prefix_wins() {
+        let to = |networks: &[&str]| RemoteSpec {
+            destinations: networks.iter().map(|n| n.parse().unwrap()).collect(),
+            sources: networks.iter().map(|n| n.parse().unwrap()).collect(),
+            owner: None,
+        };
+        let remotes = [(remote(ALICE), to(&["10.0.0.0/8"])), (remote(BOB), to(&["10.1.0.0/16"]))];
+        let table =
+            Forwarding::new(ForwardSpec { remotes: remotes.into(), ..ForwardSpec::default() });
+        assert_eq!(table.remote_of(ip("10.2.3.4")), Some(remote(ALICE)));
+        assert_eq!(table.remote_of(ip("10.1.3.4")), Some(remote(BOB)));
+        assert_eq!(table.remote_of(ip("11.1.3.4")), None);
+        assert_eq!(table.remote_of(ip("2001:db8::1")), None);
+        assert_eq!(table.judge(remote(BOB), ip("10.1.0.1"), at(0)), Judgement::Deliver);
+        assert_eq!(table.judge(remote(BOB), ip("10.2.0.1"), at(0)), Judgement::WrongSource);
+        assert_eq!(table.judge(remote("192.0.2.3:1"), ip("10.2.0.1"), at(0)), Judgement::Stranger);
+    }
+
+    #[test]
+    fn an_address_stays_with_its_owner_while_he_is_alive() {
+        let mut table = Forwarding::new(learning(&[(ALICE, 1), (BOB, 2)], 8));
+        let (alice, bob, inner) = (remote(ALICE), remote(BOB), ip("10.0.0.7"));
+        assert_eq!(table.judge(alice, inner, at(0)), Judgement::Learn);
+        assert!(table.learn(alice, inner, at(0)));
+        assert_eq!(table.judge(alice, inner, at(30)), Judgement::Deliver);
+        assert!(!table.learn(bob, inner, at(89)));
+        assert_eq!(table.remote_of(inner), Some(alice));
+        assert!(table.learn(bob, inner, at(90)));
+        assert_eq!(table.remote_of(inner), Some(bob));
+    }
+
+    #[test]
+    fn what_was_learned_moves_with_its_owner() {
+        let mut table = Forwarding::new(learning(&[(ALICE, 1), (BOB, 2)], 8));
+        assert!(table.learn(remote(ALICE), ip("10.0.0.7"), at(0)));
+        assert!(table.learn(remote(BOB), ip("10.0.0.8"), at(0)));
+        table.replace(learning(&[("192.0.2.9:9", 1)], 8));
+        assert_eq!(table.remote_of(ip("10.0.0.7")), Some(remote("192.0.2.9:9")));
+        assert_eq!(table.remote_of(ip("10.0.0.8")), None);
+    }
+
+    #[test]
+    fn the_table_is_bounded_and_only_of_the_network() {
+        let mut table = Forwarding::new(learning(&[(ALICE, 1)], 2));
+        let alice = remote(ALICE);
+        assert!(!table.learn(alice, ip("10.0.1.1"), at(0)));
+        assert!(!table.learn(alice, ip("10.0.0.1"), at(0)));
+        assert!(table.learn(alice, ip("10.0.0.2"), at(0)));
+        assert!(table.learn(alice, ip("10.0.0.3"), at(50)));
+        assert!(!table.learn(alice, ip("10.0.0.4"), at(59)));
+        assert!(table.learn(alice, ip("10.0.0.4"), at(60)));
+        table.expire(at(200));
+        assert!(table.learned(at(200)).is_empty());
+    }
+
+    #[test]
+    fn strangers_are_learned_from_only_when_anybody_is() {
+        let mut spec = learning(&[], 8);
+        let stranger = remote(ALICE);
+        let closed = Forwarding::new(spec.clone());
+        assert_eq!(closed.judge(stranger, ip("10.0.0.2"), at(0)), Judgement::Stranger);
+        spec.learn.as_mut().unwrap().from_anybody = true;
+        let open = Forwarding::new(spec);
+        assert_eq!(open.judge(stranger, ip("10.0.0.2"), at(0)), Judgement::Learn);
+    }
+}
