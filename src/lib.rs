@@ -10,6 +10,7 @@
 //! | [`auth`] | keys, tokens, policy, replay memory | `wire` |
 //! | [`engine`] | events in, actions out; wanted against found | `auth`, `wire` |
 //! | [`kernel`] | netlink, nftables, NFQUEUE, raw sending: no decisions | `engine`'s types, `wire` |
+//! | [`tun`] | packets through userspace: a TUN interface and a UDP socket | `engine`'s types, `wire` |
 //! | [`observe`] | logging, counters, status | `engine`'s types |
 //! | [`daemon`] | the loop: clock, signals, sockets | all of the above |
 //!
@@ -25,4 +26,5 @@ pub mod daemon;
 pub mod engine;
 pub mod kernel;
 pub mod observe;
+pub mod tun;
 pub mod wire;

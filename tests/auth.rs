@@ -1,6 +1,6 @@
 //! Keys, tokens and packets, byte for byte with the first `ipipou` (tests/data, made with PyNaCl).
 
-use std::net::SocketAddrV4;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use base64::Engine as _;
@@ -42,7 +42,7 @@ fn secret(text: &str) -> SharedSecret {
     SharedSecret::new(text.as_bytes().to_vec())
 }
 
-fn from() -> SocketAddrV4 {
+fn from() -> SocketAddr {
     "192.0.2.1:10000".parse().unwrap()
 }
 

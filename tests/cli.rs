@@ -5,6 +5,10 @@
 mod errors;
 #[path = "cli/files.rs"]
 mod files;
+#[path = "cli/gateway.rs"]
+mod gateway;
+#[path = "cli/many_ends.rs"]
+mod many_ends;
 #[path = "cli/meaning.rs"]
 mod meaning;
 #[path = "cli/program.rs"]
@@ -13,21 +17,24 @@ mod program;
 mod properties;
 
 use std::ffi::OsString;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use ipipou::auth::{Credential, Proof};
 use ipipou::cli::{self, CliError, Document, Invocation, Run};
 use ipipou::engine::config::{
-    ClientConfig, Host, Outer, PrivateAddress, Reply, Role, ServerConfig, SourceCheck,
+    ClientConfig, Host, NodeConfig, Outer, PrivateAddress, Reply, Role, ServerConfig, SourceCheck,
 };
 
 const PRIVATE: &str = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
 const PUBLIC: &str = "A6EHv/POEL4dcN0Y50vAmWfk1jCbpQ1fHdyGZBJVMbg=";
 const OTHER_PUBLIC: &str = "6uHIeTtVl8Sz9JDnasMRcsQ5aQ+O4UFCu4UaYfmknw4=";
-/// The least that a client and a server need.
+/// The least that a client, a server, one that learns, and a host of a table need.
 const CLIENT: &str = "-b @eth0 -r 203.0.113.1:10000 --tunl-ip 172.28.0.1";
 const SERVER: &str = "-s -b @eth0";
+const HUB: &str = "-s -b @eth0 --learn --tunl-ip 10.8.0.1/24";
+const NODE: &str = "-b @eth0 --tunl-ip 10.7.0.1/24 --hosts-file /t.json";
 
 fn parse<S: Into<OsString>>(args: impl IntoIterator<Item = S>) -> Result<Invocation, CliError> {
     let args = args.into_iter().map(Into::into);
@@ -44,14 +51,21 @@ fn run(line: &str) -> Run {
 fn client(line: &str) -> ClientConfig {
     match run(&format!("{CLIENT} {line}")).role {
         Role::Client(client) => client,
-        Role::Server(_) => panic!("{line}: a server"),
+        other => panic!("{line}: {other:?}"),
     }
 }
 
 fn server(line: &str) -> ServerConfig {
     match run(&format!("{SERVER} {line}")).role {
         Role::Server(server) => server,
-        Role::Client(_) => panic!("{line}: a client"),
+        other => panic!("{line}: {other:?}"),
+    }
+}
+
+fn node(line: &str) -> NodeConfig {
+    match run(line).role {
+        Role::Node(node) => node,
+        other => panic!("{line}: {other:?}"),
     }
 }
 

@@ -4,18 +4,20 @@
 mod host;
 #[path = "engine/random.rs"]
 mod random;
+#[path = "engine/userspace.rs"]
+mod userspace;
 #[path = "engine/situations.rs"]
 mod situations;
 
 use std::collections::VecDeque;
-use std::net::SocketAddrV4;
+use std::net::{SocketAddr, SocketAddrV4};
 use std::time::Duration;
 
 use host::PlayedHost;
 use ipipou::auth::{Credential, Policy, Proof, SharedSecret, Signer, Verifier};
 use ipipou::engine::config::{
-    ClientConfig, Host, Outer, PrivateAddress, QueueConfig, Reply, Role, RulesConfig, ServerConfig,
-    ServerName, SourceCheck, TunnelConfig,
+    ClientConfig, Datapath, DatapathChoice, GatewayConfig, Host, Outer, PrivateAddress,
+    QueueConfig, Reply, Role, RulesConfig, ServerConfig, ServerName, SourceCheck, TunnelConfig,
 };
 use ipipou::engine::{Action, Engine, Event, Memory, Moment, Outgoing, Report};
 
@@ -30,7 +32,8 @@ fn tunnel() -> TunnelConfig {
     TunnelConfig {
         device: "ipipou0".parse().unwrap(),
         inner: "172.28.0.0".parse().unwrap(),
-        inner_peer: "172.28.0.1".parse().unwrap(),
+        inner_peer: "172.28.0.1/32".parse().unwrap(),
+        inner6: None,
         outer: Outer::Device("eth0".parse().unwrap()),
         port: 10000.try_into().unwrap(),
         private: PrivateAddress::WhenTaken("172.29.0.0".parse().unwrap()),
@@ -38,6 +41,9 @@ fn tunnel() -> TunnelConfig {
         source_check: SourceCheck::Strict,
         auth_ttl: None,
         rules: RulesConfig { table: "ipipou-0".to_owned(), counters: true },
+        gateway: GatewayConfig::default(),
+        datapath: DatapathChoice::Auto,
+        queues: None,
     }
 }
 
@@ -50,6 +56,7 @@ fn server(lifetime: Option<Duration>) -> ServerConfig {
         policy: Policy { remote_ip: None, remote_port: None, proof: Proof::Key(verifier) },
         lifetime,
         reply: Reply::Silent,
+        learn: None,
     }
 }
 
@@ -80,8 +87,12 @@ struct Play {
 
 impl Play {
     fn start(role: Role, host: PlayedHost, memory: Memory) -> Self {
+        Play::start_on(Datapath::Kernel, role, host, memory)
+    }
+
+    fn start_on(datapath: Datapath, role: Role, host: PlayedHost, memory: Memory) -> Self {
         let at_start = moment(Duration::ZERO, 0, 0);
-        let engine = Engine::new(role, memory.clone(), &at_start);
+        let engine = Engine::new(role, datapath, memory.clone(), &at_start);
         let mut play = Play {
             engine,
             host,
@@ -165,7 +176,7 @@ impl Play {
     }
 
     fn receive(&mut self, from: SocketAddrV4, payload: &[u8]) {
-        self.handle(Event::Datagram { from, payload });
+        self.handle(Event::Datagram { from: from.into(), payload });
     }
 
     /// A packet that the client's key signs now.
@@ -196,5 +207,9 @@ fn moment(now: Duration, skew: i64, drawn: u64) -> Moment {
 }
 
 fn at(text: &str) -> SocketAddrV4 {
+    text.parse().unwrap()
+}
+
+fn outer_at(text: &str) -> SocketAddr {
     text.parse().unwrap()
 }

@@ -5,14 +5,15 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// A room, and the rooms whose names may stand in its files.
-const ARROWS: [(&str, &[&str]); 7] = [
+const ARROWS: [(&str, &[&str]); 8] = [
     ("wire", &[]),
     ("auth", &["wire"]),
     ("engine", &["auth", "wire"]),
     ("kernel", &["auth", "engine", "wire"]),
+    ("tun", &["engine", "wire"]),
     ("observe", &["engine"]),
     ("cli", &["auth", "engine"]),
-    ("daemon", &["auth", "engine", "kernel", "observe"]),
+    ("daemon", &["auth", "engine", "kernel", "observe", "tun"]),
 ];
 
 /// Rooms without I/O, clock, randomness or runtime.

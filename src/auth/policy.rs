@@ -1,7 +1,7 @@
 //! What a server demands of a packet before its source gets the tunnel.
 
 use std::fmt;
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use ed25519_dalek::{Signature, VerifyingKey};
@@ -14,7 +14,7 @@ use crate::wire::auth_packet::{AuthPacket, ParseError};
 #[derive(Debug, Clone)]
 pub struct Policy {
     /// Only from this address (`--auth-by-remote-ip`).
-    pub remote_ip: Option<Ipv4Addr>,
+    pub remote_ip: Option<IpAddr>,
     /// Only from this UDP port (`--auth-by-remote-port`).
     pub remote_port: Option<u16>,
     pub proof: Proof,
@@ -61,12 +61,12 @@ impl Policy {
     /// The first reason to refuse it.
     pub fn check(
         &self,
-        from: SocketAddrV4,
+        from: SocketAddr,
         payload: &[u8],
         unix: u64,
         seen: &mut ReplayMemory,
     ) -> Result<(), Reject> {
-        if self.remote_ip.is_some_and(|ip| ip != *from.ip()) {
+        if self.remote_ip.is_some_and(|ip| ip != from.ip()) {
             return Err(Reject::WrongIp);
         }
         if self.remote_port.is_some_and(|port| port != from.port()) {

@@ -4,6 +4,11 @@
 //! refused when it is older than the newest accepted second, or when the very same signed bytes
 //! were accepted within that second. The signature is not looked at: ed25519 lets others make a
 //! second valid signature from a first, never a second message.
+//!
+//! Clients that share a key have clocks of their own, none of which is the newest for long. For them
+//! the memory goes back a span of seconds, in which every message is told apart.
+
+use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
@@ -17,6 +22,11 @@ const MAX_IN_ONE_SECOND: usize = 64;
 pub struct ReplayMemory {
     newest: u64,
     within: Vec<Vec<u8>>,
+    /// What was accepted in the seconds before, as far as the span goes back.
+    #[serde(default)]
+    before: BTreeMap<u64, Vec<Vec<u8>>>,
+    #[serde(default)]
+    span: u64,
 }
 
 /// Why a packet's time is not good.
@@ -27,25 +37,42 @@ pub enum Stale {
 }
 
 impl ReplayMemory {
+    /// From now on packets may be `span` seconds older than the newest.
+    #[must_use]
+    pub fn going_back(mut self, span: u64) -> Self {
+        self.span = span;
+        self
+    }
+
     /// # Errors
     /// When `message` is old or known.
     pub fn check(&self, seconds: u64, message: &[u8]) -> Result<(), Stale> {
-        if seconds < self.newest {
+        if seconds.saturating_add(self.span) < self.newest {
             return Err(Stale::OlderThanAccepted);
         }
-        if seconds == self.newest
-            && (self.within.len() >= MAX_IN_ONE_SECOND || self.within.iter().any(|m| m == message))
-        {
-            return Err(Stale::Replayed);
+        let accepted = match seconds == self.newest {
+            true => Some(&self.within),
+            false => self.before.get(&seconds),
+        };
+        match accepted {
+            Some(all) if all.len() >= MAX_IN_ONE_SECOND || all.iter().any(|m| m == message) => {
+                Err(Stale::Replayed)
+            }
+            Some(_) | None => Ok(()),
         }
-        Ok(())
     }
 
     /// Remembers a message that passed [`check`](Self::check) and was proven.
     pub fn remember(&mut self, seconds: u64, message: &[u8]) {
+        if seconds < self.newest {
+            self.before.entry(seconds).or_default().push(message.to_vec());
+            return;
+        }
         if seconds > self.newest {
+            let within = std::mem::take(&mut self.within);
+            self.before.insert(self.newest, within);
             self.newest = seconds;
-            self.within.clear();
+            self.before = self.before.split_off(&seconds.saturating_sub(self.span));
         }
         self.within.push(message.to_vec());
     }
@@ -67,6 +94,22 @@ mod tests {
         memory.remember(101, b"c");
         assert_eq!(memory.check(100, b"d"), Err(Stale::OlderThanAccepted));
         assert_eq!(memory.check(101, b"a"), Ok(()));
+    }
+
+    #[test]
+    fn within_the_span_everything_is_told_apart() {
+        let mut memory = ReplayMemory::default().going_back(10);
+        memory.remember(100, b"a");
+        memory.remember(95, b"b");
+        memory.remember(105, b"c");
+        for (seconds, message) in [(100, b"a"), (95, b"b"), (105, b"c")] {
+            assert_eq!(memory.check(seconds, message), Err(Stale::Replayed));
+        }
+        assert_eq!(memory.check(95, b"d"), Ok(()));
+        assert_eq!(memory.check(94, b"e"), Err(Stale::OlderThanAccepted));
+        memory.remember(106, b"f");
+        assert_eq!(memory.check(95, b"b"), Err(Stale::OlderThanAccepted));
+        assert_eq!(memory.before.keys().copied().collect::<Vec<_>>(), [100, 105]);
     }
 
     #[test]

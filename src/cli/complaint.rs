@@ -18,7 +18,7 @@ pub(super) fn complaint(error: &clap::Error, command: &clap::Command, args: &[Os
         ErrorKind::UnknownArgument | ErrorKind::InvalidSubcommand => {
             let word = text(error, ContextKind::InvalidSubcommand).unwrap_or(given);
             if word.starts_with('-') {
-                unknown_option(word, suggestion(error), command)
+                unknown_option(word, suggestion(error, command), command)
             } else {
                 stray_word(word, args)
             }
@@ -45,9 +45,11 @@ pub(super) fn complaint(error: &clap::Error, command: &clap::Command, args: &[Os
     }
 }
 
-/// The option that clap thinks was meant.
-pub(super) fn suggestion(error: &clap::Error) -> Option<&str> {
-    text(error, ContextKind::SuggestedArg)
+/// The option that clap thinks was meant. Aliases are short, and near to anything.
+pub(super) fn suggestion<'a>(error: &'a clap::Error, command: &clap::Command) -> Option<&'a str> {
+    let near = text(error, ContextKind::SuggestedArg)?;
+    let mut long = command.get_arguments().filter_map(clap::Arg::get_long);
+    long.any(|long| near.strip_prefix("--") == Some(long)).then_some(near)
 }
 
 /// An option that is not in the table, or a shortened one that could be several.

@@ -80,12 +80,14 @@ fn argument(line: &str, command: &clap::Command) -> Result<Option<OsString>, Str
     if matches!(name, "config" | "help" | "version") {
         return Err(format!("{name} belongs on the command line"));
     }
+    let needs_value = option.get_num_args().is_some_and(|range| range.min_values() > 0);
+    let value = value.filter(|value| needs_value || !value.trim().is_empty());
     match (option.get_action().takes_values(), value) {
         (true, Some(value)) => Ok(Some(format!("--{name}={value}").into())),
-        (true, None) => Err(format!("{name} needs a value")),
-        (false, Some(value)) if !value.trim().is_empty() => Err(format!("{name} takes no value")),
-        (false, _) if option.get_long().is_some() => Ok(Some(format!("--{name}").into())),
-        (false, _) => Ok(Some(format!("-{name}").into())),
+        (true, None) if needs_value => Err(format!("{name} needs a value")),
+        (false, Some(_)) => Err(format!("{name} takes no value")),
+        (_, None) if option.get_long().is_some() => Ok(Some(format!("--{name}").into())),
+        (_, None) => Ok(Some(format!("-{name}").into())),
     }
 }
 
@@ -99,9 +101,14 @@ fn find<'a>(key: &str, command: &'a clap::Command) -> Result<&'a clap::Arg, Stri
         .get_arguments()
         .find(|arg| match letter {
             Some(_) => arg.get_short() == letter,
-            None => arg.get_long() == Some(key) || unique == [arg.get_long().unwrap_or_default()],
+            None => names(arg, key) || unique == [arg.get_long().unwrap_or_default()],
         })
         .ok_or_else(|| no_option(key, letter.is_some(), command))
+}
+
+fn names(arg: &clap::Arg, key: &str) -> bool {
+    let alias = || arg.get_all_aliases().is_some_and(|aliases| aliases.contains(&key));
+    arg.get_long() == Some(key) || alias()
 }
 
 /// What to say of a key that is none. It is repeated only if it comes near an option: otherwise it
@@ -112,7 +119,7 @@ fn no_option(key: &str, letter: bool, command: &clap::Command) -> String {
     }
     let dashed = format!("--{key}");
     let error = command.clone().try_get_matches_from(["ipipou", &dashed]).err();
-    let near = error.as_ref().and_then(suggestion);
+    let near = error.as_ref().and_then(|error| suggestion(error, command));
     if near.is_none() && beginning_with(key, command).is_empty() {
         return "the line does not begin with an option".to_owned();
     }
@@ -155,6 +162,13 @@ mod tests {
             ("tunl-dev\teth7", vec!["--tunl-dev=eth7"]),
             ("server  ", vec!["--server"]),
             ("\u{feff}server", vec!["--server"]),
+            ("masquerade\nmasquerade  \n", vec!["--masquerade", "--masquerade"]),
+            ("masquerade eth0", vec!["--masquerade=eth0"]),
+            (
+                "route 10.1.0.0/16\nroute 10.2.0.0/16",
+                vec!["--route=10.1.0.0/16", "--route=10.2.0.0/16"],
+            ),
+            ("for", vec!["--force-fou-local-ip-alt"]),
         ] {
             assert_eq!(read(text).unwrap(), expected, "{text:?}");
         }

@@ -42,8 +42,12 @@ pub fn read(name: &Path, command: &mut clap::Command) -> Result<ConfFile, ConfEr
         .ok_or_else(|| fail("is larger than 1 MiB: that is no configuration file".to_owned()))?;
     let arguments = conf::arguments(&text, &path, command)?;
     let secret = arguments.iter().filter_map(|argument| argument.to_str()).any(|argument| {
-        let name = argument.trim_start_matches('-').split('=').next().unwrap_or_default();
-        options::is_secret(name) && name != "auth-remote-pubkey-b64"
+        let (name, value) = argument.split_once('=').unwrap_or((argument, ""));
+        match name.trim_start_matches('-') {
+            "auth-remote-pubkey-b64" => false,
+            "hosts-url" => value.contains('@'), // a password stands before it
+            name => options::is_secret(name),
+        }
     });
     let warning = (secret && readable_by_all).then(|| {
         let path = path.display();

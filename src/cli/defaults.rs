@@ -9,6 +9,8 @@ use crate::engine::config::DeviceName;
 const PORT_BASE: u32 = 10000;
 const SERVER_INNER: Ipv4Addr = Ipv4Addr::new(172, 28, 0, 0);
 const PRIVATE: Ipv4Addr = Ipv4Addr::new(172, 29, 0, 0);
+/// "ip" in ASCII, with room for the number behind it.
+const MARK: u32 = 0x6970_0000;
 /// The queue numbers that a server takes for its tunnel's number too.
 const NUMBERING_QUEUES: std::ops::RangeInclusive<u16> = 1..=999;
 
@@ -57,6 +59,12 @@ impl Number {
         }
     }
 
+    /// The firewall mark and routing table of a tunnel that everything goes through. Numbers above
+    /// 65535 have none of their own.
+    pub fn mark(self) -> u32 {
+        MARK + self.0.min(u16::MAX.into())
+    }
+
     fn below_65536(self, option: &'static str) -> Result<u16, UsageError> {
         u16::try_from(self.0).map_err(|_| self.too_big(option, u16::MAX.into()))
     }
@@ -96,6 +104,8 @@ mod tests {
         assert_eq!(Number(65_535).private().unwrap(), Ipv4Addr::new(172, 29, 255, 255));
         assert!(Number(65_536).private().is_err());
         assert!(Number(65_536).queue().is_err());
+        assert_eq!(Number(65_535).mark(), 0x6970_ffff);
+        assert_eq!(Number(65_536).mark(), 0x6970_ffff);
         assert_eq!(Number(999_999_999).device().unwrap().as_str(), "ipipou999999999");
         assert!(Number(1_000_000_000).device().is_err());
     }

@@ -10,16 +10,31 @@ use clap_mangen::roff::{Roff, bold, roman};
 use super::options::{Document, EXAMPLES, Options};
 
 const DESCRIPTION: &str = "\
-An IPIP tunnel in UDP datagrams, carried by the kernel (FOU); nothing is encrypted. A server waits \
-until a client proves itself with one signed packet, and makes the tunnel towards the address that \
-it came from. When the client moves, its next packet moves the tunnel. One process is one tunnel, \
-numbered by -n. Long options may be shortened as long as they stay unambiguous.";
+An IP tunnel in UDP datagrams; nothing is encrypted. The kernel carries the packets (IPIP over \
+FOU), or, where it cannot, this process does, through a TUN interface; both are the same on the \
+wire. A server waits until a client proves itself with one signed packet, and makes the tunnel \
+towards the address that it came from. When the client moves, its next packet moves the tunnel. One process is \
+one tunnel, numbered by -n. Long options may be shortened as long as they stay unambiguous.";
 
 const CONFIGURATION: &str = "\
 A file has one option per line. Leading blanks, tabs and hyphens are dropped, the option's name runs \
 to the first blank, and the rest of the line is its value, which may contain blanks and is not \
 quoted. Empty lines and lines that start with # are skipped. A name of one letter is a short option. \
-Options of files come before those of the command line, and the last one counts.";
+Options of files come before those of the command line, and the last one counts; --route and --dns \
+add up instead.";
+
+const MANY_ENDS: &str = "\
+A server with --learn has many clients, which share its token or key. Such a client gives its own \
+address with --tunl-ip, the server's with --tunl-peer-ip, and the network of them all with \
+--route. Hosts with --hosts-file or --hosts-url are all alike, and may share one table. It has the \
+inner address of every host, or a network behind it, and where the host is. Without a port it is \
+our own.";
+
+const TABLE: &str = r#"  {"nodes": {
+    "192.168.100.1": {"host": "vps1.example.org"},
+    "192.168.100.2": {"host": "203.0.113.2", "port": 7777},
+    "10.2.0.0/16": {"host": "203.0.113.2", "port": 7777}
+  }}"#;
 
 const EXIT_STATUS: [(&str, &str); 13] = [
     ("0", "The tunnel was removed, or everything asked for was done."),
@@ -87,6 +102,8 @@ fn man(text: &mut Vec<u8>) -> io::Result<()> {
     let mut rest = Roff::new();
     list(&mut rest, "COMMANDS", &COMMANDS);
     rest.control("SH", ["CONFIGURATION FILES"]).text([roman(CONFIGURATION)]);
+    rest.control("SH", ["TUNNELS WITH MANY ENDS"]).text([roman(MANY_ENDS)]);
+    rest.control("nf", []).text([roman(TABLE)]).control("fi", []);
     list(&mut rest, "SIGNALS", &SIGNALS);
     list(&mut rest, "EXIT STATUS", &EXIT_STATUS);
     list(&mut rest, "FILES", &FILES);

@@ -1,15 +1,17 @@
-//! `--fou-local [IP][:PORT][@DEV]` and `--fou-remote [IP-or-name][:PORT]`.
+//! `--fou-local [IP][:PORT][@DEV]` and `--fou-remote [IP-or-name][:PORT]`. An IPv6 address stands
+//! in brackets, as in a URL (RFC 3986).
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::num::NonZeroU16;
 
+use super::address;
 use super::value::{self, ValueError};
 use crate::engine::config::{DeviceName, Host};
 
 /// Our end of the outer packets; every part may be missing.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct LocalEnd {
-    pub ip: Option<Ipv4Addr>,
+    pub ip: Option<IpAddr>,
     pub port: Option<NonZeroU16>,
     pub device: Option<DeviceName>,
 }
@@ -30,8 +32,8 @@ pub fn local(text: &str) -> Result<LocalEnd, ValueError> {
     let (ip, port) = split_port(rest)?;
     let ip = match ip {
         "" => None,
-        ip => Some(value::address(ip).map_err(|error| match error {
-            ValueError::NotAnAddress => ValueError::NotALocalEnd,
+        ip => Some(address::any(ip).map_err(|error| match error {
+            ValueError::NotAnIp => ValueError::NotALocalEnd,
             other => other,
         })?),
     };
@@ -48,12 +50,12 @@ pub fn remote(text: &str) -> Result<RemoteEnd, ValueError> {
     Ok(RemoteEnd { host, port })
 }
 
-/// An IPv4 address, or a host name (RFC 1123; underscores are common, so they pass).
+/// An address, or a host name (RFC 1123; underscores are common, so they pass).
 pub fn host(text: &str) -> Result<Host, ValueError> {
     let text = text.trim();
-    match value::address(text) {
+    match address::any(text) {
         Ok(ip) => return Ok(Host::Address(ip)),
-        Err(ValueError::NotAnAddress) => {}
+        Err(ValueError::NotAnIp) => {}
         Err(other) => return Err(other),
     }
     let name = text.strip_suffix('.').unwrap_or(text);
@@ -68,13 +70,19 @@ pub fn host(text: &str) -> Result<Host, ValueError> {
 }
 
 fn split_port(text: &str) -> Result<(&str, Option<NonZeroU16>), ValueError> {
-    if value::looks_like_ipv6(text) {
-        return Err(ValueError::IsIpv6);
-    }
-    match text.split_once(':') {
-        Some((before, port)) => Ok((before, Some(value::port(port)?))),
-        None => Ok((text, None)),
-    }
+    let (host, port) = match text.rfind(']') {
+        Some(end) if text.starts_with('[') => match &text[end + 1..] {
+            "" => (text, None),
+            rest => {
+                let port = rest.strip_prefix(':').ok_or(ValueError::NotAPort)?;
+                (&text[..=end], Some(port))
+            }
+        },
+        _ if text.starts_with('[') => return Err(ValueError::NotIpv6),
+        _ if address::looks_like_v6(text) => return Err(ValueError::NoBrackets),
+        _ => text.split_once(':').map_or((text, None), |(host, port)| (host, Some(port))),
+    };
+    Ok((host, port.map(value::port).transpose()?))
 }
 
 #[cfg(test)]
@@ -84,7 +92,7 @@ mod tests {
     #[test]
     fn every_part_of_the_local_end_may_be_missing() {
         let end = local("203.0.113.1:10007@eth0").unwrap();
-        assert_eq!(end.ip, Some(Ipv4Addr::new(203, 0, 113, 1)));
+        assert_eq!(end.ip, Some("203.0.113.1".parse().unwrap()));
         assert_eq!(end.port, NonZeroU16::new(10007));
         assert_eq!(end.device, Some("eth0".parse().unwrap()));
         assert_eq!(local(""), Ok(LocalEnd::default()));
@@ -97,8 +105,13 @@ mod tests {
         assert_eq!(local("eth0"), Err(ValueError::NotALocalEnd));
         assert_eq!(local("1.2.3.4:0"), Err(ValueError::NotAPort));
         assert_eq!(local("1.2.3.4:"), Err(ValueError::NotAPort));
-        assert_eq!(local("::1"), Err(ValueError::IsIpv6));
-        assert_eq!(local("[::1]:5@eth0"), Err(ValueError::IsIpv6));
+        assert_eq!(local("::1"), Err(ValueError::NoBrackets));
+        assert_eq!(local("2001:db8::1:10000@eth0"), Err(ValueError::NoBrackets));
+        assert_eq!(local("[fe80::1]@eth0"), Err(ValueError::LinkLocal));
+        assert_eq!(local("[2001:db8::1"), Err(ValueError::NotIpv6));
+        assert_eq!(local("[]:5"), Err(ValueError::NotIpv6));
+        assert_eq!(local("[2001:db8::1]5"), Err(ValueError::NotAPort));
+        assert_eq!(local("[2001:db8::1]:"), Err(ValueError::NotAPort));
         assert!(matches!(local("1.2.3.4@"), Err(ValueError::NotADevice(_))));
         assert!(matches!(local("@name-that-is-too-long"), Err(ValueError::NotADevice(_))));
     }
@@ -114,6 +127,22 @@ mod tests {
             assert_eq!(remote(bad), Err(ValueError::NotAHost), "{bad:?}");
         }
         assert_eq!(remote("a@eth0"), Err(ValueError::RemoteWithDevice));
-        assert_eq!(remote("2001:db8::1"), Err(ValueError::IsIpv6));
+        assert_eq!(remote("2001:db8::1"), Err(ValueError::NoBrackets));
+        assert_eq!(remote("[a.example]:5"), Err(ValueError::NotIpv6));
+    }
+
+    #[test]
+    fn ipv6_stands_in_brackets() {
+        let end = local("[2001:db8::1]:10007@eth0").unwrap();
+        assert_eq!(end.ip, Some("2001:db8::1".parse().unwrap()));
+        assert_eq!(end.port, NonZeroU16::new(10007));
+        assert_eq!(end.device, Some("eth0".parse().unwrap()));
+        let address = Host::Address("2001:db8::1".parse().unwrap());
+        assert_eq!(
+            remote("[2001:db8::1]").unwrap(),
+            RemoteEnd { host: Some(address.clone()), port: None }
+        );
+        assert_eq!(remote("[2001:db8::1]:7").unwrap().port, NonZeroU16::new(7));
+        assert_eq!(host("2001:db8::1"), Ok(address));
     }
 }

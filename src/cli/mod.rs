@@ -5,15 +5,20 @@
 //! command line ───────┴─ options ─ resolve ─ engine::config::Role
 //! ```
 //!
-//! Arguments of files stand before those of the command line, and the last one counts. Messages are
-//! one line, say where and what to do, and never repeat a secret.
+//! Arguments of files stand before those of the command line, and the last one counts; options that
+//! may be repeated add up. Messages are one line, say where and what to do, and never repeat a
+//! secret.
 
+mod address;
 mod complaint;
 pub mod conf;
 mod conf_file;
 mod defaults;
 mod document;
 mod endpoint;
+mod gateway;
+mod inner;
+mod many_ends;
 mod options;
 mod proof;
 mod resolve;

@@ -1,21 +1,27 @@
-//! The one table of options: parser, help, man page and completions all come from it.
+//! The one table of options: parser, help, man page and completions all come from it. Two groups of
+//! it stand in `many_ends` and `gateway`.
 //!
 //! These are the options as given. What they mean together is decided in `resolve`.
 
-use std::net::Ipv4Addr;
-use std::num::{NonZeroU8, NonZeroU16, NonZeroU32};
+use std::net::{IpAddr, Ipv4Addr};
+use std::num::{NonZeroU8, NonZeroU16, NonZeroU32, NonZeroUsize};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{ArgAction, Parser, Subcommand, ValueEnum};
+use ipnet::Ipv6Net;
 
+use super::address::{self, Inner};
 use super::endpoint::{self, LocalEnd, RemoteEnd};
+use super::gateway::GatewayOptions;
+use super::many_ends::ManyEndsOptions;
 use super::value::{self, PublicKey, Seed};
 use crate::auth::{SharedSecret, Token};
 use crate::engine::config::{DeviceName, Host};
 
 const USAGE: &str = "ipipou -s -b @DEV --auth-remote-pubkey-b64 KEY [OPTIONS]
        ipipou -c -b @DEV -r HOST:PORT --auth-key-b64 KEY --tunl-ip IP [OPTIONS]
+       ipipou -b @DEV --hosts-file FILE --tunl-ip IP [OPTIONS]
        ipipou --config NAME
        ipipou --auth-keygen [-v]
        ipipou show [--json] [NAME]";
@@ -28,22 +34,36 @@ pub(super) const EXAMPLES: &str =
   The client; inside the tunnel it is 172.28.0.1
     ipipou -c -n0 -b @wlan0 -r 203.0.113.1:10000 --tunl-ip 172.28.0.1 --keepalive 27 \\
       --auth-secret SECRET --auth-key-b64 PRIVATE
-  The same from a file, /etc/ipipou/server0.conf: one option per line, no hyphens
+  The client, and everything it sends goes through a server that has --masquerade
+    ipipou -c -n0 -b @auto -r 203.0.113.1:10000 --tunl-ip 172.28.0.1 --keepalive 27 \\
+      --auth-secret SECRET --auth-key-b64 PRIVATE --default-route --dns 9.9.9.9
+  A server of many clients, which are in 10.8.0.0/24 inside the tunnel
+    ipipou -s -n1 -b @eth0 --learn --tunl-ip 10.8.0.1/24 \\
+      --auth-secret SECRET --auth-remote-pubkey-b64 PUBLIC
+  One of many hosts that know each other from a table
+    ipipou -n2 -b @eth0 --tunl-ip 192.168.100.1/24 --hosts-file /etc/ipipou/hosts.json
+  The server from a file, /etc/ipipou/server0.conf: one option per line, no hyphens
     ipipou --config server0
   What the tunnels of this host are doing
     ipipou show";
 
 /// Options whose value is never repeated in a message. A public key is among them because a private
-/// one looks the same, and is easily pasted in its place.
-const SECRETS: [&str; 5] =
-    ["auth-token", "auth-token-b64", "auth-key-b64", "auth-secret", "auth-remote-pubkey-b64"];
+/// one looks the same, and is easily pasted in its place; a URL because it may hold a password.
+const SECRETS: [&str; 6] = [
+    "auth-token",
+    "auth-token-b64",
+    "auth-key-b64",
+    "auth-secret",
+    "auth-remote-pubkey-b64",
+    "hosts-url",
+];
 
 /// Whether the value of this long option (without hyphens) must not be shown.
 pub(super) fn is_secret(long: &str) -> bool {
     SECRETS.contains(&long)
 }
 
-/// Authenticated, unencrypted IPv4 tunnels over UDP at kernel speed (IPIP over FOU)
+/// Authenticated, unencrypted IP tunnels over UDP at kernel speed (IPIP over FOU)
 #[derive(Debug, Clone, Parser)]
 #[command(
     name = "ipipou",
@@ -109,15 +129,16 @@ pub struct Options {
     #[arg(long, value_name = "TTL", value_parser = value::ttl, help_heading = "Authentication")]
     pub auth_packet_ttl: Option<NonZeroU8>,
 
-    /// Our end as [IP][:PORT][@DEV], any part of it; wins over the single options. @DEV without IP
-    /// means the first IPv4 address of DEV; @auto, on a client, the address of the route to the server
+    /// Our end as [IP][:PORT][@DEV], any part of it; wins over the single options. IPv6 stands in
+    /// brackets. @DEV without IP means the first address of DEV; @auto, on a client, the address of
+    /// the route to the server
     #[arg(short = 'b', long, value_name = "LOCAL", value_parser = endpoint::local,
           help_heading = "Outer packets")]
     pub fou_local: Option<LocalEnd>,
     /// Our address. Either this or an interface is required
-    #[arg(long, value_name = "IP", value_parser = value::address,
+    #[arg(long, value_name = "IP", value_parser = address::any,
           help_heading = "Outer packets")]
-    pub fou_local_ip: Option<Ipv4Addr>,
+    pub fou_local_ip: Option<IpAddr>,
     /// Our UDP port, 1..65535 [default: 10000+N]
     #[arg(long, value_name = "PORT", value_parser = value::port,
           help_heading = "Outer packets")]
@@ -128,14 +149,15 @@ pub struct Options {
     pub fou_dev: Option<DeviceName>,
     /// Private address for our end of the tunnel, used when another tunnel already goes from our
     /// address to the same remote address [default: 172.29.0.0+N]
-    #[arg(long, value_name = "IP", value_parser = value::address,
+    #[arg(long, value_name = "IP", value_parser = address::v4,
           help_heading = "Outer packets")]
     pub fou_local_ip_alt: Option<Ipv4Addr>,
+    // The alias: `--for` meant this before there was `--forward`, as `--h` meant help.
     /// Use the private address in any case
-    #[arg(long, help_heading = "Outer packets")]
+    #[arg(long, alias = "for", help_heading = "Outer packets")]
     pub force_fou_local_ip_alt: bool,
-    /// The other end as [IP-or-name][:PORT]; wins over the single options. A client needs both
-    /// parts; it looks a name up again when the server may have moved
+    /// The other end as [IP-or-name][:PORT], IPv6 in brackets; wins over the single options. A
+    /// client needs both parts; it looks a name up again when the server may have moved
     #[arg(short = 'r', long, value_name = "REMOTE", value_parser = endpoint::remote,
           help_heading = "Outer packets")]
     pub fou_remote: Option<RemoteEnd>,
@@ -158,13 +180,18 @@ pub struct Options {
     /// Name of the tunnel interface, at most 15 bytes [default: ipipouN]
     #[arg(long, value_name = "DEV", value_parser = value::device, help_heading = "Tunnel")]
     pub tunl_dev: Option<DeviceName>,
-    /// Our address inside the tunnel; a client must give it [default on a server: 172.28.0.0+2N]
-    #[arg(long, value_name = "IP", value_parser = value::address, help_heading = "Tunnel")]
-    pub tunl_ip: Option<Ipv4Addr>,
+    /// Our address inside the tunnel; a client must give it [default on a server: 172.28.0.0+2N].
+    /// With many ends also the network that all inner addresses are from
+    #[arg(long, value_name = "IP[/LEN]", value_parser = address::inner, help_heading = "Tunnel")]
+    pub tunl_ip: Option<Inner>,
     /// The other end's address inside the tunnel [default: on a server --tunl-ip plus 1, on a
     /// client minus 1]
-    #[arg(long, value_name = "IP", value_parser = value::address, help_heading = "Tunnel")]
+    #[arg(long, value_name = "IP", value_parser = address::v4, help_heading = "Tunnel")]
     pub tunl_peer_ip: Option<Ipv4Addr>,
+    /// Our IPv6 address inside the tunnel, and the length of the network there, which the other end
+    /// is in too [default length: 64]. For --datapath tun
+    #[arg(long, value_name = "IP[/LEN]", value_parser = address::inner6, help_heading = "Tunnel")]
+    pub ip6: Option<Ipv6Net>,
     /// Source addresses that inner packets may have: "strict", only those routed back into the
     /// tunnel; "loose", any that has a route; "off", whatever the interface is set to
     #[arg(
@@ -175,6 +202,20 @@ pub struct Options {
         help_heading = "Tunnel"
     )]
     pub rp_filter: RpFilter,
+
+    /// Who carries the packets: "kernel", its FOU and IPIP; "tun", this process, through a TUN
+    /// interface; "auto", the kernel if it has both and can do what is asked, else this process
+    #[arg(
+        long,
+        value_name = "WHO",
+        default_value = "auto",
+        hide_possible_values = true,
+        help_heading = "Datapath"
+    )]
+    pub datapath: DatapathOption,
+    /// Threads of this process that read from the TUN interface, 1..16 [default: by number of CPUs]
+    #[arg(long, value_name = "N", value_parser = value::queues, help_heading = "Datapath")]
+    pub tun_queues: Option<NonZeroUsize>,
 
     /// Answer valid authentication packets: signed if the server has both keys, otherwise with the
     /// payload reversed
@@ -200,6 +241,12 @@ pub struct Options {
     /// Send one authentication packet for a tunnel that is already up, and exit
     #[arg(long, help_heading = "Client")]
     pub reauth_only: bool,
+
+    #[command(flatten)]
+    pub many_ends: ManyEndsOptions,
+
+    #[command(flatten)]
+    pub gateway: GatewayOptions,
 
     /// Netfilter queue of the server, 0..65535 [default: N]
     #[arg(short = 'q', long, value_name = "Q", value_parser = value::queue,
@@ -232,20 +279,20 @@ pub struct Options {
 
     /// Read options from /etc/ipipou/NAME.conf, or from a path that starts with /, ./ or ../: one
     /// option per line, without hyphens. May be repeated; the command line wins over files
-    #[arg(long, value_name = "NAME", action = ArgAction::Append, value_parser = value::directory,
+    #[arg(long, value_name = "NAME", action = ArgAction::Append, value_parser = value::path,
           help_heading = "Files")]
     pub config: Vec<PathBuf>,
     /// Where the tunnel's replay memory is kept [default: $STATE_DIRECTORY, otherwise
     /// /var/lib/ipipou/TUNL_DEV]
-    #[arg(long, value_name = "DIR", value_parser = value::directory, help_heading = "Files")]
+    #[arg(long, value_name = "DIR", value_parser = value::path, help_heading = "Files")]
     pub memory_dir: Option<PathBuf>,
     /// Where the tunnel's control socket is [default: $RUNTIME_DIRECTORY, otherwise
     /// /run/ipipou/TUNL_DEV]
-    #[arg(long, value_name = "DIR", value_parser = value::directory, help_heading = "Files")]
+    #[arg(long, value_name = "DIR", value_parser = value::path, help_heading = "Files")]
     pub runtime_dir: Option<PathBuf>,
 
     /// Print this help
-    #[arg(short = 'h', long, action = ArgAction::Help, help_heading = "Help")]
+    #[arg(short = 'h', long, alias = "h", action = ArgAction::Help, help_heading = "Help")]
     pub help: Option<bool>,
     /// Print the version
     #[arg(long, action = ArgAction::Version, help_heading = "Help")]
@@ -262,7 +309,7 @@ pub enum Command {
         json: bool,
         /// Where the tunnels' control sockets are
         #[arg(long, value_name = "DIR", default_value = "/run/ipipou",
-              value_parser = value::directory)]
+              value_parser = value::path)]
         runtime_root: PathBuf,
         /// Only this tunnel
         #[arg(value_name = "NAME", value_parser = value::tunnel_name)]
@@ -289,6 +336,14 @@ pub enum Document {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum KeyType {
     Ed25519,
+}
+
+/// `--datapath`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum DatapathOption {
+    Auto,
+    Kernel,
+    Tun,
 }
 
 /// `--rp-filter`, in the words of the kernel's ip-sysctl.rst.

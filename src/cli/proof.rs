@@ -1,6 +1,6 @@
 //! The authentication options: what a client proves itself with, what a server demands and answers.
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 use super::options::Options;
 use super::usage::UsageError;
@@ -40,7 +40,7 @@ pub fn credential(options: &Options, warnings: &mut Vec<String>) -> Credential {
 /// What a server demands.
 pub fn policy(
     options: &Options,
-    remote_ip: Option<Ipv4Addr>,
+    remote_ip: Option<IpAddr>,
     remote_port: Option<u16>,
     warnings: &mut Vec<String>,
 ) -> Result<Policy, UsageError> {
@@ -57,7 +57,7 @@ pub fn policy(
             .map_err(|_| UsageError::RemoteKey(ValueError::NotAPublicKey))?;
         Proof::Key(verifier)
     } else {
-        warn_of_no_proof(remote_ip, warnings);
+        warn_of_no_proof(options.many_ends.learn, remote_ip, warnings);
         Proof::Nothing
     };
     Ok(Policy { remote_ip, remote_port, proof })
@@ -135,12 +135,16 @@ fn warn_of_token(token: &Token, warnings: &mut Vec<String>) {
     }
 }
 
-fn warn_of_no_proof(remote_ip: Option<Ipv4Addr>, warnings: &mut Vec<String>) {
-    let warning = match remote_ip {
-        None => {
+fn warn_of_no_proof(learn: bool, remote_ip: Option<IpAddr>, warnings: &mut Vec<String>) {
+    let warning = match (learn, remote_ip) {
+        (true, None) => "--learn with no key, no token, no --auth-by-remote-ip: anybody is let in",
+        (true, Some(_)) => {
+            "no key and no token: anybody who forges the address of --fou-remote is let in"
+        }
+        (false, None) => {
             "no key, no token, no --auth-by-remote-ip: anybody who sends a packet takes the tunnel"
         }
-        Some(_) => {
+        (false, Some(_)) => {
             "no key and no token: anybody who forges the address of --fou-remote takes the tunnel"
         }
     };

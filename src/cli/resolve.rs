@@ -2,19 +2,19 @@
 //!
 //! Pure. Facts of the host, such as whether an interface exists, are not looked at here.
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::num::NonZeroU16;
 use std::path::PathBuf;
 
 use super::defaults::Number;
-use super::options::{Options, RpFilter};
-use super::proof;
+use super::options::{DatapathOption, Options, RpFilter};
 use super::usage::UsageError;
 use super::value::unless_zero;
-use super::{LogConfig, Run};
+use super::{LogConfig, Run, gateway, inner, many_ends, proof};
 use crate::engine::config::{
-    ClientConfig, Host, Outer, PrivateAddress, QueueConfig, Role, RulesConfig, ServerConfig,
-    ServerName, SourceCheck, TunnelConfig,
+    ClientConfig, Datapath, DatapathChoice, Host, LearnConfig, Masquerade, NodeConfig, Outer,
+    PrivateAddress, QueueConfig, Role, RulesConfig, ServerConfig, ServerName, SourceCheck,
+    TunnelConfig,
 };
 
 /// Directories that the service manager names (systemd.exec(5)).
@@ -26,25 +26,60 @@ pub struct Directories {
     pub runtime: Option<PathBuf>,
 }
 
+/// Who is at the other end of the tunnel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ends {
+    Server,
+    Client,
+    /// Learned.
+    Clients,
+    /// Of a table.
+    Hosts,
+}
+
+/// What the rest follows from.
+struct Basis<'a> {
+    options: &'a Options,
+    number: Number,
+    ends: Ends,
+    outer: Outer,
+}
+
 /// What `options` ask for.
 ///
 /// # Errors
 /// When something required is missing, or two options exclude each other.
 pub fn resolve(options: &Options, directories: &Directories) -> Result<Run, UsageError> {
+    let mut warnings = Vec::new();
+    let hosts = many_ends::hosts(options)?;
+    let learn = many_ends::learn(options)?;
     if options.server && options.reauth_only {
         return Err(UsageError::ReauthOnServer);
     }
-    let queue = options.queue_number.filter(|_| options.server);
+    let ends = match (&hosts, &learn, options.server) {
+        (Some(_), _, _) => Ends::Hosts,
+        (None, Some(_), _) => Ends::Clients,
+        (None, None, true) => Ends::Client,
+        (None, None, false) => Ends::Server,
+    };
+    let queue = match ends {
+        Ends::Client | Ends::Clients => options.queue_number,
+        Ends::Server | Ends::Hosts => None,
+    };
     let number = Number::new(options.number, queue);
-    let outer = outer(options)?;
-    let mut warnings = Vec::new();
-    let role = match options.server {
-        true => Role::Server(server(options, number, outer, &mut warnings)?),
-        false => Role::Client(client(options, number, outer, &mut warnings)?),
+    let basis = Basis { options, number, ends, outer: outer(options, ends)? };
+    let role = match hosts {
+        Some(hosts) => {
+            let tunnel = tunnel(&basis, None, &mut warnings)?;
+            Role::Node(NodeConfig { tunnel, hosts })
+        }
+        None if options.server => Role::Server(server(&basis, learn, &mut warnings)?),
+        None => Role::Client(client(&basis, &mut warnings)?),
     };
     let device = match &role {
         Role::Server(server) => &server.tunnel.device,
         Role::Client(client) => &client.tunnel.device,
+        Role::Node(node) => &node.tunnel.device,
     };
     let below = |root: &str| PathBuf::from(root).join(device.as_str());
     let state_dir = options.memory_dir.clone().or(directories.state.clone());
@@ -59,11 +94,11 @@ pub fn resolve(options: &Options, directories: &Directories) -> Result<Run, Usag
 }
 
 fn server(
-    options: &Options,
-    number: Number,
-    outer: Outer,
+    basis: &Basis,
+    learn: Option<LearnConfig>,
     warnings: &mut Vec<String>,
 ) -> Result<ServerConfig, UsageError> {
+    let options = basis.options;
     let (host, port) = remote(options);
     if (host.is_some() && !options.auth_by_remote_ip)
         || (port.is_some() && !options.auth_by_remote_port)
@@ -86,28 +121,29 @@ fn server(
         (true, None) => return Err(UsageError::NoRemotePort),
     };
     Ok(ServerConfig {
-        tunnel: tunnel(options, number, outer, warnings)?,
+        tunnel: tunnel(basis, remote_ip, warnings)?,
         queue: QueueConfig {
-            number: options.queue_number.map_or_else(|| number.queue(), Ok)?,
+            number: options.queue_number.map_or_else(|| basis.number.queue(), Ok)?,
             max_len: options.nfq_max_len.get(),
         },
         policy: proof::policy(options, remote_ip, remote_port, warnings)?,
         lifetime: unless_zero(options.auth_lifetime),
         reply: proof::reply(options, warnings),
+        learn,
     })
 }
 
-fn client(
-    options: &Options,
-    number: Number,
-    outer: Outer,
-    warnings: &mut Vec<String>,
-) -> Result<ClientConfig, UsageError> {
+fn client(basis: &Basis, warnings: &mut Vec<String>) -> Result<ClientConfig, UsageError> {
+    let options = basis.options;
     let (host, port) = remote(options);
     let host = host.ok_or(UsageError::NoServer)?;
     let port = port.ok_or(UsageError::NoServerPort)?;
+    let address = match &host {
+        Host::Address(address) => Some(*address),
+        Host::Name(_) => None,
+    };
     Ok(ClientConfig {
-        tunnel: tunnel(options, number, outer, warnings)?,
+        tunnel: tunnel(basis, address, warnings)?,
         server: ServerName { host, port },
         credential: proof::credential(options, warnings),
         keepalive: unless_zero(options.keepalive),
@@ -118,36 +154,40 @@ fn client(
 const AUTO: &str = "auto";
 
 /// Our end; parts of `--fou-local` go before the single options.
-fn outer(options: &Options) -> Result<Outer, UsageError> {
+fn outer(options: &Options, ends: Ends) -> Result<Outer, UsageError> {
     let given = options.fou_local.clone().unwrap_or_default();
     let ip = given.ip.or(options.fou_local_ip);
     match (ip, given.device.or_else(|| options.fou_dev.clone())) {
         (Some(ip), Some(device)) if device.as_str() != AUTO => Ok(Outer::AddressOn(ip, device)),
         (Some(ip), Some(_) | None) => Ok(Outer::Address(ip)),
         (None, Some(device)) if device.as_str() != AUTO => Ok(Outer::Device(device)),
-        (None, Some(_)) if options.server => Err(UsageError::AutoOnServer),
-        (None, Some(_)) => Ok(Outer::Route),
+        (None, Some(_)) if ends == Ends::Server => Ok(Outer::Route),
+        (None, Some(_)) => Err(UsageError::AutoOnServer),
         (None, None) => Err(UsageError::NoLocalEnd),
     }
 }
 
+/// `remote` is the other end's outer address, if it is known from the start.
 fn tunnel(
-    options: &Options,
-    number: Number,
-    outer: Outer,
+    basis: &Basis,
+    remote: Option<IpAddr>,
     warnings: &mut Vec<String>,
 ) -> Result<TunnelConfig, UsageError> {
-    let (inner, inner_peer) = inner(options, number)?;
-    if inner == inner_peer {
-        warnings.push(format!("--tunl-ip: {inner} is the address of both ends of the tunnel"));
-    }
+    let &Basis { options, number, ends, ref outer } = basis;
+    let (inner, inner_peer) = inner::inner(options, number, ends, warnings)?;
     let port = options.fou_local.as_ref().and_then(|local| local.port).or(options.fou_local_port);
     let private = options.fou_local_ip_alt.map_or_else(|| number.private(), Ok)?;
+    let device = options.tunl_dev.clone().map_or_else(|| number.device(), Ok)?;
+    let gateway = gateway::gateway(options, number, ends, remote, warnings)?;
+    if gateway.masquerade == Some(Masquerade::By(device.clone())) {
+        return Err(UsageError::MasqueradeByTunnel(device));
+    }
     Ok(TunnelConfig {
-        device: options.tunl_dev.clone().map_or_else(|| number.device(), Ok)?,
+        device,
         inner,
         inner_peer,
-        outer,
+        inner6: options.ip6,
+        outer: outer.clone(),
         port: port.map_or_else(|| number.port(), Ok)?,
         private: match options.force_fou_local_ip_alt {
             true => PrivateAddress::Always(private),
@@ -162,7 +202,46 @@ fn tunnel(
         },
         auth_ttl: options.auth_packet_ttl.map(|ttl| ttl.get()),
         rules: rules(options, number, warnings),
+        gateway,
+        datapath: datapath(basis, remote, warnings)?,
+        queues: options.tun_queues,
     })
+}
+
+fn datapath(
+    basis: &Basis,
+    remote: Option<IpAddr>,
+    warnings: &mut Vec<String>,
+) -> Result<DatapathChoice, UsageError> {
+    let options = basis.options;
+    let local = match basis.outer {
+        Outer::Address(address) | Outer::AddressOn(address, _) => Some(address),
+        Outer::Device(_) | Outer::Route => None,
+    };
+    if let (Some(local), Some(remote)) = (local, remote)
+        && local.is_ipv4() != remote.is_ipv4()
+    {
+        return Err(UsageError::TwoFamilies { local, remote });
+    }
+    let datapath = match options.datapath {
+        DatapathOption::Auto => return Ok(DatapathChoice::Auto),
+        DatapathOption::Tun => return Ok(DatapathChoice::Only(Datapath::Tun)),
+        DatapathOption::Kernel => Datapath::Kernel,
+    };
+    let is_v6 = |address: Option<IpAddr>| address.is_some_and(|address| address.is_ipv6());
+    let for_tun = [
+        ("--learn", basis.ends == Ends::Clients),
+        ("--ip6", options.ip6.is_some()),
+        ("an IPv6 address in --fou-local", is_v6(local)),
+        ("an IPv6 address in --fou-remote", is_v6(remote)),
+    ];
+    if let Some((option, _)) = for_tun.into_iter().find(|(_, given)| *given) {
+        return Err(UsageError::NotInKernel(option));
+    }
+    if options.tun_queues.is_some() {
+        warnings.push("--tun-queues: with --datapath kernel there is no TUN interface".to_owned());
+    }
+    Ok(DatapathChoice::Only(datapath))
 }
 
 fn rules(options: &Options, number: Number, warnings: &mut Vec<String>) -> RulesConfig {
@@ -171,26 +250,6 @@ fn rules(options: &Options, number: Number, warnings: &mut Vec<String>) -> Rules
         warnings.push(format!("--nft-table: every tunnel has its own table, here it is {table}"));
     }
     RulesConfig { table, counters: !options.no_nft_counter }
-}
-
-/// Both addresses inside the tunnel. A server's peer is one above it, a client's one below.
-fn inner(options: &Options, number: Number) -> Result<(Ipv4Addr, Ipv4Addr), UsageError> {
-    let inner = match (options.tunl_ip, options.server) {
-        (Some(ip), _) => ip,
-        (None, true) => number.server_inner()?,
-        (None, false) => return Err(UsageError::NoInnerAddress),
-    };
-    let beside = match options.server {
-        true => inner.to_bits().checked_add(1),
-        false => inner.to_bits().checked_sub(1),
-    };
-    let beside = beside
-        .map(Ipv4Addr::from_bits)
-        .filter(|ip| !ip.is_unspecified() && !ip.is_broadcast() && !ip.is_multicast());
-    match (options.tunl_peer_ip, beside) {
-        (Some(peer), _) | (None, Some(peer)) => Ok((inner, peer)),
-        (None, None) => Err(UsageError::NoPeerAddress(inner)),
-    }
 }
 
 /// The other end; parts of `--fou-remote` go before the single options.

@@ -1,8 +1,11 @@
 //! What can be wrong with options that are right one by one.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
+
+use ipnet::IpNet;
 
 use super::value::ValueError;
+use crate::engine::config::DeviceName;
 
 /// Options that are right one by one and do not make a tunnel together.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -14,7 +17,7 @@ pub enum UsageError {
          `ipipou -h` shows examples"
     )]
     NoLocalEnd,
-    #[error("-b @auto: a server has no route to follow, give -b @DEV or -b IP")]
+    #[error("-b @auto: only a client has a route to follow, give -b @DEV or -b IP")]
     AutoOnServer,
     #[error("a client needs its server's address: give -r HOST:PORT (or --fou-remote-ip)")]
     NoServer,
@@ -24,6 +27,56 @@ pub enum UsageError {
     NoInnerAddress,
     #[error("--tunl-ip: {0} leaves no address for the other end: give --tunl-peer-ip too")]
     NoPeerAddress(Ipv4Addr),
+    #[error(
+        "--tunl-ip: a tunnel with two ends has no network, give {address} without /{length}; \
+         --route leads networks into it"
+    )]
+    NetworkOfTwo { address: Ipv4Addr, length: u8 },
+    #[error("--learn needs the network of all inner addresses: give --tunl-ip IP/LEN")]
+    NoNetwork,
+    #[error("a host of a table needs its address inside the tunnel: give --tunl-ip")]
+    NoInnerAddressOfHost,
+    #[error("--tunl-peer-ip: there are many other ends, leave it out")]
+    OnePeerOfMany,
+    #[error("our address {local} and the other end's {remote} are not both IPv4 or both IPv6")]
+    TwoFamilies { local: IpAddr, remote: IpAddr },
+    #[error("--datapath kernel cannot do {0}: leave out one of them")]
+    NotInKernel(&'static str),
+    #[error("--learn: only a server learns who its clients are, give --server")]
+    LearnOnClient,
+    #[error("--hosts-file and --hosts-url: there is one table, leave out one of them")]
+    TwoTables,
+    #[error("--ca-file and --ca-path: leave out one of them")]
+    TwoAuthorities,
+    #[error("{option} counts only with {other}: give that too, or leave it out")]
+    OnlyWith { option: &'static str, other: &'static str },
+    #[error(
+        "{0}: with a table of hosts there is neither server nor client, and their addresses are \
+         the proof: leave it out"
+    )]
+    NotWithTable(&'static str),
+    #[error("{0}: only a client has it, leave it out")]
+    ClientOnly(&'static str),
+    #[error("--route: with a table of hosts the table has the networks, leave it out")]
+    RoutesInTable,
+    #[error(
+        "--route: a server that learns does not know which client to send it to; let the network \
+         of --tunl-ip have room for what is behind clients"
+    )]
+    RoutesToClients,
+    #[error("--route: {0} is IPv6: give our IPv6 address inside the tunnel too, with --ip6")]
+    RouteNeedsIp6(IpNet),
+    #[error(
+        "--route: {net} has the other end's own address {remote} in it: the tunnel's packets \
+         would go into the tunnel"
+    )]
+    RouteAroundRemote { net: IpNet, remote: IpAddr },
+    #[error("{option}: {value} is given twice")]
+    GivenTwice { option: &'static str, value: String },
+    #[error("--masquerade: {0} is the tunnel itself, give the interface that packets leave by")]
+    MasqueradeByTunnel(DeviceName),
+    #[error("--number: {0} is too big for --default-route (at most 65535)")]
+    NumberForDefaultRoute(u32),
     #[error("--auth-by-remote-ip needs the address: give --fou-remote-ip")]
     NoRemoteIp,
     #[error("--auth-by-remote-ip needs an address, {0} is a name: give --fou-remote-ip IP")]

@@ -4,13 +4,15 @@
 //! secrets keep every byte, as the other end may have them with blanks.
 
 use std::net::Ipv4Addr;
-use std::num::{NonZeroU8, NonZeroU16, NonZeroU32};
+use std::num::{NonZeroU8, NonZeroU16, NonZeroU32, NonZeroUsize};
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use ipnet::IpNet;
+use ureq::http::Uri;
 use zeroize::Zeroizing;
 
 use crate::auth::{KeyError, SharedSecret, Token, TokenError, Verifier, parse_key};
@@ -25,20 +27,44 @@ pub enum ValueError {
     NotANumber { min: u32, max: u32 },
     #[error("is not an IPv4 address")]
     NotAnAddress,
-    #[error("is IPv6: outer and inner addresses are IPv4 only, give one of those")]
+    #[error("is IPv6, and only IPv4 can stand here; --ip6 is for IPv6 inside the tunnel")]
     IsIpv6,
+    #[error("is not an IPv6 address")]
+    NotIpv6,
+    #[error("is neither an IPv4 nor an IPv6 address")]
+    NotAnIp,
+    #[error("is an IPv6 address without brackets: write [ADDRESS] or [ADDRESS]:PORT")]
+    NoBrackets,
+    #[error("is good on one link only: give an address that other networks reach")]
+    LinkLocal,
+    #[error("is an IPv4 address in the form of an IPv6 one: give {0}")]
+    MappedIpv4(Ipv4Addr),
     #[error("is not an address of one host")]
     NotUnicast,
+    #[error("has a bad length of the network: it is {min} to {max} bits")]
+    NotALength { min: u8, max: u8 },
+    #[error("is not a network (ADDRESS/LENGTH)")]
+    NotANetwork,
+    #[error("has bits set behind its length: the network is {0}")]
+    HostBits(IpNet),
+    #[error("is everything: that is --default-route, on a client")]
+    IsDefaultRoute,
+    #[error("is not a network that hosts are in")]
+    NoHostsThere,
     #[error("is not an interface name: {0}")]
     NotADevice(#[from] DeviceNameError),
     #[error("is neither [IP], [:PORT] nor [@DEV]: write @DEV for an interface")]
     NotALocalEnd,
-    #[error("is neither an IPv4 address nor a host name")]
+    #[error("is neither an address nor a host name")]
     NotAHost,
     #[error("names an interface: that belongs to --fou-local or --fou-dev")]
     RemoteWithDevice,
     #[error("is not a number of seconds (0..4294967295, at most three decimals)")]
     NotSeconds,
+    #[error("is too short: the least is {0} s")]
+    TooShort(u32),
+    #[error("is not an http:// or https:// URL")]
+    NotAUrl,
     #[error("is not a table name (a letter, then letters, digits, '_', '.' or '-'; at most 200)")]
     NotATable,
     #[error("is not the name of a tunnel (no '/', not '.' or '..')")]
@@ -107,27 +133,27 @@ pub fn verbosity(text: &str) -> Result<u8, ValueError> {
     integer(text, 0, u8::MAX.into())
 }
 
-/// `min` and `max` are those of the type, for the message.
-fn integer<T: FromStr>(text: &str, min: u32, max: u32) -> Result<T, ValueError> {
-    text.trim().parse().map_err(|_| ValueError::NotANumber { min, max })
+/// Threads that read from the tunnel.
+pub fn queues(text: &str) -> Result<NonZeroUsize, ValueError> {
+    count(text, 16)
 }
 
-/// An address that one host can have: not 0.0.0.0, broadcast or multicast.
-pub fn address(text: &str) -> Result<Ipv4Addr, ValueError> {
-    let text = text.trim();
-    match text.parse::<Ipv4Addr>() {
-        Ok(ip) if ip.is_unspecified() || ip.is_broadcast() || ip.is_multicast() => {
-            Err(ValueError::NotUnicast)
-        }
-        Ok(ip) => Ok(ip),
-        Err(_) if looks_like_ipv6(text) => Err(ValueError::IsIpv6),
-        Err(_) => Err(ValueError::NotAnAddress),
+/// Inner addresses that a server learns; all of them are in its memory, and in that on disk.
+pub fn learn_limit(text: &str) -> Result<NonZeroUsize, ValueError> {
+    count(text, 65_536)
+}
+
+fn count(text: &str, max: u32) -> Result<NonZeroUsize, ValueError> {
+    let count: NonZeroUsize = integer(text, 1, max)?;
+    match u32::try_from(count.get()) {
+        Ok(number) if number <= max => Ok(count),
+        Ok(_) | Err(_) => Err(ValueError::NotANumber { min: 1, max }),
     }
 }
 
-/// Two colons are in no `IP:PORT` and in every IPv6 address.
-pub fn looks_like_ipv6(text: &str) -> bool {
-    text.starts_with('[') || text.matches(':').count() > 1
+/// `min` and `max` are for the message: what else a number has to be, its type says.
+fn integer<T: FromStr>(text: &str, min: u32, max: u32) -> Result<T, ValueError> {
+    text.trim().parse().map_err(|_| ValueError::NotANumber { min, max })
 }
 
 pub fn device(text: &str) -> Result<DeviceName, ValueError> {
@@ -148,6 +174,31 @@ pub fn seconds(text: &str) -> Result<Duration, ValueError> {
     let whole: u32 = whole.parse().map_err(|_| ValueError::NotSeconds)?;
     let millis: u64 = format!("{decimals:0<3}").parse().map_err(|_| ValueError::NotSeconds)?;
     Ok(Duration::from_secs(whole.into()) + Duration::from_millis(millis))
+}
+
+/// Seconds that are at least one.
+pub fn lifetime(text: &str) -> Result<Duration, ValueError> {
+    at_least(1, text)
+}
+
+/// Seconds between two fetches: a server should not have to refuse us.
+pub fn interval(text: &str) -> Result<Duration, ValueError> {
+    at_least(10, text)
+}
+
+fn at_least(min: u32, text: &str) -> Result<Duration, ValueError> {
+    let duration = seconds(text)?;
+    let enough = duration >= Duration::from_secs(min.into());
+    if enough { Ok(duration) } else { Err(ValueError::TooShort(min)) }
+}
+
+/// A URL that can be fetched, in the eyes of who fetches it.
+pub fn url(text: &str) -> Result<String, ValueError> {
+    let text = text.trim();
+    let uri: Uri = text.parse().map_err(|_| ValueError::NotAUrl)?;
+    let known = matches!(uri.scheme_str(), Some("http" | "https"));
+    let host = uri.host().is_some_and(|host| !host.is_empty());
+    if known && host { Ok(text.to_owned()) } else { Err(ValueError::NotAUrl) }
 }
 
 /// An identifier that nft reads without quotes (`string` in nftables' src/scanner.l), with room
@@ -172,7 +223,7 @@ pub fn tunnel_name(text: &str) -> Result<String, ValueError> {
     }
 }
 
-pub fn directory(text: &str) -> Result<PathBuf, ValueError> {
+pub fn path(text: &str) -> Result<PathBuf, ValueError> {
     if text.trim().is_empty() { Err(ValueError::NoPath) } else { Ok(PathBuf::from(text.trim())) }
 }
 
@@ -237,12 +288,35 @@ mod tests {
     }
 
     #[test]
-    fn an_address_is_one_host() {
-        assert_eq!(address("203.0.113.1"), Ok(Ipv4Addr::new(203, 0, 113, 1)));
-        assert_eq!(address("224.0.0.1"), Err(ValueError::NotUnicast));
-        assert_eq!(address("0.0.0.0"), Err(ValueError::NotUnicast));
-        assert_eq!(address("::1"), Err(ValueError::IsIpv6));
-        assert_eq!(address("10.0.0.1/24"), Err(ValueError::NotAnAddress));
+    fn counts_and_times_have_bounds() {
+        assert_eq!(queues("16").map(NonZeroUsize::get), Ok(16));
+        for bad in ["0", "17", "-1", "4294967297", "x"] {
+            assert_eq!(queues(bad), Err(ValueError::NotANumber { min: 1, max: 16 }), "{bad}");
+        }
+        assert_eq!(interval("10"), Ok(Duration::from_secs(10)));
+        assert_eq!(interval("9.999"), Err(ValueError::TooShort(10)));
+        assert_eq!(lifetime("0"), Err(ValueError::TooShort(1)));
+    }
+
+    #[test]
+    fn a_url_can_be_fetched() {
+        for good in ["http://a", "https://me:x@a.example:8443/t.json?x=y", "HTTPS://[2001:db8::1]/"]
+        {
+            assert_eq!(url(good), Ok(good.to_owned()));
+        }
+        for bad in [
+            "",
+            "a",
+            "a:80",
+            "/x",
+            "https:/a",
+            "https://",
+            "https://:1/",
+            "https://a b/",
+            "ftp://a/",
+        ] {
+            assert_eq!(url(bad), Err(ValueError::NotAUrl), "{bad}");
+        }
     }
 
     #[test]

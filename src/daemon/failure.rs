@@ -47,8 +47,9 @@ impl Failure {
             Failure::Step { error, .. } => match error {
                 StepError::Rules(_) => 40,
                 StepError::Address(_) => 51,
-                StepError::Link(_) => 52,
-                StepError::Listener(_) => 53,
+                StepError::Link(_) | StepError::Tun(_) => 52,
+                StepError::Listener(_) | StepError::Socket(_) => 53,
+                StepError::Route(_) | StepError::Setting(_) | StepError::Dns(_) => 54,
             },
             Failure::Sending(_) => 120,
             Failure::Cleanup(_) => 200,

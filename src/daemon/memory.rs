@@ -11,12 +11,11 @@ use crate::engine::Memory;
 #[derive(Debug)]
 pub struct MemoryFile {
     path: PathBuf,
-    directory: PathBuf,
 }
 
 impl MemoryFile {
     pub fn in_directory(directory: &Path) -> Self {
-        MemoryFile { path: directory.join("memory.json"), directory: directory.to_owned() }
+        MemoryFile { path: directory.join("memory.json") }
     }
 
     /// The path, for messages.
@@ -36,18 +35,25 @@ impl MemoryFile {
         }
     }
 
-    /// Writes beside the file, flushes to the disk, and renames over it.
-    ///
     /// # Errors
     /// When the directory cannot be made or written.
     pub fn save(&self, memory: &Memory) -> io::Result<()> {
-        DirBuilder::new().recursive(true).mode(0o700).create(&self.directory)?;
-        let beside = self.path.with_extension("new");
-        let mut file =
-            OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
-        file.write_all(&serde_json::to_vec(memory).map_err(io::Error::other)?)?;
-        file.sync_data()?;
-        fs::rename(&beside, &self.path)?;
-        File::open(&self.directory)?.sync_all()
+        replace(&self.path, &serde_json::to_vec(memory).map_err(io::Error::other)?)
     }
+}
+
+/// Writes beside the file, flushes to the disk, and renames over it. Makes the directory.
+///
+/// # Errors
+/// When the directory cannot be made or written.
+pub fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let directory = path.parent().ok_or(io::ErrorKind::InvalidFilename)?;
+    DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
+    let beside = path.with_extension("new");
+    let mut file =
+        OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
+    file.write_all(bytes)?;
+    file.sync_data()?;
+    fs::rename(&beside, path)?;
+    File::open(directory)?.sync_all()
 }

@@ -1,8 +1,13 @@
 //! The daemon: checks, then one loop that hands events to the engine and does what it says.
 
+mod carrier;
 mod clock;
 mod control;
+mod dns;
 mod failure;
+mod fetch;
+mod hosts;
+mod lookups;
 mod memory;
 mod names;
 mod preflight;
@@ -54,9 +59,6 @@ fn is_running(settings: &Settings) -> bool {
 
 impl Settings {
     fn tunnel(&self) -> &crate::engine::config::TunnelConfig {
-        match &self.role {
-            Role::Server(server) => &server.tunnel,
-            Role::Client(client) => &client.tunnel,
-        }
+        self.role.tunnel()
     }
 }

@@ -1,7 +1,7 @@
 //! Looking up the server's name, again and again, because servers move.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::time::Duration;
 
 use tokio::sync::{Notify, mpsc};
@@ -16,27 +16,22 @@ const RETRY: Duration = Duration::from_secs(5);
 /// Looks a host up once.
 ///
 /// # Errors
-/// When the resolver fails, or knows no IPv4 address.
-pub async fn look_up(host: &Host) -> io::Result<Vec<Ipv4Addr>> {
+/// When the resolver fails, or knows no address.
+pub async fn look_up(host: &Host) -> io::Result<Vec<IpAddr>> {
     let name = match host {
         Host::Address(address) => return Ok(vec![*address]),
         Host::Name(name) => name,
     };
-    let found: Vec<_> = tokio::net::lookup_host((name.as_str(), 0))
-        .await?
-        .filter_map(|address| match address.ip() {
-            IpAddr::V4(v4) => Some(v4),
-            IpAddr::V6(_) => None,
-        })
-        .collect();
+    let answers = tokio::net::lookup_host((name.as_str(), 0)).await?;
+    let found: Vec<_> = answers.map(|address| address.ip()).collect();
     match found.is_empty() {
-        true => Err(io::Error::new(io::ErrorKind::NotFound, "it has no IPv4 address")),
+        true => Err(io::Error::new(io::ErrorKind::NotFound, "it has no address")),
         false => Ok(found),
     }
 }
 
 /// Sends every answer to `answers` until nobody listens. `now` asks for one at once.
-pub async fn keep_looking(name: String, answers: mpsc::Sender<Vec<Ipv4Addr>>, now: &Notify) {
+pub async fn keep_looking(name: String, answers: mpsc::Sender<Vec<IpAddr>>, now: &Notify) {
     let host = Host::Name(name.clone());
     let mut told = false;
     loop {

@@ -1,22 +1,26 @@
 //! Everything that can be checked before the first change to the host.
 
+use std::fs::OpenOptions;
 use std::io;
 
 use super::{Failure, Settings, is_running};
-use crate::engine::config::{Outer, Role};
+use crate::engine::config::{Datapath, DatapathChoice, Outer, Role};
 use crate::engine::host::{Encapsulation, Found, InterfaceKind};
 use crate::engine::plan;
-use crate::kernel::{Host, RulesError, require_modules};
+use crate::kernel::{Host, Links, RulesError, require_modules};
 
 /// Bits of capability sets (capabilities(7)).
 const CAP_NET_ADMIN: u32 = 12;
 const CAP_NET_RAW: u32 = 13;
 
-/// Opens the host, or says in one line why there can be no tunnel.
+/// Where TUN interfaces are opened (Documentation/networking/tuntap.rst).
+const TUN_DEVICE: &str = "/dev/net/tun";
+
+/// Opens the host and chooses the datapath, or says in one line why there can be no tunnel.
 ///
 /// # Errors
 /// The first thing that is missing.
-pub async fn open_host(settings: &Settings) -> Result<Host, Failure> {
+pub async fn open_host(settings: &Settings) -> Result<(Host, Datapath), Failure> {
     let tunnel = settings.tunnel();
     if is_running(settings) {
         return Err(Failure::Generic(format!(
@@ -24,32 +28,73 @@ pub async fn open_host(settings: &Settings) -> Result<Host, Failure> {
             tunnel.device
         )));
     }
-    let mut host = Host::open(&tunnel.rules.table, true).map_err(kernel)?;
-    check_device(&tunnel.outer, &host).await?;
+    check_device(&tunnel.outer).await?;
     require_capability(CAP_NET_ADMIN, "CAP_NET_ADMIN")?;
-    require_capability(CAP_NET_RAW, "CAP_NET_RAW")?;
-    require_fou(&mut host)?;
-    require_modules(&["ipip"])?;
-    match (host.probe_rules(), &settings.role) {
-        (Ok(_), _) => {}
-        (Err(error @ RulesError::NoProgram(_)), Role::Client(_)) => {
-            tracing::warn!(
-                "{error}. Going on without rules: anybody who sends packets with the server's \
-                 address can reach the tunnel"
-            );
-            host = Host::open(&tunnel.rules.table, false).map_err(kernel)?;
-        }
-        (Err(error), _) => return Err(error.into()),
+    let datapath = match tunnel.datapath {
+        DatapathChoice::Only(datapath) => datapath,
+        DatapathChoice::Auto => choose(settings),
+    };
+    let mut host = Host::open(datapath, tunnel, true).map_err(kernel)?;
+    match datapath {
+        Datapath::Kernel => require_kernel(&mut host, settings)?,
+        Datapath::Tun => require_tun()?,
     }
     let found = host.read(None).await.map_err(kernel)?;
-    check_found(settings, &found)?;
-    Ok(host)
+    check_found(settings, datapath, &found)?;
+    Ok((host, datapath))
+}
+
+/// The kernel's datapath where it can do what is asked, otherwise our own, and why.
+fn choose(settings: &Settings) -> Datapath {
+    if let Some(why) = settings.role.needs_userspace() {
+        tracing::info!("userspace datapath (tun): {why}");
+        return Datapath::Tun;
+    }
+    match require_fou().and_then(|()| Ok(require_modules(&["ipip"])?)) {
+        Ok(()) => Datapath::Kernel,
+        Err(why) => {
+            tracing::warn!("userspace datapath (tun): {why}");
+            Datapath::Tun
+        }
+    }
+}
+
+fn require_kernel(host: &mut Host, settings: &Settings) -> Result<(), Failure> {
+    require_capability(CAP_NET_RAW, "CAP_NET_RAW")?;
+    require_fou()?;
+    require_modules(&["ipip"])?;
+    match (host.probe_rules(), &settings.role) {
+        (Ok(_), _) => Ok(()),
+        (Err(error @ RulesError::NoProgram(_)), Role::Client(_) | Role::Node(_)) => {
+            tracing::warn!(
+                "{error}. Going on without rules: anybody who sends packets with the address of the \
+                 other end can reach the tunnel"
+            );
+            *host = Host::open(Datapath::Kernel, settings.tunnel(), false).map_err(kernel)?;
+            Ok(())
+        }
+        (Err(error), _) => Err(error.into()),
+    }
+}
+
+/// That TUN interfaces can be made here.
+fn require_tun() -> Result<(), Failure> {
+    match OpenOptions::new().read(true).write(true).open(TUN_DEVICE) {
+        Ok(_) => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            Err(Failure::Link(format!("{TUN_DEVICE}: {error}: run as root, or allow this user")))
+        }
+        Err(error) => Err(Failure::Link(format!(
+            "{TUN_DEVICE}: {error}: run `modprobe tun`, or give the container that device"
+        ))),
+    }
 }
 
 /// That the interface of `-b @DEV` exists.
-pub async fn check_device(outer: &Outer, host: &Host) -> Result<(), Failure> {
+pub async fn check_device(outer: &Outer) -> Result<(), Failure> {
     let Some(device) = outer.device() else { return Ok(()) };
-    match host.has_interface(device).await.map_err(kernel)? {
+    let interfaces = Links::open().map_err(kernel)?.interfaces().await.map_err(kernel)?;
+    match interfaces.iter().any(|i| i.name == device.as_str()) {
         true => Ok(()),
         false => Err(Failure::Usage(format!(
             "--fou-dev: there is no interface {device} on this host; `ip link` lists them"
@@ -78,16 +123,16 @@ pub fn require_raw() -> Result<(), Failure> {
     require_capability(CAP_NET_RAW, "CAP_NET_RAW")
 }
 
-fn require_fou(host: &mut Host) -> Result<(), Failure> {
+fn require_fou() -> Result<(), Failure> {
     // Asking for the family makes the kernel load the module, when it may.
-    if host.probe_fou().is_ok() {
+    if Host::probe_fou().is_ok() {
         return Ok(());
     }
     require_modules(&["fou"])?;
-    host.probe_fou().map_err(|e| Failure::Fou(format!("the kernel's FOU does not answer: {e}")))
+    Host::probe_fou().map_err(|e| Failure::Fou(format!("the kernel's FOU does not answer: {e}")))
 }
 
-fn check_found(settings: &Settings, found: &Found) -> Result<(), Failure> {
+fn check_found(settings: &Settings, datapath: Datapath, found: &Found) -> Result<(), Failure> {
     let tunnel = settings.tunnel();
     if let Outer::Address(address) | Outer::AddressOn(address, _) = &tunnel.outer
         && !found.has_local(*address)
@@ -99,15 +144,19 @@ fn check_found(settings: &Settings, found: &Found) -> Result<(), Failure> {
     let Some(interface) = found.interface(&tunnel.device) else { return Ok(()) };
     let port = tunnel.port.get();
     let ours = match interface.kind {
-        InterfaceKind::Ipip(link) => {
+        InterfaceKind::Ipip(link) if datapath == Datapath::Kernel => {
             plan::is_labelled(interface)
                 || matches!(link.encapsulation,
                     Encapsulation::Fou { source_port, .. } if source_port == port)
         }
-        InterfaceKind::Other => false,
+        InterfaceKind::Ipip(_) | InterfaceKind::Tun | InterfaceKind::Other => false,
     };
     match ours {
         true => Ok(()),
+        false if datapath == Datapath::Tun => Err(Failure::Link(format!(
+            "--tunl-dev: an interface {} exists already; remove it, or choose another name",
+            tunnel.device
+        ))),
         false => Err(Failure::Link(format!(
             "--tunl-dev: an interface {} exists and is not a tunnel from port {port}; \
              remove it, or choose another name",

@@ -1,14 +1,14 @@
 //! `--reauth-only`: one authentication packet from the tunnel's port, and nothing else.
 
-use std::net::SocketAddrV4;
+use std::net::SocketAddr;
 
 use super::clock::Clock;
 use super::memory::MemoryFile;
 use super::preflight::{check_device, kernel, require_raw};
 use super::{Failure, Settings, names};
-use crate::engine::config::{ClientConfig, Outer, Role};
+use crate::engine::config::{ClientConfig, Datapath, Role};
 use crate::engine::{Outgoing, first_packet, outer_address};
-use crate::kernel::{Host, RawSender};
+use crate::kernel::{Host, RawSender, WayTo};
 
 /// Sends the packet. The tunnel, if there is one, is not touched.
 ///
@@ -28,24 +28,26 @@ pub fn reauthenticate(settings: &Settings) -> Result<(), Failure> {
 async fn send(client: &ClientConfig, settings: &Settings) -> Result<(), Failure> {
     require_raw()?;
     let tunnel = &client.tunnel;
-    let mut host = Host::open(&tunnel.rules.table, false).map_err(kernel)?;
-    check_device(&tunnel.outer, &host).await?;
+    let mut host = Host::open(Datapath::Tun, tunnel, false).map_err(kernel)?;
+    check_device(&tunnel.outer).await?;
     let addresses = names::look_up(&client.server.host)
         .await
         .map_err(|e| Failure::Generic(format!("cannot look up {:?}: {e}", client.server.host)))?;
-    let Some(server) = addresses.first() else {
+    let Some(server) = addresses.iter().find(|a| a.is_ipv4()).or(addresses.first()) else {
         return Err(Failure::Generic("the server's name has no address".to_owned()));
     };
-    let route_to = (tunnel.outer == Outer::Route).then_some(*server);
-    let found = host.read(route_to).await.map_err(kernel)?;
-    let Some(address) = outer_address(&tunnel.outer, &found) else {
+    let mark = tunnel.gateway.mark();
+    let way_to = WayTo { destination: *server, mark: mark.unwrap_or(0) };
+    let found = host.read(Some(way_to)).await.map_err(kernel)?;
+    let Some(address) = outer_address(&tunnel.outer, *server, &found) else {
         return Err(Failure::Address("there is no local address to send from".to_owned()));
     };
     let memory = MemoryFile::in_directory(&settings.state_dir).load().unwrap_or_default();
     let now = Clock::start().moment().map_err(kernel)?;
     let outgoing = Outgoing {
-        from: SocketAddrV4::new(address, tunnel.port.get()),
-        to: SocketAddrV4::new(*server, client.server.port.get()),
+        from: SocketAddr::new(address, tunnel.port.get()),
+        to: SocketAddr::new(*server, client.server.port.get()),
+        mark,
         payload: first_packet(client, &memory, &now),
         ttl: tunnel.auth_ttl,
     };

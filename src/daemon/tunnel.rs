@@ -3,7 +3,7 @@
 
 use std::collections::VecDeque;
 use std::future::pending;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,8 +11,11 @@ use tokio::net::UnixStream;
 use tokio::sync::{Notify, mpsc};
 use tokio::time::sleep_until;
 
+use super::carrier::Carrier;
 use super::clock::Clock;
 use super::control::{ControlSocket, answer};
+use super::dns::Dns;
+use super::hosts::Hosts;
 use super::memory::MemoryFile;
 use super::preflight::{kernel, open_host};
 use super::settling::Settling;
@@ -20,15 +23,18 @@ use super::signals::{Caught, Signals};
 use super::{Failure, Settings, names};
 use crate::auth::Reject;
 use crate::engine::config::{Host as ServerHost, Outer, Role};
-use crate::engine::host::RulesFound;
+use crate::engine::host::{NameServers, RulesFound};
+use crate::engine::hosts::Node;
 use crate::engine::plan::Step;
 use crate::engine::{Action, Engine, Event, Report};
-use crate::kernel::{Host, Queue, Queued, RawSender, StepError};
+use crate::kernel::{Host, StepError, WayTo};
 use crate::observe::rate::Limiter;
-use crate::observe::status::{Dropped, ProcessStatus, TunnelStatus};
+use crate::observe::status::{Dropped, ProcessStatus, RemoteStatus, TunnelStatus};
 
 /// One line per kind and interval about what repeats.
 const LOG_EVERY: Duration = Duration::from_secs(10);
+/// Where programs look up who resolves names (resolv.conf(5)).
+const RESOLV_CONF: &str = "/etc/resolv.conf";
 /// How often the host is read again within one event, while steps fail.
 const MAX_ROUNDS: usize = 6;
 
@@ -47,13 +53,18 @@ pub fn run(settings: &Settings) -> Result<(), Failure> {
 async fn serve(settings: &Settings) -> Result<(), Failure> {
     let mut signals = Signals::catch().map_err(kernel)?;
     let mut changes = Settling::open().map_err(kernel)?;
-    let mut daemon = Daemon::open(settings).await?;
-    let mut queue = match &settings.role {
-        Role::Server(server) => Some(Queue::bind(server.queue)?),
-        Role::Client(_) => None,
+    let hosts = match &settings.role {
+        Role::Node(node) => Some(Hosts::load(node.hosts.clone(), &settings.state_dir).await?),
+        Role::Server(_) | Role::Client(_) => None,
     };
+    let mut daemon = Daemon::open(settings).await?;
     let control = open_control(settings);
     let (mut answers, look_up_now) = keep_looking(&settings.role);
+    let mut tables = keep_table(settings, hosts, &look_up_now);
+    if let Some(table) = next_table(&mut tables, &settings.role).await {
+        // Before the host is read: what an earlier process made for these nodes is kept.
+        daemon.handle(Event::Hosts(table)).await;
+    }
 
     daemon.start().await?;
     daemon.notify_ready();
@@ -65,15 +76,20 @@ async fn serve(settings: &Settings) -> Result<(), Failure> {
                 Caught::End => daemon.end().await.map(|()| true)?,
                 Caught::Reauthenticate => {
                     look_up_now.notify_one();
-                    daemon.handle(Event::ReauthRequested).await
+                    match settings.role {
+                        Role::Server(_) | Role::Client(_) => {
+                            daemon.handle(Event::ReauthRequested).await
+                        }
+                        Role::Node(_) => false, // its table is read again
+                    }
                 }
                 Caught::Ignored(name) => {
                     tracing::warn!("{name} means nothing to ipipou: ignored");
                     false
                 }
             },
-            queued = next_queued(&mut queue) => match queued {
-                Some(Queued { from, payload }) => {
+            datagram = daemon.carrier.next() => match datagram {
+                Some((from, payload)) => {
                     daemon.handle(Event::Datagram { from, payload: &payload }).await
                 }
                 None => {
@@ -83,6 +99,9 @@ async fn serve(settings: &Settings) -> Result<(), Failure> {
             },
             () = sleep_until(deadline) => daemon.handle(Event::Deadline).await,
             Some(addresses) = answers.recv() => daemon.handle(Event::Resolved(addresses)).await,
+            Some(table) = next_table(&mut tables, &settings.role) => {
+                daemon.handle(Event::Hosts(table)).await
+            }
             () = changes.settled(daemon.clock) => daemon.read_host().await,
             Some(stream) = next_asker(control.as_ref()) => daemon.tell(stream).await,
         };
@@ -104,7 +123,7 @@ fn open_control(settings: &Settings) -> Option<ControlSocket> {
         .ok()
 }
 
-fn keep_looking(role: &Role) -> (mpsc::Receiver<Vec<Ipv4Addr>>, Arc<Notify>) {
+fn keep_looking(role: &Role) -> (mpsc::Receiver<Vec<IpAddr>>, Arc<Notify>) {
     let (sender, answers) = mpsc::channel(1);
     let now = Arc::new(Notify::new());
     match role {
@@ -115,15 +134,36 @@ fn keep_looking(role: &Role) -> (mpsc::Receiver<Vec<Ipv4Addr>>, Arc<Notify>) {
             }
             ServerHost::Address(_) => {}
         },
-        Role::Server(_) => {}
+        Role::Server(_) | Role::Node(_) => {}
     }
     (answers, now)
 }
 
-async fn next_queued(queue: &mut Option<Queue>) -> Option<Queued> {
-    match queue {
-        Some(queue) => queue.recv().await,
-        None => pending().await,
+/// Reads the table of a node, again and again.
+fn keep_table(
+    settings: &Settings,
+    hosts: Option<Hosts>,
+    now: &Arc<Notify>,
+) -> mpsc::Receiver<Vec<Node>> {
+    let (sender, tables) = mpsc::channel(1);
+    if let Some(hosts) = hosts {
+        let (tunnel, now) = (settings.tunnel(), Arc::clone(now));
+        let usable: fn(&IpAddr) -> bool = match &tunnel.outer {
+            Outer::Address(own) | Outer::AddressOn(own, _) if own.is_ipv6() => IpAddr::is_ipv6,
+            Outer::Address(_) | Outer::AddressOn(..) | Outer::Device(_) | Outer::Route => {
+                IpAddr::is_ipv4
+            }
+        };
+        let port = tunnel.port;
+        tokio::spawn(async move { hosts.keep(port, usable, sender, &now).await });
+    }
+    tables
+}
+
+async fn next_table(tables: &mut mpsc::Receiver<Vec<Node>>, role: &Role) -> Option<Vec<Node>> {
+    match role {
+        Role::Node(_) => tables.recv().await,
+        Role::Server(_) | Role::Client(_) => None,
     }
 }
 
@@ -139,7 +179,8 @@ struct Daemon<'a> {
     clock: Clock,
     engine: Engine,
     host: Host,
-    sender: RawSender,
+    carrier: Carrier,
+    dns: Dns,
     memory: MemoryFile,
     rejections: Limiter<Reject>,
     failures: Limiter<String>,
@@ -152,9 +193,9 @@ struct Daemon<'a> {
 impl<'a> Daemon<'a> {
     async fn open(settings: &'a Settings) -> Result<Self, Failure> {
         let clock = Clock::start();
-        let host = open_host(settings).await?;
+        let (host, datapath) = open_host(settings).await?;
         let tunnel = settings.tunnel();
-        let sender = RawSender::open(tunnel.outer.device()).map_err(Failure::Sending)?;
+        let carrier = Carrier::open(datapath, &settings.role, tunnel)?;
         let file = MemoryFile::in_directory(&settings.state_dir);
         let memory = file.load().unwrap_or_else(|e| {
             tracing::warn!(
@@ -167,9 +208,15 @@ impl<'a> Daemon<'a> {
         Ok(Daemon {
             settings,
             clock,
-            engine: Engine::new(settings.role.clone(), memory, &now),
+            engine: Engine::new(settings.role.clone(), datapath, memory, &now),
             host,
-            sender,
+            carrier,
+            dns: Dns::new(
+                RESOLV_CONF.into(),
+                settings.state_dir.clone(),
+                tunnel.device.clone(),
+                tunnel.gateway.dns.clone(),
+            ),
             memory: file,
             rejections: Limiter::new(LOG_EVERY),
             failures: Limiter::new(LOG_EVERY),
@@ -199,11 +246,16 @@ impl<'a> Daemon<'a> {
         self.engine.handle(Event::Shutdown(found), &now, &mut actions);
         let mut failed = 0;
         for action in actions {
-            let Action::Apply(step) = action else { continue };
-            tracing::debug!("{step}");
-            if let Err(error) = self.host.apply(&step).await {
-                tracing::error!("cannot {step}: {error}");
-                failed += 1;
+            match action {
+                Action::Apply(step) => {
+                    tracing::debug!("{step}");
+                    if let Err(error) = self.try_apply(&step).await {
+                        tracing::error!("cannot {step}: {error}");
+                        failed += 1;
+                    }
+                }
+                Action::Remember(memory) => self.remember(&memory),
+                Action::Send(_) | Action::ReadHost | Action::Report(_) | Action::Exit => {}
             }
         }
         match failed {
@@ -213,12 +265,15 @@ impl<'a> Daemon<'a> {
     }
 
     async fn read(&mut self) -> std::io::Result<crate::engine::host::Found> {
-        let tunnel = self.settings.tunnel();
-        let route_to = match tunnel.outer {
-            Outer::Route => self.engine.server_address(),
-            Outer::Address(_) | Outer::AddressOn(..) | Outer::Device(_) => None,
+        let mark = self.settings.tunnel().gateway.mark().unwrap_or(0);
+        let way_to = self.engine.way_to().map(|destination| WayTo { destination, mark });
+        let mut found = self.host.read(way_to).await?;
+        self.carrier.read(&mut found);
+        found.name_servers = match (self.dns.is_applied(), self.dns.needs_restoring()) {
+            (true, _) => NameServers::Ours,
+            (false, true) => NameServers::Changed,
+            (false, false) => NameServers::Theirs,
         };
-        let found = self.host.read(route_to).await?;
         self.rules = match found.rules {
             RulesFound::Missing | RulesFound::Unknown => "missing",
             RulesFound::Intact(_) => "installed",
@@ -253,7 +308,7 @@ impl<'a> Daemon<'a> {
                     }
                 },
                 Action::Send(out) => {
-                    if let Err(e) = self.sender.send(&out) {
+                    if let Err(e) = self.carrier.send(&out) {
                         self.complain(format!("cannot send to {}: {e}", out.to));
                     }
                 }
@@ -267,12 +322,7 @@ impl<'a> Daemon<'a> {
                 }
                 // The engine reads again by itself in a while.
                 Action::ReadHost => {}
-                Action::Remember(memory) => {
-                    if let Err(e) = self.memory.save(&memory) {
-                        let path = self.memory.path().display();
-                        self.complain(format!("{path}: {e}: a restart will forget replays"));
-                    }
-                }
+                Action::Remember(memory) => self.remember(&memory),
                 Action::Report(report) => self.report(&report),
                 Action::Exit => return true,
             }
@@ -293,10 +343,26 @@ impl<'a> Daemon<'a> {
         work.extend(actions);
     }
 
+    fn remember(&mut self, memory: &crate::engine::Memory) {
+        if let Err(e) = self.memory.save(memory) {
+            let path = self.memory.path().display();
+            self.complain(format!("{path}: {e}: a restart will forget replays"));
+        }
+    }
+
+    async fn try_apply(&mut self, step: &Step) -> Result<(), StepError> {
+        self.carrier.apply(step)?;
+        match step {
+            Step::UseNameServers => self.dns.apply().map_err(StepError::Dns),
+            Step::RestoreNameServers => self.dns.restore().map_err(StepError::Dns),
+            _ => self.host.apply(step).await,
+        }
+    }
+
     /// Applies a step; an error tells whether the kernel said that it exists already.
     async fn apply(&mut self, step: &Step) -> Result<(), bool> {
         tracing::debug!("{step}");
-        let Err(error) = self.host.apply(step).await else { return Ok(()) };
+        let Err(error) = self.try_apply(step).await else { return Ok(()) };
         let taken = error.is_taken();
         let is_link = matches!(error, StepError::Link(_));
         if taken && is_link {
@@ -327,10 +393,12 @@ impl<'a> Daemon<'a> {
                 self.adopted = true;
                 tracing::info!("{report}");
             }
-            Report::Repairing(_) | Report::Expired(_) | Report::OuterMissing(_) => {
-                tracing::warn!("{report}");
-            }
+            Report::Repairing(_)
+            | Report::Expired(_)
+            | Report::OuterMissing(_)
+            | Report::NodeUnusable { .. } => tracing::warn!("{report}"),
             Report::ReauthIgnored => tracing::warn!("{report}"),
+            Report::HostsChanged(_) => tracing::info!("{report}"),
             Report::Refreshed(_) | Report::Sent { .. } => tracing::debug!("{report}"),
             Report::Arrived(_)
             | Report::Moved { .. }
@@ -344,7 +412,13 @@ impl<'a> Daemon<'a> {
 
     fn notify_ready(&self) {
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
-        tracing::info!("ready on {} as {}", self.settings.tunnel().port, self.role());
+        let (datapath, offloads) = self.carrier.describe();
+        let offloads = offloads.map_or_else(String::new, |with| format!(" with {with}"));
+        tracing::info!(
+            "ready on {} as {}, datapath {datapath}{offloads}",
+            self.settings.tunnel().port,
+            self.role()
+        );
     }
 
     /// Sends the status to somebody who asked.
@@ -358,28 +432,36 @@ impl<'a> Daemon<'a> {
         match self.settings.role {
             Role::Server(_) => "server",
             Role::Client(_) => "client",
+            Role::Node(_) => "node",
         }
     }
 
     fn status(&mut self) -> ProcessStatus {
-        let dropped = self.host.rule_counters().unwrap_or_default();
+        let by_rules = self.host.rule_counters().unwrap_or_default();
+        let by_rules = by_rules
+            .into_iter()
+            .map(|c| (c.name, Dropped { packets: c.packets, bytes: Some(c.bytes) }));
+        let by_us = self.carrier.dropped().into_iter().map(|(name, packets)| {
+            (name, Dropped { packets, bytes: None })
+        });
+        let (datapath, offloads) = self.carrier.describe();
         let counters = self.engine.counters();
         ProcessStatus {
+            datapath: datapath.to_owned(),
+            offloads,
+            learned: self.carrier.learned(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
             role: self.role().to_owned(),
             uptime: self.clock.elapsed().as_secs(),
             rules: self.rules.to_owned(),
-            tunnels: self.engine.status().into_iter().map(tunnel_status).collect(),
+            tunnels: vec![tunnel_status(self.engine.status())],
             accepted: counters.accepted,
             moved: counters.moved,
             sent: counters.sent,
             repaired: counters.repaired,
             rejected: counters.rejected.iter().map(|(r, n)| (r.name().to_owned(), *n)).collect(),
-            dropped: dropped
-                .into_iter()
-                .map(|c| (c.name, Dropped { packets: c.packets, bytes: c.bytes }))
-                .collect(),
+            dropped: by_rules.chain(by_us).collect(),
         }
     }
 }
@@ -391,9 +473,20 @@ fn tunnel_status(tunnel: crate::engine::Status) -> TunnelStatus {
         local: tunnel.outer.map(|a| a.to_string()),
         private: tunnel.private.map(|a| a.to_string()),
         remote: tunnel.remote.map(|a| a.to_string()),
+        remotes: tunnel.remotes.map(|remotes| {
+            let one = |(remote, networks): (std::net::SocketAddr, Vec<ipnet::IpNet>)| RemoteStatus {
+                remote: remote.to_string(),
+                networks: networks.iter().map(ToString::to_string).collect(),
+            };
+            remotes.into_iter().map(one).collect()
+        }),
         admitted: tunnel.admitted,
         inner: tunnel.inner.to_string(),
-        inner_peer: tunnel.inner_peer.to_string(),
+        inner_peer: match tunnel.inner_peer.prefix_len() {
+            32 => tunnel.inner_peer.addr().to_string(),
+            _ => tunnel.inner_peer.trunc().to_string(),
+        },
+        inner6: tunnel.inner6.map(|net| net.to_string()),
         last_authentication: tunnel.last_authentication,
         rx_bytes: tunnel.traffic.rx_bytes,
         rx_packets: tunnel.traffic.rx_packets,

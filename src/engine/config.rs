@@ -5,20 +5,60 @@
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
-use std::num::NonZeroU16;
+use std::num::{NonZeroU16, NonZeroUsize};
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use crate::auth::{Credential, Policy, Signer};
 
-/// One process is one tunnel, and has one of two roles.
+/// What one process is.
 #[derive(Debug, Clone)]
 pub enum Role {
     Server(ServerConfig),
     Client(ClientConfig),
+    Node(NodeConfig),
+}
+
+impl Role {
+    pub fn tunnel(&self) -> &TunnelConfig {
+        match self {
+            Role::Server(server) => &server.tunnel,
+            Role::Client(client) => &client.tunnel,
+            Role::Node(node) => &node.tunnel,
+        }
+    }
+
+    /// What is asked for that the kernel's datapath cannot do.
+    pub fn needs_userspace(&self) -> Option<&'static str> {
+        let tunnel = self.tunnel();
+        let ipv6 = match &tunnel.outer {
+            Outer::Address(address) | Outer::AddressOn(address, _) => address.is_ipv6(),
+            Outer::Device(_) | Outer::Route => match self {
+                Role::Client(client) => matches!(client.server.host, Host::Address(a) if a.is_ipv6()),
+                Role::Server(_) | Role::Node(_) => false,
+            },
+        };
+        match self {
+            Role::Server(ServerConfig { learn: Some(_), .. }) => {
+                Some("the kernel's cannot learn addresses (--learn)")
+            }
+            Role::Server(_) | Role::Client(_) | Role::Node(_) => match tunnel.inner6 {
+                Some(_) => Some("the kernel's carries IPv4 only (--ip6)"),
+                None if ipv6 => Some("the kernel's goes over IPv4 only"),
+                None => None,
+            },
+        }
+    }
+}
+
+/// A node knows the outer addresses of all others from a table, and is let in by them for its own.
+#[derive(Debug, Clone)]
+pub struct NodeConfig {
+    pub tunnel: TunnelConfig,
+    pub hosts: HostsSource,
 }
 
 /// A server waits for an authenticated packet and makes the tunnel towards its source.
@@ -32,6 +72,8 @@ pub struct ServerConfig {
     pub lifetime: Option<Duration>,
     /// What is sent back to a client that authenticated.
     pub reply: Reply,
+    /// Many clients instead of one.
+    pub learn: Option<LearnConfig>,
 }
 
 /// A client knows its server, makes the tunnel at once and proves itself.
@@ -54,7 +96,7 @@ pub struct ServerName {
 /// An address, or a name that is looked up again and again because servers move.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Host {
-    Address(Ipv4Addr),
+    Address(IpAddr),
     Name(String),
 }
 
@@ -65,8 +107,11 @@ pub struct TunnelConfig {
     pub device: DeviceName,
     /// Our address inside the tunnel.
     pub inner: Ipv4Addr,
-    /// The other end's address inside the tunnel.
-    pub inner_peer: Ipv4Addr,
+    /// The other end's address inside the tunnel. Tunnels with many ends have a network there
+    /// instead, that all inner addresses are from.
+    pub inner_peer: Ipv4Net,
+    /// Our IPv6 address inside the tunnel, with the network that is on it.
+    pub inner6: Option<Ipv6Net>,
     /// Where the outer packets come from and go to.
     pub outer: Outer,
     /// Our UDP port: the FOU listener's, and the source port of what we send.
@@ -81,6 +126,10 @@ pub struct TunnelConfig {
     /// TTL of authentication packets; `None` means the kernel's default.
     pub auth_ttl: Option<u8>,
     pub rules: RulesConfig,
+    pub gateway: GatewayConfig,
+    pub datapath: DatapathChoice,
+    /// Threads of the userspace datapath that read from the tunnel; `None`: by number of CPUs.
+    pub queues: Option<NonZeroUsize>,
 }
 
 /// Who carries the packets.
@@ -107,7 +156,10 @@ pub struct GatewayConfig {
     /// Networks behind the other end.
     pub routes: Vec<IpNet>,
     /// Everything but our own outer packets goes through the tunnel.
-    pub default_route: Option<DefaultRoute>,
+    pub default_route: bool,
+    /// The firewall mark on outer packets, and the number of the routing table for all others, for
+    /// routes that the remote's own address is in: outer packets must not enter the tunnel they make.
+    pub mark: u32,
     /// Name servers while the tunnel is up.
     pub dns: Vec<IpAddr>,
     /// IPv4 packets are forwarded between the tunnel and other interfaces.
@@ -116,11 +168,11 @@ pub struct GatewayConfig {
     pub masquerade: Option<Masquerade>,
 }
 
-/// Routing by firewall mark, so that outer packets do not enter the tunnel they make.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct DefaultRoute {
-    /// The mark on outer packets, and the number of the routing table for all others.
-    pub mark: u32,
+impl GatewayConfig {
+    /// The mark on outer packets, where routes could lead them into the tunnel.
+    pub fn mark(&self) -> Option<u32> {
+        (self.default_route || !self.routes.is_empty()).then_some(self.mark)
+    }
 }
 
 /// Where packets leave with our address.
@@ -165,18 +217,25 @@ pub enum Authorities {
 pub struct LearnConfig {
     /// An inner address that was silent for so long is forgotten.
     pub lifetime: Duration,
-    /// So many inner addresses at most.
+    /// So many inner addresses at most, and as many clients.
     pub limit: usize,
+}
+
+impl TunnelConfig {
+    /// The name of the gateway's nftables table.
+    pub fn gateway_table(&self) -> String {
+        format!("{}-gateway", self.rules.table)
+    }
 }
 
 /// Our side of the outer packets.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outer {
     /// This address, on whatever interface it is.
-    Address(Ipv4Addr),
+    Address(IpAddr),
     /// This address; listener and tunnel are bound to the interface.
-    AddressOn(Ipv4Addr, DeviceName),
-    /// The first IPv4 address of the interface, followed when it changes; listener and tunnel are
+    AddressOn(IpAddr, DeviceName),
+    /// The first address of the interface, followed when it changes; listener and tunnel are
     /// bound to the interface.
     Device(DeviceName),
     /// Whatever address the kernel's route to the server has as its source (`-b @auto`, clients

@@ -2,11 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, SocketAddr};
+
+use ipnet::IpNet;
 
 use super::Memory;
 use super::config::Outer;
 use super::host::{Found, Traffic};
+use super::hosts::Node;
 use super::plan::Step;
 use crate::auth::Reject;
 
@@ -16,9 +19,11 @@ pub enum Event<'a> {
     /// The host was read.
     HostRead(Found),
     /// A packet came through the queue.
-    Datagram { from: SocketAddrV4, payload: &'a [u8] },
+    Datagram { from: SocketAddr, payload: &'a [u8] },
     /// The server's name was looked up.
-    Resolved(Vec<Ipv4Addr>),
+    Resolved(Vec<IpAddr>),
+    /// A table of nodes, all names looked up.
+    Hosts(Vec<Node>),
     /// The user asks for an authentication packet (SIGUSR1).
     ReauthRequested,
     /// All steps of the last batch were applied.
@@ -47,8 +52,10 @@ pub enum Action {
 /// A datagram from the tunnel's own port.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Outgoing {
-    pub from: SocketAddrV4,
-    pub to: SocketAddrV4,
+    pub from: SocketAddr,
+    pub to: SocketAddr,
+    /// Firewall mark.
+    pub mark: Option<u32>,
     pub payload: Vec<u8>,
     pub ttl: Option<u8>,
 }
@@ -56,18 +63,31 @@ pub struct Outgoing {
 /// Something a person may want to know.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Report {
-    Arrived(SocketAddrV4),
-    Moved { from: SocketAddrV4, to: SocketAddrV4 },
-    Refreshed(SocketAddrV4),
-    Rejected { from: SocketAddrV4, reason: Reject, length: usize },
-    Expired(SocketAddrV4),
-    Adopted(SocketAddrV4),
-    ServerMoved(Ipv4Addr),
-    Sent { to: SocketAddrV4, length: usize },
-    OuterAddress(Ipv4Addr),
+    Arrived(SocketAddr),
+    Moved { from: SocketAddr, to: SocketAddr },
+    Refreshed(SocketAddr),
+    Rejected { from: SocketAddr, reason: Reject, length: usize },
+    Expired(SocketAddr),
+    Adopted(SocketAddr),
+    ServerMoved(IpAddr),
+    Sent { to: SocketAddr, length: usize },
+    OuterAddress(IpAddr),
     OuterMissing(Outer),
+    /// So many nodes are in the table that is used from now on.
+    HostsChanged(usize),
+    /// A node of the table cannot be used.
+    NodeUnusable { node: Node, why: Unusable },
     Repairing(Step),
     ReauthIgnored,
+}
+
+/// Why a node of a table cannot be used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unusable {
+    /// Its outer address is our own: packets would come back.
+    LeadsBack,
+    /// It has an IPv6 address, and the kernel's datapath carries IPv4 only.
+    NotIpv4,
 }
 
 /// Counters since the start.
@@ -84,12 +104,16 @@ pub struct Counters {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Status {
     pub device: String,
-    pub outer: Option<SocketAddrV4>,
-    pub private: Option<Ipv4Addr>,
-    pub remote: Option<SocketAddrV4>,
+    pub outer: Option<SocketAddr>,
+    pub private: Option<IpAddr>,
+    /// The one remote of a tunnel with two ends.
+    pub remote: Option<SocketAddr>,
+    /// All remotes of a tunnel with many ends, and the inner addresses that a table gives them.
+    pub remotes: Option<Vec<(SocketAddr, Vec<IpNet>)>>,
     pub admitted: bool,
-    pub inner: Ipv4Addr,
-    pub inner_peer: Ipv4Addr,
+    pub inner: IpAddr,
+    pub inner_peer: IpNet,
+    pub inner6: Option<IpNet>,
     pub up: bool,
     /// Unix time.
     pub last_authentication: Option<u64>,
@@ -128,7 +152,7 @@ impl fmt::Display for Report {
             Report::Sent { to, length } => write!(f, "sent {length} bytes to {to}"),
             Report::OuterAddress(address) => write!(f, "our outer address is now {address}"),
             Report::OuterMissing(Outer::Device(device)) => {
-                write!(f, "{device} has no IPv4 address: waiting for one")
+                write!(f, "{device} has no address for this tunnel: waiting for one")
             }
             Report::OuterMissing(Outer::AddressOn(_, device)) => {
                 write!(f, "{device} is gone: waiting for it")
@@ -136,6 +160,14 @@ impl fmt::Display for Report {
             Report::OuterMissing(Outer::Address(address)) => write!(f, "{address} is gone"),
             Report::OuterMissing(Outer::Route) => {
                 f.write_str("there is no route to the server: waiting for one")
+            }
+            Report::HostsChanged(1) => f.write_str("the table of hosts has 1 node"),
+            Report::HostsChanged(count) => write!(f, "the table of hosts has {count} nodes"),
+            Report::NodeUnusable { node, why: Unusable::LeadsBack } => {
+                write!(f, "node {}: {} is our own address: left out", node.inner, node.remote)
+            }
+            Report::NodeUnusable { node, why: Unusable::NotIpv4 } => {
+                write!(f, "node {}: IPv6 needs --datapath tun: left out", node.inner)
             }
             Report::Repairing(step) => write!(f, "repairing: {step}"),
             Report::ReauthIgnored => {

@@ -7,6 +7,8 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
 use ipnet::{IpNet, Ipv4Net};
 
 use super::config::DeviceName;
+use super::forwarding::ForwardSpec;
+use super::socket::SocketSpec;
 
 /// One reading of the host.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -15,8 +17,55 @@ pub struct Found {
     pub addresses: Vec<Address>,
     pub listeners: BTreeSet<Listener>,
     pub rules: RulesFound,
-    /// The source address the kernel would choose towards the server, when that was asked.
-    pub route_source: Option<Ipv4Addr>,
+    /// Routes and policy rules of ours.
+    pub routes: BTreeSet<Route>,
+    pub policy_rules: BTreeSet<PolicyRule>,
+    pub gateway: GatewayFound,
+    /// The kernel's way to the server, when that was asked.
+    pub way: Option<Way>,
+    /// `rp_filter` of all interfaces (`net.ipv4.conf.all`).
+    pub rp_filter_of_all: u32,
+    /// The userspace datapath, if it is the one in use.
+    pub userspace: Userspace,
+    pub name_servers: NameServers,
+}
+
+/// How outer packets go to a server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Way {
+    /// The source address the kernel would choose.
+    pub source: IpAddr,
+    /// Index of the interface they leave by.
+    pub interface: u32,
+}
+
+/// What of the userspace datapath is there.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Userspace {
+    pub socket: Option<SocketSpec>,
+    /// Whether the TUN interface is there and ours.
+    pub interface: bool,
+    pub forwarding: ForwardSpec,
+}
+
+/// Whose name servers the host uses.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum NameServers {
+    #[default]
+    Theirs,
+    /// Not those of this process, but there is something to put back.
+    Changed,
+    Ours,
+}
+
+/// The nftables table of a gateway.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum GatewayFound {
+    #[default]
+    Missing,
+    /// Not, or not any more, what this process installed.
+    Unknown,
+    Intact,
 }
 
 /// A network interface.
@@ -30,14 +79,19 @@ pub struct Interface {
     pub label: Option<String>,
     /// `rp_filter` of this interface; `None` when the kernel did not tell.
     pub rp_filter: Option<u32>,
+    /// Whether IPv4 packets that come in by it are forwarded; `None` when the kernel did not tell.
+    pub forwarding: Option<bool>,
+    pub mtu: u32,
     pub kind: InterfaceKind,
     pub traffic: Traffic,
 }
 
-/// Only one kind matters to us.
+/// Two kinds matter to us.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum InterfaceKind {
     Ipip(IpipLink),
+    /// A TUN or TAP interface.
+    Tun,
     Other,
 }
 
@@ -51,6 +105,8 @@ pub struct IpipLink {
     /// TTL of the outer packets; 0 means the inner packet's.
     pub ttl: u8,
     pub path_mtu_discovery: bool,
+    /// Firewall mark of the outer packets; 0 is none.
+    pub mark: u32,
     pub encapsulation: Encapsulation,
 }
 
@@ -120,16 +176,24 @@ pub struct GatewaySpec {
     /// Interfaces that forward only because we turned it on: from them nothing may go anywhere but
     /// into the tunnel.
     pub turned_on: BTreeSet<String>,
+    /// Whether from there new connections may go into the tunnel; answers always may.
+    pub into_tunnel: bool,
 }
 
-/// An IPv4 address on an interface.
+/// An address on an interface.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Address {
+    /// Its index.
     pub interface: u32,
-    pub local: Ipv4Addr,
-    /// The other end of a point-to-point address; equal to `local` otherwise.
-    pub peer: Ipv4Addr,
-    pub prefix: u8,
+    pub value: InterfaceAddress,
+}
+
+/// An address as an interface has it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct InterfaceAddress {
+    pub local: IpAddr,
+    /// The network on the link; that of the other end, if `local` is not in it.
+    pub network: IpNet,
 }
 
 /// A FOU listener for IPIP: UDP port in, IP protocol 4 out.
@@ -182,14 +246,37 @@ pub struct Traffic {
     pub tx_packets: u64,
 }
 
+impl std::ops::AddAssign for Traffic {
+    fn add_assign(&mut self, more: Traffic) {
+        self.rx_bytes += more.rx_bytes;
+        self.rx_packets += more.rx_packets;
+        self.tx_bytes += more.tx_bytes;
+        self.tx_packets += more.tx_packets;
+    }
+}
+
 impl Found {
     pub fn interface(&self, name: &DeviceName) -> Option<&Interface> {
         self.interfaces.iter().find(|i| i.name == name.as_str())
     }
 
-    /// The first IPv4 address of an interface, in the kernel's order.
-    pub fn first_address(&self, index: u32) -> Option<Ipv4Addr> {
-        self.addresses.iter().find(|a| a.interface == index).map(|a| a.local)
+    pub fn interface_at(&self, index: u32) -> Option<&Interface> {
+        self.interfaces.iter().find(|i| i.index == index)
+    }
+
+    /// The first address of an interface, in the kernel's order, that others can reach.
+    pub fn first_address(&self, index: u32, family: Family) -> Option<IpAddr> {
+        let own = self.addresses.iter().filter(|a| a.interface == index).map(|a| a.value.local);
+        own.into_iter().find(|address| match address {
+            IpAddr::V4(_) => family == Family::V4,
+            IpAddr::V6(v6) => family == Family::V6 && !v6.is_unicast_link_local(),
+        })
+    }
+
+    /// The interface that has this address.
+    pub fn interface_of(&self, address: IpAddr) -> Option<&Interface> {
+        let found = self.addresses.iter().find(|a| a.value.local == address)?;
+        self.interface_at(found.interface)
     }
 
     /// Index of the loopback interface.
@@ -197,8 +284,65 @@ impl Found {
         self.interfaces.iter().find(|i| i.loopback).map(|i| i.index)
     }
 
-    pub fn has_local(&self, address: Ipv4Addr) -> bool {
-        self.addresses.iter().any(|a| a.local == address)
+    pub fn has_local(&self, address: IpAddr) -> bool {
+        self.addresses.iter().any(|a| a.value.local == address)
+    }
+}
+
+impl InterfaceAddress {
+    /// The address of a point-to-point link, or one among others in `network`.
+    pub fn new(local: IpAddr, network: IpNet) -> Self {
+        // The kernel keeps the host bits of a network that the address is in (IFA_ADDRESS is
+        // IFA_LOCAL then), and drops them nowhere else.
+        let network = if network.contains(&local) {
+            IpNet::new(local, network.prefix_len()).unwrap_or(network)
+        } else {
+            network
+        };
+        InterfaceAddress { local, network }
+    }
+}
+
+impl Family {
+    pub fn of(address: IpAddr) -> Self {
+        match address {
+            IpAddr::V4(_) => Family::V4,
+            IpAddr::V6(_) => Family::V6,
+        }
+    }
+}
+
+impl fmt::Display for InterfaceAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.network.addr() == self.local {
+            true => write!(f, "{}", self.network),
+            false if self.network.prefix_len() == self.network.max_prefix_len() => {
+                write!(f, "{} peer {}", self.local, self.network.addr())
+            }
+            false => write!(f, "{} peer {}", self.local, self.network),
+        }
+    }
+}
+
+impl fmt::Display for Route {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.target {
+            RouteTarget::Interface(_) => write!(f, "route to {}", self.destination),
+            RouteTarget::Unreachable => write!(f, "unreachable route to {}", self.destination),
+        }
+    }
+}
+
+impl fmt::Display for PolicyRule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.kind {
+            PolicyRuleKind::UnlessMarked { mark, table } => {
+                write!(f, "rule: not fwmark {mark:#x} lookup {table}")
+            }
+            PolicyRuleKind::MainButDefault => {
+                f.write_str("rule: lookup main suppress_prefixlength 0")
+            }
+        }
     }
 }
 

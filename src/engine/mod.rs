@@ -1,27 +1,36 @@
 //! The engine: events in, actions out. It reads no clock, opens no socket and draws no random
 //! number, so every situation can be played through in a test.
 
+mod clients;
 pub mod config;
 mod event;
 pub mod forwarding;
+mod gateway;
 pub mod host;
+pub mod hosts;
+mod hosts_json;
+mod nodes;
 mod peer;
 pub mod plan;
 pub mod socket;
 mod wanted;
 
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use crate::auth::Proof;
+use ipnet::IpNet;
+
+use crate::auth::{Proof, Reject};
 use crate::wire::auth_packet::{AUTH_PACKET_LEN, SALT_LEN};
-use config::{ClientConfig, Outer, Role};
-pub use event::{Action, Counters, Event, Outgoing, Report, Status};
-use host::{Encapsulation, Found, InterfaceKind};
+use clients::Clients;
+use config::{ClientConfig, Datapath, DeviceName, Outer, Role, ServerConfig};
+pub use event::{Action, Counters, Event, Outgoing, Report, Status, Unusable};
+use host::{Encapsulation, Family, Found, GatewaySpec, InterfaceKind};
+use hosts::Node;
 pub use peer::Memory;
 use peer::{Accepted, End, Peer, RemoteClient, RemoteServer};
 use plan::{Control, ControlShape, Owned, RuleSpec, Step};
-use wanted::{Endpoint, OuterFound, find_outer, wanted};
+use wanted::{Endpoint, Ends, OuterFound, find_outer, wanted};
 
 /// How often the host is read although nothing told of a change: of FOU listeners the kernel never
 /// tells.
@@ -53,6 +62,11 @@ impl Moment {
 pub struct Engine {
     endpoint: Endpoint,
     peers: Vec<Peer>,
+    /// Of a server that many share.
+    clients: Option<Clients>,
+    /// Of a node: the table as it came.
+    hosts: Vec<Node>,
+    unusable: Vec<(Node, Unusable)>,
     /// Kept until the first reading shows whether there is something to adopt.
     memory: Memory,
     found: Option<Found>,
@@ -60,6 +74,7 @@ pub struct Engine {
     outer: Option<OuterFound>,
     outer_missing: bool,
     installed: Option<RuleSpec>,
+    installed_gateway: Option<GatewaySpec>,
     owned: Owned,
     counters: Counters,
     phase: Phase,
@@ -68,55 +83,60 @@ pub struct Engine {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
-    /// Nothing was applied yet.
-    Starting,
-    Running,
+    /// Steps were asked for, and what they made was not seen yet.
+    Settling,
+    /// The host was as it should be, when it was read last.
+    Settled,
     Ending,
 }
 
 impl Engine {
     /// `memory` is what an earlier process left with [`Action::Remember`].
-    pub fn new(role: Role, memory: Memory, now: &Moment) -> Self {
-        let (control, tunnel, end) = match role {
+    pub fn new(role: Role, datapath: Datapath, memory: Memory, now: &Moment) -> Self {
+        let (mut control, mut clients, mut ends) = (Control::Refuse, None, Ends::Two);
+        let (tunnel, end) = match role {
             Role::Server(config) => {
-                // Both lengths are far below u16's end.
-                let not_ipv4 = |length: usize| ControlShape::NotIpv4 {
-                    length: u16::try_from(length).unwrap_or(u16::MAX),
-                };
-                let shape = match &config.policy.proof {
-                    Proof::Key(_) => not_ipv4(AUTH_PACKET_LEN),
-                    Proof::Token(token) => not_ipv4(token.as_bytes().len()),
-                    Proof::Nothing => ControlShape::FromRemote {
-                        ip: config.policy.remote_ip,
-                        port: config.policy.remote_port,
-                    },
-                };
-                let control = Control::Queue { queue: config.queue, shape };
+                control = Control::Queue { queue: config.queue, shape: control_shape(&config) };
                 let tunnel = config.tunnel.clone();
-                (control, tunnel, End::Client(RemoteClient::new(config, memory.clone())))
+                if let Some(learn) = config.learn {
+                    ends = Ends::Many;
+                    clients = Some(Clients::new(config, learn, &memory, now));
+                    (tunnel, None)
+                } else {
+                    (tunnel, Some(End::Client(RemoteClient::new(config, memory.clone()))))
+                }
             }
             Role::Client(config) => {
                 let tunnel = config.tunnel.clone();
-                let end = End::Server(RemoteServer::new(config, &memory, now));
-                (Control::Refuse, tunnel, end)
+                (tunnel, Some(End::Server(RemoteServer::new(config, &memory, now))))
+            }
+            Role::Node(config) => {
+                ends = Ends::Many;
+                (config.tunnel, None)
             }
         };
+        let peer = end.map(|end| Peer {
+            device: tunnel.device.clone(),
+            private: tunnel.private,
+            networks: Vec::new(),
+            end,
+            taken_for: None,
+        });
         Engine {
-            endpoint: Endpoint {
-                outer: tunnel.outer.clone(),
-                port: tunnel.port.get(),
-                rules: tunnel.rules.clone(),
-                control,
-            },
-            peers: vec![Peer { tunnel, end, taken_for: None }],
+            endpoint: Endpoint { tunnel, datapath, control, ends },
+            peers: peer.into_iter().collect(),
+            clients,
+            hosts: Vec::new(),
+            unusable: Vec::new(),
             memory,
             found: None,
             outer: None,
             outer_missing: false,
             installed: None,
+            installed_gateway: None,
             owned: Owned::default(),
             counters: Counters::default(),
-            phase: Phase::Starting,
+            phase: Phase::Settling,
             reread_at: now.monotonic,
         }
     }
@@ -126,14 +146,10 @@ impl Engine {
         match event {
             Event::HostRead(found) => self.host_read(found, now, actions),
             Event::Datagram { from, payload } => self.datagram(from, payload, now, actions),
+            Event::Hosts(nodes) => self.hosts_changed(nodes, now, actions),
             Event::Resolved(addresses) => self.resolved(&addresses, now, actions),
             Event::ReauthRequested => self.reauth(now, actions),
-            Event::Applied => {
-                if self.phase == Phase::Starting {
-                    self.phase = Phase::Running;
-                }
-                actions.push(Action::ReadHost);
-            }
+            Event::Applied => actions.push(Action::ReadHost),
             Event::StepFailed { step, taken } => self.step_failed(&step, taken, now, actions),
             Event::Deadline => self.deadline(now, actions),
             Event::Shutdown(found) => self.shutdown(&found, actions),
@@ -146,6 +162,7 @@ impl Engine {
             .iter()
             .filter(|peer| self.can_send() || !peer.is_server())
             .filter_map(Peer::next_deadline)
+            .chain(self.clients.as_ref().and_then(Clients::next_expiry))
             .fold(self.reread_at, Duration::min)
     }
 
@@ -154,14 +171,21 @@ impl Engine {
     }
 
     /// Where a client's server is, as far as its name was looked up.
-    pub fn server_address(&self) -> Option<Ipv4Addr> {
+    pub fn server_address(&self) -> Option<IpAddr> {
         let server = self.peers.iter().find(|peer| peer.is_server())?;
-        server.remote().map(|remote| *remote.ip())
+        server.remote().map(|remote| remote.ip())
     }
 
-    /// Every tunnel as it stands.
-    pub fn status(&self) -> Vec<Status> {
-        self.peers.iter().map(|peer| self.peer_status(peer)).collect()
+    /// What the host is asked for the way to, when it is read.
+    pub fn way_to(&self) -> Option<IpAddr> {
+        let tunnel = &self.endpoint.tunnel;
+        let asked = tunnel.outer == Outer::Route || tunnel.gateway.mark().is_some();
+        self.server_address().filter(|_| asked)
+    }
+
+    /// The family of the outer addresses.
+    fn family(&self) -> Family {
+        self.server_address().map_or(Family::V4, Family::of)
     }
 
     fn host_read(&mut self, found: Found, now: &Moment, actions: &mut Vec<Action>) {
@@ -175,18 +199,25 @@ impl Engine {
             self.adopt(&found, now, actions);
         }
         self.found = Some(found);
-        let steps = self.reconcile();
-        if self.phase == Phase::Running {
-            self.counters.repaired += steps.len() as u64;
-            actions.extend(steps.iter().cloned().map(Report::Repairing).map(Action::Report));
+        if self.endpoint.ends == Ends::Many {
+            self.take_nodes(actions); // our outer address may have changed
         }
-        actions.extend(steps.into_iter().map(Action::Apply));
+        // What follows from our own changes is no repair: routes need the interface's number.
+        let settled = std::mem::replace(&mut self.phase, Phase::Settled) == Phase::Settled;
+        let first = actions.len();
+        self.reconcile(actions);
+        if settled {
+            let repairs: Vec<_> = actions[first..].iter().filter_map(applied).cloned().collect();
+            self.counters.repaired += repairs.len() as u64;
+            let reports = repairs.into_iter().map(Report::Repairing).map(Action::Report);
+            actions.splice(first..first, reports);
+        }
         self.send_due(now, actions);
     }
 
     /// Works out our outer address. When it is gone, the last one is kept: it may come back.
     fn find_outer(&mut self, found: &Found, now: &Moment, actions: &mut Vec<Action>) {
-        let outer = find_outer(&self.endpoint.outer, found);
+        let outer = find_outer(&self.endpoint.tunnel.outer, self.family(), found);
         let was_missing = std::mem::replace(&mut self.outer_missing, outer.is_none());
         match outer {
             Some(outer) if self.outer != Some(outer) || was_missing => {
@@ -196,7 +227,7 @@ impl Engine {
                 self.authenticate(now.monotonic);
             }
             None if !was_missing => {
-                actions.push(Action::Report(Report::OuterMissing(self.endpoint.outer.clone())));
+                actions.push(Action::Report(Report::OuterMissing(self.endpoint.tunnel.outer.clone())));
             }
             Some(_) | None => {}
         }
@@ -204,14 +235,15 @@ impl Engine {
 
     /// Takes over what an earlier process of this tunnel left running.
     fn adopt(&mut self, found: &Found, now: &Moment, actions: &mut Vec<Action>) {
+        let port = self.endpoint.tunnel.port.get();
         for peer in &mut self.peers {
-            let Some(interface) = found.interface(&peer.tunnel.device) else { continue };
+            let Some(interface) = found.interface(&peer.device) else { continue };
             let InterfaceKind::Ipip(link) = interface.kind else { continue };
             let Encapsulation::Fou { source_port, destination_port, .. } = link.encapsulation
             else {
                 continue;
             };
-            if source_port != peer.tunnel.port.get() {
+            if source_port != port {
                 // Ours from before the port was changed, and its listener with it: nothing guards
                 // them any more.
                 if plan::is_labelled(interface) {
@@ -220,37 +252,48 @@ impl Engine {
                 }
                 continue;
             }
-            let remote = SocketAddrV4::new(link.remote, destination_port);
+            let remote = SocketAddr::new(link.remote.into(), destination_port);
             match &mut peer.end {
                 End::Client(client) => client.adopt(remote, &self.memory, now),
                 End::Server(server) => server.adopt(remote),
+                End::Node(_) => {}
             }
             actions.push(Action::Report(Report::Adopted(remote)));
         }
         // Whatever else was lost, by these marks ours is known: the table's name; a listener on our
         // port that is bound to an address; our private address as /32 of the loopback interface.
         self.owned.rules = true;
-        let port = self.endpoint.port;
         let bound = found.listeners.iter().filter(|l| l.port == port && l.local.is_some());
         self.owned.listeners.extend(bound);
-        for peer in &self.peers {
-            let private = peer.tunnel.private.address();
-            if found.addresses.iter().any(|a| {
-                a.local == private && Some(a.interface) == found.loopback() && a.prefix == 32
-            }) {
-                self.owned.private.insert(private);
+        let of_links = self.devices(found).into_iter().filter_map(|device| {
+            match found.interface(&device)?.kind {
+                InterfaceKind::Ipip(link) => Some(link.local),
+                InterfaceKind::Tun | InterfaceKind::Other => None,
             }
-        }
+        });
+        let private = self.peers.iter().map(|peer| peer.private.address()).chain(of_links);
+        self.owned.private.extend(private.filter(|private| {
+            found.addresses.iter().any(|a| {
+                Some(a.interface) == found.loopback()
+                    && a.value.network == IpNet::from(IpAddr::V4(*private))
+            })
+        }));
     }
 
-    /// What is missing on the host as last read; also notes what will be ours.
-    fn reconcile(&mut self) -> Vec<Step> {
-        let (Some(found), Some(outer)) = (&self.found, self.outer) else { return Vec::new() };
-        let wanted = wanted(&self.endpoint, outer, &self.peers, found);
-        let steps = plan::plan(&wanted, found, self.installed.as_ref(), &self.owned);
+    /// Asks for what is missing on the host as last read; also notes what will be ours.
+    fn reconcile(&mut self, actions: &mut Vec<Action>) {
+        let (Some(found), Some(outer)) = (&self.found, self.outer) else { return };
+        let mut before = self.memory.settings.clone();
+        let clients = self.clients.as_ref();
+        let wanted = wanted(&self.endpoint, outer, &self.peers, clients, found, &before);
+        let mut steps = plan::plan(&wanted, found, self.installed.as_ref(), &self.owned);
+        let tunnel = &self.endpoint.tunnel;
+        let gateway = self.installed_gateway.as_ref();
+        steps.extend(gateway::plan(&wanted.gateway, found, tunnel, gateway, &mut before));
         for step in &steps {
             match step {
                 Step::InstallRules(spec, _) => self.installed = Some(spec.clone()),
+                Step::InstallGateway(spec) => self.installed_gateway = Some(spec.clone()),
                 Step::AddListener(listener) => {
                     self.owned.listeners.insert(*listener);
                 }
@@ -261,24 +304,67 @@ impl Engine {
                 | Step::CreateLink(_)
                 | Step::ChangeLink(_)
                 | Step::DressLink(_)
-                | Step::AddInnerAddress(_)
+                | Step::AddInnerAddress(..)
                 | Step::RemoveInnerAddress(_)
                 | Step::RemoveLink(_)
                 | Step::RemoveListener(_)
                 | Step::RemovePrivateAddress(_)
-                | Step::RemoveRules => {}
+                | Step::RemoveRules
+                | Step::Bind(_)
+                | Step::Forward(_)
+                | Step::AddRoute(_)
+                | Step::RemoveRoute(_)
+                | Step::AddPolicyRule(_)
+                | Step::RemovePolicyRule(_)
+                | Step::RemoveGateway
+                | Step::SetForwarding { .. }
+                | Step::SetRpFilter { .. }
+                | Step::UseNameServers
+                | Step::RestoreNameServers => {}
             }
         }
-        steps
+        if !steps.is_empty() && self.phase != Phase::Ending {
+            self.phase = Phase::Settling;
+        }
+        // How it was before is on disk before it is changed, or a crash would leave it changed.
+        if before != self.memory.settings {
+            self.memory.settings = before;
+            actions.push(Action::Remember(self.memory()));
+        }
+        actions.extend(steps.into_iter().map(Action::Apply));
+    }
+
+    /// What a restart must not forget.
+    fn memory(&self) -> Memory {
+        let far = match (&self.clients, self.peers.first()) {
+            (Some(clients), _) => clients.memory(),
+            (None, Some(peer)) => peer.memory(),
+            (None, None) => Memory::default(),
+        };
+        Memory { settings: self.memory.settings.clone(), ..far }
     }
 
     fn datagram(
         &mut self,
-        from: SocketAddrV4,
+        from: SocketAddr,
         payload: &[u8],
         now: &Moment,
         actions: &mut Vec<Action>,
     ) {
+        if let Some(clients) = &mut self.clients {
+            match clients.receive(from, payload, now) {
+                Ok(accepted) => {
+                    let reply = clients.reply(payload, now);
+                    self.accepted(from, accepted, actions);
+                    if let Some(payload) = reply {
+                        self.send(from, payload, actions);
+                    }
+                    actions.push(Action::Remember(self.memory()));
+                }
+                Err(reason) => self.rejected(from, reason, payload.len(), actions),
+            }
+            return;
+        }
         // Whoever was last at that address is the likeliest sender.
         let mut order: Vec<usize> = (0..self.peers.len()).collect();
         order.sort_by_key(|&i| self.peers[i].remote() != Some(from));
@@ -288,52 +374,57 @@ impl Engine {
             match client.receive(from, payload, now) {
                 Ok(accepted) => {
                     let reply = client.reply(payload, now);
-                    self.accepted(i, from, accepted, actions);
-                    if let Some(payload) = reply {
-                        self.send(i, from, payload, actions);
+                    if let Accepted::Moved { .. } = accepted {
+                        self.peers[i].taken_for = None;
                     }
-                    actions.push(Action::Remember(self.peers[i].memory()));
+                    self.accepted(from, accepted, actions);
+                    if let Some(payload) = reply {
+                        self.send(from, payload, actions);
+                    }
+                    actions.push(Action::Remember(self.memory()));
                     return;
                 }
                 Err(reason) => refused = refused.or(Some(reason)),
             }
         }
         if let Some(reason) = refused {
-            *self.counters.rejected.entry(reason).or_default() += 1;
-            let length = payload.len();
-            actions.push(Action::Report(Report::Rejected { from, reason, length }));
+            self.rejected(from, reason, payload.len(), actions);
         }
     }
 
-    fn accepted(
+    fn rejected(
         &mut self,
-        i: usize,
-        from: SocketAddrV4,
-        accepted: Accepted,
+        from: SocketAddr,
+        reason: Reject,
+        length: usize,
         actions: &mut Vec<Action>,
     ) {
+        *self.counters.rejected.entry(reason).or_default() += 1;
+        actions.push(Action::Report(Report::Rejected { from, reason, length }));
+    }
+
+    fn accepted(&mut self, from: SocketAddr, accepted: Accepted, actions: &mut Vec<Action>) {
         self.counters.accepted += 1;
         let report = match accepted {
             Accepted::Refreshed => Report::Refreshed(from),
             Accepted::Arrived => Report::Arrived(from),
             Accepted::Moved { from: before } => {
                 self.counters.moved += 1;
-                self.peers[i].taken_for = None;
                 Report::Moved { from: before, to: from }
             }
         };
-        let steps = self.reconcile();
-        actions.extend(steps.into_iter().map(Action::Apply));
+        self.reconcile(actions);
         actions.push(Action::Report(report));
     }
 
-    fn send(&mut self, i: usize, to: SocketAddrV4, payload: Vec<u8>, actions: &mut Vec<Action>) {
+    fn send(&mut self, to: SocketAddr, payload: Vec<u8>, actions: &mut Vec<Action>) {
         let Some(outer) = self.outer else { return };
-        let tunnel = &self.peers[i].tunnel;
-        let from = SocketAddrV4::new(outer.address, tunnel.port.get());
+        let tunnel = &self.endpoint.tunnel;
+        let from = SocketAddr::new(outer.address, tunnel.port.get());
+        let mark = tunnel.gateway.mark();
         let length = payload.len();
         self.counters.sent += 1;
-        actions.push(Action::Send(Outgoing { from, to, payload, ttl: tunnel.auth_ttl }));
+        actions.push(Action::Send(Outgoing { from, to, mark, payload, ttl: tunnel.auth_ttl }));
         actions.push(Action::Report(Report::Sent { to, length }));
     }
 
@@ -350,17 +441,30 @@ impl Engine {
             let End::Server(server) = &mut self.peers[i].end else { continue };
             let Some((to, payload)) = server.due_packet(now) else { continue };
             if server.reserve() {
-                actions.push(Action::Remember(self.peers[i].memory()));
+                actions.push(Action::Remember(self.memory()));
             }
-            self.send(i, to, payload, actions);
+            self.send(to, payload, actions);
         }
     }
 
-    fn resolved(&mut self, addresses: &[Ipv4Addr], now: &Moment, actions: &mut Vec<Action>) {
+    fn resolved(&mut self, addresses: &[IpAddr], now: &Moment, actions: &mut Vec<Action>) {
+        // What can be reached from here; IPv4 where there is a choice.
+        let usable = |family| {
+            let of_family = addresses.iter().filter(move |a| Family::of(**a) == family);
+            of_family.copied().collect::<Vec<_>>()
+        };
+        let addresses = match (&self.endpoint.tunnel.outer, self.endpoint.datapath) {
+            (Outer::Address(own) | Outer::AddressOn(own, _), _) => usable(Family::of(*own)),
+            (Outer::Device(_) | Outer::Route, Datapath::Kernel) => usable(Family::V4),
+            (Outer::Device(_) | Outer::Route, Datapath::Tun) => match usable(Family::V4) {
+                none if none.is_empty() => usable(Family::V6),
+                some => some,
+            },
+        };
         let mut moved = None;
         for peer in &mut self.peers {
             if let End::Server(server) = &mut peer.end {
-                moved = server.resolved(addresses).or(moved);
+                moved = server.resolved(&addresses).or(moved);
             }
         }
         if let Some(address) = moved {
@@ -381,6 +485,9 @@ impl Engine {
 
     fn reauth(&mut self, now: &Moment, actions: &mut Vec<Action>) {
         match self.endpoint.control {
+            Control::Refuse if self.peers.iter().all(|peer| !peer.is_server()) => {
+                actions.push(Action::Report(Report::ReauthIgnored));
+            }
             Control::Queue { .. } => actions.push(Action::Report(Report::ReauthIgnored)),
             Control::Refuse => {
                 self.authenticate(now.monotonic);
@@ -391,13 +498,15 @@ impl Engine {
 
     fn step_failed(&mut self, step: &Step, taken: bool, now: &Moment, actions: &mut Vec<Action>) {
         if let (Step::CreateLink(wanted) | Step::ChangeLink(wanted), true) = (step, taken) {
-            for peer in self.peers.iter_mut().filter(|p| p.tunnel.device == wanted.device) {
-                peer.taken_for = Some(wanted.link.remote);
+            for peer in self.peers.iter_mut().filter(|p| p.device == wanted.device) {
+                peer.taken_for = peer.remote().map(|remote| remote.ip());
             }
             actions.push(Action::ReadHost);
         }
-        if let Step::InstallRules(..) = step {
-            self.installed = None;
+        match step {
+            Step::InstallRules(..) => self.installed = None,
+            Step::InstallGateway(_) => self.installed_gateway = None,
+            _ => {}
         }
         self.reread_at = self.reread_at.min(now.monotonic + RETRY_AFTER);
     }
@@ -412,10 +521,13 @@ impl Engine {
                 expired = true;
             }
         }
+        for remote in self.clients.iter_mut().flat_map(|clients| clients.expire(now)) {
+            actions.push(Action::Report(Report::Expired(remote)));
+            expired = true;
+        }
         self.send_due(now, actions);
         if expired {
-            let steps = self.reconcile();
-            actions.extend(steps.into_iter().map(Action::Apply));
+            self.reconcile(actions);
         }
         if self.reread_at <= now.monotonic {
             self.reread_at = now.monotonic + REREAD_EVERY;
@@ -425,36 +537,118 @@ impl Engine {
 
     fn shutdown(&mut self, found: &Found, actions: &mut Vec<Action>) {
         self.phase = Phase::Ending;
-        let devices = self.peers.iter().map(|p| &p.tunnel.device);
-        let steps = plan::plan_removal(devices, found, &self.owned);
+        let nothing = gateway::Wanted::default();
+        let before = &mut self.memory.settings;
+        let mut steps = gateway::plan(&nothing, found, &self.endpoint.tunnel, None, before);
+        let devices = self.devices(found);
+        steps.extend(plan::plan_removal(&devices, found, &self.owned));
         actions.extend(steps.into_iter().map(Action::Apply));
+        actions.push(Action::Remember(self.memory()));
         actions.push(Action::Exit);
     }
 
-    fn peer_status(&self, peer: &Peer) -> Status {
-        let interface = self.found.as_ref().and_then(|f| f.interface(&peer.tunnel.device));
-        let local = interface.and_then(|i| match i.kind {
+    /// All interfaces of ours that there are or should be.
+    fn devices(&self, found: &Found) -> Vec<DeviceName> {
+        match (self.endpoint.ends, self.endpoint.datapath) {
+            (Ends::Many, Datapath::Kernel) => nodes::interfaces(found, &self.endpoint.tunnel),
+            (Ends::Two, _) | (_, Datapath::Tun) => vec![self.endpoint.tunnel.device.clone()],
+        }
+    }
+
+    fn hosts_changed(&mut self, nodes: Vec<Node>, now: &Moment, actions: &mut Vec<Action>) {
+        actions.push(Action::Report(Report::HostsChanged(nodes.len())));
+        self.hosts = nodes;
+        self.unusable.clear();
+        self.take_nodes(actions);
+        self.reconcile(actions);
+        self.send_due(now, actions);
+    }
+
+    /// Makes peers of the table's nodes.
+    fn take_nodes(&mut self, actions: &mut Vec<Action>) {
+        let Some(outer) = self.outer.filter(|_| self.clients.is_none()) else { return };
+        let Endpoint { tunnel, datapath, .. } = &self.endpoint;
+        let (mut peers, unusable) = nodes::peers(&self.hosts, tunnel, *datapath, outer.address);
+        for peer in &mut peers {
+            let same = self.peers.iter().find(|old| old.remote() == peer.remote());
+            peer.taken_for = same.and_then(|old| old.taken_for);
+        }
+        self.peers = peers;
+        for (node, why) in unusable.iter().filter(|one| !self.unusable.contains(one)) {
+            actions.push(Action::Report(Report::NodeUnusable { node: node.clone(), why: *why }));
+        }
+        self.unusable = unusable;
+    }
+
+    /// The tunnel as it stands.
+    pub fn status(&self) -> Status {
+        let tunnel = &self.endpoint.tunnel;
+        let found = self.found.as_ref();
+        let devices = found.map(|found| self.devices(found)).unwrap_or_default();
+        let interfaces = || devices.iter().filter_map(|device| found?.interface(device));
+        let local = interfaces().find_map(|i| match i.kind {
             InterfaceKind::Ipip(link) => Some(link.local),
-            InterfaceKind::Other => None,
+            InterfaceKind::Tun | InterfaceKind::Other => None,
         });
+        let only = self.peers.first().filter(|_| self.endpoint.ends == Ends::Two);
+        let clients = self.clients.iter().flat_map(Clients::admitted);
+        let nodes = self.peers.iter().filter_map(|p| Some((p.remote()?, p.networks.clone())));
+        let remotes = match self.endpoint.ends {
+            Ends::Two => None,
+            Ends::Many => Some(nodes.chain(clients.map(|remote| (remote, Vec::new()))).collect()),
+        };
+        let mut traffic = host::Traffic::default();
+        interfaces().for_each(|i| traffic += i.traffic);
         Status {
-            device: peer.tunnel.device.to_string(),
-            outer: self.outer.map(|o| SocketAddrV4::new(o.address, peer.tunnel.port.get())),
-            private: local.filter(|&l| l == peer.tunnel.private.address()),
-            remote: peer.remote(),
-            admitted: peer.admitted().is_some(),
-            inner: peer.tunnel.inner,
-            inner_peer: peer.tunnel.inner_peer,
-            up: interface.is_some_and(|i| i.up),
-            last_authentication: peer.last_authentication(),
-            traffic: interface.map(|i| i.traffic).unwrap_or_default(),
+            device: tunnel.device.to_string(),
+            outer: self.outer.map(|o| SocketAddr::new(o.address, tunnel.port.get())),
+            private: local.filter(|&l| l == tunnel.private.address()).map(IpAddr::V4),
+            remote: only.and_then(Peer::remote),
+            remotes,
+            admitted: only.is_none_or(|peer| peer.admitted().is_some()),
+            inner: tunnel.inner.into(),
+            inner_peer: tunnel.inner_peer.into(),
+            inner6: tunnel.inner6.map(IpNet::V6),
+            up: interfaces().any(|i| i.up),
+            last_authentication: match &self.clients {
+                Some(clients) => clients.last_authentication(),
+                None => self.peers.iter().filter_map(Peer::last_authentication).max(),
+            },
+            traffic,
         }
     }
 }
 
+/// How a server tells authentication packets from data.
+fn control_shape(config: &ServerConfig) -> ControlShape {
+    // Both lengths are far below u16's end.
+    let not_ipv4 = |length: usize| ControlShape::NotIpv4 {
+        length: u16::try_from(length).unwrap_or(u16::MAX),
+    };
+    match &config.policy.proof {
+        Proof::Key(_) => not_ipv4(AUTH_PACKET_LEN),
+        Proof::Token(token) => not_ipv4(token.as_bytes().len()),
+        Proof::Nothing => ControlShape::FromRemote {
+            ip: config.policy.remote_ip,
+            port: config.policy.remote_port,
+        },
+    }
+}
+
+fn applied(action: &Action) -> Option<&Step> {
+    match action {
+        Action::Apply(step) => Some(step),
+        Action::Send(_)
+        | Action::ReadHost
+        | Action::Remember(_)
+        | Action::Report(_)
+        | Action::Exit => None,
+    }
+}
+
 /// Our address on the outside, when there is one now.
-pub fn outer_address(outer: &Outer, found: &Found) -> Option<Ipv4Addr> {
-    find_outer(outer, found).map(|outer| outer.address)
+pub fn outer_address(outer: &Outer, server: IpAddr, found: &Found) -> Option<IpAddr> {
+    find_outer(outer, Family::of(server), found).map(|outer| outer.address)
 }
 
 /// The packet of a client that sends just one.

@@ -1,29 +1,40 @@
 //! The other end of one tunnel: what we know of it, and what it proved.
 
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use super::Moment;
-use super::config::{ClientConfig, Host, Reply, ServerConfig, TunnelConfig};
+use ipnet::IpNet;
+
+use super::config::{
+    ClientConfig, DeviceName, Host, PrivateAddress, Reply, ServerConfig,
+};
 use crate::auth::{Credential, Reject, ReplayMemory};
 use crate::wire::auth_packet;
 
-/// One tunnel and its other end.
+/// One remote, and our end towards it.
 #[derive(Debug)]
 pub struct Peer {
-    pub tunnel: TunnelConfig,
+    /// The interface that leads to it; in the kernel's datapath it has one of its own.
+    pub device: DeviceName,
+    pub private: PrivateAddress,
+    /// Inner addresses behind it.
+    pub networks: Vec<IpNet>,
     pub end: End,
     /// The kernel refused our outer address for this remote: somebody else's tunnel has the pair.
-    pub taken_for: Option<Ipv4Addr>,
+    pub taken_for: Option<IpAddr>,
 }
 
-/// Which of the two ends the other one is.
+/// What the other end is.
 #[derive(Debug)]
 pub enum End {
     Client(RemoteClient),
     Server(RemoteServer),
+    /// A node of a table: that it is there is all its proof.
+    Node(SocketAddr),
 }
 
 /// A client, seen from the server: unknown until it proves itself.
@@ -37,7 +48,7 @@ pub struct RemoteClient {
 /// A remote that proved itself, or whose tunnel was found at the start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Known {
-    remote: SocketAddrV4,
+    remote: SocketAddr,
     /// Our clocks at the last valid packet.
     at: Duration,
     unix: u64,
@@ -48,7 +59,7 @@ struct Known {
 #[derive(Debug)]
 pub struct RemoteServer {
     config: ClientConfig,
-    address: Option<Ipv4Addr>,
+    address: Option<IpAddr>,
     /// Monotonic time of the next authentication packet; `None` when none is due.
     next_auth: Option<Duration>,
     /// See [`Memory::reserved`] and [`Memory::clock_from`].
@@ -68,11 +79,23 @@ pub struct Memory {
     /// Server: the newest packet of that key.
     pub seen: ReplayMemory,
     /// Server: when (Unix time) the client last proved itself, and from where.
-    pub authenticated: Option<(SocketAddrV4, u64)>,
+    pub authenticated: Option<(SocketAddr, u64)>,
     /// Client: no packet had a later time than this.
     pub reserved: u64,
     /// Client: a clock that shows this or more has not gone back, so it is later than any packet.
     pub clock_from: u64,
+    /// Server with many clients: where each was, and when (Unix time) it last proved itself.
+    pub clients: BTreeMap<SocketAddr, u64>,
+    /// Settings of interfaces as they were before us, by name.
+    pub settings: BTreeMap<String, Settings>,
+}
+
+/// Settings of an interface, as far as we changed them.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Settings {
+    pub forwarding: Option<bool>,
+    pub rp_filter: Option<u32>,
 }
 
 /// A valid packet's effect.
@@ -83,7 +106,7 @@ pub enum Accepted {
     /// For the first time.
     Arrived,
     Moved {
-        from: SocketAddrV4,
+        from: SocketAddr,
     },
 }
 
@@ -93,18 +116,20 @@ const RESERVE_SECONDS: u64 = 3600;
 
 impl Peer {
     /// Where data goes, as far as it is known.
-    pub fn remote(&self) -> Option<SocketAddrV4> {
+    pub fn remote(&self) -> Option<SocketAddr> {
         match &self.end {
             End::Client(client) => client.known.map(|k| k.remote),
             End::Server(server) => server.remote(),
+            End::Node(remote) => Some(*remote),
         }
     }
 
     /// The remote whose packets may come in.
-    pub fn admitted(&self) -> Option<SocketAddrV4> {
+    pub fn admitted(&self) -> Option<SocketAddr> {
         match &self.end {
             End::Client(client) => client.known.filter(|k| !k.expired).map(|k| k.remote),
             End::Server(server) => server.remote(),
+            End::Node(remote) => Some(*remote),
         }
     }
 
@@ -113,6 +138,7 @@ impl Peer {
         match &self.end {
             End::Client(client) => client.known.map(|k| k.unix).filter(|&unix| unix != 0),
             End::Server(server) => server.last_sent,
+            End::Node(_) => None,
         }
     }
 
@@ -121,6 +147,7 @@ impl Peer {
         match &self.end {
             End::Client(client) => client.expiry(),
             End::Server(server) => server.remote().and(server.next_auth),
+            End::Node(_) => None,
         }
     }
 
@@ -142,6 +169,7 @@ impl Peer {
                 clock_from: server.clock_from,
                 ..Memory::default()
             },
+            End::Node(_) => Memory::default(),
         }
     }
 }
@@ -156,7 +184,7 @@ impl RemoteClient {
     }
 
     /// Takes over a tunnel that an earlier process left running.
-    pub fn adopt(&mut self, remote: SocketAddrV4, memory: &Memory, now: &Moment) {
+    pub fn adopt(&mut self, remote: SocketAddr, memory: &Memory, now: &Moment) {
         let unix = match memory.authenticated {
             Some((at, unix)) if at == remote => unix,
             _ => now.unix,
@@ -172,7 +200,7 @@ impl RemoteClient {
     /// Why it proves nothing.
     pub fn receive(
         &mut self,
-        from: SocketAddrV4,
+        from: SocketAddr,
         payload: &[u8],
         now: &Moment,
     ) -> Result<Accepted, Reject> {
@@ -192,11 +220,7 @@ impl RemoteClient {
 
     /// What is sent back to a client that sent `request`.
     pub fn reply(&self, request: &[u8], now: &Moment) -> Option<Vec<u8>> {
-        match &self.config.reply {
-            Reply::Silent => None,
-            Reply::Signed(signer) => Some(signer.control_packet(now.unix, now.salts())),
-            Reply::Reversed => Some(request.iter().rev().copied().collect()),
-        }
+        reply(&self.config.reply, request, now)
     }
 
     fn expiry(&self) -> Option<Duration> {
@@ -205,13 +229,22 @@ impl RemoteClient {
     }
 
     /// Ends an authentication that has run out; tells whose it was.
-    pub fn expire(&mut self, now: &Moment) -> Option<SocketAddrV4> {
+    pub fn expire(&mut self, now: &Moment) -> Option<SocketAddr> {
         if self.expiry()? > now.monotonic {
             return None;
         }
         let known = self.known.as_mut()?;
         known.expired = true;
         Some(known.remote)
+    }
+}
+
+/// What is sent back to a client that sent `request`.
+pub fn reply(how: &Reply, request: &[u8], now: &Moment) -> Option<Vec<u8>> {
+    match how {
+        Reply::Silent => None,
+        Reply::Signed(signer) => Some(signer.control_packet(now.unix, now.salts())),
+        Reply::Reversed => Some(request.iter().rev().copied().collect()),
     }
 }
 
@@ -233,14 +266,14 @@ impl RemoteServer {
         }
     }
 
-    fn remote(&self) -> Option<SocketAddrV4> {
-        self.address.map(|ip| SocketAddrV4::new(ip, self.config.server.port.get()))
+    fn remote(&self) -> Option<SocketAddr> {
+        self.address.map(|ip| SocketAddr::new(ip, self.config.server.port.get()))
     }
 
     /// Takes the answer to a name lookup. An address that is still among the answers is kept.
     ///
     /// Tells the new address, if it changed.
-    pub fn resolved(&mut self, addresses: &[Ipv4Addr]) -> Option<Ipv4Addr> {
+    pub fn resolved(&mut self, addresses: &[IpAddr]) -> Option<IpAddr> {
         if self.address.is_some_and(|current| addresses.contains(&current)) {
             return None;
         }
@@ -250,9 +283,9 @@ impl RemoteServer {
 
     /// Takes over the address that the tunnel of an earlier process goes to, until the name is
     /// looked up.
-    pub fn adopt(&mut self, remote: SocketAddrV4) {
+    pub fn adopt(&mut self, remote: SocketAddr) {
         if self.address.is_none() && remote.port() == self.config.server.port.get() {
-            self.address = Some(*remote.ip());
+            self.address = Some(remote.ip());
         }
     }
 
@@ -261,7 +294,7 @@ impl RemoteServer {
     }
 
     /// The packet that is due, and where to; sets the time of the next.
-    pub fn due_packet(&mut self, now: &Moment) -> Option<(SocketAddrV4, Vec<u8>)> {
+    pub fn due_packet(&mut self, now: &Moment) -> Option<(SocketAddr, Vec<u8>)> {
         let remote = self.remote()?;
         if self.next_auth? > now.monotonic {
             return None;

@@ -5,10 +5,16 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use super::config::{DeviceName, QueueConfig, SourceCheck};
-use super::host::{Address, Admitted, Found, InterfaceKind, IpipLink, Listener, RulesFound};
+use super::forwarding::ForwardSpec;
+use super::gateway;
+use super::host::{
+    Address, Admitted, Found, GatewaySpec, Interface, InterfaceAddress, InterfaceKind, IpipLink,
+    Listener, PolicyRule, Route, RulesFound,
+};
+use super::socket::SocketSpec;
 
 /// The mark on links we made (`IFLA_IFALIAS`, shown by `ip link`).
 pub const LABEL: &str = "made by ipipou";
@@ -24,16 +30,30 @@ pub struct Wanted {
     pub links: Vec<WantedLink>,
     /// Links of ours that should not be: no remote is known for them.
     pub unwanted: Vec<DeviceName>,
+    pub socket: Option<SocketSpec>,
+    pub forwarding: ForwardSpec,
+    pub gateway: gateway::Wanted,
 }
 
 /// A tunnel interface as it should be.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WantedLink {
     pub device: DeviceName,
-    pub link: IpipLink,
-    pub inner: Ipv4Addr,
-    pub inner_peer: Ipv4Addr,
+    pub kind: LinkKind,
+    pub addresses: Vec<InterfaceAddress>,
     pub source_check: SourceCheck,
+    /// Whether what comes out of the tunnel is forwarded; `false` leaves it to the host's default.
+    pub forwarding: bool,
+}
+
+/// What kind of interface a tunnel is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LinkKind {
+    Ipip(IpipLink),
+    /// A TUN interface of this process. Its MTU is set once, and the user's to change.
+    Tun {
+        mtu: u32,
+    },
 }
 
 /// Everything the rules depend on, but for the remotes they let in.
@@ -64,7 +84,7 @@ pub enum ControlShape {
     /// that could be taken for IPv4 but for their total length field.
     NotIpv4 { length: u16 },
     /// Anything at all from the remote that is let in by its address.
-    FromRemote { ip: Option<Ipv4Addr>, port: Option<u16> },
+    FromRemote { ip: Option<IpAddr>, port: Option<u16> },
 }
 
 /// What we made, or found and took over: only this is ever removed.
@@ -88,9 +108,30 @@ pub enum Step {
     ChangeLink(WantedLink),
     /// Label, reverse path filter, up.
     DressLink(WantedLink),
-    AddInnerAddress(WantedLink),
+    AddInnerAddress(DeviceName, InterfaceAddress),
     RemoveInnerAddress(Address),
     RemoveLink(DeviceName),
+    /// The userspace datapath's socket.
+    Bind(SocketSpec),
+    Forward(ForwardSpec),
+    AddRoute(Route),
+    RemoveRoute(Route),
+    AddPolicyRule(PolicyRule),
+    RemovePolicyRule(PolicyRule),
+    InstallGateway(GatewaySpec),
+    RemoveGateway,
+    /// Whether an interface forwards what comes in by it.
+    SetForwarding {
+        interface: String,
+        on: bool,
+    },
+    SetRpFilter {
+        interface: String,
+        value: u32,
+    },
+    /// The name servers of `--dns`.
+    UseNameServers,
+    RestoreNameServers,
     RemoveListener(Listener),
     RemovePrivateAddress(Ipv4Addr),
     RemoveRules,
@@ -109,7 +150,7 @@ pub fn plan(
     let mut steps: Vec<_> = plan_unwanted_listeners(wanted, found, owned).collect();
     plan_rules(wanted, found, installed, &mut steps);
     for private in &wanted.private {
-        if !found.has_local(*private) {
+        if !found.has_local(IpAddr::V4(*private)) {
             steps.push(Step::AddPrivateAddress(*private));
         }
     }
@@ -117,6 +158,14 @@ pub fn plan(
         if !found.listeners.iter().any(|f| f.serves(listener)) {
             steps.push(Step::AddListener(*listener));
         }
+    }
+    if let Some(socket) = &wanted.socket
+        && found.userspace.socket.as_ref() != Some(socket)
+    {
+        steps.push(Step::Bind(socket.clone()));
+    }
+    if found.userspace.forwarding != wanted.forwarding {
+        steps.push(Step::Forward(wanted.forwarding.clone()));
     }
     for link in &wanted.links {
         plan_link(link, found, &mut steps);
@@ -154,7 +203,7 @@ fn plan_unwanted<'a>(
 }
 
 /// Whether we made this interface.
-pub fn is_labelled(interface: &super::host::Interface) -> bool {
+pub fn is_labelled(interface: &Interface) -> bool {
     interface.label.as_deref() == Some(LABEL)
 }
 
@@ -170,37 +219,40 @@ fn plan_rules(wanted: &Wanted, found: &Found, installed: Option<&RuleSpec>, step
 }
 
 fn plan_link(wanted: &WantedLink, found: &Found, steps: &mut Vec<Step>) {
-    let Some(interface) = found.interface(&wanted.device) else {
+    let add = |address| Step::AddInnerAddress(wanted.device.clone(), address);
+    let is_tun = matches!(wanted.kind, LinkKind::Tun { .. });
+    // A TUN interface that is not this process' own can only be gone in a moment.
+    let interface = found.interface(&wanted.device).filter(|_| !is_tun || found.userspace.interface);
+    let Some(interface) = interface else {
         steps.push(Step::CreateLink(wanted.clone()));
         steps.push(Step::DressLink(wanted.clone()));
-        steps.push(Step::AddInnerAddress(wanted.clone()));
+        steps.extend(wanted.addresses.iter().copied().map(add));
         return;
     };
-    if interface.kind != InterfaceKind::Ipip(wanted.link) {
-        steps.push(Step::ChangeLink(wanted.clone()));
+    match wanted.kind {
+        LinkKind::Ipip(link) if interface.kind != InterfaceKind::Ipip(link) => {
+            steps.push(Step::ChangeLink(wanted.clone()));
+        }
+        LinkKind::Ipip(_) | LinkKind::Tun { .. } => {}
     }
     if !interface.up
         || !is_labelled(interface)
         || !rp_filter_holds(wanted.source_check, interface.rp_filter)
+        || (wanted.forwarding && interface.forwarding == Some(false))
     {
         steps.push(Step::DressLink(wanted.clone()));
     }
-    let (right, wrong): (Vec<&Address>, Vec<&Address>) = found
-        .addresses
-        .iter()
-        .filter(|a| a.interface == interface.index)
-        .filter(|a| a.local == wanted.inner || a.peer == wanted.inner_peer)
-        .partition(|a| {
-            a.local == wanted.inner && a.peer == wanted.inner_peer && a.prefix == POINT_TO_POINT
-        });
-    steps.extend(wrong.into_iter().map(|a| Step::RemoveInnerAddress(*a)));
-    if right.is_empty() {
-        steps.push(Step::AddInnerAddress(wanted.clone()));
-    }
+    let on_link = || found.addresses.iter().filter(|a| a.interface == interface.index);
+    let wrong = on_link().filter(|found| {
+        !wanted.addresses.contains(&found.value)
+            && wanted.addresses.iter().any(|wanted| {
+                wanted.local == found.value.local || wanted.network == found.value.network
+            })
+    });
+    steps.extend(wrong.map(|address| Step::RemoveInnerAddress(*address)));
+    let missing = wanted.addresses.iter().filter(|w| !on_link().any(|a| a.value == **w));
+    steps.extend(missing.copied().map(add));
 }
-
-/// Prefix length of a point-to-point address.
-const POINT_TO_POINT: u8 = 32;
 
 /// The value of `rp_filter` that a check asks for (ip-sysctl.rst); `None` leaves it alone.
 pub fn rp_filter(check: SourceCheck) -> Option<u32> {
@@ -250,7 +302,7 @@ fn plan_unwanted_private<'a>(
     owned
         .private
         .difference(&wanted.private)
-        .filter(|private| found.has_local(**private))
+        .filter(|private| found.has_local(IpAddr::V4(**private)))
         .map(|private| Step::RemovePrivateAddress(*private))
 }
 
@@ -265,17 +317,44 @@ impl fmt::Display for Step {
             Step::Admit(admitted) => list(f, "admit", admitted),
             Step::AddPrivateAddress(address) => write!(f, "add private address {address}"),
             Step::AddListener(listener) => write!(f, "add FOU listener {listener}"),
-            Step::CreateLink(w) => write!(f, "create {} {}", w.device, w.link),
-            Step::ChangeLink(w) => write!(f, "change {} to {}", w.device, w.link),
+            Step::CreateLink(w) => write!(f, "create {} {}", w.device, w.kind),
+            Step::ChangeLink(w) => write!(f, "change {} to {}", w.device, w.kind),
             Step::DressLink(w) => write!(f, "set {} up", w.device),
-            Step::AddInnerAddress(w) => {
-                write!(f, "add {} peer {} to {}", w.inner, w.inner_peer, w.device)
+            Step::AddInnerAddress(device, address) => write!(f, "add {address} to {device}"),
+            Step::RemoveInnerAddress(address) => write!(f, "remove {}", address.value),
+            Step::Bind(socket) => write!(f, "open UDP socket {socket}"),
+            Step::Forward(spec) if spec.remotes.is_empty() => f.write_str("forward to nobody"),
+            Step::Forward(spec) => {
+                let to: Vec<_> = spec.remotes.keys().map(ToString::to_string).collect();
+                write!(f, "forward to {}", to.join(", "))
             }
-            Step::RemoveInnerAddress(a) => write!(f, "remove {} peer {}", a.local, a.peer),
+            Step::AddRoute(route) => write!(f, "add {route}"),
+            Step::RemoveRoute(route) => write!(f, "remove {route}"),
+            Step::AddPolicyRule(rule) => write!(f, "add {rule}"),
+            Step::RemovePolicyRule(rule) => write!(f, "remove {rule}"),
+            Step::InstallGateway(spec) => write!(f, "install gateway rules {}", spec.table),
+            Step::RemoveGateway => f.write_str("remove gateway rules"),
+            Step::SetForwarding { interface, on } => {
+                write!(f, "turn forwarding of {interface} {}", if *on { "on" } else { "off" })
+            }
+            Step::SetRpFilter { interface, value } => {
+                write!(f, "set rp_filter of {interface} to {value}")
+            }
+            Step::UseNameServers => f.write_str("use our name servers"),
+            Step::RestoreNameServers => f.write_str("restore the name servers"),
             Step::RemoveLink(device) => write!(f, "remove {device}"),
             Step::RemoveListener(listener) => write!(f, "remove FOU listener {listener}"),
             Step::RemovePrivateAddress(address) => write!(f, "remove private address {address}"),
             Step::RemoveRules => f.write_str("remove rules"),
+        }
+    }
+}
+
+impl fmt::Display for LinkKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            LinkKind::Ipip(link) => write!(f, "{link}"),
+            LinkKind::Tun { mtu } => write!(f, "as a TUN interface, MTU {mtu}"),
         }
     }
 }

@@ -1,27 +1,45 @@
-//! What the host should have, given the peers and who proved what.
+//! What the host should have, given the remotes and who proved what.
 
-use std::collections::BTreeSet;
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4};
 
-use super::config::{Outer, PrivateAddress, RulesConfig, TunnelConfig};
-use super::host::{Admitted, Encapsulation, Found, InterfaceKind, IpipLink, Listener};
-use super::peer::Peer;
-use super::plan::{Control, RuleSpec, Wanted, WantedLink};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+
+use super::clients::Clients;
+use super::config::{Datapath, DeviceName, Outer, PrivateAddress, SourceCheck, TunnelConfig};
+use super::forwarding::{ForwardSpec, LearnSpec, RemoteSpec};
+use super::gateway;
+use super::host::{
+    Admitted, Encapsulation, Family, Found, InterfaceAddress, InterfaceKind, IpipLink, Listener,
+};
+use super::nodes;
+use super::peer::{Peer, Settings};
+use super::plan::{Control, LinkKind, RuleSpec, Wanted, WantedLink};
+use super::socket::SocketSpec;
 
 /// TTL of the outer packets. The kernel's default, the inner packet's TTL, would let a routing
 /// protocol's packets (TTL 1) die at the first hop.
 const OUTER_TTL: u8 = 64;
 
+/// Bytes around an inner packet: IP and UDP headers.
+const OVERHEAD_V4: u32 = 20 + 8;
+const OVERHEAD_V6: u32 = 40 + 8;
+/// Of a network whose interface cannot be found.
+const USUAL_MTU: u32 = 1500;
+/// The smallest MTU that IPv4 knows, and the largest of a TUN interface.
+const MTU_RANGE: (u32, u32) = (68, 65_535);
+
 /// Our side of the outer packets, as it is now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct OuterFound {
-    pub address: Ipv4Addr,
+    pub address: IpAddr,
     /// Index of the interface that listener and tunnel are bound to.
     pub bound_to: Option<u32>,
 }
 
-/// Our side of the outer packets; `None` while the host has no such address or interface.
-pub fn find_outer(outer: &Outer, found: &Found) -> Option<OuterFound> {
+/// Our side of the outer packets; `None` while the host has no such address or interface. `family`
+/// is that of the other end.
+pub fn find_outer(outer: &Outer, family: Family, found: &Found) -> Option<OuterFound> {
     match outer {
         Outer::Address(address) => Some(OuterFound { address: *address, bound_to: None }),
         Outer::AddressOn(address, device) => {
@@ -30,52 +48,244 @@ pub fn find_outer(outer: &Outer, found: &Found) -> Option<OuterFound> {
         }
         Outer::Device(device) => {
             let index = found.interface(device)?.index;
-            let address = found.first_address(index)?;
+            let address = found.first_address(index, family)?;
             Some(OuterFound { address, bound_to: Some(index) })
         }
-        Outer::Route => found.route_source.map(|address| OuterFound { address, bound_to: None }),
+        Outer::Route => found.way.map(|way| OuterFound { address: way.source, bound_to: None }),
     }
 }
 
-/// What all tunnels of a process share.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// Our end of all tunnels of a process.
+#[derive(Debug, Clone)]
 pub struct Endpoint {
-    pub outer: Outer,
-    pub port: u16,
-    pub rules: RulesConfig,
+    pub tunnel: TunnelConfig,
+    pub datapath: Datapath,
     pub control: Control,
+    pub ends: Ends,
 }
 
-/// Everything that `peers` need at `endpoint`, whose address is `outer` now.
-pub fn wanted(endpoint: &Endpoint, outer: OuterFound, peers: &[Peer], found: &Found) -> Wanted {
-    let port = endpoint.port;
+/// How many other ends a tunnel has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ends {
+    Two,
+    Many,
+}
+
+/// Everything that the remotes need at `endpoint`, whose address is `outer` now.
+pub fn wanted(
+    endpoint: &Endpoint,
+    outer: OuterFound,
+    peers: &[Peer],
+    clients: Option<&Clients>,
+    found: &Found,
+    before: &BTreeMap<String, Settings>,
+) -> Wanted {
+    let mut wanted = match (endpoint.datapath, outer.address) {
+        (Datapath::Kernel, IpAddr::V4(address)) => {
+            kernel(endpoint, KernelOuter { address, bound_to: outer.bound_to }, peers, found)
+        }
+        // Nobody can ask for it: `datapath` is the other then.
+        (Datapath::Kernel, IpAddr::V6(_)) => Wanted::default(),
+        (Datapath::Tun, _) => userspace(endpoint, outer, peers, clients, found),
+    };
+    let tunnel = &endpoint.tunnel;
+    let links = wanted.links.iter().filter_map(|link| found.interface(&link.device));
+    // The interface's number is known once it is there: its routes come with the next reading.
+    if let Some(interface) = links.into_iter().next() {
+        let through = through(endpoint, peers);
+        let only = peers.first().filter(|_| endpoint.ends == Ends::Two);
+        let remote = only.and_then(Peer::remote).map(|remote| remote.ip());
+        let routed: Vec<_> = match (endpoint.ends, endpoint.datapath) {
+            (Ends::Many, Datapath::Tun) => {
+                let on_link = [IpNet::V4(tunnel.inner_peer)].into_iter();
+                let on_link: Vec<_> = on_link.chain(tunnel.inner6.map(IpNet::V6)).collect();
+                let off_link = |net: &&IpNet| !on_link.iter().any(|link| link.contains(*net));
+                peers.iter().flat_map(|p| &p.networks).filter(off_link).copied().collect()
+            }
+            (Ends::Many, Datapath::Kernel) | (Ends::Two, _) => Vec::new(),
+        };
+        wanted.gateway = gateway::wanted(tunnel, interface, remote, &through, &routed, found, before);
+    }
+    if endpoint.ends == Ends::Many && endpoint.datapath == Datapath::Kernel {
+        let network = tunnel.inner_peer;
+        if network.prefix_len() < network.max_prefix_len() {
+            wanted.gateway.routes.insert(gateway::unreachable(network));
+        }
+    }
+    wanted
+}
+
+/// The inner addresses of the other ends.
+fn through(endpoint: &Endpoint, peers: &[Peer]) -> Vec<IpNet> {
+    let mut through = vec![IpNet::V4(endpoint.tunnel.inner_peer)];
+    through.extend(peers.iter().flat_map(|p| p.networks.iter().copied()));
+    through
+}
+
+/// Our addresses on the one interface of a tunnel.
+fn addresses(tunnel: &TunnelConfig) -> Vec<InterfaceAddress> {
+    let v4 = InterfaceAddress::new(tunnel.inner.into(), tunnel.inner_peer.into());
+    let v6 = tunnel.inner6.map(|net| InterfaceAddress::new(net.addr().into(), net.into()));
+    [v4].into_iter().chain(v6).collect()
+}
+
+fn userspace(
+    endpoint: &Endpoint,
+    outer: OuterFound,
+    peers: &[Peer],
+    clients: Option<&Clients>,
+    found: &Found,
+) -> Wanted {
+    let tunnel = &endpoint.tunnel;
+    let socket = SocketSpec {
+        address: SocketAddr::new(outer.address, tunnel.port.get()),
+        device: tunnel.outer.device().cloned(),
+        mark: tunnel.gateway.mark(),
+        checksum: tunnel.checksum,
+    };
+    let mut forwarding = ForwardSpec {
+        control: match endpoint.control {
+            Control::Refuse => None,
+            Control::Queue { shape, .. } => Some(shape),
+        },
+        ..ForwardSpec::default()
+    };
+    for peer in peers {
+        let Some(remote) = peer.remote() else { continue };
+        let spec = match endpoint.ends {
+            Ends::Two => only_remote(tunnel, peer.admitted().is_some()),
+            Ends::Many => RemoteSpec {
+                destinations: peer.networks.clone(),
+                sources: peer.networks.clone(),
+                owner: None,
+            },
+        };
+        forwarding.remotes.insert(remote, spec);
+    }
+    if let Some(clients) = clients {
+        forwarding.remotes = clients.admitted().map(|a| (a, RemoteSpec::default())).collect();
+        forwarding.learn = Some(LearnSpec {
+            within: through(endpoint, peers).into_iter().chain(tunnel.inner6.map(IpNet::V6)).collect(),
+            except: addresses(tunnel).iter().map(|address| address.local).collect(),
+            limit: clients.learn().limit,
+            lifetime: clients.learn().lifetime,
+            from_anybody: clients.takes_anybody(),
+        });
+    }
+    let link = WantedLink {
+        device: tunnel.device.clone(),
+        kind: LinkKind::Tun { mtu: mtu(outer.address, found) },
+        addresses: addresses(tunnel),
+        source_check: tunnel.source_check,
+        // Clients reach each other through the server.
+        forwarding: forwards(tunnel) || clients.is_some(),
+    };
+    let known = endpoint.ends == Ends::Many || peers.iter().any(|p| p.remote().is_some());
+    Wanted {
+        socket: Some(socket),
+        forwarding,
+        links: known.then_some(link).into_iter().collect(),
+        ..Wanted::default()
+    }
+}
+
+/// The remote of a tunnel with two ends: everything goes there. What may come from there, the
+/// kernel's reverse path filter judges for IPv4. For IPv6 it has none: so it is the networks that
+/// are routed there by us.
+fn only_remote(tunnel: &TunnelConfig, admitted: bool) -> RemoteSpec {
+    let everything: [IpNet; 2] = [
+        Ipv4Net::new_assert(Ipv4Addr::UNSPECIFIED, 0).into(),
+        Ipv6Net::new_assert(Ipv6Addr::UNSPECIFIED, 0).into(),
+    ];
+    let sources = match (admitted, tunnel.source_check) {
+        (false, _) => Vec::new(),
+        (true, SourceCheck::Off | SourceCheck::Loose) => everything.to_vec(),
+        (true, SourceCheck::Strict) if tunnel.gateway.default_route => everything.to_vec(),
+        (true, SourceCheck::Strict) => {
+            let routes = tunnel.gateway.routes.iter().filter(|net| matches!(net, IpNet::V6(_)));
+            let link_local = Ipv6Net::new_assert(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0), 10);
+            [everything[0], link_local.into()]
+                .into_iter()
+                .chain(tunnel.inner6.map(IpNet::V6))
+                .chain(routes.copied())
+                .collect()
+        }
+    };
+    RemoteSpec { destinations: everything.to_vec(), sources, owner: None }
+}
+
+fn forwards(tunnel: &TunnelConfig) -> bool {
+    tunnel.gateway.forward || tunnel.gateway.masquerade.is_some()
+}
+
+/// What fits into a packet of the interface that outer packets leave by.
+fn mtu(outer: IpAddr, found: &Found) -> u32 {
+    let overhead = match outer {
+        IpAddr::V4(_) => OVERHEAD_V4,
+        IpAddr::V6(_) => OVERHEAD_V6,
+    };
+    let uplink = found.interface_of(outer).filter(|i| !i.loopback).map_or(USUAL_MTU, |i| i.mtu);
+    uplink.saturating_sub(overhead).clamp(MTU_RANGE.0, MTU_RANGE.1)
+}
+
+/// Our outer address in the kernel's datapath, which is IPv4.
+#[derive(Debug, Clone, Copy)]
+struct KernelOuter {
+    address: Ipv4Addr,
+    bound_to: Option<u32>,
+}
+
+fn kernel(endpoint: &Endpoint, outer: KernelOuter, peers: &[Peer], found: &Found) -> Wanted {
+    let tunnel = &endpoint.tunnel;
+    let port = tunnel.port.get();
     let listener = |local| Listener { port, local: Some(local), bound_to: outer.bound_to };
     let mut wanted = Wanted {
         rules: Some(RuleSpec {
-            table: endpoint.rules.table.clone(),
+            table: tunnel.rules.table.clone(),
             outer: outer.address,
             port,
-            private: peers.iter().map(|p| p.tunnel.private.address()).collect(),
+            private: peers.iter().map(|p| p.private.address()).collect(),
             control: endpoint.control,
-            counters: endpoint.rules.counters,
+            counters: tunnel.rules.counters,
         }),
         listeners: BTreeSet::from([listener(outer.address)]),
         ..Wanted::default()
     };
+    let mut taken = BTreeSet::new();
     for peer in peers {
-        let Some(remote) = peer.remote() else {
-            wanted.unwanted.push(peer.tunnel.device.clone());
+        let Some(SocketAddr::V4(remote)) = peer.remote() else {
+            wanted.unwanted.push(peer.device.clone());
             continue;
         };
-        let private = private_for(peer, *remote.ip(), outer, found);
+        // The next peer at this address cannot have our outer address as well.
+        let shared = !taken.insert(*remote.ip());
+        let private = private_for(peer, *remote.ip(), shared, outer, found);
         if let Some(address) = private {
             wanted.private.insert(address);
             wanted.listeners.insert(listener(address));
         }
-        if let Some(remote) = peer.admitted() {
+        if peer.admitted().is_some() {
             wanted.admitted.insert(Admitted { remote, private });
         }
-        wanted.links.push(link(&peer.tunnel, remote, outer, private));
+        wanted.links.push(WantedLink {
+            device: peer.device.clone(),
+            kind: LinkKind::Ipip(link(tunnel, remote, outer, private)),
+            addresses: match endpoint.ends {
+                Ends::Two => addresses(tunnel),
+                Ends::Many => {
+                    let inner = IpAddr::V4(tunnel.inner);
+                    peer.networks.iter().map(|net| InterfaceAddress::new(inner, *net)).collect()
+                }
+            },
+            source_check: tunnel.source_check,
+            forwarding: forwards(tunnel),
+        });
+    }
+    if let (Ends::Many, Some(rules)) = (endpoint.ends, &mut wanted.rules) {
+        rules.private.clone_from(&wanted.private);
+        let stays = |device: &DeviceName| wanted.links.iter().any(|link| link.device == *device);
+        let there = nodes::interfaces(found, tunnel);
+        wanted.unwanted = there.into_iter().filter(|device| !stays(device)).collect();
     }
     wanted
 }
@@ -85,21 +295,23 @@ pub fn wanted(endpoint: &Endpoint, outer: OuterFound, peers: &[Peer], found: &Fo
 fn private_for(
     peer: &Peer,
     remote: Ipv4Addr,
-    outer: OuterFound,
+    shared: bool,
+    outer: KernelOuter,
     found: &Found,
 ) -> Option<Ipv4Addr> {
-    let private = match peer.tunnel.private {
+    let private = match peer.private {
         PrivateAddress::Always(address) => return Some(address),
         PrivateAddress::WhenTaken(address) => address,
     };
     let mut ipip = found.interfaces.iter().filter_map(|i| match i.kind {
         InterfaceKind::Ipip(link) => Some((i.name.as_str(), link)),
-        InterfaceKind::Other => None,
+        InterfaceKind::Tun | InterfaceKind::Other => None,
     });
     // Once private, it stays so while the remote stays: no need to disturb a working tunnel.
-    let needed = peer.taken_for == Some(remote)
+    let needed = shared
+        || peer.taken_for == Some(remote.into())
         || ipip.any(|(name, link)| {
-            let own = name == peer.tunnel.device.as_str();
+            let own = name == peer.device.as_str();
             let local = if own { private } else { outer.address };
             link.remote == remote && link.local == local
         });
@@ -109,29 +321,24 @@ fn private_for(
 fn link(
     tunnel: &TunnelConfig,
     remote: SocketAddrV4,
-    outer: OuterFound,
+    outer: KernelOuter,
     private: Option<Ipv4Addr>,
-) -> WantedLink {
-    WantedLink {
-        device: tunnel.device.clone(),
-        link: IpipLink {
-            local: private.unwrap_or(outer.address),
-            remote: *remote.ip(),
-            bound_to: outer.bound_to,
-            ttl: OUTER_TTL,
-            path_mtu_discovery: true,
-            encapsulation: Encapsulation::Fou {
-                source_port: tunnel.port.get(),
-                destination_port: remote.port(),
-                // Without the flag the kernel sends checksum 0. And so it must where the rules
-                // rewrite the source: they would spoil the sum that covers an inner one which is
-                // not yet computed (`inet_proto_csum_replace4` with CHECKSUM_PARTIAL, as
-                // `udp_set_csum` leaves it).
-                checksum: tunnel.checksum.unwrap_or(false) && private.is_none(),
-            },
+) -> IpipLink {
+    IpipLink {
+        local: private.unwrap_or(outer.address),
+        remote: *remote.ip(),
+        bound_to: outer.bound_to,
+        ttl: OUTER_TTL,
+        path_mtu_discovery: true,
+        mark: tunnel.gateway.mark().unwrap_or(0),
+        encapsulation: Encapsulation::Fou {
+            source_port: tunnel.port.get(),
+            destination_port: remote.port(),
+            // Without the flag the kernel sends checksum 0. And so it must where the rules
+            // rewrite the source: they would spoil the sum that covers an inner one which is
+            // not yet computed (`inet_proto_csum_replace4` with CHECKSUM_PARTIAL, as
+            // `udp_set_csum` leaves it).
+            checksum: tunnel.checksum.unwrap_or(false) && private.is_none(),
         },
-        inner: tunnel.inner,
-        inner_peer: tunnel.inner_peer,
-        source_check: tunnel.source_check,
     }
 }

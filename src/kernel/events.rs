@@ -11,6 +11,15 @@ use netlink_sys::{AsyncSocket, AsyncSocketExt, SocketAddr, TokioSocket};
 const RTMGRP_LINK: u32 = 1;
 const RTMGRP_IPV4_IFADDR: u32 = 0x10;
 const RTMGRP_IPV4_ROUTE: u32 = 0x40;
+const RTMGRP_IPV4_RULE: u32 = 0x80;
+const RTMGRP_IPV6_IFADDR: u32 = 0x100;
+const RTMGRP_IPV6_ROUTE: u32 = 0x400;
+const ROUTE_GROUPS: u32 = RTMGRP_LINK
+    | RTMGRP_IPV4_IFADDR
+    | RTMGRP_IPV4_ROUTE
+    | RTMGRP_IPV4_RULE
+    | RTMGRP_IPV6_IFADDR
+    | RTMGRP_IPV6_ROUTE;
 /// `NFNLGRP_NFTABLES` in linux/netfilter/nfnetlink.h, as a bit of `nl_groups`.
 const NFTABLES: u32 = 1 << (7 - 1);
 
@@ -24,7 +33,7 @@ impl Changes {
     /// # Errors
     /// When the kernel refuses a socket.
     pub fn open() -> io::Result<Self> {
-        let route = subscribe(NETLINK_ROUTE, RTMGRP_LINK | RTMGRP_IPV4_IFADDR | RTMGRP_IPV4_ROUTE)?;
+        let route = subscribe(NETLINK_ROUTE, ROUTE_GROUPS)?;
         // A kernel without nftables has no such protocol; a client does without.
         Ok(Changes { route, netfilter: subscribe(NETLINK_NETFILTER, NFTABLES).ok() })
     }

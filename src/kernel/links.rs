@@ -1,22 +1,32 @@
 //! Links, addresses and routes, over route netlink (rtnetlink(7)).
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use futures_util::TryStreamExt;
-use netlink_packet_core::{NLM_F_ACK, NLM_F_REQUEST};
-use netlink_packet_route::AddressFamily;
-use netlink_packet_route::address::{AddressAttribute, AddressMessage, AddressScope};
+use netlink_packet_core::{DefaultNla, Emitable as _, NLA_F_NESTED, NLM_F_ACK, NLM_F_REQUEST};
+use netlink_packet_route::address::{
+    AddressAttribute, AddressFlags, AddressMessage, AddressScope,
+};
 use netlink_packet_route::link::{
-    AfSpecInet, AfSpecUnspec, InetDevConf, InfoData, InfoIpTunnel, LinkAttribute, LinkFlags,
-    LinkInfo, LinkMessage, TunnelEncapFlags, TunnelEncapType,
+    AfSpecInet, AfSpecUnspec, InetDevConf, InfoData, InfoIpTunnel, InfoKind, LinkAttribute,
+    LinkFlags, LinkInfo, LinkMessage, TunnelEncapFlags, TunnelEncapType,
 };
 use netlink_packet_route::route::{RouteAddress, RouteAttribute};
 use rtnetlink::{AddressMessageBuilder, LinkIpIp, LinkUnspec, RouteMessageBuilder};
 
+use ipnet::IpNet;
+
 use crate::engine::config::DeviceName;
-use crate::engine::host::{Address, Encapsulation, Interface, InterfaceKind, IpipLink, Traffic};
-use crate::engine::plan::{LABEL, WantedLink, rp_filter};
+use crate::engine::host::{
+    Address, Encapsulation, Interface, InterfaceAddress, InterfaceKind, IpipLink, Traffic, Way,
+};
+use crate::engine::plan::{LABEL, LinkKind, WantedLink, rp_filter};
+
+/// `IFLA_INET_CONF` in linux/if_link.h, and two settings of linux/ip.h.
+const IFLA_INET_CONF: u16 = 1;
+const IPV4_DEVCONF_FORWARDING: u16 = 1;
+const IPV4_DEVCONF_RP_FILTER: u16 = 8;
 
 /// A route netlink socket, answered from the async runtime it was opened in.
 pub struct Links {
@@ -39,41 +49,42 @@ impl Links {
         Ok(links.iter().map(read_interface).collect())
     }
 
-    /// Every IPv4 address of the namespace, in the kernel's order.
+    /// Every address of the namespace, in the kernel's order.
     pub async fn addresses(&self) -> io::Result<Vec<Address>> {
-        let mut request = self.handle.address().get();
-        request.message_mut().header.family = AddressFamily::Inet;
+        let request = self.handle.address().get();
         let addresses: Vec<AddressMessage> =
             request.execute().try_collect().await.map_err(into_io)?;
         Ok(addresses.iter().filter_map(read_address).collect())
     }
 
-    /// The source address that packets to `destination` get; `None` without a route.
-    pub async fn route_source(&self, destination: Ipv4Addr) -> io::Result<Option<Ipv4Addr>> {
-        let message =
-            RouteMessageBuilder::<Ipv4Addr>::new().destination_prefix(destination, 32).build();
+    /// How packets with this firewall mark get to `destination`; `None` without a route.
+    pub async fn way(&self, destination: IpAddr, mark: u32) -> io::Result<Option<Way>> {
+        let mut message = match destination {
+            IpAddr::V4(v4) => {
+                RouteMessageBuilder::<Ipv4Addr>::new().destination_prefix(v4, 32).build()
+            }
+            IpAddr::V6(v6) => {
+                RouteMessageBuilder::<Ipv6Addr>::new().destination_prefix(v6, 128).build()
+            }
+        };
+        message.attributes.push(RouteAttribute::Mark(mark));
         let route = match self.handle.route().get(message).execute().try_next().await {
             Ok(route) => route,
             Err(rtnetlink::Error::NetlinkError(e)) if is_unreachable(&e.to_io()) => None,
             Err(e) => return Err(into_io(e)),
         };
-        Ok(route.and_then(|route| {
-            route.attributes.iter().find_map(|attribute| match attribute {
-                RouteAttribute::PrefSource(RouteAddress::Inet(address)) => Some(*address),
-                _ => None,
-            })
-        }))
+        Ok(route.and_then(|route| read_way(&route.attributes)))
     }
 
     pub async fn create(&self, wanted: &WantedLink) -> io::Result<()> {
-        let message = ipip_message(wanted);
+        let Some(message) = ipip_message(wanted) else { return Ok(()) };
         self.handle.link().add(message).execute().await.map_err(into_io)
     }
 
     /// Gives an existing `ipip` link its remote, local and ports. The kernel resets what a change
     /// leaves out, so the whole set is sent (`ipip_changelink` in net/ipv4/ipip.c).
     pub async fn change(&self, wanted: &WantedLink) -> io::Result<()> {
-        let message = ipip_message(wanted);
+        let Some(message) = ipip_message(wanted) else { return Ok(()) };
         let request = self.handle.link().add(message).set_flags(NLM_F_REQUEST | NLM_F_ACK);
         request.execute().await.map_err(into_io)
     }
@@ -82,11 +93,14 @@ impl Links {
     pub async fn dress(&self, wanted: &WantedLink) -> io::Result<()> {
         let mut builder = LinkUnspec::new_with_name(wanted.device.as_str())
             .append_extra_attribute(LinkAttribute::IfAlias(LABEL.to_owned()));
+        // As `inet_set_link_af` in net/ipv4/devinet.c takes it: no file under /proc/sys is written,
+        // so a service that sees them read-only can do it.
+        let mut conf = InetDevConf::default(); // zeros are not sent
         if let Some(value) = rp_filter(wanted.source_check) {
-            // As `inet_set_link_af` in net/ipv4/devinet.c takes it: no file under /proc/sys is
-            // written, so a service that sees them read-only can do it.
-            let mut conf = InetDevConf::default(); // zeros are not sent
             conf.rp_filter = value.cast_signed();
+        }
+        conf.forwarding = wanted.forwarding.into();
+        if conf != InetDevConf::default() {
             builder = builder.append_extra_attribute(LinkAttribute::AfSpecUnspec(vec![
                 AfSpecUnspec::Inet(vec![AfSpecInet::DevConfRequest(conf)]),
             ]));
@@ -99,16 +113,41 @@ impl Links {
         self.handle.link().del_with_message(message).execute().await.map_err(into_io)
     }
 
-    /// Adds the point-to-point address of a tunnel.
-    pub async fn add_inner(&self, wanted: &WantedLink) -> io::Result<()> {
-        let index = self.index_of(&wanted.device).await?;
-        let message = address_message(&Address {
-            interface: index,
-            local: wanted.inner,
-            peer: wanted.inner_peer,
-            prefix: 32,
-        });
-        self.add_address(message).await
+    /// Sets whether IPv4 packets that come in by an interface are forwarded.
+    pub async fn set_forwarding(&self, interface: &str, on: bool) -> io::Result<()> {
+        self.set_ipv4_setting(interface, IPV4_DEVCONF_FORWARDING, on.into()).await
+    }
+
+    /// Sets the reverse path filter of an interface.
+    pub async fn set_rp_filter(&self, interface: &str, value: u32) -> io::Result<()> {
+        self.set_ipv4_setting(interface, IPV4_DEVCONF_RP_FILTER, value).await
+    }
+
+    /// Sets one of an interface's settings below net.ipv4.conf. `InetDevConf` cannot say zero: the
+    /// attribute is written by hand.
+    async fn set_ipv4_setting(&self, interface: &str, key: u16, value: u32) -> io::Result<()> {
+        let setting = DefaultNla::new(key, value.to_ne_bytes().to_vec());
+        let mut bytes = vec![0; setting.buffer_len()];
+        setting.emit(&mut bytes);
+        let settings = AfSpecInet::Other(DefaultNla::new(IFLA_INET_CONF | NLA_F_NESTED, bytes));
+        let message = LinkUnspec::new_with_name(interface)
+            .append_extra_attribute(LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet(vec![
+                settings,
+            ])]))
+            .build();
+        self.handle.link().set(message).execute().await.map_err(into_io)
+    }
+
+    /// Sets the MTU of an interface.
+    pub async fn set_mtu(&self, device: &DeviceName, mtu: u32) -> io::Result<()> {
+        let message = LinkUnspec::new_with_name(device.as_str()).mtu(mtu).build();
+        self.handle.link().set(message).execute().await.map_err(into_io)
+    }
+
+    /// Adds an address of a tunnel.
+    pub async fn add_inner(&self, device: &DeviceName, value: InterfaceAddress) -> io::Result<()> {
+        let interface = self.index_of(device).await?;
+        self.add_address(address_message(&Address { interface, value })).await
     }
 
     /// Adds a private local address to the loopback interface, as /32 of host scope: good for a
@@ -136,7 +175,9 @@ impl Links {
     async fn private_address(&self, private: Ipv4Addr) -> io::Result<Address> {
         let interface = self.interfaces().await?.into_iter().find(|i| i.loopback);
         let interface = interface.ok_or_else(|| io::Error::from_raw_os_error(super::ENODEV))?;
-        Ok(Address { interface: interface.index, local: private, peer: private, prefix: 32 })
+        let local = IpAddr::V4(private);
+        let value = InterfaceAddress::new(local, local.into());
+        Ok(Address { interface: interface.index, value })
     }
 
     async fn index_of(&self, device: &DeviceName) -> io::Result<u32> {
@@ -146,8 +187,15 @@ impl Links {
     }
 }
 
-fn ipip_message(wanted: &WantedLink) -> LinkMessage {
-    let link = &wanted.link;
+/// `rp_filter` of all interfaces: the stricter of it and an interface's own counts (ip-sysctl.rst).
+pub fn rp_filter_of_all() -> u32 {
+    let text = std::fs::read_to_string("/proc/sys/net/ipv4/conf/all/rp_filter");
+    text.ok().and_then(|text| text.trim().parse().ok()).unwrap_or(0)
+}
+
+/// `None` for a TUN interface, which is made by opening it.
+fn ipip_message(wanted: &WantedLink) -> Option<LinkMessage> {
+    let LinkKind::Ipip(link) = &wanted.kind else { return None };
     let mut builder = LinkIpIp::new(wanted.device.as_str())
         .local(link.local)
         .remote(link.remote)
@@ -157,6 +205,9 @@ fn ipip_message(wanted: &WantedLink) -> LinkMessage {
     if let Some(index) = link.bound_to {
         builder = builder.dev(index);
     }
+    if link.mark != 0 {
+        builder = builder.fwmark(link.mark);
+    }
     if let Encapsulation::Fou { source_port, destination_port, checksum } = link.encapsulation {
         let flags = if checksum { TunnelEncapFlags::CSum } else { TunnelEncapFlags::empty() };
         builder = builder
@@ -165,18 +216,23 @@ fn ipip_message(wanted: &WantedLink) -> LinkMessage {
             .encap_sport(source_port)
             .encap_dport(destination_port);
     }
-    builder.build()
+    Some(builder.build())
 }
 
 fn address_message(address: &Address) -> AddressMessage {
-    let mut message = AddressMessageBuilder::<Ipv4Addr>::new()
-        .index(address.interface)
-        .address(address.local, address.prefix)
-        .build();
-    message.attributes = vec![
-        AddressAttribute::Local(IpAddr::V4(address.local)),
-        AddressAttribute::Address(IpAddr::V4(address.peer)),
-    ];
+    let InterfaceAddress { local, network } = address.value;
+    let prefix = network.prefix_len();
+    let mut message = match local {
+        IpAddr::V4(v4) => AddressMessageBuilder::<Ipv4Addr>::new().address(v4, prefix).build(),
+        IpAddr::V6(v6) => AddressMessageBuilder::<Ipv6Addr>::new().address(v6, prefix).build(),
+    };
+    message.header.index = address.interface;
+    message.attributes =
+        vec![AddressAttribute::Local(local), AddressAttribute::Address(network.addr())];
+    if local.is_ipv6() {
+        // No other host can have it: the address need not wait for duplicates to be looked for.
+        message.attributes.push(AddressAttribute::Flags(AddressFlags::Nodad));
+    }
     message
 }
 
@@ -188,6 +244,8 @@ fn read_interface(message: &LinkMessage) -> Interface {
         loopback: message.header.flags.contains(LinkFlags::Loopback),
         label: None,
         rp_filter: None,
+        forwarding: None,
+        mtu: 0,
         kind: InterfaceKind::Other,
         traffic: Traffic::default(),
     };
@@ -196,7 +254,12 @@ fn read_interface(message: &LinkMessage) -> Interface {
             LinkAttribute::IfName(name) => interface.name.clone_from(name),
             LinkAttribute::IfAlias(label) => interface.label = Some(label.clone()),
             LinkAttribute::LinkInfo(infos) => interface.kind = read_kind(infos),
-            LinkAttribute::AfSpecUnspec(specs) => interface.rp_filter = read_rp_filter(specs),
+            LinkAttribute::Mtu(mtu) => interface.mtu = *mtu,
+            LinkAttribute::AfSpecUnspec(specs) => {
+                let conf = read_conf(specs);
+                interface.rp_filter = conf.and_then(|conf| u32::try_from(conf.rp_filter).ok());
+                interface.forwarding = conf.map(|conf| conf.forwarding != 0);
+            }
             LinkAttribute::Stats64(stats) => {
                 interface.traffic = Traffic {
                     rx_bytes: stats.rx_bytes,
@@ -212,15 +275,17 @@ fn read_interface(message: &LinkMessage) -> Interface {
 }
 
 fn read_kind(infos: &[LinkInfo]) -> InterfaceKind {
-    let is_ipip = infos
-        .iter()
-        .any(|info| matches!(info, LinkInfo::Kind(netlink_packet_route::link::InfoKind::IpIp)));
+    let kind = infos.iter().find_map(|info| match info {
+        LinkInfo::Kind(kind) => Some(kind),
+        _ => None,
+    });
     let data = infos.iter().find_map(|info| match info {
         LinkInfo::Data(InfoData::IpTunnel(data)) => Some(data),
         _ => None,
     });
-    match data {
-        Some(data) if is_ipip => InterfaceKind::Ipip(read_ipip(data)),
+    match (kind, data) {
+        (Some(InfoKind::IpIp), Some(data)) => InterfaceKind::Ipip(read_ipip(data)),
+        (Some(InfoKind::Tun), _) => InterfaceKind::Tun,
         _ => InterfaceKind::Other,
     }
 }
@@ -232,6 +297,7 @@ fn read_ipip(data: &[InfoIpTunnel]) -> IpipLink {
         bound_to: None,
         ttl: 0,
         path_mtu_discovery: false,
+        mark: 0,
         encapsulation: Encapsulation::NoneOrOther,
     };
     let (mut fou, mut source_port, mut destination_port, mut checksum) = (false, 0, 0, false);
@@ -242,6 +308,7 @@ fn read_ipip(data: &[InfoIpTunnel]) -> IpipLink {
             InfoIpTunnel::Link(index) => link.bound_to = Some(*index).filter(|&i| i != 0),
             InfoIpTunnel::Ttl(ttl) => link.ttl = *ttl,
             InfoIpTunnel::PMtuDisc(on) => link.path_mtu_discovery = *on,
+            InfoIpTunnel::FwMark(mark) => link.mark = *mark,
             InfoIpTunnel::EncapType(kind) => fou = *kind == TunnelEncapType::Fou,
             InfoIpTunnel::EncapFlags(flags) => checksum = flags.contains(TunnelEncapFlags::CSum),
             InfoIpTunnel::EncapSPort(port) => source_port = *port,
@@ -255,14 +322,27 @@ fn read_ipip(data: &[InfoIpTunnel]) -> IpipLink {
     link
 }
 
-fn read_rp_filter(specs: &[AfSpecUnspec]) -> Option<u32> {
+fn read_conf(specs: &[AfSpecUnspec]) -> Option<&InetDevConf> {
     specs.iter().find_map(|spec| match spec {
         AfSpecUnspec::Inet(inet) => inet.iter().find_map(|attribute| match attribute {
-            AfSpecInet::DevConf(conf) => u32::try_from(conf.rp_filter).ok(),
+            AfSpecInet::DevConf(conf) => Some(conf),
             _ => None,
         }),
         _ => None,
     })
+}
+
+fn read_way(attributes: &[RouteAttribute]) -> Option<Way> {
+    let source = attributes.iter().find_map(|attribute| match attribute {
+        RouteAttribute::PrefSource(RouteAddress::Inet(address)) => Some(IpAddr::V4(*address)),
+        RouteAttribute::PrefSource(RouteAddress::Inet6(address)) => Some(IpAddr::V6(*address)),
+        _ => None,
+    })?;
+    let interface = attributes.iter().find_map(|attribute| match attribute {
+        RouteAttribute::Oif(index) => Some(*index),
+        _ => None,
+    })?;
+    Some(Way { source, interface })
 }
 
 fn read_address(message: &AddressMessage) -> Option<Address> {
@@ -270,17 +350,16 @@ fn read_address(message: &AddressMessage) -> Option<Address> {
     let mut peer = None;
     for attribute in &message.attributes {
         match attribute {
-            AddressAttribute::Local(IpAddr::V4(address)) => local = Some(*address),
-            AddressAttribute::Address(IpAddr::V4(address)) => peer = Some(*address),
+            AddressAttribute::Local(address) => local = Some(*address),
+            AddressAttribute::Address(address) => peer = Some(*address),
             _ => {}
         }
     }
     let local = local.or(peer)?;
+    let network = IpNet::new(peer.unwrap_or(local), message.header.prefix_len).ok()?;
     Some(Address {
         interface: message.header.index,
-        local,
-        peer: peer.unwrap_or(local),
-        prefix: message.header.prefix_len,
+        value: InterfaceAddress { local, network },
     })
 }
 
@@ -289,7 +368,7 @@ fn is_unreachable(error: &io::Error) -> bool {
 }
 
 /// The kernel's errno, where there is one.
-fn into_io(error: rtnetlink::Error) -> io::Error {
+pub(super) fn into_io(error: rtnetlink::Error) -> io::Error {
     match error {
         rtnetlink::Error::NetlinkError(message) => message.to_io(),
         other => io::Error::other(other.to_string()),

@@ -5,20 +5,23 @@
 mod elements;
 mod events;
 mod fou;
+mod gateway;
 mod links;
 mod modules;
-mod program;
+pub mod program;
 mod queue;
 mod raw;
+mod routes;
 mod rules;
 mod ruleset;
 
+use std::collections::BTreeSet;
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
-use crate::engine::config::DeviceName;
-use crate::engine::host::{Found, RulesFound};
-use crate::engine::plan::Step;
+use crate::engine::config::{Datapath, TunnelConfig};
+use crate::engine::host::{Found, GatewayFound, NameServers, RulesFound, Userspace};
+use crate::engine::plan::{LinkKind, Step, WantedLink};
 
 pub use elements::RuleCounter;
 pub use events::Changes;
@@ -29,13 +32,26 @@ pub use raw::RawSender;
 pub use rules::RulesError;
 
 use fou::Fou;
+use gateway::Gateway;
+use routes::Routes;
 use rules::Rules;
 
 /// Everything of the network namespace that a tunnel is made of.
 pub struct Host {
     links: Links,
-    fou: Fou,
+    /// `None` where the packets take the userspace datapath.
+    fou: Option<Fou>,
     rules: Rules,
+    routes: Routes,
+    gateway: Gateway,
+}
+
+/// What the kernel is asked when it is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct WayTo {
+    pub destination: IpAddr,
+    /// Firewall mark of the packets; 0 is none.
+    pub mark: u32,
 }
 
 /// A step that the kernel, or `nft`, refused.
@@ -47,6 +63,19 @@ pub enum StepError {
     Address(#[source] io::Error),
     #[error("{}", fou::explain(.0))]
     Listener(#[source] io::Error),
+    /// The userspace datapath's socket.
+    #[error("{}", fou::explain(.0))]
+    Socket(#[source] io::Error),
+    /// The userspace datapath's interface.
+    #[error("{}", explain_tun(.0))]
+    Tun(#[source] io::Error),
+    #[error("{0}")]
+    Route(#[source] io::Error),
+    #[error("{0}")]
+    Setting(#[source] io::Error),
+    /// The name servers.
+    #[error("{0}")]
+    Dns(#[source] io::Error),
     #[error(transparent)]
     Rules(#[from] RulesError),
 }
@@ -58,39 +87,62 @@ impl StepError {
             StepError::Link(e) | StepError::Address(e) | StepError::Listener(e) => {
                 e.kind() == io::ErrorKind::AlreadyExists
             }
-            StepError::Rules(_) => false,
+            StepError::Rules(_)
+            | StepError::Socket(_)
+            | StepError::Tun(_)
+            | StepError::Route(_)
+            | StepError::Setting(_)
+            | StepError::Dns(_) => false,
         }
     }
 }
 
 impl Host {
-    /// Opens the netlink sockets. `table` is the name of our nftables table; with `rules` off,
-    /// nothing of nftables is ever touched.
+    /// Opens the netlink sockets. With `rules` off, nothing guards the tunnel. The userspace datapath
+    /// needs neither rules nor FOU.
     ///
     /// # Errors
     /// When the kernel refuses a socket.
-    pub fn open(table: &str, rules: bool) -> io::Result<Self> {
+    pub fn open(
+        datapath: Datapath,
+        tunnel: &TunnelConfig,
+        rules: bool,
+    ) -> io::Result<Self> {
+        let kernel = datapath == Datapath::Kernel;
+        let table = &tunnel.rules.table;
         Ok(Host {
             links: Links::open()?,
-            fou: Fou::default(),
-            rules: if rules { Rules::in_table(table) } else { Rules::unavailable() },
+            fou: kernel.then(Fou::default),
+            rules: if kernel && rules { Rules::in_table(table) } else { Rules::unavailable() },
+            routes: Routes::open()?,
+            gateway: Gateway::in_table(&tunnel.gateway_table()),
         })
     }
 
-    /// Reads what is there. `route_to` asks for the source address of the route to there.
+    /// Reads what is there, but for what the userspace datapath and the daemon know themselves.
     ///
     /// # Errors
     /// When the kernel refuses to tell.
-    pub async fn read(&mut self, route_to: Option<Ipv4Addr>) -> io::Result<Found> {
+    pub async fn read(&mut self, way_to: Option<WayTo>) -> io::Result<Found> {
         Ok(Found {
             interfaces: self.links.interfaces().await?,
             addresses: self.links.addresses().await?,
-            listeners: self.fou.listeners()?,
+            listeners: match &mut self.fou {
+                Some(fou) => fou.listeners()?,
+                None => BTreeSet::new(),
+            },
             rules: self.rules.read()?,
-            route_source: match route_to {
-                Some(to) => self.links.route_source(to).await?,
+            routes: self.routes.routes().await?,
+            policy_rules: self.routes.policy_rules().await?,
+            // A kernel without nftables has none of our rules.
+            gateway: self.gateway.read().unwrap_or(GatewayFound::Missing),
+            way: match way_to {
+                Some(WayTo { destination, mark }) => self.links.way(destination, mark).await?,
                 None => None,
             },
+            rp_filter_of_all: links::rp_filter_of_all(),
+            userspace: Userspace::default(),
+            name_servers: NameServers::default(),
         })
     }
 
@@ -104,18 +156,22 @@ impl Host {
             Step::InstallRules(spec, admitted) => Ok(self.rules.install(spec, admitted)?),
             Step::Admit(admitted) => Ok(self.rules.admit(admitted)?),
             Step::RemoveRules => Ok(self.rules.remove()?),
-            Step::AddListener(listener) => self.fou.add(listener).map_err(StepError::Listener),
-            Step::RemoveListener(listener) => {
-                absent_is_fine(self.fou.remove(listener)).map_err(StepError::Listener)
-            }
-            Step::CreateLink(wanted) => links.create(wanted).await.map_err(StepError::Link),
+            Step::AddListener(listener) => match &mut self.fou {
+                Some(fou) => fou.add(listener).map_err(StepError::Listener),
+                None => Ok(()),
+            },
+            Step::RemoveListener(listener) => match &mut self.fou {
+                Some(fou) => absent_is_fine(fou.remove(listener)).map_err(StepError::Listener),
+                None => Ok(()),
+            },
+            Step::CreateLink(wanted) => create(links, wanted).await.map_err(StepError::Link),
             Step::ChangeLink(wanted) => links.change(wanted).await.map_err(StepError::Link),
             Step::DressLink(wanted) => links.dress(wanted).await.map_err(StepError::Link),
             Step::RemoveLink(device) => {
                 absent_is_fine(links.remove(device).await).map_err(StepError::Link)
             }
-            Step::AddInnerAddress(wanted) => {
-                links.add_inner(wanted).await.map_err(StepError::Address)
+            Step::AddInnerAddress(device, address) => {
+                links.add_inner(device, *address).await.map_err(StepError::Address)
             }
             Step::RemoveInnerAddress(address) => {
                 absent_is_fine(links.remove_address(address).await).map_err(StepError::Address)
@@ -126,6 +182,31 @@ impl Host {
             Step::RemovePrivateAddress(private) => {
                 absent_is_fine(links.remove_private(*private).await).map_err(StepError::Address)
             }
+            Step::AddRoute(route) => {
+                self.routes.add_route(route).await.map_err(StepError::Route)
+            }
+            Step::RemoveRoute(route) => {
+                self.routes.remove_route(route).await.map_err(StepError::Route)
+            }
+            Step::AddPolicyRule(rule) => {
+                self.routes.add_policy_rule(rule).await.map_err(StepError::Route)
+            }
+            Step::RemovePolicyRule(rule) => {
+                self.routes.remove_policy_rule(rule).await.map_err(StepError::Route)
+            }
+            Step::InstallGateway(spec) => Ok(self.gateway.install(spec)?),
+            Step::RemoveGateway => Ok(self.gateway.remove()?),
+            Step::SetForwarding { interface, on } => {
+                links.set_forwarding(interface, *on).await.map_err(StepError::Setting)
+            }
+            Step::SetRpFilter { interface, value } => {
+                links.set_rp_filter(interface, *value).await.map_err(StepError::Setting)
+            }
+            // The daemon and the userspace datapath do these.
+            Step::Bind(_)
+            | Step::Forward(_)
+            | Step::UseNameServers
+            | Step::RestoreNameServers => Ok(()),
         }
     }
 
@@ -141,8 +222,8 @@ impl Host {
     ///
     /// # Errors
     /// `NotFound` when the kernel has no FOU, `PermissionDenied` without CAP_NET_ADMIN.
-    pub fn probe_fou(&mut self) -> io::Result<()> {
-        self.fou.listeners().map(drop)
+    pub fn probe_fou() -> io::Result<()> {
+        Fou::default().listeners().map(drop)
     }
 
     /// Checks, without changing anything, that `nft` runs and may list our table.
@@ -153,12 +234,24 @@ impl Host {
         self.rules.probe()
     }
 
-    /// Whether the interface exists.
-    ///
-    /// # Errors
-    /// When the kernel refuses to tell.
-    pub async fn has_interface(&self, device: &DeviceName) -> io::Result<bool> {
-        Ok(self.links.interfaces().await?.iter().any(|i| i.name == device.as_str()))
+}
+
+/// What to do about an error of a TUN interface, for a person.
+fn explain_tun(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::ResourceBusy => "another program has an interface of that name; choose \
+             another with --tunl-dev, see `ip tuntap`"
+            .to_owned(),
+        io::ErrorKind::PermissionDenied => "CAP_NET_ADMIN is needed: run as root".to_owned(),
+        _ => error.to_string(),
+    }
+}
+
+/// An opened TUN interface lacks nothing but its MTU.
+async fn create(links: &Links, wanted: &WantedLink) -> io::Result<()> {
+    match wanted.kind {
+        LinkKind::Ipip(_) => links.create(wanted).await,
+        LinkKind::Tun { mtu } => links.set_mtu(&wanted.device, mtu).await,
     }
 }
 

@@ -2,7 +2,7 @@
 //! socket (raw(7), `IPPROTO_RAW`).
 
 use std::io;
-use std::net::SocketAddrV4;
+use std::net::{SocketAddr, SocketAddrV4};
 
 use socket2::{Domain, Protocol, Socket, Type};
 
@@ -38,15 +38,21 @@ impl RawSender {
     }
 
     /// # Errors
-    /// What the kernel says: no route, no buffer, a payload longer than a datagram.
+    /// What the kernel says: no route, no buffer, a payload longer than a datagram. `Unsupported`
+    /// for IPv6.
     pub fn send(&self, out: &Outgoing) -> io::Result<()> {
-        let packet =
-            udp::build(out.from, out.to, out.ttl.unwrap_or(self.default_ttl), &out.payload)
-                .map_err(io::Error::other)?;
+        let (SocketAddr::V4(from), SocketAddr::V4(to)) = (out.from, out.to) else {
+            return Err(io::Error::new(io::ErrorKind::Unsupported, "only for IPv4"));
+        };
+        let packet = udp::build(from, to, out.ttl.unwrap_or(self.default_ttl), &out.payload)
+            .map_err(io::Error::other)?;
+        if let Some(mark) = out.mark {
+            self.socket.set_mark(mark)?;
+        }
         // The kernel remembers the number of an interface, and one that returns has another.
         self.socket.bind_device(self.device.as_ref().map(|d| d.as_str().as_bytes()))?;
         // The port of the destination is in the packet; that of the address means nothing here.
-        self.socket.send_to(&packet, &SocketAddrV4::new(*out.to.ip(), 0).into())?;
+        self.socket.send_to(&packet, &SocketAddrV4::new(*to.ip(), 0).into())?;
         Ok(())
     }
 }

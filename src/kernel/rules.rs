@@ -106,7 +106,7 @@ impl Rules {
 }
 
 /// Runs `nft` on JSON. The crate's own way to run it does not tell what it said.
-fn nft(arguments: &[&str], input: &str) -> Result<(), RulesError> {
+pub(super) fn nft(arguments: &[&str], input: &str) -> Result<(), RulesError> {
     let arguments = [&["-j"], arguments].concat();
     let output =
         program::run("nft", &arguments, input.as_bytes()).map_err(RulesError::NoProgram)?;

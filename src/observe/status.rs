@@ -12,6 +12,10 @@ pub struct ProcessStatus {
     pub pid: u32,
     /// `server` or `client`.
     pub role: String,
+    /// `kernel`, or `tun` when this process carries the packets.
+    pub datapath: String,
+    /// The offloads in use, when the datapath is `tun`.
+    pub offloads: Option<String>,
     /// Seconds since the start.
     pub uptime: u64,
     /// `installed`, `missing`, or `unavailable` on a client without nftables.
@@ -27,8 +31,28 @@ pub struct ProcessStatus {
     pub repaired: u64,
     /// Authentication packets that were refused, by reason.
     pub rejected: BTreeMap<String, u64>,
-    /// Packets that the rules dropped in the kernel, by reason; empty with `--no-nft-counter`.
+    /// Packets that the rules dropped in the kernel, by reason (none with `--no-nft-counter`), or
+    /// that the userspace datapath did.
     pub dropped: BTreeMap<String, Dropped>,
+    /// Inner addresses that were learned (`--learn`).
+    pub learned: Vec<Learned>,
+}
+
+/// An inner address that was learned.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Learned {
+    pub inner: String,
+    pub remote: String,
+    /// Seconds since it was last heard of.
+    pub silent: u64,
+}
+
+/// A remote of a tunnel with many ends.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RemoteStatus {
+    pub remote: String,
+    /// Inner addresses behind it, as far as a table says.
+    pub networks: Vec<String>,
 }
 
 /// One tunnel.
@@ -42,10 +66,13 @@ pub struct TunnelStatus {
     pub private: Option<String>,
     /// The other end's outer address and UDP port, `null` while it is not known.
     pub remote: Option<String>,
+    /// All remotes of a tunnel with many ends.
+    pub remotes: Option<Vec<RemoteStatus>>,
     /// Whether data from the remote is let in.
     pub admitted: bool,
     pub inner: String,
     pub inner_peer: String,
+    pub inner6: Option<String>,
     /// Unix time: accepted by a server, sent by a client.
     pub last_authentication: Option<u64>,
     pub rx_bytes: u64,
@@ -54,16 +81,18 @@ pub struct TunnelStatus {
     pub tx_packets: u64,
 }
 
-/// A counter of the rules.
+/// Packets that were dropped.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Dropped {
     pub packets: u64,
-    pub bytes: u64,
+    /// Counted in the kernel's datapath only.
+    pub bytes: Option<u64>,
 }
 
-const HEADINGS: [&str; 11] = [
+const HEADINGS: [&str; 12] = [
     "INTERFACE",
     "ROLE",
+    "DATAPATH",
     "STATE",
     "LOCAL",
     "REMOTE",
@@ -84,9 +113,10 @@ pub fn table(processes: &[ProcessStatus], now: u64) -> String {
             rows.push([
                 tunnel.interface.clone(),
                 process.role.clone(),
+                process.datapath.clone(),
                 state(tunnel).to_owned(),
                 or_dash(tunnel.local.as_deref()),
-                or_dash(tunnel.remote.as_deref()),
+                remote(tunnel),
                 format!("{} > {}", tunnel.inner, tunnel.inner_peer),
                 tunnel.last_authentication.map_or_else(|| "-".to_owned(), |at| age(now, at)),
                 bytes(tunnel.rx_bytes),
@@ -117,11 +147,11 @@ pub fn table(processes: &[ProcessStatus], now: u64) -> String {
 /// Everything about one process, a line each.
 pub fn details(process: &ProcessStatus) -> String {
     let mut text = format!(
-        "pid {}, version {}, up {}, rules {}\naccepted {}, moved {}, sent {}, repaired {}\n",
+        "pid {}, version {}, up {}, {}\naccepted {}, moved {}, sent {}, repaired {}\n",
         process.pid,
         process.version,
         duration(process.uptime),
-        process.rules,
+        datapath(process),
         process.accepted,
         process.moved,
         process.sent,
@@ -132,9 +162,30 @@ pub fn details(process: &ProcessStatus) -> String {
     }
     for (reason, dropped) in process.dropped.iter().filter(|(_, d)| d.packets > 0) {
         let reason = reason.replace('_', " ");
-        let _ = writeln!(text, "dropped by the rules {}: {reason}", dropped.packets);
+        let _ = writeln!(text, "dropped {}: {reason}", dropped.packets);
+    }
+    for remote in process.tunnels.iter().flat_map(|tunnel| tunnel.remotes.iter().flatten()) {
+        let _ = writeln!(text, "remote {}: {}", remote.remote, remote.networks.join(", "));
+    }
+    for learned in &process.learned {
+        let silent = duration(learned.silent);
+        let _ = writeln!(text, "learned {} at {}, {silent} ago", learned.inner, learned.remote);
     }
     text
+}
+
+fn datapath(process: &ProcessStatus) -> String {
+    match &process.offloads {
+        None => format!("datapath {}, rules {}", process.datapath, process.rules),
+        Some(offloads) => format!("datapath {}, offloads {offloads}", process.datapath),
+    }
+}
+
+fn remote(tunnel: &TunnelStatus) -> String {
+    match &tunnel.remotes {
+        None => or_dash(tunnel.remote.as_deref()),
+        Some(remotes) => format!("{} remotes", remotes.len()),
+    }
 }
 
 fn state(tunnel: &TunnelStatus) -> &'static str {

@@ -6,4 +6,5 @@
 #![cfg_attr(test, allow(clippy::indexing_slicing))]
 
 pub mod auth_packet;
+pub mod inner;
 pub mod udp;

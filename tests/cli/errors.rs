@@ -31,6 +31,7 @@ fn no_message_repeats_a_secret() {
         vec!["--auth-token", &too_long],
         vec!["--auth-secret", "two", SECRET],
         vec!["-s", "--auth-secret", "two", SECRET],
+        vec!["--hosts-url", "htps://me:h7u3q9z1@a/"],
     ] {
         let line = usage(args.clone());
         assert!(!line.contains(SECRET), "{args:?}: {line}");

@@ -62,20 +62,39 @@ fn a_secret_that_everybody_can_read_is_warned_about() {
 
 #[test]
 fn the_files_to_install_work_once_their_keys_are_set() {
-    for (name, key) in [("server0", PUBLIC), ("client0", PRIVATE)] {
+    for (name, key) in [
+        ("server0", Some(PUBLIC)),
+        ("client0", Some(PRIVATE)),
+        ("hub0", Some(PUBLIC)),
+        ("node0", None),
+    ] {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("etc/ipipou/{name}.conf"));
         let text = std::fs::read_to_string(&path).expect("it is in the repository");
         let unset = |line: &str| line.starts_with("auth-") && line.contains("b64 <");
-        let line = text.lines().position(unset).expect("a key that is not set") + 1;
-        let error = usage([Path::new("--config"), &path]);
-        assert!(error.contains(&format!("{name}.conf:{line}: auth-")), "{error}");
-        let text: Vec<String> = text
-            .lines()
-            .map(|line| match line.split_once(" <") {
-                Some((option, _)) if !line.starts_with('#') => format!("{option} {key}"),
-                _ => line.to_owned(),
-            })
-            .collect();
-        assert!(matches!(with_file(text.join("\n"), ""), Ok(Invocation::Run(_))), "{name}");
+        let line = text.lines().position(unset).map(|index| index + 1);
+        assert_eq!(line.is_some(), key.is_some(), "{name}");
+        if let Some(line) = line {
+            let error = usage([Path::new("--config"), &path]);
+            assert!(error.contains(&format!("{name}.conf:{line}: auth-")), "{error}");
+        }
+        let text = with_keys(&text, key.unwrap_or_default());
+        assert!(matches!(with_file(&text, ""), Ok(Invocation::Run(_))), "{name}");
+        // What stands there as a proposal works too, all of it together.
+        let proposed: Vec<_> =
+            text.lines().map(|line| line.strip_prefix('#').unwrap_or(line)).collect();
+        let option = |line: &&str| line.starts_with(|c: char| c.is_ascii_lowercase());
+        let proposed: Vec<_> = proposed.into_iter().filter(option).collect();
+        let proposed = with_keys(&proposed.join("\n"), PRIVATE);
+        let result = with_file(proposed, "");
+        assert!(matches!(result, Ok(Invocation::Run(_))), "{name}: {result:?}");
     }
+}
+
+/// A file with `key` in place of `<…>`.
+fn with_keys(text: &str, key: &str) -> String {
+    let lines = text.lines().map(|line| match line.split_once(" <") {
+        Some((option, _)) if !line.starts_with('#') => format!("{option} {key}"),
+        _ => line.to_owned(),
+    });
+    lines.collect::<Vec<_>>().join("\n")
 }

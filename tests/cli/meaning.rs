@@ -4,10 +4,10 @@ use super::*;
 
 #[test]
 fn a_server_has_defaults_for_everything_but_its_own_end() {
-    let ServerConfig { tunnel, queue, policy, lifetime, reply } = server("");
+    let ServerConfig { tunnel, queue, policy, lifetime, reply, learn } = server("");
     assert_eq!(tunnel.device.as_str(), "ipipou0");
     assert_eq!(tunnel.inner.to_string(), "172.28.0.0");
-    assert_eq!(tunnel.inner_peer.to_string(), "172.28.0.1");
+    assert_eq!(tunnel.inner_peer.to_string(), "172.28.0.1/32");
     assert_eq!(tunnel.outer, Outer::Device("eth0".parse().unwrap()));
     assert_eq!(tunnel.port.get(), 10000);
     assert_eq!(tunnel.private, PrivateAddress::WhenTaken("172.29.0.0".parse().unwrap()));
@@ -21,13 +21,14 @@ fn a_server_has_defaults_for_everything_but_its_own_end() {
     assert!(matches!(policy.proof, Proof::Nothing));
     assert_eq!(lifetime, None);
     assert!(matches!(reply, Reply::Silent));
+    assert_eq!(learn, None);
 }
 
 #[test]
 fn a_client_needs_its_end_its_server_and_its_inner_address() {
     let ClientConfig { tunnel, server, credential, keepalive } = client("");
     assert_eq!(tunnel.inner.to_string(), "172.28.0.1");
-    assert_eq!(tunnel.inner_peer.to_string(), "172.28.0.0");
+    assert_eq!(tunnel.inner_peer.to_string(), "172.28.0.0/32");
     assert_eq!(server.host, Host::Address("203.0.113.1".parse().unwrap()));
     assert_eq!(server.port.get(), 10000);
     assert!(matches!(credential, Credential::Empty));
@@ -40,7 +41,7 @@ fn the_number_sets_the_rest() {
     assert_eq!(with.tunnel.device.as_str(), "ipipou300");
     assert_eq!(with.tunnel.port.get(), 10300);
     assert_eq!(with.tunnel.inner.to_string(), "172.28.2.88");
-    assert_eq!(with.tunnel.inner_peer.to_string(), "172.28.2.89");
+    assert_eq!(with.tunnel.inner_peer.to_string(), "172.28.2.89/32");
     assert_eq!(with.tunnel.private.address().to_string(), "172.29.1.44");
     assert_eq!(with.queue.number, 300);
     assert_eq!(with.tunnel.rules.table, "other-300");

@@ -20,6 +20,10 @@ fn valid_option() -> impl Strategy<Value = (&'static str, Option<String>)> {
         "no-log-pid",
         "auth-keygen",
         "force-fou-local-ip-alt",
+        "learn",
+        "default-route",
+        "forward",
+        "masquerade",
     ]);
     let values = prop::sample::select(vec![
         ("number", "5"),
@@ -45,6 +49,23 @@ fn valid_option() -> impl Strategy<Value = (&'static str, Option<String>)> {
         ("verb", "3"),
         ("auth-packet-ttl", "9"),
         ("memory-dir", "/s t"),
+        ("tunl-ip", "10.0.0.1/24"),
+        ("ip6", "fd00::1"),
+        ("datapath", "tun"),
+        ("tun-queues", "2"),
+        ("fou-local", "[2001:db8::1]:5"),
+        ("learn-lifetime", "9"),
+        ("learn-limit", "9"),
+        ("hosts-file", "/a b"),
+        ("hosts-url", "https://a/b"),
+        ("hosts-url-interval", "60"),
+        ("ca-file", "/a b"),
+        ("ca-path", "/a b"),
+        ("route", "10.1.0.0/16"),
+        ("route", "10.2.0.0/16"),
+        ("route", "2001:db8::/32"),
+        ("dns", "9.9.9.9"),
+        ("masquerade", "eth1"),
     ]);
     let text = "[^\n\r]{1,20}";
     prop_oneof![
@@ -69,6 +90,7 @@ fn outcome(result: Result<Invocation, CliError>) -> String {
                 (_, Reply::Signed(signer)) => format!("{:?}", signer.packet(1, [0; 4])),
                 (_, Reply::Silent | Reply::Reversed) => String::new(),
             },
+            Role::Node(_) => String::new(),
         },
         _ => String::new(),
     };
@@ -125,7 +147,7 @@ proptest! {
 
     #[test]
     fn no_value_makes_it_panic((option, _) in valid_option(), value in any::<String>()) {
-        for line in [CLIENT, SERVER] {
+        for line in [CLIENT, SERVER, HUB, NODE] {
             let mut args: Vec<String> = line.split(' ').map(str::to_owned).collect();
             args.push(format!("--{option}={value}"));
             if let Err(CliError::Usage(line)) = parse(args) {

@@ -1,13 +1,15 @@
 //! A host that is played: it does what the kernel does with our steps, and lets a test break it.
 
 use std::collections::BTreeSet;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
+use ipipou::engine::config::DeviceName;
 use ipipou::engine::host::{
-    Address, Encapsulation, Found, Interface, InterfaceKind, IpipLink, Listener, RulesFound,
-    Traffic,
+    Address, Encapsulation, Found, GatewayFound, Interface, InterfaceAddress, InterfaceKind,
+    IpipLink, Listener, NameServers, Route, RouteTarget, RulesFound, Traffic, Way,
 };
-use ipipou::engine::plan::{LABEL, Step, WantedLink, rp_filter};
+use ipipou::engine::plan::{LABEL, LinkKind, Step, WantedLink, rp_filter};
+use ipnet::IpNet;
 
 pub const LOOPBACK: u32 = 1;
 pub const ETH0: u32 = 2;
@@ -32,7 +34,7 @@ impl PlayedHost {
         host.add_interface("eth0", ETH0, InterfaceKind::Other);
         host.add_address(LOOPBACK, Ipv4Addr::LOCALHOST, 8);
         host.add_address(ETH0, OUTER, 24);
-        host.found.route_source = Some(OUTER);
+        host.found.way = Some(Way { source: OUTER.into(), interface: ETH0 });
         host
     }
 
@@ -44,13 +46,18 @@ impl PlayedHost {
             loopback: name == "lo",
             label: None,
             rp_filter: Some(0),
+            forwarding: Some(false),
+            mtu: 1500,
             kind,
             traffic: Traffic::default(),
         });
     }
 
     pub fn add_address(&mut self, interface: u32, local: Ipv4Addr, prefix: u8) {
-        self.found.addresses.push(Address { interface, local, peer: local, prefix });
+        let local = IpAddr::V4(local);
+        let network = IpNet::new(local, prefix).unwrap();
+        let value = InterfaceAddress::new(local, network);
+        self.found.addresses.push(Address { interface, value });
     }
 
     /// Somebody else's `ipip` link from our outer address.
@@ -61,6 +68,7 @@ impl PlayedHost {
             bound_to: None,
             ttl: 0,
             path_mtu_discovery: true,
+            mark: 0,
             encapsulation: Encapsulation::NoneOrOther,
         };
         self.add_interface(STRANGER, 1000, InterfaceKind::Ipip(link));
@@ -71,12 +79,18 @@ impl PlayedHost {
             self.found.interfaces.iter().filter(|i| i.name == name).map(|i| i.index).collect();
         self.found.interfaces.retain(|i| i.name != name);
         self.found.addresses.retain(|a| !gone.contains(&a.interface));
+        let leads_there = |route: &Route| match route.target {
+            RouteTarget::Interface(index) => gone.contains(&index),
+            RouteTarget::Unreachable => false,
+        };
+        self.found.routes.retain(|route| !leads_there(route));
+        self.found.userspace.interface &= name == STRANGER || name == "eth0";
     }
 
     pub fn link(&self, name: &str) -> Option<IpipLink> {
         self.found.interfaces.iter().find(|i| i.name == name).and_then(|i| match i.kind {
             InterfaceKind::Ipip(link) => Some(link),
-            InterfaceKind::Other => None,
+            InterfaceKind::Tun | InterfaceKind::Other => None,
         })
     }
 
@@ -100,7 +114,8 @@ impl PlayedHost {
             Step::RemoveRules => self.found.rules = RulesFound::Missing,
             Step::AddPrivateAddress(private) => self.add_address(LOOPBACK, *private, 32),
             Step::RemovePrivateAddress(private) => {
-                self.found.addresses.retain(|a| (a.interface, a.local) != (LOOPBACK, *private));
+                let gone = (LOOPBACK, IpAddr::V4(*private));
+                self.found.addresses.retain(|a| (a.interface, a.value.local) != gone);
             }
             Step::AddListener(listener) => self.add_listener(*listener),
             Step::RemoveListener(listener) => {
@@ -109,22 +124,36 @@ impl PlayedHost {
             Step::CreateLink(wanted) => self.create(wanted)?,
             Step::ChangeLink(wanted) => self.change(wanted)?,
             Step::DressLink(wanted) => {
-                let interface = self.interface(wanted);
+                let interface = self.interface(&wanted.device);
+                interface.forwarding = Some(wanted.forwarding);
                 interface.up = true;
                 interface.label = Some(LABEL.to_owned());
                 interface.rp_filter = rp_filter(wanted.source_check).or(interface.rp_filter);
             }
-            Step::AddInnerAddress(wanted) => {
-                let index = self.interface(wanted).index;
-                self.found.addresses.push(Address {
-                    interface: index,
-                    local: wanted.inner,
-                    peer: wanted.inner_peer,
-                    prefix: 32,
-                });
+            Step::AddInnerAddress(device, value) => {
+                let interface = self.interface(device).index;
+                self.found.addresses.push(Address { interface, value: *value });
             }
             Step::RemoveInnerAddress(address) => self.found.addresses.retain(|a| a != address),
             Step::RemoveLink(device) => self.remove_interface(device.as_str()),
+            Step::Bind(spec) => self.found.userspace.socket = Some(spec.clone()),
+            Step::Forward(spec) => self.found.userspace.forwarding = spec.clone(),
+            Step::AddRoute(route) => assert!(self.found.routes.insert(*route), "{route}"),
+            Step::RemoveRoute(route) => assert!(self.found.routes.remove(route), "{route}"),
+            Step::AddPolicyRule(rule) => assert!(self.found.policy_rules.insert(*rule), "{rule}"),
+            Step::RemovePolicyRule(rule) => {
+                assert!(self.found.policy_rules.remove(rule), "{rule}");
+            }
+            Step::InstallGateway(_) => self.found.gateway = GatewayFound::Intact,
+            Step::RemoveGateway => self.found.gateway = GatewayFound::Missing,
+            Step::SetForwarding { interface, on } => {
+                self.interface(&interface.parse().unwrap()).forwarding = Some(*on);
+            }
+            Step::SetRpFilter { interface, value } => {
+                self.interface(&interface.parse().unwrap()).rp_filter = Some(*value);
+            }
+            Step::UseNameServers => self.found.name_servers = NameServers::Ours,
+            Step::RestoreNameServers => self.found.name_servers = NameServers::Theirs,
         }
         Ok(())
     }
@@ -139,31 +168,39 @@ impl PlayedHost {
         self.check_free(wanted)?;
         let index = self.next_index;
         self.next_index += 1;
-        self.add_interface(wanted.device.as_str(), index, InterfaceKind::Ipip(wanted.link));
-        self.interface(wanted).up = false;
+        self.add_interface(wanted.device.as_str(), index, kind(wanted));
+        self.interface(&wanted.device).up = false;
+        self.found.userspace.interface |= matches!(wanted.kind, LinkKind::Tun { .. });
         Ok(())
     }
 
     fn change(&mut self, wanted: &WantedLink) -> Result<(), Taken> {
         self.check_free(wanted)?;
-        self.interface(wanted).kind = InterfaceKind::Ipip(wanted.link);
+        self.interface(&wanted.device).kind = kind(wanted);
         Ok(())
     }
 
     /// `ip_tunnel_find`: no two links with the same pair of addresses.
     fn check_free(&self, wanted: &WantedLink) -> Result<(), Taken> {
-        let clash = self.found.interfaces.iter().any(|i| match i.kind {
-            InterfaceKind::Ipip(link) => {
+        let clash = self.found.interfaces.iter().any(|i| match (i.kind, wanted.kind) {
+            (InterfaceKind::Ipip(link), LinkKind::Ipip(wanted_link)) => {
                 i.name != wanted.device.as_str()
-                    && (link.local, link.remote) == (wanted.link.local, wanted.link.remote)
+                    && (link.local, link.remote) == (wanted_link.local, wanted_link.remote)
             }
-            InterfaceKind::Other => false,
+            (InterfaceKind::Ipip(_) | InterfaceKind::Tun | InterfaceKind::Other, _) => false,
         });
         if clash { Err(Taken) } else { Ok(()) }
     }
 
-    fn interface(&mut self, wanted: &WantedLink) -> &mut Interface {
-        let name = wanted.device.as_str();
+    fn interface(&mut self, device: &DeviceName) -> &mut Interface {
+        let name = device.as_str();
         self.found.interfaces.iter_mut().find(|i| i.name == name).expect("a step on a missing link")
+    }
+}
+
+fn kind(wanted: &WantedLink) -> InterfaceKind {
+    match wanted.kind {
+        LinkKind::Ipip(link) => InterfaceKind::Ipip(link),
+        LinkKind::Tun { .. } => InterfaceKind::Tun,
     }
 }

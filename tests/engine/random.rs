@@ -100,7 +100,7 @@ fn play_all(happenings: Vec<Happening>, lifetime: Option<Duration>) {
             }
             Happening::DeleteLink => play.host.remove_interface("ipipou0"),
             Happening::DeleteListeners => play.host.found.listeners.clear(),
-            Happening::FlushAddresses => play.host.found.addresses.retain(|a| a.prefix != 32),
+            Happening::FlushAddresses => play.host.found.addresses.retain(|a| a.value.network.prefix_len() != 32),
             Happening::LinkDown => {
                 for interface in &mut play.host.found.interfaces {
                     interface.up &= interface.name != "ipipou0";
@@ -151,7 +151,7 @@ fn play_all(happenings: Vec<Happening>, lifetime: Option<Duration>) {
     assert!(left.interfaces.iter().all(|i| i.name == "lo" || i.name == "eth0"), "{left:?}");
     assert_eq!(left.listeners, BTreeSet::new());
     assert_eq!(left.rules, RulesFound::Missing);
-    assert!(left.addresses.iter().all(|a| a.prefix != 32), "{left:?}");
+    assert!(left.addresses.iter().all(|a| a.value.network.prefix_len() != 32), "{left:?}");
 }
 
 /// No tunnel for who proved nothing.

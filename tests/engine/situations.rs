@@ -98,7 +98,7 @@ fn a_start_after_a_kill_takes_the_running_tunnel_over() {
     let mut left = play.host.clone();
     left.found.rules = RulesFound::Unknown; // their handles are not known any more
     let again = Play::start(Role::Server(server(None)), left, play.memory);
-    assert_eq!(again.reports, [Report::Adopted(at(A))]);
+    assert_eq!(again.reports, [Report::Adopted(outer_at(A))]);
     assert_eq!(
         again.applied,
         ["install rules ipipou-0 for 203.0.113.1:10000, admitting 198.51.100.7:4500"]
@@ -130,7 +130,7 @@ fn the_private_address_is_used_while_the_pair_is_taken() {
     play.receive(at(A), &proof);
     let link = play.host.link("ipipou0").unwrap();
     assert_eq!(link.local, "172.29.0.0".parse::<std::net::Ipv4Addr>().unwrap());
-    assert!(play.host.found.has_local(link.local));
+    assert!(play.host.found.has_local(link.local.into()));
     assert_eq!(
         play.host.admitted(),
         [Admitted { remote: at(A), private: Some(link.local) }].into()
@@ -139,7 +139,7 @@ fn the_private_address_is_used_while_the_pair_is_taken() {
     let proof = play.proof();
     play.receive(at(B), &proof);
     assert_eq!(play.host.link("ipipou0").unwrap().local, OUTER);
-    assert!(!play.host.found.has_local(link.local));
+    assert!(!play.host.found.has_local(link.local.into()));
 }
 
 #[test]
@@ -161,7 +161,7 @@ fn an_authentication_runs_out_and_is_renewed() {
     assert_eq!(play.host.admitted().len(), 1);
     play.pass(2 * SECOND);
     assert!(play.host.admitted().is_empty());
-    assert!(play.reports.contains(&Report::Expired(at(A))));
+    assert!(play.reports.contains(&Report::Expired(outer_at(A))));
     let proof = play.proof();
     play.receive(at(A), &proof);
     assert_eq!(play.host.admitted().len(), 1);
@@ -179,7 +179,7 @@ fn what_goes_missing_comes_back() {
         |h| h.found.rules = RulesFound::Intact([].into()),
         |h| h.remove_interface("ipipou0"),
         |h| h.found.listeners.clear(),
-        |h| h.found.addresses.retain(|a| a.prefix != 32),
+        |h| h.found.addresses.retain(|a| a.value.network.prefix_len() != 32),
         |h| h.found.interfaces.last_mut().unwrap().up = false,
     ];
     for (i, break_it) in breakages.into_iter().enumerate() {
@@ -198,7 +198,7 @@ fn an_outer_address_that_goes_away_is_waited_for() {
     let mut play = serving();
     let proof = play.proof();
     play.receive(at(A), &proof);
-    play.host.found.addresses.retain(|a| a.local != OUTER);
+    play.host.found.addresses.retain(|a| a.value.local != OUTER);
     let steps = play.applied.len();
     play.read();
     assert_eq!(play.applied.len(), steps, "nothing is taken away meanwhile");
@@ -211,8 +211,8 @@ fn an_outer_address_that_goes_away_is_waited_for() {
 fn a_client_makes_its_tunnel_and_proves_itself() {
     let play = calling(None);
     assert_eq!(play.sent.len(), 1);
-    assert_eq!(play.sent[0].from, at("203.0.113.1:10000"));
-    assert_eq!(play.sent[0].to, at("203.0.113.9:10000"));
+    assert_eq!(play.sent[0].from, outer_at("203.0.113.1:10000"));
+    assert_eq!(play.sent[0].to, outer_at("203.0.113.9:10000"));
     assert!(play.sent[0].payload.len() == 73 && play.sent[0].payload[0] >= 0x80);
     assert!(play.applied.contains(
         &"create ipipou0 local 203.0.113.1 remote 203.0.113.9:10000 on interface 2".to_owned()
@@ -222,7 +222,7 @@ fn a_client_makes_its_tunnel_and_proves_itself() {
 #[test]
 fn a_client_that_cannot_send_waits_without_haste() {
     let mut host = PlayedHost::new();
-    host.found.addresses.retain(|a| a.local != OUTER);
+    host.found.addresses.retain(|a| a.value.local != OUTER);
     let server = Host::Name("server.example".into());
     let role = Role::Client(client(server, Some(SECOND)));
     let mut play = Play::start(role, host, Memory::default());
@@ -254,12 +254,12 @@ fn a_client_keeps_proving_itself_and_does_so_when_asked() {
 #[test]
 fn a_client_proves_itself_anew_from_a_new_address() {
     let mut play = calling(None);
-    play.host.found.addresses.retain(|a| a.local != OUTER);
+    play.host.found.addresses.retain(|a| a.value.local != OUTER);
     play.read();
     play.host.add_address(super::host::ETH0, "203.0.113.77".parse().unwrap(), 24);
     play.read();
     assert_eq!(play.sent.len(), 2);
-    assert_eq!(play.sent[1].from, at("203.0.113.77:10000"));
+    assert_eq!(play.sent[1].from, outer_at("203.0.113.77:10000"));
 }
 
 #[test]
@@ -268,12 +268,12 @@ fn a_client_follows_a_server_that_moved() {
     let mut play = Play::start(role, PlayedHost::new(), Memory::default());
     assert!(play.sent.is_empty() && play.host.link("ipipou0").is_none());
     let one = "203.0.113.9".parse().unwrap();
-    let two = "203.0.113.10".parse().unwrap();
+    let two: std::net::IpAddr = "203.0.113.10".parse().unwrap();
     play.handle(Event::Resolved(vec![one, two]));
     play.handle(Event::Resolved(vec![two, one])); // the order alone is no move
     assert_eq!(play.sent.len(), 1);
     play.handle(Event::Resolved(vec![two]));
-    assert_eq!(play.sent.last().unwrap().to, at("203.0.113.10:10000"));
+    assert_eq!(play.sent.last().unwrap().to, outer_at("203.0.113.10:10000"));
     assert_eq!(play.host.link("ipipou0").unwrap().remote, two);
 }
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Installs what is needed on a Debian 12/13 or Ubuntu machine: packages.sh [build] [test] [lint]
-# (without a word: build and test). Changes nothing, and needs neither root nor the network, when
-# everything is already there.
+# Installs what is needed on a Debian 12/13 or Ubuntu machine:
+# packages.sh [build] [test] [lint] [bench] (without a word: build and test). Changes nothing, and
+# needs neither root nor the network, when everything is already there.
 set -euo pipefail
 
 # the linker and C library that rustc links with
@@ -15,6 +15,8 @@ test=(
     python3 python3-pytest python3-nacl
 )
 lint=(shellcheck black)
+# other userspace tunnels to compare with; load, round trips, certificates
+bench=(wireguard-go wireguard-tools fastd openvpn iperf3 iputils-ping iproute2 openssl python3)
 
 if (($# == 0)); then
     set -- build test
@@ -25,6 +27,7 @@ for word in "$@"; do
     build) packages+=("${build[@]}") ;;
     test) packages+=("${test[@]}") ;;
     lint) packages+=("${lint[@]}") ;;
+    bench) packages+=("${bench[@]}") ;;
     *) echo "packages.sh: no group '$word'" >&2 && exit 2 ;;
     esac
 done

@@ -1,0 +1,147 @@
+//! The options of tunnels with many other ends, and what they mean: a server that learns who its
+//! clients are, and hosts that know each other from a table.
+
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Args;
+
+use super::options::Options;
+use super::usage::UsageError;
+use super::value;
+use crate::engine::config::{Authorities, HostsSource, HostsUrl, LearnConfig};
+
+const LEARN_LIFETIME: Duration = Duration::from_secs(60);
+const LEARN_LIMIT: usize = 1024;
+const FETCH_INTERVAL: Duration = Duration::from_secs(300);
+
+/// The options of many ends as given.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Many ends")]
+pub struct ManyEndsOptions {
+    /// Server: many clients, who reach each other too. From their packets learn which inner address
+    /// is whose; all are from the network of --tunl-ip IP/LEN. For --datapath tun
+    #[arg(long)]
+    pub learn: bool,
+    /// Free an inner address that was silent for SEC seconds for other clients [default: 60]
+    #[arg(long, value_name = "SEC", value_parser = value::lifetime)]
+    pub learn_lifetime: Option<Duration>,
+    /// How many inner addresses are learned at most, and from how many clients, 1..65536
+    /// [default: 1024]
+    #[arg(long, value_name = "N", value_parser = value::learn_limit)]
+    pub learn_limit: Option<NonZeroUsize>,
+    /// Table of all hosts by inner address, in JSON; read again when it changes. No server, no
+    /// client, no keys: hosts know each other by their outer addresses
+    #[arg(long, value_name = "FILE", value_parser = value::path)]
+    pub hosts_file: Option<PathBuf>,
+    /// The table, from an http:// or https:// URL
+    #[arg(long, value_name = "URL", value_parser = value::url)]
+    pub hosts_url: Option<String>,
+    /// Fetch the table anew every SEC seconds, at least 10 [default: 300]
+    #[arg(long, value_name = "SEC", value_parser = value::interval)]
+    pub hosts_url_interval: Option<Duration>,
+    /// Who may sign the certificate of the table's server: PEM certificates in a file [default:
+    /// those of the system]
+    #[arg(long, value_name = "FILE", value_parser = value::path)]
+    pub ca_file: Option<PathBuf>,
+    /// The same, in the files of a directory
+    #[arg(long, value_name = "DIR", value_parser = value::path)]
+    pub ca_path: Option<PathBuf>,
+}
+
+/// Where the table of hosts is, if there is one.
+pub fn hosts(options: &Options) -> Result<Option<HostsSource>, UsageError> {
+    let given = &options.many_ends;
+    let of_url = [
+        ("--hosts-url-interval", given.hosts_url_interval.is_some()),
+        ("--ca-file", given.ca_file.is_some()),
+        ("--ca-path", given.ca_path.is_some()),
+    ];
+    if given.hosts_url.is_none() {
+        only_with("--hosts-url", of_url)?;
+    }
+    let source = match (&given.hosts_file, &given.hosts_url) {
+        (None, None) => return Ok(None),
+        (Some(_), Some(_)) => return Err(UsageError::TwoTables),
+        (Some(file), None) => HostsSource::File(file.clone()),
+        (None, Some(url)) => HostsSource::Url(HostsUrl {
+            url: url.clone(),
+            interval: given.hosts_url_interval.unwrap_or(FETCH_INTERVAL),
+            authorities: authorities(given)?,
+        }),
+    };
+    match not_with_table(options) {
+        Some(option) => Err(UsageError::NotWithTable(option)),
+        None => Ok(Some(source)),
+    }
+}
+
+/// Whether clients are learned, and how.
+pub fn learn(options: &Options) -> Result<Option<LearnConfig>, UsageError> {
+    let given = &options.many_ends;
+    if !given.learn {
+        let of_learning = [
+            ("--learn-lifetime", given.learn_lifetime.is_some()),
+            ("--learn-limit", given.learn_limit.is_some()),
+        ];
+        only_with("--learn", of_learning)?;
+        return Ok(None);
+    }
+    if !options.server {
+        return Err(UsageError::LearnOnClient);
+    }
+    Ok(Some(LearnConfig {
+        lifetime: given.learn_lifetime.unwrap_or(LEARN_LIFETIME),
+        limit: given.learn_limit.map_or(LEARN_LIMIT, NonZeroUsize::get),
+    }))
+}
+
+fn authorities(given: &ManyEndsOptions) -> Result<Authorities, UsageError> {
+    match (given.ca_file.clone(), given.ca_path.clone()) {
+        (None, None) => Ok(Authorities::System),
+        (Some(file), None) => Ok(Authorities::File(file)),
+        (None, Some(directory)) => Ok(Authorities::Directory(directory)),
+        (Some(_), Some(_)) => Err(UsageError::TwoAuthorities),
+    }
+}
+
+/// For options that were given although `other` was not.
+fn only_with<const N: usize>(
+    other: &'static str,
+    options: [(&'static str, bool); N],
+) -> Result<(), UsageError> {
+    match options.into_iter().find(|(_, given)| *given) {
+        Some((option, _)) => Err(UsageError::OnlyWith { option, other }),
+        None => Ok(()),
+    }
+}
+
+/// The first option that has no meaning beside a table of hosts. Somebody who gives a key would
+/// think that it is asked for.
+fn not_with_table(options: &Options) -> Option<&'static str> {
+    let given = [
+        ("--client", options.client),
+        ("--learn", options.many_ends.learn),
+        ("--learn-lifetime", options.many_ends.learn_lifetime.is_some()),
+        ("--learn-limit", options.many_ends.learn_limit.is_some()),
+        ("--fou-remote", options.fou_remote.is_some()),
+        ("--fou-remote-ip", options.fou_remote_ip.is_some()),
+        ("--fou-remote-port", options.fou_remote_port.is_some()),
+        ("--auth-key-b64", options.auth_key_b64.is_some()),
+        ("--auth-remote-pubkey-b64", options.auth_remote_pubkey_b64.is_some()),
+        ("--auth-secret", options.auth_secret.is_some()),
+        ("--auth-token", options.auth_token.is_some()),
+        ("--auth-token-b64", options.auth_token_b64.is_some()),
+        ("--auth-key-type", options.auth_key_type.is_some()),
+        ("--auth-packet-ttl", options.auth_packet_ttl.is_some()),
+        ("--auth-by-remote-ip", options.auth_by_remote_ip),
+        ("--auth-by-remote-port", options.auth_by_remote_port),
+        ("--auth-max-time-discrepancy", options.auth_max_time_discrepancy.is_some()),
+        ("--auth-lifetime", options.auth_lifetime.is_some()),
+        ("--reply-on-auth-ok", options.reply_on_auth_ok),
+        ("--keepalive", options.keepalive.is_some()),
+        ("--reauth-only", options.reauth_only),
+    ];
+    given.into_iter().find(|(_, given)| *given).map(|(option, _)| option)
+}

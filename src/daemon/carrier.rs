@@ -1,0 +1,139 @@
+//! What carries the packets: the kernel, or this process.
+
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use super::Failure;
+use super::preflight::kernel;
+use crate::engine::Outgoing;
+use crate::engine::config::{Datapath, Role, TunnelConfig};
+use crate::engine::host::{Found, Userspace};
+use crate::engine::plan::{LinkKind, Step};
+use crate::kernel::{Queue, Queued, RawSender, StepError};
+use crate::observe::status::Learned;
+use crate::tun;
+
+/// The datapath in use.
+pub enum Carrier {
+    /// A server's authentication packets come through a queue.
+    Kernel { queue: Option<Queue>, sender: RawSender },
+    Tun(tun::Datapath),
+}
+
+impl Carrier {
+    /// # Errors
+    /// When the kernel refuses a socket, or somebody else reads the queue.
+    pub fn open(datapath: Datapath, role: &Role, tunnel: &TunnelConfig) -> Result<Self, Failure> {
+        match datapath {
+            Datapath::Kernel => Ok(Carrier::Kernel {
+                queue: match role {
+                    Role::Server(server) => Some(Queue::bind(server.queue)?),
+                    Role::Client(_) | Role::Node(_) => None,
+                },
+                sender: RawSender::open(tunnel.outer.device()).map_err(Failure::Sending)?,
+            }),
+            Datapath::Tun => {
+                Ok(Carrier::Tun(tun::Datapath::new(tunnel.queues).map_err(kernel)?))
+            }
+        }
+    }
+
+    /// The next packet that may be an authentication packet; `None` when no more will come.
+    pub async fn next(&mut self) -> Option<(SocketAddr, Vec<u8>)> {
+        match self {
+            Carrier::Kernel { queue: Some(queue), .. } => {
+                let Queued { from, payload } = queue.recv().await?;
+                Some((from.into(), payload))
+            }
+            Carrier::Kernel { queue: None, .. } => std::future::pending().await,
+            Carrier::Tun(datapath) => Some(datapath.control().await),
+        }
+    }
+
+    /// Sends a packet from the tunnel's own port.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn send(&self, out: &Outgoing) -> io::Result<()> {
+        match self {
+            Carrier::Kernel { sender, .. } => sender.send(out),
+            Carrier::Tun(datapath) => datapath.send(out),
+        }
+    }
+
+    /// Adds what only the datapath itself knows.
+    pub fn read(&self, found: &mut Found) {
+        match self {
+            Carrier::Kernel { .. } => {}
+            Carrier::Tun(datapath) => {
+                found.userspace = Userspace {
+                    socket: datapath.socket(),
+                    interface: datapath.has_interface(),
+                    forwarding: datapath.forwarding(),
+                };
+            }
+        }
+    }
+
+    /// Does the steps that are the userspace datapath's; all others are none of its business.
+    ///
+    /// # Errors
+    /// When the port or the interface's name is taken, or the kernel refuses.
+    pub fn apply(&self, step: &Step) -> Result<(), StepError> {
+        let Carrier::Tun(datapath) = self else { return Ok(()) };
+        match step {
+            Step::Bind(spec) => datapath.bind(spec).map_err(StepError::Socket),
+            Step::Forward(spec) => {
+                datapath.set_forwarding(spec.clone());
+                Ok(())
+            }
+            Step::CreateLink(wanted) => match wanted.kind {
+                LinkKind::Tun { .. } => {
+                    datapath.create_interface(&wanted.device).map_err(StepError::Tun)
+                }
+                LinkKind::Ipip(_) => Ok(()),
+            },
+            _ => Ok(()),
+        }
+    }
+
+    /// Where the packets go, in a few words.
+    pub fn describe(&self) -> (&'static str, Option<String>) {
+        match self {
+            Carrier::Kernel { .. } => ("kernel", None),
+            Carrier::Tun(datapath) => ("tun", Some(datapath.offloads().to_string())),
+        }
+    }
+
+    /// Packets that were dropped, by reason.
+    pub fn dropped(&self) -> Vec<(String, u64)> {
+        const PASSED: [&str; 8] = [
+            "tx packets",
+            "tx bytes",
+            "tx calls",
+            "rx packets",
+            "rx bytes",
+            "rx calls",
+            "rx writes",
+            "control passed",
+        ];
+        let Carrier::Tun(datapath) = self else { return Vec::new() };
+        let counters = datapath.counters().into_iter();
+        let dropped = counters.filter(|(name, _)| !PASSED.contains(name));
+        dropped.map(|(name, packets)| (name.replace(' ', "_"), packets)).collect()
+    }
+
+    /// What was learned of inner addresses.
+    pub fn learned(&self) -> Vec<Learned> {
+        let Carrier::Tun(datapath) = self else { return Vec::new() };
+        let entry = |(inner, remote, silent): (_, _, Duration)| Learned {
+            inner: ToString::to_string(&inner as &std::net::IpAddr),
+            remote: ToString::to_string(&remote as &SocketAddr),
+            silent: silent.as_secs(),
+        };
+        let mut learned: Vec<_> = datapath.learned().into_iter().map(entry).collect();
+        learned.sort_by(|a, b| a.inner.cmp(&b.inner));
+        learned
+    }
+}

@@ -1,0 +1,103 @@
+//! The remotes of a table of nodes.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
+use ipnet::IpNet;
+
+use super::config::{Datapath, DeviceName, PrivateAddress, TunnelConfig};
+use super::event::Unusable;
+use super::host::Found;
+use super::hosts::Node;
+use super::peer::{End, Peer};
+use super::plan::is_labelled;
+
+/// Private local addresses of nodes: a network that no number of a tunnel has.
+const PRIVATE: Ipv4Addr = Ipv4Addr::new(172, 30, 0, 0);
+
+/// A peer for every remote of the table but ourselves, and the nodes that cannot be used. `outer` is
+/// our own outer address.
+pub fn peers(
+    nodes: &[Node],
+    tunnel: &TunnelConfig,
+    datapath: Datapath,
+    outer: IpAddr,
+) -> (Vec<Peer>, Vec<(Node, Unusable)>) {
+    let own = SocketAddr::new(outer, tunnel.port.get());
+    let mut networks: BTreeMap<SocketAddr, Vec<IpNet>> = BTreeMap::new();
+    let mut unusable = Vec::new();
+    for node in nodes {
+        let kernel = datapath == Datapath::Kernel;
+        if is_us(node, tunnel) {
+            continue; // all hosts may share one table
+        }
+        if node.remote == own {
+            unusable.push((node.clone(), Unusable::LeadsBack));
+        } else if kernel && !(node.remote.is_ipv4() && matches!(node.inner, IpNet::V4(_))) {
+            unusable.push((node.clone(), Unusable::NotIpv4));
+        } else {
+            networks.entry(node.remote).or_default().push(node.inner);
+        }
+    }
+    let mut marks = BTreeSet::new();
+    let peers = networks.into_iter().map(|(remote, networks)| {
+        let mut mark = short_hash(own.port(), remote);
+        while !marks.insert(mark) {
+            mark = mark.wrapping_add(1);
+        }
+        Peer {
+            device: device(tunnel, datapath, mark),
+            private: PrivateAddress::WhenTaken(Ipv4Addr::from_bits(
+                PRIVATE.to_bits() | u32::from(mark),
+            )),
+            networks,
+            end: End::Node(remote),
+            taken_for: None,
+        }
+    });
+    (peers.collect(), unusable)
+}
+
+fn is_us(node: &Node, tunnel: &TunnelConfig) -> bool {
+    node.inner.contains(&IpAddr::V4(tunnel.inner))
+        || tunnel.inner6.is_some_and(|net| node.inner.contains(&IpAddr::V6(net.addr())))
+}
+
+/// The kernel needs an interface for each remote. The same remote has the same name after a restart.
+fn device(tunnel: &TunnelConfig, datapath: Datapath, mark: u16) -> DeviceName {
+    let base = tunnel.device.clone();
+    match datapath {
+        Datapath::Tun => base,
+        Datapath::Kernel => format!("{}{mark:04x}", prefix(tunnel)).parse().unwrap_or(base),
+    }
+}
+
+/// The interfaces that this or an earlier process made for nodes.
+pub fn interfaces(found: &Found, tunnel: &TunnelConfig) -> Vec<DeviceName> {
+    let prefix = prefix(tunnel);
+    let ours = found.interfaces.iter().filter(|i| i.name.starts_with(&prefix) && is_labelled(i));
+    ours.filter_map(|i| i.name.parse().ok()).collect()
+}
+
+/// What the names of the interfaces begin with.
+fn prefix(tunnel: &TunnelConfig) -> String {
+    const ROOM: usize = 15 - "-ffff".len();
+    let name = tunnel.device.as_str();
+    let mut end = ROOM.min(name.len());
+    while !name.is_char_boundary(end) {
+        end -= 1;
+    }
+    format!("{}-", &name[..end])
+}
+
+/// Tells remotes apart; the few that it does not get the next free number.
+fn short_hash(port: u16, remote: SocketAddr) -> u16 {
+    let address = match remote.ip() {
+        IpAddr::V4(v4) => v4.to_bits(),
+        IpAddr::V6(v6) => v6.segments().iter().fold(0u32, |sum, s| sum.wrapping_mul(31).wrapping_add((*s).into())),
+    };
+    // Knuth's multiplicative hashing: the high bits depend on all of the input.
+    let mixed = (address ^ (u32::from(remote.port()) << 16) ^ u32::from(port))
+        .wrapping_mul(2_654_435_769);
+    u16::try_from(mixed >> 16).unwrap_or_default()
+}

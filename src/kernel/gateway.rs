@@ -1,0 +1,284 @@
+//! The nftables table of a gateway: what is forwarded to and from the tunnel, and whose address it
+//! gets. It leaves the host's own firewall alone: a packet it has nothing against goes on to that.
+//!
+//! ```text
+//! chain forward { type filter hook forward priority mangle
+//!   iifname DEV tcp flags syn tcp option maxseg size set rt mtu
+//!   oifname DEV tcp flags syn tcp option maxseg size set rt mtu
+//!   iifname { TURNED ON } oifname DEV ct state { established, related } accept
+//!   iifname { TURNED ON } drop        # or, where others may begin: iifname … oifname != DEV drop
+//! }
+//! chain postrouting { type nat hook postrouting priority srcnat
+//!   ip saddr { SOURCES } oifname != { DEV, lo } masquerade
+//! }
+//! ```
+//!
+//! `rt mtu` is the smaller one of both directions (`get_tcpmss` in net/netfilter/nft_rt.c), and a
+//! segment size is never made larger (`nft_exthdr_tcp_set_eval`).
+
+use std::borrow::Cow;
+use std::collections::BTreeSet;
+use std::io;
+
+use ipnet::Ipv4Net;
+use nftables::batch::Batch;
+use nftables::expr::{
+    CT, Expression, Meta, MetaKey, NamedExpression, Payload, PayloadField, Prefix, RT, RTKey,
+    SetItem, TcpOption,
+};
+use nftables::schema::{Chain, NfListObject, Rule, Table};
+use nftables::stmt::{Mangle, Match, Operator, Statement};
+use nftables::types::{NfChainPolicy, NfChainType, NfFamily, NfHook};
+
+use super::elements::Elements;
+use super::rules::{RulesError, nft};
+use crate::engine::host::{GatewayFound, GatewaySpec};
+
+/// `NF_IP_PRI_MANGLE` in linux/netfilter_ipv4.h: after conntrack, before most firewalls.
+const MANGLE: i32 = -150;
+/// `NF_IP_PRI_NAT_SRC`.
+const SOURCE_NAT: i32 = 100;
+
+/// The table, and the rules we put into it.
+pub struct Gateway {
+    elements: Elements,
+    installed: Option<BTreeSet<u64>>,
+}
+
+impl Gateway {
+    pub fn in_table(table: &str) -> Self {
+        Gateway { elements: Elements::in_table(table), installed: None }
+    }
+
+    /// Whether our rules are there.
+    pub fn read(&mut self) -> io::Result<GatewayFound> {
+        let handles = self.elements.rule_handles()?;
+        Ok(match &self.installed {
+            _ if handles.is_empty() => GatewayFound::Missing,
+            Some(installed) if *installed == handles => GatewayFound::Intact,
+            Some(_) | None => GatewayFound::Unknown,
+        })
+    }
+
+    /// Replaces the table as a whole, in one transaction.
+    pub fn install(&mut self, spec: &GatewaySpec) -> Result<(), RulesError> {
+        nft(&["-f", "-"], &json(spec))?;
+        self.installed = Some(self.elements.rule_handles()?);
+        Ok(())
+    }
+
+    /// Removes the table; none is no error.
+    pub fn remove(&mut self) -> Result<(), RulesError> {
+        self.installed = None;
+        Ok(super::absent_is_fine(self.elements.delete_table())?)
+    }
+}
+
+/// The whole transaction as `nft -j` reads it.
+fn json(spec: &GatewaySpec) -> String {
+    // Maps with string keys only: nothing in these types can fail to serialise.
+    serde_json::to_string(&table(spec).to_nftables()).unwrap_or_default()
+}
+
+fn table(spec: &GatewaySpec) -> Batch<'_> {
+    let mut batch = Batch::new();
+    let name: &str = &spec.table;
+    let itself =
+        || NfListObject::Table(Table { family: NfFamily::IP, name: name.into(), handle: None });
+    batch.add(itself()); // or the next would fail the first time
+    batch.delete(itself());
+    batch.add(itself());
+    let chains = [
+        ("forward", NfChainType::Filter, NfHook::Forward, MANGLE, forward(spec)),
+        ("postrouting", NfChainType::NAT, NfHook::Postrouting, SOURCE_NAT, postrouting(spec)),
+    ];
+    for (chain, kind, hook, priority, rules) in chains {
+        if rules.is_empty() {
+            continue; // a NAT chain makes the kernel track connections
+        }
+        batch.add(NfListObject::Chain(Chain {
+            family: NfFamily::IP,
+            table: name.into(),
+            name: chain.into(),
+            _type: Some(kind),
+            hook: Some(hook),
+            prio: Some(priority),
+            policy: Some(NfChainPolicy::Accept),
+            ..Chain::default()
+        }));
+        for expr in rules {
+            batch.add(NfListObject::Rule(Rule {
+                family: NfFamily::IP,
+                table: name.into(),
+                chain: chain.into(),
+                expr: expr.into(),
+                ..Rule::default()
+            }));
+        }
+    }
+    batch
+}
+
+fn forward(spec: &GatewaySpec) -> Vec<Vec<Statement<'static>>> {
+    let device = || interface(spec.device.as_str());
+    let clamp = |key| {
+        vec![
+            is(meta(key), Operator::EQ, device()),
+            is(tcp("flags"), Operator::IN, text("syn")),
+            clamp_to_path(),
+        ]
+    };
+    let mut rules = vec![clamp(MetaKey::Iifname), clamp(MetaKey::Oifname)];
+    // The tunnel's own may go anywhere.
+    let turned_on = spec.turned_on.iter().filter(|name| *name != spec.device.as_str());
+    let turned_on: Vec<_> = turned_on.map(|name| interface(name)).collect();
+    if turned_on.is_empty() {
+        return rules;
+    }
+    let from = is(meta(MetaKey::Iifname), Operator::EQ, any_of(turned_on));
+    let into_tunnel = |operator| is(meta(MetaKey::Oifname), operator, device());
+    if spec.into_tunnel {
+        rules.push(vec![from, into_tunnel(Operator::NEQ), Statement::Drop(None)]);
+    } else {
+        let state = NamedExpression::CT(CT { key: "state".into(), family: None, dir: None });
+        let answers = any_of(vec![text("established"), text("related")]);
+        rules.push(vec![
+            from.clone(),
+            into_tunnel(Operator::EQ),
+            is(Expression::Named(state), Operator::EQ, answers),
+            Statement::Accept(None),
+        ]);
+        rules.push(vec![from, Statement::Drop(None)]);
+    }
+    rules
+}
+
+fn postrouting(spec: &GatewaySpec) -> Vec<Vec<Statement<'static>>> {
+    let Some((sources, by)) = &spec.masquerade else { return Vec::new() };
+    // Overlapping networks are no set for `nft`.
+    let sources = Ipv4Net::aggregate(&sources.iter().copied().collect());
+    if sources.is_empty() {
+        return Vec::new();
+    }
+    let sources = any_of(sources.iter().map(network).collect());
+    let leaving = match by {
+        Some(by) => is(meta(MetaKey::Oifname), Operator::EQ, interface(by.as_str())),
+        None => {
+            let not_by = any_of(vec![interface(spec.device.as_str()), text("lo")]);
+            is(meta(MetaKey::Oifname), Operator::NEQ, not_by)
+        }
+    };
+    let saddr = header("ip", "saddr");
+    vec![vec![is(saddr, Operator::EQ, sources), leaving, Statement::Masquerade(None)]]
+}
+
+/// `tcp option maxseg size set rt mtu`
+fn clamp_to_path() -> Statement<'static> {
+    Statement::Mangle(Mangle {
+        key: Expression::Named(NamedExpression::TcpOption(TcpOption {
+            name: "maxseg".into(),
+            field: Some("size".into()),
+        })),
+        value: Expression::Named(NamedExpression::RT(RT { key: RTKey::MTU, family: None })),
+    })
+}
+
+/// An interface by its name. A last `*` would stand for anything.
+fn interface(name: &str) -> Expression<'static> {
+    match name.strip_suffix('*') {
+        Some(start) => text(format!("{start}\\*")),
+        None => text(name.to_owned()),
+    }
+}
+
+fn network(network: &Ipv4Net) -> Expression<'static> {
+    Expression::Named(NamedExpression::Prefix(Prefix {
+        addr: Box::new(text(network.network().to_string())),
+        len: network.prefix_len().into(),
+    }))
+}
+
+fn any_of(items: Vec<Expression<'static>>) -> Expression<'static> {
+    Expression::Named(NamedExpression::Set(items.into_iter().map(SetItem::Element).collect()))
+}
+
+fn text(value: impl Into<Cow<'static, str>>) -> Expression<'static> {
+    Expression::String(value.into())
+}
+
+fn meta(key: MetaKey) -> Expression<'static> {
+    Expression::Named(NamedExpression::Meta(Meta { key }))
+}
+
+fn tcp(field: &'static str) -> Expression<'static> {
+    header("tcp", field)
+}
+
+fn header(protocol: &'static str, field: &'static str) -> Expression<'static> {
+    Expression::Named(NamedExpression::Payload(Payload::PayloadField(PayloadField {
+        protocol: protocol.into(),
+        field: field.into(),
+    })))
+}
+
+fn is(left: Expression<'static>, op: Operator, right: Expression<'static>) -> Statement<'static> {
+    Statement::Match(Match { left, right, op })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spec() -> GatewaySpec {
+        let source = |text: &str| text.parse::<Ipv4Net>().unwrap();
+        GatewaySpec {
+            table: "ipipou-0-gateway".to_owned(),
+            device: "ipipou0".parse().unwrap(),
+            masquerade: Some(([source("10.0.0.0/8"), source("10.1.0.0/16")].into(), None)),
+            turned_on: ["eth0".to_owned(), "ipipou0".to_owned()].into(),
+            into_tunnel: false,
+        }
+    }
+
+    /// The statements of a chain, a rule each.
+    fn chain(spec: &GatewaySpec, name: &str) -> Vec<String> {
+        let all: serde_json::Value = serde_json::from_str(&json(spec)).unwrap();
+        let commands = all["nftables"].as_array().unwrap();
+        let rules = commands.iter().map(|command| &command["add"]["rule"]);
+        rules.filter(|rule| rule["chain"] == name).map(|rule| rule["expr"].to_string()).collect()
+    }
+
+    #[test]
+    fn without_masquerade_nothing_is_tracked() {
+        assert!(json(&spec()).contains("\"nat\""));
+        let mut spec = spec();
+        (spec.masquerade, spec.into_tunnel) = (None, true);
+        let json = json(&spec);
+        assert!(!json.contains("\"nat\"") && !json.contains("\"ct\""), "{json}");
+    }
+
+    #[test]
+    fn overlapping_sources_are_one() {
+        let [rule] = chain(&spec(), "postrouting").try_into().unwrap();
+        assert!(rule.contains("10.0.0.0") && !rule.contains("10.1.0.0"), "{rule}");
+    }
+
+    #[test]
+    fn what_comes_from_the_tunnel_itself_is_never_dropped() {
+        let drops = |spec: &GatewaySpec| -> Vec<String> {
+            let rules = chain(spec, "forward").into_iter();
+            rules.filter(|rule| rule.contains("drop")).collect()
+        };
+        let [rule] = drops(&spec()).try_into().unwrap();
+        assert!(rule.contains("eth0") && !rule.contains("ipipou0"), "{rule}");
+        let alone = GatewaySpec { turned_on: ["ipipou0".to_owned()].into(), ..spec() };
+        assert_eq!(drops(&alone), Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_star_in_a_name_stands_for_itself() {
+        let spec = GatewaySpec { turned_on: ["eth*".to_owned()].into(), ..spec() };
+        let rules = chain(&spec, "forward");
+        assert!(rules.iter().any(|rule| rule.contains(r#""eth\\*""#)), "{rules:?}");
+    }
+}

@@ -1,0 +1,291 @@
+//! Routes and policy rules of ours, over route netlink (rtnetlink(7)).
+//!
+//! What is made here carries [`ROUTE_PROTOCOL`], and only what carries it is told or removed.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use futures_util::TryStreamExt;
+use ipnet::IpNet;
+use netlink_packet_route::AddressFamily;
+use netlink_packet_route::route::{
+    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
+};
+use netlink_packet_route::rule::{RuleAction, RuleAttribute, RuleFlags, RuleMessage};
+use rtnetlink::IpVersion;
+
+use super::links::into_io;
+use crate::engine::host::{Family, PolicyRule, PolicyRuleKind, ROUTE_PROTOCOL, Route, RouteTarget};
+
+/// Metric of our unreachable routes, so high that any other route to the same place wins.
+const LAST_METRIC: u32 = 4_278_198_272;
+const MAIN_TABLE: u32 = RouteHeader::RT_TABLE_MAIN as u32;
+const OURS: RouteProtocol = RouteProtocol::Other(ROUTE_PROTOCOL);
+
+/// A route netlink socket of its own, which checks what it is asked strictly.
+pub struct Routes {
+    handle: rtnetlink::Handle,
+}
+
+impl Routes {
+    /// # Errors
+    /// When the kernel refuses a socket.
+    pub fn open() -> io::Result<Self> {
+        // On such a socket a dump is filtered by the kernel (`ip_valid_fib_dump_req` in
+        // net/ipv4/fib_frontend.c): a router may have a million routes that are not ours.
+        let (connection, handle, _) = rtnetlink::new_connection_with_strict_check()?;
+        tokio::spawn(connection);
+        Ok(Routes { handle })
+    }
+
+    /// Our routes, in all tables.
+    pub async fn routes(&self) -> io::Result<BTreeSet<Route>> {
+        let mut found = BTreeSet::new();
+        for family in [Family::V4, Family::V6] {
+            let mut request = RouteMessage::default();
+            request.header.address_family = address_family(family);
+            request.header.protocol = OURS;
+            let routes = self.handle.route().get(request).execute().try_collect::<Vec<_>>().await;
+            let routes = none_if_unsupported(routes.map_err(into_io))?;
+            found.extend(routes.iter().filter_map(read_route));
+        }
+        Ok(found)
+    }
+
+    /// Adds a route.
+    ///
+    /// # Errors
+    /// `AlreadyExists` when the table has a route with the same destination and metric, whoever
+    /// made it.
+    pub async fn add_route(&self, route: &Route) -> io::Result<()> {
+        self.handle.route().add(route_message(route)).execute().await.map_err(into_io)
+    }
+
+    /// Removes a route; one that is not there is no error.
+    pub async fn remove_route(&self, route: &Route) -> io::Result<()> {
+        let result = self.handle.route().del(route_message(route)).execute().await;
+        absent_is_fine(result.map_err(into_io))
+    }
+
+    /// Our policy rules.
+    pub async fn policy_rules(&self) -> io::Result<BTreeSet<PolicyRule>> {
+        let mut found = BTreeSet::new();
+        for version in [IpVersion::V4, IpVersion::V6] {
+            let rules = self.handle.rule().get(version).execute().try_collect::<Vec<_>>().await;
+            let rules = none_if_unsupported(rules.map_err(into_io))?;
+            found.extend(rules.iter().filter_map(read_rule));
+        }
+        Ok(found)
+    }
+
+    /// Adds a policy rule.
+    ///
+    /// # Errors
+    /// `AlreadyExists` when there is the same rule, whoever made it.
+    pub async fn add_policy_rule(&self, rule: &PolicyRule) -> io::Result<()> {
+        let mut request = self.handle.rule().add();
+        *request.message_mut() = rule_message(rule);
+        request.execute().await.map_err(into_io)
+    }
+
+    /// Removes a policy rule; one that is not there is no error.
+    pub async fn remove_policy_rule(&self, rule: &PolicyRule) -> io::Result<()> {
+        let result = self.handle.rule().del(rule_message(rule)).execute().await;
+        absent_is_fine(result.map_err(into_io))
+    }
+}
+
+fn route_message(route: &Route) -> RouteMessage {
+    let mut message = RouteMessage::default();
+    message.header.address_family = match route.destination {
+        IpNet::V4(_) => AddressFamily::Inet,
+        IpNet::V6(_) => AddressFamily::Inet6,
+    };
+    message.header.destination_prefix_length = route.destination.prefix_len();
+    message.header.protocol = OURS;
+    message.attributes.push(RouteAttribute::Table(route.table));
+    if route.destination.prefix_len() > 0 {
+        message.attributes.push(RouteAttribute::Destination(route.destination.network().into()));
+    }
+    message.attributes.extend(route.source.map(|source| RouteAttribute::PrefSource(source.into())));
+    match route.target {
+        RouteTarget::Interface(index) => {
+            message.header.kind = RouteType::Unicast;
+            if message.header.address_family == AddressFamily::Inet {
+                message.header.scope = RouteScope::Link; // there is no gateway; IPv6 has no scopes
+            }
+            message.attributes.push(RouteAttribute::Oif(index));
+        }
+        RouteTarget::Unreachable => {
+            message.header.kind = RouteType::Unreachable;
+            message.attributes.push(RouteAttribute::Priority(LAST_METRIC));
+        }
+    }
+    message
+}
+
+fn read_route(message: &RouteMessage) -> Option<Route> {
+    let header = &message.header;
+    if header.protocol != OURS {
+        return None; // a kernel that does not filter
+    }
+    let mut address = match header.address_family {
+        AddressFamily::Inet => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+        AddressFamily::Inet6 => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+        _ => return None,
+    };
+    let (mut table, mut source, mut interface) = (u32::from(header.table), None, None);
+    for attribute in &message.attributes {
+        match attribute {
+            RouteAttribute::Table(number) => table = *number,
+            RouteAttribute::Destination(destination) => address = read_address(destination)?,
+            RouteAttribute::PrefSource(preferred) => source = read_address(preferred),
+            RouteAttribute::Oif(index) => interface = Some(*index),
+            _ => {}
+        }
+    }
+    let target = match header.kind {
+        RouteType::Unicast => RouteTarget::Interface(interface?),
+        RouteType::Unreachable => RouteTarget::Unreachable,
+        _ => return None,
+    };
+    let destination = IpNet::new(address, header.destination_prefix_length).ok()?;
+    Some(Route { destination, table, target, source })
+}
+
+fn read_address(address: &RouteAddress) -> Option<IpAddr> {
+    match address {
+        RouteAddress::Inet(address) => Some(IpAddr::V4(*address)),
+        RouteAddress::Inet6(address) => Some(IpAddr::V6(*address)),
+        _ => None,
+    }
+}
+
+fn rule_message(rule: &PolicyRule) -> RuleMessage {
+    let mut message = RuleMessage::default();
+    message.header.family = address_family(rule.family);
+    message.header.action = RuleAction::ToTable;
+    message.attributes =
+        vec![RuleAttribute::Priority(rule.priority), RuleAttribute::Protocol(OURS)];
+    message.attributes.extend(match rule.kind {
+        PolicyRuleKind::UnlessMarked { mark, table } => {
+            message.header.flags = RuleFlags::Invert;
+            [RuleAttribute::FwMark(mark), RuleAttribute::Table(table)]
+        }
+        PolicyRuleKind::MainButDefault => {
+            [RuleAttribute::Table(MAIN_TABLE), RuleAttribute::SuppressPrefixLen(0)]
+        }
+    });
+    message
+}
+
+fn read_rule(message: &RuleMessage) -> Option<PolicyRule> {
+    let family = match message.header.family {
+        AddressFamily::Inet => Family::V4,
+        AddressFamily::Inet6 => Family::V6,
+        _ => return None,
+    };
+    let (mut ours, mut priority, mut mark, mut table, mut suppress) = (false, 0, None, 0, None);
+    for attribute in &message.attributes {
+        match attribute {
+            RuleAttribute::Protocol(protocol) => ours = *protocol == OURS,
+            RuleAttribute::Priority(number) => priority = *number,
+            RuleAttribute::FwMark(number) => mark = Some(*number),
+            RuleAttribute::Table(number) => table = *number,
+            RuleAttribute::SuppressPrefixLen(length) => suppress = Some(*length),
+            _ => {}
+        }
+    }
+    let inverted = message.header.flags.contains(RuleFlags::Invert);
+    let kind = match (mark, suppress) {
+        (Some(mark), _) if inverted => PolicyRuleKind::UnlessMarked { mark, table },
+        (None, Some(0)) if !inverted && table == MAIN_TABLE => PolicyRuleKind::MainButDefault,
+        _ => return None,
+    };
+    ours.then_some(PolicyRule { family, priority, kind })
+}
+
+fn address_family(family: Family) -> AddressFamily {
+    match family {
+        Family::V4 => AddressFamily::Inet,
+        Family::V6 => AddressFamily::Inet6,
+    }
+}
+
+/// A kernel without IPv6, or without policy rules, has none of ours either.
+fn none_if_unsupported<T>(result: io::Result<Vec<T>>) -> io::Result<Vec<T>> {
+    match result {
+        Err(e) if matches!(e.raw_os_error(), Some(libc::EAFNOSUPPORT | libc::EOPNOTSUPP)) => {
+            Ok(Vec::new())
+        }
+        other => other,
+    }
+}
+
+fn absent_is_fine(result: io::Result<()>) -> io::Result<()> {
+    match result {
+        Err(e)
+            if matches!(
+                e.raw_os_error(),
+                // `inet_rtm_delroute`, `fib_nl_delrule`, and a family that the kernel has not.
+                Some(libc::ESRCH | libc::ENOENT | libc::EAFNOSUPPORT | libc::EOPNOTSUPP)
+            ) =>
+        {
+            Ok(())
+        }
+        other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn route(destination: &str, target: RouteTarget) -> Route {
+        Route { destination: destination.parse().unwrap(), table: 51_820, target, source: None }
+    }
+
+    #[test]
+    fn a_route_is_read_as_it_was_written() {
+        for destination in ["0.0.0.0/0", "10.0.0.0/8", "::/0", "2001:db8::/32"] {
+            for target in [RouteTarget::Interface(7), RouteTarget::Unreachable] {
+                let mut route = route(destination, target);
+                assert_eq!(read_route(&route_message(&route)), Some(route));
+                route.source = Some(match route.destination {
+                    IpNet::V4(_) => "172.28.0.1".parse().unwrap(),
+                    IpNet::V6(_) => "fd00::1".parse().unwrap(),
+                });
+                assert_eq!(read_route(&route_message(&route)), Some(route));
+            }
+        }
+    }
+
+    #[test]
+    fn a_route_of_others_is_not_ours() {
+        let mut message = route_message(&route("10.0.0.0/8", RouteTarget::Interface(7)));
+        message.header.protocol = RouteProtocol::Static;
+        assert_eq!(read_route(&message), None);
+    }
+
+    #[test]
+    fn a_policy_rule_is_read_as_it_was_written() {
+        for family in [Family::V4, Family::V6] {
+            for kind in [
+                PolicyRuleKind::UnlessMarked { mark: 0x6970, table: 0x6970 },
+                PolicyRuleKind::MainButDefault,
+            ] {
+                let rule = PolicyRule { family, priority: 30_000, kind };
+                assert_eq!(read_rule(&rule_message(&rule)), Some(rule));
+            }
+        }
+    }
+
+    #[test]
+    fn a_policy_rule_of_others_is_not_ours() {
+        let kind = PolicyRuleKind::MainButDefault;
+        let mut message = rule_message(&PolicyRule { family: Family::V4, priority: 1, kind });
+        message.attributes.retain(|a| !matches!(a, RuleAttribute::Protocol(_)));
+        assert_eq!(read_rule(&message), None);
+    }
+}

@@ -1,0 +1,106 @@
+//! Which UDP payloads are data, and which are for the engine: the rules of the kernel path (see
+//! `kernel/ruleset.rs`), with IPv6 inside as well.
+
+use std::net::{IpAddr, SocketAddr};
+
+use crate::engine::plan::ControlShape;
+use crate::wire::inner::Inner;
+
+/// What a payload is, before anybody asks who sent it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Class {
+    /// A whole inner packet.
+    Data(Inner),
+    /// Something else.
+    Other,
+}
+
+/// A packet of exactly the length of an authentication packet is data only if it says so itself,
+/// to the byte.
+#[inline]
+pub fn classify(payload: &[u8], control: Option<ControlShape>) -> Class {
+    let Some(inner) = Inner::parse(payload) else { return Class::Other };
+    match control {
+        Some(ControlShape::NotIpv4 { length })
+            if payload.len() == usize::from(length) && inner.length != payload.len() =>
+        {
+            Class::Other
+        }
+        Some(ControlShape::NotIpv4 { .. } | ControlShape::FromRemote { .. }) | None => {
+            Class::Data(inner)
+        }
+    }
+}
+
+/// Whether the engine reads what `from` sent and is not data of an admitted remote.
+pub fn is_control(class: Class, from: SocketAddr, control: Option<ControlShape>) -> bool {
+    match (control, class) {
+        (None, _) | (Some(ControlShape::NotIpv4 { .. }), Class::Data(_)) => false,
+        (Some(ControlShape::NotIpv4 { .. }), Class::Other) => true,
+        (Some(ControlShape::FromRemote { ip, port }), Class::Data(_) | Class::Other) => {
+            ip.is_none_or(|ip| IpAddr::from(ip) == from.ip())
+                && port.is_none_or(|port| port == from.port())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use etherparse::PacketBuilder;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const LENGTH: u16 = 73;
+    const AUTH: Option<ControlShape> = Some(ControlShape::NotIpv4 { length: LENGTH });
+
+    fn data(length: usize) -> Vec<u8> {
+        let mut packet = Vec::new();
+        let builder = PacketBuilder::ipv4([10, 0, 0, 1], [10, 0, 0, 2], 9).udp(1, 2);
+        builder.write(&mut packet, &vec![7; length - 28]).unwrap();
+        packet
+    }
+
+    #[test]
+    fn an_authentication_packet_that_looks_like_data() {
+        let exact = data(73);
+        assert!(matches!(classify(&exact, AUTH), Class::Data(_)));
+        let mut padded = data(72);
+        padded.push(0);
+        assert_eq!(classify(&padded, AUTH), Class::Other);
+        assert!(matches!(classify(&padded, None), Class::Data(_)));
+        padded.push(0);
+        assert!(matches!(classify(&padded, AUTH), Class::Data(_)), "padded, of another length");
+    }
+
+    #[test]
+    fn who_is_read() {
+        let from: SocketAddr = "192.0.2.1:1000".parse().unwrap();
+        let inner = classify(&data(100), None);
+        assert!(is_control(Class::Other, from, AUTH));
+        assert!(!is_control(inner, from, AUTH));
+        assert!(!is_control(Class::Other, from, None));
+        let remote = |ip: Option<&str>, port| {
+            Some(ControlShape::FromRemote { ip: ip.map(|ip| ip.parse().unwrap()), port })
+        };
+        for class in [inner, Class::Other] {
+            assert!(is_control(class, from, remote(None, None)));
+            assert!(is_control(class, from, remote(Some("192.0.2.1"), Some(1000))));
+            assert!(!is_control(class, from, remote(Some("192.0.2.2"), None)));
+            assert!(!is_control(class, from, remote(None, Some(1001))));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_payload_is_something(
+            bytes in proptest::collection::vec(any::<u8>(), 0..200),
+            first in prop_oneof![Just(0x45u8), Just(0x60), any::<u8>()],
+        ) {
+            let payload: Vec<u8> = std::iter::once(first).chain(bytes).collect();
+            if let Class::Data(inner) = classify(&payload, AUTH) {
+                prop_assert!(inner.length <= payload.len());
+            }
+        }
+    }
+}

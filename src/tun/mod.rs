@@ -1,0 +1,335 @@
+//! The userspace datapath: inner packets between a TUN interface and a UDP socket, for kernels
+//! without FOU and for what FOU cannot do. On the wire it is the same: a UDP payload is the inner IP
+//! packet, and nothing else.
+//!
+//! ```text
+//! kernel ─▶ TUN ─▶ device.rs ─▶ split.rs ────────────▶ send.rs ─▶ UDP      transmit.rs, per queue
+//!                               large packet: segments
+//! kernel ◀─ TUN ◀─ device.rs ◀─ coalesce.rs ◀─ classify.rs ◀─ socket.rs ◀─ UDP      receive.rs
+//!                                              └─ not data: to the engine
+//! ```
+//!
+//! What it costs is system calls and copies. So the kernel hands over large packets that are not
+//! yet segmented (`IFF_VNET_HDR`), many segments leave with one call (`UDP_SEGMENT`) and come with
+//! one (`UDP_GRO`), and headers and payloads are gathered and scattered by the kernel: no payload is
+//! copied here. That is why the system calls are made with `libc`: crates for TUN and for UDP want
+//! each packet whole in a buffer of its own.
+//!
+//! Every offload is tried, and done without where the kernel has none.
+
+mod checksum;
+mod classify;
+mod coalesce;
+mod counters;
+mod device;
+mod limit;
+mod receive;
+mod send;
+mod socket;
+mod split;
+mod transmit;
+mod vnet;
+mod wake;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::future;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroUsize;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+
+use crate::engine::config::DeviceName;
+use crate::engine::Outgoing;
+use crate::engine::forwarding::{ForwardSpec, Forwarding};
+use crate::engine::socket::SocketSpec;
+
+use counters::{Count, Counters};
+use device::{Interface, Offload};
+use socket::UdpSocket;
+use wake::Wake;
+
+/// Packets that wait for the engine.
+const CONTROL: usize = 64;
+/// The longest packet that the engine is handed: one byte more than the longest token, as on the
+/// kernel path.
+const CONTROL_LEN: usize = 1473;
+/// More readers than this gain nothing: one thread writes.
+const MOST_QUEUES: usize = 4;
+
+/// A datapath. Its threads end, and its interface goes, when it is dropped.
+pub struct Datapath {
+    shared: Arc<Shared>,
+    control: tokio::sync::Mutex<mpsc::Receiver<(SocketAddr, Vec<u8>)>>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+    queues: usize,
+}
+
+/// What the threads have in common.
+struct Shared {
+    forwarding: RwLock<Forwarding>,
+    /// Counts the changes of `forwarding`.
+    generation: AtomicU64,
+    interface: RwLock<Option<Arc<Interface>>>,
+    socket: RwLock<Option<Arc<UdpSocket>>>,
+    control: mpsc::Sender<(SocketAddr, Vec<u8>)>,
+    counters: Counters,
+    stopping: AtomicBool,
+    /// Wakes the readers of the interface, for good.
+    stop: Wake,
+    /// Wakes the reader of the socket: there is another one, another interface, or the end.
+    changed: Wake,
+}
+
+/// What the kernel helps with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Offloads {
+    /// Large TCP packets from and to the interface.
+    pub tun_tso: bool,
+    /// Large UDP packets from and to the interface.
+    pub tun_uso: bool,
+    /// Many segments sent at once.
+    pub udp_gso: bool,
+    /// Many datagrams received at once.
+    pub udp_gro: bool,
+    /// Queues of the interface.
+    pub queues: usize,
+}
+
+impl Datapath {
+    /// Without interface and without socket. `queues`: how many threads read the interface;
+    /// `None`: by the number of processors.
+    ///
+    /// # Errors
+    /// Too many open files, too many threads.
+    pub fn new(queues: Option<NonZeroUsize>) -> io::Result<Self> {
+        let (sender, control) = mpsc::channel(CONTROL);
+        let shared = Arc::new(Shared {
+            forwarding: RwLock::default(),
+            generation: AtomicU64::new(0),
+            interface: RwLock::new(None),
+            socket: RwLock::new(None),
+            control: sender,
+            counters: Counters::new(),
+            stopping: AtomicBool::new(false),
+            stop: Wake::new()?,
+            changed: Wake::new()?,
+        });
+        let queues = queues.map_or_else(queues_by_processors, NonZeroUsize::get);
+        let datapath = Datapath {
+            shared: Arc::clone(&shared),
+            control: tokio::sync::Mutex::new(control),
+            threads: Mutex::default(),
+            queues,
+        };
+        datapath.spawn("tun-rx".to_owned(), move || receive::run(&shared))?;
+        Ok(datapath)
+    }
+
+    /// Makes the interface; it is neither up nor has it addresses.
+    ///
+    /// # Errors
+    /// `NotFound`: the kernel has no TUN; `PermissionDenied`: no CAP_NET_ADMIN; `ResourceBusy`:
+    /// there is an interface of this name, ours or another's.
+    pub fn create_interface(&self, device: &DeviceName) -> io::Result<()> {
+        if self.has_interface() {
+            return Err(io::ErrorKind::ResourceBusy.into());
+        }
+        let interface = Arc::new(Interface::create(device, self.queues)?);
+        *write(&self.shared.interface) = Some(Arc::clone(&interface));
+        self.shared.changed.wake();
+        for number in 0..interface.queues().len() {
+            let (shared, interface) = (Arc::clone(&self.shared), Arc::clone(&interface));
+            self.spawn(format!("tun-tx{number}"), move || {
+                transmit::run(&shared, &interface, &interface.queues()[number]);
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Opens the socket. One that there was is given up when the new one is bound; on an error it
+    /// stays.
+    ///
+    /// # Errors
+    /// `AddrInUse`, `AddrNotAvailable`; `NotFound` when there is no such device; `PermissionDenied`
+    /// for a mark without CAP_NET_ADMIN.
+    pub fn bind(&self, spec: &SocketSpec) -> io::Result<()> {
+        let former = self.shared.socket();
+        if former.as_ref().is_some_and(|former| former.spec() == spec) {
+            return Ok(());
+        }
+        let socket = UdpSocket::open(spec, former.as_deref())?;
+        *write(&self.shared.socket) = Some(Arc::new(socket));
+        self.shared.changed.wake();
+        Ok(())
+    }
+
+    /// The socket as it is bound: with the port that the kernel chose if it had the choice.
+    pub fn socket(&self) -> Option<SocketSpec> {
+        self.shared.socket().map(|socket| socket.spec().clone())
+    }
+
+    /// Whether there is an interface; false again when somebody deleted it.
+    pub fn has_interface(&self) -> bool {
+        self.shared.interface().is_some()
+    }
+
+    pub fn set_forwarding(&self, spec: ForwardSpec) {
+        self.shared.change_forwarding(|forwarding| forwarding.replace(spec));
+    }
+
+    pub fn forwarding(&self) -> ForwardSpec {
+        self.shared.forwarding().spec().clone()
+    }
+
+    /// Inner addresses that were learned, the remotes they are behind, and how long ago they were
+    /// seen.
+    pub fn learned(&self) -> Vec<(IpAddr, SocketAddr, Duration)> {
+        self.shared.forwarding().learned(wake::now())
+    }
+
+    /// Sends a packet of the engine's. It leaves from the socket's address, whatever `from` says.
+    ///
+    /// # Errors
+    /// `NotConnected` without a socket; else what the kernel says.
+    pub fn send(&self, out: &Outgoing) -> io::Result<()> {
+        let socket = self.shared.socket().ok_or(io::ErrorKind::NotConnected)?;
+        socket.send(out)
+    }
+
+    /// The next packet that is no data: sender and payload. May be cancelled.
+    pub async fn control(&self) -> (SocketAddr, Vec<u8>) {
+        match self.control.lock().await.recv().await {
+            Some(packet) => packet,
+            // The sender lives as long as we do.
+            None => future::pending().await,
+        }
+    }
+
+    /// Packets, bytes and system calls, by name.
+    pub fn counters(&self) -> BTreeMap<&'static str, u64> {
+        self.shared.counters.read()
+    }
+
+    /// What is in use now.
+    pub fn offloads(&self) -> Offloads {
+        let interface = self.shared.interface();
+        let offload = interface.as_ref().map_or(Offload::None, |i| i.offload);
+        let socket = self.shared.socket();
+        Offloads {
+            tun_tso: offload != Offload::None,
+            tun_uso: offload == Offload::TcpAndUdp,
+            udp_gso: socket.as_ref().is_some_and(|s| s.has_gso()),
+            udp_gro: socket.as_ref().is_some_and(|s| s.has_gro()),
+            queues: interface.as_ref().map_or(0, |i| i.queues().len()),
+        }
+    }
+
+    fn spawn(&self, name: String, run: impl FnOnce() + Send + 'static) -> io::Result<()> {
+        let thread = thread::Builder::new().name(name).spawn(run)?;
+        let mut threads = lock(&self.threads);
+        // Those of an interface that is gone.
+        threads.retain(|thread| !thread.is_finished());
+        threads.push(thread);
+        Ok(())
+    }
+}
+
+impl Drop for Datapath {
+    fn drop(&mut self) {
+        self.shared.stopping.store(true, Ordering::Relaxed);
+        self.shared.stop.wake();
+        self.shared.changed.wake();
+        for thread in lock(&self.threads).drain(..) {
+            // One that panicked has nothing left to end.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Shared {
+    fn forwarding(&self) -> RwLockReadGuard<'_, Forwarding> {
+        read(&self.forwarding)
+    }
+
+    fn change_forwarding<T>(&self, change: impl FnOnce(&mut Forwarding) -> T) -> T {
+        let result = change(&mut write(&self.forwarding));
+        self.generation.fetch_add(1, Ordering::Release);
+        result
+    }
+
+    fn interface(&self) -> Option<Arc<Interface>> {
+        read(&self.interface).clone()
+    }
+
+    fn socket(&self) -> Option<Arc<UdpSocket>> {
+        read(&self.socket).clone()
+    }
+
+    /// Somebody deleted the interface, unless there is a new one already.
+    fn interface_gone(&self, gone: &Arc<Interface>) {
+        let mut interface = write(&self.interface);
+        if interface.as_ref().is_some_and(|interface| Arc::ptr_eq(interface, gone)) {
+            *interface = None;
+            // The reader of the socket has a queue open as well.
+            self.changed.wake();
+        }
+    }
+
+    fn pass_control(&self, from: SocketAddr, payload: &[u8]) {
+        let payload = payload.get(..CONTROL_LEN).unwrap_or(payload);
+        let count = match self.control.try_send((from, payload.to_vec())) {
+            Ok(()) => Count::ControlPassed,
+            Err(_) => Count::ControlOverflow,
+        };
+        self.counters.add(count, 1);
+    }
+}
+
+// A thread that panicked while it held a lock left nothing half done that would matter more than
+// the packets of the others.
+
+fn read<T>(lock: &RwLock<T>) -> RwLockReadGuard<'_, T> {
+    lock.read().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn write<T>(lock: &RwLock<T>) -> std::sync::RwLockWriteGuard<'_, T> {
+    lock.write().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn queues_by_processors() -> usize {
+    match thread::available_parallelism().map_or(1, NonZeroUsize::get) {
+        ..=3 => 1,
+        processors => (processors / 2).min(MOST_QUEUES),
+    }
+}
+
+impl fmt::Display for Offloads {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("tun")?;
+        for (name, on) in [("tso", self.tun_tso), ("uso", self.tun_uso)] {
+            if on {
+                write!(f, " {name}")?;
+            }
+        }
+        f.write_str(", udp")?;
+        for (name, on) in [("gso", self.udp_gso), ("gro", self.udp_gro)] {
+            if on {
+                write!(f, " {name}")?;
+            }
+        }
+        if self.queues > 1 {
+            write!(f, ", {} queues", self.queues)?;
+        }
+        Ok(())
+    }
+}

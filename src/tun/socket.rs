@@ -1,0 +1,187 @@
+//! The UDP socket: made, and read from. Sending is in `send.rs`.
+
+use std::io::{self, IoSliceMut};
+use std::mem;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use socket2::{Domain, Protocol, SockAddr, SockAddrStorage, Socket, Type};
+
+use crate::engine::socket::SocketSpec;
+
+/// Room for some milliseconds of a fast sender's packets, doubled by the kernel (socket(7)).
+const BUFFER: usize = 4 << 20;
+
+/// Room for the one control message there is, with its header.
+const CONTROL: usize = 64;
+
+/// A bound UDP socket.
+pub struct UdpSocket {
+    pub(super) socket: Socket,
+    pub(super) spec: SocketSpec,
+    /// Whether many segments may be sent in one call (`UDP_SEGMENT`).
+    pub(super) gso: AtomicBool,
+    /// Whether many datagrams may come in one call (`UDP_GRO`).
+    gro: bool,
+}
+
+/// What one call received.
+pub struct Received {
+    pub from: SocketAddr,
+    /// Bytes of all datagrams.
+    pub length: usize,
+    /// Bytes of each datagram but the last.
+    pub segment: usize,
+}
+
+impl UdpSocket {
+    /// Opens and binds a socket. `former` is one of ours that is given up for it: it may hold the
+    /// same port.
+    ///
+    /// # Errors
+    /// `AddrInUse`, `AddrNotAvailable`; `NotFound` when there is no such device; without
+    /// CAP_NET_ADMIN `PermissionDenied` when a mark is asked for.
+    pub fn open(spec: &SocketSpec, former: Option<&UdpSocket>) -> io::Result<Self> {
+        let domain = Domain::for_address(spec.address);
+        let socket = Socket::new(domain, Type::DGRAM.nonblocking(), Some(Protocol::UDP))?;
+        if domain == Domain::IPV6 {
+            socket.set_only_v6(true)?;
+        }
+        socket.bind_device(spec.device.as_ref().map(|device| device.as_str().as_bytes()))?;
+        if let Some(mark) = spec.mark {
+            socket.set_mark(mark)?;
+        }
+        enlarge_buffers(&socket);
+        // Only over IPv4 may the checksum be left out (RFC 768, RFC 8200).
+        let no_checksum = spec.checksum == Some(false) && spec.address.is_ipv4();
+        if no_checksum {
+            set_option(&socket, libc::SOL_SOCKET, libc::SO_NO_CHECK, 1)?;
+        }
+        let gro = set_option(&socket, libc::SOL_UDP, libc::UDP_GRO, 1).is_ok();
+        // The kernel refuses segmentation without checksums (`udp_send_skb`), and older ones do not
+        // know it.
+        let gso = !no_checksum && set_option(&socket, libc::SOL_UDP, libc::UDP_SEGMENT, 0).is_ok();
+        bind(&socket, spec.address, former)?;
+        let mut spec = spec.clone();
+        if let Some(bound) = socket.local_addr()?.as_socket() {
+            spec.address = bound;
+        }
+        Ok(UdpSocket { socket, spec, gso: AtomicBool::new(gso), gro })
+    }
+
+    pub fn spec(&self) -> &SocketSpec {
+        &self.spec
+    }
+
+    pub fn has_gso(&self) -> bool {
+        self.gso.load(Ordering::Relaxed)
+    }
+
+    pub fn has_gro(&self) -> bool {
+        self.gro
+    }
+
+    /// Receives what came with one call: one datagram, or many of one sender.
+    ///
+    /// # Errors
+    /// `WouldBlock` when there is nothing.
+    pub fn receive(&self, buffer: &mut [u8]) -> io::Result<Received> {
+        let mut control = Control([0; CONTROL]);
+        let mut address = SockAddrStorage::zeroed();
+        let mut slice = IoSliceMut::new(buffer);
+        // SAFETY: plain numbers and pointers, of which zero is one.
+        let mut message: libc::msghdr = unsafe { mem::zeroed() };
+        message.msg_name = (&raw mut address).cast();
+        message.msg_namelen = address.size_of();
+        // An IoSliceMut is an iovec (its documentation).
+        message.msg_iov = (&raw mut slice).cast();
+        message.msg_iovlen = 1;
+        message.msg_control = (&raw mut control).cast();
+        message.msg_controllen = CONTROL as _;
+        // SAFETY: all pointers are to local things that outlive the call, with their lengths.
+        let length = unsafe { libc::recvmsg(self.socket.as_raw_fd(), &raw mut message, 0) };
+        let length = usize::try_from(length).map_err(|_| io::Error::last_os_error())?;
+        // SAFETY: the kernel wrote an address of this length.
+        let address = unsafe { SockAddr::new(address, message.msg_namelen) };
+        let from = address.as_socket().ok_or_else(|| io::Error::other("no sender"))?;
+        // SAFETY: the kernel filled in the message.
+        let segment = unsafe { segment_size(&message) };
+        Ok(Received { from, length, segment: segment.filter(|s| *s > 0).unwrap_or(length) })
+    }
+}
+
+impl AsFd for UdpSocket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+/// Aligned as a `cmsghdr` has to be.
+#[repr(C, align(8))]
+pub(super) struct Control(pub(super) [u8; CONTROL]);
+
+/// What `UDP_GRO` says about the size of the datagrams (udp(7)).
+///
+/// # Safety
+/// The message must be one that `recvmsg` filled in.
+unsafe fn segment_size(message: &libc::msghdr) -> Option<usize> {
+    // SAFETY: as the caller says; the macros stay inside of msg_controllen.
+    unsafe {
+        let mut header = libc::CMSG_FIRSTHDR(message);
+        while !header.is_null() {
+            if (*header).cmsg_level == libc::SOL_UDP && (*header).cmsg_type == libc::UDP_GRO {
+                let size: libc::c_int =
+                    libc::CMSG_DATA(header).cast::<libc::c_int>().read_unaligned();
+                return usize::try_from(size).ok();
+            }
+            header = libc::CMSG_NXTHDR(message, header);
+        }
+    }
+    None
+}
+
+/// Binds, also where `former` still is. Both must allow it to each other at that moment
+/// (`SO_REUSEADDR`, `inet_rcv_saddr_equal`), and nobody after it: any program could take our packets.
+fn bind(socket: &Socket, address: SocketAddr, former: Option<&UdpSocket>) -> io::Result<()> {
+    let Some(former) = former.filter(|former| former.spec.address.port() == address.port()) else {
+        return socket.bind(&address.into());
+    };
+    former.socket.set_reuse_address(true)?;
+    socket.set_reuse_address(true)?;
+    let bound = socket.bind(&address.into());
+    former.socket.set_reuse_address(false)?;
+    socket.set_reuse_address(false)?;
+    bound
+}
+
+/// As large as we like with CAP_NET_ADMIN, else as large as the host allows.
+fn enlarge_buffers(socket: &Socket) {
+    let size = libc::c_int::try_from(BUFFER).unwrap_or(libc::c_int::MAX);
+    // A smaller buffer is slower, not wrong.
+    if set_option(socket, libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, size).is_err() {
+        let _ = socket.set_recv_buffer_size(BUFFER);
+    }
+    if set_option(socket, libc::SOL_SOCKET, libc::SO_SNDBUFFORCE, size).is_err() {
+        let _ = socket.set_send_buffer_size(BUFFER);
+    }
+}
+
+fn set_option(
+    socket: &Socket,
+    level: libc::c_int,
+    name: libc::c_int,
+    value: libc::c_int,
+) -> io::Result<()> {
+    // SAFETY: four bytes are read.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            level,
+            name,
+            (&raw const value).cast(),
+            4,
+        )
+    };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}

@@ -1,0 +1,109 @@
+//! Servers that learn, hosts of a table, and the datapath that carries them.
+
+use std::time::Duration;
+
+use ipipou::engine::config::{
+    Authorities, Datapath, DatapathChoice, HostsSource, HostsUrl, LearnConfig,
+};
+
+use super::*;
+
+fn hub(line: &str) -> ServerConfig {
+    match run(&format!("{HUB} {line}")).role {
+        Role::Server(server) => server,
+        other => panic!("{line}: {other:?}"),
+    }
+}
+
+#[test]
+fn a_server_that_learns_has_a_network() {
+    let server = hub("");
+    let defaults = LearnConfig { lifetime: Duration::from_secs(60), limit: 1024 };
+    assert_eq!(server.learn, Some(defaults));
+    assert_eq!(server.tunnel.inner.to_string(), "10.8.0.1");
+    assert_eq!(server.tunnel.inner_peer.to_string(), "10.8.0.0/24");
+    let given = LearnConfig { lifetime: Duration::from_millis(1500), limit: 65_536 };
+    assert_eq!(hub("--learn-lifetime 1.5 --learn-limit 65536").learn, Some(given));
+    assert_eq!(hub("-q 7").tunnel.device.as_str(), "ipipou7");
+}
+
+#[test]
+fn who_lets_anybody_in_is_told_so() {
+    let warned = |line: &str| {
+        let warnings = run(line).warnings;
+        warnings.iter().any(|warning| warning.contains("is let in"))
+    };
+    assert!(warned(HUB));
+    assert!(warned(&format!("{HUB} -r 192.0.2.1 --auth-by-remote-ip")));
+    assert!(!warned(&format!("{HUB} --auth-remote-pubkey-b64 {PUBLIC}")));
+    assert!(!warned(&format!("{HUB} --auth-token t")));
+    assert!(!warned(SERVER));
+}
+
+#[test]
+fn a_table_is_a_file_or_a_url() {
+    let node = node(NODE);
+    assert_eq!(node.hosts, HostsSource::File("/t.json".into()));
+    assert_eq!(node.tunnel.inner.to_string(), "10.7.0.1");
+    assert_eq!(node.tunnel.inner_peer.to_string(), "10.7.0.0/24");
+    assert_eq!(run(NODE).warnings, Vec::<String>::new());
+
+    let url = |line: &str| match self::node(&format!("-b @e --tunl-ip 10.7.0.1 {line}")).hosts {
+        HostsSource::Url(url) => url,
+        HostsSource::File(_) => panic!("{line}: a file"),
+    };
+    let defaults = HostsUrl {
+        url: "https://a/t".into(),
+        interval: Duration::from_secs(300),
+        authorities: Authorities::System,
+    };
+    assert_eq!(url("--hosts-url https://a/t"), defaults);
+    let given = url("--hosts-url https://a/t --hosts-url-interval 10 --ca-file /ca.pem");
+    assert_eq!(given.interval, Duration::from_secs(10));
+    assert_eq!(given.authorities, Authorities::File("/ca.pem".into()));
+    let given = url("--hosts-url https://a/t --ca-path /ca");
+    assert_eq!(given.authorities, Authorities::Directory("/ca".into()));
+}
+
+#[test]
+fn a_host_of_a_table_is_no_server() {
+    for line in ["-s", "-s -q 7"] {
+        assert_eq!(node(&format!("{NODE} {line}")).tunnel.device.as_str(), "ipipou0", "{line}");
+    }
+    let alone = node("-b @eth0 -n2 --tunl-ip 10.7.0.1 --hosts-file t.json").tunnel;
+    assert_eq!(alone.inner_peer.to_string(), "10.7.0.1/32");
+    assert_eq!(alone.port.get(), 10002);
+}
+
+#[test]
+fn who_carries_the_packets() {
+    assert_eq!(client("").tunnel.datapath, DatapathChoice::Auto);
+    assert_eq!(client("").tunnel.queues, None);
+    let tun = client("--datapath tun --tun-queues 4").tunnel;
+    assert_eq!(tun.datapath, DatapathChoice::Only(Datapath::Tun));
+    assert_eq!(tun.queues.map(usize::from), Some(4));
+    let kernel = run(&format!("{NODE} --datapath kernel --tun-queues 4"));
+    let Role::Node(node) = kernel.role else { panic!("no node") };
+    assert_eq!(node.tunnel.datapath, DatapathChoice::Only(Datapath::Kernel));
+    assert!(kernel.warnings.iter().any(|warning| warning.contains("--tun-queues")));
+}
+
+#[test]
+fn ipv6_in_the_tunnel_and_around_it() {
+    assert_eq!(client("").tunnel.inner6, None);
+    assert_eq!(client("--ip6 fd00::2").tunnel.inner6.unwrap().to_string(), "fd00::2/64");
+    assert_eq!(server("--ip6 fd00::1/127").tunnel.inner6.unwrap().to_string(), "fd00::1/127");
+
+    let line = "-b [2001:db8::2]:7@eth0 -r [2001:db8::1]:10000 --tunl-ip 172.28.0.1";
+    let Role::Client(client) = run(line).role else { panic!("no client") };
+    assert_eq!(
+        format!("{:?}", client.tunnel.outer),
+        "AddressOn(2001:db8::2, DeviceName(\"eth0\"))"
+    );
+    assert_eq!(client.tunnel.port.get(), 7);
+    assert_eq!(client.server.host, Host::Address("2001:db8::1".parse().unwrap()));
+    let single = "-s --fou-local-ip 2001:db8::1 --fou-remote-ip 2001:db8::2 --auth-by-remote-ip";
+    let Role::Server(server) = run(single).role else { panic!("no server") };
+    assert_eq!(server.tunnel.outer, Outer::Address("2001:db8::1".parse().unwrap()));
+    assert_eq!(server.policy.remote_ip, Some("2001:db8::2".parse().unwrap()));
+}

@@ -1,0 +1,296 @@
+//! The userspace datapath, tunnels with many ends, and gateways.
+
+use std::collections::BTreeSet;
+
+use ipipou::engine::Unusable;
+use ipipou::engine::config::{HostsSource, LearnConfig, Masquerade, NodeConfig};
+use ipipou::engine::forwarding::Forwarding;
+use ipipou::engine::host::{GatewayFound, NameServers, PolicyRuleKind, RouteTarget};
+use ipipou::engine::hosts::Node;
+use ipnet::IpNet;
+
+use super::host::{ETH0, OUTER};
+use super::*;
+
+const A: &str = "198.51.100.7:4500";
+const B: &str = "198.51.100.8:4501";
+const SERVER: &str = "203.0.113.9";
+const SECOND: Duration = Duration::from_secs(1);
+
+fn net(text: &str) -> IpNet {
+    text.parse().unwrap()
+}
+
+fn remotes(play: &Play) -> Vec<SocketAddr> {
+    play.host.found.userspace.forwarding.remotes.keys().copied().collect()
+}
+
+fn calling(config: impl FnOnce(&mut ClientConfig)) -> Play {
+    let mut client = client(Host::Address(SERVER.parse().unwrap()), None);
+    config(&mut client);
+    let role = Role::Client(client);
+    Play::start_on(Datapath::Tun, role, PlayedHost::new(), Memory::default())
+}
+
+#[test]
+fn a_server_listens_and_forwards_to_nobody_until_somebody_proves_himself() {
+    let role = Role::Server(server(None));
+    let mut play = Play::start_on(Datapath::Tun, role, PlayedHost::new(), Memory::default());
+    assert_eq!(play.applied, ["open UDP socket 203.0.113.1:10000 on eth0", "forward to nobody"]);
+    let proof = play.proof();
+    play.receive(at(A), &proof);
+    assert_eq!(
+        play.applied[2..],
+        [
+            "forward to 198.51.100.7:4500",
+            "create ipipou0 as a TUN interface, MTU 1472",
+            "set ipipou0 up",
+            "add 172.28.0.0 peer 172.28.0.1 to ipipou0",
+        ]
+    );
+    let proof = play.proof();
+    play.receive(at(B), &proof);
+    assert_eq!(play.applied[6..], ["forward to 198.51.100.8:4501"]);
+    play.end();
+    assert_eq!(play.host.link("ipipou0"), None);
+}
+
+#[test]
+fn an_authentication_that_has_run_out_lets_nothing_in() {
+    let role = Role::Server(server(Some(10 * SECOND)));
+    let mut play = Play::start_on(Datapath::Tun, role, PlayedHost::new(), Memory::default());
+    let proof = play.proof();
+    play.receive(at(A), &proof);
+    play.pass(11 * SECOND);
+    let remote = &play.host.found.userspace.forwarding.remotes[&outer_at(A)];
+    assert!(remote.sources.is_empty() && !remote.destinations.is_empty());
+}
+
+#[test]
+fn a_tun_interface_that_was_deleted_is_made_again() {
+    let mut play = calling(|_| ());
+    play.host.remove_interface("ipipou0");
+    play.read();
+    assert!(play.host.found.userspace.interface);
+    assert!(play.engine.counters().repaired > 0);
+}
+
+fn learning(from_anybody: bool) -> ServerConfig {
+    let mut config = server(None);
+    config.tunnel.inner = "10.9.0.1".parse().unwrap();
+    config.tunnel.inner_peer = "10.9.0.0/24".parse().unwrap();
+    config.learn = Some(LearnConfig { lifetime: 60 * SECOND, limit: 2 });
+    if from_anybody {
+        config.policy.proof = Proof::Nothing;
+    }
+    config
+}
+
+#[test]
+fn many_clients_share_a_server_that_learns() {
+    let role = Role::Server(learning(false));
+    let mut play = Play::start_on(Datapath::Tun, role, PlayedHost::new(), Memory::default());
+    assert!(play.applied.contains(&"add 10.9.0.1/24 to ipipou0".to_owned()), "{:?}", play.applied);
+    assert!(remotes(&play).is_empty());
+    // The clocks of clients with one key differ, and their packets come in any order.
+    play.skew = 30;
+    let ahead = play.proof();
+    play.skew = 0;
+    let behind = play.proof();
+    play.receive(at(A), &ahead);
+    play.receive(at(B), &behind);
+    assert_eq!(remotes(&play), [outer_at(A), outer_at(B)]);
+    play.receive(at("192.0.2.66:1"), &behind);
+    assert_eq!(play.rejected(), 1, "a replay from elsewhere");
+    // Two at most: who was silent longest goes.
+    play.pass(SECOND);
+    let third = play.proof();
+    play.receive(at("192.0.2.3:3"), &third);
+    assert_eq!(remotes(&play).len(), 2);
+    // A restart lets them in again, without a new packet.
+    let known = remotes(&play);
+    let role = Role::Server(learning(false));
+    let again = Play::start_on(Datapath::Tun, role, PlayedHost::new(), play.memory);
+    assert_eq!(remotes(&again), known);
+}
+
+#[test]
+fn without_a_proof_anybody_is_learned_from() {
+    for anybody in [false, true] {
+        let role = Role::Server(learning(anybody));
+        let play = Play::start_on(Datapath::Tun, role, PlayedHost::new(), Memory::default());
+        let mut table = Forwarding::new(play.host.found.userspace.forwarding);
+        let inner = "10.9.0.7".parse().unwrap();
+        let judged = table.judge(outer_at(A), inner, SECOND);
+        assert_eq!(judged == ipipou::engine::forwarding::Judgement::Learn, anybody);
+        assert!(!table.learn(outer_at(A), "10.9.0.1".parse().unwrap(), SECOND), "our own address");
+    }
+}
+
+fn node() -> Role {
+    let mut tunnel = tunnel();
+    tunnel.inner = "192.168.100.1".parse().unwrap();
+    tunnel.inner_peer = "192.168.100.0/24".parse().unwrap();
+    Role::Node(NodeConfig { tunnel, hosts: HostsSource::File("hosts.json".into()) })
+}
+
+fn table(entries: &[(&str, &str)]) -> Vec<Node> {
+    let one = |&(inner, remote): &(&str, &str)| Node { inner: net(inner), remote: outer_at(remote) };
+    entries.iter().map(one).collect()
+}
+
+fn three_nodes() -> Vec<Node> {
+    table(&[
+        ("192.168.100.1/32", "203.0.113.1:10000"), // ourselves
+        ("192.168.100.2/32", A),
+        ("10.7.0.0/16", A),
+        ("192.168.100.3/32", B),
+        ("192.168.100.4/32", "203.0.113.1:10000"), // a loop
+    ])
+}
+
+#[test]
+fn a_node_forwards_by_its_table() {
+    let mut play = Play::start_on(Datapath::Tun, node(), PlayedHost::new(), Memory::default());
+    assert!(play.applied.contains(&"add 192.168.100.1/24 to ipipou0".to_owned()));
+    play.handle(Event::Hosts(three_nodes()));
+    assert_eq!(remotes(&play), [outer_at(A), outer_at(B)]);
+    let looping = |r: &Report| matches!(r, Report::NodeUnusable { why: Unusable::LeadsBack, .. });
+    assert_eq!(play.reports.iter().filter(|r| looping(r)).count(), 1);
+    let routes: Vec<_> = play.host.found.routes.iter().map(|r| r.destination).collect();
+    assert_eq!(routes, [net("10.7.0.0/16")], "what is on the link needs no route");
+    play.read();
+    assert_eq!(play.reports.iter().filter(|r| looping(r)).count(), 1, "said once");
+    play.handle(Event::Hosts(table(&[("192.168.100.3/32", B)])));
+    assert_eq!(remotes(&play), [outer_at(B)]);
+    assert!(play.host.found.routes.is_empty());
+}
+
+#[test]
+fn a_node_has_a_link_for_every_remote_in_the_kernels_datapath() {
+    let mut play = Play::start(node(), PlayedHost::new(), Memory::default());
+    let unreachable: Vec<_> = play.host.found.routes.iter().collect();
+    assert_eq!(unreachable.len(), 1);
+    assert_eq!(unreachable[0].destination, net("192.168.100.0/24"));
+    assert_eq!(unreachable[0].target, RouteTarget::Unreachable);
+    let mut nodes = three_nodes();
+    // Another port at an address that is taken: the kernel wants another pair of addresses.
+    nodes.extend(table(&[("192.168.100.5/32", "198.51.100.7:4999")]));
+    nodes.extend(table(&[("2001:db8::/64", B)]));
+    play.handle(Event::Hosts(nodes.clone()));
+    let links = |play: &Play| -> BTreeSet<String> {
+        let ours = play.host.found.interfaces.iter().filter(|i| i.name.starts_with("ipipou0-"));
+        ours.map(|i| i.name.clone()).collect()
+    };
+    assert_eq!(links(&play).len(), 3);
+    let pairs: BTreeSet<_> = links(&play)
+        .iter()
+        .filter_map(|name| play.host.link(name))
+        .map(|link| (link.local.to_string(), link.remote.to_string()))
+        .collect();
+    assert_eq!(pairs.len(), 3, "{pairs:?}");
+    let admitted: Vec<_> = play.host.admitted().iter().map(|a| a.remote.to_string()).collect();
+    assert_eq!(admitted, [A, "198.51.100.7:4999", B]);
+    let not_ipv4 = |r: &Report| matches!(r, Report::NodeUnusable { why: Unusable::NotIpv4, .. });
+    assert_eq!(play.reports.iter().filter(|r| not_ipv4(r)).count(), 1);
+    // The same table after a restart: the same names, and nothing is made anew.
+    let before = links(&play);
+    let mut left = play.host.clone();
+    left.found.rules = ipipou::engine::host::RulesFound::Unknown;
+    let mut again = Play::start(node(), left, play.memory.clone());
+    again.handle(Event::Hosts(nodes));
+    assert_eq!(links(&again), before);
+    again.handle(Event::Hosts(table(&[("192.168.100.3/32", B)])));
+    assert_eq!(links(&again).len(), 1);
+    again.end();
+    assert_eq!(again.host.shape(), PlayedHost::new().shape());
+}
+
+fn gateway(tunnel: &mut TunnelConfig) {
+    tunnel.gateway.routes = vec![net("10.2.0.0/16")];
+    tunnel.gateway.mark = 0x6970_0000;
+}
+
+#[test]
+fn everything_but_our_own_packets_goes_through_the_tunnel() {
+    let mut host = PlayedHost::new();
+    host.found.rp_filter_of_all = 1;
+    let mut config = client(Host::Address(SERVER.parse().unwrap()), None);
+    gateway(&mut config.tunnel);
+    config.tunnel.gateway.default_route = true;
+    config.tunnel.gateway.dns = vec!["9.9.9.9".parse().unwrap()];
+    let before = host.shape();
+    let role = || Role::Client(config.clone());
+    let play = Play::start_on(Datapath::Tun, role(), host, Memory::default());
+    let socket = play.host.found.userspace.socket.clone().unwrap();
+    assert_eq!(socket.mark, Some(0x6970_0000));
+    assert_eq!(play.sent[0].mark, Some(0x6970_0000));
+    let kinds: Vec<_> = play.host.found.policy_rules.iter().map(|r| r.kind).collect();
+    assert_eq!(
+        kinds,
+        [
+            PolicyRuleKind::MainButDefault,
+            PolicyRuleKind::UnlessMarked { mark: 0x6970_0000, table: 0x6970_0000 }
+        ]
+    );
+    assert_eq!(play.host.found.routes.len(), 2);
+    assert_eq!(play.host.found.name_servers, NameServers::Ours);
+    let eth0 = |play: &Play| play.host.found.interface_at(ETH0).unwrap().rp_filter;
+    assert_eq!(eth0(&play), Some(2), "strict checks would drop what the server sends");
+    // Killed: what was before is still known.
+    let mut left = play.host.clone();
+    left.remove_interface("ipipou0");
+    left.found.userspace = ipipou::engine::host::Userspace::default();
+    let mut again = Play::start_on(Datapath::Tun, role(), left, play.memory);
+    assert_eq!(eth0(&again), Some(2));
+    again.end();
+    let after = again.host.shape();
+    assert_eq!((after.routes, after.policy_rules), (before.routes, before.policy_rules));
+    assert_eq!((after.interfaces, after.name_servers), (before.interfaces, before.name_servers));
+}
+
+#[test]
+fn a_full_tunnel_that_is_not_asked_for_any_more_is_taken_back() {
+    let play = calling(|config| {
+        gateway(&mut config.tunnel);
+        config.tunnel.gateway.default_route = true;
+    });
+    let mut left = play.host.clone();
+    left.remove_interface("ipipou0");
+    let mut config = client(Host::Address(SERVER.parse().unwrap()), None);
+    config.tunnel.gateway.mark = 0x6970_0000;
+    let again = Play::start_on(Datapath::Tun, Role::Client(config), left, play.memory);
+    assert!(again.host.found.policy_rules.is_empty());
+    assert!(again.host.found.routes.is_empty());
+}
+
+#[test]
+fn a_gateway_forwards_and_leaves_the_host_as_it_was() {
+    for masquerade in [None, Some(Masquerade::By("eth0".parse().unwrap()))] {
+        for datapath in [Datapath::Kernel, Datapath::Tun] {
+            let mut config = server(None);
+            gateway(&mut config.tunnel);
+            config.tunnel.gateway.forward = masquerade.is_none();
+            config.tunnel.gateway.masquerade = masquerade.clone();
+            let role = Role::Server(config);
+            let mut play = Play::start_on(datapath, role, PlayedHost::new(), Memory::default());
+            assert_eq!(play.host.found.gateway, GatewayFound::Missing, "no tunnel yet");
+            let proof = play.proof();
+            play.receive(at(A), &proof);
+            assert_eq!(play.host.found.gateway, GatewayFound::Intact);
+            let forwarding = |play: &Play| -> Vec<_> {
+                play.host.found.interfaces.iter().map(|i| (i.name.clone(), i.forwarding)).collect()
+            };
+            let expected = [("lo", false), ("eth0", true), ("ipipou0", true)];
+            let expected = expected.map(|(name, on)| (name.to_owned(), Some(on)));
+            assert_eq!(forwarding(&play), expected);
+            let position = |what: &str| play.applied.iter().position(|step| step.contains(what));
+            assert!(position("gateway rules") < position("turn forwarding of eth0 on"));
+            play.end();
+            assert_eq!(play.host.found.gateway, GatewayFound::Missing);
+            assert_eq!(forwarding(&play), expected.map(|(name, _)| (name, Some(false)))[..2]);
+            assert!(play.host.found.has_local(OUTER.into()));
+            assert!(play.memory.settings.is_empty());
+        }
+    }
+}
