@@ -7,7 +7,7 @@
 //! `tcpdump -x` prints the payload behind 28 bytes of IPv4 and UDP header.
 
 use std::error::Error;
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{Ipv4Addr, SocketAddr};
 
 use ipipou::auth::{Policy, Proof, ReplayMemory, SharedSecret, Verifier, parse_key};
 use ipipou::wire::auth_packet::{AUTH_PACKET_LEN, AuthPacket};
@@ -34,7 +34,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         let secret = SharedSecret::new(secret.as_bytes().to_vec());
         let verifier = Verifier::new(&*parse_key(key)?, secret, None)?;
         let policy = Policy { remote_ip: None, remote_port: None, proof: Proof::Key(verifier) };
-        let from = SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0);
+        let from = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
         match policy.check(from, &payload, packet.seconds, &mut ReplayMemory::default()) {
             Ok(()) => println!("signed by this key, with this secret"),
             Err(reason) => println!("would be refused: {reason}"),

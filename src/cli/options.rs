@@ -1,5 +1,5 @@
-//! The one table of options: parser, help, man page and completions all come from it. Two groups of
-//! it stand in `many_ends` and `gateway`.
+//! The one table of options: parser, help, man page and completions all come from it. Two groups
+//! of it stand in `many_ends` and `gateway`.
 //!
 //! These are the options as given. What they mean together is decided in `resolve`.
 

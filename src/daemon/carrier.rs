@@ -17,7 +17,10 @@ use crate::tun;
 /// The datapath in use.
 pub enum Carrier {
     /// A server's authentication packets come through a queue.
-    Kernel { queue: Option<Queue>, sender: RawSender },
+    Kernel {
+        queue: Option<Queue>,
+        sender: RawSender,
+    },
     Tun(tun::Datapath),
 }
 
@@ -33,9 +36,7 @@ impl Carrier {
                 },
                 sender: RawSender::open(tunnel.outer.device()).map_err(Failure::Sending)?,
             }),
-            Datapath::Tun => {
-                Ok(Carrier::Tun(tun::Datapath::new(tunnel.queues).map_err(kernel)?))
-            }
+            Datapath::Tun => Ok(Carrier::Tun(tun::Datapath::new(tunnel.queues).map_err(kernel)?)),
         }
     }
 

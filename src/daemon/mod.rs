@@ -11,9 +11,11 @@ mod lookups;
 mod memory;
 mod names;
 mod preflight;
+mod process;
 mod reauth;
 mod settling;
 mod signals;
+mod status;
 mod tunnel;
 
 use std::io::Write as _;

@@ -40,8 +40,7 @@ impl Clients {
             (*remote, Known { at: now.monotonic.saturating_sub(age), unix: *unix })
         });
         let known = known.collect();
-        let mut clients =
-            Clients { config, learn, seen: seen.going_back(CLOCK_SPAN), known };
+        let mut clients = Clients { config, learn, seen: seen.going_back(CLOCK_SPAN), known };
         clients.expire(now);
         clients
     }

@@ -37,7 +37,9 @@ impl Role {
         let ipv6 = match &tunnel.outer {
             Outer::Address(address) | Outer::AddressOn(address, _) => address.is_ipv6(),
             Outer::Device(_) | Outer::Route => match self {
-                Role::Client(client) => matches!(client.server.host, Host::Address(a) if a.is_ipv6()),
+                Role::Client(client) => {
+                    matches!(client.server.host, Host::Address(a) if a.is_ipv6())
+                }
                 Role::Server(_) | Role::Node(_) => false,
             },
         };

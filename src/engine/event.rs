@@ -64,19 +64,32 @@ pub struct Outgoing {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Report {
     Arrived(SocketAddr),
-    Moved { from: SocketAddr, to: SocketAddr },
+    Moved {
+        from: SocketAddr,
+        to: SocketAddr,
+    },
     Refreshed(SocketAddr),
-    Rejected { from: SocketAddr, reason: Reject, length: usize },
+    Rejected {
+        from: SocketAddr,
+        reason: Reject,
+        length: usize,
+    },
     Expired(SocketAddr),
     Adopted(SocketAddr),
     ServerMoved(IpAddr),
-    Sent { to: SocketAddr, length: usize },
+    Sent {
+        to: SocketAddr,
+        length: usize,
+    },
     OuterAddress(IpAddr),
     OuterMissing(Outer),
     /// So many nodes are in the table that is used from now on.
     HostsChanged(usize),
     /// A node of the table cannot be used.
-    NodeUnusable { node: Node, why: Unusable },
+    NodeUnusable {
+        node: Node,
+        why: Unusable,
+    },
     Repairing(Step),
     ReauthIgnored,
 }

@@ -94,10 +94,12 @@ fn prefix(tunnel: &TunnelConfig) -> String {
 fn short_hash(port: u16, remote: SocketAddr) -> u16 {
     let address = match remote.ip() {
         IpAddr::V4(v4) => v4.to_bits(),
-        IpAddr::V6(v6) => v6.segments().iter().fold(0u32, |sum, s| sum.wrapping_mul(31).wrapping_add((*s).into())),
+        IpAddr::V6(v6) => {
+            v6.segments().iter().fold(0u32, |sum, s| sum.wrapping_mul(31).wrapping_add((*s).into()))
+        }
     };
     // Knuth's multiplicative hashing: the high bits depend on all of the input.
-    let mixed = (address ^ (u32::from(remote.port()) << 16) ^ u32::from(port))
-        .wrapping_mul(2_654_435_769);
+    let mixed =
+        (address ^ (u32::from(remote.port()) << 16) ^ u32::from(port)).wrapping_mul(2_654_435_769);
     u16::try_from(mixed >> 16).unwrap_or_default()
 }

@@ -9,9 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::Moment;
 use ipnet::IpNet;
 
-use super::config::{
-    ClientConfig, DeviceName, Host, PrivateAddress, Reply, ServerConfig,
-};
+use super::config::{ClientConfig, DeviceName, Host, PrivateAddress, Reply, ServerConfig};
 use crate::auth::{Credential, Reject, ReplayMemory};
 use crate::wire::auth_packet;
 

@@ -222,7 +222,8 @@ fn plan_link(wanted: &WantedLink, found: &Found, steps: &mut Vec<Step>) {
     let add = |address| Step::AddInnerAddress(wanted.device.clone(), address);
     let is_tun = matches!(wanted.kind, LinkKind::Tun { .. });
     // A TUN interface that is not this process' own can only be gone in a moment.
-    let interface = found.interface(&wanted.device).filter(|_| !is_tun || found.userspace.interface);
+    let interface =
+        found.interface(&wanted.device).filter(|_| !is_tun || found.userspace.interface);
     let Some(interface) = interface else {
         steps.push(Step::CreateLink(wanted.clone()));
         steps.push(Step::DressLink(wanted.clone()));

@@ -104,7 +104,8 @@ pub fn wanted(
             }
             (Ends::Many, Datapath::Kernel) | (Ends::Two, _) => Vec::new(),
         };
-        wanted.gateway = gateway::wanted(tunnel, interface, remote, &through, &routed, found, before);
+        wanted.gateway =
+            gateway::wanted(tunnel, interface, remote, &through, &routed, found, before);
     }
     if endpoint.ends == Ends::Many && endpoint.datapath == Datapath::Kernel {
         let network = tunnel.inner_peer;
@@ -165,7 +166,10 @@ fn userspace(
     if let Some(clients) = clients {
         forwarding.remotes = clients.admitted().map(|a| (a, RemoteSpec::default())).collect();
         forwarding.learn = Some(LearnSpec {
-            within: through(endpoint, peers).into_iter().chain(tunnel.inner6.map(IpNet::V6)).collect(),
+            within: through(endpoint, peers)
+                .into_iter()
+                .chain(tunnel.inner6.map(IpNet::V6))
+                .collect(),
             except: addresses(tunnel).iter().map(|address| address.local).collect(),
             limit: clients.learn().limit,
             lifetime: clients.learn().lifetime,

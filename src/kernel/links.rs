@@ -5,9 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use futures_util::TryStreamExt;
 use netlink_packet_core::{DefaultNla, Emitable as _, NLA_F_NESTED, NLM_F_ACK, NLM_F_REQUEST};
-use netlink_packet_route::address::{
-    AddressAttribute, AddressFlags, AddressMessage, AddressScope,
-};
+use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage, AddressScope};
 use netlink_packet_route::link::{
     AfSpecInet, AfSpecUnspec, InetDevConf, InfoData, InfoIpTunnel, InfoKind, LinkAttribute,
     LinkFlags, LinkInfo, LinkMessage, TunnelEncapFlags, TunnelEncapType,
@@ -357,10 +355,7 @@ fn read_address(message: &AddressMessage) -> Option<Address> {
     }
     let local = local.or(peer)?;
     let network = IpNet::new(peer.unwrap_or(local), message.header.prefix_len).ok()?;
-    Some(Address {
-        interface: message.header.index,
-        value: InterfaceAddress { local, network },
-    })
+    Some(Address { interface: message.header.index, value: InterfaceAddress { local, network } })
 }
 
 fn is_unreachable(error: &io::Error) -> bool {

@@ -103,11 +103,7 @@ impl Host {
     ///
     /// # Errors
     /// When the kernel refuses a socket.
-    pub fn open(
-        datapath: Datapath,
-        tunnel: &TunnelConfig,
-        rules: bool,
-    ) -> io::Result<Self> {
+    pub fn open(datapath: Datapath, tunnel: &TunnelConfig, rules: bool) -> io::Result<Self> {
         let kernel = datapath == Datapath::Kernel;
         let table = &tunnel.rules.table;
         Ok(Host {
@@ -182,9 +178,7 @@ impl Host {
             Step::RemovePrivateAddress(private) => {
                 absent_is_fine(links.remove_private(*private).await).map_err(StepError::Address)
             }
-            Step::AddRoute(route) => {
-                self.routes.add_route(route).await.map_err(StepError::Route)
-            }
+            Step::AddRoute(route) => self.routes.add_route(route).await.map_err(StepError::Route),
             Step::RemoveRoute(route) => {
                 self.routes.remove_route(route).await.map_err(StepError::Route)
             }
@@ -203,10 +197,9 @@ impl Host {
                 links.set_rp_filter(interface, *value).await.map_err(StepError::Setting)
             }
             // The daemon and the userspace datapath do these.
-            Step::Bind(_)
-            | Step::Forward(_)
-            | Step::UseNameServers
-            | Step::RestoreNameServers => Ok(()),
+            Step::Bind(_) | Step::Forward(_) | Step::UseNameServers | Step::RestoreNameServers => {
+                Ok(())
+            }
         }
     }
 
@@ -233,7 +226,6 @@ impl Host {
     pub fn probe_rules(&mut self) -> Result<RulesFound, RulesError> {
         self.rules.probe()
     }
-
 }
 
 /// What to do about an error of a TUN interface, for a person.

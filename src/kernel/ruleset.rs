@@ -292,7 +292,9 @@ fn control(spec: &RuleSpec) -> Vec<Vec<Statement<'static>>> {
     limit.push(Statement::Drop(None));
     let mut look = Vec::new();
     if let ControlShape::FromRemote { ip: remote, port } = shape {
-        look.extend(remote.map(|remote| eq(ip("saddr"), Expression::String(remote.to_string().into()))));
+        look.extend(
+            remote.map(|remote| eq(ip("saddr"), Expression::String(remote.to_string().into()))),
+        );
         look.extend(port.map(|port| eq(udp("sport"), number(port))));
     }
     let mut admit = look;

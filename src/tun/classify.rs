@@ -1,7 +1,7 @@
 //! Which UDP payloads are data, and which are for the engine: the rules of the kernel path (see
 //! `kernel/ruleset.rs`), with IPv6 inside as well.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 
 use crate::engine::plan::ControlShape;
 use crate::wire::inner::Inner;
@@ -38,7 +38,7 @@ pub fn is_control(class: Class, from: SocketAddr, control: Option<ControlShape>)
         (None, _) | (Some(ControlShape::NotIpv4 { .. }), Class::Data(_)) => false,
         (Some(ControlShape::NotIpv4 { .. }), Class::Other) => true,
         (Some(ControlShape::FromRemote { ip, port }), Class::Data(_) | Class::Other) => {
-            ip.is_none_or(|ip| IpAddr::from(ip) == from.ip())
+            ip.is_none_or(|ip| ip == from.ip())
                 && port.is_none_or(|port| port == from.port())
         }
     }

@@ -48,9 +48,15 @@ fn errors_of_files_name_file_and_line() {
 #[test]
 fn a_secret_that_everybody_can_read_is_warned_about() {
     use std::os::unix::fs::PermissionsExt as _;
-    for (mode, text, warned) in
-        [(0o644, "auth-token x", true), (0o640, "auth-token x", false), (0o644, "server", false)]
-    {
+    const TABLE: &str = "tunl-ip 10.0.0.1\nhosts-url https://a/";
+    const TABLE_WITH_PASSWORD: &str = "tunl-ip 10.0.0.1\nhosts-url https://me:x@a/";
+    for (mode, text, warned) in [
+        (0o644, "auth-token x", true),
+        (0o640, "auth-token x", false),
+        (0o644, "server", false),
+        (0o644, TABLE, false),
+        (0o644, TABLE_WITH_PASSWORD, true),
+    ] {
         let path = file(format!("server\nb @eth0\n{text}"));
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).expect("ours");
         let Ok(Invocation::Run(run)) = parse([Path::new("--config"), &path]) else { panic!("bad") };

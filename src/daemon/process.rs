@@ -1,0 +1,289 @@
+//! One process and its tunnel: the engine, and those who do what it says.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use tokio::net::UnixStream;
+
+use super::carrier::Carrier;
+use super::clock::Clock;
+use super::control::answer;
+use super::dns::Dns;
+use super::memory::MemoryFile;
+use super::preflight::{kernel, open_host};
+use super::{Failure, Settings};
+use crate::auth::Reject;
+use crate::engine::host::{NameServers, RulesFound};
+use crate::engine::plan::Step;
+use crate::engine::{Action, Engine, Event, Report};
+use crate::kernel::{Host, StepError, WayTo};
+use crate::observe::rate::Limiter;
+
+/// One line per kind and interval about what repeats.
+const LOG_EVERY: Duration = Duration::from_secs(10);
+/// Where programs look up who resolves names (resolv.conf(5)).
+const RESOLV_CONF: &str = "/etc/resolv.conf";
+/// How often the host is read again within one event, while steps fail.
+const MAX_ROUNDS: usize = 6;
+
+pub struct Process<'a> {
+    pub(super) settings: &'a Settings,
+    pub(super) clock: Clock,
+    pub(super) engine: Engine,
+    pub(super) host: Host,
+    pub(super) carrier: Carrier,
+    dns: Dns,
+    memory: MemoryFile,
+    rejections: Limiter<Reject>,
+    failures: Limiter<String>,
+    /// The first failure counts until the tunnel has been set up once.
+    starting: Option<Option<Failure>>,
+    adopted: bool,
+    pub(super) rules: &'static str,
+}
+
+impl<'a> Process<'a> {
+    pub async fn open(settings: &'a Settings) -> Result<Self, Failure> {
+        let clock = Clock::start();
+        let (host, datapath) = open_host(settings).await?;
+        let tunnel = settings.tunnel();
+        let carrier = Carrier::open(datapath, &settings.role, tunnel)?;
+        let file = MemoryFile::in_directory(&settings.state_dir);
+        let memory = file.load().unwrap_or_else(|e| {
+            tracing::warn!(
+                "{}: {e}: packets that were accepted before may be accepted once more",
+                file.path().display()
+            );
+            crate::engine::Memory::default()
+        });
+        let now = clock.moment().map_err(kernel)?;
+        Ok(Process {
+            settings,
+            clock,
+            engine: Engine::new(settings.role.clone(), datapath, memory, &now),
+            host,
+            carrier,
+            dns: Dns::new(
+                RESOLV_CONF.into(),
+                settings.state_dir.clone(),
+                tunnel.device.clone(),
+                tunnel.gateway.dns.clone(),
+            ),
+            memory: file,
+            rejections: Limiter::new(LOG_EVERY),
+            failures: Limiter::new(LOG_EVERY),
+            starting: Some(None),
+            adopted: false,
+            rules: "missing",
+        })
+    }
+
+    /// Makes the host as it should be for the first time.
+    pub async fn start(&mut self) -> Result<(), Failure> {
+        self.read_host().await;
+        let Some(Some(failure)) = self.starting.take() else { return Ok(()) };
+        // A tunnel that was running before us is better left than taken away.
+        if !self.adopted {
+            let _ = self.end().await;
+        }
+        Err(failure)
+    }
+
+    /// Removes everything of ours.
+    pub async fn end(&mut self) -> Result<(), Failure> {
+        let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+        let found = self.read().await.map_err(kernel)?;
+        let mut actions = Vec::new();
+        let now = self.clock.moment().map_err(kernel)?;
+        self.engine.handle(Event::Shutdown(found), &now, &mut actions);
+        let mut failed = 0;
+        for action in actions {
+            match action {
+                Action::Apply(step) => {
+                    tracing::debug!("{step}");
+                    if let Err(error) = self.try_apply(&step).await {
+                        tracing::error!("cannot {step}: {error}");
+                        failed += 1;
+                    }
+                }
+                Action::Remember(memory) => self.remember(&memory),
+                Action::Send(_) | Action::ReadHost | Action::Report(_) | Action::Exit => {}
+            }
+        }
+        match failed {
+            0 => Ok(()),
+            _ => Err(Failure::Cleanup(failed)),
+        }
+    }
+
+    async fn read(&mut self) -> std::io::Result<crate::engine::host::Found> {
+        let mark = self.settings.tunnel().gateway.mark().unwrap_or(0);
+        let way_to = self.engine.way_to().map(|destination| WayTo { destination, mark });
+        let mut found = self.host.read(way_to).await?;
+        self.carrier.read(&mut found);
+        found.name_servers = match (self.dns.is_applied(), self.dns.needs_restoring()) {
+            (true, _) => NameServers::Ours,
+            (false, true) => NameServers::Changed,
+            (false, false) => NameServers::Theirs,
+        };
+        self.rules = match found.rules {
+            RulesFound::Missing | RulesFound::Unknown => "missing",
+            RulesFound::Intact(_) => "installed",
+            RulesFound::Unavailable => "unavailable",
+        };
+        Ok(found)
+    }
+
+    /// Reads the host and puts right what is wrong; true at the end.
+    pub async fn read_host(&mut self) -> bool {
+        self.work(VecDeque::from([Action::ReadHost])).await
+    }
+
+    /// Hands an event to the engine and does what it says; true at the end.
+    pub async fn handle(&mut self, event: Event<'_>) -> bool {
+        let mut work = VecDeque::new();
+        self.feed(event, &mut work);
+        self.work(work).await
+    }
+
+    async fn work(&mut self, mut work: VecDeque<Action>) -> bool {
+        let (mut rounds, mut applied, mut failed) = (0, false, false);
+        while let Some(action) = work.pop_front() {
+            match action {
+                Action::Apply(step) if failed => tracing::trace!("not tried: {step}"),
+                Action::Apply(step) => match self.apply(&step).await {
+                    Ok(()) => applied = true,
+                    Err(taken) => {
+                        failed = true;
+                        self.feed(Event::StepFailed { step, taken }, &mut work);
+                    }
+                },
+                Action::Send(out) => {
+                    if let Err(e) = self.carrier.send(&out) {
+                        self.complain(format!("cannot send to {}: {e}", out.to));
+                    }
+                }
+                Action::ReadHost if rounds < MAX_ROUNDS => {
+                    rounds += 1;
+                    (applied, failed) = (false, false);
+                    match self.read().await {
+                        Ok(found) => self.feed(Event::HostRead(found), &mut work),
+                        Err(e) => self.complain(format!("cannot read the host: {e}")),
+                    }
+                }
+                // The engine reads again by itself in a while.
+                Action::ReadHost => {}
+                Action::Remember(memory) => self.remember(&memory),
+                Action::Report(report) => self.report(&report),
+                Action::Exit => return true,
+            }
+            if applied && !failed && !work.iter().any(|a| matches!(a, Action::Apply(_))) {
+                applied = false;
+                self.feed(Event::Applied, &mut work);
+            }
+        }
+        false
+    }
+
+    fn feed(&mut self, event: Event<'_>, work: &mut VecDeque<Action>) {
+        let mut actions = Vec::new();
+        match self.clock.moment() {
+            Ok(now) => self.engine.handle(event, &now, &mut actions),
+            Err(e) => tracing::error!("no random numbers: {e}"),
+        }
+        work.extend(actions);
+    }
+
+    fn remember(&mut self, memory: &crate::engine::Memory) {
+        if let Err(e) = self.memory.save(memory) {
+            let path = self.memory.path().display();
+            self.complain(format!("{path}: {e}: a restart will forget replays"));
+        }
+    }
+
+    async fn try_apply(&mut self, step: &Step) -> Result<(), StepError> {
+        self.carrier.apply(step)?;
+        match step {
+            Step::UseNameServers => self.dns.apply().map_err(StepError::Dns),
+            Step::RestoreNameServers => self.dns.restore().map_err(StepError::Dns),
+            _ => self.host.apply(step).await,
+        }
+    }
+
+    /// Applies a step; an error tells whether the kernel said that it exists already.
+    async fn apply(&mut self, step: &Step) -> Result<(), bool> {
+        tracing::debug!("{step}");
+        let Err(error) = self.try_apply(step).await else { return Ok(()) };
+        let taken = error.is_taken();
+        let is_link = matches!(error, StepError::Link(_));
+        if taken && is_link {
+            tracing::info!("another tunnel has these addresses: using a private one");
+        } else if let Some(first @ None) = &mut self.starting {
+            *first = Some(Failure::Step { step: Box::new(step.clone()), error });
+        } else {
+            self.complain(format!("cannot {step}: {error}; trying again"));
+        }
+        Err(taken)
+    }
+
+    fn complain(&mut self, text: String) {
+        // The texts hold our own addresses and a few errors: their number is bounded.
+        if self.failures.pass(text.clone(), self.clock.elapsed()).is_some() {
+            tracing::error!("{text}");
+        }
+    }
+
+    fn report(&mut self, report: &Report) {
+        match report {
+            Report::Rejected { reason, .. } => {
+                if let Some(more) = self.rejections.pass(*reason, self.clock.elapsed()) {
+                    tracing::warn!("{report}{}", also(more));
+                }
+            }
+            Report::Adopted(_) => {
+                self.adopted = true;
+                tracing::info!("{report}");
+            }
+            Report::Repairing(_)
+            | Report::Expired(_)
+            | Report::OuterMissing(_)
+            | Report::NodeUnusable { .. } => tracing::warn!("{report}"),
+            Report::ReauthIgnored => tracing::warn!("{report}"),
+            Report::HostsChanged(_) => tracing::info!("{report}"),
+            Report::Refreshed(_) | Report::Sent { .. } => tracing::debug!("{report}"),
+            Report::Arrived(_)
+            | Report::Moved { .. }
+            | Report::ServerMoved(_)
+            | Report::OuterAddress(_) => {
+                tracing::info!("{report}");
+                let _ = sd_notify::notify(&[sd_notify::NotifyState::Status(&report.to_string())]);
+            }
+        }
+    }
+
+    pub fn notify_ready(&self) {
+        let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+        let (datapath, offloads) = self.carrier.describe();
+        let offloads = offloads.map_or_else(String::new, |with| format!(" with {with}"));
+        tracing::info!(
+            "ready on {} as {}, datapath {datapath}{offloads}",
+            self.settings.tunnel().port,
+            self.role()
+        );
+    }
+
+    /// Sends the status to somebody who asked.
+    pub async fn tell(&mut self, stream: UnixStream) -> bool {
+        let done = self.read_host().await; // for fresh traffic counters
+        answer(stream, &self.status());
+        done
+    }
+}
+
+/// How many lines of the kind were not logged.
+fn also(more: u64) -> String {
+    match more {
+        0 => String::new(),
+        _ => format!(" ({more} more since the last such line)"),
+    }
+}

@@ -1,0 +1,76 @@
+//! What a process tells of itself.
+
+use super::process::Process;
+use crate::engine::config::Role;
+use crate::observe::status::{Dropped, ProcessStatus, RemoteStatus, TunnelStatus};
+
+impl Process<'_> {
+    pub(super) fn role(&self) -> &'static str {
+        match self.settings.role {
+            Role::Server(_) => "server",
+            Role::Client(_) => "client",
+            Role::Node(_) => "node",
+        }
+    }
+
+    pub(super) fn status(&mut self) -> ProcessStatus {
+        let by_rules = self.host.rule_counters().unwrap_or_default();
+        let by_rules = by_rules
+            .into_iter()
+            .map(|c| (c.name, Dropped { packets: c.packets, bytes: Some(c.bytes) }));
+        let by_us = self
+            .carrier
+            .dropped()
+            .into_iter()
+            .map(|(name, packets)| (name, Dropped { packets, bytes: None }));
+        let (datapath, offloads) = self.carrier.describe();
+        let counters = self.engine.counters();
+        ProcessStatus {
+            datapath: datapath.to_owned(),
+            offloads,
+            learned: self.carrier.learned(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            role: self.role().to_owned(),
+            uptime: self.clock.elapsed().as_secs(),
+            rules: self.rules.to_owned(),
+            tunnels: vec![tunnel_status(self.engine.status())],
+            accepted: counters.accepted,
+            moved: counters.moved,
+            sent: counters.sent,
+            repaired: counters.repaired,
+            rejected: counters.rejected.iter().map(|(r, n)| (r.name().to_owned(), *n)).collect(),
+            dropped: by_rules.chain(by_us).collect(),
+        }
+    }
+}
+
+fn tunnel_status(tunnel: crate::engine::Status) -> TunnelStatus {
+    TunnelStatus {
+        interface: tunnel.device,
+        up: tunnel.up,
+        local: tunnel.outer.map(|a| a.to_string()),
+        private: tunnel.private.map(|a| a.to_string()),
+        remote: tunnel.remote.map(|a| a.to_string()),
+        remotes: tunnel.remotes.map(|remotes| {
+            let one =
+                |(remote, networks): (std::net::SocketAddr, Vec<ipnet::IpNet>)| RemoteStatus {
+                    remote: remote.to_string(),
+                    networks: networks.iter().map(ToString::to_string).collect(),
+                };
+            remotes.into_iter().map(one).collect()
+        }),
+        admitted: tunnel.admitted,
+        inner: tunnel.inner.to_string(),
+        inner_peer: match tunnel.inner_peer.prefix_len() {
+            32 => tunnel.inner_peer.addr().to_string(),
+            _ => tunnel.inner_peer.trunc().to_string(),
+        },
+        inner6: tunnel.inner6.map(|net| net.to_string()),
+        last_authentication: tunnel.last_authentication,
+        rx_bytes: tunnel.traffic.rx_bytes,
+        rx_packets: tunnel.traffic.rx_packets,
+        tx_bytes: tunnel.traffic.tx_bytes,
+        tx_packets: tunnel.traffic.tx_packets,
+    }
+}

@@ -1,0 +1,224 @@
+//! What follows from a reading of the host: what is ours of what was found, and the steps to what
+//! should be there.
+
+use std::net::{IpAddr, SocketAddr};
+
+use ipnet::IpNet;
+
+use super::config::{Datapath, DeviceName};
+use super::host::{Encapsulation, Found, InterfaceKind};
+use super::hosts::Node;
+use super::peer::End;
+use super::plan::{self, Step};
+use super::wanted::{Endpoint, Ends, find_outer, wanted};
+use super::{Action, Engine, Moment, Phase, REREAD_EVERY, Report, gateway, nodes};
+
+impl Engine {
+    pub(super) fn host_read(&mut self, found: Found, now: &Moment, actions: &mut Vec<Action>) {
+        self.reread_at = now.monotonic + REREAD_EVERY;
+        if self.phase == Phase::Ending {
+            return;
+        }
+        let first = self.found.is_none();
+        self.find_outer(&found, now, actions);
+        if first {
+            self.adopt(&found, now, actions);
+        }
+        self.found = Some(found);
+        if self.endpoint.ends == Ends::Many {
+            self.take_nodes(actions); // our outer address may have changed
+        }
+        // What follows from our own changes is no repair: routes need the interface's number.
+        let settled = std::mem::replace(&mut self.phase, Phase::Settled) == Phase::Settled;
+        let first = actions.len();
+        self.reconcile(actions);
+        if settled {
+            let repairs: Vec<_> = actions[first..].iter().filter_map(applied).cloned().collect();
+            self.counters.repaired += repairs.len() as u64;
+            let reports = repairs.into_iter().map(Report::Repairing).map(Action::Report);
+            actions.splice(first..first, reports);
+        }
+        self.send_due(now, actions);
+    }
+
+    /// Works out our outer address. When it is gone, the last one is kept: it may come back.
+    fn find_outer(&mut self, found: &Found, now: &Moment, actions: &mut Vec<Action>) {
+        let outer = find_outer(&self.endpoint.tunnel.outer, self.family(), found);
+        let was_missing = std::mem::replace(&mut self.outer_missing, outer.is_none());
+        match outer {
+            Some(outer) if self.outer != Some(outer) || was_missing => {
+                if self.outer.replace(outer).is_some() {
+                    actions.push(Action::Report(Report::OuterAddress(outer.address)));
+                }
+                self.authenticate(now.monotonic);
+            }
+            None if !was_missing => {
+                actions
+                    .push(Action::Report(Report::OuterMissing(self.endpoint.tunnel.outer.clone())));
+            }
+            Some(_) | None => {}
+        }
+    }
+
+    /// Takes over what an earlier process of this tunnel left running.
+    fn adopt(&mut self, found: &Found, now: &Moment, actions: &mut Vec<Action>) {
+        let port = self.endpoint.tunnel.port.get();
+        for peer in &mut self.peers {
+            let Some(interface) = found.interface(&peer.device) else { continue };
+            let InterfaceKind::Ipip(link) = interface.kind else { continue };
+            let Encapsulation::Fou { source_port, destination_port, .. } = link.encapsulation
+            else {
+                continue;
+            };
+            if source_port != port {
+                // Ours from before the port was changed, and its listener with it: nothing guards
+                // them any more.
+                if plan::is_labelled(interface) {
+                    let old = found.listeners.iter().filter(|l| l.port == source_port);
+                    self.owned.listeners.extend(old.filter(|l| l.local == Some(link.local)));
+                }
+                continue;
+            }
+            let remote = SocketAddr::new(link.remote.into(), destination_port);
+            match &mut peer.end {
+                End::Client(client) => client.adopt(remote, &self.memory, now),
+                End::Server(server) => server.adopt(remote),
+                End::Node(_) => {}
+            }
+            actions.push(Action::Report(Report::Adopted(remote)));
+        }
+        // Whatever else was lost, by these marks ours is known: the table's name; a listener on our
+        // port that is bound to an address; our private address as /32 of the loopback interface.
+        self.owned.rules = true;
+        let bound = found.listeners.iter().filter(|l| l.port == port && l.local.is_some());
+        self.owned.listeners.extend(bound);
+        let of_links = self.devices(found).into_iter().filter_map(|device| {
+            match found.interface(&device)?.kind {
+                InterfaceKind::Ipip(link) => Some(link.local),
+                InterfaceKind::Tun | InterfaceKind::Other => None,
+            }
+        });
+        let private = self.peers.iter().map(|peer| peer.private.address()).chain(of_links);
+        self.owned.private.extend(private.filter(|private| {
+            found.addresses.iter().any(|a| {
+                Some(a.interface) == found.loopback()
+                    && a.value.network == IpNet::from(IpAddr::V4(*private))
+            })
+        }));
+    }
+
+    /// Asks for what is missing on the host as last read; also notes what will be ours.
+    pub(super) fn reconcile(&mut self, actions: &mut Vec<Action>) {
+        let (Some(found), Some(outer)) = (&self.found, self.outer) else { return };
+        let mut before = self.memory.settings.clone();
+        let clients = self.clients.as_ref();
+        let wanted = wanted(&self.endpoint, outer, &self.peers, clients, found, &before);
+        let mut steps = plan::plan(&wanted, found, self.installed.as_ref(), &self.owned);
+        let tunnel = &self.endpoint.tunnel;
+        let gateway = self.installed_gateway.as_ref();
+        steps.extend(gateway::plan(&wanted.gateway, found, tunnel, gateway, &mut before));
+        for step in &steps {
+            match step {
+                Step::InstallRules(spec, _) => self.installed = Some(spec.clone()),
+                Step::InstallGateway(spec) => self.installed_gateway = Some(spec.clone()),
+                Step::AddListener(listener) => {
+                    self.owned.listeners.insert(*listener);
+                }
+                Step::AddPrivateAddress(private) => {
+                    self.owned.private.insert(*private);
+                }
+                Step::Admit(_)
+                | Step::CreateLink(_)
+                | Step::ChangeLink(_)
+                | Step::DressLink(_)
+                | Step::AddInnerAddress(..)
+                | Step::RemoveInnerAddress(_)
+                | Step::RemoveLink(_)
+                | Step::RemoveListener(_)
+                | Step::RemovePrivateAddress(_)
+                | Step::RemoveRules
+                | Step::Bind(_)
+                | Step::Forward(_)
+                | Step::AddRoute(_)
+                | Step::RemoveRoute(_)
+                | Step::AddPolicyRule(_)
+                | Step::RemovePolicyRule(_)
+                | Step::RemoveGateway
+                | Step::SetForwarding { .. }
+                | Step::SetRpFilter { .. }
+                | Step::UseNameServers
+                | Step::RestoreNameServers => {}
+            }
+        }
+        if !steps.is_empty() && self.phase != Phase::Ending {
+            self.phase = Phase::Settling;
+        }
+        // How it was before is on disk before it is changed, or a crash would leave it changed.
+        if before != self.memory.settings {
+            self.memory.settings = before;
+            actions.push(Action::Remember(self.memory()));
+        }
+        actions.extend(steps.into_iter().map(Action::Apply));
+    }
+
+    /// All interfaces of ours that there are or should be.
+    pub(super) fn devices(&self, found: &Found) -> Vec<DeviceName> {
+        match (self.endpoint.ends, self.endpoint.datapath) {
+            (Ends::Many, Datapath::Kernel) => nodes::interfaces(found, &self.endpoint.tunnel),
+            (Ends::Two, _) | (_, Datapath::Tun) => vec![self.endpoint.tunnel.device.clone()],
+        }
+    }
+
+    pub(super) fn hosts_changed(
+        &mut self,
+        nodes: Vec<Node>,
+        now: &Moment,
+        actions: &mut Vec<Action>,
+    ) {
+        actions.push(Action::Report(Report::HostsChanged(nodes.len())));
+        self.hosts = nodes;
+        self.unusable.clear();
+        self.take_nodes(actions);
+        self.reconcile(actions);
+        self.send_due(now, actions);
+    }
+
+    /// Makes peers of the table's nodes.
+    pub(super) fn take_nodes(&mut self, actions: &mut Vec<Action>) {
+        let Some(outer) = self.outer.filter(|_| self.clients.is_none()) else { return };
+        let Endpoint { tunnel, datapath, .. } = &self.endpoint;
+        let (mut peers, unusable) = nodes::peers(&self.hosts, tunnel, *datapath, outer.address);
+        for peer in &mut peers {
+            let same = self.peers.iter().find(|old| old.remote() == peer.remote());
+            peer.taken_for = same.and_then(|old| old.taken_for);
+        }
+        self.peers = peers;
+        for (node, why) in unusable.iter().filter(|one| !self.unusable.contains(one)) {
+            actions.push(Action::Report(Report::NodeUnusable { node: node.clone(), why: *why }));
+        }
+        self.unusable = unusable;
+    }
+
+    pub(super) fn shutdown(&mut self, found: &Found, actions: &mut Vec<Action>) {
+        self.phase = Phase::Ending;
+        let nothing = gateway::Wanted::default();
+        let before = &mut self.memory.settings;
+        let mut steps = gateway::plan(&nothing, found, &self.endpoint.tunnel, None, before);
+        let devices = self.devices(found);
+        steps.extend(plan::plan_removal(&devices, found, &self.owned));
+        actions.extend(steps.into_iter().map(Action::Apply));
+        actions.push(Action::Remember(self.memory()));
+        actions.push(Action::Exit);
+    }
+}
+
+fn applied(action: &Action) -> Option<&Step> {
+    match action {
+        Action::Apply(step) => Some(step),
+        Action::Send(_)
+        | Action::ReadHost
+        | Action::Remember(_)
+        | Action::Report(_)
+        | Action::Exit => None,
+    }
+}

@@ -1,0 +1,51 @@
+//! The tunnel as it stands.
+
+use std::net::{IpAddr, SocketAddr};
+
+use ipnet::IpNet;
+
+use super::clients::Clients;
+use super::host::{InterfaceKind, Traffic};
+use super::peer::Peer;
+use super::wanted::Ends;
+use super::{Engine, Status};
+
+impl Engine {
+    /// The tunnel as it stands.
+    pub fn status(&self) -> Status {
+        let tunnel = &self.endpoint.tunnel;
+        let found = self.found.as_ref();
+        let devices = found.map(|found| self.devices(found)).unwrap_or_default();
+        let interfaces = || devices.iter().filter_map(|device| found?.interface(device));
+        let local = interfaces().find_map(|i| match i.kind {
+            InterfaceKind::Ipip(link) => Some(link.local),
+            InterfaceKind::Tun | InterfaceKind::Other => None,
+        });
+        let only = self.peers.first().filter(|_| self.endpoint.ends == Ends::Two);
+        let clients = self.clients.iter().flat_map(Clients::admitted);
+        let nodes = self.peers.iter().filter_map(|p| Some((p.remote()?, p.networks.clone())));
+        let remotes = match self.endpoint.ends {
+            Ends::Two => None,
+            Ends::Many => Some(nodes.chain(clients.map(|remote| (remote, Vec::new()))).collect()),
+        };
+        let mut traffic = Traffic::default();
+        interfaces().for_each(|i| traffic += i.traffic);
+        Status {
+            device: tunnel.device.to_string(),
+            outer: self.outer.map(|o| SocketAddr::new(o.address, tunnel.port.get())),
+            private: local.filter(|&l| l == tunnel.private.address()).map(IpAddr::V4),
+            remote: only.and_then(Peer::remote),
+            remotes,
+            admitted: only.is_none_or(|peer| peer.admitted().is_some()),
+            inner: tunnel.inner.into(),
+            inner_peer: tunnel.inner_peer.into(),
+            inner6: tunnel.inner6.map(IpNet::V6),
+            up: interfaces().any(|i| i.up),
+            last_authentication: match &self.clients {
+                Some(clients) => clients.last_authentication(),
+                None => self.peers.iter().filter_map(Peer::last_authentication).max(),
+            },
+            traffic,
+        }
+    }
+}
