@@ -36,7 +36,7 @@ const TABLE: &str = r#"  {"nodes": {
     "10.2.0.0/16": {"host": "203.0.113.2", "port": 7777}
   }}"#;
 
-const EXIT_STATUS: [(&str, &str); 13] = [
+const EXIT_STATUS: [(&str, &str); 14] = [
     ("0", "The tunnel was removed, or everything asked for was done."),
     ("1", "Any other failure."),
     ("2", "Usage: wrong options, or an interface that does not exist."),
@@ -45,7 +45,8 @@ const EXIT_STATUS: [(&str, &str); 13] = [
     ("40", "The nftables rules."),
     ("51", "An address."),
     ("52", "The tunnel interface."),
-    ("53", "The FOU listener."),
+    ("53", "The UDP port: the FOU listener, or our own socket."),
+    ("54", "A route, a setting of an interface, or the name servers."),
     ("100", "Making the tunnel, on a server."),
     ("101", "Moving the tunnel to another remote, on a server."),
     ("120", "Sending an authentication packet."),
@@ -61,7 +62,7 @@ const SIGNALS: [(&str, &str); 4] = [
     ("SIGTERM, SIGINT", "Remove the tunnel and exit."),
     ("SIGUSR1", "A client authenticates again; a server ignores it."),
     ("SIGUSR2, SIGHUP", "Ignored."),
-    ("SIGKILL", "The tunnel stays as it is and passes traffic; the next start takes it over."),
+    ("SIGKILL", "In the kernel's datapath the tunnel stays and passes traffic; the next start takes it over."),
 ];
 
 const FILES: [(&str, &str); 3] = [

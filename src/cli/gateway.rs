@@ -41,13 +41,11 @@ pub struct GatewayOptions {
     pub masquerade: Option<Option<DeviceName>>,
 }
 
-/// What is asked of the host around the tunnel. `remote` is the other end's outer address, if it is
-/// known from the start.
+/// What is asked of the host around the tunnel.
 pub fn gateway(
     options: &Options,
     number: Number,
     ends: Ends,
-    remote: Option<IpAddr>,
     warnings: &mut Vec<String>,
 ) -> Result<GatewayConfig, UsageError> {
     let given = &options.gateway;
@@ -59,9 +57,12 @@ pub fn gateway(
     if given.default_route && number.0 > u16::MAX.into() {
         return Err(UsageError::NumberForDefaultRoute(number.0));
     }
-    check_routes(options, ends, remote)?;
+    check_routes(options, ends)?;
     no_duplicates("--route", &given.route)?;
     no_duplicates("--dns", &given.dns)?;
+    if given.default_route && options.ip6.is_none() {
+        warnings.push("--default-route: IPv6 goes past the tunnel without --ip6".to_owned());
+    }
     if given.dns.len() > MAX_NAME_SERVERS {
         warnings.push(format!("--dns: only the first {MAX_NAME_SERVERS} name servers are asked"));
     }
@@ -78,7 +79,7 @@ pub fn gateway(
     })
 }
 
-fn check_routes(options: &Options, ends: Ends, remote: Option<IpAddr>) -> Result<(), UsageError> {
+fn check_routes(options: &Options, ends: Ends) -> Result<(), UsageError> {
     let routes = &options.gateway.route;
     match (ends, routes.is_empty()) {
         (Ends::Hosts, false) => return Err(UsageError::RoutesInTable),
@@ -86,12 +87,8 @@ fn check_routes(options: &Options, ends: Ends, remote: Option<IpAddr>) -> Result
         (Ends::Hosts | Ends::Clients, true) | (Ends::Client | Ends::Server, _) => {}
     }
     let v6 = routes.iter().find(|net| matches!(net, IpNet::V6(_)));
-    if let Some(net) = v6.filter(|_| options.ip6.is_none()) {
-        return Err(UsageError::RouteNeedsIp6(*net));
-    }
-    let around = |remote: IpAddr| routes.iter().find(|net| net.contains(&remote));
-    match remote.and_then(|remote| Some((*around(remote)?, remote))) {
-        Some((net, remote)) => Err(UsageError::RouteAroundRemote { net, remote }),
+    match v6.filter(|_| options.ip6.is_none()) {
+        Some(net) => Err(UsageError::RouteNeedsIp6(*net)),
         None => Ok(()),
     }
 }

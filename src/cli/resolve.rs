@@ -178,7 +178,7 @@ fn tunnel(
     let port = options.fou_local.as_ref().and_then(|local| local.port).or(options.fou_local_port);
     let private = options.fou_local_ip_alt.map_or_else(|| number.private(), Ok)?;
     let device = options.tunl_dev.clone().map_or_else(|| number.device(), Ok)?;
-    let gateway = gateway::gateway(options, number, ends, remote, warnings)?;
+    let gateway = gateway::gateway(options, number, ends, warnings)?;
     if gateway.masquerade == Some(Masquerade::By(device.clone())) {
         return Err(UsageError::MasqueradeByTunnel(device));
     }

@@ -66,11 +66,6 @@ pub enum UsageError {
     RoutesToClients,
     #[error("--route: {0} is IPv6: give our IPv6 address inside the tunnel too, with --ip6")]
     RouteNeedsIp6(IpNet),
-    #[error(
-        "--route: {net} has the other end's own address {remote} in it: the tunnel's packets \
-         would go into the tunnel"
-    )]
-    RouteAroundRemote { net: IpNet, remote: IpAddr },
     #[error("{option}: {value} is given twice")]
     GivenTwice { option: &'static str, value: String },
     #[error("--masquerade: {0} is the tunnel itself, give the interface that packets leave by")]

@@ -4,7 +4,7 @@ use std::fs::OpenOptions;
 use std::io;
 
 use super::{Failure, Settings, is_running};
-use crate::engine::config::{Datapath, DatapathChoice, Outer, Role};
+use crate::engine::config::{Datapath, DatapathChoice, Masquerade, Outer, Role};
 use crate::engine::host::{Encapsulation, Found, InterfaceKind};
 use crate::engine::plan;
 use crate::kernel::{Host, Links, RulesError, require_modules};
@@ -140,6 +140,11 @@ fn check_found(settings: &Settings, datapath: Datapath, found: &Found) -> Result
         return Err(Failure::Address(format!(
             "--fou-local-ip: {address} is not an address of this host; `ip addr` lists them"
         )));
+    }
+    if let Some(Masquerade::By(device)) = &tunnel.gateway.masquerade
+        && found.interface(device).is_none()
+    {
+        tracing::warn!("--masquerade: there is no interface {device} yet; `ip link` lists them");
     }
     let Some(interface) = found.interface(&tunnel.device) else { return Ok(()) };
     let port = tunnel.port.get();

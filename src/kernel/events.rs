@@ -14,12 +14,18 @@ const RTMGRP_IPV4_ROUTE: u32 = 0x40;
 const RTMGRP_IPV4_RULE: u32 = 0x80;
 const RTMGRP_IPV6_IFADDR: u32 = 0x100;
 const RTMGRP_IPV6_ROUTE: u32 = 0x400;
+/// Those that have numbers only: `RTNLGRP_IPV6_RULE`, and `RTNLGRP_IPV4_NETCONF` (forwarding and
+/// reverse path filters).
+const RTMGRP_IPV6_RULE: u32 = 1 << (19 - 1);
+const RTMGRP_IPV4_NETCONF: u32 = 1 << (24 - 1);
 const ROUTE_GROUPS: u32 = RTMGRP_LINK
     | RTMGRP_IPV4_IFADDR
     | RTMGRP_IPV4_ROUTE
     | RTMGRP_IPV4_RULE
     | RTMGRP_IPV6_IFADDR
-    | RTMGRP_IPV6_ROUTE;
+    | RTMGRP_IPV6_ROUTE
+    | RTMGRP_IPV6_RULE
+    | RTMGRP_IPV4_NETCONF;
 /// `NFNLGRP_NFTABLES` in linux/netfilter/nfnetlink.h, as a bit of `nl_groups`.
 const NFTABLES: u32 = 1 << (7 - 1);
 

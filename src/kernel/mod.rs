@@ -69,7 +69,7 @@ pub enum StepError {
     /// The userspace datapath's interface.
     #[error("{}", explain_tun(.0))]
     Tun(#[source] io::Error),
-    #[error("{0}")]
+    #[error("{}", explain_route(.0))]
     Route(#[source] io::Error),
     #[error("{0}")]
     Setting(#[source] io::Error),
@@ -235,6 +235,16 @@ fn explain_tun(error: &io::Error) -> String {
              another with --tunl-dev, see `ip tuntap`"
             .to_owned(),
         io::ErrorKind::PermissionDenied => "CAP_NET_ADMIN is needed: run as root".to_owned(),
+        _ => error.to_string(),
+    }
+}
+
+/// What to do about an error of a route or a policy rule, for a person.
+fn explain_route(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::AlreadyExists => "somebody else has made it already; see `ip route show \
+             table all` and `ip rule`, and remove it or leave the option out"
+            .to_owned(),
         _ => error.to_string(),
     }
 }
