@@ -294,3 +294,15 @@ fn a_gateway_forwards_and_leaves_the_host_as_it_was() {
         }
     }
 }
+
+#[test]
+fn a_network_around_the_server_does_not_catch_our_own_packets() {
+    let play = calling(|config| {
+        gateway(&mut config.tunnel);
+        config.tunnel.gateway.routes.push(net("203.0.113.0/24"));
+    });
+    let routes = &play.host.found.routes;
+    let table = |text: &str| routes.iter().find(|r| r.destination == net(text)).unwrap().table;
+    assert_eq!((table("10.2.0.0/16"), table("203.0.113.0/24")), (254, 0x6970_0000));
+    assert_eq!(play.host.found.policy_rules.len(), 2);
+}
