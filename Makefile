@@ -10,6 +10,9 @@ DESTDIR ?=
 # Kernel of `make demo` and `make bench`, and how long `make fuzz` runs each target.
 KERNEL ?=
 SECONDS_EACH ?= 60
+# kernel or tun; empty: the demo shows the kernel's, the bench measures both. ARGS: for native.sh.
+DATAPATH ?=
+ARGS ?=
 
 target = $(or $(CARGO_TARGET_DIR),target)
 binary = $(target)/release/ipipou
@@ -31,14 +34,19 @@ build: ## the release binary, target/release/ipipou
 test: ## everything: here, and on stock kernels in virtual machines
 	@tests/all.sh
 
-demo: ## two clients behind one NAT and their server, explained step by step
+demo: ## tunnels in network namespaces, explained step by step; DATAPATH=tun
 	@tests/setup/packages.sh build
 	@tests/setup/rust.sh
 	cargo build --release --locked --quiet
-	@tests/vm/demo.sh $(KERNEL)
+	@tests/vm/demo.sh $(or $(DATAPATH),kernel) $(KERNEL)
 
-bench: ## the speed, against the kernel's own tunnels; writes target/bench/result.md
-	@benches/run.sh $(KERNEL)
+bench: ## the speed, against other tunnels; DATAPATH=kernel or tun; writes target/bench/
+	@case "$(or $(DATAPATH),both)" in \
+	kernel) benches/run.sh $(KERNEL) ;; \
+	tun) benches/native.sh $(ARGS) ;; \
+	both) benches/run.sh $(KERNEL) && benches/native.sh $(ARGS) ;; \
+	*) echo "bench: DATAPATH is kernel or tun, not '$(DATAPATH)'" >&2; exit 2 ;; \
+	esac
 
 lint: ## rustfmt, clippy, cargo-deny, shellcheck, black
 	@tests/setup/lint.sh
@@ -52,9 +60,10 @@ install: ## to PREFIX=/usr/local, configuration examples to /etc/ipipou; needs `
 	mkdir -p $(DESTDIR)$(UNITS) $(DESTDIR)$(CONF) $(dir $(man) $(completions))
 	sed 's|/usr/local/sbin/|$(PREFIX)/sbin/|' ipipou@.service >$(DESTDIR)$(UNITS)/ipipou@.service
 	install -m 644 ipipou.target $(DESTDIR)$(UNITS)/ipipou.target
-	for file in etc/ipipou/*.conf; do \
+	for file in etc/ipipou/*.conf etc/ipipou/hosts.json; do \
 		place=$(DESTDIR)$(CONF)/$${file##*/}; \
-		test -e "$$place" || install -m 640 "$$file" "$$place"; \
+		case $$file in *.conf) mode=640 ;; *) mode=644 ;; esac; \
+		test -e "$$place" || install -m $$mode "$$file" "$$place"; \
 	done
 	$(binary) generate man >$(man)
 	set -- bash zsh fish; for place in $(completions); do \

@@ -7,108 +7,15 @@
 #       bob 192.168.1.12 ──┘  masquerades as 203.0.113.2
 set -euo pipefail
 
-bold='' plain=''
-if [[ -t 1 && ! ${NO_COLOR:-} ]]; then
-    bold=$'\e[1m' plain=$'\e[m'
-fi
-logs=$(mktemp -d)
-processes=()
-
-say() { printf '\n%s\n' "$bold$*$plain" | fold -s -w 100; }
-
-# Shows a command as it would be typed on that host, and runs it there.
-on() { # HOST COMMAND...
-    local host=$1
-    shift
-    printf '%s# %s\n' "$host" "$*"
-    ip netns exec "demo-$host" "$@"
-}
-
-# The same, in the background; what it prints goes to a file.
-start() { # HOST LOG COMMAND...
-    local host=$1 log=$logs/$2
-    shift 2
-    printf '%s# %s &\n' "$host" "$*"
-    ip netns exec "demo-$host" "$@" >"$log" 2>&1 &
-    processes+=($!)
-}
-
-# Pings, and shows how many came back.
-ping_from() { # HOST ADDRESS
-    on "$1" ping -n -q -c 3 -i 0.2 -W 1 "$2" | grep -v -e '^PING' -e '^---' -e '^$'
-}
-
-# Waits for a line in a log, and shows it.
-await() { # LOG PATTERN
-    local tries
-    for ((tries = 0; tries < 200; tries++)); do
-        if grep -E -m 1 -- "$2" "$logs/$1" | sed 's/^/    /' | grep .; then
-            return
-        fi
-        sleep 0.05
-    done
-    echo "demo.sh: '$2' did not come; $1 said:" >&2
-    cat "$logs/$1" >&2
-    return 1
-}
-
-clean_up() {
-    local host
-    for process in "${processes[@]}"; do
-        kill "$process" 2>/dev/null || true
-    done
-    wait
-    for host in server router alice bob; do
-        ip netns del "demo-$host" 2>/dev/null || true
-    done
-    rm -rf "$logs" /var/lib/ipipou/{to-alice,to-bob,demo-alice,demo-bob}
-}
-trap clean_up EXIT
+# shellcheck source-path=SCRIPTDIR
+source "$(dirname "${BASH_SOURCE[0]}")/demo-lib.sh"
 
 say "== Four hosts: a server, a home router, and two machines behind it =="
-for host in server router alice bob; do
-    ip netns add "demo-$host"
-    ip -n "demo-$host" link set lo up
-done
-ip -n demo-router link add home type bridge
-ip -n demo-router link add wan type veth peer name eth0 netns demo-server
-for host in alice bob; do
-    ip -n demo-router link add "$host" type veth peer name eth0 netns "demo-$host"
-    ip -n demo-router link set "$host" master home up
-done
-ip -n demo-server addr add 203.0.113.1/24 dev eth0
-ip -n demo-router addr add 203.0.113.2/24 dev wan
-ip -n demo-router addr add 192.168.1.1/24 dev home
-ip -n demo-alice addr add 192.168.1.11/24 dev eth0
-ip -n demo-bob addr add 192.168.1.12/24 dev eth0
-for place in router:wan router:home server:eth0 alice:eth0 bob:eth0; do
-    ip -n "demo-${place%:*}" link set "${place#*:}" up
-done
-for host in alice bob; do
-    ip -n "demo-$host" route add default via 192.168.1.1
-done
-ip netns exec demo-router sysctl -q net.ipv4.ip_forward=1
-
-# The router's NAT; called again, with other ports, when the mapping is to change.
-masquerade() { # FIRST-LAST
-    on router nft "table ip nat { }
-        delete table ip nat
-        table ip nat {
-            chain postrouting {
-                type nat hook postrouting priority srcnat
-                oifname wan ip protocol udp masquerade to :$1
-            }
-        }"
-}
+home_and_server
 masquerade 20000-20999
 
 say "== Keys: a pair for each client; the private half never leaves it =="
-echo "alice# ipipou --auth-keygen"
-{ read -r alice_private && read -r alice_public; } < <(ipipou --auth-keygen)
-echo "bob# ipipou --auth-keygen"
-{ read -r bob_private && read -r bob_public; } < <(ipipou --auth-keygen)
-echo "alice's public key: $alice_public"
-echo "bob's public key:   $bob_public"
+make_keys
 
 say "== The server: a process per client. It knows their keys, not their addresses =="
 start server to-alice ipipou -s -v --no-log-time -n0 -b @eth0 --tunl-dev to-alice \
@@ -161,11 +68,7 @@ say "== What the tunnels say of themselves =="
 on server ipipou show
 
 say "== SIGTERM: nothing stays behind =="
-for process in "${processes[@]}"; do
-    kill "$process"
-    wait "$process"
-done
-processes=()
+stop_all
 echo "On the server: $(on server nft list tables | grep -c ipipou || true) tables of rules," \
     "$(ip -n demo-server -o link show type ipip | grep -vc tunl0 || true) tunnels," \
     "$(ip -n demo-server fou show | wc -l) listeners."

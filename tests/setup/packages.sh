@@ -10,7 +10,7 @@ test=(
     # virtual machines: emulator, root file system, archives, depmod
     qemu-system-x86 debootstrap cpio zstd xz-utils kmod
     # network namespaces of this host: rules, captures, flows, load
-    iproute2 nftables conntrack tcpdump iperf3 iputils-ping procps util-linux
+    iproute2 nftables conntrack tcpdump iperf3 iputils-ping procps util-linux openssl
     # the test programs
     python3 python3-pytest python3-nacl
 )

@@ -1,0 +1,404 @@
+"""The commands of README.md, run as they stand there.
+
+Of the table "What you used before, and how you do it here" every row has a scenario here, which
+starts every command of the row and shows that it does what the row says. A row without a scenario
+fails, and so do a scenario without a row and a command that was not started.
+
+What is replaced are placeholders: keys and addresses in the files `server0.conf` and `client0.conf`,
+file names below /etc/ipipou, and the name of the web server. What is added are directories of the
+test's own (`--runtime-dir` and `--memory-dir`, for `show` `--runtime-root`), and -vvv. Interfaces and
+addresses are the README's: `eth0` leads to the internet, the server is 203.0.113.1.
+
+`--datapath auto`, the default, is the kernel's where the kernel has FOU; elsewhere it is tun. Rows
+that do not say which are run as this machine has it: the same scenarios hold for both.
+"""
+
+import contextlib
+import re
+import shlex
+
+import pytest
+
+import ipipou
+from conftest import TOP
+from gateways import Switch, await_answer, connect, state
+from https_server import GOOD
+from ipipou import CLIENT, SECRET, SERVER, Tunnel
+from lab import await_, has_fou
+from many_ends import Names, Table, await_reached, refusal
+
+README = (TOP / "README.md").read_text()
+HEADING = "## What you used before, and how you do it here"
+THIRD = "203.0.113.80"
+NEAR_LAN, FAR_LAN = "192.168.7", "192.168.8"
+SERVER_INNER, CLIENT_INNER = "172.28.0.0", "172.28.0.1"
+TABLES = "https://tables.example.org"
+# The features of the program: a row fewer, and one of them is not in the README any more.
+FEATURES = 14
+
+
+def section(heading):
+    return README.split(f"\n{heading}\n", 1)[1].split("\n## ", 1)[0]
+
+
+def table():
+    """{what was before: [command, …]}"""
+    rows = re.findall(r"^\| (.+) \| (.+) \|$", section(HEADING), re.MULTILINE)
+    assert rows[0] == ("before", "here")
+    made = {}
+    for before, here in rows[1:]:
+        assert re.sub(r"`[^`]+`|<br>", "", here) == "", "commands only"
+        made[before] = re.findall(r"`([^`]+)`", here)
+    return made
+
+
+ROWS = table()
+SCENARIOS = {}
+
+
+def shows(before):
+    """For a scenario: the row that it is about, by how that begins."""
+
+    def enter(scenario):
+        SCENARIOS[before] = scenario
+        return scenario
+
+    return enter
+
+
+def test_every_feature_has_a_row_and_every_scenario_too():
+    assert len(ROWS) >= FEATURES and len(SCENARIOS) == len(ROWS)
+    for before in SCENARIOS:
+        assert [row for row in ROWS if row.startswith(before)], before
+
+
+@pytest.mark.parametrize("before", ROWS)
+def test_row(lab, tmp_path, before):
+    (scenario,) = [run for start, run in SCENARIOS.items() if before.startswith(start)]
+    page = Page(lab, tmp_path, ROWS[before])
+    scenario(page)
+    assert page.left == [], "commands that were not started"
+
+
+def test_quick_start(lab, tmp_path):
+    """The server and the client of the quick start; the pings that it promises."""
+    blocks = re.findall(r"```\nsudo (ipipou .*?)\n```", section("## Quick start"), re.DOTALL)
+    page = Page(lab, tmp_path, [block.replace("\\\n", " ") for block in blocks])
+    server, client = Internet(lab).pair()
+    near = page.start("ipipou -s", server)
+    page.start("ipipou -c", client)
+    near.await_log("tunnel up")
+    ipipou.reach_each_other(server, client)
+    assert page.left == []
+
+
+# -- running what the page says ---------------------------------------------------------------
+
+
+class Page:
+    """Commands of the README, and the files that they name."""
+
+    def __init__(self, lab, directory, commands):
+        self.lab, self.directory = lab, directory
+        self.commands, self.left = commands, list(commands)
+        self.keys = ipipou.Keys(lab.host("desk"))
+        self.replaced = {
+            "/etc/ipipou/": f"{directory}/",
+            "@wlan0": "@eth0",
+            "PUBLIC": self.keys.public,
+            "PRIVATE": self.keys.private,
+        }
+        for name in ("server0", "client0"):
+            text = (TOP / f"etc/ipipou/{name}.conf").read_text()
+            for placeholder, value in (
+                ("<the client's public key>", self.keys.public),
+                ("<the client's private key>", self.keys.private),
+                ("<the shared secret>", SECRET),
+                ("ipipou.example.net:10000", f"{SERVER}:10000"),
+            ):
+                text = text.replace(placeholder, value)
+            path = directory / f"{name}.conf"
+            path.touch(0o640)
+            path.write_text(text)
+            self.replaced[f"--config {name}"] = f"--config {path}"
+
+    def words(self, start, **instead):
+        """The one command that is this or begins so, as arguments without `ipipou`."""
+        fitting = [command for command in self.commands if f"{command} ".startswith(f"{start} ")]
+        (command,) = [start] if start in fitting else fitting
+        if command in self.left:
+            self.left.remove(command)
+        for before, value in (self.replaced | instead).items():
+            command = command.replace(before, str(value))
+        program, *words = shlex.split(command)
+        assert program == "ipipou"
+        return words
+
+    def start(self, start, host, prefix=(), **instead):
+        """Starts the command on a host, with something else in the place of what is in it."""
+        return Tunnel(host, *self.words(start, **instead), prefix=prefix)
+
+    def start_both(self, server, client):
+        """Server and client of a row; the tunnel is up."""
+        near = self.start("ipipou --config server0", server)
+        far = self.start("ipipou --config client0", client)
+        near.await_log("tunnel up")
+        return near, far
+
+    def other_end(self, name, host, *options):
+        """The other end of a row that has one command only: `server0` or `client0`."""
+        return Tunnel(host, *self.replaced[f"--config {name}"].split(), *options)
+
+
+class Internet(Switch):
+    """The internet, and whoever is at it with `eth0`."""
+
+    def at(self, name, address):
+        host = self.host.lab.host(name)
+        self.plug(host, "eth0", f"{address}/24")
+        return host
+
+    def pair(self):
+        return self.at("server", SERVER), self.at("client", CLIENT)
+
+
+def lan_behind(lab, gateway, network):
+    """A host in a network of the gateway's own, which it sends everything through."""
+    switch, host = Switch(lab, f"lan-{gateway.name}"), lab.host(f"in-{gateway.name}")
+    switch.plug(gateway, "eth1", f"{network}.1/24")
+    switch.plug(host, "eth0", f"{network}.2/24")
+    host.run(f"ip route add default via {network}.1")
+    return host
+
+
+# -- one peer ---------------------------------------------------------------------------------
+
+
+@shows("a userspace tunnel over UDP")
+def _(page):
+    server, client = Internet(page.lab).pair()
+    ends = page.start_both(server, client)
+    ipipou.reach_each_other(server, client)
+    assert [end.show()["datapath"] for end in ends] == ["tun", "tun"]
+    assert server.tunnel("ipipou0")["type"] == "tun"
+
+
+@shows("the other end speaks raw IP in UDP")
+def _(page):
+    server, client = Internet(page.lab).pair()
+    other = [TOP / "tests/netns/plain_end.py", "plain0", SERVER_INNER, CLIENT_INNER, SERVER, CLIENT]
+    server.spawn(["python3", *other]).await_output("ready")
+    page.start("ipipou -b @eth0", client)
+    await_answer(client, SERVER_INNER)
+    assert server.ping(CLIENT_INNER).received == 3
+
+
+@shows("a container where no module can be loaded")
+def _(page):
+    """With no other capability, and where /lib/modules is empty."""
+    server, client = Internet(page.lab).pair()
+    page.other_end("server0", server, "--datapath", "tun").await_log("ready on")
+    empty = page.directory / "empty"
+    empty.mkdir()
+    hide = f'mount --bind {empty} /lib/modules 2>/dev/null; exec "$@"'
+    confine = ["setpriv", "--bounding-set", "-all,+net_admin", "--inh-caps", "-all"]
+    prefix = ["unshare", "-m", "sh", "-c", hide, "sh", *confine]
+    far = page.start("ipipou --config client0", client, prefix=prefix)
+    await_answer(client, SERVER_INNER)
+    with open(f"/proc/{far.process.pid}/status") as status:
+        (effective,) = re.findall(r"CapEff:\s+(\w+)", status.read())
+    assert int(effective, 16) == 1 << 12  # CAP_NET_ADMIN
+    assert far.show()["datapath"] == "tun"
+
+
+@shows("IPv6 inside")
+def _(page):
+    server, client = Internet(page.lab).pair()
+    page.start_both(server, client)
+    assert client.ping("fd00::1").received == server.ping("fd00::2").received == 3
+    ipipou.reach_each_other(server, client)
+
+
+@shows("IPv6 outside")
+def _(page):
+    internet = Internet(page.lab)
+    server, client = internet.pair()
+    for host, address in ((server, "2001:db8::1"), (client, "2001:db8::2")):
+        host.sysctl("net.ipv6.conf.eth0.disable_ipv6", 0)
+        host.run(f"ip addr add {address}/64 dev eth0 nodad")
+    await_answer(client, "2001:db8::1")
+    outer = server.capture("eth0", "ip6 and udp port 10000")
+    near, _far = page.start_both(server, client)
+    ipipou.reach_each_other(server, client)
+    (tunnel,) = near.show()["tunnels"]
+    assert tunnel["remote"] == "[2001:db8::2]:10000"
+    # packets() reads IPv4 only: that something was caught is what counts.
+    await_(lambda: outer._file.stat().st_size > 500, what="outer IPv6 packets")
+
+
+@shows("`ip fou add` and")
+def _(page):
+    """Natively by whatever this kernel has; `handmade` ends themselves are in tests/vm."""
+    server, client = Internet(page.lab).pair()
+    near = page.start("ipipou -s", server)
+    far = page.start("ipipou -c", client)
+    near.await_log("tunnel up")
+    ipipou.reach_each_other(server, client)
+    datapath = "kernel" if has_fou() else "tun"
+    assert [end.show()["datapath"] for end in (near, far)] == [datapath] * 2
+    (tunnel,) = near.show()["tunnels"]
+    assert tunnel["remote"] == f"{CLIENT}:10000"
+
+
+@shows("guessing what goes on")
+def _(page):
+    server, client = Internet(page.lab).pair()
+    near = page.other_end("server0", server, "--datapath", "tun")
+    page.other_end("client0", client, "--datapath", "tun")
+    near.await_log("tunnel up")
+    show = lambda *words: server.run(["ipipou", *words, "--runtime-root", near.root])  # noqa: E731
+    headings, line = show(*page.words("ipipou show")).splitlines()
+    shown = dict(zip(re.split(r"  +", headings), re.split(r"  +", line)))
+    assert (shown["INTERFACE"], shown["ROLE"], shown["DATAPATH"]) == ("ipipou0", "server", "tun")
+    assert (shown["STATE"], shown["REMOTE"]) == ("up", f"{CLIENT}:10000")
+    details = show(*page.words("ipipou show ipipou0"))
+    assert "accepted 1, moved 0" in details and "datapath tun, offloads " in details
+    assert '"datapath": "tun"' in show(*page.words("ipipou show --json"))
+
+
+# -- many ends --------------------------------------------------------------------------------
+
+
+def outer(i):
+    return f"203.0.113.{i}"
+
+
+def inner(i):
+    return f"192.168.100.{i}"
+
+
+def three_nodes(page):
+    """Three hosts, and their table beside the other files."""
+    internet = Internet(page.lab)
+    Table(page.directory / "hosts.json", {inner(i): {"host": outer(i)} for i in (1, 2, 3)})
+    return internet, [internet.at(f"node{i}", outer(i)) for i in (1, 2, 3)]
+
+
+def start_nodes(page, hosts, **instead):
+    """The row's command on each, with its own address in the place of the first one's."""
+    for i, host in enumerate(hosts, 1):
+        page.start("ipipou -b @eth0", host, **instead, **{f"{inner(1)}/24": f"{inner(i)}/24"})
+
+
+def all_reach_each_other(hosts):
+    for i, host in enumerate(hosts, 1):
+        for other in {1, 2, 3} - {i}:
+            await_reached(host, inner(other))
+    assert "Destination Host Unreachable" in refusal(hosts[0], inner(9))
+
+
+@shows("one to many, from a file")
+def _(page):
+    _internet, hosts = three_nodes(page)
+    start_nodes(page, hosts)
+    all_reach_each_other(hosts)
+
+
+@shows("one to many, from a web server")
+def _(page):
+    """The server's certificate is signed by an authority that nobody else knows."""
+    internet, hosts = three_nodes(page)
+    web = internet.at("web", outer(70))
+    program = [TOP / "tests/netns/https_server.py", page.directory, outer(70)]
+    served = web.spawn(["python3", *program])
+    served.await_output("ready", timeout=30)
+    with contextlib.ExitStack() as stack:
+        for host in hosts:
+            stack.enter_context(Names(host)).write(hosts=outer(70))
+        start_nodes(page, hosts, **{TABLES: f"https://hosts.test:{GOOD}"})
+        all_reach_each_other(hosts)
+    assert len(re.findall(r"GET /hosts.json .* 200", served.output())) == len(hosts)
+
+
+@shows("a server that learns")
+def _(page):
+    internet = Internet(page.lab)
+    server = internet.at("server", SERVER)
+    near = page.start("ipipou --config server0", server)
+    clients = {}
+    for i in (7, 8, 9):
+        clients[i] = internet.at(f"client{i}", outer(i))
+        page.start("ipipou --config client0", clients[i], **{"10.8.0.7": f"10.8.0.{i}"})
+        await_answer(clients[i], "10.8.0.1")
+    for i in clients:
+        for other in {7, 8, 9} - {i}:
+            await_answer(clients[i], f"10.8.0.{other}")
+    learned = {one["inner"]: one["remote"] for one in near.show()["learned"]}
+    assert {f"10.8.0.{i}": f"{outer(i)}:10000" for i in clients}.items() <= learned.items()
+
+
+# -- gateways ---------------------------------------------------------------------------------
+
+
+@shows("a gateway: routes and forwarding")
+def _(page):
+    server, client = Internet(page.lab).pair()
+    behind = lan_behind(page.lab, server, NEAR_LAN)
+    before = [state(host) for host in (server, client)]
+    ends = page.start_both(server, client)
+    await_answer(client, f"{NEAR_LAN}.2")
+    assert connect(client, behind, f"{NEAR_LAN}.2") == CLIENT_INNER
+    assert [end.process.stop() for end in reversed(ends)] == [0, 0]
+    assert [state(host) for host in (server, client)] == before
+
+
+@shows("two subnets joined")
+def _(page):
+    server, client = Internet(page.lab).pair()
+    one = lan_behind(page.lab, server, NEAR_LAN)
+    other = lan_behind(page.lab, client, FAR_LAN)
+    page.start_both(server, client)
+    await_answer(one, f"{FAR_LAN}.2")
+    assert connect(one, other, f"{FAR_LAN}.2") == f"{NEAR_LAN}.2"
+    assert connect(other, one, f"{NEAR_LAN}.2") == f"{FAR_LAN}.2"
+
+
+@shows("a full tunnel")
+def _(page):
+    """The client's uplink leads nowhere but to the server."""
+    internet = Internet(page.lab)
+    server, client = internet.pair()
+    third = internet.at("third", THIRD)
+    server.run(f"ip route add default via {THIRD}")
+    third.batch("addr add 198.51.100.1/32 dev lo", "addr add 9.9.9.9/32 dev lo")
+    client.run(f"ip route add default via {outer(100)}")  # where there is nobody
+    with Names(client) as names:
+        resolver = names.directory / "resolv.conf"
+        before = state(client), resolver.read_text()
+        page.other_end("server0", server, "--masquerade", "eth0")
+        far = page.start("ipipou --config client0", client)
+        await_answer(client, "9.9.9.9")
+        uplink = client.capture("eth0", f"ip and not (udp and host {SERVER} and port 10000)")
+        assert connect(client, third, "198.51.100.1") == SERVER
+        assert "nameserver 9.9.9.9\n" in resolver.read_text()
+        # A neighbour stays one; it is the first that the uplink sees.
+        assert connect(client, third, THIRD) == CLIENT
+        assert uplink.await_packets()[0].dst == THIRD
+        uplink.stop()
+        assert far.process.stop() == 0
+        assert (state(client), resolver.read_text()) == before
+
+
+@shows("a server that masquerades")
+def _(page):
+    """The third host knows no way to the inner address."""
+    internet = Internet(page.lab)
+    server, client = internet.pair()
+    third = internet.at("third", THIRD)
+    before = state(server)
+    near = page.start("ipipou --config server0", server)
+    far = page.other_end("client0", client, "--route", f"{THIRD}/32")
+    await_answer(client, THIRD)
+    assert connect(client, third, THIRD) == SERVER
+    assert far.process.stop() == near.process.stop() == 0
+    assert state(server) == before
