@@ -134,6 +134,7 @@ impl Play {
                     }
                 }
                 Some(Action::Send(out)) => self.sent.push(out),
+                Some(Action::HeardOf(_)) => {}
                 Some(Action::ReadHost) => {
                     (applied, failed) = (false, false);
                     let found = self.host.found.clone();

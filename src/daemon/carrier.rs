@@ -63,6 +63,14 @@ impl Carrier {
         }
     }
 
+    /// A remote proved itself again.
+    pub fn heard_of(&self, remote: SocketAddr) {
+        match self {
+            Carrier::Kernel { .. } => {}
+            Carrier::Tun(datapath) => datapath.heard_of(remote),
+        }
+    }
+
     /// Adds what only the datapath itself knows.
     pub fn read(&self, found: &mut Found) {
         match self {

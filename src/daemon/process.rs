@@ -107,7 +107,7 @@ impl<'a> Process<'a> {
                     }
                 }
                 Action::Remember(memory) => self.remember(&memory),
-                Action::Send(_) | Action::ReadHost | Action::Report(_) | Action::Exit => {}
+                Action::Send(_) | Action::HeardOf(_) | Action::ReadHost | Action::Report(_) | Action::Exit => {}
             }
         }
         match failed {
@@ -163,6 +163,7 @@ impl<'a> Process<'a> {
                         self.complain(format!("cannot send to {}: {e}", out.to));
                     }
                 }
+                Action::HeardOf(remote) => self.carrier.heard_of(remote),
                 Action::ReadHost if rounds < MAX_ROUNDS => {
                     rounds += 1;
                     (applied, failed) = (false, false);

@@ -10,6 +10,10 @@ use super::config::{LearnConfig, ServerConfig};
 use super::peer::{self, Accepted, Memory};
 use crate::auth::{Proof, Reject, ReplayMemory};
 
+/// A client that proved itself so long before a restart has to do it again: somebody else may have
+/// its address by now.
+const RESUMED_WITHIN: u64 = 600;
+
 /// How far the clocks of clients with one key may be behind each other, in seconds.
 const CLOCK_SPAN: u64 = 120;
 
@@ -35,10 +39,12 @@ impl Clients {
         // A token is not remembered, and who has an old one must not come in by a new one.
         let same_key = memory.key.is_some() && memory.key == config.policy.key();
         let seen = if same_key { memory.seen.clone() } else { ReplayMemory::default() };
-        let known = memory.clients.iter().filter(|_| same_key).map(|(remote, unix)| {
-            let age = Duration::from_secs(now.unix.saturating_sub(*unix));
-            (*remote, Known { at: now.monotonic.saturating_sub(age), unix: *unix })
-        });
+        let resumed = |unix: u64| same_key && now.unix.abs_diff(unix) <= RESUMED_WITHIN;
+        let known =
+            memory.clients.iter().filter(|(_, unix)| resumed(**unix)).map(|(remote, unix)| {
+                let age = Duration::from_secs(now.unix.saturating_sub(*unix));
+                (*remote, Known { at: now.monotonic.saturating_sub(age), unix: *unix })
+            });
         let known = known.collect();
         let mut clients = Clients { config, learn, seen: seen.going_back(CLOCK_SPAN), known };
         clients.expire(now);

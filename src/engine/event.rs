@@ -9,7 +9,7 @@ use ipnet::IpNet;
 use super::Memory;
 use super::config::Outer;
 use super::host::{Found, Traffic};
-use super::hosts::Node;
+use super::hosts::{Inner, Node};
 use super::plan::Step;
 use crate::auth::Reject;
 
@@ -41,6 +41,8 @@ pub enum Event<'a> {
 pub enum Action {
     Apply(Step),
     Send(Outgoing),
+    /// A remote of the userspace datapath proved itself again: what was learned behind it is alive.
+    HeardOf(SocketAddr),
     /// Read the host and come back with [`Event::HostRead`].
     ReadHost,
     Remember(Memory),
@@ -140,6 +142,7 @@ impl fmt::Display for Action {
             Action::Send(out) => {
                 write!(f, "send {} bytes from {} to {}", out.payload.len(), out.from, out.to)
             }
+            Action::HeardOf(remote) => write!(f, "heard of {remote}"),
             Action::ReadHost => f.write_str("read host"),
             Action::Remember(_) => f.write_str("remember"),
             Action::Report(report) => write!(f, "report: {report}"),
@@ -177,10 +180,11 @@ impl fmt::Display for Report {
             Report::HostsChanged(1) => f.write_str("the table of hosts has 1 node"),
             Report::HostsChanged(count) => write!(f, "the table of hosts has {count} nodes"),
             Report::NodeUnusable { node, why: Unusable::LeadsBack } => {
-                write!(f, "node {}: {} is our own address: left out", node.inner, node.remote)
+                let Node { inner, remote } = node;
+                write!(f, "node {}: {remote} is our own address: left out", Inner(*inner))
             }
             Report::NodeUnusable { node, why: Unusable::NotIpv4 } => {
-                write!(f, "node {}: IPv6 needs --datapath tun: left out", node.inner)
+                write!(f, "node {}: IPv6 needs --datapath tun: left out", Inner(node.inner))
             }
             Report::Repairing(step) => write!(f, "repairing: {step}"),
             Report::ReauthIgnored => {

@@ -182,6 +182,13 @@ impl Forwarding {
         true
     }
 
+    /// Notes that a remote is alive, and all that was learned behind it.
+    pub fn heard_of(&self, remote: SocketAddr, now: Duration) {
+        for learned in self.learned.values().filter(|learned| learned.remote == remote) {
+            learned.last_seen.store(millis(now), Ordering::Relaxed);
+        }
+    }
+
     /// Forgets what was silent for too long.
     pub fn expire(&mut self, now: Duration) {
         let Some(learn) = &self.spec.learn else { return };
@@ -303,7 +310,9 @@ mod tests {
         assert_eq!(table.judge(alice, inner, at(30)), Judgement::Deliver);
         assert!(!table.learn(bob, inner, at(89)));
         assert_eq!(table.remote_of(inner), Some(alice));
-        assert!(table.learn(bob, inner, at(90)));
+        table.heard_of(alice, at(89));
+        assert!(!table.learn(bob, inner, at(90)));
+        assert!(table.learn(bob, inner, at(149)));
         assert_eq!(table.remote_of(inner), Some(bob));
     }
 

@@ -9,13 +9,13 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
-use super::config::{GatewayConfig, Masquerade, TunnelConfig};
+use super::config::{DeviceName, GatewayConfig, Masquerade, TunnelConfig};
 use super::host::{
     Family, Found, GatewayFound, GatewaySpec, Interface, NameServers, PolicyRule, PolicyRuleKind,
     Route, RouteTarget,
 };
 use super::peer::Settings;
-use super::plan::Step;
+use super::plan::{Step, is_gateway};
 
 /// The routing table that everybody uses (`RT_TABLE_MAIN` in linux/rtnetlink.h).
 const MAIN: u32 = 254;
@@ -23,6 +23,10 @@ const MAIN: u32 = 254;
 /// Just before the rule for the main table (32766). The one with the lower number is asked first.
 const MAIN_BUT_DEFAULT_PRIORITY: u32 = 32764;
 const UNLESS_MARKED_PRIORITY: u32 = 32765;
+
+/// What the marks of all tunnels have in common: the outer packets of one must not enter another,
+/// whose outer packets would enter the first.
+const COMMON_BITS: u32 = 0xffff_0000;
 
 /// Values of `rp_filter` (ip-sysctl.rst).
 const STRICT: u32 = 1;
@@ -40,17 +44,22 @@ pub struct Wanted {
     pub name_servers: bool,
 }
 
-/// What is asked for while the tunnel to `remote` is up. `through` are the inner networks of the other ends,
-/// `routed` those of them that no address of the interface leads to.
+/// What is asked for while the tunnel to `remote` is up, whose interfaces are `devices`. `through`
+/// are the inner networks of the other ends, `routed` those of them that no address of the interface
+/// leads to.
 pub fn wanted(
     tunnel: &TunnelConfig,
-    interface: &Interface,
+    devices: &BTreeSet<DeviceName>,
     remote: Option<IpAddr>,
     through: &[IpNet],
     routed: &[IpNet],
     found: &Found,
     before: &BTreeMap<String, Settings>,
 ) -> Wanted {
+    // The interface's number is known once it is there: its routes come with the next reading.
+    let Some(interface) = devices.iter().find_map(|device| found.interface(device)) else {
+        return Wanted::default();
+    };
     let config = &tunnel.gateway;
     let via = |destination, table| Route {
         destination,
@@ -78,7 +87,7 @@ pub fn wanted(
     }
     if config.forward || config.masquerade.is_some() {
         wanted.forwarding = forwarding(config, interface, found);
-        wanted.rules = Some(rules(tunnel, through, &wanted.forwarding, found, before));
+        wanted.rules = Some(rules(tunnel, devices, through, &wanted.forwarding, found, before));
     }
     wanted
 }
@@ -111,13 +120,17 @@ fn full_tunnel(family: Family, mark: u32) -> [PolicyRule; 2] {
         PolicyRule {
             family,
             priority: UNLESS_MARKED_PRIORITY,
-            kind: PolicyRuleKind::UnlessMarked { mark, table: mark },
+            kind: PolicyRuleKind::UnlessMarked {
+                mark: mark & COMMON_BITS,
+                mask: COMMON_BITS,
+                table: mark,
+            },
         },
     ]
 }
 
-/// The interface that outer packets come in by, if it checks sources strictly: the check looks for a
-/// route back without our mark, finds the tunnel, and drops what the server sends.
+/// The interface that outer packets come in by, if it checks sources strictly: the check looks for
+/// a route back without our mark, finds the tunnel, and drops what the server sends.
 fn strict_uplink(found: &Found, before: &BTreeMap<String, Settings>) -> Option<String> {
     let uplink = found.interface_at(found.way?.interface)?;
     let already = before.get(&uplink.name).is_some_and(|b| b.rp_filter.is_some());
@@ -126,7 +139,9 @@ fn strict_uplink(found: &Found, before: &BTreeMap<String, Settings>) -> Option<S
 }
 
 fn forwarding(config: &GatewayConfig, tunnel: &Interface, found: &Found) -> BTreeSet<String> {
+    // The tunnels of other gateways forward by themselves.
     let others = found.interfaces.iter().filter(|i| !i.loopback && i.index != tunnel.index);
+    let others = others.filter(|i| !is_gateway(i));
     let wanted = others.filter(|i| match (&config.masquerade, config.forward) {
         (Some(Masquerade::By(device)), false) => i.name == device.as_str(),
         (Some(_) | None, _) => true,
@@ -136,6 +151,7 @@ fn forwarding(config: &GatewayConfig, tunnel: &Interface, found: &Found) -> BTre
 
 fn rules(
     tunnel: &TunnelConfig,
+    devices: &BTreeSet<DeviceName>,
     through: &[IpNet],
     forwarding: &BTreeSet<String>,
     found: &Found,
@@ -154,11 +170,14 @@ fn rules(
         i.forwarding == Some(false)
             || before.get(&i.name).is_some_and(|b| b.forwarding == Some(false))
     });
+    let is_own = |i: &Interface| devices.iter().any(|device| device.as_str() == i.name);
+    let gateways = found.interfaces.iter().filter(|i| is_gateway(i) && !is_own(i));
     GatewaySpec {
         table: tunnel.gateway_table(),
-        device: tunnel.device.clone(),
+        devices: devices.clone(),
         masquerade,
         turned_on: turned_on.map(|i| i.name.clone()).collect(),
+        gateways: gateways.map(|i| i.name.clone()).collect(),
         into_tunnel: config.forward,
     }
 }
@@ -209,6 +228,8 @@ fn plan_settings(
     before: &mut BTreeMap<String, Settings>,
     steps: &mut Vec<Step>,
 ) {
+    // With an interface its settings go; another one of that name starts anew.
+    before.retain(|name, _| found.interfaces.iter().any(|i| i.name == *name));
     for interface in found.interfaces.iter().filter(|i| i.name != tunnel.device.as_str()) {
         let mut saved = before.get(&interface.name).copied().unwrap_or_default();
         let set = |on| Step::SetForwarding { interface: interface.name.clone(), on };
@@ -256,7 +277,8 @@ fn is_ours(route: &Route, tunnel: &TunnelConfig, found: &Found) -> bool {
     }
 }
 
-/// The rule that asks the main table serves every full tunnel of the host; it is ours with the other.
+/// The rule that asks the main table serves every full tunnel of the host; it is ours with the
+/// other.
 fn is_our_rule(rule: &PolicyRule, tunnel: &TunnelConfig, found: &Found) -> bool {
     match rule.kind {
         PolicyRuleKind::UnlessMarked { table, .. } => table == tunnel.gateway.mark,

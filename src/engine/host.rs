@@ -154,8 +154,8 @@ pub enum Family {
 /// The two rules that send everything but marked packets into a tunnel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum PolicyRuleKind {
-    /// `not fwmark MARK lookup TABLE`
-    UnlessMarked { mark: u32, table: u32 },
+    /// `not fwmark MARK/MASK lookup TABLE`
+    UnlessMarked { mark: u32, mask: u32, table: u32 },
     /// `lookup main suppress_prefixlength 0`: all routes of the main table but its default.
     MainButDefault,
 }
@@ -168,15 +168,17 @@ pub const ROUTE_PROTOCOL: u8 = 105;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GatewaySpec {
     pub table: String,
-    /// The tunnel's interface.
-    pub device: DeviceName,
-    /// Sources in the tunnel that leave with our address, and by which interface they leave; any but
-    /// the tunnel's if `None`.
+    /// The tunnel's interfaces: one, or where the kernel carries many ends, one for each.
+    pub devices: BTreeSet<DeviceName>,
+    /// Sources in the tunnel that leave with our address, and by which interface they leave; any
+    /// but the tunnel's if `None`.
     pub masquerade: Option<(BTreeSet<Ipv4Net>, Option<DeviceName>)>,
     /// Interfaces that forward only because we turned it on: from them nothing may go anywhere but
-    /// into the tunnel.
+    /// into the tunnel, and those of other gateways.
     pub turned_on: BTreeSet<String>,
-    /// Whether from there new connections may go into the tunnel; answers always may.
+    /// The other gateways' tunnels; they judge themselves what goes into them.
+    pub gateways: BTreeSet<String>,
+    /// Whether new connections may go into the tunnel; answers always may.
     pub into_tunnel: bool,
 }
 
@@ -336,8 +338,8 @@ impl fmt::Display for Route {
 impl fmt::Display for PolicyRule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.kind {
-            PolicyRuleKind::UnlessMarked { mark, table } => {
-                write!(f, "rule: not fwmark {mark:#x} lookup {table}")
+            PolicyRuleKind::UnlessMarked { mark, mask, table } => {
+                write!(f, "rule: not fwmark {mark:#x}/{mask:#x} lookup {table}")
             }
             PolicyRuleKind::MainButDefault => {
                 f.write_str("rule: lookup main suppress_prefixlength 0")

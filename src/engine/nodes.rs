@@ -28,8 +28,9 @@ pub fn peers(
     let mut unusable = Vec::new();
     for node in nodes {
         let kernel = datapath == Datapath::Kernel;
-        if is_us(node, tunnel) {
-            continue; // all hosts may share one table
+        // All hosts may share one table.
+        if is_us(node, tunnel) || node.remote == own && is_network(node) {
+            continue;
         }
         if node.remote == own {
             unusable.push((node.clone(), Unusable::LeadsBack));
@@ -61,6 +62,11 @@ pub fn peers(
 fn is_us(node: &Node, tunnel: &TunnelConfig) -> bool {
     node.inner.contains(&IpAddr::V4(tunnel.inner))
         || tunnel.inner6.is_some_and(|net| node.inner.contains(&IpAddr::V6(net.addr())))
+}
+
+/// At our own outer address, a network is one that we are the gateway of.
+fn is_network(node: &Node) -> bool {
+    node.inner.prefix_len() < node.inner.max_prefix_len()
 }
 
 /// The kernel needs an interface for each remote. The same remote has the same name after a restart.

@@ -16,8 +16,10 @@ use super::host::{
 };
 use super::socket::SocketSpec;
 
-/// The mark on links we made (`IFLA_IFALIAS`, shown by `ip link`).
+/// The marks on links we made (`IFLA_IFALIAS`, shown by `ip link`). What may go into a gateway's,
+/// its own process judges, and nobody else's.
 pub const LABEL: &str = "made by ipipou";
+pub const GATEWAY_LABEL: &str = "made by ipipou, a gateway";
 
 /// What the host should have.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -42,8 +44,28 @@ pub struct WantedLink {
     pub kind: LinkKind,
     pub addresses: Vec<InterfaceAddress>,
     pub source_check: SourceCheck,
-    /// Whether what comes out of the tunnel is forwarded; `false` leaves it to the host's default.
-    pub forwarding: bool,
+    pub forwards: Forwards,
+}
+
+/// Where what comes out of a tunnel is forwarded to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Forwards {
+    /// As the host has it for new interfaces.
+    HostDefault,
+    /// Clients reach each other.
+    AmongClients,
+    /// Other interfaces; the gateway's rules judge it.
+    Gateway,
+}
+
+impl Forwards {
+    /// The label of such a link.
+    pub fn label(self) -> &'static str {
+        match self {
+            Forwards::HostDefault | Forwards::AmongClients => LABEL,
+            Forwards::Gateway => GATEWAY_LABEL,
+        }
+    }
 }
 
 /// What kind of interface a tunnel is.
@@ -204,7 +226,12 @@ fn plan_unwanted<'a>(
 
 /// Whether we made this interface.
 pub fn is_labelled(interface: &Interface) -> bool {
-    interface.label.as_deref() == Some(LABEL)
+    interface.label.as_deref() == Some(LABEL) || is_gateway(interface)
+}
+
+/// Whether this interface is the tunnel of a gateway, ours or another process'.
+pub fn is_gateway(interface: &Interface) -> bool {
+    interface.label.as_deref() == Some(GATEWAY_LABEL)
 }
 
 fn plan_rules(wanted: &Wanted, found: &Found, installed: Option<&RuleSpec>, steps: &mut Vec<Step>) {
@@ -237,9 +264,9 @@ fn plan_link(wanted: &WantedLink, found: &Found, steps: &mut Vec<Step>) {
         LinkKind::Ipip(_) | LinkKind::Tun { .. } => {}
     }
     if !interface.up
-        || !is_labelled(interface)
+        || interface.label.as_deref() != Some(wanted.forwards.label())
         || !rp_filter_holds(wanted.source_check, interface.rp_filter)
-        || (wanted.forwarding && interface.forwarding == Some(false))
+        || (wanted.forwards != Forwards::HostDefault && interface.forwarding == Some(false))
     {
         steps.push(Step::DressLink(wanted.clone()));
     }

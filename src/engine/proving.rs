@@ -22,6 +22,7 @@ impl Engine {
             match clients.receive(from, payload, now) {
                 Ok(accepted) => {
                     let reply = clients.reply(payload, now);
+                    actions.push(Action::HeardOf(from));
                     self.accepted(from, accepted, actions);
                     if let Some(payload) = reply {
                         self.send(from, payload, actions);

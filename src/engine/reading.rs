@@ -62,6 +62,9 @@ impl Engine {
 
     /// Takes over what an earlier process of this tunnel left running.
     fn adopt(&mut self, found: &Found, now: &Moment, actions: &mut Vec<Action>) {
+        if found.userspace.interface {
+            self.adopt_userspace(now, actions);
+        }
         let port = self.endpoint.tunnel.port.get();
         for peer in &mut self.peers {
             let Some(interface) = found.interface(&peer.device) else { continue };
@@ -105,6 +108,19 @@ impl Engine {
                     && a.value.network == IpNet::from(IpAddr::V4(*private))
             })
         }));
+    }
+
+    /// The userspace datapath's interface and socket were handed to us, and its packets wait in
+    /// them: who proved himself to the process before is still at the other end.
+    fn adopt_userspace(&mut self, now: &Moment, actions: &mut Vec<Action>) {
+        for peer in &mut self.peers {
+            if let (End::Client(client), Some((remote, _))) =
+                (&mut peer.end, self.memory.authenticated)
+            {
+                client.adopt(remote, &self.memory, now);
+                actions.push(Action::Report(Report::Adopted(remote)));
+            }
+        }
     }
 
     /// Asks for what is missing on the host as last read; also notes what will be ours.
@@ -216,6 +232,7 @@ fn applied(action: &Action) -> Option<&Step> {
     match action {
         Action::Apply(step) => Some(step),
         Action::Send(_)
+        | Action::HeardOf(_)
         | Action::ReadHost
         | Action::Remember(_)
         | Action::Report(_)

@@ -14,7 +14,7 @@ use super::host::{
 };
 use super::nodes;
 use super::peer::{Peer, Settings};
-use super::plan::{Control, LinkKind, RuleSpec, Wanted, WantedLink};
+use super::plan::{Control, Forwards, LinkKind, RuleSpec, Wanted, WantedLink};
 use super::socket::SocketSpec;
 
 /// TTL of the outer packets. The kernel's default, the inner packet's TTL, would let a routing
@@ -89,24 +89,20 @@ pub fn wanted(
         (Datapath::Tun, _) => userspace(endpoint, outer, peers, clients, found),
     };
     let tunnel = &endpoint.tunnel;
-    let links = wanted.links.iter().filter_map(|link| found.interface(&link.device));
-    // The interface's number is known once it is there: its routes come with the next reading.
-    if let Some(interface) = links.into_iter().next() {
-        let through = through(endpoint, peers);
-        let only = peers.first().filter(|_| endpoint.ends == Ends::Two);
-        let remote = only.and_then(Peer::remote).map(|remote| remote.ip());
-        let routed: Vec<_> = match (endpoint.ends, endpoint.datapath) {
-            (Ends::Many, Datapath::Tun) => {
-                let on_link = [IpNet::V4(tunnel.inner_peer)].into_iter();
-                let on_link: Vec<_> = on_link.chain(tunnel.inner6.map(IpNet::V6)).collect();
-                let off_link = |net: &&IpNet| !on_link.iter().any(|link| link.contains(*net));
-                peers.iter().flat_map(|p| &p.networks).filter(off_link).copied().collect()
-            }
-            (Ends::Many, Datapath::Kernel) | (Ends::Two, _) => Vec::new(),
-        };
-        wanted.gateway =
-            gateway::wanted(tunnel, interface, remote, &through, &routed, found, before);
-    }
+    let devices = wanted.links.iter().map(|link| link.device.clone()).collect();
+    let through = through(endpoint, peers);
+    let only = peers.first().filter(|_| endpoint.ends == Ends::Two);
+    let remote = only.and_then(Peer::remote).map(|remote| remote.ip());
+    let routed: Vec<_> = match (endpoint.ends, endpoint.datapath) {
+        (Ends::Many, Datapath::Tun) => {
+            let on_link = [IpNet::V4(tunnel.inner_peer)].into_iter();
+            let on_link: Vec<_> = on_link.chain(tunnel.inner6.map(IpNet::V6)).collect();
+            let off_link = |net: &&IpNet| !on_link.iter().any(|link| link.contains(*net));
+            peers.iter().flat_map(|p| &p.networks).filter(off_link).copied().collect()
+        }
+        (Ends::Many, Datapath::Kernel) | (Ends::Two, _) => Vec::new(),
+    };
+    wanted.gateway = gateway::wanted(tunnel, &devices, remote, &through, &routed, found, before);
     if endpoint.ends == Ends::Many && endpoint.datapath == Datapath::Kernel {
         let network = tunnel.inner_peer;
         if network.prefix_len() < network.max_prefix_len() {
@@ -181,8 +177,10 @@ fn userspace(
         kind: LinkKind::Tun { mtu: mtu(outer.address, found) },
         addresses: addresses(tunnel),
         source_check: tunnel.source_check,
-        // Clients reach each other through the server.
-        forwarding: forwards(tunnel) || clients.is_some(),
+        forwards: match forwards(tunnel) {
+            Forwards::HostDefault if clients.is_some() => Forwards::AmongClients,
+            gateway => gateway,
+        },
     };
     let known = endpoint.ends == Ends::Many || peers.iter().any(|p| p.remote().is_some());
     Wanted {
@@ -193,33 +191,38 @@ fn userspace(
     }
 }
 
-/// The remote of a tunnel with two ends: everything goes there. What may come from there, the
-/// kernel's reverse path filter judges for IPv4. For IPv6 it has none: so it is the networks that
-/// are routed there by us.
+/// The remote of a tunnel with two ends: everything goes there, IPv6 only if it is asked for. The
+/// interface sends some of its own accord, and the other end, where the kernel's carries IPv4 only,
+/// would take it for authentication. What may come from there, the kernel's reverse path filter
+/// judges for IPv4. For IPv6 it has none: so it is the networks that are routed there by us.
 fn only_remote(tunnel: &TunnelConfig, admitted: bool) -> RemoteSpec {
-    let everything: [IpNet; 2] = [
-        Ipv4Net::new_assert(Ipv4Addr::UNSPECIFIED, 0).into(),
-        Ipv6Net::new_assert(Ipv6Addr::UNSPECIFIED, 0).into(),
-    ];
+    let all_v4 = Ipv4Net::new_assert(Ipv4Addr::UNSPECIFIED, 0).into();
+    let all_v6 = Ipv6Net::new_assert(Ipv6Addr::UNSPECIFIED, 0).into();
+    let everything: Vec<IpNet> =
+        [all_v4].into_iter().chain(tunnel.inner6.map(|_| all_v6)).collect();
     let sources = match (admitted, tunnel.source_check) {
         (false, _) => Vec::new(),
-        (true, SourceCheck::Off | SourceCheck::Loose) => everything.to_vec(),
-        (true, SourceCheck::Strict) if tunnel.gateway.default_route => everything.to_vec(),
+        (true, SourceCheck::Off | SourceCheck::Loose) => everything.clone(),
+        (true, SourceCheck::Strict) if tunnel.gateway.default_route => everything.clone(),
         (true, SourceCheck::Strict) => {
             let routes = tunnel.gateway.routes.iter().filter(|net| matches!(net, IpNet::V6(_)));
             let link_local = Ipv6Net::new_assert(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0), 10);
-            [everything[0], link_local.into()]
+            let on_link = tunnel.inner6.map(|net| [IpNet::V6(link_local), IpNet::V6(net)]);
+            [all_v4]
                 .into_iter()
-                .chain(tunnel.inner6.map(IpNet::V6))
+                .chain(on_link.into_iter().flatten())
                 .chain(routes.copied())
                 .collect()
         }
     };
-    RemoteSpec { destinations: everything.to_vec(), sources, owner: None }
+    RemoteSpec { destinations: everything, sources, owner: None }
 }
 
-fn forwards(tunnel: &TunnelConfig) -> bool {
-    tunnel.gateway.forward || tunnel.gateway.masquerade.is_some()
+fn forwards(tunnel: &TunnelConfig) -> Forwards {
+    match tunnel.gateway.forward || tunnel.gateway.masquerade.is_some() {
+        true => Forwards::Gateway,
+        false => Forwards::HostDefault,
+    }
 }
 
 /// What fits into a packet of the interface that outer packets leave by.
@@ -282,7 +285,7 @@ fn kernel(endpoint: &Endpoint, outer: KernelOuter, peers: &[Peer], found: &Found
                 }
             },
             source_check: tunnel.source_check,
-            forwarding: forwards(tunnel),
+            forwards: forwards(tunnel),
         });
     }
     if let (Ends::Many, Some(rules)) = (endpoint.ends, &mut wanted.rules) {

@@ -165,7 +165,9 @@ pub fn details(process: &ProcessStatus) -> String {
         let _ = writeln!(text, "dropped {}: {reason}", dropped.packets);
     }
     for remote in process.tunnels.iter().flat_map(|tunnel| tunnel.remotes.iter().flatten()) {
-        let _ = writeln!(text, "remote {}: {}", remote.remote, remote.networks.join(", "));
+        let networks = remote.networks.join(", ");
+        let separator = if networks.is_empty() { "" } else { ": " };
+        let _ = writeln!(text, "remote {}{separator}{networks}", remote.remote);
     }
     for learned in &process.learned {
         let silent = duration(learned.silent);

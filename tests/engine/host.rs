@@ -8,7 +8,7 @@ use ipipou::engine::host::{
     Address, Encapsulation, Found, GatewayFound, Interface, InterfaceAddress, InterfaceKind,
     IpipLink, Listener, NameServers, Route, RouteTarget, RulesFound, Traffic, Way,
 };
-use ipipou::engine::plan::{LABEL, LinkKind, Step, WantedLink, rp_filter};
+use ipipou::engine::plan::{Forwards, LinkKind, Step, WantedLink, rp_filter};
 use ipnet::IpNet;
 
 pub const LOOPBACK: u32 = 1;
@@ -125,9 +125,9 @@ impl PlayedHost {
             Step::ChangeLink(wanted) => self.change(wanted)?,
             Step::DressLink(wanted) => {
                 let interface = self.interface(&wanted.device);
-                interface.forwarding = Some(wanted.forwarding);
+                interface.forwarding = Some(wanted.forwards != Forwards::HostDefault);
                 interface.up = true;
-                interface.label = Some(LABEL.to_owned());
+                interface.label = Some(wanted.forwards.label().to_owned());
                 interface.rp_filter = rp_filter(wanted.source_check).or(interface.rp_filter);
             }
             Step::AddInnerAddress(device, value) => {

@@ -230,7 +230,11 @@ fn everything_but_our_own_packets_goes_through_the_tunnel() {
         kinds,
         [
             PolicyRuleKind::MainButDefault,
-            PolicyRuleKind::UnlessMarked { mark: 0x6970_0000, table: 0x6970_0000 }
+            PolicyRuleKind::UnlessMarked {
+                mark: 0x6970_0000,
+                mask: 0xffff_0000,
+                table: 0x6970_0000
+            }
         ]
     );
     assert_eq!(play.host.found.routes.len(), 2);
@@ -305,4 +309,23 @@ fn a_network_around_the_server_does_not_catch_our_own_packets() {
     let table = |text: &str| routes.iter().find(|r| r.destination == net(text)).unwrap().table;
     assert_eq!((table("10.2.0.0/16"), table("203.0.113.0/24")), (254, 0x6970_0000));
     assert_eq!(play.host.found.policy_rules.len(), 2);
+}
+
+#[test]
+fn a_process_that_is_handed_the_interface_goes_on() {
+    let role = || Role::Server(server(None));
+    let mut play = Play::start_on(Datapath::Tun, role(), PlayedHost::new(), Memory::default());
+    let proof = play.proof();
+    play.receive(at(A), &proof);
+    // The forwarding table was the process' own.
+    let mut left = play.host.clone();
+    left.found.userspace.forwarding = ipipou::engine::forwarding::ForwardSpec::default();
+    let again = Play::start_on(Datapath::Tun, role(), left, play.memory.clone());
+    assert_eq!(again.applied, ["forward to 198.51.100.7:4500"]);
+    // Without the interface nobody knows who is at that address now.
+    let mut left = play.host.clone();
+    left.remove_interface("ipipou0");
+    left.found.userspace = ipipou::engine::host::Userspace::default();
+    let again = Play::start_on(Datapath::Tun, role(), left, play.memory);
+    assert!(remotes(&again).is_empty());
 }
