@@ -5,20 +5,18 @@
 //! first line says whose it is. What has our line is ours, and is put back; what has not, somebody
 //! else wrote since, and it stays.
 
-use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
-use std::io::{self, Write as _};
+use std::fs::{self, File, Permissions};
+use std::io;
 use std::net::IpAddr;
-use std::os::unix::fs::PermissionsExt as _;
-use std::os::unix::fs::{DirBuilderExt as _, FileExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{FileExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
+use super::memory::replace as replace_file;
+use super::resolved;
 use crate::engine::config::DeviceName;
-use crate::kernel::program;
 
 /// What the first line of a file of ours begins with; the name of the tunnel's interface follows.
 const MARK: &str = "# ipipou: name servers of ";
-/// Where systemd-resolved keeps what `/etc/resolv.conf` is a link to.
-const RESOLVED: &str = "run/systemd/resolve";
 /// `resolv.conf` is for everybody, whatever our umask.
 const MODE: u32 = 0o644;
 
@@ -57,7 +55,7 @@ impl Dns {
     /// # Errors
     /// `AlreadyExists` when another tunnel has the file; or what the kernel or `resolvectl` said.
     pub fn apply(&mut self) -> io::Result<()> {
-        if self.is_resolveds() {
+        if resolved::has(&self.path) {
             return self.tell_resolved();
         }
         let current = read(&self.path)?;
@@ -99,7 +97,7 @@ impl Dns {
     /// Whether the name servers are in. Of systemd-resolved only what this process told it is
     /// known: after the interface was made anew, apply again.
     pub fn is_applied(&self) -> bool {
-        if self.is_resolveds() {
+        if resolved::has(&self.path) {
             return self.told;
         }
         let (Ok(current), Ok(Some(before))) = (read(&self.path), self.saved()) else {
@@ -120,7 +118,7 @@ impl Dns {
     /// When a file cannot be read or written, or `resolvectl` cannot be run.
     pub fn restore(&mut self) -> io::Result<()> {
         if self.in_state_dir(TOLD).exists() {
-            if let Err(error) = resolvectl(&["revert", self.device.as_str()]) {
+            if let Err(error) = resolved::revert(&self.device) {
                 tracing::warn!("{error}"); // an interface that is gone has no name servers
             }
             self.told = false;
@@ -146,21 +144,9 @@ impl Dns {
         self.forget(NO_FILE)
     }
 
-    /// Whether systemd-resolved has the file: it is a link into its directory, which is not there
-    /// before it runs.
-    fn is_resolveds(&self) -> bool {
-        let target = fs::canonicalize(&self.path).or_else(|_| fs::read_link(&self.path));
-        target.is_ok_and(|target| target.parent().is_some_and(|at| at.ends_with(RESOLVED)))
-    }
-
     fn tell_resolved(&mut self) -> io::Result<()> {
-        self.remember(TOLD, &[])?;
-        let device = self.device.as_str();
-        let servers: Vec<_> = self.servers.iter().map(IpAddr::to_string).collect();
-        let mut arguments = vec!["dns", device];
-        arguments.extend(servers.iter().map(String::as_str));
-        resolvectl(&arguments)?;
-        resolvectl(&["domain", device, "~."])?; // all names, not only those of a domain
+        replace_file(&self.in_state_dir(TOLD), &[])?;
+        resolved::ask(&self.servers, &self.device)?;
         self.told = true;
         Ok(())
     }
@@ -212,11 +198,11 @@ impl Dns {
     fn save(&self, before: &Before) -> io::Result<()> {
         match before {
             Before::Contents(bytes) => {
-                self.remember(SAVED, bytes)?;
+                replace_file(&self.in_state_dir(SAVED), bytes)?;
                 self.forget(NO_FILE)
             }
             Before::NoFile => {
-                self.remember(NO_FILE, &[])?;
+                replace_file(&self.in_state_dir(NO_FILE), &[])?;
                 self.forget(SAVED)
             }
         }
@@ -232,18 +218,6 @@ impl Dns {
 
     fn in_state_dir(&self, name: &str) -> PathBuf {
         self.state_dir.join(name)
-    }
-
-    /// Writes beside the file, flushes to the disk, and renames over it.
-    fn remember(&self, name: &str, contents: &[u8]) -> io::Result<()> {
-        DirBuilder::new().recursive(true).mode(0o700).create(&self.state_dir)?;
-        let beside = self.in_state_dir("resolv.conf.new");
-        let mut file =
-            OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
-        file.write_all(contents)?;
-        file.sync_data()?;
-        fs::rename(&beside, self.in_state_dir(name))?;
-        File::open(&self.state_dir)?.sync_all()
     }
 
     fn forget(&self, name: &str) -> io::Result<()> {
@@ -280,18 +254,6 @@ fn replace(file: &File, contents: &[u8]) -> io::Result<()> {
     }
     file.write_all_at(contents, 0)?;
     file.sync_all()
-}
-
-fn resolvectl(arguments: &[&str]) -> io::Result<()> {
-    let output = program::run("resolvectl", arguments, &[]).map_err(|e| {
-        io::Error::new(e.kind(), format!("`resolvectl` of systemd-resolved cannot be run: {e}"))
-    })?;
-    if output.status.success() {
-        return Ok(());
-    }
-    let said = String::from_utf8_lossy(&output.stderr);
-    let said = said.lines().next().unwrap_or("it failed without a word");
-    Err(io::Error::other(format!("resolvectl {}: {said}", arguments.join(" "))))
 }
 
 #[cfg(test)]
@@ -516,7 +478,7 @@ mod tests {
         ] {
             let place = Place::empty();
             symlink(target, place.file()).unwrap();
-            assert_eq!(place.ipipou0().is_resolveds(), expected, "{target}");
+            assert_eq!(resolved::has(&place.file()), expected, "{target}");
         }
     }
 }

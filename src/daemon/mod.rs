@@ -13,6 +13,7 @@ mod names;
 mod preflight;
 mod process;
 mod reauth;
+mod resolved;
 mod settling;
 mod signals;
 mod status;

@@ -1,4 +1,5 @@
-//! Signals: the end, a new authentication, and those that must not end a tunnel.
+//! Signals: the end, a new authentication, a table to be read again, and those that must not end a
+//! tunnel.
 
 use std::io;
 
@@ -8,7 +9,8 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 pub struct Signals {
     end: [Signal; 2],
     reauthenticate: Signal,
-    ignored: [Signal; 2],
+    reload: Signal,
+    ignored: Signal,
 }
 
 /// What a signal asks for.
@@ -18,6 +20,8 @@ pub enum Caught {
     End,
     /// SIGUSR1.
     Reauthenticate,
+    /// SIGHUP.
+    Reload,
     /// Its name.
     Ignored(&'static str),
 }
@@ -31,19 +35,19 @@ impl Signals {
         Ok(Signals {
             end: [signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?],
             reauthenticate: signal(SignalKind::user_defined1())?,
-            ignored: [signal(SignalKind::user_defined2())?, signal(SignalKind::hangup())?],
+            reload: signal(SignalKind::hangup())?,
+            ignored: signal(SignalKind::user_defined2())?,
         })
     }
 
     pub async fn next(&mut self) -> Caught {
         let [terminate, interrupt] = &mut self.end;
-        let [user2, hangup] = &mut self.ignored;
         tokio::select! {
             _ = terminate.recv() => Caught::End,
             _ = interrupt.recv() => Caught::End,
             _ = self.reauthenticate.recv() => Caught::Reauthenticate,
-            _ = user2.recv() => Caught::Ignored("SIGUSR2"),
-            _ = hangup.recv() => Caught::Ignored("SIGHUP"),
+            _ = self.reload.recv() => Caught::Reload,
+            _ = self.ignored.recv() => Caught::Ignored("SIGUSR2"),
         }
     }
 }

@@ -65,8 +65,15 @@ async fn serve(settings: &Settings) -> Result<(), Failure> {
                         Role::Node(_) => false, // its table is read again
                     }
                 }
+                Caught::Reload => {
+                    match settings.role {
+                        Role::Node(_) => look_up_now.notify_one(),
+                        Role::Server(_) | Role::Client(_) => ignore("SIGHUP"),
+                    }
+                    false
+                }
                 Caught::Ignored(name) => {
-                    tracing::warn!("{name} means nothing to ipipou: ignored");
+                    ignore(name);
                     false
                 }
             },
@@ -91,6 +98,10 @@ async fn serve(settings: &Settings) -> Result<(), Failure> {
             return Ok(());
         }
     }
+}
+
+fn ignore(signal: &str) {
+    tracing::warn!("{signal} means nothing to ipipou: ignored");
 }
 
 /// Without a control socket a tunnel still works.

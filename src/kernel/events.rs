@@ -18,8 +18,6 @@ const RTMGRP_IPV6_ROUTE: u32 = 0x400;
 /// reverse path filters).
 const RTMGRP_IPV6_RULE: u32 = 1 << (19 - 1);
 const RTMGRP_IPV4_NETCONF: u32 = 1 << (24 - 1);
-/// `RTNLGRP_IPV6_RULE`, as a bit.
-const RTMGRP_IPV6_RULE: u32 = 1 << (19 - 1);
 const ROUTE_GROUPS: u32 = RTMGRP_LINK
     | RTMGRP_IPV4_IFADDR
     | RTMGRP_IPV4_ROUTE

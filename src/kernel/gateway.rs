@@ -5,8 +5,9 @@
 //! chain forward { type filter hook forward priority mangle
 //!   iifname DEV tcp flags syn tcp option maxseg size set rt mtu
 //!   oifname DEV tcp flags syn tcp option maxseg size set rt mtu
-//!   iifname { TURNED ON } oifname DEV ct state { established, related } accept
-//!   iifname { TURNED ON } drop        # or, where others may begin: iifname … oifname != DEV drop
+//!   oifname DEV ct state { established, related } accept   # these two, unless others may begin
+//!   iifname != DEV oifname DEV drop
+//!   iifname { TURNED ON } oifname != { DEV, OTHER GATEWAYS } drop
 //! }
 //! chain postrouting { type nat hook postrouting priority srcnat
 //!   ip saddr { SOURCES } oifname != { DEV, lo } masquerade
@@ -120,35 +121,41 @@ fn table(spec: &GatewaySpec) -> Batch<'_> {
 }
 
 fn forward(spec: &GatewaySpec) -> Vec<Vec<Statement<'static>>> {
-    let device = || interface(spec.device.as_str());
+    let own = || any_of(devices(spec).collect());
     let clamp = |key| {
         vec![
-            is(meta(key), Operator::EQ, device()),
+            is(meta(key), Operator::EQ, own()),
             is(tcp("flags"), Operator::IN, text("syn")),
             clamp_to_path(),
         ]
     };
     let mut rules = vec![clamp(MetaKey::Iifname), clamp(MetaKey::Oifname)];
-    // The tunnel's own may go anywhere.
-    let turned_on = spec.turned_on.iter().filter(|name| *name != spec.device.as_str());
-    let turned_on: Vec<_> = turned_on.map(|name| interface(name)).collect();
-    if turned_on.is_empty() {
-        return rules;
-    }
-    let from = is(meta(MetaKey::Iifname), Operator::EQ, any_of(turned_on));
-    let into_tunnel = |operator| is(meta(MetaKey::Oifname), operator, device());
-    if spec.into_tunnel {
-        rules.push(vec![from, into_tunnel(Operator::NEQ), Statement::Drop(None)]);
-    } else {
+    if !spec.into_tunnel {
         let state = NamedExpression::CT(CT { key: "state".into(), family: None, dir: None });
         let answers = any_of(vec![text("established"), text("related")]);
         rules.push(vec![
-            from.clone(),
-            into_tunnel(Operator::EQ),
+            is(meta(MetaKey::Oifname), Operator::EQ, own()),
             is(Expression::Named(state), Operator::EQ, answers),
             Statement::Accept(None),
         ]);
-        rules.push(vec![from, Statement::Drop(None)]);
+        rules.push(vec![
+            is(meta(MetaKey::Iifname), Operator::NEQ, own()),
+            is(meta(MetaKey::Oifname), Operator::EQ, own()),
+            Statement::Drop(None),
+        ]);
+    }
+    // The tunnel's own may go anywhere.
+    let is_own = |name: &str| spec.devices.iter().any(|device| device.as_str() == name);
+    let turned_on = spec.turned_on.iter().filter(|name| !is_own(name));
+    let turned_on: Vec<_> = turned_on.map(|name| interface(name)).collect();
+    if !turned_on.is_empty() {
+        let gateways = spec.gateways.iter().map(|name| interface(name));
+        let gateways = any_of(devices(spec).chain(gateways).collect());
+        rules.push(vec![
+            is(meta(MetaKey::Iifname), Operator::EQ, any_of(turned_on)),
+            is(meta(MetaKey::Oifname), Operator::NEQ, gateways),
+            Statement::Drop(None),
+        ]);
     }
     rules
 }
@@ -164,12 +171,17 @@ fn postrouting(spec: &GatewaySpec) -> Vec<Vec<Statement<'static>>> {
     let leaving = match by {
         Some(by) => is(meta(MetaKey::Oifname), Operator::EQ, interface(by.as_str())),
         None => {
-            let not_by = any_of(vec![interface(spec.device.as_str()), text("lo")]);
+            let not_by = any_of(devices(spec).chain([text("lo")]).collect());
             is(meta(MetaKey::Oifname), Operator::NEQ, not_by)
         }
     };
     let saddr = header("ip", "saddr");
     vec![vec![is(saddr, Operator::EQ, sources), leaving, Statement::Masquerade(None)]]
+}
+
+/// The tunnel's own interfaces.
+fn devices(spec: &GatewaySpec) -> impl Iterator<Item = Expression<'static>> + '_ {
+    spec.devices.iter().map(|device| interface(device.as_str()))
 }
 
 /// `tcp option maxseg size set rt mtu`
@@ -233,9 +245,10 @@ mod tests {
         let source = |text: &str| text.parse::<Ipv4Net>().unwrap();
         GatewaySpec {
             table: "ipipou-0-gateway".to_owned(),
-            device: "ipipou0".parse().unwrap(),
+            devices: ["ipipou0".parse().unwrap()].into(),
             masquerade: Some(([source("10.0.0.0/8"), source("10.1.0.0/16")].into(), None)),
             turned_on: ["eth0".to_owned(), "ipipou0".to_owned()].into(),
+            gateways: ["ipipou1".to_owned()].into(),
             into_tunnel: false,
         }
     }
@@ -269,10 +282,20 @@ mod tests {
             let rules = chain(spec, "forward").into_iter();
             rules.filter(|rule| rule.contains("drop")).collect()
         };
-        let [rule] = drops(&spec()).try_into().unwrap();
-        assert!(rule.contains("eth0") && !rule.contains("ipipou0"), "{rule}");
-        let alone = GatewaySpec { turned_on: ["ipipou0".to_owned()].into(), ..spec() };
+        let from = |rule: &str| rule.split("oifname").next().unwrap().to_owned();
+        let forwards = GatewaySpec { into_tunnel: true, ..spec() };
+        let [rule] = drops(&forwards).try_into().unwrap();
+        assert!(from(&rule).contains("eth0") && !from(&rule).contains("ipipou0"), "{rule}");
+        let alone = GatewaySpec { turned_on: ["ipipou0".to_owned()].into(), ..forwards };
         assert_eq!(drops(&alone), Vec::<String>::new());
+    }
+
+    #[test]
+    fn what_enters_the_tunnel_of_another_gateway_is_its_own_to_judge() {
+        let rules = chain(&spec(), "forward");
+        let [.., own, others] = rules.as_slice() else { panic!("{rules:?}") };
+        assert!(own.contains("drop") && !own.contains("ipipou1"), "{own}");
+        assert!(others.contains("drop") && others.contains("ipipou1"), "{others}");
     }
 
     #[test]

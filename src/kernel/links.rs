@@ -19,7 +19,7 @@ use crate::engine::config::DeviceName;
 use crate::engine::host::{
     Address, Encapsulation, Interface, InterfaceAddress, InterfaceKind, IpipLink, Traffic, Way,
 };
-use crate::engine::plan::{LABEL, LinkKind, WantedLink, rp_filter};
+use crate::engine::plan::{Forwards, LinkKind, WantedLink, rp_filter};
 
 /// `IFLA_INET_CONF` in linux/if_link.h, and two settings of linux/ip.h.
 const IFLA_INET_CONF: u16 = 1;
@@ -90,14 +90,14 @@ impl Links {
     /// Labels a link, sets its reverse path filter, and brings it up.
     pub async fn dress(&self, wanted: &WantedLink) -> io::Result<()> {
         let mut builder = LinkUnspec::new_with_name(wanted.device.as_str())
-            .append_extra_attribute(LinkAttribute::IfAlias(LABEL.to_owned()));
+            .append_extra_attribute(LinkAttribute::IfAlias(wanted.forwards.label().to_owned()));
         // As `inet_set_link_af` in net/ipv4/devinet.c takes it: no file under /proc/sys is written,
         // so a service that sees them read-only can do it.
         let mut conf = InetDevConf::default(); // zeros are not sent
         if let Some(value) = rp_filter(wanted.source_check) {
             conf.rp_filter = value.cast_signed();
         }
-        conf.forwarding = wanted.forwarding.into();
+        conf.forwarding = (wanted.forwards != Forwards::HostDefault).into();
         if conf != InetDevConf::default() {
             builder = builder.append_extra_attribute(LinkAttribute::AfSpecUnspec(vec![
                 AfSpecUnspec::Inet(vec![AfSpecInet::DevConfRequest(conf)]),

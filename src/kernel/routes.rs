@@ -169,12 +169,13 @@ fn rule_message(rule: &PolicyRule) -> RuleMessage {
     message.attributes =
         vec![RuleAttribute::Priority(rule.priority), RuleAttribute::Protocol(OURS)];
     message.attributes.extend(match rule.kind {
-        PolicyRuleKind::UnlessMarked { mark, table } => {
+        PolicyRuleKind::UnlessMarked { mark, mask, table } => {
             message.header.flags = RuleFlags::Invert;
-            [RuleAttribute::FwMark(mark), RuleAttribute::Table(table)]
+            let marked = [RuleAttribute::FwMark(mark), RuleAttribute::FwMask(mask)];
+            [&marked[..], &[RuleAttribute::Table(table)]].concat()
         }
         PolicyRuleKind::MainButDefault => {
-            [RuleAttribute::Table(MAIN_TABLE), RuleAttribute::SuppressPrefixLen(0)]
+            vec![RuleAttribute::Table(MAIN_TABLE), RuleAttribute::SuppressPrefixLen(0)]
         }
     });
     message
@@ -186,12 +187,14 @@ fn read_rule(message: &RuleMessage) -> Option<PolicyRule> {
         AddressFamily::Inet6 => Family::V6,
         _ => return None,
     };
-    let (mut ours, mut priority, mut mark, mut table, mut suppress) = (false, 0, None, 0, None);
+    let (mut ours, mut priority, mut table, mut suppress) = (false, 0, 0, None);
+    let (mut mark, mut mask) = (None, u32::MAX);
     for attribute in &message.attributes {
         match attribute {
             RuleAttribute::Protocol(protocol) => ours = *protocol == OURS,
             RuleAttribute::Priority(number) => priority = *number,
             RuleAttribute::FwMark(number) => mark = Some(*number),
+            RuleAttribute::FwMask(number) => mask = *number,
             RuleAttribute::Table(number) => table = *number,
             RuleAttribute::SuppressPrefixLen(length) => suppress = Some(*length),
             _ => {}
@@ -199,7 +202,7 @@ fn read_rule(message: &RuleMessage) -> Option<PolicyRule> {
     }
     let inverted = message.header.flags.contains(RuleFlags::Invert);
     let kind = match (mark, suppress) {
-        (Some(mark), _) if inverted => PolicyRuleKind::UnlessMarked { mark, table },
+        (Some(mark), _) if inverted => PolicyRuleKind::UnlessMarked { mark, mask, table },
         (None, Some(0)) if !inverted && table == MAIN_TABLE => PolicyRuleKind::MainButDefault,
         _ => return None,
     };
@@ -272,7 +275,7 @@ mod tests {
     fn a_policy_rule_is_read_as_it_was_written() {
         for family in [Family::V4, Family::V6] {
             for kind in [
-                PolicyRuleKind::UnlessMarked { mark: 0x6970, table: 0x6970 },
+                PolicyRuleKind::UnlessMarked { mark: 0x6970, mask: 0xfff0, table: 0x6970 },
                 PolicyRuleKind::MainButDefault,
             ] {
                 let rule = PolicyRule { family, priority: 30_000, kind };

@@ -17,10 +17,27 @@ import lab as laboratory  # noqa: E402
 def binary(tmp_path_factory):
     """The path of the program under test, outside of anybody's home directory."""
     built = os.environ.get("IPIPOU_BINARY", TOP / "target" / "release" / "ipipou")
-    return shutil.copy(built, tmp_path_factory.mktemp("bin"))
+    return shutil.copy(built, tmp_path_factory.mktemp("bin") / "ipipou")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def in_path(binary):
+    """`ipipou` is the program under test, also for what tests/vm/ipipou.py starts."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PATH", str(pathlib.Path(binary).parent), prepend=os.pathsep)
+        yield
 
 
 @pytest.fixture
 def lab(tmp_path):
     with laboratory.Lab(tmp_path) as made:
         yield made
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item, call):
+    """What the processes of a failed test printed."""
+    report = (yield).get_result()
+    if report.failed and "lab" in getattr(item, "funcargs", {}):
+        for title, text in item.funcargs["lab"].logs():
+            report.sections.append((title, text))

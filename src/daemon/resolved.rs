@@ -1,0 +1,51 @@
+//! systemd-resolved, where it has `/etc/resolv.conf`: name servers belong to interfaces there
+//! (resolvectl(1)).
+
+use std::fs;
+use std::io;
+use std::net::IpAddr;
+use std::path::Path;
+
+use crate::engine::config::DeviceName;
+use crate::kernel::program;
+
+/// Where it keeps what `/etc/resolv.conf` is a link to.
+const DIRECTORY: &str = "run/systemd/resolve";
+
+/// Whether it has the file: a link into its directory, which is not there before it runs.
+pub fn has(file: &Path) -> bool {
+    let target = fs::canonicalize(file).or_else(|_| fs::read_link(file));
+    target.is_ok_and(|target| target.parent().is_some_and(|at| at.ends_with(DIRECTORY)))
+}
+
+/// From now on these servers are asked, for all names.
+///
+/// # Errors
+/// What `resolvectl` said, or that it cannot be run.
+pub fn ask(servers: &[IpAddr], device: &DeviceName) -> io::Result<()> {
+    let servers: Vec<_> = servers.iter().map(IpAddr::to_string).collect();
+    let mut arguments = vec!["dns", device.as_str()];
+    arguments.extend(servers.iter().map(String::as_str));
+    resolvectl(&arguments)?;
+    resolvectl(&["domain", device.as_str(), "~."]) // not only those of a domain
+}
+
+/// Forgets the interface's servers.
+///
+/// # Errors
+/// As [`ask`]; an interface that is gone has none.
+pub fn revert(device: &DeviceName) -> io::Result<()> {
+    resolvectl(&["revert", device.as_str()])
+}
+
+fn resolvectl(arguments: &[&str]) -> io::Result<()> {
+    let output = program::run("resolvectl", arguments, &[]).map_err(|e| {
+        io::Error::new(e.kind(), format!("`resolvectl` of systemd-resolved cannot be run: {e}"))
+    })?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let said = String::from_utf8_lossy(&output.stderr);
+    let said = said.lines().next().unwrap_or("it failed without a word");
+    Err(io::Error::other(format!("resolvectl {}: {said}", arguments.join(" "))))
+}

@@ -1,0 +1,175 @@
+"""The name servers of a client while its tunnel is up.
+
+A process in a namespace sees /etc/netns/NAME/resolv.conf in the place of /etc/resolv.conf
+(ip-netns(8)), and so does the program under test."""
+
+import contextlib
+import os
+import pathlib
+import signal
+
+import pytest
+
+import ipipou
+from gateways import TOKEN, Internet, await_answer
+from lab import await_
+
+THEIRS = b"# by hand\nsearch example.org\nnameserver 192.0.2.1\n\noptions timeout:1 attempts:1"
+OURS = (
+    "# ipipou: name servers of ipipou0, until its tunnel ends\n"
+    "nameserver 192.0.2.53\nnameserver 2001:db8::53\n"
+    "search example.org\noptions timeout:1 attempts:1\n"
+)
+DHCP = b"nameserver 192.0.2.99\n"
+
+
+class ResolvConf:
+    """A host's resolv.conf, in a file of its own."""
+
+    def __init__(self, host):
+        self.host = host
+        self.path = pathlib.Path("/etc/netns", host.netns, "resolv.conf")
+        self.path.parent.mkdir(parents=True)
+        self.path.write_bytes(THEIRS)
+        self.path.chmod(0o640)
+        self._before = self._identity()
+
+    def _identity(self):
+        status = os.stat(self.path)
+        return status.st_ino, status.st_mode, status.st_uid
+
+    def text(self):
+        """What programs in the host read."""
+        return self.host.run("cat /etc/resolv.conf")
+
+    def is_as_before(self):
+        return self.path.read_bytes() == THEIRS and self._identity() == self._before
+
+    def remove(self):
+        self.path.unlink()
+        self.path.parent.rmdir()
+        with contextlib.suppress(OSError):  # others have theirs
+            self.path.parent.parent.rmdir()
+
+
+@pytest.fixture
+def resolv_conf(lab):
+    """Of the client that is the last host made."""
+    made = []
+
+    def make(host):
+        made.append(ResolvConf(host))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.remove()
+
+
+@pytest.fixture
+def client(lab):
+    """A client; its tunnel is up without a server."""
+    return ipipou.neighbours(lab)[1]
+
+
+def connect(client):
+    servers = ("--dns", "192.0.2.53", "--dns", "2001:db8::53")
+    return ipipou.client(client, *TOKEN, "--route", "192.0.2.0/24", *servers)
+
+
+def test_programs_ask_through_the_tunnel(lab, resolv_conf):
+    internet = Internet(lab)
+    resolv_conf(internet.client)
+    internet.serve()
+    far = internet.connect("--dns", Internet.THIRD)
+    await_answer(internet.client, Internet.THIRD)
+    with internet.third.udp_socket(Internet.THIRD, 53) as name_server:
+        internet.client.spawn(["getent", "ahostsv4", "some-name.example.org"])
+        question, asker = name_server.recvfrom(1500)
+    assert b"some-name\x07example\x03org" in question
+    assert asker[0] == ipipou.SERVER  # masqueraded: it came out of the tunnel
+    assert far.process.stop() == 0
+
+
+def test_the_file_is_put_back_byte_for_byte(client, resolv_conf):
+    file = resolv_conf(client)
+    far = connect(client)
+    assert file.text() == OURS
+    assert far.process.stop() == 0
+    assert file.is_as_before()
+
+
+def test_a_crash_and_a_restart(client, resolv_conf):
+    file = resolv_conf(client)
+    far = connect(client)
+    assert far.process.stop(signal.SIGKILL) == -signal.SIGKILL
+    assert file.text() == OURS
+    far.start()
+    assert file.text() == OURS
+    assert far.process.stop() == 0
+    assert file.is_as_before()
+
+
+def test_a_crash_and_a_start_without_name_servers(client, resolv_conf):
+    file = resolv_conf(client)
+    far = connect(client)
+    assert far.process.stop(signal.SIGKILL) == -signal.SIGKILL
+    far.argv = far.argv[: far.argv.index("--dns")]
+    far.start()
+    assert file.is_as_before()
+    assert far.process.stop() == 0
+    assert file.is_as_before()
+
+
+def test_what_somebody_writes_while_it_is_up_comes_back_at_the_end(client, resolv_conf):
+    """As a DHCP client does when its lease is renewed."""
+    file = resolv_conf(client)
+    far = connect(client)
+    file.path.write_bytes(DHCP)
+    await_(lambda: file.text() == OURS.split("search")[0], what="our name servers")
+    assert far.show()["repaired"] > 0
+    assert far.process.stop() == 0
+    assert file.path.read_bytes() == DHCP
+
+
+@pytest.mark.parametrize("crash", [False, True], ids=["end", "crash"])
+def test_the_last_change_of_somebody_else_stays(client, resolv_conf, crash):
+    file = resolv_conf(client)
+    far = connect(client)
+    if crash:
+        far.process.stop(signal.SIGKILL)
+        file.path.write_bytes(DHCP)
+        far.argv = far.argv[: far.argv.index("--dns")]
+        far.start()
+    else:
+        far.process.send_signal(signal.SIGSTOP)  # it does not see the change before its end
+        file.path.write_bytes(DHCP)
+        far.process.send_signal(signal.SIGTERM)
+        far.process.send_signal(signal.SIGCONT)
+    far.await_log("resolv.conf was changed by somebody else")
+    assert (far.process.stop() if crash else far.process.wait()) == 0
+    assert file.path.read_bytes() == DHCP
+
+
+def test_two_tunnels_do_not_share_the_file(client, resolv_conf):
+    file = resolv_conf(client)
+    far = connect(client)
+    other = ipipou.client(client, *TOKEN, "--dns", "192.0.2.7", number=1, peer=1, ready=False)
+    assert other.process.wait() == 54
+    complaint = other.process.output().splitlines()[-1]
+    assert complaint.startswith("ipipou: ") and "another tunnel" in complaint, complaint
+    assert file.text() == OURS
+    assert far.process.stop() == 0
+    assert file.is_as_before()
+
+
+def test_a_file_that_cannot_be_written(client, resolv_conf):
+    file = resolv_conf(client)
+    read_only = ["unshare", "--mount", "sh", "-c"]
+    read_only += ['mount -o remount,bind,ro /etc/resolv.conf && exec "$0" "$@"']
+    far = ipipou.client(client, *TOKEN, "--dns", "192.0.2.7", prefix=read_only, ready=False)
+    assert far.process.wait() == 54
+    complaint = far.process.output().splitlines()[-1]
+    assert complaint.startswith("ipipou: ") and "/etc/resolv.conf" in complaint, complaint
+    assert "--dns" in complaint
+    assert file.is_as_before()
