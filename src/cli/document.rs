@@ -58,10 +58,11 @@ const COMMANDS: [(&str, &str); 1] = [(
     "Print what the tunnels of this host are doing, or the tunnel NAME.",
 )];
 
-const SIGNALS: [(&str, &str); 4] = [
+const SIGNALS: [(&str, &str); 5] = [
     ("SIGTERM, SIGINT", "Remove the tunnel and exit."),
-    ("SIGUSR1", "A client authenticates again; a server ignores it."),
-    ("SIGUSR2, SIGHUP", "Ignored."),
+    ("SIGUSR1", "A client authenticates again, a node does as with SIGHUP; a server ignores it."),
+    ("SIGHUP", "A node reads its table and looks names up again; others ignore it."),
+    ("SIGUSR2", "Ignored."),
     ("SIGKILL", "In the kernel's datapath the tunnel stays and passes traffic; the next start takes it over."),
 ];
 

@@ -1,0 +1,136 @@
+"""Tunnels with many ends: hosts at one switch, and tables of them."""
+
+import contextlib
+import json
+import os
+import pathlib
+import shutil
+import signal
+
+from gateways import Switch, only_ipv4
+from ipipou import Tunnel
+from lab import await_
+
+TUN = ["--datapath", "tun"]
+
+
+def outer(i):
+    return f"10.0.0.{i}"
+
+
+def inner(i):
+    return f"192.168.100.{i}"
+
+
+def inner6(i):
+    return f"fd00::{i}"
+
+
+class Lan(Switch):
+    """A switch, which is a host itself, and hosts at it: 10.0.0.1, 10.0.0.2, …
+
+    Without IPv6, every packet in a tunnel is the test's: no host asks for routers."""
+
+    ADDRESS = outer(100)
+
+    def __init__(self, lab, count, ip6=False):
+        super().__init__(lab)
+        self.host.run(f"ip addr add {self.ADDRESS}/24 dev br0")
+        self.hosts = [lab.host(f"h{i}") for i in range(1, count + 1)]
+        for i, host in enumerate(self.hosts, 1):
+            self.plug(host, "eth0", f"{outer(i)}/24")
+            only_ipv4(host, not ip6)
+
+
+class Table:
+    """A file with a table of hosts, replaced as a whole as an administrator does."""
+
+    def __init__(self, path, nodes):
+        self.path = path
+        self.write(nodes)
+
+    def write(self, nodes):
+        self.write_text(json.dumps({"nodes": nodes}, indent=1))
+
+    def write_text(self, text):
+        beside = self.path.with_suffix(".new")
+        beside.write_text(text)
+        beside.rename(self.path)
+
+
+class Names:
+    """What a host's programs look names up in: files of its own, which `ip netns exec` mounts.
+
+    To be used before the program that reads them is started."""
+
+    def __init__(self, host):
+        self.directory = pathlib.Path("/etc/netns", host.netns)
+
+    def __enter__(self):
+        self.directory.mkdir(parents=True)
+        # Nobody listens there: what is not in the file of hosts is unknown at once.
+        (self.directory / "resolv.conf").write_text("nameserver 127.0.0.1\n")
+        self.write()
+        return self
+
+    def write(self, **addresses):
+        """The name `a.test` is given as `a`. The file stays the same one: it is mounted."""
+        lines = [f"{address} {name}.test" for name, address in addresses.items()]
+        (self.directory / "hosts").write_text("\n".join(["127.0.0.1 localhost", *lines, ""]))
+
+    def __exit__(self, *_):
+        shutil.rmtree(self.directory)
+        with contextlib.suppress(OSError):
+            os.rmdir(self.directory.parent)
+
+
+def node(host, i, *options, ready=True):
+    """The node number `i` of a table."""
+    own = ["-b", "@eth0", "--tunl-ip", f"{inner(i)}/24"]
+    return Tunnel(host, *own, *TUN, *options, ready=ready)
+
+
+def hurry(*ends):
+    """Everything is read and looked up at once, and not some seconds later."""
+    for end in ends:
+        end.process.send_signal(signal.SIGHUP)
+
+
+def remotes(end):
+    """{remote: its inner networks}, as `show` has them."""
+    (tunnel,) = end.show()["tunnels"]
+    return {remote["remote"]: remote["networks"] for remote in tunnel["remotes"]}
+
+
+def dropped(end):
+    """What the datapath dropped, by reason, without the zeros."""
+    return {why: d["packets"] for why, d in end.show()["dropped"].items() if d["packets"]}
+
+
+def await_dropped(end, **counts):
+    await_(lambda: dropped(end) == counts, what=f"{counts} dropped by {end.host}")
+
+
+def reaches(host, address, count=1, timeout=2):
+    return host.ping(address, count=count, timeout=timeout).received == count
+
+
+def no_answer(host, address):
+    """No ping comes back in the time that others have for it."""
+    return not reaches(host, address, timeout=0.3)
+
+
+def await_reached(host, address, timeout=5):
+    await_(lambda: reaches(host, address, timeout=0.3), timeout, f"answers of {address} to {host}")
+
+
+def refusal(host, address):
+    """Who says that there is no host behind the address, and how, as ping shows it."""
+    said = host.run(["ping", "-n", "-c1", "-W1", address], check=False).stdout
+    lines = [line for line in said.splitlines() if line.startswith("From ")]
+    return lines[0] if lines else said
+
+
+def warnings(end):
+    """The lines that say what is wrong."""
+    return [line for line in end.process.output().splitlines() if "WARN: " in line]
