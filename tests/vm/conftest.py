@@ -1,12 +1,14 @@
 """Gives every test a lab of its own, and shows what its processes printed when it fails."""
 
 import pathlib
+import socket
 
 import pytest
 
 import lab as laboratory
 
 SYSTEMD = pathlib.Path("/proc/1/comm").read_text() == "systemd\n"
+SO_TIMESTAMP = 29  # asm-generic/socket.h
 
 
 def pytest_ignore_collect(collection_path):
@@ -18,6 +20,16 @@ def pytest_ignore_collect(collection_path):
 @pytest.fixture(scope="session", autouse=True)
 def modules():
     laboratory.preload_modules()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def timestamps():
+    """Of every ping and tcpdump the first turns them on for the whole kernel, and the last off: it
+    patches its code while it runs, which QEMU's emulation of two processors sometimes does not
+    survive (`Oops: int3` in netif_rx_internal). So they stay on."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as holder:
+        holder.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMP, 1)
+        yield
 
 
 @pytest.fixture

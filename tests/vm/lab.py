@@ -12,6 +12,7 @@ host starts, the lab ends; what the lab makes, it removes.
 import contextlib
 import ctypes
 import dataclasses
+import functools
 import itertools
 import json
 import os
@@ -37,6 +38,12 @@ PRELOADED = ["ipip", "fou"]
 
 def preload_modules():
     subprocess.run(["modprobe", "-a", *PRELOADED], check=True)
+
+
+@functools.cache
+def has_fou():
+    """Whether this kernel knows FOU."""
+    return subprocess.run(["ip", "fou", "show"], capture_output=True).returncode == 0
 
 
 def await_(condition, timeout=5.0, what="condition", interval=0.03):
@@ -262,12 +269,16 @@ class Host:
 
     # -- traffic ----------------------------------------------------------------------------
 
-    def ping(self, address, count=3, interval=0.05, timeout=1, size=None, source=None):
-        """Pings and returns how many were sent and answered."""
-        argv = ["ping", "-n", "-q", "-c", count, "-i", interval, "-W", timeout]
+    def ping(self, address, count=3, timeout=1, size=None, source=None):
+        """Pings and returns how many were sent and answered.
+
+        One by one: after a first answer, ping waits for others no longer than two round trips,
+        whatever the timeout."""
+        argv = ["ping", "-n", "-q", "-c", 1, "-W", timeout]
         argv += ["-s", size] if size is not None else []
         argv += ["-I", source] if source else []
-        return _pings(self.run([*argv, address], check=False, timeout=120).stdout)
+        each = [_pings(self.run([*argv, address], check=False).stdout) for _ in range(count)]
+        return Pings(sum(ping.sent for ping in each), sum(ping.received for ping in each))
 
     def ping_background(self, address, interval=0.05):
         """A ping that goes on until stop(), which returns its Pings."""
@@ -343,7 +354,7 @@ class Host:
 
         Counters and lifetimes are left out; interface numbers too, unless asked for."""
         parts = []
-        ip_batch = "link\naddr\nroute show table all\nrule\nfou show\n"
+        ip_batch = "link\naddr\nroute show table all\nrule\n" + ("fou show\n" if has_fou() else "")
         for command, batch in (("ip -d -batch -", ip_batch), ("nft -s list ruleset", None)):
             text = self.run(command, input=batch)
             if not ifindex:

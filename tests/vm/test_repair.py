@@ -137,7 +137,7 @@ def test_an_interface_goes_and_returns(lab, options, side):
     host = getattr(lan, side)
     host.run("ip link del eth0")
     end = lan.near if side == "server" else lan.far
-    end.await_log("eth0 has no IPv4 address: waiting for one")
+    end.await_log("eth0 has no address for this tunnel: waiting for one")
     lan.plug(host)
     await_(lambda: lan.client.ping(INNER_SERVER, count=1, timeout=0.2).received, 3, "answer")
     ipipou.reach_each_other(lan.server, lan.client)

@@ -77,7 +77,7 @@ def test_client_address_is_replaced(hosts):
     assert far.tunnel()["local"] == near.tunnel()["remote"] == OTHER
 
     client.run(f"ip addr del {OTHER}/24 dev eth0")
-    far.await_log("eth0 has no IPv4 address")
+    far.await_log("eth0 has no address for this tunnel")
     interrupted(ping, lambda: client.run(f"ip addr add {CLIENT}/24 dev eth0"))
     assert list(near.admitted()) == [f"{CLIENT}:10000"]
     reach_each_other(server, client)

@@ -121,7 +121,7 @@ def test_a_server_is_started_and_stopped(machine):
     assert "WARN" not in (log := journal("-u", SERVER_UNIT)) and "ERROR" not in log
 
     shown = machine.run("ipipou show server0")
-    assert re.search(rf"ipipou0 +server +up +{SERVER}:10000 +{CLIENT}:10000", shown)
+    assert re.search(rf"ipipou0 +server +kernel +up +{SERVER}:10000 +{CLIENT}:10000", shown)
     nobody = ["setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups"]
     refused = machine.run([*nobody, "ipipou", "show", "server0"], check=False)
     assert refused.returncode == 1 and "only root and the service's user" in refused.stderr
@@ -198,6 +198,65 @@ def test_a_replayed_packet_is_refused_after_a_restart(machine):
     machine.near.send_raw(packet.raw)
     await_(lambda: "refused a packet of 73 bytes" in journal("-u", SERVER_UNIT), what="refusal")
     assert machine.tunnel("ipipou0") is None
+
+
+def test_a_tunnel_of_its_own_process(machine):
+    """`datapath tun` needs a device, and no more rights than before."""
+    subprocess.run(["modprobe", "tun"], check=True)
+    os.chmod("/dev/net/tun", 0o666)  # as udev does
+    before = machine.snapshot()
+    configure(
+        "server0",
+        "server",
+        "datapath tun",
+        "fou-dev lan0",
+        f"auth-remote-pubkey-b64 {machine.keys.public}",
+    )
+    systemctl("start", SERVER_UNIT)
+    client_of(machine)
+    await_(lambda: machine.near.ping(INNER_SERVER, count=1).received, what="answer")
+    ipipou.reach_each_other(machine, machine.near)
+    assert re.search(r"ipipou0 +server +tun +up", machine.run("ipipou show server0"))
+    pid = properties(SERVER_UNIT, "MainPID")["MainPID"]
+    status = pathlib.Path(f"/proc/{pid}/status").read_text()
+    assert "CapEff:\t0000000000003000" in status
+    assert "ERROR" not in journal("-u", SERVER_UNIT)
+    systemctl("stop", SERVER_UNIT)
+    assert machine.snapshot() == before
+
+
+DROP_IN = pathlib.Path(f"/run/systemd/system/{CLIENT_UNIT}.d/dns.conf")
+
+
+@pytest.fixture
+def drop_in():
+    """The one that the unit's own comment has."""
+    lines = pathlib.Path("/etc/systemd/system/ipipou@.service").read_text().splitlines()
+    start = lines.index("#     [Service]")
+    DROP_IN.parent.mkdir(parents=True)
+    DROP_IN.write_text("\n".join(line.lstrip("# ") for line in lines[start : start + 3]) + "\n")
+    systemctl("daemon-reload")
+    yield
+    DROP_IN.unlink()
+    DROP_IN.parent.rmdir()
+    systemctl("daemon-reload")
+
+
+def test_name_servers_with_a_drop_in(machine, drop_in):
+    path = pathlib.Path("/etc/resolv.conf")
+    path.write_text("# by hand\nnameserver 192.0.2.53\nsearch example.org")
+    before, inode = path.read_text(), path.stat().st_ino
+    near = ipipou.server(machine.far, keys=machine.keys)
+    with open("/etc/ipipou/client1.conf", "a") as conf:
+        conf.write("dns 198.51.100.53\n")
+    systemctl("start", CLIENT_UNIT)
+    near.await_accepted(1)
+    await_(lambda: "\nnameserver 198.51.100.53\n" in path.read_text(), what="name server")
+    assert "192.0.2.53" not in path.read_text()
+    pid = properties(CLIENT_UNIT, "MainPID")["MainPID"]
+    assert "CapEff:\t0000000000003000" in pathlib.Path(f"/proc/{pid}/status").read_text()
+    systemctl("stop", CLIENT_UNIT)
+    assert (path.read_text(), path.stat().st_ino) == (before, inode)
 
 
 @pytest.mark.parametrize(
