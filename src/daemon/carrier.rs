@@ -1,18 +1,19 @@
 //! What carries the packets: the kernel, or this process.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use super::Failure;
 use super::preflight::kernel;
 use crate::engine::Outgoing;
-use crate::engine::config::{Datapath, Role, TunnelConfig};
+use crate::engine::config::{Datapath, Outer, Role, TunnelConfig};
 use crate::engine::host::{Found, Userspace};
 use crate::engine::plan::{LinkKind, Step};
+use crate::engine::socket::SocketSpec;
 use crate::kernel::{Queue, Queued, RawSender, StepError};
 use crate::observe::status::Learned;
-use crate::tun;
+use crate::tun::{self, Kept};
 
 /// The datapath in use.
 pub enum Carrier {
@@ -27,7 +28,14 @@ pub enum Carrier {
 impl Carrier {
     /// # Errors
     /// When the kernel refuses a socket, or somebody else reads the queue.
-    pub fn open(datapath: Datapath, role: &Role, tunnel: &TunnelConfig) -> Result<Self, Failure> {
+    ///
+    /// `kept` is what an earlier process of the userspace datapath left.
+    pub fn open(
+        datapath: Datapath,
+        role: &Role,
+        tunnel: &TunnelConfig,
+        kept: Kept,
+    ) -> Result<Self, Failure> {
         match datapath {
             Datapath::Kernel => Ok(Carrier::Kernel {
                 queue: match role {
@@ -36,7 +44,13 @@ impl Carrier {
                 },
                 sender: RawSender::open(tunnel.outer.device()).map_err(Failure::Sending)?,
             }),
-            Datapath::Tun => Ok(Carrier::Tun(tun::Datapath::new(tunnel.queues).map_err(kernel)?)),
+            Datapath::Tun => {
+                let datapath = tun::Datapath::new(tunnel.queues).map_err(kernel)?;
+                if !kept.is_nothing() {
+                    take_over(&datapath, tunnel, kept);
+                }
+                Ok(Carrier::Tun(datapath))
+            }
         }
     }
 
@@ -92,14 +106,17 @@ impl Carrier {
     pub fn apply(&self, step: &Step) -> Result<(), StepError> {
         let Carrier::Tun(datapath) = self else { return Ok(()) };
         match step {
-            Step::Bind(spec) => datapath.bind(spec).map_err(StepError::Socket),
-            Step::Forward(spec) => {
-                datapath.set_forwarding(spec.clone());
+            Step::Bind(spec) => {
+                datapath.bind(spec).map_err(StepError::Socket)?;
+                keep(datapath);
                 Ok(())
             }
+            Step::Forward(spec) => datapath.set_forwarding(spec.clone()).map_err(StepError::Tun),
             Step::CreateLink(wanted) => match wanted.kind {
                 LinkKind::Tun { .. } => {
-                    datapath.create_interface(&wanted.device).map_err(StepError::Tun)
+                    datapath.create_interface(&wanted.device).map_err(StepError::Tun)?;
+                    keep(datapath);
+                    Ok(())
                 }
                 LinkKind::Ipip(_) => Ok(()),
             },
@@ -144,5 +161,33 @@ impl Carrier {
         let mut learned: Vec<_> = datapath.learned().into_iter().map(entry).collect();
         learned.sort_by(|a, b| a.inner.cmp(&b.inner));
         learned
+    }
+}
+
+/// Goes on where an earlier process was killed. If that cannot be, all is made anew.
+fn take_over(datapath: &tun::Datapath, tunnel: &TunnelConfig, kept: Kept) {
+    let unspecified = match &tunnel.outer {
+        Outer::Address(own) | Outer::AddressOn(own, _) => *own,
+        Outer::Device(_) | Outer::Route => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+    };
+    let spec = SocketSpec {
+        address: SocketAddr::new(unspecified, tunnel.port.get()),
+        device: tunnel.outer.device().cloned(),
+        mark: tunnel.gateway.mark(),
+        checksum: tunnel.checksum,
+    };
+    match datapath.take_over(&tunnel.device, &spec, kept) {
+        Ok(()) => tracing::info!("took over the interface and the socket of an earlier process"),
+        Err(error) => {
+            tracing::warn!("what an earlier process left is of no use: {error}");
+            let _ = tun::forget(); // said below, when there is something to keep
+        }
+    }
+}
+
+/// The tunnel does not depend on it.
+fn keep(datapath: &tun::Datapath) {
+    if let Err(error) = datapath.keep() {
+        tracing::warn!("the service manager does not keep our open files: {error}");
     }
 }

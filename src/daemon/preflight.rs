@@ -17,10 +17,14 @@ const CAP_NET_RAW: u32 = 13;
 const TUN_DEVICE: &str = "/dev/net/tun";
 
 /// Opens the host and chooses the datapath, or says in one line why there can be no tunnel.
+/// `goes_on`: the interface may be there, an earlier process left it to us.
 ///
 /// # Errors
 /// The first thing that is missing.
-pub async fn open_host(settings: &Settings) -> Result<(Host, Datapath), Failure> {
+pub async fn open_host(
+    settings: &Settings,
+    goes_on: bool,
+) -> Result<(Host, Datapath), Failure> {
     let tunnel = settings.tunnel();
     if is_running(settings) {
         return Err(Failure::Generic(format!(
@@ -40,7 +44,7 @@ pub async fn open_host(settings: &Settings) -> Result<(Host, Datapath), Failure>
         Datapath::Tun => require_tun()?,
     }
     let found = host.read(None).await.map_err(kernel)?;
-    check_found(settings, datapath, &found)?;
+    check_found(settings, datapath, goes_on, &found)?;
     Ok((host, datapath))
 }
 
@@ -132,7 +136,12 @@ fn require_fou() -> Result<(), Failure> {
     Host::probe_fou().map_err(|e| Failure::Fou(format!("the kernel's FOU does not answer: {e}")))
 }
 
-fn check_found(settings: &Settings, datapath: Datapath, found: &Found) -> Result<(), Failure> {
+fn check_found(
+    settings: &Settings,
+    datapath: Datapath,
+    goes_on: bool,
+    found: &Found,
+) -> Result<(), Failure> {
     let tunnel = settings.tunnel();
     if let Outer::Address(address) | Outer::AddressOn(address, _) = &tunnel.outer
         && !found.has_local(*address)
@@ -154,7 +163,8 @@ fn check_found(settings: &Settings, datapath: Datapath, found: &Found) -> Result
                 || matches!(link.encapsulation,
                     Encapsulation::Fou { source_port, .. } if source_port == port)
         }
-        InterfaceKind::Ipip(_) | InterfaceKind::Tun | InterfaceKind::Other => false,
+        InterfaceKind::Tun => goes_on && datapath == Datapath::Tun,
+        InterfaceKind::Ipip(_) | InterfaceKind::Other => false,
     };
     match ours {
         true => Ok(()),

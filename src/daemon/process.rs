@@ -18,6 +18,7 @@ use crate::engine::plan::Step;
 use crate::engine::{Action, Engine, Event, Report};
 use crate::kernel::{Host, StepError, WayTo};
 use crate::observe::rate::Limiter;
+use crate::tun;
 
 /// One line per kind and interval about what repeats.
 const LOG_EVERY: Duration = Duration::from_secs(10);
@@ -45,9 +46,10 @@ pub struct Process<'a> {
 impl<'a> Process<'a> {
     pub async fn open(settings: &'a Settings) -> Result<Self, Failure> {
         let clock = Clock::start();
-        let (host, datapath) = open_host(settings).await?;
+        let kept = tun::inherited();
+        let (host, datapath) = open_host(settings, !kept.is_nothing()).await?;
         let tunnel = settings.tunnel();
-        let carrier = Carrier::open(datapath, &settings.role, tunnel)?;
+        let carrier = Carrier::open(datapath, &settings.role, tunnel, kept)?;
         let file = MemoryFile::in_directory(&settings.state_dir);
         let memory = file.load().unwrap_or_else(|e| {
             tracing::warn!(
@@ -92,6 +94,7 @@ impl<'a> Process<'a> {
     /// Removes everything of ours.
     pub async fn end(&mut self) -> Result<(), Failure> {
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+        let _ = tun::forget(); // without a service manager there is nothing to forget
         let found = self.read().await.map_err(kernel)?;
         let mut actions = Vec::new();
         let now = self.clock.moment().map_err(kernel)?;

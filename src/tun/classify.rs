@@ -38,8 +38,7 @@ pub fn is_control(class: Class, from: SocketAddr, control: Option<ControlShape>)
         (None, _) | (Some(ControlShape::NotIpv4 { .. }), Class::Data(_)) => false,
         (Some(ControlShape::NotIpv4 { .. }), Class::Other) => true,
         (Some(ControlShape::FromRemote { ip, port }), Class::Data(_) | Class::Other) => {
-            ip.is_none_or(|ip| ip == from.ip())
-                && port.is_none_or(|port| port == from.port())
+            ip.is_none_or(|ip| ip == from.ip()) && port.is_none_or(|port| port == from.port())
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::fs::{File, OpenOptions};
 use std::io::{self, IoSlice, Read, Write};
 use std::mem;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 
 use crate::engine::config::DeviceName;
@@ -50,6 +50,22 @@ impl Interface {
         Ok(Interface { queues: opened, offload })
     }
 
+    /// Takes over the queues that an earlier process opened.
+    ///
+    /// # Errors
+    /// `InvalidInput` when they are not all those of an interface of this name; [`is_gone`].
+    pub fn adopt(device: &DeviceName, queues: Vec<OwnedFd>) -> io::Result<Self> {
+        let queues: Vec<_> = queues.into_iter().map(|fd| Queue(fd.into())).collect();
+        let mut offload = Offload::None;
+        for queue in &queues {
+            if queue.interface_name()? != device.as_str().as_bytes() {
+                return Err(io::ErrorKind::InvalidInput.into());
+            }
+            offload = queue.request_offload();
+        }
+        Ok(Interface { queues, offload })
+    }
+
     pub fn queues(&self) -> &[Queue] {
         &self.queues
     }
@@ -80,6 +96,14 @@ impl Queue {
         // SAFETY: TUNSETVNETHDRSZ reads one int.
         check(unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETVNETHDRSZ, &raw const length) })?;
         Ok(Queue(file))
+    }
+
+    fn interface_name(&self) -> io::Result<Vec<u8>> {
+        // SAFETY: plain numbers, of which zero is one.
+        let mut request: libc::ifreq = unsafe { mem::zeroed() };
+        // SAFETY: TUNGETIFF writes one ifreq.
+        check(unsafe { libc::ioctl(self.0.as_raw_fd(), libc::TUNGETIFF, &raw mut request) })?;
+        Ok(request.ifr_name.iter().map(|c| c.cast_unsigned()).take_while(|b| *b != 0).collect())
     }
 
     /// As much as the kernel gives; it is a matter of the interface, not of the queue.

@@ -22,11 +22,19 @@ mod classify;
 mod coalesce;
 mod counters;
 mod device;
+mod handover;
+mod flow;
 mod limit;
+mod partial;
+#[cfg(test)]
+mod random;
 mod receive;
+mod segment;
 mod send;
 mod socket;
 mod split;
+#[cfg(test)]
+mod tests;
 mod transmit;
 mod vnet;
 mod wake;
@@ -37,6 +45,7 @@ use std::future;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroUsize;
+use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 use std::thread::{self, JoinHandle};
@@ -44,13 +53,14 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 
-use crate::engine::config::DeviceName;
 use crate::engine::Outgoing;
+use crate::engine::config::DeviceName;
 use crate::engine::forwarding::{ForwardSpec, Forwarding};
 use crate::engine::socket::SocketSpec;
 
 use counters::{Count, Counters};
 use device::{Interface, Offload};
+pub use handover::{Kept, forget, inherited};
 use socket::UdpSocket;
 use wake::Wake;
 
@@ -140,11 +150,54 @@ impl Datapath {
         if self.has_interface() {
             return Err(io::ErrorKind::ResourceBusy.into());
         }
-        let interface = Arc::new(Interface::create(device, self.queues)?);
+        self.use_interface(Interface::create(device, self.queues)?)
+    }
+
+    /// Takes over the interface and the socket of an earlier process: what arrived since then is in
+    /// them. `spec` is the socket's, but for the address.
+    ///
+    /// # Errors
+    /// `InvalidInput` when they are not those; then nothing was taken over.
+    pub fn take_over(
+        &self,
+        device: &DeviceName,
+        spec: &SocketSpec,
+        kept: Kept,
+    ) -> io::Result<()> {
+        let Some(socket) = kept.socket else { return Err(io::ErrorKind::InvalidInput.into()) };
+        if kept.queues.len() != self.queues {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        let interface = Interface::adopt(device, kept.queues)?;
+        let socket = UdpSocket::adopt(spec, socket)?;
+        *write(&self.shared.socket) = Some(Arc::new(socket));
+        self.use_interface(interface)
+    }
+
+    /// Gives the service manager what a successor of this process needs to go on without losing a
+    /// packet.
+    ///
+    /// # Errors
+    /// When the service manager does not listen; without one there is none.
+    pub fn keep(&self) -> io::Result<()> {
+        let (interface, socket) = (self.shared.interface(), self.shared.socket());
+        let queues = interface.iter().flat_map(|interface| interface.queues());
+        handover::keep(queues.map(AsFd::as_fd), socket.as_ref().map(|socket| socket.as_fd()))
+    }
+
+    fn use_interface(&self, interface: Interface) -> io::Result<()> {
+        let interface = Arc::new(interface);
         *write(&self.shared.interface) = Some(Arc::clone(&interface));
         self.shared.changed.wake();
+        match self.shared.is_open() {
+            true => self.read_interface(&interface),
+            false => Ok(()),
+        }
+    }
+
+    fn read_interface(&self, interface: &Arc<Interface>) -> io::Result<()> {
         for number in 0..interface.queues().len() {
-            let (shared, interface) = (Arc::clone(&self.shared), Arc::clone(&interface));
+            let (shared, interface) = (Arc::clone(&self.shared), Arc::clone(interface));
             self.spawn(format!("tun-tx{number}"), move || {
                 transmit::run(&shared, &interface, &interface.queues()[number]);
             })?;
@@ -160,7 +213,7 @@ impl Datapath {
     /// for a mark without CAP_NET_ADMIN.
     pub fn bind(&self, spec: &SocketSpec) -> io::Result<()> {
         let former = self.shared.socket();
-        if former.as_ref().is_some_and(|former| former.spec() == spec) {
+        if former.as_ref().is_some_and(|former| former.spec() == spec && former.has_device()) {
             return Ok(());
         }
         let socket = UdpSocket::open(spec, former.as_deref())?;
@@ -169,9 +222,11 @@ impl Datapath {
         Ok(())
     }
 
-    /// The socket as it is bound: with the port that the kernel chose if it had the choice.
+    /// The socket as it is bound: with the port that the kernel chose if it had the choice. None
+    /// when its interface is gone.
     pub fn socket(&self) -> Option<SocketSpec> {
-        self.shared.socket().map(|socket| socket.spec().clone())
+        let socket = self.shared.socket().filter(|socket| socket.has_device());
+        socket.map(|socket| socket.spec().clone())
     }
 
     /// Whether there is an interface; false again when somebody deleted it.
@@ -179,8 +234,21 @@ impl Datapath {
         self.shared.interface().is_some()
     }
 
-    pub fn set_forwarding(&self, spec: ForwardSpec) {
+    /// Sets what is forwarded. Until the first time nothing is read: what waits in an interface and
+    /// a socket that were taken over is not lost.
+    ///
+    /// # Errors
+    /// Too many threads.
+    pub fn set_forwarding(&self, spec: ForwardSpec) -> io::Result<()> {
+        let first = !self.shared.is_open();
         self.shared.change_forwarding(|forwarding| forwarding.replace(spec));
+        if first {
+            self.shared.changed.wake();
+        }
+        match self.shared.interface().filter(|_| first) {
+            Some(interface) => self.read_interface(&interface),
+            None => Ok(()),
+        }
     }
 
     pub fn forwarding(&self) -> ForwardSpec {
@@ -191,6 +259,11 @@ impl Datapath {
     /// seen.
     pub fn learned(&self) -> Vec<(IpAddr, SocketAddr, Duration)> {
         self.shared.forwarding().learned(wake::now())
+    }
+
+    /// Notes that a remote is alive, and all inner addresses that were learned behind it.
+    pub fn heard_of(&self, remote: SocketAddr) {
+        self.shared.forwarding().heard_of(remote, wake::now());
     }
 
     /// Sends a packet of the engine's. It leaves from the socket's address, whatever `from` says.
@@ -261,6 +334,11 @@ impl Shared {
         let result = change(&mut write(&self.forwarding));
         self.generation.fetch_add(1, Ordering::Release);
         result
+    }
+
+    /// Whether it is known what is to be forwarded.
+    fn is_open(&self) -> bool {
+        self.generation.load(Ordering::Acquire) > 0
     }
 
     fn interface(&self) -> Option<Arc<Interface>> {

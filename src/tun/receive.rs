@@ -15,7 +15,7 @@ use crate::engine::forwarding::Judgement;
 use crate::wire::inner::Inner;
 
 use super::classify::{Class, classify, is_control};
-use super::coalesce::{Coalescer, Merged};
+use super::coalesce::{Coalescer, Merged, SEGMENTS};
 use super::counters::Count;
 use super::device::{Interface, Offload, is_gone};
 use super::limit::Limit;
@@ -24,13 +24,15 @@ use super::{Shared, wake};
 
 /// Room for the most that comes with one call.
 const ROOM: usize = 65_536;
-const BUFFER: usize = 4 * ROOM;
 /// So many bytes are written before more are read: they are in the processor's cache.
 const WRITE_FROM: usize = 32 * 1024;
+const BUFFER: usize = WRITE_FROM + ROOM;
+/// Calls after which others are looked at: another socket, another interface, the end.
+const TURN: usize = 64;
 /// Packets for the engine per second and source address, as on the kernel path.
 const CONTROL_PER_SECOND: u32 = 50;
 /// Headers and payloads of one packet that is written.
-const SLICES: usize = 2 + 64;
+const SLICES: usize = 1 + SEGMENTS as usize;
 /// How often addresses that were silent for too long are looked for.
 const EXPIRE_EVERY: Duration = Duration::from_secs(1);
 /// What the kernel gets to find memory again.
@@ -42,16 +44,20 @@ pub fn run(shared: &Shared) {
     let mut socket = None;
     while !shared.stopping.load(Ordering::Relaxed) {
         shared.changed.clear();
-        let current = shared.socket();
+        let current = shared.socket().filter(|_| shared.is_open());
         if let Some(former) = &socket
             && !current.as_ref().is_some_and(|current| Arc::ptr_eq(current, former))
         {
             // What it still has was sent to us as well.
-            let _ = receiver.forward(former);
+            for _ in 0..TURN {
+                if !receiver.forward(former).is_ok_and(|has_more| has_more) {
+                    break;
+                }
+            }
         }
         socket = current;
         receiver.adopt_interface();
-        let result = socket.as_ref().map_or(Ok(()), |socket| receiver.forward(socket));
+        let result = socket.as_ref().map_or(Ok(false), |socket| receiver.forward(socket));
         let broken = result.is_err();
         let expires = receiver.expire();
         let timeout = if broken { Some(PAUSE) } else { expires };
@@ -84,7 +90,7 @@ impl<'a> Receiver<'a> {
     fn adopt_interface(&mut self) {
         self.interface = self.shared.interface();
         let offload = self.interface.as_ref().map_or(Offload::None, |i| i.offload);
-        self.coalescer.offload(offload);
+        self.coalescer.set_offload(offload);
     }
 
     /// Forgets addresses; how long until the next time.
@@ -98,10 +104,10 @@ impl<'a> Receiver<'a> {
         Some(EXPIRE_EVERY)
     }
 
-    /// Delivers everything that the socket has.
-    fn forward(&mut self, socket: &UdpSocket) -> io::Result<()> {
+    /// Delivers what the socket has; whether it may have more.
+    fn forward(&mut self, socket: &UdpSocket) -> io::Result<bool> {
         let mut used = 0;
-        loop {
+        for _ in 0..TURN {
             match socket.receive(&mut self.buffer[used..]) {
                 Ok(received) => {
                     self.shared.counters.add(Count::RxCalls, 1);
@@ -116,7 +122,7 @@ impl<'a> Receiver<'a> {
                 Err(e) => {
                     self.flush();
                     let nothing = e.kind() == io::ErrorKind::WouldBlock;
-                    return if nothing { Ok(()) } else { Err(e) };
+                    return if nothing { Ok(false) } else { Err(e) };
                 }
             }
             if self.coalescer.is_empty() {
@@ -125,10 +131,9 @@ impl<'a> Receiver<'a> {
                 self.flush();
                 used = 0;
             }
-            if self.shared.stopping.load(Ordering::Relaxed) {
-                return Ok(());
-            }
         }
+        self.flush();
+        Ok(true)
     }
 
     /// Sorts the datagrams of one sender; whether any is to be delivered.

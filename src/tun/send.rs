@@ -60,9 +60,13 @@ impl UdpSocket {
     /// Sends them all, or as many as the kernel takes.
     pub fn send_all(&self, datagrams: &Datagrams<'_>, narrow: &mut Narrow) -> Sent {
         let count = datagrams.ends.len();
-        if count > 1 && self.has_gso() && !narrow.holds(datagrams, wake::now()) {
+        if count == 1 {
+            let sent = self.send_message(datagrams.to, datagrams.slices, None);
+            return Sent { failed: usize::from(sent.is_err()), calls: 1 };
+        }
+        if self.has_gso() && !narrow.holds(datagrams, wake::now()) {
             let size = u16::try_from(datagrams.size).unwrap_or(u16::MAX);
-            let segment = Option::Some((libc::SOL_UDP, libc::UDP_SEGMENT, &size.to_ne_bytes()[..]));
+            let segment = Some((libc::SOL_UDP, libc::UDP_SEGMENT, &size.to_ne_bytes()[..]));
             match self.send_message(datagrams.to, datagrams.slices, segment) {
                 Ok(()) => return Sent { failed: 0, calls: 1 },
                 Err(e) => match e.raw_os_error() {
@@ -81,16 +85,38 @@ impl UdpSocket {
         self.send_each(datagrams)
     }
 
+    /// One datagram each: `sendmmsg`, which stops at the first that fails.
     fn send_each(&self, datagrams: &Datagrams<'_>) -> Sent {
-        let mut sent = Sent { failed: 0, calls: datagrams.ends.len() };
+        let to = SockAddr::from(datagrams.to);
+        // SAFETY: plain numbers and pointers, of which zero is one.
+        let mut messages: [libc::mmsghdr; MAX_SEGMENTS] = unsafe { mem::zeroed() };
         let mut start = 0;
-        for end in datagrams.ends {
+        let mut count = 0;
+        for (message, end) in messages.iter_mut().zip(datagrams.ends) {
             let end = usize::from(*end);
             let slices = datagrams.slices.get(start..end).unwrap_or_default();
-            if self.send_message(datagrams.to, slices, None).is_err() {
-                sent.failed += 1;
-            }
+            message.msg_hdr = header(&to, slices);
             start = end;
+            count += 1;
+        }
+        let mut sent = Sent::default();
+        let mut rest = &mut messages[..count];
+        let mut waited = false;
+        while !rest.is_empty() {
+            let length = libc::c_uint::try_from(rest.len()).unwrap_or(0);
+            // SAFETY: so many messages, whose pointers are to things that outlive the call.
+            let taken =
+                unsafe { libc::sendmmsg(self.socket.as_raw_fd(), rest.as_mut_ptr(), length, 0) };
+            sent.calls += 1;
+            let passed = match usize::try_from(taken) {
+                Ok(taken) => taken,
+                Err(_) if self.may_retry(&io::Error::last_os_error(), &mut waited) => 0,
+                Err(_) => {
+                    sent.failed += 1;
+                    1
+                }
+            };
+            rest = rest.get_mut(passed..).unwrap_or_default();
         }
         sent
     }
@@ -101,17 +127,16 @@ impl UdpSocket {
     /// What the kernel says: no route, no buffer, a payload longer than a datagram.
     pub fn send(&self, out: &Outgoing) -> io::Result<()> {
         let slices = [IoSlice::new(&out.payload)];
-        let to = SocketAddr::from(out.to);
-        let Some(ttl) = out.ttl else { return self.send_message(to, &slices, None) };
+        let Some(ttl) = out.ttl else { return self.send_message(out.to, &slices, None) };
         let ttl = libc::c_int::from(ttl).to_ne_bytes();
-        let (level, name) = match to {
+        let (level, name) = match out.to {
             SocketAddr::V4(_) => (libc::SOL_IP, libc::IP_TTL),
             SocketAddr::V6(_) => (libc::SOL_IPV6, libc::IPV6_HOPLIMIT),
         };
-        self.send_message(to, &slices, Some((level, name, &ttl[..])))
+        self.send_message(out.to, &slices, Some((level, name, &ttl)))
     }
 
-    /// One `sendmsg`, with one control message (level, type, data of at most 8 bytes).
+    /// One `sendmsg`, with one control message: level, type, data of at most 8 bytes.
     fn send_message(
         &self,
         to: SocketAddr,
@@ -120,13 +145,7 @@ impl UdpSocket {
     ) -> io::Result<()> {
         let to = SockAddr::from(to);
         let mut buffer = Control([0; _]);
-        // SAFETY: plain numbers and pointers, of which zero is one.
-        let mut message: libc::msghdr = unsafe { mem::zeroed() };
-        message.msg_name = to.as_ptr().cast_mut().cast();
-        message.msg_namelen = to.len();
-        // An IoSlice is an iovec (its documentation); sendmsg only reads them.
-        message.msg_iov = slices.as_ptr().cast_mut().cast();
-        message.msg_iovlen = slices.len() as _;
+        let mut message = header(&to, slices);
         if let Some((level, name, data)) = control {
             let length = libc::c_uint::try_from(data.len().min(8)).unwrap_or(0);
             message.msg_control = (&raw mut buffer).cast();
@@ -149,14 +168,34 @@ impl UdpSocket {
                 return Ok(());
             }
             let error = io::Error::last_os_error();
-            match error.kind() {
-                io::ErrorKind::Interrupted => {}
-                io::ErrorKind::WouldBlock if !waited => {
-                    wake::wait_writable(self.as_fd(), FULL);
-                    waited = true;
-                }
-                _ => return Err(error),
+            if !self.may_retry(&error, &mut waited) {
+                return Err(error);
             }
         }
     }
+
+    /// After a signal, and once when the buffer was full.
+    fn may_retry(&self, error: &io::Error, waited: &mut bool) -> bool {
+        match error.kind() {
+            io::ErrorKind::Interrupted => true,
+            io::ErrorKind::WouldBlock if !*waited => {
+                wake::wait_writable(self.as_fd(), FULL);
+                *waited = true;
+                true
+            }
+            _ => false,
+        }
+    }
+}
+
+/// The pointers in it are good as long as both arguments are.
+fn header(to: &SockAddr, slices: &[IoSlice<'_>]) -> libc::msghdr {
+    // SAFETY: plain numbers and pointers, of which zero is one.
+    let mut message: libc::msghdr = unsafe { mem::zeroed() };
+    message.msg_name = to.as_ptr().cast_mut().cast();
+    message.msg_namelen = to.len();
+    // An IoSlice is an iovec (its documentation); sending only reads them.
+    message.msg_iov = slices.as_ptr().cast_mut().cast();
+    message.msg_iovlen = slices.len() as _;
+    message
 }

@@ -3,7 +3,7 @@
 use std::io::{self, IoSliceMut};
 use std::mem;
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use socket2::{Domain, Protocol, SockAddr, SockAddrStorage, Socket, Type};
@@ -48,7 +48,35 @@ impl UdpSocket {
         if domain == Domain::IPV6 {
             socket.set_only_v6(true)?;
         }
-        socket.bind_device(spec.device.as_ref().map(|device| device.as_str().as_bytes()))?;
+        UdpSocket::set_up(socket, spec, |socket| bind(socket, spec.address, former))
+    }
+
+    /// Takes over the socket of an earlier process. It has to be bound as `spec` says, but for the
+    /// address.
+    ///
+    /// # Errors
+    /// `InvalidInput` when it has another port or device.
+    pub fn adopt(spec: &SocketSpec, socket: OwnedFd) -> io::Result<Self> {
+        let socket = Socket::from(socket);
+        let device = spec.device.as_ref().map(|device| device.as_str().as_bytes().to_vec());
+        let bound = socket.local_addr()?.as_socket().ok_or(io::ErrorKind::InvalidInput)?;
+        if bound.port() != spec.address.port() || socket.device()? != device {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        let spec = SocketSpec { address: bound, ..spec.clone() };
+        UdpSocket::set_up(socket, &spec, |_| Ok(()))
+    }
+
+    fn set_up(
+        socket: Socket,
+        spec: &SocketSpec,
+        bind: impl FnOnce(&Socket) -> io::Result<()>,
+    ) -> io::Result<Self> {
+        let device = spec.device.as_ref().map(|device| device.as_str().as_bytes());
+        // To say it again takes CAP_NET_RAW (`sock_bindtoindex_locked`).
+        if socket.device()?.as_deref() != device {
+            socket.bind_device(device)?;
+        }
         if let Some(mark) = spec.mark {
             socket.set_mark(mark)?;
         }
@@ -62,7 +90,7 @@ impl UdpSocket {
         // The kernel refuses segmentation without checksums (`udp_send_skb`), and older ones do not
         // know it.
         let gso = !no_checksum && set_option(&socket, libc::SOL_UDP, libc::UDP_SEGMENT, 0).is_ok();
-        bind(&socket, spec.address, former)?;
+        bind(&socket)?;
         let mut spec = spec.clone();
         if let Some(bound) = socket.local_addr()?.as_socket() {
             spec.address = bound;
@@ -72,6 +100,16 @@ impl UdpSocket {
 
     pub fn spec(&self) -> &SocketSpec {
         &self.spec
+    }
+
+    /// Whether the interface that it is bound to is still there. A new one of the same name is
+    /// another one (`sock_getbindtodevice` says ENODEV).
+    pub fn has_device(&self) -> bool {
+        match (&self.spec.device, self.socket.device()) {
+            (None, _) => true,
+            (Some(device), Ok(Some(name))) => name == device.as_str().as_bytes(),
+            (Some(_), Ok(None) | Err(_)) => false,
+        }
     }
 
     pub fn has_gso(&self) -> bool {
@@ -174,14 +212,7 @@ fn set_option(
     value: libc::c_int,
 ) -> io::Result<()> {
     // SAFETY: four bytes are read.
-    let result = unsafe {
-        libc::setsockopt(
-            socket.as_raw_fd(),
-            level,
-            name,
-            (&raw const value).cast(),
-            4,
-        )
-    };
+    let result =
+        unsafe { libc::setsockopt(socket.as_raw_fd(), level, name, (&raw const value).cast(), 4) };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }

@@ -28,6 +28,8 @@ const ROOM: usize = vnet::LEN + 65_536;
 const BUFFER: usize = 4 * ROOM;
 /// Errors about unreachable destinations, for each sender.
 const UNREACHABLE_PER_SECOND: u32 = 10;
+/// Packets after which others are looked at: another socket, the end.
+const TURN: usize = 256;
 /// What the kernel gets to find memory again.
 const PAUSE: Duration = Duration::from_millis(10);
 
@@ -104,12 +106,12 @@ impl<'a> Transmitter<'a> {
         }
     }
 
-    /// Sends everything that the queue has.
+    /// Sends what the queue has.
     fn forward(&mut self, queue: &Queue) -> io::Result<()> {
         let socket = self.shared.socket();
         let socket = socket.as_deref();
         let mut used = 0;
-        loop {
+        for _ in 0..TURN {
             if self.buffer.len() - used < ROOM {
                 self.flush(socket);
                 used = 0;
@@ -126,10 +128,9 @@ impl<'a> Transmitter<'a> {
                     return if nothing { Ok(()) } else { Err(e) };
                 }
             }
-            if self.shared.stopping.load(Ordering::Relaxed) {
-                return Ok(());
-            }
         }
+        self.flush(socket);
+        Ok(())
     }
 
     /// Takes what was read to `at`.
@@ -176,6 +177,11 @@ impl<'a> Transmitter<'a> {
             self.batch.headers = header.end;
             let body = (start + payload.start, start + payload.end);
             self.append(socket, to, Segment { header: (header.start, header.end), body });
+        }
+        // What would follow in the same call is the beginning of another large packet: the other
+        // end could not write either of them at once.
+        if self.batch.bytes >= MAX_BYTES / 2 {
+            self.flush(socket);
         }
     }
 

@@ -1,0 +1,145 @@
+"""A killed process of the userspace datapath, and the next one that goes on without losing a packet.
+
+The service manager is played: it keeps the open files that it is sent, and starts the next process
+with them, as systemd does (sd_notify(3), sd_listen_fds(3))."""
+
+import array
+import json
+import os
+import pathlib
+import signal
+import socket
+import sys
+import threading
+
+import pytest
+
+import ipipou
+from lab import await_
+
+# Run in place of the program: takes copies of the manager's open files, and becomes the program.
+# pidfd_getfd(2) is system call 438 everywhere.
+START = """
+import ctypes, json, os, sys
+manager, path, kept, *argv = sys.argv[1:]
+libc = ctypes.CDLL(None, use_errno=True)
+pidfd = os.pidfd_open(int(manager))
+names = []
+copies = [(name, libc.syscall(438, pidfd, file, 0)) for name, file in json.loads(kept)]
+high = [(name, os.dup2(copy, 100 + i)) for i, (name, copy) in enumerate(copies)]
+for number, (name, copy) in enumerate(high, start=3):
+    os.dup2(copy, number)
+    names.append(name)
+os.environ["NOTIFY_SOCKET"] = path
+if names:
+    os.environ["LISTEN_PID"] = str(os.getpid())
+    os.environ["LISTEN_FDS"] = str(len(names))
+    os.environ["LISTEN_FDNAMES"] = ":".join(names)
+for file in range(3 + len(names), 200):
+    try:
+        os.close(file)
+    except OSError:
+        pass
+os.execvp(argv[0], argv)
+"""
+
+
+class Manager:
+    """Keeps open files by name, and is what a program is started through."""
+
+    def __init__(self, directory):
+        self.path = pathlib.Path(directory) / "notify.sock"
+        self.kept = []
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._socket.bind(str(self.path))
+        self._thread = threading.Thread(target=self._listen, daemon=True)
+        self._thread.start()
+
+    def _listen(self):
+        while True:
+            message, ancillary, _, _ = self._socket.recvmsg(4096, socket.CMSG_LEN(16 * 4))
+            if message == b"end":
+                return
+            files = array.array("i")
+            for _, _, data in ancillary:
+                files.frombytes(data)
+            words = dict(word.split("=", 1) for word in message.decode().splitlines())
+            if "FDSTOREREMOVE" in words:
+                for _, file in [kept for kept in self.kept if kept[0] == words["FDNAME"]]:
+                    os.close(file)
+                self.kept = [kept for kept in self.kept if kept[0] != words["FDNAME"]]
+            elif "FDSTORE" in words:
+                self.kept += [(words["FDNAME"], file) for file in files]
+
+    def names(self):
+        return sorted(name for name, _ in self.kept)
+
+    def prefix(self):
+        """What a command line begins with, so that the program is handed all that is kept."""
+        return [sys.executable, "-c", START, os.getpid(), self.path, json.dumps(self.kept)]
+
+    def close(self):
+        self._socket.sendto(b"end", str(self.path))
+        self._thread.join()
+        self._socket.close()
+        for _, file in self.kept:
+            os.close(file)
+
+
+@pytest.fixture
+def manager(tmp_path):
+    made = Manager(tmp_path)
+    yield made
+    made.close()
+
+
+@pytest.mark.parametrize("queues", [1, 2])
+def test_no_packet_is_lost(lab, manager, queues):
+    """The server is killed and started again under a running ping; the client notices nothing."""
+    server, client = ipipou.neighbours(lab)
+    keys = ipipou.Keys(server)
+    more = ["--tun-queues", queues]
+    near = ipipou.server(server, *more, keys=keys, prefix=manager.prefix())
+    far = ipipou.client(client, keys=keys)
+    near.await_log("tunnel up")
+    await_(lambda: manager.names() == ["tun"] * queues + ["udp"], what="kept files")
+    before = server.snapshot(ifindex=True)
+    ping = client.ping_background("172.28.0.0", interval=0.02)
+    await_(lambda: ping.answers() > 5, what="answers")
+
+    near.process.kill()
+    assert server.snapshot(ifindex=True) == before  # the interface stays, with all that is on it
+    again = ipipou.server(server, *more, keys=keys, prefix=manager.prefix())
+    again.await_log("took over the running tunnel")
+    answered = ping.answers()
+    await_(lambda: ping.answers() > answered + 20, what="answers to the next process")
+    pings = ping.stop()
+    assert pings.lost <= 1, pings  # the one that was under way at the end
+
+    # The client said nothing in the meantime, and nothing of the interface was made anew.
+    assert again.show()["accepted"] == 0
+    assert far.show()["sent"] == 1
+    assert server.snapshot(ifindex=True) == before
+
+    assert again.process.stop(signal.SIGTERM) == 0
+    await_(lambda: not manager.names(), what="nothing kept")
+    assert "ipipou0" not in server.run("ip link")
+
+
+def test_files_of_another_tunnel_are_of_no_use(lab, manager):
+    """With another port and interface all is made anew, and the old interface goes."""
+    server, client = ipipou.neighbours(lab)
+    keys = ipipou.Keys(server)
+    near = ipipou.server(server, keys=keys, prefix=manager.prefix())
+    ipipou.client(client, keys=keys)
+    near.await_log("tunnel up")
+    await_(lambda: manager.names() == ["tun", "udp"], what="kept files")
+    near.process.kill()
+
+    again = ipipou.server(server, number=5, keys=keys, prefix=manager.prefix())
+    again.await_log("of no use")
+    await_(lambda: manager.names() == ["udp"], what="the new socket")
+    await_(lambda: "ipipou0" not in server.run("ip link"), what="the end of the old interface")
+    ipipou.client(client, keys=keys, number=5, peer=5)
+    again.await_log("tunnel up")
+    assert client.ping("172.28.0.10").received == 3
