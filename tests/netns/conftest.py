@@ -8,7 +8,7 @@ import sys
 import pytest
 
 TOP = pathlib.Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(TOP / "tests" / "vm"))
+sys.path.append(str(TOP / "tests" / "vm"))  # some files have a namesake here
 
 import lab as laboratory  # noqa: E402
 

@@ -1,10 +1,13 @@
 """What the program says, and leaves alone, where it cannot make a tunnel."""
 
+import contextlib
 import pathlib
+import socket
 import subprocess
 
 import pytest
 
+import ipipou
 import lab as laboratory
 
 HAS_FOU = subprocess.run(["modprobe", "-q", "-n", "-a", "fou", "ipip"], check=False).returncode == 0
@@ -57,14 +60,138 @@ def refused(machine, *options, code, names, **how):
 @without_fou
 @pytest.mark.parametrize("options", [SERVER, CLIENT], ids=["server", "client"])
 def test_kernel_without_fou(machine, options):
-    refused(machine, *options, code=10, names=["fou"])
+    refused(machine, *options, "--datapath", "kernel", code=10, names=["fou"])
+
+
+@without_fou
+def test_falls_back_to_userspace(machine):
+    """--datapath auto, which is the default: it says why, in one line."""
+    tunnel = ipipou.Tunnel(machine.host, *SERVER)
+    tunnel.await_log("ready on")
+    reasons = [line for line in tunnel.process.output().splitlines() if "userspace" in line]
+    assert len(reasons) == 1 and "no module fou" in reasons[0]
+    assert tunnel.show()["datapath"] == "tun"
+
+
+# -- the userspace datapath -----------------------------------------------------------------
+
+TUN = ["--datapath", "tun"]
+ENDS = pytest.mark.parametrize("options", [SERVER, CLIENT], ids=["server", "client"])
+
+# `sh -c` with what follows as its arguments; mounts are seen by nobody else.
+NO_DEVICE = ["unshare", "-m", "sh", "-c", 'mount -t tmpfs none /dev/net && exec "$@"', "sh"]
+ROOTS_DEVICE = [*NO_DEVICE[:4]]
+ROOTS_DEVICE += ['mount -t tmpfs none /dev/net && mknod -m 600 /dev/net/tun c 10 200 && exec "$@"']
+ROOTS_DEVICE += ["sh"]
+
+
+def only(capability):
+    """Root's files, and one capability."""
+    return ["setpriv", f"--bounding-set=-all,+{capability}", "--inh-caps=-all"]
+
+
+@ENDS
+def test_no_tun_device(machine, options):
+    names = ["/dev/net/tun", "modprobe tun", "container"]
+    refused(machine, *options, *TUN, code=52, names=names, prefix=NO_DEVICE)
+
+
+@ENDS
+def test_tun_device_is_forbidden(machine, options):
+    reachable(machine.binary)
+    prefix = [*ROOTS_DEVICE, "setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
+    prefix += ["--inh-caps=-all,+net_admin", "--ambient-caps=-all,+net_admin"]
+    refused(machine, *options, *TUN, code=52, names=["/dev/net/tun", "root"], prefix=prefix)
+
+
+@ENDS
+@pytest.mark.parametrize("kind", ["veth", "tun", "ipipou"])
+def test_name_is_taken(machine, options, kind):
+    """By anything: a TUN interface of another program is no better, nor one of our own."""
+    with contextlib.ExitStack() as undo:
+        if kind == "veth":
+            machine.host.run("ip link add ipipou0 type veth peer name other0")
+        elif kind == "tun":
+            machine.host.run("ip tuntap add dev ipipou0 mode tun")
+        else:
+            other = ipipou.Tunnel(machine.host, *CLIENT, *TUN, "--fou-local-port", "10009")
+            undo.callback(other.process.stop)
+        refused(machine, *options, *TUN, code=52, names=["ipipou0", "--tunl-dev"])
+        if kind == "ipipou":
+            assert other.process.running()
+
+
+@ENDS
+def test_port_is_taken(machine, options):
+    with machine.host.udp_socket("203.0.113.1", 10000):
+        refused(machine, *options, *TUN, code=53, names=["203.0.113.1:10000", "in use"])
+    with machine.host.socket(socket.AF_INET, socket.SOCK_DGRAM) as anywhere:
+        anywhere.bind(("0.0.0.0", 10000))
+        refused(machine, *options, *TUN, code=53, names=["203.0.113.1:10000", "in use"])
+
+
+@ENDS
+@pytest.mark.parametrize("place", ["203.0.113.9", "203.0.113.9:10000@eth0", "[2001:db8::9]:10000"])
+def test_address_is_not_ours(machine, options, place):
+    if place.startswith("["):
+        options = [option.replace("203.0.113.2", "[2001:db8::2]") for option in options]
+    place = ["-b", place]
+    names = ["2001:db8::9" if "[" in place[1] else "203.0.113.9", "not an address of this host"]
+    refused(machine, *options, *place, *TUN, code=51, names=names)
+
+
+def test_runs_already(machine):
+    tunnel = ipipou.Tunnel(machine.host, *SERVER, *TUN)
+    before = machine.state()
+    again = ["--runtime-dir", tunnel.directory, "--memory-dir", tunnel.state]
+    done = machine.host.run([machine.binary, *SERVER, *TUN, *again], check=False)
+    (complaint,) = [line for line in done.stderr.splitlines() if line.startswith("ipipou: ")]
+    assert done.returncode == 1 and "another process" in complaint
+    assert tunnel.process.running() and machine.state() == before
+    assert tunnel.process.stop() == 0
+
+
+def test_one_capability_is_enough(lab):
+    """CAP_NET_ADMIN, with which the kernel's datapath could not even start."""
+    server, client = ipipou.neighbours(lab)
+    keys = ipipou.Keys(server)
+    how = dict(keys=keys, prefix=only("net_admin"))
+    near = ipipou.server(server, *TUN, **how)
+    far = ipipou.client(client, *TUN, **how)
+    near.await_log("tunnel up")
+    ipipou.reach_each_other(server, client)
+    for end in (near, far):
+        status = pathlib.Path("/proc", str(end.process.pid), "status").read_text()
+        sets = dict(line.split(":\t", 1) for line in status.splitlines() if line.startswith("Cap"))
+        assert int(sets["CapEff"], 16) == int(sets["CapBnd"], 16) == 1 << 12
+    far.reauthenticate()
+    near.await_accepted(2)
+    client.batch("addr del 203.0.113.2/24 dev eth0", "addr add 203.0.113.3/24 dev eth0")
+    near.await_log("moved from")
+    ipipou.reach_each_other(server, client)
+    assert near.process.stop() == far.process.stop() == 0
+    assert near.host.run("ip link show ipipou0", check=False).returncode
+
+
+@pytest.mark.parametrize("capability", ["net_raw", "sys_admin"])
+def test_another_capability_is_not(machine, capability):
+    prefix = only(capability)
+    refused(machine, *SERVER, *TUN, code=1, names=["CAP_NET_ADMIN"], prefix=prefix)
+
+
+# -- whatever carries the packets -----------------------------------------------------------
+
+
+def reachable(binary):
+    """pytest's directories are its user's alone."""
+    for path in (pathlib.Path(binary), *pathlib.Path(binary).parents[:2]):
+        path.chmod(0o755)
 
 
 @pytest.mark.parametrize("options", [SERVER, CLIENT], ids=["server", "client"])
 def test_nobody(machine, options):
     """A user without capabilities."""
-    for path in (pathlib.Path(machine.binary), *pathlib.Path(machine.binary).parents[:2]):
-        path.chmod(0o755)  # pytest's directories are its user's alone
+    reachable(machine.binary)
     prefix = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--bounding-set=-all"]
     refused(machine, *options, code=1, names=["CAP_NET_ADMIN", "root"], prefix=prefix)
 
