@@ -33,7 +33,7 @@ from contestants import IPIPOU, VETH, Unavailable  # noqa: E402
 TARGETS = {"of veth": 0.50, "of the best other": 5.0}
 PAYLOAD = 1200  # bytes of a UDP packet
 PACED = 20_000  # packets per second of the moderate rate
-CONGESTION = "cubic"  # what stock kernels have, whatever this machine has set
+CONGESTION = pathlib.Path("/proc/sys/net/ipv4/tcp_congestion_control").read_text().strip()
 MEMORY_GROWTH = 0.10, 1024  # a fraction, KiB: more than either is a leak
 
 
@@ -95,10 +95,10 @@ def idle_round_trip(pair):
     return round_trips(ping)
 
 
-def tcp(pair, seconds):
+def tcp(pair, seconds, congestion):
     """Bits per second of one flow, and the round trip meanwhile."""
     ping = pair.client.ping_background(pair.near, interval=0.01)
-    end = iperf(pair, seconds, "-C", CONGESTION, "-O", 1)  # without the first second, slow start
+    end = iperf(pair, seconds, "-C", congestion, "-O", 1)  # without the first second, slow start
     ping.stop()
     return end["sum_received"]["bits_per_second"], round_trips(ping)
 
@@ -109,11 +109,11 @@ def resident(process):
     return int(re.search(r"VmRSS:\s+(\d+)", status)[1])
 
 
-def measure(contestant, seconds):
+def measure(contestant, seconds, congestion):
     with started(contestant) as pair:
         iperf_server(pair)
         figures = {"idle ms": idle_round_trip(pair)}
-        figures["tcp Gbit/s"], figures["loaded ms"] = tcp(pair, seconds)
+        figures["tcp Gbit/s"], figures["loaded ms"] = tcp(pair, seconds, congestion)
         figures["tcp Gbit/s"] /= 1e9
         flood, lost = udp(pair, seconds, "0")
         figures |= {"udp kpps": flood / 1e3, "udp lost": lost}
@@ -152,7 +152,7 @@ def compare(chosen, options):
         rounds.append({})
         for contestant in order.sample(chosen, len(chosen)):
             try:
-                figures = measure(contestant, options.seconds)
+                figures = measure(contestant, options.seconds, options.congestion)
             except (AssertionError, OSError, ValueError, subprocess.SubprocessError) as error:
                 reason = f"round {number}: {error}"[:300]
                 print(f"{contestant.name}: {reason}", file=sys.stderr, flush=True)
@@ -253,7 +253,7 @@ def table(rounds, names, why_not):
             yield f"\n{name} failed in a round that does not count: {reason}"
 
 
-def machine():
+def machine(congestion):
     text = pathlib.Path("/proc/cpuinfo").read_text()
     model = re.search(r"(?m)^model name\s*: (.*)", text)
     return {
@@ -261,7 +261,7 @@ def machine():
         "cpu": model[1] if model else platform.machine(),
         "cpus": len(os.sched_getaffinity(0)),
         "iperf3": contestants.first_line("iperf3", "--version", pattern=r"\d[\d.]+"),
-        "congestion control": CONGESTION,
+        "congestion control": congestion,
         "load average before": os.getloadavg()[0],
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
@@ -273,6 +273,7 @@ def main():
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=int, default=5, help="of each load")
     parser.add_argument("--memory-seconds", type=int, default=300)
+    parser.add_argument("--congestion", default=CONGESTION, help="of TCP; this machine's own")
     parser.add_argument("--quick", action="store_true", help="one short round: does it work?")
     parser.add_argument("--only", default=",".join(known), help=", ".join(known))
     parser.add_argument("--seed", type=int, default=1, help="of the order in the rounds")
@@ -284,7 +285,7 @@ def main():
         if name not in known:
             parser.error(f"--only {name}: there are {', '.join(known)}")
 
-    here, names, why_not, chosen = machine(), {}, {}, []
+    here, names, why_not, chosen = machine(options.congestion), {}, {}, []
     for name in options.only.split(","):
         names[name] = ""
         try:
@@ -304,7 +305,7 @@ def main():
     rows = [
         f"Linux {here['kernel']}, {here['cpu']}, {here['cpus']} CPUs for both hosts and all"
         f" programs. Median of {len(rounds)} interleaved rounds of {options.seconds} s, ± half the"
-        f" range. TCP: one flow, {CONGESTION}. UDP: packets of {PAYLOAD} bytes. iperf3"
+        f" range. TCP: one flow, {options.congestion}. UDP: packets of {PAYLOAD} bytes. iperf3"
         f" {here['iperf3']}.",
         "",
         *table(rounds, names, why_not),
