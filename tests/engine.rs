@@ -4,10 +4,10 @@
 mod host;
 #[path = "engine/random.rs"]
 mod random;
-#[path = "engine/userspace.rs"]
-mod userspace;
 #[path = "engine/situations.rs"]
 mod situations;
+#[path = "engine/userspace.rs"]
+mod userspace;
 
 use std::collections::VecDeque;
 use std::net::{SocketAddr, SocketAddrV4};

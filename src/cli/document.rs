@@ -63,7 +63,10 @@ const SIGNALS: [(&str, &str); 5] = [
     ("SIGUSR1", "A client authenticates again, a node does as with SIGHUP; a server ignores it."),
     ("SIGHUP", "A node reads its table and looks names up again; others ignore it."),
     ("SIGUSR2", "Ignored."),
-    ("SIGKILL", "In the kernel's datapath the tunnel stays and passes traffic; the next start takes it over."),
+    (
+        "SIGKILL",
+        "In the kernel's datapath the tunnel stays and passes traffic; the next start takes it over.",
+    ),
 ];
 
 const FILES: [(&str, &str); 3] = [

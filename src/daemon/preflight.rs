@@ -21,10 +21,7 @@ const TUN_DEVICE: &str = "/dev/net/tun";
 ///
 /// # Errors
 /// The first thing that is missing.
-pub async fn open_host(
-    settings: &Settings,
-    goes_on: bool,
-) -> Result<(Host, Datapath), Failure> {
+pub async fn open_host(settings: &Settings, goes_on: bool) -> Result<(Host, Datapath), Failure> {
     let tunnel = settings.tunnel();
     if is_running(settings) {
         return Err(Failure::Generic(format!(

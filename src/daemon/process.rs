@@ -110,7 +110,11 @@ impl<'a> Process<'a> {
                     }
                 }
                 Action::Remember(memory) => self.remember(&memory),
-                Action::Send(_) | Action::HeardOf(_) | Action::ReadHost | Action::Report(_) | Action::Exit => {}
+                Action::Send(_)
+                | Action::HeardOf(_)
+                | Action::ReadHost
+                | Action::Report(_)
+                | Action::Exit => {}
             }
         }
         match failed {

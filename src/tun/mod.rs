@@ -22,8 +22,8 @@ mod classify;
 mod coalesce;
 mod counters;
 mod device;
-mod handover;
 mod flow;
+mod handover;
 mod limit;
 mod partial;
 #[cfg(test)]
@@ -158,12 +158,7 @@ impl Datapath {
     ///
     /// # Errors
     /// `InvalidInput` when they are not those; then nothing was taken over.
-    pub fn take_over(
-        &self,
-        device: &DeviceName,
-        spec: &SocketSpec,
-        kept: Kept,
-    ) -> io::Result<()> {
+    pub fn take_over(&self, device: &DeviceName, spec: &SocketSpec, kept: Kept) -> io::Result<()> {
         let Some(socket) = kept.socket else { return Err(io::ErrorKind::InvalidInput.into()) };
         if kept.queues.len() != self.queues {
             return Err(io::ErrorKind::InvalidInput.into());

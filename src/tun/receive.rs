@@ -58,11 +58,15 @@ pub fn run(shared: &Shared) {
         socket = current;
         receiver.adopt_interface();
         let result = socket.as_ref().map_or(Ok(false), |socket| receiver.forward(socket));
-        let broken = result.is_err();
         let expires = receiver.expire();
-        let timeout = if broken { Some(PAUSE) } else { expires };
-        let fd = socket.as_ref().filter(|_| !broken).map(|socket| socket.as_fd());
-        wake::wait(fd, &shared.changed, timeout);
+        match result {
+            Ok(true) => {}
+            Ok(false) => {
+                wake::wait(socket.as_ref().map(|s| s.as_fd()), &shared.changed, expires);
+            }
+            // ENOMEM, most likely.
+            Err(_) => wake::wait(None, &shared.changed, Some(PAUSE)),
+        }
     }
 }
 

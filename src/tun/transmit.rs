@@ -29,7 +29,7 @@ const BUFFER: usize = 4 * ROOM;
 /// Errors about unreachable destinations, for each sender.
 const UNREACHABLE_PER_SECOND: u32 = 10;
 /// Packets after which others are looked at: another socket, the end.
-const TURN: usize = 256;
+const TURN: usize = 64;
 /// What the kernel gets to find memory again.
 const PAUSE: Duration = Duration::from_millis(10);
 
@@ -37,13 +37,12 @@ const PAUSE: Duration = Duration::from_millis(10);
 pub fn run(shared: &Shared, interface: &Arc<Interface>, queue: &Queue) {
     let mut transmitter = Transmitter::new(shared);
     while !shared.stopping.load(Ordering::Relaxed) {
-        wake::wait(Some(queue.as_fd()), &shared.stop, None);
-        if let Err(e) = transmitter.forward(queue) {
-            if is_gone(&e) {
-                break;
-            }
+        match transmitter.forward(queue) {
+            Ok(true) => {}
+            Ok(false) => wake::wait(Some(queue.as_fd()), &shared.stop, None),
+            Err(e) if is_gone(&e) => break,
             // ENOMEM, most likely. The interface is there, so it is not given up.
-            wake::wait(None, &shared.stop, Some(PAUSE));
+            Err(_) => wake::wait(None, &shared.stop, Some(PAUSE)),
         }
     }
     shared.interface_gone(interface);
@@ -106,8 +105,8 @@ impl<'a> Transmitter<'a> {
         }
     }
 
-    /// Sends what the queue has.
-    fn forward(&mut self, queue: &Queue) -> io::Result<()> {
+    /// Sends what the queue has; whether it may have more.
+    fn forward(&mut self, queue: &Queue) -> io::Result<bool> {
         let socket = self.shared.socket();
         let socket = socket.as_deref();
         let mut used = 0;
@@ -125,12 +124,12 @@ impl<'a> Transmitter<'a> {
                 Err(e) => {
                     self.flush(socket);
                     let nothing = e.kind() == io::ErrorKind::WouldBlock;
-                    return if nothing { Ok(()) } else { Err(e) };
+                    return if nothing { Ok(false) } else { Err(e) };
                 }
             }
         }
         self.flush(socket);
-        Ok(())
+        Ok(true)
     }
 
     /// Takes what was read to `at`.

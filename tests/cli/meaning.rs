@@ -179,7 +179,9 @@ fn other_things_than_a_tunnel() {
     assert!(matches!(parse(["generate", "man"]), Ok(Invocation::Generate(Document::Man))));
     assert!(matches!(parse(["-h"]), Err(CliError::Print(_))));
     assert!(matches!(parse(["show", "-h"]), Err(CliError::Print(_))));
-    assert!(matches!(parse(["--version"]), Err(CliError::Print(text)) if text == concat!("ipipou ", env!("CARGO_PKG_VERSION"), "\n")));
+    assert!(
+        matches!(parse(["--version"]), Err(CliError::Print(text)) if text == concat!("ipipou ", env!("CARGO_PKG_VERSION"), "\n"))
+    );
 }
 
 #[test]

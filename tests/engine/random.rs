@@ -100,7 +100,9 @@ fn play_all(happenings: Vec<Happening>, lifetime: Option<Duration>) {
             }
             Happening::DeleteLink => play.host.remove_interface("ipipou0"),
             Happening::DeleteListeners => play.host.found.listeners.clear(),
-            Happening::FlushAddresses => play.host.found.addresses.retain(|a| a.value.network.prefix_len() != 32),
+            Happening::FlushAddresses => {
+                play.host.found.addresses.retain(|a| a.value.network.prefix_len() != 32)
+            }
             Happening::LinkDown => {
                 for interface in &mut play.host.found.interfaces {
                     interface.up &= interface.name != "ipipou0";

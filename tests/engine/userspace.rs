@@ -135,7 +135,8 @@ fn node() -> Role {
 }
 
 fn table(entries: &[(&str, &str)]) -> Vec<Node> {
-    let one = |&(inner, remote): &(&str, &str)| Node { inner: net(inner), remote: outer_at(remote) };
+    let one =
+        |&(inner, remote): &(&str, &str)| Node { inner: net(inner), remote: outer_at(remote) };
     entries.iter().map(one).collect()
 }
 
