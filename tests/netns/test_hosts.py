@@ -341,5 +341,6 @@ def test_names_move_and_come_later(lab, table):
         hurry(near)
         near.await_log(f"cannot look up b.test: .*; {outer(22)} stays")
         assert reaches(first, inner(2), count=3)
-        complaints = [line for line in warnings(near) if "cannot look up" in line]
-        assert len(complaints) == 2
+        # Of `b` there may be two: its file is not written in one instant.
+        complaints = [line for line in warnings(near) if "cannot look up late.test" in line]
+        assert len(complaints) == 1
