@@ -1,5 +1,7 @@
 //! The engine against a played host: single situations, and random ones.
 
+#[path = "engine/gateway.rs"]
+mod gateway;
 #[path = "engine/host.rs"]
 mod host;
 #[path = "engine/random.rs"]
@@ -20,6 +22,7 @@ use ipipou::engine::config::{
     QueueConfig, Reply, Role, RulesConfig, ServerConfig, ServerName, SourceCheck, TunnelConfig,
 };
 use ipipou::engine::{Action, Engine, Event, Memory, Moment, Outgoing, Report};
+use ipnet::IpNet;
 
 /// Unix time at the start of every play.
 const START: u64 = 1_700_000_000;
@@ -91,9 +94,16 @@ impl Play {
     }
 
     fn start_on(datapath: Datapath, role: Role, host: PlayedHost, memory: Memory) -> Self {
+        let mut play = Play::stopped(datapath, role, host, memory);
+        play.read();
+        play
+    }
+
+    /// Before the host is read.
+    fn stopped(datapath: Datapath, role: Role, host: PlayedHost, memory: Memory) -> Self {
         let at_start = moment(Duration::ZERO, 0, 0);
         let engine = Engine::new(role, datapath, memory.clone(), &at_start);
-        let mut play = Play {
+        Play {
             engine,
             host,
             now: Duration::ZERO,
@@ -103,9 +113,7 @@ impl Play {
             reports: Vec::new(),
             memory,
             applied: Vec::new(),
-        };
-        play.read();
-        play
+        }
     }
 
     fn moment(&mut self) -> Moment {
@@ -127,9 +135,10 @@ impl Play {
                     self.applied.push(step.to_string());
                     match self.host.apply(&step) {
                         Ok(()) => applied = true,
-                        Err(host::Taken) => {
+                        Err(refused) => {
                             failed = true;
-                            self.feed(Event::StepFailed { step, taken: true }, &mut work);
+                            let taken = refused == host::Refused::Taken;
+                            self.feed(Event::StepFailed { step, taken }, &mut work);
                         }
                     }
                 }
@@ -208,6 +217,10 @@ fn moment(now: Duration, skew: i64, drawn: u64) -> Moment {
 }
 
 fn at(text: &str) -> SocketAddrV4 {
+    text.parse().unwrap()
+}
+
+fn net(text: &str) -> IpNet {
     text.parse().unwrap()
 }
 

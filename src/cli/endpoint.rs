@@ -6,7 +6,7 @@ use std::num::NonZeroU16;
 
 use super::address;
 use super::value::{self, ValueError};
-use crate::engine::config::{DeviceName, Host};
+use crate::engine::config::{DeviceName, Host, is_host_name};
 
 /// Our end of the outer packets; every part may be missing.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -50,7 +50,7 @@ pub fn remote(text: &str) -> Result<RemoteEnd, ValueError> {
     Ok(RemoteEnd { host, port })
 }
 
-/// An address, or a host name (RFC 1123; underscores are common, so they pass).
+/// An address, or a host name.
 pub fn host(text: &str) -> Result<Host, ValueError> {
     let text = text.trim();
     match address::any(text) {
@@ -58,15 +58,10 @@ pub fn host(text: &str) -> Result<Host, ValueError> {
         Err(ValueError::NotAnIp) => {}
         Err(other) => return Err(other),
     }
-    let name = text.strip_suffix('.').unwrap_or(text);
-    let byte = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'_';
-    let label = |label: &str| (1..=63).contains(&label.len()) && label.bytes().all(byte);
-    // A last label of digits is a mistyped address: no top-level domain is a number.
-    let numeric = name.rsplit('.').next().is_some_and(|l| l.bytes().all(|b| b.is_ascii_digit()));
-    if name.len() > 253 || numeric || name.starts_with('-') || !name.split('.').all(label) {
-        return Err(ValueError::NotAHost);
+    match is_host_name(text) {
+        true => Ok(Host::Name(text.to_owned())),
+        false => Err(ValueError::NotAHost),
     }
-    Ok(Host::Name(text.to_owned()))
 }
 
 fn split_port(text: &str) -> Result<(&str, Option<NonZeroU16>), ValueError> {

@@ -1,5 +1,6 @@
 //! What carries the packets: the kernel, or this process.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
@@ -10,7 +11,6 @@ use crate::engine::Outgoing;
 use crate::engine::config::{Datapath, Outer, Role, TunnelConfig};
 use crate::engine::host::{Found, Userspace};
 use crate::engine::plan::{LinkKind, Step};
-use crate::engine::socket::SocketSpec;
 use crate::kernel::{Queue, Queued, RawSender, StepError};
 use crate::observe::status::Learned;
 use crate::tun::{self, Kept};
@@ -133,21 +133,11 @@ impl Carrier {
     }
 
     /// Packets that were dropped, by reason.
-    pub fn dropped(&self) -> Vec<(String, u64)> {
-        const PASSED: [&str; 8] = [
-            "tx packets",
-            "tx bytes",
-            "tx calls",
-            "rx packets",
-            "rx bytes",
-            "rx calls",
-            "rx writes",
-            "control passed",
-        ];
-        let Carrier::Tun(datapath) = self else { return Vec::new() };
-        let counters = datapath.counters().into_iter();
-        let dropped = counters.filter(|(name, _)| !PASSED.contains(name));
-        dropped.map(|(name, packets)| (name.replace(' ', "_"), packets)).collect()
+    pub fn dropped(&self) -> BTreeMap<&'static str, u64> {
+        match self {
+            Carrier::Kernel { .. } => BTreeMap::new(),
+            Carrier::Tun(datapath) => datapath.dropped(),
+        }
     }
 
     /// What was learned of inner addresses.
@@ -170,13 +160,7 @@ fn take_over(datapath: &tun::Datapath, tunnel: &TunnelConfig, kept: Kept) {
         Outer::Address(own) | Outer::AddressOn(own, _) => *own,
         Outer::Device(_) | Outer::Route => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
     };
-    let spec = SocketSpec {
-        address: SocketAddr::new(unspecified, tunnel.port.get()),
-        device: tunnel.outer.device().cloned(),
-        mark: tunnel.gateway.mark(),
-        checksum: tunnel.checksum,
-    };
-    match datapath.take_over(&tunnel.device, &spec, kept) {
+    match datapath.take_over(&tunnel.device, &tunnel.socket(unspecified), kept) {
         Ok(()) => tracing::info!("took over the interface and the socket of an earlier process"),
         Err(error) => {
             tracing::warn!("what an earlier process left is of no use: {error}");

@@ -89,14 +89,19 @@ impl Dns {
             return Ok(());
         }
         self.write(&ours, &before).map_err(|e| {
-            let hint = format_args!("cannot be written ({e}): run as root, or without --dns");
-            self.error(e.kind(), hint)
+            self.error(
+                e.kind(),
+                format_args!("cannot be written ({e}): run as root, or without --dns"),
+            )
         })
     }
 
     /// Whether the name servers are in. Of systemd-resolved only what this process told it is
     /// known: after the interface was made anew, apply again.
     pub fn is_applied(&self) -> bool {
+        if self.servers.is_empty() {
+            return false; // nothing is read for those who do not ask
+        }
         if resolved::has(&self.path) {
             return self.told;
         }

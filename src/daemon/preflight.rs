@@ -16,12 +16,31 @@ const CAP_NET_RAW: u32 = 13;
 /// Where TUN interfaces are opened (Documentation/networking/tuntap.rst).
 const TUN_DEVICE: &str = "/dev/net/tun";
 
-/// Opens the host and chooses the datapath, or says in one line why there can be no tunnel.
-/// `goes_on`: the interface may be there, an earlier process left it to us.
+/// The datapath to use. `goes_on`: an earlier process left its userspace datapath to us, and with
+/// it packets on their way.
+pub fn datapath(settings: &Settings, goes_on: bool) -> Datapath {
+    match settings.tunnel().datapath {
+        DatapathChoice::Only(datapath) => datapath,
+        DatapathChoice::Auto if goes_on => {
+            tracing::info!(
+                "userspace datapath (tun): it goes on; a stop lets the next start choose"
+            );
+            Datapath::Tun
+        }
+        DatapathChoice::Auto => choose(settings),
+    }
+}
+
+/// Opens the host, or says in one line why there can be no tunnel. `goes_on`: the interface may be
+/// there, an earlier process left it to us.
 ///
 /// # Errors
 /// The first thing that is missing.
-pub async fn open_host(settings: &Settings, goes_on: bool) -> Result<(Host, Datapath), Failure> {
+pub async fn open_host(
+    settings: &Settings,
+    datapath: Datapath,
+    goes_on: bool,
+) -> Result<Host, Failure> {
     let tunnel = settings.tunnel();
     if is_running(settings) {
         return Err(Failure::Generic(format!(
@@ -31,10 +50,6 @@ pub async fn open_host(settings: &Settings, goes_on: bool) -> Result<(Host, Data
     }
     check_device(&tunnel.outer).await?;
     require_capability(CAP_NET_ADMIN, "CAP_NET_ADMIN")?;
-    let datapath = match tunnel.datapath {
-        DatapathChoice::Only(datapath) => datapath,
-        DatapathChoice::Auto => choose(settings),
-    };
     let mut host = Host::open(datapath, tunnel, true).map_err(kernel)?;
     match datapath {
         Datapath::Kernel => require_kernel(&mut host, settings)?,
@@ -42,7 +57,7 @@ pub async fn open_host(settings: &Settings, goes_on: bool) -> Result<(Host, Data
     }
     let found = host.read(None).await.map_err(kernel)?;
     check_found(settings, datapath, goes_on, &found)?;
-    Ok((host, datapath))
+    Ok(host)
 }
 
 /// The kernel's datapath where it can do what is asked, otherwise our own, and why.

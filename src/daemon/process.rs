@@ -10,15 +10,16 @@ use super::clock::Clock;
 use super::control::answer;
 use super::dns::Dns;
 use super::memory::MemoryFile;
-use super::preflight::{kernel, open_host};
+use super::preflight::{self, kernel};
 use super::{Failure, Settings};
 use crate::auth::Reject;
+use crate::engine::config::Datapath;
 use crate::engine::host::{NameServers, RulesFound};
 use crate::engine::plan::Step;
 use crate::engine::{Action, Engine, Event, Report};
 use crate::kernel::{Host, StepError, WayTo};
 use crate::observe::rate::Limiter;
-use crate::tun;
+use crate::tun::{self, Kept};
 
 /// One line per kind and interval about what repeats.
 const LOG_EVERY: Duration = Duration::from_secs(10);
@@ -46,8 +47,15 @@ pub struct Process<'a> {
 impl<'a> Process<'a> {
     pub async fn open(settings: &'a Settings) -> Result<Self, Failure> {
         let clock = Clock::start();
-        let kept = tun::inherited();
-        let (host, datapath) = open_host(settings, !kept.is_nothing()).await?;
+        let mut kept = tun::inherited();
+        let datapath = preflight::datapath(settings, !kept.is_nothing());
+        if datapath == Datapath::Kernel && !kept.is_nothing() {
+            // They have the interface and the port that the kernel is to have. Without them the next
+            // start finds its way free, if this one comes too early.
+            kept = Kept::default();
+            let _ = tun::forget();
+        }
+        let host = preflight::open_host(settings, datapath, !kept.is_nothing()).await?;
         let tunnel = settings.tunnel();
         let carrier = Carrier::open(datapath, &settings.role, tunnel, kept)?;
         let file = MemoryFile::in_directory(&settings.state_dir);
@@ -109,8 +117,9 @@ impl<'a> Process<'a> {
                         failed += 1;
                     }
                 }
-                Action::Remember(memory) => self.remember(&memory),
-                Action::Send(_)
+                Action::Remember(memory) if failed == 0 => self.remember(&memory),
+                Action::Remember(_)
+                | Action::Send(_)
                 | Action::HeardOf(_)
                 | Action::ReadHost
                 | Action::Report(_)
@@ -125,7 +134,7 @@ impl<'a> Process<'a> {
 
     async fn read(&mut self) -> std::io::Result<crate::engine::host::Found> {
         let mark = self.settings.tunnel().gateway.mark().unwrap_or(0);
-        let way_to = self.engine.way_to().map(|destination| WayTo { destination, mark });
+        let way_to = self.engine.server_address().map(|destination| WayTo { destination, mark });
         let mut found = self.host.read(way_to).await?;
         self.carrier.read(&mut found);
         found.name_servers = match (self.dns.is_applied(), self.dns.needs_restoring()) {
@@ -167,7 +176,8 @@ impl<'a> Process<'a> {
                 },
                 Action::Send(out) => {
                     if let Err(e) = self.carrier.send(&out) {
-                        self.complain(format!("cannot send to {}: {e}", out.to));
+                        self.complain(format!("cannot send to {}: {e}; trying again", out.to));
+                        self.feed(Event::SendFailed, &mut work);
                     }
                 }
                 Action::HeardOf(remote) => self.carrier.heard_of(remote),

@@ -22,7 +22,7 @@ impl Process<'_> {
             .carrier
             .dropped()
             .into_iter()
-            .map(|(name, packets)| (name, Dropped { packets, bytes: None }));
+            .map(|(reason, packets)| (reason.to_owned(), Dropped { packets, bytes: None }));
         let (datapath, offloads) = self.carrier.describe();
         let counters = self.engine.counters();
         ProcessStatus {

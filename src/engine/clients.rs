@@ -26,11 +26,12 @@ pub struct Clients {
     known: BTreeMap<SocketAddr, Known>,
 }
 
-/// Our clocks at the last valid packet.
+/// Our clocks at the last valid packet, and when it has run out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Known {
     at: Duration,
     unix: u64,
+    until: Option<Duration>,
 }
 
 impl Clients {
@@ -43,7 +44,10 @@ impl Clients {
         let known =
             memory.clients.iter().filter(|(_, unix)| resumed(**unix)).map(|(remote, unix)| {
                 let age = Duration::from_secs(now.unix.saturating_sub(*unix));
-                (*remote, Known { at: now.monotonic.saturating_sub(age), unix: *unix })
+                let left = config.lifetime.map(|lifetime| lifetime.saturating_sub(age));
+                let until = left.map(|left| now.monotonic.saturating_add(left));
+                let at = now.monotonic.saturating_sub(age);
+                (*remote, Known { at, unix: *unix, until })
             });
         let known = known.collect();
         let mut clients = Clients { config, learn, seen: seen.going_back(CLOCK_SPAN), known };
@@ -79,7 +83,8 @@ impl Clients {
         now: &Moment,
     ) -> Result<Accepted, Reject> {
         self.config.policy.check(from, payload, now.unix, &mut self.seen)?;
-        let known = Known { at: now.monotonic, unix: now.unix };
+        let until = self.config.lifetime.map(|lifetime| now.monotonic.saturating_add(lifetime));
+        let known = Known { at: now.monotonic, unix: now.unix, until };
         if self.known.insert(from, known).is_some() {
             return Ok(Accepted::Refreshed);
         }
@@ -96,14 +101,12 @@ impl Clients {
 
     /// When the first authentication runs out.
     pub fn next_expiry(&self) -> Option<Duration> {
-        let lifetime = self.config.lifetime?;
-        self.known.values().map(|known| known.at.saturating_add(lifetime)).min()
+        self.known.values().filter_map(|known| known.until).min()
     }
 
     /// Ends the authentications that have run out; tells whose they were.
     pub fn expire(&mut self, now: &Moment) -> Vec<SocketAddr> {
-        let Some(lifetime) = self.config.lifetime else { return Vec::new() };
-        let over = |known: &Known| known.at.saturating_add(lifetime) <= now.monotonic;
+        let over = |known: &Known| known.until.is_some_and(|until| until <= now.monotonic);
         let gone = self.known.iter().filter(|(_, known)| over(known)).map(|(a, _)| *a).collect();
         self.known.retain(|_, known| !over(known));
         gone

@@ -4,7 +4,7 @@
 //! form, ports are never zero.
 
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::num::{NonZeroU16, NonZeroUsize};
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
+use super::socket::SocketSpec;
 use crate::auth::{Credential, Policy, Signer};
 
 /// What one process is.
@@ -100,6 +101,16 @@ pub struct ServerName {
 pub enum Host {
     Address(IpAddr),
     Name(String),
+}
+
+/// Whether this can be a host name (RFC 1123; underscores are common, so they pass).
+pub fn is_host_name(text: &str) -> bool {
+    let name = text.strip_suffix('.').unwrap_or(text);
+    let byte = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'_';
+    let label = |label: &str| (1..=63).contains(&label.len()) && label.bytes().all(byte);
+    // A last label of digits is a mistyped address: no top-level domain is a number.
+    let numeric = name.rsplit('.').next().is_some_and(|l| l.bytes().all(|b| b.is_ascii_digit()));
+    name.len() <= 253 && !numeric && !name.starts_with('-') && name.split('.').all(label)
 }
 
 /// What both roles share: the interface, its addresses and the UDP port.
@@ -224,6 +235,23 @@ pub struct LearnConfig {
 }
 
 impl TunnelConfig {
+    /// The userspace datapath's socket at this outer address.
+    pub fn socket(&self, address: IpAddr) -> SocketSpec {
+        SocketSpec {
+            address: SocketAddr::new(address, self.port.get()),
+            device: self.outer.device().cloned(),
+            mark: self.gateway.mark(),
+            checksum: self.checksum,
+        }
+    }
+
+    /// Whether routes, policy rules or gateway rules are asked for.
+    pub fn asks_for_routing(&self) -> bool {
+        let gateway = &self.gateway;
+        let many_ends = self.inner_peer.contains(&self.inner);
+        gateway.mark().is_some() || gateway.forward || gateway.masquerade.is_some() || many_ends
+    }
+
     /// The name of the gateway's nftables table.
     pub fn gateway_table(&self) -> String {
         format!("{}-gateway", self.rules.table)

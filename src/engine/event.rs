@@ -30,6 +30,8 @@ pub enum Event<'a> {
     Applied,
     /// A step failed, and those after it were not tried. `taken` when the kernel said `EEXIST`.
     StepFailed { step: Step, taken: bool },
+    /// A packet could not be sent: there may be an address already, and no route yet.
+    SendFailed,
     /// [`Engine::next_deadline`] has come.
     Deadline,
     /// The user asks for the end; the host was read for it.
@@ -45,6 +47,7 @@ pub enum Action {
     HeardOf(SocketAddr),
     /// Read the host and come back with [`Event::HostRead`].
     ReadHost,
+    /// At the end, only if all steps were applied: what is left is put back by the next start.
     Remember(Memory),
     Report(Report),
     /// Nothing more will come.
@@ -76,6 +79,7 @@ pub enum Report {
         reason: Reject,
         length: usize,
     },
+    /// What it proved has run out, or does not count for this process.
     Expired(SocketAddr),
     Adopted(SocketAddr),
     ServerMoved(IpAddr),
@@ -170,10 +174,12 @@ impl fmt::Display for Report {
             Report::OuterMissing(Outer::Device(device)) => {
                 write!(f, "{device} has no address for this tunnel: waiting for one")
             }
-            Report::OuterMissing(Outer::AddressOn(_, device)) => {
-                write!(f, "{device} is gone: waiting for it")
+            Report::OuterMissing(Outer::AddressOn(address, device)) => {
+                write!(f, "{address} or {device} is gone: waiting for it")
             }
-            Report::OuterMissing(Outer::Address(address)) => write!(f, "{address} is gone"),
+            Report::OuterMissing(Outer::Address(address)) => {
+                write!(f, "{address} is gone: waiting for it")
+            }
             Report::OuterMissing(Outer::Route) => {
                 f.write_str("there is no route to the server: waiting for one")
             }

@@ -29,8 +29,6 @@ pub struct RemoteSpec {
     pub destinations: Vec<IpNet>,
     /// Inner addresses that its packets may come from; none: its packets are not taken.
     pub sources: Vec<IpNet>,
-    /// Whose it is. What was learned behind a remote moves with its owner to another one.
-    pub owner: Option<u32>,
 }
 
 /// What may be learned.
@@ -69,7 +67,7 @@ struct Learned {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Judgement {
     Deliver,
-    /// Deliver if [`Forwarding::learn`] agrees.
+    /// Deliver once it is noted ([`Forwarding::learn`]) where the inner address is.
     Learn,
     /// From a remote that is not let in.
     Stranger,
@@ -88,22 +86,12 @@ impl Forwarding {
         &self.spec
     }
 
-    /// Takes a new specification. What was learned behind remotes that stay, stays; what was learned
-    /// behind one whose owner has moved moves along.
+    /// Takes a new specification. What was learned behind remotes that stay, stays.
     pub fn replace(&mut self, spec: ForwardSpec) {
-        let mut moved = HashMap::new();
-        for (old, gone) in self.spec.remotes.iter().filter(|(a, _)| !spec.remotes.contains_key(a)) {
-            let mut new = spec.remotes.iter().filter(|(_, r)| r.owner.is_some());
-            moved.insert(*old, new.find(|(_, r)| r.owner == gone.owner).map(|(to, _)| *to));
-        }
-        self.learned.retain(|_, learned| match moved.get(&learned.remote) {
-            None => true,
-            Some(None) => false,
-            Some(Some(to)) => {
-                learned.remote = *to;
-                true
-            }
-        });
+        let gone = |remote: &SocketAddr| {
+            self.spec.remotes.contains_key(remote) && !spec.remotes.contains_key(remote)
+        };
+        self.learned.retain(|_, learned| !gone(&learned.remote));
         self.destinations = Networks::default();
         self.sources.clear();
         for (address, remote) in &spec.remotes {
@@ -153,33 +141,32 @@ impl Forwarding {
                 learned.last_seen.store(millis(now), Ordering::Relaxed);
                 Judgement::Deliver
             }
-            Some(_) | None => Judgement::Learn,
+            Some(_) | None if self.may_learn(from, source, now) => Judgement::Learn,
+            Some(_) | None => Judgement::WrongSource,
         }
     }
 
-    /// Notes that `source` is behind `from`; false when that may not be: it is not in the networks
-    /// that are learned, the table is full, or the address belongs to a remote that is alive.
-    pub fn learn(&mut self, from: SocketAddr, source: IpAddr, now: Duration) -> bool {
+    /// Whether it may be noted that `source` is behind `from`: not when it is outside of the
+    /// networks that are learned, belongs to a remote that is alive, or the table is full.
+    fn may_learn(&self, from: SocketAddr, source: IpAddr, now: Duration) -> bool {
         let Some(learn) = &self.spec.learn else { return false };
         let inside = learn.within.iter().any(|network| network.contains(&source));
-        if !inside || learn.except.contains(&source) {
-            return false;
-        }
-        let lifetime = learn.lifetime;
-        match self.learned.get(&source) {
-            Some(owner) if owner.remote != from && !owner.is_over(lifetime, now) => return false,
-            Some(_) => {}
-            None if self.learned.len() >= learn.limit => {
-                self.learned.retain(|_, learned| !learned.is_over(lifetime, now));
-                if self.learned.len() >= self.spec.learn.as_ref().map_or(0, |l| l.limit) {
-                    return false;
-                }
+        inside
+            && !learn.except.contains(&source)
+            && match self.learned.get(&source) {
+                Some(owner) => owner.remote == from || owner.is_over(learn.lifetime, now),
+                None => self.learned.len() < learn.limit,
             }
-            None => {}
+    }
+
+    /// Notes that `source` is behind `from`, if that may be; whether it was noted.
+    pub fn learn(&mut self, from: SocketAddr, source: IpAddr, now: Duration) -> bool {
+        let may = self.may_learn(from, source, now);
+        if may {
+            let last_seen = AtomicU64::new(millis(now));
+            self.learned.insert(source, Learned { remote: from, last_seen });
         }
-        let last_seen = AtomicU64::new(millis(now));
-        self.learned.insert(source, Learned { remote: from, last_seen });
-        true
+        may
     }
 
     /// Notes that a remote is alive, and all that was learned behind it.
@@ -189,10 +176,12 @@ impl Forwarding {
         }
     }
 
-    /// Forgets what was silent for too long.
-    pub fn expire(&mut self, now: Duration) {
-        let Some(learn) = &self.spec.learn else { return };
+    /// Forgets what was silent for too long, and makes room; whether there was anything.
+    pub fn expire(&mut self, now: Duration) -> bool {
+        let Some(learn) = &self.spec.learn else { return false };
+        let before = self.learned.len();
         self.learned.retain(|_, learned| !learned.is_over(learn.lifetime, now));
+        self.learned.len() < before
     }
 
     /// What was learned: inner address, remote, and how long ago it was seen.
@@ -265,10 +254,8 @@ mod tests {
         text.parse().unwrap()
     }
 
-    fn learning(remotes: &[(&str, u32)], limit: usize) -> ForwardSpec {
-        let one = |&(address, owner): &(&str, u32)| {
-            (remote(address), RemoteSpec { owner: Some(owner), ..RemoteSpec::default() })
-        };
+    fn learning(remotes: &[&str], limit: usize) -> ForwardSpec {
+        let one = |address: &&str| (remote(address), RemoteSpec::default());
         ForwardSpec {
             remotes: remotes.iter().map(one).collect(),
             learn: Some(LearnSpec {
@@ -287,7 +274,6 @@ mod tests {
         let to = |networks: &[&str]| RemoteSpec {
             destinations: networks.iter().map(|n| n.parse().unwrap()).collect(),
             sources: networks.iter().map(|n| n.parse().unwrap()).collect(),
-            owner: None,
         };
         let remotes = [(remote(ALICE), to(&["10.0.0.0/8"])), (remote(BOB), to(&["10.1.0.0/16"]))];
         let table =
@@ -303,40 +289,47 @@ mod tests {
 
     #[test]
     fn an_address_stays_with_its_owner_while_he_is_alive() {
-        let mut table = Forwarding::new(learning(&[(ALICE, 1), (BOB, 2)], 8));
+        let mut table = Forwarding::new(learning(&[ALICE, BOB], 8));
         let (alice, bob, inner) = (remote(ALICE), remote(BOB), ip("10.0.0.7"));
         assert_eq!(table.judge(alice, inner, at(0)), Judgement::Learn);
         assert!(table.learn(alice, inner, at(0)));
         assert_eq!(table.judge(alice, inner, at(30)), Judgement::Deliver);
+        assert_eq!(table.judge(bob, inner, at(89)), Judgement::WrongSource);
         assert!(!table.learn(bob, inner, at(89)));
         assert_eq!(table.remote_of(inner), Some(alice));
         table.heard_of(alice, at(89));
         assert!(!table.learn(bob, inner, at(90)));
+        assert_eq!(table.judge(bob, inner, at(149)), Judgement::Learn);
         assert!(table.learn(bob, inner, at(149)));
         assert_eq!(table.remote_of(inner), Some(bob));
     }
 
     #[test]
-    fn what_was_learned_moves_with_its_owner() {
-        let mut table = Forwarding::new(learning(&[(ALICE, 1), (BOB, 2)], 8));
+    fn what_was_learned_goes_with_its_remote() {
+        let mut table = Forwarding::new(learning(&[ALICE, BOB], 8));
         assert!(table.learn(remote(ALICE), ip("10.0.0.7"), at(0)));
         assert!(table.learn(remote(BOB), ip("10.0.0.8"), at(0)));
-        table.replace(learning(&[("192.0.2.9:9", 1)], 8));
-        assert_eq!(table.remote_of(ip("10.0.0.7")), Some(remote("192.0.2.9:9")));
+        table.replace(learning(&[ALICE], 8));
+        assert_eq!(table.remote_of(ip("10.0.0.7")), Some(remote(ALICE)));
         assert_eq!(table.remote_of(ip("10.0.0.8")), None);
     }
 
     #[test]
     fn the_table_is_bounded_and_only_of_the_network() {
-        let mut table = Forwarding::new(learning(&[(ALICE, 1)], 2));
+        let mut table = Forwarding::new(learning(&[ALICE], 2));
         let alice = remote(ALICE);
-        assert!(!table.learn(alice, ip("10.0.1.1"), at(0)));
-        assert!(!table.learn(alice, ip("10.0.0.1"), at(0)));
+        for refused in ["10.0.1.1", "10.0.0.1"] {
+            assert_eq!(table.judge(alice, ip(refused), at(0)), Judgement::WrongSource);
+            assert!(!table.learn(alice, ip(refused), at(0)));
+        }
         assert!(table.learn(alice, ip("10.0.0.2"), at(0)));
         assert!(table.learn(alice, ip("10.0.0.3"), at(50)));
-        assert!(!table.learn(alice, ip("10.0.0.4"), at(59)));
+        assert!(!table.expire(at(59)));
+        assert_eq!(table.judge(alice, ip("10.0.0.4"), at(60)), Judgement::WrongSource);
+        assert!(table.expire(at(60)));
+        assert_eq!(table.judge(alice, ip("10.0.0.4"), at(60)), Judgement::Learn);
         assert!(table.learn(alice, ip("10.0.0.4"), at(60)));
-        table.expire(at(200));
+        assert!(table.expire(at(200)));
         assert!(table.learned(at(200)).is_empty());
     }
 

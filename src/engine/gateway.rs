@@ -14,13 +14,14 @@ use super::host::{
     Family, Found, GatewayFound, GatewaySpec, Interface, NameServers, PolicyRule, PolicyRuleKind,
     Route, RouteTarget,
 };
-use super::peer::Settings;
+use super::peer::{Settings, TurnedOn};
 use super::plan::{Step, is_gateway};
 
 /// The routing table that everybody uses (`RT_TABLE_MAIN` in linux/rtnetlink.h).
 const MAIN: u32 = 254;
 
 /// Just before the rule for the main table (32766). The one with the lower number is asked first.
+const FROM_OWN_PRIORITY: u32 = 32763;
 const MAIN_BUT_DEFAULT_PRIORITY: u32 = 32764;
 const UNLESS_MARKED_PRIORITY: u32 = 32765;
 
@@ -44,34 +45,49 @@ pub struct Wanted {
     pub name_servers: bool,
 }
 
-/// What is asked for while the tunnel to `remote` is up, whose interfaces are `devices`. `through`
-/// are the inner networks of the other ends, `routed` those of them that no address of the interface
-/// leads to.
+/// What there is of the tunnel, and what is behind it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Extent {
+    /// Its interfaces, …
+    pub devices: BTreeSet<DeviceName>,
+    /// … and those that are to go, and are still there.
+    pub going: BTreeSet<DeviceName>,
+    /// The other end, where there is one only.
+    pub remote: Option<IpAddr>,
+    /// The inner networks of the other ends, …
+    pub through: Vec<IpNet>,
+    /// … and those of them that no address of an interface leads to.
+    pub routed: Vec<IpNet>,
+}
+
+/// What is asked for while the tunnel is up.
 pub fn wanted(
     tunnel: &TunnelConfig,
-    devices: &BTreeSet<DeviceName>,
-    remote: Option<IpAddr>,
-    through: &[IpNet],
-    routed: &[IpNet],
+    extent: &Extent,
     found: &Found,
     before: &BTreeMap<String, Settings>,
 ) -> Wanted {
-    // The interface's number is known once it is there: its routes come with the next reading.
-    let Some(interface) = devices.iter().find_map(|device| found.interface(device)) else {
-        return Wanted::default();
-    };
     let config = &tunnel.gateway;
+    let mut wanted = Wanted::default();
+    if !extent.devices.is_empty() && (config.forward || config.masquerade.is_some()) {
+        wanted.forwarding = forwarding(config, extent, found);
+        wanted.rules = Some(rules(tunnel, extent, &wanted.forwarding, found, before));
+    }
+    // The interface's number is known once it is there: its routes come with the next reading.
+    let Some(interface) = extent.devices.iter().find_map(|device| found.interface(device)) else {
+        return wanted;
+    };
+    wanted.name_servers = !config.dns.is_empty();
     let via = |destination, table| Route {
         destination,
         table,
         target: RouteTarget::Interface(interface.index),
         source: source(tunnel, destination),
     };
-    let mut wanted = Wanted { name_servers: !config.dns.is_empty(), ..Wanted::default() };
     // A network that the remote itself is in must not catch our outer packets.
-    let takes_in_remote = |net: &&IpNet| remote.is_some_and(|remote| net.contains(&remote));
+    let takes_in_remote = |net: &&IpNet| extent.remote.is_some_and(|remote| net.contains(&remote));
     let (around, beside): (Vec<&IpNet>, Vec<&IpNet>) =
-        routed.iter().chain(&config.routes).partition(takes_in_remote);
+        extent.routed.iter().chain(&config.routes).partition(takes_in_remote);
     wanted.routes.extend(beside.into_iter().map(|net| via(*net, MAIN)));
     let mut around: Vec<_> = around.into_iter().copied().collect();
     if config.default_route {
@@ -82,12 +98,10 @@ pub fn wanted(
     }
     for net in around {
         wanted.routes.insert(via(net, config.mark));
-        wanted.policy_rules.extend(full_tunnel(Family::of(net.addr()), config.mark));
+        let family = Family::of(net.addr());
+        wanted.policy_rules.extend(full_tunnel(family, config.mark));
+        wanted.policy_rules.extend(answers(family, found));
         wanted.loose.extend(strict_uplink(found, before));
-    }
-    if config.forward || config.masquerade.is_some() {
-        wanted.forwarding = forwarding(config, interface, found);
-        wanted.rules = Some(rules(tunnel, devices, through, &wanted.forwarding, found, before));
     }
     wanted
 }
@@ -129,6 +143,17 @@ fn full_tunnel(family: Family, mark: u32) -> [PolicyRule; 2] {
     ]
 }
 
+/// Whoever reaches this host by an address of its uplink, an administrator over ssh for one, gets his
+/// answers by the uplink as before.
+fn answers(family: Family, found: &Found) -> impl Iterator<Item = PolicyRule> {
+    let uplink = found.way.map(|way| way.interface);
+    found.addresses_on(uplink, family).map(move |address| PolicyRule {
+        family,
+        priority: FROM_OWN_PRIORITY,
+        kind: PolicyRuleKind::FromOwn(address),
+    })
+}
+
 /// The interface that outer packets come in by, if it checks sources strictly: the check looks for
 /// a route back without our mark, finds the tunnel, and drops what the server sends.
 fn strict_uplink(found: &Found, before: &BTreeMap<String, Settings>) -> Option<String> {
@@ -138,9 +163,9 @@ fn strict_uplink(found: &Found, before: &BTreeMap<String, Settings>) -> Option<S
     (already || effective == STRICT).then(|| uplink.name.clone())
 }
 
-fn forwarding(config: &GatewayConfig, tunnel: &Interface, found: &Found) -> BTreeSet<String> {
+fn forwarding(config: &GatewayConfig, extent: &Extent, found: &Found) -> BTreeSet<String> {
     // The tunnels of other gateways forward by themselves.
-    let others = found.interfaces.iter().filter(|i| !i.loopback && i.index != tunnel.index);
+    let others = found.interfaces.iter().filter(|i| !i.loopback && !extent.has(i));
     let others = others.filter(|i| !is_gateway(i));
     let wanted = others.filter(|i| match (&config.masquerade, config.forward) {
         (Some(Masquerade::By(device)), false) => i.name == device.as_str(),
@@ -151,14 +176,13 @@ fn forwarding(config: &GatewayConfig, tunnel: &Interface, found: &Found) -> BTre
 
 fn rules(
     tunnel: &TunnelConfig,
-    devices: &BTreeSet<DeviceName>,
-    through: &[IpNet],
+    extent: &Extent,
     forwarding: &BTreeSet<String>,
     found: &Found,
     before: &BTreeMap<String, Settings>,
 ) -> GatewaySpec {
     let config = &tunnel.gateway;
-    let inner = through.iter().chain(&config.routes).filter_map(|net| match net {
+    let inner = extent.through.iter().chain(&config.routes).filter_map(|net| match net {
         IpNet::V4(net) => Some(net.trunc()),
         IpNet::V6(_) => None,
     });
@@ -166,15 +190,15 @@ fn rules(
         Masquerade::Anywhere => (inner.collect(), None),
         Masquerade::By(device) => (inner.collect(), Some(device.clone())),
     });
-    let turned_on = found.interfaces.iter().filter(|i| forwarding.contains(&i.name)).filter(|i| {
-        i.forwarding == Some(false)
-            || before.get(&i.name).is_some_and(|b| b.forwarding == Some(false))
+    // Also those that are not wanted any more, as long as they are on.
+    let turned_on = found.interfaces.iter().filter(|i| match i.forwarding {
+        Some(false) => forwarding.contains(&i.name),
+        Some(true) | None => before.get(&i.name).is_some_and(|b| b.turned_on.is_some()),
     });
-    let is_own = |i: &Interface| devices.iter().any(|device| device.as_str() == i.name);
-    let gateways = found.interfaces.iter().filter(|i| is_gateway(i) && !is_own(i));
+    let gateways = found.interfaces.iter().filter(|i| is_gateway(i) && !extent.has(i));
     GatewaySpec {
         table: tunnel.gateway_table(),
-        devices: devices.clone(),
+        devices: extent.all().cloned().collect(),
         masquerade,
         turned_on: turned_on.map(|i| i.name.clone()).collect(),
         gateways: gateways.map(|i| i.name.clone()).collect(),
@@ -182,35 +206,59 @@ fn rules(
     }
 }
 
-/// The steps from `found` to `wanted`. `installed` are the rules now in the kernel. What has to be
-/// put back one day is added to `before`.
-pub fn plan(
+impl Extent {
+    fn all(&self) -> impl Iterator<Item = &DeviceName> {
+        self.devices.iter().chain(&self.going)
+    }
+
+    fn has(&self, interface: &Interface) -> bool {
+        self.all().any(|device| device.as_str() == interface.name)
+    }
+}
+
+/// Adds the step for the rules to all others of a plan: they come before the interface that they
+/// judge, and go after it. `installed` are those now in the kernel.
+pub fn guard(
+    steps: &mut Vec<Step>,
     wanted: &Wanted,
     found: &Found,
-    tunnel: &TunnelConfig,
     installed: Option<&GatewaySpec>,
-    before: &mut BTreeMap<String, Settings>,
-) -> Vec<Step> {
+) {
+    match (&wanted.rules, found.gateway) {
+        (Some(spec), GatewayFound::Intact) if installed == Some(spec) => {}
+        (Some(spec), _) => steps.insert(0, Step::InstallGateway(spec.clone())),
+        (None, GatewayFound::Missing) => {}
+        (None, GatewayFound::Intact | GatewayFound::Unknown) => steps.push(Step::RemoveGateway),
+    }
+}
+
+/// What is not wanted any more. The rest follows after the tunnel itself: first nothing leads into
+/// it, then its outer packets lose the mark that keeps them out of it.
+pub fn plan_stale(wanted: &Wanted, found: &Found, tunnel: &TunnelConfig) -> Vec<Step> {
     let mut steps = Vec::new();
     if !wanted.name_servers && found.name_servers != NameServers::Theirs {
         steps.push(Step::RestoreNameServers);
     }
-    // Rules before routes on the way in, and the other way round on the way out: at no time does a
-    // packet of the tunnel enter the tunnel.
-    let ours = found.routes.iter().filter(|route| is_ours(route, tunnel, found));
-    let stale_rules = found.policy_rules.iter().filter(|rule| is_our_rule(rule, tunnel, found));
-    let stale = stale_rules.filter(|rule| !wanted.policy_rules.contains(rule));
+    let ours = found.policy_rules.iter().filter(|rule| is_our_rule(rule, tunnel, found));
+    let stale = ours.filter(|rule| !wanted.policy_rules.contains(rule));
     // The one that leads into the tunnel goes first: without the other it would take all.
     steps.extend(stale.rev().map(|rule| Step::RemovePolicyRule(*rule)));
+    let ours = found.routes.iter().filter(|route| is_ours(route, tunnel, found));
     let stale = ours.filter(|route| !wanted.routes.contains(route));
     steps.extend(stale.map(|route| Step::RemoveRoute(*route)));
-    match (&wanted.rules, found.gateway) {
-        (Some(spec), GatewayFound::Intact) if installed == Some(spec) => {}
-        (Some(spec), _) => steps.push(Step::InstallGateway(spec.clone())),
-        (None, GatewayFound::Missing) => {}
-        (None, GatewayFound::Intact | GatewayFound::Unknown) => steps.push(Step::RemoveGateway),
-    }
-    plan_settings(wanted, found, tunnel, before, &mut steps);
+    steps
+}
+
+/// What is missing, and settings. What has to be put back one day is added to `before`.
+pub fn plan(
+    wanted: &Wanted,
+    found: &Found,
+    tunnel: &TunnelConfig,
+    before: &mut BTreeMap<String, Settings>,
+) -> Vec<Step> {
+    let mut steps = plan_settings(wanted, found, tunnel, before);
+    // Routes before the policy rules that ask for them: at no time does a packet of the tunnel enter
+    // the tunnel.
     let missing = wanted.routes.difference(&found.routes);
     steps.extend(missing.map(|route| Step::AddRoute(*route)));
     let missing = wanted.policy_rules.difference(&found.policy_rules);
@@ -221,52 +269,51 @@ pub fn plan(
     steps
 }
 
+/// Forgets what is not ours to put back any more.
+pub fn forget(before: &mut BTreeMap<String, Settings>, found: &Found) {
+    before.retain(|name, saved| {
+        // Somebody has made the host a router since: it forwards for them now.
+        saved.turned_on = saved.turned_on.filter(|then| then.ip_forward || !found.ip_forward);
+        // With an interface its settings go; another one of that name starts anew.
+        found.interfaces.iter().any(|i| i.name == *name) && *saved != Settings::default()
+    });
+}
+
+/// A value to put back is forgotten when it has been seen to be back: a step may fail.
 fn plan_settings(
     wanted: &Wanted,
     found: &Found,
     tunnel: &TunnelConfig,
     before: &mut BTreeMap<String, Settings>,
-    steps: &mut Vec<Step>,
-) {
-    // With an interface its settings go; another one of that name starts anew.
-    before.retain(|name, _| found.interfaces.iter().any(|i| i.name == *name));
+) -> Vec<Step> {
+    let mut steps = Vec::new();
     for interface in found.interfaces.iter().filter(|i| i.name != tunnel.device.as_str()) {
-        let mut saved = before.get(&interface.name).copied().unwrap_or_default();
+        let mut saved = before.remove(&interface.name).unwrap_or_default();
         let set = |on| Step::SetForwarding { interface: interface.name.clone(), on };
         match (wanted.forwarding.contains(&interface.name), interface.forwarding) {
             (true, Some(false)) => {
-                saved.forwarding = Some(false);
+                saved.turned_on.get_or_insert(TurnedOn { ip_forward: found.ip_forward });
                 steps.push(set(true));
             }
             (true, Some(true) | None) => {}
-            (false, now) => {
-                if let Some(old) = saved.forwarding.take()
-                    && now != Some(old)
-                {
-                    steps.push(set(old));
-                }
-            }
+            (false, Some(true)) if saved.turned_on.is_some() => steps.push(set(false)),
+            (false, _) => saved.turned_on = None,
         }
         let set = |value| Step::SetRpFilter { interface: interface.name.clone(), value };
-        match (wanted.loose.contains(&interface.name), interface.rp_filter) {
-            (true, Some(now)) if now != LOOSE => {
+        match (wanted.loose.contains(&interface.name), interface.rp_filter, saved.rp_filter) {
+            (true, Some(now), _) if now != LOOSE => {
                 saved.rp_filter.get_or_insert(now);
                 steps.push(set(LOOSE));
             }
-            (true, Some(_) | None) => {}
-            (false, now) => {
-                if let Some(old) = saved.rp_filter.take()
-                    && now != Some(old)
-                {
-                    steps.push(set(old));
-                }
-            }
+            (true, _, _) => {}
+            (false, Some(now), Some(old)) if now != old => steps.push(set(old)),
+            (false, _, _) => saved.rp_filter = None,
         }
-        match saved == Settings::default() {
-            true => drop(before.remove(&interface.name)),
-            false => drop(before.insert(interface.name.clone(), saved)),
+        if saved != Settings::default() {
+            before.insert(interface.name.clone(), saved);
         }
     }
+    steps
 }
 
 fn is_ours(route: &Route, tunnel: &TunnelConfig, found: &Found) -> bool {
@@ -277,17 +324,17 @@ fn is_ours(route: &Route, tunnel: &TunnelConfig, found: &Found) -> bool {
     }
 }
 
-/// The rule that asks the main table serves every full tunnel of the host; it is ours with the
-/// other.
+/// The rules that ask the main table serve every full tunnel of the host; they are ours with the
+/// other one.
 fn is_our_rule(rule: &PolicyRule, tunnel: &TunnelConfig, found: &Found) -> bool {
     match rule.kind {
         PolicyRuleKind::UnlessMarked { table, .. } => table == tunnel.gateway.mark,
-        PolicyRuleKind::MainButDefault => {
+        PolicyRuleKind::MainButDefault | PolicyRuleKind::FromOwn(_) => {
             let tables = || {
                 let same_family = found.policy_rules.iter().filter(|r| r.family == rule.family);
                 same_family.filter_map(|r| match r.kind {
                     PolicyRuleKind::UnlessMarked { table, .. } => Some(table),
-                    PolicyRuleKind::MainButDefault => None,
+                    PolicyRuleKind::MainButDefault | PolicyRuleKind::FromOwn(_) => None,
                 })
             };
             let own = tunnel.gateway.mark;

@@ -23,8 +23,12 @@ pub struct Found {
     pub gateway: GatewayFound,
     /// The kernel's way to the server, when that was asked.
     pub way: Option<Way>,
-    /// `rp_filter` of all interfaces (`net.ipv4.conf.all`).
+    /// `rp_filter` of all interfaces (`net.ipv4.conf.all`): the stricter of it and an interface's
+    /// own counts (ip-sysctl.rst).
     pub rp_filter_of_all: u32,
+    /// Whether the host as a whole is a router (`net.ipv4.ip_forward`). Read for gateways, as the
+    /// one before.
+    pub ip_forward: bool,
     /// The userspace datapath, if it is the one in use.
     pub userspace: Userspace,
     pub name_servers: NameServers,
@@ -37,6 +41,8 @@ pub struct Way {
     pub source: IpAddr,
     /// Index of the interface they leave by.
     pub interface: u32,
+    /// The router they are given to.
+    pub router: Option<IpAddr>,
 }
 
 /// What of the userspace datapath is there.
@@ -151,13 +157,16 @@ pub enum Family {
     V6,
 }
 
-/// The two rules that send everything but marked packets into a tunnel.
+/// The rules that send everything but marked packets into a tunnel, and leave alone what answers
+/// others by the uplink's own address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum PolicyRuleKind {
     /// `not fwmark MARK/MASK lookup TABLE`
     UnlessMarked { mark: u32, mask: u32, table: u32 },
     /// `lookup main suppress_prefixlength 0`: all routes of the main table but its default.
     MainButDefault,
+    /// `from ADDRESS lookup main`: no packet has an address yet when it is the kernel's to choose.
+    FromOwn(IpAddr),
 }
 
 /// The number in `rtm_protocol` and `FRA_PROTOCOL` of what we made (linux/rtnetlink.h: numbers that
@@ -268,8 +277,13 @@ impl Found {
 
     /// The first address of an interface, in the kernel's order, that others can reach.
     pub fn first_address(&self, index: u32, family: Family) -> Option<IpAddr> {
-        let own = self.addresses.iter().filter(|a| a.interface == index).map(|a| a.value.local);
-        own.into_iter().find(|address| match address {
+        self.addresses_on(Some(index), family).next()
+    }
+
+    /// The addresses of an interface that others can reach.
+    pub fn addresses_on(&self, index: Option<u32>, family: Family) -> impl Iterator<Item = IpAddr> {
+        let own = self.addresses.iter().filter(move |a| Some(a.interface) == index);
+        own.map(|a| a.value.local).filter(move |address| match address {
             IpAddr::V4(_) => family == Family::V4,
             IpAddr::V6(v6) => family == Family::V6 && !v6.is_unicast_link_local(),
         })
@@ -344,6 +358,7 @@ impl fmt::Display for PolicyRule {
             PolicyRuleKind::MainButDefault => {
                 f.write_str("rule: lookup main suppress_prefixlength 0")
             }
+            PolicyRuleKind::FromOwn(address) => write!(f, "rule: from {address} lookup main"),
         }
     }
 }

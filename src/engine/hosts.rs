@@ -23,7 +23,7 @@ use std::num::NonZeroU16;
 use ipnet::IpNet;
 use serde::ser::{Serialize, Serializer};
 
-use super::config::Host;
+use super::config::{Host, is_host_name};
 use super::hosts_json::{Written, line_of, read};
 
 /// Bytes of a table at most, for those who read one. With 18 bytes for the shortest node, a table
@@ -204,12 +204,7 @@ fn host(text: &str) -> Result<Host, NodeError> {
     if let Some(Ok(port)) = text.rsplit_once(':').map(|(_, port)| port.parse()) {
         return Err(NodeError::PortInHost(shortened(text), port));
     }
-    let name = text.strip_suffix('.').unwrap_or(text);
-    let byte = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'_';
-    let label = |label: &str| (1..=63).contains(&label.len()) && label.bytes().all(byte);
-    // A last label of digits is a mistyped address: no top-level domain is a number.
-    let numeric = name.rsplit('.').next().is_some_and(|l| l.bytes().all(|b| b.is_ascii_digit()));
-    if name.len() > 253 || numeric || name.starts_with('-') || !name.split('.').all(label) {
+    if !is_host_name(text) {
         return Err(wrong());
     }
     Ok(Host::Name(text.to_owned()))

@@ -152,6 +152,7 @@ impl Engine {
             Event::ReauthRequested => self.reauth(now, actions),
             Event::Applied => actions.push(Action::ReadHost),
             Event::StepFailed { step, taken } => self.step_failed(&step, taken, now, actions),
+            Event::SendFailed => self.authenticate(now.monotonic + RETRY_AFTER),
             Event::Deadline => self.deadline(now, actions),
             Event::Shutdown(found) => self.shutdown(&found, actions),
         }
@@ -171,17 +172,11 @@ impl Engine {
         &self.counters
     }
 
-    /// Where a client's server is, as far as its name was looked up.
+    /// Where a client's server is, as far as its name was looked up. The host is asked for the way
+    /// there when it is read.
     pub fn server_address(&self) -> Option<IpAddr> {
         let server = self.peers.iter().find(|peer| peer.is_server())?;
         server.remote().map(|remote| remote.ip())
-    }
-
-    /// What the host is asked for the way to, when it is read.
-    pub fn way_to(&self) -> Option<IpAddr> {
-        let tunnel = &self.endpoint.tunnel;
-        let asked = tunnel.outer == Outer::Route || tunnel.gateway.mark().is_some();
-        self.server_address().filter(|_| asked)
     }
 
     /// The family of the outer addresses.

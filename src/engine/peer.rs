@@ -47,9 +47,10 @@ pub struct RemoteClient {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Known {
     remote: SocketAddr,
-    /// Our clocks at the last valid packet.
-    at: Duration,
+    /// The wall clock at the last valid packet.
     unix: u64,
+    /// Our clock when that packet has run out.
+    until: Option<Duration>,
     expired: bool,
 }
 
@@ -92,8 +93,17 @@ pub struct Memory {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Settings {
-    pub forwarding: Option<bool>,
+    /// It did not forward.
+    pub turned_on: Option<TurnedOn>,
     pub rp_filter: Option<u32>,
+}
+
+/// When an interface's forwarding was turned on.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct TurnedOn {
+    /// Whether the host was a router (`net.ipv4.ip_forward`), but for this interface.
+    pub ip_forward: bool,
 }
 
 /// A valid packet's effect.
@@ -181,15 +191,22 @@ impl RemoteClient {
         RemoteClient { config, seen, known: None }
     }
 
-    /// Takes over a tunnel that an earlier process left running.
+    /// Takes over a tunnel that an earlier process left running. Who proved himself to that process
+    /// by what this one does not take has to do it again before he is let in.
     pub fn adopt(&mut self, remote: SocketAddr, memory: &Memory, now: &Moment) {
+        let policy = &self.config.policy;
+        let taken = policy.remote_ip.is_none_or(|ip| ip == remote.ip())
+            && policy.remote_port.is_none_or(|port| port == remote.port())
+            && (memory.authenticated.is_none() || memory.key == policy.key());
         let unix = match memory.authenticated {
             Some((at, unix)) if at == remote => unix,
             _ => now.unix,
         };
         let age = Duration::from_secs(now.unix.saturating_sub(unix));
-        let expired = self.config.lifetime.is_some_and(|lifetime| age >= lifetime);
-        self.known = Some(Known { remote, at: now.monotonic.saturating_sub(age), unix, expired });
+        let left = self.config.lifetime.map(|lifetime| lifetime.saturating_sub(age));
+        let until = left.map(|left| now.monotonic.saturating_add(left));
+        let expired = !taken || left == Some(Duration::ZERO);
+        self.known = Some(Known { remote, unix, until, expired });
     }
 
     /// Judges a packet from the queue.
@@ -203,12 +220,9 @@ impl RemoteClient {
         now: &Moment,
     ) -> Result<Accepted, Reject> {
         self.config.policy.check(from, payload, now.unix, &mut self.seen)?;
-        let before = self.known.replace(Known {
-            remote: from,
-            at: now.monotonic,
-            unix: now.unix,
-            expired: false,
-        });
+        let until = self.config.lifetime.map(|lifetime| now.monotonic.saturating_add(lifetime));
+        let known = Known { remote: from, unix: now.unix, until, expired: false };
+        let before = self.known.replace(known);
         Ok(match before {
             None => Accepted::Arrived,
             Some(known) if known.remote == from => Accepted::Refreshed,
@@ -222,8 +236,7 @@ impl RemoteClient {
     }
 
     fn expiry(&self) -> Option<Duration> {
-        let known = self.known.filter(|k| !k.expired)?;
-        self.config.lifetime.map(|lifetime| known.at.saturating_add(lifetime))
+        self.known.filter(|k| !k.expired)?.until
     }
 
     /// Ends an authentication that has run out; tells whose it was.

@@ -16,10 +16,11 @@ use super::host::{
 };
 use super::socket::SocketSpec;
 
-/// The marks on links we made (`IFLA_IFALIAS`, shown by `ip link`). What may go into a gateway's,
-/// its own process judges, and nobody else's.
-pub const LABEL: &str = "made by ipipou";
-pub const GATEWAY_LABEL: &str = "made by ipipou, a gateway";
+/// The marks on links we made (`IFLA_IFALIAS`, shown by `ip link`), by [`Forwards`]. What may go
+/// into a gateway's, its own process judges, and nobody else's.
+const LABEL: &str = "made by ipipou";
+const AMONG_CLIENTS_LABEL: &str = "made by ipipou, for many clients";
+const GATEWAY_LABEL: &str = "made by ipipou, a gateway";
 
 /// What the host should have.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -62,7 +63,8 @@ impl Forwards {
     /// The label of such a link.
     pub fn label(self) -> &'static str {
         match self {
-            Forwards::HostDefault | Forwards::AmongClients => LABEL,
+            Forwards::HostDefault => LABEL,
+            Forwards::AmongClients => AMONG_CLIENTS_LABEL,
             Forwards::Gateway => GATEWAY_LABEL,
         }
     }
@@ -226,7 +228,12 @@ fn plan_unwanted<'a>(
 
 /// Whether we made this interface.
 pub fn is_labelled(interface: &Interface) -> bool {
-    interface.label.as_deref() == Some(LABEL) || is_gateway(interface)
+    interface.label.as_deref() == Some(LABEL) || forwards_by_us(interface)
+}
+
+/// Whether an interface that we made forwards because we said so.
+fn forwards_by_us(interface: &Interface) -> bool {
+    interface.label.as_deref() == Some(AMONG_CLIENTS_LABEL) || is_gateway(interface)
 }
 
 /// Whether this interface is the tunnel of a gateway, ours or another process'.
@@ -262,6 +269,13 @@ fn plan_link(wanted: &WantedLink, found: &Found, steps: &mut Vec<Step>) {
             steps.push(Step::ChangeLink(wanted.clone()));
         }
         LinkKind::Ipip(_) | LinkKind::Tun { .. } => {}
+    }
+    if wanted.forwards == Forwards::HostDefault
+        && forwards_by_us(interface)
+        && interface.forwarding == Some(true)
+        && !found.ip_forward
+    {
+        steps.push(Step::SetForwarding { interface: interface.name.clone(), on: false });
     }
     if !interface.up
         || interface.label.as_deref() != Some(wanted.forwards.label())

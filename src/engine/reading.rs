@@ -8,7 +8,7 @@ use ipnet::IpNet;
 use super::config::{Datapath, DeviceName};
 use super::host::{Encapsulation, Found, InterfaceKind};
 use super::hosts::Node;
-use super::peer::End;
+use super::peer::{End, Peer};
 use super::plan::{self, Step};
 use super::wanted::{Endpoint, Ends, find_outer, wanted};
 use super::{Action, Engine, Moment, Phase, REREAD_EVERY, Report, gateway, nodes};
@@ -21,6 +21,10 @@ impl Engine {
         }
         let first = self.found.is_none();
         self.find_outer(&found, now, actions);
+        // Behind another router our packets may have another address, which the server has to learn.
+        if found.way.is_some() && self.found.as_ref().is_some_and(|last| last.way != found.way) {
+            self.authenticate(now.monotonic);
+        }
         if first {
             self.adopt(&found, now, actions);
         }
@@ -88,7 +92,7 @@ impl Engine {
                 End::Server(server) => server.adopt(remote),
                 End::Node(_) => {}
             }
-            actions.push(Action::Report(Report::Adopted(remote)));
+            report_adopted(peer, remote, actions);
         }
         // Whatever else was lost, by these marks ours is known: the table's name; a listener on our
         // port that is bound to an address; our private address as /32 of the loopback interface.
@@ -118,7 +122,7 @@ impl Engine {
                 (&mut peer.end, self.memory.authenticated)
             {
                 client.adopt(remote, &self.memory, now);
-                actions.push(Action::Report(Report::Adopted(remote)));
+                report_adopted(peer, remote, actions);
             }
         }
     }
@@ -127,12 +131,14 @@ impl Engine {
     pub(super) fn reconcile(&mut self, actions: &mut Vec<Action>) {
         let (Some(found), Some(outer)) = (&self.found, self.outer) else { return };
         let mut before = self.memory.settings.clone();
+        gateway::forget(&mut before, found);
         let clients = self.clients.as_ref();
         let wanted = wanted(&self.endpoint, outer, &self.peers, clients, found, &before);
-        let mut steps = plan::plan(&wanted, found, self.installed.as_ref(), &self.owned);
         let tunnel = &self.endpoint.tunnel;
-        let gateway = self.installed_gateway.as_ref();
-        steps.extend(gateway::plan(&wanted.gateway, found, tunnel, gateway, &mut before));
+        let mut steps = gateway::plan_stale(&wanted.gateway, found, tunnel);
+        steps.extend(plan::plan(&wanted, found, self.installed.as_ref(), &self.owned));
+        steps.extend(gateway::plan(&wanted.gateway, found, tunnel, &mut before));
+        gateway::guard(&mut steps, &wanted.gateway, found, self.installed_gateway.as_ref());
         for step in &steps {
             match step {
                 Step::InstallRules(spec, _) => self.installed = Some(spec.clone()),
@@ -218,13 +224,24 @@ impl Engine {
     pub(super) fn shutdown(&mut self, found: &Found, actions: &mut Vec<Action>) {
         self.phase = Phase::Ending;
         let nothing = gateway::Wanted::default();
-        let before = &mut self.memory.settings;
-        let mut steps = gateway::plan(&nothing, found, &self.endpoint.tunnel, None, before);
+        let tunnel = &self.endpoint.tunnel;
+        let mut before = std::mem::take(&mut self.memory.settings);
+        gateway::forget(&mut before, found);
+        let mut steps = gateway::plan_stale(&nothing, found, tunnel);
+        steps.extend(gateway::plan(&nothing, found, tunnel, &mut before));
         let devices = self.devices(found);
         steps.extend(plan::plan_removal(&devices, found, &self.owned));
+        gateway::guard(&mut steps, &nothing, found, None);
         actions.extend(steps.into_iter().map(Action::Apply));
         actions.push(Action::Remember(self.memory()));
         actions.push(Action::Exit);
+    }
+}
+
+fn report_adopted(peer: &Peer, remote: SocketAddr, actions: &mut Vec<Action>) {
+    actions.push(Action::Report(Report::Adopted(remote)));
+    if peer.admitted().is_none() {
+        actions.push(Action::Report(Report::Expired(remote)));
     }
 }
 

@@ -15,7 +15,6 @@ use super::host::{
 use super::nodes;
 use super::peer::{Peer, Settings};
 use super::plan::{Control, Forwards, LinkKind, RuleSpec, Wanted, WantedLink};
-use super::socket::SocketSpec;
 
 /// TTL of the outer packets. The kernel's default, the inner packet's TTL, would let a routing
 /// protocol's packets (TTL 1) die at the first hop.
@@ -41,10 +40,12 @@ pub struct OuterFound {
 /// is that of the other end.
 pub fn find_outer(outer: &Outer, family: Family, found: &Found) -> Option<OuterFound> {
     match outer {
-        Outer::Address(address) => Some(OuterFound { address: *address, bound_to: None }),
+        Outer::Address(address) => {
+            found.has_local(*address).then_some(OuterFound { address: *address, bound_to: None })
+        }
         Outer::AddressOn(address, device) => {
             let bound_to = Some(found.interface(device)?.index);
-            Some(OuterFound { address: *address, bound_to })
+            found.has_local(*address).then_some(OuterFound { address: *address, bound_to })
         }
         Outer::Device(device) => {
             let index = found.interface(device)?.index;
@@ -89,20 +90,8 @@ pub fn wanted(
         (Datapath::Tun, _) => userspace(endpoint, outer, peers, clients, found),
     };
     let tunnel = &endpoint.tunnel;
-    let devices = wanted.links.iter().map(|link| link.device.clone()).collect();
-    let through = through(endpoint, peers);
-    let only = peers.first().filter(|_| endpoint.ends == Ends::Two);
-    let remote = only.and_then(Peer::remote).map(|remote| remote.ip());
-    let routed: Vec<_> = match (endpoint.ends, endpoint.datapath) {
-        (Ends::Many, Datapath::Tun) => {
-            let on_link = [IpNet::V4(tunnel.inner_peer)].into_iter();
-            let on_link: Vec<_> = on_link.chain(tunnel.inner6.map(IpNet::V6)).collect();
-            let off_link = |net: &&IpNet| !on_link.iter().any(|link| link.contains(*net));
-            peers.iter().flat_map(|p| &p.networks).filter(off_link).copied().collect()
-        }
-        (Ends::Many, Datapath::Kernel) | (Ends::Two, _) => Vec::new(),
-    };
-    wanted.gateway = gateway::wanted(tunnel, &devices, remote, &through, &routed, found, before);
+    let extent = extent(endpoint, &wanted, peers, found);
+    wanted.gateway = gateway::wanted(tunnel, &extent, found, before);
     if endpoint.ends == Ends::Many && endpoint.datapath == Datapath::Kernel {
         let network = tunnel.inner_peer;
         if network.prefix_len() < network.max_prefix_len() {
@@ -117,6 +106,28 @@ fn through(endpoint: &Endpoint, peers: &[Peer]) -> Vec<IpNet> {
     let mut through = vec![IpNet::V4(endpoint.tunnel.inner_peer)];
     through.extend(peers.iter().flat_map(|p| p.networks.iter().copied()));
     through
+}
+
+fn extent(endpoint: &Endpoint, wanted: &Wanted, peers: &[Peer], found: &Found) -> gateway::Extent {
+    let tunnel = &endpoint.tunnel;
+    let going = wanted.unwanted.iter().filter(|device| found.interface(device).is_some());
+    let only = peers.first().filter(|_| endpoint.ends == Ends::Two);
+    let routed = match (endpoint.ends, endpoint.datapath) {
+        (Ends::Many, Datapath::Tun) => {
+            let on_link = [IpNet::V4(tunnel.inner_peer)].into_iter();
+            let on_link: Vec<_> = on_link.chain(tunnel.inner6.map(IpNet::V6)).collect();
+            let off_link = |net: &&IpNet| !on_link.iter().any(|link| link.contains(*net));
+            peers.iter().flat_map(|p| &p.networks).filter(off_link).copied().collect()
+        }
+        (Ends::Many, Datapath::Kernel) | (Ends::Two, _) => Vec::new(),
+    };
+    gateway::Extent {
+        devices: wanted.links.iter().map(|link| link.device.clone()).collect(),
+        going: going.cloned().collect(),
+        remote: only.and_then(Peer::remote).map(|remote| remote.ip()),
+        through: through(endpoint, peers),
+        routed,
+    }
 }
 
 /// Our addresses on the one interface of a tunnel.
@@ -134,12 +145,6 @@ fn userspace(
     found: &Found,
 ) -> Wanted {
     let tunnel = &endpoint.tunnel;
-    let socket = SocketSpec {
-        address: SocketAddr::new(outer.address, tunnel.port.get()),
-        device: tunnel.outer.device().cloned(),
-        mark: tunnel.gateway.mark(),
-        checksum: tunnel.checksum,
-    };
     let mut forwarding = ForwardSpec {
         control: match endpoint.control {
             Control::Refuse => None,
@@ -151,11 +156,9 @@ fn userspace(
         let Some(remote) = peer.remote() else { continue };
         let spec = match endpoint.ends {
             Ends::Two => only_remote(tunnel, peer.admitted().is_some()),
-            Ends::Many => RemoteSpec {
-                destinations: peer.networks.clone(),
-                sources: peer.networks.clone(),
-                owner: None,
-            },
+            Ends::Many => {
+                RemoteSpec { destinations: peer.networks.clone(), sources: peer.networks.clone() }
+            }
         };
         forwarding.remotes.insert(remote, spec);
     }
@@ -184,7 +187,7 @@ fn userspace(
     };
     let known = endpoint.ends == Ends::Many || peers.iter().any(|p| p.remote().is_some());
     Wanted {
-        socket: Some(socket),
+        socket: Some(tunnel.socket(outer.address)),
         forwarding,
         links: known.then_some(link).into_iter().collect(),
         ..Wanted::default()
@@ -215,7 +218,7 @@ fn only_remote(tunnel: &TunnelConfig, admitted: bool) -> RemoteSpec {
                 .collect()
         }
     };
-    RemoteSpec { destinations: everything, sources, owner: None }
+    RemoteSpec { destinations: everything, sources }
 }
 
 fn forwards(tunnel: &TunnelConfig) -> Forwards {

@@ -222,7 +222,7 @@ fn read_address(data: IterableDataAttrs<'_>) -> Option<Ipv4Addr> {
 }
 
 fn is_absent(error: &io::Error) -> bool {
-    error.raw_os_error() == Some(super::ENOENT)
+    error.raw_os_error() == Some(libc::ENOENT)
 }
 
 fn header() -> Nfgenmsg {

@@ -24,8 +24,7 @@ use std::io;
 use ipnet::Ipv4Net;
 use nftables::batch::Batch;
 use nftables::expr::{
-    CT, Expression, Meta, MetaKey, NamedExpression, Payload, PayloadField, Prefix, RT, RTKey,
-    SetItem, TcpOption,
+    CT, Expression, Meta, MetaKey, NamedExpression, Prefix, RT, RTKey, SetItem, TcpOption,
 };
 use nftables::schema::{Chain, NfListObject, Rule, Table};
 use nftables::stmt::{Mangle, Match, Operator, Statement};
@@ -33,6 +32,7 @@ use nftables::types::{NfChainPolicy, NfChainType, NfFamily, NfHook};
 
 use super::elements::Elements;
 use super::rules::{RulesError, nft};
+use super::ruleset::{eq, header, ne};
 use crate::engine::host::{GatewayFound, GatewaySpec};
 
 /// `NF_IP_PRI_MANGLE` in linux/netfilter_ipv4.h: after conntrack, before most firewalls.
@@ -122,25 +122,19 @@ fn table(spec: &GatewaySpec) -> Batch<'_> {
 
 fn forward(spec: &GatewaySpec) -> Vec<Vec<Statement<'static>>> {
     let own = || any_of(devices(spec).collect());
-    let clamp = |key| {
-        vec![
-            is(meta(key), Operator::EQ, own()),
-            is(tcp("flags"), Operator::IN, text("syn")),
-            clamp_to_path(),
-        ]
-    };
+    let clamp = |key| vec![eq(meta(key), own()), syn(), clamp_to_path()];
     let mut rules = vec![clamp(MetaKey::Iifname), clamp(MetaKey::Oifname)];
     if !spec.into_tunnel {
         let state = NamedExpression::CT(CT { key: "state".into(), family: None, dir: None });
         let answers = any_of(vec![text("established"), text("related")]);
         rules.push(vec![
-            is(meta(MetaKey::Oifname), Operator::EQ, own()),
-            is(Expression::Named(state), Operator::EQ, answers),
+            eq(meta(MetaKey::Oifname), own()),
+            eq(Expression::Named(state), answers),
             Statement::Accept(None),
         ]);
         rules.push(vec![
-            is(meta(MetaKey::Iifname), Operator::NEQ, own()),
-            is(meta(MetaKey::Oifname), Operator::EQ, own()),
+            ne(meta(MetaKey::Iifname), own()),
+            eq(meta(MetaKey::Oifname), own()),
             Statement::Drop(None),
         ]);
     }
@@ -152,8 +146,8 @@ fn forward(spec: &GatewaySpec) -> Vec<Vec<Statement<'static>>> {
         let gateways = spec.gateways.iter().map(|name| interface(name));
         let gateways = any_of(devices(spec).chain(gateways).collect());
         rules.push(vec![
-            is(meta(MetaKey::Iifname), Operator::EQ, any_of(turned_on)),
-            is(meta(MetaKey::Oifname), Operator::NEQ, gateways),
+            eq(meta(MetaKey::Iifname), any_of(turned_on)),
+            ne(meta(MetaKey::Oifname), gateways),
             Statement::Drop(None),
         ]);
     }
@@ -169,14 +163,14 @@ fn postrouting(spec: &GatewaySpec) -> Vec<Vec<Statement<'static>>> {
     }
     let sources = any_of(sources.iter().map(network).collect());
     let leaving = match by {
-        Some(by) => is(meta(MetaKey::Oifname), Operator::EQ, interface(by.as_str())),
+        Some(by) => eq(meta(MetaKey::Oifname), interface(by.as_str())),
         None => {
             let not_by = any_of(devices(spec).chain([text("lo")]).collect());
-            is(meta(MetaKey::Oifname), Operator::NEQ, not_by)
+            ne(meta(MetaKey::Oifname), not_by)
         }
     };
     let saddr = header("ip", "saddr");
-    vec![vec![is(saddr, Operator::EQ, sources), leaving, Statement::Masquerade(None)]]
+    vec![vec![eq(saddr, sources), leaving, Statement::Masquerade(None)]]
 }
 
 /// The tunnel's own interfaces.
@@ -222,19 +216,10 @@ fn meta(key: MetaKey) -> Expression<'static> {
     Expression::Named(NamedExpression::Meta(Meta { key }))
 }
 
-fn tcp(field: &'static str) -> Expression<'static> {
-    header("tcp", field)
-}
-
-fn header(protocol: &'static str, field: &'static str) -> Expression<'static> {
-    Expression::Named(NamedExpression::Payload(Payload::PayloadField(PayloadField {
-        protocol: protocol.into(),
-        field: field.into(),
-    })))
-}
-
-fn is(left: Expression<'static>, op: Operator, right: Expression<'static>) -> Statement<'static> {
-    Statement::Match(Match { left, right, op })
+/// `tcp flags syn`, whatever flags are beside it.
+fn syn() -> Statement<'static> {
+    let (left, right) = (header("tcp", "flags"), text("syn"));
+    Statement::Match(Match { left, right, op: Operator::IN })
 }
 
 #[cfg(test)]

@@ -55,7 +55,9 @@ impl Links {
         Ok(addresses.iter().filter_map(read_address).collect())
     }
 
-    /// How packets with this firewall mark get to `destination`; `None` without a route.
+    /// How packets with this firewall mark get to `destination`; `None` without a route, and with
+    /// one that says no: `blackhole` and `prohibit` have errors of their own (`fib_props` in
+    /// net/ipv4/fib_semantics.c), as has a kernel without the family.
     pub async fn way(&self, destination: IpAddr, mark: u32) -> io::Result<Option<Way>> {
         let mut message = match destination {
             IpAddr::V4(v4) => {
@@ -68,7 +70,7 @@ impl Links {
         message.attributes.push(RouteAttribute::Mark(mark));
         let route = match self.handle.route().get(message).execute().try_next().await {
             Ok(route) => route,
-            Err(rtnetlink::Error::NetlinkError(e)) if is_unreachable(&e.to_io()) => None,
+            Err(rtnetlink::Error::NetlinkError(_)) => None,
             Err(e) => return Err(into_io(e)),
         };
         Ok(route.and_then(|route| read_way(&route.attributes)))
@@ -79,8 +81,9 @@ impl Links {
         self.handle.link().add(message).execute().await.map_err(into_io)
     }
 
-    /// Gives an existing `ipip` link its remote, local and ports. The kernel resets what a change
-    /// leaves out, so the whole set is sent (`ipip_changelink` in net/ipv4/ipip.c).
+    /// Gives an existing `ipip` link its remote, local and ports. Of what a change leaves out the
+    /// kernel resets some and keeps some, so the whole set is sent (`ipip_changelink` in
+    /// net/ipv4/ipip.c).
     pub async fn change(&self, wanted: &WantedLink) -> io::Result<()> {
         let Some(message) = ipip_message(wanted) else { return Ok(()) };
         let request = self.handle.link().add(message).set_flags(NLM_F_REQUEST | NLM_F_ACK);
@@ -172,7 +175,7 @@ impl Links {
 
     async fn private_address(&self, private: Ipv4Addr) -> io::Result<Address> {
         let interface = self.interfaces().await?.into_iter().find(|i| i.loopback);
-        let interface = interface.ok_or_else(|| io::Error::from_raw_os_error(super::ENODEV))?;
+        let interface = interface.ok_or_else(|| io::Error::from_raw_os_error(libc::ENODEV))?;
         let local = IpAddr::V4(private);
         let value = InterfaceAddress::new(local, local.into());
         Ok(Address { interface: interface.index, value })
@@ -181,14 +184,8 @@ impl Links {
     async fn index_of(&self, device: &DeviceName) -> io::Result<u32> {
         let request = self.handle.link().get().match_name(device.to_string());
         let link = request.execute().try_next().await.map_err(into_io)?;
-        link.map(|l| l.header.index).ok_or_else(|| io::Error::from_raw_os_error(super::ENODEV))
+        link.map(|l| l.header.index).ok_or_else(|| io::Error::from_raw_os_error(libc::ENODEV))
     }
-}
-
-/// `rp_filter` of all interfaces: the stricter of it and an interface's own counts (ip-sysctl.rst).
-pub fn rp_filter_of_all() -> u32 {
-    let text = std::fs::read_to_string("/proc/sys/net/ipv4/conf/all/rp_filter");
-    text.ok().and_then(|text| text.trim().parse().ok()).unwrap_or(0)
 }
 
 /// `None` for a TUN interface, which is made by opening it.
@@ -199,12 +196,10 @@ fn ipip_message(wanted: &WantedLink) -> Option<LinkMessage> {
         .remote(link.remote)
         .ttl(link.ttl)
         .pmtudisc(link.path_mtu_discovery)
+        .fwmark(link.mark)
         .protocol(netlink_packet_route::IpProtocol::Ipip);
     if let Some(index) = link.bound_to {
         builder = builder.dev(index);
-    }
-    if link.mark != 0 {
-        builder = builder.fwmark(link.mark);
     }
     if let Encapsulation::Fou { source_port, destination_port, checksum } = link.encapsulation {
         let flags = if checksum { TunnelEncapFlags::CSum } else { TunnelEncapFlags::empty() };
@@ -331,16 +326,24 @@ fn read_conf(specs: &[AfSpecUnspec]) -> Option<&InetDevConf> {
 }
 
 fn read_way(attributes: &[RouteAttribute]) -> Option<Way> {
+    let address = |address: &RouteAddress| match address {
+        RouteAddress::Inet(v4) => Some(IpAddr::V4(*v4)),
+        RouteAddress::Inet6(v6) => Some(IpAddr::V6(*v6)),
+        _ => None,
+    };
     let source = attributes.iter().find_map(|attribute| match attribute {
-        RouteAttribute::PrefSource(RouteAddress::Inet(address)) => Some(IpAddr::V4(*address)),
-        RouteAttribute::PrefSource(RouteAddress::Inet6(address)) => Some(IpAddr::V6(*address)),
+        RouteAttribute::PrefSource(source) => address(source),
         _ => None,
     })?;
+    let router = attributes.iter().find_map(|attribute| match attribute {
+        RouteAttribute::Gateway(router) => address(router),
+        _ => None,
+    });
     let interface = attributes.iter().find_map(|attribute| match attribute {
         RouteAttribute::Oif(index) => Some(*index),
         _ => None,
     })?;
-    Some(Way { source, interface })
+    Some(Way { source, interface, router })
 }
 
 fn read_address(message: &AddressMessage) -> Option<Address> {
@@ -356,10 +359,6 @@ fn read_address(message: &AddressMessage) -> Option<Address> {
     let local = local.or(peer)?;
     let network = IpNet::new(peer.unwrap_or(local), message.header.prefix_len).ok()?;
     Some(Address { interface: message.header.index, value: InterfaceAddress { local, network } })
-}
-
-fn is_unreachable(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::NetworkUnreachable | io::ErrorKind::HostUnreachable)
 }
 
 /// The kernel's errno, where there is one.

@@ -44,6 +44,11 @@ pub struct Host {
     rules: Rules,
     routes: Routes,
     gateway: Gateway,
+    /// Whether routes and gateway rules of ours are wanted, or were there at the last reading: all
+    /// others pay for the first look only, which finds what a crash left. What concerns only these is
+    /// not read otherwise.
+    routing: bool,
+    asks_for_routing: bool,
 }
 
 /// What the kernel is asked when it is read.
@@ -112,6 +117,8 @@ impl Host {
             rules: if kernel && rules { Rules::in_table(table) } else { Rules::unavailable() },
             routes: Routes::open()?,
             gateway: Gateway::in_table(&tunnel.gateway_table()),
+            routing: true,
+            asks_for_routing: tunnel.asks_for_routing(),
         })
     }
 
@@ -120,6 +127,21 @@ impl Host {
     /// # Errors
     /// When the kernel refuses to tell.
     pub async fn read(&mut self, way_to: Option<WayTo>) -> io::Result<Found> {
+        let (mut routes, mut policy_rules) = (BTreeSet::new(), BTreeSet::new());
+        let mut gateway = GatewayFound::Missing;
+        let (mut rp_filter_of_all, mut ip_forward) = (0, false);
+        if self.routing {
+            rp_filter_of_all = setting("conf/all/rp_filter");
+            ip_forward = setting("ip_forward") != 0;
+            routes = self.routes.routes().await?;
+            policy_rules = self.routes.policy_rules().await?;
+            // A kernel without nftables has none of our rules.
+            gateway = self.gateway.read().unwrap_or(GatewayFound::Missing);
+            self.routing = self.asks_for_routing
+                || !routes.is_empty()
+                || !policy_rules.is_empty()
+                || gateway != GatewayFound::Missing;
+        }
         Ok(Found {
             interfaces: self.links.interfaces().await?,
             addresses: self.links.addresses().await?,
@@ -128,15 +150,15 @@ impl Host {
                 None => BTreeSet::new(),
             },
             rules: self.rules.read()?,
-            routes: self.routes.routes().await?,
-            policy_rules: self.routes.policy_rules().await?,
-            // A kernel without nftables has none of our rules.
-            gateway: self.gateway.read().unwrap_or(GatewayFound::Missing),
+            routes,
+            policy_rules,
+            gateway,
             way: match way_to {
                 Some(WayTo { destination, mark }) => self.links.way(destination, mark).await?,
                 None => None,
             },
-            rp_filter_of_all: links::rp_filter_of_all(),
+            rp_filter_of_all,
+            ip_forward,
             userspace: Userspace::default(),
             name_servers: NameServers::default(),
         })
@@ -249,6 +271,12 @@ fn explain_route(error: &io::Error) -> String {
     }
 }
 
+/// One of the settings below net.ipv4 that are not an interface's (ip-sysctl.rst).
+fn setting(name: &str) -> u32 {
+    let text = std::fs::read_to_string(format!("/proc/sys/net/ipv4/{name}"));
+    text.ok().and_then(|text| text.trim().parse().ok()).unwrap_or(0)
+}
+
 /// An opened TUN interface lacks nothing but its MTU.
 async fn create(links: &Links, wanted: &WantedLink) -> io::Result<()> {
     match wanted.kind {
@@ -259,11 +287,14 @@ async fn create(links: &Links, wanted: &WantedLink) -> io::Result<()> {
 
 fn absent_is_fine(result: io::Result<()>) -> io::Result<()> {
     match result {
-        Err(e) if matches!(e.raw_os_error(), Some(ENOENT | ENODEV | EADDRNOTAVAIL)) => Ok(()),
+        Err(e)
+            if matches!(
+                e.raw_os_error(),
+                Some(libc::ENOENT | libc::ENODEV | libc::EADDRNOTAVAIL)
+            ) =>
+        {
+            Ok(())
+        }
         other => other,
     }
 }
-
-const ENOENT: i32 = 2;
-const ENODEV: i32 = 19;
-const EADDRNOTAVAIL: i32 = 99;

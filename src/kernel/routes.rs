@@ -177,6 +177,10 @@ fn rule_message(rule: &PolicyRule) -> RuleMessage {
         PolicyRuleKind::MainButDefault => {
             vec![RuleAttribute::Table(MAIN_TABLE), RuleAttribute::SuppressPrefixLen(0)]
         }
+        PolicyRuleKind::FromOwn(address) => {
+            message.header.src_len = IpNet::from(address).prefix_len();
+            vec![RuleAttribute::Table(MAIN_TABLE), RuleAttribute::Source(address)]
+        }
     });
     message
 }
@@ -188,7 +192,7 @@ fn read_rule(message: &RuleMessage) -> Option<PolicyRule> {
         _ => return None,
     };
     let (mut ours, mut priority, mut table, mut suppress) = (false, 0, 0, None);
-    let (mut mark, mut mask) = (None, u32::MAX);
+    let (mut mark, mut mask, mut source) = (None, u32::MAX, None);
     for attribute in &message.attributes {
         match attribute {
             RuleAttribute::Protocol(protocol) => ours = *protocol == OURS,
@@ -197,13 +201,16 @@ fn read_rule(message: &RuleMessage) -> Option<PolicyRule> {
             RuleAttribute::FwMask(number) => mask = *number,
             RuleAttribute::Table(number) => table = *number,
             RuleAttribute::SuppressPrefixLen(length) => suppress = Some(*length),
+            RuleAttribute::Source(address) => source = Some(*address),
             _ => {}
         }
     }
     let inverted = message.header.flags.contains(RuleFlags::Invert);
-    let kind = match (mark, suppress) {
-        (Some(mark), _) if inverted => PolicyRuleKind::UnlessMarked { mark, mask, table },
-        (None, Some(0)) if !inverted && table == MAIN_TABLE => PolicyRuleKind::MainButDefault,
+    let is_main = !inverted && table == MAIN_TABLE;
+    let kind = match (mark, suppress, source) {
+        (Some(mark), ..) if inverted => PolicyRuleKind::UnlessMarked { mark, mask, table },
+        (None, Some(0), None) if is_main => PolicyRuleKind::MainButDefault,
+        (None, _, Some(address)) if is_main => PolicyRuleKind::FromOwn(address),
         _ => return None,
     };
     ours.then_some(PolicyRule { family, priority, kind })
@@ -277,6 +284,10 @@ mod tests {
             for kind in [
                 PolicyRuleKind::UnlessMarked { mark: 0x6970, mask: 0xfff0, table: 0x6970 },
                 PolicyRuleKind::MainButDefault,
+                PolicyRuleKind::FromOwn(match family {
+                    Family::V4 => "192.0.2.1".parse().unwrap(),
+                    Family::V6 => "2001:db8::1".parse().unwrap(),
+                }),
             ] {
                 let rule = PolicyRule { family, priority: 30_000, kind };
                 assert_eq!(read_rule(&rule_message(&rule)), Some(rule));

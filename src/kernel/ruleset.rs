@@ -440,7 +440,7 @@ fn udp(field: &'static str) -> Expression<'static> {
     header("udp", field)
 }
 
-fn header(protocol: &'static str, field: &'static str) -> Expression<'static> {
+pub(super) fn header(protocol: &'static str, field: &'static str) -> Expression<'static> {
     Expression::Named(NamedExpression::Payload(Payload::PayloadField(PayloadField {
         protocol: protocol.into(),
         field: field.into(),
@@ -459,11 +459,11 @@ fn named_set(name: &str) -> Expression<'static> {
     Expression::String(format!("@{name}").into())
 }
 
-fn eq(left: Expression<'static>, right: Expression<'static>) -> Statement<'static> {
+pub(super) fn eq(left: Expression<'static>, right: Expression<'static>) -> Statement<'static> {
     Statement::Match(Match { left, right, op: Operator::EQ })
 }
 
-fn ne(left: Expression<'static>, right: Expression<'static>) -> Statement<'static> {
+pub(super) fn ne(left: Expression<'static>, right: Expression<'static>) -> Statement<'static> {
     Statement::Match(Match { left, right, op: Operator::NEQ })
 }
 

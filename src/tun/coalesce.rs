@@ -6,6 +6,9 @@
 //! in. A flow's packets are never reordered. Groups leave in the order they were begun, and a
 //! packet that cannot be appended to the group of its flow closes it.
 //!
+//! What asks for delivery (PSH) does not: the group is written in a moment anyway. Of such flags the
+//! last segment carries one for all, as a sender may do, too (RFC 9293, 3.9.1.2).
+//!
 //! The device wants the checksum of a large packet left to the kernel, so a wrong one would be made
 //! good here: every checksum is verified before its packet is merged.
 
@@ -17,7 +20,7 @@ use super::checksum;
 use super::device::Offload;
 use super::flow::Flow;
 use super::partial;
-use super::segment::{PSH, Segment};
+use super::segment::{PSH, Segment, same_ip, same_transport};
 use super::vnet::{Gso, Vnet};
 
 /// Groups that wait to be written.
@@ -61,7 +64,7 @@ struct Group {
     length: usize,
     /// Sequence number that the next packet has to have.
     sequence: u32,
-    /// Whether the last packet has the flag.
+    /// Whether any packet behind the first has the flag.
     push: bool,
     /// The payloads behind the first packet.
     parts: Option<(u16, u16)>,
@@ -175,7 +178,7 @@ impl Coalescer {
             pair,
             segment,
             alone,
-            is_open: segment.is_some_and(|segment| !segment.push),
+            is_open: segment.is_some(),
             is_intact: false,
             count: 1,
             sequence: segment.map_or(0, Segment::next_sequence),
@@ -191,11 +194,19 @@ impl Group {
     fn takes(&mut self, buffer: &[u8], packet: &[u8], segment: Segment) -> bool {
         let Some(head) = self.segment else { return false };
         let first = &buffer[self.head.clone()];
-        let fits = self.is_open
+        let follows = self.is_open
             && self.count < SEGMENTS
             && self.length + segment.size <= usize::from(u16::MAX)
-            && segment.follows(packet, head, first, self.count, self.sequence);
-        if !fits {
+            && segment.size <= head.size
+            && segment.sequence == self.sequence
+            && segment.is_like(head)
+            && same_ip(first, packet, self.count, head.is_v4)
+            && same_transport(
+                &first[head.ip..head.headers],
+                &packet[head.ip..head.headers],
+                head.is_tcp,
+            );
+        if !follows {
             return false;
         }
         self.is_intact = self.is_intact || head.is_intact(first);
@@ -209,8 +220,8 @@ impl Group {
         self.count += 1;
         self.length += segment.size;
         self.sequence = segment.next_sequence();
-        self.push = segment.push;
-        self.is_open = !segment.push && self.segment.is_some_and(|head| segment.size == head.size);
+        self.push |= segment.push;
+        self.is_open = self.segment.is_some_and(|head| segment.size == head.size);
         last
     }
 

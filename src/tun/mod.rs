@@ -19,13 +19,17 @@
 
 mod checksum;
 mod classify;
+mod cmsg;
 mod coalesce;
-mod counters;
 mod device;
+mod drops;
+mod ecn;
 mod flow;
 mod handover;
 mod limit;
+mod offloads;
 mod partial;
+mod path;
 #[cfg(test)]
 mod random;
 mod receive;
@@ -40,7 +44,6 @@ mod vnet;
 mod wake;
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::future;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -58,14 +61,15 @@ use crate::engine::config::DeviceName;
 use crate::engine::forwarding::{ForwardSpec, Forwarding};
 use crate::engine::socket::SocketSpec;
 
-use counters::{Count, Counters};
 use device::{Interface, Offload};
+use drops::{Drops, Reason};
 pub use handover::{Kept, forget, inherited};
+pub use offloads::Offloads;
 use socket::UdpSocket;
-use wake::Wake;
+use wake::{Start, Wake};
 
 /// Packets that wait for the engine.
-const CONTROL: usize = 64;
+const CONTROL_QUEUE: usize = 64;
 /// The longest packet that the engine is handed: one byte more than the longest token, as on the
 /// kernel path.
 const CONTROL_LEN: usize = 1473;
@@ -85,30 +89,17 @@ struct Shared {
     forwarding: RwLock<Forwarding>,
     /// Counts the changes of `forwarding`.
     generation: AtomicU64,
+    /// Whether it is known what is to be forwarded: until then nothing is read.
+    open: AtomicBool,
     interface: RwLock<Option<Arc<Interface>>>,
     socket: RwLock<Option<Arc<UdpSocket>>>,
     control: mpsc::Sender<(SocketAddr, Vec<u8>)>,
-    counters: Counters,
+    drops: Drops,
     stopping: AtomicBool,
     /// Wakes the readers of the interface, for good.
     stop: Wake,
     /// Wakes the reader of the socket: there is another one, another interface, or the end.
     changed: Wake,
-}
-
-/// What the kernel helps with.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Offloads {
-    /// Large TCP packets from and to the interface.
-    pub tun_tso: bool,
-    /// Large UDP packets from and to the interface.
-    pub tun_uso: bool,
-    /// Many segments sent at once.
-    pub udp_gso: bool,
-    /// Many datagrams received at once.
-    pub udp_gro: bool,
-    /// Queues of the interface.
-    pub queues: usize,
 }
 
 impl Datapath {
@@ -118,14 +109,15 @@ impl Datapath {
     /// # Errors
     /// Too many open files, too many threads.
     pub fn new(queues: Option<NonZeroUsize>) -> io::Result<Self> {
-        let (sender, control) = mpsc::channel(CONTROL);
+        let (sender, control) = mpsc::channel(CONTROL_QUEUE);
         let shared = Arc::new(Shared {
             forwarding: RwLock::default(),
             generation: AtomicU64::new(0),
+            open: AtomicBool::new(false),
             interface: RwLock::new(None),
             socket: RwLock::new(None),
             control: sender,
-            counters: Counters::new(),
+            drops: Drops::new(),
             stopping: AtomicBool::new(false),
             stop: Wake::new()?,
             changed: Wake::new()?,
@@ -165,8 +157,10 @@ impl Datapath {
         }
         let interface = Interface::adopt(device, kept.queues)?;
         let socket = UdpSocket::adopt(spec, socket)?;
+        self.use_interface(interface)?;
         *write(&self.shared.socket) = Some(Arc::new(socket));
-        self.use_interface(interface)
+        self.shared.changed.wake();
+        Ok(())
     }
 
     /// Gives the service manager what a successor of this process needs to go on without losing a
@@ -182,22 +176,29 @@ impl Datapath {
 
     fn use_interface(&self, interface: Interface) -> io::Result<()> {
         let interface = Arc::new(interface);
-        *write(&self.shared.interface) = Some(Arc::clone(&interface));
+        let readers = match self.shared.is_open() {
+            true => self.readers(&interface)?,
+            false => Start::default(),
+        };
+        *write(&self.shared.interface) = Some(interface);
         self.shared.changed.wake();
-        match self.shared.is_open() {
-            true => self.read_interface(&interface),
-            false => Ok(()),
-        }
+        readers.give();
+        Ok(())
     }
 
-    fn read_interface(&self, interface: &Arc<Interface>) -> io::Result<()> {
+    /// Threads that read the interface once they may: all of them or, on an error, none.
+    fn readers(&self, interface: &Arc<Interface>) -> io::Result<Start> {
+        let mut readers = Start::default();
         for number in 0..interface.queues().len() {
             let (shared, interface) = (Arc::clone(&self.shared), Arc::clone(interface));
+            let start = readers.one_more();
             self.spawn(format!("tun-tx{number}"), move || {
-                transmit::run(&shared, &interface, &interface.queues()[number]);
+                if start.comes() {
+                    transmit::run(&shared, &interface, &interface.queues()[number]);
+                }
             })?;
         }
-        Ok(())
+        Ok(readers)
     }
 
     /// Opens the socket. One that there was is given up when the new one is bound; on an error it
@@ -236,14 +237,20 @@ impl Datapath {
     /// Too many threads.
     pub fn set_forwarding(&self, spec: ForwardSpec) -> io::Result<()> {
         let first = !self.shared.is_open();
-        self.shared.change_forwarding(|forwarding| forwarding.replace(spec));
+        let readers = match self.shared.interface().filter(|_| first) {
+            Some(interface) => self.readers(&interface)?,
+            None => Start::default(),
+        };
+        self.shared.change_forwarding(|forwarding| {
+            forwarding.replace(spec);
+            true
+        });
         if first {
+            self.shared.open.store(true, Ordering::Release);
             self.shared.changed.wake();
         }
-        match self.shared.interface().filter(|_| first) {
-            Some(interface) => self.read_interface(&interface),
-            None => Ok(()),
-        }
+        readers.give();
+        Ok(())
     }
 
     pub fn forwarding(&self) -> ForwardSpec {
@@ -279,9 +286,9 @@ impl Datapath {
         }
     }
 
-    /// Packets, bytes and system calls, by name.
-    pub fn counters(&self) -> BTreeMap<&'static str, u64> {
-        self.shared.counters.read()
+    /// Packets that were dropped, by reason.
+    pub fn dropped(&self) -> BTreeMap<&'static str, u64> {
+        self.shared.drops.read()
     }
 
     /// What is in use now.
@@ -325,15 +332,15 @@ impl Shared {
         read(&self.forwarding)
     }
 
-    fn change_forwarding<T>(&self, change: impl FnOnce(&mut Forwarding) -> T) -> T {
-        let result = change(&mut write(&self.forwarding));
-        self.generation.fetch_add(1, Ordering::Release);
-        result
+    /// `change` says whether it changed anything.
+    fn change_forwarding(&self, change: impl FnOnce(&mut Forwarding) -> bool) {
+        if change(&mut write(&self.forwarding)) {
+            self.generation.fetch_add(1, Ordering::Release);
+        }
     }
 
-    /// Whether it is known what is to be forwarded.
     fn is_open(&self) -> bool {
-        self.generation.load(Ordering::Acquire) > 0
+        self.open.load(Ordering::Acquire)
     }
 
     fn interface(&self) -> Option<Arc<Interface>> {
@@ -356,11 +363,9 @@ impl Shared {
 
     fn pass_control(&self, from: SocketAddr, payload: &[u8]) {
         let payload = payload.get(..CONTROL_LEN).unwrap_or(payload);
-        let count = match self.control.try_send((from, payload.to_vec())) {
-            Ok(()) => Count::ControlPassed,
-            Err(_) => Count::ControlOverflow,
-        };
-        self.counters.add(count, 1);
+        if self.control.try_send((from, payload.to_vec())).is_err() {
+            self.drops.add(Reason::ControlOverflow, 1);
+        }
     }
 }
 
@@ -383,26 +388,5 @@ fn queues_by_processors() -> usize {
     match thread::available_parallelism().map_or(1, NonZeroUsize::get) {
         ..=3 => 1,
         processors => (processors / 2).min(MOST_QUEUES),
-    }
-}
-
-impl fmt::Display for Offloads {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("tun")?;
-        for (name, on) in [("tso", self.tun_tso), ("uso", self.tun_uso)] {
-            if on {
-                write!(f, " {name}")?;
-            }
-        }
-        f.write_str(", udp")?;
-        for (name, on) in [("gso", self.udp_gso), ("gro", self.udp_gro)] {
-            if on {
-                write!(f, " {name}")?;
-            }
-        }
-        if self.queues > 1 {
-            write!(f, ", {} queues", self.queues)?;
-        }
-        Ok(())
     }
 }

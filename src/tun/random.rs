@@ -48,13 +48,26 @@ fn plans() -> impl Strategy<Value = Vec<(Plan, bool, bool)>> {
     })
 }
 
-/// All but the number of an IPv4 packet that is never fragmented.
+/// All but the number of an IPv4 packet that is never fragmented, and PSH.
 fn comparable(mut packet: Vec<u8>) -> Vec<u8> {
     if packet[0] >> 4 == 4 && packet[6] & 0x40 != 0 {
         packet[4..6].fill(0);
         packet[10..12].fill(0);
     }
+    if pushes(&packet) {
+        let (transport, checksum) = offsets(&packet);
+        packet[transport + 13] &= !PSH;
+        // RFC 1624, with one zero.
+        let old = u16::from_be_bytes([packet[checksum], packet[checksum + 1]]);
+        let new = (u32::from(old) + u32::from(PSH)) % 0xffff;
+        packet[checksum..checksum + 2].copy_from_slice(&new.to_be_bytes()[2..]);
+    }
     packet
+}
+
+fn pushes(packet: &[u8]) -> bool {
+    let (transport, checksum) = offsets(packet);
+    checksum == transport + 16 && packet[transport + 13] & PSH != 0
 }
 
 proptest! {
@@ -93,6 +106,14 @@ proptest! {
                 all.iter().filter(|p| flow(p) == of).cloned().map(comparable).collect()
             };
             prop_assert_eq!(of_flow(&out), of_flow(&packets));
+            // A push comes with the packet or behind it.
+            let pushing = |all: &[Vec<u8>]| -> Vec<_> {
+                let flow = all.iter().filter(|p| flow(p) == of).enumerate();
+                flow.filter(|(_, p)| pushes(p)).map(|(index, _)| index).collect()
+            };
+            let (before, after) = (pushing(&packets), pushing(&out));
+            prop_assert!(after.len() <= before.len());
+            prop_assert!(before.last() <= after.last());
         }
     }
 

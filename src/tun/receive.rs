@@ -6,21 +6,25 @@
 
 use std::io::{self, IoSlice};
 use std::net::{IpAddr, SocketAddr};
+use std::ops::Range;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use crate::engine::forwarding::Judgement;
+use crate::engine::forwarding::{Forwarding, Judgement};
+use crate::engine::plan::ControlShape;
 use crate::wire::inner::Inner;
 
+use super::Shared;
 use super::classify::{Class, classify, is_control};
 use super::coalesce::{Coalescer, Merged, SEGMENTS};
-use super::counters::Count;
 use super::device::{Interface, Offload, is_gone};
+use super::drops::Reason;
+use super::ecn::{self, Ecn};
 use super::limit::Limit;
-use super::socket::UdpSocket;
-use super::{Shared, wake};
+use super::socket::{Received, UdpSocket};
+use super::wake::{self, Patience};
 
 /// Room for the most that comes with one call.
 const ROOM: usize = 65_536;
@@ -41,16 +45,16 @@ const PAUSE: Duration = Duration::from_millis(10);
 /// Reads the socket, whichever it is, until everything ends.
 pub fn run(shared: &Shared) {
     let mut receiver = Receiver::new(shared);
+    let mut patience = Patience::new();
     let mut socket = None;
     while !shared.stopping.load(Ordering::Relaxed) {
-        shared.changed.clear();
         let current = shared.socket().filter(|_| shared.is_open());
         if let Some(former) = &socket
             && !current.as_ref().is_some_and(|current| Arc::ptr_eq(current, former))
         {
             // What it still has was sent to us as well.
             for _ in 0..TURN {
-                if !receiver.forward(former).is_ok_and(|has_more| has_more) {
+                if !receiver.forward(former).is_ok_and(|any| any) {
                     break;
                 }
             }
@@ -59,13 +63,19 @@ pub fn run(shared: &Shared) {
         receiver.adopt_interface();
         let result = socket.as_ref().map_or(Ok(false), |socket| receiver.forward(socket));
         let expires = receiver.expire();
-        match result {
-            Ok(true) => {}
-            Ok(false) => {
-                wake::wait(socket.as_ref().map(|s| s.as_fd()), &shared.changed, expires);
+        let (fd, timeout) = match result {
+            Ok(true) => {
+                patience.renew();
+                continue;
             }
+            Ok(false) if patience.looks_again() => continue,
+            Ok(false) => (socket.as_ref().map(|socket| socket.as_fd()), expires),
             // ENOMEM, most likely.
-            Err(_) => wake::wait(None, &shared.changed, Some(PAUSE)),
+            Err(_) => (None, Some(PAUSE)),
+        };
+        if wake::wait(fd, &shared.changed, timeout) {
+            // Before anything is looked at again.
+            shared.changed.clear();
         }
     }
 }
@@ -108,25 +118,24 @@ impl<'a> Receiver<'a> {
         Some(EXPIRE_EVERY)
     }
 
-    /// Delivers what the socket has; whether it may have more.
+    /// Delivers what the socket has; whether it had anything.
     fn forward(&mut self, socket: &UdpSocket) -> io::Result<bool> {
         let mut used = 0;
+        let mut any = false;
         for _ in 0..TURN {
             match socket.receive(&mut self.buffer[used..]) {
                 Ok(received) => {
-                    self.shared.counters.add(Count::RxCalls, 1);
-                    let end = used + received.length;
-                    let delivered = self.datagrams(used, end, received.segment, received.from);
+                    any = true;
                     // What was read for the engine or for nobody is not kept.
-                    if delivered {
-                        used = end;
+                    if self.datagrams(used, &received) {
+                        used += received.length;
                     }
                 }
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
                 Err(e) => {
                     self.flush();
                     let nothing = e.kind() == io::ErrorKind::WouldBlock;
-                    return if nothing { Ok(false) } else { Err(e) };
+                    return if nothing { Ok(any) } else { Err(e) };
                 }
             }
             if self.coalescer.is_empty() {
@@ -140,87 +149,56 @@ impl<'a> Receiver<'a> {
         Ok(true)
     }
 
-    /// Sorts the datagrams of one sender; whether any is to be delivered.
-    fn datagrams(&mut self, start: usize, end: usize, size: usize, from: SocketAddr) -> bool {
+    /// Sorts the datagrams of one sender, which begin at `start`; whether any is to be delivered.
+    fn datagrams(&mut self, start: usize, received: &Received) -> bool {
         let shared = self.shared;
-        let now = wake::now();
+        let Received { from, length, size, ecn } = *received;
+        let mut sender = Sender { from, now: wake::now(), known: None };
         let mut forwarding = shared.forwarding();
-        let control = forwarding.spec().control;
-        let mut known: Option<IpAddr> = None;
-        let (mut packets, mut bytes) = (0, 0);
-        let mut at = start;
+        let mut any = false;
+        let (mut at, end) = (start, start + length);
         // A datagram may be empty.
         loop {
             let next = (at + size).min(end);
-            let payload = &self.buffer[at..next];
-            let class = classify(payload, control);
-            let taken = match class {
-                Class::Data(inner) if known == Some(inner.source) => Some(inner),
-                Class::Data(inner) => match forwarding.judge(from, inner.source, now) {
-                    Judgement::Deliver => {
-                        known = Some(inner.source);
-                        Some(inner)
-                    }
-                    Judgement::Learn => {
-                        drop(forwarding);
-                        let learned =
-                            shared.change_forwarding(|table| table.learn(from, inner.source, now));
-                        forwarding = shared.forwarding();
-                        if !learned {
-                            shared.counters.add(Count::RxWrongSource, 1);
-                        }
-                        learned.then_some(inner)
-                    }
-                    Judgement::Stranger => {
-                        if is_control(class, from, control) {
-                            self.limit_control(from, at..next, now);
-                        } else {
-                            shared.counters.add(Count::RxStranger, 1);
-                        }
-                        None
-                    }
-                    Judgement::WrongSource => {
-                        shared.counters.add(Count::RxWrongSource, 1);
-                        None
-                    }
-                },
-                Class::Other => {
-                    if is_control(class, from, control) {
-                        self.limit_control(from, at..next, now);
-                    } else {
-                        shared.counters.add(Count::RxMalformed, 1);
-                    }
-                    None
+            match sender.verdict(&forwarding, &self.buffer[at..next]) {
+                Verdict::Deliver(inner) => any |= self.deliver(at, &inner, ecn),
+                Verdict::Learn(source) => {
+                    drop(forwarding);
+                    shared.change_forwarding(|table| table.learn(from, source, sender.now));
+                    forwarding = shared.forwarding();
+                    continue; // it is known now
                 }
-            };
-            if let Some(inner) = taken {
-                packets += 1;
-                bytes += inner.length;
-                self.deliver(at, &inner);
+                Verdict::Control => self.limit_control(&sender, at..next),
+                Verdict::Drop(reason) => shared.drops.add(reason, 1),
             }
             at = next;
             if at >= end {
                 break;
             }
         }
-        shared.counters.add(Count::RxPackets, packets);
-        shared.counters.add(Count::RxBytes, bytes);
-        packets > 0
+        any
     }
 
-    fn limit_control(&mut self, from: SocketAddr, range: std::ops::Range<usize>, now: Duration) {
-        if self.limit.passes(from.ip(), now) {
-            self.shared.pass_control(from, &self.buffer[range]);
+    fn limit_control(&mut self, sender: &Sender, range: Range<usize>) {
+        if self.limit.passes(sender.from.ip(), sender.now) {
+            self.shared.pass_control(sender.from, &self.buffer[range]);
         } else {
-            self.shared.counters.add(Count::ControlLimited, 1);
+            self.shared.drops.add(Reason::ControlLimited, 1);
         }
     }
 
-    fn deliver(&mut self, start: usize, inner: &Inner) {
+    /// `ecn` is that of the outer header; false when the packet has to be dropped for it.
+    fn deliver(&mut self, start: usize, inner: &Inner, ecn: Ecn) -> bool {
+        let packet = &mut self.buffer[start..start + inner.length];
+        if ecn == Ecn::Congested && !ecn::mark(packet) {
+            self.shared.drops.add(Reason::RxCongested, 1);
+            return false;
+        }
         if self.coalescer.is_full() {
             self.flush();
         }
         self.coalescer.push(&self.buffer, start, inner);
+        true
     }
 
     /// Writes everything to the interface.
@@ -231,16 +209,64 @@ impl<'a> Receiver<'a> {
         self.coalescer.drain(&mut self.buffer, |buffer, merged| {
             let written = interface.map(|interface| write(interface, buffer, &merged));
             match written {
-                Some(Ok(_)) => shared.counters.add(Count::RxWrites, 1),
+                Some(Ok(_)) => {}
                 Some(Err(e)) => {
                     gone |= is_gone(&e);
-                    shared.counters.add(Count::RxFailed, usize::from(merged.count));
+                    shared.drops.add(Reason::RxFailed, usize::from(merged.count));
                 }
-                None => shared.counters.add(Count::RxFailed, usize::from(merged.count)),
+                None => shared.drops.add(Reason::RxFailed, usize::from(merged.count)),
             }
         });
         if gone && let Some(interface) = self.interface.take() {
             shared.interface_gone(&interface);
+        }
+    }
+}
+
+/// Who sent what is sorted.
+struct Sender {
+    from: SocketAddr,
+    /// The monotonic clock.
+    now: Duration,
+    /// The last inner source address that was let in: most packets have the one before's.
+    known: Option<IpAddr>,
+}
+
+/// What becomes of a datagram.
+enum Verdict {
+    Deliver(Inner),
+    /// To be judged again once it is noted where this inner address is.
+    Learn(IpAddr),
+    Control,
+    Drop(Reason),
+}
+
+impl Sender {
+    #[inline]
+    fn verdict(&mut self, forwarding: &Forwarding, payload: &[u8]) -> Verdict {
+        let control = forwarding.spec().control;
+        let class = classify(payload, control);
+        let Class::Data(inner) = class else {
+            return self.control_or(Reason::RxMalformed, class, control);
+        };
+        if self.known == Some(inner.source) {
+            return Verdict::Deliver(inner);
+        }
+        match forwarding.judge(self.from, inner.source, self.now) {
+            Judgement::Deliver => {
+                self.known = Some(inner.source);
+                Verdict::Deliver(inner)
+            }
+            Judgement::Learn => Verdict::Learn(inner.source),
+            Judgement::Stranger => self.control_or(Reason::RxStranger, class, control),
+            Judgement::WrongSource => Verdict::Drop(Reason::RxWrongSource),
+        }
+    }
+
+    fn control_or(&self, reason: Reason, class: Class, control: Option<ControlShape>) -> Verdict {
+        match is_control(class, self.from, control) {
+            true => Verdict::Control,
+            false => Verdict::Drop(reason),
         }
     }
 }

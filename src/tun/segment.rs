@@ -2,12 +2,12 @@
 //! a large packet differ in (`inet_gro_receive`, `tcp_gro_receive`, `udp_gro_receive_segment`).
 
 use crate::wire::inner::Inner;
+use crate::wire::udp::UDP_HEADER_LEN;
 
 use super::checksum;
 use super::device::Offload;
 
-const TCP_HEADER_LEN: usize = 20;
-const UDP_HEADER_LEN: usize = 8;
+pub const TCP_HEADER_LEN: usize = 20;
 pub const PSH: u8 = 0x08;
 const ACK: u8 = 0x10;
 const ECE: u8 = 0x40;
@@ -77,26 +77,9 @@ impl Segment {
         if self.is_tcp { self.sequence.wrapping_add(self.size as u32) } else { 0 }
     }
 
-    /// Whether `packet`, which is this segment, could follow `count` segments that begin with
-    /// `first`, which is `head`. For TCP the sequence number has to be `sequence`.
-    pub fn follows(
-        self,
-        packet: &[u8],
-        head: Segment,
-        first: &[u8],
-        count: u16,
-        sequence: u32,
-    ) -> bool {
-        self.headers == head.headers
-            && (self.is_tcp, self.is_v4) == (head.is_tcp, head.is_v4)
-            && self.size <= head.size
-            && self.sequence == sequence
-            && same_ip(first, packet, count, self.is_v4)
-            && same_transport(
-                &first[head.ip..head.headers],
-                &packet[head.ip..head.headers],
-                self.is_tcp,
-            )
+    /// Whether both have the same kind of headers.
+    pub fn is_like(self, other: Segment) -> bool {
+        self.headers == other.headers && (self.is_tcp, self.is_v4) == (other.is_tcp, other.is_v4)
     }
 
     /// Whether the checksums hold.
@@ -114,7 +97,8 @@ impl Segment {
     }
 }
 
-fn same_ip(first: &[u8], packet: &[u8], count: u16, is_v4: bool) -> bool {
+/// Whether `packet` may be number `count` of those that begin with `first`, by its IP header.
+pub fn same_ip(first: &[u8], packet: &[u8], count: u16, is_v4: bool) -> bool {
     if !is_v4 {
         // Version, class and label; next header and hop limit; addresses.
         return first[..4] == packet[..4] && first[6..40] == packet[6..40];
@@ -128,7 +112,8 @@ fn same_ip(first: &[u8], packet: &[u8], count: u16, is_v4: bool) -> bool {
         && (first[6] & DONT_FRAGMENT != 0 || id(packet) == id(first).wrapping_add(count))
 }
 
-fn same_transport(first: &[u8], packet: &[u8], is_tcp: bool) -> bool {
+/// Whether both headers differ in nothing but what segments differ in.
+pub fn same_transport(first: &[u8], packet: &[u8], is_tcp: bool) -> bool {
     // Ports; for TCP acknowledgement and length, flags, window, urgent pointer and options.
     first[..4] == packet[..4]
         && (!is_tcp

@@ -12,7 +12,10 @@ use socket2::SockAddr;
 
 use crate::engine::Outgoing;
 
-use super::socket::{Control, UdpSocket};
+use super::cmsg::CmsgBuffer;
+use super::ecn::Ecn;
+use super::path::Narrow;
+use super::socket::UdpSocket;
 use super::wake;
 
 /// Segments in one call (`UDP_MAX_SEGMENTS` in linux/udp.h; later kernels take 128).
@@ -20,105 +23,123 @@ pub const MAX_SEGMENTS: usize = 64;
 /// Bytes in one call: what fits into an IPv4 packet (`__ip_append_data`).
 pub const MAX_BYTES: usize = 65_507;
 
-/// For how long a remote that did not take large segments gets none.
-const NARROW_FOR: Duration = Duration::from_secs(10);
 /// How long the network card gets to take something from a full buffer.
 const FULL: Duration = Duration::from_millis(100);
 
+/// What the outer headers of datagrams that leave in one call have in common.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Outer {
+    pub to: SocketAddr,
+    pub ecn: Ecn,
+}
+
 /// Datagrams to one remote, in their order.
 pub struct Datagrams<'a> {
-    pub to: SocketAddr,
+    pub outer: Outer,
     /// Bytes of each but the last, which may be shorter.
     pub size: usize,
     pub slices: &'a [IoSlice<'a>],
     /// Where each datagram ends in `slices`.
-    pub ends: &'a [u8],
+    pub ends: &'a [usize],
 }
 
-/// A remote whose path is too narrow for what it was sent. The kernel does not segment what would
-/// have to be fragmented as well: it says EMSGSIZE, EINVAL before Linux 6.14 (`udp_send_skb`).
-/// Single datagrams it does fragment. The path may widen, so this is forgotten after a while.
-#[derive(Debug, Default)]
-pub struct Narrow(Option<(SocketAddr, usize, Duration)>);
+/// What was done about errors of a call; nothing is done twice.
+#[derive(Default)]
+struct Remedies {
+    waited: bool,
+    fragments: bool,
+}
 
-impl Narrow {
-    fn holds(&self, datagrams: &Datagrams<'_>, now: Duration) -> bool {
-        self.0.is_some_and(|(remote, size, until)| {
-            remote == datagrams.to && datagrams.size >= size && now < until
-        })
+impl Outer {
+    fn control(self) -> CmsgBuffer {
+        let mut control = CmsgBuffer::new();
+        if self.ecn != Ecn::NotCapable {
+            let (level, kind) = match self.to {
+                SocketAddr::V4(_) => (libc::SOL_IP, libc::IP_TOS),
+                SocketAddr::V6(_) => (libc::SOL_IPV6, libc::IPV6_TCLASS),
+            };
+            control.push(level, kind, &libc::c_int::from(self.ecn.bits()).to_ne_bytes());
+        }
+        control
     }
 }
 
-/// What became of them.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Sent {
-    pub failed: usize,
-    pub calls: usize,
-}
-
 impl UdpSocket {
-    /// Sends them all, or as many as the kernel takes.
-    pub fn send_all(&self, datagrams: &Datagrams<'_>, narrow: &mut Narrow) -> Sent {
-        let count = datagrams.ends.len();
-        if count == 1 {
-            let sent = self.send_message(datagrams.to, datagrams.slices, None);
-            return Sent { failed: usize::from(sent.is_err()), calls: 1 };
+    /// Sends them all, or as many as the kernel takes; how many it did not.
+    pub fn send_all(&self, datagrams: &Datagrams<'_>, narrow: &mut Narrow) -> usize {
+        self.fragmenting.end_in_time(&self.socket);
+        let Datagrams { outer, size, slices, ends } = *datagrams;
+        if ends.len() == 1 {
+            let sent = self.send_message(outer.to, slices, &outer.control(), Remedies::default());
+            return usize::from(sent.is_err());
         }
-        if self.has_gso() && !narrow.holds(datagrams, wake::now()) {
-            let size = u16::try_from(datagrams.size).unwrap_or(u16::MAX);
-            let segment = Some((libc::SOL_UDP, libc::UDP_SEGMENT, &size.to_ne_bytes()[..]));
-            match self.send_message(datagrams.to, datagrams.slices, segment) {
-                Ok(()) => return Sent { failed: 0, calls: 1 },
-                Err(e) => match e.raw_os_error() {
-                    Some(libc::EMSGSIZE | libc::EINVAL) => {
-                        let until = wake::now() + NARROW_FOR;
-                        narrow.0 = Some((datagrams.to, datagrams.size, until));
-                    }
-                    // A device without checksums, IPsec on the way: it will not change.
-                    Some(libc::EIO | libc::EOPNOTSUPP | libc::ENOPROTOOPT) => {
-                        self.gso.store(false, Ordering::Relaxed);
-                    }
-                    _ => return Sent { failed: count, calls: 1 },
-                },
+        if self.has_gso() && !narrow.holds(outer.to, size) {
+            let mut control = outer.control();
+            let segment = u16::try_from(size).unwrap_or(u16::MAX);
+            control.push(libc::SOL_UDP, libc::UDP_SEGMENT, &segment.to_ne_bytes());
+            // Segments are not fragmented.
+            let remedies = Remedies { fragments: true, ..Remedies::default() };
+            match self.send_message(outer.to, slices, &control, remedies) {
+                Ok(()) => return 0,
+                Err(error) if self.has_to_send_each(&error, datagrams, narrow) => {}
+                Err(_) => return ends.len(),
             }
         }
         self.send_each(datagrams)
     }
 
+    /// Whether the error says that segments are not taken: for a while, or never again.
+    fn has_to_send_each(
+        &self,
+        error: &io::Error,
+        datagrams: &Datagrams<'_>,
+        narrow: &mut Narrow,
+    ) -> bool {
+        let to = datagrams.outer.to;
+        match error.raw_os_error() {
+            Some(libc::EMSGSIZE | libc::EINVAL) => narrow.set(to, datagrams.size),
+            // On the way there is IPsec or, before Linux 6.11, a device without checksums: whatever
+            // the size.
+            Some(libc::EIO) => narrow.set(to, 0),
+            Some(libc::EOPNOTSUPP | libc::ENOPROTOOPT) => self.gso.store(false, Ordering::Relaxed),
+            _ => return false,
+        }
+        true
+    }
+
     /// One datagram each: `sendmmsg`, which stops at the first that fails.
-    fn send_each(&self, datagrams: &Datagrams<'_>) -> Sent {
-        let to = SockAddr::from(datagrams.to);
+    fn send_each(&self, datagrams: &Datagrams<'_>) -> usize {
+        let to = SockAddr::from(datagrams.outer.to);
+        let control = datagrams.outer.control();
         // SAFETY: plain numbers and pointers, of which zero is one.
         let mut messages: [libc::mmsghdr; MAX_SEGMENTS] = unsafe { mem::zeroed() };
         let mut start = 0;
         let mut count = 0;
         for (message, end) in messages.iter_mut().zip(datagrams.ends) {
-            let end = usize::from(*end);
-            let slices = datagrams.slices.get(start..end).unwrap_or_default();
-            message.msg_hdr = header(&to, slices);
-            start = end;
+            let slices = datagrams.slices.get(start..*end).unwrap_or_default();
+            message.msg_hdr = header(&to, slices, &control);
+            start = *end;
             count += 1;
         }
-        let mut sent = Sent::default();
+        let mut failed = 0;
         let mut rest = &mut messages[..count];
-        let mut waited = false;
+        let mut remedies = Remedies::default();
         while !rest.is_empty() {
             let length = libc::c_uint::try_from(rest.len()).unwrap_or(0);
             // SAFETY: so many messages, whose pointers are to things that outlive the call.
             let taken =
                 unsafe { libc::sendmmsg(self.socket.as_raw_fd(), rest.as_mut_ptr(), length, 0) };
-            sent.calls += 1;
             let passed = match usize::try_from(taken) {
                 Ok(taken) => taken,
-                Err(_) if self.may_retry(&io::Error::last_os_error(), &mut waited) => 0,
+                Err(_) if self.may_retry(&io::Error::last_os_error(), &mut remedies) => 0,
                 Err(_) => {
-                    sent.failed += 1;
+                    failed += 1;
                     1
                 }
             };
             rest = rest.get_mut(passed..).unwrap_or_default();
         }
-        sent
+        failed
     }
 
     /// Sends a packet of the engine's.
@@ -126,41 +147,29 @@ impl UdpSocket {
     /// # Errors
     /// What the kernel says: no route, no buffer, a payload longer than a datagram.
     pub fn send(&self, out: &Outgoing) -> io::Result<()> {
+        self.fragmenting.end_in_time(&self.socket);
+        let mut control = CmsgBuffer::new();
+        if let Some(ttl) = out.ttl {
+            let (level, kind) = match out.to {
+                SocketAddr::V4(_) => (libc::SOL_IP, libc::IP_TTL),
+                SocketAddr::V6(_) => (libc::SOL_IPV6, libc::IPV6_HOPLIMIT),
+            };
+            control.push(level, kind, &libc::c_int::from(ttl).to_ne_bytes());
+        }
         let slices = [IoSlice::new(&out.payload)];
-        let Some(ttl) = out.ttl else { return self.send_message(out.to, &slices, None) };
-        let ttl = libc::c_int::from(ttl).to_ne_bytes();
-        let (level, name) = match out.to {
-            SocketAddr::V4(_) => (libc::SOL_IP, libc::IP_TTL),
-            SocketAddr::V6(_) => (libc::SOL_IPV6, libc::IPV6_HOPLIMIT),
-        };
-        self.send_message(out.to, &slices, Some((level, name, &ttl)))
+        self.send_message(out.to, &slices, &control, Remedies::default())
     }
 
-    /// One `sendmsg`, with one control message: level, type, data of at most 8 bytes.
+    /// One `sendmsg`.
     fn send_message(
         &self,
         to: SocketAddr,
         slices: &[IoSlice<'_>],
-        control: Option<(libc::c_int, libc::c_int, &[u8])>,
+        control: &CmsgBuffer,
+        mut remedies: Remedies,
     ) -> io::Result<()> {
         let to = SockAddr::from(to);
-        let mut buffer = Control([0; _]);
-        let mut message = header(&to, slices);
-        if let Some((level, name, data)) = control {
-            let length = libc::c_uint::try_from(data.len().min(8)).unwrap_or(0);
-            message.msg_control = (&raw mut buffer).cast();
-            // SAFETY: the buffer is aligned, and has room for a header and 8 bytes of data, which
-            // is what CMSG_FIRSTHDR and CMSG_DATA point to.
-            unsafe {
-                message.msg_controllen = libc::CMSG_SPACE(length) as _;
-                let header = libc::CMSG_FIRSTHDR(&raw const message);
-                (*header).cmsg_level = level;
-                (*header).cmsg_type = name;
-                (*header).cmsg_len = libc::CMSG_LEN(length) as _;
-                libc::CMSG_DATA(header).copy_from_nonoverlapping(data.as_ptr(), length as usize);
-            }
-        }
-        let mut waited = false;
+        let message = header(&to, slices, control);
         loop {
             // SAFETY: all pointers are to things that outlive the call, with their lengths.
             let sent = unsafe { libc::sendmsg(self.socket.as_raw_fd(), &raw const message, 0) };
@@ -168,28 +177,33 @@ impl UdpSocket {
                 return Ok(());
             }
             let error = io::Error::last_os_error();
-            if !self.may_retry(&error, &mut waited) {
+            if !self.may_retry(&error, &mut remedies) {
                 return Err(error);
             }
         }
     }
 
-    /// After a signal, and once when the buffer was full.
-    fn may_retry(&self, error: &io::Error, waited: &mut bool) -> bool {
-        match error.kind() {
-            io::ErrorKind::Interrupted => true,
-            io::ErrorKind::WouldBlock if !*waited => {
+    /// After a signal; once each when the buffer was full and when the path is too narrow.
+    fn may_retry(&self, error: &io::Error, remedies: &mut Remedies) -> bool {
+        match error.raw_os_error() {
+            Some(libc::EINTR) => true,
+            Some(libc::EAGAIN) if !remedies.waited => {
                 wake::wait_writable(self.as_fd(), FULL);
-                *waited = true;
+                remedies.waited = true;
                 true
+            }
+            // Over IPv6 it fragments anyway.
+            Some(libc::EMSGSIZE) if !remedies.fragments && self.spec.address.is_ipv4() => {
+                remedies.fragments = true;
+                self.fragmenting.begin(&self.socket).is_ok()
             }
             _ => false,
         }
     }
 }
 
-/// The pointers in it are good as long as both arguments are.
-fn header(to: &SockAddr, slices: &[IoSlice<'_>]) -> libc::msghdr {
+/// The pointers in it are good as long as the arguments are.
+fn header(to: &SockAddr, slices: &[IoSlice<'_>], control: &CmsgBuffer) -> libc::msghdr {
     // SAFETY: plain numbers and pointers, of which zero is one.
     let mut message: libc::msghdr = unsafe { mem::zeroed() };
     message.msg_name = to.as_ptr().cast_mut().cast();
@@ -197,5 +211,35 @@ fn header(to: &SockAddr, slices: &[IoSlice<'_>]) -> libc::msghdr {
     // An IoSlice is an iovec (its documentation); sending only reads them.
     message.msg_iov = slices.as_ptr().cast_mut().cast();
     message.msg_iovlen = slices.len() as _;
+    control.attach(&mut message);
     message
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::engine::socket::SocketSpec;
+
+    use super::*;
+
+    #[test]
+    fn segments_are_refused_for_a_remote_or_for_good() {
+        let address = "127.0.0.1:0".parse().unwrap();
+        let spec = SocketSpec { address, device: None, mark: None, checksum: None };
+        let socket = UdpSocket::open(&spec, None).unwrap();
+        let [to, other] = ["192.0.2.1:9", "192.0.2.2:9"].map(|to| to.parse().unwrap());
+        let outer = Outer { to, ecn: Ecn::NotCapable };
+        let datagrams = Datagrams { outer, size: 1400, slices: &[], ends: &[] };
+        let refuse = |error| {
+            let mut narrow = Narrow::default();
+            let error = io::Error::from_raw_os_error(error);
+            let each = socket.has_to_send_each(&error, &datagrams, &mut narrow);
+            let held =
+                [(to, 1), (to, 1400), (other, 1400)].map(|(to, size)| narrow.holds(to, size));
+            (each, held, socket.has_gso())
+        };
+        assert_eq!(refuse(libc::EMSGSIZE), (true, [false, true, false], true));
+        assert_eq!(refuse(libc::EIO), (true, [true, true, false], true));
+        assert_eq!(refuse(libc::ENETUNREACH), (false, [false; 3], true));
+        assert_eq!(refuse(libc::EOPNOTSUPP), (true, [false; 3], false));
+    }
 }

@@ -10,11 +10,12 @@ use socket2::{Domain, Protocol, SockAddr, SockAddrStorage, Socket, Type};
 
 use crate::engine::socket::SocketSpec;
 
+use super::cmsg::{self, CmsgBuffer};
+use super::ecn::Ecn;
+use super::path::{self, Fragmenting};
+
 /// Room for some milliseconds of a fast sender's packets, doubled by the kernel (socket(7)).
 const BUFFER: usize = 4 << 20;
-
-/// Room for the one control message there is, with its header.
-const CONTROL: usize = 64;
 
 /// A bound UDP socket.
 pub struct UdpSocket {
@@ -22,6 +23,7 @@ pub struct UdpSocket {
     pub(super) spec: SocketSpec,
     /// Whether many segments may be sent in one call (`UDP_SEGMENT`).
     pub(super) gso: AtomicBool,
+    pub(super) fragmenting: Fragmenting,
     /// Whether many datagrams may come in one call (`UDP_GRO`).
     gro: bool,
 }
@@ -32,7 +34,9 @@ pub struct Received {
     /// Bytes of all datagrams.
     pub length: usize,
     /// Bytes of each datagram but the last.
-    pub segment: usize,
+    pub size: usize,
+    /// Of all outer headers: the kernel puts together only what is alike (`inet_gro_receive`).
+    pub ecn: Ecn,
 }
 
 impl UdpSocket {
@@ -77,14 +81,20 @@ impl UdpSocket {
         if socket.device()?.as_deref() != device {
             socket.bind_device(device)?;
         }
-        if let Some(mark) = spec.mark {
+        // So does this (CAP_NET_ADMIN).
+        let mark = spec.mark.unwrap_or(0);
+        if socket.mark()? != mark {
             socket.set_mark(mark)?;
         }
         enlarge_buffers(&socket);
         // Only over IPv4 may the checksum be left out (RFC 768, RFC 8200).
         let no_checksum = spec.checksum == Some(false) && spec.address.is_ipv4();
-        if no_checksum {
-            set_option(&socket, libc::SOL_SOCKET, libc::SO_NO_CHECK, 1)?;
+        set_option(&socket, libc::SOL_SOCKET, libc::SO_NO_CHECK, no_checksum.into())?;
+        if spec.address.is_ipv4() {
+            path::never(&socket)?;
+            set_option(&socket, libc::SOL_IP, libc::IP_RECVTOS, 1)?;
+        } else {
+            set_option(&socket, libc::SOL_IPV6, libc::IPV6_RECVTCLASS, 1)?;
         }
         let gro = set_option(&socket, libc::SOL_UDP, libc::UDP_GRO, 1).is_ok();
         // The kernel refuses segmentation without checksums (`udp_send_skb`), and older ones do not
@@ -95,7 +105,8 @@ impl UdpSocket {
         if let Some(bound) = socket.local_addr()?.as_socket() {
             spec.address = bound;
         }
-        Ok(UdpSocket { socket, spec, gso: AtomicBool::new(gso), gro })
+        let fragmenting = Fragmenting::default();
+        Ok(UdpSocket { socket, spec, gso: AtomicBool::new(gso), gro, fragmenting })
     }
 
     pub fn spec(&self) -> &SocketSpec {
@@ -125,7 +136,7 @@ impl UdpSocket {
     /// # Errors
     /// `WouldBlock` when there is nothing.
     pub fn receive(&self, buffer: &mut [u8]) -> io::Result<Received> {
-        let mut control = Control([0; CONTROL]);
+        let mut control = CmsgBuffer::new();
         let mut address = SockAddrStorage::zeroed();
         let mut slice = IoSliceMut::new(buffer);
         // SAFETY: plain numbers and pointers, of which zero is one.
@@ -135,17 +146,37 @@ impl UdpSocket {
         // An IoSliceMut is an iovec (its documentation).
         message.msg_iov = (&raw mut slice).cast();
         message.msg_iovlen = 1;
-        message.msg_control = (&raw mut control).cast();
-        message.msg_controllen = CONTROL as _;
+        control.lend(&mut message);
         // SAFETY: all pointers are to local things that outlive the call, with their lengths.
         let length = unsafe { libc::recvmsg(self.socket.as_raw_fd(), &raw mut message, 0) };
         let length = usize::try_from(length).map_err(|_| io::Error::last_os_error())?;
         // SAFETY: the kernel wrote an address of this length.
         let address = unsafe { SockAddr::new(address, message.msg_namelen) };
         let from = address.as_socket().ok_or_else(|| io::Error::other("no sender"))?;
-        // SAFETY: the kernel filled in the message.
-        let segment = unsafe { segment_size(&message) };
-        Ok(Received { from, length, segment: segment.filter(|s| *s > 0).unwrap_or(length) })
+        let mut received = Received { from, length, size: length, ecn: Ecn::NotCapable };
+        // SAFETY: the kernel filled in the message, and the buffer is there.
+        unsafe { cmsg::each(&message, |level, kind, value| received.note(level, kind, value)) };
+        Ok(received)
+    }
+}
+
+impl Received {
+    /// Notes what a control message says (udp(7), ip(7), ipv6(7)).
+    fn note(&mut self, level: libc::c_int, kind: libc::c_int, value: &[u8]) {
+        match (level, kind) {
+            (libc::SOL_UDP, libc::UDP_GRO) => {
+                let size = cmsg::int(value).and_then(|size| usize::try_from(size).ok());
+                self.size = size.filter(|size| *size > 0).unwrap_or(self.length);
+            }
+            (libc::SOL_IP, libc::IP_TOS) => {
+                self.ecn = value.first().copied().map_or(Ecn::NotCapable, Ecn::of_class);
+            }
+            (libc::SOL_IPV6, libc::IPV6_TCLASS) => {
+                let class = cmsg::int(value).and_then(|class| u8::try_from(class).ok());
+                self.ecn = class.map_or(Ecn::NotCapable, Ecn::of_class);
+            }
+            _ => {}
+        }
     }
 }
 
@@ -153,30 +184,6 @@ impl AsFd for UdpSocket {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
     }
-}
-
-/// Aligned as a `cmsghdr` has to be.
-#[repr(C, align(8))]
-pub(super) struct Control(pub(super) [u8; CONTROL]);
-
-/// What `UDP_GRO` says about the size of the datagrams (udp(7)).
-///
-/// # Safety
-/// The message must be one that `recvmsg` filled in.
-unsafe fn segment_size(message: &libc::msghdr) -> Option<usize> {
-    // SAFETY: as the caller says; the macros stay inside of msg_controllen.
-    unsafe {
-        let mut header = libc::CMSG_FIRSTHDR(message);
-        while !header.is_null() {
-            if (*header).cmsg_level == libc::SOL_UDP && (*header).cmsg_type == libc::UDP_GRO {
-                let size: libc::c_int =
-                    libc::CMSG_DATA(header).cast::<libc::c_int>().read_unaligned();
-                return usize::try_from(size).ok();
-            }
-            header = libc::CMSG_NXTHDR(message, header);
-        }
-    }
-    None
 }
 
 /// Binds, also where `former` still is. Both must allow it to each other at that moment
@@ -205,7 +212,7 @@ fn enlarge_buffers(socket: &Socket) {
     }
 }
 
-fn set_option(
+pub fn set_option(
     socket: &Socket,
     level: libc::c_int,
     name: libc::c_int,

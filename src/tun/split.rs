@@ -6,19 +6,17 @@
 use std::ops::Range;
 
 use crate::wire::inner::Inner;
+use crate::wire::udp::UDP_HEADER_LEN;
 
 use super::checksum::{self, Sum, double_word, word};
+use super::segment::{PSH, TCP_HEADER_LEN};
 use super::vnet::{Gso, Vnet};
 
 /// Longest headers that are repeated: IPv4 and TCP with all their options have 120 bytes; the rest
 /// is for IPv6 extension headers.
 pub const MAX_HEADER: usize = 256;
 
-const TCP_HEADER_LEN: usize = 20;
-const UDP_HEADER_LEN: usize = 8;
-
 const FIN: u8 = 0x01;
-const PSH: u8 = 0x08;
 const CWR: u8 = 0x80;
 
 /// A packet that is to be taken apart.

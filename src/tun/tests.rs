@@ -298,14 +298,28 @@ fn what_differs_is_not_merged() {
     assert_eq!(writes(&first, longer.build()), 2);
     let empty = Plan { payload: vec![], ..next.clone() };
     assert_eq!(writes(&first, empty.build()), 2);
-    let pushed = Plan { flags: ACK | PSH, ..first.clone() };
-    assert_eq!(writes(&pushed, next.build()), 2);
     let options = Plan { options: true, ..next.clone() };
     assert_eq!(writes(&first, options.build()), 2);
     let loose = Plan { dont_fragment: false, ..first };
     let numbered = Plan { dont_fragment: false, id: loose.id.wrapping_add(1), ..next.clone() };
     assert_eq!(writes(&loose, numbered.build()), 1);
     assert_eq!(writes(&loose, Plan { id: loose.id, ..numbered }.build()), 2);
+}
+
+#[test]
+fn the_last_segment_pushes_for_all() {
+    for pushing in 0..3 {
+        let segment = |n: usize| {
+            let plan = Plan { payload: vec![7; 100], options: false, ..Plan::tcp(0) };
+            let sequence = plan.sequence.wrapping_add(100 * u32::try_from(n).unwrap());
+            let flags = if n == pushing { ACK | PSH } else { ACK };
+            Plan { sequence, flags, ..plan }.build()
+        };
+        let written = coalesce(&[segment(0), segment(1), segment(2)], Offload::Tcp);
+        let [(packet, vnet, 3)] = &written[..] else { panic!("{} writes", written.len()) };
+        let pushes: Vec<_> = split(packet, vnet).iter().map(|s| s[33] & PSH != 0).collect();
+        assert_eq!(pushes, [false, false, true]);
+    }
 }
 
 #[test]

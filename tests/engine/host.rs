@@ -5,8 +5,8 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use ipipou::engine::config::DeviceName;
 use ipipou::engine::host::{
-    Address, Encapsulation, Found, GatewayFound, Interface, InterfaceAddress, InterfaceKind,
-    IpipLink, Listener, NameServers, Route, RouteTarget, RulesFound, Traffic, Way,
+    Address, Encapsulation, Found, GatewayFound, GatewaySpec, Interface, InterfaceAddress,
+    InterfaceKind, IpipLink, Listener, NameServers, Route, RouteTarget, RulesFound, Traffic, Way,
 };
 use ipipou::engine::plan::{Forwards, LinkKind, Step, WantedLink, rp_filter};
 use ipnet::IpNet;
@@ -19,26 +19,36 @@ pub const STRANGER: &str = "stranger0";
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PlayedHost {
     pub found: Found,
+    /// Steps with these words fail.
+    pub broken: &'static str,
+    /// The gateways' rules that were installed, one after the other.
+    pub gateways: Vec<GatewaySpec>,
     next_index: u32,
 }
 
-/// The kernel's `EEXIST`.
+/// What the kernel says.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Taken;
+pub enum Refused {
+    /// `EEXIST`.
+    Taken,
+    /// Something else.
+    Broken,
+}
 
 impl PlayedHost {
     /// `lo` and `eth0` with one address each.
     pub fn new() -> Self {
-        let mut host = PlayedHost { found: Found::default(), next_index: 3 };
+        let mut host =
+            PlayedHost { found: Found::default(), broken: "", gateways: Vec::new(), next_index: 3 };
         host.add_interface("lo", LOOPBACK, InterfaceKind::Other);
         host.add_interface("eth0", ETH0, InterfaceKind::Other);
         host.add_address(LOOPBACK, Ipv4Addr::LOCALHOST, 8);
         host.add_address(ETH0, OUTER, 24);
-        host.found.way = Some(Way { source: OUTER.into(), interface: ETH0 });
+        host.found.way = Some(Way { source: OUTER.into(), interface: ETH0, router: None });
         host
     }
 
-    fn add_interface(&mut self, name: &str, index: u32, kind: InterfaceKind) {
+    pub fn add_interface(&mut self, name: &str, index: u32, kind: InterfaceKind) {
         self.found.interfaces.push(Interface {
             index,
             name: name.to_owned(),
@@ -106,7 +116,10 @@ impl PlayedHost {
         self.found.clone()
     }
 
-    pub fn apply(&mut self, step: &Step) -> Result<(), Taken> {
+    pub fn apply(&mut self, step: &Step) -> Result<(), Refused> {
+        if !self.broken.is_empty() && step.to_string().contains(self.broken) {
+            return Err(Refused::Broken);
+        }
         match step {
             Step::InstallRules(_, admitted) | Step::Admit(admitted) => {
                 self.found.rules = RulesFound::Intact(admitted.clone());
@@ -125,7 +138,9 @@ impl PlayedHost {
             Step::ChangeLink(wanted) => self.change(wanted)?,
             Step::DressLink(wanted) => {
                 let interface = self.interface(&wanted.device);
-                interface.forwarding = Some(wanted.forwards != Forwards::HostDefault);
+                if wanted.forwards != Forwards::HostDefault {
+                    interface.forwarding = Some(true);
+                }
                 interface.up = true;
                 interface.label = Some(wanted.forwards.label().to_owned());
                 interface.rp_filter = rp_filter(wanted.source_check).or(interface.rp_filter);
@@ -144,7 +159,10 @@ impl PlayedHost {
             Step::RemovePolicyRule(rule) => {
                 assert!(self.found.policy_rules.remove(rule), "{rule}");
             }
-            Step::InstallGateway(_) => self.found.gateway = GatewayFound::Intact,
+            Step::InstallGateway(spec) => {
+                self.gateways.push(spec.clone());
+                self.found.gateway = GatewayFound::Intact;
+            }
             Step::RemoveGateway => self.found.gateway = GatewayFound::Missing,
             Step::SetForwarding { interface, on } => {
                 self.interface(&interface.parse().unwrap()).forwarding = Some(*on);
@@ -164,7 +182,7 @@ impl PlayedHost {
         assert!(self.found.listeners.insert(listener), "the port is taken: {listener}");
     }
 
-    fn create(&mut self, wanted: &WantedLink) -> Result<(), Taken> {
+    fn create(&mut self, wanted: &WantedLink) -> Result<(), Refused> {
         self.check_free(wanted)?;
         let index = self.next_index;
         self.next_index += 1;
@@ -174,14 +192,14 @@ impl PlayedHost {
         Ok(())
     }
 
-    fn change(&mut self, wanted: &WantedLink) -> Result<(), Taken> {
+    fn change(&mut self, wanted: &WantedLink) -> Result<(), Refused> {
         self.check_free(wanted)?;
         self.interface(&wanted.device).kind = kind(wanted);
         Ok(())
     }
 
     /// `ip_tunnel_find`: no two links with the same pair of addresses.
-    fn check_free(&self, wanted: &WantedLink) -> Result<(), Taken> {
+    fn check_free(&self, wanted: &WantedLink) -> Result<(), Refused> {
         let clash = self.found.interfaces.iter().any(|i| match (i.kind, wanted.kind) {
             (InterfaceKind::Ipip(link), LinkKind::Ipip(wanted_link)) => {
                 i.name != wanted.device.as_str()
@@ -189,7 +207,7 @@ impl PlayedHost {
             }
             (InterfaceKind::Ipip(_) | InterfaceKind::Tun | InterfaceKind::Other, _) => false,
         });
-        if clash { Err(Taken) } else { Ok(()) }
+        if clash { Err(Refused::Taken) } else { Ok(()) }
     }
 
     fn interface(&mut self, device: &DeviceName) -> &mut Interface {

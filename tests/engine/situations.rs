@@ -106,6 +106,48 @@ fn a_start_after_a_kill_takes_the_running_tunnel_over() {
     assert_eq!(again.host.admitted(), [Admitted { remote: at(A), private: None }].into());
 }
 
+/// Another process with this configuration, after one was killed that knows a client.
+fn after_a_kill(first: ServerConfig, age: Duration, second: ServerConfig) -> Play {
+    let mut play = Play::start(Role::Server(first), PlayedHost::new(), Memory::default());
+    let proof = play.proof();
+    play.receive(at(A), &proof);
+    play.pass(age);
+    let mut left = play.host.clone();
+    left.found.rules = RulesFound::Unknown;
+    let mut again = Play::stopped(Datapath::Kernel, Role::Server(second), left, play.memory);
+    again.skew = i64::try_from(age.as_secs()).unwrap();
+    again.read();
+    again
+}
+
+#[test]
+fn who_proved_himself_by_another_key_or_from_elsewhere_does_it_again() {
+    let mut other_key = server(None);
+    let secret = SharedSecret::new(b"secret".to_vec());
+    let other = Signer::new(&[8; 32], SharedSecret::new(b"secret".to_vec()));
+    let verifier = Verifier::new(&other.public(), secret, None).unwrap();
+    other_key.policy.proof = Proof::Key(verifier);
+    let mut elsewhere = server(None);
+    elsewhere.policy.remote_ip = Some("192.0.2.77".parse().unwrap());
+    for config in [other_key, elsewhere] {
+        let play = after_a_kill(server(None), SECOND, config);
+        assert!(play.host.admitted().is_empty());
+        assert!(play.host.link("ipipou0").is_some());
+        assert_eq!(play.reports[..2], [Report::Adopted(outer_at(A)), Report::Expired(outer_at(A))]);
+    }
+}
+
+#[test]
+fn a_restart_does_not_renew_an_authentication() {
+    let config = || server(Some(600 * SECOND));
+    let mut play = after_a_kill(config(), 590 * SECOND, config());
+    assert_eq!(play.host.admitted().len(), 1);
+    play.pass(9 * SECOND);
+    assert_eq!(play.host.admitted().len(), 1);
+    play.pass(2 * SECOND);
+    assert!(play.host.admitted().is_empty());
+}
+
 #[test]
 fn a_start_on_another_port_takes_the_old_door_away() {
     let mut play = serving();
@@ -237,6 +279,44 @@ fn a_client_that_cannot_send_waits_without_haste() {
     play.host.add_address(super::host::ETH0, OUTER, 24);
     play.read();
     assert_eq!(play.sent.len(), 1);
+}
+
+#[test]
+fn a_packet_that_could_not_be_sent_is_tried_again() {
+    let mut play = calling(None);
+    play.handle(Event::SendFailed);
+    assert_eq!(play.sent.len(), 1);
+    play.pass(SECOND);
+    assert_eq!(play.sent.len(), 2);
+    play.pass(60 * SECOND);
+    assert_eq!(play.sent.len(), 2);
+}
+
+#[test]
+fn a_client_proves_itself_anew_behind_another_router() {
+    let mut play = calling(None);
+    for (router, packets) in [(None, 1), (Some("203.0.113.254"), 2), (Some("203.0.113.253"), 3)] {
+        let way = play.host.found.way.as_mut().unwrap();
+        way.router = router.map(|router| router.parse().unwrap());
+        play.read();
+        assert_eq!(play.sent.len(), packets, "{router:?}");
+    }
+    play.host.found.way = None;
+    play.read();
+    assert_eq!(play.sent.len(), 3);
+}
+
+#[test]
+fn a_fixed_outer_address_that_goes_away_is_waited_for() {
+    let mut config = client(Host::Address("203.0.113.9".parse().unwrap()), None);
+    config.tunnel.outer = Outer::Address(OUTER.into());
+    let mut play = Play::start(Role::Client(config), PlayedHost::new(), Memory::default());
+    play.host.found.addresses.retain(|a| a.value.local != OUTER);
+    play.read();
+    assert!(matches!(play.reports.last(), Some(Report::OuterMissing(_))));
+    play.host.add_address(super::host::ETH0, OUTER, 24);
+    play.read();
+    assert_eq!(play.sent.len(), 2, "anew");
 }
 
 #[test]

@@ -1,35 +1,20 @@
-//! The userspace datapath, tunnels with many ends, and gateways.
+//! The userspace datapath, and tunnels with many ends.
 
 use std::collections::BTreeSet;
 
-use ipipou::engine::Unusable;
-use ipipou::engine::config::{HostsSource, LearnConfig, Masquerade, NodeConfig};
-use ipipou::engine::forwarding::Forwarding;
-use ipipou::engine::host::{GatewayFound, NameServers, PolicyRuleKind, RouteTarget};
-use ipipou::engine::hosts::Node;
-use ipnet::IpNet;
-
-use super::host::{ETH0, OUTER};
 use super::*;
+use ipipou::engine::Unusable;
+use ipipou::engine::config::{HostsSource, LearnConfig, NodeConfig};
+use ipipou::engine::forwarding::Forwarding;
+use ipipou::engine::host::RouteTarget;
+use ipipou::engine::hosts::Node;
 
 const A: &str = "198.51.100.7:4500";
 const B: &str = "198.51.100.8:4501";
-const SERVER: &str = "203.0.113.9";
 const SECOND: Duration = Duration::from_secs(1);
-
-fn net(text: &str) -> IpNet {
-    text.parse().unwrap()
-}
 
 fn remotes(play: &Play) -> Vec<SocketAddr> {
     play.host.found.userspace.forwarding.remotes.keys().copied().collect()
-}
-
-fn calling(config: impl FnOnce(&mut ClientConfig)) -> Play {
-    let mut client = client(Host::Address(SERVER.parse().unwrap()), None);
-    config(&mut client);
-    let role = Role::Client(client);
-    Play::start_on(Datapath::Tun, role, PlayedHost::new(), Memory::default())
 }
 
 #[test]
@@ -68,7 +53,9 @@ fn an_authentication_that_has_run_out_lets_nothing_in() {
 
 #[test]
 fn a_tun_interface_that_was_deleted_is_made_again() {
-    let mut play = calling(|_| ());
+    let config = client(Host::Address("203.0.113.9".parse().unwrap()), None);
+    let role = Role::Client(config);
+    let mut play = Play::start_on(Datapath::Tun, role, PlayedHost::new(), Memory::default());
     play.host.remove_interface("ipipou0");
     play.read();
     assert!(play.host.found.userspace.interface);
@@ -205,111 +192,6 @@ fn a_node_has_a_link_for_every_remote_in_the_kernels_datapath() {
     assert_eq!(links(&again).len(), 1);
     again.end();
     assert_eq!(again.host.shape(), PlayedHost::new().shape());
-}
-
-fn gateway(tunnel: &mut TunnelConfig) {
-    tunnel.gateway.routes = vec![net("10.2.0.0/16")];
-    tunnel.gateway.mark = 0x6970_0000;
-}
-
-#[test]
-fn everything_but_our_own_packets_goes_through_the_tunnel() {
-    let mut host = PlayedHost::new();
-    host.found.rp_filter_of_all = 1;
-    let mut config = client(Host::Address(SERVER.parse().unwrap()), None);
-    gateway(&mut config.tunnel);
-    config.tunnel.gateway.default_route = true;
-    config.tunnel.gateway.dns = vec!["9.9.9.9".parse().unwrap()];
-    let before = host.shape();
-    let role = || Role::Client(config.clone());
-    let play = Play::start_on(Datapath::Tun, role(), host, Memory::default());
-    let socket = play.host.found.userspace.socket.clone().unwrap();
-    assert_eq!(socket.mark, Some(0x6970_0000));
-    assert_eq!(play.sent[0].mark, Some(0x6970_0000));
-    let kinds: Vec<_> = play.host.found.policy_rules.iter().map(|r| r.kind).collect();
-    assert_eq!(
-        kinds,
-        [
-            PolicyRuleKind::MainButDefault,
-            PolicyRuleKind::UnlessMarked {
-                mark: 0x6970_0000,
-                mask: 0xffff_0000,
-                table: 0x6970_0000
-            }
-        ]
-    );
-    assert_eq!(play.host.found.routes.len(), 2);
-    assert_eq!(play.host.found.name_servers, NameServers::Ours);
-    let eth0 = |play: &Play| play.host.found.interface_at(ETH0).unwrap().rp_filter;
-    assert_eq!(eth0(&play), Some(2), "strict checks would drop what the server sends");
-    // Killed: what was before is still known.
-    let mut left = play.host.clone();
-    left.remove_interface("ipipou0");
-    left.found.userspace = ipipou::engine::host::Userspace::default();
-    let mut again = Play::start_on(Datapath::Tun, role(), left, play.memory);
-    assert_eq!(eth0(&again), Some(2));
-    again.end();
-    let after = again.host.shape();
-    assert_eq!((after.routes, after.policy_rules), (before.routes, before.policy_rules));
-    assert_eq!((after.interfaces, after.name_servers), (before.interfaces, before.name_servers));
-}
-
-#[test]
-fn a_full_tunnel_that_is_not_asked_for_any_more_is_taken_back() {
-    let play = calling(|config| {
-        gateway(&mut config.tunnel);
-        config.tunnel.gateway.default_route = true;
-    });
-    let mut left = play.host.clone();
-    left.remove_interface("ipipou0");
-    let mut config = client(Host::Address(SERVER.parse().unwrap()), None);
-    config.tunnel.gateway.mark = 0x6970_0000;
-    let again = Play::start_on(Datapath::Tun, Role::Client(config), left, play.memory);
-    assert!(again.host.found.policy_rules.is_empty());
-    assert!(again.host.found.routes.is_empty());
-}
-
-#[test]
-fn a_gateway_forwards_and_leaves_the_host_as_it_was() {
-    for masquerade in [None, Some(Masquerade::By("eth0".parse().unwrap()))] {
-        for datapath in [Datapath::Kernel, Datapath::Tun] {
-            let mut config = server(None);
-            gateway(&mut config.tunnel);
-            config.tunnel.gateway.forward = masquerade.is_none();
-            config.tunnel.gateway.masquerade = masquerade.clone();
-            let role = Role::Server(config);
-            let mut play = Play::start_on(datapath, role, PlayedHost::new(), Memory::default());
-            assert_eq!(play.host.found.gateway, GatewayFound::Missing, "no tunnel yet");
-            let proof = play.proof();
-            play.receive(at(A), &proof);
-            assert_eq!(play.host.found.gateway, GatewayFound::Intact);
-            let forwarding = |play: &Play| -> Vec<_> {
-                play.host.found.interfaces.iter().map(|i| (i.name.clone(), i.forwarding)).collect()
-            };
-            let expected = [("lo", false), ("eth0", true), ("ipipou0", true)];
-            let expected = expected.map(|(name, on)| (name.to_owned(), Some(on)));
-            assert_eq!(forwarding(&play), expected);
-            let position = |what: &str| play.applied.iter().position(|step| step.contains(what));
-            assert!(position("gateway rules") < position("turn forwarding of eth0 on"));
-            play.end();
-            assert_eq!(play.host.found.gateway, GatewayFound::Missing);
-            assert_eq!(forwarding(&play), expected.map(|(name, _)| (name, Some(false)))[..2]);
-            assert!(play.host.found.has_local(OUTER.into()));
-            assert!(play.memory.settings.is_empty());
-        }
-    }
-}
-
-#[test]
-fn a_network_around_the_server_does_not_catch_our_own_packets() {
-    let play = calling(|config| {
-        gateway(&mut config.tunnel);
-        config.tunnel.gateway.routes.push(net("203.0.113.0/24"));
-    });
-    let routes = &play.host.found.routes;
-    let table = |text: &str| routes.iter().find(|r| r.destination == net(text)).unwrap().table;
-    assert_eq!((table("10.2.0.0/16"), table("203.0.113.0/24")), (254, 0x6970_0000));
-    assert_eq!(play.host.found.policy_rules.len(), 2);
 }
 
 #[test]

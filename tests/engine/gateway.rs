@@ -1,0 +1,234 @@
+//! Gateways: routes into a tunnel, forwarding and masquerading, and that all is put back.
+
+use ipipou::engine::config::Masquerade;
+use ipipou::engine::host::{GatewayFound, InterfaceKind, NameServers, PolicyRuleKind};
+
+use super::host::{ETH0, OUTER};
+use super::*;
+
+const A: &str = "198.51.100.7:4500";
+const SERVER: &str = "203.0.113.9";
+
+fn calling(config: impl FnOnce(&mut ClientConfig)) -> Play {
+    let mut client = client(Host::Address(SERVER.parse().unwrap()), None);
+    config(&mut client);
+    let role = Role::Client(client);
+    Play::start_on(Datapath::Tun, role, PlayedHost::new(), Memory::default())
+}
+
+fn gateway(tunnel: &mut TunnelConfig) {
+    tunnel.gateway.routes = vec![net("10.2.0.0/16")];
+    tunnel.gateway.mark = 0x6970_0000;
+}
+
+#[test]
+fn everything_but_our_own_packets_goes_through_the_tunnel() {
+    let mut host = PlayedHost::new();
+    host.found.rp_filter_of_all = 1;
+    let mut config = client(Host::Address(SERVER.parse().unwrap()), None);
+    gateway(&mut config.tunnel);
+    config.tunnel.gateway.default_route = true;
+    config.tunnel.gateway.dns = vec!["9.9.9.9".parse().unwrap()];
+    let before = host.shape();
+    let role = || Role::Client(config.clone());
+    let play = Play::start_on(Datapath::Tun, role(), host, Memory::default());
+    let socket = play.host.found.userspace.socket.clone().unwrap();
+    assert_eq!(socket.mark, Some(0x6970_0000));
+    assert_eq!(play.sent[0].mark, Some(0x6970_0000));
+    let kinds: Vec<_> = play.host.found.policy_rules.iter().map(|r| r.kind).collect();
+    assert_eq!(
+        kinds,
+        [
+            PolicyRuleKind::FromOwn(OUTER.into()),
+            PolicyRuleKind::MainButDefault,
+            PolicyRuleKind::UnlessMarked {
+                mark: 0x6970_0000,
+                mask: 0xffff_0000,
+                table: 0x6970_0000
+            }
+        ]
+    );
+    assert_eq!(play.host.found.routes.len(), 2);
+    assert_eq!(play.host.found.name_servers, NameServers::Ours);
+    let eth0 = |play: &Play| play.host.found.interface_at(ETH0).unwrap().rp_filter;
+    assert_eq!(eth0(&play), Some(2), "strict checks would drop what the server sends");
+    // Killed: what was before is still known.
+    let mut left = play.host.clone();
+    left.remove_interface("ipipou0");
+    left.found.userspace = ipipou::engine::host::Userspace::default();
+    let mut again = Play::start_on(Datapath::Tun, role(), left, play.memory);
+    assert_eq!(eth0(&again), Some(2));
+    again.end();
+    let after = again.host.shape();
+    assert_eq!((after.routes, after.policy_rules), (before.routes, before.policy_rules));
+    assert_eq!((after.interfaces, after.name_servers), (before.interfaces, before.name_servers));
+}
+
+#[test]
+fn a_full_tunnel_that_is_not_asked_for_any_more_is_taken_back() {
+    let play = calling(|config| {
+        gateway(&mut config.tunnel);
+        config.tunnel.gateway.default_route = true;
+    });
+    let mut left = play.host.clone();
+    left.remove_interface("ipipou0");
+    let mut config = client(Host::Address(SERVER.parse().unwrap()), None);
+    config.tunnel.gateway.mark = 0x6970_0000;
+    let again = Play::start_on(Datapath::Tun, Role::Client(config), left, play.memory);
+    assert!(again.host.found.policy_rules.is_empty());
+    assert!(again.host.found.routes.is_empty());
+}
+
+/// The place of a step among those applied.
+fn position(play: &Play, what: &str) -> usize {
+    let position = play.applied.iter().position(|step| step.contains(what));
+    position.unwrap_or_else(|| panic!("{what}: not in {:?}", play.applied))
+}
+
+#[test]
+fn a_gateway_forwards_and_leaves_the_host_as_it_was() {
+    for masquerade in [None, Some(Masquerade::By("eth0".parse().unwrap()))] {
+        for datapath in [Datapath::Kernel, Datapath::Tun] {
+            let mut config = server(None);
+            gateway(&mut config.tunnel);
+            config.tunnel.gateway.forward = masquerade.is_none();
+            config.tunnel.gateway.masquerade = masquerade.clone();
+            let role = Role::Server(config);
+            let mut play = Play::start_on(datapath, role, PlayedHost::new(), Memory::default());
+            assert_eq!(play.host.found.gateway, GatewayFound::Missing, "no tunnel yet");
+            let proof = play.proof();
+            play.receive(at(A), &proof);
+            assert_eq!(play.host.found.gateway, GatewayFound::Intact);
+            let forwarding = |play: &Play| -> Vec<_> {
+                play.host.found.interfaces.iter().map(|i| (i.name.clone(), i.forwarding)).collect()
+            };
+            let expected = [("lo", false), ("eth0", true), ("ipipou0", true)];
+            let expected = expected.map(|(name, on)| (name.to_owned(), Some(on)));
+            assert_eq!(forwarding(&play), expected);
+            assert!(position(&play, "install gateway rules") < position(&play, "create ipipou0"));
+            play.applied.clear();
+            play.end();
+            assert!(position(&play, "remove gateway rules") > position(&play, "remove ipipou0"));
+            let off = "turn forwarding of eth0 off";
+            assert!(position(&play, "remove gateway rules") > position(&play, off));
+            assert_eq!(play.host.found.gateway, GatewayFound::Missing);
+            assert_eq!(forwarding(&play), expected.map(|(name, _)| (name, Some(false)))[..2]);
+            assert!(play.host.found.has_local(OUTER.into()));
+            assert!(play.memory.settings.is_empty());
+        }
+    }
+}
+
+#[test]
+fn a_network_around_the_server_does_not_catch_our_own_packets() {
+    let play = calling(|config| {
+        gateway(&mut config.tunnel);
+        config.tunnel.gateway.routes.push(net("203.0.113.0/24"));
+    });
+    let routes = &play.host.found.routes;
+    let table = |text: &str| routes.iter().find(|r| r.destination == net(text)).unwrap().table;
+    assert_eq!((table("10.2.0.0/16"), table("203.0.113.0/24")), (254, 0x6970_0000));
+    assert_eq!(play.host.found.policy_rules.len(), 3);
+}
+
+/// A server that masquerades and the client it knows, on a host with a second interface.
+fn serving_gateway(datapath: Datapath) -> Play {
+    let mut host = PlayedHost::new();
+    host.add_interface("eth1", 9, InterfaceKind::Other);
+    let mut config = server(None);
+    config.tunnel.gateway.masquerade = Some(Masquerade::Anywhere);
+    let mut play = Play::start_on(datapath, Role::Server(config), host, Memory::default());
+    let proof = play.proof();
+    play.receive(at(A), &proof);
+    assert!(forwards(&play, "eth0") && forwards(&play, "eth1") && forwards(&play, "ipipou0"));
+    play
+}
+
+fn forwards(play: &Play, name: &str) -> bool {
+    let interfaces = &play.host.found.interfaces;
+    interfaces.iter().find(|i| i.name == name).unwrap().forwarding == Some(true)
+}
+
+/// Another process with these options, after one was killed.
+fn again(killed: Play, datapath: Datapath, config: ServerConfig, broken: &'static str) -> Play {
+    let mut left = killed.host;
+    left.found.gateway = GatewayFound::Unknown;
+    left.broken = broken;
+    Play::start_on(datapath, Role::Server(config), left, killed.memory)
+}
+
+#[test]
+fn a_gateway_that_is_none_after_a_restart_forwards_nothing() {
+    for datapath in [Datapath::Kernel, Datapath::Tun] {
+        let play = again(serving_gateway(datapath), datapath, server(None), "");
+        assert!(!["eth0", "eth1", "ipipou0"].iter().any(|name| forwards(&play, name)));
+        assert_eq!(play.host.found.gateway, GatewayFound::Missing);
+        let off = position(&play, "turn forwarding of ipipou0 off");
+        assert!(position(&play, "remove gateway rules") > off);
+    }
+}
+
+#[test]
+fn what_could_not_be_put_back_is_tried_again() {
+    let mut play = again(
+        serving_gateway(Datapath::Kernel),
+        Datapath::Kernel,
+        server(None),
+        "turn forwarding of eth1 off",
+    );
+    assert!(forwards(&play, "eth1") && play.host.found.gateway != GatewayFound::Missing);
+    play.host.broken = "";
+    play.pass(Duration::from_secs(2));
+    assert!(!forwards(&play, "eth1") && play.host.found.gateway == GatewayFound::Missing);
+    assert!(play.memory.settings.is_empty());
+}
+
+#[test]
+fn interfaces_are_judged_until_they_do_not_forward_any_more() {
+    let play = serving_gateway(Datapath::Kernel);
+    let mut config = server(None);
+    config.tunnel.gateway.masquerade = Some(Masquerade::By("eth0".parse().unwrap()));
+    let play = again(play, Datapath::Kernel, config, "");
+    assert!(forwards(&play, "eth0") && !forwards(&play, "eth1"));
+    let judged: Vec<_> = play.host.gateways.iter().map(|spec| spec.turned_on.len()).collect();
+    assert_eq!(judged, [2, 2, 1], "at first, again, and without eth1");
+}
+
+#[test]
+fn a_host_that_others_made_a_router_is_left_to_them() {
+    let mut play = serving_gateway(Datapath::Tun);
+    play.host.found.ip_forward = true; // sets all that there are as well
+    play.read();
+    assert!(play.host.gateways.last().unwrap().turned_on.is_empty());
+    play.end();
+    assert!(forwards(&play, "eth0") && forwards(&play, "eth1"));
+
+    // A router before us, which did not forward from one network.
+    let mut host = PlayedHost::new();
+    host.found.ip_forward = true;
+    let mut config = server(None);
+    config.tunnel.gateway.forward = true;
+    let mut play = Play::start_on(Datapath::Tun, Role::Server(config), host, Memory::default());
+    let proof = play.proof();
+    play.receive(at(A), &proof);
+    assert!(forwards(&play, "eth0"));
+    assert!(play.host.gateways.last().unwrap().turned_on.contains("eth0"));
+    play.end();
+    assert!(!forwards(&play, "eth0"));
+}
+
+#[test]
+fn nothing_leads_into_the_tunnel_when_its_packets_lose_their_mark() {
+    let mut config = client(Host::Address(SERVER.parse().unwrap()), None);
+    gateway(&mut config.tunnel);
+    config.tunnel.gateway.default_route = true;
+    let role = Role::Client(config);
+    let play = Play::start_on(Datapath::Kernel, role, PlayedHost::new(), Memory::default());
+    assert_eq!(play.host.link("ipipou0").unwrap().mark, 0x6970_0000);
+    let mut config = client(Host::Address(SERVER.parse().unwrap()), None);
+    config.tunnel.gateway.mark = 0x6970_0000; // as the tunnel's number gives it, used or not
+    let play = Play::start_on(Datapath::Kernel, Role::Client(config), play.host, play.memory);
+    assert_eq!(play.host.link("ipipou0").unwrap().mark, 0);
+    let changed = position(&play, "change ipipou0");
+    assert!(position(&play, "remove rule: not fwmark") < changed);
+}
