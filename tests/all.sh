@@ -51,7 +51,7 @@ finish() {
 # The programs under test, and the unit and property tests; most of the time is the compiler's.
 step packages tests/setup/packages.sh build test || finish
 # Kernels and root file system: minutes, beside the compiler.
-tests/vm/prepare.sh >"$logs/machines.log" 2>&1 &
+step machines tests/vm/prepare.sh >/dev/null &
 machines=$!
 step rust tests/setup/rust.sh || finish
 step build cargo build --release --locked || finish
@@ -64,13 +64,7 @@ step namespaces "${as_root[@]}" "${netns[@]}" \
     /usr/bin/python3 -m pytest -q -rs -p no:cacheprovider tests/netns || true
 
 # The scenarios, on stock kernels: all kernels at once, because a scenario waits a lot.
-wait "$machines" || machines=failed
-step machines cat "$logs/machines.log" || finish
-if [[ $machines == failed ]]; then
-    echo "machines FAILED" >>"$summary"
-    finish
-fi
-export IPIPOU_VM_TIMEOUT=${IPIPOU_VM_TIMEOUT:-900}
+wait "$machines" || { cat "$logs/machines.log" && finish; }
 while read -r kernel; do
     {
         step "$kernel" tests/vm/run.sh "$kernel" --binary "$binary" -- -q -rs || true

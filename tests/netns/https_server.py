@@ -125,6 +125,7 @@ class Answers(http.server.BaseHTTPRequestHandler):
             "/silent": lambda: time.sleep(3600),
         }
         answers.get(self.path.split("?")[0], lambda: self.send_error(404))()
+        super().log_request(self.code)
 
     def table(self):
         self.answer((self.directory / "hosts.json").read_bytes())
@@ -156,6 +157,10 @@ class Answers(http.server.BaseHTTPRequestHandler):
         for _ in range(3600):
             self.wfile.write(b" ")
             time.sleep(1)
+
+    def log_request(self, code="-", size="-"):
+        """Is called when an answer begins; it is logged when it was given."""
+        self.code = code
 
     def log_message(self, format, *arguments):
         print(self.server.server_port, format % arguments, flush=True)

@@ -74,9 +74,15 @@ class Names:
         return self
 
     def write(self, **addresses):
-        """The name `a.test` is given as `a`. The file stays the same one: it is mounted."""
+        """The name `a.test` is given as `a`. The file stays the same one: it is mounted. It is never
+        empty or half written, because it has one size and is written by one call."""
         lines = [f"{address} {name}.test" for name, address in addresses.items()]
-        (self.directory / "hosts").write_text("\n".join(["127.0.0.1 localhost", *lines, ""]))
+        text = "\n".join(["127.0.0.1 localhost", *lines]).ljust(1024, "\n")
+        hosts = os.open(self.directory / "hosts", os.O_WRONLY | os.O_CREAT, 0o644)
+        try:
+            os.write(hosts, text.encode())
+        finally:
+            os.close(hosts)
 
     def __exit__(self, *_):
         shutil.rmtree(self.directory)
@@ -111,7 +117,7 @@ def await_dropped(end, **counts):
     await_(lambda: dropped(end) == counts, what=f"{counts} dropped by {end.host}")
 
 
-def reaches(host, address, count=1, timeout=2):
+def reaches(host, address, count=1, timeout=5):
     return host.ping(address, count=count, timeout=timeout).received == count
 
 
@@ -120,13 +126,13 @@ def no_answer(host, address):
     return not reaches(host, address, timeout=0.3)
 
 
-def await_reached(host, address, timeout=5):
-    await_(lambda: reaches(host, address, timeout=0.3), timeout, f"answers of {address} to {host}")
+def await_reached(host, address):
+    await_(lambda: reaches(host, address, timeout=0.3), what=f"answers of {address} to {host}")
 
 
 def refusal(host, address):
     """Who says that there is no host behind the address, and how, as ping shows it."""
-    said = host.run(["ping", "-n", "-c1", "-W1", address], check=False).stdout
+    said = host.run(["ping", "-n", "-c1", "-W5", address], check=False).stdout
     lines = [line for line in said.splitlines() if line.startswith("From ")]
     return lines[0] if lines else said
 

@@ -8,7 +8,6 @@ import ipipou
 from gateways import (
     INNER,
     INNER_CLIENT,
-    INNER_SERVER,
     TOKEN,
     Border,
     Sites,
@@ -16,6 +15,7 @@ from gateways import (
     await_answer,
     connect,
     gateway_rules,
+    gets_to,
     routes,
     state,
     strict,
@@ -29,11 +29,6 @@ DEV = "ipipou0"
 
 def forwarding(host):
     return {name: host.sysctl(FORWARDING.format(name)) for name in ("all", "eth0", "eth1")}
-
-
-def answers(host, address):
-    """Whether a ping comes back; pings that are dropped do not."""
-    return host.ping(address, count=1, timeout=0.3).received == 1
 
 
 def test_routes_of_both_families_come_and_go(lab):
@@ -77,16 +72,14 @@ def test_masquerade_is_for_the_tunnel_only(lab, options):
     before = state(server)
     border.connect("--masquerade", *options)
     assert connect(client, third, Border.THIRD) == Border.OWN
-    seen = third.capture("eth0", "icmp or arp")
-    assert not answers(border.stranger, Border.THIRD)
-    assert answers(client, Border.THIRD)
-    sources = {packet.src for packet in seen.await_packets(2)}
-    assert sources == {Border.OWN, Border.THIRD}
+    mark = client, Border.THIRD
+    assert not gets_to(third, "eth0", border.stranger, Border.THIRD, mark)
 
     # The other way only answers come: the server is no router for others, nor into the tunnel.
     third.run(f"ip route add default via {Border.OWN}")
-    for address in (INNER_CLIENT, Border.STRANGER):
-        assert not answers(third, address)
+    assert not gets_to(client, DEV, third, INNER_CLIENT, mark)
+    mark = border.stranger, SERVER
+    assert not gets_to(border.stranger, "eth0", third, Border.STRANGER, mark)
     border.stop()
     assert state(server) == before
 
@@ -100,9 +93,26 @@ def test_forwarding_that_was_on_before_stays_and_is_not_masqueraded(lab):
     border.connect("--masquerade")
     assert connect(border.stranger, third, Border.THIRD) == Border.STRANGER
     assert connect(border.client, third, Border.THIRD) == Border.OWN
-    assert not answers(third, INNER_CLIENT)  # that takes --forward
+    mark = border.client, Border.THIRD
+    assert not gets_to(border.client, DEV, third, INNER_CLIENT, mark)  # that takes --forward
     border.stop()
     assert state(server) == before
+    assert connect(border.stranger, third, Border.THIRD) == Border.STRANGER
+
+
+def test_a_host_that_becomes_a_router_stays_one(lab):
+    """As when a container engine starts later: what it forwards is not stopped, nor put back."""
+    border = Border(lab, back=[INNER, "203.0.113.0/24"])
+    server, third = border.server, border.third
+    border.connect("--masquerade")
+    mark = border.client, Border.THIRD
+    assert not gets_to(third, "eth0", border.stranger, Border.THIRD, mark)
+    server.sysctl("net.ipv4.ip_forward", 1)
+    await_answer(border.stranger, Border.THIRD)
+    assert connect(border.client, third, Border.THIRD) == Border.OWN
+    assert not gets_to(border.client, DEV, third, INNER_CLIENT, mark)
+    border.stop()
+    assert forwarding(server) == {"all": "1", "eth0": "1", "eth1": "1"}
     assert connect(border.stranger, third, Border.THIRD) == Border.STRANGER
 
 
@@ -114,7 +124,8 @@ def test_forward_leads_both_ways_and_nowhere_else(lab):
     border.connect("--forward")
     assert connect(client, third, Border.THIRD) == INNER_CLIENT
     assert connect(third, client, INNER_CLIENT) == Border.THIRD
-    assert not answers(border.stranger, Border.THIRD)
+    mark = client, Border.THIRD
+    assert not gets_to(third, "eth0", border.stranger, Border.THIRD, mark)
     border.stranger.run(f"ip route add {INNER} via {SERVER}")
     seen = client.capture(DEV, "icmp")
     # It may ask: the server forwards from its networks into the tunnel.
@@ -191,7 +202,8 @@ def test_an_interface_that_comes_later_is_no_way_for_others(lab):
     assert connect(border.client, late, "192.0.2.2") == "192.0.2.1"
     late.run("ip route add default via 192.0.2.1")
     border.third.run(f"ip route add default via {Border.OWN}")
-    assert not answers(late, Border.THIRD)
+    mark = border.client, Border.THIRD
+    assert not gets_to(border.third, "eth0", late, Border.THIRD, mark)
     border.stop()
     assert server.sysctl(FORWARDING.format("eth2")) == "0"
 
@@ -229,7 +241,9 @@ def test_masquerading_by_an_interface_that_comes_later(lab):
     before = state(server)
     border.connect("--masquerade", "eth9")
     border.near.await_log("--masquerade: there is no interface eth9")
-    assert not answers(border.client, Border.THIRD)
+    seen = border.third.capture("eth0", "icmp")
+    border.client.ping(Border.THIRD, count=1, timeout=0.1)
+    assert seen.await_packets()[0].src == INNER_CLIENT  # no other takes the place of eth9
     late = lab.host("late")
     lab.link(server, "eth9", "192.0.2.1/24", late, "eth0", "192.0.2.2/24")
     border.client.run(f"ip route add 192.0.2.0/24 dev {DEV}")
@@ -275,11 +289,14 @@ def test_two_tunnels_masquerade_side_by_side(lab):
         await_answer(host, Border.THIRD)
         assert connect(host, third, Border.THIRD) == Border.OWN
     third.run(f"ip route add default via {Border.OWN}")
-    for address in (*two.INNER, Border.STRANGER):
-        assert not answers(third, address)
+    for host, address, end in zip(two.hosts, two.INNER, two.clients):
+        assert not gets_to(host, end.dev, third, address, (host, Border.THIRD))
+    mark = border.stranger, SERVER
+    assert not gets_to(border.stranger, "eth0", third, Border.STRANGER, mark)
     assert two.servers[0].process.stop() == 0
     await_answer(two.hosts[1], Border.THIRD)
-    assert not answers(third, two.INNER[1])
+    mark = border.stranger, Border.THIRD
+    assert not gets_to(border.stranger, "ipipou1", third, two.INNER[1], mark)
     assert two.servers[1].process.stop() == 0
     assert state(server) == before
 

@@ -119,8 +119,7 @@ def test_nobody_there(lab, table):
     request = seen.matching(lambda p: p.payload[0] == 8)[0]
     assert packets.parse(answer.payload[8:]).raw == request.raw
     assert "Address unreachable" in refusal(host, inner6(9))
-    await_(lambda: dropped(end)["tx_unreachable"] == 2, what="two answers counted")
-    assert dropped(end)["tx_no_route"] >= 2  # it asks for routers as well
+    await_(lambda: dropped(end).get("tx_unreachable") == 2, what="two answers counted")
 
 
 def test_ipv6_outside(lab, tmp_path):
@@ -204,7 +203,9 @@ def test_nodes_come_go_and_move(lab, table):
     # To another host, and to another port.
     stop(ends[2])
     moved = node(lan.hosts[2], 3, "--hosts-file", table.path, "--fou-local-port", 7777)
+    old_port = lan.hosts[2].capture("eth0", f"udp dst port {PORT}")
     assert no_answer(first, inner(3))
+    old_port.await_packets()
     table.write(written | {inner(3): {"host": outer(3), "port": 7777}})
     hurry(near)
     await_reached(first, inner(3))
@@ -212,7 +213,7 @@ def test_nodes_come_go_and_move(lab, table):
     table.write(written)
     hurry(near)
     await_(lambda: UNREACHABLE in refusal(first, inner(3)), what="node to go")
-    assert steady.stop().lost <= 1  # the last one may be under way
+    steady.stop_complete()
     assert first.run("ip -o link show dev ipipou0").split(":")[0] == number
     assert list(remotes(near)) == [f"{outer(2)}:{PORT}"] and not warnings(near)
     stop(near, moved)
@@ -327,7 +328,7 @@ def test_names_move_and_come_later(lab, table):
         hurry(near)
         near.await_log("late.test can be looked up again")
         await_reached(first, inner(3))
-        assert steady.stop().lost <= 1  # the last one may be under way
+        steady.stop_complete()
 
         # The host `b` gets another address.
         second.batch(f"addr del {outer(2)}/24 dev eth0", f"addr add {outer(22)}/24 dev eth0")
@@ -341,6 +342,5 @@ def test_names_move_and_come_later(lab, table):
         hurry(near)
         near.await_log(f"cannot look up b.test: .*; {outer(22)} stays")
         assert reaches(first, inner(2), count=3)
-        # Of `b` there may be two: its file is not written in one instant.
-        complaints = [line for line in warnings(near) if "cannot look up late.test" in line]
-        assert len(complaints) == 1
+        complaints = [line for line in warnings(near) if "cannot look up" in line]
+        assert len(complaints) == 2

@@ -11,7 +11,7 @@ import pytest
 
 import ipipou
 import packets
-from ipipou import CLIENT, SERVER, await_, reach_each_other
+from ipipou import CLIENT, SERVER, reach_each_other
 from test_tunnel import no_checksum_offload
 from traffic import MIB, Echo, datagrams, no_damage, transfer_both_ways
 
@@ -124,32 +124,6 @@ def test_inner_mtu(hosts):
     assert f"mtu={MTU}" in refused.stdout + refused.stderr
     echoes = on_wire.await_packets(2)
     assert [(len(p.raw), p.frag & 0x3FFF) for p in echoes] == [(1500, 0)] * 2
-
-
-def test_narrow_path(lab):
-    """A path of 1400 bytes that nobody told us about: outer packets go in fragments."""
-    server, client = lab.host("server"), lab.host("client")
-    near_core, far_core = lab.host("core1"), lab.host("core2")
-    lab.link(server, "eth0", f"{SERVER}/24", near_core, "eth0", "203.0.113.254/24")
-    lab.link(near_core, "eth1", "192.0.2.1/24", far_core, "eth1", "192.0.2.2/24")
-    lab.link(client, "eth0", "198.51.100.2/24", far_core, "eth0", "198.51.100.1/24")
-    server.run("ip route add default via 203.0.113.254")
-    client.run("ip route add default via 198.51.100.1")
-    near_core.run("ip route add default via 192.0.2.2")
-    far_core.run("ip route add default via 192.0.2.1")
-    for core in (near_core, far_core):
-        core.sysctl("net.ipv4.ip_forward", 1)
-        core.run("ip link set eth1 mtu 1400")
-    hosts = server, client
-    connect(hosts)
-    assert f"mtu {MTU} " in client.run("ip link show ipipou0")
-    on_path = near_core.capture("eth1", "udp or ip[6:2] & 0x1fff != 0")
-    transfer_both_ways(hosts, 4)
-    assert [p for p in on_path.packets() if p.frag & 0x2000]  # it was too narrow indeed
-    # A router tells it to each end with the first packet that is too long.
-    widest = dict(count=3, size=MTU - 28)
-    await_(lambda: client.ping(INNER_SERVER, **widest).received == 3, what="answers")
-    no_damage(hosts)
 
 
 @pytest.mark.parametrize("option", ["--no-encap-csum", "--encap-csum"])

@@ -8,6 +8,7 @@ import pytest
 
 import ipipou
 import packets
+from gateways import await_answer
 from ipipou import CLIENT, SERVER, await_, reach_each_other
 from test_malformed import ICMP6, ipv6
 from test_tunnel import no_checksum_offload
@@ -26,9 +27,7 @@ def hosts(lab):
     server, client = ipipou.neighbours(lab)
     for host, address in ((server, SERVER6), (client, CLIENT6)):
         host.run(f"ip addr add {address}/64 dev eth0 nodad")
-        await_(lambda: "fe80" in host.run("ip -6 addr show eth0"), what="address")  # noqa: B023
-        await_(lambda: "LOWER_UP" in host.run("ip link show eth0"), what="carrier")  # noqa: B023
-    await_(lambda: client.ping(SERVER6, count=1).received, what="answer")
+    await_answer(client, SERVER6)
     return server, client
 
 

@@ -28,9 +28,6 @@ def hosts(lab):
     for host in made:
         host.sysctl("net.ipv6.conf.all.disable_ipv6", 1)
         host.sysctl("net.ipv6.conf.default.disable_ipv6", 1)
-        settled = lambda: " UP " in host.run("ip -br link show eth0")  # noqa: B023, E731
-        await_(settled, what="carrier")
-        await_(lambda: "linkdown" not in host.run("ip route"), what="route")  # noqa: B023
     return made
 
 
@@ -40,9 +37,9 @@ def remote(end):
     return address, int(port)
 
 
-def answers(client, server=INNER_SERVER, within=5.0):
+def answers(client, server=INNER_SERVER):
     """Waits until a ping gets through."""
-    await_(lambda: client.ping(server, count=1, timeout=0.2).received, within, "answer")
+    await_(lambda: client.ping(server, count=1, timeout=0.2).received, what="answer")
 
 
 # -- NAT ------------------------------------------------------------------------------------
@@ -63,7 +60,7 @@ def test_mapping_changes(internet, way):
     if way != "keepalive":
         before = near.show()["dropped"]["rx_stranger"]["packets"]
         assert client.ping(INNER_SERVER, count=1, timeout=0.3).received == 0
-        assert near.show()["dropped"]["rx_stranger"]["packets"] == before + 1
+        near.await_dropped(rx_stranger=before + 1)
     if way == "signal":
         far.reauthenticate()
     if way == "reauth-only":
@@ -106,8 +103,7 @@ def go_on(ping, change):
     """Makes a change; answers to the running ping go on soon after it."""
     await_(lambda: ping.answers() > 0, what="answer")
     change()
-    before = ping.answers()
-    await_(lambda: ping.answers() >= before + 5, 3, "answers after the change")
+    ping.await_answers(5, timeout=5)
 
 
 def test_client_follows_its_route(lab):
@@ -132,8 +128,29 @@ def test_client_follows_its_route(lab):
     go_on(ping, lambda: client.batch("link set eth0 up", first))
     near.await_log("moved from 192.0.2.2:10000 to 198.51.100.2:10000")
     go_on(ping, lambda: client.run("ip route add 203.0.113.0/24 via 192.0.2.1"))
-    assert remote(near) == ("192.0.2.2", 10000)
+    # The old way would do as well: answers do not tell that it was left.
+    await_(lambda: remote(near) == ("192.0.2.2", 10000), what="the third move")
     assert near.show()["moved"] == 3
+    reach_each_other(server, client)
+
+
+def test_routers_come_and_change(lab):
+    """A DHCP client sets the address first; and later the router is another one."""
+    server, router, client = lab.host("server"), lab.host("router"), lab.host("client")
+    lab.link(server, "eth0", f"{SERVER}/24", router, "eth0", "203.0.113.254/24")
+    lab.link(client, "eth0", "198.51.100.2/24", router, "eth1", "198.51.100.1/24")
+    router.sysctl("net.ipv4.ip_forward", 1)
+    server.run("ip route add default via 203.0.113.254")
+    keys = ipipou.Keys(server)
+    near = ipipou.server(server, *TUN, keys=keys)
+    far = ipipou.client(client, *TUN, keys=keys)
+    far.await_log("ready on")
+    client.run("ip route add default via 198.51.100.1")
+    near.await_log("198.51.100.2:10000 authenticated: tunnel up")
+    client.run("ip addr add 198.51.100.3/24 dev eth0")
+    router.run("ip addr add 198.51.100.9/24 dev eth1")
+    client.run("ip route replace default via 198.51.100.9")
+    near.await_log("198.51.100.2:10000 authenticated again")
     reach_each_other(server, client)
 
 
@@ -206,7 +223,7 @@ def test_damage_is_repaired(hosts, side):
     whole = end.host.snapshot()
     for command in [*DAMAGE, *DAMAGE]:
         end.host.run(command.format(peer=peer))
-        await_(lambda: end.host.snapshot() == whole, 3, f"repair after {command}")
+        await_(lambda: end.host.snapshot() == whole, 5, f"repair after {command}")
         answers(client)
     assert end.show()["repaired"] >= 2 * len(DAMAGE)
     # The user's, so it stays as he sets it.
@@ -259,5 +276,5 @@ def test_stopped_while_it_works(hosts):
     for host, to in ((client, INNER_SERVER), (server, INNER_CLIENT)):
         host.spawn(["ping", "-q", "-f", "-s", "1400", to])
     await_(lambda: near.show()["tunnels"][0]["rx_packets"] > 1000, 10, "load")
-    assert near.process.stop(timeout=2) == far.process.stop(timeout=2) == 0
+    assert near.process.stop() == far.process.stop() == 0
     assert [host.snapshot() for host in hosts] == before

@@ -45,7 +45,7 @@ class Tunnel:
     def tunnel(self):
         return self.host.tunnel(self.dev)
 
-    def await_log(self, pattern, timeout=10):
+    def await_log(self, pattern, timeout=20):
         return self.process.await_output(pattern, timeout)
 
     def await_accepted(self, count):
@@ -58,6 +58,16 @@ class Tunnel:
         total = sum(counts.values())
         await_(lambda: sum(self.show()["rejected"].values()) >= total, what=f"{counts} refused")
         assert self.show()["rejected"] == counts
+
+    def await_dropped(self, **counts):
+        """Waits until so many packets were dropped for these reasons, and fails at more."""
+
+        def dropped():
+            shown = self.show()["dropped"]
+            return {why: shown[why]["packets"] for why in counts}
+
+        await_(lambda: all(n >= counts[why] for why, n in dropped().items()), what=f"{counts}")
+        assert dropped() == counts
 
     def await_local(self, address):
         """Waits until the tunnel starts at this local address."""
@@ -133,6 +143,7 @@ class Lan:
             f"link set {port} up",
         )
         host.batch(f"addr add {address}/24 dev eth0", "link set eth0 up")
+        host.await_carrier("eth0")
 
     def connect(self, *options, prefix=()):
         """Starts both ends with the same options; the tunnel is up."""

@@ -20,7 +20,6 @@ import pathlib
 import re
 import signal
 import socket
-import struct
 import subprocess
 import time
 
@@ -46,13 +45,16 @@ def has_fou():
     return subprocess.run(["ip", "fou", "show"], capture_output=True).returncode == 0
 
 
-def await_(condition, timeout=5.0, what="condition", interval=0.03):
-    """Polls until `condition()` is true and returns what it returned; fails after `timeout` s."""
+def await_(condition, timeout=20.0, what="condition", interval=0.03):
+    """Polls until `condition()` is true and returns what it returned; fails after `timeout` s.
+
+    The last look begins after that time."""
     deadline = time.monotonic() + timeout
     while True:
+        late = time.monotonic() > deadline
         if result := condition():
             return result
-        if time.monotonic() > deadline:
+        if late:
             raise AssertionError(f"after {timeout} s still no {what} (last: {result!r})")
         time.sleep(interval)
 
@@ -119,7 +121,7 @@ class Process:
             self._popen.kill()
         return self._popen.wait()
 
-    def await_output(self, pattern, timeout=10):
+    def await_output(self, pattern, timeout=20):
         """Waits until the output has a match for the regular expression, and returns it."""
 
         def found():
@@ -145,6 +147,20 @@ class BackgroundPing(Process):
         """How many answers there have been so far."""
         return self.output().count(" bytes from ")
 
+    def await_answers(self, more=5, timeout=20):
+        """Waits for so many more answers."""
+        enough = self.answers() + more
+        await_(lambda: self.answers() >= enough, timeout, f"{more} more answers")
+
+    def stop_complete(self):
+        """Ends the ping; its Pings. Answers went on, and each packet had one; the last ones may have
+        been under way."""
+        self.await_answers()
+        pings = self.stop()
+        numbers = [int(n) for n in re.findall(r" bytes from .*icmp_seq=(\d+)", self.output())]
+        assert numbers == list(range(1, len(numbers) + 1)), f"not all answered: {numbers}"
+        return pings
+
 
 class Capture:
     """A running tcpdump; made by Host.capture, which returns when it is listening."""
@@ -162,7 +178,7 @@ class Capture:
     def matching(self, condition):
         return [packet for packet in self.packets() if condition(packet)]
 
-    def await_packets(self, count=1, timeout=5.0, condition=lambda packet: True):
+    def await_packets(self, count=1, timeout=20, condition=lambda packet: True):
         """Waits for at least `count` packets that meet the condition, and returns them."""
 
         def enough():
@@ -269,11 +285,11 @@ class Host:
 
     # -- traffic ----------------------------------------------------------------------------
 
-    def ping(self, address, count=3, timeout=1, size=None, source=None):
+    def ping(self, address, count=3, timeout=5, size=None, source=None):
         """Pings and returns how many were sent and answered.
 
         One by one: after a first answer, ping waits for others no longer than two round trips,
-        whatever the timeout."""
+        whatever the timeout. Who polls, or awaits no answer, gives a short one."""
         argv = ["ping", "-n", "-q", "-c", 1, "-W", timeout]
         argv += ["-s", size] if size is not None else []
         argv += ["-I", source] if source else []
@@ -283,6 +299,18 @@ class Host:
     def ping_background(self, address, interval=0.05):
         """A ping that goes on until stop(), which returns its Pings."""
         return self.spawn(["ping", "-n", "-i", interval, address], BackgroundPing)
+
+    def await_carrier(self, dev):
+        """Waits for it, and for the IPv6 address that it brings; routes lose a flag."""
+        ip6 = self.sysctl(f"net.ipv6.conf.{dev}.disable_ipv6") == "0"
+        show = f"addr show dev {dev}\nroute show dev {dev}\n"
+
+        def settled():
+            words = self.run("ip -batch -", input=show).split()
+            is_up = "UP" in words and not {"linkdown", "tentative"} & set(words)
+            return is_up and (not ip6 or any(word.startswith("fe80:") for word in words))
+
+        await_(settled, what=f"carrier of {dev}", interval=0.01)
 
     def capture(self, dev, expression=""):
         """A tcpdump that is already listening; the expression is a pcap filter."""
@@ -432,6 +460,8 @@ class Lab:
         a.run(f"ip link add {dev_a} type veth peer name {dev_b} netns {b.netns}")
         for host, dev, address in ((a, dev_a, address_a), (b, dev_b, address_b)):
             host.batch(f"addr add {address} dev {dev}" if address else "", f"link set {dev} up")
+        a.await_carrier(dev_a)
+        b.await_carrier(dev_b)
 
     def nat(self, router, outside, first=10000, last=19999):
         """Makes a host a masquerading router; outside UDP ports are first..last."""

@@ -1,0 +1,304 @@
+"""The headers outside, in the userspace datapath: what routers may do to the packets, and what the
+ends make of it. And what is set up anew when it was not as it should be."""
+
+import contextlib
+import os
+import pathlib
+import re
+import socket
+import time
+
+import pytest
+
+import ipipou
+from ipipou import CLIENT, SERVER, await_, reach_each_other
+from test_handover import manager  # noqa: F401
+from test_ipv6 import CLIENT6, INNER6, SERVER6
+from test_tunnel import no_checksum_offload
+from test_userspace import dropped
+from traffic import family, no_damage, transfer, transfer_both_ways
+
+TUN = ["--datapath", "tun", "--auth-token", "hello"]
+INNER_SERVER, INNER_CLIENT = "172.28.0.0", "172.28.0.1"
+PORT = 10000
+FULL = 1500 - 28  # bytes of an inner packet that fills a packet of 1500
+DONT_FRAGMENT, FRAGMENT = 0x4000, 0x3FFF
+
+# Version 2, version 1.
+CONTROL_GROUPS = [pathlib.Path("/sys/fs/cgroup"), pathlib.Path("/sys/fs/cgroup/pids")]
+
+IP_RECVTOS, IPV6_RECVTCLASS, IPV6_TCLASS = 13, 66, 67  # linux/in.h, linux/in6.h
+
+
+@pytest.fixture
+def hosts(lab):
+    return ipipou.neighbours(lab)
+
+
+def connect(hosts, *options):
+    near = ipipou.server(hosts[0], *TUN, *options)
+    far = ipipou.client(hosts[1], *TUN, *options)
+    near.await_log("tunnel up")
+    return near, far
+
+
+def across(lab, mtu):
+    """A server and a client, and two routers between them whose cable takes so many bytes."""
+    server, client = lab.host("server"), lab.host("client")
+    near, far = lab.host("near-router"), lab.host("far-router")
+    lab.link(server, "eth0", f"{SERVER}/24", near, "eth0", "203.0.113.254/24")
+    lab.link(near, "eth1", "192.0.2.1/24", far, "eth1", "192.0.2.2/24")
+    lab.link(client, "eth0", "198.51.100.2/24", far, "eth0", "198.51.100.1/24")
+    server.run("ip route add default via 203.0.113.254")
+    client.run("ip route add default via 198.51.100.1")
+    near.run("ip route add default via 192.0.2.2")
+    far.run("ip route add default via 192.0.2.1")
+    for router in (near, far):
+        router.sysctl("net.ipv4.ip_forward", 1)
+        router.run(f"ip link set eth1 mtu {mtu}")
+    return (server, client), (near, far)
+
+
+def ident(packet):
+    return int.from_bytes(packet.raw[4:6], "big")
+
+
+# -- fragments ------------------------------------------------------------------------------
+
+
+def test_bulk_is_not_to_be_fragmented(hosts):
+    """All packets forbid it: the numbers in them, which begin anew with each call, mean nothing."""
+    for host in hosts:
+        no_checksum_offload(host, "eth0")  # so what is captured is what a network card sends
+    connect(hosts)
+    on_wire = hosts[0].capture("eth0", f"udp port {PORT} or ip[6:2] & 0x1fff != 0")
+    transfer_both_ways(hosts, 4)
+    seen = on_wire.stop()
+    for source in (SERVER, CLIENT):
+        sent = [p for p in seen if p.src == source]
+        assert sum(len(p.payload) == FULL for p in sent) > 500
+        assert {p.frag for p in sent} == {DONT_FRAGMENT}
+        # Numbered by segment: there were many in one call.
+        assert 1 < max(map(ident, sent)) < 64
+    no_damage(hosts)
+
+
+@pytest.mark.parametrize("queues", [1, 2])
+def test_narrow_path(lab, queues):
+    """The ends fragment what does not fit, once a router has said so; no router ever does. What
+    was found out is forgotten after ten seconds, and nothing is lost when it is found out again."""
+    hosts, routers = across(lab, 1400)
+    server, client = hosts
+    ends = connect(hosts, "--tun-queues", queues)
+    transfer_both_ways(hosts, 4)
+    on_way = client.capture("eth0", "src host 198.51.100.2")
+    ping = client.spawn(["ping", "-n", "-i", "0.02", "-s", FULL - 28, "-c", "600", INNER_SERVER])
+    time.sleep(10.5)
+    transfer(client, server, INNER_SERVER, 4, queues)
+    assert ping.wait() == 0 and " 0% packet loss" in ping.output()
+    assert any(p.frag & FRAGMENT for p in on_way.packets())  # the client's own
+    for router in routers:
+        text = router.run("nstat -asz IpFragCreates IpFragFails")
+        counts = {line.split()[0]: int(line.split()[1]) for line in text.splitlines()[1:]}
+        # It had to drop packets that were too long, a burst from each end.
+        assert counts["IpFragCreates"] == 0 and counts["IpFragFails"] < 1000, counts
+    assert not any("tx_failed" in dropped(end) for end in ends)
+    no_damage(hosts)
+
+
+# -- congestion (RFC 6040) ------------------------------------------------------------------
+
+
+class Congestible:
+    """A server and a client behind a router that can mark what it forwards to the server."""
+
+    def __init__(self, lab, outer="IPv4"):
+        self.server, self.client = lab.host("server"), lab.host("client")
+        self.router = lab.host("router")
+        for host, dev, own, own6 in (
+            (self.server, "to-server", SERVER, SERVER6),
+            (self.client, "to-client", CLIENT, CLIENT6),
+        ):
+            lab.link(host, "eth0", f"{own}/24", self.router, dev, None)
+            host.run(f"ip addr add {own6}/64 dev eth0 nodad")
+        self.router.batch(
+            "link add br0 type bridge",
+            "link set to-server master br0",
+            "link set to-client master br0",
+            "link set br0 up",
+        )
+        await_(lambda: self.client.ping(SERVER6, count=1, timeout=0.3).received, what="answer")
+        near, far = (SERVER, CLIENT) if outer == "IPv4" else (f"[{SERVER6}]", f"[{CLIENT6}]")
+        proof = TUN
+        self.near = ipipou.Tunnel(
+            self.server, "-s", "-b", f"{near}:{PORT}@eth0", "--ip6", f"{INNER6[0]}/64", *proof
+        )
+        self.far = ipipou.Tunnel(
+            *[self.client, "-c", "-b", f"{far}@eth0", "-r", f"{near}:{PORT}"],
+            *["--tunl-ip", INNER_CLIENT, "--ip6", f"{INNER6[1]}/64", *proof],
+        )
+        self.near.await_log("tunnel up")
+        reach_each_other(self.server, self.client)
+        await_(lambda: self.client.ping(INNER6[0], count=1).received, what="answer inside")
+
+    def mark(self, which=""):
+        """From now on. `which` is the beginning of both rules."""
+        self.router.nft(
+            f"""
+            table bridge aqm {{}}
+            delete table bridge aqm
+            table bridge aqm {{
+                chain forward {{
+                    type filter hook forward priority 0;
+                    udp dport {PORT} oifname "to-server" ip ecn {which} ip ecn set ce
+                    udp dport {PORT} oifname "to-server" ip6 ecn {which} ip6 ecn set ce
+                }}
+            }}
+            """
+        )
+
+
+def classes(link, address):
+    """{TOS or traffic class that is sent: what arrives} for some, None for what does not.
+
+    After each comes one that can be marked, which arrives in any case."""
+    inside = family(address)
+    v6 = inside == socket.AF_INET6
+    with (
+        link.server.socket(inside, socket.SOCK_DGRAM) as receiver,
+        link.client.socket(inside, socket.SOCK_DGRAM) as sender,
+    ):
+        receiver.bind((address, 7000))
+        receiver.settimeout(10)
+        level, option = (socket.IPPROTO_IPV6, IPV6_RECVTCLASS) if v6 else (0, IP_RECVTOS)
+        receiver.setsockopt(level, option, 1)
+        found = {}
+        for tos in (0, 1, 2, 3, 0xB8, 0xB9, 0xBA, 0xBB):
+            for each, word in ((tos, b"%d" % tos), (2, b"next")):
+                sender.setsockopt(level, IPV6_TCLASS if v6 else socket.IP_TOS, each)
+                sender.sendto(word, (address, 7000))
+            found[tos] = None
+            while (message := receiver.recvmsg(100, 100))[0] != b"next":
+                data, [(_, _, value)], _, _ = message
+                assert data == b"%d" % tos
+                found[tos] = value[0]
+        return found
+
+
+@pytest.mark.parametrize("outer", ["IPv4", "IPv6"])
+def test_congestion_outside_is_seen_inside(lab, outer):
+    """Marked where both ends know of marks, dropped where not; nothing else changes."""
+    link = Congestible(lab, outer)
+    inside = INNER_SERVER, INNER6[0]
+    for address in inside:
+        assert all(sent == came for sent, came in classes(link, address).items())
+    link.mark("0-3")
+    for number, address in enumerate(inside, start=1):
+        marked = {tos: tos | 3 if tos & 3 else None for tos in (0, 1, 2, 3)}
+        marked |= {tos + 0xB8: came and came + 0xB8 for tos, came in marked.items()}
+        assert classes(link, address) == marked
+        assert dropped(link.near)["rx_congested"] == 2 * number
+    no_damage([link.server])
+
+
+@pytest.mark.parametrize("outer", ["IPv4", "IPv6"])
+def test_inside_tells_outside_who_can_be_marked(lab, outer):
+    """The ECN field is copied, the DSCP is not. Such a path marks, and TCP hears of it."""
+    link = Congestible(lab, outer)
+    command = ["tcpdump", "-i", "to-client", "-n", "-l", "-v", "--immediate-mode"]
+    seen = link.router.spawn([*command, f"udp and dst port {PORT}"])
+    seen.await_output("listening on")
+    pattern = r"IP \(tos (0x\w+)" if outer == "IPv4" else r"IP6 \((?:class (0x\w+), )?flowlabel"
+    for address in (INNER_SERVER, INNER6[0]):
+        before = len(re.findall(pattern, seen.output()))
+        classes(link, address)
+        outside = lambda: re.findall(pattern, seen.output())[before:]  # noqa: E731, B023
+        await_(lambda: len(outside()) == 16, what="all packets")  # noqa: B023
+        assert [int(tos or "0", 16) for tos in outside()][::2] == [0, 1, 2, 3] * 2
+    for host in (link.server, link.client):
+        host.sysctl("net.ipv4.tcp_ecn", 1)
+    link.mark("1-3 numgen inc mod 10 == 0")  # of the packets that the router handles, up to 64 KiB
+    transfer_both_ways((link.server, link.client), 8)
+    heard = link.client.run("nstat -asz TcpExtTCPDeliveredCE").splitlines()[1]
+    assert int(heard.split()[1]) > 0
+    assert "rx_congested" not in dropped(link.near)
+    no_damage((link.server, link.client))
+
+
+# -- anew -----------------------------------------------------------------------------------
+
+
+def test_socket_of_another_configuration(hosts, manager):  # noqa: F811
+    """A socket that is taken over has the mark and the checksums of the new configuration."""
+    server, client = hosts
+    no_checksum_offload(client, "eth0")
+    client.nft(
+        f"""
+        table ip seen {{
+            counter marked {{}}
+            chain output {{
+                type filter hook output priority 0;
+                udp sport {PORT} meta mark != 0 counter name marked
+            }}
+        }}
+        """
+    )
+    near = ipipou.server(server, *TUN)
+    before = ["--no-encap-csum", "--default-route"]
+    ours = ipipou.client(client, *TUN, *before, prefix=manager.prefix())
+    near.await_log("tunnel up")
+    await_(lambda: manager.names() == ["tun", "udp"], what="kept files")
+    reach_each_other(server, client)
+    assert client.counter("seen", "marked")
+    ours.process.kill()
+    again = ipipou.client(client, *TUN, prefix=manager.prefix())
+    again.await_log("took over the interface and the socket")
+    await_(lambda: client.ping(INNER_SERVER, count=1).received, what="answer")
+    marked = client.counter("seen", "marked")
+    on_wire = server.capture("eth0", f"udp and src host {CLIENT}")
+    reach_each_other(server, client)
+    for packet in on_wire.await_packets(4):
+        assert packet.raw[26:28] != b"\0\0"
+    assert client.counter("seen", "marked") == marked
+
+
+def transmitters(pid):
+    """The threads that read the interface; one that ends meanwhile does not count."""
+    names = []
+    for thread in pathlib.Path(f"/proc/{pid}/task").glob("*/comm"):
+        with contextlib.suppress(OSError):
+            names.append(thread.read_text().strip())
+    return sorted(name for name in names if name.startswith("tun-tx"))
+
+
+@pytest.fixture
+def few_processes():
+    """Makes a control group that a process and its threads are put into."""
+    parent = next((p for p in CONTROL_GROUPS if (p / "cgroup.procs").exists()), None)
+    if not parent:
+        pytest.skip("no control groups that count processes (Documentation/.../pids.rst)")
+    group = parent / f"ipipou-test-{os.getpid()}"
+    group.mkdir()
+    if not (group / "pids.max").exists():
+        group.rmdir()
+        pytest.skip(f"{parent} does not count processes")
+    yield group
+    for pid in (group / "cgroup.procs").read_text().split():
+        (parent / "cgroup.procs").write_text(pid)
+    group.rmdir()
+
+
+def test_threads_that_could_not_be_started(hosts, few_processes):
+    """They are started a moment later, all of them."""
+    near = ipipou.server(hosts[0], *TUN, "--tun-queues", "3")
+    (few_processes / "cgroup.procs").write_text(str(near.process.pid))
+    running = int((few_processes / "pids.current").read_text())
+    (few_processes / "pids.max").write_text(str(running + 1))
+    ipipou.client(hosts[1], *TUN)
+    near.await_log("Resource temporarily unavailable")
+    (few_processes / "pids.max").write_text("max")
+    near.await_log("tunnel up")
+    expected = [f"tun-tx{number}" for number in range(3)]
+    await_(lambda: transmitters(near.process.pid) == expected, what="three threads")
+    reach_each_other(*hosts)
+    transfer_both_ways(hosts, 4, flows=8)
