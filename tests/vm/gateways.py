@@ -41,17 +41,11 @@ class Switch:
         )
         host.batch(f"addr add {address} dev {dev}", f"link set {dev} up")
         only_ipv4(host, False)  # its tunnel may have IPv6
-        await_carrier(host, dev)
+        host.await_carrier(dev)
 
 
 def only_ipv4(host, yes=True):
     host.sysctl("net.ipv6.conf.default.disable_ipv6", int(yes))
-
-
-def await_carrier(host, dev):
-    """Before that, routes are shown with a flag that they lose."""
-    await_(lambda: " UP " in host.run(f"ip -br link show dev {dev}"), what=f"carrier of {dev}")
-    await_(lambda: "linkdown" not in host.run("ip route"), what=f"routes by {dev}")
 
 
 def strict(host, *devices):
@@ -94,7 +88,7 @@ def gateway_rules(host, number=0):
     return host.run(f"nft list table ip ipipou-{number}-gateway", check=False).stdout
 
 
-def connect(client, host, address, port=8080, timeout=5):
+def connect(client, host, address, port=8080, timeout=20):
     """A TCP connection from `client` to `host` with a word each way; whom `host` has seen."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     with host.socket(family, socket.SOCK_STREAM) as listener:
@@ -118,6 +112,18 @@ def connect(client, host, address, port=8080, timeout=5):
 def await_answer(host, address, **how):
     """Waits until a ping is answered."""
     await_(lambda: host.ping(address, count=1, timeout=0.3, **how).received, what=f"{address}")
+
+
+def gets_to(there, dev, host, address, mark):
+    """Whether a ping of `host` is seen at an interface of `there`. So is one of `mark`, a host and
+    an address, which is sent after it and answered."""
+    sizes = 100, 101
+    seen = there.capture(dev, "icmp")
+    host.ping(address, count=1, timeout=0.1, size=sizes[0])
+    await_answer(*mark, size=sizes[1])
+    pings, marks = (lambda p, size=size: len(p.payload) == 8 + size for size in sizes)
+    seen.await_packets(condition=marks)
+    return bool(seen.matching(pings))
 
 
 class SynWatch:

@@ -1,12 +1,14 @@
 """Gateways whose packets the kernel carries: the main ones of tests/netns."""
 
 import re
+import signal
 
 import pytest
 
 from gateways import (
     INNER,
     INNER_CLIENT,
+    INNER_SERVER,
     Border,
     Internet,
     Sites,
@@ -14,6 +16,7 @@ from gateways import (
     await_answer,
     connect,
     gateway_rules,
+    gets_to,
     routes,
     rules,
     state,
@@ -80,10 +83,54 @@ def test_forwarding_is_for_the_tunnel_only(lab, options):
     assert watch.segment_size() == 1500 - 28 - 40
     assert (connect(third, client, INNER_CLIENT) == Border.THIRD) if forward else True
     third.run(f"ip route replace default via {Border.OWN}")
-    assert border.stranger.ping(Border.THIRD, count=1, timeout=0.3).received == 0
+    mark = client, Border.THIRD
+    assert not gets_to(third, "eth0", border.stranger, Border.THIRD, mark)
     assert gateway_rules(server) and routes(client) == {Border.NETWORK: "main"}
     border.stop()
     assert state(server) == before
+
+
+def test_options_left_out_after_a_kill(lab):
+    """The tunnel stays, and nothing of what led into it or forwarded out of it does."""
+    border = Border(lab, back=[INNER])
+    server, client = border.server, border.client
+    border.connect("--forward")
+    near, far = border.near, border.far
+    by_kernel(near, far)
+    assert "fwmark" in client.run(f"ip -d link show dev {DEV}")
+    for end, options in ((near, ["--forward"]), (far, ["--route", Border.NETWORK])):
+        assert end.process.stop(signal.SIGKILL) == -signal.SIGKILL
+        at = end.argv.index(options[0])
+        del end.argv[at : at + len(options)]
+        end.start()
+        end.await_log("took over the running tunnel")
+    for name in (DEV, "eth0", "eth1"):
+        await_(lambda: server.sysctl(f"net.ipv4.conf.{name}.forwarding") == "0", what=name)
+    await_(lambda: not gateway_rules(server) and not routes(client), what="nothing left")
+    await_(lambda: "fwmark" not in client.run(f"ip -d link show dev {DEV}"), what="no mark")
+    await_answer(client, INNER_SERVER)
+    # It is at rest: a mark that could not be taken off would be tried to for ever.
+    changes = far.process.output().count(f"change {DEV}")
+    far.reauthenticate()
+    near.await_accepted(2)  # its start was one
+    assert far.process.output().count(f"change {DEV}") == changes == 1
+    border.stop()
+
+
+def test_a_route_that_says_no(lab):
+    """A `blackhole` default, so that nothing goes past a VPN, is no route to the server."""
+    internet = Internet(lab)
+    client = internet.client
+    client.run("ip route add blackhole default metric 9999")
+    before = state(client)
+    internet.serve()
+    far = internet.connect(device="auto")
+    await_answer(client, internet.THIRD)
+    client.run(f"ip route del default via {internet.ROUTERS[0]}")
+    far.await_log("there is no route to the server: waiting for one")
+    assert far.process.stop() == 0
+    client.run(f"ip route add default via {internet.ROUTERS[0]}")
+    assert state(client) == before
 
 
 def test_two_subnets_joined(lab):

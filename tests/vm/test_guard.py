@@ -176,7 +176,9 @@ def test_inner_packets_come_from_inside(lab, check):
         assert answers.await_packets(1)[0].dst == NEIGHBOUR
     else:
         assert lan.client.ping(INNER_SERVER, count=1).received == 1
-        assert answers.stop() == []
+        lan.server.send_raw(inner_icmp_echo(INNER_SERVER, NEIGHBOUR, ident=MARK))
+        (seen,) = answers.await_packets(1)
+        assert ident(seen) == MARK  # an answer would have come before
     refused = lan.server.run("nstat -asz TcpExtIPReversePathFilter").split()
     assert int(refused[refused.index("TcpExtIPReversePathFilter") + 1]) == (check == "strict")
 
@@ -204,8 +206,7 @@ def test_a_dead_server_lets_nobody_in(lab, number):
     await_(lambda: ping.answers() > before + 10, what="answers")
     assert lan.near.tunnel()["remote"] == CLIENT
     assert 0x66 not in {ident(p) for p in inside.packets()}
-    lines = ping.stop()
-    assert lines.lost <= 1, "the last one may have had no time"
+    ping.stop_complete()
 
     if number == signal.SIGSTOP:
         lan.near.process.send_signal(signal.SIGCONT)
@@ -228,9 +229,13 @@ def test_a_flood_from_one_address_stops_nobody_else(lab):
     with lan.stranger.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW) as raw:
         for datagram in datagrams:
             raw.sendto(datagram, (SERVER, 0))
+
+    def again():
+        lan.far.reauthenticate()
+        return "authenticated again" in lan.near.process.output()
+
+    await_(again, what="the client's authentication", interval=0.2)
     took = time.monotonic() - started
-    lan.far.reauthenticate()
-    lan.near.await_log("authenticated again")
     looked_at = 50 + 50 * took + 1
     status = lan.near.show()
     assert count - looked_at <= status["dropped"]["flood"]["packets"] < count

@@ -100,7 +100,7 @@ def test_mapping_changes(internet, way):
     internet.nat.remap(NEW_PORTS[0], NEW_PORTS[-1])
     if way != "keepalive":
         assert client.ping("172.28.0.0", count=1, timeout=0.3).received == 0
-        assert near.show()["dropped"]["stranger_data"]["packets"] == 1
+        near.await_dropped(stranger_data=1)
     if way == "signal":
         far.reauthenticate()
     if way == "reauth-only":

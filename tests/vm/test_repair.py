@@ -1,6 +1,5 @@
 """A tunnel survives its processes, and what is broken around it is put right."""
 
-import re
 import signal
 import time
 
@@ -13,7 +12,8 @@ from lab import await_
 INNER_SERVER, INNER_CLIENT, PRIVATE = "172.28.0.0", "172.28.0.1", "172.29.0.0"
 PRIVATE_MODE = "--force-fou-local-ip-alt"
 
-# Seconds. An emulated CPU stands still now and then: the best of three counts.
+# Seconds, and five times what it takes to look. An emulated CPU stands still now and then: the best
+# of three counts.
 AT_ONCE = 1.0
 # Of FOU listeners the kernel tells nothing: the program looks every three seconds.
 LOOKED_FOR = 3 + AT_ONCE
@@ -26,24 +26,18 @@ def test_no_ping_is_lost_by_a_crash_and_a_restart(lab, options, side):
     end = lan.near if side == "server" else lan.far
     ping = lan.client.ping_background(INNER_SERVER, interval=0.01)
 
-    def await_answers(more):
-        enough = ping.answers() + more
-        await_(lambda: ping.answers() >= enough, what="answers")
-
     def table():
         return end.host.run("nft -a list table ip ipipou-0").splitlines()[0]
 
-    await_answers(20)
+    ping.await_answers(20)
     before = table()
     assert end.process.stop(signal.SIGKILL) == -signal.SIGKILL
-    await_answers(50)
+    ping.await_answers(50)
     end.start()
     end.await_log("took over the running tunnel")
-    await_answers(50)
-    ping.stop()
+    ping.await_answers(50)
+    ping.stop_complete()
     assert table() == before  # its contents were exchanged: a new one has another handle
-    numbers = [int(n) for n in re.findall(r"icmp_seq=(\d+)", ping.output())]
-    assert numbers == list(range(1, len(numbers) + 1))
 
     # And it is not just the kernel that goes on.
     accepted = lan.near.show()["accepted"]
@@ -90,20 +84,23 @@ DAMAGE = [
 
 
 def repaired(lan, end, command, is_right):
-    """Does the damage; the seconds until all is right and a ping gets through."""
+    """Does the damage; the seconds until all is right and a ping gets through, but for those that
+    five looks at it take."""
+
+    def is_whole():
+        return is_right(end) and lan.client.ping(INNER_SERVER, count=1, timeout=0.2).received
+
     assert is_right(end), command
+    end.show()  # it has done what it is about
     repairs = end.process.output().count("repairing: ")
+    before = time.monotonic()
+    is_whole()
     started = time.monotonic()
     end.host.run(command)
-    await_(
-        lambda: is_right(end) and lan.client.ping(INNER_SERVER, count=1, timeout=0.2).received,
-        10,
-        f"repair after {command}",
-        interval=0,
-    )
+    await_(is_whole, what=f"repair after {command}", interval=0)
     took = time.monotonic() - started
     assert end.process.output().count("repairing: ") > repairs, command
-    return took
+    return took - 5 * (started - before)
 
 
 @pytest.mark.parametrize("side", ["server", "client"])
@@ -139,7 +136,7 @@ def test_an_interface_goes_and_returns(lab, options, side):
     end = lan.near if side == "server" else lan.far
     end.await_log("eth0 has no address for this tunnel: waiting for one")
     lan.plug(host)
-    await_(lambda: lan.client.ping(INNER_SERVER, count=1, timeout=0.2).received, 3, "answer")
+    await_(lambda: lan.client.ping(INNER_SERVER, count=1, timeout=0.2).received, 5, "answer")
     ipipou.reach_each_other(lan.server, lan.client)
     accepted = lan.near.show()["accepted"]
     lan.far.reauthenticate()

@@ -9,7 +9,6 @@ from ipipou import CLIENT, SERVER, await_, reach_each_other
 
 MOVED, OTHER = "203.0.113.9", "203.0.113.3"
 INNER_SERVER = "172.28.0.0"
-WITHIN = 2.0
 
 
 @pytest.fixture
@@ -37,8 +36,7 @@ def interrupted(ping, change):
     """Makes a change; answers to a running ping go on soon after it."""
     await_(lambda: ping.answers() > 0, what="answer")
     change()
-    before = ping.answers()
-    await_(lambda: ping.answers() >= before + 5, WITHIN, "answers after the change")
+    ping.await_answers(5, timeout=5)
 
 
 def test_client_follows_its_route(uplinks):
@@ -58,7 +56,8 @@ def test_client_follows_its_route(uplinks):
     near.await_log("moved from 192.0.2.2:10000 to 198.51.100.2:10000")
     reach_each_other(server, client)
     interrupted(ping, lambda: client.run("ip route add 203.0.113.0/24 via 192.0.2.1"))
-    assert list(near.admitted()) == ["192.0.2.2:10000"]
+    # The old way would do as well: answers do not tell that it was left.
+    await_(lambda: list(near.admitted()) == ["192.0.2.2:10000"], what="the third move")
     assert near.show()["moved"] == 3
     reach_each_other(server, client)
 

@@ -9,6 +9,7 @@ import subprocess
 import pytest
 
 import ipipou
+from gateways import await_answer
 from ipipou import CLIENT, SECRET, SERVER
 from lab import Host, await_
 
@@ -25,6 +26,7 @@ def systemctl(*arguments, check=True):
 
 
 def journal(*arguments):
+    subprocess.run(["journalctl", "--sync"], check=True)
     command = ["journalctl", "-b", "--no-pager", "-o", "cat", *arguments]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
@@ -104,7 +106,7 @@ def test_a_server_is_started_and_stopped(machine):
     systemctl("start", SERVER_UNIT)
     # It says that it is ready when it is: nothing is waited for.
     far = client_of(machine)
-    await_(lambda: machine.near.ping(INNER_SERVER, count=1).received, what="answer")
+    await_answer(machine.near, INNER_SERVER)
     ipipou.reach_each_other(machine, machine.near)
     await_(
         lambda: f"{CLIENT}:10000 authenticated: tunnel up" in systemctl("status", SERVER_UNIT),
@@ -157,13 +159,13 @@ def test_the_target_is_all_tunnels_that_are_enabled(machine):
     systemctl("enable", SERVER_UNIT, CLIENT_UNIT)
     systemctl("start", "ipipou.target")
     await_(lambda: states() == ["active", "active"], what="tunnels")
-    systemctl("stop", "ipipou.target")
-    assert states() == ["inactive", "inactive"]
+    systemctl("stop", "ipipou.target")  # which waits for itself only
+    await_(lambda: states() == ["inactive", "inactive"], what="their end")
     assert machine.snapshot() == before
     # One that was started by itself ends with the target, too.
     systemctl("start", SERVER_UNIT)
     systemctl("stop", "ipipou.target")
-    assert states() == ["inactive", "inactive"]
+    await_(lambda: states() == ["inactive", "inactive"], what="its end")
     systemctl("disable", SERVER_UNIT, CLIENT_UNIT)
     systemctl("start", "ipipou.target")
     assert states() == ["inactive", "inactive"]
@@ -176,12 +178,9 @@ def test_a_new_version_is_started_without_losing_a_packet(machine):
     ping = machine.near.ping_background(INNER_SERVER, interval=0.02)
     await_(lambda: ping.answers() >= 10, what="answers")
     systemctl("kill", "-s", "KILL", SERVER_UNIT)
-    await_(lambda: "took over the running tunnel" in journal("-u", SERVER_UNIT), 10, "new process")
-    before = ping.answers()
-    await_(lambda: ping.answers() >= before + 20, what="answers")
-    ping.stop()
-    numbers = [int(n) for n in re.findall(r"icmp_seq=(\d+)", ping.output())]
-    assert numbers == list(range(1, len(numbers) + 1))
+    await_(lambda: "took over the running tunnel" in journal("-u", SERVER_UNIT), what="new process")
+    ping.await_answers(20)
+    ping.stop_complete()
     assert properties(SERVER_UNIT, "NRestarts")["NRestarts"] == "1"
 
 
@@ -190,7 +189,7 @@ def test_a_replayed_packet_is_refused_after_a_restart(machine):
     systemctl("start", SERVER_UNIT)
     seen = machine.near.capture("eth0", "udp and dst port 10000")
     far = client_of(machine)
-    await_(lambda: machine.near.ping(INNER_SERVER, count=1).received, what="answer")
+    await_answer(machine.near, INNER_SERVER)
     assert far.process.stop(signal.SIGTERM) == 0
     packet = seen.await_packets(1)[0]
     systemctl("restart", SERVER_UNIT)
@@ -200,21 +199,29 @@ def test_a_replayed_packet_is_refused_after_a_restart(machine):
     assert machine.tunnel("ipipou0") is None
 
 
-def test_a_tunnel_of_its_own_process(machine):
-    """`datapath tun` needs a device, and no more rights than before."""
-    subprocess.run(["modprobe", "tun"], check=True)
-    os.chmod("/dev/net/tun", 0o666)  # as udev does
-    before = machine.snapshot()
+def serve_by(datapath, machine):
     configure(
         "server0",
         "server",
-        "datapath tun",
+        f"datapath {datapath}",
         "fou-dev lan0",
         f"auth-remote-pubkey-b64 {machine.keys.public}",
     )
+
+
+@pytest.fixture
+def tun():
+    subprocess.run(["modprobe", "tun"], check=True)
+    os.chmod("/dev/net/tun", 0o666)  # as udev does
+
+
+def test_a_tunnel_of_its_own_process(machine, tun):
+    """`datapath tun` needs a device, and no more rights than before."""
+    before = machine.snapshot()
+    serve_by("tun", machine)
     systemctl("start", SERVER_UNIT)
     client_of(machine)
-    await_(lambda: machine.near.ping(INNER_SERVER, count=1).received, what="answer")
+    await_answer(machine.near, INNER_SERVER)
     ipipou.reach_each_other(machine, machine.near)
     assert re.search(r"ipipou0 +server +tun +up", machine.run("ipipou show server0"))
     pid = properties(SERVER_UNIT, "MainPID")["MainPID"]
@@ -223,6 +230,23 @@ def test_a_tunnel_of_its_own_process(machine):
     assert "ERROR" not in journal("-u", SERVER_UNIT)
     systemctl("stop", SERVER_UNIT)
     assert machine.snapshot() == before
+
+
+def test_the_kernel_takes_over_when_it_is_asked_for(machine, tun):
+    """What systemd keeps of a killed process is no obstacle to one with another datapath."""
+    serve_by("tun", machine)
+    systemctl("start", SERVER_UNIT)
+    far = ipipou.client(machine.near, "--keepalive", "1", keys=machine.keys)
+    await_answer(machine.near, INNER_SERVER)
+    for asked, used, times in (("auto", "tun", 1), ("kernel", "kernel", 2)):
+        serve_by(asked, machine)
+        systemctl("kill", "-s", "KILL", SERVER_UNIT)
+        started = lambda: journal("-u", SERVER_UNIT).count("ready on") > times  # noqa: B023, E731
+        await_(started, 30, "another process")
+        await_answer(machine.near, INNER_SERVER)
+        shown = machine.run("ipipou show server0")
+        assert re.search(rf"ipipou0 +server +{used} +up", shown), shown
+    assert far.process.stop() == 0
 
 
 DROP_IN = pathlib.Path(f"/run/systemd/system/{CLIENT_UNIT}.d/dns.conf")

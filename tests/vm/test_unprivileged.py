@@ -7,6 +7,7 @@ import stat
 import pytest
 
 import ipipou
+from gateways import await_answer
 from lab import await_
 
 NOBODY = ["setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups"]
@@ -45,7 +46,7 @@ def test_two_capabilities_are_enough(lan, options):
     lan.server.run("ip link del ipipou0")
     lan.server.run("nft flush ruleset")
     await_(lambda: "ipipou" in lan.server.run("nft list tables"), what="rules")
-    await_(lambda: lan.client.ping("172.28.0.0", count=1).received, what="answer")
+    await_answer(lan.client, "172.28.0.0")
     for end in (lan.near, lan.far):
         output = end.process.output()
         assert "ERROR" not in output
