@@ -18,8 +18,6 @@ from ipipou import CLIENT, SERVER, await_, reach_each_other
 INNER = {SERVER: "172.28.0.0", CLIENT: "172.28.0.1"}
 INNER6 = {SERVER: "fd00:9::1", CLIENT: "fd00:9::2"}
 PORT = 10000
-# Options of tcpdump. By default it has room for eight packets that it has not yet written.
-BURST = "-B 32768 -s 65535"
 KEY_PACKET = 73  # bytes of an authentication packet
 
 UDP, TCP, HOP_BY_HOP, ROUTING, FRAGMENT, ICMP6, DESTINATION = 17, 6, 0, 43, 44, 58, 60
@@ -205,7 +203,7 @@ def test_from_a_known_remote(ends, to):
     sent = list(payloads(source, to))
     expected = [packet for payload in sent if (packet := deliverable(payload, to))]
     assert 400 < len(expected) < len(sent) - 400
-    came_out = receiver.capture("ipipou0", f"{BURST} -Q in")
+    came_out = receiver.capture("ipipou0", "-Q in")
     delivered, lost = counts(end)
     with sender.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW) as raw:
         for payload in sent:
@@ -227,7 +225,7 @@ def test_from_the_host_itself(ends, by):
     host, end = ends.of(by)
     sent = [payload for payload in payloads(by, to) if payload]
     expected = [packet for payload in sent if (packet := whole(payload))]
-    on_wire = host.capture("eth0", f"{BURST} udp and src host {by}")
+    on_wire = host.capture("eth0", f"udp and src host {by}")
     _, lost = counts(end)
     arrived, refused = counts(ends.of(to)[1])
     with host.socket(socket.AF_PACKET, socket.SOCK_RAW) as raw:
@@ -252,7 +250,7 @@ def test_from_the_host_itself(ends, by):
 
 def test_fragments_of_outer_packets(ends):
     """Outer fragments in any order are put together first; half a datagram is none."""
-    came_out = ends.server.capture("ipipou0", f"{BURST} -Q in")
+    came_out = ends.server.capture("ipipou0", "-Q in")
     before = counts(ends.near)
     inner = packets.inner_icmp_echo(INNER[CLIENT], INNER[SERVER], payload=bytes(3000))
     way = CLIENT, PORT, SERVER, PORT

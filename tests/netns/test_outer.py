@@ -76,7 +76,7 @@ def test_bulk_is_not_to_be_fragmented(hosts):
     seen = on_wire.stop()
     for source in (SERVER, CLIENT):
         sent = [p for p in seen if p.src == source]
-        assert sum(len(p.payload) == FULL for p in sent) > 500
+        assert sum(len(p.payload) == FULL for p in sent) > 100
         assert {p.frag for p in sent} == {DONT_FRAGMENT}
         # Numbered by segment: there were many in one call.
         assert 1 < max(map(ident, sent)) < 64
@@ -205,7 +205,7 @@ def test_congestion_outside_is_seen_inside(lab, outer):
 def test_inside_tells_outside_who_can_be_marked(lab, outer):
     """The ECN field is copied, the DSCP is not. Such a path marks, and TCP hears of it."""
     link = Congestible(lab, outer)
-    command = ["tcpdump", "-i", "to-client", "-n", "-l", "-v", "--immediate-mode"]
+    command = ["tcpdump", "-i", "to-client", "-n", "-l", "-v", "--immediate-mode", "-s200"]
     seen = link.router.spawn([*command, f"udp and dst port {PORT}"])
     seen.await_output("listening on")
     pattern = r"IP \(tos (0x\w+)" if outer == "IPv4" else r"IP6 \((?:class (0x\w+), )?flowlabel"

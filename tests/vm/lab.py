@@ -168,6 +168,8 @@ class Capture:
     def __init__(self, host, dev, expression):
         self._file = host.lab.file("capture", ".pcap")
         argv = ["tcpdump", "-i", dev, "-n", "-U", "--immediate-mode", "-Z", "root"]
+        # Room for 512 packets that are not yet written (KiB, bytes of each); as it is, for eight.
+        argv += ["-B", "32768", "-s", "65000"]
         self._process = host.spawn([*argv, "-w", self._file, *expression.split()])
         self._process.await_output("listening on")
 
