@@ -197,7 +197,8 @@ def names_of(host):
     finally:
         shutil.rmtree(directory)
         if is_new:
-            parent.rmdir()
+            with contextlib.suppress(OSError):  # somebody else uses it by now
+                parent.rmdir()
 
 
 # -- repair ---------------------------------------------------------------------------------
