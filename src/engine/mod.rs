@@ -84,7 +84,8 @@ pub struct Engine {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
-    /// Steps were asked for, and what they made was not seen yet.
+    /// Steps were asked for, or are to be because of another address; what they made was not seen
+    /// yet.
     Settling,
     /// The host was as it should be, when it was read last.
     Settled,

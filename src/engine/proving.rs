@@ -147,6 +147,9 @@ impl Engine {
         }
         if let Some(address) = moved {
             self.authenticate(now.monotonic);
+            if self.phase == Phase::Settled {
+                self.phase = Phase::Settling;
+            }
             actions.push(Action::Report(Report::ServerMoved(address)));
             actions.push(Action::ReadHost);
         }

@@ -32,7 +32,8 @@ impl Engine {
         if self.endpoint.ends == Ends::Many {
             self.take_nodes(actions); // our outer address may have changed
         }
-        // What follows from our own changes is no repair: routes need the interface's number.
+        // What follows from our own changes is no repair (routes need the interface's number), nor
+        // what follows from another address, which was reported.
         let settled = std::mem::replace(&mut self.phase, Phase::Settled) == Phase::Settled;
         let first = actions.len();
         self.reconcile(actions);
@@ -51,6 +52,7 @@ impl Engine {
         let was_missing = std::mem::replace(&mut self.outer_missing, outer.is_none());
         match outer {
             Some(outer) if self.outer != Some(outer) || was_missing => {
+                self.phase = Phase::Settling;
                 if self.outer.replace(outer).is_some() {
                     actions.push(Action::Report(Report::OuterAddress(outer.address)));
                 }

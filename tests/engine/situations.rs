@@ -247,6 +247,7 @@ fn an_outer_address_that_goes_away_is_waited_for() {
     play.host.add_address(super::host::ETH0, "203.0.113.77".parse().unwrap(), 24);
     play.read();
     assert_eq!(play.host.link("ipipou0").unwrap().local.to_string(), "203.0.113.77");
+    assert_eq!(play.engine.counters().repaired, 0, "a move is no repair");
 }
 
 #[test]
@@ -355,6 +356,7 @@ fn a_client_follows_a_server_that_moved() {
     play.handle(Event::Resolved(vec![two]));
     assert_eq!(play.sent.last().unwrap().to, outer_at("203.0.113.10:10000"));
     assert_eq!(play.host.link("ipipou0").unwrap().remote, two);
+    assert_eq!(play.engine.counters().repaired, 0, "a move is no repair");
 }
 
 fn seconds(payload: &[u8]) -> u64 {
