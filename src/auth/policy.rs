@@ -66,12 +66,7 @@ impl Policy {
         unix: u64,
         seen: &mut ReplayMemory,
     ) -> Result<(), Reject> {
-        if self.remote_ip.is_some_and(|ip| ip != from.ip()) {
-            return Err(Reject::WrongIp);
-        }
-        if self.remote_port.is_some_and(|port| port != from.port()) {
-            return Err(Reject::WrongPort);
-        }
+        self.check_remote(from)?;
         match &self.proof {
             Proof::Nothing => Ok(()),
             Proof::Token(token) => check_token(token, payload),
@@ -81,6 +76,20 @@ impl Policy {
 }
 
 impl Policy {
+    /// Whether packets may come from there, whatever they prove.
+    ///
+    /// # Errors
+    /// What of the address is not the one that is asked for.
+    pub fn check_remote(&self, from: SocketAddr) -> Result<(), Reject> {
+        if self.remote_ip.is_some_and(|ip| ip != from.ip()) {
+            return Err(Reject::WrongIp);
+        }
+        if self.remote_port.is_some_and(|port| port != from.port()) {
+            return Err(Reject::WrongPort);
+        }
+        Ok(())
+    }
+
     /// The public key that packets must be signed with.
     pub fn key(&self) -> Option<[u8; 32]> {
         match &self.proof {

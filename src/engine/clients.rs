@@ -43,9 +43,8 @@ impl Clients {
         let resumed = |unix: u64| same_key && now.unix.abs_diff(unix) <= RESUMED_WITHIN;
         let known =
             memory.clients.iter().filter(|(_, unix)| resumed(**unix)).map(|(remote, unix)| {
-                let age = Duration::from_secs(now.unix.saturating_sub(*unix));
-                let left = config.lifetime.map(|lifetime| lifetime.saturating_sub(age));
-                let until = left.map(|left| now.monotonic.saturating_add(left));
+                let age = now.since(*unix);
+                let until = config.valid_until(age, now);
                 let at = now.monotonic.saturating_sub(age);
                 (*remote, Known { at, unix: *unix, until })
             });
@@ -83,7 +82,7 @@ impl Clients {
         now: &Moment,
     ) -> Result<Accepted, Reject> {
         self.config.policy.check(from, payload, now.unix, &mut self.seen)?;
-        let until = self.config.lifetime.map(|lifetime| now.monotonic.saturating_add(lifetime));
+        let until = self.config.valid_until(Duration::ZERO, now);
         let known = Known { at: now.monotonic, unix: now.unix, until };
         if self.known.insert(from, known).is_some() {
             return Ok(Accepted::Refreshed);

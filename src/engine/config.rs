@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
+use super::Moment;
 use super::socket::SocketSpec;
 use crate::auth::{Credential, Policy, Signer};
 
@@ -77,6 +78,14 @@ pub struct ServerConfig {
     pub reply: Reply,
     /// Many clients instead of one.
     pub learn: Option<LearnConfig>,
+}
+
+impl ServerConfig {
+    /// Our clock when an authentication of this age runs out.
+    pub(crate) fn valid_until(&self, age: Duration, now: &Moment) -> Option<Duration> {
+        let left = self.lifetime?.saturating_sub(age);
+        Some(now.monotonic.saturating_add(left))
+    }
 }
 
 /// A client knows its server, makes the tunnel at once and proves itself.

@@ -52,6 +52,11 @@ pub struct Moment {
 }
 
 impl Moment {
+    /// How long ago a Unix time was; nothing when the clock went back behind it.
+    pub(crate) fn since(&self, unix: u64) -> Duration {
+        Duration::from_secs(self.unix.saturating_sub(unix))
+    }
+
     /// Salts to choose from.
     pub(crate) fn salts(&self) -> impl Iterator<Item = [u8; SALT_LEN]> {
         self.random.as_chunks().0.iter().copied()

@@ -195,17 +195,14 @@ impl RemoteClient {
     /// by what this one does not take has to do it again before he is let in.
     pub fn adopt(&mut self, remote: SocketAddr, memory: &Memory, now: &Moment) {
         let policy = &self.config.policy;
-        let taken = policy.remote_ip.is_none_or(|ip| ip == remote.ip())
-            && policy.remote_port.is_none_or(|port| port == remote.port())
+        let taken = policy.check_remote(remote).is_ok()
             && (memory.authenticated.is_none() || memory.key == policy.key());
         let unix = match memory.authenticated {
             Some((at, unix)) if at == remote => unix,
             _ => now.unix,
         };
-        let age = Duration::from_secs(now.unix.saturating_sub(unix));
-        let left = self.config.lifetime.map(|lifetime| lifetime.saturating_sub(age));
-        let until = left.map(|left| now.monotonic.saturating_add(left));
-        let expired = !taken || left == Some(Duration::ZERO);
+        let until = self.config.valid_until(now.since(unix), now);
+        let expired = !taken || until.is_some_and(|until| until <= now.monotonic);
         self.known = Some(Known { remote, unix, until, expired });
     }
 
@@ -220,7 +217,7 @@ impl RemoteClient {
         now: &Moment,
     ) -> Result<Accepted, Reject> {
         self.config.policy.check(from, payload, now.unix, &mut self.seen)?;
-        let until = self.config.lifetime.map(|lifetime| now.monotonic.saturating_add(lifetime));
+        let until = self.config.valid_until(Duration::ZERO, now);
         let known = Known { remote: from, unix: now.unix, until, expired: false };
         let before = self.known.replace(known);
         Ok(match before {

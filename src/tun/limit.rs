@@ -4,6 +4,8 @@ use std::hash::{BuildHasher, RandomState};
 use std::net::IpAddr;
 use std::time::Duration;
 
+use super::wake::millis;
+
 /// Addresses that share a bucket share its tokens; which ones do, nobody outside can know.
 const BUCKETS: usize = 4096;
 
@@ -32,7 +34,7 @@ impl Limit {
     pub fn passes(&mut self, source: IpAddr, now: Duration) -> bool {
         let number = usize::try_from(self.hasher.hash_one(source) % BUCKETS as u64);
         let Some(bucket) = number.ok().and_then(|n| self.buckets.get_mut(n)) else { return false };
-        let now = u64::try_from(now.as_millis()).unwrap_or(u64::MAX);
+        let now = millis(now);
         let passed = now.saturating_sub(bucket.filled).min(1000);
         let most = self.per_second.saturating_mul(1000);
         // So many thousandths of a token a millisecond.

@@ -17,8 +17,9 @@ use std::time::Duration;
 
 use socket2::Socket;
 
+use super::lock;
 use super::socket::set_option;
-use super::{lock, wake};
+use super::wake::{self, millis};
 
 const NARROW_FOR: Duration = Duration::from_secs(10);
 
@@ -88,8 +89,4 @@ pub fn never(socket: &Socket) -> io::Result<()> {
 
 fn discover(socket: &Socket, how: libc::c_int) -> io::Result<()> {
     set_option(socket, libc::SOL_IP, libc::IP_MTU_DISCOVER, how)
-}
-
-fn millis(time: Duration) -> u64 {
-    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }

@@ -54,11 +54,7 @@ impl Outer {
     fn control(self) -> CmsgBuffer {
         let mut control = CmsgBuffer::new();
         if self.ecn != Ecn::NotCapable {
-            let (level, kind) = match self.to {
-                SocketAddr::V4(_) => (libc::SOL_IP, libc::IP_TOS),
-                SocketAddr::V6(_) => (libc::SOL_IPV6, libc::IPV6_TCLASS),
-            };
-            control.push(level, kind, &libc::c_int::from(self.ecn.bits()).to_ne_bytes());
+            push_field(&mut control, self.to, self.ecn.bits(), libc::IP_TOS, libc::IPV6_TCLASS);
         }
         control
     }
@@ -150,11 +146,7 @@ impl UdpSocket {
         self.fragmenting.end_in_time(&self.socket);
         let mut control = CmsgBuffer::new();
         if let Some(ttl) = out.ttl {
-            let (level, kind) = match out.to {
-                SocketAddr::V4(_) => (libc::SOL_IP, libc::IP_TTL),
-                SocketAddr::V6(_) => (libc::SOL_IPV6, libc::IPV6_HOPLIMIT),
-            };
-            control.push(level, kind, &libc::c_int::from(ttl).to_ne_bytes());
+            push_field(&mut control, out.to, ttl, libc::IP_TTL, libc::IPV6_HOPLIMIT);
         }
         let slices = [IoSlice::new(&out.payload)];
         self.send_message(out.to, &slices, &control, Remedies::default())
@@ -200,6 +192,21 @@ impl UdpSocket {
             _ => false,
         }
     }
+}
+
+/// A field of the outer header (ip(7), ipv6(7)): `v4` or `v6`, as the remote is.
+fn push_field(
+    control: &mut CmsgBuffer,
+    to: SocketAddr,
+    value: u8,
+    v4: libc::c_int,
+    v6: libc::c_int,
+) {
+    let (level, kind) = match to {
+        SocketAddr::V4(_) => (libc::SOL_IP, v4),
+        SocketAddr::V6(_) => (libc::SOL_IPV6, v6),
+    };
+    control.push(level, kind, &libc::c_int::from(value).to_ne_bytes());
 }
 
 /// The pointers in it are good as long as the arguments are.

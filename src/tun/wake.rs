@@ -123,6 +123,11 @@ pub fn wait_writable(fd: BorrowedFd<'_>, timeout: Duration) {
     unsafe { libc::poll(&raw mut fd, 1, timeout) };
 }
 
+/// Whole milliseconds.
+pub fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
 /// The monotonic clock, as of the last tick of the kernel: some milliseconds late, and cheap.
 pub fn now() -> Duration {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };

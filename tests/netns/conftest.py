@@ -10,6 +10,7 @@ import pytest
 TOP = pathlib.Path(__file__).resolve().parents[2]
 sys.path.append(str(TOP / "tests" / "vm"))  # some files have a namesake here
 
+import ipipou  # noqa: E402
 import lab as laboratory  # noqa: E402
 
 
@@ -32,6 +33,12 @@ def in_path(binary):
 def lab(tmp_path):
     with laboratory.Lab(tmp_path) as made:
         yield made
+
+
+@pytest.fixture
+def hosts(lab):
+    """A server and a client on one network."""
+    return ipipou.neighbours(lab)
 
 
 @pytest.hookimpl(hookwrapper=True)

@@ -23,11 +23,6 @@ PLAIN_END = pathlib.Path(__file__).with_name("plain_end.py")
 UDP_SEGMENT = 103  # linux/udp.h
 
 
-@pytest.fixture
-def hosts(lab):
-    return ipipou.neighbours(lab)
-
-
 def connect(hosts, *options):
     """A tunnel between two hosts."""
     near = ipipou.server(hosts[0], *TUN, *options)

@@ -11,14 +11,15 @@ import time
 import pytest
 
 import ipipou
+from gateways import await_answer
 from ipipou import CLIENT, SERVER, await_, reach_each_other
+from many_ends import dropped
 from test_handover import manager  # noqa: F401
+from test_integrity import TUN, connect
 from test_ipv6 import CLIENT6, INNER6, SERVER6
 from test_tunnel import no_checksum_offload
-from test_userspace import dropped
 from traffic import family, no_damage, transfer, transfer_both_ways
 
-TUN = ["--datapath", "tun", "--auth-token", "hello"]
 INNER_SERVER, INNER_CLIENT = "172.28.0.0", "172.28.0.1"
 PORT = 10000
 FULL = 1500 - 28  # bytes of an inner packet that fills a packet of 1500
@@ -28,18 +29,6 @@ DONT_FRAGMENT, FRAGMENT = 0x4000, 0x3FFF
 CONTROL_GROUPS = [pathlib.Path("/sys/fs/cgroup"), pathlib.Path("/sys/fs/cgroup/pids")]
 
 IP_RECVTOS, IPV6_RECVTCLASS, IPV6_TCLASS = 13, 66, 67  # linux/in.h, linux/in6.h
-
-
-@pytest.fixture
-def hosts(lab):
-    return ipipou.neighbours(lab)
-
-
-def connect(hosts, *options):
-    near = ipipou.server(hosts[0], *TUN, *options)
-    far = ipipou.client(hosts[1], *TUN, *options)
-    near.await_log("tunnel up")
-    return near, far
 
 
 def across(lab, mtu):
@@ -127,19 +116,18 @@ class Congestible:
             "link set to-client master br0",
             "link set br0 up",
         )
-        await_(lambda: self.client.ping(SERVER6, count=1, timeout=0.3).received, what="answer")
+        await_answer(self.client, SERVER6)
         near, far = (SERVER, CLIENT) if outer == "IPv4" else (f"[{SERVER6}]", f"[{CLIENT6}]")
-        proof = TUN
         self.near = ipipou.Tunnel(
-            self.server, "-s", "-b", f"{near}:{PORT}@eth0", "--ip6", f"{INNER6[0]}/64", *proof
+            self.server, "-s", "-b", f"{near}:{PORT}@eth0", "--ip6", f"{INNER6[0]}/64", *TUN
         )
         self.far = ipipou.Tunnel(
             *[self.client, "-c", "-b", f"{far}@eth0", "-r", f"{near}:{PORT}"],
-            *["--tunl-ip", INNER_CLIENT, "--ip6", f"{INNER6[1]}/64", *proof],
+            *["--tunl-ip", INNER_CLIENT, "--ip6", f"{INNER6[1]}/64", *TUN],
         )
         self.near.await_log("tunnel up")
         reach_each_other(self.server, self.client)
-        await_(lambda: self.client.ping(INNER6[0], count=1).received, what="answer inside")
+        await_answer(self.client, INNER6[0])
 
     def mark(self, which=""):
         """From now on. `which` is the beginning of both rules."""
@@ -253,7 +241,7 @@ def test_socket_of_another_configuration(hosts, manager):  # noqa: F811
     ours.process.kill()
     again = ipipou.client(client, *TUN, prefix=manager.prefix())
     again.await_log("took over the interface and the socket")
-    await_(lambda: client.ping(INNER_SERVER, count=1).received, what="answer")
+    await_answer(client, INNER_SERVER)
     marked = client.counter("seen", "marked")
     on_wire = server.capture("eth0", f"udp and src host {CLIENT}")
     reach_each_other(server, client)

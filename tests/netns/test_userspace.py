@@ -7,8 +7,9 @@ import pytest
 
 import ipipou
 import packets
-from ipipou import CLIENT, SERVER, STRANGER, await_, reach_each_other
+from ipipou import CLIENT, SERVER, STRANGER, reach_each_other
 from first_version import signed, verify
+from many_ends import await_dropped, dropped
 
 TUN = ["--datapath", "tun"]
 INNER_SERVER, INNER_CLIENT = "172.28.0.0", "172.28.0.1"
@@ -22,15 +23,6 @@ def lan(lab):
     for host in lab.hosts:
         host.sysctl("net.ipv6.conf.default.disable_ipv6", 1)
     return made
-
-
-def dropped(end):
-    """What the datapath dropped, by reason, without the zeros."""
-    return {why: d["packets"] for why, d in end.show()["dropped"].items() if d["packets"]}
-
-
-def await_dropped(end, **counts):
-    await_(lambda: dropped(end) == counts, what=f"{counts} dropped by {end.host}")
 
 
 def send_data(host, number, source=CLIENT, port=PORT, to=SERVER):
