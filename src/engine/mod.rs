@@ -216,23 +216,18 @@ impl Engine {
     }
 
     fn deadline(&mut self, now: &Moment, actions: &mut Vec<Action>) {
-        let mut expired = false;
+        let mut expired = Vec::new();
         for peer in &mut self.peers {
-            if let End::Client(client) = &mut peer.end
-                && let Some(remote) = client.expire(now)
-            {
-                actions.push(Action::Report(Report::Expired(remote)));
-                expired = true;
+            if let End::Client(client) = &mut peer.end {
+                expired.extend(client.expire(now));
             }
         }
-        for remote in self.clients.iter_mut().flat_map(|clients| clients.expire(now)) {
-            actions.push(Action::Report(Report::Expired(remote)));
-            expired = true;
-        }
+        expired.extend(self.clients.iter_mut().flat_map(|clients| clients.expire(now)));
         self.send_due(now, actions);
-        if expired {
+        if !expired.is_empty() {
             self.reconcile(actions);
         }
+        actions.extend(expired.into_iter().map(Report::Expired).map(Action::Report));
         if self.reread_at <= now.monotonic {
             self.reread_at = now.monotonic + REREAD_EVERY;
             actions.push(Action::ReadHost);
