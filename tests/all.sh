@@ -22,7 +22,7 @@ summary=$logs/summary
 # Adds up what cargo's and pytest's last lines say: "12 passed, 3 skipped".
 counts() { # LOG
     grep -hE '^test result: |^(=+ )?[0-9]+ (passed|failed|skipped|error).* in [0-9.]+s' "$1" |
-        grep -oE '[0-9]+ (passed|failed|skipped|ignored|errors?|xfailed)' |
+        grep -oE '[0-9]+ (passed|failed|skipped|ignored|errors?|xfailed|rerun)' |
         awk '$1 { sum[$2] += $1 }
             END { for (word in sum) printf "%s%s %s", n++ ? ", " : "", sum[word], word }' || true
 }
@@ -37,9 +37,19 @@ step() { # NAME COMMAND...
     [[ $verdict == ok ]]
 }
 
+# What did not pass at once, a line each, by what cargo and pytest say of it.
+failures() {
+    local log
+    for log in "$logs"/*.log; do
+        grep -aE '^(FAILED|ERROR|RERUN) |^test .* FAILED$' "$log" |
+            sed "s/^/$(basename "$log" .log): /" || true
+    done
+}
+
 finish() {
     printf '\n== make test on Linux %s, %s CPUs, %d s\n' "$(uname -r)" "$(nproc)" "$SECONDS"
     cat "$summary"
+    failures # last: of a long log often only the end is kept
     if grep -q FAILED "$summary"; then
         echo "FAILED; the logs are in $logs"
         exit 1
@@ -57,19 +67,22 @@ step rust tests/setup/rust.sh || finish
 step build cargo build --release --locked || finish
 step cargo-test cargo test --locked --no-fail-fast || true
 
+# The second try of a test that failed is told in the table; see tests/vm/reports.py.
+pytest=(-q -rsfER --reruns 1)
+
 # pytest comes from the distribution, as its other modules do.
 netns=(env IPIPOU_BINARY="$PWD/$binary" PYTHONDONTWRITEBYTECODE=1)
 [[ $binary != /* ]] || netns[1]=IPIPOU_BINARY=$binary
 step namespaces "${as_root[@]}" "${netns[@]}" \
-    /usr/bin/python3 -m pytest -q -rs -p no:cacheprovider tests/netns || true
+    /usr/bin/python3 -m pytest "${pytest[@]}" -p no:cacheprovider tests/netns || true
 
 # The scenarios, on stock kernels: all kernels at once, because a scenario waits a lot.
 wait "$machines" || { cat "$logs/machines.log" && finish; }
 while read -r kernel; do
     {
-        step "$kernel" tests/vm/run.sh "$kernel" --binary "$binary" -- -q -rs || true
-        step "$kernel systemd" tests/vm/run.sh "$kernel" --binary "$binary" --systemd -- -q -rs ||
-            true
+        step "$kernel" tests/vm/run.sh "$kernel" --binary "$binary" -- "${pytest[@]}" || true
+        step "$kernel systemd" tests/vm/run.sh "$kernel" --binary "$binary" --systemd -- \
+            "${pytest[@]}" || true
     } </dev/null | sed -u "s/^/$kernel | /" &
 done <"$vm_cache/kernels"
 wait

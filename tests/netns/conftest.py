@@ -12,6 +12,11 @@ sys.path.append(str(TOP / "tests" / "vm"))  # some files have a namesake here
 
 import ipipou  # noqa: E402
 import lab as laboratory  # noqa: E402
+from reports import (  # noqa: E402, F401  (pytest calls them)
+    pytest_runtest_makereport,
+    pytest_sessionfinish,
+    pytest_terminal_summary,
+)
 
 
 @pytest.fixture(scope="session")
@@ -39,12 +44,3 @@ def lab(tmp_path):
 def hosts(lab):
     """A server and a client on one network."""
     return ipipou.neighbours(lab)
-
-
-@pytest.hookimpl(hookwrapper=True)
-def pytest_runtest_makereport(item, call):
-    """What the processes of a failed test printed."""
-    report = (yield).get_result()
-    if report.failed and "lab" in getattr(item, "funcargs", {}):
-        for title, text in item.funcargs["lab"].logs():
-            report.sections.append((title, text))

@@ -12,7 +12,7 @@ test=(
     # network namespaces of this host: rules, captures, flows, load
     iproute2 nftables conntrack tcpdump iperf3 iputils-ping procps util-linux openssl
     # the test programs
-    python3 python3-pytest python3-nacl
+    python3 python3-pytest python3-pytest-rerunfailures python3-nacl
 )
 lint=(shellcheck black)
 # other userspace tunnels to compare with; load, round trips, certificates

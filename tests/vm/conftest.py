@@ -1,4 +1,4 @@
-"""Gives every test a lab of its own, and shows what its processes printed when it fails."""
+"""Gives every test a lab of its own."""
 
 import pathlib
 import socket
@@ -6,6 +6,11 @@ import socket
 import pytest
 
 import lab as laboratory
+from reports import (  # noqa: F401  (pytest calls them)
+    pytest_runtest_makereport,
+    pytest_sessionfinish,
+    pytest_terminal_summary,
+)
 
 SYSTEMD = pathlib.Path("/proc/1/comm").read_text() == "systemd\n"
 SO_TIMESTAMP = 29  # asm-generic/socket.h
@@ -36,11 +41,3 @@ def timestamps():
 def lab(tmp_path):
     with laboratory.Lab(tmp_path) as made:
         yield made
-
-
-@pytest.hookimpl(hookwrapper=True)
-def pytest_runtest_makereport(item, call):
-    report = (yield).get_result()
-    if report.failed and "lab" in getattr(item, "funcargs", {}):
-        for title, text in item.funcargs["lab"].logs():
-            report.sections.append((title, text))

@@ -173,7 +173,8 @@ make_base() {
     [[ ! -s $cache/base.cpio ]] || return 0
     include=systemd,dbus,iproute2,nftables,kmod,iputils-ping,conntrack,tcpdump,iperf3,procps
     # debootstrap does not follow virtual packages: python3-nacl needs cffi-backend to be named
-    include+=,python3,python3-pytest,python3-nacl,python3-cffi-backend,wireguard-tools,util-linux,strace
+    include+=,python3,python3-pytest,python3-pytest-rerunfailures,python3-nacl,python3-cffi-backend
+    include+=,wireguard-tools,util-linux,strace
     say "root file system: $host_suite"
     "${as_root[@]}" rm -rf "$root"
     if ! "${as_root[@]}" debootstrap --variant=minbase --include="$include" \
@@ -190,7 +191,7 @@ make_base() {
             usr/lib/x86_64-linux-gnu/{gconv,perl-base,perl,libapt-*} usr/bin/{perl*,apt*,dpkg*} \
             usr/lib/{apt,dpkg,locale} usr/lib/udev/hwdb* usr/lib/systemd/catalog \
             usr/lib/python3*/{ensurepip,lib2to3,idlelib,pydoc_data,turtledemo,test} \
-            usr/lib/python3/dist-packages/{setuptools,pkg_resources} \
+            usr/lib/python3/dist-packages/setuptools \
             usr/lib/systemd/system/{apt-*,dpkg-*} etc/systemd/system/*/{apt-*,dpkg-*,e2scrub*} \
             var/lib/{apt,dpkg} var/cache/* var/log/* boot/* etc/apt etc/machine-id
         # A serial getty would wait 90 s for a device that nobody announces; binfmt_misc is a

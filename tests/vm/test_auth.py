@@ -321,7 +321,7 @@ def test_lifetime(hosts):
     """An authentication runs out: data is refused until there is a new one."""
     server, client = hosts
     keys = ipipou.Keys(server)
-    near = ipipou.server(server, "--auth-lifetime", "4", keys=keys)
+    near = ipipou.server(server, "--auth-lifetime", "8", keys=keys)
     far = ipipou.client(client, keys=keys)
     near.await_log("tunnel up")
     assert client.ping(INNER_SERVER, count=1).received == 1

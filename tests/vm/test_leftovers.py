@@ -103,6 +103,7 @@ def test_fifty_rounds_leave_nothing(lab):
         assert far.process.stop() == near.process.wait() == 0
         near.start(ready=False)
         far.start()
+    near.await_log("ready on")  # before that, a signal may come before there is a program
     assert near.process.stop() == far.process.stop() == 0
     assert changed(lan, before) == []
     assert [open_things(h) for h in (lan.server, lan.client)] == sockets

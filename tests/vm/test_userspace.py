@@ -96,7 +96,7 @@ def test_one_end_is_this_process(hosts, role):
     await_(lambda: ping.answers() > 0, what="answer")
     client.batch(f"addr del {CLIENT}/24 dev eth0", f"addr add {MOVED}/24 dev eth0")
     near.await_log(f"moved from {CLIENT}:10000 to {MOVED}:10000")
-    ping.await_answers(5, timeout=5)
+    ping.await_answers(5)
     reach_each_other(server, client)
     assert near.show()["moved"] == 1
 
