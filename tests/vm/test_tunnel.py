@@ -148,7 +148,7 @@ def test_outer_checksum(hosts, options):
     with server.socket() as listener, client.socket() as sender:
         listener.bind(("172.28.0.0", 5000))
         listener.listen()
-        sender.settimeout(3)
+        sender.settimeout(20)
         sender.connect(("172.28.0.0", 5000))
         accepted, _ = listener.accept()
         with accepted:
