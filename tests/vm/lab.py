@@ -102,11 +102,11 @@ class Process:
     def send_signal(self, number):
         self._popen.send_signal(number)
 
-    def wait(self, timeout=10):
+    def wait(self, timeout=20):
         """The exit code; negative for a signal."""
         return self._popen.wait(timeout)
 
-    def stop(self, number=signal.SIGTERM, timeout=10):
+    def stop(self, number=signal.SIGTERM, timeout=20):
         """Sends the signal and returns the exit code; kills what does not obey, and fails."""
         if self.running():
             self.send_signal(number)
@@ -138,7 +138,7 @@ class Process:
 
 
 class BackgroundPing(Process):
-    def stop(self, number=signal.SIGINT, timeout=10):
+    def stop(self, number=signal.SIGINT, timeout=20):
         """Ends the ping and returns its Pings."""
         super().stop(number, timeout)
         return _pings(self.output())
