@@ -37,6 +37,11 @@ step() { # NAME COMMAND...
     [[ $verdict == ok ]]
 }
 
+# A step beside others, its lines told apart; whether it failed is in the summary.
+beside() { # NAME COMMAND...
+    { step "$@" || true; } </dev/null | sed -u "s/^/$1 | /"
+}
+
 # What did not pass at once, a line each, by what cargo and pytest say of it.
 failures() {
     local log
@@ -65,25 +70,28 @@ step machines tests/vm/prepare.sh >/dev/null &
 machines=$!
 step rust tests/setup/rust.sh || finish
 step build cargo build --release --locked || finish
-step cargo-test cargo test --locked --no-fail-fast || true
 
 # The second try of a test that failed is told in the table; see tests/vm/reports.py.
 pytest=(-q -rsfER --reruns 1)
 
-# pytest comes from the distribution, as its other modules do.
+# Beside each other, as the one mostly compiles and the other mostly waits. pytest comes from the
+# distribution, as its other modules do.
 netns=(env IPIPOU_BINARY="$PWD/$binary" PYTHONDONTWRITEBYTECODE=1)
 [[ $binary != /* ]] || netns[1]=IPIPOU_BINARY=$binary
-step namespaces "${as_root[@]}" "${netns[@]}" \
-    /usr/bin/python3 -m pytest "${pytest[@]}" -p no:cacheprovider tests/netns || true
+beside namespaces "${as_root[@]}" "${netns[@]}" \
+    /usr/bin/python3 -m pytest "${pytest[@]}" -p no:cacheprovider tests/netns &
+namespaces=$!
+beside cargo-test cargo test --locked --no-fail-fast
+wait "$namespaces"
 
 # The scenarios, on stock kernels: all kernels at once, because a scenario waits a lot.
 wait "$machines" || { cat "$logs/machines.log" && finish; }
 while read -r kernel; do
     {
-        step "$kernel" tests/vm/run.sh "$kernel" --binary "$binary" -- "${pytest[@]}" || true
-        step "$kernel systemd" tests/vm/run.sh "$kernel" --binary "$binary" --systemd -- \
-            "${pytest[@]}" || true
-    } </dev/null | sed -u "s/^/$kernel | /" &
+        beside "$kernel" tests/vm/run.sh "$kernel" --binary "$binary" -- "${pytest[@]}"
+        beside "$kernel systemd" tests/vm/run.sh "$kernel" --binary "$binary" --systemd -- \
+            "${pytest[@]}"
+    } &
 done <"$vm_cache/kernels"
 wait
 while read -r kernel; do
