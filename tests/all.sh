@@ -71,7 +71,7 @@ machines=$!
 step rust tests/setup/rust.sh || finish
 step build cargo build --release --locked || finish
 
-# The second try of a test that failed is told in the table; see tests/vm/reports.py.
+# The second try of a test that failed is told in the table; see tests/vm/shared.py.
 pytest=(-q -rsfER --reruns 1)
 
 # Beside each other, as the one mostly compiles and the other mostly waits. pytest comes from the

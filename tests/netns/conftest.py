@@ -10,13 +10,7 @@ import pytest
 TOP = pathlib.Path(__file__).resolve().parents[2]
 sys.path.append(str(TOP / "tests" / "vm"))  # some files have a namesake here
 
-import ipipou  # noqa: E402
-import lab as laboratory  # noqa: E402
-from reports import (  # noqa: E402, F401  (pytest calls them)
-    pytest_runtest_makereport,
-    pytest_sessionfinish,
-    pytest_terminal_summary,
-)
+pytest_plugins = ["shared"]
 
 
 @pytest.fixture(scope="session")
@@ -32,15 +26,3 @@ def in_path(binary):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PATH", str(pathlib.Path(binary).parent), prepend=os.pathsep)
         yield
-
-
-@pytest.fixture
-def lab(tmp_path):
-    with laboratory.Lab(tmp_path) as made:
-        yield made
-
-
-@pytest.fixture
-def hosts(lab):
-    """A server and a client on one network."""
-    return ipipou.neighbours(lab)

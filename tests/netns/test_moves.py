@@ -8,6 +8,7 @@ import signal
 import pytest
 
 import ipipou
+from gateways import await_answer
 from ipipou import CLIENT, SERVER, await_, reach_each_other
 from test_nat import NEW_PORTS, OUTSIDE, Internet
 
@@ -35,11 +36,6 @@ def remote(end):
     """Where a server's tunnel goes: (address, port)."""
     address, _, port = end.show()["tunnels"][0]["remote"].rpartition(":")
     return address, int(port)
-
-
-def answers(client, server=INNER_SERVER):
-    """Waits until a ping gets through."""
-    await_(lambda: client.ping(server, count=1, timeout=0.2).received, what="answer")
 
 
 # -- NAT ------------------------------------------------------------------------------------
@@ -99,13 +95,6 @@ def test_two_clients_behind_one_address(internet):
 # -- roaming --------------------------------------------------------------------------------
 
 
-def go_on(ping, change):
-    """Makes a change; answers to the running ping go on after it, with no keepalive to help."""
-    await_(lambda: ping.answers() > 0, what="answer")
-    change()
-    ping.await_answers(5)
-
-
 def test_client_follows_its_route(lab):
     """-b @auto: one uplink goes down, comes back, and a route is replaced."""
     server, core, client = lab.host("server"), lab.host("core"), lab.host("client")
@@ -123,11 +112,11 @@ def test_client_follows_its_route(lab):
     near.await_log("tunnel up")
     assert remote(near) == ("198.51.100.2", 10000)
     ping = client.ping_background(INNER_SERVER)
-    go_on(ping, lambda: client.run("ip link set eth0 down"))
+    ping.goes_on(lambda: client.run("ip link set eth0 down"))
     assert remote(near) == ("192.0.2.2", 10000)
-    go_on(ping, lambda: client.batch("link set eth0 up", first))
+    ping.goes_on(lambda: client.batch("link set eth0 up", first))
     near.await_log("moved from 192.0.2.2:10000 to 198.51.100.2:10000")
-    go_on(ping, lambda: client.run("ip route add 203.0.113.0/24 via 192.0.2.1"))
+    ping.goes_on(lambda: client.run("ip route add 203.0.113.0/24 via 192.0.2.1"))
     # The old way would do as well: answers do not tell that it was left.
     await_(lambda: remote(near) == ("192.0.2.2", 10000), what="the third move")
     assert near.show()["moved"] == 3
@@ -165,11 +154,11 @@ def test_addresses_are_replaced(hosts):
         near.await_log("tunnel up")
         ping = client.ping_background(INNER_SERVER)
         replace = f"addr del {CLIENT}/24 dev eth0", f"addr add {OTHER}/24 dev eth0"
-        go_on(ping, lambda: client.batch(*replace))
+        ping.goes_on(lambda: client.batch(*replace))
         assert remote(near) == (OTHER, 10000)
         client.run(f"ip addr del {OTHER}/24 dev eth0")
         far.await_log("eth0 has no address for this tunnel")
-        go_on(ping, lambda: client.run(f"ip addr add {CLIENT}/24 dev eth0"))
+        ping.goes_on(lambda: client.run(f"ip addr add {CLIENT}/24 dev eth0"))
         assert remote(near) == (CLIENT, 10000)
 
         server.batch(f"addr del {SERVER}/24 dev eth0", f"addr add {MOVED}/24 dev eth0")
@@ -225,7 +214,7 @@ def test_damage_is_repaired(hosts, side):
     for command in [*DAMAGE, *DAMAGE]:
         end.host.run(command.format(peer=peer))
         await_(lambda: end.host.snapshot() == whole, 5, f"repair after {command}")
-        answers(client)
+        await_answer(client, INNER_SERVER)
     assert end.show()["repaired"] >= 2 * len(DAMAGE)
     # The user's, so it stays as he sets it.
     end.host.run("ip link set ipipou0 mtu 1300 down")
@@ -242,7 +231,7 @@ def test_uplink_goes_and_returns(lab):
         host.run("ip link del eth0")
         end.await_log("waiting for one")
         lan.plug(host)
-        answers(lan.client)
+        await_answer(lan.client, INNER_SERVER)
     reach_each_other(lan.server, lan.client)
     assert lan.near.process.stop() == lan.far.process.stop() == 0
 
@@ -261,7 +250,7 @@ def test_killed_and_started_again(hosts):
         # A TUN interface is its process'; the kernel may take a moment.
         await_(lambda: end.host.snapshot() in before, what="clean host")  # noqa: B023
         end.start()
-        answers(client)
+        await_answer(client, INNER_SERVER)
     reach_each_other(server, client)
     assert far.process.stop(signal.SIGINT) == near.process.stop() == 0
     assert [host.snapshot() for host in hosts] == before

@@ -1,4 +1,4 @@
-"""Gives every test a lab of its own."""
+"""What is so in every machine."""
 
 import pathlib
 import socket
@@ -6,11 +6,8 @@ import socket
 import pytest
 
 import lab as laboratory
-from reports import (  # noqa: F401  (pytest calls them)
-    pytest_runtest_makereport,
-    pytest_sessionfinish,
-    pytest_terminal_summary,
-)
+
+pytest_plugins = ["shared"]
 
 SYSTEMD = pathlib.Path("/proc/1/comm").read_text() == "systemd\n"
 SO_TIMESTAMP = 29  # asm-generic/socket.h
@@ -35,9 +32,3 @@ def timestamps():
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as holder:
         holder.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMP, 1)
         yield
-
-
-@pytest.fixture
-def lab(tmp_path):
-    with laboratory.Lab(tmp_path) as made:
-        yield made

@@ -152,6 +152,12 @@ class BackgroundPing(Process):
         enough = self.answers() + more
         await_(lambda: self.answers() >= enough, timeout, f"{more} more answers")
 
+    def goes_on(self, change):
+        """Makes a change; answers go on after it, with no keepalive to help."""
+        await_(lambda: self.answers() > 0, what="answer")
+        change()
+        self.await_answers()
+
     def stop_complete(self):
         """Ends the ping; its Pings. Answers went on, and each packet had one; the last ones may have
         been under way. Two that follow each other may have come by two processors."""

@@ -13,11 +13,6 @@ from ipipou import CLIENT, SERVER, STRANGER, await_, reach_each_other
 INNER_SERVER, INNER_CLIENT = "172.28.0.0", "172.28.0.1"
 
 
-@pytest.fixture
-def hosts(lab):
-    return ipipou.neighbours(lab)
-
-
 # -- who gets in ----------------------------------------------------------------------------
 
 

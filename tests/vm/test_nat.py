@@ -47,6 +47,10 @@ def remote(tunnel):
     return found["remote"], found["encap"]["dport"]
 
 
+def await_new_port(tunnel):
+    await_(lambda: remote(tunnel)[1] in NEW_PORTS, what="new port")
+
+
 def test_three_clients_two_behind_one_address(internet):
     clients = [internet.inside(7), internet.inside(8), internet.direct]
     keys = [ipipou.Keys(internet.server) for _ in clients]
@@ -84,7 +88,7 @@ def test_private_tunnel_follows_its_remote(internet):
         far[number].reauthenticate()
         near[number].await_log("moved from")
         # The second one's link is refused the direct way first, which the other has.
-        await_(lambda: remote(near[number])[1] in NEW_PORTS, what="new port")  # noqa: B023
+        await_new_port(near[number])
         reach_each_other(internet.server, clients[number], number)
     assert near[1].tunnel()["local"] == "172.29.0.1"
 
@@ -107,7 +111,7 @@ def test_mapping_changes(internet, way):
     if way == "reauth-only":
         client.run([*far.argv, "--reauth-only"])
     near.await_log("moved from")
-    await_(lambda: remote(near)[1] in NEW_PORTS, what="new port")
+    await_new_port(near)
     reach_each_other(internet.server, client)
     assert near.show()["moved"] == 1
     assert list(near.admitted()) == [f"{OUTSIDE}:{remote(near)[1]}"]

@@ -6,7 +6,7 @@ import re
 import signal
 
 import ipipou
-from gateways import Switch, SynWatch, connect
+from gateways import Switch, SynWatch, await_answer, connect
 from lab import await_
 
 NETWORK = "192.168.100"
@@ -181,7 +181,7 @@ def test_the_table_changes_and_the_process_dies(lab):
     nodes.ends[4] = node(nodes.hosts[4], nodes.table, inner(3))
     nodes.write(table)
     await_(lambda: set(links(here)) == {(outer(2), 10000), (outer(4), 10000)}, what="links")
-    await_(lambda: here.ping(inner(3), count=1, timeout=0.3).received, what="answer")
+    await_answer(here, inner(3))
     table[f"{NETWORK}.128/25"] = outer(4)
     nodes.write(table)
     await_(lambda: f"{NETWORK}.128/25" in here.run("ip route"), what="route")

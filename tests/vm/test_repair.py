@@ -6,6 +6,7 @@ import time
 import pytest
 
 import ipipou
+from gateways import await_answer
 from ipipou import CLIENT, SERVER
 from lab import await_
 
@@ -136,7 +137,7 @@ def test_an_interface_goes_and_returns(lab, options, side):
     end = lan.near if side == "server" else lan.far
     end.await_log("eth0 has no address for this tunnel: waiting for one")
     lan.plug(host)
-    await_(lambda: lan.client.ping(INNER_SERVER, count=1, timeout=0.2).received, what="answer")
+    await_answer(lan.client, INNER_SERVER)
     ipipou.reach_each_other(lan.server, lan.client)
     accepted = lan.near.show()["accepted"]
     lan.far.reauthenticate()

@@ -12,11 +12,6 @@ INNER_SERVER = "172.28.0.0"
 
 
 @pytest.fixture
-def hosts(lab):
-    return ipipou.neighbours(lab)
-
-
-@pytest.fixture
 def uplinks(lab):
     """A server and a client, and a router between them that the client has two ways to."""
     server, core, client = lab.host("server"), lab.host("core"), lab.host("client")
@@ -32,13 +27,6 @@ def uplinks(lab):
     return server, client
 
 
-def interrupted(ping, change):
-    """Makes a change; answers to a running ping go on after it, with no keepalive to help."""
-    await_(lambda: ping.answers() > 0, what="answer")
-    change()
-    ping.await_answers(5)
-
-
 def test_client_follows_its_route(uplinks):
     """-b @auto: one uplink goes down, comes back, and a route is replaced."""
     server, client = uplinks
@@ -48,7 +36,7 @@ def test_client_follows_its_route(uplinks):
     near.await_log("tunnel up")
     assert list(near.admitted()) == ["198.51.100.2:10000"]
     ping = client.ping_background(INNER_SERVER)
-    interrupted(ping, lambda: client.run("ip link set eth0 down"))
+    ping.goes_on(lambda: client.run("ip link set eth0 down"))
     assert list(near.admitted()) == ["192.0.2.2:10000"]
 
     back = "link set eth0 up", "route add default via 198.51.100.1 metric 100"
@@ -57,7 +45,7 @@ def test_client_follows_its_route(uplinks):
     # The router may be just about to give up its question who has the address that was gone.
     ping.await_answers()
     reach_each_other(server, client)
-    interrupted(ping, lambda: client.run("ip route add 203.0.113.0/24 via 192.0.2.1"))
+    ping.goes_on(lambda: client.run("ip route add 203.0.113.0/24 via 192.0.2.1"))
     # The old way would do as well: answers do not tell that it was left.
     await_(lambda: list(near.admitted()) == ["192.0.2.2:10000"], what="the third move")
     assert near.show()["moved"] == 3
@@ -73,13 +61,13 @@ def test_client_address_is_replaced(hosts):
     near.await_log("tunnel up")
     ping = client.ping_background(INNER_SERVER)
     replace = f"addr del {CLIENT}/24 dev eth0", f"addr add {OTHER}/24 dev eth0"
-    interrupted(ping, lambda: client.batch(*replace))
+    ping.goes_on(lambda: client.batch(*replace))
     assert list(near.admitted()) == [f"{OTHER}:10000"]
     assert far.tunnel()["local"] == near.tunnel()["remote"] == OTHER
 
     client.run(f"ip addr del {OTHER}/24 dev eth0")
     far.await_log("eth0 has no address for this tunnel")
-    interrupted(ping, lambda: client.run(f"ip addr add {CLIENT}/24 dev eth0"))
+    ping.goes_on(lambda: client.run(f"ip addr add {CLIENT}/24 dev eth0"))
     assert list(near.admitted()) == [f"{CLIENT}:10000"]
     reach_each_other(server, client)
     assert f"{OTHER}" not in client.run("ip fou show")

@@ -19,11 +19,6 @@ TRACK_ALL = """
 """
 
 
-@pytest.fixture
-def hosts(lab):
-    return ipipou.neighbours(lab)
-
-
 def test_direct_tunnel(hosts):
     """FOU on the wire, both ways, and no connection tracking."""
     server, client = hosts

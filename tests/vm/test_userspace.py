@@ -26,11 +26,6 @@ def tun():
     subprocess.run(["modprobe", "tun"], check=True)
 
 
-@pytest.fixture
-def hosts(lab):
-    return ipipou.neighbours(lab)
-
-
 def kind(host):
     """What the tunnel's interface is, as `ip` says."""
     return json.loads(host.run("ip -j -d link show dev ipipou0"))[0]["linkinfo"]["info_kind"]

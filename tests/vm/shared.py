@@ -1,11 +1,26 @@
-"""What pytest says of tests that failed; both directories' conftest.py take the hooks from here."""
+"""A pytest plugin for both directories: hosts for their tests, and what is said of those that failed."""
 
 import pytest
+
+import ipipou
+from lab import Lab
 
 # `make test` gives a test that failed a second try (pytest-rerunfailures): several emulated machines
 # on two processors stand still now and then, longer than any wait that is worth the name. What the
 # first try said is shown, and more than so many of them are a failure.
 SECOND_TRIES = 2
+
+
+@pytest.fixture
+def lab(tmp_path):
+    with Lab(tmp_path) as made:
+        yield made
+
+
+@pytest.fixture
+def hosts(lab):
+    """A server and a client on one network."""
+    return ipipou.neighbours(lab)
 
 
 @pytest.hookimpl(hookwrapper=True)
