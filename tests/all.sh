@@ -86,7 +86,9 @@ wait "$namespaces"
 
 # The scenarios, on stock kernels: all kernels at once, because a scenario waits a lot.
 wait "$machines" || { cat "$logs/machines.log" && finish; }
+expected=(namespaces cargo-test)
 while read -r kernel; do
+    expected+=("$kernel" "$kernel systemd")
     {
         beside "$kernel" tests/vm/run.sh "$kernel" --binary "$binary" -- "${pytest[@]}"
         beside "$kernel systemd" tests/vm/run.sh "$kernel" --binary "$binary" --systemd -- \
@@ -94,7 +96,7 @@ while read -r kernel; do
     } &
 done <"$vm_cache/kernels"
 wait
-while read -r kernel; do
-    grep -q "^$kernel systemd " "$summary" || echo "$kernel FAILED: did not end" >>"$summary"
-done <"$vm_cache/kernels"
+for name in "${expected[@]}"; do
+    grep -qF "$(printf '%-20s ' "$name")" "$summary" || echo "$name FAILED: did not end" >>"$summary"
+done
 finish
