@@ -9,6 +9,7 @@ mod gateway;
 pub mod host;
 pub mod hosts;
 mod hosts_json;
+pub mod limits;
 mod nodes;
 mod peer;
 pub mod plan;
@@ -22,7 +23,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use crate::auth::Proof;
-use crate::wire::auth_packet::{AUTH_PACKET_LEN, SALT_LEN};
+use crate::wire::auth_packet::SALT_LEN;
 use clients::Clients;
 use config::{ClientConfig, Datapath, Outer, Role, ServerConfig};
 pub use event::{Action, Counters, Event, Outgoing, Report, Status, Unusable};
@@ -237,12 +238,9 @@ impl Engine {
 
 /// How a server tells authentication packets from data.
 fn control_shape(config: &ServerConfig) -> ControlShape {
-    // Both lengths are far below u16's end.
-    let not_ipv4 =
-        |length: usize| ControlShape::NotIpv4 { length: u16::try_from(length).unwrap_or(u16::MAX) };
     match &config.policy.proof {
-        Proof::Key(_) => not_ipv4(AUTH_PACKET_LEN),
-        Proof::Token(token) => not_ipv4(token.as_bytes().len()),
+        Proof::Key(_) => ControlShape::signed(),
+        Proof::Token(token) => ControlShape::token(token.as_bytes().len()),
         Proof::Nothing => ControlShape::FromRemote {
             ip: config.policy.remote_ip,
             port: config.policy.remote_port,

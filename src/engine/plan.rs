@@ -104,9 +104,10 @@ pub enum Control {
 /// How an authentication packet is told from data, without knowing who sent it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ControlShape {
-    /// Anything whose first four bits are not 4; and packets of exactly this many payload bytes
-    /// that could be taken for IPv4 but for their total length field.
-    NotIpv4 { length: u16 },
+    /// Anything of at least `length` and at most `longest` payload bytes whose first four bits are not
+    /// 4; and packets of exactly `length` bytes that could be taken for IPv4 but for their total
+    /// length field.
+    NotIpv4 { length: u16, longest: u16 },
     /// Anything at all from the remote that is let in by its address.
     FromRemote { ip: Option<IpAddr>, port: Option<u16> },
 }

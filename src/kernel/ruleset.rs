@@ -205,7 +205,7 @@ fn prerouting(spec: &RuleSpec) -> Vec<Vec<Statement<'static>>> {
 fn control_length(spec: &RuleSpec) -> Option<u16> {
     match spec.control {
         Control::Refuse => None,
-        Control::Queue { shape: ControlShape::NotIpv4 { length }, .. } => {
+        Control::Queue { shape: ControlShape::NotIpv4 { length, .. }, .. } => {
             Some(length.saturating_add(UDP_HEADER))
         }
         Control::Queue { shape: ControlShape::FromRemote { .. }, .. } => Some(UDP_HEADER),
@@ -222,7 +222,7 @@ fn outer(spec: &RuleSpec) -> Vec<Vec<Statement<'static>>> {
 
 fn port(spec: &RuleSpec) -> Vec<Vec<Statement<'static>>> {
     let mut rules = Vec::new();
-    if let Control::Queue { shape: ControlShape::NotIpv4 { length }, .. } = spec.control {
+    if let Control::Queue { shape: ControlShape::NotIpv4 { length, .. }, .. } = spec.control {
         let mut lookalike = vec![
             eq(udp("length"), number(length.saturating_add(UDP_HEADER))),
             eq(inner_version(), Expression::Number(4)),

@@ -21,7 +21,7 @@ pub enum Class {
 pub fn classify(payload: &[u8], control: Option<ControlShape>) -> Class {
     let Some(inner) = Inner::parse(payload) else { return Class::Other };
     match control {
-        Some(ControlShape::NotIpv4 { length })
+        Some(ControlShape::NotIpv4 { length, .. })
             if payload.len() == usize::from(length) && inner.length != payload.len() =>
         {
             Class::Other
@@ -50,8 +50,7 @@ mod tests {
 
     use super::*;
 
-    const LENGTH: u16 = 73;
-    const AUTH: Option<ControlShape> = Some(ControlShape::NotIpv4 { length: LENGTH });
+    const AUTH: Option<ControlShape> = Some(ControlShape::NotIpv4 { length: 73, longest: 512 });
 
     fn data(length: usize) -> Vec<u8> {
         let mut packet = Vec::new();
