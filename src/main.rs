@@ -4,7 +4,7 @@ use std::io::Write as _;
 use std::process::ExitCode;
 
 use ipipou::cli::{self, CliError, Invocation, LogConfig, Run};
-use ipipou::daemon::{self, Failure, Settings};
+use ipipou::daemon::{self, Directories, Failure, Settings};
 use ipipou::observe::log;
 
 fn main() -> ExitCode {
@@ -39,13 +39,15 @@ fn print(text: &[u8]) {
 }
 
 fn prepare(run: Run) -> Settings {
-    let Run { role, log, state_dir, runtime_dir, warnings } = run;
+    let Run { role, log, state_dir, runtime_dir, mut warnings } = run;
     let LogConfig { verbosity, time, pid } = log;
     let stream = std::env::var("JOURNAL_STREAM").ok();
     let journal = log::stderr_is_journal(stream.as_deref());
     log::init(verbosity, log::Format { time, pid, journal });
+    let directories = Directories::new(state_dir, runtime_dir, &role.tunnel().device);
+    warnings.extend(directories.warning);
     for warning in warnings {
         tracing::warn!("{warning}");
     }
-    Settings { role, state_dir, runtime_dir }
+    Settings { role, state_dir: directories.state, runtime_dir: directories.runtime }
 }

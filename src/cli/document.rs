@@ -71,7 +71,7 @@ const SIGNALS: [(&str, &str); 5] = [
 
 const FILES: [(&str, &str); 3] = [
     ("/etc/ipipou/NAME.conf", "What --config NAME and the service ipipou@NAME read."),
-    ("/var/lib/ipipou", "The memory that refuses replayed packets."),
+    ("/var/lib/ipipou", "The memory that refuses replayed packets, a directory for each tunnel."),
     ("/run/ipipou", "The control sockets that `ipipou show` asks."),
 ];
 

@@ -58,10 +58,10 @@ pub enum Invocation {
 pub struct Run {
     pub role: Role,
     pub log: LogConfig,
-    /// Where the replay memory is kept.
-    pub state_dir: PathBuf,
-    /// Where the control socket is.
-    pub runtime_dir: PathBuf,
+    /// Where the replay memory is kept, if that is given.
+    pub state_dir: Option<PathBuf>,
+    /// Where the control socket is, if that is given.
+    pub runtime_dir: Option<PathBuf>,
     /// To be logged once logging is set up.
     pub warnings: Vec<String>,
 }

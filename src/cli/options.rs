@@ -283,11 +283,11 @@ pub struct Options {
           help_heading = "Files")]
     pub config: Vec<PathBuf>,
     /// Where the tunnel's replay memory is kept [default: $STATE_DIRECTORY, otherwise
-    /// /var/lib/ipipou/TUNL_DEV]
+    /// /var/lib/ipipou/TUNL_DEV, in a network namespace …/NAME@TUNL_DEV]
     #[arg(long, value_name = "DIR", value_parser = value::path, help_heading = "Files")]
     pub memory_dir: Option<PathBuf>,
     /// Where the tunnel's control socket is [default: $RUNTIME_DIRECTORY, otherwise
-    /// /run/ipipou/TUNL_DEV]
+    /// /run/ipipou/TUNL_DEV, in a network namespace …/NAME@TUNL_DEV]
     #[arg(long, value_name = "DIR", value_parser = value::path, help_heading = "Files")]
     pub runtime_dir: Option<PathBuf>,
 

@@ -76,18 +76,10 @@ pub fn resolve(options: &Options, directories: &Directories) -> Result<Run, Usag
         None if options.server => Role::Server(server(&basis, learn, &mut warnings)?),
         None => Role::Client(client(&basis, &mut warnings)?),
     };
-    let device = match &role {
-        Role::Server(server) => &server.tunnel.device,
-        Role::Client(client) => &client.tunnel.device,
-        Role::Node(node) => &node.tunnel.device,
-    };
-    let below = |root: &str| PathBuf::from(root).join(device.as_str());
-    let state_dir = options.memory_dir.clone().or(directories.state.clone());
-    let runtime_dir = options.runtime_dir.clone().or(directories.runtime.clone());
     Ok(Run {
         log: log(options),
-        state_dir: state_dir.unwrap_or_else(|| below("/var/lib/ipipou")),
-        runtime_dir: runtime_dir.unwrap_or_else(|| below("/run/ipipou")),
+        state_dir: options.memory_dir.clone().or(directories.state.clone()),
+        runtime_dir: options.runtime_dir.clone().or(directories.runtime.clone()),
         role,
         warnings,
     })

@@ -28,17 +28,18 @@ pub struct ControlSocket {
     path: PathBuf,
 }
 
-/// Whether a live process answers in this directory.
-pub fn is_alive(directory: &Path) -> bool {
-    Connection::connect(directory.join(SOCKET)).is_ok()
-}
-
 impl ControlSocket {
     /// Listens in `directory`, which is made when missing. A dead process' socket is replaced.
     ///
     /// # Errors
-    /// When the directory cannot be made or written.
+    /// When the directory cannot be made or written, or another process has its socket there.
     pub fn open(directory: &Path) -> io::Result<Self> {
+        if Connection::connect(directory.join(SOCKET)).is_ok() {
+            return Err(io::Error::new(
+                io::ErrorKind::AddrInUse,
+                "another process has its control socket there",
+            ));
+        }
         DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
         let path = directory.join(SOCKET);
         match fs::remove_file(&path) {

@@ -3,16 +3,19 @@
 mod carrier;
 mod clock;
 mod control;
+mod directories;
 mod dns;
 mod failure;
 mod fetch;
 mod hosts;
+mod locks;
 mod lookups;
 mod memory;
 mod names;
 mod preflight;
 mod process;
 mod reauth;
+mod record;
 mod resolved;
 mod settling;
 mod signals;
@@ -25,6 +28,7 @@ use std::path::PathBuf;
 use crate::auth;
 use crate::engine::config::Role;
 pub use control::show;
+pub use directories::Directories;
 pub use failure::Failure;
 pub use reauth::reauthenticate;
 pub use tunnel::run;
@@ -53,11 +57,6 @@ pub fn keygen(labelled: bool) -> Result<(), Failure> {
     };
     writeln!(std::io::stdout(), "{private_label}{}\n{public_label}{public}", private.as_str())
         .map_err(|e| Failure::Generic(e.to_string()))
-}
-
-/// Whether a live process has its control socket in this directory.
-fn is_running(settings: &Settings) -> bool {
-    control::is_alive(&settings.runtime_dir)
 }
 
 impl Settings {

@@ -2,12 +2,16 @@
 
 use std::fs::OpenOptions;
 use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
 
-use super::{Failure, Settings, is_running};
-use crate::engine::config::{Datapath, DatapathChoice, Masquerade, Outer, Role};
-use crate::engine::host::{Encapsulation, Found, InterfaceKind};
-use crate::engine::plan;
-use crate::kernel::{Host, Links, RulesError, require_modules};
+use super::locks::Locks;
+use super::{Failure, Settings, record};
+use crate::engine::config::{
+    Datapath, DatapathChoice, Host as ServerHost, Masquerade, Outer, Role, TunnelConfig,
+};
+use crate::engine::host::{Encapsulation, Found, InterfaceKind, Listener};
+use crate::engine::{self, plan};
+use crate::kernel::{Host, Links, RulesError, WayTo, probe_port, require_modules, user_of_port};
 
 /// Bits of capability sets (capabilities(7)).
 const CAP_NET_ADMIN: u32 = 12;
@@ -31,6 +35,14 @@ pub fn datapath(settings: &Settings, goes_on: bool) -> Datapath {
     }
 }
 
+/// The host, and what is known of it before the first change.
+pub struct Ground {
+    pub host: Host,
+    pub locks: Locks,
+    /// Whether a FOU listener at our port is an earlier process'.
+    pub adopts_listeners: bool,
+}
+
 /// Opens the host, or says in one line why there can be no tunnel. `goes_on`: the interface may be
 /// there, an earlier process left it to us.
 ///
@@ -40,14 +52,14 @@ pub async fn open_host(
     settings: &Settings,
     datapath: Datapath,
     goes_on: bool,
-) -> Result<Host, Failure> {
+) -> Result<Ground, Failure> {
     let tunnel = settings.tunnel();
-    if is_running(settings) {
-        return Err(Failure::Generic(format!(
-            "{} is run by another process already; see `ipipou show {0}`",
+    let mut locks = Locks::open(&tunnel.device).await.map_err(|holder| {
+        Failure::Generic(format!(
+            "{} is run by another process already ({holder}); see `ipipou show {0}`",
             tunnel.device
-        )));
-    }
+        ))
+    })?;
     check_device(&tunnel.outer).await?;
     require_capability(CAP_NET_ADMIN, "CAP_NET_ADMIN")?;
     let mut host = Host::open(datapath, tunnel, true).map_err(kernel)?;
@@ -55,9 +67,54 @@ pub async fn open_host(
         Datapath::Kernel => require_kernel(&mut host, settings)?,
         Datapath::Tun => require_tun()?,
     }
-    let found = host.read(None).await.map_err(kernel)?;
+    let server = match &settings.role {
+        Role::Client(client) => match &client.server.host {
+            ServerHost::Address(address) => Some(*address),
+            ServerHost::Name(_) => None,
+        },
+        Role::Server(_) | Role::Node(_) => None,
+    };
+    let way_to = server.map(|server| WayTo::of_tunnel(tunnel, server));
+    let found = host.read(way_to).await.map_err(kernel)?;
     check_found(settings, datapath, goes_on, &found)?;
-    Ok(host)
+    let adopts_listeners =
+        engine::has_leftovers(tunnel, &found) || record::names(&settings.state_dir, tunnel.port);
+    let family = server.or_else(|| tunnel.outer.address()).unwrap_or(Ipv4Addr::UNSPECIFIED.into());
+    if let Some(address) = engine::outer_address(&tunnel.outer, family, &found) {
+        let at = SocketAddr::new(address, tunnel.port.get());
+        locks.wait_for_port(at).await.map_err(|holder| port_in_use(at, &holder))?;
+        if !(goes_on || adopts_listeners && serves(&found, tunnel, at)) {
+            check_port(at, &tunnel.outer)?;
+        }
+    }
+    Ok(Ground { host, locks, adopts_listeners })
+}
+
+/// Whether there is a FOU listener already where ours is to be.
+fn serves(found: &Found, tunnel: &TunnelConfig, at: SocketAddr) -> bool {
+    let SocketAddr::V4(at) = at else { return false };
+    let bound_to = match tunnel.outer.device() {
+        Some(device) => found.interface(device).map(|i| i.index),
+        None => None,
+    };
+    let ours = Listener { port: at.port(), local: Some(*at.ip()), bound_to };
+    found.listeners.iter().any(|listener| listener.serves(&ours))
+}
+
+/// That nobody has the port.
+fn check_port(at: SocketAddr, outer: &Outer) -> Result<(), Failure> {
+    match probe_port(at, outer.device()) {
+        Err(e) if e.kind() == io::ErrorKind::AddrInUse => Err(port_in_use(at, &user_of_port(at))),
+        // What else is wrong is said when the port is taken for good.
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
+fn port_in_use(at: SocketAddr, by: &dyn std::fmt::Display) -> Failure {
+    Failure::Fou(format!(
+        "{at}: the UDP port is in use by {by}; see `ss -lunp` and `ip fou show`, or choose another \
+         port with -b :PORT"
+    ))
 }
 
 /// The kernel's datapath where it can do what is asked, otherwise our own, and why.

@@ -1,6 +1,7 @@
 //! One process and its tunnel: the engine, and those who do what it says.
 
 use std::collections::VecDeque;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use tokio::net::UnixStream;
@@ -9,12 +10,13 @@ use super::carrier::Carrier;
 use super::clock::Clock;
 use super::control::answer;
 use super::dns::Dns;
+use super::locks::Locks;
 use super::memory::MemoryFile;
-use super::preflight::{self, kernel};
-use super::{Failure, Settings};
+use super::preflight::{self, Ground, kernel};
+use super::{Failure, Settings, record};
 use crate::auth::Reject;
 use crate::engine::config::Datapath;
-use crate::engine::host::{NameServers, RulesFound};
+use crate::engine::host::{Found, NameServers, RulesFound};
 use crate::engine::plan::Step;
 use crate::engine::{Action, Engine, Event, Report};
 use crate::kernel::{Host, StepError, WayTo};
@@ -33,6 +35,9 @@ pub struct Process<'a> {
     pub(super) clock: Clock,
     pub(super) engine: Engine,
     pub(super) host: Host,
+    locks: Locks,
+    /// Whether the next reading finds listeners at our port that are not ours to take over.
+    foreign_listeners: bool,
     pub(super) carrier: Carrier,
     dns: Dns,
     memory: MemoryFile,
@@ -55,7 +60,8 @@ impl<'a> Process<'a> {
             kept = Kept::default();
             let _ = tun::forget();
         }
-        let host = preflight::open_host(settings, datapath, !kept.is_nothing()).await?;
+        let Ground { host, locks, adopts_listeners } =
+            preflight::open_host(settings, datapath, !kept.is_nothing()).await?;
         let tunnel = settings.tunnel();
         let carrier = Carrier::open(datapath, &settings.role, tunnel, kept)?;
         let file = MemoryFile::in_directory(&settings.state_dir);
@@ -72,6 +78,8 @@ impl<'a> Process<'a> {
             clock,
             engine: Engine::new(settings.role.clone(), datapath, memory, &now),
             host,
+            locks,
+            foreign_listeners: !adopts_listeners,
             carrier,
             dns: Dns::new(
                 RESOLV_CONF.into(),
@@ -132,10 +140,11 @@ impl<'a> Process<'a> {
         }
     }
 
-    async fn read(&mut self) -> std::io::Result<crate::engine::host::Found> {
-        let mark = self.settings.tunnel().gateway.mark().unwrap_or(0);
-        let way_to = self.engine.server_address().map(|destination| WayTo { destination, mark });
+    async fn read(&mut self) -> std::io::Result<Found> {
+        let server = self.engine.server_address();
+        let way_to = server.map(|server| WayTo::of_tunnel(self.settings.tunnel(), server));
         let mut found = self.host.read(way_to).await?;
+        self.hold_port(&mut found);
         self.carrier.read(&mut found);
         found.name_servers = match (self.dns.is_applied(), self.dns.needs_restoring()) {
             (true, _) => NameServers::Ours,
@@ -148,6 +157,23 @@ impl<'a> Process<'a> {
             RulesFound::Unavailable => "unavailable",
         };
         Ok(found)
+    }
+
+    /// Takes the lock of the port at our outer address. While another process has it, that address
+    /// is not there for us.
+    fn hold_port(&mut self, found: &mut Found) {
+        let port = self.settings.tunnel().port.get();
+        while let Some(address) = self.engine.outer_in(found) {
+            let at = SocketAddr::new(address, port);
+            let Err(holder) = self.locks.hold_port(at) else { break };
+            self.complain(format!("the UDP port of {at} is in use by {holder}; trying again"));
+            found.hide(address);
+        }
+        // At the first reading only, when the engine takes over what is there.
+        if std::mem::take(&mut self.foreign_listeners) {
+            found.listeners.retain(|listener| listener.port != port);
+        }
+        self.locks.leave_to_others(port, found);
     }
 
     /// Reads the host and puts right what is wrong; true at the end.
@@ -224,6 +250,18 @@ impl<'a> Process<'a> {
         match step {
             Step::UseNameServers => self.dns.apply().map_err(StepError::Dns),
             Step::RestoreNameServers => self.dns.restore().map_err(StepError::Dns),
+            Step::AddListener(listener) => {
+                // Before the listener: a crash in between leaves a record of nothing.
+                if let Err(e) = record::write(&self.settings.state_dir, listener.port) {
+                    let directory = self.settings.state_dir.display();
+                    tracing::warn!("{directory}: {e}: a restart may not know its FOU listener");
+                }
+                self.host.apply(step).await
+            }
+            Step::RemoveRules => {
+                record::remove(&self.settings.state_dir);
+                self.host.apply(step).await
+            }
             _ => self.host.apply(step).await,
         }
     }

@@ -36,9 +36,7 @@ async fn send(client: &ClientConfig, settings: &Settings) -> Result<(), Failure>
     let Some(server) = addresses.iter().find(|a| a.is_ipv4()).or(addresses.first()) else {
         return Err(Failure::Generic("the server's name has no address".to_owned()));
     };
-    let mark = tunnel.gateway.mark();
-    let way_to = WayTo { destination: *server, mark: mark.unwrap_or(0) };
-    let found = host.read(Some(way_to)).await.map_err(kernel)?;
+    let found = host.read(Some(WayTo::of_tunnel(tunnel, *server))).await.map_err(kernel)?;
     let Some(address) = outer_address(&tunnel.outer, *server, &found) else {
         return Err(Failure::Address("there is no local address to send from".to_owned()));
     };
@@ -47,7 +45,7 @@ async fn send(client: &ClientConfig, settings: &Settings) -> Result<(), Failure>
     let outgoing = Outgoing {
         from: SocketAddr::new(address, tunnel.port.get()),
         to: SocketAddr::new(*server, client.server.port.get()),
-        mark,
+        mark: tunnel.gateway.mark(),
         payload: first_packet(client, &memory, &now),
         ttl: tunnel.auth_ttl,
     };

@@ -274,8 +274,9 @@ pub enum Outer {
     Address(IpAddr),
     /// This address; listener and tunnel are bound to the interface.
     AddressOn(IpAddr, DeviceName),
-    /// The first address of the interface, followed when it changes; listener and tunnel are
-    /// bound to the interface.
+    /// An address of the interface, followed when it changes; listener and tunnel are bound to the
+    /// interface. Of several: that of a client's route to its server, otherwise the one in use
+    /// while it is there, otherwise the first that is good beyond the link.
     Device(DeviceName),
     /// Whatever address the kernel's route to the server has as its source (`-b @auto`, clients
     /// only): the tunnel follows when the machine moves to another network or interface.
@@ -288,6 +289,14 @@ impl Outer {
         match self {
             Outer::Address(_) | Outer::Route => None,
             Outer::AddressOn(_, device) | Outer::Device(device) => Some(device),
+        }
+    }
+
+    /// The address that outer packets come from, if it is always the same.
+    pub fn address(&self) -> Option<IpAddr> {
+        match self {
+            Outer::Address(address) | Outer::AddressOn(address, _) => Some(*address),
+            Outer::Device(_) | Outer::Route => None,
         }
     }
 }

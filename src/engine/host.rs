@@ -197,6 +197,33 @@ pub struct Address {
     /// Its index.
     pub interface: u32,
     pub value: InterfaceAddress,
+    pub scope: Scope,
+    pub state: AddressState,
+}
+
+/// How far an address is good (`ifa_scope`, as in rtnetlink(7)).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Scope {
+    #[default]
+    Global,
+    /// On this link only.
+    Link,
+    /// In this host only.
+    Host,
+}
+
+/// What the kernel thinks of an address (`IFA_F_*` in linux/if_addr.h), from the best to the worst.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum AddressState {
+    #[default]
+    Preferred,
+    /// Another address of its network is the primary one. The same bit marks a temporary IPv6
+    /// address (RFC 8981).
+    Secondary,
+    /// For what uses it already, and for nothing new (RFC 4862).
+    Deprecated,
+    /// Not usable: nobody knows yet whether another host has it, or one has.
+    Tentative,
 }
 
 /// An address as an interface has it.
@@ -275,9 +302,34 @@ impl Found {
         self.interfaces.iter().find(|i| i.index == index)
     }
 
-    /// The first address of an interface, in the kernel's order, that others can reach.
-    pub fn first_address(&self, index: u32, family: Family) -> Option<IpAddr> {
-        self.addresses_on(Some(index), family).next()
+    /// The address of an interface that outer packets should have. `in_use` stays while it is there;
+    /// `routed`, which the kernel would take for a client, comes before the best of the others.
+    pub fn outer_address(
+        &self,
+        index: u32,
+        family: Family,
+        in_use: Option<IpAddr>,
+        routed: Option<IpAddr>,
+    ) -> Option<IpAddr> {
+        let good: Vec<&Address> = self
+            .addresses
+            .iter()
+            .filter(|a| a.interface == index && Family::of(a.value.local) == family)
+            .filter(|a| a.is_usable() && a.is_known_beyond_link())
+            .collect();
+        let find = |address: Option<IpAddr>| good.iter().find(|a| Some(a.value.local) == address);
+        let chosen = match (find(in_use), find(routed)) {
+            // The kernel would take every new temporary address (RFC 8981) at once.
+            (Some(in_use), Some(_))
+                if family == Family::V6 && in_use.state < AddressState::Deprecated =>
+            {
+                Some(in_use)
+            }
+            (_, Some(routed)) => Some(routed),
+            (Some(in_use), None) => Some(in_use),
+            (None, None) => good.iter().min_by_key(|a| (a.scope == Scope::Host, a.state)),
+        };
+        chosen.map(|address| address.value.local)
     }
 
     /// The addresses of an interface that others can reach.
@@ -302,6 +354,37 @@ impl Found {
 
     pub fn has_local(&self, address: IpAddr) -> bool {
         self.addresses.iter().any(|a| a.value.local == address)
+    }
+
+    /// Takes an address away, as if the host had it not.
+    pub fn hide(&mut self, address: IpAddr) {
+        self.addresses.retain(|a| a.value.local != address);
+        self.way = self.way.filter(|way| way.source != address);
+    }
+
+    /// Whether packets can have this address as their source.
+    pub fn can_use(&self, address: IpAddr) -> bool {
+        self.addresses.iter().any(|a| a.value.local == address && a.is_usable())
+    }
+}
+
+impl Address {
+    /// An address without flags and limits.
+    pub fn new(interface: u32, value: InterfaceAddress) -> Self {
+        Address { interface, value, scope: Scope::Global, state: AddressState::Preferred }
+    }
+
+    fn is_usable(&self) -> bool {
+        self.state != AddressState::Tentative
+    }
+
+    /// Neither of link scope nor from a network that no router forwards (RFC 3927, RFC 4291).
+    fn is_known_beyond_link(&self) -> bool {
+        self.scope != Scope::Link
+            && match self.value.local {
+                IpAddr::V4(v4) => !v4.is_link_local(),
+                IpAddr::V6(v6) => !v6.is_unicast_link_local(),
+            }
     }
 }
 

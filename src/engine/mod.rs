@@ -25,7 +25,7 @@ use std::time::Duration;
 use crate::auth::Proof;
 use crate::wire::auth_packet::SALT_LEN;
 use clients::Clients;
-use config::{ClientConfig, Datapath, Outer, Role, ServerConfig};
+use config::{ClientConfig, Datapath, Outer, Role, ServerConfig, TunnelConfig};
 pub use event::{Action, Counters, Event, Outgoing, Report, Status, Unusable};
 use host::{Family, Found, GatewaySpec};
 use hosts::Node;
@@ -186,6 +186,13 @@ impl Engine {
         server.remote().map(|remote| remote.ip())
     }
 
+    /// The outer address that this reading of the host would give us.
+    pub fn outer_in(&self, found: &Found) -> Option<IpAddr> {
+        let in_use = self.outer.map(|outer| outer.address);
+        find_outer(&self.endpoint.tunnel.outer, self.family(), in_use, found)
+            .map(|outer| outer.address)
+    }
+
     /// The family of the outer addresses.
     fn family(&self) -> Family {
         self.server_address().map_or(Family::V4, Family::of)
@@ -250,7 +257,20 @@ fn control_shape(config: &ServerConfig) -> ControlShape {
 
 /// Our address on the outside, when there is one now.
 pub fn outer_address(outer: &Outer, server: IpAddr, found: &Found) -> Option<IpAddr> {
-    find_outer(outer, Family::of(server), found).map(|outer| outer.address)
+    find_outer(outer, Family::of(server), None, found).map(|outer| outer.address)
+}
+
+/// Whether there are things that an earlier process of this tunnel left: a link that sends from our
+/// port, or rules of ours, without which it has no listener.
+pub fn has_leftovers(tunnel: &TunnelConfig, found: &Found) -> bool {
+    let from_our_port = |interface: &host::Interface| match interface.kind {
+        host::InterfaceKind::Ipip(link) => matches!(link.encapsulation,
+            host::Encapsulation::Fou { source_port, .. } if source_port == tunnel.port.get()),
+        host::InterfaceKind::Tun | host::InterfaceKind::Other => false,
+    };
+    let nodes = nodes::interfaces(found, tunnel);
+    let mut links = nodes.iter().chain([&tunnel.device]).filter_map(|d| found.interface(d));
+    links.any(from_our_port) || found.rules == host::RulesFound::Unknown
 }
 
 /// The packet of a client that sends just one.

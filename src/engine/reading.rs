@@ -48,7 +48,8 @@ impl Engine {
 
     /// Works out our outer address. When it is gone, the last one is kept: it may come back.
     fn find_outer(&mut self, found: &Found, now: &Moment, actions: &mut Vec<Action>) {
-        let outer = find_outer(&self.endpoint.tunnel.outer, self.family(), found);
+        let in_use = self.outer.map(|outer| outer.address);
+        let outer = find_outer(&self.endpoint.tunnel.outer, self.family(), in_use, found);
         let was_missing = std::mem::replace(&mut self.outer_missing, outer.is_none());
         match outer {
             Some(outer) if self.outer != Some(outer) || was_missing => {

@@ -37,19 +37,25 @@ pub struct OuterFound {
 }
 
 /// Our side of the outer packets; `None` while the host has no such address or interface. `family`
-/// is that of the other end.
-pub fn find_outer(outer: &Outer, family: Family, found: &Found) -> Option<OuterFound> {
+/// is that of the other end, `in_use` the address until now.
+pub fn find_outer(
+    outer: &Outer,
+    family: Family,
+    in_use: Option<IpAddr>,
+    found: &Found,
+) -> Option<OuterFound> {
     match outer {
         Outer::Address(address) => {
-            found.has_local(*address).then_some(OuterFound { address: *address, bound_to: None })
+            found.can_use(*address).then_some(OuterFound { address: *address, bound_to: None })
         }
         Outer::AddressOn(address, device) => {
             let bound_to = Some(found.interface(device)?.index);
-            found.has_local(*address).then_some(OuterFound { address: *address, bound_to })
+            found.can_use(*address).then_some(OuterFound { address: *address, bound_to })
         }
         Outer::Device(device) => {
             let index = found.interface(device)?.index;
-            let address = found.first_address(index, family)?;
+            let routed = found.way.map(|way| way.source);
+            let address = found.outer_address(index, family, in_use, routed)?;
             Some(OuterFound { address, bound_to: Some(index) })
         }
         Outer::Route => found.way.map(|way| OuterFound { address: way.source, bound_to: None }),

@@ -15,9 +15,11 @@ use rtnetlink::{AddressMessageBuilder, LinkIpIp, LinkUnspec, RouteMessageBuilder
 
 use ipnet::IpNet;
 
+use super::WayTo;
 use crate::engine::config::DeviceName;
 use crate::engine::host::{
-    Address, Encapsulation, Interface, InterfaceAddress, InterfaceKind, IpipLink, Traffic, Way,
+    Address, AddressState, Encapsulation, Interface, InterfaceAddress, InterfaceKind, IpipLink,
+    Scope, Traffic, Way,
 };
 use crate::engine::plan::{Forwards, LinkKind, WantedLink, rp_filter};
 
@@ -55,11 +57,35 @@ impl Links {
         Ok(addresses.iter().filter_map(read_address).collect())
     }
 
-    /// How packets with this firewall mark get to `destination`; `None` without a route, and with
-    /// one that says no: `blackhole` and `prohibit` have errors of their own (`fib_props` in
+    /// How packets get to a destination; `None` without a route, and with one that says no:
+    /// `blackhole` and `prohibit` have errors of their own (`fib_props` in
     /// net/ipv4/fib_semantics.c), as has a kernel without the family.
-    pub async fn way(&self, destination: IpAddr, mark: u32) -> io::Result<Option<Way>> {
-        let mut message = match destination {
+    pub async fn way(&self, to: &WayTo, interfaces: &[Interface]) -> io::Result<Option<Way>> {
+        let index_of = |device: &DeviceName| {
+            interfaces.iter().find(|i| i.name == device.as_str()).map(|i| i.index)
+        };
+        let interface = match to.device.as_ref().map(index_of) {
+            Some(None) => return Ok(None), // the interface is gone
+            Some(index) => index,
+            None => None,
+        };
+        let way = self.ask_way(to, to.source, interface).await?;
+        match way {
+            // Only now the source is known that policy rules may look at.
+            Some(Way { source, .. }) if to.source.is_none() && interface.is_some() => {
+                Ok(self.ask_way(to, Some(source), interface).await?.or(way))
+            }
+            way => Ok(way),
+        }
+    }
+
+    async fn ask_way(
+        &self,
+        to: &WayTo,
+        source: Option<IpAddr>,
+        interface: Option<u32>,
+    ) -> io::Result<Option<Way>> {
+        let mut message = match to.destination {
             IpAddr::V4(v4) => {
                 RouteMessageBuilder::<Ipv4Addr>::new().destination_prefix(v4, 32).build()
             }
@@ -67,13 +93,21 @@ impl Links {
                 RouteMessageBuilder::<Ipv6Addr>::new().destination_prefix(v6, 128).build()
             }
         };
-        message.attributes.push(RouteAttribute::Mark(mark));
+        message.attributes.push(RouteAttribute::Mark(to.mark));
+        if let Some(source) = source {
+            message.header.source_prefix_length = IpNet::from(source).prefix_len();
+            message.attributes.push(RouteAttribute::Source(match source {
+                IpAddr::V4(v4) => RouteAddress::Inet(v4),
+                IpAddr::V6(v6) => RouteAddress::Inet6(v6),
+            }));
+        }
+        message.attributes.extend(interface.map(RouteAttribute::Oif));
         let route = match self.handle.route().get(message).execute().try_next().await {
             Ok(route) => route,
             Err(rtnetlink::Error::NetlinkError(_)) => None,
             Err(e) => return Err(into_io(e)),
         };
-        Ok(route.and_then(|route| read_way(&route.attributes)))
+        Ok(route.and_then(|route| read_way(&route.attributes, source)))
     }
 
     pub async fn create(&self, wanted: &WantedLink) -> io::Result<()> {
@@ -148,7 +182,7 @@ impl Links {
     /// Adds an address of a tunnel.
     pub async fn add_inner(&self, device: &DeviceName, value: InterfaceAddress) -> io::Result<()> {
         let interface = self.index_of(device).await?;
-        self.add_address(address_message(&Address { interface, value })).await
+        self.add_address(address_message(&Address::new(interface, value))).await
     }
 
     /// Adds a private local address to the loopback interface, as /32 of host scope: good for a
@@ -178,7 +212,7 @@ impl Links {
         let interface = interface.ok_or_else(|| io::Error::from_raw_os_error(libc::ENODEV))?;
         let local = IpAddr::V4(private);
         let value = InterfaceAddress::new(local, local.into());
-        Ok(Address { interface: interface.index, value })
+        Ok(Address::new(interface.index, value))
     }
 
     async fn index_of(&self, device: &DeviceName) -> io::Result<u32> {
@@ -325,16 +359,19 @@ fn read_conf(specs: &[AfSpecUnspec]) -> Option<&InetDevConf> {
     })
 }
 
-fn read_way(attributes: &[RouteAttribute]) -> Option<Way> {
+/// The kernel does not repeat a source that it was asked with (`rt_fill_info` in
+/// net/ipv4/route.c).
+fn read_way(attributes: &[RouteAttribute], asked: Option<IpAddr>) -> Option<Way> {
     let address = |address: &RouteAddress| match address {
         RouteAddress::Inet(v4) => Some(IpAddr::V4(*v4)),
         RouteAddress::Inet6(v6) => Some(IpAddr::V6(*v6)),
         _ => None,
     };
-    let source = attributes.iter().find_map(|attribute| match attribute {
+    let preferred = attributes.iter().find_map(|attribute| match attribute {
         RouteAttribute::PrefSource(source) => address(source),
         _ => None,
-    })?;
+    });
+    let source = asked.or(preferred)?;
     let router = attributes.iter().find_map(|attribute| match attribute {
         RouteAttribute::Gateway(router) => address(router),
         _ => None,
@@ -349,16 +386,42 @@ fn read_way(attributes: &[RouteAttribute]) -> Option<Way> {
 fn read_address(message: &AddressMessage) -> Option<Address> {
     let mut local = None;
     let mut peer = None;
+    // The header has room for the first eight flags only.
+    let mut flags = AddressFlags::from_bits_retain(message.header.flags.bits().into());
     for attribute in &message.attributes {
         match attribute {
             AddressAttribute::Local(address) => local = Some(*address),
             AddressAttribute::Address(address) => peer = Some(*address),
+            AddressAttribute::Flags(all) => flags = *all,
             _ => {}
         }
     }
     let local = local.or(peer)?;
     let network = IpNet::new(peer.unwrap_or(local), message.header.prefix_len).ok()?;
-    Some(Address { interface: message.header.index, value: InterfaceAddress { local, network } })
+    Some(Address {
+        interface: message.header.index,
+        value: InterfaceAddress { local, network },
+        scope: match message.header.scope {
+            AddressScope::Link => Scope::Link,
+            AddressScope::Host | AddressScope::Nowhere => Scope::Host,
+            _ => Scope::Global,
+        },
+        state: read_state(flags),
+    })
+}
+
+fn read_state(flags: AddressFlags) -> AddressState {
+    let waits =
+        flags.contains(AddressFlags::Tentative) && !flags.contains(AddressFlags::Optimistic);
+    if waits || flags.contains(AddressFlags::Dadfailed) {
+        AddressState::Tentative
+    } else if flags.contains(AddressFlags::Deprecated) {
+        AddressState::Deprecated
+    } else if flags.contains(AddressFlags::Secondary) {
+        AddressState::Secondary
+    } else {
+        AddressState::Preferred
+    }
 }
 
 /// The kernel's errno, where there is one.

@@ -7,7 +7,10 @@ mod events;
 mod fou;
 mod gateway;
 mod links;
+mod lock;
 mod modules;
+mod namespace;
+mod port;
 pub mod program;
 mod queue;
 mod raw;
@@ -19,14 +22,17 @@ use std::collections::BTreeSet;
 use std::io;
 use std::net::IpAddr;
 
-use crate::engine::config::{Datapath, TunnelConfig};
+use crate::engine::config::{Datapath, DeviceName, TunnelConfig};
 use crate::engine::host::{Found, GatewayFound, NameServers, RulesFound, Userspace};
 use crate::engine::plan::{LinkKind, Step, WantedLink};
 
 pub use elements::RuleCounter;
 pub use events::Changes;
 pub use links::Links;
+pub use lock::{Doubt, Holder, Lock};
 pub use modules::{ModuleError, require_modules};
+pub use namespace::Namespace;
+pub use port::{PortUser, probe_port, user_of_port};
 pub use queue::{Queue, QueueError, Queued};
 pub use raw::RawSender;
 pub use rules::RulesError;
@@ -51,10 +57,15 @@ pub struct Host {
     asks_for_routing: bool,
 }
 
-/// What the kernel is asked when it is read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// What the kernel is asked when it is read: the way of packets as the tunnel sends them, since
+/// policy rules (ip-rule(8)) may look at all of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WayTo {
     pub destination: IpAddr,
+    /// Their source, if it is always the same.
+    pub source: Option<IpAddr>,
+    /// The interface that they are bound to.
+    pub device: Option<DeviceName>,
     /// Firewall mark of the packets; 0 is none.
     pub mark: u32,
 }
@@ -102,6 +113,18 @@ impl StepError {
     }
 }
 
+impl WayTo {
+    /// How the packets of this tunnel go to `destination`.
+    pub fn of_tunnel(tunnel: &TunnelConfig, destination: IpAddr) -> Self {
+        WayTo {
+            destination,
+            source: tunnel.outer.address(),
+            device: tunnel.outer.device().cloned(),
+            mark: tunnel.gateway.mark().unwrap_or(0),
+        }
+    }
+}
+
 impl Host {
     /// Opens the netlink sockets. With `rules` off, nothing guards the tunnel. The userspace datapath
     /// needs neither rules nor FOU.
@@ -142,8 +165,13 @@ impl Host {
                 || !policy_rules.is_empty()
                 || gateway != GatewayFound::Missing;
         }
+        let interfaces = self.links.interfaces().await?;
+        let way = match way_to {
+            Some(way_to) => self.links.way(&way_to, &interfaces).await?,
+            None => None,
+        };
         Ok(Found {
-            interfaces: self.links.interfaces().await?,
+            interfaces,
             addresses: self.links.addresses().await?,
             listeners: match &mut self.fou {
                 Some(fou) => fou.listeners()?,
@@ -153,10 +181,7 @@ impl Host {
             routes,
             policy_rules,
             gateway,
-            way: match way_to {
-                Some(WayTo { destination, mark }) => self.links.way(destination, mark).await?,
-                None => None,
-            },
+            way,
             rp_filter_of_all,
             ip_forward,
             userspace: Userspace::default(),

@@ -51,6 +51,9 @@ impl RawSender {
         }
         // The kernel remembers the number of an interface, and one that returns has another.
         self.socket.bind_device(self.device.as_ref().map(|d| d.as_str().as_bytes()))?;
+        // The route is looked up with the address that the socket is bound to: what the packet says
+        // is not looked at (`raw_sendmsg` in net/ipv4/raw.c), and policy rules may ask for it.
+        self.socket.bind(&SocketAddrV4::new(*from.ip(), 0).into())?;
         // The port of the destination is in the packet; that of the address means nothing here.
         self.socket.send_to(&packet, &SocketAddrV4::new(*to.ip(), 0).into())?;
         Ok(())

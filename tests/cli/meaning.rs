@@ -140,11 +140,9 @@ fn zero_seconds_mean_never() {
 fn logging_and_directories() {
     let plain = run(SERVER);
     assert_eq!((plain.log.verbosity, plain.log.time, plain.log.pid), (0, true, true));
-    assert_eq!(plain.state_dir, Path::new("/var/lib/ipipou/ipipou0"));
-    assert_eq!(plain.runtime_dir, Path::new("/run/ipipou/ipipou0"));
+    assert_eq!((plain.state_dir, plain.runtime_dir), (None, None));
     let more = run(&format!("{SERVER} -vv -v --verb 2 --no-log-time --no-log-pid --tunl-dev a"));
     assert_eq!((more.log.verbosity, more.log.time, more.log.pid), (5, false, false));
-    assert_eq!(more.state_dir, Path::new("/var/lib/ipipou/a"));
 
     let env = |name: &str| match name {
         "STATE_DIRECTORY" => Some(OsString::from("/s/one:/s/two")),
@@ -158,8 +156,8 @@ fn logging_and_directories() {
     ] {
         let Ok(Invocation::Run(run)) = cli::parse(args(line), &env) else { panic!("{line}") };
         assert_eq!(
-            (run.state_dir.as_path(), run.runtime_dir.as_path()),
-            (Path::new(state), Path::new(runtime))
+            (run.state_dir.as_deref(), run.runtime_dir.as_deref()),
+            (Some(Path::new(state)), Some(Path::new(runtime)))
         );
     }
 }

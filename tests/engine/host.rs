@@ -67,7 +67,7 @@ impl PlayedHost {
         let local = IpAddr::V4(local);
         let network = IpNet::new(local, prefix).unwrap();
         let value = InterfaceAddress::new(local, network);
-        self.found.addresses.push(Address { interface, value });
+        self.found.addresses.push(Address::new(interface, value));
     }
 
     /// Somebody else's `ipip` link from our outer address.
@@ -147,7 +147,7 @@ impl PlayedHost {
             }
             Step::AddInnerAddress(device, value) => {
                 let interface = self.interface(device).index;
-                self.found.addresses.push(Address { interface, value: *value });
+                self.found.addresses.push(Address::new(interface, *value));
             }
             Step::RemoveInnerAddress(address) => self.found.addresses.retain(|a| a != address),
             Step::RemoveLink(device) => self.remove_interface(device.as_str()),

@@ -1,7 +1,7 @@
 //! One situation a test.
 
 use ipipou::auth::Reject;
-use ipipou::engine::host::{Admitted, RulesFound};
+use ipipou::engine::host::{AddressState, Admitted, RulesFound, Scope};
 
 use super::host::OUTER;
 use super::*;
@@ -341,6 +341,92 @@ fn a_client_proves_itself_anew_from_a_new_address() {
     play.read();
     assert_eq!(play.sent.len(), 2);
     assert_eq!(play.sent[1].from, outer_at("203.0.113.77:10000"));
+}
+
+/// What a process with `-b @eth0` takes, when the interface has these addresses from the start.
+fn outer_of(addresses: &[(&str, Scope, AddressState)]) -> Option<String> {
+    let mut host = PlayedHost::new();
+    host.found.addresses.retain(|a| a.value.local != OUTER);
+    host.found.way = None;
+    for (address, scope, state) in addresses {
+        host.add_address(super::host::ETH0, address.parse().unwrap(), 24);
+        let added = host.found.addresses.last_mut().unwrap();
+        (added.scope, added.state) = (*scope, *state);
+    }
+    let play = Play::start(Role::Server(server(None)), host, Memory::default());
+    play.engine.status().outer.map(|outer| outer.ip().to_string())
+}
+
+#[test]
+fn the_outer_address_is_one_that_is_good_beyond_the_link() {
+    use AddressState::{Deprecated, Preferred, Secondary, Tentative};
+    let first = ("192.0.2.1", Scope::Global, Preferred);
+    for (addresses, taken) in [
+        (vec![first, ("192.0.2.2", Scope::Global, Preferred)], Some("192.0.2.1")),
+        (vec![("10.0.0.1", Scope::Link, Preferred), first], Some("192.0.2.1")),
+        (vec![("169.254.7.7", Scope::Global, Preferred), first], Some("192.0.2.1")),
+        (vec![("192.0.2.9", Scope::Global, Secondary), first], Some("192.0.2.1")),
+        (vec![("192.0.2.9", Scope::Global, Deprecated), first], Some("192.0.2.1")),
+        (vec![("192.0.2.9", Scope::Global, Tentative), first], Some("192.0.2.1")),
+        (vec![("10.0.0.1", Scope::Host, Preferred), first], Some("192.0.2.1")),
+        (vec![("192.0.2.9", Scope::Global, Deprecated)], Some("192.0.2.9")),
+        (vec![("127.0.0.1", Scope::Host, Preferred)], Some("127.0.0.1")),
+        (vec![("192.0.2.9", Scope::Global, Tentative)], None),
+        (vec![("10.0.0.1", Scope::Link, Preferred)], None),
+        (vec![("169.254.7.7", Scope::Link, Preferred)], None),
+    ] {
+        assert_eq!(outer_of(&addresses).as_deref(), taken, "{addresses:?}");
+    }
+}
+
+#[test]
+fn the_outer_address_in_use_stays_while_it_is_there() {
+    let mut play = serving();
+    let other = |scope| {
+        let mut host = PlayedHost::new();
+        host.add_address(super::host::ETH0, "192.0.2.7".parse().unwrap(), 24);
+        let mut address = host.found.addresses.pop().unwrap();
+        address.scope = scope;
+        address
+    };
+    let before = play.applied.len();
+    for scope in [Scope::Link, Scope::Host, Scope::Global] {
+        // The kernel puts an address of a narrower scope before the others.
+        play.host.found.addresses.insert(1, other(scope));
+        play.read();
+        for state in [AddressState::Secondary, AddressState::Deprecated, AddressState::Preferred] {
+            let used = play.host.found.addresses.iter_mut().find(|a| a.value.local == OUTER);
+            used.unwrap().state = state;
+            play.read();
+        }
+        assert_eq!(play.applied.len(), before, "{scope:?}: {:?}", &play.applied[before..]);
+    }
+    let used = play.host.found.addresses.iter_mut().find(|a| a.value.local == OUTER);
+    used.unwrap().state = AddressState::Tentative;
+    play.read();
+    assert_eq!(play.reports, [Report::OuterAddress("192.0.2.7".parse().unwrap())]);
+}
+
+#[test]
+fn the_kernel_says_which_outer_address_a_client_has() {
+    let mut host = PlayedHost::new();
+    let routed = "192.0.2.7".parse().unwrap();
+    host.add_address(super::host::ETH0, routed, 24);
+    host.found.way.as_mut().unwrap().source = routed.into();
+    let server = Host::Address("203.0.113.9".parse().unwrap());
+    let role = Role::Client(client(server, None));
+    let mut play = Play::start(role, host, Memory::default());
+    assert_eq!(play.sent[0].from, outer_at("192.0.2.7:10000"));
+    // Without a route it stays as it is, and an address of another interface is none of this one.
+    for source in [None, Some("127.0.0.1".parse().unwrap())] {
+        play.host.found.way.as_mut().unwrap().source = source.unwrap_or(routed.into());
+        play.host.found.way = source.and(play.host.found.way);
+        play.read();
+        assert_eq!(play.engine.status().outer, Some(outer_at("192.0.2.7:10000")));
+        play.host.found.way = PlayedHost::new().found.way;
+    }
+    play.read();
+    assert_eq!(play.reports.last(), Some(&Report::OuterAddress(OUTER.into())));
 }
 
 #[test]

@@ -182,7 +182,8 @@ def test_failed_starts_change_nothing(lab, role):
     done = host.run(words, check=False)
     assert done.returncode == 1 and host.snapshot() == before
     assert done.stderr == (
-        "ipipou: ipipou0 is run by another process already; see `ipipou show ipipou0`\n"
+        f"ipipou: ipipou0 is run by another process already (ipipou, process {end.process.pid});"
+        " see `ipipou show ipipou0`\n"
     )
     assert end.process.stop() == 0
 

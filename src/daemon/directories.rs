@@ -1,0 +1,104 @@
+//! Where a process keeps its files.
+
+use std::path::{Path, PathBuf};
+
+use crate::engine::config::DeviceName;
+use crate::kernel::Namespace;
+
+const STATE: &str = "/var/lib/ipipou";
+const RUNTIME: &str = "/run/ipipou";
+
+/// Directories of one process.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Directories {
+    /// Where the replay memory is kept.
+    pub state: PathBuf,
+    /// Where the control socket is.
+    pub runtime: PathBuf,
+    /// What is to be said about them.
+    pub warning: Option<String>,
+}
+
+impl Directories {
+    /// Those that are given, and for the others those of the interface in this network namespace.
+    pub fn new(state: Option<PathBuf>, runtime: Option<PathBuf>, device: &DeviceName) -> Self {
+        let namespace = match (&state, &runtime) {
+            (Some(_), Some(_)) => Namespace::Own,
+            (None, _) | (_, None) => Namespace::current(),
+        };
+        Directories::within(&namespace, state, runtime, device)
+    }
+
+    fn within(
+        namespace: &Namespace,
+        state: Option<PathBuf>,
+        runtime: Option<PathBuf>,
+        device: &DeviceName,
+    ) -> Self {
+        let name = match namespace {
+            Namespace::Own => device.to_string(),
+            Namespace::Named(name) => format!("{name}@{device}"),
+            Namespace::Unnamed(number) => format!("namespace-{number}@{device}"),
+        };
+        let below = |root: &str| Path::new(root).join(&name);
+        let (root, warning) = match (namespace, &state) {
+            // Nobody would find it again: the next namespace has another number.
+            (Namespace::Unnamed(_), None) => (
+                RUNTIME,
+                Some(
+                    "this network namespace has no name in /run/netns: replays are not remembered \
+                     when it is made again; give --memory-dir"
+                        .to_owned(),
+                ),
+            ),
+            (Namespace::Unnamed(_) | Namespace::Own | Namespace::Named(_), _) => (STATE, None),
+        };
+        Directories {
+            state: state.unwrap_or_else(|| below(root)),
+            runtime: runtime.unwrap_or_else(|| below(RUNTIME)),
+            warning,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn default_in(namespace: &Namespace) -> (String, String, bool) {
+        let device = "ipipou0".parse().unwrap();
+        let directories = Directories::within(namespace, None, None, &device);
+        let [state, runtime] = [&directories.state, &directories.runtime];
+        (state.display().to_string(), runtime.display().to_string(), directories.warning.is_some())
+    }
+
+    #[test]
+    fn a_namespace_is_part_of_the_default() {
+        let same =
+            |state: &str, runtime: &str, warned| (state.to_owned(), runtime.to_owned(), warned);
+        assert_eq!(
+            default_in(&Namespace::Own),
+            same("/var/lib/ipipou/ipipou0", "/run/ipipou/ipipou0", false)
+        );
+        assert_eq!(
+            default_in(&Namespace::Named("blue".to_owned())),
+            same("/var/lib/ipipou/blue@ipipou0", "/run/ipipou/blue@ipipou0", false)
+        );
+        let of_run = "/run/ipipou/namespace-7@ipipou0";
+        assert_eq!(default_in(&Namespace::Unnamed(7)), same(of_run, of_run, true));
+    }
+
+    #[test]
+    fn what_is_given_counts_everywhere() {
+        for namespace in
+            [Namespace::Own, Namespace::Named("blue".to_owned()), Namespace::Unnamed(7)]
+        {
+            let given = [Some("/s".into()), Some("/r".into())];
+            let [state, runtime] = given;
+            let device = "ipipou0".parse().unwrap();
+            let directories = Directories::within(&namespace, state, runtime, &device);
+            let expected = Directories { state: "/s".into(), runtime: "/r".into(), warning: None };
+            assert_eq!(directories, expected);
+        }
+    }
+}

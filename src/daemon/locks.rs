@@ -1,0 +1,70 @@
+//! One process per tunnel interface, and one per UDP port of an address, in a network namespace.
+
+use std::net::{IpAddr, SocketAddr};
+
+use crate::engine::config::DeviceName;
+use crate::engine::host::Found;
+use crate::kernel::{Doubt, Holder, Lock};
+
+/// The locks of one process.
+#[derive(Debug)]
+pub struct Locks {
+    _interface: Lock,
+    /// Of the port in use.
+    port: Option<(SocketAddr, Lock)>,
+}
+
+impl Locks {
+    /// Takes the interface's.
+    ///
+    /// # Errors
+    /// Who runs it already.
+    pub async fn open(device: &DeviceName) -> Result<Self, Holder> {
+        let lock = wait(&format!("ipipou/interface/{device}")).await?;
+        Ok(Locks { _interface: lock, port: None })
+    }
+
+    /// Takes the port's for the first time.
+    ///
+    /// # Errors
+    /// Who has it already.
+    pub async fn wait_for_port(&mut self, at: SocketAddr) -> Result<(), Holder> {
+        self.port = Some((at, wait(&port_name(at)).await?));
+        Ok(())
+    }
+
+    /// Takes the port's, and lets go of the one before.
+    ///
+    /// # Errors
+    /// Who has it already.
+    pub fn hold_port(&mut self, at: SocketAddr) -> Result<(), Holder> {
+        if self.port.as_ref().is_none_or(|(held, _)| *held != at) {
+            let name = port_name(at);
+            self.port = Some((at, Lock::take(&name, |doubt| tell(&name, &doubt))?));
+        }
+        Ok(())
+    }
+
+    /// Leaves out the listeners at our port that another process has made, for other addresses.
+    pub fn leave_to_others(&self, port: u16, found: &mut Found) {
+        let held = self.port.as_ref().map(|(at, _)| at.ip());
+        found.listeners.retain(|listener| match listener.local.map(IpAddr::V4) {
+            Some(local) if listener.port == port && Some(local) != held => {
+                Lock::holder(&port_name(SocketAddr::new(local, port))).is_none()
+            }
+            Some(_) | None => true,
+        });
+    }
+}
+
+fn port_name(at: SocketAddr) -> String {
+    format!("ipipou/port/{}/{}", at.port(), at.ip())
+}
+
+async fn wait(name: &str) -> Result<Lock, Holder> {
+    Lock::wait(name, |doubt| tell(name, &doubt)).await
+}
+
+fn tell(name: &str, doubt: &Doubt) {
+    tracing::warn!("the name @{name} is no lock: {doubt}");
+}

@@ -1,0 +1,38 @@
+//! A record of the port at which this tunnel has a FOU listener: a listener has no label, and rules
+//! that came with it may have been flushed. So that the next process knows it after a crash.
+
+use std::fs;
+use std::num::NonZeroU16;
+use std::path::Path;
+
+use super::memory::replace;
+
+const FILE: &str = "listener";
+
+/// Writes the record.
+///
+/// # Errors
+/// When the directory cannot be written.
+pub fn write(state_dir: &Path, port: u16) -> std::io::Result<()> {
+    let text = line(port);
+    let path = state_dir.join(FILE);
+    match fs::read_to_string(&path) {
+        Ok(before) if before == text => Ok(()),
+        Ok(_) | Err(_) => replace(&path, text.as_bytes()),
+    }
+}
+
+/// Removes the record, with the listener. One that stays tells of a listener that is not there.
+pub fn remove(state_dir: &Path) {
+    let _ = fs::remove_file(state_dir.join(FILE));
+}
+
+/// Whether a process of this tunnel had a listener at this port, since the machine started.
+pub fn names(state_dir: &Path, port: NonZeroU16) -> bool {
+    fs::read_to_string(state_dir.join(FILE)).is_ok_and(|text| text == line(port.get()))
+}
+
+fn line(port: u16) -> String {
+    let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    format!("{port} {}\n", boot.trim())
+}

@@ -1,0 +1,196 @@
+//! Locks between processes: abstract unix sockets (unix(7)). Each network namespace has its own, and
+//! the kernel lets go of one with the process that holds it, however that ends.
+//!
+//! Any user may take such a name. So who holds one is asked for: what cannot run a tunnel holds
+//! nobody up.
+
+use std::fs;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::linux::net::SocketAddrExt as _;
+use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::net::{SocketAddr, UnixListener};
+use std::time::Duration;
+
+use socket2::{Domain, SockAddr, Socket, Type};
+use tokio::time::sleep;
+
+/// Bit of CAP_NET_ADMIN in capability sets (capabilities(7)).
+const CAP_NET_ADMIN: u32 = 12;
+/// `_LINUX_CAPABILITY_VERSION_3` of linux/capability.h.
+const CAPABILITY_VERSION: u32 = 0x2008_0522;
+
+/// How long somebody who begins waits for a name, in pauses: its holder may be about to end, or have
+/// only just begun.
+const PATIENCE: u32 = 20;
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// A name in this network namespace, until it is dropped.
+#[derive(Debug)]
+pub struct Lock {
+    _listener: Option<UnixListener>,
+}
+
+/// The process that has a name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Holder {
+    /// `None` from another process namespace.
+    pid: Option<i32>,
+    uid: u32,
+    /// What it is called, where it can be seen.
+    name: Option<String>,
+}
+
+/// Why a name is no lock, and keeps nobody out.
+#[derive(Debug, thiserror::Error)]
+pub enum Doubt {
+    #[error("{0} has it, and may not run a tunnel")]
+    Powerless(Holder),
+    #[error("another process has it, and does not answer")]
+    Unanswered,
+    #[error("{0}")]
+    Unavailable(io::Error),
+}
+
+impl Lock {
+    /// Takes a name; waits for it a second at most. What keeps it from being a lock is handed to
+    /// `doubt`, and the caller goes on without.
+    ///
+    /// # Errors
+    /// Who has it: another process that may run a tunnel.
+    pub async fn wait(name: &str, doubt: impl FnOnce(Doubt)) -> Result<Self, Holder> {
+        let mut patience = PATIENCE;
+        loop {
+            let last = Lock::attempt(name);
+            match &last {
+                Ok(Err(_)) | Err(Doubt::Unanswered) if patience > 0 => sleep(PAUSE).await,
+                Ok(_) | Err(_) => return Lock::settle(last, doubt),
+            }
+            patience -= 1;
+        }
+    }
+
+    /// Takes a name at once, as [`Lock::wait`] does.
+    ///
+    /// # Errors
+    /// Who has it.
+    pub fn take(name: &str, doubt: impl FnOnce(Doubt)) -> Result<Self, Holder> {
+        Lock::settle(Lock::attempt(name), doubt)
+    }
+
+    /// A name that is no lock does as well as one that is.
+    fn settle(
+        attempt: Result<Result<Self, Holder>, Doubt>,
+        doubt: impl FnOnce(Doubt),
+    ) -> Result<Self, Holder> {
+        attempt.unwrap_or_else(|why| {
+            doubt(why);
+            Ok(Lock { _listener: None })
+        })
+    }
+
+    fn attempt(name: &str) -> Result<Result<Self, Holder>, Doubt> {
+        match bind(name) {
+            Ok(listener) => return Ok(Ok(Lock { _listener: Some(listener) })),
+            Err(e) if e.kind() == io::ErrorKind::AddrInUse => {}
+            Err(e) => return Err(Doubt::Unavailable(e)),
+        }
+        match holder(name) {
+            Some(holder) if holder.may_run_a_tunnel() => Ok(Err(holder)),
+            Some(holder) => Err(Doubt::Powerless(holder)),
+            None => Err(Doubt::Unanswered),
+        }
+    }
+
+    /// Whether another process that may run a tunnel has a name.
+    pub fn holder(name: &str) -> Option<Holder> {
+        holder(name).filter(Holder::may_run_a_tunnel)
+    }
+}
+
+fn bind(name: &str) -> io::Result<UnixListener> {
+    let listener = UnixListener::bind_addr(&SocketAddr::from_abstract_name(name)?)?;
+    listener.set_nonblocking(true)?;
+    let draining = tokio::net::UnixListener::from_std(listener.try_clone()?)?;
+    // Whoever asks for the holder is one in the queue, and a full one answers nobody.
+    tokio::spawn(async move {
+        loop {
+            if draining.accept().await.is_err() {
+                sleep(PAUSE).await;
+            }
+        }
+    });
+    Ok(listener)
+}
+
+/// The process that listens at a name; its credentials are those when it began to listen.
+fn holder(name: &str) -> Option<Holder> {
+    // Blocking, it would wait for room in the queue.
+    let socket = Socket::new(Domain::UNIX, Type::STREAM.nonblocking(), None).ok()?;
+    socket.connect(&SockAddr::unix(format!("\0{name}")).ok()?).ok()?;
+    let stream = std::os::unix::net::UnixStream::from(OwnedFd::from(socket));
+    let peer = tokio::net::UnixStream::from_std(stream).ok()?.peer_cred().ok()?;
+    let pid = peer.pid().filter(|pid| *pid != 0);
+    let name = pid.and_then(|pid| fs::read_to_string(format!("/proc/{pid}/comm")).ok());
+    let name = name.map(|name| name.trim().to_owned()).filter(|name| !name.is_empty());
+    Some(Holder { pid, uid: peer.uid(), name })
+}
+
+impl Holder {
+    /// Whether it has CAP_NET_ADMIN here, as far as can be told.
+    fn may_run_a_tunnel(&self) -> bool {
+        // A process that cannot be seen: root's is believed.
+        let Some(pid) = self.pid else { return self.uid == 0 };
+        has_net_admin(pid)
+            && same_user_namespace(pid).unwrap_or(true)
+            && effective_uid(pid).is_none_or(|now| now == self.uid)
+    }
+}
+
+/// As capget(2) has it: that needs no /proc, which may be hidden.
+fn has_net_admin(pid: i32) -> bool {
+    #[repr(C)]
+    struct Header {
+        version: u32,
+        pid: libc::c_int,
+    }
+    #[repr(C)]
+    #[derive(Clone, Copy, Default)]
+    struct Sets {
+        effective: u32,
+        permitted: u32,
+        inheritable: u32,
+    }
+    let mut header = Header { version: CAPABILITY_VERSION, pid };
+    let mut sets = [Sets::default(); 2];
+    // SAFETY: version 3 reads the header and writes two `Sets`, both alive and of C layout.
+    let result = unsafe { libc::syscall(libc::SYS_capget, &raw mut header, sets.as_mut_ptr()) };
+    result == 0 && sets[0].effective >> CAP_NET_ADMIN & 1 == 1
+}
+
+/// In a user namespace of its own every process has all capabilities, and they count for nothing
+/// outside of it. `None` where this may not be seen.
+fn same_user_namespace(pid: i32) -> Option<bool> {
+    let namespace = |pid: &str| {
+        let metadata = fs::metadata(format!("/proc/{pid}/ns/user")).ok()?;
+        Some((metadata.dev(), metadata.ino()))
+    };
+    Some(namespace(&pid.to_string())? == namespace("self")?)
+}
+
+/// It differs from what it was when a user's process has become a setuid program since.
+fn effective_uid(pid: i32) -> Option<u32> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let uids = status.lines().find_map(|line| line.strip_prefix("Uid:"))?;
+    uids.split_ascii_whitespace().nth(1)?.parse().ok()
+}
+
+impl std::fmt::Display for Holder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match (&self.name, self.pid) {
+            (Some(name), Some(pid)) => write!(f, "{name}, process {pid}"),
+            (None, Some(pid)) => write!(f, "process {pid}"),
+            (_, None) => write!(f, "a process of user {} in another container", self.uid),
+        }
+    }
+}

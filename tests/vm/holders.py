@@ -1,0 +1,54 @@
+"""Other local processes that have a name or a port that a tunnel wants."""
+
+import sys
+
+# Runs in a host, as whoever starts it: takes abstract unix sockets, and says so.
+HOLD = """
+import socket, sys, time
+kind, *names = sys.argv[1:]
+held = []
+for name in names:
+    held.append(socket.socket(socket.AF_UNIX))
+    held[-1].bind("\\0" + name)
+    if kind == "listening":
+        held[-1].listen(0)
+print("held", flush=True)
+time.sleep(1000)
+"""
+
+
+def hold(host, *names, kind="listening", prefix=()):
+    """A process that has these names; `prefix` is a command that it is started by."""
+    process = host.spawn([*prefix, sys.executable, "-c", HOLD, kind, *names])
+    process.await_output("held")
+    return process
+
+
+def hold_port(host, address, port):
+    """A process of its own that has a UDP port: the test's process would have one name with it."""
+    code = f"import socket, time; s = socket.socket(socket.{family(address)}, socket.SOCK_DGRAM)\n"
+    code += f"s.bind(({address!r}, {port})); print('held', flush=True); time.sleep(1000)"
+    process = host.spawn([sys.executable, "-c", code])
+    process.await_output("held")
+    return process
+
+
+def family(address):
+    return "AF_INET6" if ":" in address else "AF_INET"
+
+
+def refused(host, argv, code, *words):
+    """The program ends at once with this exit code and one line that has all the words; the host
+    is as it was."""
+    before = host.snapshot()
+    done = host.run(argv, check=False)
+    assert done.returncode == code, (done.returncode, done.stderr)
+    assert done.stderr.startswith("ipipou: ") and done.stderr.count("\n") == 1, done.stderr
+    assert all(word in done.stderr for word in words), done.stderr
+    assert host.snapshot() == before
+
+
+def names_in_use(host):
+    """Abstract names of ipipou's locks."""
+    with host.entered(), open("/proc/thread-self/net/unix") as table:
+        return sorted({word for line in table for word in line.split() if word[:8] == "@ipipou/"})

@@ -1,0 +1,45 @@
+"""Authentication packets go the way that data goes (the kernel's datapath)."""
+
+import pytest
+
+import uplinks
+from ipipou import reach_each_other
+
+
+@pytest.fixture
+def net(lab):
+    return uplinks.Uplinks(lab)
+
+
+@pytest.mark.parametrize("local", uplinks.LOCAL_ENDS.values(), ids=uplinks.LOCAL_ENDS)
+def test_a_client_authenticates_by_the_uplink_of_its_address(net, local):
+    net.authenticates_by_the_second(local)
+
+
+@pytest.mark.parametrize("local", uplinks.LOCAL_ENDS.values(), ids=uplinks.LOCAL_ENDS)
+def test_a_server_replies_by_the_uplink_of_its_address(net, local):
+    net.replies_by_the_second(local)
+
+
+def test_an_address_that_comes_leaves_the_outer_address_alone(net):
+    near = net.server()
+    net.client("-b", uplinks.SECOND)
+    near.await_log("tunnel up")
+    # The kernel lists an address of link scope before the one in use.
+    net.far.run("ip addr add 192.168.100.2/24 dev eth0 scope link")
+    assert net.far.run("ip -4 -o addr show dev eth0").index("192.168.100.2") < 60
+    reach_each_other(net.far, net.host)
+    assert near.show()["tunnels"][0]["local"] == f"{uplinks.SERVER}:10000"
+
+
+@pytest.mark.parametrize("options", [(), ("--datapath", "tun")], ids=["kernel", "tun"])
+def test_an_uplink_in_a_vrf(net, options):
+    """With -b @DEV; the routes of a VRF are a table of its own."""
+    net.host.batch(
+        "rule del lookup 200",
+        "link add red type vrf table 300",
+        "link set red up",
+        "link set eth1 master red",
+        "route add default via 192.0.2.1 table 300",
+    )
+    net.authenticates_by_the_second(uplinks.LOCAL_ENDS["device"], *options)
