@@ -124,6 +124,13 @@ impl Carrier {
         }
     }
 
+    pub fn datapath(&self) -> Datapath {
+        match self {
+            Carrier::Kernel { .. } => Datapath::Kernel,
+            Carrier::Tun(_) => Datapath::Tun,
+        }
+    }
+
     /// Where the packets go, in a few words.
     pub fn describe(&self) -> (&'static str, Option<String>) {
         match self {

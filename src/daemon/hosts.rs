@@ -14,7 +14,7 @@ use tokio::time::{MissedTickBehavior, interval, sleep};
 
 use super::lookups::{Lookups, look_up};
 use super::{Failure, fetch, memory};
-use crate::engine::config::{Host, HostsSource, HostsUrl};
+use crate::engine::config::{Datapath, Host, HostsSource, HostsUrl, MOST_KERNEL_REMOTES};
 use crate::engine::hosts::{HostTable, Inner, MAX_SIZE, Node};
 
 /// How often a file is looked at.
@@ -44,6 +44,8 @@ pub struct Hosts {
     complaint: Option<String>,
     /// Until the next fetch, after one that failed.
     retry: Option<Duration>,
+    /// Remotes that the datapath carries at most.
+    most: usize,
 }
 
 /// What changes when a file is written or replaced.
@@ -69,6 +71,7 @@ impl Hosts {
             stamp: None,
             complaint: None,
             retry: None,
+            most: usize::MAX,
         };
         match &hosts.source {
             HostsSource::File(path) => {
@@ -91,6 +94,20 @@ impl Hosts {
             }
         }
         Ok(hosts)
+    }
+
+    /// How many remotes the table has at most.
+    pub fn remotes(&self) -> usize {
+        self.table.remotes()
+    }
+
+    /// From now on, a table that is too large for this datapath is not used.
+    pub fn carried_by(mut self, datapath: Datapath) -> Self {
+        self.most = match datapath {
+            Datapath::Kernel => MOST_KERNEL_REMOTES,
+            Datapath::Tun => usize::MAX,
+        };
+        self
     }
 
     /// Sends the nodes whose address is known: once at first, and whenever they differ, until
@@ -201,6 +218,15 @@ impl Hosts {
             }
             HostsSource::Url(url) => fetch_table(url, FETCH_TIMEOUT).await,
         };
+        let most = self.most;
+        let read = read.and_then(|table| match table.remotes() {
+            few if few <= most => Ok(table),
+            many => Err(format!(
+                "{}: {many} remotes, and the kernel's datapath carries {most} at most: it needs a \
+                 start with --datapath tun",
+                self.name()
+            )),
+        });
         match read {
             Ok(table) => self.adopt(table),
             Err(complaint) => {
@@ -235,6 +261,13 @@ impl Hosts {
                     tracing::warn!("{path}: {e}: nothing to start with when the server is away");
                 }
             }
+        }
+    }
+
+    fn name(&self) -> String {
+        match &self.source {
+            HostsSource::File(path) => path.display().to_string(),
+            HostsSource::Url(url) => fetch::shown(&url.url),
         }
     }
 

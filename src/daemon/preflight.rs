@@ -7,7 +7,8 @@ use std::net::{Ipv4Addr, SocketAddr};
 use super::locks::Locks;
 use super::{Failure, Settings, record};
 use crate::engine::config::{
-    Datapath, DatapathChoice, Host as ServerHost, Masquerade, Outer, Role, TunnelConfig,
+    Datapath, DatapathChoice, Host as ServerHost, MANY_REMOTES, MOST_KERNEL_REMOTES, Masquerade,
+    Outer, Role, TunnelConfig,
 };
 use crate::engine::host::{Encapsulation, Found, InterfaceKind, Listener};
 use crate::engine::{self, plan};
@@ -21,9 +22,18 @@ const CAP_NET_RAW: u32 = 13;
 const TUN_DEVICE: &str = "/dev/net/tun";
 
 /// The datapath to use. `goes_on`: an earlier process left its userspace datapath to us, and with
-/// it packets on their way.
-pub fn datapath(settings: &Settings, goes_on: bool) -> Datapath {
-    match settings.tunnel().datapath {
+/// it packets on their way. `remotes`: how many a table has.
+///
+/// # Errors
+/// When the one that is asked for cannot carry so many.
+pub fn datapath(settings: &Settings, goes_on: bool, remotes: usize) -> Result<Datapath, Failure> {
+    Ok(match settings.tunnel().datapath {
+        DatapathChoice::Only(Datapath::Kernel) if remotes > MOST_KERNEL_REMOTES => {
+            return Err(Failure::Usage(format!(
+                "--datapath kernel: the table of hosts has {remotes} remotes, and the kernel's \
+                 datapath carries {MOST_KERNEL_REMOTES} at most; leave the option out"
+            )));
+        }
         DatapathChoice::Only(datapath) => datapath,
         DatapathChoice::Auto if goes_on => {
             tracing::info!(
@@ -31,8 +41,15 @@ pub fn datapath(settings: &Settings, goes_on: bool) -> Datapath {
             );
             Datapath::Tun
         }
+        DatapathChoice::Auto if remotes > MANY_REMOTES => {
+            tracing::info!(
+                "userspace datapath (tun): the table of hosts has {remotes} remotes, and the \
+                 kernel's is chosen for {MANY_REMOTES} at most"
+            );
+            Datapath::Tun
+        }
         DatapathChoice::Auto => choose(settings),
-    }
+    })
 }
 
 /// The host, and what is known of it before the first change.
@@ -75,7 +92,7 @@ pub async fn open_host(
         Role::Server(_) | Role::Node(_) => None,
     };
     let way_to = server.map(|server| WayTo::of_tunnel(tunnel, server));
-    let found = host.read(way_to).await.map_err(kernel)?;
+    let found = host.read(way_to, None).await.map_err(kernel)?;
     check_found(settings, datapath, goes_on, &found)?;
     let adopts_listeners =
         engine::has_leftovers(tunnel, &found) || record::names(&settings.state_dir, tunnel.port);

@@ -50,10 +50,11 @@ pub struct Process<'a> {
 }
 
 impl<'a> Process<'a> {
-    pub async fn open(settings: &'a Settings) -> Result<Self, Failure> {
+    /// `remotes`: how many a table has.
+    pub async fn open(settings: &'a Settings, remotes: usize) -> Result<Self, Failure> {
         let clock = Clock::start();
         let mut kept = tun::inherited();
-        let datapath = preflight::datapath(settings, !kept.is_nothing());
+        let datapath = preflight::datapath(settings, !kept.is_nothing(), remotes)?;
         if datapath == Datapath::Kernel && !kept.is_nothing() {
             // They have the interface and the port that the kernel is to have. Without them the next
             // start finds its way free, if this one comes too early.
@@ -143,7 +144,9 @@ impl<'a> Process<'a> {
     async fn read(&mut self) -> std::io::Result<Found> {
         let server = self.engine.server_address();
         let way_to = server.map(|server| WayTo::of_tunnel(self.settings.tunnel(), server));
-        let mut found = self.host.read(way_to).await?;
+        let peer = self.settings.tunnel().inner_peer;
+        let inner = (peer.prefix_len() == peer.max_prefix_len()).then(|| peer.addr().into());
+        let mut found = self.host.read(way_to, inner).await?;
         self.hold_port(&mut found);
         self.carrier.read(&mut found);
         found.name_servers = match (self.dns.is_applied(), self.dns.needs_restoring()) {
@@ -303,6 +306,8 @@ impl<'a> Process<'a> {
             Report::Repairing(_)
             | Report::Expired(_)
             | Report::OuterMissing(_)
+            | Report::LedAstray { .. }
+            | Report::InnerTaken { .. }
             | Report::NodeUnusable { .. } => tracing::warn!("{report}"),
             Report::ReauthIgnored => tracing::warn!("{report}"),
             Report::HostsChanged(_) => tracing::info!("{report}"),

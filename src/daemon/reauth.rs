@@ -36,7 +36,7 @@ async fn send(client: &ClientConfig, settings: &Settings) -> Result<(), Failure>
     let Some(server) = addresses.iter().find(|a| a.is_ipv4()).or(addresses.first()) else {
         return Err(Failure::Generic("the server's name has no address".to_owned()));
     };
-    let found = host.read(Some(WayTo::of_tunnel(tunnel, *server))).await.map_err(kernel)?;
+    let found = host.read(Some(WayTo::of_tunnel(tunnel, *server)), None).await.map_err(kernel)?;
     let Some(address) = outer_address(&tunnel.outer, *server, &found) else {
         return Err(Failure::Address("there is no local address to send from".to_owned()));
     };

@@ -39,7 +39,9 @@ async fn serve(settings: &Settings) -> Result<(), Failure> {
         Role::Node(node) => Some(Hosts::load(node.hosts.clone(), &settings.state_dir).await?),
         Role::Server(_) | Role::Client(_) => None,
     };
-    let mut process = Process::open(settings).await?;
+    let remotes = hosts.as_ref().map_or(0, Hosts::remotes);
+    let mut process = Process::open(settings, remotes).await?;
+    let hosts = hosts.map(|hosts| hosts.carried_by(process.carrier.datapath()));
     let control = open_control(settings);
     let (mut answers, look_up_now) = keep_looking(&settings.role);
     let mut tables = keep_table(settings, hosts, &look_up_now);

@@ -112,6 +112,15 @@ pub enum Host {
     Name(String),
 }
 
+impl fmt::Display for Host {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Host::Address(address) => address.fmt(f),
+            Host::Name(name) => f.write_str(name),
+        }
+    }
+}
+
 /// Whether this can be a host name (RFC 1123; underscores are common, so they pass).
 pub fn is_host_name(text: &str) -> bool {
     let name = text.strip_suffix('.').unwrap_or(text);
@@ -162,6 +171,13 @@ pub enum Datapath {
     /// This process, between a TUN interface and a UDP socket.
     Tun,
 }
+
+/// Remotes of a table that the kernel's datapath carries at most: each is an interface, and the sets
+/// of its rules have room for no more.
+pub const MOST_KERNEL_REMOTES: usize = 1024;
+
+/// Up to so many it is chosen: with more, making and changing interfaces takes too long.
+pub const MANY_REMOTES: usize = 512;
 
 /// Which datapath is asked for.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

@@ -96,6 +96,16 @@ pub enum Report {
         node: Node,
         why: Unusable,
     },
+    /// The host sends packets for the other end's address inside the tunnel elsewhere.
+    LedAstray {
+        inner: IpAddr,
+        interface: String,
+    },
+    /// An address at the other end is also one of another interface of this host.
+    InnerTaken {
+        inner: IpAddr,
+        interface: String,
+    },
     Repairing(Step),
     ReauthIgnored,
 }
@@ -105,6 +115,8 @@ pub enum Report {
 pub enum Unusable {
     /// Its outer address is our own: packets would come back.
     LeadsBack,
+    /// Our own inner address is in it.
+    HoldsUs,
     /// It has an IPv6 address, and the kernel's datapath carries IPv4 only.
     NotIpv4,
 }
@@ -189,9 +201,29 @@ impl fmt::Display for Report {
                 let Node { inner, remote } = node;
                 write!(f, "node {}: {remote} is our own address: left out", Inner(*inner))
             }
+            Report::NodeUnusable { node, why: Unusable::HoldsUs } => {
+                write!(
+                    f,
+                    "node {}: our own inner address is in it, so it is taken for ourselves and left \
+                     out; if it is behind {}, split it around our address",
+                    Inner(node.inner),
+                    node.remote
+                )
+            }
             Report::NodeUnusable { node, why: Unusable::NotIpv4 } => {
                 write!(f, "node {}: IPv6 needs --datapath tun: left out", Inner(node.inner))
             }
+            Report::LedAstray { inner, interface } => write!(
+                f,
+                "the routes of this host lead to {interface} with packets for {inner}, the other \
+                 end's address inside the tunnel: it cannot be reached; see `ip route get {inner}`, \
+                 or choose other addresses with --tunl-ip and --tunl-peer-ip"
+            ),
+            Report::InnerTaken { inner, interface } => write!(
+                f,
+                "{inner}, an address at the other end of the tunnel, is one of {interface} as well: it \
+                 cannot be reached; choose others with --tunl-ip and --tunl-peer-ip"
+            ),
             Report::Repairing(step) => write!(f, "repairing: {step}"),
             Report::ReauthIgnored => {
                 f.write_str("SIGUSR1 is for clients, a server has nothing to authenticate")

@@ -23,6 +23,8 @@ pub struct Found {
     pub gateway: GatewayFound,
     /// The kernel's way to the server, when that was asked.
     pub way: Option<Way>,
+    /// Its way to the other end's address inside the tunnel, when that was asked.
+    pub inner_way: Option<Way>,
     /// `rp_filter` of all interfaces (`net.ipv4.conf.all`): the stricter of it and an interface's
     /// own counts (ip-sysctl.rst).
     pub rp_filter_of_all: u32,

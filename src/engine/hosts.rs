@@ -128,6 +128,12 @@ impl HostTable {
             .collect()
     }
 
+    /// How many remotes there are at most: two names may have one address.
+    pub fn remotes(&self) -> usize {
+        let remotes: BTreeSet<_> = self.0.iter().map(|e| (e.host.to_string(), e.port)).collect();
+        remotes.len()
+    }
+
     /// The nodes whose host has an address, sorted by inner addresses.
     pub fn resolve(
         &self,
@@ -155,10 +161,7 @@ struct Nodes<'a>(&'a [Entry]);
 impl Serialize for Nodes<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_map(self.0.iter().map(|entry| {
-            let host = match &entry.host {
-                Host::Address(address) => address.to_string(),
-                Host::Name(name) => name.clone(),
-            };
+            let host = entry.host.to_string();
             (Inner(entry.inner).to_string(), Written { host, port: entry.port })
         }))
     }

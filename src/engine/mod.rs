@@ -74,6 +74,8 @@ pub struct Engine {
     /// Of a node: the table as it came.
     hosts: Vec<Node>,
     unusable: Vec<(Node, Unusable)>,
+    /// What was said of others who have our inner addresses; said once.
+    conflicts: Vec<Report>,
     /// Kept until the first reading shows whether there is something to adopt.
     memory: Memory,
     found: Option<Found>,
@@ -136,6 +138,7 @@ impl Engine {
             clients,
             hosts: Vec::new(),
             unusable: Vec::new(),
+            conflicts: Vec::new(),
             memory,
             found: None,
             outer: None,

@@ -29,7 +29,12 @@ pub fn peers(
     for node in nodes {
         let kernel = datapath == Datapath::Kernel;
         // All hosts may share one table.
-        if is_us(node, tunnel) || node.remote == own && is_network(node) {
+        if is_network(node) && node.remote == own || is_us(node, tunnel) && !is_network(node) {
+            continue;
+        }
+        // Behind NAT it may be our own entry, whose remote is not our address.
+        if is_us(node, tunnel) {
+            unusable.push((node.clone(), Unusable::HoldsUs));
             continue;
         }
         if node.remote == own {

@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use ipnet::IpNet;
 
 use super::config::{Datapath, DeviceName};
-use super::host::{Encapsulation, Found, InterfaceKind};
+use super::host::{Encapsulation, Found, Interface, InterfaceKind};
 use super::hosts::Node;
 use super::peer::{End, Peer};
 use super::plan::{self, Step};
@@ -43,7 +43,39 @@ impl Engine {
             let reports = repairs.into_iter().map(Report::Repairing).map(Action::Report);
             actions.splice(first..first, reports);
         }
+        self.tell_conflicts(actions);
         self.send_due(now, actions);
+    }
+
+    /// Tells who else has the other ends' addresses inside the tunnel, when that has changed. Our own
+    /// may be on several interfaces.
+    fn tell_conflicts(&mut self, actions: &mut Vec<Action>) {
+        let Some(found) = &self.found else { return };
+        let (tunnel, devices) = (&self.endpoint.tunnel, self.devices(found));
+        let is_ours = |interface: &Interface| devices.iter().any(|d| d.as_str() == interface.name);
+        let is_theirs = |address: &IpAddr| {
+            *address != IpAddr::V4(tunnel.inner) && IpNet::V4(tunnel.inner_peer).contains(address)
+        };
+        let others = found.addresses.iter().filter(|a| is_theirs(&a.value.local));
+        let mut conflicts: Vec<Report> = others
+            .filter_map(|address| {
+                let interface = found.interface_at(address.interface).filter(|i| !is_ours(i))?;
+                let (inner, interface) = (address.value.local, interface.name.clone());
+                Some(Report::InnerTaken { inner, interface })
+            })
+            .collect();
+        // Before our own steps are done, there may be no route yet.
+        let up =
+            self.phase == Phase::Settled && devices.iter().any(|d| found.interface(d).is_some());
+        if let (Some(way), true) = (found.inner_way, up && conflicts.is_empty())
+            && let Some(interface) = found.interface_at(way.interface).filter(|i| !is_ours(i))
+        {
+            let inner = tunnel.inner_peer.addr().into();
+            conflicts.push(Report::LedAstray { inner, interface: interface.name.clone() });
+        }
+        let new = conflicts.iter().filter(|conflict| !self.conflicts.contains(conflict));
+        actions.extend(new.cloned().map(Action::Report));
+        self.conflicts = conflicts;
     }
 
     /// Works out our outer address. When it is gone, the last one is kept: it may come back.

@@ -146,10 +146,16 @@ impl Host {
     }
 
     /// Reads what is there, but for what the userspace datapath and the daemon know themselves.
+    /// `way_to` and `inner` are where the kernel is asked the way to: the server, and the other end's
+    /// address inside the tunnel.
     ///
     /// # Errors
     /// When the kernel refuses to tell.
-    pub async fn read(&mut self, way_to: Option<WayTo>) -> io::Result<Found> {
+    pub async fn read(
+        &mut self,
+        way_to: Option<WayTo>,
+        inner: Option<IpAddr>,
+    ) -> io::Result<Found> {
         let (mut routes, mut policy_rules) = (BTreeSet::new(), BTreeSet::new());
         let mut gateway = GatewayFound::Missing;
         let (mut rp_filter_of_all, mut ip_forward) = (0, false);
@@ -170,6 +176,13 @@ impl Host {
             Some(way_to) => self.links.way(&way_to, &interfaces).await?,
             None => None,
         };
+        let inner_way = match inner {
+            Some(destination) => {
+                let way_to = WayTo { destination, source: None, device: None, mark: 0 };
+                self.links.way(&way_to, &interfaces).await?
+            }
+            None => None,
+        };
         Ok(Found {
             interfaces,
             addresses: self.links.addresses().await?,
@@ -182,6 +195,7 @@ impl Host {
             policy_rules,
             gateway,
             way,
+            inner_way,
             rp_filter_of_all,
             ip_forward,
             userspace: Userspace::default(),

@@ -3,12 +3,12 @@
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
 
-use ipipou::engine::config::DeviceName;
+use ipipou::engine::config::{DeviceName, SourceCheck};
 use ipipou::engine::host::{
     Address, Encapsulation, Found, GatewayFound, GatewaySpec, Interface, InterfaceAddress,
     InterfaceKind, IpipLink, Listener, NameServers, Route, RouteTarget, RulesFound, Traffic, Way,
 };
-use ipipou::engine::plan::{Forwards, LinkKind, Step, WantedLink, rp_filter};
+use ipipou::engine::plan::{Forwards, LinkKind, Step, WantedLink};
 use ipnet::IpNet;
 
 pub const LOOPBACK: u32 = 1;
@@ -143,7 +143,12 @@ impl PlayedHost {
                 }
                 interface.up = true;
                 interface.label = Some(wanted.forwards.label().to_owned());
-                interface.rp_filter = rp_filter(wanted.source_check).or(interface.rp_filter);
+                // As ip-sysctl.rst has them.
+                match wanted.source_check {
+                    SourceCheck::Off => {}
+                    SourceCheck::Strict => interface.rp_filter = Some(1),
+                    SourceCheck::Loose => interface.rp_filter = Some(2),
+                }
             }
             Step::AddInnerAddress(device, value) => {
                 let interface = self.interface(device).index;

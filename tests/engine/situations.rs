@@ -1,7 +1,7 @@
 //! One situation a test.
 
 use ipipou::auth::Reject;
-use ipipou::engine::host::{AddressState, Admitted, RulesFound, Scope};
+use ipipou::engine::host::{AddressState, Admitted, InterfaceKind, RulesFound, Scope};
 
 use super::host::OUTER;
 use super::*;
@@ -426,7 +426,8 @@ fn the_kernel_says_which_outer_address_a_client_has() {
         play.host.found.way = PlayedHost::new().found.way;
     }
     play.read();
-    assert_eq!(play.reports.last(), Some(&Report::OuterAddress(OUTER.into())));
+    assert!(play.reports.contains(&Report::OuterAddress(OUTER.into())));
+    assert_eq!(play.sent.last().map(|out| out.from), Some(outer_at("203.0.113.1:10000")));
 }
 
 #[test]
@@ -498,4 +499,86 @@ fn a_server_does_not_authenticate_itself() {
     play.handle(Event::ReauthRequested);
     assert_eq!(play.reports, [Report::ReauthIgnored]);
     assert!(play.sent.is_empty());
+}
+
+#[test]
+fn who_else_has_the_addresses_inside_is_told_once() {
+    let mut play = serving();
+    play.host.add_interface("br-1", 50, InterfaceKind::Other);
+    play.host.add_address(50, "172.28.0.0".parse().unwrap(), 16); // our own: no matter
+    play.read();
+    assert_eq!(play.reports, []);
+    let inner: std::net::IpAddr = "172.28.0.1".parse().unwrap();
+    play.host.add_address(50, "172.28.0.1".parse().unwrap(), 16);
+    let taken = Report::InnerTaken { inner, interface: "br-1".to_owned() };
+    for _ in 0..3 {
+        play.read();
+        assert_eq!(play.reports, std::slice::from_ref(&taken));
+    }
+    play.host.remove_interface("br-1");
+    play.read();
+    let proof = play.proof();
+    play.receive(at(A), &proof);
+    play.reports.clear();
+    // The kernel says that the way there is another one, once it could be ours.
+    let mut way = play.host.found.way;
+    way.as_mut().unwrap().interface = super::host::ETH0;
+    play.host.found.inner_way = way;
+    play.read();
+    play.read();
+    assert_eq!(play.reports, [Report::LedAstray { inner, interface: "eth0".to_owned() }]);
+}
+
+/// Somebody else's interface has the name of our tunnel's: it stays as it is, for ever.
+#[test]
+fn a_foreign_interface_of_our_name_is_never_removed() {
+    let label = |text: &str| Some(text.to_owned());
+    for label in [None, label(""), label("made by hand"), label("made by ipipou, too")] {
+        for known in [false, true] {
+            let mut play = serving();
+            if known {
+                let proof = play.proof();
+                play.receive(at(A), &proof);
+                play.host.remove_interface("ipipou0");
+            }
+            play.host.broken = "ipipou0"; // the kernel refuses to change what is of another kind
+            play.host.add_interface("ipipou0", 77, InterfaceKind::Other);
+            play.host.found.interfaces.last_mut().unwrap().label.clone_from(&label);
+            play.read();
+            play.pass(10 * SECOND);
+            play.host.broken = "";
+            play.end();
+            let left = play.host.found.interfaces.iter().find(|i| i.name == "ipipou0");
+            assert_eq!(left.map(|i| i.index), Some(77), "{label:?} {known}");
+            let removed = play.applied.iter().any(|step| step.contains("remove ipipou0"));
+            assert!(!removed, "{label:?} {known}: {:?}", play.applied);
+        }
+    }
+}
+
+#[test]
+fn the_check_of_sources_is_what_the_kernel_calls_so() {
+    for (check, value) in [
+        (SourceCheck::Off, 0), // as it was
+        (SourceCheck::Strict, 1),
+        (SourceCheck::Loose, 2),
+    ] {
+        let mut config = server(None);
+        config.tunnel.source_check = check;
+        let mut play = Play::start(Role::Server(config), PlayedHost::new(), Memory::default());
+        let proof = play.proof();
+        play.receive(at(A), &proof);
+        let filter = |play: &Play| {
+            play.host.found.interfaces.iter().find(|i| i.name == "ipipou0").unwrap().rp_filter
+        };
+        assert_eq!(filter(&play), Some(value), "{check:?}");
+        // Somebody turns it off, and on the wrong way.
+        for wrong in [0, 1, 2] {
+            let found = play.host.found.interfaces.iter_mut().find(|i| i.name == "ipipou0");
+            found.unwrap().rp_filter = Some(wrong);
+            play.read();
+            let expected = if check == SourceCheck::Off { wrong } else { value };
+            assert_eq!(filter(&play), Some(expected), "{check:?} from {wrong}");
+        }
+    }
 }

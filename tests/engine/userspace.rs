@@ -154,6 +154,34 @@ fn a_node_forwards_by_its_table() {
     assert!(play.host.found.routes.is_empty());
 }
 
+/// A prefix that holds our own inner address is ours, if nothing else is known; behind NAT its remote
+/// is none of our addresses.
+#[test]
+fn a_prefix_with_our_own_address_is_left_out_with_a_word() {
+    for datapath in [Datapath::Tun, Datapath::Kernel] {
+        let mut play = Play::start_on(datapath, node(), PlayedHost::new(), Memory::default());
+        play.handle(Event::Hosts(table(&[
+            ("192.168.100.0/28", A),
+            ("192.168.100.1/32", "192.0.2.99:10000"), // ourselves, behind NAT
+            ("192.168.100.32/28", B),
+            ("10.0.0.0/8", "203.0.113.1:10000"), // what we are the gateway of
+        ])));
+        let unusable: Vec<_> = play
+            .reports
+            .iter()
+            .filter(|report| matches!(report, Report::NodeUnusable { .. }))
+            .map(ToString::to_string)
+            .collect();
+        assert_eq!(
+            unusable,
+            [format!(
+                "node 192.168.100.0/28: our own inner address is in it, so it is taken for \
+                 ourselves and left out; if it is behind {A}, split it around our address"
+            )]
+        );
+    }
+}
+
 #[test]
 fn a_node_has_a_link_for_every_remote_in_the_kernels_datapath() {
     let mut play = Play::start(node(), PlayedHost::new(), Memory::default());

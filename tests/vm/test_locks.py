@@ -30,7 +30,7 @@ def test_two_servers_on_one_port(lan):
     ping = lan.client.ping_background("172.28.0.0")
     ping.await_answers()
     message = f"{SERVER}:10000: the UDP port is in use by ipipou, process {lan.near.process.pid}"
-    for local in ("@eth0:10000", f"{SERVER}:10000"):
+    for local in (":10000@eth0", f"{SERVER}:10000"):
         holders.refused(lan.server, server_argv(lan, "-n1", "-b", local), 53, message)
     assert ping.stop_complete().lost <= 1  # the last may be under way
 

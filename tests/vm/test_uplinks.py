@@ -1,5 +1,7 @@
 """Authentication packets go the way that data goes (the kernel's datapath)."""
 
+import subprocess
+
 import pytest
 
 import uplinks
@@ -35,6 +37,7 @@ def test_an_address_that_comes_leaves_the_outer_address_alone(net):
 @pytest.mark.parametrize("options", [(), ("--datapath", "tun")], ids=["kernel", "tun"])
 def test_an_uplink_in_a_vrf(net, options):
     """With -b @DEV; the routes of a VRF are a table of its own."""
+    subprocess.run(["modprobe", "-a", "tun", "vrf"], check=True)
     net.host.batch(
         "rule del lookup 200",
         "link add red type vrf table 300",
