@@ -7,6 +7,7 @@ if [[ -t 1 && ! ${NO_COLOR:-} ]]; then
     bold=$'\e[1m' plain=$'\e[m'
 fi
 place=$(mktemp -d)
+cd "$place"
 processes=()
 hosts=()
 
@@ -99,6 +100,7 @@ clean_up() {
         ip netns del "demo-$host" 2>/dev/null || true
     done
     rmdir /run/ipipou /var/lib/ipipou 2>/dev/null || true
+    cd /
     rm -rf "$place"
 }
 trap clean_up EXIT
@@ -135,13 +137,18 @@ masquerade() { # FIRST-LAST
         }"
 }
 
-# Keys of alice and bob: alice_private, alice_public, bob_private, bob_public.
+# Files with the keys of alice and bob and with their secret, and the public keys: alice_public,
+# bob_public.
 # shellcheck disable=SC2034 # they are used by whoever sources this
 make_keys() {
-    echo "alice# ipipou --auth-keygen"
-    { read -r alice_private && read -r alice_public; } < <(ipipou --auth-keygen)
-    echo "bob# ipipou --auth-keygen"
-    { read -r bob_private && read -r bob_public; } < <(ipipou --auth-keygen)
+    local host
+    for host in alice bob; do
+        echo "$host# umask 077; ipipou --auth-keygen >$host.key"
+        (umask 077 && ipipou --auth-keygen >"$host.key")
+    done
+    (umask 077 && echo topsecret >shared.secret)
+    alice_public=$(tail -n 1 alice.key)
+    bob_public=$(tail -n 1 bob.key)
     echo "alice's public key: $alice_public"
     echo "bob's public key:   $bob_public"
 }

@@ -36,16 +36,16 @@ done
 
 say "== One: a tunnel each. The process carries the packets, through a TUN interface =="
 start server to-alice ipipou -s -v --no-log-time -n0 -b @eth0 --datapath tun \
-    --auth-secret topsecret --auth-remote-pubkey-b64 "$alice_public"
+    --auth-secret-file shared.secret --auth-remote-pubkey-b64 "$alice_public"
 start server to-bob ipipou -s -v --no-log-time -n1 -b @eth0 --datapath tun \
-    --auth-secret topsecret --auth-remote-pubkey-b64 "$bob_public"
+    --auth-secret-file shared.secret --auth-remote-pubkey-b64 "$bob_public"
 await to-alice 'ready on'
 await to-bob 'ready on'
 start alice alice ipipou -c -v --no-log-time -b @eth0 -r 203.0.113.1:10000 --datapath tun \
-    --tunl-ip 172.28.0.1 --auth-secret topsecret --auth-key-b64 "$alice_private"
+    --tunl-ip 172.28.0.1 --auth-secret-file shared.secret --auth-key-file alice.key
 alice_process=${processes[-1]}
 start bob bob ipipou -c -v --no-log-time -b @eth0 -r 203.0.113.1:10001 --datapath tun \
-    --tunl-ip 172.28.0.3 --auth-secret topsecret --auth-key-b64 "$bob_private"
+    --tunl-ip 172.28.0.3 --auth-secret-file shared.secret --auth-key-file bob.key
 await to-alice 'tunnel up'
 await to-bob 'tunnel up'
 ping_from alice 172.28.0.0
@@ -95,12 +95,12 @@ stop_all
 say "== Three: one server for any number of clients. It learns from their packets who has which
 address. Clients with alice's key are let in, and they reach each other =="
 start server learning ipipou -s -v --no-log-time -b @eth0 --learn --tunl-ip 10.8.0.1/24 \
-    --auth-secret topsecret --auth-remote-pubkey-b64 "$alice_public"
+    --auth-secret-file shared.secret --auth-remote-pubkey-b64 "$alice_public"
 await learning 'ready on'
 for client in alice:10.8.0.11 bob:10.8.0.12; do
     start "${client%:*}" "${client%:*}" ipipou -c -v --no-log-time -b @eth0 -r 203.0.113.1:10000 \
         --datapath tun --tunl-ip "${client#*:}" --tunl-peer-ip 10.8.0.1 --route 10.8.0.0/24 \
-        --auth-secret topsecret --auth-key-b64 "$alice_private"
+        --auth-secret-file shared.secret --auth-key-file alice.key
     await "${client%:*}" 'ready on'
 done
 ping_from alice 10.8.0.1
@@ -115,10 +115,10 @@ on web nft "table ip seen {
         chain input { type filter hook input priority 0; icmp type echo-request add @clients { ip saddr }; }
     }"
 start server gateway ipipou -s -v --no-log-time -b @eth0 --datapath tun --masquerade eth1 \
-    --auth-secret topsecret --auth-remote-pubkey-b64 "$alice_public"
+    --auth-secret-file shared.secret --auth-remote-pubkey-b64 "$alice_public"
 await gateway 'ready on'
 start alice alice ipipou -c -v --no-log-time -b @eth0 -r 203.0.113.1:10000 --datapath tun \
-    --tunl-ip 172.28.0.1 --auth-secret topsecret --auth-key-b64 "$alice_private" \
+    --tunl-ip 172.28.0.1 --auth-secret-file shared.secret --auth-key-file alice.key \
     --default-route --dns 198.51.100.80
 await gateway 'tunnel up'
 await alice 'ready on'

@@ -19,19 +19,19 @@ make_keys
 
 say "== The server: a process per client. It knows their keys, not their addresses =="
 start server to-alice ipipou -s -v --no-log-time -n0 -b @eth0 --tunl-dev to-alice \
-    --auth-secret topsecret --auth-remote-pubkey-b64 "$alice_public"
+    --auth-secret-file shared.secret --auth-remote-pubkey-b64 "$alice_public"
 start server to-bob ipipou -s -v --no-log-time -n1 -b @eth0 --tunl-dev to-bob \
-    --auth-secret topsecret --auth-remote-pubkey-b64 "$bob_public"
+    --auth-secret-file shared.secret --auth-remote-pubkey-b64 "$bob_public"
 await to-alice 'ready on'
 await to-bob 'ready on'
 echo "There is no tunnel yet, and what strangers send to these ports is dropped in the kernel."
 
 say "== The clients: each makes its end and sends one signed packet =="
 start alice alice ipipou -c -v --no-log-time -b @eth0 -r 203.0.113.1:10000 --tunl-dev demo-alice \
-    --tunl-ip 172.28.0.1 --auth-secret topsecret --auth-key-b64 "$alice_private"
+    --tunl-ip 172.28.0.1 --auth-secret-file shared.secret --auth-key-file alice.key
 alice_process=${processes[-1]}
 start bob bob ipipou -c -v --no-log-time -b @eth0 -r 203.0.113.1:10001 --tunl-dev demo-bob \
-    --tunl-ip 172.28.0.3 --auth-secret topsecret --auth-key-b64 "$bob_private"
+    --tunl-ip 172.28.0.3 --auth-secret-file shared.secret --auth-key-file bob.key
 bob_process=${processes[-1]}
 await to-alice 'tunnel up'
 await to-bob 'tunnel up'

@@ -8,6 +8,10 @@ use ipipou::daemon::{self, Directories, Failure, Settings};
 use ipipou::observe::log;
 
 fn main() -> ExitCode {
+    // Before a key is read.
+    if let Err(error) = daemon::close_memory() {
+        eprintln!("ipipou: keys in memory are not kept from core dumps: {error}");
+    }
     let result = match cli::parse(std::env::args_os(), &|name| std::env::var_os(name)) {
         Ok(Invocation::Keygen { labelled }) => daemon::keygen(labelled),
         Ok(Invocation::Show { json, name, runtime_root }) => {

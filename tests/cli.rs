@@ -15,6 +15,8 @@ mod meaning;
 mod program;
 #[path = "cli/properties.rs"]
 mod properties;
+#[path = "cli/secrets.rs"]
+mod secrets;
 
 use std::ffi::OsString;
 use std::net::IpAddr;

@@ -6,6 +6,8 @@ use std::io::{self, Read as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
+use zeroize::Zeroizing;
+
 use super::conf::{self, ConfError};
 use super::options;
 
@@ -37,7 +39,7 @@ pub fn path_of(name: &Path) -> PathBuf {
 pub fn read(name: &Path, command: &mut clap::Command) -> Result<ConfFile, ConfError> {
     let path = path_of(name);
     let fail = |problem: String| ConfError { file: path.clone(), line: None, problem };
-    let (text, readable_by_all) = contents(&path)
+    let (text, readable_by_all) = contents(&path, MAX_SIZE)
         .map_err(|error| fail(format!("cannot be read: {error}")))?
         .ok_or_else(|| fail("is larger than 1 MiB: that is no configuration file".to_owned()))?;
     let arguments = conf::arguments(&text, &path, command)?;
@@ -49,21 +51,25 @@ pub fn read(name: &Path, command: &mut clap::Command) -> Result<ConfFile, ConfEr
             name => options::is_secret(name),
         }
     });
-    let warning = (secret && readable_by_all).then(|| {
-        let path = path.display();
-        format!("{path} holds a secret and every user can read it: chmod o-r {path}")
-    });
+    let warning = warning_if_open(&path, secret && readable_by_all);
     Ok(ConfFile { arguments, warning })
 }
 
-/// The bytes of a file, and whether every user can read them; nothing when there are too many.
-fn contents(path: &Path) -> io::Result<Option<(Vec<u8>, bool)>> {
+/// The bytes of a file, and whether every user can read them; nothing when there are more than
+/// `max`. It may hold secrets.
+pub fn contents(path: &Path, max: u64) -> io::Result<Option<(Zeroizing<Vec<u8>>, bool)>> {
     let file = File::open(path)?;
     let mode = file.metadata()?.permissions().mode();
-    let mut text = Vec::new();
-    file.take(MAX_SIZE + 1).read_to_end(&mut text)?;
-    let fits = text.len() as u64 <= MAX_SIZE;
+    let mut text = Zeroizing::new(Vec::new());
+    file.take(max + 1).read_to_end(&mut text)?;
+    let fits = text.len() as u64 <= max;
     Ok(fits.then_some((text, mode & 0o004 != 0)))
+}
+
+/// What is said of a secret that every user can read.
+pub fn warning_if_open(path: &Path, open: bool) -> Option<String> {
+    let path = path.display();
+    open.then(|| format!("{path} holds a secret and every user can read it: chmod o-r {path}"))
 }
 
 #[cfg(test)]

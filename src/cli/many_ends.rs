@@ -107,7 +107,7 @@ fn authorities(given: &ManyEndsOptions) -> Result<Authorities, UsageError> {
 }
 
 /// For options that were given although `other` was not.
-fn only_with<const N: usize>(
+pub fn only_with<const N: usize>(
     other: &'static str,
     options: [(&'static str, bool); N],
 ) -> Result<(), UsageError> {
@@ -128,9 +128,12 @@ fn not_with_table(options: &Options) -> Option<&'static str> {
         ("--fou-remote", options.fou_remote.is_some()),
         ("--fou-remote-ip", options.fou_remote_ip.is_some()),
         ("--fou-remote-port", options.fou_remote_port.is_some()),
+        ("--auth-key-file", options.auth_key_file.is_some()),
         ("--auth-key-b64", options.auth_key_b64.is_some()),
         ("--auth-remote-pubkey-b64", options.auth_remote_pubkey_b64.is_some()),
+        ("--auth-secret-file", options.auth_secret_file.is_some()),
         ("--auth-secret", options.auth_secret.is_some()),
+        ("--auth-token-file", options.auth_token_file.is_some()),
         ("--auth-token", options.auth_token.is_some()),
         ("--auth-token-b64", options.auth_token_b64.is_some()),
         ("--auth-key-type", options.auth_key_type.is_some()),

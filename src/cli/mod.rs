@@ -22,6 +22,7 @@ mod many_ends;
 mod options;
 mod proof;
 mod resolve;
+mod secret_file;
 mod usage;
 mod value;
 
@@ -111,6 +112,7 @@ pub fn parse(
         None => {}
     }
     let mut warnings = Vec::new();
+    let exposed = secret_file::exposed(&options);
     if !options.config.is_empty() {
         let mut all = vec![args[0].clone()];
         for name in &options.config {
@@ -129,6 +131,14 @@ pub fn parse(
         state: env("STATE_DIRECTORY").as_deref().and_then(first_directory),
         runtime: env("RUNTIME_DIRECTORY").as_deref().and_then(first_directory),
     };
+    if !exposed.is_empty() && !options.reauth_only {
+        warnings.push(format!(
+            "{}: every user of this host can read a command line (ps): put secrets into files, see \
+             --auth-key-file, --auth-secret-file and --config",
+            exposed.join(", ")
+        ));
+    }
+    secret_file::read(&mut options, &mut warnings).map_err(usage)?;
     let mut run = resolve::resolve(&options, &directories).map_err(usage)?;
     warnings.append(&mut run.warnings);
     let run = Box::new(Run { warnings, ..run });

@@ -20,26 +20,27 @@ use crate::auth::{SharedSecret, Token};
 use crate::engine::config::{DeviceName, Host};
 
 const USAGE: &str = "ipipou -s -b @DEV --auth-remote-pubkey-b64 KEY [OPTIONS]
-       ipipou -c -b @DEV -r HOST:PORT --auth-key-b64 KEY --tunl-ip IP [OPTIONS]
+       ipipou -c -b @DEV -r HOST:PORT --auth-key-file FILE --tunl-ip IP [OPTIONS]
        ipipou -b @DEV --hosts-file FILE --tunl-ip IP [OPTIONS]
        ipipou --config NAME
        ipipou --auth-keygen [-v]
        ipipou show [--json] [NAME]";
 
 pub(super) const EXAMPLES: &str =
-    "  A key pair: the first line stays with the client, the second goes to the server
-    ipipou --auth-keygen -v
-  The server, on UDP port 10000 of eth0; inside the tunnel it is 172.28.0.0
-    ipipou -s -n0 -b @eth0 --auth-secret SECRET --auth-remote-pubkey-b64 PUBLIC
+    "  A key pair, on the client: the file stays there, its second line goes to the server
+    umask 077; ipipou --auth-keygen >client.key
+  The server, on UDP port 10000 of eth0; inside the tunnel it is 172.28.0.0. The file shared.secret
+  holds a secret of your own, the same at both ends
+    ipipou -s -n0 -b @eth0 --auth-secret-file shared.secret --auth-remote-pubkey-b64 PUBLIC
   The client; inside the tunnel it is 172.28.0.1
     ipipou -c -n0 -b @wlan0 -r 203.0.113.1:10000 --tunl-ip 172.28.0.1 --keepalive 27 \\
-      --auth-secret SECRET --auth-key-b64 PRIVATE
+      --auth-secret-file shared.secret --auth-key-file client.key
   The client, and everything it sends goes through a server that has --masquerade
     ipipou -c -n0 -b @auto -r 203.0.113.1:10000 --tunl-ip 172.28.0.1 --keepalive 27 \\
-      --auth-secret SECRET --auth-key-b64 PRIVATE --default-route --dns 9.9.9.9
+      --auth-secret-file shared.secret --auth-key-file client.key --default-route --dns 9.9.9.9
   A server of many clients, which are in 10.8.0.0/24 inside the tunnel
     ipipou -s -n1 -b @eth0 --learn --tunl-ip 10.8.0.1/24 \\
-      --auth-secret SECRET --auth-remote-pubkey-b64 PUBLIC
+      --auth-secret-file shared.secret --auth-remote-pubkey-b64 PUBLIC
   One of many hosts that know each other from a table
     ipipou -n2 -b @eth0 --tunl-ip 192.168.100.1/24 --hosts-file /etc/ipipou/hosts.json
   The server from a file, /etc/ipipou/server0.conf: one option per line, no hyphens
@@ -97,27 +98,46 @@ pub struct Options {
     #[arg(short, long, value_name = "N", value_parser = value::number, help_heading = "Role")]
     pub number: Option<u32>,
 
-    /// Ed25519 private key, 32 bytes in base64: a client signs its packets with it, a server its
-    /// replies
+    /// Ed25519 private key: a client signs its packets with it, a server its replies. FILE is what
+    /// --auth-keygen prints, or its first line
+    #[arg(long, value_name = "FILE", value_parser = value::path,
+          overrides_with = "auth_key_b64", help_heading = "Authentication")]
+    pub auth_key_file: Option<PathBuf>,
+    /// The same as 32 bytes in base64, for .conf files: every user sees a command line
     #[arg(long, value_name = "BASE64", value_parser = value::seed,
-          help_heading = "Authentication")]
+          overrides_with = "auth_key_file", help_heading = "Authentication")]
     pub auth_key_b64: Option<Seed>,
     /// Ed25519 public key of the other end, 32 bytes in base64
     #[arg(long, value_name = "BASE64", value_parser = value::public_key,
           help_heading = "Authentication")]
     pub auth_remote_pubkey_b64: Option<PublicKey>,
-    /// String that both ends share; it is signed and never sent [default: netprickle.com]
+    /// Secret that both ends share beside the keys; it is signed and never sent. One newline at the
+    /// end of FILE is not part of it [default: netprickle.com]
+    #[arg(long, value_name = "FILE", value_parser = value::path,
+          overrides_with = "auth_secret", help_heading = "Authentication")]
+    pub auth_secret_file: Option<PathBuf>,
+    // The aliases, here and below: these prefixes meant this option before there was another that
+    // begins so.
+    /// The same as a string, for .conf files
     #[arg(long, value_name = "STRING", value_parser = value::shared_secret,
-          help_heading = "Authentication")]
+          aliases = ["auth-s", "auth-se", "auth-sec", "auth-secr", "auth-secre"],
+          overrides_with = "auth_secret_file", help_heading = "Authentication")]
     pub auth_secret: Option<SharedSecret>,
     /// Token, at most 1472 bytes. It is sent as it is: whoever sees it on the wire can use it. Wins
-    /// over a key
+    /// over a key. One newline at the end of FILE is not part of it
+    #[arg(long, value_name = "FILE", value_parser = value::path,
+          overrides_with_all = ["auth_token", "auth_token_b64"],
+          help_heading = "Authentication")]
+    pub auth_token_file: Option<PathBuf>,
+    /// The same as a string, for .conf files
     #[arg(long, value_name = "STRING", value_parser = value::token,
-          overrides_with = "auth_token_b64", help_heading = "Authentication")]
+          overrides_with_all = ["auth_token_file", "auth_token_b64"],
+          help_heading = "Authentication")]
     pub auth_token: Option<Token>,
     /// The same in base64, for bytes that are no text
-    #[arg(long, value_name = "BASE64", value_parser = value::token_b64,
-          overrides_with = "auth_token", help_heading = "Authentication")]
+    #[arg(long, value_name = "BASE64", value_parser = value::token_b64, alias = "auth-token-",
+          overrides_with_all = ["auth_token", "auth_token_file"],
+          help_heading = "Authentication")]
     pub auth_token_b64: Option<Token>,
     /// Type of the keys; ed25519 is the only one [default: ed25519]
     #[arg(long, value_name = "TYPE", hide_possible_values = true, help_heading = "Authentication")]
@@ -152,7 +172,7 @@ pub struct Options {
     #[arg(long, value_name = "IP", value_parser = address::v4,
           help_heading = "Outer packets")]
     pub fou_local_ip_alt: Option<Ipv4Addr>,
-    // The alias: `--for` meant this before there was `--forward`, as `--h` meant help.
+    // `--for` meant this before there was `--forward`, as `--h` meant help.
     /// Use the private address in any case
     #[arg(long, alias = "for", help_heading = "Outer packets")]
     pub force_fou_local_ip_alt: bool,

@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use super::many_ends::only_with;
 use super::options::Options;
 use super::usage::UsageError;
 use super::value::{ValueError, unless_zero};
@@ -12,6 +13,28 @@ use crate::engine::config::Reply;
 const DEFAULT_SECRET: &str = "netprickle.com";
 /// What fits in one packet on any path: RFC 791's 576 bytes without IP and UDP header.
 const SAFE_TOKEN: usize = 548;
+
+/// The options of secrets in files, which are newer than the first version, are refused where they
+/// cannot matter; what it took in silence is warned about.
+///
+/// # Errors
+/// When such an option would be passed over.
+pub fn check_files(options: &Options) -> Result<(), UsageError> {
+    let Options { server, reply_on_auth_ok, auth_remote_pubkey_b64: remote, .. } = options;
+    let key_file = [("--auth-key-file", options.auth_key_file.is_some())];
+    if *server && remote.is_none() {
+        only_with("--auth-remote-pubkey-b64", key_file)?;
+    }
+    if *server && !reply_on_auth_ok {
+        only_with("--reply-on-auth-ok", key_file)?;
+    }
+    let secret_file = [("--auth-secret-file", options.auth_secret_file.is_some())];
+    match (server, &options.auth_key_b64, remote) {
+        (true, _, None) => only_with("--auth-remote-pubkey-b64", secret_file),
+        (false, None, _) => only_with("--auth-key-file", secret_file),
+        (true, _, Some(_)) | (false, Some(_), _) => Ok(()),
+    }
+}
 
 /// What a client sends. A token goes before a key, as in the first version: the other end may be
 /// one, and has both too.

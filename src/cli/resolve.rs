@@ -62,6 +62,9 @@ pub fn resolve(options: &Options, directories: &Directories) -> Result<Run, Usag
         (None, None, true) => Ends::Client,
         (None, None, false) => Ends::Server,
     };
+    if hosts.is_none() {
+        proof::check_files(options)?;
+    }
     let queue = match ends {
         Ends::Client | Ends::Clients => options.queue_number,
         Ends::Server | Ends::Hosts => None,

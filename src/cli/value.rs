@@ -255,7 +255,7 @@ pub fn token_b64(text: &str) -> Result<Token, ValueError> {
     token_of(STANDARD.decode(text.trim()).map_err(|_| ValueError::NotBase64)?)
 }
 
-fn token_of(bytes: Vec<u8>) -> Result<Token, ValueError> {
+pub fn token_of(bytes: Vec<u8>) -> Result<Token, ValueError> {
     Token::new(bytes).map_err(|error| match error {
         TokenError::Empty => ValueError::NoToken,
         TokenError::TooLong(n) => ValueError::TokenLength(n),

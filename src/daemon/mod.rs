@@ -27,6 +27,7 @@ use std::path::PathBuf;
 
 use crate::auth;
 use crate::engine::config::Role;
+pub use crate::kernel::close_memory;
 pub use control::show;
 pub use directories::Directories;
 pub use failure::Failure;

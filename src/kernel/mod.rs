@@ -2,6 +2,7 @@
 //!
 //! [`Host`] reads what is there and applies one step at a time.
 
+mod dump;
 mod elements;
 mod events;
 mod fou;
@@ -26,6 +27,7 @@ use crate::engine::config::{Datapath, DeviceName, TunnelConfig};
 use crate::engine::host::{Found, GatewayFound, NameServers, RulesFound, Userspace};
 use crate::engine::plan::{LinkKind, Step, WantedLink};
 
+pub use dump::close_memory;
 pub use elements::RuleCounter;
 pub use events::Changes;
 pub use links::Links;

@@ -205,8 +205,12 @@ fn what_is_risky_is_warned_about() {
         let warnings = run(line).warnings;
         assert!(warnings.iter().any(|warning| warning.contains(part)), "{line}: {warnings:?}");
     }
-    let quiet = format!("{SERVER} --auth-remote-pubkey-b64 {PUBLIC} --auth-secret s");
-    assert_eq!(run(&quiet).warnings, Vec::<String>::new());
+    let quiet = format!("server\nb @e\nauth-remote-pubkey-b64 {PUBLIC}\nauth-secret s");
+    let path = file(quiet);
+    std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+    let Ok(Invocation::Run(run)) = parse([Path::new("--config"), &path]) else { panic!("no run") };
+    std::fs::remove_file(path).expect("it was just written");
+    assert_eq!(run.warnings, Vec::<String>::new());
 }
 
 /// The options of the first `ipipou`. argparse takes any prefix of them that is unambiguous among

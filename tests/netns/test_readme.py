@@ -81,15 +81,25 @@ def test_row(lab, tmp_path, before):
 
 
 def test_quick_start(lab, tmp_path):
-    """The server and the client of the quick start; the pings that it promises."""
-    blocks = re.findall(r"```\nsudo (ipipou .*?)\n```", section("## Quick start"), re.DOTALL)
-    page = Page(lab, tmp_path, [block.replace("\\\n", " ") for block in blocks])
+    """The keys, the server and the client of the quick start; the pings that it promises."""
+    blocks = re.findall(r"```\n(.*?)\n```", section("## Quick start"), re.DOTALL)
+    blocks = [block.replace("\\\n", " ") for block in blocks]
+    commands = [block.removeprefix("sudo ") for block in blocks if block.startswith("sudo ipipou -")]
+    page = Page(lab, tmp_path, commands)
     server, client = Internet(lab).pair()
+    keys, secret = (block for block in blocks if re.search(r">\w+\.(key|secret)$", block, re.M))
+    shown = client.run(["sh", "-ec", f"cd {tmp_path}\n{keys}\n{secret}"])
+    assert (tmp_path / "client.key").stat().st_mode & 0o777 == 0o600
+    page.replaced |= {"PUBLIC": shown.strip()}
+    page.replaced |= {name: tmp_path / name for name in ("client.key", "shared.secret")}
     near = page.start("ipipou -s", server)
-    page.start("ipipou -c", client)
+    far = page.start("ipipou -c", client)
     near.await_log("tunnel up")
     ipipou.reach_each_other(server, client)
     assert page.left == []
+    for end in (near, far):
+        with open(f"/proc/{end.process.pid}/cmdline") as seen_by_all:
+            assert page.keys_and_secrets(tmp_path).isdisjoint(seen_by_all.read().split("\0"))
 
 
 # -- running what the page says ---------------------------------------------------------------
@@ -105,8 +115,6 @@ class Page:
         self.replaced = {
             "/etc/ipipou/": f"{directory}/",
             "@wlan0": "@eth0",
-            "PUBLIC": self.keys.public,
-            "PRIVATE": self.keys.private,
         }
         for name in ("server0", "client0"):
             text = (TOP / f"etc/ipipou/{name}.conf").read_text()
@@ -121,6 +129,11 @@ class Page:
             path.touch(0o640)
             path.write_text(text)
             self.replaced[f"--config {name}"] = f"--config {path}"
+
+    def keys_and_secrets(self, directory):
+        """What nobody else may read."""
+        key, secret = (directory / name for name in ("client.key", "shared.secret"))
+        return {key.read_text().splitlines()[0], secret.read_text().strip()}
 
     def words(self, start, **instead):
         """The one command that is this or begins so, as arguments without `ipipou`."""

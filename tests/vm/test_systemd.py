@@ -119,6 +119,9 @@ def test_a_server_is_started_and_stopped(machine):
     fields = dict(line.split(":\t", 1) for line in status.splitlines())
     assert fields["CapEff"] == fields["CapBnd"] == fields["CapAmb"] == "0000000000003000"
     assert int(fields["Uid"].split()[0]) >= 61184, "one of systemd's dynamic users"
+    limits = pathlib.Path(f"/proc/{found['MainPID']}/limits").read_text()
+    assert re.search(r"^Max core file size +0 +0 ", limits, re.MULTILINE), "no keys on the disk"
+    assert pathlib.Path(f"/proc/{found['MainPID']}/mem").stat().st_uid == 0, "nor for its user"
     assert pathlib.Path("/var/lib/private/ipipou/server0/memory.json").stat().st_size
     assert "WARN" not in (log := journal("-u", SERVER_UNIT)) and "ERROR" not in log
 

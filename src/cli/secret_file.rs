@@ -1,0 +1,126 @@
+//! Keys, secrets and tokens that stand in a file of their own, where `ps` does not show them.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use zeroize::Zeroizing;
+
+use super::conf_file::{contents, warning_if_open};
+use super::options::Options;
+use super::value::{self, Seed, ValueError};
+use crate::auth::{SharedSecret, Signer};
+
+/// The longest secret; it may be a device, or the wrong file.
+const MAX_SIZE: u64 = 1 << 16;
+
+/// What is wrong with such a file.
+#[derive(Debug, thiserror::Error)]
+#[error("{option}: {}: {problem}", path.display())]
+pub struct SecretFileError {
+    option: &'static str,
+    path: PathBuf,
+    problem: Problem,
+}
+
+#[derive(Debug, thiserror::Error)]
+enum Problem {
+    #[error(
+        "cannot be read: {0} (a service's keys stand in its .conf file, which systemd hands over)"
+    )]
+    NotAllowed(#[source] io::Error),
+    #[error("cannot be read: {0}")]
+    Unreadable(#[source] io::Error),
+    #[error("is larger than {} KiB: that is no secret", MAX_SIZE >> 10)]
+    TooBig,
+    #[error("is empty")]
+    Empty,
+    #[error("the value {0}")]
+    Value(#[from] ValueError),
+    #[error("has more lines than the two that --auth-keygen prints")]
+    MoreThanAPair,
+    #[error("the second line is not the public key of the first: give what --auth-keygen prints")]
+    NotAPair,
+}
+
+/// Reads the files that `options` name, as if what stands in them had been given. The parser lets
+/// only one option for each secret stand.
+///
+/// # Errors
+/// When a file cannot be read, or holds no value of its option.
+pub fn read(options: &mut Options, warnings: &mut Vec<String>) -> Result<(), SecretFileError> {
+    if let Some(path) = &options.auth_key_file {
+        options.auth_key_b64 = Some(value_in("--auth-key-file", path, seed, warnings)?);
+    }
+    if let Some(path) = &options.auth_secret_file {
+        let secret = |bytes: &[u8]| Ok(SharedSecret::new(bytes.to_vec()));
+        options.auth_secret = Some(value_in("--auth-secret-file", path, secret, warnings)?);
+    }
+    if let Some(path) = &options.auth_token_file {
+        let token = |bytes: &[u8]| Ok(value::token_of(bytes.to_vec())?);
+        options.auth_token = Some(value_in("--auth-token-file", path, token, warnings)?);
+    }
+    Ok(())
+}
+
+fn value_in<T>(
+    option: &'static str,
+    path: &Path,
+    parse: impl FnOnce(&[u8]) -> Result<T, Problem>,
+    warnings: &mut Vec<String>,
+) -> Result<T, SecretFileError> {
+    bytes(path, warnings).and_then(|bytes| parse(&bytes)).map_err(|problem| SecretFileError {
+        option,
+        path: path.to_owned(),
+        problem,
+    })
+}
+
+/// The options among those of a command line whose values every user of the host can read there.
+pub fn exposed(options: &Options) -> Vec<&'static str> {
+    let password = |url: &String| url.contains('@');
+    let given = [
+        ("--auth-key-b64", options.auth_key_b64.is_some()),
+        ("--auth-secret", options.auth_secret.is_some()),
+        ("--auth-token", options.auth_token.is_some()),
+        ("--auth-token-b64", options.auth_token_b64.is_some()),
+        ("--hosts-url", options.many_ends.hosts_url.as_ref().is_some_and(password)),
+    ];
+    given.into_iter().filter(|(_, given)| *given).map(|(option, _)| option).collect()
+}
+
+/// What stands in a file, without one newline at its end.
+fn bytes(path: &Path, warnings: &mut Vec<String>) -> Result<Zeroizing<Vec<u8>>, Problem> {
+    let (mut bytes, open) = contents(path, MAX_SIZE)
+        .map_err(|error| match error.kind() {
+            io::ErrorKind::PermissionDenied => Problem::NotAllowed(error),
+            _ => Problem::Unreadable(error),
+        })?
+        .ok_or(Problem::TooBig)?;
+    // As in a `.conf` file, whose lines may end in both.
+    let line = bytes.strip_suffix(b"\n").map(|line| line.strip_suffix(b"\r").unwrap_or(line));
+    let length = line.map_or(bytes.len(), <[u8]>::len);
+    bytes.truncate(length);
+    if bytes.is_empty() {
+        return Err(Problem::Empty);
+    }
+    warnings.extend(warning_if_open(path, open));
+    Ok(bytes)
+}
+
+/// A private key, alone or with its public key in the next line.
+fn seed(bytes: &[u8]) -> Result<Seed, Problem> {
+    let text = std::str::from_utf8(bytes).map_err(|_| ValueError::NotBase64)?.trim();
+    let mut lines = text.lines();
+    let seed = value::seed(lines.next().unwrap_or_default())?;
+    if let Some(public) = lines.next() {
+        let public = value::public_key(public).map_err(|_| Problem::NotAPair)?;
+        let signer = Signer::new(seed.as_bytes(), SharedSecret::new(Vec::new()));
+        if signer.public() != *public.as_bytes() {
+            return Err(Problem::NotAPair);
+        }
+    }
+    match lines.next() {
+        Some(_) => Err(Problem::MoreThanAPair),
+        None => Ok(seed),
+    }
+}

@@ -1,0 +1,197 @@
+//! Keys, secrets and tokens: where they come from, and what is said when they cannot be right.
+
+use std::os::unix::fs::PermissionsExt as _;
+
+use super::*;
+
+/// A file that only we can read; removed when dropped.
+struct Secret(PathBuf);
+
+impl Secret {
+    fn new(text: impl AsRef<[u8]>) -> Self {
+        let path = file(text);
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).expect("ours");
+        Secret(path)
+    }
+
+    fn path(&self) -> std::path::Display<'_> {
+        self.0.display()
+    }
+}
+
+impl Drop for Secret {
+    fn drop(&mut self) {
+        std::fs::remove_file(&self.0).expect("ours");
+    }
+}
+
+/// The start of the packet that a client signs, as in the shared test vectors.
+fn signs(line: &str) -> Vec<u8> {
+    let Credential::Key(signer) = client(line).credential else { panic!("{line}: no key") };
+    signer.packet(1_700_000_000, [1, 2, 3, 4])
+}
+
+#[test]
+fn a_file_means_what_stands_in_it() {
+    let given = signs(&format!("--auth-key-b64 {PRIVATE} --auth-secret topsecret"));
+    let secret = Secret::new("topsecret\n");
+    for text in [
+        PRIVATE.to_owned(),
+        format!("{PRIVATE}\n"),
+        format!("{PRIVATE}\r\n"),
+        format!("{PRIVATE}\n{PUBLIC}\n"),
+    ] {
+        let key = Secret::new(&text);
+        let line = format!("--auth-key-file {} --auth-secret-file {}", key.path(), secret.path());
+        assert_eq!(signs(&line), given, "{text:?}");
+    }
+}
+
+#[test]
+fn one_newline_at_the_end_of_a_file_is_not_part_of_it() {
+    for (text, token) in [
+        (&b"t"[..], &b"t"[..]),
+        (b"t\n", b"t"),
+        (b"t\r\n", b"t"),
+        (b"t\n\n", b"t\n"),
+        (b" t # \n", b" t # "),
+        (b"\"t\"", b"\"t\""),
+        (b"t\nu\n", b"t\nu"),
+        (b"\xff\0\n", b"\xff\0"),
+    ] {
+        let file = Secret::new(text);
+        let policy = server(&format!("--auth-token-file {}", file.path())).policy;
+        let Proof::Token(found) = policy.proof else { panic!("no token") };
+        assert_eq!(found.as_bytes(), token, "{text:?}");
+    }
+    // What is signed is the same for a secret in a file and one in a `.conf` line, byte for byte.
+    let key = format!("--auth-key-b64 {PRIVATE}");
+    let conf = format!("client\nb @e\nr a:1\ntunl-ip 10.0.0.1\nauth-key-b64 {PRIVATE}\n");
+    for text in [" a b", "\"a\"", "a # b"] {
+        let Ok(Invocation::Run(run)) = with_file(format!("{conf}auth-secret {text}"), "") else {
+            panic!("no run")
+        };
+        let Role::Client(of_line) = run.role else { panic!("no client") };
+        let Credential::Key(signer) = of_line.credential else { panic!("no key") };
+        let file = Secret::new(format!("{text}\n"));
+        let of_file = signs(&format!("{key} --auth-secret-file {}", file.path()));
+        assert_eq!(of_file, signer.packet(1_700_000_000, [1, 2, 3, 4]), "{text:?}");
+    }
+}
+
+#[test]
+fn the_last_of_a_value_and_a_file_counts() {
+    let secret = Secret::new("one");
+    let key = format!("--auth-key-b64 {PRIVATE}");
+    let one = signs(&format!("{key} --auth-secret one"));
+    let two = signs(&format!("{key} --auth-secret two"));
+    let path = secret.path();
+    assert_eq!(signs(&format!("{key} --auth-secret two --auth-secret-file {path}")), one);
+    assert_eq!(signs(&format!("{key} --auth-secret-file {path} --auth-secret two")), two);
+    // Also when one of them stands in a `.conf` file: the command line wins.
+    let text = format!("auth-key-file /nowhere\nauth-secret-file {path}\n");
+    let Ok(Invocation::Run(run)) = with_file(&text, &format!("{CLIENT} {key}")) else {
+        panic!("no run")
+    };
+    let Role::Client(client) = run.role else { panic!("no client") };
+    let Credential::Key(signer) = client.credential else { panic!("no key") };
+    assert_eq!(signer.packet(1_700_000_000, [1, 2, 3, 4]), one);
+}
+
+#[test]
+fn a_file_that_is_no_secret_is_refused_in_one_line() {
+    const H7: &str = "h7u3q9z1";
+    for (option, text, problem) in [
+        ("--auth-key-file", String::new(), "is empty"),
+        ("--auth-key-file", "\n".to_owned(), "is empty"),
+        ("--auth-secret-file", "\n".to_owned(), "is empty"),
+        ("--auth-token-file", "\r\n".to_owned(), "is empty"),
+        ("--auth-key-file", H7.to_owned(), "has 6 bytes: an ed25519 key has 32"),
+        ("--auth-key-file", format!("{H7}!"), "is not base64"),
+        (
+            "--auth-key-file",
+            format!("{PRIVATE}\n{OTHER_PUBLIC}"),
+            "not the public key of the first",
+        ),
+        ("--auth-key-file", format!("{PRIVATE}\n{H7}"), "not the public key of the first"),
+        ("--auth-key-file", format!("{PRIVATE}\n{PUBLIC}\n{H7}"), "more lines than the two"),
+        ("--auth-token-file", H7.repeat(200), "has 1600 bytes: a token has at most 1472"),
+        ("--auth-secret-file", H7.repeat(10_000), "is larger than 64 KiB"),
+    ] {
+        let file = Secret::new(&text);
+        let path = file.path().to_string();
+        let line = usage(format!("{CLIENT} --auth-key-b64 {PRIVATE} {option} {path}").split(' '));
+        assert!(line.starts_with(&format!("{option}: {path}: ")), "{line}");
+        assert!(line.contains(problem) && !line.contains(H7), "{problem}: {line}");
+        assert!(!line.contains(PRIVATE) && line.lines().count() == 1, "{line}");
+    }
+    for (path, problem) in [
+        ("/nowhere/x", "cannot be read: No such file or directory"),
+        ("/", "cannot be read: Is a directory"),
+        ("/dev/zero", "is larger than 64 KiB"),
+    ] {
+        let line = usage(format!("{CLIENT} --auth-key-file {path}").split(' '));
+        assert!(line.starts_with(&format!("--auth-key-file: {path}: {problem}")), "{line}");
+    }
+}
+
+#[test]
+fn a_file_that_cannot_matter_is_refused() {
+    let key = format!("--auth-remote-pubkey-b64 {PUBLIC}");
+    for (line, other) in [
+        (format!("{SERVER} --auth-key-file f"), "--auth-remote-pubkey-b64"),
+        (format!("{SERVER} {key} --auth-key-file f"), "--reply-on-auth-ok"),
+        (format!("{SERVER} --auth-secret-file f"), "--auth-remote-pubkey-b64"),
+        (format!("{CLIENT} --auth-secret-file f"), "--auth-key-file"),
+    ] {
+        let secret = Secret::new(PRIVATE);
+        let line = line.replace(" f", &format!(" {}", secret.path()));
+        let said = usage(line.split(' '));
+        assert!(said.contains(&format!("counts only with {other}")), "{said}");
+    }
+    let table = usage(format!("{NODE} --auth-token-file /dev/null").split(' '));
+    assert!(table.contains("--auth-token-file: "), "{table}");
+}
+
+#[test]
+fn a_secret_that_others_can_read_is_warned_about() {
+    let warned = |line: &str, what: &str| {
+        let run = parse(line.split(' ')).expect("it parses");
+        let (Invocation::Run(run) | Invocation::Reauth(run)) = run else { panic!("{line}") };
+        run.warnings.iter().filter(|warning| warning.contains(what)).cloned().collect::<Vec<_>>()
+    };
+    let key = Secret::new(PRIVATE);
+    let by_file = format!("{CLIENT} --auth-key-file {} --auth-secret s", key.path());
+    assert_eq!(warned(&by_file, "chmod o-r"), Vec::<String>::new());
+    std::fs::set_permissions(&key.0, std::fs::Permissions::from_mode(0o644)).expect("ours");
+    assert_eq!(warned(&by_file, &format!("chmod o-r {}", key.path())).len(), 1);
+
+    const PS: &str = "every user of this host can read a command line";
+    for (line, named) in [
+        (format!("{CLIENT} --auth-key-b64 {PRIVATE}"), "--auth-key-b64: "),
+        (by_file.clone(), "--auth-secret: "),
+        (
+            format!("{CLIENT} --auth-key-b64 {PRIVATE} --auth-sec s"),
+            "--auth-key-b64, --auth-secret: ",
+        ),
+        (format!("{SERVER} --auth-token t"), "--auth-token: "),
+        (format!("{SERVER} --auth-token-b64 dA=="), "--auth-token-b64: "),
+        ("-b @e --tunl-ip 10.0.0.1 --hosts-url https://me:x@a/".to_owned(), "--hosts-url: "),
+    ] {
+        let warnings = warned(&line, PS);
+        let [warning] = warnings.as_slice() else { panic!("{line}: {warnings:?}") };
+        assert!(warning.starts_with(named), "{line}: {warning}");
+        assert!(!warning.contains(PRIVATE), "{warning}");
+    }
+    for line in [
+        format!("{SERVER} --auth-remote-pubkey-b64 {PUBLIC}"),
+        // It sends one packet and is gone.
+        format!("{CLIENT} --auth-key-b64 {PRIVATE} --reauth-only"),
+        "-b @e --tunl-ip 10.0.0.1 --hosts-url https://a/".to_owned(),
+    ] {
+        assert_eq!(warned(&line, PS), Vec::<String>::new(), "{line}");
+    }
+    let text = format!("client\nb @e\nr a:1\ntunl-ip 10.0.0.1\nauth-key-b64 {PRIVATE}\n");
+    let Ok(Invocation::Run(run)) = with_file(text, "") else { panic!("no run") };
+    assert!(!run.warnings.iter().any(|warning| warning.contains(PS)), "{:?}", run.warnings);
+}
