@@ -7,7 +7,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use ipipou::auth::{
     Policy, Proof, Reject, ReplayMemory, SharedSecret, Signer, Token, Verifier, generate_seed,
-    parse_key,
+    is_public_key, parse_key,
 };
 use proptest::prelude::*;
 
@@ -132,7 +132,7 @@ fn the_source_is_checked_first() {
 
 #[test]
 fn keys_are_checked() {
-    let (private, public) = generate_seed(&[9; 32]);
+    let (private, public) = generate_seed(&[8; 32]).expect("no point of the curve");
     assert!(parse_key(&private).is_ok() && parse_key(&public).is_ok());
     assert!(parse_key("!").is_err() && parse_key("AAAA").is_err());
     // The identity is a point of the curve; under it, anybody's signature would hold.
@@ -140,6 +140,36 @@ fn keys_are_checked() {
     let mut identity = [0; 32];
     identity[0] = 1;
     assert!(Verifier::new(&identity, secret(""), None).is_err());
+}
+
+#[test]
+fn the_two_keys_of_a_pair_are_told_apart() {
+    let mut made = 0;
+    for byte in 0..=255 {
+        // Every public key is one; so are those of the Python program, which makes them likewise.
+        let public = Signer::new(&[byte; 32], secret("")).public();
+        assert!(is_public_key(&public), "{byte}");
+        let Some((private, public)) = generate_seed(&[byte; 32]) else { continue };
+        made += 1;
+        assert!(!is_public_key(&parse_key(&private).expect("a key")), "{}", *private);
+        assert!(is_public_key(&parse_key(&public).expect("a key")), "{public}");
+    }
+    assert!((64..192).contains(&made), "half of all seeds: {made}");
+}
+
+#[test]
+fn few_private_keys_look_like_public_ones() {
+    // Seeds as the Python program draws them: any 32 bytes. The generator is that of MINSTD.
+    let mut state = 1_u64;
+    let mut byte = || {
+        state = state * 48_271 % 0x7fff_ffff;
+        state.to_le_bytes()[1]
+    };
+    let seeds: Vec<[u8; 32]> = (0..1600).map(|_| std::array::from_fn(|_| byte())).collect();
+    let points = seeds.iter().filter(|seed| Verifier::new(seed, secret(""), None).is_ok()).count();
+    let taken = seeds.iter().filter(|seed| is_public_key(seed)).count();
+    assert!((600..1000).contains(&points), "half of all bytes are points: {points}");
+    assert!((50..150).contains(&taken), "one in sixteen is in the subgroup: {taken}");
 }
 
 #[test]

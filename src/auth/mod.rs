@@ -10,4 +10,7 @@ mod secret;
 pub use credential::{Credential, Signer};
 pub use policy::{Policy, Proof, Reject, Verifier};
 pub use replay::{ReplayMemory, Stale};
-pub use secret::{KeyError, MAX_TOKEN, SharedSecret, Token, TokenError, generate_seed, parse_key};
+pub use secret::{
+    KeyError, MAX_TOKEN, SharedSecret, Token, TokenError, generate_seed, is_public_key, key_text,
+    parse_key,
+};

@@ -4,7 +4,7 @@ use std::fmt;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use ed25519_dalek::SigningKey;
+use ed25519_dalek::{SigningKey, VerifyingKey};
 use subtle::ConstantTimeEq;
 use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
@@ -94,8 +94,26 @@ pub fn parse_key(text: &str) -> Result<Zeroizing<[u8; 32]>, KeyError> {
     Ok(Zeroizing::new(key))
 }
 
-/// A key pair from 32 random bytes, as (private seed, public key) in base64.
-pub fn generate_seed(random: &[u8; 32]) -> (Zeroizing<String>, String) {
+/// The base64 form of a public key.
+pub fn key_text(public: &[u8; 32]) -> String {
+    STANDARD.encode(public)
+}
+
+/// A key pair from 32 random bytes, as (private seed, public key) in base64. `None` when the bytes
+/// are a point of the curve, as half of all are: nobody can then take one key of a pair for the
+/// other ([`is_public_key`]).
+pub fn generate_seed(random: &[u8; 32]) -> Option<(Zeroizing<String>, String)> {
+    if VerifyingKey::from_bytes(random).is_ok() {
+        return None;
+    }
     let key = SigningKey::from_bytes(random);
-    (Zeroizing::new(STANDARD.encode(random)), STANDARD.encode(key.verifying_key().as_bytes()))
+    Some((Zeroizing::new(STANDARD.encode(random)), key_text(key.verifying_key().as_bytes())))
+}
+
+/// Whether these bytes can be a public key. A private one makes a point in the subgroup of prime
+/// order, and nothing else (RFC 8032, 5.1.5: a multiple of the base point); of random bytes, as a
+/// private key has, one in sixteen is such a point by chance.
+pub fn is_public_key(bytes: &[u8; 32]) -> bool {
+    VerifyingKey::from_bytes(bytes)
+        .is_ok_and(|key| !key.is_weak() && key.to_edwards().is_torsion_free())
 }

@@ -6,6 +6,7 @@ use std::ffi::OsString;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 
 use super::options;
+use super::value::{ValueError, is_placeholder};
 
 /// The most characters of a value that are repeated.
 const SHOWN: usize = 60;
@@ -108,6 +109,9 @@ fn bad_value(error: &clap::Error, option: &str) -> String {
         Some(_) if options::is_secret(option.trim_start_matches('-')) => "the value".to_owned(),
         value => shown(value.unwrap_or_default()),
     };
+    if text(error, ContextKind::InvalidValue).is_some_and(is_placeholder) {
+        return format!("{option}: {value} {}", ValueError::Placeholder);
+    }
     let reason = match (error.get(ContextKind::ValidValue), error.source()) {
         (Some(ContextValue::Strings(valid)), _) => format!("is not one of {}", valid.join(", ")),
         // A `ValueError`, made to follow the value.
@@ -115,6 +119,17 @@ fn bad_value(error: &clap::Error, option: &str) -> String {
         (_, None) => "does not fit".to_owned(),
     };
     format!("{option}: {value} {reason}")
+}
+
+/// The first option with a value that only stands for one.
+pub(super) fn placeholder(matches: &clap::ArgMatches, command: &clap::Command) -> Option<String> {
+    let is_one = |arg: &&clap::Arg| {
+        let mut values = matches.get_raw(arg.get_id().as_str()).into_iter().flatten();
+        values.any(|value| value.to_str().is_some_and(is_placeholder))
+    };
+    let option = command.get_arguments().filter(|arg| arg.get_long().is_some()).find(is_one)?;
+    let name = option.get_long().unwrap_or_default();
+    Some(format!("--{name}: the value {}", ValueError::Placeholder))
 }
 
 fn text(error: &clap::Error, kind: ContextKind) -> Option<&str> {

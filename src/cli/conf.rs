@@ -12,7 +12,7 @@ use std::ffi::OsString;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use super::complaint::{beginning_with, complaint, shown, suggestion, unknown_option};
+use super::complaint::{beginning_with, complaint, placeholder, shown, suggestion, unknown_option};
 
 /// What is wrong with a file, and in which line.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -54,7 +54,10 @@ pub fn arguments(
         let line = std::str::from_utf8(line).map_err(|_| fail("not valid UTF-8".to_owned()))?;
         if let Some(argument) = argument(line.trim_end_matches('\r'), command).map_err(fail)? {
             let parsed = command.try_get_matches_from_mut([&"ipipou".into(), &argument]);
-            parsed.map_err(|error| fail(bare(&complaint(&error, command, &[]))))?;
+            let matches = parsed.map_err(|error| fail(bare(&complaint(&error, command, &[]))))?;
+            if let Some(problem) = placeholder(&matches, command) {
+                return Err(fail(bare(&problem)));
+            }
             arguments.push(argument);
         }
     }

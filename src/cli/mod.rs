@@ -146,15 +146,20 @@ pub fn parse(
 }
 
 fn table(command: &mut clap::Command, args: &[OsString]) -> Result<Options, CliError> {
-    command
-        .try_get_matches_from_mut(args)
-        .and_then(|matches| Options::from_arg_matches(&matches))
-        .map_err(|error| match error.kind() {
+    let matches = command.try_get_matches_from_mut(args);
+    if let Ok(matches) = &matches
+        && let Some(problem) = complaint::placeholder(matches, command)
+    {
+        return Err(usage(problem));
+    }
+    matches.and_then(|matches| Options::from_arg_matches(&matches)).map_err(|error| {
+        match error.kind() {
             ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
                 CliError::Print(error.to_string())
             }
             _ => usage(complaint::complaint(&error, command, args)),
-        })
+        }
+    })
 }
 
 /// Whatever stands in a path or a value, the message stays one line.

@@ -5,8 +5,10 @@ use std::net::IpAddr;
 use super::many_ends::only_with;
 use super::options::Options;
 use super::usage::UsageError;
-use super::value::{ValueError, unless_zero};
-use crate::auth::{Credential, Policy, Proof, SharedSecret, Signer, Token, Verifier};
+use super::value::{Seed, ValueError, unless_zero};
+use crate::auth::{
+    Credential, Policy, Proof, SharedSecret, Signer, Token, Verifier, is_public_key, key_text,
+};
 use crate::engine::config::Reply;
 
 /// Known to everybody, so no secret; the first version of `ipipou` has it too.
@@ -48,7 +50,9 @@ pub fn credential(options: &Options, warnings: &mut Vec<String>) -> Credential {
     }
     match &options.auth_key_b64 {
         Some(seed) => {
-            Credential::Key(Signer::new(seed.as_bytes(), shared_secret(options, warnings)))
+            let signer = Signer::new(seed.as_bytes(), shared_secret(options, warnings));
+            warn_of_public_key(seed, &signer, warnings);
+            Credential::Key(signer)
         }
         None => {
             warnings.push(
@@ -92,6 +96,7 @@ pub fn reply(options: &Options, warnings: &mut Vec<String>) -> Reply {
         (Some(own), Some(remote)) => {
             // The secret has been warned about where the client's key was.
             let signer = Signer::new(own.as_bytes(), shared_secret(options, &mut Vec::new()));
+            warn_of_public_key(own, &signer, warnings);
             if signer.public() == *remote.as_bytes() {
                 warnings.push(
                     "--auth-remote-pubkey-b64 belongs to our own --auth-key-b64: give every end \
@@ -109,6 +114,18 @@ pub fn reply(options: &Options, warnings: &mut Vec<String>) -> Reply {
             unsigned(options)
         }
         (None, _) => unsigned(options),
+    }
+}
+
+/// Any 32 bytes are a private key, those of a public one too. The program's own private keys cannot
+/// be mistaken for public ones; of older keys one in sixteen can.
+fn warn_of_public_key(seed: &Seed, signer: &Signer, warnings: &mut Vec<String>) {
+    if is_public_key(seed.as_bytes()) {
+        warnings.push(format!(
+            "--auth-key-b64 looks like a public key: give the first line of --auth-keygen. (One old \
+             private key in 16 looks so, too: it is right if the other end has {})",
+            key_text(&signer.public())
+        ));
     }
 }
 
@@ -135,9 +152,8 @@ fn shared_secret(options: &Options, warnings: &mut Vec<String>) -> SharedSecret 
     let bytes = secret.as_bytes();
     if bytes.is_empty() || bytes == DEFAULT_SECRET.as_bytes() {
         warnings.push("--auth-secret is no secret: give both ends another one".to_owned());
-    } else if bytes.trim_ascii().len() != bytes.len() {
-        warnings.push("--auth-secret begins or ends with a blank, which is part of it".to_owned());
     }
+    warn_of_ends("--auth-secret", bytes, warnings);
     secret.clone()
 }
 
@@ -153,8 +169,22 @@ fn warn_of_token(token: &Token, warnings: &mut Vec<String>) {
             bytes.len()
         ));
     }
-    if bytes.trim_ascii().len() != bytes.len() {
-        warnings.push("--auth-token begins or ends with a blank, which is part of it".to_owned());
+    warn_of_ends("--auth-token", bytes, warnings);
+}
+
+/// Says what is easily thought to be no part of a value. It is: the other end has the same bytes.
+fn warn_of_ends(option: &str, bytes: &[u8], warnings: &mut Vec<String>) {
+    let quotes =
+        |quote: u8| bytes.len() > 1 && bytes.starts_with(&[quote]) && bytes.ends_with(&[quote]);
+    let comment = bytes.windows(2).any(|pair| matches!(pair, b" #" | b"\t#"));
+    for (is_so, what) in [
+        (bytes.trim_ascii().len() != bytes.len(), "begins or ends with a blank, which is"),
+        (quotes(b'"') || quotes(b'\''), "begins and ends with a quote; the quotes are"),
+        (comment, "has a # behind a blank; this is no comment, it is"),
+    ] {
+        if is_so {
+            warnings.push(format!("{option} {what} part of it"));
+        }
     }
 }
 

@@ -103,6 +103,9 @@ fn bytes(path: &Path, warnings: &mut Vec<String>) -> Result<Zeroizing<Vec<u8>>, 
     if bytes.is_empty() {
         return Err(Problem::Empty);
     }
+    if std::str::from_utf8(&bytes).is_ok_and(value::is_placeholder) {
+        return Err(ValueError::Placeholder.into());
+    }
     warnings.extend(warning_if_open(path, open));
     Ok(bytes)
 }

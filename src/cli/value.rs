@@ -15,7 +15,7 @@ use ipnet::IpNet;
 use ureq::http::Uri;
 use zeroize::Zeroizing;
 
-use crate::auth::{KeyError, SharedSecret, Token, TokenError, Verifier, parse_key};
+use crate::auth::{KeyError, SharedSecret, Token, TokenError, is_public_key, parse_key};
 use crate::engine::config::{DeviceName, DeviceNameError};
 
 /// Why a text is no value of its option: a sentence that goes on after the value.
@@ -75,8 +75,13 @@ pub enum ValueError {
     NotBase64,
     #[error("has {0} bytes: an ed25519 key has 32")]
     KeyLength(usize),
-    #[error("is not an ed25519 public key (no point of the curve)")]
+    #[error(
+        "is not an ed25519 public key: give the second line of --auth-keygen, not the first, which \
+         is private"
+    )]
     NotAPublicKey,
+    #[error("is a placeholder: put what it stands for in its place")]
+    Placeholder,
     #[error("is empty: give a token, or leave the option out")]
     NoToken,
     #[error("has {0} bytes: a token has at most 1472, to fit in one packet")]
@@ -233,9 +238,16 @@ pub fn seed(text: &str) -> Result<Seed, ValueError> {
 
 pub fn public_key(text: &str) -> Result<PublicKey, ValueError> {
     let key = *parse_key(text).map_err(key_error)?;
-    // Only to see here, where file and line are known, that it is a key.
-    Verifier::new(&key, SharedSecret::new(Vec::new()), None).map_err(key_error)?;
-    Ok(PublicKey(key))
+    if is_public_key(&key) { Ok(PublicKey(key)) } else { Err(ValueError::NotAPublicKey) }
+}
+
+/// Whether this is what a file to copy has in the place of a value, as `<the shared secret>` in
+/// etc/ipipou. A secret that somebody made up has other characters in it.
+pub fn is_placeholder(value: &str) -> bool {
+    let value = value.trim();
+    let inside = value.strip_prefix('<').and_then(|rest| rest.strip_suffix('>'));
+    let is_word = |c: char| c.is_alphanumeric() || " '’-_./:[]".contains(c);
+    inside.is_some_and(|inside| !inside.is_empty() && inside.chars().all(is_word))
 }
 
 /// The decoder's own words name a byte of the key, so they are not passed on.

@@ -25,6 +25,8 @@ mod tunnel;
 use std::io::Write as _;
 use std::path::PathBuf;
 
+use zeroize::Zeroizing;
+
 use crate::auth;
 use crate::engine::config::Role;
 pub use crate::kernel::close_memory;
@@ -49,9 +51,14 @@ pub struct Settings {
 /// # Errors
 /// When there is no randomness, or nobody reads.
 pub fn keygen(labelled: bool) -> Result<(), Failure> {
-    let mut seed = [0; 32];
-    getrandom::fill(&mut seed).map_err(|e| Failure::Generic(format!("no random numbers: {e}")))?;
-    let (private, public) = auth::generate_seed(&seed);
+    let (private, public) = loop {
+        let mut seed = Zeroizing::new([0; 32]);
+        getrandom::fill(seed.as_mut())
+            .map_err(|e| Failure::Generic(format!("no random numbers: {e}")))?;
+        if let Some(pair) = auth::generate_seed(&seed) {
+            break pair;
+        }
+    };
     let [private_label, public_label] = match labelled {
         true => ["Private key (ed25519, 32 bytes): ", "Public  key (ed25519, 32 bytes): "],
         false => ["", ""],

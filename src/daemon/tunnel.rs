@@ -15,6 +15,7 @@ use super::process::Process;
 use super::settling::Settling;
 use super::signals::{Caught, Signals};
 use super::{Failure, Settings, names};
+use crate::auth::key_text;
 use crate::engine::Event;
 use crate::engine::config::{Host as ServerHost, Outer, Role};
 use crate::engine::hosts::Node;
@@ -24,6 +25,9 @@ use crate::engine::hosts::Node;
 /// # Errors
 /// Why it could not start, or what it could not clean up.
 pub fn run(settings: &Settings) -> Result<(), Failure> {
+    if let Some(key) = settings.role.public_key() {
+        tracing::info!("our public key is {}: the other end needs it", key_text(&key));
+    }
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(kernel)?;
     let result = runtime.block_on(serve(settings));

@@ -33,6 +33,17 @@ impl Role {
         }
     }
 
+    /// Our own public key, as the other end must have it.
+    pub fn public_key(&self) -> Option<[u8; 32]> {
+        match self {
+            Role::Client(ClientConfig { credential: Credential::Key(signer), .. })
+            | Role::Server(ServerConfig { reply: Reply::Signed(signer), .. }) => {
+                Some(signer.public())
+            }
+            Role::Client(_) | Role::Server(_) | Role::Node(_) => None,
+        }
+    }
+
     /// What is asked for that the kernel's datapath cannot do.
     pub fn needs_userspace(&self) -> Option<&'static str> {
         let tunnel = self.tunnel();

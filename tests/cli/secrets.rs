@@ -195,3 +195,141 @@ fn a_secret_that_others_can_read_is_warned_about() {
     let Ok(Invocation::Run(run)) = with_file(text, "") else { panic!("no run") };
     assert!(!run.warnings.iter().any(|warning| warning.contains(PS)), "{:?}", run.warnings);
 }
+
+/// A private key of the Python program that is a point of the curve, and not in the subgroup.
+const POINT: &str = "AgICAgICAgICAgICAgICAgICAgICAgICAgICAgICAgI=";
+
+#[test]
+fn a_private_key_is_no_public_one() {
+    for (private, conf) in [(POINT, false), (POINT, true), (PRIVATE, false)] {
+        let line = match conf {
+            true => match with_file(format!("server\nauth-remote-pubkey-b64 {private}"), "") {
+                Err(CliError::Usage(line)) => line,
+                other => panic!("{other:?}"),
+            },
+            false => usage(format!("{SERVER} --auth-remote-pubkey-b64 {private}").split(' ')),
+        };
+        assert!(line.contains("auth-remote-pubkey-b64: the value is not an ed25519 public key"));
+        assert!(!line.contains(private), "{line}");
+    }
+}
+
+#[test]
+fn a_public_key_as_private_one_is_said() {
+    let said = |line: &str| {
+        let warnings = run(line).warnings;
+        warnings.iter().find(|warning| warning.contains("looks like a public key")).cloned()
+    };
+    let ours = format!("{CLIENT} --auth-key-b64 {PUBLIC} --auth-secret s");
+    let warning = said(&ours).expect("it is a public key");
+    let Role::Client(client) = run(&ours).role else { panic!("no client") };
+    let Credential::Key(signer) = client.credential else { panic!("no key") };
+    assert!(warning.contains(&ipipou::auth::key_text(&signer.public())), "{warning}");
+    assert!(!warning.contains(PUBLIC), "{warning}");
+    assert_eq!(said(&format!("{CLIENT} --auth-key-b64 {PRIVATE} --auth-secret s")), None);
+    let both = format!("{SERVER} --auth-remote-pubkey-b64 {OTHER_PUBLIC} --reply-on-auth-ok");
+    assert!(said(&format!("{both} --auth-key-b64 {PUBLIC}")).is_some());
+    assert_eq!(said(&format!("{both} --auth-key-b64 {PRIVATE}")), None);
+}
+
+#[test]
+fn what_stands_for_a_value_is_refused_everywhere() {
+    const PLACEHOLDERS: [&str; 4] =
+        ["<the shared secret>", "<SECRET>", "<the client's private key>", "<a_b-c.d>"];
+    // Whatever takes a value.
+    for option in [
+        "auth-key-file",
+        "auth-key-b64",
+        "auth-remote-pubkey-b64",
+        "auth-secret-file",
+        "auth-secret",
+        "auth-token-file",
+        "auth-token",
+        "auth-token-b64",
+        "tunl-dev",
+        "fou-dev",
+        "fou-local",
+        "fou-remote",
+        "tunl-ip",
+        "number",
+        "hosts-file",
+        "hosts-url",
+        "ca-file",
+        "memory-dir",
+        "runtime-dir",
+        "nft-table",
+        "route",
+        "dns",
+        "masquerade",
+        "datapath",
+        "keepalive",
+    ] {
+        for value in PLACEHOLDERS {
+            let line = usage(["-s", "-b", "@e", &format!("--{option}={value}")]);
+            let expected = " is a placeholder: put what it stands for in its place";
+            assert!(
+                line.starts_with(&format!("--{option}: ")) && line.ends_with(expected),
+                "{line}"
+            );
+            let Err(CliError::Usage(line)) = with_file(format!("server\n{option} {value} "), "")
+            else {
+                panic!("{option} {value}")
+            };
+            assert!(line.starts_with(&format!("FILE:2: {option}: ")), "{line}");
+            assert!(line.ends_with(expected), "{line}");
+        }
+    }
+    let file = Secret::new("<the shared secret>\n");
+    let line = format!("{CLIENT} --auth-key-b64 {PRIVATE} --auth-secret-file {}", file.path());
+    assert!(usage(line.split(' ')).ends_with("put what it stands for in its place"));
+    // What somebody made up is none.
+    for secret in ["<", "<>", "<x", "x>", "<3?>", "a<b>", "<b>a", "<x{y>"] {
+        let args = ["-s", "-b", "@e", "--auth-token", secret];
+        assert!(matches!(parse(args), Ok(Invocation::Run(_))), "{secret}");
+    }
+}
+
+#[test]
+fn every_placeholder_of_the_files_to_install_is_refused() {
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("etc/ipipou");
+    let mut found = 0;
+    for entry in std::fs::read_dir(directory).expect("it is in the repository") {
+        let path = entry.expect("it can be read").path();
+        let text = std::fs::read_to_string(&path).expect("it can be read");
+        for line in text.lines().filter(|line| line.ends_with('>') && !line.starts_with("# ")) {
+            let line = line.trim_start_matches('#');
+            let Err(CliError::Usage(said)) = with_file(line, "") else { panic!("{line}") };
+            assert!(said.ends_with("put what it stands for in its place"), "{line}: {said}");
+            found += 1;
+        }
+    }
+    assert!(found >= 7, "{found}");
+}
+
+#[test]
+fn a_value_is_as_it_was_given_and_that_is_said() {
+    for (text, said) in [
+        (" a", "begins or ends with a blank"),
+        ("\"a\"", "begins and ends with a quote"),
+        ("'a b'", "begins and ends with a quote"),
+        ("a # b", "has a # behind a blank"),
+        ("a\t#", "has a # behind a blank"),
+    ] {
+        for (option, rest) in [
+            ("auth-secret", format!("auth-remote-pubkey-b64 {PUBLIC}")),
+            ("auth-token", "v".to_owned()),
+        ] {
+            let text = format!("server\nb @eth0\n{option} {text}\n{rest}");
+            let Ok(Invocation::Run(run)) = with_file(&text, "") else { panic!("{text}") };
+            let start = format!("--{option} {said}");
+            let about: Vec<_> =
+                run.warnings.iter().filter(|warning| warning.starts_with(&start)).collect();
+            assert_eq!(about.len(), 1, "{text}: {:?}", run.warnings);
+            assert!(about[0].contains("part of it"), "{about:?}");
+        }
+    }
+    for text in ["a\"b", "\"", "a#b", "#a", "it's"] {
+        let warnings = run(&format!("-s -b @e --auth-token {text}")).warnings;
+        assert!(!warnings.iter().any(|warning| warning.contains("part of it")), "{warnings:?}");
+    }
+}
