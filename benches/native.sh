@@ -9,8 +9,9 @@ target=${CARGO_TARGET_DIR:-target}
 tools=$PWD/target/tools
 export IPIPOU_BINARY=${IPIPOU_BINARY:-$target/release/ipipou}
 PATH=$tools/bin:$PATH:/usr/sbin:/sbin
+# shellcheck source=tests/setup/lib.sh
+source tests/setup/lib.sh
 tests/setup/packages.sh build bench
-tests/setup/rust.sh
 if [[ $IPIPOU_BINARY == "$target/release/ipipou" ]]; then
     cargo build --release --locked --quiet
 fi
@@ -49,9 +50,5 @@ if [[ ! -x $tools/bin/wireguard-go ]] && dpkg --compare-versions "$installed" lt
     newer_wireguard_go || echo "native.sh: not to be had: measuring wireguard-go $installed" >&2
 fi
 
-as_root=()
-if ((EUID != 0)); then
-    as_root=(sudo)
-fi
-exec "${as_root[@]}" env PATH="$PATH" IPIPOU_BINARY="$IPIPOU_BINARY" PYTHONDONTWRITEBYTECODE=1 \
+as_root env PATH="$PATH" IPIPOU_BINARY="$IPIPOU_BINARY" PYTHONDONTWRITEBYTECODE=1 \
     /usr/bin/python3 benches/native.py "$@"

@@ -14,8 +14,9 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 target=${CARGO_TARGET_DIR:-target}
 cache=${IPIPOU_VM_CACHE:-target/vm}
 binary=$target/release/ipipou
+# shellcheck source=tests/setup/lib.sh
+source tests/setup/lib.sh
 tests/setup/packages.sh build test
-tests/setup/rust.sh
 cargo build --release --locked --quiet
 tests/vm/prepare.sh
 kernel=${1:-$(tail -n 1 "$cache/kernels")}

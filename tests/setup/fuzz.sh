@@ -10,8 +10,9 @@ if [[ ! -d fuzz/fuzz_targets ]]; then
     echo "fuzz.sh: there is no fuzz/fuzz_targets" >&2
     exit 1
 fi
+# shellcheck source-path=SCRIPTDIR
+source tests/setup/lib.sh
 tests/setup/packages.sh build
-tests/setup/rust.sh
 if ! command -v cargo-fuzz >/dev/null; then
     echo "fuzz.sh: building cargo-fuzz, once" >&2
     cargo install --locked --quiet --root "$tools" cargo-fuzz

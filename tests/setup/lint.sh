@@ -7,7 +7,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 tools=$PWD/target/tools
 PATH=$PATH:$tools/bin
 tests/setup/packages.sh build lint
-tests/setup/rust.sh
+cargo() { tests/setup/rust.sh --lint cargo "$@"; }
 if ! command -v cargo-deny >/dev/null; then
     echo "lint.sh: building cargo-deny, once" >&2
     cargo install --locked --quiet --root "$tools" cargo-deny

@@ -1,52 +1,46 @@
 #!/usr/bin/env bash
-# Installs what is needed on a Debian 12/13 or Ubuntu machine:
-# packages.sh [build] [test] [lint] [bench] (without a word: build and test). Changes nothing, and
-# needs neither root nor the network, when everything is already there.
+# Installs what is needed on a Debian 12/13 or Ubuntu machine, by groups: packages.sh GROUP...
+# (without a word: build and test). Changes nothing, and needs neither root nor the network, when
+# everything is already there.
 set -euo pipefail
 
-# the linker and C library that rustc links with
-build=(make gcc libc6-dev)
-test=(
+# shellcheck source-path=SCRIPTDIR
+source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+
+declare -A groups=(
+    # the linker and C library that rustc links with; cargo's downloads are over https
+    [build]='make gcc libc6-dev ca-certificates'
+    # is there a module for this kernel?
+    [modules]='kmod'
+    # network namespaces of this host: hosts, rules, flows, pings, settings
+    [hosts]='iproute2 nftables conntrack iputils-ping procps'
     # virtual machines: emulator, root file system, archives, depmod
-    qemu-system-x86 debootstrap cpio zstd xz-utils kmod
-    # network namespaces of this host: rules, captures, flows, load
-    iproute2 nftables conntrack tcpdump iperf3 iputils-ping procps util-linux openssl
-    # the test programs
-    python3 python3-pytest python3-pytest-rerunfailures python3-nacl
+    [machines]='qemu-system-x86 debootstrap cpio zstd xz-utils kmod'
+    # captures, load, certificates, and the test programs
+    [test]='tcpdump iperf3 util-linux openssl
+        python3 python3-pytest python3-pytest-rerunfailures python3-nacl'
+    [lint]='shellcheck black'
+    # other userspace tunnels to compare with; load, certificates
+    [bench]='wireguard-go wireguard-tools fastd openvpn iperf3 openssl python3'
 )
-lint=(shellcheck black)
-# other userspace tunnels to compare with; load, round trips, certificates
-bench=(wireguard-go wireguard-tools fastd openvpn iperf3 iputils-ping iproute2 openssl python3)
+
+groups[test]+=" ${groups[hosts]} ${groups[machines]}"
+groups[bench]+=" ${groups[hosts]}"
 
 if (($# == 0)); then
     set -- build test
 fi
-packages=()
-for word in "$@"; do
-    case $word in
-    build) packages+=("${build[@]}") ;;
-    test) packages+=("${test[@]}") ;;
-    lint) packages+=("${lint[@]}") ;;
-    bench) packages+=("${bench[@]}") ;;
-    *) echo "packages.sh: no group '$word'" >&2 && exit 2 ;;
-    esac
-done
-
 missing=()
-for package in "${packages[@]}"; do
-    status=$(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null || true)
-    [[ $status == installed ]] || missing+=("$package")
+for group in "$@"; do
+    if [[ ! ${groups[$group]:-} ]]; then
+        echo "packages.sh: no group '$group'" >&2
+        exit 2
+    fi
+    for package in ${groups[$group]}; do
+        status=$(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null || true)
+        [[ $status == installed || " ${missing[*]} " == *" $package "* ]] || missing+=("$package")
+    done
 done
-if ((${#missing[@]} == 0)); then
-    exit 0
+if ((${#missing[@]})); then
+    install_packages "${missing[@]}"
 fi
-
-as_root=()
-if ((EUID != 0)); then
-    as_root=(sudo)
-fi
-echo "packages.sh: installing ${missing[*]}" >&2
-# A source that is none of ours may be broken; what we need decides whether this fails.
-"${as_root[@]}" apt-get update -qq || echo "packages.sh: apt-get update had errors" >&2
-"${as_root[@]}" env DEBIAN_FRONTEND=noninteractive \
-    apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null

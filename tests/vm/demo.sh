@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Runs a demonstration: examples/demo.sh on this machine when its kernel has FOU, else in a virtual
-# machine; examples/demo-tun.sh on this machine.
+# Builds ipipou and runs a demonstration, on a machine that has nothing yet: examples/demo.sh here
+# when this kernel has FOU, else in a virtual machine; examples/demo-tun.sh here.
 #
 #   demo.sh kernel [KERNEL]      KERNEL: one of those that prepare.sh makes; always a virtual machine
 #   demo.sh tun
@@ -9,43 +9,54 @@ cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
 datapath=${1:-kernel} kernel=${2:-}
 binary=${CARGO_TARGET_DIR:-target}/release/ipipou
-cache=${IPIPOU_VM_CACHE:-target/vm}
 PATH=$PATH:/usr/sbin:/sbin
-work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
-
-here() { # SCRIPT
-    local program as_root=()
-    for program in ip nft conntrack ping sysctl; do
-        command -v "$program" >/dev/null || {
-            echo "demo.sh: no $program: apt-get install iproute2 nftables conntrack" \
-                "iputils-ping procps" >&2
-            exit 1
-        }
-    done
-    if ((EUID != 0)); then
-        as_root=(sudo)
-    fi
-    install -m 755 "$binary" "$work/ipipou"
-    "${as_root[@]}" env PATH="$work:$PATH" bash "$1"
-}
-
 case $datapath in
-tun)
-    echo "The demo runs here, on kernel $(uname -r), in network namespaces."
-    here examples/demo-tun.sh
-    exit
-    ;;
-kernel) ;;
+kernel | tun) ;;
 *) echo "demo.sh: DATAPATH is kernel or tun, not '$datapath'" >&2 && exit 2 ;;
 esac
-if [[ ! $kernel ]] && modprobe -n -q -a fou ipip nft_queue 2>/dev/null; then
-    echo "Kernel $(uname -r) has FOU: the demo runs here, in network namespaces."
-    here examples/demo.sh
+
+# shellcheck source=tests/setup/lib.sh
+source tests/setup/lib.sh
+
+tests/setup/packages.sh build modules
+place=here
+if [[ $datapath == kernel ]]; then
+    if [[ $kernel ]] || ! modprobe -n -q -a fou ipip nft_queue 2>/dev/null; then
+        place=machine
+    fi
+fi
+if [[ $place == here ]]; then
+    need_root "make network namespaces"
+    tests/setup/packages.sh hosts
+    # A container may have a root that may not.
+    if ! as_root unshare --net --mount true 2>/dev/null; then
+        echo "demo.sh: this root may not make network namespaces: run it outside of the container," \
+            "or in one that may (--privileged)" >&2
+        exit 1
+    fi
+    if [[ $datapath == tun && ! -c /dev/net/tun ]] && ! as_root modprobe -q tun; then
+        echo "demo.sh: no /dev/net/tun: give it to the container, or load the module tun" >&2
+        exit 1
+    fi
+else
+    kernel=$(tests/vm/prepare.sh "${kernel:-newest}")
+fi
+
+if [[ ! -x $binary ]]; then
+    echo "demo.sh: building ipipou, which takes some minutes the first time" >&2
+fi
+cargo build --release --locked --quiet
+
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+if [[ $place == here ]]; then
+    echo "The demo runs here, on kernel $(uname -r), in network namespaces."
+    install -m 755 "$binary" "$work/ipipou"
+    script=examples/demo.sh
+    [[ $datapath == kernel ]] || script=examples/demo-tun.sh
+    as_root env PATH="$work:$PATH" bash "$script"
     exit
 fi
-tests/vm/prepare.sh
-kernel=${kernel:-$(tail -n 1 "$cache/kernels")}
 echo "The demo runs in an emulated machine with the stock kernel $kernel: a little slow."
 # One file goes there: the library takes the place of the line that sources it.
 sed -e '/^source .*demo-lib\.sh/{r examples/demo-lib.sh' -e 'd}' examples/demo.sh >"$work/demo.sh"

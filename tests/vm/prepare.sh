@@ -1,24 +1,29 @@
 #!/usr/bin/env bash
 # Makes what run.sh boots, once, under target/vm (or $IPIPOU_VM_CACHE):
-#   kernels               the names of the kernels made, one per line
+#   kernels               the names of the kernels, one per line
 #   kernel-NAME           a stock kernel image
 #   modules-NAME.cpio     its network modules and what they depend on
 #   base.cpio             a small root file system of this machine's own release, so that a binary
 #                         built here finds the C library it was linked against
 # Archives stay uncompressed: under an emulated CPU unpacking costs more than loading the bytes.
 # What is there is not made again; after a change here, everything is.
+#
+#   prepare.sh [KERNEL]      that one only, or `newest`; prints its name
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 cache=${IPIPOU_VM_CACHE:-$here/../../target/vm}
 mkdir -p "$cache"
 cache=$(cd "$cache" && pwd)
+only=${1:-}
 PATH=$PATH:/usr/sbin:/sbin
 
-as_root=()
-if ((EUID != 0)); then
-    as_root=(sudo)
-fi
+# shellcheck source-path=SCRIPTDIR
+source "$here/../setup/lib.sh"
+"$here/../setup/packages.sh" machines
+# One at a time: `make demo` may be tried while `make test` runs.
+exec 9>"$cache/lock"
+flock 9
 
 recipe=$(sha256sum "${BASH_SOURCE[0]}" | cut -d ' ' -f 1)
 if [[ ! -e $cache/recipe || $(<"$cache/recipe") != "$recipe" ]]; then
@@ -45,18 +50,12 @@ unwanted='/(xt_|ip_set|ipt_|ip6t_|ip_vs|ipcomp|tcp_|iptable|ip6table|arptable|eb
 
 say() { echo "prepare.sh: $*" >&2; }
 
-# The distribution's archive that this machine installs from, as apt itself reads its sources.
-# shellcheck disable=SC2016 # apt fills in the $(…), not the shell
-mirror_of() { # SUITE
-    local url suite component origin
-    while read -r url suite component origin; do
-        if [[ $suite == "$1" && $component == main && ${origin,,} == "$ID" ]]; then
-            echo "$url"
-            return
-        fi
-    done < <(apt-get indextargets --format '$(REPO_URI) $(RELEASE) $(COMPONENT) $(ORIGIN)' \
-        'Created-By: Packages')
-    return 1
+# Sets $mirror. apt knows its sources only after an update, which a new machine may not have had.
+find_mirror() {
+    mirror=${mirror:-$(mirror_of "$ID" "$host_suite" || { refresh_lists && mirror_of "$ID" "$host_suite"; })} &&
+        return
+    say "apt's sources name no mirror for $host_suite main, or none that answers"
+    exit 1
 }
 
 # apt-get/apt-cache with lists of its own, so that a suite this machine does not use can be read
@@ -97,7 +96,7 @@ unpack_kernel() { # NAME SUITE META_PACKAGE VERSION_REGEX
     rm -rf "$tree"
     mkdir -p "$tree/debs"
     # "|| return": whoever calls a function in a condition switches set -e off in it.
-    (cd "$tree/debs" && private_apt "$suite" apt-get download -qq "${packages[@]}") || return 1
+    (cd "$tree/debs" && private_apt "$suite" apt-get download -qq "${packages[@]}" >&2) || return 1
     for package in "$tree"/debs/*.deb; do
         dpkg-deb -x "$package" "$tree" || return 1
     done
@@ -154,6 +153,7 @@ make_kernel() { # NAME META_PACKAGE SUITE...
     shift 2
     [[ $name != distro ]] || prefix='[0-9]'
     if [[ ! -s $cache/kernel-$name || ! -s $cache/modules-$name.cpio ]]; then
+        find_mirror
         for suite in "$@"; do
             if unpack_kernel "$name" "$suite" "$meta" "$prefix"; then
                 pack_kernel "$name"
@@ -165,19 +165,22 @@ make_kernel() { # NAME META_PACKAGE SUITE...
         say "no kernel $name in $*"
         return 1
     fi
-    echo "$name" >>"$cache/kernels.part"
 }
 
 make_base() {
     local root=$cache/root include
     [[ ! -s $cache/base.cpio ]] || return 0
+    find_mirror
     include=systemd,dbus,iproute2,nftables,kmod,iputils-ping,conntrack,tcpdump,iperf3,procps
     # debootstrap does not follow virtual packages: python3-nacl needs cffi-backend to be named
     include+=,python3,python3-pytest,python3-pytest-rerunfailures,python3-nacl,python3-cffi-backend
     include+=,wireguard-tools,util-linux,strace
     say "root file system: $host_suite"
-    "${as_root[@]}" rm -rf "$root"
-    if ! "${as_root[@]}" debootstrap --variant=minbase --include="$include" \
+    as_root rm -rf "$root"
+    # What it mounts is gone with it, however it ends; where / is no mount (a chroot), it sees to it.
+    local alone=()
+    ! as_root unshare --mount true 2>/dev/null || alone=(unshare --mount)
+    if ! as_root "${alone[@]}" debootstrap --variant=minbase --include="$include" \
         ${components:+--components="$components"} "$host_suite" "$root" "$mirror" \
         >"$cache/debootstrap.log"; then
         tail -n 20 "$cache/debootstrap.log" >&2
@@ -186,7 +189,7 @@ make_base() {
     # Nothing here is installed or read by a person: drop what only that needs.
     (
         cd "$root"
-        "${as_root[@]}" rm -rf usr/share/{doc,man,info,locale,i18n,zoneinfo,perl*,bash-completion} \
+        as_root rm -rf usr/share/{doc,man,info,locale,i18n,zoneinfo,perl*,bash-completion} \
             usr/share/{common-licenses,lintian,gcc,gdb,keyrings,debconf,dict,bug,pixmaps} \
             usr/lib/x86_64-linux-gnu/{gconv,perl-base,perl,libapt-*} usr/bin/{perl*,apt*,dpkg*} \
             usr/lib/{apt,dpkg,locale} usr/lib/udev/hwdb* usr/lib/systemd/catalog \
@@ -198,37 +201,50 @@ make_base() {
         # module that is not here.
         for unit in serial-getty@ttyS0.service getty@tty1.service systemd-binfmt.service \
             proc-sys-fs-binfmt_misc.automount proc-sys-fs-binfmt_misc.mount; do
-            "${as_root[@]}" ln -sf /dev/null "etc/systemd/system/$unit"
+            as_root ln -sf /dev/null "etc/systemd/system/$unit"
         done
-        echo lab | "${as_root[@]}" tee etc/hostname >/dev/null
+        echo lab | as_root tee etc/hostname >/dev/null
         # systemd makes this up when it is empty; without it, the first boot asks questions.
-        "${as_root[@]}" touch etc/machine-id
+        as_root touch etc/machine-id
     )
-    (cd "$root" && "${as_root[@]}" find . -mindepth 1 -print0 | LC_ALL=C sort -z |
-        "${as_root[@]}" cpio --quiet --null --create --format=newc) >"$cache/base.cpio.part"
+    (cd "$root" && as_root find . -mindepth 1 -print0 | LC_ALL=C sort -z |
+        as_root cpio --quiet --null --create --format=newc) >"$cache/base.cpio.part"
     mv "$cache/base.cpio.part" "$cache/base.cpio"
-    "${as_root[@]}" rm -rf "$root"
+    as_root rm -rf "$root"
     say "root file system: $(du -h "$cache/base.cpio" | cut -f1)"
 }
 
-# apt knows its sources only after an update, which a new container may not have had.
-if ! mirror=$(mirror_of "$host_suite") &&
-    ! { "${as_root[@]}" apt-get update -qq && mirror=$(mirror_of "$host_suite"); }; then
-    say "apt's sources name no mirror for $host_suite main"
-    exit 1
-fi
 keyring=/usr/share/keyrings/$ID-archive-keyring.gpg
 [[ -e $keyring ]] || keyring=
-rm -f "$cache/kernels.part"
-components=
 if [[ $ID == ubuntu ]]; then
     # Its mirror has no Debian kernels, and looking for another one is not a test's business.
-    say "this is Ubuntu: testing on its own generic kernel (named 'distro') only"
+    [[ $only ]] || say "this is Ubuntu: testing on its own generic kernel (named 'distro') only"
     components=main,universe
-    make_kernel distro linux-image-generic "$host_suite-updates" "$host_suite"
+    kernels=(distro)
 else
-    make_kernel 6.1 linux-image-amd64 bookworm
-    make_kernel 6.12 linux-image-amd64 bookworm-backports trixie
+    components=
+    kernels=(6.1 6.12)
 fi
+if [[ $only == newest ]]; then
+    kernels=("${kernels[-1]}")
+elif [[ $only ]]; then
+    if [[ " ${kernels[*]} " != *" $only "* ]]; then
+        say "no kernel '$only': there are ${kernels[*]}"
+        exit 2
+    fi
+    kernels=("$only")
+fi
+mirror=
+for name in "${kernels[@]}"; do
+    case $name in
+    distro) make_kernel distro linux-image-generic "$host_suite-updates" "$host_suite" ;;
+    6.1) make_kernel 6.1 linux-image-amd64 bookworm ;;
+    6.12) make_kernel 6.12 linux-image-amd64 bookworm-backports trixie ;;
+    esac
+done
 make_base
-mv "$cache/kernels.part" "$cache/kernels"
+if [[ $only ]]; then
+    echo "${kernels[0]}"
+else
+    printf '%s\n' "${kernels[@]}" >"$cache/kernels"
+fi
