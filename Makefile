@@ -1,6 +1,5 @@
 # What this repository can do; `make` alone lists it. Everything made goes to target/.
 SHELL := /bin/bash
-export PATH := $(HOME)/.cargo/bin:$(PATH)
 
 PREFIX ?= /usr/local
 UNITS ?= $(PREFIX)/lib/systemd/system
@@ -28,16 +27,12 @@ help: ## this list
 
 build: ## the release binary, target/release/ipipou
 	@tests/setup/packages.sh build
-	@tests/setup/rust.sh
-	cargo build --release --locked
+	@tests/setup/rust.sh cargo build --release --locked
 
 test: ## everything: here, and on stock kernels in virtual machines
 	@tests/all.sh
 
 demo: ## tunnels in network namespaces, explained step by step; DATAPATH=tun
-	@tests/setup/packages.sh build
-	@tests/setup/rust.sh
-	cargo build --release --locked --quiet
 	@tests/vm/demo.sh $(or $(DATAPATH),kernel) $(KERNEL)
 
 bench: ## the speed, against other tunnels; DATAPATH=kernel or tun; writes target/bench/
@@ -56,9 +51,13 @@ fuzz: ## the parsers against random input, SECONDS_EACH=60
 
 install: ## to PREFIX=/usr/local, configuration examples to /etc/ipipou; needs `make build` before
 	@test -x $(binary) || { echo "install: no $(binary): run 'make build' first" >&2; exit 1; }
-	install -D -m 755 $(binary) $(DESTDIR)$(PREFIX)/sbin/ipipou
+	install -D -m 755 $(binary) $(DESTDIR)$(PREFIX)/bin/ipipou
+	@# Units and scripts name this path, and root's PATH looks there first: no older binary may stay.
+	mkdir -p $(DESTDIR)$(PREFIX)/sbin
+	test $(DESTDIR)$(PREFIX)/sbin -ef $(DESTDIR)$(PREFIX)/bin || \
+		ln -sf ../bin/ipipou $(DESTDIR)$(PREFIX)/sbin/ipipou
 	mkdir -p $(DESTDIR)$(UNITS) $(DESTDIR)$(CONF) $(dir $(man) $(completions))
-	sed 's|/usr/local/sbin/|$(PREFIX)/sbin/|' ipipou@.service >$(DESTDIR)$(UNITS)/ipipou@.service
+	sed 's|/usr/local/bin/|$(PREFIX)/bin/|' ipipou@.service >$(DESTDIR)$(UNITS)/ipipou@.service
 	install -m 644 ipipou.target $(DESTDIR)$(UNITS)/ipipou.target
 	for file in etc/ipipou/*.conf etc/ipipou/hosts.json; do \
 		place=$(DESTDIR)$(CONF)/$${file##*/}; \
@@ -71,7 +70,7 @@ install: ## to PREFIX=/usr/local, configuration examples to /etc/ipipou; needs `
 	done
 
 uninstall: ## removes what install made, but for the configuration
-	rm -f $(DESTDIR)$(PREFIX)/sbin/ipipou $(man) $(completions) \
+	rm -f $(DESTDIR)$(PREFIX)/sbin/ipipou $(DESTDIR)$(PREFIX)/bin/ipipou $(man) $(completions) \
 		$(DESTDIR)$(UNITS)/ipipou@.service $(DESTDIR)$(UNITS)/ipipou.target
 
 clean: ## removes target/, virtual machines included
