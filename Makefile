@@ -20,6 +20,13 @@ completions = $(DESTDIR)$(PREFIX)/share/bash-completion/completions/ipipou \
 	$(DESTDIR)$(PREFIX)/share/zsh/site-functions/_ipipou \
 	$(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/ipipou.fish
 
+# Stops a target that cannot write to all of its places, before it has written to one of them.
+writable = @for place in $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(UNITS) $(DESTDIR)$(CONF); do \
+	while ! test -e "$$place"; do place=$$(dirname "$$place"); done; \
+	test -w "$$place" || { echo "$@: $$place is not yours to write to: 'sudo make $@'," \
+		"or give PREFIX or DESTDIR" >&2; exit 1; }; \
+done
+
 .PHONY: help build test demo bench lint fuzz install uninstall clean
 
 help: ## this list
@@ -51,6 +58,7 @@ fuzz: ## the parsers against random input, SECONDS_EACH=60
 
 install: ## to PREFIX=/usr/local, configuration examples to /etc/ipipou; needs `make build` before
 	@test -x $(binary) || { echo "install: no $(binary): run 'make build' first" >&2; exit 1; }
+	$(writable)
 	install -D -m 755 $(binary) $(DESTDIR)$(PREFIX)/bin/ipipou
 	@# Units and scripts name this path, and root's PATH looks there first: no older binary may stay.
 	mkdir -p $(DESTDIR)$(PREFIX)/sbin
@@ -70,6 +78,7 @@ install: ## to PREFIX=/usr/local, configuration examples to /etc/ipipou; needs `
 	done
 
 uninstall: ## removes what install made, but for the configuration
+	$(writable)
 	rm -f $(DESTDIR)$(PREFIX)/sbin/ipipou $(DESTDIR)$(PREFIX)/bin/ipipou $(man) $(completions) \
 		$(DESTDIR)$(UNITS)/ipipou@.service $(DESTDIR)$(UNITS)/ipipou.target
 

@@ -7,6 +7,8 @@ import subprocess
 
 import pytest
 
+from conftest import NOBODY
+
 
 @pytest.fixture
 def make(machine, binary):
@@ -80,6 +82,17 @@ def test_uninstall_leaves_the_configuration(make):
     assert len(configuration) > 1
     make("uninstall")
     assert files(root) == configuration
+
+
+@pytest.mark.parametrize("target", ["install", "uninstall"])
+def test_not_ones_own(make, machine, target):
+    root = make("install")
+    before = files(root)
+    line = machine.refusal("make", target, f"DESTDIR={root}", user=NOBODY)
+    assert line.startswith(
+        f"{target}: {root}/usr/local/bin is not yours to write to: 'sudo make {target}'"
+    )
+    assert files(root) == before
 
 
 def test_nothing_was_built(machine):
