@@ -63,13 +63,13 @@ start() { # HOST LOG COMMAND...
 
 # Pings, and shows how many came back.
 ping_from() { # HOST ADDRESS
-    on "$1" ping -n -q -c 3 -i 0.2 -W 1 "$2" | grep -v -e '^PING' -e '^---' -e '^$'
+    on "$1" ping -n -q -c 3 -i 0.2 -W 3 "$2" | grep -v -e '^PING' -e '^---' -e '^$'
 }
 
 # Waits for a line in a log, and shows it.
 await() { # LOG PATTERN
-    local tries
-    for ((tries = 0; tries < 200; tries++)); do
+    local end=$((SECONDS + 60)) # an emulated machine on a busy host
+    while ((SECONDS < end)); do
         if grep -E -m 1 -- "$2" "$place/$1.log" | sed 's/^/    /' | grep .; then
             return
         fi
