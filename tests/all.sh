@@ -1,8 +1,13 @@
 #!/usr/bin/env bash
 # Everything that is tested, from a machine with nothing installed: `make test`. Goes on after a
 # failure, and ends with a table. Each step's output is also in target/test/STEP.log.
+# shellcheck disable=SC2317 # steps are called by name
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+# shellcheck source=tests/setup/lib.sh
+source tests/setup/lib.sh
+need_root "make network namespaces"
 
 export CARGO_TERM_COLOR=never
 target=${CARGO_TARGET_DIR:-target}
@@ -11,11 +16,6 @@ vm_cache=${IPIPOU_VM_CACHE:-target/vm}
 logs=target/test
 mkdir -p "$logs"
 rm -f "$logs"/*.log
-as_root=()
-if ((EUID != 0)); then
-    as_root=(sudo)
-fi
-
 summary=$logs/summary
 : >"$summary"
 
@@ -28,19 +28,62 @@ counts() { # LOG
 }
 
 step() { # NAME COMMAND...
-    local name=$1 log=$logs/${1// /-}.log verdict=ok started=$SECONDS
+    local name=$1 log=$logs/${1// /-}.log verdict=ok started=$SECONDS status=0
     shift
     echo "== $name"
-    "$@" 2>&1 | tee "$log" || verdict=FAILED
-    printf '%-20s %-6s %5d s  %s\n' "$name" "$verdict" "$((SECONDS - started))" \
+    "$@" 2>&1 | tee -i "$log" || status=$?
+    case $status in
+    0) ;;
+    77) verdict=skipped ;;
+    *) verdict=FAILED ;;
+    esac
+    printf '%-20s %-7s %5d s  %s\n' "$name" "$verdict" "$((SECONDS - started))" \
         "$(counts "$log")" >>"$summary"
-    [[ $verdict == ok ]]
+    [[ $verdict != FAILED ]]
+}
+
+# The steps that were started, each the number of its process group. Waiting for them, this shell
+# hears a signal at once; the end of it is the end of all of them.
+jobs=()
+start() { # COMMAND...
+    set -m
+    { "$@"; } </dev/null &
+    set +m
+    jobs+=($!)
+}
+
+now() { # COMMAND...
+    start "$@"
+    wait "${jobs[-1]}"
 }
 
 # A step beside others, its lines told apart; whether it failed is in the summary.
 beside() { # NAME COMMAND...
-    { step "$@" || true; } </dev/null | sed -u "s/^/$1 | /"
+    { step "$@" || true; } | (trap '' INT && sed -u "s/^/$1 | /")
 }
+
+end_jobs() {
+    trap '' INT TERM HUP
+    local signal job tries left
+    # Interrupted, pytest takes its hosts down and apt its locks; what does not listen is killed.
+    for signal in INT TERM KILL; do
+        for ((tries = 0; tries < 100; tries++)); do
+            left=()
+            for job in "${jobs[@]}"; do
+                # It may be root's, and is there all the same.
+                [[ $(LC_ALL=C kill -0 -- "-$job" 2>&1) == *'No such process'* ]] || left+=("-$job")
+            done
+            jobs=("${left[@]#-}")
+            ((${#left[@]})) || return 0
+            ((tries)) || as_root kill "-$signal" -- "${left[@]}" 2>/dev/null || true
+            sleep 0.1
+        done
+    done
+}
+trap end_jobs EXIT
+trap 'exit 129' HUP
+trap 'exit 130' INT
+trap 'exit 143' TERM
 
 # What did not pass at once, a line each, by what cargo and pytest say of it.
 failures() {
@@ -52,24 +95,39 @@ failures() {
 }
 
 finish() {
-    printf '\n== make test on Linux %s, %s CPUs, %d s\n' "$(uname -r)" "$(nproc)" "$SECONDS"
-    cat "$summary"
+    local rows
+    rows=$(<"$summary") # what is ended now did not fail by itself
+    end_jobs
+    printf '\n== make test on Linux %s, %s CPUs, %d s\n%s\n' \
+        "$(uname -r)" "$(nproc)" "$SECONDS" "$rows"
     failures # last: of a long log often only the end is kept
-    if grep -q FAILED "$summary"; then
-        echo "FAILED; the logs are in $logs"
+    if grep -q FAILED <<<"$rows"; then
+        echo "make test: FAILED; the logs are in $logs"
         exit 1
     fi
-    echo "passed"
+    echo "make test: passed"
     exit
 }
 
+# Asks for a password now, not out of a part in the background, and keeps it.
+stay_root() {
+    while sudo -n true; do
+        sleep 60
+    done
+}
+if ((EUID != 0)); then
+    sudo true
+    start stay_root
+fi
+
 # The programs under test, and the unit and property tests; most of the time is the compiler's.
-step packages tests/setup/packages.sh build test || finish
+now step packages tests/setup/packages.sh build test || finish
+now step rust tests/setup/rust.sh || finish
 # Kernels and root file system: minutes, beside the compiler.
-step machines tests/vm/prepare.sh >/dev/null &
-machines=$!
-step rust tests/setup/rust.sh || finish
-step build cargo build --release --locked || finish
+machines() { step machines tests/vm/prepare.sh >/dev/null; }
+start machines
+machines=${jobs[-1]}
+now step build cargo build --release --locked || finish
 
 # The second try of a test that failed is told in the table; see tests/vm/shared.py.
 pytest=(-q -rsfER --reruns 1)
@@ -78,24 +136,29 @@ pytest=(-q -rsfER --reruns 1)
 # distribution, as its other modules do.
 netns=(env IPIPOU_BINARY="$PWD/$binary" PYTHONDONTWRITEBYTECODE=1)
 [[ $binary != /* ]] || netns[1]=IPIPOU_BINARY=$binary
-beside namespaces "${as_root[@]}" "${netns[@]}" \
-    /usr/bin/python3 -m pytest "${pytest[@]}" -p no:cacheprovider tests/netns &
-namespaces=$!
-beside cargo-test cargo test --locked --no-fail-fast
-wait "$namespaces"
+start beside namespaces as_root "${netns[@]}" \
+    /usr/bin/python3 -m pytest "${pytest[@]}" -p no:cacheprovider tests/netns
+namespaces=${jobs[-1]}
+start beside setup "${netns[@]}" \
+    /usr/bin/python3 -m pytest "${pytest[@]}" -p no:cacheprovider tests/setup
+setup=${jobs[-1]}
+now beside cargo-test cargo test --locked --no-fail-fast
+wait "$namespaces" "$setup"
 
 # The scenarios, on stock kernels: all kernels at once, because a scenario waits a lot.
 wait "$machines" || { cat "$logs/machines.log" && finish; }
-expected=(namespaces cargo-test)
+expected=(namespaces setup cargo-test)
+scenarios() { # KERNEL
+    beside "$1" tests/vm/run.sh "$1" --binary "$binary" -- "${pytest[@]}"
+    beside "$1 systemd" tests/vm/run.sh "$1" --binary "$binary" --systemd -- "${pytest[@]}"
+}
+kernels=()
 while read -r kernel; do
     expected+=("$kernel" "$kernel systemd")
-    {
-        beside "$kernel" tests/vm/run.sh "$kernel" --binary "$binary" -- "${pytest[@]}"
-        beside "$kernel systemd" tests/vm/run.sh "$kernel" --binary "$binary" --systemd -- \
-            "${pytest[@]}"
-    } &
+    start scenarios "$kernel"
+    kernels+=("${jobs[-1]}")
 done <"$vm_cache/kernels"
-wait
+wait "${kernels[@]}"
 for name in "${expected[@]}"; do
     grep -qF "$(printf '%-20s ' "$name")" "$summary" || echo "$name FAILED: did not end" >>"$summary"
 done
