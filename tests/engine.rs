@@ -130,7 +130,9 @@ impl Play {
             match work.pop_front() {
                 None => return false,
                 Some(Action::Exit) => return true,
-                Some(Action::Apply(_)) if failed => {}
+                Some(Action::Apply(step)) if failed => {
+                    self.feed(Event::StepFailed { step, taken: false }, &mut work);
+                }
                 Some(Action::Apply(step)) => {
                     self.applied.push(step.to_string());
                     match self.host.apply(&step) {
@@ -178,8 +180,12 @@ impl Play {
     /// Turns the clock, and fires every deadline on the way.
     fn pass(&mut self, time: Duration) {
         let end = self.now + time;
+        let mut at_once = 0;
         while self.engine.next_deadline() <= end {
-            self.now = self.now.max(self.engine.next_deadline());
+            let due = self.now.max(self.engine.next_deadline());
+            at_once = if due == self.now { at_once + 1 } else { 0 };
+            assert!(at_once < 10, "a deadline that has come stays due, at {due:?}");
+            self.now = due;
             self.handle(Event::Deadline);
         }
         self.now = end;

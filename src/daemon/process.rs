@@ -195,7 +195,10 @@ impl<'a> Process<'a> {
         let (mut rounds, mut applied, mut failed) = (0, false, false);
         while let Some(action) = work.pop_front() {
             match action {
-                Action::Apply(step) if failed => tracing::trace!("not tried: {step}"),
+                Action::Apply(step) if failed => {
+                    tracing::trace!("not tried: {step}");
+                    self.feed(Event::StepFailed { step, taken: false }, &mut work);
+                }
                 Action::Apply(step) => match self.apply(&step).await {
                     Ok(()) => applied = true,
                     Err(taken) => {

@@ -28,7 +28,8 @@ pub enum Event<'a> {
     ReauthRequested,
     /// All steps of the last batch were applied.
     Applied,
-    /// A step failed, and those after it were not tried. `taken` when the kernel said `EEXIST`.
+    /// A step was not done: it failed, `taken` when the kernel said `EEXIST`; or one before it in
+    /// its batch did, and it was not tried.
     StepFailed { step: Step, taken: bool },
     /// A packet could not be sent: there may be an address already, and no route yet.
     SendFailed,

@@ -195,12 +195,12 @@ impl RemoteClient {
     /// by what this one does not take has to do it again before he is let in.
     pub fn adopt(&mut self, remote: SocketAddr, memory: &Memory, now: &Moment) {
         let policy = &self.config.policy;
-        let taken = policy.check_remote(remote).is_ok()
-            && (memory.authenticated.is_none() || memory.key == policy.key());
-        let unix = match memory.authenticated {
-            Some((at, unix)) if at == remote => unix,
-            _ => now.unix,
+        // One whom another came after before the tunnel could follow has to do it again, too.
+        let (unix, is_last) = match memory.authenticated {
+            Some((at, unix)) => (unix, at == remote && memory.key == policy.key()),
+            None => (now.unix, true),
         };
+        let taken = is_last && policy.check_remote(remote).is_ok();
         let until = self.config.valid_until(now.since(unix), now);
         let expired = !taken || until.is_some_and(|until| until <= now.monotonic);
         self.known = Some(Known { remote, unix, until, expired });

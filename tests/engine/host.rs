@@ -8,7 +8,7 @@ use ipipou::engine::host::{
     Address, Encapsulation, Found, GatewayFound, GatewaySpec, Interface, InterfaceAddress,
     InterfaceKind, IpipLink, Listener, NameServers, Route, RouteTarget, RulesFound, Traffic, Way,
 };
-use ipipou::engine::plan::{Forwards, LinkKind, Step, WantedLink};
+use ipipou::engine::plan::{Forwards, LinkKind, RuleSpec, Step, WantedLink};
 use ipnet::IpNet;
 
 pub const LOOPBACK: u32 = 1;
@@ -21,6 +21,8 @@ pub struct PlayedHost {
     pub found: Found,
     /// Steps with these words fail.
     pub broken: &'static str,
+    /// What the table in the kernel says, while there is one.
+    pub rules: Option<RuleSpec>,
     /// The gateways' rules that were installed, one after the other.
     pub gateways: Vec<GatewaySpec>,
     next_index: u32,
@@ -38,8 +40,13 @@ pub enum Refused {
 impl PlayedHost {
     /// `lo` and `eth0` with one address each.
     pub fn new() -> Self {
-        let mut host =
-            PlayedHost { found: Found::default(), broken: "", gateways: Vec::new(), next_index: 3 };
+        let mut host = PlayedHost {
+            found: Found::default(),
+            broken: "",
+            rules: None,
+            gateways: Vec::new(),
+            next_index: 3,
+        };
         host.add_interface("lo", LOOPBACK, InterfaceKind::Other);
         host.add_interface("eth0", ETH0, InterfaceKind::Other);
         host.add_address(LOOPBACK, Ipv4Addr::LOCALHOST, 8);
@@ -121,10 +128,16 @@ impl PlayedHost {
             return Err(Refused::Broken);
         }
         match step {
-            Step::InstallRules(_, admitted) | Step::Admit(admitted) => {
+            Step::InstallRules(spec, admitted) => {
+                self.rules = Some(spec.clone());
                 self.found.rules = RulesFound::Intact(admitted.clone());
+                self.check_guarded();
             }
-            Step::RemoveRules => self.found.rules = RulesFound::Missing,
+            Step::Admit(admitted) => self.found.rules = RulesFound::Intact(admitted.clone()),
+            Step::RemoveRules => {
+                self.found.rules = RulesFound::Missing;
+                self.check_guarded();
+            }
             Step::AddPrivateAddress(private) => self.add_address(LOOPBACK, *private, 32),
             Step::RemovePrivateAddress(private) => {
                 let gone = (LOOPBACK, IpAddr::V4(*private));
@@ -183,8 +196,25 @@ impl PlayedHost {
 
     /// The rules come before what they guard.
     fn add_listener(&mut self, listener: Listener) {
-        assert!(!matches!(self.found.rules, RulesFound::Missing), "an unguarded listener");
         assert!(self.found.listeners.insert(listener), "the port is taken: {listener}");
+        self.check_guarded();
+    }
+
+    /// Nobody reaches a listener past the rules: they are for its address and port.
+    pub fn check_guarded(&self) {
+        let guards = match self.found.rules {
+            RulesFound::Missing => None,
+            RulesFound::Unknown | RulesFound::Intact(_) => self.rules.as_ref(),
+            RulesFound::Unavailable => return, // not asked for
+        };
+        for listener in &self.found.listeners {
+            let is_guarded = |rules: &RuleSpec| {
+                let local = listener.local.expect("a listener on every address");
+                rules.port == listener.port
+                    && (rules.outer == local || rules.private.contains(&local))
+            };
+            assert!(guards.is_some_and(is_guarded), "{listener} is unguarded: {guards:?}");
+        }
     }
 
     fn create(&mut self, wanted: &WantedLink) -> Result<(), Refused> {

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 
-use ipipou::engine::host::RulesFound;
+use ipipou::engine::host::{Encapsulation, Listener, RulesFound};
 use ipipou::engine::plan::{self, Owned};
 use proptest::prelude::*;
 
@@ -27,6 +27,8 @@ enum Happening {
     OuterAddressComes(u8),
     PairIsTaken(u8),
     PairIsFree,
+    /// The next steps with these words fail.
+    Refusing(&'static str),
     Read,
     Pass(u16),
     Reauth,
@@ -50,6 +52,9 @@ fn happening() -> impl Strategy<Value = Happening> {
         2 => (0..3u8).prop_map(OuterAddressComes),
         1 => (0..4u8).prop_map(PairIsTaken),
         1 => Just(PairIsFree),
+        2 => prop::sample::select(vec![
+            "install rules", "admit", "add FOU", "remove FOU", "create", "change", "remove private",
+        ]).prop_map(Refusing),
         3 => Just(Read),
         2 => (0..30u16).prop_map(Pass),
         1 => Just(Reauth),
@@ -67,20 +72,30 @@ fn outer(i: u8) -> Ipv4Addr {
     [OUTER, Ipv4Addr::new(203, 0, 113, 2), Ipv4Addr::new(203, 0, 113, 3)][usize::from(i)]
 }
 
+/// Who proved himself last, and when, by the wall clock.
+#[derive(Debug, Clone, Copy)]
+struct LastProof {
+    from: SocketAddrV4,
+    at: u64,
+}
+
 /// Plays it all to a server and checks after every event.
 fn play_all(happenings: Vec<Happening>, lifetime: Option<Duration>) {
     let role = || Role::Server(server(lifetime));
     let mut play = Play::start(role(), PlayedHost::new(), Memory::default());
-    let mut proven = BTreeSet::new();
+    let mut proven: Option<LastProof> = None;
     let mut last_proof = Vec::new();
+    // Until it has had an outer address, a process makes nothing.
+    let mut outer_seen = true;
     for happening in happenings {
+        play.host.broken = "";
         match happening {
             Happening::Proof(from) => {
                 last_proof = play.proof();
                 let accepted = play.engine.counters().accepted;
                 play.receive(source(from), &last_proof);
                 assert_eq!(play.engine.counters().accepted, accepted + 1, "a good proof refused");
-                proven.insert(source(from));
+                proven = Some(LastProof { from: source(from), at: play.moment().unix });
             }
             Happening::Replay(from) => {
                 let rejected = play.rejected();
@@ -125,28 +140,47 @@ fn play_all(happenings: Vec<Happening>, lifetime: Option<Duration>) {
                 }
             }
             Happening::PairIsFree => play.host.remove_interface(STRANGER),
+            Happening::Refusing(words) => play.host.broken = words,
             Happening::Read => {}
             Happening::Pass(seconds) => play.pass(Duration::from_secs(seconds.into())),
             Happening::Reauth => {
                 play.handle(Event::ReauthRequested);
             }
             Happening::KilledAndStarted => {
-                let (mut host, memory, now) = (play.host, play.memory, play.now);
+                let (mut host, memory) = (play.host, play.memory);
                 if host.found.rules != RulesFound::Missing {
                     host.found.rules = RulesFound::Unknown;
                 }
-                let drawn = play.drawn + 1000;
+                // Without its link nobody knows who is at the other end of a tunnel, and who is there
+                // although another came after him has to prove himself again.
+                proven = proven.filter(|last| remote_of(&host) == Some(last.from));
+                outer_seen = false;
+                let (drawn, skew) = (play.drawn + 1000, play.skew + seconds(play.now));
                 // The clock goes on; the engine counts from the process' start.
-                play = Play::start(role(), host, memory);
-                (play.drawn, play.now) = (drawn, now);
+                play = Play::stopped(Datapath::Kernel, role(), host, memory);
+                (play.drawn, play.skew) = (drawn, skew);
             }
         }
         play.read();
-        check(&play, &proven);
-        let steps = play.applied.len();
-        play.read();
-        assert_eq!(play.applied.len(), steps, "not all was done at once");
+        outer_seen |= play.host.found.addresses.iter().any(|a| a.interface == ETH0);
+        if play.host.broken.is_empty() {
+            if outer_seen {
+                check(&mut play, proven, lifetime);
+            }
+            let steps = play.applied.len();
+            play.read();
+            assert_eq!(play.applied.len(), steps, "not all was done at once");
+        } else {
+            // As long as it is refused, and when it is not any more.
+            play.pass(Duration::from_secs(2));
+            play.host.broken = "";
+            play.pass(Duration::from_secs(4));
+            if outer_seen {
+                check(&mut play, proven, lifetime);
+            }
+        }
     }
+    play.host.broken = "";
     play.end();
     play.host.remove_interface(STRANGER);
     let left = play.host.shape();
@@ -156,14 +190,36 @@ fn play_all(happenings: Vec<Happening>, lifetime: Option<Duration>) {
     assert!(left.addresses.iter().all(|a| a.value.network.prefix_len() != 32), "{left:?}");
 }
 
-/// No tunnel for who proved nothing.
-fn check(play: &Play, proven: &BTreeSet<SocketAddrV4>) {
-    for admitted in play.host.admitted() {
-        assert!(proven.contains(&admitted.remote), "{admitted} proved nothing");
+fn seconds(time: Duration) -> i64 {
+    i64::try_from(time.as_secs()).unwrap()
+}
+
+/// Who is at the other end of the tunnel.
+fn remote_of(host: &PlayedHost) -> Option<SocketAddrV4> {
+    let link = host.link("ipipou0")?;
+    match link.encapsulation {
+        Encapsulation::Fou { destination_port, .. } => {
+            Some(SocketAddrV4::new(link.remote, destination_port))
+        }
+        Encapsulation::NoneOrOther => None,
     }
-    if let Some(link) = play.host.link("ipipou0") {
-        assert!(proven.iter().any(|p| *p.ip() == link.remote), "a tunnel to {link}");
+}
+
+/// Who proved himself last is let in as long as that is good for, and nobody else; the tunnel leads
+/// to him; no listener is unguarded.
+fn check(play: &mut Play, proven: Option<LastProof>, lifetime: Option<Duration>) {
+    let now = play.moment().unix;
+    let is_good = |last: &LastProof| lifetime.is_none_or(|time| now < last.at + time.as_secs());
+    let admitted: Vec<_> = play.host.admitted().into_iter().map(|a| a.remote).collect();
+    let expected: Vec<_> = proven.filter(is_good).map(|last| last.from).into_iter().collect();
+    assert_eq!(admitted, expected, "{proven:?} at {now}");
+    if let Some(last) = proven {
+        assert_eq!(remote_of(&play.host), Some(last.from));
     }
+    let local = play.engine.status().outer.map(|outer| outer.ip());
+    let listens = |l: &Listener| l.local.map(Into::into) == local;
+    assert!(play.host.found.listeners.iter().any(listens), "nothing listens");
+    play.host.check_guarded();
 }
 
 proptest! {

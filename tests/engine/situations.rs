@@ -235,6 +235,60 @@ fn what_goes_missing_comes_back() {
     }
 }
 
+/// Whether there are rules, and for which address.
+fn guarded(play: &Play) -> Option<String> {
+    let listens = !play.host.found.listeners.is_empty();
+    let rules = play.host.rules.as_ref().filter(|_| !play.host.admitted().is_empty() || listens);
+    rules.map(|rules| rules.outer.to_string())
+}
+
+#[test]
+fn nothing_listens_before_the_rules_are_installed() {
+    let mut host = PlayedHost::new();
+    host.broken = "install rules";
+    let mut play = Play::start(Role::Server(server(None)), host, Memory::default());
+    play.pass(3 * SECOND);
+    assert!(play.host.found.listeners.is_empty() && play.applied.len() > 2, "{:?}", play.applied);
+    assert!(play.applied.iter().all(|step| step.starts_with("install rules")));
+    play.host.broken = "";
+    play.pass(SECOND);
+    assert_eq!(guarded(&play).as_deref(), Some("203.0.113.1"));
+    assert_eq!(play.host.found.listeners.len(), 1);
+    // So it is after a move, and when the table was flushed meanwhile.
+    for flushed in [false, true] {
+        let address = if flushed { "203.0.113.78" } else { "203.0.113.77" };
+        play.host.broken = "install rules";
+        play.host.found.addresses.retain(|a| a.interface != super::host::ETH0);
+        play.host.add_address(super::host::ETH0, address.parse().unwrap(), 24);
+        if flushed {
+            play.host.found.rules = RulesFound::Missing;
+        }
+        play.read();
+        play.pass(3 * SECOND);
+        assert!(play.host.found.listeners.is_empty(), "{address}");
+        play.host.broken = "";
+        play.pass(SECOND);
+        assert_eq!(guarded(&play).as_deref(), Some(address));
+        assert_eq!(play.host.found.listeners.len(), 1);
+    }
+}
+
+/// A step that was not tried, because one before it failed, is not taken for done.
+#[test]
+fn rules_follow_a_new_address_although_the_old_listener_stays() {
+    let mut play = serving();
+    play.host.broken = "remove FOU listener";
+    play.host.found.addresses.retain(|a| a.value.local != OUTER);
+    play.host.add_address(super::host::ETH0, "203.0.113.77".parse().unwrap(), 24);
+    play.read();
+    play.pass(3 * SECOND);
+    assert_eq!(guarded(&play).as_deref(), Some("203.0.113.1"), "the old door is still there");
+    play.host.broken = "";
+    play.pass(SECOND);
+    assert_eq!(guarded(&play).as_deref(), Some("203.0.113.77"));
+    assert_eq!(play.host.found.listeners.len(), 1);
+}
+
 #[test]
 fn an_outer_address_that_goes_away_is_waited_for() {
     let mut play = serving();
