@@ -101,14 +101,25 @@ impl Play {
 
     /// Before the host is read.
     fn stopped(datapath: Datapath, role: Role, host: PlayedHost, memory: Memory) -> Self {
-        let at_start = moment(Duration::ZERO, 0, 0);
+        Play::stopped_at(0, datapath, role, host, memory)
+    }
+
+    /// With a wall clock that is off by `skew` from the start.
+    fn stopped_at(
+        skew: i64,
+        datapath: Datapath,
+        role: Role,
+        host: PlayedHost,
+        memory: Memory,
+    ) -> Self {
+        let at_start = moment(Duration::ZERO, skew, 0);
         let engine = Engine::new(role, datapath, memory.clone(), &at_start);
         Play {
             engine,
             host,
             now: Duration::ZERO,
             drawn: 0,
-            skew: 0,
+            skew,
             sent: Vec::new(),
             reports: Vec::new(),
             memory,

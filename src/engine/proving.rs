@@ -102,12 +102,12 @@ impl Engine {
     }
 
     pub(super) fn can_send(&self) -> bool {
-        self.outer.is_some() && !self.outer_missing
+        self.outer.is_some() && !self.outer_missing && self.phase != Phase::Ending
     }
 
     /// Clients send what is due, once there is an address to send it from.
     pub(super) fn send_due(&mut self, now: &Moment, actions: &mut Vec<Action>) {
-        if !self.can_send() || self.phase == Phase::Ending {
+        if !self.can_send() {
             return;
         }
         for i in 0..self.peers.len() {

@@ -157,8 +157,8 @@ fn play_all(happenings: Vec<Happening>, lifetime: Option<Duration>) {
                 outer_seen = false;
                 let (drawn, skew) = (play.drawn + 1000, play.skew + seconds(play.now));
                 // The clock goes on; the engine counts from the process' start.
-                play = Play::stopped(Datapath::Kernel, role(), host, memory);
-                (play.drawn, play.skew) = (drawn, skew);
+                play = Play::stopped_at(skew, Datapath::Kernel, role(), host, memory);
+                play.drawn = drawn;
             }
         }
         play.read();

@@ -114,8 +114,9 @@ fn after_a_kill(first: ServerConfig, age: Duration, second: ServerConfig) -> Pla
     play.pass(age);
     let mut left = play.host.clone();
     left.found.rules = RulesFound::Unknown;
-    let mut again = Play::stopped(Datapath::Kernel, Role::Server(second), left, play.memory);
-    again.skew = i64::try_from(age.as_secs()).unwrap();
+    let skew = i64::try_from(age.as_secs()).unwrap();
+    let role = Role::Server(second);
+    let mut again = Play::stopped_at(skew, Datapath::Kernel, role, left, play.memory);
     again.read();
     again
 }
@@ -334,6 +335,54 @@ fn a_client_that_cannot_send_waits_without_haste() {
     play.host.add_address(super::host::ETH0, OUTER, 24);
     play.read();
     assert_eq!(play.sent.len(), 1);
+}
+
+#[test]
+fn a_client_without_an_outer_address_sends_nothing_until_it_has_one() {
+    let mut play = calling(Some(7 * SECOND));
+    play.host.found.addresses.retain(|a| a.value.local != OUTER);
+    play.read();
+    play.handle(Event::ReauthRequested);
+    play.handle(Event::SendFailed);
+    play.pass(60 * SECOND);
+    assert_eq!(play.sent.len(), 1, "the first one");
+    play.host.add_address(super::host::ETH0, OUTER, 24);
+    play.read();
+    assert_eq!(play.sent.len(), 2, "once, and not for every time that it was due");
+    play.pass(7 * SECOND);
+    assert_eq!(play.sent.len(), 3);
+}
+
+#[test]
+fn a_client_that_ends_sends_nothing_more() {
+    let mut play = calling(Some(SECOND));
+    play.end();
+    let steps = play.applied.len();
+    play.handle(Event::ReauthRequested);
+    play.read();
+    play.pass(10 * SECOND);
+    assert_eq!((play.sent.len(), play.applied.len()), (1, steps));
+}
+
+#[test]
+fn a_client_goes_on_with_the_tunnel_that_it_finds_until_the_name_is_looked_up() {
+    let role = || Role::Client(client(Host::Name("server.example".into()), None));
+    let mut play = Play::start(role(), PlayedHost::new(), Memory::default());
+    let (one, two) = ("203.0.113.9".parse().unwrap(), "203.0.113.10".parse().unwrap());
+    play.handle(Event::Resolved(vec![one]));
+    let left = play.host.clone();
+    let mut again = Play::start(role(), left.clone(), play.memory.clone());
+    let to = outer_at("203.0.113.9:10000");
+    assert_eq!(again.reports[0], Report::Adopted(to));
+    assert_eq!(again.sent.iter().map(|out| out.to).collect::<Vec<_>>(), [to]);
+    again.handle(Event::Resolved(vec![two, one]));
+    assert_eq!(again.sent.len(), 1, "it is still one of its addresses");
+    assert_eq!(again.host.link("ipipou0").unwrap().remote, one);
+    // What leads to another port of the server is none of this tunnel.
+    let Role::Client(mut config) = role() else { unreachable!() };
+    config.server.port = 10001.try_into().unwrap();
+    let other = Play::start(Role::Client(config), left, play.memory);
+    assert!(other.sent.is_empty());
 }
 
 #[test]

@@ -101,6 +101,71 @@ fn many_clients_share_a_server_that_learns() {
     assert_eq!(remotes(&again), known);
 }
 
+fn learning_until(lifetime: u64, reply: Reply) -> Role {
+    Role::Server(ServerConfig {
+        lifetime: Some(Duration::from_secs(lifetime)),
+        reply,
+        ..learning(false)
+    })
+}
+
+#[test]
+fn each_of_many_clients_has_its_own_lifetime() {
+    let role = || learning_until(60, Reply::Silent);
+    let mut play = Play::start_on(Datapath::Tun, role(), PlayedHost::new(), Memory::default());
+    let proof = play.proof();
+    play.receive(at(A), &proof);
+    play.pass(30 * SECOND);
+    let proof = play.proof();
+    play.receive(at(B), &proof);
+    play.pass(29 * SECOND);
+    assert_eq!(remotes(&play), [outer_at(A), outer_at(B)]);
+    let (left, memory) = (play.host.clone(), play.memory.clone());
+    play.pass(SECOND);
+    assert_eq!(remotes(&play), [outer_at(B)]);
+    let expired = |play: &Play| -> Vec<_> {
+        play.reports.iter().filter(|r| matches!(r, Report::Expired(_))).cloned().collect()
+    };
+    assert_eq!(expired(&play), [Report::Expired(outer_at(A))]);
+    // A new proof lengthens it, and it is the same client.
+    let proof = play.proof();
+    play.receive(at(B), &proof);
+    assert!(play.sent.is_empty(), "nobody is answered");
+    play.pass(59 * SECOND);
+    assert_eq!(remotes(&play), [outer_at(B)]);
+    play.pass(SECOND);
+    assert!(remotes(&play).is_empty());
+    // Killed one second before A ran out: what was left of the lifetimes is left of them.
+    let mut again = Play::stopped_at(59, Datapath::Tun, role(), left, memory);
+    again.read();
+    assert_eq!(remotes(&again), [outer_at(A), outer_at(B)]);
+    again.pass(SECOND);
+    assert_eq!(remotes(&again), [outer_at(B)]);
+    again.pass(30 * SECOND);
+    assert!(remotes(&again).is_empty());
+}
+
+#[test]
+fn each_of_many_clients_is_answered() {
+    for (reply, length) in [(Reply::Signed(signer()), 73), (Reply::Reversed, 73)] {
+        let signed = matches!(reply, Reply::Signed(_));
+        let role = learning_until(60, reply);
+        let mut play = Play::start_on(Datapath::Tun, role, PlayedHost::new(), Memory::default());
+        for (from, count) in [(A, 1), (B, 2), (A, 3)] {
+            let proof = play.proof();
+            play.receive(at(from), &proof);
+            assert_eq!(play.sent.len(), count);
+            let answer = play.sent.last().unwrap();
+            assert_eq!((answer.to, answer.payload.len()), (outer_at(from), length));
+            let reversed: Vec<_> = proof.iter().rev().copied().collect();
+            assert_eq!(answer.payload == reversed, !signed);
+            assert_eq!(answer.from, outer_at("203.0.113.1:10000"));
+        }
+        play.receive(at("192.0.2.66:1"), b"proves nothing");
+        assert_eq!(play.sent.len(), 3);
+    }
+}
+
 #[test]
 fn without_a_proof_anybody_is_learned_from() {
     for anybody in [false, true] {
