@@ -17,6 +17,10 @@ fn main() -> ExitCode {
         Ok(Invocation::Show { json, name, runtime_root }) => {
             daemon::show(&runtime_root, name.as_deref(), json).map(|text| print(text.as_bytes()))
         }
+        Ok(Invocation::Checked(text)) => {
+            print(text.as_bytes());
+            Ok(())
+        }
         Ok(Invocation::Generate(document)) => cli::render(document)
             .map(|text| print(&text))
             .map_err(|e| Failure::Generic(e.to_string())),

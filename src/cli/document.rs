@@ -53,10 +53,10 @@ const EXIT_STATUS: [(&str, &str); 14] = [
     ("200", "The tunnel could not be removed completely."),
 ];
 
-const COMMANDS: [(&str, &str); 1] = [(
-    "show [--json] [NAME]",
-    "Print what the tunnels of this host are doing, or the tunnel NAME.",
-)];
+const COMMANDS: [(&str, &str); 2] = [
+    ("show [--json] [NAME]", "Print what the tunnels of this host are doing, or the tunnel NAME."),
+    ("check NAME", "Read the file that --config NAME means, and say what is wrong with it."),
+];
 
 const SIGNALS: [(&str, &str); 5] = [
     ("SIGTERM, SIGINT", "Remove the tunnel and exit."),

@@ -10,6 +10,7 @@
 //! secret.
 
 mod address;
+mod check;
 mod complaint;
 pub mod conf;
 mod conf_file;
@@ -46,6 +47,8 @@ pub enum Invocation {
     Keygen { labelled: bool },
     /// Show the tunnels whose control sockets are in directories below `runtime_root`.
     Show { json: bool, name: Option<String>, runtime_root: PathBuf },
+    /// Print that a file has no mistakes, and what else is to be said about it.
+    Checked(String),
     /// Print [`render`]'s text.
     Generate(Document),
     /// Send one authentication packet; the role is that of a client.
@@ -108,6 +111,10 @@ pub fn parse(
         Some(Command::Show { json, runtime_root, name, help: _ }) => {
             return Ok(Invocation::Show { json, name, runtime_root });
         }
+        Some(Command::Check { running, name, help: _ }) => {
+            let checked = check::check(&name, running.as_deref(), &mut command);
+            return checked.map(Invocation::Checked);
+        }
         Some(Command::Generate { document }) => return Ok(Invocation::Generate(document)),
         None => {}
     }
@@ -146,20 +153,27 @@ pub fn parse(
 }
 
 fn table(command: &mut clap::Command, args: &[OsString]) -> Result<Options, CliError> {
+    Ok(matches(command, args)?.1)
+}
+
+fn matches(
+    command: &mut clap::Command,
+    args: &[OsString],
+) -> Result<(clap::ArgMatches, Options), CliError> {
     let matches = command.try_get_matches_from_mut(args);
     if let Ok(matches) = &matches
         && let Some(problem) = complaint::placeholder(matches, command)
     {
         return Err(usage(problem));
     }
-    matches.and_then(|matches| Options::from_arg_matches(&matches)).map_err(|error| {
-        match error.kind() {
+    matches
+        .and_then(|matches| Options::from_arg_matches(&matches).map(|options| (matches, options)))
+        .map_err(|error| match error.kind() {
             ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
                 CliError::Print(error.to_string())
             }
             _ => usage(complaint::complaint(&error, command, args)),
-        }
-    })
+        })
 }
 
 /// Whatever stands in a path or a value, the message stays one line.

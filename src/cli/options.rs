@@ -24,7 +24,8 @@ const USAGE: &str = "ipipou -s -b @DEV --auth-remote-pubkey-b64 KEY [OPTIONS]
        ipipou -b @DEV --hosts-file FILE --tunl-ip IP [OPTIONS]
        ipipou --config NAME
        ipipou --auth-keygen [-v]
-       ipipou show [--json] [NAME]";
+       ipipou show [--json] [NAME]
+       ipipou check NAME";
 
 pub(super) const EXAMPLES: &str =
     "  A key pair, on the client: the file stays there, its second line goes to the server
@@ -334,6 +335,18 @@ pub enum Command {
         /// Only this tunnel
         #[arg(value_name = "NAME", value_parser = value::tunnel_name)]
         name: Option<String>,
+        /// Print this help
+        #[arg(short = 'h', long, action = ArgAction::Help)]
+        help: Option<bool>,
+    },
+    /// Check the .conf file NAME, without touching a tunnel
+    Check {
+        /// Name the options that this earlier copy of the file has otherwise
+        #[arg(long, value_name = "FILE", value_parser = value::path, hide = true)]
+        running: Option<PathBuf>,
+        /// As in --config
+        #[arg(value_name = "NAME", value_parser = value::path)]
+        name: PathBuf,
         /// Print this help
         #[arg(short = 'h', long, action = ArgAction::Help)]
         help: Option<bool>,

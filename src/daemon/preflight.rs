@@ -77,7 +77,13 @@ pub async fn open_host(
             tunnel.device
         ))
     })?;
-    check_device(&tunnel.outer).await?;
+    match check_device(&tunnel.outer).await {
+        // The interface may come up late; the engine waits for it as for one that went away.
+        Err(Failure::Usage(problem)) if is_service() => {
+            tracing::warn!("{problem}: waiting for it");
+        }
+        checked => checked?,
+    }
     require_capability(CAP_NET_ADMIN, "CAP_NET_ADMIN")?;
     let mut host = Host::open(datapath, tunnel, true).map_err(kernel)?;
     match datapath {
@@ -178,6 +184,12 @@ fn require_tun() -> Result<(), Failure> {
             "{TUN_DEVICE}: {error}: run `modprobe tun`, or give the container that device"
         ))),
     }
+}
+
+/// Whether a service manager waits for word of us (sd_notify(3)). `INVOCATION_ID` would not do: shells
+/// that a user's own service manager started have it, too.
+fn is_service() -> bool {
+    std::env::var_os("NOTIFY_SOCKET").is_some_and(|socket| !socket.is_empty())
 }
 
 /// That the interface of `-b @DEV` exists.

@@ -96,6 +96,61 @@ fn the_files_to_install_work_once_their_keys_are_set() {
     }
 }
 
+/// What `ipipou check` says of a file, and how it differs from the one before.
+fn check(before: &str, now: &str) -> Result<String, String> {
+    let (before, now) = (file(before), file(now));
+    let closed = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+    std::fs::set_permissions(&now, closed).expect("ours");
+    let arguments = [Path::new("check"), Path::new("--running"), &before, &now];
+    let result = parse(arguments);
+    for path in [&before, &now] {
+        std::fs::remove_file(path).expect("it was just written");
+    }
+    let shown = |text: String| text.replace(&now.display().to_string(), "FILE");
+    match result {
+        Ok(Invocation::Checked(text)) => Ok(shown(text)),
+        Err(CliError::Usage(line)) => Err(shown(line)),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_file_is_checked_without_a_tunnel() {
+    let server = format!("server\nb @eth0\nauth-remote-pubkey-b64 {PUBLIC}\nauth-secret s\n");
+    let good = "FILE: no mistakes\n";
+    let changed = |more: &str| check(&server, &format!("{server}{more}"));
+    for same in ["", "# n 3\n", "auth-secret s\n", "fou-local @eth0\n"] {
+        assert_eq!(changed(same).as_deref(), Ok(good), "{same}");
+    }
+    for (more, names) in [
+        ("n 3", "number"),
+        ("v", "verbose"),
+        ("auth-secret another", "auth-secret"),
+        ("no-encap-csum\nauth-lifetime 7", "no-encap-csum, auth-lifetime"),
+        ("nfq-max-len 24\nnfq-max-len 25", "nfq-max-len"),
+    ] {
+        let expected = format!("{good}FILE: a restart is needed for: {names}\n");
+        assert_eq!(changed(more), Ok(expected), "{more}");
+    }
+    let gone = check(&format!("{server}route 10.1.0.0/16\nroute 10.2.0.0/16"), &server);
+    assert_eq!(gone, Ok(format!("{good}FILE: a restart is needed for: route\n")));
+    let warned = changed("nft-table x").expect("a warning is no mistake");
+    assert!(warned.starts_with("warning: --nft-table: every tunnel has its own"), "{warned}");
+    for (more, said) in [
+        ("fou-local-port 0", "FILE:5: fou-local-port: 0 is not a port (1..65535)"),
+        ("auth-by-remote-ip", "FILE: --auth-by-remote-ip needs "),
+    ] {
+        let refused = changed(more).expect_err(more);
+        assert!(refused.starts_with(said), "{refused}");
+    }
+    let path = file(server.clone());
+    let lost = parse([Path::new("check"), Path::new("--running"), Path::new("/nowhere"), &path]);
+    let Ok(Invocation::Checked(text)) = lost else { panic!("{lost:?}") };
+    assert!(text.contains("changes cannot be told: /nowhere: cannot be read"), "{text}");
+    std::fs::remove_file(&path).expect("it was just written");
+    assert!(usage(["check", "/nowhere.conf"]).starts_with("/nowhere.conf: cannot be read"));
+}
+
 /// A file with `key` in place of `<…>`.
 fn with_keys(text: &str, key: &str) -> String {
     let lines = text.lines().map(|line| match line.split_once(" <") {

@@ -153,6 +153,35 @@ def test_a_client_is_reloaded(machine):
     assert "ipipou1" in machine.run("ipipou show client1")
 
 
+def test_a_reload_reads_the_file(machine):
+    """A mistake fails it and changes nothing; what needs a restart is named."""
+    near = ipipou.server(machine.far, keys=machine.keys)
+    systemctl("start", CLIENT_UNIT)
+    near.await_accepted(1)
+    file = pathlib.Path("/etc/ipipou/client1.conf")
+    good, running = file.read_text(), properties(CLIENT_UNIT, "MainPID")
+    file.write_text(good + "fou-local-port 70000\n")
+    reloaded = subprocess.run(
+        ["systemctl", "reload", CLIENT_UNIT], capture_output=True, text=True, check=False
+    )
+    assert reloaded.returncode != 0 and "failed" in reloaded.stderr
+    line = good.count("\n") + 1
+    said = f"{file}:{line}: fou-local-port: 70000 is not a port"
+    assert said in journal("-u", CLIENT_UNIT)
+    # It goes on as it was, and did not authenticate: the next packet is the second.
+    assert properties(CLIENT_UNIT, "MainPID", "ActiveState") == {**running, "ActiveState": "active"}
+    file.write_text(good + "keepalive 100\nnumber 1\n")
+    systemctl("reload", CLIENT_UNIT)
+    near.await_accepted(2)
+    assert f"{file}: a restart is needed for: keepalive\n" in journal("-u", CLIENT_UNIT)
+    assert machine.ping(INNER_SERVER, count=2).received == 2
+    systemctl("restart", CLIENT_UNIT)
+    near.await_accepted(3)
+    systemctl("reload", CLIENT_UNIT)
+    near.await_accepted(4)
+    assert journal("-u", CLIENT_UNIT).count("a restart is needed") == 1
+
+
 def test_the_target_is_all_tunnels_that_are_enabled(machine):
     before = machine.snapshot()
 
@@ -287,19 +316,55 @@ def test_name_servers_with_a_drop_in(machine, drop_in):
 
 
 @pytest.mark.parametrize(
-    "line, said",
+    "line, said, state",
     [
-        ("number many", r"server0\.conf:\d+: number"),
-        ("fou-local-ip 192.0.2.1", "192.0.2.1 is not an address of this host"),
+        ("number many", r"server0\.conf:\d+: number", "failed"),
+        ("fou-local-ip 192.0.2.1", "192.0.2.1 is not an address of this host", "activating"),
     ],
     ids=["usage", "address"],
 )
-def test_a_bad_file_is_named(machine, line, said):
+def test_a_bad_file_is_named(machine, line, said, state):
+    """A mistake stays one until somebody mends it; what the host lacks is waited for."""
     before = machine.snapshot()
     configure("server0", "server", "fou-dev lan0", "auth-token x", line)
     assert systemctl("start", SERVER_UNIT, check=False) == ""
     assert re.search(said, journal("-u", SERVER_UNIT))
-    assert properties(SERVER_UNIT, "ActiveState")["ActiveState"] == "activating", "tries again"
+    found = properties(SERVER_UNIT, "ActiveState", "NRestarts")
+    assert found["ActiveState"] == state
+    assert state != "failed" or found["NRestarts"] == "0"
+    assert machine.snapshot() == before
+
+
+def test_a_file_that_is_not_there_is_named(machine):
+    started = subprocess.run(
+        ["systemctl", "start", "ipipou@nothing"], capture_output=True, text=True, check=False
+    )
+    assert started.returncode != 0 and "Assertion failed" in started.stderr
+    found = properties("ipipou@nothing.service", "ActiveState", "AssertResult")
+    assert found == {"ActiveState": "inactive", "AssertResult": "no"}
+
+
+def test_an_interface_that_comes_late_is_waited_for(machine):
+    """By hand it is an error; a service is ready, and has its tunnel when the interface is there."""
+    before = machine.snapshot()
+    configure(
+        "server0",
+        "server",
+        "fou-dev late0",
+        f"auth-remote-pubkey-b64 {machine.keys.public}",
+    )
+    by_hand = machine.run("ipipou --config server0", check=False)
+    assert by_hand.returncode == 2 and "there is no interface late0" in by_hand.stderr
+    systemctl("start", SERVER_UNIT)
+    assert "there is no interface late0" in journal("-u", SERVER_UNIT)
+    machine.lab.link(machine, "late0", "192.0.2.1/24", machine.near, "eth1", "192.0.2.2/24")
+    remote = {"device": "eth1", "remote": "192.0.2.1:10000"}
+    ipipou.client(machine.near, "--keepalive", "1", keys=machine.keys, **remote)
+    await_answer(machine.near, INNER_SERVER)
+    found = properties(SERVER_UNIT, "NRestarts", "ActiveState")
+    assert found == {"NRestarts": "0", "ActiveState": "active"}
+    systemctl("stop", SERVER_UNIT)
+    machine.run("ip link del late0")
     assert machine.snapshot() == before
 
 
