@@ -27,7 +27,7 @@ writable = @for place in $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(UNITS) $(DESTDIR)$(
 		"or give PREFIX or DESTDIR" >&2; exit 1; }; \
 done
 
-.PHONY: help build test demo bench lint fuzz install uninstall clean
+.PHONY: help build test demo bench lint mutants fuzz install uninstall clean
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):[^#]*## /\1\t/p' Makefile | expand -t 12
@@ -52,6 +52,9 @@ bench: ## the speed, against other tunnels; DATAPATH=kernel or tun; writes targe
 
 lint: ## rustfmt, clippy, cargo-deny, shellcheck, black
 	@tests/setup/lint.sh
+
+mutants: ## small changes to the code that no test notices; ARGS for cargo-mutants
+	@tests/setup/mutants.sh $(ARGS)
 
 fuzz: ## the parsers against random input, SECONDS_EACH=60
 	@tests/setup/fuzz.sh $(SECONDS_EACH)

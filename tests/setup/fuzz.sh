@@ -1,25 +1,39 @@
 #!/usr/bin/env bash
-# Runs every target of fuzz/ for the given number of seconds (60).
+# Builds the targets of fuzz/ and runs each of them for the given number of seconds (60), from the
+# kept inputs in fuzz/corpus on; what it finds on the way goes to target/fuzz-found.
+#
+# Without cargo-fuzz, whose own build takes minutes: a compiler of any version puts the counters in,
+# and it does so for this repository's code only, so that all else is shared with `cargo test`.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
-seconds=${1:-60}
-tools=$PWD/target/tools
-PATH=$PATH:$tools/bin
-if [[ ! -d fuzz/fuzz_targets ]]; then
-    echo "fuzz.sh: there is no fuzz/fuzz_targets" >&2
-    exit 1
-fi
 # shellcheck source-path=SCRIPTDIR
 source tests/setup/lib.sh
-tests/setup/packages.sh build
-if ! command -v cargo-fuzz >/dev/null; then
-    echo "fuzz.sh: building cargo-fuzz, once" >&2
-    cargo install --locked --quiet --root "$tools" cargo-fuzz
+seconds=${1:-60}
+target=${CARGO_TARGET_DIR:-target}
+tests/setup/packages.sh build fuzz
+
+# What `cargo test` has built is there, but slow: worth it for seconds only.
+profile=dev directory=debug
+if ((seconds > 30)); then
+    profile=fuzz directory=fuzz
 fi
-# cargo-fuzz wants a nightly compiler; this lets a stable one take the flags it passes.
-export RUSTC_BOOTSTRAP=1
-cargo fuzz list | while read -r name; do
+RUSTC_WORKSPACE_WRAPPER=$PWD/tests/setup/with-counters.sh \
+    cargo build --locked --package ipipou-fuzz --profile "$profile"
+
+failed=()
+for corpus in fuzz/corpus/*; do
+    name=${corpus##*/}
+    kept=("$corpus")
+    [[ $name != conf ]] || kept+=(etc/ipipou) # the files that are shipped
+    found=$target/fuzz-found/$name
+    mkdir -p "$found"
     echo "== $name, $seconds s"
-    cargo fuzz run "$name" -- -max_total_time="$seconds" -print_final_stats=1 </dev/null
+    FUZZ_TARGET=$name "$target/$directory/fuzz" -max_total_time="$seconds" -max_len=4096 -timeout=20 \
+        -rss_limit_mb=1024 -artifact_prefix="$found-" -verbosity=0 -print_final_stats=1 \
+        "$found" "${kept[@]}" || failed+=("$name")
 done
+if ((${#failed[@]})); then
+    echo "fuzz.sh: FAILED: ${failed[*]}; the inputs are $target/fuzz-found/NAME-*" >&2
+    exit 1
+fi

@@ -19,6 +19,8 @@ declare -A groups=(
     # captures, load, certificates, and the test programs
     [test]='tcpdump iperf3 util-linux openssl
         python3 python3-pytest python3-pytest-rerunfailures python3-nacl'
+    # libFuzzer is C++
+    [fuzz]='g++'
     [lint]='shellcheck black'
     # other userspace tunnels to compare with; load, certificates
     [bench]='wireguard-go wireguard-tools fastd openvpn iperf3 openssl python3'
