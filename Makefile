@@ -27,7 +27,7 @@ writable = @for place in $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(UNITS) $(DESTDIR)$(
 		"or give PREFIX or DESTDIR" >&2; exit 1; }; \
 done
 
-.PHONY: help build test demo bench lint mutants fuzz install uninstall clean
+.PHONY: help build test demo bench bare lint mutants fuzz install uninstall clean
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):[^#]*## /\1\t/p' Makefile | expand -t 12
@@ -49,6 +49,10 @@ bench: ## the speed, against other tunnels; DATAPATH=kernel or tun; writes targe
 	both) benches/run.sh $(KERNEL) && benches/native.sh $(ARGS) ;; \
 	*) echo "bench: DATAPATH is kernel or tun, not '$(DATAPATH)'" >&2; exit 2 ;; \
 	esac
+
+bare: ## the README's first commands in bare Debian 12 and 13, by root and by a user: four in all
+	@tests/setup/packages.sh test
+	@tests/setup/bare.sh
 
 lint: ## rustfmt, clippy, cargo-deny, shellcheck, black
 	@tests/setup/lint.sh
@@ -86,4 +90,4 @@ uninstall: ## removes what install made, but for the configuration
 		$(DESTDIR)$(UNITS)/ipipou@.service $(DESTDIR)$(UNITS)/ipipou.target
 
 clean: ## removes target/, virtual machines included
-	rm -rf target
+	@rm -rf target 2>/dev/null || { source tests/setup/lib.sh && as_root rm -rf target; }

@@ -28,7 +28,10 @@ def tests(machine):
     prepare = machine.tree / "tests/vm/prepare.sh"
     prepare.write_text(STUBBORN.format(running=running))
     machine.running = running
-    return machine
+    yield machine
+    if running.exists():
+        for pid in left(machine):
+            os.kill(int(pid), signal.SIGKILL)
 
 
 def wait_for(condition, seconds=60):
