@@ -7,7 +7,7 @@ if [[ -t 1 && ! ${NO_COLOR:-} ]]; then
     bold=$'\e[1m' plain=$'\e[m'
 fi
 place=$(mktemp -d)
-cd "$place"
+cd "$place" || exit
 processes=()
 hosts=()
 
