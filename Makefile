@@ -90,4 +90,4 @@ uninstall: ## removes what install made, but for the configuration
 		$(DESTDIR)$(UNITS)/ipipou@.service $(DESTDIR)$(UNITS)/ipipou.target
 
 clean: ## removes target/, virtual machines included
-	@rm -rf target 2>/dev/null || { source tests/setup/lib.sh && as_root rm -rf target; }
+	@rm -rf target 2>/dev/null || { source tests/setup/lib.sh && need_root "remove target/" && as_root rm -rf target; }
