@@ -4,7 +4,7 @@ use std::io::Write as _;
 use std::process::ExitCode;
 
 use ipipou::cli::{self, CliError, Invocation, LogConfig, Run};
-use ipipou::daemon::{self, Directories, Failure, Settings};
+use ipipou::daemon::{self, Directories, Exit, Failure, Settings};
 use ipipou::observe::log;
 
 fn main() -> ExitCode {
@@ -21,9 +21,11 @@ fn main() -> ExitCode {
             print(text.as_bytes());
             Ok(())
         }
-        Ok(Invocation::Generate(document)) => cli::render(document)
-            .map(|text| print(&text))
-            .map_err(|e| Failure::Generic(e.to_string())),
+        Ok(Invocation::Generate(document)) => {
+            cli::render(document, &Exit::ALL.map(|exit| (exit.code(), exit.meaning())))
+                .map(|text| print(&text))
+                .map_err(|e| Failure::Generic(e.to_string()))
+        }
         Ok(Invocation::Reauth(run)) => daemon::reauthenticate(&prepare(*run)),
         Ok(Invocation::Run(run)) => daemon::run(&prepare(*run)),
         Err(CliError::Print(text)) => {
@@ -36,7 +38,7 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             eprintln!("ipipou: {failure}");
-            ExitCode::from(failure.code())
+            ExitCode::from(failure.exit().code())
         }
     }
 }

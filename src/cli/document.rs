@@ -36,23 +36,6 @@ const TABLE: &str = r#"  {"nodes": {
     "10.2.0.0/16": {"host": "203.0.113.2", "port": 7777}
   }}"#;
 
-const EXIT_STATUS: [(&str, &str); 14] = [
-    ("0", "The tunnel was removed, or everything asked for was done."),
-    ("1", "Any other failure."),
-    ("2", "Usage: wrong options, or an interface that does not exist."),
-    ("10", "A kernel module could not be loaded."),
-    ("20", "The netfilter queue."),
-    ("40", "The nftables rules."),
-    ("51", "An address."),
-    ("52", "The tunnel interface."),
-    ("53", "The UDP port: the FOU listener, or our own socket."),
-    ("54", "A route, a setting of an interface, or the name servers."),
-    ("100", "Making the tunnel, on a server."),
-    ("101", "Moving the tunnel to another remote, on a server."),
-    ("120", "Sending an authentication packet."),
-    ("200", "The tunnel could not be removed completely."),
-];
-
 const COMMANDS: [(&str, &str); 2] = [
     ("show [--json] [NAME]", "Print what the tunnels of this host are doing, or the tunnel NAME."),
     ("check NAME", "Read the file that --config NAME means, and say what is wrong with it."),
@@ -75,15 +58,15 @@ const FILES: [(&str, &str); 3] = [
     ("/run/ipipou", "The control sockets that `ipipou show` asks."),
 ];
 
-/// The text of a document.
+/// The text of a document. `exits` are the exit codes, and what they mean.
 ///
 /// # Errors
 /// Never in practice: it is written to memory.
-pub fn render(document: Document) -> io::Result<Vec<u8>> {
+pub fn render(document: Document, exits: &[(u8, &str)]) -> io::Result<Vec<u8>> {
     let mut text = Vec::new();
     let shell = match document {
         Document::Man => {
-            man(&mut text)?;
+            man(&mut text, exits)?;
             return Ok(text);
         }
         Document::Bash => Shell::Bash,
@@ -94,7 +77,7 @@ pub fn render(document: Document) -> io::Result<Vec<u8>> {
     Ok(text)
 }
 
-fn man(text: &mut Vec<u8>) -> io::Result<()> {
+fn man(text: &mut Vec<u8>, exits: &[(u8, &str)]) -> io::Result<()> {
     let man =
         Man::new(Options::command()).title("IPIPOU").section("8").manual("System administration");
     man.render_title(text)?;
@@ -110,7 +93,9 @@ fn man(text: &mut Vec<u8>) -> io::Result<()> {
     rest.control("SH", ["TUNNELS WITH MANY ENDS"]).text([roman(MANY_ENDS)]);
     rest.control("nf", []).text([roman(TABLE)]).control("fi", []);
     list(&mut rest, "SIGNALS", &SIGNALS);
-    list(&mut rest, "EXIT STATUS", &EXIT_STATUS);
+    let exits: Vec<_> = exits.iter().map(|(code, meaning)| (code.to_string(), *meaning)).collect();
+    let exits: Vec<_> = exits.iter().map(|(code, meaning)| (code.as_str(), *meaning)).collect();
+    list(&mut rest, "EXIT STATUS", &exits);
     list(&mut rest, "FILES", &FILES);
     rest.control("SH", ["EXAMPLES"]).control("nf", []);
     rest.text([roman(EXAMPLES)]).control("fi", []);

@@ -6,7 +6,6 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use super::Failure;
-use super::preflight::kernel;
 use crate::engine::Outgoing;
 use crate::engine::config::{Datapath, Outer, Role, TunnelConfig};
 use crate::engine::host::{Found, Userspace};
@@ -45,7 +44,8 @@ impl Carrier {
                 sender: RawSender::open(tunnel.outer.device()).map_err(Failure::Sending)?,
             }),
             Datapath::Tun => {
-                let datapath = tun::Datapath::new(tunnel.queues).map_err(kernel)?;
+                let datapath =
+                    tun::Datapath::new(tunnel.queues).map_err(Failure::system("start threads"))?;
                 if !kept.is_nothing() {
                     take_over(&datapath, tunnel, kept);
                 }

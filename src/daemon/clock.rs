@@ -2,7 +2,6 @@
 
 #![allow(clippy::disallowed_methods)] // the room that owns them
 
-use std::io;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::engine::Moment;
@@ -18,9 +17,9 @@ impl Clock {
 
     /// # Errors
     /// When the kernel has no random numbers yet, in early boot of a broken machine.
-    pub fn moment(&self) -> io::Result<Moment> {
+    pub fn moment(&self) -> Result<Moment, getrandom::Error> {
         let mut random = [0; 64];
-        getrandom::fill(&mut random).map_err(io::Error::other)?;
+        getrandom::fill(&mut random)?;
         Ok(Moment { monotonic: self.elapsed(), unix: unix(), random })
     }
 

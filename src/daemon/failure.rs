@@ -5,6 +5,65 @@ use std::io;
 use crate::engine::plan::Step;
 use crate::kernel::{ModuleError, QueueError, RulesError, StepError};
 
+/// The exit codes that are used. The man page's table is made from them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Exit {
+    Ok = 0,
+    Generic = 1,
+    Usage = 2,
+    Module = 10,
+    Queue = 20,
+    Rules = 40,
+    Address = 51,
+    Link = 52,
+    Port = 53,
+    Settings = 54,
+    Sending = 120,
+    Cleanup = 200,
+}
+
+impl Exit {
+    pub const ALL: [Exit; 12] = [
+        Exit::Ok,
+        Exit::Generic,
+        Exit::Usage,
+        Exit::Module,
+        Exit::Queue,
+        Exit::Rules,
+        Exit::Address,
+        Exit::Link,
+        Exit::Port,
+        Exit::Settings,
+        Exit::Sending,
+        Exit::Cleanup,
+    ];
+
+    pub fn code(self) -> u8 {
+        self as u8
+    }
+
+    /// What it means, as a sentence.
+    pub fn meaning(self) -> &'static str {
+        match self {
+            Exit::Ok => "The tunnel was removed, or everything asked for was done.",
+            Exit::Generic => "Any other failure.",
+            Exit::Usage => {
+                "Usage: wrong options, a mistake in a file, or an interface that does not exist."
+            }
+            Exit::Module => "A kernel module could not be loaded.",
+            Exit::Queue => "The netfilter queue.",
+            Exit::Rules => "The nftables rules.",
+            Exit::Address => "An address.",
+            Exit::Link => "The tunnel interface.",
+            Exit::Port => "The UDP port: the FOU listener, or our own socket.",
+            Exit::Settings => "A route, a setting of an interface, or the name servers.",
+            Exit::Sending => "Sending an authentication packet.",
+            Exit::Cleanup => "The tunnel could not be removed completely.",
+        }
+    }
+}
+
 /// What made the program end.
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {
@@ -12,6 +71,13 @@ pub enum Failure {
     Usage(String),
     #[error("{0}")]
     Generic(String),
+    #[error("the kernel refuses a netlink request: {0}")]
+    Netlink(#[source] io::Error),
+    #[error("the kernel has no random numbers: {0}")]
+    Random(#[from] getrandom::Error),
+    /// What the process itself needs of the system.
+    #[error("cannot {doing}: {error}")]
+    System { doing: &'static str, error: io::Error },
     #[error(transparent)]
     Module(#[from] ModuleError),
     #[error(transparent)]
@@ -33,26 +99,33 @@ pub enum Failure {
 }
 
 impl Failure {
-    /// The exit code.
-    pub fn code(&self) -> u8 {
+    pub fn exit(&self) -> Exit {
         match self {
-            Failure::Generic(_) => 1,
-            Failure::Usage(_) => 2,
-            Failure::Module(_) => 10,
-            Failure::Queue(_) => 20,
-            Failure::Rules(_) => 40,
-            Failure::Address(_) => 51,
-            Failure::Link(_) => 52,
-            Failure::Fou(_) => 53,
+            Failure::Generic(_)
+            | Failure::Netlink(_)
+            | Failure::Random(_)
+            | Failure::System { .. } => Exit::Generic,
+            Failure::Usage(_) => Exit::Usage,
+            Failure::Module(_) => Exit::Module,
+            Failure::Queue(_) => Exit::Queue,
+            Failure::Rules(_) => Exit::Rules,
+            Failure::Address(_) => Exit::Address,
+            Failure::Link(_) => Exit::Link,
+            Failure::Fou(_) => Exit::Port,
             Failure::Step { error, .. } => match error {
-                StepError::Rules(_) => 40,
-                StepError::Address(_) => 51,
-                StepError::Link(_) | StepError::Tun(_) => 52,
-                StepError::Listener(_) | StepError::Socket(_) => 53,
-                StepError::Route(_) | StepError::Setting(_) | StepError::Dns(_) => 54,
+                StepError::Rules(_) => Exit::Rules,
+                StepError::Address(_) => Exit::Address,
+                StepError::Link(_) | StepError::Tun(_) => Exit::Link,
+                StepError::Listener(_) | StepError::Socket(_) => Exit::Port,
+                StepError::Route(_) | StepError::Setting(_) | StepError::Dns(_) => Exit::Settings,
             },
-            Failure::Sending(_) => 120,
-            Failure::Cleanup(_) => 200,
+            Failure::Sending(_) => Exit::Sending,
+            Failure::Cleanup(_) => Exit::Cleanup,
         }
+    }
+
+    /// What went wrong while doing this.
+    pub fn system(doing: &'static str) -> impl Fn(io::Error) -> Failure {
+        move |error| Failure::System { doing, error }
     }
 }

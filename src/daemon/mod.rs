@@ -32,7 +32,7 @@ use crate::engine::config::Role;
 pub use crate::kernel::close_memory;
 pub use control::show;
 pub use directories::Directories;
-pub use failure::Failure;
+pub use failure::{Exit, Failure};
 pub use reauth::reauthenticate;
 pub use tunnel::run;
 
@@ -53,8 +53,7 @@ pub struct Settings {
 pub fn keygen(labelled: bool) -> Result<(), Failure> {
     let (private, public) = loop {
         let mut seed = Zeroizing::new([0; 32]);
-        getrandom::fill(seed.as_mut())
-            .map_err(|e| Failure::Generic(format!("no random numbers: {e}")))?;
+        getrandom::fill(seed.as_mut())?;
         if let Some(pair) = auth::generate_seed(&seed) {
             break pair;
         }

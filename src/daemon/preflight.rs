@@ -85,7 +85,7 @@ pub async fn open_host(
         checked => checked?,
     }
     require_capability(CAP_NET_ADMIN, "CAP_NET_ADMIN")?;
-    let mut host = Host::open(datapath, tunnel, true).map_err(kernel)?;
+    let mut host = Host::open(datapath, tunnel, true).map_err(Failure::Netlink)?;
     match datapath {
         Datapath::Kernel => require_kernel(&mut host, settings)?,
         Datapath::Tun => require_tun()?,
@@ -98,7 +98,7 @@ pub async fn open_host(
         Role::Server(_) | Role::Node(_) => None,
     };
     let way_to = server.map(|server| WayTo::of_tunnel(tunnel, server));
-    let found = host.read(way_to, None).await.map_err(kernel)?;
+    let found = host.read(way_to, None).await.map_err(Failure::Netlink)?;
     check_found(settings, datapath, goes_on, &found)?;
     let adopts_listeners =
         engine::has_leftovers(tunnel, &found) || record::names(&settings.state_dir, tunnel.port);
@@ -166,7 +166,8 @@ fn require_kernel(host: &mut Host, settings: &Settings) -> Result<(), Failure> {
                 "{error}. Going on without rules: anybody who sends packets with the address of the \
                  other end can reach the tunnel"
             );
-            *host = Host::open(Datapath::Kernel, settings.tunnel(), false).map_err(kernel)?;
+            *host =
+                Host::open(Datapath::Kernel, settings.tunnel(), false).map_err(Failure::Netlink)?;
             Ok(())
         }
         (Err(error), _) => Err(error.into()),
@@ -195,7 +196,8 @@ fn is_service() -> bool {
 /// That the interface of `-b @DEV` exists.
 pub async fn check_device(outer: &Outer) -> Result<(), Failure> {
     let Some(device) = outer.device() else { return Ok(()) };
-    let interfaces = Links::open().map_err(kernel)?.interfaces().await.map_err(kernel)?;
+    let interfaces =
+        Links::open().map_err(Failure::Netlink)?.interfaces().await.map_err(Failure::Netlink)?;
     match interfaces.iter().any(|i| i.name == device.as_str()) {
         true => Ok(()),
         false => Err(Failure::Usage(format!(
@@ -206,7 +208,8 @@ pub async fn check_device(outer: &Outer) -> Result<(), Failure> {
 
 /// That this process has a capability.
 pub fn require_capability(bit: u32, name: &str) -> Result<(), Failure> {
-    let status = std::fs::read_to_string("/proc/self/status").map_err(kernel)?;
+    let status = std::fs::read_to_string("/proc/self/status")
+        .map_err(Failure::system("read /proc/self/status"))?;
     let effective = status
         .lines()
         .find_map(|line| line.strip_prefix("CapEff:"))
@@ -276,9 +279,4 @@ fn check_found(
             tunnel.device
         ))),
     }
-}
-
-/// A request that the kernel should not refuse.
-pub fn kernel(error: io::Error) -> Failure {
-    Failure::Generic(format!("the kernel refuses a netlink request: {error}"))
 }

@@ -12,7 +12,7 @@ use super::control::answer;
 use super::dns::Dns;
 use super::locks::Locks;
 use super::memory::MemoryFile;
-use super::preflight::{self, Ground, kernel};
+use super::preflight::{self, Ground};
 use super::{Failure, Settings, record};
 use crate::auth::Reject;
 use crate::engine::config::Datapath;
@@ -73,7 +73,7 @@ impl<'a> Process<'a> {
             );
             crate::engine::Memory::default()
         });
-        let now = clock.moment().map_err(kernel)?;
+        let now = clock.moment()?;
         Ok(Process {
             settings,
             clock,
@@ -112,9 +112,9 @@ impl<'a> Process<'a> {
     pub async fn end(&mut self) -> Result<(), Failure> {
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
         let _ = tun::forget(); // without a service manager there is nothing to forget
-        let found = self.read().await.map_err(kernel)?;
+        let found = self.read().await.map_err(Failure::Netlink)?;
         let mut actions = Vec::new();
-        let now = self.clock.moment().map_err(kernel)?;
+        let now = self.clock.moment()?;
         self.engine.handle(Event::Shutdown(found), &now, &mut actions);
         let mut failed = 0;
         for action in actions {

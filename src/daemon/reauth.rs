@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use super::clock::Clock;
 use super::memory::MemoryFile;
-use super::preflight::{check_device, kernel, require_raw};
+use super::preflight::{check_device, require_raw};
 use super::{Failure, Settings, names};
 use crate::engine::config::{ClientConfig, Datapath, Role};
 use crate::engine::{Outgoing, first_packet, outer_address};
@@ -21,14 +21,14 @@ pub fn reauthenticate(settings: &Settings) -> Result<(), Failure> {
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
-        .map_err(kernel)?
+        .map_err(Failure::system("start"))?
         .block_on(send(client, settings))
 }
 
 async fn send(client: &ClientConfig, settings: &Settings) -> Result<(), Failure> {
     require_raw()?;
     let tunnel = &client.tunnel;
-    let mut host = Host::open(Datapath::Tun, tunnel, false).map_err(kernel)?;
+    let mut host = Host::open(Datapath::Tun, tunnel, false).map_err(Failure::Netlink)?;
     check_device(&tunnel.outer).await?;
     let addresses = names::look_up(&client.server.host)
         .await
@@ -36,12 +36,13 @@ async fn send(client: &ClientConfig, settings: &Settings) -> Result<(), Failure>
     let Some(server) = addresses.iter().find(|a| a.is_ipv4()).or(addresses.first()) else {
         return Err(Failure::Generic("the server's name has no address".to_owned()));
     };
-    let found = host.read(Some(WayTo::of_tunnel(tunnel, *server)), None).await.map_err(kernel)?;
+    let found =
+        host.read(Some(WayTo::of_tunnel(tunnel, *server)), None).await.map_err(Failure::Netlink)?;
     let Some(address) = outer_address(&tunnel.outer, *server, &found) else {
         return Err(Failure::Address("there is no local address to send from".to_owned()));
     };
     let memory = MemoryFile::in_directory(&settings.state_dir).load().unwrap_or_default();
-    let now = Clock::start().moment().map_err(kernel)?;
+    let now = Clock::start().moment()?;
     let outgoing = Outgoing {
         from: SocketAddr::new(address, tunnel.port.get()),
         to: SocketAddr::new(*server, client.server.port.get()),

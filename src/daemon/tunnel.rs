@@ -10,7 +10,6 @@ use tokio::time::sleep_until;
 
 use super::control::ControlSocket;
 use super::hosts::Hosts;
-use super::preflight::kernel;
 use super::process::Process;
 use super::settling::Settling;
 use super::signals::{Caught, Signals};
@@ -28,8 +27,10 @@ pub fn run(settings: &Settings) -> Result<(), Failure> {
     if let Some(key) = settings.role.public_key() {
         tracing::info!("our public key is {}: the other end needs it", key_text(&key));
     }
-    let runtime =
-        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(kernel)?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(Failure::system("start"))?;
     let result = runtime.block_on(serve(settings));
     // A lookup or a fetch that is under way keeps nobody waiting.
     runtime.shutdown_background();
@@ -37,8 +38,8 @@ pub fn run(settings: &Settings) -> Result<(), Failure> {
 }
 
 async fn serve(settings: &Settings) -> Result<(), Failure> {
-    let mut signals = Signals::catch().map_err(kernel)?;
-    let mut changes = Settling::open().map_err(kernel)?;
+    let mut signals = Signals::catch().map_err(Failure::system("catch signals"))?;
+    let mut changes = Settling::open().map_err(Failure::Netlink)?;
     let hosts = match &settings.role {
         Role::Node(node) => Some(Hosts::load(node.hosts.clone(), &settings.state_dir).await?),
         Role::Server(_) | Role::Client(_) => None,

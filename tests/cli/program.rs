@@ -95,3 +95,22 @@ fn documents_know_every_option() {
         }
     }
 }
+
+/// What the man page says of exit codes is what the program knows, in rising order.
+#[test]
+fn the_man_page_has_the_exit_codes_that_are_used() {
+    let output = ipipou(&["generate", "man"]);
+    let page = stdout(&output);
+    let (_, section) = page.split_once(".SH \"EXIT STATUS\"\n").expect("a section");
+    let (section, _) = section.split_once(".SH ").expect("another section");
+    let codes: Vec<u8> = section
+        .split(".TP\n")
+        .filter_map(|entry| entry.strip_prefix("\\fB")?.split_once("\\fR"))
+        .map(|(code, meaning)| {
+            assert!(meaning.trim().ends_with('.'), "{code}: {meaning}");
+            code.parse().expect("a number")
+        })
+        .collect();
+    assert_eq!(codes, [0, 1, 2, 10, 20, 40, 51, 52, 53, 54, 120, 200]);
+    assert_eq!(codes, ipipou::daemon::Exit::ALL.map(ipipou::daemon::Exit::code));
+}
