@@ -4,6 +4,10 @@
 Two hosts (network namespaces) and one cable. In every round each contestant, in shuffled order, is
 started on fresh hosts, measured and ended: never are there two. A figure of the table is the median
 of the rounds, ± half their range; a ratio is the median of the ratios within the rounds.
+
+The cable passes large packets as they are. "Segmented on the way" is TCP over one that does not: the
+sender's card segments nothing (TSO, USO and tunnels off), the receiver's puts together (GRO), as
+ordinary cards do.
 """
 
 import argparse
@@ -26,11 +30,14 @@ sys.path.insert(0, str(TOP / "tests" / "vm"))
 
 import contestants  # noqa: E402
 import lab as laboratory  # noqa: E402
+import offloads  # noqa: E402
 import plot  # noqa: E402
 from contestants import IPIPOU, VETH, Unavailable  # noqa: E402
 
 # of the bare cable's TCP, and of the best other tunnel's
 TARGETS = {"of veth": 0.50, "of the best other": 5.0}
+SEGMENTED = "segmented Gbit/s"
+SEGMENTED_TARGET = 0.80  # of the cable that segments
 PAYLOAD = 1200  # bytes of a UDP packet
 PACED = 20_000  # packets per second of the moderate rate
 CONGESTION = pathlib.Path("/proc/sys/net/ipv4/tcp_congestion_control").read_text().strip()
@@ -41,11 +48,14 @@ MEMORY_GROWTH = 0.10, 1024  # a fraction, KiB: more than either is a leak
 
 
 @contextlib.contextmanager
-def started(contestant):
+def started(contestant, segmented=False):
     with tempfile.TemporaryDirectory() as directory, laboratory.Lab(directory) as lab:
         pair = contestants.Pair(lab.host("server"), lab.host("client"))
         addresses = [f"{outer}/24" for _, outer, *_ in pair.sides()]
         lab.link(pair.server, "eth0", addresses[0], pair.client, "eth0", addresses[1])
+        if segmented:
+            for host in (pair.server, pair.client):
+                offloads.segmented_on_the_way(host, "eth0")
         try:
             contestant.start(pair)
             answered = lambda: pair.client.ping(pair.near, count=1).received  # noqa: E731
@@ -120,7 +130,10 @@ def measure(contestant, seconds, congestion):
         figures["paced lost"] = udp(pair, seconds, str(PACED * PAYLOAD * 8))[1]
         if pair.ends:
             figures["memory MiB"] = max(map(resident, pair.ends)) / 1024
-        return figures
+    with started(contestant, segmented=True) as pair:
+        iperf_server(pair)
+        figures[SEGMENTED] = tcp(pair, seconds, congestion)[0] / 1e9
+    return figures
 
 
 def memory(contestant, seconds):
@@ -198,6 +211,12 @@ def judge(rounds, names, samples):
             verdicts.append((None, said))
         else:
             verdicts.append((found >= target, f"{said}: {found:.2f}"))
+    found = ratio(rounds, IPIPOU, VETH, SEGMENTED)
+    said = f"ipipou, TCP segmented on the way, of veth, at least {SEGMENTED_TARGET:.2f}"
+    if found is None:
+        verdicts.append((None, said))
+    else:
+        verdicts.append((found >= SEGMENTED_TARGET, f"{said}: {found:.2f}"))
     if samples is None:
         return [*verdicts, (None, "ipipou, memory flat under load")]
     fraction, amount = MEMORY_GROWTH
@@ -222,24 +241,27 @@ def cell(rounds, name, what, form, scale=1):
         return "–"
     spread = (max(figures) - min(figures)) / 2
     value = form.format(statistics.median(figures))
-    return f"{value} ±{form.format(spread)}" if what.startswith(("tcp", "udp k")) else value
+    return f"{value} ±{form.format(spread)}" if what.startswith(("tcp", "segmented", "udp k")) else value
 
 
 def table(rounds, names, why_not):
     yield (
-        "| | TCP Gbit/s | of veth | UDP kpps, flood | lost |"
+        "| | TCP Gbit/s | of veth | segmented on the way | of veth | UDP kpps, flood | lost |"
         f" lost at {PACED // 1000} kpps | RTT idle, ms | RTT under TCP, ms | memory, MiB |"
     )
-    yield "|---|" + "--:|" * 8
+    yield "|---|" + "--:|" * 10
     for name, version in names.items():
         title = f"{name} {version}".strip()
         if not column(rounds, name, "tcp Gbit/s"):
-            yield f"| {title} | not measured: {why_not[name]} |" + " |" * 7
+            yield f"| {title} | not measured: {why_not[name]} |" + " |" * 9
             continue
-        share = ratio(rounds, name, VETH)
+        shares = [ratio(rounds, name, VETH, what) for what in ("tcp Gbit/s", SEGMENTED)]
+        of_cable, of_segmenting = ("–" if share is None else f"{share:.3f}" for share in shares)
         cells = [
             cell(rounds, name, "tcp Gbit/s", "{:.2f}"),
-            "–" if share is None else f"{share:.3f}",
+            of_cable,
+            cell(rounds, name, SEGMENTED, "{:.2f}"),
+            of_segmenting,
             cell(rounds, name, "udp kpps", "{:.0f}"),
             cell(rounds, name, "udp lost", "{:.0f} %", 100),
             cell(rounds, name, "paced lost", "{:.2f} %", 100),
