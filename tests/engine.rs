@@ -4,6 +4,8 @@
 mod gateway;
 #[path = "engine/host.rs"]
 mod host;
+#[path = "engine/mtu.rs"]
+mod mtu;
 #[path = "engine/random.rs"]
 mod random;
 #[path = "engine/situations.rs"]
@@ -37,6 +39,7 @@ fn tunnel() -> TunnelConfig {
         inner: "172.28.0.0".parse().unwrap(),
         inner_peer: "172.28.0.1/32".parse().unwrap(),
         inner6: None,
+        mtu: None,
         outer: Outer::Device("eth0".parse().unwrap()),
         port: 10000.try_into().unwrap(),
         private: PrivateAddress::WhenTaken("172.29.0.0".parse().unwrap()),

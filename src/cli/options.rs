@@ -213,6 +213,11 @@ pub struct Options {
     /// is in too [default length: 64]. For --datapath tun
     #[arg(long, value_name = "IP[/LEN]", value_parser = address::inner6, help_heading = "Tunnel")]
     pub ip6: Option<Ipv6Net>,
+    /// Bytes of the largest packet inside the tunnel, 68..65507 (with --ip6 at least 1280), for a path
+    /// that is narrower than the interface it begins with [default: the MTU of that interface, which
+    /// is followed, minus 28, with IPv6 outside 48]
+    #[arg(long, value_name = "BYTES", value_parser = value::mtu, help_heading = "Tunnel")]
+    pub mtu: Option<u32>,
     /// Source addresses that inner packets may have: "strict", only those routed back into the
     /// tunnel; "loose", any that has a route; "off", whatever the interface is set to
     #[arg(

@@ -12,9 +12,9 @@ use super::usage::UsageError;
 use super::value::unless_zero;
 use super::{LogConfig, Run, gateway, inner, many_ends, proof};
 use crate::engine::config::{
-    ClientConfig, Datapath, DatapathChoice, Host, LearnConfig, Masquerade, NodeConfig, Outer,
-    PrivateAddress, QueueConfig, Role, RulesConfig, ServerConfig, ServerName, SourceCheck,
-    TunnelConfig,
+    ClientConfig, Datapath, DatapathChoice, Host, LEAST_MTU_V6, LearnConfig, Masquerade,
+    NodeConfig, Outer, PrivateAddress, QueueConfig, Role, RulesConfig, ServerConfig, ServerName,
+    SourceCheck, TunnelConfig,
 };
 
 /// Directories that the service manager names (systemd.exec(5)).
@@ -182,6 +182,7 @@ fn tunnel(
         inner,
         inner_peer,
         inner6: options.ip6,
+        mtu: mtu(options)?,
         outer: outer.clone(),
         port: port.map_or_else(|| number.port(), Ok)?,
         private: match options.force_fou_local_ip_alt {
@@ -201,6 +202,16 @@ fn tunnel(
         datapath: datapath(basis, remote, warnings)?,
         queues: options.tun_queues,
     })
+}
+
+/// What is asked for, if the interface can have its addresses then.
+fn mtu(options: &Options) -> Result<Option<u32>, UsageError> {
+    match options.mtu {
+        Some(mtu) if options.ip6.is_some() && mtu < LEAST_MTU_V6 => {
+            Err(UsageError::MtuForIpv6(mtu))
+        }
+        mtu => Ok(mtu),
+    }
 }
 
 fn datapath(

@@ -66,6 +66,8 @@ pub enum UsageError {
     RoutesToClients,
     #[error("--route: {0} is IPv6: give our IPv6 address inside the tunnel too, with --ip6")]
     RouteNeedsIp6(IpNet),
+    #[error("--mtu: {0} is too small for IPv6 (--ip6), which needs at least 1280")]
+    MtuForIpv6(u32),
     #[error("{option}: {value} is given twice")]
     GivenTwice { option: &'static str, value: String },
     #[error("--masquerade: {0} is the tunnel itself, give the interface that packets leave by")]

@@ -16,7 +16,7 @@ use ureq::http::Uri;
 use zeroize::Zeroizing;
 
 use crate::auth::{KeyError, SharedSecret, Token, TokenError, is_public_key, parse_key};
-use crate::engine::config::{DeviceName, DeviceNameError};
+use crate::engine::config::{DeviceName, DeviceNameError, LEAST_MTU, MOST_MTU};
 
 /// Why a text is no value of its option: a sentence that goes on after the value.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -136,6 +136,13 @@ pub fn ttl(text: &str) -> Result<NonZeroU8, ValueError> {
 
 pub fn verbosity(text: &str) -> Result<u8, ValueError> {
     integer(text, 0, u8::MAX.into())
+}
+
+/// Bytes of a packet inside a tunnel.
+pub fn mtu(text: &str) -> Result<u32, ValueError> {
+    let (min, max) = (LEAST_MTU, MOST_MTU);
+    let mtu: u32 = integer(text, min, max)?;
+    if (min..=max).contains(&mtu) { Ok(mtu) } else { Err(ValueError::NotANumber { min, max }) }
 }
 
 /// Threads that read from the tunnel.
@@ -304,6 +311,11 @@ mod tests {
         assert_eq!(queues("16").map(NonZeroUsize::get), Ok(16));
         for bad in ["0", "17", "-1", "4294967297", "x"] {
             assert_eq!(queues(bad), Err(ValueError::NotANumber { min: 1, max: 16 }), "{bad}");
+        }
+        assert_eq!((mtu("68"), mtu(" 65507 ")), (Ok(68), Ok(65_507)));
+        for bad in ["67", "65508", "0", "-1", "1e3", ""] {
+            let refused = Err(ValueError::NotANumber { min: 68, max: 65_507 });
+            assert_eq!(mtu(bad), refused, "{bad}");
         }
         assert_eq!(interval("10"), Ok(Duration::from_secs(10)));
         assert_eq!(interval("9.999"), Err(ValueError::TooShort(10)));

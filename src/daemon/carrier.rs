@@ -113,7 +113,7 @@ impl Carrier {
             }
             Step::Forward(spec) => datapath.set_forwarding(spec.clone()).map_err(StepError::Tun),
             Step::CreateLink(wanted) => match wanted.kind {
-                LinkKind::Tun { .. } => {
+                LinkKind::Tun => {
                     datapath.create_interface(&wanted.device).map_err(StepError::Tun)?;
                     keep(datapath);
                     Ok(())

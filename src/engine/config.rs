@@ -16,6 +16,12 @@ use super::Moment;
 use super::socket::SocketSpec;
 use crate::auth::{Credential, Policy, Signer};
 
+/// The smallest MTUs that IPv4 (RFC 791, 3.2) and IPv6 (RFC 8200, 5) know.
+pub const LEAST_MTU: u32 = 68;
+pub const LEAST_MTU_V6: u32 = 1280;
+/// What fits into the longest IPv4 packet there is, with a UDP header around it.
+pub const MOST_MTU: u32 = 65_535 - 28;
+
 /// What one process is.
 #[derive(Debug, Clone)]
 pub enum Role {
@@ -154,6 +160,8 @@ pub struct TunnelConfig {
     pub inner_peer: Ipv4Net,
     /// Our IPv6 address inside the tunnel, with the network that is on it.
     pub inner6: Option<Ipv6Net>,
+    /// Bytes of the largest packet inside the tunnel; `None`: what fits into a packet of the uplink.
+    pub mtu: Option<u32>,
     /// Where the outer packets come from and go to.
     pub outer: Outer,
     /// Our UDP port: the FOU listener's, and the source port of what we send.

@@ -221,6 +221,7 @@ impl Engine {
         match step {
             Step::InstallRules(..) => self.installed = None,
             Step::InstallGateway(_) => self.installed_gateway = None,
+            Step::SetMtu(device, _) => drop(self.owned.mtus.remove(device)),
             _ => {}
         }
         self.reread_at = self.reread_at.min(now.monotonic + RETRY_AFTER);

@@ -3,7 +3,7 @@
 //! One mechanism for the first start, a restart, a repair, a move and the end. The order keeps the
 //! door shut: rules come before the listener they guard and go after it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -43,6 +43,7 @@ pub struct Wanted {
 pub struct WantedLink {
     pub device: DeviceName,
     pub kind: LinkKind,
+    pub mtu: Mtu,
     pub addresses: Vec<InterfaceAddress>,
     pub source_check: SourceCheck,
     pub forwards: Forwards,
@@ -74,10 +75,24 @@ impl Forwards {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LinkKind {
     Ipip(IpipLink),
-    /// A TUN interface of this process. Its MTU is set once, and the user's to change.
-    Tun {
-        mtu: u32,
-    },
+    /// A TUN interface of this process.
+    Tun,
+}
+
+/// How large packets inside a tunnel may be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Mtu {
+    pub bytes: u32,
+    pub from: MtuFrom,
+}
+
+/// Who says so.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MtuFrom {
+    /// `--mtu`: nobody else may change it.
+    Option,
+    /// It follows the uplink's. If it is changed by hand, it stays so until the uplink's changes.
+    Uplink,
 }
 
 /// Everything the rules depend on, but for the remotes they let in.
@@ -118,6 +133,8 @@ pub struct Owned {
     pub listeners: BTreeSet<Listener>,
     pub private: BTreeSet<Ipv4Addr>,
     pub rules: bool,
+    /// The MTUs that our interfaces were given last.
+    pub mtus: BTreeMap<DeviceName, u32>,
 }
 
 /// One change to the host.
@@ -133,6 +150,7 @@ pub enum Step {
     ChangeLink(WantedLink),
     /// Label, reverse path filter, up.
     DressLink(WantedLink),
+    SetMtu(DeviceName, u32),
     AddInnerAddress(DeviceName, InterfaceAddress),
     RemoveInnerAddress(Address),
     RemoveLink(DeviceName),
@@ -193,7 +211,7 @@ pub fn plan(
         steps.push(Step::Forward(wanted.forwarding.clone()));
     }
     for link in &wanted.links {
-        plan_link(link, found, &mut steps);
+        plan_link(link, found, owned, &mut steps);
     }
     steps.extend(plan_unwanted(&wanted.unwanted, found));
     plan_admitted(wanted, found, &mut steps);
@@ -253,9 +271,9 @@ fn plan_rules(wanted: &Wanted, found: &Found, installed: Option<&RuleSpec>, step
     }
 }
 
-fn plan_link(wanted: &WantedLink, found: &Found, steps: &mut Vec<Step>) {
+fn plan_link(wanted: &WantedLink, found: &Found, owned: &Owned, steps: &mut Vec<Step>) {
     let add = |address| Step::AddInnerAddress(wanted.device.clone(), address);
-    let is_tun = matches!(wanted.kind, LinkKind::Tun { .. });
+    let is_tun = wanted.kind == LinkKind::Tun;
     // A TUN interface that is not this process' own can only be gone in a moment.
     let interface =
         found.interface(&wanted.device).filter(|_| !is_tun || found.userspace.interface);
@@ -265,11 +283,20 @@ fn plan_link(wanted: &WantedLink, found: &Found, steps: &mut Vec<Step>) {
         steps.extend(wanted.addresses.iter().copied().map(add));
         return;
     };
+    let is_unchanged = owned.mtus.get(&wanted.device) == Some(&wanted.mtu.bytes);
+    let mtu = match wanted.mtu.from {
+        MtuFrom::Uplink if is_unchanged => interface.mtu,
+        MtuFrom::Uplink | MtuFrom::Option => wanted.mtu.bytes,
+    };
     match wanted.kind {
         LinkKind::Ipip(link) if interface.kind != InterfaceKind::Ipip(link) => {
-            steps.push(Step::ChangeLink(wanted.clone()));
+            let mtu = Mtu { bytes: mtu, ..wanted.mtu };
+            steps.push(Step::ChangeLink(WantedLink { mtu, ..wanted.clone() }));
         }
-        LinkKind::Ipip(_) | LinkKind::Tun { .. } => {}
+        LinkKind::Ipip(_) | LinkKind::Tun if interface.mtu != mtu => {
+            steps.push(Step::SetMtu(wanted.device.clone(), mtu));
+        }
+        LinkKind::Ipip(_) | LinkKind::Tun => {}
     }
     if wanted.forwards == Forwards::HostDefault
         && forwards_by_us(interface)
@@ -360,7 +387,13 @@ impl fmt::Display for Step {
             Step::Admit(admitted) => list(f, "admit", admitted),
             Step::AddPrivateAddress(address) => write!(f, "add private address {address}"),
             Step::AddListener(listener) => write!(f, "add FOU listener {listener}"),
-            Step::CreateLink(w) => write!(f, "create {} {}", w.device, w.kind),
+            Step::CreateLink(w) => match w.kind {
+                LinkKind::Ipip(_) => write!(f, "create {} {}", w.device, w.kind),
+                LinkKind::Tun => {
+                    write!(f, "create {} {}, MTU {}", w.device, w.kind, w.mtu.bytes)
+                }
+            },
+            Step::SetMtu(device, mtu) => write!(f, "set the MTU of {device} to {mtu}"),
             Step::ChangeLink(w) => write!(f, "change {} to {}", w.device, w.kind),
             Step::DressLink(w) => write!(f, "set {} up", w.device),
             Step::AddInnerAddress(device, address) => write!(f, "add {address} to {device}"),
@@ -397,7 +430,7 @@ impl fmt::Display for LinkKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             LinkKind::Ipip(link) => write!(f, "{link}"),
-            LinkKind::Tun { mtu } => write!(f, "as a TUN interface, MTU {mtu}"),
+            LinkKind::Tun => f.write_str("as a TUN interface"),
         }
     }
 }

@@ -9,7 +9,7 @@ use super::config::{Datapath, DeviceName};
 use super::host::{Encapsulation, Found, Interface, InterfaceKind};
 use super::hosts::Node;
 use super::peer::{End, Peer};
-use super::plan::{self, Step};
+use super::plan::{self, Step, WantedLink};
 use super::wanted::{Endpoint, Ends, find_outer, wanted};
 use super::{Action, Engine, Moment, Phase, REREAD_EVERY, Report, gateway, nodes};
 
@@ -38,7 +38,11 @@ impl Engine {
         let first = actions.len();
         self.reconcile(actions);
         if settled {
-            let repairs: Vec<_> = actions[first..].iter().filter_map(applied).cloned().collect();
+            // To follow the uplink is none, either.
+            let follows = self.endpoint.tunnel.mtu.is_none();
+            let is_repair = |step: &&Step| !(follows && matches!(step, Step::SetMtu(..)));
+            let steps = actions[first..].iter().filter_map(applied);
+            let repairs: Vec<_> = steps.filter(is_repair).cloned().collect();
             self.counters.repaired += repairs.len() as u64;
             let reports = repairs.into_iter().map(Report::Repairing).map(Action::Report);
             actions.splice(first..first, reports);
@@ -188,6 +192,7 @@ impl Engine {
                 | Step::CreateLink(_)
                 | Step::ChangeLink(_)
                 | Step::DressLink(_)
+                | Step::SetMtu(..)
                 | Step::AddInnerAddress(..)
                 | Step::RemoveInnerAddress(_)
                 | Step::RemoveLink(_)
@@ -207,6 +212,8 @@ impl Engine {
                 | Step::RestoreNameServers => {}
             }
         }
+        let mtu = |link: &WantedLink| (link.device.clone(), link.mtu.bytes);
+        self.owned.mtus = wanted.links.iter().map(mtu).collect();
         if !steps.is_empty() && self.phase != Phase::Ending {
             self.phase = Phase::Settling;
         }

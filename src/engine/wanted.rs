@@ -6,15 +6,19 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use super::clients::Clients;
-use super::config::{Datapath, DeviceName, Outer, PrivateAddress, SourceCheck, TunnelConfig};
+use super::config::{
+    Datapath, DeviceName, LEAST_MTU, LEAST_MTU_V6, MOST_MTU, Outer, PrivateAddress, SourceCheck,
+    TunnelConfig,
+};
 use super::forwarding::{ForwardSpec, LearnSpec, RemoteSpec};
 use super::gateway;
 use super::host::{
-    Admitted, Encapsulation, Family, Found, InterfaceAddress, InterfaceKind, IpipLink, Listener,
+    Admitted, Encapsulation, Family, Found, Interface, InterfaceAddress, InterfaceKind, IpipLink,
+    Listener,
 };
 use super::nodes;
 use super::peer::{Peer, Settings};
-use super::plan::{Control, Forwards, LinkKind, RuleSpec, Wanted, WantedLink};
+use super::plan::{Control, Forwards, LinkKind, Mtu, MtuFrom, RuleSpec, Wanted, WantedLink};
 
 /// TTL of the outer packets. The kernel's default, the inner packet's TTL, would let a routing
 /// protocol's packets (TTL 1) die at the first hop.
@@ -25,9 +29,6 @@ const OVERHEAD_V4: u32 = 20 + 8;
 const OVERHEAD_V6: u32 = 40 + 8;
 /// Of a network whose interface cannot be found.
 const USUAL_MTU: u32 = 1500;
-/// The smallest MTU that IPv4 knows, and the largest of a TUN interface.
-const MTU_RANGE: (u32, u32) = (68, 65_535);
-
 /// Our side of the outer packets, as it is now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct OuterFound {
@@ -89,7 +90,8 @@ pub fn wanted(
 ) -> Wanted {
     let mut wanted = match (endpoint.datapath, outer.address) {
         (Datapath::Kernel, IpAddr::V4(address)) => {
-            kernel(endpoint, KernelOuter { address, bound_to: outer.bound_to }, peers, found)
+            let own = KernelOuter { address, bound_to: outer.bound_to };
+            kernel(endpoint, own, mtu(&endpoint.tunnel, outer, found), peers, found)
         }
         // Nobody can ask for it: `datapath` is the other then.
         (Datapath::Kernel, IpAddr::V6(_)) => Wanted::default(),
@@ -183,7 +185,8 @@ fn userspace(
     }
     let link = WantedLink {
         device: tunnel.device.clone(),
-        kind: LinkKind::Tun { mtu: mtu(outer.address, found) },
+        kind: LinkKind::Tun,
+        mtu: mtu(tunnel, outer, found),
         addresses: addresses(tunnel),
         source_check: tunnel.source_check,
         forwards: match forwards(tunnel) {
@@ -234,14 +237,31 @@ fn forwards(tunnel: &TunnelConfig) -> Forwards {
     }
 }
 
-/// What fits into a packet of the interface that outer packets leave by.
-fn mtu(outer: IpAddr, found: &Found) -> u32 {
-    let overhead = match outer {
+/// What is asked for, or what fits into a packet of the interface that outer packets leave by.
+fn mtu(tunnel: &TunnelConfig, outer: OuterFound, found: &Found) -> Mtu {
+    if let Some(bytes) = tunnel.mtu {
+        return Mtu { bytes, from: MtuFrom::Option };
+    }
+    let overhead = match outer.address {
         IpAddr::V4(_) => OVERHEAD_V4,
         IpAddr::V6(_) => OVERHEAD_V6,
     };
-    let uplink = found.interface_of(outer).filter(|i| !i.loopback).map_or(USUAL_MTU, |i| i.mtu);
-    uplink.saturating_sub(overhead).clamp(MTU_RANGE.0, MTU_RANGE.1)
+    // Where a route leads into the tunnel itself, it would get smaller with every look.
+    let is_other = |interface: &&Interface| {
+        let rest = interface.name.strip_prefix(tunnel.device.as_str());
+        !rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
+    };
+    let bound = outer.bound_to.and_then(|index| found.interface_at(index));
+    let by_route = || found.way.and_then(|way| found.interface_at(way.interface));
+    let by_address = || found.interface_of(outer.address);
+    let uplink = bound
+        .or_else(|| by_route().filter(is_other))
+        .or_else(by_address)
+        .filter(|interface| !interface.loopback && is_other(interface))
+        .map_or(USUAL_MTU, |interface| interface.mtu);
+    // With less the kernel takes IPv6 away from an interface (`addrconf_notify`).
+    let least = if tunnel.inner6.is_some() { LEAST_MTU_V6 } else { LEAST_MTU };
+    Mtu { bytes: uplink.saturating_sub(overhead).clamp(least, MOST_MTU), from: MtuFrom::Uplink }
 }
 
 /// Our outer address in the kernel's datapath, which is IPv4.
@@ -251,7 +271,13 @@ struct KernelOuter {
     bound_to: Option<u32>,
 }
 
-fn kernel(endpoint: &Endpoint, outer: KernelOuter, peers: &[Peer], found: &Found) -> Wanted {
+fn kernel(
+    endpoint: &Endpoint,
+    outer: KernelOuter,
+    mtu: Mtu,
+    peers: &[Peer],
+    found: &Found,
+) -> Wanted {
     let tunnel = &endpoint.tunnel;
     let port = tunnel.port.get();
     let listener = |local| Listener { port, local: Some(local), bound_to: outer.bound_to };
@@ -286,6 +312,7 @@ fn kernel(endpoint: &Endpoint, outer: KernelOuter, peers: &[Peer], found: &Found
         wanted.links.push(WantedLink {
             device: peer.device.clone(),
             kind: LinkKind::Ipip(link(tunnel, remote, outer, private)),
+            mtu,
             addresses: match endpoint.ends {
                 Ends::Two => addresses(tunnel),
                 Ends::Many => {

@@ -226,6 +226,7 @@ impl Links {
 fn ipip_message(wanted: &WantedLink) -> Option<LinkMessage> {
     let LinkKind::Ipip(link) = &wanted.kind else { return None };
     let mut builder = LinkIpIp::new(wanted.device.as_str())
+        .mtu(wanted.mtu.bytes)
         .local(link.local)
         .remote(link.remote)
         .ttl(link.ttl)

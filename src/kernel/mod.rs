@@ -226,6 +226,7 @@ impl Host {
             Step::CreateLink(wanted) => create(links, wanted).await.map_err(StepError::Link),
             Step::ChangeLink(wanted) => links.change(wanted).await.map_err(StepError::Link),
             Step::DressLink(wanted) => links.dress(wanted).await.map_err(StepError::Link),
+            Step::SetMtu(device, mtu) => links.set_mtu(device, *mtu).await.map_err(StepError::Link),
             Step::RemoveLink(device) => {
                 absent_is_fine(links.remove(device).await).map_err(StepError::Link)
             }
@@ -322,7 +323,7 @@ fn setting(name: &str) -> u32 {
 async fn create(links: &Links, wanted: &WantedLink) -> io::Result<()> {
     match wanted.kind {
         LinkKind::Ipip(_) => links.create(wanted).await,
-        LinkKind::Tun { mtu } => links.set_mtu(&wanted.device, mtu).await,
+        LinkKind::Tun => links.set_mtu(&wanted.device, wanted.mtu.bytes).await,
     }
 }
 

@@ -163,6 +163,7 @@ impl PlayedHost {
                     SourceCheck::Loose => interface.rp_filter = Some(2),
                 }
             }
+            Step::SetMtu(device, mtu) => self.interface(device).mtu = *mtu,
             Step::AddInnerAddress(device, value) => {
                 let interface = self.interface(device).index;
                 self.found.addresses.push(Address::new(interface, *value));
@@ -223,13 +224,15 @@ impl PlayedHost {
         self.next_index += 1;
         self.add_interface(wanted.device.as_str(), index, kind(wanted));
         self.interface(&wanted.device).up = false;
-        self.found.userspace.interface |= matches!(wanted.kind, LinkKind::Tun { .. });
+        self.interface(&wanted.device).mtu = wanted.mtu.bytes;
+        self.found.userspace.interface |= wanted.kind == LinkKind::Tun;
         Ok(())
     }
 
     fn change(&mut self, wanted: &WantedLink) -> Result<(), Refused> {
         self.check_free(wanted)?;
-        self.interface(&wanted.device).kind = kind(wanted);
+        let interface = self.interface(&wanted.device);
+        (interface.kind, interface.mtu) = (kind(wanted), wanted.mtu.bytes);
         Ok(())
     }
 
@@ -254,6 +257,6 @@ impl PlayedHost {
 fn kind(wanted: &WantedLink) -> InterfaceKind {
     match wanted.kind {
         LinkKind::Ipip(link) => InterfaceKind::Ipip(link),
-        LinkKind::Tun { .. } => InterfaceKind::Tun,
+        LinkKind::Tun => InterfaceKind::Tun,
     }
 }

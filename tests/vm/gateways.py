@@ -83,6 +83,14 @@ def rules(host, family="-4"):
     return [line for line in lines if line.endswith(f"proto {OURS}")]
 
 
+def mtu(host, dev="ipipou0"):
+    return json.loads(host.run(f"ip -j link show dev {dev}"))[0]["mtu"]
+
+
+def await_mtu(host, expected):
+    await_(lambda: mtu(host) == expected, what=f"an MTU of {expected}")
+
+
 def gateway_rules(host, number=0):
     """The program's nft table for forwarding; empty when there is none."""
     return host.run(f"nft list table ip ipipou-{number}-gateway", check=False).stdout
@@ -200,6 +208,17 @@ class Border:
         self.far = ipipou.client(self.client, *TOKEN, "--route", route)
         await_answer(self.client, INNER_SERVER)
         return self
+
+    def passes_a_narrower_uplink(self, size):
+        """Both ends' uplinks become narrower; then three packets of so many bytes, which may be
+        fragmented, come from behind the server and are answered."""
+        await_answer(self.third, INNER_CLIENT)
+        for host in (self.server, self.client):
+            host.run("ip link set eth0 mtu 1400")
+        for host in (self.server, self.client):
+            await_mtu(host, 1372)
+        argv = ["ping", "-n", "-c", "3", "-W", "5", "-M", "dont", "-s", size - 28, INNER_CLIENT]
+        return " 3 received" in self.third.run(argv, check=False).stdout
 
     def stop(self):
         assert self.far.process.stop() == 0
