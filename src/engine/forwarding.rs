@@ -116,6 +116,13 @@ impl Forwarding {
         self.destinations.get(destination).copied().or_else(learned)
     }
 
+    /// Whether any inner packet is sent to this remote.
+    pub fn is_remote(&self, remote: SocketAddr) -> bool {
+        let from_anybody = self.spec.learn.as_ref().is_some_and(|learn| learn.from_anybody);
+        self.spec.remotes.contains_key(&remote)
+            || (from_anybody && self.learned.values().any(|learned| learned.remote == remote))
+    }
+
     /// What becomes of an inner packet from `source` that came from the remote `from`. `now` is the
     /// monotonic clock.
     pub fn judge(&self, from: SocketAddr, source: IpAddr, now: Duration) -> Judgement {

@@ -114,8 +114,8 @@ impl Coalescer {
     }
 
     /// Takes the packet at `start` in `buffer`, which stays where it is until all are taken out.
-    /// Not to be called when full.
-    pub fn push(&mut self, buffer: &[u8], start: usize, inner: &Inner) {
+    /// Not to be called when full. `large` says how it is taken apart if it is a large one itself.
+    pub fn push(&mut self, buffer: &[u8], start: usize, inner: &Inner, large: Option<Vnet>) {
         let range = start..start + inner.length;
         let packet = &buffer[range.clone()];
         let Flow { pair, ports } = Flow::of(packet, inner);
@@ -124,10 +124,14 @@ impl Coalescer {
             for group in self.groups.iter_mut().filter(|group| group.pair == pair) {
                 group.is_open = false;
             }
-            self.begin(range, Vnet::PLAIN, pair, pair, None);
+            let alone = large.unwrap_or_else(|| partial::vnet(packet, inner));
+            self.begin(range, alone, pair, pair, None);
             return;
         };
-        let segment = Segment::parse(packet, inner, self.offload);
+        let segment = match large {
+            Some(_) => None,
+            None => Segment::parse(packet, inner, self.offload),
+        };
         let part = low_u16(self.parts.len());
         if let Some(group) = latest(&mut self.groups, &self.slots, flow) {
             if let Some(segment) = segment
@@ -142,7 +146,8 @@ impl Coalescer {
             }
             group.is_open = false;
         }
-        self.begin(range, partial::vnet(packet, inner), flow, pair, segment);
+        let alone = large.unwrap_or_else(|| partial::vnet(packet, inner));
+        self.begin(range, alone, flow, pair, segment);
     }
 
     /// Hands out all packets in their order, and is empty then. Headers are put right in `buffer`.

@@ -22,6 +22,9 @@ reasons! {
     TxNoRoute = "tx_no_route",
     /// The interface gave something that is no IP packet.
     TxMalformed = "tx_malformed",
+    /// Longer than the path takes, and not to be fragmented: the sender was told, unless it was told
+    /// often enough.
+    TxTooLong = "tx_too_long",
     /// There was no socket, or the kernel refused.
     TxFailed = "tx_failed",
     /// Data from a remote that is not admitted.

@@ -25,7 +25,9 @@ mod device;
 mod drops;
 mod ecn;
 mod flow;
+mod fragment;
 mod handover;
+mod large;
 mod limit;
 mod offloads;
 mod partial;
@@ -45,11 +47,12 @@ mod wake;
 
 use std::collections::BTreeMap;
 use std::future;
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroUsize;
 use std::os::fd::AsFd;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
@@ -65,6 +68,7 @@ use device::{Interface, Offload};
 use drops::{Drops, Reason};
 pub use handover::{Kept, forget, inherited};
 pub use offloads::Offloads;
+use path::Paths;
 use socket::UdpSocket;
 use wake::{Start, Wake};
 
@@ -95,6 +99,9 @@ struct Shared {
     socket: RwLock<Option<Arc<UdpSocket>>>,
     control: mpsc::Sender<(SocketAddr, Vec<u8>)>,
     drops: Drops,
+    paths: Paths,
+    /// Numbers the datagrams that were fragmented, beginning anywhere.
+    fragmented: AtomicU16,
     stopping: AtomicBool,
     /// Wakes the readers of the interface, for good.
     stop: Wake,
@@ -118,6 +125,8 @@ impl Datapath {
             socket: RwLock::new(None),
             control: sender,
             drops: Drops::new(),
+            paths: Paths::default(),
+            fragmented: AtomicU16::new(anything()),
             stopping: AtomicBool::new(false),
             stop: Wake::new()?,
             changed: Wake::new()?,
@@ -213,6 +222,7 @@ impl Datapath {
             return Ok(());
         }
         let socket = UdpSocket::open(spec, former.as_deref())?;
+        self.shared.paths.forget();
         *write(&self.shared.socket) = Some(Arc::new(socket));
         self.shared.changed.wake();
         Ok(())
@@ -274,7 +284,8 @@ impl Datapath {
     /// `NotConnected` without a socket; else what the kernel says.
     pub fn send(&self, out: &Outgoing) -> io::Result<()> {
         let socket = self.shared.socket().ok_or(io::ErrorKind::NotConnected)?;
-        socket.send(out)
+        let most = self.shared.paths.most(out.to);
+        socket.send(out, most, &|| self.shared.read_errors(&socket))
     }
 
     /// The next packet that is no data: sender and payload. May be cancelled.
@@ -294,10 +305,10 @@ impl Datapath {
     /// What is in use now.
     pub fn offloads(&self) -> Offloads {
         let interface = self.shared.interface();
-        let offload = interface.as_ref().map_or(Offload::None, |i| i.offload);
+        let offload = interface.as_ref().map_or(Offload::None, |i| i.gives().min(i.takes()));
         let socket = self.shared.socket();
         Offloads {
-            tun_tso: offload != Offload::None,
+            tun_tso: offload >= Offload::Tcp,
             tun_uso: offload == Offload::TcpAndUdp,
             udp_gso: socket.as_ref().is_some_and(|s| s.has_gso()),
             udp_gro: socket.as_ref().is_some_and(|s| s.has_gro()),
@@ -361,12 +372,33 @@ impl Shared {
         }
     }
 
+    /// Takes what the kernel and routers say of packets that were sent; whether there was anything.
+    fn read_errors(&self, socket: &UdpSocket) -> bool {
+        socket.read_errors(|word| {
+            let is_remote = self.forwarding().is_remote(word.to);
+            if let Some(mtu) = self.paths.note(&word, is_remote, wake::now()) {
+                tracing::warn!(
+                    "somebody says that the path to {} takes packets of {} bytes only; that is not \
+                     believed, as anybody can say so: if large packets do not pass, give --mtu {mtu}",
+                    word.to,
+                    word.mtu
+                );
+            }
+        })
+    }
+
     fn pass_control(&self, from: SocketAddr, payload: &[u8]) {
         let payload = payload.get(..CONTROL_LEN).unwrap_or(payload);
         if self.control.try_send((from, payload.to_vec())).is_err() {
             self.drops.add(Reason::ControlOverflow, 1);
         }
     }
+}
+
+/// A number that nobody can know.
+fn anything() -> u16 {
+    let [a, b, ..] = RandomState::new().build_hasher().finish().to_ne_bytes();
+    u16::from_ne_bytes([a, b])
 }
 
 // A thread that panicked while it held a lock left nothing half done that would matter more than

@@ -6,34 +6,128 @@
 //! By chance a whole packet looks like that, too, once in 65,536. Nothing happens to it: the kernel
 //! computes its checksum where it is needed, which is the one that it had.
 
+use std::ops::Range;
+
+use etherparse::{IpNumber, ip_number};
+
 use crate::wire::inner::Inner;
 
-use super::checksum;
+use super::checksum::{self, Sum};
 use super::vnet::Vnet;
 
 /// How a packet is written that is alone.
 pub fn vnet(packet: &[u8], inner: &Inner) -> Vnet {
-    let offset = match i32::from(inner.protocol) {
-        libc::IPPROTO_TCP => 16u8,
-        libc::IPPROTO_UDP => 6,
-        _ => return Vnet::PLAIN,
-    };
-    let addresses = if inner.source.is_ipv4() { 12..20 } else { 8..40 };
-    let field = inner.header_len + usize::from(offset);
-    let (Some(addresses), Some(found), Ok(start), Ok(length)) = (
-        packet.get(addresses),
-        packet.get(field..field + 2),
-        u16::try_from(inner.header_len),
-        u16::try_from(inner.length - inner.header_len),
-    ) else {
-        return Vnet::PLAIN;
-    };
-    let pseudo = checksum::pseudo_header(addresses, inner.protocol, length);
-    let partial = !inner.is_fragment && found == checksum::fold(pseudo);
-    if !partial {
+    let Some(transport) = Transport::of(packet, inner) else { return Vnet::PLAIN };
+    if packet.get(transport.field()) != Some(&checksum::fold(transport.pseudo_header)) {
         return Vnet::PLAIN;
     }
-    Vnet { needs_csum: true, csum_start: start, csum_offset: offset.into(), ..Vnet::PLAIN }
+    transport.partial()
+}
+
+/// TCP or UDP in a packet: as much as its checksum needs.
+#[derive(Debug, Clone, Copy)]
+pub struct Transport {
+    pub is_tcp: bool,
+    /// Where it begins, behind options and extension headers.
+    pub start: u16,
+    /// Sum over the pseudo-header.
+    pub pseudo_header: Sum,
+}
+
+impl Transport {
+    /// `None` for other protocols, and for what is only a part of a packet.
+    pub fn of(packet: &[u8], inner: &Inner) -> Option<Self> {
+        let is_v4 = inner.source.is_ipv4();
+        let (protocol, start, destination) = match (is_v4, inner.header_len) {
+            _ if inner.is_fragment => return None,
+            (true, 20) => (inner.protocol, 20, 16..20),
+            (true, length) => (inner.protocol, length, last_of_source_route(packet, length)),
+            (false, _) => behind_extensions(packet, inner.protocol)?,
+        };
+        let is_tcp = protocol == ip_number::TCP.0;
+        if !is_tcp && protocol != ip_number::UDP.0 {
+            return None;
+        }
+        let source = if is_v4 { 12..16 } else { 8..24 };
+        let length = inner.length.checked_sub(start).and_then(|length| u16::try_from(length).ok());
+        let pseudo_header = checksum::sum(packet.get(source)?)
+            + checksum::pseudo_header(packet.get(destination)?, protocol, length?);
+        Some(Transport { is_tcp, start: u16::try_from(start).ok()?, pseudo_header })
+    }
+
+    /// Where the checksum is, counted from the beginning of TCP or UDP.
+    pub fn offset(self) -> u16 {
+        if self.is_tcp { 16 } else { 6 }
+    }
+
+    /// Where it is in the packet.
+    pub fn field(self) -> Range<usize> {
+        let start = usize::from(self.start) + usize::from(self.offset());
+        start..start + 2
+    }
+
+    /// How a packet is written whose checksum is not computed.
+    pub fn partial(self) -> Vnet {
+        let (csum_start, csum_offset) = (self.start, self.offset());
+        Vnet { needs_csum: true, csum_start, csum_offset, ..Vnet::PLAIN }
+    }
+}
+
+/// Where the destination of an IPv4 packet is that its checksum is over: the last address of a loose
+/// or strict source route that has not come to its end, else that of the header (RFC 791, 3.1;
+/// `ip_options_build` in net/ipv4/ip_options.c).
+fn last_of_source_route(packet: &[u8], header_len: usize) -> Range<usize> {
+    const SOURCE_ROUTES: [u8; 2] = [131, 137];
+    let of_header = 16..20;
+    let mut at = 20;
+    while at < header_len {
+        let (length, pointer) = match packet.get(at..header_len) {
+            None | Some([] | [0, ..]) => return of_header,
+            Some([1, ..]) => (1, 0),
+            Some([_, length, pointer, ..]) => (usize::from(*length), usize::from(*pointer)),
+            Some(_) => return of_header,
+        };
+        let end = at + length;
+        if length == 0 || end > header_len {
+            return of_header;
+        }
+        if SOURCE_ROUTES.contains(&packet[at]) && length >= 7 && pointer <= length {
+            return end - 4..end;
+        }
+        at = end;
+    }
+    of_header
+}
+
+/// Protocol and place of what is behind the extension headers of IPv6, and where the destination is
+/// that its checksum is over: with a routing header the last one (RFC 8200, 8.1). `None` for a
+/// fragment, and where that is not known.
+fn behind_extensions(packet: &[u8], first: u8) -> Option<(u8, usize, Range<usize>)> {
+    /// Type 0 (RFC 5095) and type 2 (RFC 6275) end with the last address; that of segment routing
+    /// (RFC 8754) begins with it.
+    const ENDS_WITH_IT: [u8; 2] = [0, 2];
+    const BEGINS_WITH_IT: u8 = 4;
+    let (mut next, mut at, mut destination) = (first, 40, 24..40);
+    loop {
+        let length = match IpNumber(next) {
+            ip_number::IPV6_FRAGMENTATION_HEADER => return None,
+            ip_number::IPV6_HEADER_HOP_BY_HOP
+            | ip_number::IPV6_DESTINATION_OPTIONS
+            | ip_number::IPV6_ROUTE_HEADER => usize::from(*packet.get(at + 1)?) * 8 + 8,
+            ip_number::AUTHENTICATION_HEADER => usize::from(*packet.get(at + 1)?) * 4 + 8,
+            _ => return Some((next, at, destination)),
+        };
+        let header = packet.get(at..at + length)?;
+        if next == ip_number::IPV6_ROUTE_HEADER.0 && header[3] > 0 {
+            destination = match header[2] {
+                kind if ENDS_WITH_IT.contains(&kind) => at + length.checked_sub(16)?..at + length,
+                BEGINS_WITH_IT => at + 8..at + 24,
+                _ => return None,
+            };
+        }
+        next = header[0];
+        at += length;
+    }
 }
 
 #[cfg(test)]

@@ -1,35 +1,168 @@
-//! Paths that are narrower than what is sent: what is done about the kernel's EMSGSIZE.
+//! How long packets may be on the way to a remote.
 //!
-//! Over IPv4 what leaves must not be fragmented by routers (`IP_PMTUDISC_DO`): they would do it
-//! silently, packet by packet, and the numbers by which fragments are told apart repeat, since the
-//! kernel counts a batch as one (`__ip_select_ident`). With the weaker `IP_PMTUDISC_WANT` it allows
-//! that for all batches (`__ip_make_skb`). A router that has to drop something says so, the kernel
-//! notes how wide the path is (`__udp4_lib_err`), and refuses what is longer from then on. Only then
-//! it is let to fragment, itself, with numbers of its own.
+//! What leaves must not be fragmented by routers: they would do it silently, packet by packet, and
+//! the numbers by which fragments are told apart repeat, since the kernel counts a batch as one
+//! (`__ip_select_ident`), so that parts of different packets are put together. So everything says
+//! that it is not to be fragmented, whatever the kernel knows of the path (`IP_PMTUDISC_PROBE`), and
+//! whatever it knows of the path to another remote of the same socket.
 //!
-//! A path may widen, so all this is forgotten after a while.
+//! A router that has to drop a packet for its length says so (ICMP), and the kernel puts that into
+//! the socket's error queue together with the remote's address and port, as they were quoted. Anybody
+//! can send such a message. So it counts for a remote that packets are sent to, and for nobody else;
+//! nothing below [`LEAST`] is believed; and it is forgotten after a while, as a path may widen.
+//!
+//! What is longer is taken apart inside, where that is allowed, or refused there (`transmit.rs`).
 
+use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use socket2::Socket;
 
 use super::lock;
 use super::socket::set_option;
-use super::wake::{self, millis};
+use super::wake;
 
-const NARROW_FOR: Duration = Duration::from_secs(10);
+/// Bytes of a packet that every path takes: of IPv6 (RFC 8200, 5), and in practice of IPv4.
+pub const LEAST: usize = 1280;
+/// No network takes less (RFC 791, 3.2), so there is nothing to say of it.
+const LEAST_OF_ALL: usize = 68 + 48;
+/// How long a router is believed (RFC 1191, 6.3: not less than ten minutes).
+const ROUTER_FOR: Duration = Duration::from_secs(600);
+/// How long the kernel's own word counts, which is about its interface and asked for again at no
+/// cost.
+const KERNEL_FOR: Duration = Duration::from_secs(10);
+/// Remotes that are remembered. Those of a server that learns are not more.
+const MOST: usize = 65_536;
+/// One line in this time says that a path is narrower than anything that is believed.
+const SAY_EVERY: Duration = Duration::from_secs(60);
+/// How long a refusal of segments counts.
+const REFUSED_FOR: Duration = Duration::from_secs(10);
+
+/// A packet was too long, somebody says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TooLong {
+    /// Where it was sent to.
+    pub to: SocketAddr,
+    /// Bytes that a packet may have, headers and all.
+    pub mtu: usize,
+    pub said_by: SaidBy,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SaidBy {
+    /// The interface that the packet was to leave by takes no more.
+    Kernel,
+    /// Or anybody who says he is one.
+    Router,
+}
+
+/// What is known of the paths to remotes.
+#[derive(Debug, Default)]
+pub struct Paths {
+    known: Mutex<Known>,
+    /// Whether there is anything in it: almost always there is not.
+    any: AtomicBool,
+}
+
+#[derive(Debug, Default)]
+struct Known {
+    narrow: HashMap<SocketAddr, Path>,
+    said: Option<Duration>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Path {
+    mtu: usize,
+    until: Duration,
+}
+
+impl Paths {
+    /// Bytes of the longest payload that gets to a remote, as far as that is known; there is no
+    /// limit of ours otherwise.
+    #[inline]
+    pub fn most(&self, to: SocketAddr) -> usize {
+        match self.any.load(Ordering::Relaxed) {
+            true => self.most_at(to, wake::now()),
+            false => usize::MAX,
+        }
+    }
+
+    fn most_at(&self, to: SocketAddr, now: Duration) -> usize {
+        let mut known = lock(&self.known);
+        match known.narrow.get(&to) {
+            Some(path) if now < path.until => path.mtu.saturating_sub(overhead(to)),
+            Some(_) => {
+                known.narrow.remove(&to);
+                self.any.store(!known.narrow.is_empty(), Ordering::Relaxed);
+                usize::MAX
+            }
+            None => usize::MAX,
+        }
+    }
+
+    /// Takes a word about a path; `is_remote` says whether packets are sent there. The MTU that is
+    /// to be said, when there is a path that is narrower than what is believed.
+    pub fn note(&self, word: &TooLong, is_remote: bool, now: Duration) -> Option<usize> {
+        let lifetime = match word.said_by {
+            SaidBy::Kernel => KERNEL_FOR,
+            SaidBy::Router if !is_remote => return None,
+            SaidBy::Router if word.mtu < LEAST_OF_ALL => return None,
+            SaidBy::Router if word.mtu < LEAST => {
+                let said = &mut lock(&self.known).said;
+                let is_due = said.is_none_or(|said| now >= said + SAY_EVERY);
+                *said = if is_due { Some(now) } else { *said };
+                return is_due.then(|| word.mtu.saturating_sub(overhead(word.to)));
+            }
+            SaidBy::Router => ROUTER_FOR,
+        };
+        let path = Path { mtu: word.mtu, until: now + lifetime };
+        let mut known = lock(&self.known);
+        let narrow = &mut known.narrow;
+        match narrow.get(&word.to) {
+            Some(old) if now < old.until && old.mtu < path.mtu => return None,
+            Some(old) if now < old.until && old.mtu == path.mtu && old.until > path.until => {
+                return None;
+            }
+            Some(_) => {}
+            None if narrow.len() >= MOST => {
+                narrow.retain(|_, path| now < path.until);
+                if narrow.len() >= MOST {
+                    return None;
+                }
+            }
+            None => {}
+        }
+        narrow.insert(word.to, path);
+        self.any.store(true, Ordering::Relaxed);
+        None
+    }
+
+    /// All paths are others now.
+    pub fn forget(&self) {
+        lock(&self.known).narrow.clear();
+        self.any.store(false, Ordering::Relaxed);
+    }
+}
+
+/// Bytes of the headers around a payload.
+fn overhead(to: SocketAddr) -> usize {
+    match to {
+        SocketAddr::V4(_) => 20 + 8,
+        SocketAddr::V6(_) => 40 + 8,
+    }
+}
 
 /// A remote that did not take large segments: datagrams of so many bytes or more. The kernel does
 /// not segment what would have to be fragmented as well: it says EMSGSIZE, EINVAL before Linux 6.14
-/// (`udp_send_skb`). Single datagrams it does fragment.
+/// (`udp_send_skb`).
 #[derive(Debug, Default)]
-pub struct Narrow(Option<(SocketAddr, usize, Duration)>);
+pub struct Refused(Option<(SocketAddr, usize, Duration)>);
 
-impl Narrow {
+impl Refused {
     /// Whether datagrams of `size` bytes are to be sent one by one.
     pub fn holds(&self, to: SocketAddr, size: usize) -> bool {
         self.0.is_some_and(|(remote, from, until)| {
@@ -38,55 +171,113 @@ impl Narrow {
     }
 
     pub fn set(&mut self, to: SocketAddr, size: usize) {
-        self.0 = Some((to, size, wake::now() + NARROW_FOR));
+        self.0 = Some((to, size, wake::now() + REFUSED_FOR));
     }
 }
 
-/// Whether the kernel fragments what one IPv4 socket sends.
-#[derive(Debug, Default)]
-pub struct Fragmenting {
-    /// In milliseconds of the clock; 0: it does not.
-    until: AtomicU64,
-    /// Held while that and the socket are changed: threads share it.
-    change: Mutex<()>,
-}
-
-impl Fragmenting {
-    /// For a while from now on.
-    ///
-    /// # Errors
-    /// When the kernel refuses.
-    pub fn begin(&self, socket: &Socket) -> io::Result<()> {
-        let _alone = lock(&self.change);
-        self.until.store(millis(wake::now() + NARROW_FOR), Ordering::Relaxed);
-        discover(socket, libc::IP_PMTUDISC_WANT)
-    }
-
-    /// Once the while is over; to be called before something is sent.
-    pub fn end_in_time(&self, socket: &Socket) {
-        if !self.is_over() {
-            return;
-        }
-        let _alone = lock(&self.change);
-        if self.is_over() && never(socket).is_ok() {
-            self.until.store(0, Ordering::Relaxed);
-        }
-    }
-
-    fn is_over(&self) -> bool {
-        let until = self.until.load(Ordering::Relaxed);
-        until != 0 && until <= millis(wake::now())
-    }
-}
-
-/// Nobody fragments what the socket sends.
+/// Nobody fragments what the socket sends, and routers that cannot pass it on are heard of.
 ///
 /// # Errors
 /// When the kernel refuses.
-pub fn never(socket: &Socket) -> io::Result<()> {
-    discover(socket, libc::IP_PMTUDISC_DO)
+pub fn discover(socket: &Socket, is_v4: bool) -> io::Result<()> {
+    fragment(socket, is_v4, false)?;
+    match is_v4 {
+        true => set_option(socket, libc::SOL_IP, libc::IP_RECVERR, 1),
+        false => set_option(socket, libc::SOL_IPV6, libc::IPV6_RECVERR, 1),
+    }
 }
 
-fn discover(socket: &Socket, how: libc::c_int) -> io::Result<()> {
-    set_option(socket, libc::SOL_IP, libc::IP_MTU_DISCOVER, how)
+/// Whether what the socket sends may be fragmented, by anybody over IPv4, by this host over IPv6.
+///
+/// # Errors
+/// When the kernel refuses.
+pub fn fragment(socket: &Socket, is_v4: bool, may: bool) -> io::Result<()> {
+    let (level, option, how) = match (is_v4, may) {
+        (true, true) => (libc::SOL_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_DONT),
+        (true, false) => (libc::SOL_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_PROBE),
+        (false, true) => (libc::SOL_IPV6, libc::IPV6_MTU_DISCOVER, libc::IPV6_PMTUDISC_DONT),
+        (false, false) => (libc::SOL_IPV6, libc::IPV6_MTU_DISCOVER, libc::IPV6_PMTUDISC_PROBE),
+    };
+    set_option(socket, level, option, how)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use super::*;
+
+    const ALICE: &str = "192.0.2.1:1000";
+    const BOB: &str = "[2001:db8::1]:1000";
+
+    fn at(seconds: u64) -> Duration {
+        Duration::from_secs(seconds)
+    }
+
+    fn word(to: &str, mtu: usize) -> TooLong {
+        TooLong { to: to.parse().unwrap(), mtu, said_by: SaidBy::Router }
+    }
+
+    /// What is known of a path that somebody said something about.
+    fn most(paths: &Paths, to: &str, now: u64) -> Option<usize> {
+        Some(paths.most_at(to.parse().unwrap(), at(now))).filter(|most| *most != usize::MAX)
+    }
+
+    #[test]
+    fn the_narrowest_place_counts_for_ten_minutes() {
+        let paths = Paths::default();
+        for mtu in [1400, 1300, 1450] {
+            assert_eq!(paths.note(&word(ALICE, mtu), true, at(5)), None);
+        }
+        assert_eq!(paths.note(&word(BOB, 1400), true, at(5)), None);
+        assert_eq!(most(&paths, ALICE, 604), Some(1300 - 28));
+        assert_eq!(most(&paths, BOB, 604), Some(1400 - 48));
+        assert_eq!(most(&paths, ALICE, 605), None);
+        assert!(paths.any.load(Ordering::Relaxed));
+        assert_eq!(most(&paths, BOB, 605), None);
+        assert!(!paths.any.load(Ordering::Relaxed), "nothing is looked up any more");
+        // A wider path is believed when the time is over.
+        paths.note(&word(ALICE, 1300), true, at(700));
+        paths.note(&word(ALICE, 1400), true, at(1300));
+        assert_eq!(most(&paths, ALICE, 1301), Some(1400 - 28));
+        paths.forget();
+        assert_eq!(most(&paths, ALICE, 1301), None);
+    }
+
+    #[test]
+    fn strangers_are_not_heard_of_and_nothing_small_is_believed() {
+        let paths = Paths::default();
+        assert_eq!(paths.note(&word(ALICE, 1300), false, at(0)), None);
+        assert_eq!(paths.note(&word(ALICE, 100), false, at(0)), None);
+        assert_eq!(paths.note(&word(ALICE, 1279), true, at(0)), Some(1251), "said");
+        assert_eq!(paths.note(&word(BOB, 0), true, at(59)), None, "once in a while");
+        assert_eq!(paths.note(&word(BOB, 1000), true, at(60)), Some(952));
+        assert_eq!((most(&paths, ALICE, 60), most(&paths, BOB, 60)), (None, None));
+        paths.note(&word(ALICE, 1280), true, at(60));
+        assert_eq!(most(&paths, ALICE, 60), Some(1252));
+    }
+
+    #[test]
+    fn the_kernel_is_believed_for_a_while() {
+        let paths = Paths::default();
+        let word = |mtu| TooLong { said_by: SaidBy::Kernel, ..word(ALICE, mtu) };
+        assert_eq!(paths.note(&word(600), false, at(0)), None);
+        assert_eq!(most(&paths, ALICE, 9), Some(572));
+        assert_eq!(most(&paths, ALICE, 10), None);
+    }
+
+    #[test]
+    fn memory_is_bounded() {
+        let paths = Paths::default();
+        let to = |n: usize| TooLong {
+            to: SocketAddr::from((Ipv4Addr::from_bits(u32::try_from(n).unwrap()), 1)),
+            ..word(ALICE, 1400)
+        };
+        for number in 0..MOST + 10 {
+            paths.note(&to(number), true, at(0));
+        }
+        assert_eq!(lock(&paths.known).narrow.len(), MOST);
+        paths.note(&to(MOST), true, at(600));
+        assert_eq!(lock(&paths.known).narrow.len(), 1, "what is over makes room");
+    }
 }

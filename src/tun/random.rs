@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use crate::wire::inner::Inner;
 
 use super::device::Offload;
-use super::split::{MAX_HEADER, Super, complete_checksum};
+use super::split::{Super, complete_checksum};
 use super::tests::{ACK, ECE, FIN, PSH, Plan, coalesce, offsets, split};
 use super::vnet::{Gso, Vnet};
 
@@ -164,11 +164,11 @@ proptest! {
         if let (Some(vnet), Some(inner)) = (Vnet::parse(&header), Inner::parse(&packet)) {
             let packet = &mut packet[..inner.length];
             complete_checksum(packet, &vnet);
-            if let Some(parts) = Super::parse(packet, &inner, &vnet) {
+            if let Some(parts) = Super::parse(packet, &inner, &vnet, 1500) {
                 let total: usize = (0..parts.count()).map(|i| parts.payload(i).len()).sum();
                 prop_assert_eq!(parts.header_len() + total, inner.length);
                 for index in 0..parts.count() {
-                    parts.write_header(packet, index, &mut [0; MAX_HEADER]);
+                    parts.write_header(packet, index, &mut vec![0; parts.header_len()]);
                 }
             }
         }

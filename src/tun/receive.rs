@@ -19,11 +19,15 @@ use crate::wire::inner::Inner;
 use super::Shared;
 use super::classify::{Class, classify, is_control};
 use super::coalesce::{Coalescer, Merged, SEGMENTS};
-use super::device::{Interface, Offload, is_gone};
+use super::device::{Interface, Offload, Queue, is_gone, is_refused};
 use super::drops::Reason;
 use super::ecn::{self, Ecn};
+use super::large;
 use super::limit::Limit;
+use super::send::is_about_others;
 use super::socket::{Received, UdpSocket};
+use super::split;
+use super::vnet::{Gso, Vnet};
 use super::wake::{self, Patience};
 
 /// Room for the most that comes with one call.
@@ -37,6 +41,10 @@ const TURN: usize = 64;
 const CONTROL_PER_SECOND: u32 = 50;
 /// Headers and payloads of one packet that is written.
 const SLICES: usize = 1 + SEGMENTS as usize;
+/// No interface of Ethernet's takes more, so what is longer may be a large packet.
+const LARGE: usize = 1500;
+/// How often the MTU of the interface is asked for, at most.
+const ASK_EVERY: Duration = Duration::from_secs(1);
 /// How often addresses that were silent for too long are looked for.
 const EXPIRE_EVERY: Duration = Duration::from_secs(1);
 /// What the kernel gets to find memory again.
@@ -73,9 +81,15 @@ pub fn run(shared: &Shared) {
             // ENOMEM, most likely.
             Err(_) => (None, Some(PAUSE)),
         };
-        if wake::wait(fd, &shared.changed, timeout) {
+        let woken = wake::wait(fd, &shared.changed, timeout);
+        if woken.called {
             // Before anything is looked at again.
             shared.changed.clear();
+        }
+        if woken.error
+            && let Some(socket) = &socket
+        {
+            shared.read_errors(socket);
         }
     }
 }
@@ -87,6 +101,8 @@ struct Receiver<'a> {
     coalescer: Coalescer,
     limit: Limit,
     expired: Duration,
+    /// The MTU of the interface, and when it was asked for.
+    mtu: Option<(usize, Duration)>,
 }
 
 impl<'a> Receiver<'a> {
@@ -98,12 +114,13 @@ impl<'a> Receiver<'a> {
             coalescer: Coalescer::new(Offload::None),
             limit: Limit::new(CONTROL_PER_SECOND),
             expired: Duration::ZERO,
+            mtu: None,
         }
     }
 
     fn adopt_interface(&mut self) {
         self.interface = self.shared.interface();
-        let offload = self.interface.as_ref().map_or(Offload::None, |i| i.offload);
+        let offload = self.interface.as_ref().map_or(Offload::None, |i| i.takes());
         self.coalescer.set_offload(offload);
     }
 
@@ -127,11 +144,16 @@ impl<'a> Receiver<'a> {
                 Ok(received) => {
                     any = true;
                     // What was read for the engine or for nobody is not kept.
-                    if self.datagrams(used, &received) {
+                    if self.datagrams(socket, used, &received) {
                         used += received.length;
                     }
                 }
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
+                // About what was sent (ICMP): nothing that came is lost.
+                Err(e) if is_about_others(&e) => {
+                    self.shared.read_errors(socket);
+                    continue;
+                }
                 Err(e) => {
                     self.flush();
                     let nothing = e.kind() == io::ErrorKind::WouldBlock;
@@ -150,9 +172,13 @@ impl<'a> Receiver<'a> {
     }
 
     /// Sorts the datagrams of one sender, which begin at `start`; whether any is to be delivered.
-    fn datagrams(&mut self, start: usize, received: &Received) -> bool {
+    fn datagrams(&mut self, socket: &UdpSocket, start: usize, received: &Received) -> bool {
         let shared = self.shared;
         let Received { from, length, size, ecn } = *received;
+        // Many datagrams, or one with a large packet of UDP in it: then the size is that of its own.
+        let whole = Inner::parse(&self.buffer[start..start + length]);
+        let is_large = size < length && whole.is_some_and(|inner| inner.length == length);
+        let (size, datagrams) = if is_large { (length, Some(size)) } else { (size, None) };
         let mut sender = Sender { from, now: wake::now(), known: None };
         let mut forwarding = shared.forwarding();
         let mut any = false;
@@ -161,7 +187,9 @@ impl<'a> Receiver<'a> {
         loop {
             let next = (at + size).min(end);
             match sender.verdict(&forwarding, &self.buffer[at..next]) {
-                Verdict::Deliver(inner) => any |= self.deliver(at, &inner, ecn),
+                Verdict::Deliver(inner) => {
+                    any |= self.deliver(socket, at, &inner, datagrams, ecn);
+                }
                 Verdict::Learn(source) => {
                     drop(forwarding);
                     shared.change_forwarding(|table| table.learn(from, source, sender.now));
@@ -188,7 +216,14 @@ impl<'a> Receiver<'a> {
     }
 
     /// `ecn` is that of the outer header; false when the packet has to be dropped for it.
-    fn deliver(&mut self, start: usize, inner: &Inner, ecn: Ecn) -> bool {
+    fn deliver(
+        &mut self,
+        socket: &UdpSocket,
+        start: usize,
+        inner: &Inner,
+        datagrams: Option<usize>,
+        ecn: Ecn,
+    ) -> bool {
         let packet = &mut self.buffer[start..start + inner.length];
         if ecn == Ecn::Congested && !ecn::mark(packet) {
             self.shared.drops.add(Reason::RxCongested, 1);
@@ -197,8 +232,25 @@ impl<'a> Receiver<'a> {
         if self.coalescer.is_full() {
             self.flush();
         }
-        self.coalescer.push(&self.buffer, start, inner);
+        let large = (inner.length > LARGE || datagrams.is_some()).then(|| self.mtu(socket));
+        let packet = &mut self.buffer[start..start + inner.length];
+        let large = large.and_then(|mtu| large::vnet(packet, inner, mtu, datagrams));
+        self.coalescer.push(&self.buffer, start, inner, large);
         true
+    }
+
+    /// That of the interface, as of a moment ago.
+    fn mtu(&mut self, socket: &UdpSocket) -> usize {
+        let now = wake::now();
+        if let Some((mtu, asked)) = self.mtu
+            && now < asked + ASK_EVERY
+        {
+            return mtu;
+        }
+        let asked = self.interface.as_ref().and_then(|interface| interface.mtu(socket.as_fd()));
+        let mtu = asked.unwrap_or(usize::MAX);
+        self.mtu = Some((mtu, now));
+        mtu
     }
 
     /// Writes everything to the interface.
@@ -207,14 +259,13 @@ impl<'a> Receiver<'a> {
         let interface = self.interface.as_ref();
         let mut gone = false;
         self.coalescer.drain(&mut self.buffer, |buffer, merged| {
-            let written = interface.map(|interface| write(interface, buffer, &merged));
-            match written {
-                Some(Ok(_)) => {}
-                Some(Err(e)) => {
-                    gone |= is_gone(&e);
-                    shared.drops.add(Reason::RxFailed, usize::from(merged.count));
-                }
-                None => shared.drops.add(Reason::RxFailed, usize::from(merged.count)),
+            let Some(interface) = interface else {
+                shared.drops.add(Reason::RxFailed, usize::from(merged.count));
+                return;
+            };
+            if let Err(failed) = write(interface, buffer, &merged) {
+                gone |= is_gone(&failed.error);
+                shared.drops.add(Reason::RxFailed, failed.packets);
             }
         });
         if gone && let Some(interface) = self.interface.take() {
@@ -271,19 +322,58 @@ impl Sender {
     }
 }
 
+/// Packets that the interface did not take, and why.
+struct Failed {
+    packets: usize,
+    error: io::Error,
+}
+
 /// A flow always goes to the same queue: the kernel reads its answers from there
-/// (`tun_flow_update`).
-fn write(interface: &Interface, buffer: &[u8], merged: &Merged<'_>) -> io::Result<usize> {
+/// (`tun_flow_update`). What the kernel does not take as a whole is taken apart.
+fn write(interface: &Interface, buffer: &[u8], merged: &Merged<'_>) -> Result<(), Failed> {
     let queues = interface.queues();
     let queue = &queues[merged.flow as usize % queues.len()];
-    let header = merged.vnet.bytes();
-    let mut slices = [IoSlice::new(&[]); SLICES];
-    slices[0] = IoSlice::new(&header);
-    slices[1] = IoSlice::new(&buffer[merged.head.clone()]);
-    let mut used = 2;
-    for payload in merged.rest().take(SLICES - 2) {
-        slices[used] = IoSlice::new(&buffer[payload]);
-        used += 1;
+    let Vnet { gso, needs_csum, .. } = merged.vnet;
+    let is_left = gso != Gso::None || needs_csum;
+    let refused = if interface.takes().takes(gso) && (queue.has_header() || !needs_csum) {
+        let header = merged.vnet.bytes();
+        let mut slices = [IoSlice::new(&[]); SLICES];
+        slices[0] = IoSlice::new(&header);
+        slices[1] = IoSlice::new(&buffer[merged.head.clone()]);
+        let mut used = 2;
+        for payload in merged.rest().take(SLICES - 2) {
+            slices[used] = IoSlice::new(&buffer[payload]);
+            used += 1;
+        }
+        match queue.write(&slices[..used]) {
+            Ok(_) => return Ok(()),
+            Err(error) if is_left && is_refused(&error) => Some(error),
+            Err(error) => return Err(Failed { packets: merged.count.into(), error }),
+        }
+    } else {
+        None
+    };
+    let written = write_apart(queue, buffer, merged);
+    if let (Ok(()), Some(error), true) = (&written, refused, gso != Gso::None) {
+        interface.refuses(gso, &error);
     }
-    queue.write(&slices[..used])
+    written
+}
+
+/// Packet by packet, with nothing left to the kernel.
+fn write_apart(queue: &Queue, buffer: &[u8], merged: &Merged<'_>) -> Result<(), Failed> {
+    let mut packet = buffer[merged.head.clone()].to_vec();
+    merged.rest().for_each(|payload| packet.extend(&buffer[payload]));
+    let mut failed = None;
+    let each = |part: &[&[u8]]| {
+        let header = Vnet::PLAIN.bytes();
+        let mut slices = vec![IoSlice::new(&header)];
+        slices.extend(part.iter().map(|bytes| IoSlice::new(bytes)));
+        if let Err(error) = queue.write(&slices) {
+            let packets = failed.as_ref().map_or(1, |failed: &Failed| failed.packets + 1);
+            failed = Some(Failed { packets, error });
+        }
+    };
+    split::each(&mut packet, &merged.vnet, each);
+    failed.map_or(Ok(()), Err)
 }

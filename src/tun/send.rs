@@ -8,15 +8,15 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use socket2::SockAddr;
+use socket2::{SockAddr, Socket};
 
 use crate::engine::Outgoing;
 
 use super::cmsg::CmsgBuffer;
 use super::ecn::Ecn;
-use super::path::Narrow;
+use super::path::{self, Refused};
 use super::socket::UdpSocket;
-use super::wake;
+use super::{read, wake, write};
 
 /// Segments in one call (`UDP_MAX_SEGMENTS` in linux/udp.h; later kernels take 128).
 pub const MAX_SEGMENTS: usize = 64;
@@ -43,12 +43,18 @@ pub struct Datagrams<'a> {
     pub ends: &'a [usize],
 }
 
-/// What was done about errors of a call; nothing is done twice.
+/// What was done about errors of a call.
 #[derive(Default)]
 struct Remedies {
     waited: bool,
-    fragments: bool,
+    tries: u8,
 }
+
+/// How often a call is made again because of what was heard of other packets.
+const TRIES: u8 = 8;
+/// Calls with many segments that were refused one after the other, after which no more are made. Until
+/// the kernel took one, the first is enough.
+pub const REFUSALS: u32 = 3;
 
 impl Outer {
     fn control(self) -> CmsgBuffer {
@@ -60,51 +66,68 @@ impl Outer {
     }
 }
 
+/// What the sender of datagrams keeps, and asks.
+pub struct Sender<'a> {
+    pub refused: &'a mut Refused,
+    /// Reads the socket's error queue; whether there was anything.
+    pub read_errors: &'a dyn Fn() -> bool,
+}
+
+/// What became of datagrams.
+#[derive(Default)]
+struct Sent {
+    /// So many were not taken.
+    failed: usize,
+    /// Some were too long to leave as they are.
+    in_fragments: bool,
+}
+
 impl UdpSocket {
     /// Sends them all, or as many as the kernel takes; how many it did not.
-    pub fn send_all(&self, datagrams: &Datagrams<'_>, narrow: &mut Narrow) -> usize {
-        self.fragmenting.end_in_time(&self.socket);
+    pub fn send_all(&self, datagrams: &Datagrams<'_>, sender: &mut Sender<'_>) -> usize {
         let Datagrams { outer, size, slices, ends } = *datagrams;
         if ends.len() == 1 {
-            let sent = self.send_message(outer.to, slices, &outer.control(), Remedies::default());
+            let sent = self.send_message(outer.to, slices, &outer.control(), sender.read_errors);
             return usize::from(sent.is_err());
         }
-        if self.has_gso() && !narrow.holds(outer.to, size) {
+        if self.has_gso() && !sender.refused.holds(outer.to, size) {
             let mut control = outer.control();
             let segment = u16::try_from(size).unwrap_or(u16::MAX);
             control.push(libc::SOL_UDP, libc::UDP_SEGMENT, &segment.to_ne_bytes());
-            // Segments are not fragmented.
-            let remedies = Remedies { fragments: true, ..Remedies::default() };
-            match self.send_message(outer.to, slices, &control, remedies) {
-                Ok(()) => return 0,
-                Err(error) if self.has_to_send_each(&error, datagrams, narrow) => {}
+            let to = SockAddr::from(outer.to);
+            let message = header(&to, slices, &control);
+            let error = match self.call(&message, sender.read_errors) {
+                Ok(()) => {
+                    self.gso_refused.store(0, Ordering::Relaxed);
+                    return 0;
+                }
+                Err(error) if has_to_send_each(&error, datagrams, sender.refused) => error,
                 Err(_) => return ends.len(),
+            };
+            let Sent { failed, in_fragments } = self.send_each(datagrams, sender.read_errors);
+            // If they were not too long, it was their number.
+            if failed == 0 && !in_fragments {
+                self.count_refusal(&error);
             }
+            return failed;
         }
-        self.send_each(datagrams)
+        self.send_each(datagrams, sender.read_errors).failed
     }
 
-    /// Whether the error says that segments are not taken: for a while, or never again.
-    fn has_to_send_each(
-        &self,
-        error: &io::Error,
-        datagrams: &Datagrams<'_>,
-        narrow: &mut Narrow,
-    ) -> bool {
-        let to = datagrams.outer.to;
-        match error.raw_os_error() {
-            Some(libc::EMSGSIZE | libc::EINVAL) => narrow.set(to, datagrams.size),
-            // On the way there is IPsec or, before Linux 6.11, a device without checksums: whatever
-            // the size.
-            Some(libc::EIO) => narrow.set(to, 0),
-            Some(libc::EOPNOTSUPP | libc::ENOPROTOOPT) => self.gso.store(false, Ordering::Relaxed),
-            _ => return false,
+    /// The kernel does not take many datagrams in one call, and takes each of them.
+    fn count_refusal(&self, error: &io::Error) {
+        let for_good = matches!(error.raw_os_error(), Some(libc::EOPNOTSUPP | libc::ENOPROTOOPT));
+        let before = self.gso_refused.fetch_add(1, Ordering::Relaxed);
+        if (for_good || before + 1 >= REFUSALS) && self.gso.swap(false, Ordering::Relaxed) {
+            tracing::warn!(
+                "the kernel takes no more than one packet in a call ({error}): they are sent one \
+                 by one, which is slower"
+            );
         }
-        true
     }
 
     /// One datagram each: `sendmmsg`, which stops at the first that fails.
-    fn send_each(&self, datagrams: &Datagrams<'_>) -> usize {
+    fn send_each(&self, datagrams: &Datagrams<'_>, read_errors: &dyn Fn() -> bool) -> Sent {
         let to = SockAddr::from(datagrams.outer.to);
         let control = datagrams.outer.control();
         // SAFETY: plain numbers and pointers, of which zero is one.
@@ -117,66 +140,124 @@ impl UdpSocket {
             start = *end;
             count += 1;
         }
-        let mut failed = 0;
+        let mut result = Sent::default();
         let mut rest = &mut messages[..count];
         let mut remedies = Remedies::default();
-        while !rest.is_empty() {
-            let length = libc::c_uint::try_from(rest.len()).unwrap_or(0);
-            // SAFETY: so many messages, whose pointers are to things that outlive the call.
-            let taken =
-                unsafe { libc::sendmmsg(self.socket.as_raw_fd(), rest.as_mut_ptr(), length, 0) };
-            let passed = match usize::try_from(taken) {
-                Ok(taken) => taken,
-                Err(_) if self.may_retry(&io::Error::last_os_error(), &mut remedies) => 0,
-                Err(_) => {
-                    failed += 1;
+        while let Some(first) = rest.first() {
+            let first = first.msg_hdr;
+            let passed = match self.send_many(rest) {
+                Ok(taken) => {
+                    remedies.tries = 0;
+                    taken
+                }
+                Err(error) if self.may_retry(&error, &mut remedies, read_errors) => 0,
+                Err(error) => {
+                    let too_long = is_too_long(&error);
+                    result.in_fragments |= too_long;
+                    let sent = too_long && self.send_fragmented(&first).is_ok();
+                    result.failed += usize::from(!sent);
+                    remedies.tries = 0;
                     1
                 }
             };
             rest = rest.get_mut(passed..).unwrap_or_default();
         }
-        failed
+        result
     }
 
-    /// Sends a packet of the engine's.
+    fn send_many(&self, messages: &mut [libc::mmsghdr]) -> io::Result<usize> {
+        let length = libc::c_uint::try_from(messages.len()).unwrap_or(0);
+        let _not_fragmented = read(&self.fragmenting);
+        // SAFETY: so many messages, whose pointers are to things that outlive the call.
+        let taken =
+            unsafe { libc::sendmmsg(self.socket.as_raw_fd(), messages.as_mut_ptr(), length, 0) };
+        usize::try_from(taken).map_err(|_| io::Error::last_os_error())
+    }
+
+    /// Sends a packet of the engine's. `most`: bytes of the longest that the path takes.
     ///
     /// # Errors
     /// What the kernel says: no route, no buffer, a payload longer than a datagram.
-    pub fn send(&self, out: &Outgoing) -> io::Result<()> {
-        self.fragmenting.end_in_time(&self.socket);
+    pub fn send(
+        &self,
+        out: &Outgoing,
+        most: usize,
+        read_errors: &dyn Fn() -> bool,
+    ) -> io::Result<()> {
         let mut control = CmsgBuffer::new();
         if let Some(ttl) = out.ttl {
             push_field(&mut control, out.to, ttl, libc::IP_TTL, libc::IPV6_HOPLIMIT);
         }
         let slices = [IoSlice::new(&out.payload)];
-        self.send_message(out.to, &slices, &control, Remedies::default())
+        if out.payload.len() > most {
+            let to = SockAddr::from(out.to);
+            return self.send_fragmented(&header(&to, &slices, &control));
+        }
+        self.send_message(out.to, &slices, &control, read_errors)
     }
 
-    /// One `sendmsg`.
+    /// Sends one datagram that is longer than the path takes, in fragments.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn send_in_fragments(&self, outer: Outer, payload: &[u8]) -> io::Result<()> {
+        let to = SockAddr::from(outer.to);
+        self.send_fragmented(&header(&to, &[IoSlice::new(payload)], &outer.control()))
+    }
+
+    /// One datagram. If the interface does not take it whole, it leaves in fragments.
     fn send_message(
         &self,
         to: SocketAddr,
         slices: &[IoSlice<'_>],
         control: &CmsgBuffer,
-        mut remedies: Remedies,
+        read_errors: &dyn Fn() -> bool,
     ) -> io::Result<()> {
         let to = SockAddr::from(to);
         let message = header(&to, slices, control);
+        match self.call(&message, read_errors) {
+            Err(error) if is_too_long(&error) => self.send_fragmented(&message),
+            result => result,
+        }
+    }
+
+    /// One `sendmsg`, again where that may help.
+    fn call(&self, message: &libc::msghdr, read_errors: &dyn Fn() -> bool) -> io::Result<()> {
+        let mut remedies = Remedies::default();
         loop {
-            // SAFETY: all pointers are to things that outlive the call, with their lengths.
-            let sent = unsafe { libc::sendmsg(self.socket.as_raw_fd(), &raw const message, 0) };
-            if sent >= 0 {
-                return Ok(());
-            }
-            let error = io::Error::last_os_error();
-            if !self.may_retry(&error, &mut remedies) {
-                return Err(error);
+            let sent = {
+                let _not_fragmented = read(&self.fragmenting);
+                send_message(&self.socket, message)
+            };
+            match sent {
+                Err(error) if self.may_retry(&error, &mut remedies, read_errors) => {}
+                result => return result,
             }
         }
     }
 
-    /// After a signal; once each when the buffer was full and when the path is too narrow.
-    fn may_retry(&self, error: &io::Error, remedies: &mut Remedies) -> bool {
+    /// Lets it be fragmented. It is a matter of the socket, so nobody else sends meanwhile; and it is
+    /// one datagram, whose number no other one has.
+    fn send_fragmented(&self, message: &libc::msghdr) -> io::Result<()> {
+        let is_v4 = self.spec.address.is_ipv4();
+        let _alone = write(&self.fragmenting);
+        path::fragment(&self.socket, is_v4, true)?;
+        let mut sent = send_message(&self.socket, message);
+        if sent.as_ref().is_err_and(is_about_others) {
+            sent = send_message(&self.socket, message);
+        }
+        path::fragment(&self.socket, is_v4, false)?;
+        sent
+    }
+
+    /// After a signal; once when the buffer was full. What was heard of packets that were sent before
+    /// (ICMP) is told by the next call, whatever that is for (`sock_error`): it is made again.
+    fn may_retry(
+        &self,
+        error: &io::Error,
+        remedies: &mut Remedies,
+        read_errors: &dyn Fn() -> bool,
+    ) -> bool {
         match error.raw_os_error() {
             Some(libc::EINTR) => true,
             Some(libc::EAGAIN) if !remedies.waited => {
@@ -184,14 +265,59 @@ impl UdpSocket {
                 remedies.waited = true;
                 true
             }
-            // Over IPv6 it fragments anyway.
-            Some(libc::EMSGSIZE) if !remedies.fragments && self.spec.address.is_ipv4() => {
-                remedies.fragments = true;
-                self.fragmenting.begin(&self.socket).is_ok()
+            Some(_) if is_about_others(error) => {
+                let heard = read_errors();
+                remedies.tries += 1;
+                // If it is too long itself, it is so the second time.
+                remedies.tries == 1 || (heard && remedies.tries < TRIES && !is_too_long(error))
             }
             _ => false,
         }
     }
+}
+
+/// Whether the error says that segments are not taken; for a while they are not tried again.
+fn has_to_send_each(error: &io::Error, datagrams: &Datagrams<'_>, refused: &mut Refused) -> bool {
+    let to = datagrams.outer.to;
+    match error.raw_os_error() {
+        Some(libc::EMSGSIZE | libc::EINVAL) => refused.set(to, datagrams.size),
+        // On the way there is IPsec or, before Linux 6.11, a device without checksums: whatever the
+        // size.
+        Some(libc::EIO) => refused.set(to, 0),
+        Some(libc::EOPNOTSUPP | libc::ENOPROTOOPT) => {}
+        _ => return false,
+    }
+    true
+}
+
+/// Whether an error may be about packets that were sent before: what the kernel makes of ICMP
+/// (`icmp_err_convert` in net/ipv4/icmp.c, `tab_unreach` in net/ipv6/icmp.c).
+pub fn is_about_others(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(
+            libc::EMSGSIZE
+                | libc::ECONNREFUSED
+                | libc::EHOSTUNREACH
+                | libc::ENETUNREACH
+                | libc::ENOPROTOOPT
+                | libc::EOPNOTSUPP
+                | libc::ENONET
+                | libc::EHOSTDOWN
+                | libc::EACCES
+                | libc::EPROTO
+        )
+    )
+}
+
+fn is_too_long(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(libc::EMSGSIZE)
+}
+
+fn send_message(socket: &Socket, message: &libc::msghdr) -> io::Result<()> {
+    // SAFETY: all pointers are to things that outlive the call, with their lengths.
+    let sent = unsafe { libc::sendmsg(socket.as_raw_fd(), message, 0) };
+    if sent < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
 /// A field of the outer header (ip(7), ipv6(7)): `v4` or `v6`, as the remote is.
@@ -229,24 +355,39 @@ mod tests {
     use super::*;
 
     #[test]
-    fn segments_are_refused_for_a_remote_or_for_good() {
-        let address = "127.0.0.1:0".parse().unwrap();
-        let spec = SocketSpec { address, device: None, mark: None, checksum: None };
-        let socket = UdpSocket::open(&spec, None).unwrap();
+    fn segments_are_refused_for_a_remote() {
         let [to, other] = ["192.0.2.1:9", "192.0.2.2:9"].map(|to| to.parse().unwrap());
         let outer = Outer { to, ecn: Ecn::NotCapable };
         let datagrams = Datagrams { outer, size: 1400, slices: &[], ends: &[] };
         let refuse = |error| {
-            let mut narrow = Narrow::default();
+            let mut refused = Refused::default();
             let error = io::Error::from_raw_os_error(error);
-            let each = socket.has_to_send_each(&error, &datagrams, &mut narrow);
-            let held =
-                [(to, 1), (to, 1400), (other, 1400)].map(|(to, size)| narrow.holds(to, size));
-            (each, held, socket.has_gso())
+            let each = has_to_send_each(&error, &datagrams, &mut refused);
+            (each, [(to, 1), (to, 1400), (other, 1400)].map(|(to, size)| refused.holds(to, size)))
         };
-        assert_eq!(refuse(libc::EMSGSIZE), (true, [false, true, false], true));
-        assert_eq!(refuse(libc::EIO), (true, [true, true, false], true));
-        assert_eq!(refuse(libc::ENETUNREACH), (false, [false; 3], true));
-        assert_eq!(refuse(libc::EOPNOTSUPP), (true, [false; 3], false));
+        assert_eq!(refuse(libc::EMSGSIZE), (true, [false, true, false]));
+        assert_eq!(refuse(libc::EIO), (true, [true, true, false]));
+        assert_eq!(refuse(libc::ENETUNREACH), (false, [false; 3]));
+        assert_eq!(refuse(libc::EOPNOTSUPP), (true, [false; 3]));
+    }
+
+    #[test]
+    fn segments_are_given_up_when_none_are_taken() {
+        let address = "127.0.0.1:0".parse().unwrap();
+        let spec = SocketSpec { address, device: None, mark: None, checksum: None };
+        for (worked, error, most) in
+            [(false, libc::EIO, 1), (true, libc::EIO, REFUSALS), (true, libc::EOPNOTSUPP, 1)]
+        {
+            let socket = UdpSocket::open(&spec, None).unwrap();
+            if worked {
+                socket.gso_refused.store(0, Ordering::Relaxed);
+            }
+            let mut refusals = 0;
+            while socket.has_gso() {
+                socket.count_refusal(&io::Error::from_raw_os_error(error));
+                refusals += 1;
+            }
+            assert_eq!(refusals, most);
+        }
     }
 }

@@ -4,7 +4,8 @@ use std::io::{self, IoSliceMut};
 use std::mem;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::RwLock;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use socket2::{Domain, Protocol, SockAddr, SockAddrStorage, Socket, Type};
 
@@ -12,10 +13,13 @@ use crate::engine::socket::SocketSpec;
 
 use super::cmsg::{self, CmsgBuffer};
 use super::ecn::Ecn;
-use super::path::{self, Fragmenting};
+use super::path::{self, SaidBy, TooLong};
+use super::send::REFUSALS;
 
 /// Room for some milliseconds of a fast sender's packets, doubled by the kernel (socket(7)).
 const BUFFER: usize = 4 << 20;
+/// Errors that are read at a time: others can make as many as they like.
+const ERRORS: usize = 64;
 
 /// A bound UDP socket.
 pub struct UdpSocket {
@@ -23,7 +27,10 @@ pub struct UdpSocket {
     pub(super) spec: SocketSpec,
     /// Whether many segments may be sent in one call (`UDP_SEGMENT`).
     pub(super) gso: AtomicBool,
-    pub(super) fragmenting: Fragmenting,
+    /// Calls that were refused because of that, since one was not.
+    pub(super) gso_refused: AtomicU32,
+    /// Held alone while what is sent may be fragmented, and shared while it may not.
+    pub(super) fragmenting: RwLock<()>,
     /// Whether many datagrams may come in one call (`UDP_GRO`).
     gro: bool,
 }
@@ -90,8 +97,8 @@ impl UdpSocket {
         // Only over IPv4 may the checksum be left out (RFC 768, RFC 8200).
         let no_checksum = spec.checksum == Some(false) && spec.address.is_ipv4();
         set_option(&socket, libc::SOL_SOCKET, libc::SO_NO_CHECK, no_checksum.into())?;
+        path::discover(&socket, spec.address.is_ipv4())?;
         if spec.address.is_ipv4() {
-            path::never(&socket)?;
             set_option(&socket, libc::SOL_IP, libc::IP_RECVTOS, 1)?;
         } else {
             set_option(&socket, libc::SOL_IPV6, libc::IPV6_RECVTCLASS, 1)?;
@@ -105,8 +112,14 @@ impl UdpSocket {
         if let Some(bound) = socket.local_addr()?.as_socket() {
             spec.address = bound;
         }
-        let fragmenting = Fragmenting::default();
-        Ok(UdpSocket { socket, spec, gso: AtomicBool::new(gso), gro, fragmenting })
+        Ok(UdpSocket {
+            socket,
+            spec,
+            gso: AtomicBool::new(gso),
+            gso_refused: AtomicU32::new(REFUSALS - 1),
+            fragmenting: RwLock::default(),
+            gro,
+        })
     }
 
     pub fn spec(&self) -> &SocketSpec {
@@ -136,6 +149,43 @@ impl UdpSocket {
     /// # Errors
     /// `WouldBlock` when there is nothing.
     pub fn receive(&self, buffer: &mut [u8]) -> io::Result<Received> {
+        let mut received = None;
+        let (from, length) = self.receive_message(buffer, 0, |length, level, kind, value| {
+            received.get_or_insert(Parts::of(length)).note(level, kind, value);
+        })?;
+        let Parts { size, ecn } = received.unwrap_or(Parts::of(length));
+        let from = from.ok_or_else(|| io::Error::other("no sender"))?;
+        Ok(Received { from, length, size, ecn })
+    }
+
+    /// Hands out what the kernel and routers say of packets that were too long; whether there was
+    /// anything. What else they say of any packet is left aside.
+    pub fn read_errors(&self, mut look: impl FnMut(TooLong)) -> bool {
+        let mut any = false;
+        for _ in 0..ERRORS {
+            let mut said = None;
+            let note = |_, level, kind, value: &[u8]| said = too_long(level, kind, value).or(said);
+            match self.receive_message(&mut [], libc::MSG_ERRQUEUE, note) {
+                Ok((to, _)) => {
+                    any = true;
+                    if let (Some(to), Some((said_by, mtu))) = (to, said) {
+                        look(TooLong { to, mtu, said_by });
+                    }
+                }
+                Err(_) => break, // there is nothing more
+            }
+        }
+        any
+    }
+
+    /// One `recvmsg`: whose address it names, and how many bytes came. `look` is given these, and
+    /// each control message.
+    fn receive_message(
+        &self,
+        buffer: &mut [u8],
+        flags: libc::c_int,
+        mut look: impl FnMut(usize, libc::c_int, libc::c_int, &[u8]),
+    ) -> io::Result<(Option<SocketAddr>, usize)> {
         let mut control = CmsgBuffer::new();
         let mut address = SockAddrStorage::zeroed();
         let mut slice = IoSliceMut::new(buffer);
@@ -148,25 +198,55 @@ impl UdpSocket {
         message.msg_iovlen = 1;
         control.lend(&mut message);
         // SAFETY: all pointers are to local things that outlive the call, with their lengths.
-        let length = unsafe { libc::recvmsg(self.socket.as_raw_fd(), &raw mut message, 0) };
+        let length = unsafe { libc::recvmsg(self.socket.as_raw_fd(), &raw mut message, flags) };
         let length = usize::try_from(length).map_err(|_| io::Error::last_os_error())?;
         // SAFETY: the kernel wrote an address of this length.
         let address = unsafe { SockAddr::new(address, message.msg_namelen) };
-        let from = address.as_socket().ok_or_else(|| io::Error::other("no sender"))?;
-        let mut received = Received { from, length, size: length, ecn: Ecn::NotCapable };
         // SAFETY: the kernel filled in the message, and the buffer is there.
-        unsafe { cmsg::each(&message, |level, kind, value| received.note(level, kind, value)) };
-        Ok(received)
+        unsafe { cmsg::each(&message, |level, kind, value| look(length, level, kind, value)) };
+        Ok((address.as_socket(), length))
     }
 }
 
-impl Received {
+/// What the control messages of a call say.
+#[derive(Clone, Copy)]
+struct Parts {
+    size: usize,
+    ecn: Ecn,
+}
+
+/// What an extended error (`struct sock_extended_err` in linux/errqueue.h) says about the path of a
+/// packet that was too long.
+fn too_long(level: libc::c_int, kind: libc::c_int, value: &[u8]) -> Option<(SaidBy, usize)> {
+    if !matches!(
+        (level, kind),
+        (libc::SOL_IP, libc::IP_RECVERR) | (libc::SOL_IPV6, libc::IPV6_RECVERR)
+    ) {
+        return None;
+    }
+    let &[e0, e1, e2, e3, origin, _, _, _, m0, m1, m2, m3] = value.first_chunk()?;
+    let said_by = match origin {
+        libc::SO_EE_ORIGIN_LOCAL => SaidBy::Kernel,
+        libc::SO_EE_ORIGIN_ICMP | libc::SO_EE_ORIGIN_ICMP6 => SaidBy::Router,
+        _ => return None,
+    };
+    let is_about_length = i32::from_ne_bytes([e0, e1, e2, e3]) == libc::EMSGSIZE;
+    let mtu = usize::try_from(u32::from_ne_bytes([m0, m1, m2, m3])).ok()?;
+    is_about_length.then_some((said_by, mtu))
+}
+
+impl Parts {
+    /// Of so many bytes: one datagram, unless something else is said.
+    fn of(length: usize) -> Self {
+        Parts { size: length, ecn: Ecn::NotCapable }
+    }
+
     /// Notes what a control message says (udp(7), ip(7), ipv6(7)).
     fn note(&mut self, level: libc::c_int, kind: libc::c_int, value: &[u8]) {
         match (level, kind) {
             (libc::SOL_UDP, libc::UDP_GRO) => {
                 let size = cmsg::int(value).and_then(|size| usize::try_from(size).ok());
-                self.size = size.filter(|size| *size > 0).unwrap_or(self.length);
+                self.size = size.filter(|size| *size > 0).unwrap_or(self.size);
             }
             (libc::SOL_IP, libc::IP_TOS) => {
                 self.ecn = value.first().copied().map_or(Ecn::NotCapable, Ecn::of_class);

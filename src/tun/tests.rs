@@ -6,7 +6,7 @@ use crate::wire::inner::Inner;
 
 use super::coalesce::Coalescer;
 use super::device::Offload;
-use super::split::{MAX_HEADER, Super, complete_checksum};
+use super::split::{Super, complete_checksum};
 use super::vnet::{Gso, Vnet};
 
 const A: [u8; 4] = [10, 0, 0, 1];
@@ -110,7 +110,7 @@ impl Plan {
 }
 
 /// RFC 1071, word by word: the complement of the sum.
-fn plain_sum(bytes: &[u8]) -> u16 {
+pub fn plain_sum(bytes: &[u8]) -> u16 {
     let words = bytes.chunks(2).map(|w| u32::from(w[0]) << 8 | u32::from(*w.get(1).unwrap_or(&0)));
     let sum: u32 = words.sum();
     let sum = (sum & 0xffff) + (sum >> 16);
@@ -160,12 +160,12 @@ fn is_sealed(packet: &[u8]) -> bool {
 
 pub fn split(packet: &[u8], vnet: &Vnet) -> Vec<Vec<u8>> {
     let inner = Inner::parse(packet).unwrap();
-    let parts = Super::parse(packet, &inner, vnet).unwrap();
+    let parts = Super::parse(packet, &inner, vnet, usize::MAX).unwrap();
     (0..parts.count())
         .map(|index| {
-            let mut header = [0xee; MAX_HEADER];
+            let mut header = vec![0xee; parts.header_len()];
             parts.write_header(packet, index, &mut header);
-            let mut segment = header[..parts.header_len()].to_vec();
+            let mut segment = header;
             segment.extend(&packet[parts.payload(index)]);
             segment
         })
@@ -179,7 +179,7 @@ pub fn coalesce(packets: &[Vec<u8>], offload: Offload) -> Vec<(Vec<u8>, Vnet, u1
     let mut start = 0;
     for packet in packets {
         if let Some(inner) = Inner::parse(packet) {
-            coalescer.push(&buffer, start, &inner);
+            coalescer.push(&buffer, start, &inner, None);
         }
         start += packet.len();
     }

@@ -15,14 +15,15 @@ use std::time::Duration;
 use crate::wire::inner::{self, Inner};
 
 use super::Shared;
-use super::device::{Interface, Queue, is_gone};
+use super::device::{Interface, Queue, is_gone, is_refused};
 use super::drops::Reason;
 use super::ecn::Ecn;
+use super::fragment::{fragments, may_be_fragmented};
 use super::limit::Limit;
-use super::path::Narrow;
-use super::send::{Datagrams, MAX_BYTES, MAX_SEGMENTS, Outer};
+use super::path::{LEAST, Refused};
+use super::send::{Datagrams, MAX_BYTES, MAX_SEGMENTS, Outer, Sender};
 use super::socket::UdpSocket;
-use super::split::{MAX_HEADER, Super, complete_checksum};
+use super::split::{Super, complete_checksum};
 use super::vnet::{self, Gso, Vnet};
 use super::wake::{self, Patience};
 
@@ -30,8 +31,11 @@ use super::wake::{self, Patience};
 const ROOM: usize = vnet::LEN + 65_536;
 /// A large packet whose last segments wait, and the next one; not more, for the processor's cache.
 const BUFFER: usize = 2 * ROOM;
-/// Errors about unreachable destinations, for each sender.
-const UNREACHABLE_PER_SECOND: u32 = 10;
+/// Room for the headers of one call's segments: 64 of 120 bytes, which IPv4 and TCP have with all
+/// their options, and as much for one packet with many extension headers of IPv6.
+const HEADERS: usize = 16 * 1024;
+/// Errors about unreachable destinations, and about packets that are too long, for each sender.
+const ERRORS_PER_SECOND: u32 = 10;
 /// Packets after which others are looked at: another socket, the end.
 const TURN: usize = 64;
 /// What the kernel gets to find memory again.
@@ -42,7 +46,7 @@ pub fn run(shared: &Shared, interface: &Arc<Interface>, queue: &Queue) {
     let mut transmitter = Transmitter::new(shared);
     let mut patience = Patience::new();
     while !shared.stopping.load(Ordering::Relaxed) {
-        match transmitter.forward(queue) {
+        match transmitter.forward(interface, queue) {
             Ok(true) => patience.renew(),
             Ok(false) if patience.looks_again() => {}
             Ok(false) => {
@@ -64,8 +68,9 @@ struct Transmitter<'a> {
     headers: Box<[u8]>,
     batch: Batch,
     route: Option<Route>,
-    narrow: Narrow,
-    limit: Limit,
+    refused: Refused,
+    unreachable: Limit,
+    too_long: Limit,
 }
 
 /// The answer of the last look-up: most packets go where the one before went.
@@ -73,6 +78,18 @@ struct Route {
     destination: IpAddr,
     remote: Option<SocketAddr>,
     generation: u64,
+}
+
+/// A packet that is longer than the path takes.
+struct Long<'a> {
+    outer: Outer,
+    /// Its headers; at least that of IP, of `ip` bytes.
+    header: &'a [u8],
+    ip: usize,
+    /// Where the rest is in the buffer.
+    body: Range<usize>,
+    /// Bytes that the path takes.
+    most: usize,
 }
 
 /// Datagrams that wait to be sent.
@@ -100,16 +117,17 @@ impl<'a> Transmitter<'a> {
         Transmitter {
             shared,
             buffer: vec![0; BUFFER].into(),
-            headers: vec![0; MAX_SEGMENTS * MAX_HEADER].into(),
+            headers: vec![0; HEADERS].into(),
             batch: Batch::new(),
             route: None,
-            narrow: Narrow::default(),
-            limit: Limit::new(UNREACHABLE_PER_SECOND),
+            refused: Refused::default(),
+            unreachable: Limit::new(ERRORS_PER_SECOND),
+            too_long: Limit::new(ERRORS_PER_SECOND),
         }
     }
 
     /// Sends what the queue has; whether it had anything.
-    fn forward(&mut self, queue: &Queue) -> io::Result<bool> {
+    fn forward(&mut self, interface: &Interface, queue: &Queue) -> io::Result<bool> {
         let socket = self.shared.socket();
         let socket = socket.as_deref();
         let mut used = 0;
@@ -126,6 +144,11 @@ impl<'a> Transmitter<'a> {
                     used = at + length;
                 }
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                // It is lost, and the next one may be no better.
+                Err(e) if is_refused(&e) && interface.cannot_give(&e) => {
+                    any = true;
+                    self.shared.drops.add(Reason::TxFailed, 1);
+                }
                 Err(e) => {
                     self.flush(socket);
                     let nothing = e.kind() == io::ErrorKind::WouldBlock;
@@ -153,7 +176,7 @@ impl<'a> Transmitter<'a> {
             return;
         };
         let Some(to) = self.remote_of(inner.destination) else {
-            let reason = match self.answer(queue, start, &inner) {
+            let reason = match self.say_unreachable(queue, start, &inner) {
                 true => Reason::TxUnreachable,
                 false => Reason::TxNoRoute,
             };
@@ -162,17 +185,30 @@ impl<'a> Transmitter<'a> {
         };
         let packet = start..start + inner.length;
         let outer = Outer { to, ecn: Ecn::of_packet(&self.buffer[packet.clone()]) };
+        let most = self.shared.paths.most(to);
         if vnet.gso == Gso::None {
-            self.append(socket, outer, Datagram { header: 0..0, body: packet });
+            if packet.len() > most {
+                let body = start + inner.header_len..packet.end;
+                let header = self.buffer[start..body.start].to_vec();
+                self.too_long(
+                    queue,
+                    socket,
+                    Long { outer, header: &header, ip: header.len(), body, most },
+                );
+            } else {
+                self.append(socket, outer, Datagram { header: 0..0, body: packet });
+            }
             return;
         }
-        let Some(parts) = Super::parse(&self.buffer[packet.clone()], &inner, &vnet) else {
+        let parts = Super::parse(&self.buffer[packet.clone()], &inner, &vnet, most);
+        let Some(parts) = parts.filter(|parts| parts.header_len() <= HEADERS) else {
             self.shared.drops.add(Reason::TxMalformed, 1);
             return;
         };
         for index in 0..parts.count() {
             let payload = parts.payload(index);
-            if !self.batch.takes(outer, parts.header_len() + payload.len()) {
+            let length = parts.header_len() + payload.len();
+            if !self.batch.takes(outer, length) || !self.has_room(parts.header_len()) {
                 self.flush(socket);
             }
             let header = self.batch.headers..self.batch.headers + parts.header_len();
@@ -181,8 +217,19 @@ impl<'a> Transmitter<'a> {
                 index,
                 &mut self.headers[header.clone()],
             );
-            self.batch.headers = header.end;
             let body = start + payload.start..start + payload.end;
+            if length > most {
+                let (mut header, ip) = (self.headers[header].to_vec(), inner.header_len);
+                if may_be_fragmented(&header) {
+                    // The kernel counts a large packet as one (`__ip_select_ident`): the next one's
+                    // segments have the same numbers, and fragments are told apart by nothing else.
+                    let number = self.shared.fragmented.fetch_add(1, Ordering::Relaxed);
+                    header[4..6].copy_from_slice(&number.to_be_bytes());
+                }
+                self.too_long(queue, socket, Long { outer, header: &header, ip, body, most });
+                continue;
+            }
+            self.batch.headers = header.end;
             self.append(socket, outer, Datagram { header, body });
         }
     }
@@ -211,15 +258,75 @@ impl<'a> Transmitter<'a> {
         remote
     }
 
+    /// A packet that is longer than the path takes: it leaves in fragments, or its sender is told.
+    fn too_long(&mut self, queue: &Queue, socket: Option<&UdpSocket>, long: Long<'_>) {
+        if may_be_fragmented(long.header) {
+            self.fragment(socket, &long);
+            return;
+        }
+        let packet = [long.header, &self.buffer[long.body]].concat();
+        if packet[0] >> 4 == 6 && packet.len() <= LEAST {
+            // No router may ask for less (RFC 8200, 5): so it is fragmented outside (RFC 2473, 7.1).
+            self.flush(socket);
+            let sent = socket.is_some_and(|s| s.send_in_fragments(long.outer, &packet).is_ok());
+            self.shared.drops.add(Reason::TxFailed, usize::from(!sent));
+            return;
+        }
+        self.shared.drops.add(Reason::TxTooLong, 1);
+        // Of IPv6 everybody may send so much.
+        let most = if packet[0] >> 4 == 6 { long.most.max(LEAST) } else { long.most };
+        let Ok(most) = u16::try_from(most) else { return };
+        let source = Inner::parse(&packet).map(|inner| inner.source);
+        if source.is_some_and(|source| self.too_long.passes(source, wake::now()))
+            && let Some(error) = inner::too_long(&packet, most)
+        {
+            // Who is not told sends it again, and is told then.
+            let _ = queue.write(&[IoSlice::new(&Vnet::PLAIN.bytes()), IoSlice::new(&error)]);
+        }
+    }
+
+    fn fragment(&mut self, socket: Option<&UdpSocket>, long: &Long<'_>) {
+        let (ip, behind) = long.header.split_at(long.ip);
+        let Some(parts) = fragments(ip, behind.len() + long.body.len(), long.most) else {
+            self.shared.drops.add(Reason::TxTooLong, 1);
+            return;
+        };
+        for part in parts {
+            let data = part.data();
+            let within = |at: usize| at.min(behind.len());
+            let behind = &behind[within(data.start)..within(data.end)];
+            let body = |at: usize| long.body.start + (at - within(at));
+            let length = part.header().len() + behind.len();
+            let datagram = |start| Datagram {
+                header: start..start + length,
+                body: body(data.start)..body(data.end),
+            };
+            if !self.batch.takes(long.outer, datagram(0).length()) || !self.has_room(length) {
+                self.flush(socket);
+            }
+            let datagram = datagram(self.batch.headers);
+            let (ip, rest) =
+                self.headers[datagram.header.clone()].split_at_mut(part.header().len());
+            ip.copy_from_slice(part.header());
+            rest.copy_from_slice(behind);
+            self.batch.headers = datagram.header.end;
+            self.append(socket, long.outer, datagram);
+        }
+    }
+
+    /// Whether there is room for another header of so many bytes.
+    fn has_room(&self, header: usize) -> bool {
+        self.batch.headers + header <= HEADERS
+    }
+
     /// Tells the sender that nobody is there, if it is to be told.
-    fn answer(&mut self, queue: &Queue, start: usize, inner: &Inner) -> bool {
-        if !self.limit.passes(inner.source, wake::now()) {
+    fn say_unreachable(&mut self, queue: &Queue, start: usize, inner: &Inner) -> bool {
+        if !self.unreachable.passes(inner.source, wake::now()) {
             return false;
         }
         let packet = &self.buffer[start..start + inner.length];
         let Some(error) = inner::unreachable(packet) else { return false };
-        let header = Vnet::PLAIN.bytes();
-        queue.write(&[IoSlice::new(&header), IoSlice::new(&error)]).is_ok()
+        queue.write(&[IoSlice::new(&Vnet::PLAIN.bytes()), IoSlice::new(&error)]).is_ok()
     }
 
     fn flush(&mut self, socket: Option<&UdpSocket>) {
@@ -241,7 +348,9 @@ impl<'a> Transmitter<'a> {
             }
             let (slices, ends) = (&slices[..used], &ends[..count]);
             let datagrams = Datagrams { outer, size: batch.size, slices, ends };
-            socket.send_all(&datagrams, &mut self.narrow)
+            let read_errors = || self.shared.read_errors(socket);
+            let mut sender = Sender { refused: &mut self.refused, read_errors: &read_errors };
+            socket.send_all(&datagrams, &mut sender)
         });
         if failed > 0 {
             self.shared.drops.add(Reason::TxFailed, failed);

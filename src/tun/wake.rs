@@ -103,16 +103,24 @@ impl Started {
     }
 }
 
-/// Waits until `fd` (if any) can be read or is broken, `wake` is called, or the time is over; whether
-/// it was called.
-pub fn wait(fd: Option<BorrowedFd<'_>>, wake: &Wake, timeout: Option<Duration>) -> bool {
+/// What ended a wait.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Woken {
+    /// Somebody called.
+    pub called: bool,
+    /// The file has an error to tell, a socket one in its error queue.
+    pub error: bool,
+}
+
+/// Waits until `fd` (if any) can be read or is broken, `wake` is called, or the time is over.
+pub fn wait(fd: Option<BorrowedFd<'_>>, wake: &Wake, timeout: Option<Duration>) -> Woken {
     let readable = |fd| libc::pollfd { fd, events: libc::POLLIN, revents: 0 };
     // A negative descriptor is passed over (poll(2)).
     let mut fds = [readable(fd.map_or(-1, |fd| fd.as_raw_fd())), readable(wake.0.as_raw_fd())];
     let timeout = timeout.map_or(-1, |t| i32::try_from(t.as_millis()).unwrap_or(i32::MAX));
     // SAFETY: two entries. Whatever it fails with, the caller looks for itself.
     unsafe { libc::poll(fds.as_mut_ptr(), 2, timeout) };
-    fds[1].revents != 0
+    Woken { called: fds[1].revents != 0, error: fds[0].revents & libc::POLLERR != 0 }
 }
 
 /// Waits until `fd` can be written, for `timeout` at most.

@@ -90,6 +90,26 @@ impl Inner {
 /// the packet came out of, and there the kernel drops what has a source address of the host's own
 /// (`fib_validate_source`), while the route to the destination leads into just this interface.
 pub fn unreachable(packet: &[u8]) -> Option<Vec<u8>> {
+    error_about(
+        packet,
+        Icmpv4Type::DestinationUnreachable(DestUnreachableHeader::Host),
+        Icmpv6Type::DestinationUnreachable(DestUnreachableCode::Address),
+    )
+}
+
+/// The ICMP error that says that `packet` is longer than the way on takes, which is `mtu` bytes:
+/// fragmentation needed (RFC 1191), packet too big (RFC 4443). As [`unreachable`] otherwise.
+pub fn too_long(packet: &[u8], mtu: u16) -> Option<Vec<u8>> {
+    error_about(
+        packet,
+        Icmpv4Type::DestinationUnreachable(DestUnreachableHeader::FragmentationNeeded {
+            next_hop_mtu: mtu,
+        }),
+        Icmpv6Type::PacketTooBig { mtu: mtu.into() },
+    )
+}
+
+fn error_about(packet: &[u8], v4: Icmpv4Type, v6: Icmpv6Type) -> Option<Vec<u8>> {
     let ip = IpSlice::from_slice(packet).ok()?;
     let mut error = Vec::new();
     match &ip {
@@ -106,7 +126,7 @@ pub fn unreachable(packet: &[u8]) -> Option<Vec<u8>> {
             }
             let quoted = ICMPV4_ERROR_LEN - IPV4_HEADER_LEN - ICMP_HEADER_LEN;
             PacketBuilder::ipv4(destination.octets(), source.octets(), ICMP_TTL)
-                .icmpv4(Icmpv4Type::DestinationUnreachable(DestUnreachableHeader::Host))
+                .icmpv4(v4)
                 .write(&mut error, packet.get(..quoted).unwrap_or(packet))
                 .ok()?;
         }
@@ -126,7 +146,7 @@ pub fn unreachable(packet: &[u8]) -> Option<Vec<u8>> {
             }
             let quoted = ICMPV6_ERROR_LEN - IPV6_HEADER_LEN - ICMP_HEADER_LEN;
             PacketBuilder::ipv6(destination.octets(), source.octets(), ICMP_TTL)
-                .icmpv6(Icmpv6Type::DestinationUnreachable(DestUnreachableCode::Address))
+                .icmpv6(v6)
                 .write(&mut error, packet.get(..quoted).unwrap_or(packet))
                 .ok()?;
         }
@@ -238,6 +258,18 @@ mod tests {
         assert_eq!(quoted, &packet[..1232]);
         let expected = icmp.icmp_type.calc_checksum(B6, A6, quoted).unwrap();
         assert_eq!(icmp.checksum, expected);
+    }
+
+    #[test]
+    fn what_is_too_long_is_told_how_long_it_may_be() {
+        let error = too_long(&udp_v4(&[7; 1400]), 1252).unwrap();
+        assert_eq!(error[20..22], [3, 4]);
+        assert_eq!(error[24..28], [0, 0, 0x04, 0xe4]); // RFC 1191, 4
+        let error = too_long(&udp_v6(&[7; 1400]), 1300).unwrap();
+        assert_eq!(error[40..42], [2, 0]);
+        assert_eq!(error[44..48], [0, 0, 0x05, 0x14]); // RFC 4443, 3.2
+        let source = |error: &[u8]| Inner::parse(error).unwrap().source;
+        assert_eq!(source(&error), IpAddr::from(B6));
     }
 
     #[test]

@@ -10,6 +10,7 @@ import threading
 import pytest
 
 import ipipou
+from gateways import INNER, TOKEN, Border, await_answer
 from first_version import handmade_tunnel, send, signed, verify
 from ipipou import CLIENT, SERVER, STRANGER, await_, reach_each_other
 
@@ -158,3 +159,16 @@ def test_the_kernels_is_taken_where_it_can_do_what_is_asked(hosts):
     shown = server.run(f"ipipou show --runtime-root {near.root}")
     assert re.search(r"(?m)^ipipou0 +server +tun +up ", shown), shown
     assert far.show()["datapath"] == "tun" and kind(client) == "tun"
+
+
+def test_gateway_takes_large_packets_of_a_kernel_apart(lab):
+    """Over a cable that passes them as they are, as between the containers of one host."""
+    border = Border(lab, back=[INNER])
+    border.near = ipipou.server(border.server, *TOKEN, *TUN, "--forward")
+    border.far = ipipou.client(
+        border.client, *TOKEN, "--datapath", "kernel", "--route", border.NETWORK
+    )
+    await_answer(border.client, border.THIRD)
+    transfer(border.client, border.third, border.THIRD)
+    transfer(border.third, border.client, INNER_CLIENT)
+    border.stop()
