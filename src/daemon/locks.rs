@@ -9,7 +9,7 @@ use crate::kernel::{Doubt, Holder, Lock};
 /// The locks of one process.
 #[derive(Debug)]
 pub struct Locks {
-    _interface: Lock,
+    interface: Lock,
     /// Of the port in use.
     port: Option<(SocketAddr, Lock)>,
 }
@@ -21,7 +21,7 @@ impl Locks {
     /// Who runs it already.
     pub async fn open(device: &DeviceName) -> Result<Self, Holder> {
         let lock = wait(&format!("ipipou/interface/{device}")).await?;
-        Ok(Locks { _interface: lock, port: None })
+        Ok(Locks { interface: lock, port: None })
     }
 
     /// Takes the port's for the first time.
@@ -43,6 +43,14 @@ impl Locks {
             self.port = Some((at, Lock::take(&name, |doubt| tell(&name, &doubt))?));
         }
         Ok(())
+    }
+
+    /// Has room for those who ask who has the locks.
+    pub fn drain(&self) {
+        self.interface.drain();
+        if let Some((_, port)) = &self.port {
+            port.drain();
+        }
     }
 
     /// Leaves out the listeners at our port that another process has made, for other addresses.

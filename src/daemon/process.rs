@@ -165,6 +165,7 @@ impl<'a> Process<'a> {
     /// Takes the lock of the port at our outer address. While another process has it, that address
     /// is not there for us.
     fn hold_port(&mut self, found: &mut Found) {
+        self.locks.drain();
         let port = self.settings.tunnel().port.get();
         while let Some(address) = self.engine.outer_in(found) {
             let at = SocketAddr::new(address, port);

@@ -25,10 +25,13 @@ const CAPABILITY_VERSION: u32 = 0x2008_0522;
 const PATIENCE: u32 = 20;
 const PAUSE: Duration = Duration::from_millis(50);
 
+/// So many are let go of at a time, as many as have room in a queue (`net.core.somaxconn`).
+const MOST_WAITING: usize = 4096;
+
 /// A name in this network namespace, until it is dropped.
 #[derive(Debug)]
 pub struct Lock {
-    _listener: Option<UnixListener>,
+    listener: Option<UnixListener>,
 }
 
 /// The process that has a name.
@@ -85,13 +88,13 @@ impl Lock {
     ) -> Result<Self, Holder> {
         attempt.unwrap_or_else(|why| {
             doubt(why);
-            Ok(Lock { _listener: None })
+            Ok(Lock { listener: None })
         })
     }
 
     fn attempt(name: &str) -> Result<Result<Self, Holder>, Doubt> {
         match bind(name) {
-            Ok(listener) => return Ok(Ok(Lock { _listener: Some(listener) })),
+            Ok(listener) => return Ok(Ok(Lock { listener: Some(listener) })),
             Err(e) if e.kind() == io::ErrorKind::AddrInUse => {}
             Err(e) => return Err(Doubt::Unavailable(e)),
         }
@@ -99,6 +102,16 @@ impl Lock {
             Some(holder) if holder.may_run_a_tunnel() => Ok(Err(holder)),
             Some(holder) => Err(Doubt::Powerless(holder)),
             None => Err(Doubt::Unanswered),
+        }
+    }
+
+    /// Lets go of those who asked for the holder: each waits in a queue, and a full one answers nobody.
+    pub fn drain(&self) {
+        let Some(listener) = &self.listener else { return };
+        for _ in 0..MOST_WAITING {
+            if listener.accept().is_err() {
+                return; // there is none
+            }
         }
     }
 
@@ -111,15 +124,6 @@ impl Lock {
 fn bind(name: &str) -> io::Result<UnixListener> {
     let listener = UnixListener::bind_addr(&SocketAddr::from_abstract_name(name)?)?;
     listener.set_nonblocking(true)?;
-    let draining = tokio::net::UnixListener::from_std(listener.try_clone()?)?;
-    // Whoever asks for the holder is one in the queue, and a full one answers nobody.
-    tokio::spawn(async move {
-        loop {
-            if draining.accept().await.is_err() {
-                sleep(PAUSE).await;
-            }
-        }
-    });
     Ok(listener)
 }
 
