@@ -210,7 +210,8 @@ pub struct Options {
     #[arg(long, value_name = "IP", value_parser = address::v4, help_heading = "Tunnel")]
     pub tunl_peer_ip: Option<Ipv4Addr>,
     /// Our IPv6 address inside the tunnel, and the length of the network there, which the other end
-    /// is in too [default length: 64]. For --datapath tun
+    /// is in too [default length: 64]. For --datapath tun. Nothing link-local is carried, so Babel and
+    /// OSPFv3 do not run over it
     #[arg(long, value_name = "IP[/LEN]", value_parser = address::inner6, help_heading = "Tunnel")]
     pub ip6: Option<Ipv6Net>,
     /// Bytes of the largest packet inside the tunnel, 68..65507 (with --ip6 at least 1280), for a path

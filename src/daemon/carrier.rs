@@ -147,6 +147,19 @@ impl Carrier {
         }
     }
 
+    /// The userspace datapath, if it is the one in use.
+    pub fn userspace(&self) -> Option<&tun::Datapath> {
+        match self {
+            Carrier::Kernel { .. } => None,
+            Carrier::Tun(datapath) => Some(datapath),
+        }
+    }
+
+    /// How many queues of a TUN interface this process holds; `None` without one.
+    pub fn queues(&self) -> Option<usize> {
+        self.userspace().map(|datapath| datapath.offloads().queues).filter(|held| *held > 0)
+    }
+
     /// What was learned of inner addresses.
     pub fn learned(&self) -> Vec<Learned> {
         let Carrier::Tun(datapath) = self else { return Vec::new() };

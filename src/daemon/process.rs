@@ -46,6 +46,10 @@ pub struct Process<'a> {
     /// The first failure counts until the tunnel has been set up once.
     starting: Option<Option<Failure>>,
     adopted: bool,
+    /// Links or addresses may have changed since the datapath was told of them.
+    surroundings_due: bool,
+    /// That the tunnel leads into itself was said.
+    leads_back: bool,
     pub(super) rules: &'static str,
 }
 
@@ -65,6 +69,11 @@ impl<'a> Process<'a> {
             preflight::open_host(settings, datapath, !kept.is_nothing()).await?;
         let tunnel = settings.tunnel();
         let carrier = Carrier::open(datapath, &settings.role, tunnel, kept)?;
+        if let Some(held) = carrier.queues()
+            && let Err(error) = host.check_queues(&tunnel.device, held).await
+        {
+            tracing::warn!("{}, of an earlier process: {error}", tunnel.device);
+        }
         let file = MemoryFile::in_directory(&settings.state_dir);
         let memory = file.load().unwrap_or_else(|e| {
             tracing::warn!(
@@ -93,6 +102,8 @@ impl<'a> Process<'a> {
             failures: Limiter::new(LOG_EVERY),
             starting: Some(None),
             adopted: false,
+            surroundings_due: true,
+            leads_back: false,
             rules: "missing",
         })
     }
@@ -149,6 +160,19 @@ impl<'a> Process<'a> {
         let mut found = self.host.read(way_to, inner).await?;
         self.hold_port(&mut found);
         self.carrier.read(&mut found);
+        if let Some(datapath) = self.carrier.userspace().filter(|_| self.surroundings_due) {
+            datapath.surround(self.host.surroundings().await?);
+            self.surroundings_due = false;
+        }
+        let leads_back = self.carrier.userspace().is_some_and(tun::Datapath::leads_back);
+        if leads_back && !std::mem::replace(&mut self.leads_back, leads_back) {
+            let device = &self.settings.tunnel().device;
+            tracing::warn!(
+                "a route leads the tunnel's own packets back into {device}: they are dropped, or they \
+                 would go round for ever; let --route or --default-route make such routes, or add one \
+                 to the other end by the uplink"
+            );
+        }
         found.name_servers = match (self.dns.is_applied(), self.dns.needs_restoring()) {
             (true, _) => NameServers::Ours,
             (false, true) => NameServers::Changed,
@@ -178,6 +202,12 @@ impl<'a> Process<'a> {
             found.listeners.retain(|listener| listener.port != port);
         }
         self.locks.leave_to_others(port, found);
+    }
+
+    /// Reads the host after word of a change, and puts right what is wrong; true at the end.
+    pub async fn host_changed(&mut self) -> bool {
+        self.surroundings_due = true;
+        self.read_host().await
     }
 
     /// Reads the host and puts right what is wrong; true at the end.
@@ -254,6 +284,9 @@ impl<'a> Process<'a> {
 
     async fn try_apply(&mut self, step: &Step) -> Result<(), StepError> {
         self.carrier.apply(step)?;
+        if let (Step::CreateLink(wanted), Some(held)) = (step, self.carrier.queues()) {
+            self.host.check_queues(&wanted.device, held).await?;
+        }
         match step {
             Step::UseNameServers => self.dns.apply().map_err(StepError::Dns),
             Step::RestoreNameServers => self.dns.restore().map_err(StepError::Dns),
@@ -276,6 +309,7 @@ impl<'a> Process<'a> {
     /// Applies a step; an error tells whether the kernel said that it exists already.
     async fn apply(&mut self, step: &Step) -> Result<(), bool> {
         tracing::debug!("{step}");
+        self.surroundings_due = true;
         let Err(error) = self.try_apply(step).await else { return Ok(()) };
         let taken = error.is_taken();
         let is_link = matches!(error, StepError::Link(_));
@@ -312,6 +346,7 @@ impl<'a> Process<'a> {
             | Report::OuterMissing(_)
             | Report::LedAstray { .. }
             | Report::InnerTaken { .. }
+            | Report::WayLeadsBack(_)
             | Report::NodeUnusable { .. } => tracing::warn!("{report}"),
             Report::ReauthIgnored => tracing::warn!("{report}"),
             Report::HostsChanged(_) => tracing::info!("{report}"),

@@ -36,8 +36,11 @@ async fn send(client: &ClientConfig, settings: &Settings) -> Result<(), Failure>
     let Some(server) = addresses.iter().find(|a| a.is_ipv4()).or(addresses.first()) else {
         return Err(Failure::Generic("the server's name has no address".to_owned()));
     };
-    let found =
-        host.read(Some(WayTo::of_tunnel(tunnel, *server)), None).await.map_err(Failure::Netlink)?;
+    let way_to = WayTo::of_tunnel(tunnel, *server);
+    let mut found = host.read(Some(way_to), None).await.map_err(Failure::Netlink)?;
+    if let Some(device) = found.forget_way_into(std::slice::from_ref(&tunnel.device)) {
+        tracing::warn!("the route to the server leads into {device}, the tunnel itself");
+    }
     let Some(address) = outer_address(&tunnel.outer, *server, &found) else {
         return Err(Failure::Address("there is no local address to send from".to_owned()));
     };
@@ -46,7 +49,7 @@ async fn send(client: &ClientConfig, settings: &Settings) -> Result<(), Failure>
     let outgoing = Outgoing {
         from: SocketAddr::new(address, tunnel.port.get()),
         to: SocketAddr::new(*server, client.server.port.get()),
-        mark: tunnel.gateway.mark(),
+        mark: tunnel.mark(),
         payload: first_packet(client, &memory, &now),
         ttl: tunnel.auth_ttl,
     };

@@ -98,7 +98,7 @@ async fn serve(settings: &Settings) -> Result<(), Failure> {
             Some(table) = next_table(&mut tables, &settings.role) => {
                 process.handle(Event::Hosts(table)).await
             }
-            () = changes.settled(process.clock) => process.read_host().await,
+            () = changes.settled(process.clock) => process.host_changed().await,
             Some(stream) = next_asker(control.as_ref()) => process.tell(stream).await,
         };
         if done {

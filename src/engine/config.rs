@@ -284,16 +284,29 @@ impl TunnelConfig {
         SocketSpec {
             address: SocketAddr::new(address, self.port.get()),
             device: self.outer.device().cloned(),
-            mark: self.gateway.mark(),
+            mark: self.mark(),
             checksum: self.checksum,
         }
+    }
+
+    /// The mark on outer packets. A table of hosts may come to have a network around an outer address
+    /// at any time.
+    pub fn mark(&self) -> Option<u32> {
+        match self.has_many_ends() {
+            true => Some(self.gateway.mark),
+            false => self.gateway.mark(),
+        }
+    }
+
+    /// Whether the inner addresses of the other ends are from one network with ours.
+    fn has_many_ends(&self) -> bool {
+        self.inner_peer.contains(&self.inner)
     }
 
     /// Whether routes, policy rules or gateway rules are asked for.
     pub fn asks_for_routing(&self) -> bool {
         let gateway = &self.gateway;
-        let many_ends = self.inner_peer.contains(&self.inner);
-        gateway.mark().is_some() || gateway.forward || gateway.masquerade.is_some() || many_ends
+        self.mark().is_some() || gateway.forward || gateway.masquerade.is_some()
     }
 
     /// The name of the gateway's nftables table.

@@ -7,7 +7,7 @@ use std::net::{IpAddr, SocketAddr};
 use ipnet::IpNet;
 
 use super::Memory;
-use super::config::Outer;
+use super::config::{DeviceName, Outer};
 use super::host::{Found, Traffic};
 use super::hosts::{Inner, Node};
 use super::plan::Step;
@@ -90,6 +90,8 @@ pub enum Report {
     },
     OuterAddress(IpAddr),
     OuterMissing(Outer),
+    /// The route to the server leads into this interface, the tunnel itself.
+    WayLeadsBack(DeviceName),
     /// So many nodes are in the table that is used from now on.
     HostsChanged(usize),
     /// A node of the table cannot be used.
@@ -195,6 +197,13 @@ impl fmt::Display for Report {
             }
             Report::OuterMissing(Outer::Route) => {
                 f.write_str("there is no route to the server: waiting for one")
+            }
+            Report::WayLeadsBack(device) => {
+                write!(
+                    f,
+                    "the route to the server leads into {device}, the tunnel itself: waiting for \
+                     another one; --default-route and --route keep the way to the server out"
+                )
             }
             Report::HostsChanged(1) => f.write_str("the table of hosts has 1 node"),
             Report::HostsChanged(count) => write!(f, "the table of hosts has {count} nodes"),

@@ -12,6 +12,7 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use prefix_trie::PrefixMap;
 
 use super::plan::ControlShape;
+use super::surroundings::Surroundings;
 
 /// What the engine wants forwarded.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -53,6 +54,7 @@ pub struct Forwarding {
     destinations: Networks<SocketAddr>,
     sources: HashMap<SocketAddr, Networks<()>>,
     learned: HashMap<IpAddr, Learned>,
+    around: Surroundings,
 }
 
 /// An inner address that was seen behind a remote.
@@ -86,6 +88,15 @@ impl Forwarding {
         &self.spec
     }
 
+    pub fn around(&self) -> &Surroundings {
+        &self.around
+    }
+
+    /// Takes what is known of the host now.
+    pub fn surround(&mut self, around: Surroundings) {
+        self.around = around;
+    }
+
     /// Takes a new specification. What was learned behind remotes that stay, stays.
     pub fn replace(&mut self, spec: ForwardSpec) {
         let gone = |remote: &SocketAddr| {
@@ -116,6 +127,12 @@ impl Forwarding {
         self.destinations.get(destination).copied().or_else(learned)
     }
 
+    /// Whether this remote is let in.
+    pub fn admits(&self, remote: SocketAddr) -> bool {
+        let admits = |spec: &RemoteSpec| self.spec.learn.is_some() || !spec.sources.is_empty();
+        self.spec.remotes.get(&remote).is_some_and(admits)
+    }
+
     /// Whether any inner packet is sent to this remote.
     pub fn is_remote(&self, remote: SocketAddr) -> bool {
         let from_anybody = self.spec.learn.as_ref().is_some_and(|learn| learn.from_anybody);
@@ -126,19 +143,18 @@ impl Forwarding {
     /// What becomes of an inner packet from `source` that came from the remote `from`. `now` is the
     /// monotonic clock.
     pub fn judge(&self, from: SocketAddr, source: IpAddr, now: Duration) -> Judgement {
-        let Some(sources) = self.sources.get(&from) else {
-            return match &self.spec.learn {
-                Some(learn) if learn.from_anybody => self.judge_learned(from, source, now),
-                Some(_) | None => Judgement::Stranger,
-            };
-        };
-        if sources.get(source).is_some() {
+        let sources = self.sources.get(&from);
+        let may_be_inside = self.around.may_be_inside(source);
+        if may_be_inside && sources.is_some_and(|sources| sources.get(source).is_some()) {
             return Judgement::Deliver;
         }
-        match &self.spec.learn {
-            Some(_) => self.judge_learned(from, source, now),
-            None if self.spec.remotes[&from].sources.is_empty() => Judgement::Stranger,
-            None => Judgement::WrongSource,
+        match (sources, &self.spec.learn) {
+            (Some(_), None) if self.spec.remotes[&from].sources.is_empty() => Judgement::Stranger,
+            (None, None) => Judgement::Stranger,
+            (None, Some(learn)) if !learn.from_anybody => Judgement::Stranger,
+            (None, Some(_)) if !self.around.may_be_remote(from.ip()) => Judgement::Stranger,
+            (_, Some(_)) if may_be_inside => self.judge_learned(from, source, now),
+            (Some(_), None) | (_, Some(_)) => Judgement::WrongSource,
         }
     }
 

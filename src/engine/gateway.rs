@@ -52,8 +52,8 @@ pub struct Extent {
     pub devices: BTreeSet<DeviceName>,
     /// … and those that are to go, and are still there.
     pub going: BTreeSet<DeviceName>,
-    /// The other end, where there is one only.
-    pub remote: Option<IpAddr>,
+    /// Outer addresses: those of the other ends, and with many ends our own.
+    pub outer: BTreeSet<IpAddr>,
     /// The inner networks of the other ends, …
     pub through: Vec<IpNet>,
     /// … and those of them that no address of an interface leads to.
@@ -84,10 +84,11 @@ pub fn wanted(
         target: RouteTarget::Interface(interface.index),
         source: source(tunnel, destination),
     };
-    // A network that the remote itself is in must not catch our outer packets.
-    let takes_in_remote = |net: &&IpNet| extent.remote.is_some_and(|remote| net.contains(&remote));
+    // A network that a remote itself is in must not catch our outer packets.
+    let takes_in_outer =
+        |net: &&IpNet| extent.outer.range(net.network()..=net.broadcast()).next().is_some();
     let (around, beside): (Vec<&IpNet>, Vec<&IpNet>) =
-        extent.routed.iter().chain(&config.routes).partition(takes_in_remote);
+        extent.routed.iter().chain(&config.routes).partition(takes_in_outer);
     wanted.routes.extend(beside.into_iter().map(|net| via(*net, MAIN)));
     let mut around: Vec<_> = around.into_iter().copied().collect();
     if config.default_route {

@@ -349,6 +349,28 @@ impl Found {
         self.interface_at(found.interface)
     }
 
+    /// Forgets a way that leads into one of these interfaces: outer packets cannot go by the tunnel that
+    /// they make. Tells which one it was.
+    pub fn forget_way_into(&mut self, devices: &[DeviceName]) -> Option<DeviceName> {
+        let interface = self.interface_at(self.way?.interface)?;
+        let device = devices.iter().find(|device| device.as_str() == interface.name)?.clone();
+        self.way = None;
+        Some(device)
+    }
+
+    /// Whether an interface with this index has one of these names.
+    pub fn is_one_of(&self, index: u32, devices: &[DeviceName]) -> bool {
+        let interface = self.interface_at(index);
+        interface.is_some_and(|i| devices.iter().any(|device| device.as_str() == i.name))
+    }
+
+    /// Whether this address is on one of these interfaces, and on no other.
+    pub fn is_only_on(&self, address: IpAddr, devices: &[DeviceName]) -> bool {
+        let holders: Vec<_> = self.addresses.iter().filter(|a| a.value.local == address).collect();
+        !holders.is_empty()
+            && holders.iter().all(|holder| self.is_one_of(holder.interface, devices))
+    }
+
     /// Index of the loopback interface.
     pub fn loopback(&self) -> Option<u32> {
         self.interfaces.iter().find(|i| i.loopback).map(|i| i.index)

@@ -1,8 +1,8 @@
 //! How many packets of unproven sources are looked at: the same numbers on both datapaths.
 //!
 //! Looking costs a signature check, 37 µs, and anybody can send. A packet that may be an
-//! authentication packet by its length ([`ControlShape::may_have`]; others cost nothing) is looked at
-//! if one of these budgets, asked in this order, has a token for it:
+//! authentication packet by its length ([`ControlShape::may_have`]) is looked at if one of these
+//! budgets, asked in this order, has a token for it:
 //!
 //! 1. [`KNOWN_REMOTE`], if it comes from the address and port of an admitted remote: whatever others
 //!    do, a remote that stays where it is proves itself again.
@@ -13,6 +13,9 @@
 //!    sample is drawn by lot: packets that come as regularly as tokens do would take every token just
 //!    before a client's packet arrives. With 5,000 packets of junk a second from its own address, a
 //!    client that tries once a second fails for 10 s once in 59,000 times.
+//!
+//! What cannot be one by its length costs none of these tokens; of it, [`IMPOSSIBLE`] is looked at, so
+//! that the log can say why somebody does not get in.
 //!
 //! Where nothing can be remembered of a source (a full table), its packets go on to the next budget,
 //! so what is full makes the limit stricter. All budgets together are at worst a sixth of a core.
@@ -40,6 +43,9 @@ pub const LIGHT: Budget = Budget { per_second: 1000, burst: 1000 };
 
 /// Of all others. More than the sample of 5,000 a second, so that the lot alone decides there.
 pub const HEAVY: Budget = Budget { per_second: 3500, burst: 3500 };
+
+/// Of packets that prove nothing by their length: they cost no signature check.
+pub const IMPOSSIBLE: Budget = Budget { per_second: 5, burst: 10 };
 
 /// Of so many packets …
 pub const HEAVY_OUT_OF: u32 = 3;

@@ -17,6 +17,7 @@ mod proving;
 mod reading;
 pub mod socket;
 mod status;
+pub mod surroundings;
 mod wanted;
 
 use std::net::IpAddr;
@@ -192,7 +193,8 @@ impl Engine {
     /// The outer address that this reading of the host would give us.
     pub fn outer_in(&self, found: &Found) -> Option<IpAddr> {
         let in_use = self.outer.map(|outer| outer.address);
-        find_outer(&self.endpoint.tunnel.outer, self.family(), in_use, found)
+        let inside = self.devices(found);
+        find_outer(&self.endpoint.tunnel.outer, self.family(), in_use, &inside, found)
             .map(|outer| outer.address)
     }
 
@@ -261,7 +263,7 @@ fn control_shape(config: &ServerConfig) -> ControlShape {
 
 /// Our address on the outside, when there is one now.
 pub fn outer_address(outer: &Outer, server: IpAddr, found: &Found) -> Option<IpAddr> {
-    find_outer(outer, Family::of(server), None, found).map(|outer| outer.address)
+    find_outer(outer, Family::of(server), None, &[], found).map(|outer| outer.address)
 }
 
 /// Whether there are things that an earlier process of this tunnel left: a link that sends from our

@@ -94,7 +94,7 @@ impl Engine {
         let Some(outer) = self.outer else { return };
         let tunnel = &self.endpoint.tunnel;
         let from = SocketAddr::new(outer.address, tunnel.port.get());
-        let mark = tunnel.gateway.mark();
+        let mark = tunnel.mark();
         let length = payload.len();
         self.counters.sent += 1;
         actions.push(Action::Send(Outgoing { from, to, mark, payload, ttl: tunnel.auth_ttl }));

@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
 
-use super::config::{Datapath, DeviceName};
+use super::config::{Datapath, DeviceName, Outer};
 use super::host::{Encapsulation, Found, Interface, InterfaceKind};
 use super::hosts::Node;
 use super::peer::{End, Peer};
@@ -14,13 +14,15 @@ use super::wanted::{Endpoint, Ends, find_outer, wanted};
 use super::{Action, Engine, Moment, Phase, REREAD_EVERY, Report, gateway, nodes};
 
 impl Engine {
-    pub(super) fn host_read(&mut self, found: Found, now: &Moment, actions: &mut Vec<Action>) {
+    pub(super) fn host_read(&mut self, mut found: Found, now: &Moment, actions: &mut Vec<Action>) {
         self.reread_at = now.monotonic + REREAD_EVERY;
         if self.phase == Phase::Ending {
             return;
         }
         let first = self.found.is_none();
-        self.find_outer(&found, now, actions);
+        let devices = self.devices(&found);
+        let leads_back = found.forget_way_into(&devices);
+        self.find_outer(&found, leads_back, now, actions);
         // Behind another router our packets may have another address, which the server has to learn.
         if found.way.is_some() && self.found.as_ref().is_some_and(|last| last.way != found.way) {
             self.authenticate(now.monotonic);
@@ -83,9 +85,16 @@ impl Engine {
     }
 
     /// Works out our outer address. When it is gone, the last one is kept: it may come back.
-    fn find_outer(&mut self, found: &Found, now: &Moment, actions: &mut Vec<Action>) {
+    fn find_outer(
+        &mut self,
+        found: &Found,
+        leads_back: Option<DeviceName>,
+        now: &Moment,
+        actions: &mut Vec<Action>,
+    ) {
         let in_use = self.outer.map(|outer| outer.address);
-        let outer = find_outer(&self.endpoint.tunnel.outer, self.family(), in_use, found);
+        let inside = self.devices(found);
+        let outer = find_outer(&self.endpoint.tunnel.outer, self.family(), in_use, &inside, found);
         let was_missing = std::mem::replace(&mut self.outer_missing, outer.is_none());
         match outer {
             Some(outer) if self.outer != Some(outer) || was_missing => {
@@ -96,8 +105,10 @@ impl Engine {
                 self.authenticate(now.monotonic);
             }
             None if !was_missing => {
-                actions
-                    .push(Action::Report(Report::OuterMissing(self.endpoint.tunnel.outer.clone())));
+                actions.push(Action::Report(match (leads_back, &self.endpoint.tunnel.outer) {
+                    (Some(device), Outer::Route) => Report::WayLeadsBack(device),
+                    (_, outer) => Report::OuterMissing(outer.clone()),
+                }));
             }
             Some(_) | None => {}
         }

@@ -38,14 +38,16 @@ pub struct OuterFound {
 }
 
 /// Our side of the outer packets; `None` while the host has no such address or interface. `family`
-/// is that of the other end, `in_use` the address until now.
+/// is that of the other end, `in_use` the address until now. It is never one of the tunnel itself, whose
+/// interfaces are `inside`.
 pub fn find_outer(
     outer: &Outer,
     family: Family,
     in_use: Option<IpAddr>,
+    inside: &[DeviceName],
     found: &Found,
 ) -> Option<OuterFound> {
-    match outer {
+    let outer = match outer {
         Outer::Address(address) => {
             found.can_use(*address).then_some(OuterFound { address: *address, bound_to: None })
         }
@@ -59,8 +61,12 @@ pub fn find_outer(
             let address = found.outer_address(index, family, in_use, routed)?;
             Some(OuterFound { address, bound_to: Some(index) })
         }
-        Outer::Route => found.way.map(|way| OuterFound { address: way.source, bound_to: None }),
-    }
+        Outer::Route => {
+            let way = found.way.filter(|way| !found.is_one_of(way.interface, inside));
+            way.map(|way| OuterFound { address: way.source, bound_to: None })
+        }
+    };
+    outer.filter(|outer| !found.is_only_on(outer.address, inside))
 }
 
 /// Our end of all tunnels of a process.
@@ -98,7 +104,7 @@ pub fn wanted(
         (Datapath::Tun, _) => userspace(endpoint, outer, peers, clients, found),
     };
     let tunnel = &endpoint.tunnel;
-    let extent = extent(endpoint, &wanted, peers, found);
+    let extent = extent(endpoint, outer, &wanted, peers, found);
     wanted.gateway = gateway::wanted(tunnel, &extent, found, before);
     if endpoint.ends == Ends::Many && endpoint.datapath == Datapath::Kernel {
         let network = tunnel.inner_peer;
@@ -116,10 +122,18 @@ fn through(endpoint: &Endpoint, peers: &[Peer]) -> Vec<IpNet> {
     through
 }
 
-fn extent(endpoint: &Endpoint, wanted: &Wanted, peers: &[Peer], found: &Found) -> gateway::Extent {
+fn extent(
+    endpoint: &Endpoint,
+    outer: OuterFound,
+    wanted: &Wanted,
+    peers: &[Peer],
+    found: &Found,
+) -> gateway::Extent {
     let tunnel = &endpoint.tunnel;
     let going = wanted.unwanted.iter().filter(|device| found.interface(device).is_some());
-    let only = peers.first().filter(|_| endpoint.ends == Ends::Two);
+    let remotes =
+        peers.iter().filter_map(Peer::remote).chain(wanted.forwarding.remotes.keys().copied());
+    let own = (endpoint.ends == Ends::Many).then_some(outer.address);
     let routed = match (endpoint.ends, endpoint.datapath) {
         (Ends::Many, Datapath::Tun) => {
             let on_link = [IpNet::V4(tunnel.inner_peer)].into_iter();
@@ -132,7 +146,7 @@ fn extent(endpoint: &Endpoint, wanted: &Wanted, peers: &[Peer], found: &Found) -
     gateway::Extent {
         devices: wanted.links.iter().map(|link| link.device.clone()).collect(),
         going: going.cloned().collect(),
-        remote: only.and_then(Peer::remote).map(|remote| remote.ip()),
+        outer: remotes.map(|remote| remote.ip()).chain(own).collect(),
         through: through(endpoint, peers),
         routed,
     }
@@ -212,22 +226,19 @@ fn only_remote(tunnel: &TunnelConfig, admitted: bool) -> RemoteSpec {
     let all_v6 = Ipv6Net::new_assert(Ipv6Addr::UNSPECIFIED, 0).into();
     let everything: Vec<IpNet> =
         [all_v4].into_iter().chain(tunnel.inner6.map(|_| all_v6)).collect();
+    // Nothing is sent to who is not admitted.
+    let destinations = if admitted { everything.clone() } else { Vec::new() };
     let sources = match (admitted, tunnel.source_check) {
         (false, _) => Vec::new(),
         (true, SourceCheck::Off | SourceCheck::Loose) => everything.clone(),
         (true, SourceCheck::Strict) if tunnel.gateway.default_route => everything.clone(),
         (true, SourceCheck::Strict) => {
             let routes = tunnel.gateway.routes.iter().filter(|net| matches!(net, IpNet::V6(_)));
-            let link_local = Ipv6Net::new_assert(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0), 10);
-            let on_link = tunnel.inner6.map(|net| [IpNet::V6(link_local), IpNet::V6(net)]);
-            [all_v4]
-                .into_iter()
-                .chain(on_link.into_iter().flatten())
-                .chain(routes.copied())
-                .collect()
+            let on_link = tunnel.inner6.map(IpNet::V6);
+            [all_v4].into_iter().chain(on_link).chain(routes.copied()).collect()
         }
     };
-    RemoteSpec { destinations: everything, sources }
+    RemoteSpec { destinations, sources }
 }
 
 fn forwards(tunnel: &TunnelConfig) -> Forwards {

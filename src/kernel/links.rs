@@ -1,14 +1,17 @@
 //! Links, addresses and routes, over route netlink (rtnetlink(7)).
 
+use std::fs;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use futures_util::TryStreamExt;
-use netlink_packet_core::{DefaultNla, Emitable as _, NLA_F_NESTED, NLM_F_ACK, NLM_F_REQUEST};
+use netlink_packet_core::{
+    DefaultNla, Emitable as _, NLA_F_NESTED, NLM_F_ACK, NLM_F_REQUEST, Nla as _,
+};
 use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage, AddressScope};
 use netlink_packet_route::link::{
-    AfSpecInet, AfSpecUnspec, InetDevConf, InfoData, InfoIpTunnel, InfoKind, LinkAttribute,
-    LinkFlags, LinkInfo, LinkMessage, TunnelEncapFlags, TunnelEncapType,
+    AfSpecInet, AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InetDevConf, InfoData, InfoIpTunnel,
+    InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage, TunnelEncapFlags, TunnelEncapType,
 };
 use netlink_packet_route::route::{RouteAddress, RouteAttribute};
 use rtnetlink::{AddressMessageBuilder, LinkIpIp, LinkUnspec, RouteMessageBuilder};
@@ -23,10 +26,13 @@ use crate::engine::host::{
 };
 use crate::engine::plan::{Forwards, LinkKind, WantedLink, rp_filter};
 
-/// `IFLA_INET_CONF` in linux/if_link.h, and two settings of linux/ip.h.
+/// `IFLA_INET_CONF` in linux/if_link.h, and settings of linux/ip.h.
 const IFLA_INET_CONF: u16 = 1;
 const IPV4_DEVCONF_FORWARDING: u16 = 1;
+const IPV4_DEVCONF_ACCEPT_REDIRECTS: u16 = 4;
 const IPV4_DEVCONF_RP_FILTER: u16 = 8;
+const IFLA_TUN_NUM_QUEUES: u16 = 8;
+const IFLA_TUN_NUM_DISABLED_QUEUES: u16 = 9;
 
 /// A route netlink socket, answered from the async runtime it was opened in.
 pub struct Links {
@@ -126,6 +132,9 @@ impl Links {
 
     /// Labels a link, sets its reverse path filter, and brings it up.
     pub async fn dress(&self, wanted: &WantedLink) -> io::Result<()> {
+        if matches!(wanted.kind, LinkKind::Tun) {
+            self.shield(wanted.device.as_str()).await;
+        }
         let mut builder = LinkUnspec::new_with_name(wanted.device.as_str())
             .append_extra_attribute(LinkAttribute::IfAlias(wanted.forwards.label().to_owned()));
         // As `inet_set_link_af` in net/ipv4/devinet.c takes it: no file under /proc/sys is written,
@@ -141,6 +150,24 @@ impl Links {
             ]));
         }
         self.handle.link().set(builder.up().build()).execute().await.map_err(into_io)
+    }
+
+    /// Keeps the kernel from taking advice that comes in by an interface which is not up yet: it gets no
+    /// link-local address, asks for no routers, and believes neither them nor redirects.
+    ///
+    /// The source check of the datapath has to do without: netlink cannot set all of it, a service may
+    /// see /proc/sys read-only, and a kernel without IPv6 knows none of it. So errors mean nothing.
+    async fn shield(&self, interface: &str) {
+        let message = LinkUnspec::new_with_name(interface)
+            .append_extra_attribute(LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet6(vec![
+                AfSpecInet6::AddrGenMode(In6AddrGenMode::None),
+            ])]))
+            .build();
+        let _ = self.handle.link().set(message).execute().await;
+        let _ = self.set_ipv4_setting(interface, IPV4_DEVCONF_ACCEPT_REDIRECTS, 0).await;
+        for setting in ["accept_ra", "accept_redirects"] {
+            let _ = fs::write(format!("/proc/sys/net/ipv6/conf/{interface}/{setting}"), "0");
+        }
     }
 
     pub async fn remove(&self, device: &DeviceName) -> io::Result<()> {
@@ -171,6 +198,52 @@ impl Links {
             ])]))
             .build();
         self.handle.link().set(message).execute().await.map_err(into_io)
+    }
+
+    /// The interfaces of the kinds that our tunnels are; the kernel leaves out the others
+    /// (`link_kind_filtered` in net/core/rtnetlink.c).
+    pub async fn tunnels(&self) -> io::Result<Vec<Interface>> {
+        let mut found = Vec::new();
+        for kind in [InfoKind::Tun, InfoKind::IpIp] {
+            let mut request = self.handle.link().get();
+            let kind = LinkAttribute::LinkInfo(vec![LinkInfo::Kind(kind)]);
+            request.message_mut().attributes.push(kind);
+            let links: Vec<LinkMessage> = request.execute().try_collect().await.map_err(into_io)?;
+            found.extend(links.iter().map(read_interface));
+        }
+        Ok(found)
+    }
+
+    /// Every address of the namespace.
+    pub async fn all_addresses(&self) -> io::Result<Vec<Address>> {
+        let request = self.handle.address().get();
+        let addresses: Vec<AddressMessage> =
+            request.execute().try_collect().await.map_err(into_io)?;
+        Ok(addresses.iter().filter_map(read_address).collect())
+    }
+
+    /// How many queues programs have attached to a TUN interface; `None` when it can have one only.
+    pub async fn tun_queues(&self, device: &DeviceName) -> io::Result<Option<u32>> {
+        let request = self.handle.link().get().match_name(device.to_string());
+        let link = request.execute().try_next().await.map_err(into_io)?;
+        let attributes = link.iter().flat_map(|link| &link.attributes);
+        let infos = attributes.flat_map(|attribute| match attribute {
+            LinkAttribute::LinkInfo(infos) => infos.as_slice(),
+            _ => &[],
+        });
+        let data = infos.flat_map(|info| match info {
+            LinkInfo::Data(InfoData::Tun(data)) => data.as_slice(),
+            _ => &[],
+        });
+        let counts = data.filter(|nla| {
+            [IFLA_TUN_NUM_QUEUES, IFLA_TUN_NUM_DISABLED_QUEUES].contains(&nla.kind())
+        });
+        let counts = counts.filter_map(|nla| {
+            let mut bytes = [0; 4];
+            (nla.value_len() == bytes.len()).then(|| nla.emit_value(&mut bytes))?;
+            Some(u32::from_ne_bytes(bytes))
+        });
+        Ok(counts.reduce(u32::saturating_add))
     }
 
     /// Sets the MTU of an interface.

@@ -26,6 +26,7 @@ use std::net::IpAddr;
 use crate::engine::config::{Datapath, DeviceName, TunnelConfig};
 use crate::engine::host::{Found, GatewayFound, NameServers, RulesFound, Userspace};
 use crate::engine::plan::{LinkKind, Step, WantedLink};
+use crate::engine::surroundings::Surroundings;
 
 pub use dump::close_memory;
 pub use elements::RuleCounter;
@@ -122,7 +123,7 @@ impl WayTo {
             destination,
             source: tunnel.outer.address(),
             device: tunnel.outer.device().cloned(),
-            mark: tunnel.gateway.mark().unwrap_or(0),
+            mark: tunnel.mark().unwrap_or(0),
         }
     }
 }
@@ -265,6 +266,31 @@ impl Host {
                 Ok(())
             }
         }
+    }
+
+    /// What the userspace datapath has to know of the host.
+    ///
+    /// # Errors
+    /// When the kernel refuses to tell.
+    pub async fn surroundings(&self) -> io::Result<Surroundings> {
+        let tunnels = self.links.tunnels().await?;
+        Ok(Surroundings::of(&tunnels, &self.links.all_addresses().await?))
+    }
+
+    /// Checks that nobody but us reads and writes a TUN interface of which we hold so many queues. Until
+    /// it had an owner another program may have attached one: then the interface is removed, since
+    /// nothing else detaches it.
+    ///
+    /// # Errors
+    /// When it is so, or the kernel refuses to tell.
+    pub async fn check_queues(&self, device: &DeviceName, held: usize) -> Result<(), StepError> {
+        let attached = self.links.tun_queues(device).await.map_err(StepError::Tun)?;
+        if attached.is_none_or(|attached| attached as usize <= held) {
+            return Ok(());
+        }
+        absent_is_fine(self.links.remove(device).await).map_err(StepError::Tun)?;
+        let why = "another program attached a queue of its own to it: removed";
+        Err(StepError::Tun(io::Error::other(why)))
     }
 
     /// What our rules dropped, by counter; empty without counters.

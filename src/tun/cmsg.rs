@@ -3,9 +3,9 @@
 use std::mem;
 use std::slice;
 
-/// Room for two messages with their headers: one of up to eight bytes, and one that tells of an error
-/// and who sent it (44 bytes over IPv6).
-const ROOM: usize = 96;
+/// Room for the most that comes or goes at once with its headers: a number, by which interface a packet
+/// came (20 bytes over IPv6), and what tells of an error and who sent it (44 bytes).
+const ROOM: usize = 160;
 
 /// Aligned as a `cmsghdr` has to be.
 #[repr(C, align(8))]
@@ -83,7 +83,7 @@ mod tests {
         let mut buffer = CmsgBuffer::new();
         buffer.push(1, 2, &7u16.to_ne_bytes());
         buffer.push(3, 4, &(-9i32).to_ne_bytes());
-        buffer.push(5, 6, &[0; 44]); // no room
+        buffer.push(5, 6, &[0; 104]); // no room
         // SAFETY: plain numbers and pointers, of which zero is one.
         let mut message: libc::msghdr = unsafe { mem::zeroed() };
         buffer.attach(&mut message);

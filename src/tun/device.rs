@@ -78,6 +78,7 @@ impl Interface {
     pub fn create(device: &DeviceName, queues: usize) -> io::Result<Self> {
         let most = Ask { multi_queue: queues > 1, header: true, exclusive: true };
         let (first, ask) = open_new(device, most)?;
+        first.keep_others_off(ask.multi_queue)?;
         if most.multi_queue && !ask.multi_queue {
             tracing::warn!(
                 "the kernel has TUN interfaces of one queue only: one thread reads {device}"
@@ -112,6 +113,7 @@ impl Interface {
             // SAFETY: TUNGETIFF wrote the flags.
             let flags = libc::c_int::from(unsafe { request.ifr_ifru.ifru_flags });
             queue.has_header = flags & libc::IFF_VNET_HDR != 0;
+            queue.keep_others_off(flags & libc::IFF_MULTI_QUEUE != 0)?;
             adopted.push(queue);
         }
         Ok(Interface::of(adopted))
@@ -247,6 +249,24 @@ impl Queue {
             set_header_length(&file)?;
         }
         Ok(Queue { file, has_header: ask.header })
+    }
+
+    /// Gives the interface an owner. While it has none, every user who may open /dev/net/tun, and that
+    /// is all of them, can attach a queue of his own (`tun_not_capable`). With root as the owner
+    /// nobody can but root and who has CAP_NET_ADMIN, as this process does.
+    ///
+    /// A kernel with interfaces of one queue only may not know of owners, and needs none.
+    fn keep_others_off(&self, multi_queue: bool) -> io::Result<()> {
+        // SAFETY: no pointers.
+        let own = |user: libc::uid_t| {
+            check(unsafe {
+                libc::ioctl(self.file.as_raw_fd(), libc::TUNSETOWNER, libc::c_ulong::from(user))
+            })
+        };
+        // A user namespace need not have root.
+        // SAFETY: it cannot fail.
+        let owned = own(0).or_else(|_| own(unsafe { libc::geteuid() }));
+        if multi_queue { owned } else { Ok(()) }
     }
 
     /// What it is (TUNGETIFF): name and flags.

@@ -25,19 +25,25 @@ reasons! {
     /// Longer than the path takes, and not to be fragmented: the sender was told, unless it was told
     /// often enough.
     TxTooLong = "tx_too_long",
+    /// The tunnel's own packet, which would go round and round.
+    TxLeadsBack = "tx_leads_back",
     /// There was no socket, or the kernel refused.
     TxFailed = "tx_failed",
     /// Data from a remote that is not admitted.
     RxStranger = "rx_stranger",
     /// Data with an inner source address that the remote may not use.
     RxWrongSource = "rx_wrong_source",
+    /// Data that would have the host send elsewhere: an ICMP redirect.
+    RxRedirect = "rx_redirect",
+    /// From inside a tunnel of ipipou's to the outside of one.
+    RxInside = "rx_inside",
     /// Neither data nor for the engine.
     RxMalformed = "rx_malformed",
     /// A router marked the outer packet, and the ends of the inner one know nothing of marks.
     RxCongested = "rx_congested",
     /// There is no interface, or it does not take the packet.
     RxFailed = "rx_failed",
-    /// Packets for the engine: too many from one address, …
+    /// Packets for the engine: more than it looks at of unproven sources, …
     ControlLimited = "control_limited",
     /// … and more than the engine could read.
     ControlOverflow = "control_overflow",
@@ -53,6 +59,10 @@ impl Drops {
 
     pub fn add(&self, reason: Reason, packets: usize) {
         self.0[reason as usize].fetch_add(packets as u64, Ordering::Relaxed);
+    }
+
+    pub fn any(&self, reason: Reason) -> bool {
+        self.0[reason as usize].load(Ordering::Relaxed) > 0
     }
 
     /// All of them by name.

@@ -1,19 +1,105 @@
-//! Token buckets: so many packets a second from one address, in memory of a fixed size.
+//! Token buckets: so many packets a second, in memory of a fixed size.
 
-use std::hash::{BuildHasher, RandomState};
-use std::net::IpAddr;
+use std::hash::{BuildHasher, Hash, RandomState};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
+use crate::engine::limits::{
+    Budget, HEAVY, HEAVY_OUT_OF, HEAVY_SAMPLE, IMPOSSIBLE, KNOWN_REMOTE, LIGHT, LIGHT_SOURCE,
+    SOURCE_PREFIX_V6,
+};
+
+use super::lanes::Lane;
 use super::wake::millis;
 
-/// Addresses that share a bucket share its tokens; which ones do, nobody outside can know.
+/// Those who share a bucket share its tokens; who does, nobody outside can know.
 const BUCKETS: usize = 4096;
 
-/// Buckets of `per_second` tokens, filled up again within a second.
-pub struct Limit {
+/// So many packets a second from one address.
+pub struct Limit(Buckets);
+
+impl Limit {
+    pub fn new(per_second: u32) -> Self {
+        Limit(Buckets::new(Budget { per_second, burst: per_second }))
+    }
+
+    /// Whether one more packet from `source` may pass.
+    pub fn passes(&mut self, source: IpAddr, now: Duration) -> bool {
+        self.0.passes(&source, now)
+    }
+}
+
+/// Which packets of unproven sources the engine looks at: the budgets of `engine/limits.rs`.
+pub struct ControlLimit {
+    known: Buckets,
+    sources: Buckets,
+    light: Bucket,
+    heavy: Bucket,
+    impossible: Bucket,
+    lots: RandomState,
+    lot: u64,
+}
+
+/// A packet for the engine, as far as the limit goes.
+#[derive(Debug, Clone, Copy)]
+pub struct Unproven {
+    pub from: SocketAddr,
+    /// Whether it is from an admitted remote.
+    pub is_known: bool,
+    /// Whether an authentication packet can have its length.
+    pub is_possible: bool,
+}
+
+impl ControlLimit {
+    pub fn new() -> Self {
+        ControlLimit {
+            known: Buckets::new(KNOWN_REMOTE),
+            sources: Buckets::new(LIGHT_SOURCE),
+            light: Bucket::full(LIGHT),
+            heavy: Bucket::full(HEAVY),
+            impossible: Bucket::full(IMPOSSIBLE),
+            lots: RandomState::new(),
+            lot: 0,
+        }
+    }
+
+    /// Whether the engine looks at one more, and how soon.
+    pub fn pass(&mut self, packet: Unproven, now: Duration) -> Option<Lane> {
+        let Unproven { from, is_known, is_possible } = packet;
+        if !is_possible {
+            return self.impossible.passes(IMPOSSIBLE, now).then_some(Lane::Later);
+        }
+        let first = (is_known && self.known.passes(&from, now))
+            || (self.sources.passes(&source(from.ip()), now) && self.light.passes(LIGHT, now));
+        if first {
+            return Some(Lane::First);
+        }
+        (self.is_drawn() && self.heavy.passes(HEAVY, now)).then_some(Lane::Later)
+    }
+
+    /// Nobody outside can know which ones are.
+    fn is_drawn(&mut self) -> bool {
+        self.lot = self.lot.wrapping_add(1);
+        self.lots.hash_one(self.lot) % u64::from(HEAVY_OUT_OF) < u64::from(HEAVY_SAMPLE)
+    }
+}
+
+/// What counts as one source.
+fn source(address: IpAddr) -> IpAddr {
+    match address {
+        IpAddr::V4(_) => address,
+        IpAddr::V6(v6) => {
+            let host_bits = 128 - u32::from(SOURCE_PREFIX_V6);
+            Ipv6Addr::from_bits(v6.to_bits() >> host_bits << host_bits).into()
+        }
+    }
+}
+
+/// A bucket for everybody.
+struct Buckets {
     buckets: Box<[Bucket]>,
     hasher: RandomState,
-    per_second: u32,
+    budget: Budget,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -24,26 +110,36 @@ struct Bucket {
     filled: u64,
 }
 
-impl Limit {
-    pub fn new(per_second: u32) -> Self {
-        let full = Bucket { tokens: per_second.saturating_mul(1000), filled: 0 };
-        Limit { buckets: vec![full; BUCKETS].into(), hasher: RandomState::new(), per_second }
+impl Buckets {
+    fn new(budget: Budget) -> Self {
+        let buckets = vec![Bucket::full(budget); BUCKETS].into();
+        Buckets { buckets, hasher: RandomState::new(), budget }
     }
 
-    /// Whether one more packet from `source` may pass.
-    pub fn passes(&mut self, source: IpAddr, now: Duration) -> bool {
-        let number = usize::try_from(self.hasher.hash_one(source) % BUCKETS as u64);
-        let Some(bucket) = number.ok().and_then(|n| self.buckets.get_mut(n)) else { return false };
+    fn passes(&mut self, whose: &impl Hash, now: Duration) -> bool {
+        let number = usize::try_from(self.hasher.hash_one(whose) % BUCKETS as u64);
+        let bucket = number.ok().and_then(|n| self.buckets.get_mut(n));
+        bucket.is_some_and(|bucket| bucket.passes(self.budget, now))
+    }
+}
+
+impl Bucket {
+    fn full(budget: Budget) -> Self {
+        Bucket { tokens: budget.burst.saturating_mul(1000), filled: 0 }
+    }
+
+    /// Takes a token, if there is one.
+    fn passes(&mut self, budget: Budget, now: Duration) -> bool {
         let now = millis(now);
-        let passed = now.saturating_sub(bucket.filled).min(1000);
-        let most = self.per_second.saturating_mul(1000);
+        let passed = now.saturating_sub(self.filled);
         // So many thousandths of a token a millisecond.
-        let earned = u32::try_from(passed).unwrap_or(1000).saturating_mul(self.per_second);
-        bucket.tokens = bucket.tokens.saturating_add(earned).min(most);
-        bucket.filled = now;
-        match bucket.tokens.checked_sub(1000) {
+        let earned = passed.saturating_mul(u64::from(budget.per_second));
+        let earned = u32::try_from(earned).unwrap_or(u32::MAX);
+        self.tokens = self.tokens.saturating_add(earned).min(budget.burst.saturating_mul(1000));
+        self.filled = now;
+        match self.tokens.checked_sub(1000) {
             Some(rest) => {
-                bucket.tokens = rest;
+                self.tokens = rest;
                 true
             }
             None => false,
@@ -55,11 +151,23 @@ impl Limit {
 mod tests {
     use super::*;
 
+    fn at(milliseconds: u64) -> Duration {
+        Duration::from_millis(milliseconds)
+    }
+
+    fn packet(from: &str) -> Unproven {
+        Unproven { from: from.parse().unwrap(), is_known: false, is_possible: true }
+    }
+
+    /// How many of so many pass at once.
+    fn passed(limit: &mut ControlLimit, of: u32, packet: Unproven, now: Duration) -> u32 {
+        (0..of).map(|_| u32::from(limit.pass(packet, now).is_some())).sum()
+    }
+
     #[test]
     fn a_burst_and_then_the_rate() {
         let mut limit = Limit::new(50);
         let (one, other) = ("192.0.2.1".parse().unwrap(), "2001:db8::1".parse().unwrap());
-        let at = Duration::from_millis;
         let passed = |limit: &mut Limit, source, now| {
             (0..200).filter(|_| limit.passes(source, at(now))).count()
         };
@@ -70,5 +178,87 @@ mod tests {
         assert_eq!(passed(&mut limit, one, 130), 1);
         assert_eq!(passed(&mut limit, one, 140), 1);
         assert_eq!(passed(&mut limit, one, 3_600_000), 50);
+    }
+
+    #[test]
+    fn a_burst_may_be_more_than_the_rate() {
+        let budget = Budget { per_second: 10, burst: 20 };
+        let mut bucket = Bucket::full(budget);
+        let mut passed =
+            |now| (0..100).map(|_| u32::from(bucket.passes(budget, at(now)))).sum::<u32>();
+        assert_eq!([0, 1000, 3000, 60_000].map(&mut passed), [20, 10, 20, 20]);
+    }
+
+    #[test]
+    fn a_flood_costs_others_nothing() {
+        let mut limit = ControlLimit::new();
+        let flood = packet("192.0.2.66:1");
+        assert_eq!(limit.pass(flood, at(0)), Some(Lane::First));
+        let looked_at = passed(&mut limit, 100_000, flood, at(1000));
+        let most = LIGHT_SOURCE.burst + HEAVY.burst;
+        assert_eq!(looked_at, most);
+        // A few of them share the flood's bucket: one in 4096.
+        let others: u32 = (0..500)
+            .map(|n| {
+                passed(&mut limit, 1, packet(&format!("10.0.{}.{}:1", n / 250, n % 250)), at(1000))
+            })
+            .sum();
+        assert!(others >= 495, "{others}");
+        // What of the flood is looked at waits behind all others.
+        passed(&mut limit, LIGHT_SOURCE.per_second, flood, at(2000));
+        let more: Vec<_> = (0..100).filter_map(|_| limit.pass(flood, at(2000))).collect();
+        assert!(more.len() > 10 && more.iter().all(|lane| *lane == Lane::Later));
+    }
+
+    #[test]
+    fn all_addresses_of_a_host_are_one_source() {
+        let mut limit = ControlLimit::new();
+        limit.heavy.tokens = 0;
+        let looked_at = |limit: &mut ControlLimit, network: &str| -> u32 {
+            (0..1000)
+                .map(|n| passed(limit, 1, packet(&format!("[{network}:{n:x}::1]:1")), at(0)))
+                .sum()
+        };
+        assert_eq!(looked_at(&mut limit, "2001:db8:0:7"), LIGHT_SOURCE.burst);
+        let ports = (0..1000).map(|n| packet(&format!("192.0.2.1:{}", n + 1)));
+        let looked_at: u32 = ports.map(|p| passed(&mut limit, 1, p, at(0))).sum();
+        assert!(matches!(looked_at, 0 | 50), "shared with a probability of 1 / 4096");
+    }
+
+    #[test]
+    fn a_known_remote_has_tokens_of_its_own() {
+        let mut limit = ControlLimit::new();
+        let client = packet("192.0.2.1:1000");
+        let junk = packet("192.0.2.1:1001");
+        passed(&mut limit, 100_000, junk, at(0));
+        let known = Unproven { is_known: true, ..client };
+        assert_eq!(passed(&mut limit, 1000, known, at(0)), KNOWN_REMOTE.burst);
+        assert_eq!(passed(&mut limit, 1000, client, at(0)), 0);
+    }
+
+    #[test]
+    fn junk_from_a_clients_own_address_does_not_shut_it_out() {
+        let mut limit = ControlLimit::new();
+        let client = packet("192.0.2.1:1000");
+        let mut in_a_row = 0;
+        let mut most = 0;
+        for try_ in 0..300u64 {
+            for millisecond in 0..1000 {
+                passed(&mut limit, 5, packet("192.0.2.1:7"), at(1000 * try_ + millisecond));
+            }
+            in_a_row =
+                if limit.pass(client, at(1000 * try_ + 999)).is_some() { 0 } else { in_a_row + 1 };
+            most = most.max(in_a_row);
+        }
+        assert!(most < 20, "{most} tries in a row"); // of one third each: 3^-20
+    }
+
+    #[test]
+    fn what_cannot_be_one_by_its_length_costs_no_token() {
+        let mut limit = ControlLimit::new();
+        let client = packet("192.0.2.1:1000");
+        let impossible = Unproven { is_possible: false, ..client };
+        assert_eq!(passed(&mut limit, 10_000, impossible, at(0)), IMPOSSIBLE.burst);
+        assert_eq!(passed(&mut limit, LIGHT_SOURCE.burst, client, at(0)), LIGHT_SOURCE.burst);
     }
 }

@@ -18,6 +18,7 @@
 //! Every offload is tried, and done without where the kernel has none.
 
 mod checksum;
+mod circle;
 mod classify;
 mod cmsg;
 mod coalesce;
@@ -27,6 +28,7 @@ mod ecn;
 mod flow;
 mod fragment;
 mod handover;
+mod lanes;
 mod large;
 mod limit;
 mod offloads;
@@ -37,6 +39,7 @@ mod random;
 mod receive;
 mod segment;
 mod send;
+mod shared_port;
 mod socket;
 mod split;
 #[cfg(test)]
@@ -46,7 +49,6 @@ mod vnet;
 mod wake;
 
 use std::collections::BTreeMap;
-use std::future;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -57,33 +59,28 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use tokio::sync::mpsc;
-
 use crate::engine::Outgoing;
 use crate::engine::config::DeviceName;
 use crate::engine::forwarding::{ForwardSpec, Forwarding};
 use crate::engine::socket::SocketSpec;
+use crate::engine::surroundings::Surroundings;
 
 use device::{Interface, Offload};
 use drops::{Drops, Reason};
 pub use handover::{Kept, forget, inherited};
+use lanes::{Inlet, Lane, Outlet, lanes};
 pub use offloads::Offloads;
 use path::Paths;
 use socket::UdpSocket;
 use wake::{Start, Wake};
 
-/// Packets that wait for the engine.
-const CONTROL_QUEUE: usize = 64;
-/// The longest packet that the engine is handed: one byte more than the longest token, as on the
-/// kernel path.
-const CONTROL_LEN: usize = 1473;
 /// More readers than this gain nothing: one thread writes.
 const MOST_QUEUES: usize = 4;
 
 /// A datapath. Its threads end, and its interface goes, when it is dropped.
 pub struct Datapath {
     shared: Arc<Shared>,
-    control: tokio::sync::Mutex<mpsc::Receiver<(SocketAddr, Vec<u8>)>>,
+    control: tokio::sync::Mutex<Outlet>,
     threads: Mutex<Vec<JoinHandle<()>>>,
     queues: usize,
 }
@@ -97,7 +94,7 @@ struct Shared {
     open: AtomicBool,
     interface: RwLock<Option<Arc<Interface>>>,
     socket: RwLock<Option<Arc<UdpSocket>>>,
-    control: mpsc::Sender<(SocketAddr, Vec<u8>)>,
+    control: Inlet,
     drops: Drops,
     paths: Paths,
     /// Numbers the datagrams that were fragmented, beginning anywhere.
@@ -116,14 +113,14 @@ impl Datapath {
     /// # Errors
     /// Too many open files, too many threads.
     pub fn new(queues: Option<NonZeroUsize>) -> io::Result<Self> {
-        let (sender, control) = mpsc::channel(CONTROL_QUEUE);
+        let (inlet, outlet) = lanes();
         let shared = Arc::new(Shared {
             forwarding: RwLock::default(),
             generation: AtomicU64::new(0),
             open: AtomicBool::new(false),
             interface: RwLock::new(None),
             socket: RwLock::new(None),
-            control: sender,
+            control: inlet,
             drops: Drops::new(),
             paths: Paths::default(),
             fragmented: AtomicU16::new(anything()),
@@ -134,7 +131,7 @@ impl Datapath {
         let queues = queues.map_or_else(queues_by_processors, NonZeroUsize::get);
         let datapath = Datapath {
             shared: Arc::clone(&shared),
-            control: tokio::sync::Mutex::new(control),
+            control: tokio::sync::Mutex::new(outlet),
             threads: Mutex::default(),
             queues,
         };
@@ -211,7 +208,7 @@ impl Datapath {
     }
 
     /// Opens the socket. One that there was is given up when the new one is bound; on an error it
-    /// stays.
+    /// stays, unless it is what has the port.
     ///
     /// # Errors
     /// `AddrInUse`, `AddrNotAvailable`; `NotFound` when there is no such device; `PermissionDenied`
@@ -221,7 +218,20 @@ impl Datapath {
         if former.as_ref().is_some_and(|former| former.spec() == spec && former.has_device()) {
             return Ok(());
         }
-        let socket = UdpSocket::open(spec, former.as_deref())?;
+        let has_port = |former: &UdpSocket| former.spec().address == spec.address;
+        let socket = match UdpSocket::open(spec) {
+            // Two sockets could share a port that both allow to be shared (SO_REUSEADDR), and every
+            // user could share it with them. So the next try, in a moment, is without the former one.
+            Err(e)
+                if e.kind() == io::ErrorKind::AddrInUse && former.is_some_and(|f| has_port(&f)) =>
+            {
+                *write(&self.shared.socket) = None;
+                self.shared.changed.wake();
+                let _ = handover::forget(); // the service manager may have it as well
+                return Err(e);
+            }
+            opened => opened?,
+        };
         self.shared.paths.forget();
         *write(&self.shared.socket) = Some(Arc::new(socket));
         self.shared.changed.wake();
@@ -263,6 +273,13 @@ impl Datapath {
         Ok(())
     }
 
+    /// Takes what is known of the host now.
+    pub fn surround(&self, around: Surroundings) {
+        if *self.shared.forwarding().around() != around {
+            write(&self.shared.forwarding).surround(around);
+        }
+    }
+
     pub fn forwarding(&self) -> ForwardSpec {
         self.shared.forwarding().spec().clone()
     }
@@ -290,16 +307,17 @@ impl Datapath {
 
     /// The next packet that is no data: sender and payload. May be cancelled.
     pub async fn control(&self) -> (SocketAddr, Vec<u8>) {
-        match self.control.lock().await.recv().await {
-            Some(packet) => packet,
-            // The sender lives as long as we do.
-            None => future::pending().await,
-        }
+        self.control.lock().await.next().await
     }
 
     /// Packets that were dropped, by reason.
     pub fn dropped(&self) -> BTreeMap<&'static str, u64> {
         self.shared.drops.read()
+    }
+
+    /// Whether packets of the tunnel's own came into it.
+    pub fn leads_back(&self) -> bool {
+        self.shared.drops.any(Reason::TxLeadsBack)
     }
 
     /// What is in use now.
@@ -387,9 +405,8 @@ impl Shared {
         })
     }
 
-    fn pass_control(&self, from: SocketAddr, payload: &[u8]) {
-        let payload = payload.get(..CONTROL_LEN).unwrap_or(payload);
-        if self.control.try_send((from, payload.to_vec())).is_err() {
+    fn pass_control(&self, lane: Lane, from: SocketAddr, payload: &[u8]) {
+        if !self.control.put(lane, from, payload) {
             self.drops.add(Reason::ControlOverflow, 1);
         }
     }

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use crate::engine::forwarding::{Forwarding, Judgement};
 use crate::engine::plan::ControlShape;
-use crate::wire::inner::Inner;
+use crate::wire::inner::{self, Inner};
 
 use super::Shared;
 use super::classify::{Class, classify, is_control};
@@ -23,7 +23,7 @@ use super::device::{Interface, Offload, Queue, is_gone, is_refused};
 use super::drops::Reason;
 use super::ecn::{self, Ecn};
 use super::large;
-use super::limit::Limit;
+use super::limit::{ControlLimit, Unproven};
 use super::send::is_about_others;
 use super::socket::{Received, UdpSocket};
 use super::split;
@@ -37,8 +37,6 @@ const WRITE_FROM: usize = 32 * 1024;
 const BUFFER: usize = WRITE_FROM + ROOM;
 /// Calls after which others are looked at: another socket, another interface, the end.
 const TURN: usize = 64;
-/// Packets for the engine per second and source address, as on the kernel path.
-const CONTROL_PER_SECOND: u32 = 50;
 /// Headers and payloads of one packet that is written.
 const SLICES: usize = 1 + SEGMENTS as usize;
 /// No interface of Ethernet's takes more, so what is longer may be a large packet.
@@ -99,7 +97,7 @@ struct Receiver<'a> {
     interface: Option<Arc<Interface>>,
     buffer: Box<[u8]>,
     coalescer: Coalescer,
-    limit: Limit,
+    limit: ControlLimit,
     expired: Duration,
     /// The MTU of the interface, and when it was asked for.
     mtu: Option<(usize, Duration)>,
@@ -112,7 +110,7 @@ impl<'a> Receiver<'a> {
             interface: None,
             buffer: vec![0; BUFFER].into(),
             coalescer: Coalescer::new(Offload::None),
-            limit: Limit::new(CONTROL_PER_SECOND),
+            limit: ControlLimit::new(),
             expired: Duration::ZERO,
             mtu: None,
         }
@@ -174,13 +172,18 @@ impl<'a> Receiver<'a> {
     /// Sorts the datagrams of one sender, which begin at `start`; whether any is to be delivered.
     fn datagrams(&mut self, socket: &UdpSocket, start: usize, received: &Received) -> bool {
         let shared = self.shared;
-        let Received { from, length, size, ecn } = *received;
+        let Received { from, length, size, ecn, interface } = *received;
         // Many datagrams, or one with a large packet of UDP in it: then the size is that of its own.
         let whole = Inner::parse(&self.buffer[start..start + length]);
         let is_large = size < length && whole.is_some_and(|inner| inner.length == length);
         let (size, datagrams) = if is_large { (length, Some(size)) } else { (size, None) };
+        let to = socket.spec().address.ip();
         let mut sender = Sender { from, now: wake::now(), known: None };
         let mut forwarding = shared.forwarding();
+        if interface.is_some_and(|link| forwarding.around().came_out_of_tunnel(link, to)) {
+            shared.drops.add(Reason::RxInside, length.div_ceil(size.max(1)).max(1));
+            return false;
+        }
         let mut any = false;
         let (mut at, end) = (start, start + length);
         // A datagram may be empty.
@@ -196,7 +199,7 @@ impl<'a> Receiver<'a> {
                     forwarding = shared.forwarding();
                     continue; // it is known now
                 }
-                Verdict::Control => self.limit_control(&sender, at..next),
+                Verdict::Control => self.limit_control(&forwarding, &sender, at..next),
                 Verdict::Drop(reason) => shared.drops.add(reason, 1),
             }
             at = next;
@@ -207,11 +210,16 @@ impl<'a> Receiver<'a> {
         any
     }
 
-    fn limit_control(&mut self, sender: &Sender, range: Range<usize>) {
-        if self.limit.passes(sender.from.ip(), sender.now) {
-            self.shared.pass_control(sender.from, &self.buffer[range]);
-        } else {
-            self.shared.drops.add(Reason::ControlLimited, 1);
+    fn limit_control(&mut self, forwarding: &Forwarding, sender: &Sender, range: Range<usize>) {
+        let shape = forwarding.spec().control;
+        let packet = Unproven {
+            from: sender.from,
+            is_known: forwarding.admits(sender.from),
+            is_possible: shape.is_some_and(|shape| shape.may_have(range.len())),
+        };
+        match self.limit.pass(packet, sender.now) {
+            Some(lane) => self.shared.pass_control(lane, sender.from, &self.buffer[range]),
+            None => self.shared.drops.add(Reason::ControlLimited, 1),
         }
     }
 
@@ -300,17 +308,19 @@ impl Sender {
         let Class::Data(inner) = class else {
             return self.control_or(Reason::RxMalformed, class, control);
         };
-        if self.known == Some(inner.source) {
-            return Verdict::Deliver(inner);
-        }
-        match forwarding.judge(self.from, inner.source, self.now) {
-            Judgement::Deliver => {
-                self.known = Some(inner.source);
-                Verdict::Deliver(inner)
+        if self.known != Some(inner.source) {
+            match forwarding.judge(self.from, inner.source, self.now) {
+                Judgement::Deliver => self.known = Some(inner.source),
+                Judgement::Learn => return Verdict::Learn(inner.source),
+                Judgement::Stranger => {
+                    return self.control_or(Reason::RxStranger, class, control);
+                }
+                Judgement::WrongSource => return Verdict::Drop(Reason::RxWrongSource),
             }
-            Judgement::Learn => Verdict::Learn(inner.source),
-            Judgement::Stranger => self.control_or(Reason::RxStranger, class, control),
-            Judgement::WrongSource => Verdict::Drop(Reason::RxWrongSource),
+        }
+        match inner::is_redirect_v4(payload, &inner) {
+            true => Verdict::Drop(Reason::RxRedirect),
+            false => Verdict::Deliver(inner),
         }
     }
 

@@ -378,7 +378,7 @@ mod tests {
         for (worked, error, most) in
             [(false, libc::EIO, 1), (true, libc::EIO, REFUSALS), (true, libc::EOPNOTSUPP, 1)]
         {
-            let socket = UdpSocket::open(&spec, None).unwrap();
+            let socket = UdpSocket::open(&spec).unwrap();
             if worked {
                 socket.gso_refused.store(0, Ordering::Relaxed);
             }

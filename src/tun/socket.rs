@@ -15,6 +15,7 @@ use super::cmsg::{self, CmsgBuffer};
 use super::ecn::Ecn;
 use super::path::{self, SaidBy, TooLong};
 use super::send::REFUSALS;
+use super::shared_port;
 
 /// Room for some milliseconds of a fast sender's packets, doubled by the kernel (socket(7)).
 const BUFFER: usize = 4 << 20;
@@ -44,35 +45,40 @@ pub struct Received {
     pub size: usize,
     /// Of all outer headers: the kernel puts together only what is alike (`inet_gro_receive`).
     pub ecn: Ecn,
+    /// The number of the interface that they came in by.
+    pub interface: Option<u32>,
 }
 
 impl UdpSocket {
-    /// Opens and binds a socket. `former` is one of ours that is given up for it: it may hold the
-    /// same port.
+    /// Opens and binds a socket.
     ///
     /// # Errors
     /// `AddrInUse`, `AddrNotAvailable`; `NotFound` when there is no such device; without
     /// CAP_NET_ADMIN `PermissionDenied` when a mark is asked for.
-    pub fn open(spec: &SocketSpec, former: Option<&UdpSocket>) -> io::Result<Self> {
+    pub fn open(spec: &SocketSpec) -> io::Result<Self> {
         let domain = Domain::for_address(spec.address);
         let socket = Socket::new(domain, Type::DGRAM.nonblocking(), Some(Protocol::UDP))?;
         if domain == Domain::IPV6 {
             socket.set_only_v6(true)?;
         }
-        UdpSocket::set_up(socket, spec, |socket| bind(socket, spec.address, former))
+        UdpSocket::set_up(socket, spec, |socket| socket.bind(&spec.address.into()))
     }
 
     /// Takes over the socket of an earlier process. It has to be bound as `spec` says, but for the
     /// address.
     ///
     /// # Errors
-    /// `InvalidInput` when it has another port or device.
+    /// `InvalidInput` when it has another port or device; `AddrInUse` when it is not alone there.
     pub fn adopt(spec: &SocketSpec, socket: OwnedFd) -> io::Result<Self> {
         let socket = Socket::from(socket);
         let device = spec.device.as_ref().map(|device| device.as_str().as_bytes().to_vec());
         let bound = socket.local_addr()?.as_socket().ok_or(io::ErrorKind::InvalidInput)?;
         if bound.port() != spec.address.port() || socket.device()? != device {
             return Err(io::ErrorKind::InvalidInput.into());
+        }
+        // An earlier version let others share it while it moved.
+        if shared_port::has_another(bound, &[socket.as_fd()]).unwrap_or(false) {
+            return Err(io::ErrorKind::AddrInUse.into());
         }
         let spec = SocketSpec { address: bound, ..spec.clone() };
         UdpSocket::set_up(socket, &spec, |_| Ok(()))
@@ -100,8 +106,10 @@ impl UdpSocket {
         path::discover(&socket, spec.address.is_ipv4())?;
         if spec.address.is_ipv4() {
             set_option(&socket, libc::SOL_IP, libc::IP_RECVTOS, 1)?;
+            set_option(&socket, libc::SOL_IP, libc::IP_PKTINFO, 1)?;
         } else {
             set_option(&socket, libc::SOL_IPV6, libc::IPV6_RECVTCLASS, 1)?;
+            set_option(&socket, libc::SOL_IPV6, libc::IPV6_RECVPKTINFO, 1)?;
         }
         let gro = set_option(&socket, libc::SOL_UDP, libc::UDP_GRO, 1).is_ok();
         // The kernel refuses segmentation without checksums (`udp_send_skb`), and older ones do not
@@ -153,9 +161,9 @@ impl UdpSocket {
         let (from, length) = self.receive_message(buffer, 0, |length, level, kind, value| {
             received.get_or_insert(Parts::of(length)).note(level, kind, value);
         })?;
-        let Parts { size, ecn } = received.unwrap_or(Parts::of(length));
+        let Parts { size, ecn, interface } = received.unwrap_or(Parts::of(length));
         let from = from.ok_or_else(|| io::Error::other("no sender"))?;
-        Ok(Received { from, length, size, ecn })
+        Ok(Received { from, length, size, ecn, interface })
     }
 
     /// Hands out what the kernel and routers say of packets that were too long; whether there was
@@ -213,6 +221,7 @@ impl UdpSocket {
 struct Parts {
     size: usize,
     ecn: Ecn,
+    interface: Option<u32>,
 }
 
 /// What an extended error (`struct sock_extended_err` in linux/errqueue.h) says about the path of a
@@ -238,7 +247,7 @@ fn too_long(level: libc::c_int, kind: libc::c_int, value: &[u8]) -> Option<(Said
 impl Parts {
     /// Of so many bytes: one datagram, unless something else is said.
     fn of(length: usize) -> Self {
-        Parts { size: length, ecn: Ecn::NotCapable }
+        Parts { size: length, ecn: Ecn::NotCapable, interface: None }
     }
 
     /// Notes what a control message says (udp(7), ip(7), ipv6(7)).
@@ -255,29 +264,22 @@ impl Parts {
                 let class = cmsg::int(value).and_then(|class| u8::try_from(class).ok());
                 self.ecn = class.map_or(Ecn::NotCapable, Ecn::of_class);
             }
+            // `struct in_pktinfo` begins with the number, `struct in6_pktinfo` ends with it.
+            (libc::SOL_IP, libc::IP_PKTINFO) => self.interface = index(value.first_chunk()),
+            (libc::SOL_IPV6, libc::IPV6_PKTINFO) => self.interface = index(value.last_chunk()),
             _ => {}
         }
     }
+}
+
+fn index(bytes: Option<&[u8; 4]>) -> Option<u32> {
+    bytes.map(|bytes| u32::from_ne_bytes(*bytes))
 }
 
 impl AsFd for UdpSocket {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
     }
-}
-
-/// Binds, also where `former` still is. Both must allow it to each other at that moment
-/// (`SO_REUSEADDR`, `inet_rcv_saddr_equal`), and nobody after it: any program could take our packets.
-fn bind(socket: &Socket, address: SocketAddr, former: Option<&UdpSocket>) -> io::Result<()> {
-    let Some(former) = former.filter(|former| former.spec.address.port() == address.port()) else {
-        return socket.bind(&address.into());
-    };
-    former.socket.set_reuse_address(true)?;
-    socket.set_reuse_address(true)?;
-    let bound = socket.bind(&address.into());
-    former.socket.set_reuse_address(false)?;
-    socket.set_reuse_address(false)?;
-    bound
 }
 
 /// As large as we like with CAP_NET_ADMIN, else as large as the host allows.

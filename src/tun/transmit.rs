@@ -15,6 +15,7 @@ use std::time::Duration;
 use crate::wire::inner::{self, Inner};
 
 use super::Shared;
+use super::circle;
 use super::device::{Interface, Queue, is_gone, is_refused};
 use super::drops::Reason;
 use super::ecn::Ecn;
@@ -175,6 +176,10 @@ impl<'a> Transmitter<'a> {
             self.shared.drops.add(Reason::TxMalformed, 1);
             return;
         };
+        if self.leads_back(socket, start, &inner) {
+            self.shared.drops.add(Reason::TxLeadsBack, 1);
+            return;
+        }
         let Some(to) = self.remote_of(inner.destination) else {
             let reason = match self.say_unreachable(queue, start, &inner) {
                 true => Reason::TxUnreachable,
@@ -243,6 +248,20 @@ impl<'a> Transmitter<'a> {
         if !self.batch.takes(outer, self.batch.size) {
             self.flush(socket);
         }
+    }
+
+    /// Whether the packet would come back here as an outer one. The host may have given it the address
+    /// of the interface on the way (masquerading).
+    #[inline]
+    fn leads_back(&self, socket: Option<&UdpSocket>, start: usize, inner: &Inner) -> bool {
+        let Some(own) = socket.map(|socket| socket.spec().address) else { return false };
+        let translated = |from: SocketAddr, to| {
+            let forwarding = self.shared.forwarding();
+            forwarding.around().has(from.ip()) && forwarding.is_remote(to)
+        };
+        circle::is_own(&self.buffer[start..start + inner.length], inner, |from, to| {
+            from.port() == own.port() && (from.ip() == own.ip() || translated(from, to))
+        })
     }
 
     fn remote_of(&mut self, destination: IpAddr) -> Option<SocketAddr> {

@@ -154,6 +154,20 @@ fn error_about(packet: &[u8], v4: Icmpv4Type, v6: Icmpv6Type) -> Option<Vec<u8>>
     Some(error)
 }
 
+/// Whether it is an ICMP redirect (RFC 792). Those of IPv6 are known by their source, which is
+/// link-local.
+#[inline]
+pub fn is_redirect_v4(packet: &[u8], inner: &Inner) -> bool {
+    const REDIRECT: u8 = 5;
+    // Only the first fragment begins with the type (RFC 791).
+    let begins =
+        || packet.get(6..8).is_some_and(|field| matches!(*field, [flags, 0] if flags & 0x1f == 0));
+    inner.protocol == ip_number::ICMP.0
+        && inner.source.is_ipv4()
+        && packet.get(inner.header_len) == Some(&REDIRECT)
+        && begins()
+}
+
 /// Whether the address is that of one host (RFC 1122, 3.2.2).
 fn is_host_v4(address: Ipv4Addr) -> bool {
     let first = address.octets()[0];

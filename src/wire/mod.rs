@@ -5,6 +5,7 @@
 #![warn(clippy::indexing_slicing)]
 #![cfg_attr(test, allow(clippy::indexing_slicing))]
 
+pub mod address;
 pub mod auth_packet;
 pub mod inner;
 pub mod udp;

@@ -6,7 +6,7 @@ use super::*;
 use ipipou::engine::Unusable;
 use ipipou::engine::config::{HostsSource, LearnConfig, NodeConfig};
 use ipipou::engine::forwarding::Forwarding;
-use ipipou::engine::host::RouteTarget;
+use ipipou::engine::host::{RouteTarget, Way};
 use ipipou::engine::hosts::Node;
 
 const A: &str = "198.51.100.7:4500";
@@ -41,14 +41,18 @@ fn a_server_listens_and_forwards_to_nobody_until_somebody_proves_himself() {
 }
 
 #[test]
-fn an_authentication_that_has_run_out_lets_nothing_in() {
+fn an_authentication_that_has_run_out_lets_nothing_in_or_out() {
     let role = Role::Server(server(Some(10 * SECOND)));
     let mut play = Play::start_on(Datapath::Tun, role, PlayedHost::new(), Memory::default());
     let proof = play.proof();
     play.receive(at(A), &proof);
     play.pass(11 * SECOND);
     let remote = &play.host.found.userspace.forwarding.remotes[&outer_at(A)];
-    assert!(remote.sources.is_empty() && !remote.destinations.is_empty());
+    assert!(remote.sources.is_empty() && remote.destinations.is_empty());
+    let proof = play.proof();
+    play.receive(at(A), &proof);
+    let remote = &play.host.found.userspace.forwarding.remotes[&outer_at(A)];
+    assert!(!remote.sources.is_empty() && !remote.destinations.is_empty());
 }
 
 #[test]
@@ -167,6 +171,27 @@ fn each_of_many_clients_is_answered() {
 }
 
 #[test]
+fn who_ran_out_while_nobody_ran_is_not_let_in_by_a_restart() {
+    let mut config = learning(false);
+    config.lifetime = Some(10 * SECOND);
+    let start = |memory| {
+        let role = Role::Server(config.clone());
+        Play::start_on(Datapath::Tun, role, PlayedHost::new(), memory)
+    };
+    let mut play = start(Memory::default());
+    let proof = play.proof();
+    play.receive(at(A), &proof);
+    for (seconds, let_in) in [(9, "forward to 198.51.100.7:4500"), (10, "forward to nobody")] {
+        let mut memory = play.memory.clone();
+        memory.clients.values_mut().for_each(|unix| *unix -= seconds);
+        let again = start(memory);
+        let forwards: Vec<_> =
+            again.applied.iter().filter(|step| step.starts_with("forward")).collect();
+        assert_eq!(forwards, [let_in], "at once");
+    }
+}
+
+#[test]
 fn without_a_proof_anybody_is_learned_from() {
     for anybody in [false, true] {
         let role = Role::Server(learning(anybody));
@@ -183,6 +208,7 @@ fn node() -> Role {
     let mut tunnel = tunnel();
     tunnel.inner = "192.168.100.1".parse().unwrap();
     tunnel.inner_peer = "192.168.100.0/24".parse().unwrap();
+    tunnel.gateway.mark = 0x6970_0000;
     Role::Node(NodeConfig { tunnel, hosts: HostsSource::File("hosts.json".into()) })
 }
 
@@ -244,6 +270,58 @@ fn a_prefix_with_our_own_address_is_left_out_with_a_word() {
                  ourselves and left out; if it is behind {A}, split it around our address"
             )]
         );
+    }
+}
+
+#[test]
+fn a_network_around_outer_addresses_leads_only_unmarked_packets_into_the_tunnel() {
+    let mut play = Play::start_on(Datapath::Tun, node(), PlayedHost::new(), Memory::default());
+    let mark = play.host.found.userspace.socket.clone().unwrap().mark;
+    assert!(mark.is_some(), "before any such network comes");
+    let routes = |play: &Play| -> Vec<_> {
+        play.host.found.routes.iter().map(|r| (r.destination, r.table)).collect()
+    };
+    const MAIN: u32 = 254;
+    for around in ["198.51.100.0/24", "203.0.113.0/25"] {
+        // The other end's, and our own.
+        play.handle(Event::Hosts(table(&[(around, A), ("10.7.0.0/16", A)])));
+        let tables = routes(&play);
+        assert!(tables.contains(&(net("10.7.0.0/16"), MAIN)), "{tables:?}");
+        assert!(tables.contains(&(net(around), mark.unwrap())), "{tables:?}");
+        assert_eq!(tables.len(), 2);
+        assert!(!play.host.found.policy_rules.is_empty());
+    }
+    play.handle(Event::Hosts(table(&[("10.7.0.0/16", A)])));
+    assert_eq!(routes(&play), [(net("10.7.0.0/16"), MAIN)]);
+    assert!(play.host.found.policy_rules.is_empty());
+}
+
+#[test]
+fn our_outer_address_is_never_one_of_the_tunnel() {
+    for datapath in [Datapath::Tun, Datapath::Kernel] {
+        let mut config = client(Host::Address("198.51.100.9".parse().unwrap()), None);
+        config.tunnel.outer = Outer::Route;
+        config.tunnel.inner = "172.28.0.1".parse().unwrap();
+        config.tunnel.inner_peer = "172.28.0.0/32".parse().unwrap();
+        let role = Role::Client(config);
+        let mut play = Play::start_on(datapath, role, PlayedHost::new(), Memory::default());
+        let before = (play.host.clone(), play.sent.len());
+        let tunnel = "ipipou0".parse().unwrap();
+        let interface = play.host.found.interface(&tunnel).unwrap().index;
+        let outside = play.host.found.way;
+        // Somebody moves the default route into the tunnel.
+        let source = "172.28.0.1".parse().unwrap();
+        play.host.found.way = Some(Way { source, interface, router: None });
+        for _ in 0..2 {
+            play.read();
+        }
+        assert_eq!(play.reports.last(), Some(&Report::WayLeadsBack(tunnel)), "{datapath:?}");
+        assert_eq!(play.reports.len(), 2, "said once, behind what was sent");
+        play.host.found.way = outside;
+        assert_eq!(play.host, before.0, "nothing follows it");
+        play.read();
+        assert_eq!(play.sent.len(), before.1 + 1, "the server may have to learn of it");
+        assert_eq!(play.host, before.0);
     }
 }
 

@@ -15,6 +15,7 @@ import threading
 import pytest
 
 import ipipou
+from ipipou import CLIENT, SERVER
 from lab import await_
 
 # Run in place of the program: takes copies of the manager's open files, and becomes the program.
@@ -93,10 +94,21 @@ def manager(tmp_path):
     made.close()
 
 
+def behind_nat(lab):
+    """A server, and a client whose packets come from a port that a router chose."""
+    server, client, router = lab.host("server"), lab.host("client"), lab.host("router")
+    lab.link(server, "eth0", f"{SERVER}/24", router, "eth0", "203.0.113.254/24")
+    lab.link(router, "eth1", "192.168.1.1/24", client, "eth0", "192.168.1.2/24")
+    client.run("ip route add default via 192.168.1.1")
+    lab.nat(router, "eth0", 20000, 20999)
+    return server, client
+
+
+@pytest.mark.parametrize("place", [ipipou.neighbours, behind_nat])
 @pytest.mark.parametrize("queues", [1, 2])
-def test_no_packet_is_lost(lab, manager, queues):
+def test_no_packet_is_lost(lab, manager, place, queues):
     """The server is killed and started again under a running ping; the client notices nothing."""
-    server, client = ipipou.neighbours(lab)
+    server, client = place(lab)
     keys = ipipou.Keys(server)
     more = ["--tun-queues", queues]
     near = ipipou.server(server, *more, keys=keys, prefix=manager.prefix())
@@ -110,7 +122,8 @@ def test_no_packet_is_lost(lab, manager, queues):
     near.process.kill()
     assert server.snapshot(ifindex=True) == before  # the interface stays, with all that is on it
     again = ipipou.server(server, *more, keys=keys, prefix=manager.prefix())
-    again.await_log("took over the running tunnel")
+    remote = r"203\.0\.113\.254:20\d{3}" if place is behind_nat else f"{CLIENT}:10000"
+    again.await_log(f"took over the running tunnel to {remote}")
     ping.await_answers(20)
     ping.stop_complete()
 

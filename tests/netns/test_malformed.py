@@ -136,17 +136,23 @@ def whole(payload):
     return payload[:length] if 20 <= header <= length <= len(payload) else None
 
 
-def may_come_in(packet):
-    """IPv4 of any source is the reverse path filter's business, IPv6 is ours."""
-    if packet[0] >> 4 == 4:
-        return True
-    source = ipaddress.IPv6Address(packet[8:24])
-    return source.is_link_local or source in ipaddress.IPv6Network("fd00:9::/64")
+def may_come_in(packet, to):
+    """IPv4 of any host but our own is the reverse path filter's business, IPv6 is ours."""
+    own = {INNER[to], INNER6[to], to, "203.0.113.255"}
+    if packet[0] >> 4 == 6:
+        source = ipaddress.IPv6Address(packet[8:24])
+        return source in ipaddress.IPv6Network("fd00:9::/64") and str(source) not in own
+    source = ipaddress.IPv4Address(packet[12:16])
+    nobody = source.is_multicast or source.is_loopback or packet[12] == 0 or packet[12:16] == b"\xff" * 4
+    first = int.from_bytes(packet[6:8], "big") & 0x1FFF == 0
+    icmp = packet[(packet[0] & 15) * 4 :]
+    is_redirect = packet[9] == packets.ICMP and first and icmp[:1] == b"\5"
+    return not nobody and not is_redirect and str(source) not in own
 
 
 def deliverable(payload, to):
     packet = whole(payload)
-    if packet is None or not may_come_in(packet):
+    if packet is None or not may_come_in(packet, to):
         return None
     # To a server it could be an authentication packet.
     if to == SERVER and len(payload) == KEY_PACKET != len(packet):
@@ -160,9 +166,6 @@ def deliverable(payload, to):
 class Ends:
     def __init__(self, lab):
         self.server, self.client = ipipou.neighbours(lab)
-        for host in (self.server, self.client):
-            # All that goes through the tunnel is ours.
-            host.sysctl("net.ipv6.conf.default.router_solicitations", 0)
         keys = ipipou.Keys(self.server)
         near, far = (["--datapath", "tun", "--ip6", f"{INNER6[a]}/64"] for a in (SERVER, CLIENT))
         self.near = ipipou.server(self.server, *near, keys=keys)

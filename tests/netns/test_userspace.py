@@ -243,7 +243,7 @@ def test_replay(lan):
 
 
 def test_flood_of_nonsense(lan):
-    """Authentication packets of others are limited per source; the client still gets through."""
+    """What is looked at of packets of others is limited; the client still gets through."""
     keys = ipipou.Keys(lan.server)
     near = ipipou.server(lan.server, *TUN, keys=keys)
     with lan.stranger.socket(socket.AF_INET, socket.SOCK_DGRAM) as stranger:
@@ -254,5 +254,5 @@ def test_flood_of_nonsense(lan):
     reach_each_other(lan.server, lan.client)
     status = near.show()
     refused = status["rejected"]["wrong_signature"]
-    limited = status["dropped"]["control_limited"]["packets"]
-    assert refused + limited == 2000 and refused < 1000 and status["accepted"] == 1
+    assert refused + sum(dropped(near).values()) == 2000 and refused < 1900
+    assert dropped(near)["control_limited"] > 100 and status["accepted"] == 1
