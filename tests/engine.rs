@@ -2,6 +2,8 @@
 
 #[path = "engine/gateway.rs"]
 mod gateway;
+#[path = "engine/guard.rs"]
+mod guard;
 #[path = "engine/host.rs"]
 mod host;
 #[path = "engine/mtu.rs"]

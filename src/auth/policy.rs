@@ -42,6 +42,8 @@ pub struct Verifier {
 /// Why a packet was refused. The names are those of the counters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Reject {
+    /// No remote can be there; see the engine.
+    ImpossibleSource,
     WrongIp,
     WrongPort,
     Empty,
@@ -167,6 +169,7 @@ impl Reject {
     /// The counter's name, in `ipipou show --json`.
     pub fn name(self) -> &'static str {
         match self {
+            Reject::ImpossibleSource => "impossible_source",
             Reject::WrongIp => "wrong_ip",
             Reject::WrongPort => "wrong_port",
             Reject::Empty => "empty",
@@ -184,6 +187,10 @@ impl Reject {
 impl fmt::Display for Reject {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
+            Reject::ImpossibleSource => {
+                "no remote can have that source: it is no host's address, or one of this host or of \
+                 the inside of the tunnel"
+            }
             Reject::WrongIp => "not from the address that --auth-by-remote-ip asks for",
             Reject::WrongPort => "not from the port that --auth-by-remote-port asks for",
             Reject::Empty => "it is empty",

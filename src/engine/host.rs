@@ -17,6 +17,8 @@ pub struct Found {
     pub addresses: Vec<Address>,
     pub listeners: BTreeSet<Listener>,
     pub rules: RulesFound,
+    /// Whether something tracks connections here. Read for the kernel's datapath.
+    pub tracks: bool,
     /// Routes and policy rules of ours.
     pub routes: BTreeSet<Route>,
     pub policy_rules: BTreeSet<PolicyRule>,
@@ -378,6 +380,16 @@ impl Found {
 
     pub fn has_local(&self, address: IpAddr) -> bool {
         self.addresses.iter().any(|a| a.value.local == address)
+    }
+
+    /// Whether it stands for all hosts of a network that one of our addresses is in.
+    pub fn is_broadcast(&self, address: IpAddr) -> bool {
+        self.addresses.iter().any(|a| match a.value.network {
+            IpNet::V4(net) if net.prefix_len() <= 30 => {
+                address == IpAddr::V4(net.broadcast()) || address == IpAddr::V4(net.network())
+            }
+            IpNet::V4(_) | IpNet::V6(_) => false,
+        })
     }
 
     /// Takes an address away, as if the host had it not.

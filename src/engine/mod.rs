@@ -16,6 +16,7 @@ pub mod plan;
 mod proving;
 mod reading;
 pub mod socket;
+mod sources;
 mod status;
 pub mod surroundings;
 mod wanted;

@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
 
 use super::config::{DeviceName, QueueConfig, SourceCheck};
 use super::forwarding::ForwardSpec;
@@ -101,8 +101,17 @@ pub struct RuleSpec {
     pub table: String,
     pub outer: Ipv4Addr,
     pub port: u16,
-    /// Private local addresses that nothing from outside may reach.
+    /// Private local addresses in use; nothing from outside may reach them.
     pub private: BTreeSet<Ipv4Addr>,
+    /// Whether the listener takes only what comes in by one interface.
+    pub bound: bool,
+    /// Tunnel interfaces of this and other processes: what comes out of them is no outer packet of
+    /// this tunnel.
+    pub inside: BTreeSet<String>,
+    /// Remotes that nothing is sent to: they are not admitted any more.
+    pub silenced: BTreeSet<SocketAddrV4>,
+    /// Whether outer packets of admitted remotes are kept from conntrack.
+    pub untracked: bool,
     pub control: Control,
     pub counters: bool,
 }
@@ -182,7 +191,8 @@ pub enum Step {
 
 /// The steps from `found` to `wanted`. `installed` is the spec of the rules now in the kernel.
 ///
-/// Applied to a host, they leave nothing to do: planning again gives no step.
+/// Applied to a host, they leave nothing to do: planning again gives no step, but for the guard of a
+/// private address that they removed.
 pub fn plan(
     wanted: &Wanted,
     found: &Found,
@@ -191,7 +201,7 @@ pub fn plan(
 ) -> Vec<Step> {
     // Old doors go before the rules do that guard them.
     let mut steps: Vec<_> = plan_unwanted_listeners(wanted, found, owned).collect();
-    plan_rules(wanted, found, installed, &mut steps);
+    plan_rules(wanted, found, installed, owned, &mut steps);
     for private in &wanted.private {
         if !found.has_local(IpAddr::V4(*private)) {
             steps.push(Step::AddPrivateAddress(*private));
@@ -260,13 +270,23 @@ pub fn is_gateway(interface: &Interface) -> bool {
     interface.label.as_deref() == Some(GATEWAY_LABEL)
 }
 
-fn plan_rules(wanted: &Wanted, found: &Found, installed: Option<&RuleSpec>, steps: &mut Vec<Step>) {
+fn plan_rules(
+    wanted: &Wanted,
+    found: &Found,
+    installed: Option<&RuleSpec>,
+    owned: &Owned,
+    steps: &mut Vec<Step>,
+) {
     let Some(spec) = &wanted.rules else { return };
+    let mut spec = spec.clone();
+    // A link still has the private address that is about to go; when it is gone, so is its guard.
+    let going = owned.private.iter().filter(|private| found.has_local(IpAddr::V4(**private)));
+    spec.private.extend(going);
     match &found.rules {
         RulesFound::Unavailable => {}
-        RulesFound::Intact(_) if installed == Some(spec) => {}
+        RulesFound::Intact(_) if installed == Some(&spec) => {}
         RulesFound::Intact(_) | RulesFound::Missing | RulesFound::Unknown => {
-            steps.push(Step::InstallRules(spec.clone(), wanted.admitted.clone()));
+            steps.push(Step::InstallRules(spec, wanted.admitted.clone()));
         }
     }
 }

@@ -18,6 +18,9 @@ impl Engine {
         now: &Moment,
         actions: &mut Vec<Action>,
     ) {
+        if self.cannot_be_remote(from) {
+            return self.rejected(from, Reject::ImpossibleSource, payload.len(), actions);
+        }
         if let Some(clients) = &mut self.clients {
             match clients.receive(from, payload, now) {
                 Ok(accepted) => {

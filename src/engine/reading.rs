@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use ipnet::IpNet;
 
 use super::config::{Datapath, DeviceName, Outer};
-use super::host::{Encapsulation, Found, Interface, InterfaceKind};
+use super::host::{Encapsulation, Found, Interface, InterfaceKind, RulesFound};
 use super::hosts::Node;
 use super::peer::{End, Peer};
 use super::plan::{self, Step, WantedLink};
@@ -40,11 +40,8 @@ impl Engine {
         let first = actions.len();
         self.reconcile(actions);
         if settled {
-            // To follow the uplink is none, either.
-            let follows = self.endpoint.tunnel.mtu.is_none();
-            let is_repair = |step: &&Step| !(follows && matches!(step, Step::SetMtu(..)));
-            let steps = actions[first..].iter().filter_map(applied);
-            let repairs: Vec<_> = steps.filter(is_repair).cloned().collect();
+            let repairs = actions[first..].iter().filter_map(applied).filter(|s| self.mends(s));
+            let repairs: Vec<_> = repairs.cloned().collect();
             self.counters.repaired += repairs.len() as u64;
             let reports = repairs.into_iter().map(Report::Repairing).map(Action::Report);
             actions.splice(first..first, reports);
@@ -112,6 +109,16 @@ impl Engine {
             }
             Some(_) | None => {}
         }
+    }
+
+    /// Whether a step puts right what somebody did. To follow the uplink is no repair, nor are rules
+    /// that are as they were installed exchanged because others began to track connections, or made
+    /// another tunnel.
+    fn mends(&self, step: &Step) -> bool {
+        let rules = self.found.as_ref().map(|found| &found.rules);
+        let follows = self.endpoint.tunnel.mtu.is_none() && matches!(step, Step::SetMtu(..));
+        let others = matches!((step, rules), (Step::InstallRules(..), Some(RulesFound::Intact(_))));
+        !follows && !others
     }
 
     /// Takes over what an earlier process of this tunnel left running.

@@ -18,7 +18,7 @@ use super::host::{
 };
 use super::nodes;
 use super::peer::{Peer, Settings};
-use super::plan::{Control, Forwards, LinkKind, Mtu, MtuFrom, RuleSpec, Wanted, WantedLink};
+use super::plan::{self, Control, Forwards, LinkKind, Mtu, MtuFrom, RuleSpec, Wanted, WantedLink};
 
 /// TTL of the outer packets. The kernel's default, the inner packet's TTL, would let a routing
 /// protocol's packets (TTL 1) die at the first hop.
@@ -116,7 +116,7 @@ pub fn wanted(
 }
 
 /// The inner addresses of the other ends.
-fn through(endpoint: &Endpoint, peers: &[Peer]) -> Vec<IpNet> {
+pub fn through(endpoint: &Endpoint, peers: &[Peer]) -> Vec<IpNet> {
     let mut through = vec![IpNet::V4(endpoint.tunnel.inner_peer)];
     through.extend(peers.iter().flat_map(|p| p.networks.iter().copied()));
     through
@@ -153,7 +153,7 @@ fn extent(
 }
 
 /// Our addresses on the one interface of a tunnel.
-fn addresses(tunnel: &TunnelConfig) -> Vec<InterfaceAddress> {
+pub fn addresses(tunnel: &TunnelConfig) -> Vec<InterfaceAddress> {
     let v4 = InterfaceAddress::new(tunnel.inner.into(), tunnel.inner_peer.into());
     let v6 = tunnel.inner6.map(|net| InterfaceAddress::new(net.addr().into(), net.into()));
     [v4].into_iter().chain(v6).collect()
@@ -297,7 +297,13 @@ fn kernel(
             table: tunnel.rules.table.clone(),
             outer: outer.address,
             port,
-            private: peers.iter().map(|p| p.private.address()).collect(),
+            private: BTreeSet::new(),
+            // A listener that was found and serves as well may be bound to none.
+            bound: outer.bound_to.is_some()
+                && !found.listeners.iter().any(|l| l.port == port && l.bound_to.is_none()),
+            inside: inside(peers, outer.address, found),
+            silenced: peers.iter().filter_map(silenced).collect(),
+            untracked: found.tracks && !peers.iter().any(Peer::is_server),
             control: endpoint.control,
             counters: tunnel.rules.counters,
         }),
@@ -335,13 +341,35 @@ fn kernel(
             forwards: forwards(tunnel),
         });
     }
-    if let (Ends::Many, Some(rules)) = (endpoint.ends, &mut wanted.rules) {
+    if let Some(rules) = &mut wanted.rules {
         rules.private.clone_from(&wanted.private);
+    }
+    if endpoint.ends == Ends::Many {
         let stays = |device: &DeviceName| wanted.links.iter().any(|link| link.device == *device);
         let there = nodes::interfaces(found, tunnel);
         wanted.unwanted = there.into_iter().filter(|device| !stays(device)).collect();
     }
     wanted
+}
+
+/// The interfaces of this and other processes of ours, but the one that our outer address is on: a
+/// tunnel may be in another, but nobody gets into one from inside another.
+fn inside(peers: &[Peer], outer: Ipv4Addr, found: &Found) -> BTreeSet<String> {
+    let has_outer = |interface: &Interface| {
+        let outer = IpAddr::V4(outer);
+        found.addresses.iter().any(|a| a.interface == interface.index && a.value.local == outer)
+    };
+    let others = found.interfaces.iter().filter(|i| plan::is_labelled(i) && !has_outer(i));
+    let own = peers.iter().map(|peer| peer.device.to_string());
+    own.chain(others.map(|interface| interface.name.clone())).collect()
+}
+
+/// The remote of a link that is there, whose authentication has run out or does not count.
+fn silenced(peer: &Peer) -> Option<SocketAddrV4> {
+    match (peer.remote(), peer.admitted()) {
+        (Some(SocketAddr::V4(remote)), None) => Some(remote),
+        (Some(SocketAddr::V6(_)) | None, None) | (_, Some(_)) => None,
+    }
 }
 
 /// The private address, when this peer's link needs one: the kernel tells `ipip` links apart by
@@ -358,16 +386,24 @@ fn private_for(
         PrivateAddress::WhenTaken(address) => address,
     };
     let mut ipip = found.interfaces.iter().filter_map(|i| match i.kind {
-        InterfaceKind::Ipip(link) => Some((i.name.as_str(), link)),
+        InterfaceKind::Ipip(link) => Some((i, link)),
         InterfaceKind::Tun | InterfaceKind::Other => None,
     });
     // Once private, it stays so while the remote stays: no need to disturb a working tunnel.
     let needed = shared
         || peer.taken_for == Some(remote.into())
-        || ipip.any(|(name, link)| {
-            let own = name == peer.device.as_str();
-            let local = if own { private } else { outer.address };
-            link.remote == remote && link.local == local
+        || ipip.any(|(interface, link)| {
+            if interface.name == peer.device.as_str() {
+                return link.remote == remote && link.local == private;
+            }
+            // Plain IPIP of others between the same two hosts, by a link for exactly these or (Calico's
+            // `tunl0`) for any: the kernel would give it to ours, which is for exactly these. The
+            // module's own `tunl0` is there always, and down.
+            let any = |address: Ipv4Addr| address.is_unspecified();
+            let exactly = link.remote == remote && link.local == outer.address;
+            let takes = (any(link.remote) || link.remote == remote)
+                && (any(link.local) || link.local == outer.address);
+            exactly || takes && interface.up && !plan::is_labelled(interface)
         });
     needed.then_some(private)
 }

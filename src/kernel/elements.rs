@@ -2,7 +2,7 @@
 //! rules are still there, what they counted. Netlink only, no program is run
 //! (Documentation/netlink/specs/nftables.yaml).
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::CString;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddrV4};
@@ -14,6 +14,7 @@ use netlink_bindings::nftables::{
 use netlink_bindings::utils::RequestBuf;
 use netlink_socket2::NetlinkSocket;
 
+use super::quoted;
 use crate::engine::host::Admitted;
 
 /// (address . port) of remotes whose packets keep our outer address.
@@ -22,12 +23,55 @@ pub const SET_REMOTES: &str = "remotes";
 pub const SET_ADDRESSES: &str = "addresses";
 /// (address . port) of remotes whose packets are given a private local address.
 pub const SET_PRIVATES: &str = "privates";
+/// (address . port) of all of them.
+pub const SET_KNOWN: &str = "known";
+/// Addresses of all of them.
+pub const SET_KNOWN_ADDRESSES: &str = "known_addresses";
+
+/// What is in our sets.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Contents {
+    pub remotes: BTreeSet<SocketAddrV4>,
+    pub addresses: BTreeSet<Ipv4Addr>,
+    pub privates: BTreeMap<SocketAddrV4, Ipv4Addr>,
+    pub known: BTreeSet<SocketAddrV4>,
+    pub known_addresses: BTreeSet<Ipv4Addr>,
+}
+
+/// What has to be in our sets for these remotes.
+pub fn elements(admitted: &BTreeSet<Admitted>) -> Contents {
+    let mut contents = Contents::default();
+    for Admitted { remote, private } in admitted {
+        contents.known.insert(*remote);
+        contents.known_addresses.insert(*remote.ip());
+        match private {
+            Some(private) => {
+                contents.privates.insert(*remote, *private);
+            }
+            None => {
+                contents.remotes.insert(*remote);
+                contents.addresses.insert(*remote.ip());
+            }
+        }
+    }
+    contents
+}
+
+/// What a table is known by. Rules are numbered anew in every table, tables in all of the namespace
+/// (`nf_tables_newrule`, `nf_tables_newtable`): a table that was loaded from a dump of ours has
+/// another number, and one that a dump was loaded into has more rules.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Handles {
+    pub table: u64,
+    pub rules: BTreeSet<u64>,
+}
 
 const AF_INET: u8 = 2;
 /// `NFNL_SUBSYS_NFTABLES` in linux/netfilter/nfnetlink.h: what a batch is for.
 const SUBSYSTEM: u16 = 10;
-/// Messages in one transaction, at most: begin, three flushes, three additions, end.
-const TRANSACTION: u32 = 8;
+/// Messages in one transaction, at most: begin, five sets and two chains to flush, five sets to fill,
+/// end; and the rules about what is quoted.
+const TRANSACTION: u32 = 14;
 
 /// What one of our named counters has counted.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,41 +94,57 @@ impl Elements {
         Elements { socket: NetlinkSocket::new(), table }
     }
 
-    /// The handles of all rules in the table; none when there is no such table. A rule that was
-    /// replaced, or a table that was made anew, has other handles.
-    pub fn rule_handles(&mut self) -> io::Result<BTreeSet<u64>> {
+    /// The numbers of the table and all rules in it; none when there is no such table.
+    pub fn handles(&mut self) -> io::Result<Handles> {
+        let mut request = Request::new().op_gettable_do(&header());
+        request.encode().push_name(&self.table);
+        let table = match self.socket.request(&request)?.recv_one() {
+            Ok((_, table)) => table.get_handle().unwrap_or(0),
+            Err(e) if is_absent(e.as_io_error()) => return Ok(Handles::default()),
+            Err(e) => return Err(e.into()),
+        };
         let mut request = Request::new().op_getrule_dump(&header());
         request.encode().push_table(&self.table);
         let mut replies = self.socket.request(&request)?;
-        let mut handles = BTreeSet::new();
+        let mut rules = BTreeSet::new();
         while let Some(reply) = replies.recv() {
             match reply {
-                Ok((_, rule)) => handles.extend(rule.get_handle()),
-                Err(e) if is_absent(e.as_io_error()) => return Ok(BTreeSet::new()),
+                Ok((_, rule)) => rules.extend(rule.get_handle()),
+                Err(e) if is_absent(e.as_io_error()) => return Ok(Handles::default()),
                 Err(e) => return Err(e.into()),
             }
         }
-        Ok(handles)
+        Ok(Handles { table, rules })
     }
 
-    /// The remotes that are let in.
-    pub fn admitted(&mut self) -> io::Result<BTreeSet<Admitted>> {
-        let direct = self.dump(SET_REMOTES, |element| {
-            Some(Admitted { remote: read_remote(element.get_key().ok()?)?, private: None })
-        })?;
-        let private = self.dump(SET_PRIVATES, |element| {
-            let remote = read_remote(element.get_key().ok()?)?;
-            let private = read_address(element.get_data().ok()?)?;
-            Some(Admitted { remote, private: Some(private) })
-        })?;
-        Ok(direct.into_iter().chain(private).collect())
+    /// The remotes that are let in; `None` when the sets contradict each other.
+    pub fn admitted(&mut self) -> io::Result<Option<BTreeSet<Admitted>>> {
+        let remote = |element: &IterableSetelemAttrs<'_>| read_remote(element.get_key().ok()?);
+        let address = |element: &IterableSetelemAttrs<'_>| read_address(element.get_key().ok()?);
+        let private = |element: &IterableSetelemAttrs<'_>| {
+            Some((remote(element)?, read_address(element.get_data().ok()?)?))
+        };
+        let found = Contents {
+            remotes: self.dump(SET_REMOTES, remote)?,
+            addresses: self.dump(SET_ADDRESSES, address)?,
+            privates: self.dump(SET_PRIVATES, private)?,
+            known: self.dump(SET_KNOWN, remote)?,
+            known_addresses: self.dump(SET_KNOWN_ADDRESSES, address)?,
+        };
+        let direct = found.remotes.iter().map(|remote| Admitted { remote: *remote, private: None });
+        let private = found
+            .privates
+            .iter()
+            .map(|(remote, private)| Admitted { remote: *remote, private: Some(*private) });
+        let admitted: BTreeSet<_> = direct.chain(private).collect();
+        Ok(Some(admitted).filter(|admitted| elements(admitted) == found))
     }
 
-    fn dump<T>(
+    fn dump<T, C: FromIterator<T>>(
         &mut self,
         set: &str,
         read: impl Fn(&IterableSetelemAttrs<'_>) -> Option<T>,
-    ) -> io::Result<Vec<T>> {
+    ) -> io::Result<C> {
         let mut request = Request::new().op_getsetelem_dump(&header());
         request.encode().push_table(&self.table).push_set_bytes(set.as_bytes());
         let mut replies = self.socket.request(&request)?;
@@ -98,15 +158,46 @@ impl Elements {
                 }
             }
         }
-        Ok(found)
+        Ok(found.into_iter().collect())
     }
 
     /// Lets exactly these remotes in, in one transaction.
     pub fn admit(&mut self, admitted: &BTreeSet<Admitted>) -> io::Result<()> {
         let table = self.table.clone();
-        let mut batch = Chained::new(self.socket.reserve_seq(TRANSACTION));
+        let wanted = elements(admitted);
+        let quoted = quoted::rules(&wanted);
+        let messages = TRANSACTION.saturating_add(u32::try_from(quoted.len()).unwrap_or(u32::MAX));
+        let mut batch = Chained::new(self.socket.reserve_seq(messages));
         batch.request().op_batch_begin_do(&batch_header());
-        for set in [SET_REMOTES, SET_ADDRESSES, SET_PRIVATES] {
+        for chain in quoted::CHAINS {
+            // Without a handle this means all of them (`nf_tables_delrule`).
+            batch
+                .request()
+                .op_delrule_do(&header())
+                .encode()
+                .push_table(&table)
+                .push_chain_bytes(chain.as_bytes());
+        }
+        for rule in quoted {
+            rule.push(batch.request().set_create().op_newrule_do(&header()).encode(), &table);
+        }
+        let remotes = |remotes: &BTreeSet<SocketAddrV4>| -> Vec<_> {
+            remotes.iter().map(|remote| (remote_key(*remote).to_vec(), None)).collect()
+        };
+        let addresses = |addresses: &BTreeSet<Ipv4Addr>| -> Vec<_> {
+            addresses.iter().map(|address| (address.octets().to_vec(), None)).collect()
+        };
+        let private = |(remote, private): (&SocketAddrV4, &Ipv4Addr)| {
+            (remote_key(*remote).to_vec(), Some(*private))
+        };
+        let sets = [
+            (SET_REMOTES, remotes(&wanted.remotes)),
+            (SET_ADDRESSES, addresses(&wanted.addresses)),
+            (SET_PRIVATES, wanted.privates.iter().map(private).collect()),
+            (SET_KNOWN, remotes(&wanted.known)),
+            (SET_KNOWN_ADDRESSES, addresses(&wanted.known_addresses)),
+        ];
+        for (set, elements) in sets {
             // Without elements this means all of them (`nf_tables_delsetelem`).
             batch
                 .request()
@@ -114,26 +205,12 @@ impl Elements {
                 .encode()
                 .push_table(&table)
                 .push_set_bytes(set.as_bytes());
-        }
-        let direct = || admitted.iter().filter(|a| a.private.is_none());
-        if direct().next().is_some() {
-            let mut list = add_to(&mut batch, &table, SET_REMOTES);
-            for one in direct() {
-                list = push_element(list, &remote_key(one.remote), None);
+            if elements.is_empty() {
+                continue;
             }
-            let addresses: BTreeSet<_> = direct().map(|one| *one.remote.ip()).collect();
-            drop(list);
-            let mut list = add_to(&mut batch, &table, SET_ADDRESSES);
-            for address in addresses {
-                list = push_element(list, &address.octets(), None);
-            }
-        }
-        if admitted.iter().any(|a| a.private.is_some()) {
-            let mut list = add_to(&mut batch, &table, SET_PRIVATES);
-            for one in admitted {
-                if let Some(private) = one.private {
-                    list = push_element(list, &remote_key(one.remote), Some(private));
-                }
+            let mut list = add_to(&mut batch, &table, set);
+            for (key, data) in elements {
+                list = push_element(list, &key, data);
             }
         }
         self.commit(batch)

@@ -17,22 +17,18 @@
 //! `rt mtu` is the smaller one of both directions (`get_tcpmss` in net/netfilter/nft_rt.c), and a
 //! segment size is never made larger (`nft_exthdr_tcp_set_eval`).
 
-use std::borrow::Cow;
-use std::collections::BTreeSet;
 use std::io;
 
 use ipnet::Ipv4Net;
 use nftables::batch::Batch;
-use nftables::expr::{
-    CT, Expression, Meta, MetaKey, NamedExpression, Prefix, RT, RTKey, SetItem, TcpOption,
-};
+use nftables::expr::{CT, Expression, MetaKey, NamedExpression, Prefix, RT, RTKey, TcpOption};
 use nftables::schema::{Chain, NfListObject, Rule, Table};
 use nftables::stmt::{Mangle, Match, Operator, Statement};
 use nftables::types::{NfChainPolicy, NfChainType, NfFamily, NfHook};
 
-use super::elements::Elements;
+use super::elements::{Elements, Handles};
+use super::expression::{any_of, eq, header, interface, meta, ne, text};
 use super::rules::{RulesError, nft};
-use super::ruleset::{eq, header, ne};
 use crate::engine::host::{GatewayFound, GatewaySpec};
 
 /// `NF_IP_PRI_MANGLE` in linux/netfilter_ipv4.h: after conntrack, before most firewalls.
@@ -43,7 +39,7 @@ const SOURCE_NAT: i32 = 100;
 /// The table, and the rules we put into it.
 pub struct Gateway {
     elements: Elements,
-    installed: Option<BTreeSet<u64>>,
+    installed: Option<Handles>,
 }
 
 impl Gateway {
@@ -53,9 +49,9 @@ impl Gateway {
 
     /// Whether our rules are there.
     pub fn read(&mut self) -> io::Result<GatewayFound> {
-        let handles = self.elements.rule_handles()?;
+        let handles = self.elements.handles()?;
         Ok(match &self.installed {
-            _ if handles.is_empty() => GatewayFound::Missing,
+            _ if handles.rules.is_empty() => GatewayFound::Missing,
             Some(installed) if *installed == handles => GatewayFound::Intact,
             Some(_) | None => GatewayFound::Unknown,
         })
@@ -64,7 +60,7 @@ impl Gateway {
     /// Replaces the table as a whole, in one transaction.
     pub fn install(&mut self, spec: &GatewaySpec) -> Result<(), RulesError> {
         nft(&["-f", "-"], &json(spec))?;
-        self.installed = Some(self.elements.rule_handles()?);
+        self.installed = Some(self.elements.handles()?);
         Ok(())
     }
 
@@ -189,31 +185,11 @@ fn clamp_to_path() -> Statement<'static> {
     })
 }
 
-/// An interface by its name. A last `*` would stand for anything.
-fn interface(name: &str) -> Expression<'static> {
-    match name.strip_suffix('*') {
-        Some(start) => text(format!("{start}\\*")),
-        None => text(name.to_owned()),
-    }
-}
-
 fn network(network: &Ipv4Net) -> Expression<'static> {
     Expression::Named(NamedExpression::Prefix(Prefix {
         addr: Box::new(text(network.network().to_string())),
         len: network.prefix_len().into(),
     }))
-}
-
-fn any_of(items: Vec<Expression<'static>>) -> Expression<'static> {
-    Expression::Named(NamedExpression::Set(items.into_iter().map(SetItem::Element).collect()))
-}
-
-fn text(value: impl Into<Cow<'static, str>>) -> Expression<'static> {
-    Expression::String(value.into())
-}
-
-fn meta(key: MetaKey) -> Expression<'static> {
-    Expression::Named(NamedExpression::Meta(Meta { key }))
 }
 
 /// `tcp flags syn`, whatever flags are beside it.

@@ -2,11 +2,14 @@
 //!
 //! [`Host`] reads what is there and applies one step at a time.
 
+mod conntrack;
 mod dump;
 mod elements;
 mod events;
+mod expression;
 mod fou;
 mod gateway;
+mod judgement;
 mod links;
 mod lock;
 mod modules;
@@ -14,7 +17,9 @@ mod namespace;
 mod port;
 pub mod program;
 mod queue;
+mod quoted;
 mod raw;
+mod rewriting;
 mod routes;
 mod rules;
 mod ruleset;
@@ -194,6 +199,7 @@ impl Host {
                 None => BTreeSet::new(),
             },
             rules: self.rules.read()?,
+            tracks: self.fou.is_some() && conntrack::is_in_use(),
             routes,
             policy_rules,
             gateway,

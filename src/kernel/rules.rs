@@ -8,15 +8,16 @@
 use std::collections::BTreeSet;
 use std::io;
 
-use super::elements::{Elements, RuleCounter};
+use super::elements::{self, Elements, Handles, RuleCounter};
 use super::program;
+use super::quoted;
 use super::ruleset::{self, Installation, Reassembly, Replacement};
 use crate::engine::host::{Admitted, RulesFound};
 use crate::engine::plan::RuleSpec;
 
 /// Where the rules live, or that there are none.
 pub enum Rules {
-    InTable { elements: Elements, installed: Option<BTreeSet<u64>> },
+    InTable { elements: Elements, installed: Option<Handles> },
     Unavailable,
 }
 
@@ -52,10 +53,19 @@ impl Rules {
         let Rules::InTable { elements, installed } = self else {
             return Ok(RulesFound::Unavailable);
         };
-        let handles = elements.rule_handles()?;
+        let handles = elements.handles()?;
         Ok(match installed {
-            _ if handles.is_empty() => RulesFound::Missing,
-            Some(installed) if *installed == handles => RulesFound::Intact(elements.admitted()?),
+            _ if handles.rules.is_empty() => RulesFound::Missing,
+            Some(installed) if installed.table == handles.table => {
+                let is_ours = |admitted: &BTreeSet<Admitted>| {
+                    // Those about what is quoted come and go with the remotes.
+                    let quoted = quoted::rules(&elements::elements(admitted)).len();
+                    installed.rules.is_subset(&handles.rules)
+                        && installed.rules.len() + quoted == handles.rules.len()
+                };
+                let admitted = elements.admitted()?.filter(is_ours);
+                admitted.map_or(RulesFound::Unknown, RulesFound::Intact)
+            }
             Some(_) | None => RulesFound::Unknown,
         })
     }
@@ -79,8 +89,8 @@ impl Rules {
             apply(Replacement::Whole, Reassembly::Off).map_err(|_| error)?;
             tracing::warn!("without the module nft_tproxy, fragmented outer packets may be lost");
         }
-        *installed = Some(elements.rule_handles()?);
-        Ok(())
+        *installed = Some(elements.handles()?);
+        Ok(elements.admit(admitted)?)
     }
 
     pub fn admit(&mut self, admitted: &BTreeSet<Admitted>) -> Result<(), RulesError> {

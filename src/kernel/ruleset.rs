@@ -1,72 +1,55 @@
-//! The rules themselves: what may reach the FOU listener. For a server (a client refuses what a
-//! server queues):
-//!
-//! ```text
-//! chain prerouting { type filter hook prerouting priority raw
-//!   ip daddr OUTER udp dport PORT udp length != 81 ip saddr . udp sport @remotes notrack accept
-//!   ip daddr OUTER goto outer
-//!   ip daddr PRIVATE drop                                    # only a rewrite may make it
-//! }
-//! chain outer {
-//!   udp dport PORT goto port
-//!   ip protocol 4 ip saddr @addresses drop                   # plain IPIP would match our link too
-//! }
-//! chain port {
-//!   udp length 81 @th,64,4 4 @th,80,16 != 73 goto control    # looks like IPv4 but for its length
-//!   @th,64,4 4 ip saddr . udp sport @remotes notrack accept  # data of a known remote …
-//!   @th,64,4 4 notrack ip daddr set ip saddr . udp sport map @privates accept   # … by another name
-//!   @th,64,4 4 drop                                          # data of a stranger
-//!   goto control
-//! }
-//! chain control {
-//!   meter flood { ip saddr limit rate over 50/second burst 50 packets } drop
-//!   notrack queue num NUMBER                                 # no bypass: no daemon, no entry
-//! }
-//! chain output { type filter hook output priority raw
-//!   ip saddr OUTER udp sport PORT notrack accept
-//!   ip saddr PRIVATE udp sport PORT notrack ip saddr set OUTER
-//! }
-//! chain reassemble { ip protocol udp tproxy to :1 }          # nothing jumps here: see `reassemble`
-//! ```
-//!
-//! The first rule is the path of nearly every data packet, and as short as can be: `make bench` tells
-//! what the path costs. All but packets of the length of an authentication packet (81 with
-//! the UDP header) take it; those are looked at more closely.
-//!
-//! `@th,64,4` is the first four bits of the UDP payload: the version of the inner packet. Nothing
-//! is tracked, so no data packet pays for conntrack and no expired entry breaks a tunnel. A missing
-//! element of `@privates` breaks off its rule, and the packet goes on to the next one.
+//! The table: its chains, sets and counters, and how it takes the place of an earlier one. The rules
+//! are in [`judgement`] and [`rewriting`].
 
 use std::borrow::Cow;
 use std::collections::BTreeSet;
-use std::net::Ipv4Addr;
 
 use nftables::batch::Batch;
-use nftables::expr::{
-    Elem, Expression, Map as MapExpression, NamedExpression, Payload, PayloadBase, PayloadField,
-    PayloadRaw,
-};
+use nftables::expr::{Expression, NamedExpression};
 use nftables::schema::{
     Chain, Counter as CounterObject, Element, FlushObject, Map, NfCmd, NfListObject, Rule, Set,
     SetType, SetTypeValue, Table,
 };
-use nftables::stmt::{
-    Counter, JumpTarget, Limit, Mangle, Match, Meter, Operator, Queue, Statement, TProxy,
-};
+use nftables::stmt::{Counter, Statement};
 use nftables::types::{NfChainPolicy, NfChainType, NfFamily, NfHook};
 
-use super::elements::{SET_ADDRESSES, SET_PRIVATES, SET_REMOTES};
+use super::elements::{
+    SET_ADDRESSES, SET_KNOWN, SET_KNOWN_ADDRESSES, SET_PRIVATES, SET_REMOTES, elements,
+};
+use super::expression::{address, number};
+use super::{judgement, quoted, rewriting};
 use crate::engine::host::Admitted;
 use crate::engine::plan::{Control, ControlShape, RuleSpec};
 
 /// Priority of the raw hook, before conntrack (`NF_IP_PRI_RAW` in linux/netfilter_ipv4.h).
 const RAW: i32 = -300;
+/// `NF_IP_PRI_MANGLE`: before most firewalls. What is dropped here is gone, and what is accepted is
+/// theirs to judge; an authentication packet never gets to them, so that they need not know the port
+/// of who is not admitted yet.
+const MANGLE: i32 = -150;
 
 /// Elements that our sets have room for. With a number, the kernel takes its fixed hash table, which
 /// is quicker to look up in than the one that grows (`nft_hash_estimate`, `nft_rhash_estimate`).
 const MOST_REMOTES: u32 = 1024;
-/// Authentication packets per second that one source address may have looked at.
-const CONTROL_PER_SECOND: u32 = 50;
+
+/// Chains of a table of ours, of this version or an earlier one, that another table may do without.
+const CHAINS: [&str; 12] = [
+    "prerouting",
+    "rewrite",
+    "input",
+    "outer",
+    "error",
+    "quoted",
+    "quoted_port",
+    "quoted_remote",
+    "port",
+    "control",
+    "output",
+    "reassemble",
+];
+
+/// A rule: what is looked at, and what comes of it.
+pub type Statements = Vec<Statement<'static>>;
 
 /// How a table is put in.
 #[derive(Debug, Clone, Copy)]
@@ -84,6 +67,13 @@ pub enum Replacement {
     /// It is deleted, and a new one made. While the kernel exchanges the hooks, a packet may pass
     /// both, be rewritten by one and dropped by the other. Always possible.
     Whole,
+}
+
+/// Whether fragments are put together before they are rewritten.
+#[derive(Debug, Clone, Copy)]
+pub enum Reassembly {
+    On,
+    Off,
 }
 
 /// The whole transaction as `nft -j` reads it.
@@ -109,20 +99,48 @@ fn with_notrack(ruleset: serde_json::Result<serde_json::Value>) -> String {
     ruleset.to_string()
 }
 
-/// Whether fragments are put together before the rules look at them.
-#[derive(Debug, Clone, Copy)]
-pub enum Reassembly {
-    On,
-    Off,
-}
-
 fn table<'a>(spec: &'a RuleSpec, admitted: &BTreeSet<Admitted>, how: Installation) -> Batch<'a> {
     let mut batch = Batch::new();
     let name: &str = &spec.table;
     let itself = || Table { family: NfFamily::IP, name: name.into(), handle: None };
+    let hooks = [
+        ("prerouting", NfHook::Prerouting, RAW),
+        ("input", NfHook::Input, MANGLE),
+        ("output", NfHook::Output, RAW),
+    ];
+    let chain = |chain: &'static str| {
+        let hook = hooks.iter().find(|(name, ..)| *name == chain);
+        NfListObject::Chain(Chain {
+            family: NfFamily::IP,
+            table: name.into(),
+            name: chain.into(),
+            _type: hook.map(|_| NfChainType::Filter),
+            hook: hook.map(|(_, hook, _)| *hook),
+            prio: hook.map(|(_, _, priority)| *priority),
+            policy: hook.map(|_| NfChainPolicy::Accept),
+            ..Chain::default()
+        })
+    };
+    let mut chains = judgement::chains(spec);
+    chains.extend(rewriting::chains(spec, how.reassembly));
+    chains.retain(|(name, rules)| !rules.is_empty() || quoted::CHAINS.contains(name));
+
     batch.add(NfListObject::Table(itself())); // or the next would fail the first time
     match how.replacement {
-        Replacement::Contents => batch.add_cmd(NfCmd::Flush(FlushObject::Table(itself()))),
+        Replacement::Contents => {
+            batch.add_cmd(NfCmd::Flush(FlushObject::Table(itself())));
+            // An empty chain of a hook would still cost every packet of the host.
+            for idle in CHAINS.iter().filter(|idle| !chains.iter().any(|(name, _)| name == *idle)) {
+                let bare = Chain {
+                    family: NfFamily::IP,
+                    table: name.into(),
+                    name: (*idle).into(),
+                    ..Chain::default()
+                };
+                batch.add(NfListObject::Chain(bare.clone())); // or the next may fail
+                batch.delete(NfListObject::Chain(bare));
+            }
+        }
         Replacement::Whole => {
             batch.delete(NfListObject::Table(itself()));
             batch.add(NfListObject::Table(itself()));
@@ -144,28 +162,10 @@ fn table<'a>(spec: &'a RuleSpec, admitted: &BTreeSet<Admitted>, how: Installatio
             _ => {}
         }
     }
-    let chains = [
-        ("prerouting", Some((NfHook::Prerouting, RAW)), prerouting(spec)),
-        ("outer", None, outer(spec)),
-        ("port", None, port(spec)),
-        ("control", None, control(spec)),
-        ("output", Some((NfHook::Output, RAW)), output(spec)),
-        ("reassemble", None, reassemble(how.reassembly)),
-    ];
-    let chains: Vec<_> = chains.into_iter().filter(|(_, _, rules)| !rules.is_empty()).collect();
-    for (chain, hook, _) in &chains {
-        batch.add(NfListObject::Chain(Chain {
-            family: NfFamily::IP,
-            table: name.into(),
-            name: (*chain).into(),
-            _type: hook.map(|_| NfChainType::Filter),
-            hook: hook.map(|(hook, _)| hook),
-            prio: hook.map(|(_, priority)| priority),
-            policy: hook.map(|_| NfChainPolicy::Accept),
-            ..Chain::default()
-        }));
+    for (name, _) in &chains {
+        batch.add(chain(name));
     }
-    for (chain, _, rules) in chains {
+    for (chain, rules) in chains {
         for expr in rules {
             batch.add(NfListObject::Rule(Rule {
                 family: NfFamily::IP,
@@ -176,33 +176,15 @@ fn table<'a>(spec: &'a RuleSpec, admitted: &BTreeSet<Admitted>, how: Installatio
             }));
         }
     }
-    for element in elements(spec, admitted) {
+    for element in initial(spec, admitted) {
         batch.add(element);
     }
     batch
 }
 
-fn prerouting(spec: &RuleSpec) -> Vec<Vec<Statement<'static>>> {
-    let to_us = || eq(ip("daddr"), address(spec.outer));
-    let mut data = vec![to_us(), eq(udp("dport"), number(spec.port))];
-    data.extend(control_length(spec).map(|length| ne(udp("length"), number(length))));
-    data.extend([
-        eq(source(), named_set(SET_REMOTES)),
-        Statement::Notrack,
-        Statement::Accept(None),
-    ]);
-    let mut rules = vec![data, vec![to_us(), goto("outer")]];
-    for private in &spec.private {
-        let mut rule = vec![eq(ip("daddr"), address(*private))];
-        rule.extend(count(spec, "private_address"));
-        rule.push(Statement::Drop(None));
-        rules.push(rule);
-    }
-    rules
-}
-
-/// The UDP length, header included, that authentication packets have.
-fn control_length(spec: &RuleSpec) -> Option<u16> {
+/// The UDP length, header included, of packets that may be authentication although they look like
+/// data, or come from where data comes from.
+pub fn control_length(spec: &RuleSpec) -> Option<u16> {
     match spec.control {
         Control::Refuse => None,
         Control::Queue { shape: ControlShape::NotIpv4 { length, .. }, .. } => {
@@ -212,143 +194,38 @@ fn control_length(spec: &RuleSpec) -> Option<u16> {
     }
 }
 
-fn outer(spec: &RuleSpec) -> Vec<Vec<Statement<'static>>> {
-    let mut plain =
-        vec![eq(ip("protocol"), Expression::Number(4)), eq(ip("saddr"), named_set(SET_ADDRESSES))];
-    plain.extend(count(spec, "plain_ipip"));
-    plain.push(Statement::Drop(None));
-    vec![vec![eq(udp("dport"), number(spec.port)), goto("port")], plain]
+/// Bytes of a UDP header, which `udp length` counts.
+pub const UDP_HEADER: u16 = 8;
+
+/// Notes it in a named counter, if there are any.
+pub fn count(spec: &RuleSpec, counter: &'static str) -> Option<Statement<'static>> {
+    spec.counters.then(|| Statement::Counter(Counter::Named(counter.into())))
 }
 
-fn port(spec: &RuleSpec) -> Vec<Vec<Statement<'static>>> {
-    let mut rules = Vec::new();
-    if let Control::Queue { shape: ControlShape::NotIpv4 { length, .. }, .. } = spec.control {
-        let mut lookalike = vec![
-            eq(udp("length"), number(length.saturating_add(UDP_HEADER))),
-            eq(inner_version(), Expression::Number(4)),
-        ];
-        if length >= IPV4_LENGTH_END {
-            lookalike.push(ne(inner_length(), number(length)));
-        }
-        lookalike.push(goto("control"));
-        rules.push(lookalike);
-    }
-    let is_data = || eq(inner_version(), Expression::Number(4));
-    rules.push(vec![
-        is_data(),
-        eq(source(), named_set(SET_REMOTES)),
-        Statement::Notrack,
-        Statement::Accept(None),
-    ]);
-    rules.push(vec![
-        is_data(),
-        Statement::Notrack,
-        Statement::Mangle(Mangle {
-            key: ip("daddr"),
-            value: Expression::Named(NamedExpression::Map(Box::new(MapExpression {
-                key: source(),
-                data: named_set(SET_PRIVATES),
-            }))),
-        }),
-        Statement::Accept(None),
-    ]);
-    match spec.control {
-        // A server that knows its client by address alone: its data is as good as anything.
-        Control::Queue { shape: ControlShape::FromRemote { .. }, .. } => {}
-        Control::Queue { shape: ControlShape::NotIpv4 { .. }, .. } | Control::Refuse => {
-            let mut strangers = vec![is_data()];
-            strangers.extend(count(spec, "stranger_data"));
-            strangers.push(Statement::Drop(None));
-            rules.push(strangers);
-        }
-    }
-    rules.push(vec![goto("control")]);
-    rules
-}
-
-fn control(spec: &RuleSpec) -> Vec<Vec<Statement<'static>>> {
-    let mut refuse: Vec<_> = count(spec, "stranger_other").into_iter().collect();
-    refuse.push(Statement::Drop(None));
-    let Control::Queue { queue, shape } = spec.control else { return vec![refuse] };
-    let mut limit = vec![Statement::Meter(Meter {
-        name: "flood".into(),
-        key: Expression::Named(NamedExpression::Elem(Elem {
-            val: Box::new(ip("saddr")),
-            timeout: Some(10),
-            expires: None,
-            comment: None,
-            counter: None,
-        })),
-        stmt: Box::new(Statement::Limit(Limit {
-            rate: CONTROL_PER_SECOND,
-            rate_unit: None,
-            per: Some("second".into()),
-            burst: Some(CONTROL_PER_SECOND),
-            burst_unit: None,
-            inv: Some(true),
-        })),
-    })];
-    limit.extend(count(spec, "flood"));
-    limit.push(Statement::Drop(None));
-    let mut look = Vec::new();
-    if let ControlShape::FromRemote { ip: remote, port } = shape {
-        look.extend(
-            remote.map(|remote| eq(ip("saddr"), Expression::String(remote.to_string().into()))),
-        );
-        look.extend(port.map(|port| eq(udp("sport"), number(port))));
-    }
-    let mut admit = look;
-    admit.push(Statement::Notrack);
-    admit.push(Statement::Queue(Queue { num: number(queue.number), flags: None }));
-    vec![limit, admit, refuse]
-}
-
-fn output(spec: &RuleSpec) -> Vec<Vec<Statement<'static>>> {
-    let ours = |source: Ipv4Addr| {
-        vec![
-            eq(ip("saddr"), address(source)),
-            eq(udp("sport"), number(spec.port)),
-            Statement::Notrack,
-        ]
-    };
-    let mut direct = ours(spec.outer);
-    direct.push(Statement::Accept(None)); // spares the other rules
-    let mut rules = vec![direct];
-    for private in &spec.private {
-        let mut rule = ours(*private);
-        rule.push(Statement::Mangle(Mangle { key: ip("saddr"), value: address(spec.outer) }));
-        rules.push(rule);
-    }
-    rules
-}
-
-/// A `tproxy` statement makes the kernel put fragments together at priority -400, as it does for
-/// conntrack, but without conntrack (`nft_tproxy_init` calls `nf_defrag_ipv4_enable`). So the
-/// rules see whole datagrams: none slips through without its ports, and a rewritten address is
-/// that of all fragments. It is enough that the statement exists.
-fn reassemble(reassembly: Reassembly) -> Vec<Vec<Statement<'static>>> {
-    match reassembly {
-        Reassembly::Off => Vec::new(),
-        Reassembly::On => vec![vec![
-            eq(ip("protocol"), Expression::Number(17)),
-            Statement::TProxy(TProxy { family: None, port: 1, addr: None }),
-        ]],
-    }
+/// Drops what passes these matches, and counts it.
+pub fn refuse(spec: &RuleSpec, matches: Statements, counter: &'static str) -> Statements {
+    let dropped = [Statement::Drop(None)];
+    matches.into_iter().chain(count(spec, counter)).chain(dropped).collect()
 }
 
 fn counters(spec: &RuleSpec) -> &'static [&'static str] {
+    const ALL: [&str; 7] = [
+        "plain_ipip",
+        "private_address",
+        "stranger_data",
+        "stranger_other",
+        "inside_tunnel",
+        "icmp_error",
+        "flood",
+    ];
     match (spec.counters, spec.control) {
         (false, _) => &[],
-        (true, Control::Refuse) => {
-            &["plain_ipip", "private_address", "stranger_data", "stranger_other"]
-        }
-        (true, Control::Queue { .. }) => {
-            &["plain_ipip", "private_address", "stranger_data", "stranger_other", "flood"]
-        }
+        (true, Control::Refuse) => &ALL[..6],
+        (true, Control::Queue { .. }) => &ALL,
     }
 }
 
-fn sets(spec: &RuleSpec) -> [NfListObject<'_>; 3] {
+fn sets(spec: &RuleSpec) -> [NfListObject<'_>; 5] {
     let remote =
         || SetTypeValue::Concatenated(Cow::Borrowed(&[SetType::Ipv4Addr, SetType::InetService]));
     let set = |name: &'static str, set_type| {
@@ -364,6 +241,8 @@ fn sets(spec: &RuleSpec) -> [NfListObject<'_>; 3] {
     [
         set(SET_REMOTES, remote()),
         set(SET_ADDRESSES, SetTypeValue::Single(SetType::Ipv4Addr)),
+        set(SET_KNOWN, remote()),
+        set(SET_KNOWN_ADDRESSES, SetTypeValue::Single(SetType::Ipv4Addr)),
         NfListObject::Map(Box::new(Map {
             family: NfFamily::IP,
             table: spec.table.as_str().into(),
@@ -376,8 +255,8 @@ fn sets(spec: &RuleSpec) -> [NfListObject<'_>; 3] {
     ]
 }
 
-fn elements<'a>(spec: &'a RuleSpec, admitted: &BTreeSet<Admitted>) -> Vec<NfListObject<'a>> {
-    let element = |set: &'static str, elem: Expression<'static>| {
+fn initial<'a>(spec: &'a RuleSpec, admitted: &BTreeSet<Admitted>) -> Vec<NfListObject<'a>> {
+    let of_set = |set: &'static str, elem: Expression<'static>| {
         NfListObject::Element(Element {
             family: NfFamily::IP,
             table: spec.table.as_str().into(),
@@ -385,92 +264,92 @@ fn elements<'a>(spec: &'a RuleSpec, admitted: &BTreeSet<Admitted>) -> Vec<NfList
             elem: vec![elem].into(),
         })
     };
-    let mut elements = Vec::new();
-    for Admitted { remote, private } in admitted {
-        let key = Expression::Named(NamedExpression::Concat(vec![
-            address(*remote.ip()),
-            number(remote.port()),
-        ]));
-        match private {
-            None => {
-                elements.push(element(SET_REMOTES, key));
-                elements.push(element(SET_ADDRESSES, address(*remote.ip())));
-            }
-            Some(private) => {
-                elements
-                    .push(element(SET_PRIVATES, Expression::List(vec![key, address(*private)])));
-            }
+    let key = |remote: std::net::SocketAddrV4| {
+        let parts = vec![address(*remote.ip()), number(remote.port())];
+        Expression::Named(NamedExpression::Concat(parts))
+    };
+    let all = elements(admitted);
+    let remotes = all.remotes.iter().map(|remote| of_set(SET_REMOTES, key(*remote)));
+    let known = all.known.iter().map(|remote| of_set(SET_KNOWN, key(*remote)));
+    let addresses = all.addresses.iter().map(|ip| of_set(SET_ADDRESSES, address(*ip)));
+    let known_addresses =
+        all.known_addresses.iter().map(|ip| of_set(SET_KNOWN_ADDRESSES, address(*ip)));
+    let privates = all.privates.iter().map(|(remote, private)| {
+        of_set(SET_PRIVATES, Expression::List(vec![key(*remote), address(*private)]))
+    });
+    remotes.chain(known).chain(addresses).chain(known_addresses).chain(privates).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::config::QueueConfig;
+
+    fn spec(control: Control) -> RuleSpec {
+        RuleSpec {
+            table: "ipipou-0".to_owned(),
+            outer: [203, 0, 113, 1].into(),
+            port: 10000,
+            private: BTreeSet::new(),
+            bound: true,
+            inside: ["ipipou0".to_owned()].into(),
+            silenced: BTreeSet::new(),
+            untracked: true,
+            control,
+            counters: true,
         }
     }
-    elements
-}
 
-/// (address . port) that a packet comes from: the key of two of our sets.
-fn source() -> Expression<'static> {
-    Expression::Named(NamedExpression::Concat(vec![ip("saddr"), udp("sport")]))
-}
+    fn signed() -> Control {
+        let queue = QueueConfig { number: 0, max_len: 24 };
+        Control::Queue { queue, shape: ControlShape::signed() }
+    }
 
-/// Bytes of a UDP header, which `udp length` counts.
-const UDP_HEADER: u16 = 8;
-/// Where the total length of an IPv4 header ends: shorter payloads have none.
-const IPV4_LENGTH_END: u16 = 4;
+    /// The chains that have rules, with how many.
+    fn chains(spec: &RuleSpec) -> Vec<(&'static str, usize)> {
+        let all = judgement::chains(spec).into_iter();
+        let all = all.chain(rewriting::chains(spec, Reassembly::On));
+        all.map(|(name, rules)| (name, rules.len())).filter(|(_, rules)| *rules > 0).collect()
+    }
 
-fn inner_version() -> Expression<'static> {
-    transport(64, 4)
-}
+    fn has(spec: &RuleSpec, chain: &str) -> usize {
+        chains(spec).iter().find(|(name, _)| *name == chain).map_or(0, |(_, rules)| *rules)
+    }
 
-fn inner_length() -> Expression<'static> {
-    transport(64 + 16, 16)
-}
+    #[test]
+    fn only_what_there_is_to_do_before_routing_is_done_there() {
+        let private: BTreeSet<_> = [[172, 29, 0, 0].into()].into();
+        let client = RuleSpec { untracked: false, ..spec(Control::Refuse) };
+        assert_eq!((has(&client, "prerouting"), has(&client, "output")), (0, 0));
+        let server = spec(signed());
+        assert_eq!((has(&server, "prerouting"), has(&server, "output")), (1, 1));
+        assert_eq!(has(&server, "reassemble"), 0);
+        for before in [client, server] {
+            let with = RuleSpec { private: private.clone(), ..before.clone() };
+            assert_eq!(has(&with, "prerouting"), has(&before, "prerouting") + 3);
+            assert_eq!(has(&with, "output"), has(&before, "output") + 1);
+            assert_eq!((has(&with, "reassemble"), has(&with, "rewrite") > 0), (1, true));
+            let silenced = ["198.51.100.7:4500".parse().unwrap()].into();
+            let with = RuleSpec { silenced, ..before.clone() };
+            assert_eq!(has(&with, "output"), has(&before, "output") + 1);
+        }
+    }
 
-/// `@th,offset,len`, in bits from the start of the UDP header.
-fn transport(offset: u32, len: u32) -> Expression<'static> {
-    Expression::Named(NamedExpression::Payload(Payload::PayloadRaw(PayloadRaw {
-        base: PayloadBase::TH,
-        offset,
-        len,
-    })))
-}
+    #[test]
+    fn every_chain_can_be_taken_away() {
+        let private: BTreeSet<_> = [[172, 29, 0, 0].into()].into();
+        for control in [Control::Refuse, signed()] {
+            let all = chains(&RuleSpec { private: private.clone(), ..spec(control) });
+            assert!(all.iter().all(|(name, _)| CHAINS.contains(name)), "{all:?}");
+        }
+    }
 
-fn ip(field: &'static str) -> Expression<'static> {
-    header("ip", field)
-}
-
-fn udp(field: &'static str) -> Expression<'static> {
-    header("udp", field)
-}
-
-pub(super) fn header(protocol: &'static str, field: &'static str) -> Expression<'static> {
-    Expression::Named(NamedExpression::Payload(Payload::PayloadField(PayloadField {
-        protocol: protocol.into(),
-        field: field.into(),
-    })))
-}
-
-fn number(value: u16) -> Expression<'static> {
-    Expression::Number(value.into())
-}
-
-fn address(value: Ipv4Addr) -> Expression<'static> {
-    Expression::String(value.to_string().into())
-}
-
-fn named_set(name: &str) -> Expression<'static> {
-    Expression::String(format!("@{name}").into())
-}
-
-pub(super) fn eq(left: Expression<'static>, right: Expression<'static>) -> Statement<'static> {
-    Statement::Match(Match { left, right, op: Operator::EQ })
-}
-
-pub(super) fn ne(left: Expression<'static>, right: Expression<'static>) -> Statement<'static> {
-    Statement::Match(Match { left, right, op: Operator::NEQ })
-}
-
-fn goto(chain: &'static str) -> Statement<'static> {
-    Statement::Goto(JumpTarget { target: chain.into() })
-}
-
-fn count(spec: &RuleSpec, counter: &'static str) -> Option<Statement<'static>> {
-    spec.counters.then(|| Statement::Counter(Counter::Named(counter.into())))
+    #[test]
+    fn the_interface_is_looked_at_where_the_listener_does_not() {
+        let rules = |bound| {
+            let spec = RuleSpec { bound, ..spec(signed()) };
+            serde_json::to_string(&judgement::chains(&spec)[0].1[0]).unwrap()
+        };
+        assert!(!rules(true).contains("iifname") && rules(false).contains("iifname"));
+    }
 }

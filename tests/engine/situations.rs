@@ -6,15 +6,15 @@ use ipipou::engine::host::{AddressState, Admitted, InterfaceKind, RulesFound, Sc
 use super::host::OUTER;
 use super::*;
 
-const A: &str = "198.51.100.7:4500";
-const B: &str = "198.51.100.8:4501";
-const SECOND: Duration = Duration::from_secs(1);
+pub const A: &str = "198.51.100.7:4500";
+pub const B: &str = "198.51.100.8:4501";
+pub const SECOND: Duration = Duration::from_secs(1);
 
-fn serving() -> Play {
+pub fn serving() -> Play {
     Play::start(Role::Server(server(None)), PlayedHost::new(), Memory::default())
 }
 
-fn calling(keepalive: Option<Duration>) -> Play {
+pub fn calling(keepalive: Option<Duration>) -> Play {
     let host = Host::Address("203.0.113.9".parse().unwrap());
     Play::start(Role::Client(client(host, keepalive)), PlayedHost::new(), Memory::default())
 }

@@ -321,6 +321,8 @@ def test_lifetime(hosts):
     near.await_log("tunnel up")
     assert client.ping(INNER_SERVER, count=1).received == 1
     near.await_log("has run out")
+    on_wire = client.capture("eth0", f"udp and src {SERVER}")
+    assert server.ping(INNER_CLIENT, count=2, timeout=0.2).received == 0
     assert client.ping(INNER_SERVER, count=2, timeout=0.2).received == 0
     near.await_dropped(stranger_data=2)
     assert near.admitted() == {}
@@ -328,6 +330,10 @@ def test_lifetime(hosts):
 
     far.reauthenticate()
     near.await_log("authenticated again")
+    # The first packet that the server sends to it: nothing came while it was not admitted.
+    inner = packets.inner_icmp_echo(INNER_CLIENT, INNER_SERVER, ident=0x333)
+    send(client, inner)
+    assert on_wire.await_packets(1)[0].inner.payload[4:6] == b"\x03\x33"
     assert client.ping(INNER_SERVER, count=1).received == 1
 
 

@@ -51,7 +51,7 @@ def test_no_ping_is_lost_by_a_crash_and_a_restart(lab, options, side):
 
 def rules(end):
     done = end.host.run("nft list table ip ipipou-0", check=False)
-    return "goto outer" in done.stdout and ". 10000" in done.stdout
+    return "goto port" in done.stdout and ". 10000" in done.stdout
 
 
 def listens(end):
@@ -73,8 +73,9 @@ def has_private(end):
 # (what is done to the host, what shows that it was put right)
 DAMAGE = [
     ("nft flush ruleset", rules),
-    ("nft flush chain ip ipipou-0 prerouting", rules),
+    ("nft flush chain ip ipipou-0 input", rules),
     ("nft flush {set}", rules),
+    ("nft flush set ip ipipou-0 {addresses}", rules),
     ("ip link del ipipou0", shown("addr", "172.28.0.")),
     ("ip link set ipipou0 down", shown("link", ",UP")),
     ("ip link set ipipou0 type ipip local any remote 203.0.113.99", right_remote),
@@ -110,9 +111,11 @@ def test_damage_is_repaired_at_once(lab, options, side):
     lan = ipipou.Lan(lab).connect(*options)
     end = lan.near if side == "server" else lan.far
     names = {"local": SERVER if side == "server" else CLIENT, "set": "set ip ipipou-0 remotes"}
+    names["addresses"] = "addresses"
     damage = list(DAMAGE)
     if options:
         names = {"local": PRIVATE, "set": "map ip ipipou-0 privates"}
+        names["addresses"] = "known_addresses"
         damage.append((f"ip addr del {PRIVATE}/32 dev lo", has_private))
     slow = {}
     for command, is_right in damage:

@@ -1,0 +1,38 @@
+//! Where no remote can be, whatever a packet from there proves: a tunnel to such an address would lead
+//! nowhere, to everybody, or into itself.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
+use super::Engine;
+use super::wanted::{addresses, through};
+
+impl Engine {
+    /// Whether an outer packet from there is forged, or came out of the tunnel. The kernel refuses
+    /// some of them by itself; not all, and not on every datapath.
+    pub(super) fn cannot_be_remote(&self, from: SocketAddr) -> bool {
+        let ip = from.ip();
+        let of_no_host = from.port() == 0 || is_of_no_host(ip);
+        let inside = || {
+            let tunnel = &self.endpoint.tunnel;
+            let own = addresses(tunnel);
+            let own = own.iter().any(|own| own.local == ip || own.network.contains(&ip));
+            own || through(&self.endpoint, &self.peers).iter().any(|net| net.contains(&ip))
+        };
+        let on_host = || {
+            self.found.as_ref().is_some_and(|found| found.has_local(ip) || found.is_broadcast(ip))
+        };
+        of_no_host || inside() || on_host()
+    }
+}
+
+/// Not a unicast address, or one that no host has on a network (RFC 6890).
+fn is_of_no_host(ip: IpAddr) -> bool {
+    const RESERVED: Ipv4Addr = Ipv4Addr::new(240, 0, 0, 0);
+    if ip.is_loopback() || ip.is_multicast() || ip.is_unspecified() {
+        return true;
+    }
+    match ip {
+        IpAddr::V4(v4) => v4.octets()[0] == 0 || v4 >= RESERVED,
+        IpAddr::V6(v6) => v6.to_ipv4_mapped().is_some(),
+    }
+}

@@ -1,0 +1,117 @@
+//! Whether anything tracks connections in this network namespace.
+//!
+//! What keeps packets from conntrack costs every packet a look into a hook of its own; where nothing
+//! tracks them there is nothing to keep them from.
+
+use std::io;
+use std::path::Path;
+
+use netlink_sys::protocols::NETLINK_NETFILTER;
+use netlink_sys::{Socket, SocketAddr};
+
+/// `NFNL_SUBSYS_HOOK` in linux/netfilter/nfnetlink.h, and `NFNL_MSG_HOOK_GET` and the attributes in
+/// linux/netfilter/nfnetlink_hook.h.
+const HOOK_GET: u16 = 12 << 8;
+const NFNLA_HOOK_HOOKNUM: u16 = 1;
+const NFNLA_HOOK_PRIORITY: u16 = 2;
+/// linux/netlink.h.
+const NLM_F_REQUEST: u16 = 1;
+const NLM_F_DUMP: u16 = 0x300;
+const NLMSG_ERROR: u16 = 2;
+const NLMSG_DONE: u16 = 3;
+/// `NF_IP_PRI_CONNTRACK` in linux/netfilter_ipv4.h. Nobody else has it, and if somebody has, that costs
+/// no more than a little speed.
+const CONNTRACK: i32 = -200;
+
+/// Signs of the module: where there is none of them, it is not loaded.
+const OF_THE_MODULE: [&str; 2] =
+    ["/proc/sys/net/netfilter/nf_conntrack_count", "/proc/net/stat/nf_conntrack"];
+
+/// When that cannot be known, it is assumed.
+pub fn is_in_use() -> bool {
+    OF_THE_MODULE.iter().any(|path| Path::new(path).exists()) && is_hooked().unwrap_or(true)
+}
+
+/// Asks for the hooks of IPv4's prerouting. Kernels before 5.14 cannot be asked, nor Debian's 6.1.
+fn is_hooked() -> io::Result<bool> {
+    let socket = {
+        let mut socket = Socket::new(NETLINK_NETFILTER)?;
+        socket.bind_auto()?;
+        socket.connect(&SocketAddr::new(0, 0))?;
+        socket
+    };
+    socket.send(&request(), 0)?;
+    loop {
+        let (answer, _) = socket.recv_from_full()?;
+        let mut rest = answer.as_slice();
+        while !rest.is_empty() {
+            let Some((kind, message, next)) = message(rest) else {
+                return Err(io::ErrorKind::InvalidData.into());
+            };
+            match kind {
+                NLMSG_DONE => return Ok(false),
+                NLMSG_ERROR => return Err(io::Error::other("no such request")),
+                _ if priority(message) == Some(CONNTRACK) => return Ok(true),
+                _ => rest = next,
+            }
+        }
+    }
+}
+
+fn request() -> [u8; 28] {
+    let mut request = [0; 28];
+    request[0..4].copy_from_slice(&28u32.to_ne_bytes());
+    request[4..6].copy_from_slice(&HOOK_GET.to_ne_bytes());
+    request[6..8].copy_from_slice(&(NLM_F_REQUEST | NLM_F_DUMP).to_ne_bytes());
+    // struct nfgenmsg: the family, a version, 16 bits more; then one attribute, which is zero:
+    // NF_INET_PRE_ROUTING.
+    request[16] = 2;
+    request[20..22].copy_from_slice(&8u16.to_ne_bytes());
+    request[22..24].copy_from_slice(&NFNLA_HOOK_HOOKNUM.to_ne_bytes());
+    request
+}
+
+/// The first message: its type, what is in it after the header, and what comes after it.
+fn message(bytes: &[u8]) -> Option<(u16, &[u8], &[u8])> {
+    let length = usize::try_from(u32::from_ne_bytes(*bytes.first_chunk()?)).ok()?;
+    let kind = u16::from_ne_bytes(*bytes.get(4..)?.first_chunk()?);
+    let next = bytes.get(length.next_multiple_of(4)..).unwrap_or_default();
+    Some((kind, bytes.get(16..length)?, next))
+}
+
+fn priority(message: &[u8]) -> Option<i32> {
+    let mut attributes = message.get(4..)?;
+    loop {
+        let length = usize::from(u16::from_ne_bytes(*attributes.first_chunk()?));
+        let kind = u16::from_ne_bytes(*attributes.get(2..)?.first_chunk()?);
+        let value = attributes.get(4..length)?;
+        if kind == NFNLA_HOOK_PRIORITY {
+            return Some(i32::from_be_bytes(*value.first_chunk()?));
+        }
+        attributes = attributes.get(length.next_multiple_of(4)..)?;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hook_is_read() {
+        let mut hook = vec![2, 0, 0, 0]; // struct nfgenmsg
+        hook.extend([8, 0, 1, 0, 0, 0, 0, 0]);
+        hook.extend([7, 0, 3, 0, b'l', b'o', 0, 0]);
+        hook.extend([8, 0, 2, 0]);
+        hook.extend((-200i32).to_be_bytes());
+        assert_eq!(priority(&hook), Some(CONNTRACK));
+        assert_eq!(priority(&hook[..20]), None);
+        let mut whole = 44u32.to_ne_bytes().to_vec();
+        whole.extend(0x0c00u16.to_ne_bytes());
+        whole.extend([0; 10]);
+        whole.extend(&hook);
+        whole.extend([1, 2, 3]);
+        assert_eq!(message(&whole), Some((0x0c00, hook.as_slice(), [1u8, 2, 3].as_slice())));
+        assert_eq!(message(&whole[..40]), None);
+        assert_eq!(message(&[]), None);
+    }
+}

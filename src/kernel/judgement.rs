@@ -1,0 +1,324 @@
+//! What may reach the FOU listener and the `ipip` links, judged in hook input: only what is for this
+//! host comes there, whole, after the kernel has looked at its source (martians, rp_filter) and after
+//! the host's own NAT is undone. So what a router forwards is none of our business, and what its
+//! DNAT leads to our port is. For a server (a client refuses what a server queues):
+//!
+//! ```text
+//! chain input { type filter hook input priority mangle
+//!   ip daddr OUTER udp dport PORT iifname != INSIDE udp length != 81
+//!       ip saddr . udp sport @remotes accept
+//!   ip daddr PRIVATE udp dport PORT iifname != INSIDE accept # rewritten, see `rewriting.rs`
+//!   ip protocol icmp goto error
+//!   ip daddr OUTER goto outer
+//!   ip daddr PRIVATE goto outer
+//! }
+//! chain outer {
+//!   udp dport PORT goto port
+//!   ip protocol 4 ip saddr @addresses drop                   # plain IPIP would match our link too
+//! }
+//! chain port {
+//!   iifname INSIDE drop                                      # a way into a tunnel from inside one
+//!   udp length 81 @th,64,4 4 @th,80,16 != 73 goto control    # looks like IPv4 but for its length
+//!   @th,64,4 4 ip saddr . udp sport @remotes accept          # data of a known remote
+//!   @th,64,4 4 drop                                          # data of a stranger
+//!   goto control
+//! }
+//! chain control {
+//!   udp length != 81-520 limit rate 5/second queue num NUMBER        # proves nothing; why, the log says
+//!   udp length != 81-520 drop
+//!   ip saddr . udp sport @known limit rate 10/second queue num NUMBER
+//!   meter light { ip saddr limit rate 20/second } limit rate 1000/second queue num NUMBER
+//!   meta random < 2/3 limit rate 3500/second queue num NUMBER
+//!   drop
+//! }
+//! chain error {
+//!   icmp type { destination-unreachable, redirect, time-exceeded, parameter-problem } goto quoted
+//! }
+//! chain quoted {                                             # QUOTED: what the packet was that failed
+//!   QUOTED ip daddr REMOTE goto quoted_remote                # see `quoted.rs`
+//! }
+//! chain quoted_remote {
+//!   icmp type redirect drop
+//!   QUOTED ip protocol 4 QUOTED ip saddr OUTER drop          # nothing of ours is plain IPIP
+//!   icmp type != destination-unreachable accept
+//!   icmp code != frag-needed accept
+//!   QUOTED ip protocol tcp accept                            # the kernel checks its sequence number
+//!   icmp mtu < 1280 drop
+//!   QUOTED ip protocol icmp drop
+//!   QUOTED ip hdrlength != 5 drop                            # the ports are elsewhere
+//!   QUOTED ip protocol udp QUOTED udp sport PORT jump quoted_port
+//!   QUOTED ip protocol udp QUOTED udp sport PORT drop
+//! }
+//! chain quoted_port {
+//!   QUOTED ip daddr REMOTE QUOTED udp dport REMOTE accept
+//! }
+//! ```
+//!
+//! The first rule is the path of nearly every data packet, and as short as can be: `make bench` tells
+//! what the path costs. All but packets of the length of an authentication packet (81 with the UDP
+//! header) take it; those are looked at more closely. It looks at the interface only where the
+//! listener is not bound to one. The rules about private addresses are there only while one is in use.
+//! `@th,64,4` is the first four bits of the UDP payload: the version of the inner packet. The queue
+//! has no `bypass`: no daemon, no entry. INSIDE are the links of this and other processes of ours, but
+//! the one that our outer address is on: a tunnel may be in a tunnel.
+//!
+//! The budgets are [`limits`]; a set that is full, or an address that has used its share up, breaks
+//! off its rule, and the packet goes on to the next, which is shared with all others. So what is full
+//! makes the limit stricter.
+//!
+//! The kernel believes an ICMP error that quotes one of our packets whoever sent it, and whatever
+//! local address it was sent to: "fragmentation needed" changes the path to the remote for all
+//! protocols (`ipv4_update_pmtu`), below `net.ipv4.route.min_pmtu` so that nothing large gets through
+//! a tunnel any more; any error that quotes plain IPIP fails the next packets of the link
+//! (`ipip_err`). So the quoted addresses and ports have to be those of an admitted remote, and a path
+//! narrower than 1280 bytes, which is the least of IPv6, is not believed at all. An echo reply is
+//! what everybody can make the host send; as the kernel sends it without DF, no router ever says that
+//! it did not fit.
+
+use nftables::expr::{Elem, Expression, MetaKey, NamedExpression};
+use nftables::stmt::{Limit, Meter, Queue, Statement};
+
+use super::elements::{SET_ADDRESSES, SET_KNOWN, SET_REMOTES};
+use super::expression::{
+    above, address, any_of, below, eq, goto, icmp, interface, ip, jump, meta, named_set, ne,
+    number, source, text, transport, udp,
+};
+use super::ruleset::{Statements, UDP_HEADER, control_length, refuse};
+use crate::engine::limits::{self, Budget};
+use crate::engine::plan::{Control, ControlShape, RuleSpec};
+
+/// Chains whose rules are [`super::quoted`]'s, and where the first one leads.
+pub const CHAIN_QUOTED: &str = "quoted";
+pub const CHAIN_QUOTED_PORT: &str = "quoted_port";
+pub const CHAIN_QUOTED_REMOTE: &str = "quoted_remote";
+
+const ICMP: u16 = 1;
+const IPIP: u16 = 4;
+const TCP: u16 = 6;
+const UDP: u16 = 17;
+
+/// No path is narrower (RFC 8200, section 5), unless the user says so.
+const LEAST_MTU: u32 = 1280;
+
+/// Where the total length of an IPv4 header ends: shorter payloads have none.
+const IPV4_LENGTH_END: u16 = 4;
+
+pub fn chains(spec: &RuleSpec) -> Vec<(&'static str, Vec<Statements>)> {
+    vec![
+        ("input", input(spec)),
+        ("outer", outer(spec)),
+        ("port", port(spec)),
+        ("control", control(spec)),
+        ("error", error()),
+        (CHAIN_QUOTED, Vec::new()),
+        (CHAIN_QUOTED_PORT, Vec::new()),
+        (CHAIN_QUOTED_REMOTE, quoted_remote(spec)),
+    ]
+}
+
+fn input(spec: &RuleSpec) -> Vec<Statements> {
+    let to_port = |local| {
+        let mut matches = vec![eq(ip("daddr"), local), eq(udp("dport"), number(spec.port))];
+        if !spec.bound && !spec.inside.is_empty() {
+            matches.push(ne(meta(MetaKey::Iifname), inside(spec)));
+        }
+        matches
+    };
+    let mut data = to_port(address(spec.outer));
+    data.extend(control_length(spec).map(|length| ne(udp("length"), number(length))));
+    data.extend([eq(source(), named_set(SET_REMOTES)), Statement::Accept(None)]);
+    let mut rules = vec![data];
+    if !spec.private.is_empty() {
+        let mut rewritten = to_port(privates(spec));
+        rewritten.push(Statement::Accept(None));
+        rules.push(rewritten);
+    }
+    rules.push(vec![eq(ip("protocol"), number(ICMP)), goto("error")]);
+    rules.push(vec![eq(ip("daddr"), address(spec.outer)), goto("outer")]);
+    if !spec.private.is_empty() {
+        rules.push(vec![eq(ip("daddr"), privates(spec)), goto("outer")]);
+    }
+    rules
+}
+
+fn privates(spec: &RuleSpec) -> Expression<'static> {
+    any_of(spec.private.iter().map(|private| address(*private)).collect())
+}
+
+fn inside(spec: &RuleSpec) -> Expression<'static> {
+    any_of(spec.inside.iter().map(|name| interface(name)).collect())
+}
+
+fn outer(spec: &RuleSpec) -> Vec<Statements> {
+    let plain = vec![eq(ip("protocol"), number(IPIP)), eq(ip("saddr"), named_set(SET_ADDRESSES))];
+    vec![vec![eq(udp("dport"), number(spec.port)), goto("port")], refuse(spec, plain, "plain_ipip")]
+}
+
+fn port(spec: &RuleSpec) -> Vec<Statements> {
+    let is_data = || eq(inner_version(), number(4));
+    let mut rules: Vec<Statements> = Vec::new();
+    if !spec.inside.is_empty() {
+        let from_inside = vec![eq(meta(MetaKey::Iifname), inside(spec))];
+        rules.push(refuse(spec, from_inside, "inside_tunnel"));
+    }
+    rules.extend(
+        lookalike(spec).map(|matches| matches.into_iter().chain([goto("control")]).collect()),
+    );
+    rules.push(vec![is_data(), eq(source(), named_set(SET_REMOTES)), Statement::Accept(None)]);
+    match spec.control {
+        // A server that knows its client by address alone: its data is as good as anything.
+        Control::Queue { shape: ControlShape::FromRemote { .. }, .. } => {}
+        Control::Queue { shape: ControlShape::NotIpv4 { .. }, .. } | Control::Refuse => {
+            rules.push(refuse(spec, vec![is_data()], "stranger_data"));
+        }
+    }
+    rules.push(vec![goto("control")]);
+    rules
+}
+
+/// What has the length of an authentication packet, and looks like IPv4 but for the length in there.
+pub fn lookalike(spec: &RuleSpec) -> Option<Statements> {
+    let Control::Queue { shape: ControlShape::NotIpv4 { length, .. }, .. } = spec.control else {
+        return None;
+    };
+    let mut matches = vec![
+        eq(udp("length"), number(length.saturating_add(UDP_HEADER))),
+        eq(inner_version(), number(4)),
+    ];
+    if length >= IPV4_LENGTH_END {
+        matches.push(ne(inner_length(), number(length)));
+    }
+    Some(matches)
+}
+
+fn control(spec: &RuleSpec) -> Vec<Statements> {
+    let Control::Queue { queue, shape } = spec.control else {
+        return vec![refuse(spec, Vec::new(), "stranger_other")];
+    };
+    let look = || Statement::Queue(Queue { num: number(queue.number), flags: None });
+    let others = |matches| refuse(spec, matches, "stranger_other");
+    let mut rules = Vec::new();
+    match shape {
+        ControlShape::NotIpv4 { length, longest } => {
+            let udp_length = |length: u16| u32::from(length) + u32::from(UDP_HEADER);
+            for impossible in [
+                below(udp("length"), udp_length(length)),
+                above(udp("length"), udp_length(longest)),
+            ] {
+                rules.push(vec![impossible.clone(), limit(limits::IMPOSSIBLE), look()]);
+                rules.push(others(vec![impossible]));
+            }
+        }
+        ControlShape::FromRemote { ip: remote, port } => {
+            let elsewhere = remote.map(|remote| ne(ip("saddr"), text(remote.to_string())));
+            rules.extend(elsewhere.map(|elsewhere| others(vec![elsewhere])));
+            let elsewhere = port.map(|port| ne(udp("sport"), number(port)));
+            rules.extend(elsewhere.map(|elsewhere| others(vec![elsewhere])));
+        }
+    }
+    let known = eq(source(), named_set(SET_KNOWN));
+    let in_sample = below(meta(MetaKey::Random), SAMPLE_BELOW);
+    rules.extend([
+        vec![known, limit(limits::KNOWN_REMOTE), look()],
+        vec![each_source(limits::LIGHT_SOURCE), limit(limits::LIGHT), look()],
+        vec![in_sample, limit(limits::HEAVY), look()],
+        refuse(spec, Vec::new(), "flood"),
+    ]);
+    rules
+}
+
+/// Of 32 random bits.
+#[allow(clippy::cast_possible_truncation)] // the sample is not more than all
+const SAMPLE_BELOW: u32 =
+    ((1u64 << 32) * limits::HEAVY_SAMPLE as u64 / limits::HEAVY_OUT_OF as u64) as u32;
+
+/// Passes while there is something left.
+fn limit(budget: Budget) -> Statement<'static> {
+    Statement::Limit(Limit {
+        rate: budget.per_second,
+        rate_unit: None,
+        per: Some("second".into()),
+        burst: Some(budget.burst),
+        burst_unit: None,
+        inv: None,
+    })
+}
+
+/// Passes while the source address has something left.
+fn each_source(budget: Budget) -> Statement<'static> {
+    /// Seconds after which an address that is silent has all of its budget again.
+    const FORGOTTEN_AFTER: u32 = 10;
+    Statement::Meter(Meter {
+        name: "light".into(),
+        key: Expression::Named(NamedExpression::Elem(Elem {
+            val: Box::new(ip("saddr")),
+            timeout: Some(FORGOTTEN_AFTER),
+            expires: None,
+            comment: None,
+            counter: None,
+        })),
+        stmt: Box::new(limit(budget)),
+    })
+}
+
+fn error() -> Vec<Statements> {
+    let kinds = ["destination-unreachable", "redirect", "time-exceeded", "parameter-problem"];
+    let kinds = any_of(kinds.into_iter().map(text).collect());
+    vec![vec![eq(icmp("type"), kinds), goto(CHAIN_QUOTED)]]
+}
+
+fn quoted_remote(spec: &RuleSpec) -> Vec<Statements> {
+    const FRAG_NEEDED: u16 = 4;
+    const NO_OPTIONS: u16 = 0x45;
+    let refuse = |matches| refuse(spec, matches, "icmp_error");
+    let of = |protocol| eq(quote::protocol(), number(protocol));
+    let mut rules = vec![refuse(vec![eq(icmp("type"), text("redirect"))])];
+    if spec.private.is_empty() {
+        rules.push(refuse(vec![
+            of(IPIP),
+            eq(quote::source(), Expression::Number(spec.outer.to_bits())),
+        ]));
+    }
+    rules.extend([
+        vec![ne(icmp("type"), text("destination-unreachable")), Statement::Accept(None)],
+        vec![ne(icmp("code"), number(FRAG_NEEDED)), Statement::Accept(None)],
+        vec![of(TCP), Statement::Accept(None)],
+        refuse(vec![below(icmp("mtu"), LEAST_MTU)]),
+        refuse(vec![of(ICMP)]),
+        refuse(vec![ne(quote::first_byte(), number(NO_OPTIONS))]),
+        vec![of(UDP), eq(quote::source_port(), number(spec.port)), jump(CHAIN_QUOTED_PORT)],
+        refuse(vec![of(UDP), eq(quote::source_port(), number(spec.port))]),
+    ]);
+    rules
+}
+
+/// The packet that an ICMP error quotes: its IPv4 header begins after the 8 bytes of ICMP's.
+mod quote {
+    use super::{Expression, transport};
+
+    const BEGIN: u32 = 64;
+
+    pub fn first_byte() -> Expression<'static> {
+        transport(BEGIN, 8)
+    }
+
+    pub fn protocol() -> Expression<'static> {
+        transport(BEGIN + 72, 8)
+    }
+
+    pub fn source() -> Expression<'static> {
+        transport(BEGIN + 96, 32)
+    }
+
+    pub fn source_port() -> Expression<'static> {
+        transport(BEGIN + 160, 16)
+    }
+}
+
+fn inner_version() -> Expression<'static> {
+    transport(64, 4)
+}
+
+fn inner_length() -> Expression<'static> {
+    transport(64 + 16, 16)
+}
