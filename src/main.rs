@@ -4,7 +4,7 @@ use std::io::Write as _;
 use std::process::ExitCode;
 
 use ipipou::cli::{self, CliError, Invocation, LogConfig, Run};
-use ipipou::daemon::{self, Directories, Exit, Failure, Settings};
+use ipipou::daemon::{self, Directories, Exit, Failure, Settings, Style};
 use ipipou::observe::log;
 
 fn main() -> ExitCode {
@@ -14,8 +14,13 @@ fn main() -> ExitCode {
     }
     let result = match cli::parse(std::env::args_os(), &|name| std::env::var_os(name)) {
         Ok(Invocation::Keygen { labelled }) => daemon::keygen(labelled),
-        Ok(Invocation::Show { json, name, runtime_root }) => {
-            daemon::show(&runtime_root, name.as_deref(), json).map(|text| print(text.as_bytes()))
+        Ok(Invocation::Show { json, wide, name, runtime_root }) => {
+            let style = match (json, wide) {
+                (true, _) => Style::Json,
+                (false, true) => Style::Wide,
+                (false, false) => Style::Table,
+            };
+            daemon::show(&runtime_root, name.as_deref(), style).map(|text| print(text.as_bytes()))
         }
         Ok(Invocation::Checked(text)) => {
             print(text.as_bytes());
@@ -37,7 +42,9 @@ fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            eprintln!("ipipou: {failure}");
+            for line in failure.to_string().lines() {
+                eprintln!("ipipou: {line}");
+            }
             ExitCode::from(failure.exit().code())
         }
     }

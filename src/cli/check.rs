@@ -9,7 +9,8 @@ use clap::{ArgMatches, Command};
 
 use super::conf_file::{self, ConfFile};
 use super::resolve::{self, Directories};
-use super::{CliError, Options, matches, secret_file, usage};
+use super::{CliError, Invocation, Options, Run, matches, secret_file, usage, usage_lines};
+use crate::auth::key_text;
 
 /// What to say of the file `--config NAME` means, when nothing is wrong with it: warnings, and, with
 /// the copy that a running tunnel has read, the options that need a restart.
@@ -29,11 +30,9 @@ pub fn check(
     secret_file::read(&mut options, &mut warnings).map_err(|error| in_file(&error))?;
     let run =
         resolve::resolve(&options, &Directories::default()).map_err(|error| in_file(&error))?;
-    let mut text = String::new();
+    warnings.extend(options.last_of_two());
+    let mut text = about(&run, &warnings);
     let mut say = |line: String| writeln!(text, "{line}").unwrap_or_default();
-    for warning in warnings.into_iter().chain(run.warnings) {
-        say(format!("warning: {warning}"));
-    }
     say(format!("{path}: no mistakes"));
     match running.map(|running| read(running, command)) {
         Some(Ok(((before, _), _))) => {
@@ -49,10 +48,55 @@ pub fn check(
     Ok(text)
 }
 
+/// The options of the start that `ipipou check NAME OPTIONS` is about, when there are any: a file
+/// alone has no need of them.
+pub fn start(args: &[OsString]) -> Option<Vec<OsString>> {
+    let [program, check, first, rest @ ..] = args else { return None };
+    if check != "check" || ["-h", "--help", "--running"].iter().any(|own| first == own) {
+        return None;
+    }
+    let is_option = first.as_encoded_bytes().starts_with(b"-");
+    let mut start = vec![program.clone()];
+    match (is_option, rest) {
+        (true, _) => {}
+        (false, []) => return None,
+        (false, _) => start.push("--config".into()),
+    }
+    start.push(first.clone());
+    start.extend_from_slice(rest);
+    Some(start)
+}
+
+/// What to say of options that make a start.
+///
+/// # Errors
+/// When they ask for something else.
+pub fn options(start: Invocation) -> Result<String, CliError> {
+    match start {
+        Invocation::Run(run) | Invocation::Reauth(run) => {
+            Ok(about(&run, &[]) + "the options: no mistakes\n")
+        }
+        Invocation::Keygen { .. }
+        | Invocation::Show { .. }
+        | Invocation::Checked(_)
+        | Invocation::Generate(_) => Err(usage("check: these options start no tunnel")),
+    }
+}
+
+fn about(run: &Run, warnings: &[String]) -> String {
+    let warnings = warnings.iter().chain(&run.warnings);
+    let mut text: String = warnings.map(|warning| format!("warning: {warning}\n")).collect();
+    if let Some(key) = run.role.public_key() {
+        text += &format!("our public key is {}\n", key_text(&key));
+    }
+    text
+}
+
 type Read = ((ArgMatches, Options), Option<String>);
 
 fn read(name: &Path, command: &mut Command) -> Result<Read, CliError> {
-    let ConfFile { arguments, warning } = conf_file::read(name, command).map_err(usage)?;
+    let ConfFile { arguments, warning } =
+        conf_file::read(name, command).map_err(|errors| usage_lines(&errors.lines()))?;
     let all: Vec<_> = std::iter::once("ipipou".into()).chain(arguments).collect();
     Ok((matches(command, &all)?, warning))
 }

@@ -5,23 +5,30 @@ use std::ffi::OsString;
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 
-use super::options;
 use super::value::{ValueError, is_placeholder};
+use super::{meant, options};
 
 /// The most characters of a value that are repeated.
 const SHOWN: usize = 60;
+
+/// Where all words are.
+pub(super) const LIST: &str = "`ipipou -h` lists all";
 
 /// What is wrong with the arguments, where, and what to do. Secrets are not repeated.
 pub(super) fn complaint(error: &clap::Error, command: &clap::Command, args: &[OsString]) -> String {
     let given = text(error, ContextKind::InvalidArg).unwrap_or_default();
     let option = given.split([' ', '=']).next().unwrap_or_default();
+    if let Some((word, meant)) = one_hyphen_too_few(error, command, args) {
+        return format!("unknown option {}; did you mean {meant}?", shown(word));
+    }
     match error.kind() {
         ErrorKind::UnknownArgument | ErrorKind::InvalidSubcommand => {
             let word = text(error, ContextKind::InvalidSubcommand).unwrap_or(given);
             if word.starts_with('-') {
-                unknown_option(word, suggestion(error, command), command)
+                unknown_option(word, command)
             } else {
-                stray_word(word, args)
+                let position = args.iter().position(|arg| arg == word).unwrap_or_default();
+                stray_word(word, position, command, args)
             }
         }
         ErrorKind::ValueValidation => bad_value(error, option),
@@ -34,40 +41,41 @@ pub(super) fn complaint(error: &clap::Error, command: &clap::Command, args: &[Os
         | ErrorKind::WrongNumberOfValues
         | ErrorKind::MissingRequiredArgument => missing_value(option),
         ErrorKind::TooManyValues => format!("{option} takes no value"),
-        ErrorKind::ArgumentConflict if names_command(command, args) => {
-            "a command stands alone, without options before it".to_owned()
-        }
-        ErrorKind::ArgumentConflict => {
-            "one argument belongs to no option; a value with blanks needs quotes".to_owned()
-        }
+        ErrorKind::ArgumentConflict => conflict(error, command, args),
         ErrorKind::InvalidUtf8 => "an argument is not valid UTF-8".to_owned(),
         // What is left are clap's own faults, or help, which is not for here.
         _ => error.to_string().lines().next().unwrap_or_default().replace("error: ", ""),
     }
 }
 
-/// The option that clap thinks was meant. Aliases are short, and near to anything.
-pub(super) fn suggestion<'a>(error: &'a clap::Error, command: &clap::Command) -> Option<&'a str> {
-    let near = text(error, ContextKind::SuggestedArg)?;
-    let mut long = command.get_arguments().filter_map(clap::Arg::get_long);
-    long.any(|long| near.strip_prefix("--") == Some(long)).then_some(near)
+/// An option with one hyphen is several short ones to the parser, and the error is about one of
+/// these, or about the rest as a value.
+fn one_hyphen_too_few<'a>(
+    error: &clap::Error,
+    command: &clap::Command,
+    args: &'a [OsString],
+) -> Option<(&'a str, String)> {
+    let words = args.iter().skip(1).filter_map(|arg| arg.to_str());
+    let (word, meant) = meant::with_one_hyphen(words, command)?;
+    let is_value =
+        text(error, ContextKind::InvalidValue).is_some_and(|value| word.ends_with(value));
+    let is_letter = text(error, ContextKind::InvalidArg).is_some_and(|given| {
+        let letter = given.strip_prefix('-').filter(|letter| letter.chars().count() == 1);
+        letter.is_some_and(|letter| word.contains(letter))
+    });
+    (is_value || is_letter).then_some((word, meant))
 }
 
 /// An option that is not in the table, or a shortened one that could be several.
-pub(super) fn unknown_option(
-    word: &str,
-    suggestion: Option<&str>,
-    command: &clap::Command,
-) -> String {
+pub(super) fn unknown_option(word: &str, command: &clap::Command) -> String {
     let name = word.split('=').next().unwrap_or_default();
     let candidates = beginning_with(name.trim_start_matches('-'), command);
-    match (candidates.as_slice(), suggestion) {
-        ([_, _, ..], _) if name.starts_with("--") => {
-            format!("{} is ambiguous: --{}", shown(name), candidates.join(" or --"))
-        }
-        (_, Some(near)) => format!("{} is no option; is it {near}?", shown(name)),
-        _ => format!("{} is no option; `ipipou -h` lists them", shown(name)),
+    if let ([_, _, ..], true) = (candidates.as_slice(), name.starts_with("--")) {
+        return format!("{} is ambiguous: --{}", shown(name), candidates.join(" or --"));
     }
+    let near = meant::options(name, command);
+    let hint = meant::question("--", &near);
+    format!("unknown option {}; {}", shown(name), hint.as_deref().unwrap_or(LIST))
 }
 
 /// The long options that begin so.
@@ -86,15 +94,40 @@ pub(super) fn shown(value: &str) -> String {
 }
 
 /// A word that belongs to no option. It may be the rest of a secret that was not quoted.
-fn stray_word(word: &str, args: &[OsString]) -> String {
-    let secret = args.iter().any(|arg| arg.as_encoded_bytes().starts_with(b"--a"));
-    let position = args.iter().position(|arg| arg == word).unwrap_or_default();
-    let word = if secret { format!("argument {position}") } else { shown(word) };
-    format!("{word} is no command and belongs to no option; a value with blanks needs quotes")
+fn stray_word(word: &str, position: usize, command: &clap::Command, args: &[OsString]) -> String {
+    let before = args.iter().take(position).rev().filter_map(|arg| arg.to_str());
+    let option = before.clone().find(|arg| arg.starts_with('-')).unwrap_or_default();
+    let is_secret = option.trim_start_matches('-').starts_with('a');
+    if is_secret {
+        return format!(
+            "argument {position} belongs to no option; a value with blanks needs quotes"
+        );
+    }
+    let hint = meant::instead_of(word, command);
+    let word = shown(word);
+    match (position, hint) {
+        (1, Some(hint)) => format!("unknown command {word}; {hint}"),
+        (1, None) => format!("unknown command {word}; {LIST}"),
+        (_, Some(hint)) => format!("{word} belongs to no option; {hint}"),
+        (_, None) => format!("{word} belongs to no option; a value with blanks needs quotes"),
+    }
 }
 
-fn names_command(command: &clap::Command, args: &[OsString]) -> bool {
-    command.get_subcommands().any(|known| args.iter().any(|arg| arg == known.get_name()))
+/// Two options that exclude each other, or a word that is neither option nor value behind options.
+fn conflict(error: &clap::Error, command: &clap::Command, args: &[OsString]) -> String {
+    let is_command = |arg: &OsString| command.get_subcommands().any(|c| arg == c.get_name());
+    if args.get(1).is_some_and(is_command) {
+        let given = text(error, ContextKind::InvalidArg).unwrap_or_default();
+        let other = text(error, ContextKind::PriorArg).unwrap_or_default();
+        return format!("{given} and {other}: leave out one of them");
+    }
+    match meant::stray(args, command) {
+        Some((_, word)) if command.get_subcommands().any(|known| known.get_name() == word) => {
+            format!("{word} is a command: it stands first, without options before it")
+        }
+        Some((position, word)) => stray_word(word, position, command, args),
+        None => "one argument belongs to no option; a value with blanks needs quotes".to_owned(),
+    }
 }
 
 fn missing_value(option: &str) -> String {

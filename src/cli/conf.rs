@@ -12,7 +12,8 @@ use std::ffi::OsString;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use super::complaint::{beginning_with, complaint, placeholder, shown, suggestion, unknown_option};
+use super::complaint::{LIST, beginning_with, complaint, placeholder, shown, unknown_option};
+use super::meant;
 
 /// What is wrong with a file, and in which line.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,33 +36,86 @@ impl fmt::Display for ConfError {
 
 impl std::error::Error for ConfError {}
 
+/// All that is wrong with a file, a line each.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConfErrors(pub Vec<ConfError>);
+
+/// How many lines are named: a file that is none has thousands.
+const NAMED: usize = 20;
+
+impl ConfErrors {
+    /// The first of them as text, and how many there are more.
+    pub fn lines(&self) -> Vec<String> {
+        let mut lines: Vec<_> = self.0.iter().take(NAMED).map(ToString::to_string).collect();
+        if let (more @ 1.., Some(first)) = (self.0.len().saturating_sub(NAMED), self.0.first()) {
+            lines.push(format!("{}: {more} more bad lines", first.file.display()));
+        }
+        lines
+    }
+}
+
+impl fmt::Display for ConfErrors {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.lines().join("\n"))
+    }
+}
+
+impl std::error::Error for ConfErrors {}
+
 /// The arguments that stand in `text`, the contents of `path`. Every line is checked by itself
 /// against `command`, so that an error can name it; the arguments parse without error afterwards.
 ///
 /// # Errors
-/// For the first line that is no option, or has a value that its option does not take.
+/// For every line that is no option, or has a value that its option does not take.
 pub fn arguments(
     text: &[u8],
     path: &Path,
     command: &mut clap::Command,
-) -> Result<Vec<OsString>, ConfError> {
+) -> Result<Vec<OsString>, ConfErrors> {
     // Without this, help and the derived settings are not in the table yet.
     command.build();
     let text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text); // byte order mark
-    let mut arguments = Vec::new();
+    let (mut arguments, mut errors) = (Vec::new(), Vec::new());
     for (index, line) in text.split(|&byte| byte == b'\n').enumerate() {
-        let fail = |problem| ConfError { file: path.into(), line: Some(index + 1), problem };
-        let line = std::str::from_utf8(line).map_err(|_| fail("not valid UTF-8".to_owned()))?;
-        if let Some(argument) = argument(line.trim_end_matches('\r'), command).map_err(fail)? {
-            let parsed = command.try_get_matches_from_mut([&"ipipou".into(), &argument]);
-            let matches = parsed.map_err(|error| fail(bare(&complaint(&error, command, &[]))))?;
-            if let Some(problem) = placeholder(&matches, command) {
-                return Err(fail(bare(&problem)));
+        match checked(line, command) {
+            Ok(argument) => arguments.extend(argument),
+            Err(problem) => {
+                errors.push(ConfError { file: path.into(), line: Some(index + 1), problem });
             }
-            arguments.push(argument);
         }
     }
-    Ok(arguments)
+    if errors.is_empty() { Ok(arguments) } else { Err(ConfErrors(errors)) }
+}
+
+/// The argument that a line stands for, if it parses.
+fn checked(line: &[u8], command: &mut clap::Command) -> Result<Option<OsString>, String> {
+    let line = std::str::from_utf8(line).map_err(|_| "not valid UTF-8".to_owned())?;
+    let line = line.trim_end_matches('\r');
+    let explained = |problem: String| match hint(line) {
+        Some(hint) => format!("{problem}; {hint}"),
+        None => problem,
+    };
+    let Some(argument) = argument(line, command).map_err(explained)? else { return Ok(None) };
+    let matches = command
+        .try_get_matches_from_mut([&"ipipou".into(), &argument])
+        .map_err(|error| explained(bare(&complaint(&error, command, &[]))))?;
+    match placeholder(&matches, command) {
+        Some(problem) => Err(bare(&problem)),
+        None => Ok(Some(argument)),
+    }
+}
+
+/// What in a bad line is thought to be no part of its value.
+fn hint(line: &str) -> Option<&'static str> {
+    let value = line.trim().split_once([' ', '\t', '=']).map_or("", |(_, value)| value.trim());
+    let quoted = |quote| value.len() > 1 && value.starts_with(quote) && value.ends_with(quote);
+    if line.contains(" #") || line.contains("\t#") {
+        Some("a comment needs a line of its own")
+    } else if quoted('"') || quoted('\'') {
+        Some("values stand without quotes")
+    } else {
+        None
+    }
 }
 
 /// The one argument that a line stands for: a value is joined to its key with `=`, so that it may
@@ -114,24 +168,25 @@ fn names(arg: &clap::Arg, key: &str) -> bool {
     arg.get_long() == Some(key) || alias()
 }
 
-/// What to say of a key that is none. It is repeated only if it comes near an option: otherwise it
-/// may be a private key or a token on a line of its own.
+/// What to say of a key that is none. It is repeated only if it is a word or comes near an option:
+/// otherwise it may be a private key or a token on a line of its own.
 fn no_option(key: &str, letter: bool, command: &clap::Command) -> String {
     if letter {
-        return format!("{} is no option", shown(key));
+        return format!("unknown option {}; {LIST}", shown(key));
     }
-    let dashed = format!("--{key}");
-    let error = command.clone().try_get_matches_from(["ipipou", &dashed]).err();
-    let near = error.as_ref().and_then(|error| suggestion(error, command));
-    if near.is_none() && beginning_with(key, command).is_empty() {
-        return "the line does not begin with an option".to_owned();
+    let is_word = key.len() <= 24 && key.bytes().all(|b| b.is_ascii_lowercase() || b == b'-');
+    if is_word {
+        return bare(&unknown_option(&format!("--{key}"), command));
     }
-    bare(&unknown_option(&dashed, near, command))
+    match meant::options(key, command).is_empty() && beginning_with(key, command).is_empty() {
+        true => format!("the line does not begin with an option; {LIST}"),
+        false => bare(&unknown_option(&format!("--{key}"), command)),
+    }
 }
 
 /// In a file options have no hyphens.
 fn bare(problem: &str) -> String {
-    problem.strip_prefix("--").unwrap_or(problem).replace(" --", " ")
+    problem.strip_prefix("--").unwrap_or(problem).replace(" --", " ").replace("(--", "(")
 }
 
 #[cfg(test)]
@@ -180,9 +235,9 @@ mod tests {
     #[test]
     fn an_error_names_file_and_line() {
         for (text, expected) in [
-            ("sever", "f:1: sever is no option; is it server?"),
-            ("server\nx", "f:2: x is no option"),
-            ("t 1", "f:1: t is no option"),
+            ("sever", "f:1: unknown option sever; did you mean server?"),
+            ("server\nx", "f:2: unknown option x; `ipipou -h` lists all"),
+            ("t 1", "f:1: unknown option t; `ipipou -h` lists all"),
             ("fou-local-port", "f:1: fou-local-port needs a value"),
             ("fou-local-port ", "f:1: fou-local-port needs a value"),
             ("\nfou-local-port 70000", "f:2: fou-local-port: 70000 is not a port (1..65535)"),
@@ -196,8 +251,21 @@ mod tests {
                 "auth-key-b64 c2hvcnQ=",
                 "f:1: auth-key-b64: the value has 5 bytes: an ed25519 key has 32",
             ),
-            ("monitor", "f:1: the line does not begin with an option"),
-            ("RuBZkT23na2Q4QH1xfmZ=", "f:1: the line does not begin with an option"),
+            ("monitor", "f:1: unknown option monitor; `ipipou -h` lists all"),
+            (
+                "RuBZkT23na2Q4QH1xfmZ=",
+                "f:1: the line does not begin with an option; `ipipou -h` lists all",
+            ),
+            ("server # ours", "f:1: server takes no value; a comment needs a line of its own"),
+            (
+                "tunl-ip \"10.0.0.1\"",
+                "f:1: tunl-ip: \\\"10.0.0.1\\\" is not an IPv4 address; values stand without quotes",
+            ),
+            (
+                "sever\n\nfou-local-port 0\nserver\nx",
+                "f:1: unknown option sever; did you mean server?\nf:3: fou-local-port: 0 is not a port \
+                 (1..65535)\nf:5: unknown option x; `ipipou -h` lists all",
+            ),
             ("rp-filter on", "f:1: rp-filter: on is not one of strict, loose, off"),
         ] {
             assert_eq!(read(text).unwrap_err(), expected, "{text:?}");

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use zeroize::Zeroizing;
 
-use super::conf::{self, ConfError};
+use super::conf::{self, ConfError, ConfErrors};
 use super::options;
 
 /// Where files are that are given by name.
@@ -36,11 +36,11 @@ pub fn path_of(name: &Path) -> PathBuf {
 
 /// # Errors
 /// When the file cannot be read, is too big, or has a line that is no option.
-pub fn read(name: &Path, command: &mut clap::Command) -> Result<ConfFile, ConfError> {
+pub fn read(name: &Path, command: &mut clap::Command) -> Result<ConfFile, ConfErrors> {
     let path = path_of(name);
-    let fail = |problem: String| ConfError { file: path.clone(), line: None, problem };
+    let fail = |problem| ConfErrors(vec![ConfError { file: path.clone(), line: None, problem }]);
     let (text, readable_by_all) = contents(&path, MAX_SIZE)
-        .map_err(|error| fail(format!("cannot be read: {error}")))?
+        .map_err(|error| fail(format!("cannot be read: {error}{}", shorter(name, &error))))?
         .ok_or_else(|| fail("is larger than 1 MiB: that is no configuration file".to_owned()))?;
     let arguments = conf::arguments(&text, &path, command)?;
     let secret = arguments.iter().filter_map(|argument| argument.to_str()).any(|argument| {
@@ -53,6 +53,15 @@ pub fn read(name: &Path, command: &mut clap::Command) -> Result<ConfFile, ConfEr
     });
     let warning = warning_if_open(&path, secret && readable_by_all);
     Ok(ConfFile { arguments, warning })
+}
+
+/// A hint for who gave the file's name in place of its first part.
+fn shorter(name: &Path, error: &io::Error) -> String {
+    let bare = name.to_str().and_then(|name| name.strip_suffix(".conf"));
+    match bare.filter(|_| error.kind() == io::ErrorKind::NotFound && path_of(name) != name) {
+        Some(bare) => format!("; did you mean {bare}?"),
+        None => String::new(),
+    }
 }
 
 /// The bytes of a file, and whether every user can read them; nothing when there are more than

@@ -37,8 +37,15 @@ const TABLE: &str = r#"  {"nodes": {
   }}"#;
 
 const COMMANDS: [(&str, &str); 2] = [
-    ("show [--json] [NAME]", "Print what the tunnels of this host are doing, or the tunnel NAME."),
-    ("check NAME", "Read the file that --config NAME means, and say what is wrong with it."),
+    (
+        "show [--json | --wide] [NAME]",
+        "Print what the tunnels of this host are doing, or the tunnel NAME.",
+    ),
+    (
+        "check [NAME] [OPTIONS]",
+        "Read the options of a start, of which --config NAME may be given as NAME, and say what is \
+         wrong with them. Nothing is changed. The exit status is 0 or 2.",
+    ),
 ];
 
 const SIGNALS: [(&str, &str); 5] = [

@@ -25,6 +25,9 @@ pub struct RemoteEnd {
 
 pub fn local(text: &str) -> Result<LocalEnd, ValueError> {
     let text = text.trim();
+    if let Some(meant) = reordered(text) {
+        return Err(ValueError::LocalEndMeant(meant));
+    }
     let (rest, device) = match text.split_once('@') {
         Some((rest, device)) => (rest, Some(value::device(device)?)),
         None => (text, None),
@@ -38,6 +41,42 @@ pub fn local(text: &str) -> Result<LocalEnd, ValueError> {
         })?),
     };
     Ok(LocalEnd { ip, port, device })
+}
+
+/// The parts of our end in their order, where they were given in another, or without their signs.
+fn reordered(text: &str) -> Option<String> {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+    let is_device = |text: &str| {
+        let is_name = value::device(text).is_ok() && text.chars().all(is_plain);
+        is_name && !is_number(text) && address::any(text).is_err()
+    };
+    let is_ip = |text: &str| address::any(text).is_ok();
+    let meant = match text.split_once('@') {
+        Some((before, after)) => match (after.split_once(':'), is_device(before)) {
+            // @DEV:PORT
+            (Some((device, port)), _) if is_device(device) && is_number(port) => {
+                format!("{before}:{port}@{device}")
+            }
+            // DEV@IP
+            (None, true) if is_ip(after) => format!("{after}@{before}"),
+            // PORT@DEV
+            (None, false) if is_number(before) && is_device(after) => format!(":{before}@{after}"),
+            _ => return None,
+        },
+        None => match text.split_once(':') {
+            Some((device, port)) if is_device(device) && is_number(port) => {
+                format!(":{port}@{device}")
+            }
+            None if is_number(text) => format!(":{text}"),
+            None if is_device(text) && !text.contains('.') => format!("@{text}"),
+            Some(_) | None => return None,
+        },
+    };
+    local(&meant).ok().map(|_| meant)
+}
+
+fn is_number(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit())
 }
 
 pub fn remote(text: &str) -> Result<RemoteEnd, ValueError> {
@@ -97,7 +136,19 @@ mod tests {
 
     #[test]
     fn what_is_no_local_end_is_named() {
-        assert_eq!(local("eth0"), Err(ValueError::NotALocalEnd));
+        for (text, meant) in [
+            ("eth0", "@eth0"),
+            ("eth0:10000", ":10000@eth0"),
+            ("@eth0:10000", ":10000@eth0"),
+            ("192.0.2.1@eth0:7", "192.0.2.1:7@eth0"),
+            ("eth0@192.0.2.1", "192.0.2.1@eth0"),
+            ("10000", ":10000"),
+            ("10000@eth0", ":10000@eth0"),
+        ] {
+            assert_eq!(local(text), Err(ValueError::LocalEndMeant(meant.to_owned())), "{text}");
+        }
+        assert_eq!(local("1.2.3.400"), Err(ValueError::NotALocalEnd));
+        assert!(matches!(local("@eth0:0"), Err(ValueError::NotADevice(_))));
         assert_eq!(local("1.2.3.4:0"), Err(ValueError::NotAPort));
         assert_eq!(local("1.2.3.4:"), Err(ValueError::NotAPort));
         assert_eq!(local("::1"), Err(ValueError::NoBrackets));

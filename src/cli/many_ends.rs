@@ -61,6 +61,10 @@ pub fn hosts(options: &Options) -> Result<Option<HostsSource>, UsageError> {
     if given.hosts_url.is_none() {
         only_with("--hosts-url", of_url)?;
     }
+    let is_https = |url: &String| url.to_ascii_lowercase().starts_with("https:");
+    if given.hosts_url.as_ref().is_some_and(|url| !is_https(url)) {
+        only_with("a --hosts-url with https://", [of_url[1], of_url[2]])?;
+    }
     let source = match (&given.hosts_file, &given.hosts_url) {
         (None, None) => return Ok(None),
         (Some(_), Some(_)) => return Err(UsageError::TwoTables),

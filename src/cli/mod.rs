@@ -20,18 +20,20 @@ mod endpoint;
 mod gateway;
 mod inner;
 mod many_ends;
+mod meant;
 mod options;
 mod proof;
 mod resolve;
 mod secret_file;
+mod unused;
 mod usage;
 mod value;
 
 use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 
+use clap::CommandFactory as _;
 use clap::error::ErrorKind;
-use clap::{CommandFactory as _, FromArgMatches as _};
 
 pub use document::render;
 pub use options::{Document, Options};
@@ -46,8 +48,8 @@ pub enum Invocation {
     /// Print a new key pair.
     Keygen { labelled: bool },
     /// Show the tunnels whose control sockets are in directories below `runtime_root`.
-    Show { json: bool, name: Option<String>, runtime_root: PathBuf },
-    /// Print that a file has no mistakes, and what else is to be said about it.
+    Show { json: bool, wide: bool, name: Option<String>, runtime_root: PathBuf },
+    /// Print that there are no mistakes, and what else is to be said.
     Checked(String),
     /// Print [`render`]'s text.
     Generate(Document),
@@ -87,7 +89,7 @@ pub enum CliError {
     /// Help or version: to standard output, exit 0.
     #[error("{0}")]
     Print(String),
-    /// One line to standard error after `ipipou: `, exit 2.
+    /// To standard error, each line after `ipipou: `; exit 2. Bad lines of `.conf` files are several.
     #[error("{0}")]
     Usage(String),
 }
@@ -105,27 +107,42 @@ pub fn parse(
     if args.is_empty() {
         args.push("ipipou".into());
     }
+    if let Some(start) = check::start(&args) {
+        return check::options(parse(start, env)?).map(Invocation::Checked);
+    }
     let mut command = Options::command();
     let mut options = table(&mut command, &args)?;
     match options.command {
-        Some(Command::Show { json, runtime_root, name, help: _ }) => {
-            return Ok(Invocation::Show { json, name, runtime_root });
+        Some(Command::Show { json, wide, runtime_root, name, help: _ }) => {
+            return Ok(Invocation::Show { json, wide, name, runtime_root });
         }
         Some(Command::Check { running, name, help: _ }) => {
             let checked = check::check(&name, running.as_deref(), &mut command);
             return checked.map(Invocation::Checked);
         }
-        Some(Command::Generate { document }) => return Ok(Invocation::Generate(document)),
+        Some(Command::Generate { document, help: _ }) => return Ok(Invocation::Generate(document)),
         None => {}
     }
     let mut warnings = Vec::new();
     let exposed = secret_file::exposed(&options);
+    warnings.extend(options.last_of_two());
     if !options.config.is_empty() {
         let mut all = vec![args[0].clone()];
+        let mut problems = Vec::new();
         for name in &options.config {
-            let file = conf_file::read(name, &mut command).map_err(usage)?;
-            all.extend(file.arguments);
-            warnings.extend(file.warning);
+            match conf_file::read(name, &mut command) {
+                Ok(file) => {
+                    let mut own = vec![args[0].clone()];
+                    own.extend_from_slice(&file.arguments);
+                    warnings.extend(table(&mut command, &own)?.last_of_two());
+                    all.extend(file.arguments);
+                    warnings.extend(file.warning);
+                }
+                Err(errors) => problems.extend(errors.lines()),
+            }
+        }
+        if !problems.is_empty() {
+            return Err(usage_lines(&problems));
         }
         all.extend_from_slice(&args[1..]);
         options = table(&mut command, &all)?;
@@ -166,17 +183,22 @@ fn matches(
     {
         return Err(usage(problem));
     }
-    matches
-        .and_then(|matches| Options::from_arg_matches(&matches).map(|options| (matches, options)))
-        .map_err(|error| match error.kind() {
+    matches.and_then(|matches| Options::of(&matches).map(|options| (matches, options))).map_err(
+        |error| match error.kind() {
             ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
                 CliError::Print(error.to_string())
             }
             _ => usage(complaint::complaint(&error, command, args)),
-        })
+        },
+    )
 }
 
-/// Whatever stands in a path or a value, the message stays one line.
+fn usage_lines(problems: &[String]) -> CliError {
+    let lines: Vec<_> = problems.iter().map(|problem| usage(problem).to_string()).collect();
+    CliError::Usage(lines.join("\n"))
+}
+
+/// Whatever stands in a path or a value, a message stays one line.
 fn usage(problem: impl ToString) -> CliError {
     let escape = |c: char| match c.is_control() {
         true => c.escape_default().to_string(),

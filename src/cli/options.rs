@@ -8,7 +8,8 @@ use std::num::{NonZeroU8, NonZeroU16, NonZeroU32, NonZeroUsize};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{ArgAction, Parser, Subcommand, ValueEnum};
+use clap::parser::ValueSource;
+use clap::{ArgAction, ArgMatches, FromArgMatches as _, Parser, Subcommand, ValueEnum};
 use ipnet::Ipv6Net;
 
 use super::address::{self, Inner};
@@ -24,8 +25,8 @@ const USAGE: &str = "ipipou -s -b @DEV --auth-remote-pubkey-b64 KEY [OPTIONS]
        ipipou -b @DEV --hosts-file FILE --tunl-ip IP [OPTIONS]
        ipipou --config NAME
        ipipou --auth-keygen [-v]
-       ipipou show [--json] [NAME]
-       ipipou check NAME";
+       ipipou show [--json | --wide] [NAME]
+       ipipou check [NAME] [OPTIONS]";
 
 pub(super) const EXAMPLES: &str =
     "  A key pair, on the client: the file stays there, its second line goes to the server
@@ -87,11 +88,16 @@ pub struct Options {
     #[command(subcommand)]
     pub command: Option<Command>,
 
+    /// Flags that exclude each other and were both given: the one that is left out, and the last
+    /// one, which counts.
+    #[arg(skip)]
+    pub left_out: Vec<(&'static str, &'static str)>,
+
     /// Client: know the server, make the tunnel at once, prove who we are [default]
-    #[arg(short = 'c', long, overrides_with = "server", help_heading = "Role")]
+    #[arg(short = 'c', long, help_heading = "Role")]
     pub client: bool,
     /// Server: wait for an authenticated packet and make the tunnel towards its source
-    #[arg(short = 's', long, overrides_with = "client", help_heading = "Role")]
+    #[arg(short = 's', long, help_heading = "Role")]
     pub server: bool,
     /// Number of the tunnel. Defaults that come from it: --tunl-dev ipipouN, --fou-local-port
     /// 10000+N, --tunl-ip (server) 172.28.0.0+2N, --fou-local-ip-alt 172.29.0.0+N,
@@ -192,10 +198,10 @@ pub struct Options {
     pub fou_remote_port: Option<NonZeroU16>,
     /// Send outer packets with a UDP checksum, but for tunnels with a private address [default: the
     /// kernel's choice]
-    #[arg(long, overrides_with = "no_encap_csum", help_heading = "Outer packets")]
+    #[arg(long, help_heading = "Outer packets")]
     pub encap_csum: bool,
     /// Send outer packets without a UDP checksum
-    #[arg(long, overrides_with = "encap_csum", help_heading = "Outer packets")]
+    #[arg(long, help_heading = "Outer packets")]
     pub no_encap_csum: bool,
 
     /// Name of the tunnel interface, at most 15 bytes [default: ipipouN]
@@ -326,6 +332,45 @@ pub struct Options {
     pub version: Option<bool>,
 }
 
+impl Options {
+    /// The options of a parsed command line. Of two flags that exclude each other the last counts.
+    ///
+    /// # Errors
+    /// As clap's.
+    pub fn of(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        let mut options = Options::from_arg_matches(matches)?;
+        let is_first = |id: &str, other: &str| {
+            let given = |id| matches.value_source(id) == Some(ValueSource::CommandLine);
+            let place = |id| matches.indices_of(id).and_then(Iterator::last);
+            given(id) && given(other) && place(id) < place(other)
+        };
+        for (id, other) in [
+            ("client", "server"),
+            ("server", "client"),
+            ("encap_csum", "no_encap_csum"),
+            ("no_encap_csum", "encap_csum"),
+        ] {
+            if is_first(id, other) {
+                let (flag, name, last) = match id {
+                    "client" => (&mut options.client, "--client", "--server"),
+                    "server" => (&mut options.server, "--server", "--client"),
+                    "encap_csum" => (&mut options.encap_csum, "--encap-csum", "--no-encap-csum"),
+                    _ => (&mut options.no_encap_csum, "--no-encap-csum", "--encap-csum"),
+                };
+                *flag = false;
+                options.left_out.push((name, last));
+            }
+        }
+        Ok(options)
+    }
+
+    /// Warnings about flags that exclude each other.
+    pub fn last_of_two(&self) -> impl Iterator<Item = String> {
+        let warn = |(out, last): &(_, _)| format!("{out} and {last}: the last one counts, {last}");
+        self.left_out.iter().map(warn)
+    }
+}
+
 /// What else the program does, besides being a tunnel.
 #[derive(Debug, Clone, Subcommand)]
 pub enum Command {
@@ -334,6 +379,9 @@ pub enum Command {
         /// As JSON
         #[arg(long)]
         json: bool,
+        /// All columns, however wide: local and inner addresses, packets accepted and refused
+        #[arg(long, conflicts_with = "json")]
+        wide: bool,
         /// Where the tunnels' control sockets are
         #[arg(long, value_name = "DIR", default_value = "/run/ipipou",
               value_parser = value::path)]
@@ -345,7 +393,7 @@ pub enum Command {
         #[arg(short = 'h', long, action = ArgAction::Help)]
         help: Option<bool>,
     },
-    /// Check the .conf file NAME, without touching a tunnel
+    /// Check the .conf file NAME, or the options of a start, without touching a tunnel
     Check {
         /// Name the options that this earlier copy of the file has otherwise
         #[arg(long, value_name = "FILE", value_parser = value::path, hide = true)]
@@ -359,7 +407,12 @@ pub enum Command {
     },
     /// Print the man page or shell completions
     #[command(hide = true)]
-    Generate { document: Document },
+    Generate {
+        document: Document,
+        /// Print this help
+        #[arg(short = 'h', long, action = ArgAction::Help)]
+        help: Option<bool>,
+    },
 }
 
 /// What `ipipou generate` prints.

@@ -10,7 +10,7 @@ use super::defaults::Number;
 use super::options::{DatapathOption, Options, RpFilter};
 use super::usage::UsageError;
 use super::value::unless_zero;
-use super::{LogConfig, Run, gateway, inner, many_ends, proof};
+use super::{LogConfig, Run, gateway, inner, many_ends, proof, unused};
 use crate::engine::config::{
     ClientConfig, Datapath, DatapathChoice, Host, LEAST_MTU_V6, LearnConfig, Masquerade,
     NodeConfig, Outer, PrivateAddress, QueueConfig, Role, RulesConfig, ServerConfig, ServerName,
@@ -69,6 +69,7 @@ pub fn resolve(options: &Options, directories: &Directories) -> Result<Run, Usag
         Ends::Client | Ends::Clients => options.queue_number,
         Ends::Server | Ends::Hosts => None,
     };
+    warnings.extend(unused::warning(options, ends));
     let number = Number::new(options.number, queue);
     let basis = Basis { options, number, ends, outer: outer(options, ends)? };
     let role = match hosts {
@@ -199,7 +200,7 @@ fn tunnel(
         auth_ttl: options.auth_packet_ttl.map(|ttl| ttl.get()),
         rules: rules(options, number, warnings),
         gateway,
-        datapath: datapath(basis, remote, warnings)?,
+        datapath: datapath(basis, remote)?,
         queues: options.tun_queues,
     })
 }
@@ -214,11 +215,7 @@ fn mtu(options: &Options) -> Result<Option<u32>, UsageError> {
     }
 }
 
-fn datapath(
-    basis: &Basis,
-    remote: Option<IpAddr>,
-    warnings: &mut Vec<String>,
-) -> Result<DatapathChoice, UsageError> {
+fn datapath(basis: &Basis, remote: Option<IpAddr>) -> Result<DatapathChoice, UsageError> {
     let options = basis.options;
     let local = match basis.outer {
         Outer::Address(address) | Outer::AddressOn(address, _) => Some(address),
@@ -245,7 +242,7 @@ fn datapath(
         return Err(UsageError::NotInKernel(option));
     }
     if options.tun_queues.is_some() {
-        warnings.push("--tun-queues: with --datapath kernel there is no TUN interface".to_owned());
+        return Err(UsageError::NotInKernel("--tun-queues"));
     }
     Ok(DatapathChoice::Only(datapath))
 }

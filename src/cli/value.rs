@@ -55,6 +55,8 @@ pub enum ValueError {
     NotADevice(#[from] DeviceNameError),
     #[error("is neither [IP], [:PORT] nor [@DEV]: write @DEV for an interface")]
     NotALocalEnd,
+    #[error("is not [IP][:PORT][@DEV]; did you mean {0}?")]
+    LocalEndMeant(String),
     #[error("is neither an address nor a host name")]
     NotAHost,
     #[error("names an interface: that belongs to --fou-local or --fou-dev")]

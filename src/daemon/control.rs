@@ -21,6 +21,16 @@ const SOCKET: &str = "control.sock";
 /// How long `show` waits for one process.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// How `ipipou show` shows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Style {
+    /// A table that fits on a terminal.
+    Table,
+    /// All columns.
+    Wide,
+    Json,
+}
+
 /// The listening socket; removed when dropped.
 #[derive(Debug)]
 pub struct ControlSocket {
@@ -75,7 +85,7 @@ pub fn answer(mut stream: UnixStream, status: &ProcessStatus) {
 ///
 /// # Errors
 /// When there is nothing to show, or it may not be seen.
-pub fn show(root: &Path, name: Option<&str>, json: bool) -> Result<String, Failure> {
+pub fn show(root: &Path, name: Option<&str>, style: Style) -> Result<String, Failure> {
     let mut processes = Vec::new();
     for directory in directories(root)? {
         let Some(process) = ask(&directory)? else { continue };
@@ -92,7 +102,7 @@ pub fn show(root: &Path, name: Option<&str>, json: bool) -> Result<String, Failu
             "no running tunnel is called {name}; `ipipou show` lists them"
         )));
     }
-    if json {
+    if style == Style::Json {
         return serde_json::to_string_pretty(&processes)
             .map(|text| text + "\n")
             .map_err(|e| Failure::Generic(e.to_string()));
@@ -100,9 +110,10 @@ pub fn show(root: &Path, name: Option<&str>, json: bool) -> Result<String, Failu
     if processes.is_empty() {
         return Ok("no tunnel is running\n".to_owned());
     }
-    let mut text = status::table(&processes, clock::unix());
+    let now = clock::unix();
+    let mut text = status::table(&processes, now, style == Style::Wide);
     if name.is_some() {
-        text.extend(processes.iter().map(status::details));
+        text.extend(processes.iter().map(|process| status::details(process, now)));
     }
     Ok(text)
 }

@@ -30,7 +30,7 @@ use zeroize::Zeroizing;
 use crate::auth;
 use crate::engine::config::Role;
 pub use crate::kernel::close_memory;
-pub use control::show;
+pub use control::{Style, show};
 pub use directories::Directories;
 pub use failure::{Exit, Failure};
 pub use reauth::reauthenticate;

@@ -347,6 +347,7 @@ impl<'a> Process<'a> {
             | Report::LedAstray { .. }
             | Report::InnerTaken { .. }
             | Report::WayLeadsBack(_)
+            | Report::Rivals { .. }
             | Report::NodeUnusable { .. } => tracing::warn!("{report}"),
             Report::ReauthIgnored => tracing::warn!("{report}"),
             Report::HostsChanged(_) => tracing::info!("{report}"),

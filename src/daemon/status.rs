@@ -1,6 +1,7 @@
 //! What a process tells of itself.
 
 use super::process::Process;
+use crate::engine::Contact;
 use crate::engine::config::Role;
 use crate::observe::status::{Dropped, ProcessStatus, RemoteStatus, TunnelStatus};
 
@@ -46,6 +47,7 @@ impl Process<'_> {
 }
 
 fn tunnel_status(tunnel: crate::engine::Status) -> TunnelStatus {
+    let is_client = tunnel.contact.is_some();
     TunnelStatus {
         interface: tunnel.device,
         up: tunnel.up,
@@ -68,6 +70,14 @@ fn tunnel_status(tunnel: crate::engine::Status) -> TunnelStatus {
         },
         inner6: tunnel.inner6.map(|net| net.to_string()),
         last_authentication: tunnel.last_authentication,
+        last_accepted: tunnel.last_authentication.filter(|_| !is_client),
+        last_sent: tunnel.last_authentication.filter(|_| is_client),
+        last_data: tunnel.last_data,
+        connected: tunnel.contact.map(|contact| contact == Contact::Connected),
+        unanswered: match tunnel.contact {
+            Some(Contact::Unanswered(since)) => Some(since.as_secs()),
+            Some(Contact::Connected | Contact::Never) | None => None,
+        },
         rx_bytes: tunnel.traffic.rx_bytes,
         rx_packets: tunnel.traffic.rx_packets,
         tx_bytes: tunnel.traffic.tx_bytes,

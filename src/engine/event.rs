@@ -8,6 +8,7 @@ use ipnet::IpNet;
 
 use super::Memory;
 use super::config::{DeviceName, Outer};
+use super::heard::Contact;
 use super::host::{Found, Traffic};
 use super::hosts::{Inner, Node};
 use super::plan::Step;
@@ -109,6 +110,11 @@ pub enum Report {
         inner: IpAddr,
         interface: String,
     },
+    /// Each takes the tunnel from the other.
+    Rivals {
+        one: SocketAddr,
+        other: SocketAddr,
+    },
     Repairing(Step),
     ReauthIgnored,
 }
@@ -151,6 +157,10 @@ pub struct Status {
     pub up: bool,
     /// Unix time.
     pub last_authentication: Option<u64>,
+    /// A client's server, as far as it can be told.
+    pub contact: Option<Contact>,
+    /// Unix time when packets last came in, as far as this process saw.
+    pub last_data: Option<u64>,
     pub traffic: Traffic,
 }
 
@@ -233,6 +243,11 @@ impl fmt::Display for Report {
                 f,
                 "{inner}, an address at the other end of the tunnel, is one of {interface} as well: it \
                  cannot be reached; choose others with --tunl-ip and --tunl-peer-ip"
+            ),
+            Report::Rivals { one, other } => write!(
+                f,
+                "{one} and {other} take the tunnel from each other: two hosts have one key; give each \
+                 its own, and a server of its own (--number)"
             ),
             Report::Repairing(step) => write!(f, "repairing: {step}"),
             Report::ReauthIgnored => {

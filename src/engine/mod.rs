@@ -6,6 +6,7 @@ pub mod config;
 mod event;
 pub mod forwarding;
 mod gateway;
+mod heard;
 pub mod host;
 pub mod hosts;
 mod hosts_json;
@@ -15,6 +16,7 @@ mod peer;
 pub mod plan;
 mod proving;
 mod reading;
+mod rivals;
 pub mod socket;
 mod sources;
 mod status;
@@ -29,11 +31,14 @@ use crate::wire::auth_packet::SALT_LEN;
 use clients::Clients;
 use config::{ClientConfig, Datapath, Outer, Role, ServerConfig, TunnelConfig};
 pub use event::{Action, Counters, Event, Outgoing, Report, Status, Unusable};
+pub use heard::Contact;
+use heard::Heard;
 use host::{Family, Found, GatewaySpec};
 use hosts::Node;
 pub use peer::Memory;
 use peer::{End, Peer, RemoteClient, RemoteServer};
 use plan::{Control, ControlShape, Owned, RuleSpec, Step};
+use rivals::Rivals;
 use wanted::{Endpoint, Ends, OuterFound, find_outer};
 
 /// How often the host is read although nothing told of a change: of FOU listeners the kernel never
@@ -88,6 +93,8 @@ pub struct Engine {
     installed_gateway: Option<GatewaySpec>,
     owned: Owned,
     counters: Counters,
+    heard: Heard,
+    rivals: Rivals,
     phase: Phase,
     reread_at: Duration,
 }
@@ -149,6 +156,8 @@ impl Engine {
             installed_gateway: None,
             owned: Owned::default(),
             counters: Counters::default(),
+            heard: Heard::default(),
+            rivals: Rivals::default(),
             phase: Phase::Settling,
             reread_at: now.monotonic,
         }

@@ -26,7 +26,7 @@ impl Engine {
                 Ok(accepted) => {
                     let reply = clients.reply(payload, now);
                     actions.push(Action::HeardOf(from));
-                    self.accepted(from, accepted, actions);
+                    self.accepted(from, accepted, now, actions);
                     if let Some(payload) = reply {
                         self.send(from, payload, actions);
                     }
@@ -48,7 +48,7 @@ impl Engine {
                     if let Accepted::Moved { .. } = accepted {
                         self.peers[i].taken_for = None;
                     }
-                    self.accepted(from, accepted, actions);
+                    self.accepted(from, accepted, now, actions);
                     if let Some(payload) = reply {
                         self.send(from, payload, actions);
                     }
@@ -78,6 +78,7 @@ impl Engine {
         &mut self,
         from: SocketAddr,
         accepted: Accepted,
+        now: &Moment,
         actions: &mut Vec<Action>,
     ) {
         self.counters.accepted += 1;
@@ -90,7 +91,13 @@ impl Engine {
             }
         };
         self.reconcile(actions);
-        actions.push(Action::Report(report));
+        let rivals = match accepted {
+            Accepted::Moved { from: before } if self.rivals.moved(before, from, now.monotonic) => {
+                Some(Report::Rivals { one: before.min(from), other: before.max(from) })
+            }
+            Accepted::Moved { .. } | Accepted::Refreshed | Accepted::Arrived => None,
+        };
+        actions.extend([Some(report), rivals].into_iter().flatten().map(Action::Report));
     }
 
     pub(super) fn send(&mut self, to: SocketAddr, payload: Vec<u8>, actions: &mut Vec<Action>) {

@@ -31,6 +31,7 @@ impl Engine {
             self.adopt(&found, now, actions);
         }
         self.found = Some(found);
+        self.heard.read(self.traffic(), now.unix, now.monotonic);
         if self.endpoint.ends == Ends::Many {
             self.take_nodes(actions); // our outer address may have changed
         }

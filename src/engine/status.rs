@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use ipnet::IpNet;
 
 use super::clients::Clients;
-use super::host::{InterfaceKind, Traffic};
+use super::host::{Interface, InterfaceKind, Traffic};
 use super::peer::Peer;
 use super::wanted::Ends;
 use super::{Engine, Status};
@@ -14,9 +14,7 @@ impl Engine {
     /// The tunnel as it stands.
     pub fn status(&self) -> Status {
         let tunnel = &self.endpoint.tunnel;
-        let found = self.found.as_ref();
-        let devices = found.map(|found| self.devices(found)).unwrap_or_default();
-        let interfaces = || devices.iter().filter_map(|device| found?.interface(device));
+        let interfaces = || self.interfaces();
         let local = interfaces().find_map(|i| match i.kind {
             InterfaceKind::Ipip(link) => Some(link.local),
             InterfaceKind::Tun | InterfaceKind::Other => None,
@@ -28,8 +26,6 @@ impl Engine {
             Ends::Two => None,
             Ends::Many => Some(nodes.chain(clients.map(|remote| (remote, Vec::new()))).collect()),
         };
-        let mut traffic = Traffic::default();
-        interfaces().for_each(|i| traffic += i.traffic);
         Status {
             device: tunnel.device.to_string(),
             outer: self.outer.map(|o| SocketAddr::new(o.address, tunnel.port.get())),
@@ -45,7 +41,23 @@ impl Engine {
                 Some(clients) => clients.last_authentication(),
                 None => self.peers.iter().filter_map(Peer::last_authentication).max(),
             },
-            traffic,
+            contact: only.filter(|peer| peer.is_server()).map(|_| self.heard.contact()),
+            last_data: self.heard.last_data(),
+            traffic: self.traffic(),
         }
+    }
+
+    /// The interfaces of this tunnel, as last read.
+    fn interfaces(&self) -> impl Iterator<Item = &Interface> {
+        let found = self.found.as_ref();
+        let devices = found.map(|found| self.devices(found)).unwrap_or_default();
+        devices.into_iter().filter_map(move |device| found?.interface(&device))
+    }
+
+    /// What went through them.
+    pub(super) fn traffic(&self) -> Traffic {
+        let mut traffic = Traffic::default();
+        self.interfaces().for_each(|interface| traffic += interface.traffic);
+        traffic
     }
 }

@@ -75,6 +75,23 @@ pub struct TunnelStatus {
     pub inner6: Option<String>,
     /// Unix time: accepted by a server, sent by a client.
     pub last_authentication: Option<u64>,
+    /// Unix time of the last authentication packet that was accepted here; a client is not told
+    /// whether its own was.
+    #[serde(default)]
+    pub last_accepted: Option<u64>,
+    /// Unix time of the last authentication packet that was sent.
+    #[serde(default)]
+    pub last_sent: Option<u64>,
+    /// Unix time when packets last came in, as far as this process saw.
+    #[serde(default)]
+    pub last_data: Option<u64>,
+    /// Whether a client's server is there: packets came in, and do when some go out. `null` where
+    /// the other end proves itself to us.
+    #[serde(default)]
+    pub connected: Option<bool>,
+    /// Seconds since when packets go out and none come in, if that is why it is not.
+    #[serde(default)]
+    pub unanswered: Option<u64>,
     pub rx_bytes: u64,
     pub rx_packets: u64,
     pub tx_bytes: u64,
@@ -89,24 +106,35 @@ pub struct Dropped {
     pub bytes: Option<u64>,
 }
 
-const HEADINGS: [&str; 12] = [
-    "INTERFACE",
-    "ROLE",
-    "DATAPATH",
-    "STATE",
-    "LOCAL",
-    "REMOTE",
-    "INNER",
-    "LAST AUTH",
-    "RX",
-    "TX",
-    "ACCEPTED",
-    "REFUSED",
+/// What fits on most terminals.
+const WIDTH: usize = 100;
+/// Less is left of no address, whatever else is in its line.
+const LEAST_REMOTE: usize = 12;
+
+const REMOTE: &str = "REMOTE";
+
+/// A column: its heading, and whether only `--wide` shows it.
+const COLUMNS: [(&str, bool); 12] = [
+    ("INTERFACE", false),
+    ("ROLE", false),
+    ("DATAPATH", false),
+    ("STATE", false),
+    ("LOCAL", true),
+    (REMOTE, false),
+    ("INNER", true),
+    ("LAST AUTH", false),
+    ("RX", false),
+    ("TX", false),
+    ("ACCEPTED", true),
+    ("REFUSED", true),
 ];
 
-/// The table, one line a tunnel. `now` is Unix time.
-pub fn table(processes: &[ProcessStatus], now: u64) -> String {
-    let mut rows = vec![HEADINGS.map(str::to_owned)];
+/// The table, one line a tunnel, and what is wrong with each in a line below. `now` is Unix time.
+/// Unless it is `wide`, no line has more than 100 columns: an address that is too long for that
+/// loses its middle.
+pub fn table(processes: &[ProcessStatus], now: u64, wide: bool) -> String {
+    let mut rows = vec![COLUMNS.map(|(heading, _)| heading.to_owned())];
+    let mut notes = String::new();
     for process in processes {
         let refused: u64 = process.rejected.values().sum();
         for tunnel in &process.tunnels {
@@ -118,24 +146,51 @@ pub fn table(processes: &[ProcessStatus], now: u64) -> String {
                 or_dash(tunnel.local.as_deref()),
                 remote(tunnel),
                 format!("{} > {}", tunnel.inner, tunnel.inner_peer),
-                tunnel.last_authentication.map_or_else(|| "-".to_owned(), |at| age(now, at)),
+                last_authentication(tunnel, now),
                 bytes(tunnel.rx_bytes),
                 bytes(tunnel.tx_bytes),
                 process.accepted.to_string(),
                 refused.to_string(),
             ]);
+            if let Some(why) = why_not_connected(tunnel, now) {
+                let _ = writeln!(notes, "{}: {why}", tunnel.interface);
+            }
         }
     }
-    let mut widths = [0; HEADINGS.len()];
-    for row in &rows {
-        for (width, cell) in widths.iter_mut().zip(row) {
-            *width = (*width).max(cell.len());
-        }
+    let rows: Vec<Vec<_>> = rows.into_iter().map(|row| shown(row, wide)).collect();
+    lines(rows, wide) + &notes
+}
+
+/// The cells of a row that are shown, each with its heading.
+fn shown(row: [String; COLUMNS.len()], wide: bool) -> Vec<(&'static str, String)> {
+    let cells = COLUMNS.into_iter().zip(row);
+    cells
+        .filter(|((_, of_wide), _)| wide || !of_wide)
+        .map(|((name, _), cell)| (name, cell))
+        .collect()
+}
+
+fn lines(mut rows: Vec<Vec<(&str, String)>>, wide: bool) -> String {
+    const GAP: usize = 2;
+    let columns = rows.first().map_or(0, Vec::len);
+    let length = |cell: &str| cell.chars().count();
+    let width = |rows: &[Vec<(&str, String)>], column: usize| {
+        rows.iter().map(|row| length(&row[column].1)).max().unwrap_or_default()
+    };
+    let others = |name: &str| name != REMOTE;
+    let taken: usize = (0..columns)
+        .filter(|&column| others(rows[0][column].0))
+        .map(|column| width(&rows, column) + GAP)
+        .sum();
+    let room = if wide { usize::MAX } else { WIDTH.saturating_sub(taken).max(LEAST_REMOTE) };
+    for (_, cell) in rows.iter_mut().flatten().filter(|(name, _)| !others(name)) {
+        *cell = without_middle(cell, room);
     }
+    let widths: Vec<_> = (0..columns).map(|column| width(&rows, column)).collect();
     let mut text = String::new();
     for row in &rows {
         let mut line = String::new();
-        for (cell, width) in row.iter().zip(widths) {
+        for ((_, cell), width) in row.iter().zip(&widths) {
             let _ = write!(line, "{cell:<width$}  "); // a String takes everything
         }
         text.push_str(line.trim_end());
@@ -144,8 +199,21 @@ pub fn table(processes: &[ProcessStatus], now: u64) -> String {
     text
 }
 
+/// The end stays longest: it has the port.
+fn without_middle(text: &str, room: usize) -> String {
+    let length = text.chars().count();
+    if length <= room {
+        return text.to_owned();
+    }
+    let kept = room.saturating_sub(1);
+    let end = kept.min(kept / 2 + 3);
+    let start: String = text.chars().take(kept - end).collect();
+    let end: String = text.chars().skip(length - end).collect();
+    format!("{start}…{end}")
+}
+
 /// Everything about one process, a line each.
-pub fn details(process: &ProcessStatus) -> String {
+pub fn details(process: &ProcessStatus, now: u64) -> String {
     let mut text = format!(
         "pid {}, version {}, up {}, {}\naccepted {}, moved {}, sent {}, repaired {}\n",
         process.pid,
@@ -157,6 +225,9 @@ pub fn details(process: &ProcessStatus) -> String {
         process.sent,
         process.repaired,
     );
+    for tunnel in &process.tunnels {
+        text.push_str(&addresses(tunnel, now));
+    }
     for (reason, count) in &process.rejected {
         let _ = writeln!(text, "refused {count}: {}", reason.replace('_', " "));
     }
@@ -183,6 +254,29 @@ fn datapath(process: &ProcessStatus) -> String {
     }
 }
 
+/// What the table has no room for.
+fn addresses(tunnel: &TunnelStatus, now: u64) -> String {
+    let mut text = format!(
+        "{}: local {}, remote {}, inside {} > {}\n",
+        tunnel.interface,
+        or_dash(tunnel.local.as_deref()),
+        remote(tunnel),
+        tunnel.inner,
+        tunnel.inner_peer
+    );
+    let times = [
+        ("authentication sent", tunnel.last_sent),
+        ("authentication accepted", tunnel.last_accepted),
+        ("data received", tunnel.last_data),
+    ];
+    for (what, at) in times {
+        if let Some(at) = at {
+            let _ = writeln!(text, "last {what}: {}", age(now, at));
+        }
+    }
+    text
+}
+
 fn remote(tunnel: &TunnelStatus) -> String {
     match &tunnel.remotes {
         None => or_dash(tunnel.remote.as_deref()),
@@ -191,10 +285,39 @@ fn remote(tunnel: &TunnelStatus) -> String {
 }
 
 fn state(tunnel: &TunnelStatus) -> &'static str {
-    match (tunnel.up, tunnel.admitted) {
-        (true, true) => "up",
-        (true, false) => "expired",
-        (false, _) => "waiting",
+    match (tunnel.up, tunnel.connected, tunnel.admitted) {
+        (false, _, _) => "waiting",
+        (true, Some(true), _) => "connected",
+        (true, Some(false), _) => "not connected",
+        (true, None, true) => "up",
+        (true, None, false) => "expired",
+    }
+}
+
+/// Why a client's tunnel is not connected, as far as can be told.
+fn why_not_connected(tunnel: &TunnelStatus, now: u64) -> Option<String> {
+    if !tunnel.up || tunnel.connected != Some(false) {
+        return None;
+    }
+    let remote = or_dash(tunnel.remote.as_deref());
+    Some(match (tunnel.unanswered, tunnel.last_data) {
+        (Some(seconds), Some(at)) => format!(
+            "packets go out for {} and none come back; the last came {}",
+            duration(seconds),
+            age(now, at)
+        ),
+        _ => format!(
+            "nothing has come back from {remote} yet: an idle tunnel is silent, so try a ping"
+        ),
+    })
+}
+
+/// A server accepted it, a client has only sent it.
+fn last_authentication(tunnel: &TunnelStatus, now: u64) -> String {
+    match (tunnel.last_accepted, tunnel.last_sent) {
+        (Some(at), _) => age(now, at),
+        (None, Some(at)) => format!("sent {}", age(now, at)),
+        (None, None) => "-".to_owned(),
     }
 }
 
@@ -217,16 +340,17 @@ fn duration(seconds: u64) -> String {
 
 /// Powers of 1024, as `ip -s -h` with IEC units has them.
 fn bytes(count: u64) -> String {
-    const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
+    const UNITS: [&str; 7] = ["B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
     let mut value = count as f64;
     let mut unit = 0;
-    while value >= 1024.0 && unit + 1 < UNITS.len() {
+    while value >= 999.5 && unit + 1 < UNITS.len() {
         value /= 1024.0;
         unit += 1;
     }
     match unit {
         0 => format!("{count} B"),
-        _ => format!("{value:.1} {}", UNITS[unit]),
+        _ if value < 99.95 => format!("{value:.1} {}", UNITS[unit]),
+        _ => format!("{value:.0} {}", UNITS[unit]),
     }
 }
 
@@ -237,10 +361,97 @@ mod tests {
     #[test]
     fn amounts_read_well() {
         assert_eq!(bytes(0), "0 B");
-        assert_eq!(bytes(1023), "1023 B");
+        assert_eq!(bytes(999), "999 B");
+        assert_eq!(bytes(1000), "1.0 KiB");
         assert_eq!(bytes(1536), "1.5 KiB");
-        assert_eq!(bytes(u64::MAX), "16777216.0 TiB");
+        assert_eq!(bytes(102_400), "100 KiB");
+        assert_eq!(bytes(1_023_000), "999 KiB");
+        assert_eq!(bytes(u64::MAX), "16.0 EiB");
         assert_eq!(duration(119), "119s");
         assert_eq!(duration(7200), "2h");
+    }
+
+    /// A process whose every cell is as long as it can be.
+    fn widest(interface: &str, remote: &str) -> ProcessStatus {
+        let tunnel = TunnelStatus {
+            interface: interface.to_owned(),
+            up: true,
+            local: Some(remote.to_owned()),
+            private: None,
+            remote: Some(remote.to_owned()),
+            remotes: None,
+            admitted: true,
+            inner: "255.255.255.254".to_owned(),
+            inner_peer: "255.255.255.253".to_owned(),
+            inner6: None,
+            last_authentication: Some(1),
+            last_accepted: None,
+            last_sent: Some(1),
+            last_data: Some(1),
+            connected: Some(false),
+            unanswered: Some(119),
+            rx_bytes: 1_022_000,
+            rx_packets: 1,
+            tx_bytes: 1_022_000,
+            tx_packets: 1,
+        };
+        ProcessStatus {
+            version: String::new(),
+            pid: 1,
+            role: "server".to_owned(),
+            datapath: "kernel".to_owned(),
+            offloads: None,
+            uptime: 0,
+            rules: String::new(),
+            tunnels: vec![tunnel],
+            accepted: u64::MAX,
+            moved: 0,
+            sent: 0,
+            repaired: 0,
+            rejected: BTreeMap::new(),
+            dropped: BTreeMap::new(),
+            learned: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn a_line_has_a_hundred_columns_at_most() {
+        const V6: &str = "[2001:db8:1111:2222:3333:4444:5555:6666]:65535";
+        for (interface, remote) in [
+            ("ipipou0", "255.255.255.255:65535"),
+            ("fifteen-bytes-x", "255.255.255.255:65535"),
+            ("fifteen-bytes-x", V6),
+        ] {
+            let process = widest(interface, remote);
+            let shown = table(std::slice::from_ref(&process), 120, false);
+            for line in shown.lines() {
+                assert!(line.chars().count() <= WIDTH, "{}: {line}", line.chars().count());
+            }
+            assert!(shown.contains("5535  sent 119s ago"), "the port is there: {shown}");
+            assert!(table(&[process], 120, true).contains(&format!(" {remote}  255.255")));
+        }
+        let usual = table(&[widest("ipipou0", "203.0.113.200:52011")], 120, false);
+        assert!(usual.contains(" 203.0.113.200:52011 "), "nothing is cut: {usual}");
+    }
+
+    #[test]
+    fn a_client_says_what_it_knows_of_its_server() {
+        let mut process = widest("ipipou0", "203.0.113.1:10000");
+        let shown = table(std::slice::from_ref(&process), 121, false);
+        assert!(shown.contains(" not connected "), "{shown}");
+        assert!(
+            shown.contains("ipipou0: packets go out for 119s and none come back; the last came")
+        );
+        process.tunnels[0].unanswered = None;
+        process.tunnels[0].last_data = None;
+        let shown = table(std::slice::from_ref(&process), 121, false);
+        assert!(shown.contains("nothing has come back from 203.0.113.1:10000 yet"), "{shown}");
+        process.tunnels[0].connected = Some(true);
+        let shown = table(std::slice::from_ref(&process), 121, false);
+        assert!(shown.contains(" connected ") && shown.lines().count() == 2, "{shown}");
+        assert!(shown.contains(" sent 2m ago "), "{shown}");
+        process.tunnels[0].last_accepted = Some(120);
+        let shown = table(&[process], 121, false);
+        assert!(shown.contains(" 1s ago "), "{shown}");
     }
 }

@@ -46,6 +46,35 @@ fn errors_of_files_name_file_and_line() {
 }
 
 #[test]
+fn all_bad_lines_are_named_at_once() {
+    let text = "server\nsever\n\nfou-local-port 0\nauth-key-b64 h7u3q9z1\nb @eth0\nwhatever x";
+    let Err(CliError::Usage(lines)) = with_file(text, "") else { panic!("it is bad") };
+    assert_eq!(
+        lines.lines().collect::<Vec<_>>(),
+        [
+            "FILE:2: unknown option sever; did you mean server?",
+            "FILE:4: fou-local-port: 0 is not a port (1..65535)",
+            "FILE:5: auth-key-b64: the value has 6 bytes: an ed25519 key has 32",
+            "FILE:7: unknown option whatever; `ipipou -h` lists all",
+        ]
+    );
+    let (first, second) = (file("sever"), file("n x"));
+    let args = [Path::new("--config"), &first, Path::new("--config"), &second];
+    let both = usage(args);
+    for (line, path) in both.lines().zip([&first, &second]) {
+        assert!(line.starts_with(&format!("{}:1: ", path.display())), "{line}");
+    }
+    assert_eq!(both.lines().count(), 2);
+    for path in [first, second] {
+        std::fs::remove_file(path).expect("it was just written");
+    }
+    let Err(CliError::Usage(lines)) = with_file("x\n".repeat(100), "") else { panic!("bad") };
+    assert_eq!(lines.lines().count(), 21);
+    assert_eq!(lines.lines().last(), Some("FILE: 80 more bad lines"));
+    assert!(usage(["--config", "nobody0.conf"]).ends_with("; did you mean nobody0?"));
+}
+
+#[test]
 fn a_secret_that_everybody_can_read_is_warned_about() {
     use std::os::unix::fs::PermissionsExt as _;
     const TABLE: &str = "tunl-ip 10.0.0.1\nhosts-url https://a/";
@@ -158,4 +187,26 @@ fn with_keys(text: &str, key: &str) -> String {
         _ => line.to_owned(),
     });
     lines.collect::<Vec<_>>().join("\n")
+}
+
+#[test]
+fn the_options_of_a_start_are_checked_as_a_start_would() {
+    let said = |line: &str| match parse(format!("check {line}").split(' ')) {
+        Ok(Invocation::Checked(text)) => text,
+        other => panic!("{line}: {other:?}"),
+    };
+    let text = said("-s -b @eth0 --keepalive 27");
+    assert!(text.starts_with("warning: --keepalive: a server has no use for it"), "{text}");
+    assert!(text.ends_with("the options: no mistakes\n"), "{text}");
+    let text = said(&format!("{CLIENT} --auth-key-b64 {PRIVATE}"));
+    assert!(text.contains(&format!("our public key is {PUBLIC}\n")), "{text}");
+    let path = file("server\nb @eth0\n");
+    let name = path.display().to_string();
+    assert!(said(&format!("{name} -n 4 --nft-table x")).contains("here it is x-4"));
+    let bad = usage(["check", &name, "-n", "many"]);
+    assert_eq!(bad, "--number: many is not a number from 0 to 4294967295");
+    std::fs::remove_file(&path).expect("it was just written");
+    assert!(usage(["check", "-s"]).starts_with("our end of the tunnel is missing"));
+    assert_eq!(usage(["check", "--auth-keygen"]), "check: these options start no tunnel");
+    assert!(usage(["check", "-s", "sever"]).starts_with("sever belongs to no option"));
 }

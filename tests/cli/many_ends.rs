@@ -82,10 +82,10 @@ fn who_carries_the_packets() {
     let tun = client("--datapath tun --tun-queues 4").tunnel;
     assert_eq!(tun.datapath, DatapathChoice::Only(Datapath::Tun));
     assert_eq!(tun.queues.map(usize::from), Some(4));
-    let kernel = run(&format!("{NODE} --datapath kernel --tun-queues 4"));
-    let Role::Node(node) = kernel.role else { panic!("no node") };
-    assert_eq!(node.tunnel.datapath, DatapathChoice::Only(Datapath::Kernel));
-    assert!(kernel.warnings.iter().any(|warning| warning.contains("--tun-queues")));
+    let kernel = node(&format!("{NODE} --datapath kernel")).tunnel;
+    assert_eq!(kernel.datapath, DatapathChoice::Only(Datapath::Kernel));
+    let both = usage(format!("{NODE} --datapath kernel --tun-queues 4").split(' '));
+    assert_eq!(both, "--datapath kernel cannot do --tun-queues: leave out one of them");
 }
 
 #[test]

@@ -127,6 +127,54 @@ fn what_a_server_demands_and_answers() {
     assert!(matches!(server(&both).reply, Reply::Signed(_)));
 }
 
+/// What the first version took in silence still starts, with one warning.
+#[test]
+fn what_cannot_matter_is_one_warning() {
+    let about = |line: &str, part: &str| {
+        let warnings = run(line).warnings;
+        warnings.into_iter().filter(|warning| warning.contains(part)).collect::<Vec<_>>()
+    };
+    for (line, named) in [
+        (format!("{SERVER} --keepalive 27"), "--keepalive: a server has no use for it"),
+        (format!("{CLIENT} --auth-lifetime 9"), "--auth-lifetime: a client has no use for it"),
+        (
+            format!("{CLIENT} --reply-on-auth-ok --auth-by-remote-ip -q 7"),
+            "--queue-number, --auth-by-remote-ip, --reply-on-auth-ok: a client has no use for it",
+        ),
+        (format!("{SERVER} --auth-secret s"), "--auth-secret, without --auth-remote-pubkey-b64: "),
+        (format!("{NODE} -s"), "--server: a host of a table has no use for it"),
+    ] {
+        let warnings = about(&line, "has no use for it");
+        let [warning] = warnings.as_slice() else { panic!("{line}: {warnings:?}") };
+        assert!(warning.starts_with(named), "{line}: {warning}");
+    }
+    for line in [SERVER, CLIENT, HUB, NODE, &format!("{SERVER} --keepalive 0")] {
+        assert_eq!(about(line, "has no use for it"), Vec::<String>::new(), "{line}");
+    }
+}
+
+#[test]
+fn of_two_roles_the_last_counts_and_that_is_said() {
+    let about = |run: &Run| {
+        let said = run.warnings.iter().filter(|warning| warning.contains("the last one counts"));
+        said.cloned().collect::<Vec<_>>()
+    };
+    let server = run("-c -b @eth0 -s");
+    assert_eq!(about(&server), ["--client and --server: the last one counts, --server"]);
+    assert!(matches!(server.role, Role::Server(_)));
+    let client = run(&format!("-s {CLIENT} -s -c"));
+    assert_eq!(about(&client), ["--server and --client: the last one counts, --client"]);
+    assert!(matches!(client.role, Role::Client(_)));
+    let Ok(Invocation::Run(run)) = with_file("client\nserver\nb @eth0", "") else {
+        panic!("no run")
+    };
+    assert_eq!(about(&run), ["--client and --server: the last one counts, --server"]);
+    // The command line wins over files: that is meant.
+    let Ok(Invocation::Run(run)) = with_file("client\nb @eth0", "-s") else { panic!("no run") };
+    assert_eq!(about(&run), Vec::<String>::new());
+    assert!(matches!(run.role, Role::Server(_)));
+}
+
 #[test]
 fn zero_seconds_mean_never() {
     let line = "--auth-lifetime 0 --auth-max-time-discrepancy 0";
@@ -168,7 +216,7 @@ fn other_things_than_a_tunnel() {
     assert!(matches!(parse(["--auth-keygen", "-v"]), Ok(Invocation::Keygen { labelled: true })));
     let line = format!("{CLIENT} --reauth-only");
     assert!(matches!(parse(line.split(' ')), Ok(Invocation::Reauth(_))));
-    let Ok(Invocation::Show { json: true, name: Some(name), runtime_root }) =
+    let Ok(Invocation::Show { json: true, wide: false, name: Some(name), runtime_root }) =
         parse(["show", "--json", "server0"])
     else {
         panic!("no show");
@@ -177,6 +225,7 @@ fn other_things_than_a_tunnel() {
     assert!(matches!(parse(["generate", "man"]), Ok(Invocation::Generate(Document::Man))));
     assert!(matches!(parse(["-h"]), Err(CliError::Print(_))));
     assert!(matches!(parse(["show", "-h"]), Err(CliError::Print(_))));
+    assert!(matches!(parse(["generate", "-h"]), Err(CliError::Print(_))));
     assert!(
         matches!(parse(["--version"]), Err(CliError::Print(text)) if text == concat!("ipipou ", env!("CARGO_PKG_VERSION"), "\n"))
     );
