@@ -104,7 +104,9 @@ def test_tun_device_is_forbidden(machine, options):
 @ENDS
 @pytest.mark.parametrize("kind", ["veth", "tun", "ipipou"])
 def test_name_is_taken(machine, options, kind):
-    """By anything: a TUN interface of another program is no better, nor one of our own."""
+    """By anything: a TUN interface of another program is no better. One of our own is named by its
+    process: it has the interface's lock."""
+    code, names = 52, ["ipipou0", "--tunl-dev"]
     with contextlib.ExitStack() as undo:
         if kind == "veth":
             machine.host.run("ip link add ipipou0 type veth peer name other0")
@@ -113,7 +115,8 @@ def test_name_is_taken(machine, options, kind):
         else:
             other = ipipou.Tunnel(machine.host, *CLIENT, *TUN, "--fou-local-port", "10009")
             undo.callback(other.process.stop)
-        refused(machine, *options, *TUN, code=52, names=["ipipou0", "--tunl-dev"])
+            code, names = 1, ["ipipou0", f"process {other.process.pid}"]
+        refused(machine, *options, *TUN, code=code, names=names)
         if kind == "ipipou":
             assert other.process.running()
 
