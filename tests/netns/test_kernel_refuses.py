@@ -29,7 +29,8 @@ def preloaded(tmp_path_factory):
     library = tmp_path_factory.mktemp("refuse") / "refuse.so"
     compiler = shutil.which("cc")
     subprocess.run(
-        [compiler, "-Wall", "-Werror", "-shared", "-fPIC", "-o", library, SOURCE, "-ldl"], check=True
+        [compiler, "-Wall", "-Werror", "-shared", "-fPIC", "-o", library, SOURCE, "-ldl"],
+        check=True,
     )
     return library
 

@@ -98,7 +98,10 @@ def test_of_many_that_start_at_once_one_runs(lan):
 
     def settled():
         running = [process for process in everybody if process.running()]
-        return len(running) == 1 and holders.names_in_use(lan.server) == [f"@{INTERFACE}", f"@{PORT}"]
+        return len(running) == 1 and holders.names_in_use(lan.server) == [
+            f"@{INTERFACE}",
+            f"@{PORT}",
+        ]
 
     await_(settled, timeout=60, what="one that runs")
     (winner,) = [process for process in everybody if process.running()]

@@ -143,7 +143,9 @@ def may_come_in(packet, to):
         source = ipaddress.IPv6Address(packet[8:24])
         return source in ipaddress.IPv6Network("fd00:9::/64") and str(source) not in own
     source = ipaddress.IPv4Address(packet[12:16])
-    nobody = source.is_multicast or source.is_loopback or packet[12] == 0 or packet[12:16] == b"\xff" * 4
+    nobody = (
+        source.is_multicast or source.is_loopback or packet[12] == 0 or packet[12:16] == b"\xff" * 4
+    )
     first = int.from_bytes(packet[6:8], "big") & 0x1FFF == 0
     icmp = packet[(packet[0] & 15) * 4 :]
     is_redirect = packet[9] == packets.ICMP and first and icmp[:1] == b"\5"

@@ -18,7 +18,9 @@ PORT = 10000
 # Another user, with a device for TUN interfaces as udev makes it.
 NOBODY = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--bounding-set=-all"]
 EVERYBODYS_DEVICE = ["unshare", "-m", "sh", "-c"]
-EVERYBODYS_DEVICE += ['mount -t tmpfs none /dev/net && mknod -m 666 /dev/net/tun c 10 200 && exec "$@"']
+EVERYBODYS_DEVICE += [
+    'mount -t tmpfs none /dev/net && mknod -m 666 /dev/net/tun c 10 200 && exec "$@"'
+]
 EVERYBODYS_DEVICE += ["sh", *NOBODY]
 
 # Tries to attach a queue to an interface that there is, or in many threads until it has one.
@@ -80,7 +82,7 @@ def test_a_service_user_is_no_exception(lab, binary):
     """It runs as a user that is not root, and others of that very user attach nothing either."""
     server, client = ipipou.neighbours(lab)
     reachable(binary)
-    service = [*EVERYBODYS_DEVICE[:-len(NOBODY)], *NOBODY[:4]]
+    service = [*EVERYBODYS_DEVICE[: -len(NOBODY)], *NOBODY[:4]]
     service += ["--bounding-set=-all,+net_admin", "--inh-caps=-all,+net_admin"]
     service += ["--ambient-caps=-all,+net_admin"]
     for path in (lab.directory, *lab.directory.parents[:2]):

@@ -200,9 +200,7 @@ def test_uplink_that_takes_less_than_ipv6_needs(hosts, outer):
         host.run(f"ip addr add {own6}/64 dev eth0 nodad")
         host.run("ip link set eth0 mtu 1280")
     await_answer(client, SERVER6)
-    end = ipipou.Tunnel(
-        server, "-s", "-b", f"{near}:{PORT}@eth0", "--ip6", f"{INNER6[0]}/64", *TUN
-    )
+    end = ipipou.Tunnel(server, "-s", "-b", f"{near}:{PORT}@eth0", "--ip6", f"{INNER6[0]}/64", *TUN)
     ipipou.Tunnel(
         *[client, "-c", "-b", f"{far}@eth0", "-r", f"{near}:{PORT}"],
         *["--tunl-ip", INNER_CLIENT, "--ip6", f"{INNER6[1]}/64", *TUN],

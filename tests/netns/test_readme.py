@@ -84,7 +84,9 @@ def test_quick_start(lab, tmp_path):
     """The keys, the server and the client of the quick start; the pings that it promises."""
     blocks = re.findall(r"```\n(.*?)\n```", section("## Quick start"), re.DOTALL)
     blocks = [block.replace("\\\n", " ") for block in blocks]
-    commands = [block.removeprefix("sudo ") for block in blocks if block.startswith("sudo ipipou -")]
+    commands = [
+        block.removeprefix("sudo ") for block in blocks if block.startswith("sudo ipipou -")
+    ]
     page = Page(lab, tmp_path, commands)
     server, client = Internet(lab).pair()
     keys, secret = (block for block in blocks if re.search(r">\w+\.(key|secret)$", block, re.M))

@@ -52,7 +52,9 @@ def redirect4(source, destination):
     quoted = packets.inner_icmp_echo(destination, "192.0.2.9")[:28]
     message = struct.pack("!BBH4s", 5, 1, 0, socket.inet_aton("192.0.2.8")) + quoted
     total = packets.checksum(message)
-    return ipv4(source, destination, packets.ICMP, message[:2] + total.to_bytes(2, "big") + message[4:])
+    return ipv4(
+        source, destination, packets.ICMP, message[:2] + total.to_bytes(2, "big") + message[4:]
+    )
 
 
 def echo6(source, destination):
@@ -67,7 +69,9 @@ def inject(host, source, to, payloads, port=PORT):
 
 def gained(end, before):
     """What was dropped since then."""
-    return {why: n - before.get(why, 0) for why, n in dropped(end).items() if n > before.get(why, 0)}
+    return {
+        why: n - before.get(why, 0) for why, n in dropped(end).items() if n > before.get(why, 0)
+    }
 
 
 # -- what may come out ----------------------------------------------------------------------
@@ -276,8 +280,14 @@ def test_a_tunnel_in_a_tunnel(lab, place):
     near.await_log("tunnel up")
     within = ipipou.Tunnel(server, "-s", "-b", place, *TUN, "--auth-token", "x", number=1)
     ipipou.client(
-        client, *TUN, "--auth-token", "x", remote=f"{INNER_SERVER}:{PORT + 1}", device="ipipou0",
-        number=1, peer=1,
+        client,
+        *TUN,
+        "--auth-token",
+        "x",
+        remote=f"{INNER_SERVER}:{PORT + 1}",
+        device="ipipou0",
+        number=1,
+        peer=1,
     )
     within.await_log("tunnel up")
     reach_each_other(server, client, peer=1)
@@ -303,18 +313,25 @@ def test_a_tunnel_in_itself(hosts, how):
     once."""
     server, client = hosts
     keys = ipipou.Keys(server)
-    near = ipipou.server(server, *TUN, *(["-b", f"[{SERVER6}]"] if how == "IPv6" else []), keys=keys)
+    near = ipipou.server(
+        server, *TUN, *(["-b", f"[{SERVER6}]"] if how == "IPv6" else []), keys=keys
+    )
     remote = SERVER6 if how == "IPv6" else SERVER
     place = f"[{CLIENT6}]:{PORT}" if how == "IPv6" else f"{CLIENT}:{PORT}"
     far = ipipou.client(
-        client, *TUN, *(["--ip6", "fd00:9::2/64"] if how == "IPv6" else []), "-b", place,
-        remote=f"[{SERVER6}]:{PORT}" if how == "IPv6" else f"{SERVER}:{PORT}", keys=keys,
+        client,
+        *TUN,
+        *(["--ip6", "fd00:9::2/64"] if how == "IPv6" else []),
+        "-b",
+        place,
+        remote=f"[{SERVER6}]:{PORT}" if how == "IPv6" else f"{SERVER}:{PORT}",
+        keys=keys,
     )
     near.await_log("tunnel up")
     reach_each_other(server, client)
     if how == "masqueraded":
         client.nft(
-            'table ip nat { chain out { type nat hook postrouting priority srcnat; '
+            "table ip nat { chain out { type nat hook postrouting priority srcnat; "
             'oifname "ipipou0" masquerade; }; }'
         )
     client.run(f"ip route add {remote} dev ipipou0")
@@ -339,7 +356,9 @@ def test_two_tunnels_in_each_other(hosts):
         near = ipipou.server(server, *token, "-b", address, number=number)
         place = ["-b", f"{CLIENT}:{PORT + number}"]
         remote = f"{address}:{PORT + number}"
-        ends.append(ipipou.client(client, *token, *place, remote=remote, number=number, peer=number))
+        ends.append(
+            ipipou.client(client, *token, *place, remote=remote, number=number, peer=number)
+        )
         near.await_log("tunnel up")
         reach_each_other(server, client, peer=number)
     client.batch(f"route add {SERVER} dev ipipou1", "route add 203.0.113.7 dev ipipou0")
@@ -357,7 +376,14 @@ def test_a_table_with_a_network_around_outer_addresses(lab):
     for i, host in enumerate(lan.hosts, 1):
         ends.append(
             ipipou.Tunnel(
-                host, "-b", outer(i), "--tunl-ip", f"{inner(i)}/24", *TUN, "--hosts-file", table.path
+                host,
+                "-b",
+                outer(i),
+                "--tunl-ip",
+                f"{inner(i)}/24",
+                *TUN,
+                "--hosts-file",
+                table.path,
             )
         )
     near, far = lan.hosts

@@ -53,14 +53,16 @@ def test_what_a_router_forwards_is_not_touched(lab):
     assert {name: count["packets"] for name, count in end.items() if count["packets"]} == {}
 
     # The host's own DNAT to the port is judged as everything else: it is for this host then.
-    lan.server.nft(f"""
+    lan.server.nft(
+        f"""
         table ip own {{
             chain prerouting {{
                 type nat hook prerouting priority dstnat;
                 udp dport 9999 dnat to {SERVER}:{PORT}
             }}
         }}
-    """)
+    """
+    )
     inside = lan.server.capture("ipipou0", "icmp")
     lan.stranger.send_fou(CLIENT, 4444, SERVER, 9999, INNER_CLIENT, INNER_SERVER, ident=0x111)
     lan.near.await_dropped(stranger_data=1)
@@ -72,7 +74,8 @@ def test_what_a_router_forwards_is_not_touched(lab):
 def test_a_client_behind_a_firewall_that_takes_only_answers(hosts):
     """And at a server that tracks connections, no data packet is one."""
     server, client = hosts
-    client.nft("""
+    client.nft(
+        """
         table ip firewall {
             chain input {
                 type filter hook input priority filter; policy drop;
@@ -80,9 +83,12 @@ def test_a_client_behind_a_firewall_that_takes_only_answers(hosts):
                 ct state { established, related } accept
             }
         }
-    """)
-    server.nft("table ip firewall { chain input { type filter hook input priority filter;"
-               " ct state invalid counter drop; }; }")
+    """
+    )
+    server.nft(
+        "table ip firewall { chain input { type filter hook input priority filter;"
+        " ct state invalid counter drop; }; }"
+    )
     keys = ipipou.Keys(server)
     near = ipipou.server(server, keys=keys)
     ipipou.client(client, keys=keys)
