@@ -1,5 +1,6 @@
 """Other local processes that have a name or a port that a tunnel wants."""
 
+import ipipou
 import sys
 
 # Runs in a host, as whoever starts it: takes abstract unix sockets, and says so.
@@ -43,9 +44,8 @@ def refused(host, argv, code, *words):
     before = host.snapshot()
     done = host.run(argv, check=False)
     assert done.returncode == code, (done.returncode, done.stderr)
-    lines = [line for line in done.stderr.splitlines() if "]: WARN: --auth-" not in line]
-    assert len(lines) == 1 and lines[0].startswith("ipipou: "), done.stderr
-    assert all(word in lines[0] for word in words), done.stderr
+    line = ipipou.complaint(done)
+    assert line.startswith("ipipou: ") and all(word in line for word in words), line
     assert host.snapshot() == before
 
 

@@ -152,3 +152,9 @@ class Lan:
         self.far = client(self.client, *options, keys=self.keys, prefix=prefix)
         self.near.await_log("tunnel up")
         return self
+
+
+def complaint(done):
+    """The one line that a program ended with, behind the warnings about its options."""
+    (line,) = [line for line in done.stderr.splitlines() if "]: WARN: --auth-" not in line]
+    return line
