@@ -3,7 +3,7 @@
 use ipipou::auth::Reject;
 use ipipou::engine::host::{Admitted, RulesFound};
 
-use super::host::OUTER;
+use super::host::{OUTER, plain_ipip};
 use super::situations::{A, B, SECOND, calling, serving};
 use super::*;
 
@@ -81,7 +81,7 @@ fn private_addresses_are_guarded_while_they_are_there() {
 
 #[test]
 fn plain_ipip_of_others_between_the_same_hosts_is_left_to_them() {
-    use ipipou::engine::host::{Encapsulation, InterfaceKind, IpipLink};
+    use ipipou::engine::host::InterfaceKind;
     use std::net::Ipv4Addr;
     let any = Ipv4Addr::UNSPECIFIED;
     let elsewhere: Ipv4Addr = "192.0.2.9".parse().unwrap();
@@ -97,15 +97,7 @@ fn plain_ipip_of_others_between_the_same_hosts_is_left_to_them() {
         (here, there, false, true), // the very pair
     ] {
         let mut play = serving();
-        let link = IpipLink {
-            local,
-            remote,
-            bound_to: None,
-            ttl: 0,
-            path_mtu_discovery: true,
-            mark: 0,
-            encapsulation: Encapsulation::NoneOrOther,
-        };
+        let link = plain_ipip(local, remote);
         play.host.add_interface("tunl0", 500, InterfaceKind::Ipip(link));
         play.host.found.interfaces.last_mut().unwrap().up = up;
         play.read();

@@ -79,16 +79,7 @@ impl PlayedHost {
 
     /// Somebody else's `ipip` link from our outer address.
     pub fn add_strange_link(&mut self, remote: Ipv4Addr) {
-        let link = IpipLink {
-            local: OUTER,
-            remote,
-            bound_to: None,
-            ttl: 0,
-            path_mtu_discovery: true,
-            mark: 0,
-            encapsulation: Encapsulation::NoneOrOther,
-        };
-        self.add_interface(STRANGER, 1000, InterfaceKind::Ipip(link));
+        self.add_interface(STRANGER, 1000, InterfaceKind::Ipip(plain_ipip(OUTER, remote)));
     }
 
     pub fn remove_interface(&mut self, name: &str) {
@@ -258,5 +249,18 @@ fn kind(wanted: &WantedLink) -> InterfaceKind {
     match wanted.kind {
         LinkKind::Ipip(link) => InterfaceKind::Ipip(link),
         LinkKind::Tun => InterfaceKind::Tun,
+    }
+}
+
+/// An `ipip` link of somebody else, without UDP around its packets.
+pub fn plain_ipip(local: Ipv4Addr, remote: Ipv4Addr) -> IpipLink {
+    IpipLink {
+        local,
+        remote,
+        bound_to: None,
+        ttl: 0,
+        path_mtu_discovery: true,
+        mark: 0,
+        encapsulation: Encapsulation::NoneOrOther,
     }
 }
