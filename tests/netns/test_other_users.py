@@ -69,7 +69,9 @@ def test_no_queue_for_others(lab, binary, queues):
     lurking.await_output("lurks")
     near = ipipou.server(server, *near_options)
     far = ipipou.client(client, *TUN, "--auth-token", "x", "--keepalive", "1")
+    near.await_log("DEBUG: add 172.28.0.0 peer")  # a thief's queue has it made once more
     near.await_log("tunnel up")
+    far.await_log("add 172.28.0.1 peer")
     assert client.ping("172.28.0.0", count=3).received == 3
     lurking.send_signal(signal.SIGUSR1)
     lurking.await_output(r"alive: 0\b")

@@ -122,7 +122,7 @@ def test_server_is_a_name(hosts):
     reach_each_other(server, client)
 
     server.batch(f"addr del {SERVER}/24 dev eth0", f"addr add {MOVED}/24 dev eth0")
-    near.await_log(f"our outer address is now {MOVED}")
+    near.await_log(f"change ipipou0 to local {MOVED}")  # only then it hears there
     names.write_text(f"{MOVED} server.example\n")
     far.reauthenticate()
     far.await_log(f"the server is at {MOVED}")
