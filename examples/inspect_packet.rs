@@ -9,7 +9,7 @@
 use std::error::Error;
 use std::net::{Ipv4Addr, SocketAddr};
 
-use ipipou::auth::{Policy, Proof, ReplayMemory, SharedSecret, Verifier, parse_key};
+use ipipou::auth::{Policy, Proof, ReplayMemory, ServerTime, SharedSecret, Verifier, parse_key};
 use ipipou::wire::auth_packet::{AUTH_PACKET_LEN, AuthPacket};
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -35,7 +35,8 @@ fn main() -> Result<(), Box<dyn Error>> {
         let verifier = Verifier::new(&*parse_key(key)?, secret, None)?;
         let policy = Policy { remote_ip: None, remote_port: None, proof: Proof::Key(verifier) };
         let from = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
-        match policy.check(from, &payload, packet.seconds, &mut ReplayMemory::default()) {
+        let time = ServerTime { now: packet.seconds, start: packet.seconds };
+        match policy.check(from, &payload, time, false, &mut ReplayMemory::default()) {
             Ok(()) => println!("signed by this key, with this secret"),
             Err(reason) => println!("would be refused: {reason}"),
         }

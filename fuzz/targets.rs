@@ -9,7 +9,7 @@ use std::path::Path;
 use std::sync::LazyLock;
 
 use clap::CommandFactory as _;
-use ipipou::auth::{Policy, Proof, ReplayMemory, SharedSecret, Signer, Verifier};
+use ipipou::auth::{Policy, Proof, ReplayMemory, ServerTime, SharedSecret, Signer, Verifier};
 use ipipou::cli::{self, CliError, Options, conf};
 use ipipou::engine::hosts::HostTable;
 use ipipou::wire::inner::{self, Inner};
@@ -38,7 +38,8 @@ static POLICY: LazyLock<Policy> = LazyLock::new(|| {
 fn auth_packet(payload: &[u8]) {
     let from = (Ipv4Addr::LOCALHOST, 1).into();
     let mut seen = ReplayMemory::default();
-    assert!(POLICY.check(from, payload, 1_700_000_000, &mut seen).is_err());
+    let time = ServerTime { now: 1_700_000_000, start: 1_700_000_000 };
+    assert!(POLICY.check(from, payload, time, false, &mut seen).is_err());
     assert_eq!(seen, ReplayMemory::default());
 }
 

@@ -6,8 +6,8 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use ipipou::auth::{
-    Policy, Proof, Reject, ReplayMemory, SharedSecret, Signer, Token, Verifier, generate_seed,
-    is_public_key, parse_key,
+    Policy, Proof, Reject, ReplayMemory, ServerTime, SharedSecret, Signer, Token, Verifier,
+    generate_seed, is_public_key, parse_key,
 };
 use proptest::prelude::*;
 
@@ -46,6 +46,10 @@ fn from() -> SocketAddr {
     "192.0.2.1:10000".parse().unwrap()
 }
 
+fn time(now: u64) -> ServerTime {
+    ServerTime { now, start: now }
+}
+
 fn policy(proof: Proof) -> Policy {
     Policy { remote_ip: None, remote_port: None, proof }
 }
@@ -78,7 +82,7 @@ fn packets_are_verified_as_before_also_with_a_tail() {
         let payload = hex(&vector.payload_hex);
         let mut seen = ReplayMemory::default();
         let check = |payload: &[u8], seen: &mut ReplayMemory| {
-            vector.policy(None).check(from(), payload, 0, seen)
+            vector.policy(None).check(from(), payload, time(vector.seconds), false, seen)
         };
         assert_eq!(check(&payload, &mut seen), Ok(()), "{}", vector.name);
         assert_eq!(check(&payload, &mut seen), Err(Reject::Replayed), "{}", vector.name);
@@ -97,7 +101,7 @@ fn clocks_may_differ_as_far_as_allowed() {
     let payload = hex(&vector.payload_hex);
     let check = |unix| {
         let policy = vector.policy(Some(Duration::from_secs(60)));
-        policy.check(from(), &payload, unix, &mut ReplayMemory::default())
+        policy.check(from(), &payload, time(unix), false, &mut ReplayMemory::default())
     };
     assert_eq!(check(vector.seconds - 60), Ok(()));
     assert_eq!(check(vector.seconds + 60), Ok(()));
@@ -111,15 +115,61 @@ fn what_was_refused_is_not_remembered() {
     let mut seen = ReplayMemory::default();
     let mut forged = hex(&vector.payload_hex);
     forged[68] = 0xff; // a later time, which the key did not sign
-    assert!(vector.policy(None).check(from(), &forged, 0, &mut seen).is_err());
+    assert!(vector.policy(None).check(from(), &forged, time(0), false, &mut seen).is_err());
     assert_eq!(seen, ReplayMemory::default());
+}
+
+/// With the key's owner's help there are signatures whose first half is a point of small order. They
+/// hold for libraries that do not look (cofactorless verification), not for others: who has the key
+/// could make packets that some servers accept and others refuse.
+#[test]
+fn a_signature_with_a_point_of_small_order_is_refused() {
+    use ed25519_dalek::{Signature, Verifier as _, VerifyingKey};
+
+    // R is the identity, and S = H(R, A, M) · a, for the key of 32 bytes 7 and the secret "secret".
+    let half = hex("1b5170aae7ce9a84d594ff12d93326888ddc6289690fb7c9e9e4dc053844c70c");
+    let signature = [&[1][..], &[0; 31], &half].concat();
+    let message = [&1_700_000_000u64.to_be_bytes()[3..], &[1, 2, 3, 4]].concat();
+    let public = Signer::new(&[7; 32], secret("secret")).public();
+
+    let key = VerifyingKey::from_bytes(&public).unwrap();
+    let signed = [&message[..], b"secret"].concat();
+    let loose = key.verify(&signed, &Signature::from_slice(&signature).unwrap());
+    assert!(loose.is_ok(), "a vector that nobody accepts proves nothing");
+
+    let verifier = Verifier::new(&public, secret("secret"), None).unwrap();
+    let packet = [signature, message].concat();
+    let check = |packet: &[u8]| {
+        let mut seen = ReplayMemory::default();
+        policy(Proof::Key(verifier.clone())).check(from(), packet, time(0), false, &mut seen)
+    };
+    assert_eq!(check(&packet), Err(Reject::WrongSignature));
+    let honest = Signer::new(&[7; 32], secret("secret")).packet(1_700_000_000, [1, 2, 3, 4]);
+    assert_eq!(check(&honest), Ok(()));
+}
+
+#[test]
+fn a_part_of_a_token_is_no_token() {
+    let token = b"the token\0and more";
+    let policy = policy(Proof::Token(Token::new(token.to_vec()).unwrap()));
+    let check = |payload: &[u8]| {
+        policy.check(from(), payload, time(0), false, &mut ReplayMemory::default())
+    };
+    assert_eq!(check(token), Ok(()));
+    for length in 0..token.len() {
+        let reason = if length == 0 { Reject::Empty } else { Reject::WrongToken };
+        assert_eq!(check(&token[..length]), Err(reason), "{length}");
+        assert_eq!(check(&token[token.len() - length..]), Err(reason), "the last {length}");
+    }
+    assert_eq!(check(&[&token[..], b"x"].concat()), Err(Reject::WrongToken));
 }
 
 #[test]
 fn the_source_is_checked_first() {
     let token = || Proof::Token(Token::new(b"hello".to_vec()).unwrap());
     let mut seen = ReplayMemory::default();
-    let mut check = |policy: Policy, payload: &[u8]| policy.check(from(), payload, 0, &mut seen);
+    let mut check =
+        |policy: Policy, payload: &[u8]| policy.check(from(), payload, time(0), false, &mut seen);
     assert_eq!(check(policy(token()), b"hello"), Ok(()));
     assert_eq!(check(policy(token()), b"hello "), Err(Reject::WrongToken));
     assert_eq!(check(policy(token()), b""), Err(Reject::Empty));
@@ -186,7 +236,7 @@ proptest! {
     fn no_packet_that_was_not_signed_passes(payload in proptest::collection::vec(any::<u8>(), 0..700)) {
         let vector = &vectors()[0];
         let mut seen = ReplayMemory::default();
-        prop_assert!(vector.policy(None).check(from(), &payload, 0, &mut seen).is_err());
+        prop_assert!(vector.policy(None).check(from(), &payload, time(0), false, &mut seen).is_err());
     }
 
     #[test]

@@ -6,6 +6,8 @@ mod gateway;
 mod guard;
 #[path = "engine/host.rs"]
 mod host;
+#[path = "engine/memory.rs"]
+mod memory;
 #[path = "engine/mtu.rs"]
 mod mtu;
 #[path = "engine/random.rs"]
@@ -25,7 +27,7 @@ use ipipou::engine::config::{
     ClientConfig, Datapath, DatapathChoice, GatewayConfig, Host, Outer, PrivateAddress,
     QueueConfig, Reply, Role, RulesConfig, ServerConfig, ServerName, SourceCheck, TunnelConfig,
 };
-use ipipou::engine::{Action, Engine, Event, Memory, Moment, Outgoing, Report};
+use ipipou::engine::{Action, Engine, Event, Memory, Moment, Outgoing, Report, Writing};
 use ipnet::IpNet;
 
 /// Unix time at the start of every play.
@@ -87,9 +89,15 @@ struct Play {
     /// What the wall clock is off by.
     skew: i64,
     sent: Vec<Outgoing>,
+    /// Of each packet: the clock, what was on disk, and its payload.
+    dated: Vec<(u64, Memory, Vec<u8>)>,
     reports: Vec<Report>,
     /// What was written to disk last.
     memory: Memory,
+    writings: usize,
+    /// What is to be written waits for [`Play::write`].
+    slow_disk: bool,
+    unwritten: Option<Writing>,
     applied: Vec<String>,
 }
 
@@ -126,8 +134,12 @@ impl Play {
             drawn: 0,
             skew,
             sent: Vec::new(),
+            dated: Vec::new(),
             reports: Vec::new(),
             memory,
+            writings: 0,
+            slow_disk: false,
+            unwritten: None,
             applied: Vec::new(),
         }
     }
@@ -160,14 +172,30 @@ impl Play {
                         }
                     }
                 }
-                Some(Action::Send(out)) => self.sent.push(out),
+                Some(Action::Send(out)) => {
+                    let clock = moment(self.now, self.skew, 0).unix;
+                    self.dated.push((clock, self.memory.clone(), out.payload.clone()));
+                    self.sent.push(out);
+                }
                 Some(Action::HeardOf(_)) => {}
                 Some(Action::ReadHost) => {
                     (applied, failed) = (false, false);
                     let found = self.host.found.clone();
                     self.feed(Event::HostRead(found), &mut work);
                 }
-                Some(Action::Remember(memory)) => self.memory = memory,
+                Some(Action::Remember(memory)) => {
+                    self.memory = memory;
+                    self.writings += 1;
+                }
+                Some(Action::Write(writing)) => {
+                    self.writings += 1;
+                    if self.slow_disk {
+                        self.unwritten = Some(writing);
+                    } else {
+                        self.memory = self.engine.memory();
+                        self.feed(Event::Written(writing), &mut work);
+                    }
+                }
                 Some(Action::Report(report)) => self.reports.push(report),
             }
             if applied && !failed && !work.iter().any(|a| matches!(a, Action::Apply(_))) {
@@ -209,6 +237,13 @@ impl Play {
 
     fn receive(&mut self, from: SocketAddrV4, payload: &[u8]) {
         self.handle(Event::Datagram { from: from.into(), payload });
+    }
+
+    /// The slow disk has written.
+    fn write(&mut self) {
+        let writing = self.unwritten.take().expect("something to write");
+        self.memory = self.engine.memory();
+        self.handle(Event::Written(writing));
     }
 
     /// A packet that the client's key signs now.

@@ -6,9 +6,12 @@ use std::time::Duration;
 
 use ed25519_dalek::{Signature, VerifyingKey};
 
-use super::replay::{ReplayMemory, Stale};
+use super::replay::{ReplayMemory, ServerTime, Stale};
 use super::secret::{KeyError, SharedSecret, Token};
 use crate::wire::auth_packet::{AuthPacket, ParseError};
+
+/// How far the clocks of clients that share a key may differ from ours, unless it is said.
+const SHARED_DISCREPANCY: Duration = Duration::from_secs(120);
 
 /// Everything that is checked, cheapest first.
 #[derive(Debug, Clone)]
@@ -35,12 +38,12 @@ pub enum Proof {
 pub struct Verifier {
     key: VerifyingKey,
     secret: SharedSecret,
-    /// `None`: the packet's time is held against the last accepted one only.
+    /// `None`: the packet's time is held against those that were accepted only.
     max_discrepancy: Option<Duration>,
 }
 
 /// Why a packet was refused. The names are those of the counters.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Reject {
     /// No remote can be there; see the engine.
     ImpossibleSource,
@@ -53,11 +56,16 @@ pub enum Reject {
     ClockDiffers,
     Replayed,
     OlderThanAccepted,
+    /// It may have been accepted before this start: see [`ReplayMemory`].
+    OlderThanStart,
     WrongSignature,
+    /// Everybody who is known is alive, and there is no room for more.
+    NoRoom,
 }
 
 impl Policy {
-    /// Checks one UDP payload. `unix` is our clock in seconds. A packet that passes is remembered.
+    /// Checks one UDP payload. A packet that passes is remembered. `known`: `from` is known to be a
+    /// client already, so the packet neither makes a tunnel nor moves one.
     ///
     /// # Errors
     /// The first reason to refuse it.
@@ -65,14 +73,27 @@ impl Policy {
         &self,
         from: SocketAddr,
         payload: &[u8],
-        unix: u64,
+        time: ServerTime,
+        known: bool,
         seen: &mut ReplayMemory,
     ) -> Result<(), Reject> {
         self.check_remote(from)?;
         match &self.proof {
             Proof::Nothing => Ok(()),
             Proof::Token(token) => check_token(token, payload),
-            Proof::Key(verifier) => verifier.check(payload, unix, seen),
+            Proof::Key(verifier) => verifier.check(payload, time, known, seen),
+        }
+    }
+
+    /// For many clients that share a key. None of them may date its packets as it likes, or one
+    /// could shut out the others; so times are held against our clock in any case. Tells by how
+    /// many seconds they may differ.
+    pub fn share(&mut self) -> Option<u64> {
+        match &mut self.proof {
+            Proof::Key(verifier) => {
+                Some(verifier.max_discrepancy.get_or_insert(SHARED_DISCREPANCY).as_secs())
+            }
+            Proof::Token(_) | Proof::Nothing => None,
         }
     }
 }
@@ -130,18 +151,25 @@ impl Verifier {
         self.key.to_bytes()
     }
 
-    fn check(&self, payload: &[u8], unix: u64, seen: &mut ReplayMemory) -> Result<(), Reject> {
+    fn check(
+        &self,
+        payload: &[u8],
+        time: ServerTime,
+        known: bool,
+        seen: &mut ReplayMemory,
+    ) -> Result<(), Reject> {
         let packet = AuthPacket::parse(payload)?;
-        if self.max_discrepancy.is_some_and(|max| unix.abs_diff(packet.seconds) > max.as_secs()) {
+        let difference = time.now.abs_diff(packet.seconds);
+        if self.max_discrepancy.is_some_and(|max| difference > max.as_secs()) {
             return Err(Reject::ClockDiffers);
         }
         // Cheaper than a signature, so replays cost us little.
-        seen.check(packet.seconds, packet.message)?;
+        seen.check(packet.seconds, packet.message, time, known)?;
         let signature = Signature::from_bytes(packet.signature);
         self.key
             .verify_strict(&[packet.message, self.secret.as_bytes()].concat(), &signature)
             .map_err(|_| Reject::WrongSignature)?;
-        seen.remember(packet.seconds, packet.message);
+        seen.remember(packet.seconds, packet.message, time);
         Ok(())
     }
 }
@@ -161,6 +189,7 @@ impl From<Stale> for Reject {
         match stale {
             Stale::Replayed => Reject::Replayed,
             Stale::OlderThanAccepted => Reject::OlderThanAccepted,
+            Stale::OlderThanStart => Reject::OlderThanStart,
         }
     }
 }
@@ -179,7 +208,9 @@ impl Reject {
             Reject::ClockDiffers => "clock_differs",
             Reject::Replayed => "replayed",
             Reject::OlderThanAccepted => "older_than_accepted",
+            Reject::OlderThanStart => "older_than_start",
             Reject::WrongSignature => "wrong_signature",
+            Reject::NoRoom => "no_room",
         }
     }
 }
@@ -198,11 +229,18 @@ impl fmt::Display for Reject {
             Reject::Oversized => "it is longer than any packet we know",
             Reject::WrongToken => "wrong token",
             Reject::ClockDiffers => {
-                "its clock differs from ours by more than --auth-max-time-discrepancy"
+                "its clock differs from ours by more than --auth-max-time-discrepancy (with --learn \
+                 120 s, unless it says otherwise)"
             }
             Reject::Replayed => "it was seen before",
             Reject::OlderThanAccepted => "it is older than the newest one accepted",
+            Reject::OlderThanStart => {
+                "it is from before this start, and what was accepted then is not remembered"
+            }
             Reject::WrongSignature => "wrong signature (another key, or another secret)",
+            Reject::NoRoom => {
+                "--learn-limit clients are known, and none was silent for --learn-lifetime"
+            }
         })
     }
 }

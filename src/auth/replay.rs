@@ -1,32 +1,69 @@
 //! The memory that refuses an authentication packet that was seen before.
 //!
-//! A packet's time has whole seconds, and a client may send several within one. So a packet is
-//! refused when it is older than the newest accepted second, or when the very same signed bytes
-//! were accepted within that second. The signature is not looked at: ed25519 lets others make a
-//! second valid signature from a first, never a second message.
+//! A packet's time has whole seconds, and a client may send several within one, so accepted
+//! messages are told apart by their bytes as well. The signature is not looked at: ed25519 lets
+//! others make a second valid signature from a first, never a second message.
 //!
-//! Clients that share a key have clocks of their own, none of which is the newest for long. For them
-//! the memory goes back a span of seconds, in which every message is told apart.
+//! **One client.** Its time does not go back: a packet is refused when it is older than the newest
+//! accepted one. A wrong clock may show a year that is far off, and must not shut its owner out
+//! until then. So times more than [`AHEAD`] seconds ahead of the server's clock have a newest of
+//! their own, and each of them is remembered until the ordinary times have passed it.
+//!
+//! **Many clients of one key.** Their clocks differ, and none may shut out the others. The policy
+//! holds their packets against the server's clock, and every message is remembered as long as its
+//! time would be accepted.
+//!
+//! **What is not remembered.** When the memory was lost, or a process did not come to its end,
+//! packets that were accepted before may not be in here. Packets of that time neither make a tunnel
+//! nor move it; from the remote that is known they are as good as others.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-/// How many packets of one second are told apart; one more is refused.
-const MAX_IN_ONE_SECOND: usize = 64;
+use super::replay_disk::OnDisk;
 
-/// Newest accepted time of one key, and what was accepted within that second.
+/// How far ahead of the server's clock a time is still an ordinary one, in seconds.
+pub const AHEAD: u64 = 120;
+
+/// How many messages of one client are told apart. Times that do not fit are refused as a whole.
+const MAX_OF_ONE: usize = 1024;
+
+/// Seconds by which the difference of two clocks changes though both are steady.
+const ROUNDING: i64 = 2;
+
+/// What was accepted of one key.
 ///
 /// Serialisable, so that a restart does not open the door to old packets.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "OnDisk", into = "OnDisk")]
 pub struct ReplayMemory {
-    newest: u64,
-    within: Vec<Vec<u8>>,
-    /// What was accepted in the seconds before, as far as the span goes back.
-    #[serde(default)]
-    before: BTreeMap<u64, Vec<Vec<u8>>>,
-    #[serde(default)]
-    span: u64,
+    /// Many clients share the key, and their clocks may differ from the server's by so much.
+    pub(super) span: Option<u64>,
+    /// Every older time is refused.
+    pub(super) floor: u64,
+    /// What was accepted since, by time.
+    pub(super) accepted: BTreeMap<u64, BTreeSet<Vec<u8>>>,
+    /// Far ahead more was accepted than is told apart: these times are refused, both included.
+    pub(super) crowded: Option<(u64, u64)>,
+    /// How far the client's clock is ahead of the server's, by packets of ordinary times, and by the
+    /// last ones if these were far ahead. A crash is told by this which packets may be lost.
+    pub(super) offset: i64,
+    pub(super) far_offset: Option<i64>,
+    /// An offset grew: until that is written, a crash would not be told.
+    pub(super) grown: bool,
+    pub(super) gap: Gap,
+    /// An older version of the program wrote it.
+    pub(super) old: bool,
+}
+
+/// The packets that may have been accepted without being remembered.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Gap {
+    /// Those of a time before this: a gap that an earlier process found.
+    pub(super) before: u64,
+    /// Those from so many seconds before or after the start of this process.
+    pub(super) around_start: Option<i64>,
 }
 
 /// Why a packet's time is not good.
@@ -34,91 +71,375 @@ pub struct ReplayMemory {
 pub enum Stale {
     Replayed,
     OlderThanAccepted,
+    /// It may have been accepted, but what was accepted then is not remembered.
+    OlderThanStart,
+}
+
+/// The server's clock at a packet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ServerTime {
+    /// Unix time.
+    pub now: u64,
+    /// Unix time of the process' start by the same clock: when the clock is set, this changes too.
+    pub start: u64,
+}
+
+impl ServerTime {
+    fn is_far_ahead(self, seconds: u64) -> bool {
+        seconds > self.now.saturating_add(AHEAD)
+    }
 }
 
 impl ReplayMemory {
-    /// From now on packets may be `span` seconds older than the newest.
+    /// Readies the memory for a process that starts at this Unix time. With a `span` many clients
+    /// share the key, and the policy takes times within so many seconds of the server's clock.
     #[must_use]
-    pub fn going_back(mut self, span: u64) -> Self {
+    pub fn at_start(mut self, span: Option<u64>, start: u64) -> Self {
         self.span = span;
+        // Older versions had one newest time, however far ahead it was.
+        let tolerated = start.saturating_add(span.unwrap_or(AHEAD));
+        if std::mem::take(&mut self.old) && self.floor > tolerated {
+            self.floor = 0;
+            self = self.lost(start);
+        }
         self
     }
 
-    /// # Errors
-    /// When `message` is old or known.
-    pub fn check(&self, seconds: u64, message: &[u8]) -> Result<(), Stale> {
-        if seconds.saturating_add(self.span) < self.newest {
-            return Err(Stale::OlderThanAccepted);
+    /// What was accepted before this Unix time may not be remembered.
+    #[must_use]
+    pub fn not_before(mut self, unix: u64) -> Self {
+        self.gap.before = self.gap.before.max(unix);
+        self
+    }
+
+    /// What was accepted before this start (Unix time) is not remembered.
+    #[must_use]
+    pub fn lost(mut self, start: u64) -> Self {
+        self.open_gap(0, start);
+        self
+    }
+
+    /// The process before did not come to its end: what it accepted last may not be remembered. The
+    /// difference of the clocks tells which packets the client can have sent before this start.
+    #[must_use]
+    pub fn interrupted(mut self, start: u64) -> Self {
+        if self.accepted.is_empty() {
+            return self;
         }
-        let accepted = match seconds == self.newest {
-            true => Some(&self.within),
-            false => self.before.get(&seconds),
-        };
-        match accepted {
-            Some(all) if all.len() >= MAX_IN_ONE_SECOND || all.iter().any(|m| m == message) => {
-                Err(Stale::Replayed)
-            }
-            Some(_) | None => Ok(()),
+        let offset = if self.span.is_some() { 0 } else { self.offset };
+        // The second of the start had a part before it.
+        self.open_gap(offset.saturating_add(1), start);
+        if let (Some(offset), Some(newest), None) = (self.far_offset, self.newest(), self.span) {
+            self.crowd(newest, start.saturating_add_signed(offset));
+        }
+        self
+    }
+
+    fn open_gap(&mut self, around_start: i64, start: u64) {
+        self.gap.around_start = self.gap.around_start.max(Some(around_start));
+        self.keep_gap(start);
+    }
+
+    /// Notes the gap in a way that the next process can use.
+    fn keep_gap(&mut self, start: u64) {
+        if let Some(offset) = self.gap.around_start {
+            self.gap.before = self.gap.before.max(start.saturating_add_signed(offset));
         }
     }
 
-    /// Remembers a message that passed [`check`](Self::check) and was proven.
-    pub fn remember(&mut self, seconds: u64, message: &[u8]) {
-        if seconds < self.newest {
-            self.before.entry(seconds).or_default().push(message.to_vec());
-            return;
+    /// Judges a packet's time. `known`: it comes from a remote that is known to be a client.
+    ///
+    /// # Errors
+    /// When `message` is old, or was accepted before.
+    pub fn check(
+        &self,
+        seconds: u64,
+        message: &[u8],
+        time: ServerTime,
+        known: bool,
+    ) -> Result<(), Stale> {
+        if self.accepted.get(&seconds).is_some_and(|all| all.contains(message)) {
+            return Err(Stale::Replayed);
         }
-        if seconds > self.newest {
-            let within = std::mem::take(&mut self.within);
-            self.before.insert(self.newest, within);
-            self.newest = seconds;
-            self.before = self.before.split_off(&seconds.saturating_sub(self.span));
+        let crowded = self.crowded.is_some_and(|(from, to)| (from..=to).contains(&seconds));
+        let behind = self.span.is_none()
+            && time.is_far_ahead(seconds)
+            && self.newest().is_some_and(|newest| seconds < newest);
+        if seconds < self.floor_at(time) || crowded || behind {
+            return Err(Stale::OlderThanAccepted);
         }
-        self.within.push(message.to_vec());
+        if !known && self.is_in_gap(seconds, time) {
+            return Err(Stale::OlderThanStart);
+        }
+        Ok(())
     }
+
+    /// What many clients' packets are forgotten before is behind the server's clock. If it is far
+    /// ahead of it, the clock was wrong then.
+    fn floor_at(&self, time: ServerTime) -> u64 {
+        match self.span {
+            Some(span) if self.floor > time.now.saturating_add(span) => 0,
+            Some(_) | None => self.floor,
+        }
+    }
+
+    fn is_in_gap(&self, seconds: u64, time: ServerTime) -> bool {
+        let in_this = |offset| seconds < time.start.saturating_add_signed(offset);
+        // A time well after this start is from when the server's clock was ahead.
+        let in_earlier =
+            self.gap.before <= time.start.saturating_add(AHEAD + 1) && seconds < self.gap.before;
+        in_earlier || self.gap.around_start.is_some_and(in_this)
+    }
+
+    pub(super) fn newest(&self) -> Option<u64> {
+        self.accepted.last_key_value().map(|(seconds, _)| *seconds)
+    }
+
+    /// Remembers a message that passed [`check`](Self::check) and was proven.
+    pub fn remember(&mut self, seconds: u64, message: &[u8], time: ServerTime) {
+        self.keep_gap(time.start);
+        self.accepted.entry(seconds).or_default().insert(message.to_vec());
+        match self.span {
+            Some(span) => self.forget_before(time.now.saturating_sub(span)),
+            None => self.remember_one(seconds, time),
+        }
+    }
+
+    /// Forgets what the server's clock alone refuses from now on.
+    fn forget_before(&mut self, oldest: u64) {
+        let rest = self.accepted.split_off(&oldest);
+        let gone = std::mem::replace(&mut self.accepted, rest);
+        if let Some((seconds, _)) = gone.last_key_value() {
+            self.floor = self.floor.max(seconds + 1);
+        }
+    }
+
+    fn remember_one(&mut self, seconds: u64, time: ServerTime) {
+        let difference = i128::from(seconds) - i128::from(time.now);
+        let offset = i64::try_from(difference).unwrap_or(i64::MAX);
+        if time.is_far_ahead(seconds) {
+            let known = self.far_offset.map_or(i64::MIN, |known| steady(known, offset));
+            self.far_offset = Some(known.max(offset));
+            self.grown |= known < offset;
+        } else {
+            let is_first = self.floor == 0;
+            let known = if is_first { i64::MIN } else { steady(self.offset, offset) };
+            self.offset = known.max(on_its_way(offset));
+            self.grown |= known < self.offset;
+            self.far_offset = None;
+            self.floor = self.floor.max(seconds);
+        }
+        self.accepted = self.accepted.split_off(&self.floor);
+        while self.accepted.values().map(BTreeSet::len).sum::<usize>() > MAX_OF_ONE {
+            let Some((oldest, _)) = self.accepted.pop_first() else { break };
+            if time.is_far_ahead(oldest) {
+                self.crowd(oldest, oldest);
+            } else {
+                self.floor = self.floor.max(oldest + 1);
+            }
+        }
+        self.crowded = self.crowded.filter(|(_, to)| *to >= self.floor);
+    }
+
+    /// Whether what was remembered last has to be written at once, and does not count before.
+    pub fn must_write(&mut self) -> bool {
+        std::mem::take(&mut self.grown)
+    }
+
+    fn crowd(&mut self, from: u64, to: u64) {
+        let (before, after) = self.crowded.unwrap_or((from, to));
+        self.crowded = Some((before.min(from), after.max(to)));
+    }
+}
+
+/// Packets are on their way for a while, and seconds are rounded: that is no slow clock.
+fn on_its_way(offset: i64) -> i64 {
+    if (-ROUNDING..0).contains(&offset) { 0 } else { offset }
+}
+
+/// An offset that was known, as long as the new one is the same but for rounding, or larger.
+fn steady(known: i64, offset: i64) -> i64 {
+    if offset < known.saturating_sub(ROUNDING) { on_its_way(offset) } else { known }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    const START: u64 = 1_700_000_000;
+
+    fn at(now: u64) -> ServerTime {
+        ServerTime { now, start: START }
+    }
+
+    /// What a process does with a proven packet that comes at `now` from a new remote.
+    fn take(memory: &mut ReplayMemory, now: u64, seconds: u64, salt: &[u8]) -> Result<(), Stale> {
+        memory.check(seconds, salt, at(now), false)?;
+        memory.remember(seconds, salt, at(now));
+        Ok(())
+    }
+
+    fn written_and_read(memory: &ReplayMemory) -> ReplayMemory {
+        serde_json::from_slice(&serde_json::to_vec(memory).unwrap()).unwrap()
+    }
+
     #[test]
     fn only_newer_or_new_within_the_second() {
         let mut memory = ReplayMemory::default();
-        assert_eq!(memory.check(100, b"a"), Ok(()));
-        memory.remember(100, b"a");
-        assert_eq!(memory.check(100, b"a"), Err(Stale::Replayed));
-        assert_eq!(memory.check(99, b"b"), Err(Stale::OlderThanAccepted));
-        assert_eq!(memory.check(100, b"b"), Ok(()));
-        memory.remember(100, b"b");
-        memory.remember(101, b"c");
-        assert_eq!(memory.check(100, b"d"), Err(Stale::OlderThanAccepted));
-        assert_eq!(memory.check(101, b"a"), Ok(()));
+        let now = START;
+        assert_eq!(take(&mut memory, now, 100, b"a"), Ok(()));
+        assert_eq!(take(&mut memory, now, 100, b"a"), Err(Stale::Replayed));
+        assert_eq!(take(&mut memory, now, 99, b"b"), Err(Stale::OlderThanAccepted));
+        assert_eq!(take(&mut memory, now, 100, b"b"), Ok(()));
+        assert_eq!(take(&mut memory, now, 101, b"c"), Ok(()));
+        assert_eq!(take(&mut memory, now, 100, b"d"), Err(Stale::OlderThanAccepted));
+        assert_eq!(take(&mut memory, now, 101, b"a"), Ok(()));
     }
 
     #[test]
-    fn within_the_span_everything_is_told_apart() {
-        let mut memory = ReplayMemory::default().going_back(10);
-        memory.remember(100, b"a");
-        memory.remember(95, b"b");
-        memory.remember(105, b"c");
-        for (seconds, message) in [(100, b"a"), (95, b"b"), (105, b"c")] {
-            assert_eq!(memory.check(seconds, message), Err(Stale::Replayed));
-        }
-        assert_eq!(memory.check(95, b"d"), Ok(()));
-        assert_eq!(memory.check(94, b"e"), Err(Stale::OlderThanAccepted));
-        memory.remember(106, b"f");
-        assert_eq!(memory.check(95, b"b"), Err(Stale::OlderThanAccepted));
-        assert_eq!(memory.before.keys().copied().collect::<Vec<_>>(), [100, 105]);
-    }
-
-    #[test]
-    fn one_second_is_bounded() {
+    fn a_wrong_year_ends_when_the_clock_is_right_again() {
+        const YEAR: u64 = 31_536_000;
         let mut memory = ReplayMemory::default();
-        for i in 0..MAX_IN_ONE_SECOND {
-            memory.remember(5, &i.to_be_bytes());
+        let far = START + YEAR;
+        assert_eq!(take(&mut memory, START, START, b"a"), Ok(()));
+        assert_eq!(take(&mut memory, START, far, b"b"), Ok(()));
+        assert_eq!(take(&mut memory, START, far - 1, b"c"), Err(Stale::OlderThanAccepted));
+        assert_eq!(take(&mut memory, START + 1, far + 1, b"d"), Ok(()));
+        assert_eq!(take(&mut memory, START + 2, START + 2, b"e"), Ok(()));
+        // What was accepted then is good at no time, a restart between or not.
+        for mut memory in [memory.clone(), written_and_read(&memory)] {
+            for now in [START + 3, far - AHEAD - 1, far - AHEAD, far, far + YEAR] {
+                assert_eq!(take(&mut memory, now, far, b"b"), Err(Stale::Replayed));
+                assert_eq!(take(&mut memory, now, far + 1, b"d"), Err(Stale::Replayed));
+            }
+            assert_eq!(take(&mut memory, far - 5, far - 5, b"f"), Ok(()));
+            assert_eq!(take(&mut memory, far + 9, far + 9, b"g"), Ok(()));
+            assert_eq!(take(&mut memory, far + 9, far, b"b"), Err(Stale::OlderThanAccepted));
         }
-        assert_eq!(memory.check(5, b"one more"), Err(Stale::Replayed));
-        assert_eq!(memory.check(6, b"one more"), Ok(()));
+    }
+
+    #[test]
+    fn what_is_more_than_a_memory_holds_is_refused() {
+        let mut memory = ReplayMemory::default();
+        for i in 0..=MAX_OF_ONE as u64 {
+            assert_eq!(take(&mut memory, START, START + AHEAD, &i.to_be_bytes()), Ok(()));
+        }
+        assert_eq!(take(&mut memory, START, START + AHEAD, b"x"), Err(Stale::OlderThanAccepted));
+        assert_eq!(take(&mut memory, START, START + AHEAD + 1, b"x"), Ok(()));
+
+        let (mut memory, far) = (ReplayMemory::default(), START + 1_000_000);
+        for i in 0..2 * MAX_OF_ONE as u64 {
+            assert_eq!(take(&mut memory, START, far + i, b"a"), Ok(()));
+        }
+        let mut memory = written_and_read(&memory);
+        for i in 0..2 * MAX_OF_ONE as u64 {
+            assert!(take(&mut memory, far + i, far + i, b"a").is_err(), "{i}");
+        }
+        assert_eq!(take(&mut memory, START, START, b"a"), Ok(()));
+        let after = far + 3 * MAX_OF_ONE as u64;
+        assert_eq!(take(&mut memory, after, after, b"a"), Ok(()));
+        assert_eq!(memory.crowded, None);
+    }
+
+    #[test]
+    fn many_clients_are_told_apart_as_long_as_their_packets_are_good() {
+        let mut memory = ReplayMemory::default().at_start(Some(10), START);
+        for i in 0..500u64 {
+            assert_eq!(take(&mut memory, START, START, &i.to_be_bytes()), Ok(()), "{i}");
+        }
+        for (seconds, salt) in [(START + 10, b"a"), (START - 10, b"b"), (START + 9, b"c")] {
+            assert_eq!(take(&mut memory, START, seconds, salt), Ok(()));
+            assert_eq!(take(&mut memory, START, seconds, salt), Err(Stale::Replayed));
+        }
+        assert_eq!(take(&mut memory, START + 15, START + 15, b"d"), Ok(()));
+        assert_eq!(memory.accepted.first_key_value().unwrap().0, &(START + 9));
+        // The clock went back: what is forgotten stays refused.
+        assert_eq!(take(&mut memory, START, START, &[0; 8]), Err(Stale::OlderThanAccepted));
+        assert_eq!(take(&mut memory, START, START + 1, &[0; 8]), Ok(()));
+    }
+
+    #[test]
+    fn what_is_not_remembered_counts_for_who_is_known() {
+        let memory = ReplayMemory::default().lost(START);
+        // A loss stays one after a restart.
+        let later = ServerTime { now: START + 100, start: START + 90 };
+        for (memory, time) in [(memory.clone(), at(START + 5)), (written_and_read(&memory), later)]
+        {
+            assert_eq!(memory.check(START - 1, b"a", time, false), Err(Stale::OlderThanStart));
+            assert_eq!(memory.check(START - 1, b"a", time, true), Ok(()));
+            assert_eq!(memory.check(START, b"a", time, false), Ok(()));
+        }
+        // A clock that was not set when the process started.
+        let memory = ReplayMemory::default().lost(0);
+        assert_eq!(memory.check(START - 1, b"a", at(START), false), Err(Stale::OlderThanStart));
+        // A clock that was ahead at the loss does not shut anybody out until then.
+        let memory = written_and_read(&ReplayMemory::default().lost(2 * START));
+        assert_eq!(memory.check(START, b"a", at(START), false), Ok(()));
+    }
+
+    #[test]
+    fn a_crash_loses_no_refusal_and_no_slow_clock() {
+        for offset in [0, -3600, 60] {
+            let client = |server: u64| server.saturating_add_signed(offset);
+            let mut memory = ReplayMemory::default().at_start(None, START);
+            assert_eq!(take(&mut memory, START, client(START), b"a"), Ok(()));
+            // Up to START + 30 more was accepted, and not written.
+            let start = START + 30;
+            let memory = written_and_read(&memory).at_start(None, start).interrupted(start);
+            let time = ServerTime { now: start + 1, start };
+            for lost in [START + 1, START + 29, start] {
+                let result = memory.check(client(lost), b"b", time, false);
+                assert_eq!(result, Err(Stale::OlderThanStart), "{offset} {lost}");
+                assert_eq!(memory.check(client(lost), b"b", time, true), Ok(()));
+            }
+            assert_eq!(memory.check(client(start + 1), b"b", time, false), Ok(()), "{offset}");
+        }
+        // The same far ahead.
+        let far = 1_000_000;
+        let mut memory = ReplayMemory::default().at_start(None, START);
+        assert_eq!(take(&mut memory, START, START + far, b"a"), Ok(()));
+        let start = START + 30;
+        let mut memory = written_and_read(&memory).at_start(None, start).interrupted(start);
+        assert!(take(&mut memory, start + 1, start + far, b"b").is_err());
+        assert_eq!(take(&mut memory, start + 1, start + far + 1, b"b"), Ok(()));
+        assert_eq!(take(&mut memory, start + 2, start + 2, b"b"), Ok(()));
+    }
+
+    #[test]
+    fn versions_may_follow_each_other() {
+        // Written by 0.3.0: one client, many clients.
+        let one = r#"{"newest":100,"within":[[1],[2]],"before":{},"span":0}"#;
+        let many = r#"{"newest":1000,"within":[[1]],"before":{"900":[[3]]},"span":120}"#;
+        let mut memory: ReplayMemory = serde_json::from_str(one).unwrap();
+        memory = memory.at_start(None, START);
+        assert_eq!(memory.check(100, &[2], at(START), false), Err(Stale::Replayed));
+        assert_eq!(memory.check(99, &[4], at(START), false), Err(Stale::OlderThanAccepted));
+        assert_eq!(take(&mut memory, START, 101, &[4]), Ok(()));
+        assert_eq!(take(&mut memory, START, START + 1_000_000, &[5]), Ok(()));
+        let value = serde_json::to_value(&memory).unwrap();
+        assert_eq!((&value["newest"], &value["within"]), (&101.into(), &serde_json::json!([[4]])));
+
+        let memory: ReplayMemory = serde_json::from_str(many).unwrap();
+        let memory = memory.at_start(Some(120), 1000);
+        let time = ServerTime { now: 1000, start: 1000 };
+        for (seconds, salt) in [(1000, 1), (900, 3)] {
+            assert_eq!(memory.check(seconds, &[salt], time, false), Err(Stale::Replayed));
+        }
+        assert_eq!(memory.check(880, &[9], time, false), Ok(()));
+        assert_eq!(memory.check(879, &[9], time, false), Err(Stale::OlderThanAccepted));
+        let value = serde_json::to_value(&memory).unwrap();
+        assert_eq!((&value["newest"], &value["span"]), (&1000.into(), &120.into()));
+        assert_eq!(value["before"], serde_json::json!({"900": [[3]]}));
+
+        // What a wrong clock has done to an older version ends with the update.
+        for (text, span) in [(one, None), (many, Some(120))] {
+            let memory: ReplayMemory = serde_json::from_str(text).unwrap();
+            let memory = memory.at_start(span, 500).at_start(span, 500);
+            let time = ServerTime { now: 500, start: 500 };
+            if span.is_some() {
+                assert_eq!(memory.check(500, &[9], time, false), Ok(()));
+                assert_eq!(memory.check(499, &[9], time, false), Err(Stale::OlderThanStart));
+            }
+        }
     }
 }

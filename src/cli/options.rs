@@ -260,8 +260,8 @@ pub struct Options {
     /// Accept packets from --fou-remote's port only
     #[arg(long, help_heading = "Server")]
     pub auth_by_remote_port: bool,
-    /// How far the clocks of client and server may differ, in seconds; 0: any clock will do
-    /// [default: 0]
+    /// How far the clocks of client and server may differ, in seconds; 0: any clock will do, but with
+    /// --learn 120 [default: 0]
     #[arg(long, value_name = "SEC", value_parser = value::seconds, help_heading = "Server")]
     pub auth_max_time_discrepancy: Option<Duration>,
     /// How long an authentication is good for, in seconds; 0: for ever [default: 0]

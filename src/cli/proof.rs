@@ -90,8 +90,21 @@ pub fn policy(
     Ok(Policy { remote_ip, remote_port, proof })
 }
 
-/// What a server answers. To sign it takes both keys: without the client's it does not use keys.
-pub fn reply(options: &Options, warnings: &mut Vec<String>) -> Reply {
+/// What a server answers, and only to who proved something: else everybody could have it send
+/// packets to others. To sign it takes both keys: without the client's it does not use keys.
+pub fn reply(options: &Options, policy: &Policy, warnings: &mut Vec<String>) -> Reply {
+    let proves_nothing = matches!(policy.proof, Proof::Nothing) && policy.remote_ip.is_none();
+    let unsigned = match options.reply_on_auth_ok {
+        true if proves_nothing => {
+            warnings.push(
+                "--reply-on-auth-ok: nobody is answered, as no key, token or address is asked for"
+                    .to_owned(),
+            );
+            Reply::Silent
+        }
+        true => Reply::Reversed,
+        false => Reply::Silent,
+    };
     match (&options.auth_key_b64, &options.auth_remote_pubkey_b64) {
         (Some(own), Some(remote)) => {
             // The secret has been warned about where the client's key was.
@@ -111,9 +124,9 @@ pub fn reply(options: &Options, warnings: &mut Vec<String>) -> Reply {
                 "--auth-key-b64: on a server it signs replies, and needs --auth-remote-pubkey-b64"
                     .to_owned(),
             );
-            unsigned(options)
+            unsigned
         }
-        (None, _) => unsigned(options),
+        (None, _) => unsigned,
     }
 }
 
@@ -127,10 +140,6 @@ fn warn_of_public_key(seed: &Seed, signer: &Signer, warnings: &mut Vec<String>) 
             key_text(&signer.public())
         ));
     }
-}
-
-fn unsigned(options: &Options) -> Reply {
-    if options.reply_on_auth_ok { Reply::Reversed } else { Reply::Silent }
 }
 
 const TOKEN_BEFORE_KEY: &str =

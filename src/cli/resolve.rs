@@ -116,15 +116,18 @@ fn server(
         (true, Some(port)) => Some(port.get()),
         (true, None) => return Err(UsageError::NoRemotePort),
     };
+    let tunnel = tunnel(basis, remote_ip, warnings)?;
+    let policy = proof::policy(options, remote_ip, remote_port, warnings)?;
+    let reply = proof::reply(options, &policy, warnings);
     Ok(ServerConfig {
-        tunnel: tunnel(basis, remote_ip, warnings)?,
+        tunnel,
         queue: QueueConfig {
             number: options.queue_number.map_or_else(|| basis.number.queue(), Ok)?,
             max_len: options.nfq_max_len.get(),
         },
-        policy: proof::policy(options, remote_ip, remote_port, warnings)?,
+        policy,
         lifetime: unless_zero(options.auth_lifetime),
-        reply: proof::reply(options, warnings),
+        reply,
         learn,
     })
 }

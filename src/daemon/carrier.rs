@@ -94,6 +94,7 @@ impl Carrier {
                     socket: datapath.socket(),
                     interface: datapath.has_interface(),
                     forwarding: datapath.forwarding(),
+                    silent: datapath.silent(),
                 };
             }
         }

@@ -9,14 +9,18 @@ use std::os::unix::net::UnixStream as Connection;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use serde_json::Value;
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::{UnixListener, UnixStream};
 
 use super::Failure;
-use super::clock;
+use super::clock::{self, Clock};
 use crate::observe::status::{self, ProcessStatus};
 
 const SOCKET: &str = "control.sock";
+
+/// Many thousand remotes have room in it.
+const MAX_STATUS: usize = 16 << 20;
 
 /// How long `show` waits for one process.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -137,14 +141,51 @@ fn ask(directory: &Path) -> Result<Option<ProcessStatus>, Failure> {
         Err(e) if e.kind() == io::ErrorKind::PermissionDenied => return Err(unreadable(&path, &e)),
         Err(_) => return Ok(None),
     };
-    let read = || -> io::Result<ProcessStatus> {
-        stream.set_read_timeout(Some(PATIENCE))?;
-        let mut json = Vec::new();
-        stream.read_to_end(&mut json)?;
-        serde_json::from_slice(&json).map_err(io::Error::other)
-    };
-    let mut read = read;
-    read().map(Some).map_err(|e| unreadable(&path, &e))
+    read_status(&mut stream).map(Some).map_err(|e| unreadable(&path, &e))
+}
+
+/// Who answers may not be what he says he is: his answer ends, in time and in length, and does
+/// nothing to a terminal.
+fn read_status(stream: &mut Connection) -> io::Result<ProcessStatus> {
+    let start = Clock::start();
+    let mut json = Vec::new();
+    let mut buffer = [0; 4096];
+    loop {
+        let left = PATIENCE.checked_sub(start.elapsed()).filter(|left| !left.is_zero());
+        stream.set_read_timeout(Some(left.ok_or(io::ErrorKind::TimedOut)?))?;
+        match stream.read(&mut buffer)? {
+            0 => break,
+            _ if json.len() > MAX_STATUS => return Err(io::ErrorKind::FileTooLarge.into()),
+            length => json.extend_from_slice(&buffer[..length]),
+        }
+    }
+    let mut status = serde_json::from_slice(&json).map_err(io::Error::other)?;
+    make_printable(&mut status);
+    serde_json::from_value(status).map_err(io::Error::other)
+}
+
+/// Escapes control characters in all strings.
+fn make_printable(value: &mut Value) {
+    match value {
+        Value::String(text) if text.contains(char::is_control) => {
+            let escaped = |c: char| match c.is_control() {
+                true => c.escape_default().to_string(),
+                false => c.to_string(),
+            };
+            *text = text.chars().map(escaped).collect();
+        }
+        Value::Array(values) => values.iter_mut().for_each(make_printable),
+        Value::Object(fields) => {
+            let escape = |(name, mut value): (String, Value)| {
+                let mut name = Value::String(name);
+                make_printable(&mut name);
+                make_printable(&mut value);
+                (name.as_str().unwrap_or_default().to_owned(), value)
+            };
+            *fields = std::mem::take(fields).into_iter().map(escape).collect();
+        }
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
+    }
 }
 
 fn unreadable(path: &Path, error: &io::Error) -> Failure {
@@ -153,4 +194,39 @@ fn unreadable(path: &Path, error: &io::Error) -> Failure {
         _ => "",
     };
     Failure::Generic(format!("{}: {error}{hint}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+    use std::thread;
+
+    use super::*;
+
+    fn answered_by(answer: impl FnOnce(Connection) + Send + 'static) -> io::Result<ProcessStatus> {
+        let (mut ours, theirs) = Connection::pair().unwrap();
+        let other = thread::spawn(move || answer(theirs));
+        let result = read_status(&mut ours);
+        drop(ours);
+        other.join().unwrap();
+        result
+    }
+
+    #[test]
+    fn an_answer_without_end_ends() {
+        let endless = |mut stream: Connection| while stream.write_all(&[b' '; 65536]).is_ok() {};
+        assert_eq!(answered_by(endless).unwrap_err().kind(), io::ErrorKind::FileTooLarge);
+    }
+
+    #[test]
+    fn what_would_change_a_terminal_is_escaped() {
+        let text = r#"{"version":"\u001b[2Jx\u009b","pid":1,"role":"a\nb","datapath":"tun",
+            "offloads":null,"uptime":1,"rules":"ä","tunnels":[],"accepted":0,"moved":0,"sent":0,
+            "repaired":0,"rejected":{"\u0007":1},"dropped":{},"learned":[]}"#;
+        let status = answered_by(move |mut stream| stream.write_all(text.as_bytes()).unwrap());
+        let status = status.unwrap();
+        assert_eq!(status.version, r"\u{1b}[2Jx\u{9b}");
+        assert_eq!((status.role.as_str(), status.rules.as_str()), (r"a\nb", "ä"));
+        assert_eq!(status.rejected.keys().collect::<Vec<_>>(), [r"\u{7}"]);
+    }
 }

@@ -1,21 +1,66 @@
 //! The memory of a tunnel on disk: replaced as a whole, so that a crash leaves the old or the new.
+//!
+//! A checksum tells a whole file from a damaged one, and a second, small file tells a first start
+//! from one whose memory was lost. Writing waits for the disk, so it is done in the background, and
+//! one writing does for all that is asked for while another one is under way.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::time::Duration;
 
-use crate::engine::Memory;
+use sha2::{Digest as _, Sha256};
+use tokio::task::{JoinHandle, spawn_blocking};
+use tokio::time::{Sleep, sleep, timeout};
+
+use crate::engine::{Engine, Memory, Writing};
+
+/// What those who wait for the disk wait at most.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// The fields that version 0.3 wrote, without a checksum.
+const OLD_FIELDS: [&str; 7] =
+    ["key", "seen", "authenticated", "reserved", "clock_from", "clients", "settings"];
+
+const CHECKSUM: &str = ",\"checksum\":\"";
+
+const MARK: &str = "ipipou keeps memory.json in this directory. While this file is here, a missing \
+                    memory.json is a loss, and no first start.\n";
 
 /// A file in the state directory.
 #[derive(Debug)]
 pub struct MemoryFile {
     path: PathBuf,
+    under_way: Option<UnderWay>,
+    /// Asked for and not begun.
+    wanted: Option<Writing>,
+    /// Done, and not told yet.
+    done: Option<(Writing, io::Result<()>)>,
+}
+
+#[derive(Debug)]
+struct UnderWay {
+    writing: Writing,
+    patience: Pin<Box<Sleep>>,
+    task: JoinHandle<io::Result<()>>,
+}
+
+/// What an earlier process left.
+#[derive(Debug)]
+pub enum Loaded {
+    /// There was none.
+    FirstStart,
+    Whole(Memory),
+    /// There was one; why it is lost.
+    Lost(io::Error),
 }
 
 impl MemoryFile {
     pub fn in_directory(directory: &Path) -> Self {
-        MemoryFile { path: directory.join("memory.json") }
+        let path = directory.join("memory.json");
+        MemoryFile { path, under_way: None, wanted: None, done: None }
     }
 
     /// The path, for messages.
@@ -23,23 +68,137 @@ impl MemoryFile {
         &self.path
     }
 
-    /// What an earlier process remembered; nothing when there is no file.
-    ///
-    /// # Errors
-    /// When the file cannot be read or is not ours.
-    pub fn load(&self) -> io::Result<Memory> {
+    /// What an earlier process remembered.
+    pub fn load(&self) -> Loaded {
         match fs::read(&self.path) {
-            Ok(bytes) => serde_json::from_slice(&bytes).map_err(io::Error::other),
-            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Memory::default()),
-            Err(e) => Err(e),
+            Ok(bytes) => match decode(&bytes) {
+                Ok(memory) => Loaded::Whole(memory),
+                Err(e) => Loaded::Lost(e),
+            },
+            Err(e) if e.kind() == io::ErrorKind::NotFound => match mark(&self.path).try_exists() {
+                Ok(false) => Loaded::FirstStart,
+                Ok(true) | Err(_) => Loaded::Lost(e),
+            },
+            Err(e) => Loaded::Lost(e),
         }
     }
 
-    /// # Errors
-    /// When the directory cannot be made or written.
-    pub fn save(&self, memory: &Memory) -> io::Result<()> {
-        replace(&self.path, &serde_json::to_vec(memory).map_err(io::Error::other)?)
+    /// Writes what `engine` remembers, now or after what is being written now.
+    pub fn write(&mut self, writing: Writing, engine: &Engine) {
+        self.wanted = Some(writing);
+        self.begin(engine);
     }
+
+    /// Begins with what is wanted, unless the disk is still busy.
+    fn begin(&mut self, engine: &Engine) {
+        if self.under_way.is_none()
+            && let Some(writing) = self.wanted.take()
+        {
+            self.under_way = Some(self.start(writing, engine.memory()));
+        }
+    }
+
+    fn start(&self, writing: Writing, memory: Memory) -> UnderWay {
+        let path = self.path.clone();
+        let task = spawn_blocking(move || save(&path, &memory));
+        UnderWay { writing, patience: Box::pin(sleep(PATIENCE)), task }
+    }
+
+    /// The next writing that is done, or that nobody waits for any longer: then the error says so.
+    /// Cancel safe.
+    pub async fn written(&mut self) -> (Writing, io::Result<()>) {
+        if let Some(done) = self.done.take() {
+            return done;
+        }
+        let Some(UnderWay { writing, patience, task }) = &mut self.under_way else {
+            return std::future::pending().await;
+        };
+        tokio::select! {
+            result = task => {
+                let writing = *writing;
+                self.under_way = None;
+                (writing, joined(result))
+            }
+            () = patience.as_mut() => {
+                *patience = Box::pin(sleep(PATIENCE));
+                let writing = self.wanted.take().unwrap_or(*writing).max(*writing);
+                (writing, Err(io::ErrorKind::TimedOut.into()))
+            }
+        }
+    }
+
+    /// Goes on with what was asked for in the meantime.
+    pub fn go_on(&mut self, engine: &Engine) {
+        self.begin(engine);
+    }
+
+    /// Writes this before anything else is done.
+    ///
+    /// # Errors
+    /// When the directory cannot be made or written, or the disk does not answer.
+    pub async fn save(&mut self, memory: &Memory) -> io::Result<()> {
+        let last = match &mut self.under_way {
+            Some(under_way) => {
+                let result = timeout(PATIENCE, &mut under_way.task).await;
+                let writing = under_way.writing;
+                self.done = Some((writing, joined(result?)));
+                writing
+            }
+            None => Writing::default(),
+        };
+        let under_way = self.under_way.insert(self.start(last, memory.clone()));
+        let result = timeout(PATIENCE, &mut under_way.task).await?;
+        self.under_way = None;
+        joined(result)
+    }
+}
+
+fn joined(result: Result<io::Result<()>, tokio::task::JoinError>) -> io::Result<()> {
+    result.map_err(io::Error::other)?
+}
+
+fn mark(path: &Path) -> PathBuf {
+    path.with_extension("mark")
+}
+
+fn save(path: &Path, memory: &Memory) -> io::Result<()> {
+    let mark = mark(path);
+    if !mark.try_exists()? {
+        replace(&mark, MARK.as_bytes())?;
+    }
+    replace(path, &encode(memory)?)
+}
+
+/// JSON whose last field is the checksum of all before it.
+fn encode(memory: &Memory) -> io::Result<Vec<u8>> {
+    let mut bytes = serde_json::to_vec(memory).map_err(io::Error::other)?;
+    bytes.pop();
+    let checksum = checksum(&bytes);
+    bytes.extend_from_slice(CHECKSUM.as_bytes());
+    bytes.extend_from_slice(checksum.as_bytes());
+    bytes.extend_from_slice(b"\"}");
+    Ok(bytes)
+}
+
+/// # Errors
+/// When this is not what was written.
+fn decode(bytes: &[u8]) -> io::Result<Memory> {
+    let damaged = || io::Error::new(io::ErrorKind::InvalidData, "the file is damaged");
+    let tail = CHECKSUM.len() + 2 * Sha256::output_size() + 2;
+    let (body, tail) = bytes.split_at(bytes.len().saturating_sub(tail));
+    let expected = format!("{CHECKSUM}{}\"}}", checksum(body));
+    if tail != expected.as_bytes() {
+        // Without a checksum it must be the whole file of an older version, and no more.
+        let fields: serde_json::Map<_, _> = serde_json::from_slice(bytes).map_err(|_| damaged())?;
+        if !fields.keys().all(|name| OLD_FIELDS.contains(&name.as_str())) {
+            return Err(damaged());
+        }
+    }
+    serde_json::from_slice(bytes).map_err(|_| damaged())
+}
+
+fn checksum(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Writes beside the file, flushes to the disk, and renames over it. Makes the directory.
@@ -56,4 +215,51 @@ pub fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     file.sync_data()?;
     fs::rename(&beside, path)?;
     File::open(directory)?.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn memory() -> Memory {
+        let clients = [("192.0.2.1:1".parse().unwrap(), 7)].into();
+        Memory { key: Some([7; 32]), reserved: 100, clients, ..Memory::default() }
+    }
+
+    #[test]
+    fn what_is_written_is_read() {
+        assert_eq!(decode(&encode(&memory()).unwrap()).unwrap(), memory());
+    }
+
+    #[test]
+    fn damage_is_seen_wherever_it_is() {
+        let whole = encode(&memory()).unwrap();
+        for length in 0..whole.len() {
+            assert!(decode(&whole[..length]).is_err(), "cut after {length} bytes");
+        }
+        for at in 0..whole.len() {
+            for bit in 0..8 {
+                let mut bent = whole.clone();
+                bent[at] ^= 1 << bit;
+                assert!(decode(&bent).is_err(), "byte {at}, bit {bit}");
+            }
+        }
+        assert!(decode(&[whole.clone(), whole].concat()).is_err());
+    }
+
+    #[test]
+    fn versions_may_follow_each_other() {
+        // Written by 0.3.0.
+        let old = r#"{"key":null,"seen":{"newest":0,"within":[],"before":{},"span":0},
+            "authenticated":["192.0.2.7:4500",1700000000],"reserved":1700003600,
+            "clock_from":1700000000,"clients":{},"settings":{}}"#;
+        let memory = decode(old.as_bytes()).unwrap();
+        assert_eq!(memory.authenticated, Some(("192.0.2.7:4500".parse().unwrap(), 1_700_000_000)));
+        assert_eq!((memory.reserved, memory.clock_from), (1_700_003_600, 1_700_000_000));
+        // 0.3.0 reads ours: every field that it needs is there under its name.
+        let new: serde_json::Value = serde_json::from_slice(&encode(&memory).unwrap()).unwrap();
+        assert!(OLD_FIELDS.iter().all(|name| !new[name].is_null() || *name == "key"));
+        let seen = &new["seen"];
+        assert!(["newest", "within", "before", "span"].iter().all(|name| !seen[name].is_null()));
+    }
 }

@@ -1,34 +1,48 @@
 //! One process and its tunnel: the engine, and those who do what it says.
 
 use std::collections::VecDeque;
+use std::mem::{Discriminant, discriminant};
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use tokio::net::UnixStream;
+use tracing::Level;
 
 use super::carrier::Carrier;
 use super::clock::Clock;
 use super::control::answer;
 use super::dns::Dns;
 use super::locks::Locks;
-use super::memory::MemoryFile;
+use super::memory::{Loaded, MemoryFile};
 use super::preflight::{self, Ground};
 use super::{Failure, Settings, record};
 use crate::auth::Reject;
-use crate::engine::config::Datapath;
+use crate::engine::config::{Datapath, Role};
 use crate::engine::host::{Found, NameServers, RulesFound};
 use crate::engine::plan::Step;
-use crate::engine::{Action, Engine, Event, Report};
+use crate::engine::{Action, Engine, Event, Memory, Report, Writing};
 use crate::kernel::{Host, StepError, WayTo};
 use crate::observe::rate::Limiter;
 use crate::tun::{self, Kept};
 
-/// One line per kind and interval about what repeats.
+/// So many lines of a kind are logged per interval; what repeats because somebody sends much has one.
 const LOG_EVERY: Duration = Duration::from_secs(10);
+const SOME_LINES: u32 = 5;
+const MANY_LINES: u32 = 50;
 /// Where programs look up who resolves names (resolv.conf(5)).
 const RESOLV_CONF: &str = "/etc/resolv.conf";
 /// How often the host is read again within one event, while steps fail.
 const MAX_ROUNDS: usize = 6;
+
+/// What fails again and again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Failing {
+    Send,
+    Read,
+    Memory,
+    Port,
+    Step(Discriminant<Step>),
+}
 
 pub struct Process<'a> {
     pub(super) settings: &'a Settings,
@@ -40,9 +54,10 @@ pub struct Process<'a> {
     foreign_listeners: bool,
     pub(super) carrier: Carrier,
     dns: Dns,
-    memory: MemoryFile,
+    pub(super) memory: MemoryFile,
     rejections: Limiter<Reject>,
-    failures: Limiter<String>,
+    failures: Limiter<Failing>,
+    changes: Limiter<Discriminant<Report>>,
     /// The first failure counts until the tunnel has been set up once.
     starting: Option<Option<Failure>>,
     adopted: bool,
@@ -75,13 +90,21 @@ impl<'a> Process<'a> {
             tracing::warn!("{}, of an earlier process: {error}", tunnel.device);
         }
         let file = MemoryFile::in_directory(&settings.state_dir);
-        let memory = file.load().unwrap_or_else(|e| {
-            tracing::warn!(
-                "{}: {e}: packets that were accepted before may be accepted once more",
-                file.path().display()
-            );
-            crate::engine::Memory::default()
-        });
+        let memory = match file.load() {
+            Loaded::Whole(memory) => memory,
+            Loaded::FirstStart => Memory::default(),
+            Loaded::Lost(e) => {
+                let effect = match settings.role {
+                    Role::Server(_) => {
+                        "authentication packets from before this start neither make a tunnel nor \
+                         move it"
+                    }
+                    Role::Client(_) | Role::Node(_) => "what was kept there is lost",
+                };
+                tracing::warn!("{}: {e}: {effect}", file.path().display());
+                Memory::lost()
+            }
+        };
         let now = clock.moment()?;
         Ok(Process {
             settings,
@@ -98,8 +121,9 @@ impl<'a> Process<'a> {
                 tunnel.gateway.dns.clone(),
             ),
             memory: file,
-            rejections: Limiter::new(LOG_EVERY),
-            failures: Limiter::new(LOG_EVERY),
+            rejections: Limiter::new(LOG_EVERY, 1),
+            failures: Limiter::new(LOG_EVERY, SOME_LINES),
+            changes: Limiter::new(LOG_EVERY, MANY_LINES),
             starting: Some(None),
             adopted: false,
             surroundings_due: true,
@@ -137,8 +161,9 @@ impl<'a> Process<'a> {
                         failed += 1;
                     }
                 }
-                Action::Remember(memory) if failed == 0 => self.remember(&memory),
+                Action::Remember(memory) if failed == 0 => self.remember(&memory).await,
                 Action::Remember(_)
+                | Action::Write(_)
                 | Action::Send(_)
                 | Action::HeardOf(_)
                 | Action::ReadHost
@@ -194,7 +219,8 @@ impl<'a> Process<'a> {
         while let Some(address) = self.engine.outer_in(found) {
             let at = SocketAddr::new(address, port);
             let Err(holder) = self.locks.hold_port(at) else { break };
-            self.complain(format!("the UDP port of {at} is in use by {holder}; trying again"));
+            let text = format!("the UDP port of {at} is in use by {holder}; trying again");
+            self.complain(Failing::Port, &text);
             found.hide(address);
         }
         // At the first reading only, when the engine takes over what is there.
@@ -239,7 +265,8 @@ impl<'a> Process<'a> {
                 },
                 Action::Send(out) => {
                     if let Err(e) = self.carrier.send(&out) {
-                        self.complain(format!("cannot send to {}: {e}; trying again", out.to));
+                        let text = format!("cannot send to {}: {e}; trying again", out.to);
+                        self.complain(Failing::Send, &text);
                         self.feed(Event::SendFailed, &mut work);
                     }
                 }
@@ -249,12 +276,15 @@ impl<'a> Process<'a> {
                     (applied, failed) = (false, false);
                     match self.read().await {
                         Ok(found) => self.feed(Event::HostRead(found), &mut work),
-                        Err(e) => self.complain(format!("cannot read the host: {e}")),
+                        Err(e) => {
+                            self.complain(Failing::Read, &format!("cannot read the host: {e}"))
+                        }
                     }
                 }
                 // The engine reads again by itself in a while.
                 Action::ReadHost => {}
-                Action::Remember(memory) => self.remember(&memory),
+                Action::Remember(memory) => self.remember(&memory).await,
+                Action::Write(writing) => self.memory.write(writing, &self.engine),
                 Action::Report(report) => self.report(&report),
                 Action::Exit => return true,
             }
@@ -275,11 +305,24 @@ impl<'a> Process<'a> {
         work.extend(actions);
     }
 
-    fn remember(&mut self, memory: &crate::engine::Memory) {
-        if let Err(e) = self.memory.save(memory) {
+    async fn remember(&mut self, memory: &Memory) {
+        let result = self.memory.save(memory).await;
+        self.note_write(result);
+    }
+
+    fn note_write(&mut self, result: std::io::Result<()>) {
+        if let Err(e) = result {
             let path = self.memory.path().display();
-            self.complain(format!("{path}: {e}: a restart will forget replays"));
+            let text = format!("{path}: {e}: a restart will forget replays");
+            self.complain(Failing::Memory, &text);
         }
+    }
+
+    /// A writing in the background is done, whatever came of it: who waited for it is let in.
+    pub async fn written(&mut self, writing: Writing, result: std::io::Result<()>) -> bool {
+        self.note_write(result);
+        self.memory.go_on(&self.engine);
+        self.handle(Event::Written(writing)).await
     }
 
     async fn try_apply(&mut self, step: &Step) -> Result<(), StepError> {
@@ -318,47 +361,54 @@ impl<'a> Process<'a> {
         } else if let Some(first @ None) = &mut self.starting {
             *first = Some(Failure::Step { step: Box::new(step.clone()), error });
         } else {
-            self.complain(format!("cannot {step}: {error}; trying again"));
+            let failing = Failing::Step(discriminant(step));
+            self.complain(failing, &format!("cannot {step}: {error}; trying again"));
         }
         Err(taken)
     }
 
-    fn complain(&mut self, text: String) {
-        // The texts hold our own addresses and a few errors: their number is bounded.
-        if self.failures.pass(text.clone(), self.clock.elapsed()).is_some() {
-            tracing::error!("{text}");
+    fn complain(&mut self, failing: Failing, text: &str) {
+        if let Some(more) = self.failures.pass(failing, self.clock.elapsed()) {
+            tracing::error!("{text}{}", also(more));
         }
     }
 
     fn report(&mut self, report: &Report) {
-        match report {
-            Report::Rejected { reason, .. } => {
-                if let Some(more) = self.rejections.pass(*reason, self.clock.elapsed()) {
-                    tracing::warn!("{report}{}", also(more));
-                }
-            }
-            Report::Adopted(_) => {
-                self.adopted = true;
-                tracing::info!("{report}");
-            }
-            Report::Repairing(_)
+        let level = match report {
+            Report::Rejected { .. }
+            | Report::Repairing(_)
             | Report::Expired(_)
             | Report::OuterMissing(_)
             | Report::LedAstray { .. }
             | Report::InnerTaken { .. }
             | Report::WayLeadsBack(_)
             | Report::Rivals { .. }
-            | Report::NodeUnusable { .. } => tracing::warn!("{report}"),
-            Report::ReauthIgnored => tracing::warn!("{report}"),
-            Report::HostsChanged(_) => tracing::info!("{report}"),
-            Report::Refreshed(_) | Report::Sent { .. } => tracing::debug!("{report}"),
+            | Report::ReauthIgnored
+            | Report::NodeUnusable { .. } => Level::WARN,
+            Report::Adopted(_)
+            | Report::HostsChanged(_)
+            | Report::MadeRoom(_)
+            | Report::NothingBack(_)
+            | Report::ClockJumped(_) => Level::INFO,
+            Report::Refreshed(_) | Report::Sent { .. } => return tracing::debug!("{report}"),
             Report::Arrived(_)
             | Report::Moved { .. }
             | Report::ServerMoved(_)
             | Report::OuterAddress(_) => {
-                tracing::info!("{report}");
                 let _ = sd_notify::notify(&[sd_notify::NotifyState::Status(&report.to_string())]);
+                Level::INFO
             }
+        };
+        self.adopted |= matches!(report, Report::Adopted(_));
+        let now = self.clock.elapsed();
+        let passed = match report {
+            Report::Rejected { reason, .. } => self.rejections.pass(*reason, now),
+            of_a_kind => self.changes.pass(discriminant(of_a_kind), now),
+        };
+        match (passed.map(also), level) {
+            (Some(more), Level::WARN) => tracing::warn!("{report}{more}"),
+            (Some(more), _) => tracing::info!("{report}{more}"),
+            (None, _) => {}
         }
     }
 

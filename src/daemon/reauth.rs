@@ -3,11 +3,11 @@
 use std::net::SocketAddr;
 
 use super::clock::Clock;
-use super::memory::MemoryFile;
+use super::memory::{Loaded, MemoryFile};
 use super::preflight::{check_device, require_raw};
 use super::{Failure, Settings, names};
 use crate::engine::config::{ClientConfig, Datapath, Role};
-use crate::engine::{Outgoing, first_packet, outer_address};
+use crate::engine::{Memory, Outgoing, first_packet, outer_address};
 use crate::kernel::{Host, RawSender, WayTo};
 
 /// Sends the packet. The tunnel, if there is one, is not touched.
@@ -44,7 +44,10 @@ async fn send(client: &ClientConfig, settings: &Settings) -> Result<(), Failure>
     let Some(address) = outer_address(&tunnel.outer, *server, &found) else {
         return Err(Failure::Address("there is no local address to send from".to_owned()));
     };
-    let memory = MemoryFile::in_directory(&settings.state_dir).load().unwrap_or_default();
+    let memory = match MemoryFile::in_directory(&settings.state_dir).load() {
+        Loaded::Whole(memory) => memory,
+        Loaded::FirstStart | Loaded::Lost(_) => Memory::default(),
+    };
     let now = Clock::start().moment()?;
     let outgoing = Outgoing {
         from: SocketAddr::new(address, tunnel.port.get()),

@@ -58,6 +58,10 @@ async fn serve(settings: &Settings) -> Result<(), Failure> {
     process.start().await?;
     process.notify_ready();
     loop {
+        // A socket that always has something must not keep the clock from being looked at.
+        if process.clock.elapsed() >= process.engine.next_deadline() {
+            process.handle(Event::Deadline).await;
+        }
         let deadline = process.clock.instant(process.engine.next_deadline());
         let done = tokio::select! {
             biased;
@@ -84,6 +88,15 @@ async fn serve(settings: &Settings) -> Result<(), Failure> {
                     false
                 }
             },
+            () = sleep_until(deadline) => process.handle(Event::Deadline).await,
+            (writing, result) = process.memory.written() => process.written(writing, result).await,
+            Some(addresses) = answers.recv() => process.handle(Event::Resolved(addresses)).await,
+            Some(table) = next_table(&mut tables, &settings.role) => {
+                process.handle(Event::Hosts(table)).await
+            }
+            () = changes.settled(process.clock) => process.host_changed().await,
+            Some(stream) = next_asker(control.as_ref()) => process.tell(stream).await,
+            // Last: anybody can send as many as he likes.
             datagram = process.carrier.next() => match datagram {
                 Some((from, payload)) => {
                     process.handle(Event::Datagram { from, payload: &payload }).await
@@ -93,13 +106,6 @@ async fn serve(settings: &Settings) -> Result<(), Failure> {
                     return Err(Failure::Generic("the NFQUEUE broke; see above".to_owned()));
                 }
             },
-            () = sleep_until(deadline) => process.handle(Event::Deadline).await,
-            Some(addresses) = answers.recv() => process.handle(Event::Resolved(addresses)).await,
-            Some(table) = next_table(&mut tables, &settings.role) => {
-                process.handle(Event::Hosts(table)).await
-            }
-            () = changes.settled(process.clock) => process.host_changed().await,
-            Some(stream) = next_asker(control.as_ref()) => process.tell(stream).await,
         };
         if done {
             return Ok(());

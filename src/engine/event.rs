@@ -6,12 +6,12 @@ use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
 
-use super::Memory;
 use super::config::{DeviceName, Outer};
 use super::heard::Contact;
 use super::host::{Found, Traffic};
 use super::hosts::{Inner, Node};
 use super::plan::Step;
+use super::{Memory, Writing};
 use crate::auth::Reject;
 
 /// Something happened.
@@ -27,6 +27,8 @@ pub enum Event<'a> {
     Hosts(Vec<Node>),
     /// The user asks for an authentication packet (SIGUSR1).
     ReauthRequested,
+    /// The memory was written, as [`Action::Write`] asks, or the disk refused that.
+    Written(Writing),
     /// All steps of the last batch were applied.
     Applied,
     /// A step was not done: it failed, `taken` when the kernel said `EEXIST`; or one before it in
@@ -49,8 +51,12 @@ pub enum Action {
     HeardOf(SocketAddr),
     /// Read the host and come back with [`Event::HostRead`].
     ReadHost,
-    /// At the end, only if all steps were applied: what is left is put back by the next start.
+    /// Write this before what follows is done. At the end, only if all steps were applied: what is
+    /// left is put back by the next start.
     Remember(Memory),
+    /// Write what [`Engine::memory`](super::Engine::memory) tells then, in the background, and come
+    /// back with [`Event::Written`]. One writing does for all that were asked for before it began.
+    Write(Writing),
     Report(Report),
     /// Nothing more will come.
     Exit,
@@ -84,6 +90,8 @@ pub enum Report {
     /// What it proved has run out, or does not count for this process.
     Expired(SocketAddr),
     Adopted(SocketAddr),
+    /// It was silent for long, and another client has its place.
+    MadeRoom(SocketAddr),
     ServerMoved(IpAddr),
     Sent {
         to: SocketAddr,
@@ -117,6 +125,10 @@ pub enum Report {
     },
     Repairing(Step),
     ReauthIgnored,
+    /// Tried several times, and nothing comes through the tunnel from this server.
+    NothingBack(SocketAddr),
+    /// The clock was set, or the machine slept: by so many seconds it is another one.
+    ClockJumped(u64),
 }
 
 /// Why a node of a table cannot be used.
@@ -174,6 +186,7 @@ impl fmt::Display for Action {
             Action::HeardOf(remote) => write!(f, "heard of {remote}"),
             Action::ReadHost => f.write_str("read host"),
             Action::Remember(_) => f.write_str("remember"),
+            Action::Write(_) => f.write_str("write"),
             Action::Report(report) => write!(f, "report: {report}"),
             Action::Exit => f.write_str("exit"),
         }
@@ -193,6 +206,16 @@ impl fmt::Display for Report {
                 write!(f, "the authentication of {remote} has run out: its packets are dropped")
             }
             Report::Adopted(remote) => write!(f, "took over the running tunnel to {remote}"),
+            Report::NothingBack(server) => {
+                write!(f, "nothing has come back from {server} so far: trying again")
+            }
+            Report::ClockJumped(seconds) => write!(
+                f,
+                "the clock was set, or the machine slept ({seconds} s): authenticating again"
+            ),
+            Report::MadeRoom(remote) => {
+                write!(f, "{remote} was silent for --learn-lifetime: another client has its place")
+            }
             Report::ServerMoved(address) => write!(f, "the server is at {address}"),
             Report::Sent { to, length } => write!(f, "sent {length} bytes to {to}"),
             Report::OuterAddress(address) => write!(f, "our outer address is now {address}"),

@@ -212,6 +212,16 @@ impl Forwarding {
         let age = |l: &Learned| Duration::from_millis(millis(now).saturating_sub(l.seen()));
         self.learned.iter().map(|(inner, l)| (*inner, l.remote, age(l))).collect()
     }
+
+    /// How long ago something came from the remotes behind which addresses were learned.
+    pub fn silent(&self, now: Duration) -> BTreeMap<SocketAddr, Duration> {
+        let mut silent = BTreeMap::new();
+        for (_, remote, age) in self.learned(now) {
+            let least = silent.entry(remote).or_insert(age);
+            *least = age.min(*least);
+        }
+        silent
+    }
 }
 
 impl Learned {

@@ -14,7 +14,7 @@ use super::host::{
     Family, Found, GatewayFound, GatewaySpec, Interface, NameServers, PolicyRule, PolicyRuleKind,
     Route, RouteTarget,
 };
-use super::peer::{Settings, TurnedOn};
+use super::memory::{Settings, TurnedOn};
 use super::plan::{Step, is_gateway};
 
 /// The routing table that everybody uses (`RT_TABLE_MAIN` in linux/rtnetlink.h).

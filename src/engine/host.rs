@@ -1,8 +1,9 @@
 //! What is on the host, as far as it concerns a tunnel: facts, read by `kernel`, judged here.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::time::Duration;
 
 use ipnet::{IpNet, Ipv4Net};
 
@@ -56,6 +57,8 @@ pub struct Userspace {
     /// Whether the TUN interface is there and ours.
     pub interface: bool,
     pub forwarding: ForwardSpec,
+    /// How long ago something came from the remotes behind which inner addresses were learned.
+    pub silent: BTreeMap<SocketAddr, Duration>,
 }
 
 /// Whose name servers the host uses.

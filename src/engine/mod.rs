@@ -1,6 +1,7 @@
 //! The engine: events in, actions out. It reads no clock, opens no socket and draws no random
 //! number, so every situation can be played through in a test.
 
+mod calendar;
 mod clients;
 pub mod config;
 mod event;
@@ -11,8 +12,10 @@ pub mod host;
 pub mod hosts;
 mod hosts_json;
 pub mod limits;
+mod memory;
 mod nodes;
 mod peer;
+mod persistence;
 pub mod plan;
 mod proving;
 mod reading;
@@ -23,10 +26,11 @@ mod status;
 pub mod surroundings;
 mod wanted;
 
-use std::net::IpAddr;
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use crate::auth::Proof;
+use crate::auth::{Proof, ServerTime};
 use crate::wire::auth_packet::SALT_LEN;
 use clients::Clients;
 use config::{ClientConfig, Datapath, Outer, Role, ServerConfig, TunnelConfig};
@@ -35,7 +39,7 @@ pub use heard::Contact;
 use heard::Heard;
 use host::{Family, Found, GatewaySpec};
 use hosts::Node;
-pub use peer::Memory;
+pub use memory::{Memory, Writing};
 use peer::{End, Peer, RemoteClient, RemoteServer};
 use plan::{Control, ControlShape, Owned, RuleSpec, Step};
 use rivals::Rivals;
@@ -47,6 +51,9 @@ const REREAD_EVERY: Duration = Duration::from_secs(3);
 
 /// How long after a failed step the next try is.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
+
+/// Seconds between the two clocks that are no rounding, and no adjustment bit by bit.
+const CLOCK_JUMP: u64 = 3;
 
 /// One instant: both clocks, and fresh random bytes.
 #[derive(Debug, Clone, Copy)]
@@ -63,6 +70,12 @@ impl Moment {
     /// How long ago a Unix time was; nothing when the clock went back behind it.
     pub(crate) fn since(&self, unix: u64) -> Duration {
         Duration::from_secs(self.unix.saturating_sub(unix))
+    }
+
+    /// The clock that packets are held against.
+    pub(crate) fn server_time(&self) -> ServerTime {
+        let start = self.unix.saturating_sub(self.monotonic.as_secs());
+        ServerTime { now: self.unix, start }
     }
 
     /// Salts to choose from.
@@ -97,6 +110,14 @@ pub struct Engine {
     rivals: Rivals,
     phase: Phase,
     reread_at: Duration,
+    /// The last writing of the memory that was asked for.
+    writing: Writing,
+    /// When the memory is to be written next.
+    write_at: Duration,
+    /// Unix time at the start of the process, by the clock as it was at the last event.
+    started: u64,
+    /// Who was answered lately: since when, and how often.
+    answered: BTreeMap<SocketAddr, (Duration, u32)>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -110,8 +131,8 @@ enum Phase {
 }
 
 impl Engine {
-    /// `memory` is what an earlier process left with [`Action::Remember`].
-    pub fn new(role: Role, datapath: Datapath, memory: Memory, now: &Moment) -> Self {
+    /// `memory` is what an earlier process left with [`Action::Remember`] or [`Action::Write`].
+    pub fn new(role: Role, datapath: Datapath, mut memory: Memory, now: &Moment) -> Self {
         let (mut control, mut clients, mut ends) = (Control::Refuse, None, Ends::Two);
         let (tunnel, end) = match role {
             Role::Server(config) => {
@@ -119,10 +140,10 @@ impl Engine {
                 let tunnel = config.tunnel.clone();
                 if let Some(learn) = config.learn {
                     ends = Ends::Many;
-                    clients = Some(Clients::new(config, learn, &memory, now));
+                    clients = Some(Clients::new(config, learn, &mut memory, now));
                     (tunnel, None)
                 } else {
-                    (tunnel, Some(End::Client(RemoteClient::new(config, memory.clone()))))
+                    (tunnel, Some(End::Client(RemoteClient::new(config, &mut memory, now))))
                 }
             }
             Role::Client(config) => {
@@ -160,22 +181,39 @@ impl Engine {
             rivals: Rivals::default(),
             phase: Phase::Settling,
             reread_at: now.monotonic,
+            writing: Writing::default(),
+            write_at: Duration::MAX,
+            started: now.server_time().start,
+            answered: BTreeMap::new(),
         }
     }
 
     /// Takes one event and tells what to do, in order.
     pub fn handle(&mut self, event: Event<'_>, now: &Moment, actions: &mut Vec<Action>) {
+        self.compare_clocks(now, actions);
         match event {
             Event::HostRead(found) => self.host_read(found, now, actions),
             Event::Datagram { from, payload } => self.datagram(from, payload, now, actions),
             Event::Hosts(nodes) => self.hosts_changed(nodes, now, actions),
             Event::Resolved(addresses) => self.resolved(&addresses, now, actions),
             Event::ReauthRequested => self.reauth(now, actions),
+            Event::Written(writing) => self.written(writing, now, actions),
             Event::Applied => actions.push(Action::ReadHost),
             Event::StepFailed { step, taken } => self.step_failed(&step, taken, now, actions),
             Event::SendFailed => self.authenticate(now.monotonic + RETRY_AFTER),
             Event::Deadline => self.deadline(now, actions),
             Event::Shutdown(found) => self.shutdown(&found, actions),
+        }
+    }
+
+    /// The clock was set, or the machine slept (the monotonic clock stands still then): a client's
+    /// packet may have been too old, and its server may have forgotten it.
+    fn compare_clocks(&mut self, now: &Moment, actions: &mut Vec<Action>) {
+        let before = std::mem::replace(&mut self.started, now.server_time().start);
+        let jump = self.started.abs_diff(before);
+        if jump >= CLOCK_JUMP && self.peers.iter().any(Peer::is_server) {
+            actions.push(Action::Report(Report::ClockJumped(jump)));
+            self.authenticate(now.monotonic);
         }
     }
 
@@ -186,7 +224,7 @@ impl Engine {
             .filter(|peer| self.can_send() || !peer.is_server())
             .filter_map(Peer::next_deadline)
             .chain(self.clients.as_ref().and_then(Clients::next_expiry))
-            .fold(self.reread_at, Duration::min)
+            .fold(self.reread_at.min(self.write_at), Duration::min)
     }
 
     pub fn counters(&self) -> &Counters {
@@ -213,16 +251,6 @@ impl Engine {
         self.server_address().map_or(Family::V4, Family::of)
     }
 
-    /// What a restart must not forget.
-    fn memory(&self) -> Memory {
-        let far = match (&self.clients, self.peers.first()) {
-            (Some(clients), _) => clients.memory(),
-            (None, Some(peer)) => peer.memory(),
-            (None, None) => Memory::default(),
-        };
-        Memory { settings: self.memory.settings.clone(), ..far }
-    }
-
     fn step_failed(&mut self, step: &Step, taken: bool, now: &Moment, actions: &mut Vec<Action>) {
         if let (Step::CreateLink(wanted) | Step::ChangeLink(wanted), true) = (step, taken) {
             for peer in self.peers.iter_mut().filter(|p| p.device == wanted.device) {
@@ -240,10 +268,16 @@ impl Engine {
     }
 
     fn deadline(&mut self, now: &Moment, actions: &mut Vec<Action>) {
-        let mut expired = Vec::new();
+        let (mut expired, can_send) = (Vec::new(), self.can_send());
         for peer in &mut self.peers {
-            if let End::Client(client) = &mut peer.end {
-                expired.extend(client.expire(now));
+            match &mut peer.end {
+                End::Client(client) => expired.extend(client.expire(now)),
+                End::Server(server) => {
+                    if can_send && server.asks_for_traffic(now) {
+                        self.reread_at = now.monotonic;
+                    }
+                }
+                End::Node(_) => {}
             }
         }
         expired.extend(self.clients.iter_mut().flat_map(|clients| clients.expire(now)));
@@ -252,6 +286,9 @@ impl Engine {
             self.reconcile(actions);
         }
         actions.extend(expired.into_iter().map(Report::Expired).map(Action::Report));
+        if self.write_at <= now.monotonic {
+            self.write(actions);
+        }
         if self.reread_at <= now.monotonic {
             self.reread_at = now.monotonic + REREAD_EVERY;
             actions.push(Action::ReadHost);

@@ -1,17 +1,20 @@
 //! The other end of one tunnel: what we know of it, and what it proved.
 
-use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
-
-use super::Moment;
 use ipnet::IpNet;
 
+use super::Moment;
+use super::calendar::Calendar;
 use super::config::{ClientConfig, DeviceName, Host, PrivateAddress, Reply, ServerConfig};
+use super::host::Traffic;
+use super::memory::{Memory, Writing};
+use super::persistence::{self, Finding, Persistence};
 use crate::auth::{Credential, Reject, ReplayMemory};
-use crate::wire::auth_packet;
+
+/// Where no client is.
+const NOBODY: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
 
 /// One remote, and our end towards it.
 #[derive(Debug)]
@@ -40,7 +43,11 @@ pub enum End {
 pub struct RemoteClient {
     config: ServerConfig,
     seen: ReplayMemory,
+    /// Where it was, as far as an earlier process remembered.
+    remembered: Option<SocketAddr>,
     known: Option<Known>,
+    /// It proved itself from another remote. That is to be on the disk before it counts.
+    arriving: Option<Arriving>,
 }
 
 /// A remote that proved itself, or whose tunnel was found at the start.
@@ -52,6 +59,26 @@ struct Known {
     /// Our clock when that packet has run out.
     until: Option<Duration>,
     expired: bool,
+    /// It was found at the start, and another came after it, or it proved itself by what this process
+    /// does not take.
+    unproven: bool,
+}
+
+#[derive(Debug, Clone)]
+struct Arriving {
+    known: Known,
+    /// The writing of the memory that is waited for.
+    writing: Writing,
+    /// The payload that is answered.
+    request: Vec<u8>,
+}
+
+/// What counts now that it is on the disk.
+#[derive(Debug)]
+pub struct Arrival {
+    pub from: SocketAddr,
+    pub accepted: Accepted,
+    pub reply: Option<Vec<u8>>,
 }
 
 /// The server, seen from a client.
@@ -61,52 +88,16 @@ pub struct RemoteServer {
     address: Option<IpAddr>,
     /// Monotonic time of the next authentication packet; `None` when none is due.
     next_auth: Option<Duration>,
-    /// See [`Memory::reserved`] and [`Memory::clock_from`].
-    reserved: u64,
-    clock_from: u64,
-    /// No packet had a later time than this, unless the clock is past it too.
-    used: u64,
+    calendar: Calendar,
     last_sent: Option<u64>,
+    /// `None`: the keepalive does as well.
+    persistence: Option<Persistence>,
+    /// The counters are to be looked at, and the next packet is another try.
+    looking: bool,
+    trying: bool,
 }
 
-/// What a restart must not forget. Kept in the state directory.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct Memory {
-    /// Server: the public key whose packets `seen` is about.
-    pub key: Option<[u8; 32]>,
-    /// Server: the newest packet of that key.
-    pub seen: ReplayMemory,
-    /// Server: when (Unix time) the client last proved itself, and from where.
-    pub authenticated: Option<(SocketAddr, u64)>,
-    /// Client: no packet had a later time than this.
-    pub reserved: u64,
-    /// Client: a clock that shows this or more has not gone back, so it is later than any packet.
-    pub clock_from: u64,
-    /// Server with many clients: where each was, and when (Unix time) it last proved itself.
-    pub clients: BTreeMap<SocketAddr, u64>,
-    /// Settings of interfaces as they were before us, by name.
-    pub settings: BTreeMap<String, Settings>,
-}
-
-/// Settings of an interface, as far as we changed them.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct Settings {
-    /// It did not forward.
-    pub turned_on: Option<TurnedOn>,
-    pub rp_filter: Option<u32>,
-}
-
-/// When an interface's forwarding was turned on.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct TurnedOn {
-    /// Whether the host was a router (`net.ipv4.ip_forward`), but for this interface.
-    pub ip_forward: bool,
-}
-
-/// A valid packet's effect.
+/// The effect of a valid packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Accepted {
     /// From where we know it to be.
@@ -118,9 +109,19 @@ pub enum Accepted {
     },
 }
 
-/// How far ahead of the packets sent the memory on disk is: a client that sends one packet a
-/// minute writes to its (often flash) disk once an hour.
-const RESERVE_SECONDS: u64 = 3600;
+/// What becomes of a valid packet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// From where the client is known to be.
+    Refreshed,
+    /// From elsewhere, after it had run out, or by a clock that is further ahead than it was: it
+    /// counts once it is written.
+    Arriving,
+    /// The same, of one whose writing was asked for.
+    BeingWritten,
+    /// There is no room: whether somebody has fallen silent, the next reading of the host tells.
+    Waiting,
+}
 
 impl Peer {
     /// Where data goes, as far as it is known.
@@ -154,8 +155,16 @@ impl Peer {
     pub fn next_deadline(&self) -> Option<Duration> {
         match &self.end {
             End::Client(client) => client.expiry(),
-            End::Server(server) => server.remote().and(server.next_auth),
+            End::Server(server) => server.next_deadline(),
             End::Node(_) => None,
+        }
+    }
+
+    /// The other end, if it is a client.
+    pub fn client(&mut self) -> Option<&mut RemoteClient> {
+        match &mut self.end {
+            End::Client(client) => Some(client),
+            End::Server(_) | End::Node(_) => None,
         }
     }
 
@@ -164,31 +173,33 @@ impl Peer {
         matches!(self.end, End::Server(_))
     }
 
-    pub fn memory(&self) -> Memory {
+    /// Puts into the memory what a restart must not forget.
+    pub fn remember(&self, memory: &mut Memory) {
         match &self.end {
-            End::Client(client) => Memory {
-                key: client.config.policy.key(),
-                seen: client.seen.clone(),
-                authenticated: client.known.map(|k| (k.remote, k.unix)),
-                ..Memory::default()
-            },
-            End::Server(server) => Memory {
-                reserved: server.reserved,
-                clock_from: server.clock_from,
-                ..Memory::default()
-            },
-            End::Node(_) => Memory::default(),
+            End::Client(client) => {
+                memory.key = client.config.policy.key();
+                memory.seen = client.seen.clone();
+                let newest = client.arriving.as_ref().map(|a| a.known).or(client.known);
+                // The next start must not take for proven what this one does not.
+                memory.authenticated = match (newest, memory.authenticated) {
+                    (Some(k), Some((last, unix))) if k.unproven && last != k.remote => {
+                        Some((last, unix))
+                    }
+                    (Some(k), _) if k.unproven => Some((NOBODY, k.unix)),
+                    (newest, _) => newest.map(|k| (k.remote, k.unix)),
+                };
+            }
+            End::Server(server) => server.calendar.remember(memory),
+            End::Node(_) => {}
         }
     }
 }
 
 impl RemoteClient {
-    pub fn new(config: ServerConfig, memory: Memory) -> Self {
-        let seen = match memory.key == config.policy.key() {
-            true => memory.seen,
-            false => ReplayMemory::default(),
-        };
-        RemoteClient { config, seen, known: None }
+    pub fn new(config: ServerConfig, memory: &mut Memory, now: &Moment) -> Self {
+        let remembered = memory.authenticated.map(|(remote, _)| remote);
+        let seen = memory.replays_of(config.policy.key(), None, now);
+        RemoteClient { config, seen, remembered, known: None, arriving: None }
     }
 
     /// Takes over a tunnel that an earlier process left running. Who proved himself to that process
@@ -203,10 +214,10 @@ impl RemoteClient {
         let taken = is_last && policy.check_remote(remote).is_ok();
         let until = self.config.valid_until(now.since(unix), now);
         let expired = !taken || until.is_some_and(|until| until <= now.monotonic);
-        self.known = Some(Known { remote, unix, until, expired });
+        self.known = Some(Known { remote, unix, until, expired, unproven: !taken });
     }
 
-    /// Judges a packet from the queue.
+    /// Judges a packet from the queue. When its source is new, that counts once `writing` is done.
     ///
     /// # Errors
     /// Why it proves nothing.
@@ -214,17 +225,45 @@ impl RemoteClient {
         &mut self,
         from: SocketAddr,
         payload: &[u8],
+        writing: Writing,
         now: &Moment,
-    ) -> Result<Accepted, Reject> {
-        self.config.policy.check(from, payload, now.unix, &mut self.seen)?;
+    ) -> Result<Verdict, Reject> {
+        let is_known =
+            self.remembered == Some(from) || self.known.is_some_and(|k| k.remote == from);
+        let time = now.server_time();
+        self.config.policy.check(from, payload, time, is_known, &mut self.seen)?;
         let until = self.config.valid_until(Duration::ZERO, now);
-        let known = Known { remote: from, unix: now.unix, until, expired: false };
-        let before = self.known.replace(known);
-        Ok(match before {
+        let known = Known { remote: from, unix: now.unix, until, expired: false, unproven: false };
+        let must_write = self.seen.must_write();
+        if let Some(before) = self.known.as_mut().filter(|before| before.remote == from)
+            && !must_write
+            && !before.expired
+        {
+            *before = known;
+            self.arriving = None; // it is back
+            return Ok(Verdict::Refreshed);
+        }
+        // One that is being written already must not have to wait for ever longer.
+        if let Some(arriving) = self.arriving.as_mut().filter(|a| a.known.remote == from)
+            && !must_write
+        {
+            arriving.known = known;
+            return Ok(Verdict::BeingWritten);
+        }
+        self.arriving = Some(Arriving { known, writing, request: payload.to_vec() });
+        Ok(Verdict::Arriving)
+    }
+
+    /// Lets count what waited for this writing of the memory.
+    pub fn written(&mut self, writing: Writing, now: &Moment) -> Option<Arrival> {
+        let Arriving { known, request, .. } =
+            self.arriving.take_if(|arriving| arriving.writing <= writing)?;
+        let accepted = match self.known.replace(known) {
             None => Accepted::Arrived,
-            Some(known) if known.remote == from => Accepted::Refreshed,
-            Some(known) => Accepted::Moved { from: known.remote },
-        })
+            Some(before) if before.remote == known.remote => Accepted::Refreshed,
+            Some(before) => Accepted::Moved { from: before.remote },
+        };
+        Some(Arrival { from: known.remote, accepted, reply: self.reply(&request, now) })
     }
 
     /// What is sent back to a client that sent `request`.
@@ -262,15 +301,16 @@ impl RemoteServer {
             Host::Address(address) => Some(*address),
             Host::Name(_) => None,
         };
+        let often = config.keepalive.is_some_and(|every| every <= persistence::LONGEST);
         RemoteServer {
             config,
             address,
             next_auth: Some(now.monotonic),
-            reserved: memory.reserved,
-            clock_from: memory.clock_from,
-            // When the clock has gone back, what was set aside may have been used.
-            used: if now.unix < memory.clock_from { memory.reserved } else { 0 },
+            calendar: Calendar::new(memory, now.unix),
             last_sent: None,
+            persistence: (!often).then(Persistence::new),
+            looking: false,
+            trying: false,
         }
     }
 
@@ -308,7 +348,38 @@ impl RemoteServer {
             return None;
         }
         self.next_auth = self.config.keepalive.map(|every| now.monotonic.saturating_add(every));
+        if !std::mem::take(&mut self.trying)
+            && let Some(persistence) = &mut self.persistence
+        {
+            persistence.sent(now.monotonic);
+            self.looking = false;
+        }
         Some((remote, self.packet(now)))
+    }
+
+    fn next_deadline(&self) -> Option<Duration> {
+        self.remote()?;
+        let look_at = self.persistence.as_ref().map(Persistence::look_at);
+        self.next_auth.into_iter().chain(look_at).min()
+    }
+
+    /// Whether the host should be read, to see whether something came back.
+    pub fn asks_for_traffic(&mut self, now: &Moment) -> bool {
+        let asks = self.persistence.as_mut().is_some_and(|p| p.asks(now.monotonic));
+        self.looking |= asks;
+        asks
+    }
+
+    /// Takes the counters of the tunnel's interface: when nothing comes back, it is tried again.
+    /// Tells the server's address when that should be said.
+    pub fn read_traffic(&mut self, traffic: Traffic, now: &Moment) -> Option<SocketAddr> {
+        let looking = std::mem::take(&mut self.looking);
+        let finding = self.persistence.as_mut()?.read(traffic, looking, now.monotonic);
+        let Finding::Silence { say } = finding else { return None };
+        // What is due anyway is no other try.
+        self.trying = self.next_auth.is_none_or(|due| due > now.monotonic);
+        self.authenticate_at(now.monotonic);
+        self.remote().filter(|_| say)
     }
 
     /// A packet that proves us.
@@ -318,32 +389,18 @@ impl RemoteServer {
             Credential::Empty => Vec::new(),
             Credential::Token(token) => token.as_bytes().to_vec(),
             Credential::Key(signer) => {
-                // A server refuses what is older than the newest it has seen. So time never goes
-                // back here, though the clock may: after a power cut it may say 1970. And it goes
-                // on, as a server takes few packets of one second.
-                let seconds = if now.unix < self.used { self.used + 1 } else { now.unix };
-                let seconds = seconds.min(auth_packet::MAX_SECONDS);
-                self.used = seconds;
-                signer.control_packet(seconds, now.salts())
+                signer.control_packet(self.calendar.date(now.unix), now.salts())
             }
         }
     }
 
-    /// Sets more time aside when what was set aside is used up, and notes when the clock goes back
-    /// and when it has caught up; true when that must be kept.
-    pub fn reserve(&mut self) -> bool {
-        let (Credential::Key(_), Some(clock)) = (&self.config.credential, self.last_sent) else {
-            return false;
-        };
-        let before = (self.reserved, self.clock_from);
-        if self.used >= self.reserved {
-            self.reserved = self.used.saturating_add(RESERVE_SECONDS);
-            self.clock_from = clock;
-        }
-        self.clock_from = match clock < self.used {
-            true => self.reserved,
-            false => self.clock_from.min(clock),
-        };
-        before != (self.reserved, self.clock_from)
+    /// Whether the times of the last packet must be written before it is sent.
+    pub fn must_write(&mut self) -> bool {
+        matches!(self.config.credential, Credential::Key(_)) && self.calendar.must_write()
+    }
+
+    /// Nothing more will be sent.
+    pub fn close(&mut self) {
+        self.calendar.close();
     }
 }

@@ -5,10 +5,21 @@ use std::time::Duration;
 
 use super::config::{Datapath, Outer};
 use super::host::Family;
-use super::peer::{Accepted, End};
+use super::memory::Writing;
+use super::peer::{Accepted, Arrival, End, Peer, Verdict};
 use super::plan::Control;
 use super::{Action, Engine, Moment, Outgoing, Phase, Report};
 use crate::auth::Reject;
+
+/// Refreshed authentications are written together, so often at most.
+const WRITE_EVERY: Duration = Duration::from_secs(10);
+
+/// How long clients wait that do not fit in: the host is read for all of them.
+const ROOM_AFTER: Duration = Duration::from_millis(300);
+
+/// A remote is answered so often at most in so long a time.
+const MAX_ANSWERS: u32 = 3;
+const ANSWERED_FOR: Duration = Duration::from_secs(5);
 
 impl Engine {
     pub(super) fn datagram(
@@ -21,45 +32,125 @@ impl Engine {
         if self.cannot_be_remote(from) {
             return self.rejected(from, Reject::ImpossibleSource, payload.len(), actions);
         }
-        if let Some(clients) = &mut self.clients {
-            match clients.receive(from, payload, now) {
-                Ok(accepted) => {
-                    let reply = clients.reply(payload, now);
-                    actions.push(Action::HeardOf(from));
-                    self.accepted(from, accepted, now, actions);
-                    if let Some(payload) = reply {
-                        self.send(from, payload, actions);
-                    }
-                    actions.push(Action::Remember(self.memory()));
-                }
-                Err(reason) => self.rejected(from, reason, payload.len(), actions),
+        let writing = self.writing.next();
+        let judged = match &mut self.clients {
+            Some(clients) => clients.receive(from, payload, writing, now),
+            None => {
+                let Some(client) = self.peers.iter_mut().find_map(Peer::client) else { return };
+                client.receive(from, payload, writing, now)
             }
+        };
+        match judged {
+            Ok(Verdict::Refreshed) => {
+                self.write_soon(now);
+                self.counters.accepted += 1;
+                actions.push(Action::Report(Report::Refreshed(from)));
+                let reply = self.reply(payload, now);
+                self.welcome(from, reply, now, actions);
+            }
+            Ok(Verdict::BeingWritten) => self.write_soon(now),
+            Ok(Verdict::Arriving) => self.write(actions),
+            Ok(Verdict::Waiting) => {
+                self.reread_at = self.reread_at.min(now.monotonic + ROOM_AFTER);
+            }
+            Err(reason) => self.rejected(from, reason, payload.len(), actions),
+        }
+    }
+
+    /// What is sent back to a client that sent `request`.
+    fn reply(&mut self, request: &[u8], now: &Moment) -> Option<Vec<u8>> {
+        match &self.clients {
+            Some(clients) => clients.reply(request, now),
+            None => self.peers.iter_mut().find_map(Peer::client)?.reply(request, now),
+        }
+    }
+
+    /// Refreshes are written together: what a crash loses of them is told by the time of the start.
+    fn write_soon(&mut self, now: &Moment) {
+        self.write_at = self.write_at.min(now.monotonic + WRITE_EVERY);
+    }
+
+    /// Asks for the memory to be written.
+    pub(super) fn write(&mut self, actions: &mut Vec<Action>) {
+        self.writing = self.writing.next();
+        self.write_at = Duration::MAX;
+        actions.push(Action::Write(self.writing));
+    }
+
+    /// Who waited for it is let in.
+    pub(super) fn written(&mut self, writing: Writing, now: &Moment, actions: &mut Vec<Action>) {
+        if self.phase == Phase::Ending {
             return;
         }
-        // Whoever was last at that address is the likeliest sender.
-        let mut order: Vec<usize> = (0..self.peers.len()).collect();
-        order.sort_by_key(|&i| self.peers[i].remote() != Some(from));
-        let mut refused = None;
-        for i in order {
-            let End::Client(client) = &mut self.peers[i].end else { continue };
-            match client.receive(from, payload, now) {
-                Ok(accepted) => {
-                    let reply = client.reply(payload, now);
-                    if let Accepted::Moved { .. } = accepted {
-                        self.peers[i].taken_for = None;
+        let arrivals = match &mut self.clients {
+            Some(clients) => clients.written(writing, now),
+            None => {
+                let arrival = |peer: &mut Peer| {
+                    let arrival = peer.client()?.written(writing, now)?;
+                    if let Accepted::Moved { .. } = arrival.accepted {
+                        peer.taken_for = None;
                     }
-                    self.accepted(from, accepted, now, actions);
-                    if let Some(payload) = reply {
-                        self.send(from, payload, actions);
-                    }
-                    actions.push(Action::Remember(self.memory()));
-                    return;
-                }
-                Err(reason) => refused = refused.or(Some(reason)),
+                    Some(arrival)
+                };
+                self.peers.iter_mut().filter_map(arrival).collect()
             }
+        };
+        if arrivals.is_empty() {
+            return;
         }
-        if let Some(reason) = refused {
-            self.rejected(from, reason, payload.len(), actions);
+        self.reconcile(actions);
+        for Arrival { from, accepted, reply } in arrivals {
+            self.counters.accepted += 1;
+            let mut rivals = None;
+            let report = match accepted {
+                Accepted::Refreshed => Report::Refreshed(from),
+                Accepted::Arrived => Report::Arrived(from),
+                Accepted::Moved { from: before } => {
+                    self.counters.moved += 1;
+                    if self.rivals.moved(before, from, now.monotonic) {
+                        rivals =
+                            Some(Report::Rivals { one: before.min(from), other: before.max(from) });
+                    }
+                    Report::Moved { from: before, to: from }
+                }
+            };
+            actions.push(Action::Report(report));
+            actions.extend(rivals.map(Action::Report));
+            self.welcome(from, reply, now, actions);
+        }
+    }
+
+    /// What every accepted packet brings about.
+    fn welcome(
+        &mut self,
+        from: SocketAddr,
+        reply: Option<Vec<u8>>,
+        now: &Moment,
+        actions: &mut Vec<Action>,
+    ) {
+        if self.clients.is_some() {
+            actions.push(Action::HeardOf(from));
+        }
+        let Some(payload) = reply else { return };
+        // The packet may be the answer to our answer: two servers must not talk without end.
+        self.answered.retain(|_, (at, _)| now.monotonic.saturating_sub(*at) < ANSWERED_FOR);
+        let (_, answers) = self.answered.entry(from).or_insert((now.monotonic, 0));
+        if *answers < MAX_ANSWERS {
+            *answers += 1;
+            self.send(from, payload, actions);
+        }
+    }
+
+    /// Finds room for clients that proved themselves, now that it is known who is alive.
+    pub(super) fn make_room(&mut self, now: &Moment, actions: &mut Vec<Action>) {
+        let (Some(clients), Some(found)) = (&mut self.clients, &self.found) else { return };
+        let room = clients.make_room(&found.userspace.silent, self.writing.next(), now);
+        for (from, length) in room.refused {
+            self.rejected(from, Reject::NoRoom, length, actions);
+        }
+        actions.extend(room.removed.into_iter().map(Report::MadeRoom).map(Action::Report));
+        if room.arriving {
+            self.write(actions);
         }
     }
 
@@ -72,32 +163,6 @@ impl Engine {
     ) {
         *self.counters.rejected.entry(reason).or_default() += 1;
         actions.push(Action::Report(Report::Rejected { from, reason, length }));
-    }
-
-    pub(super) fn accepted(
-        &mut self,
-        from: SocketAddr,
-        accepted: Accepted,
-        now: &Moment,
-        actions: &mut Vec<Action>,
-    ) {
-        self.counters.accepted += 1;
-        let report = match accepted {
-            Accepted::Refreshed => Report::Refreshed(from),
-            Accepted::Arrived => Report::Arrived(from),
-            Accepted::Moved { from: before } => {
-                self.counters.moved += 1;
-                Report::Moved { from: before, to: from }
-            }
-        };
-        self.reconcile(actions);
-        let rivals = match accepted {
-            Accepted::Moved { from: before } if self.rivals.moved(before, from, now.monotonic) => {
-                Some(Report::Rivals { one: before.min(from), other: before.max(from) })
-            }
-            Accepted::Moved { .. } | Accepted::Refreshed | Accepted::Arrived => None,
-        };
-        actions.extend([Some(report), rivals].into_iter().flatten().map(Action::Report));
     }
 
     pub(super) fn send(&mut self, to: SocketAddr, payload: Vec<u8>, actions: &mut Vec<Action>) {
@@ -123,7 +188,7 @@ impl Engine {
         for i in 0..self.peers.len() {
             let End::Server(server) = &mut self.peers[i].end else { continue };
             let Some((to, payload)) = server.due_packet(now) else { continue };
-            if server.reserve() {
+            if server.must_write() {
                 actions.push(Action::Remember(self.memory()));
             }
             self.send(to, payload, actions);

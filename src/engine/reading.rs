@@ -9,7 +9,7 @@ use super::config::{Datapath, DeviceName, Outer};
 use super::host::{Encapsulation, Found, Interface, InterfaceKind, RulesFound};
 use super::hosts::Node;
 use super::peer::{End, Peer};
-use super::plan::{self, Step, WantedLink};
+use super::plan::{self, Control, Step, WantedLink};
 use super::wanted::{Endpoint, Ends, find_outer, wanted};
 use super::{Action, Engine, Moment, Phase, REREAD_EVERY, Report, gateway, nodes};
 
@@ -32,6 +32,11 @@ impl Engine {
         }
         self.found = Some(found);
         self.heard.read(self.traffic(), now.unix, now.monotonic);
+        if first {
+            self.note_start(actions);
+        }
+        self.make_room(now, actions);
+        self.read_traffic(now, actions);
         if self.endpoint.ends == Ends::Many {
             self.take_nodes(actions); // our outer address may have changed
         }
@@ -80,6 +85,27 @@ impl Engine {
         let new = conflicts.iter().filter(|conflict| !self.conflicts.contains(conflict));
         actions.extend(new.cloned().map(Action::Report));
         self.conflicts = conflicts;
+    }
+
+    /// A server that does not come to its end may have accepted more than it wrote: the next one is
+    /// told by this.
+    fn note_start(&mut self, actions: &mut Vec<Action>) {
+        if let Control::Queue { .. } = self.endpoint.control {
+            self.memory.running = true;
+            actions.push(Action::Remember(self.memory()));
+        }
+    }
+
+    /// Clients learn from the counters whether their server lets them in.
+    fn read_traffic(&mut self, now: &Moment, actions: &mut Vec<Action>) {
+        let Some(found) = &self.found else { return };
+        for peer in &mut self.peers {
+            let traffic = found.interface(&peer.device).map(|i| i.traffic).unwrap_or_default();
+            if let End::Server(server) = &mut peer.end {
+                let silent = server.read_traffic(traffic, now);
+                actions.extend(silent.map(Report::NothingBack).map(Action::Report));
+            }
+        }
     }
 
     /// Works out our outer address. When it is gone, the last one is kept: it may come back.
@@ -294,6 +320,12 @@ impl Engine {
         steps.extend(plan::plan_removal(&devices, found, &self.owned));
         gateway::guard(&mut steps, &nothing, found, None);
         actions.extend(steps.into_iter().map(Action::Apply));
+        self.memory.running = false;
+        for peer in &mut self.peers {
+            if let End::Server(server) = &mut peer.end {
+                server.close();
+            }
+        }
         actions.push(Action::Remember(self.memory()));
         actions.push(Action::Exit);
     }
@@ -313,6 +345,7 @@ fn applied(action: &Action) -> Option<&Step> {
         | Action::HeardOf(_)
         | Action::ReadHost
         | Action::Remember(_)
+        | Action::Write(_)
         | Action::Report(_)
         | Action::Exit => None,
     }

@@ -16,8 +16,9 @@ use super::host::{
     Admitted, Encapsulation, Family, Found, Interface, InterfaceAddress, InterfaceKind, IpipLink,
     Listener,
 };
+use super::memory::Settings;
 use super::nodes;
-use super::peer::{Peer, Settings};
+use super::peer::Peer;
 use super::plan::{self, Control, Forwards, LinkKind, Mtu, MtuFrom, RuleSpec, Wanted, WantedLink};
 
 /// TTL of the outer packets. The kernel's default, the inner packet's TTL, would let a routing

@@ -1,41 +1,53 @@
 //! A limit on repeated log lines: nothing from the network can fill a disk.
 
-use std::collections::BTreeMap;
+use std::collections::HashMap;
+use std::hash::Hash;
 use std::time::Duration;
 
-/// Lets one line of each kind pass per interval, and counts the others.
+/// So many kinds are told apart; more than these are not logged while all of them are in use.
+const MAX_KINDS: usize = 64;
+
+/// Lets some lines of each kind pass per interval, and counts the others.
 #[derive(Debug)]
 pub struct Limiter<K> {
     every: Duration,
-    seen: BTreeMap<K, Seen>,
+    burst: u32,
+    seen: HashMap<K, Seen>,
 }
 
 #[derive(Debug, Clone, Copy)]
 struct Seen {
-    last: Duration,
+    since: Duration,
+    passed: u32,
     held_back: u64,
 }
 
-impl<K: Ord> Limiter<K> {
-    /// The number of kinds must be bounded by the caller.
-    pub fn new(every: Duration) -> Self {
-        Limiter { every, seen: BTreeMap::new() }
+impl<K: Eq + Hash> Limiter<K> {
+    pub fn new(every: Duration, burst: u32) -> Self {
+        Limiter { every, burst, seen: HashMap::new() }
     }
 
     /// Whether a line may pass at `now`; if so, how many were held back since the last.
     pub fn pass(&mut self, kind: K, now: Duration) -> Option<u64> {
-        let fresh = Seen { last: now, held_back: 0 };
-        let Some(seen) = self.seen.get_mut(&kind) else {
-            self.seen.insert(kind, fresh);
-            return Some(0);
-        };
-        if now < seen.last + self.every {
+        let every = self.every;
+        let is_over = |seen: &Seen| now >= seen.since + every;
+        if self.seen.len() >= MAX_KINDS && !self.seen.contains_key(&kind) {
+            self.seen.retain(|_, seen| !is_over(seen));
+            if self.seen.len() >= MAX_KINDS {
+                return None;
+            }
+        }
+        let fresh = Seen { since: now, passed: 0, held_back: 0 };
+        let seen = self.seen.entry(kind).or_insert(fresh);
+        if is_over(seen) {
+            (seen.since, seen.passed) = (now, 0);
+        }
+        if seen.passed >= self.burst {
             seen.held_back += 1;
             return None;
         }
-        let held_back = seen.held_back;
-        *seen = fresh;
-        Some(held_back)
+        seen.passed += 1;
+        Some(std::mem::take(&mut seen.held_back))
     }
 }
 
@@ -43,15 +55,31 @@ impl<K: Ord> Limiter<K> {
 mod tests {
     use super::*;
 
+    const SECOND: Duration = Duration::from_secs(1);
+
     #[test]
-    fn one_of_each_kind_per_interval() {
-        let second = Duration::from_secs;
-        let mut limiter = Limiter::new(second(10));
-        assert_eq!(limiter.pass("a", second(0)), Some(0));
-        assert_eq!(limiter.pass("a", second(1)), None);
-        assert_eq!(limiter.pass("a", second(9)), None);
-        assert_eq!(limiter.pass("b", second(9)), Some(0));
-        assert_eq!(limiter.pass("a", second(10)), Some(2));
-        assert_eq!(limiter.pass("a", second(20)), Some(0));
+    fn some_of_each_kind_per_interval() {
+        let mut limiter = Limiter::new(10 * SECOND, 1);
+        assert_eq!(limiter.pass("a", Duration::ZERO), Some(0));
+        assert_eq!(limiter.pass("a", SECOND), None);
+        assert_eq!(limiter.pass("a", 9 * SECOND), None);
+        assert_eq!(limiter.pass("b", 9 * SECOND), Some(0));
+        assert_eq!(limiter.pass("a", 10 * SECOND), Some(2));
+        assert_eq!(limiter.pass("a", 20 * SECOND), Some(0));
+        let mut limiter = Limiter::new(10 * SECOND, 3);
+        let passed =
+            |limiter: &mut Limiter<_>, now| (0..9).filter_map(|_| limiter.pass("a", now)).count();
+        assert_eq!(passed(&mut limiter, SECOND), 3);
+        assert_eq!(passed(&mut limiter, 10 * SECOND), 0);
+        assert_eq!(limiter.pass("a", 11 * SECOND), Some(15));
+    }
+
+    #[test]
+    fn the_number_of_kinds_is_bounded() {
+        let mut limiter = Limiter::new(10 * SECOND, 1);
+        let passed = (0..1000).filter_map(|kind| limiter.pass(kind, SECOND)).count();
+        assert_eq!((passed, limiter.seen.len()), (MAX_KINDS, MAX_KINDS));
+        assert_eq!(limiter.pass(5000, 11 * SECOND), Some(0));
+        assert_eq!(limiter.seen.len(), 1);
     }
 }

@@ -290,6 +290,11 @@ impl Datapath {
         self.shared.forwarding().learned(wake::now())
     }
 
+    /// How long ago something came from the remotes behind which addresses were learned.
+    pub fn silent(&self) -> BTreeMap<SocketAddr, Duration> {
+        self.shared.forwarding().silent(wake::now())
+    }
+
     /// Notes that a remote is alive, and all inner addresses that were learned behind it.
     pub fn heard_of(&self, remote: SocketAddr) {
         self.shared.forwarding().heard_of(remote, wake::now());

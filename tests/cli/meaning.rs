@@ -120,9 +120,14 @@ fn what_a_server_demands_and_answers() {
     assert_eq!(by_ip.remote_port, Some(5));
     assert_eq!(server("-r 192.0.2.1:5").policy.remote_ip, None);
 
-    assert!(matches!(server("--reply-on-auth-ok").reply, Reply::Reversed));
+    for proof in ["--auth-token x", "--auth-by-remote-ip -r 192.0.2.1"] {
+        let answers = server(&format!("--reply-on-auth-ok {proof}")).reply;
+        assert!(matches!(answers, Reply::Reversed), "{proof}");
+    }
+    // Nobody could be told from who forges an address.
+    assert!(matches!(server("--reply-on-auth-ok").reply, Reply::Silent));
     let one = format!("--reply-on-auth-ok --auth-key-b64 {PRIVATE}");
-    assert!(matches!(server(&one).reply, Reply::Reversed));
+    assert!(matches!(server(&format!("{one} --auth-token x")).reply, Reply::Reversed));
     let both = format!("{one} --auth-remote-pubkey-b64 {OTHER_PUBLIC}");
     assert!(matches!(server(&both).reply, Reply::Signed(_)));
 }

@@ -143,7 +143,7 @@ def test_one_key_and_clocks_that_differ(lab):
     old = signed(star.keys.private, seconds=now - 200)
     for payload in (old, packet):
         star.lan.host.send_udp(star.lan.ADDRESS, PORT, SERVER, PORT, payload)
-    near.await_rejected(older_than_accepted=1, replayed=1)
+    near.await_rejected(clock_differs=1, replayed=1)
     for i in (3, 4):
         star.data(i, inner(i))
     assert reaches(star.clients[0], inner(1))
@@ -222,10 +222,11 @@ def test_an_address_is_not_taken_over_while_its_owner_is_alive(lab):
 
 
 def test_limits(lab):
-    """--learn-limit: so many inner addresses, and so many clients, of whom the newest stay."""
+    """--learn-limit: so many inner addresses, and so many clients. Who is silent makes room, and
+    nobody else does."""
     star = Star(lab, clients=3, proof=TOKEN)
     near = star.server("--learn-limit", "2", "--learn-lifetime", "4")
-    first = star.client(2)
+    star.client(2)
     near.await_accepted(1)
     for last in (2, 20, 21):
         star.data(2, inner(last))
@@ -236,16 +237,35 @@ def test_limits(lab):
     star.data(2, inner(21))
     await_(lambda: set(learned(near)) == {inner(21)}, what="another address")
 
-    for accepted, i in enumerate((3, 4), 2):
-        star.client(i)
-        near.await_accepted(accepted)
-    assert remotes(near) == {at(3), at(4)}
-    assert learned(near) == {}
-    star.data(2, inner(2))
-    await_dropped(near, rx_wrong_source=1, rx_stranger=1)
-    first.reauthenticate()
-    near.await_accepted(4)
+
+def test_who_is_alive_is_not_pushed_out(lab):
+    """A third client finds no room while the others send something, if only data."""
+    star = Star(lab, clients=3, proof=TOKEN)
+    near = star.server("--learn-limit", "2", "--learn-lifetime", "4")
+    first, second = star.client(2, "--keepalive", "1"), star.client(3)
+    await_(lambda: remotes(near) == {at(2), at(3)}, what="two clients")
+    steady = star.clients[1].ping_background(inner(1), interval=0.1)
+    await_(lambda: steady.answers() >= 2, what="answers")
+    third = star.client(4)
+
+    def refused():
+        third.reauthenticate()
+        return near.show()["rejected"].get("no_room", 0)
+
+    deadline = time.monotonic() + 9  # longer than two lifetimes
+    while time.monotonic() < deadline:
+        refused()
+        time.sleep(0.2)
+    assert refused() and set(near.show()["rejected"]) == {"no_room"}
+    assert remotes(near) == {at(2), at(3)}
+    assert learned(near)[inner(3)] == at(3)
+    near.await_log("--learn-limit clients are known, and none was silent")
+    steady.stop_complete()
+    # The one that sends nothing any more makes room, the other one does not.
+    await_(lambda: refused() and at(4) in remotes(near), what="room", interval=0.2)
     assert remotes(near) == {at(2), at(4)}
+    near.await_log(f"{at(3)} was silent for --learn-lifetime")
+    assert [end.process.stop() for end in (near, first, second, third)] == [0] * 4
 
 
 # -- what changes ---------------------------------------------------------------------------

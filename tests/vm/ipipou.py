@@ -96,11 +96,16 @@ def server(host, *options, device="eth0", keys=None, number=0, **more):
 
 
 def client(host, *options, remote=None, device="eth0", keys=None, number=0, peer=0, **more):
-    """`number` is the client's own, `peer` the server's, which gives port and inner address."""
+    """`number` is the client's own, `peer` the server's, which gives port and inner address.
+
+    With a keepalive that no test lives to see, it sends one packet and no more: without one it tries
+    again until something comes back."""
     remote = remote or f"{SERVER}:{10000 + peer}"
     proof = ["--auth-key-b64", keys.private, "--auth-secret", SECRET] if keys else []
     inner = ["--tunl-ip", f"172.28.0.{2 * peer + 1}"]
     place = ["-b", f"@{device}", "-r", remote]
+    if "--keepalive" not in options:
+        place += ["--keepalive", "60"]
     return Tunnel(host, "-c", *place, *inner, *proof, *options, number=number, **more)
 
 

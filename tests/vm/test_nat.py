@@ -93,6 +93,26 @@ def test_private_tunnel_follows_its_remote(internet):
     assert near[1].tunnel()["local"] == "172.29.0.1"
 
 
+def test_a_server_is_killed_and_goes_on_with_a_foreign_port(internet):
+    """What is found has the port of the NAT, and no packet is lost."""
+    client, keys = internet.inside(7), ipipou.Keys(internet.server)
+    near = ipipou.server(internet.server, keys=keys)
+    far = ipipou.client(client, keys=keys)
+    near.await_log("tunnel up")
+    before = near.admitted()
+    assert list(before) == [f"{OUTSIDE}:{remote(near)[1]}"] and remote(near)[1] != 10000
+    ping = client.ping_background("172.28.0.0")
+    ping.await_answers()
+    near.process.kill()
+    near.start()
+    ping.await_answers()
+    assert near.admitted() == before
+    ping.stop_complete()
+    far.reauthenticate()
+    near.await_log("authenticated again")
+    assert near.show()["moved"] == 0 and near.show()["rejected"] == {}
+
+
 @pytest.mark.parametrize("way", ["signal", "keepalive", "reauth-only"])
 def test_mapping_changes(internet, way):
     """Another outside port: traffic is refused until the client authenticates again."""

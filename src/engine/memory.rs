@@ -1,0 +1,124 @@
+//! What a restart must not forget.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::net::SocketAddr;
+
+use serde::{Deserialize, Serialize};
+
+use super::{Engine, Moment};
+use crate::auth::ReplayMemory;
+
+/// Kept in the state directory. Fields keep their names: older versions of the program read them.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Memory {
+    /// Server: the public key whose packets `seen` is about.
+    pub key: Option<[u8; 32]>,
+    /// Server: what was accepted of that key.
+    pub seen: ReplayMemory,
+    /// Server: the same of keys that were in use before, by the key in hexadecimal.
+    pub others: BTreeMap<String, ReplayMemory>,
+    /// Server: when (Unix time) the client last proved itself, and from where.
+    pub authenticated: Option<(SocketAddr, u64)>,
+    /// Client: no packet had a later time than this.
+    pub reserved: u64,
+    /// Client: a clock that shows this or more has not gone back, so it is later than any packet.
+    pub clock_from: u64,
+    /// Client: the latest time that the clock showed at a packet; 0 if that is not known.
+    pub highest_clock: u64,
+    /// Server with many clients: where each was, and when (Unix time) it last proved itself.
+    pub clients: BTreeMap<SocketAddr, u64>,
+    /// Settings of interfaces as they were before us, by name.
+    pub settings: BTreeMap<String, Settings>,
+    /// A server is running, or did not come to its end: it may have accepted more than is in here.
+    pub running: bool,
+    /// Before this Unix time more was accepted than is in here, of any key.
+    pub lost_before: u64,
+    /// It was lost before this start.
+    #[serde(skip)]
+    pub lost: bool,
+}
+
+/// Settings of an interface, as far as we changed them.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Settings {
+    /// It did not forward.
+    pub turned_on: Option<TurnedOn>,
+    pub rp_filter: Option<u32>,
+}
+
+/// When an interface's forwarding was turned on.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct TurnedOn {
+    /// Whether the host was a router (`net.ipv4.ip_forward`), but for this interface.
+    pub ip_forward: bool,
+}
+
+/// The number of a writing of the memory to the disk. A later one has all that an earlier one has.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Writing(u64);
+
+impl Writing {
+    pub(super) fn next(self) -> Self {
+        Writing(self.0 + 1)
+    }
+}
+
+impl Memory {
+    /// There was one, and it is lost or damaged.
+    pub fn lost() -> Self {
+        Memory { lost: true, ..Memory::default() }
+    }
+
+    /// What was accepted of `key`. What is about another key stays, for when that comes back. With
+    /// a `span` many clients share the key ([`ReplayMemory::at_start`]).
+    pub(super) fn replays_of(
+        &mut self,
+        key: Option<[u8; 32]>,
+        span: Option<u64>,
+        now: &Moment,
+    ) -> ReplayMemory {
+        let unix = now.unix;
+        if std::mem::take(&mut self.lost) {
+            self.lost_before = unix;
+            return ReplayMemory::default().at_start(span, unix).lost(unix);
+        }
+        let mut last = std::mem::take(&mut self.seen);
+        if self.running {
+            last = last.interrupted(unix);
+        }
+        // The key itself stays: who proved himself by another one is not taken over.
+        if self.key != key {
+            if let Some(before) = self.key {
+                self.others.insert(name(&before), last);
+            }
+            let known = key.and_then(|key| self.others.remove(&name(&key)));
+            last = known.unwrap_or_else(|| ReplayMemory::default().not_before(self.lost_before));
+        }
+        last.at_start(span, unix)
+    }
+}
+
+/// The key in hexadecimal.
+fn name(key: &[u8; 32]) -> String {
+    key.iter().fold(String::new(), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}"); // a String takes everything
+        text
+    })
+}
+
+impl Engine {
+    /// What is to be on the disk now.
+    pub fn memory(&self) -> Memory {
+        let mut memory = self.memory.clone();
+        match (&self.clients, self.peers.first()) {
+            (Some(clients), _) => clients.remember(&mut memory),
+            (None, Some(peer)) => peer.remember(&mut memory),
+            (None, None) => {}
+        }
+        memory
+    }
+}
