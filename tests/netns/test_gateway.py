@@ -216,6 +216,7 @@ def test_a_crashed_gateway_is_put_back_by_the_next(lab):
     assert border.near.process.stop(signal.SIGKILL) == -signal.SIGKILL
     assert forwarding(border.server)["eth1"] == "1"
     border.near.start()
+    ipipou.later_second()
     border.far.reauthenticate()
     await_answer(border.client, Border.THIRD)
     border.stop()

@@ -116,6 +116,7 @@ def test_a_start_right_after_a_kill(lan):
     for _ in range(10):
         lan.near.process.send_signal(signal.SIGKILL)
         lan.near.start()  # not even waited for
+    ipipou.later_second()
     lan.far.reauthenticate()
     lan.near.await_log("tunnel up")
     reach_each_other(lan.server, lan.client)

@@ -3,6 +3,7 @@
 import json
 import re
 import signal
+import time
 
 from lab import await_
 
@@ -157,6 +158,13 @@ class Lan:
         self.far = client(self.client, *options, keys=self.keys, prefix=prefix)
         self.near.await_log("tunnel up")
         return self
+
+
+def later_second():
+    """Returns when the clock shows another second than now.
+
+    A server that crashed refuses packets dated by the second in which it was started again."""
+    time.sleep(1.0 - time.time() % 1.0)
 
 
 def complaint(done):

@@ -22,7 +22,7 @@ from gateways import (
     state,
     strict,
 )
-from ipipou import SERVER
+from ipipou import SERVER, later_second
 from lab import await_
 
 DEV = "ipipou0"
@@ -111,6 +111,7 @@ def test_options_left_out_after_a_kill(lab):
     await_answer(client, INNER_SERVER)
     # It is at rest: a mark that could not be taken off would be tried to for ever.
     changes = far.process.output().count(f"change {DEV}")
+    later_second()
     far.reauthenticate()
     near.await_accepted(2)  # its start was one
     assert far.process.output().count(f"change {DEV}") == changes == 1

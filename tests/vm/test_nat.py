@@ -108,6 +108,7 @@ def test_a_server_is_killed_and_goes_on_with_a_foreign_port(internet):
     ping.await_answers()
     assert near.admitted() == before
     ping.stop_complete()
+    ipipou.later_second()
     far.reauthenticate()
     near.await_log("authenticated again")
     assert near.show()["moved"] == 0 and near.show()["rejected"] == {}

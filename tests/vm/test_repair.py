@@ -42,6 +42,7 @@ def test_no_ping_is_lost_by_a_crash_and_a_restart(lab, options, side):
 
     # And it is not just the kernel that goes on.
     accepted = lan.near.show()["accepted"]
+    ipipou.later_second()
     lan.far.reauthenticate()
     lan.near.await_accepted(accepted + 1)
     assert lan.near.tunnel()["remote"] == CLIENT
