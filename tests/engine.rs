@@ -270,7 +270,8 @@ fn moment(now: Duration, skew: i64, drawn: u64) -> Moment {
         );
     }
     let unix = (START + now.as_secs()).saturating_add_signed(skew);
-    Moment { monotonic: now, unix, random }
+    let started = START.saturating_add_signed(skew);
+    Moment { monotonic: now, unix, started, random }
 }
 
 fn at(text: &str) -> SocketAddrV4 {

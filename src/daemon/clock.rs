@@ -20,7 +20,10 @@ impl Clock {
     pub fn moment(&self) -> Result<Moment, getrandom::Error> {
         let mut random = [0; 64];
         getrandom::fill(&mut random)?;
-        Ok(Moment { monotonic: self.elapsed(), unix: unix(), random })
+        let monotonic = self.elapsed();
+        let unix = since_1970();
+        let started = unix.saturating_sub(monotonic).as_secs();
+        Ok(Moment { monotonic, unix: unix.as_secs(), started, random })
     }
 
     pub fn elapsed(&self) -> Duration {
@@ -35,5 +38,9 @@ impl Clock {
 
 /// Seconds since 1970; 0 while the clock is before that.
 pub fn unix() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+    since_1970().as_secs()
+}
+
+fn since_1970() -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
 }

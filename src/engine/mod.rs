@@ -62,6 +62,9 @@ pub struct Moment {
     pub monotonic: Duration,
     /// Seconds since 1970.
     pub unix: u64,
+    /// The same of the process' start, by the clock as it is set now. (The difference of two times in
+    /// whole seconds may be a second off.)
+    pub started: u64,
     /// Random bytes that nobody else has seen.
     pub random: [u8; 64],
 }
@@ -74,8 +77,7 @@ impl Moment {
 
     /// The clock that packets are held against.
     pub(crate) fn server_time(&self) -> ServerTime {
-        let start = self.unix.saturating_sub(self.monotonic.as_secs());
-        ServerTime { now: self.unix, start }
+        ServerTime { now: self.unix, start: self.started }
     }
 
     /// Salts to choose from.
