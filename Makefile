@@ -16,9 +16,10 @@ ARGS ?=
 target = $(or $(CARGO_TARGET_DIR),target)
 binary = $(target)/release/ipipou
 man = $(DESTDIR)$(PREFIX)/share/man/man8/ipipou.8
+# fish looks below /etc, or ~/.config with CONF there; below /usr/local/share only in some sessions.
 completions = $(DESTDIR)$(PREFIX)/share/bash-completion/completions/ipipou \
 	$(DESTDIR)$(PREFIX)/share/zsh/site-functions/_ipipou \
-	$(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/ipipou.fish
+	$(DESTDIR)$(patsubst %/,%,$(dir $(CONF)))/fish/completions/ipipou.fish
 
 # Stops a target that cannot write to all of its places, before it has written to one of them.
 writable = @for place in $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(UNITS) $(DESTDIR)$(CONF); do \
@@ -87,6 +88,7 @@ install: ## to PREFIX=/usr/local, configuration examples to /etc/ipipou; needs `
 uninstall: ## removes what install made, but for the configuration
 	$(writable)
 	rm -f $(DESTDIR)$(PREFIX)/sbin/ipipou $(DESTDIR)$(PREFIX)/bin/ipipou $(man) $(completions) \
+		$(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/ipipou.fish \
 		$(DESTDIR)$(UNITS)/ipipou@.service $(DESTDIR)$(UNITS)/ipipou.target
 
 clean: ## removes target/, virtual machines included

@@ -7,6 +7,7 @@ use clap_complete::Shell;
 use clap_mangen::Man;
 use clap_mangen::roff::{Roff, bold, roman};
 
+use super::completions::with_names;
 use super::options::{Document, EXAMPLES, Options};
 
 const DESCRIPTION: &str = "\
@@ -36,7 +37,7 @@ const TABLE: &str = r#"  {"nodes": {
     "10.2.0.0/16": {"host": "203.0.113.2", "port": 7777}
   }}"#;
 
-const COMMANDS: [(&str, &str); 2] = [
+const COMMANDS: [(&str, &str); 3] = [
     (
         "show [--json | --wide] [NAME]",
         "Print what the tunnels of this host are doing, or the tunnel NAME.",
@@ -45,6 +46,11 @@ const COMMANDS: [(&str, &str); 2] = [
         "check [NAME] [OPTIONS]",
         "Read the options of a start, of which --config NAME may be given as NAME, and say what is \
          wrong with them. Nothing is changed. The exit status is 0 or 2.",
+    ),
+    (
+        "generate man|bash|zsh|fish",
+        "Print this page, or the completions of a shell, which know the names of tunnels and of \
+         interfaces.",
     ),
 ];
 
@@ -81,7 +87,8 @@ pub fn render(document: Document, exits: &[(u8, &str)]) -> io::Result<Vec<u8>> {
         Document::Fish => Shell::Fish,
     };
     clap_complete::generate(shell, &mut Options::command(), "ipipou", &mut text);
-    Ok(text)
+    let generated = String::from_utf8(text).map_err(io::Error::other)?;
+    Ok(with_names(shell, &generated).into_owned().into_bytes())
 }
 
 fn man(text: &mut Vec<u8>, exits: &[(u8, &str)]) -> io::Result<()> {

@@ -12,6 +12,7 @@
 mod address;
 mod check;
 mod complaint;
+mod completions;
 pub mod conf;
 mod conf_file;
 mod defaults;

@@ -16,6 +16,8 @@ declare -A groups=(
     [hosts]='iproute2 nftables conntrack iputils-ping procps'
     # virtual machines: emulator, root file system, archives, depmod
     [machines]='qemu-system-x86 debootstrap cpio zstd xz-utils kmod'
+    # whose completions are tried
+    [shells]='bash bash-completion zsh fish'
     # captures, load, certificates, and the test programs
     [test]='tcpdump iperf3 util-linux openssl
         python3 python3-pytest python3-pytest-rerunfailures python3-nacl'
@@ -26,7 +28,7 @@ declare -A groups=(
     [bench]='wireguard-go wireguard-tools fastd openvpn iperf3 openssl python3'
 )
 
-groups[test]+=" ${groups[hosts]} ${groups[machines]}"
+groups[test]+=" ${groups[hosts]} ${groups[machines]} ${groups[shells]}"
 groups[bench]+=" ${groups[hosts]}"
 
 if (($# == 0)); then

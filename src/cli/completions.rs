@@ -1,0 +1,182 @@
+//! What the generated completions cannot know: the names of tunnels and of interfaces. They are
+//! found by the shell itself, so that nothing of ours runs at every press of a key.
+
+use std::borrow::Cow;
+
+use clap_complete::Shell;
+
+/// Which words of the line belong together does not depend on `COMP_WORDBREAKS`: only what readline
+/// replaces does, which is `$2`. Names come from the file system and may hold anything: none is
+/// expanded (as `compgen -W` would), and all are quoted.
+const BASH: &str = r#"
+_ipipou_and_names() {
+    local line=${COMP_LINE:0:COMP_POINT} words=() names=() name full
+    local word=${line##*[[:blank:]]} option value
+    read -ra words <<<"$line"
+    [[ ! $word ]] || unset 'words[-1]'
+    option=${words[-1]-} value=$word
+    case $word in
+    --*=*) option=${word%%=*} value=${word#*=} ;;
+    -b*) option=-b value=${word#-b} ;;
+    esac
+    case $option,${words[1]-} in
+    -b,* | --fou-local,*) [[ $value && $value != *@* ]] || names=(/sys/class/net/*/) ;;
+    --fou-dev,* | --tunl-dev,* | --masquerade,*) names=(/sys/class/net/*/) ;;
+    --config,* | check,check) [[ $value == [./~]* ]] || names=(/etc/ipipou/*.conf) ;;
+    --runtime-root,*) ;;
+    *,show) names=(/run/ipipou/*/control.sock) ;;
+    esac
+    if [[ ! ${names-} || $value == -* ]]; then
+        _ipipou "$@"
+        return
+    fi
+    compopt +o default +o bashdefault
+    COMPREPLY=()
+    for name in "${names[@]}"; do
+        [[ -e $name ]] || continue
+        name=${name%/control.sock}
+        [[ $name != /etc/* ]] || name=${name%.conf}
+        name=${name%/}
+        printf -v name %q "${name##*/}"
+        full=${word%"$value"}$name
+        [[ $option != -b && $option != --fou-local ]] || full=${word%"$value"}${value%@*}@$name
+        [[ $full != "$word"* ]] || COMPREPLY+=("${full#"${word%"$2"}"}")
+    done
+}
+complete -F _ipipou_and_names -o nosort -o bashdefault -o default ipipou
+"#;
+
+const ZSH: &str = r#"
+_ipipou_confs() {
+    if [[ $PREFIX == [./~]* ]]; then _files; return; fi
+    local names=(/etc/ipipou/*.conf(N:t:r)); compadd "$@" -a names
+}
+_ipipou_running() { local names=(/run/ipipou/*/control.sock(N:h:t)); compadd "$@" -a names }
+_ipipou_devices() { local names=(/sys/class/net/*(N-/:t)); compadd "$@" -a names }
+_ipipou_local() {
+    if compset -P '*@'; then _ipipou_devices "$@"; return; fi
+    local names=(/sys/class/net/*(N-/:t)); names=(@${^names}); compadd "$@" -a names
+}
+"#;
+
+/// What the options of zsh's generated completion say, and what they are to say.
+const ZSH_ACTIONS: [(&str, &str); 5] = [
+    (":LOCAL:_default'", ":LOCAL:_ipipou_local'"),
+    (":DEV:_default'", ":DEV:_ipipou_devices'"),
+    (":NAME:_files'", ":NAME:_ipipou_confs'"),
+    (":name -- Only this tunnel:_default'", ":name -- Only this tunnel:_ipipou_running'"),
+    (":name -- As in --config:_files'", ":name -- As in --config:_ipipou_confs'"),
+];
+
+const FISH: &str = r#"
+function __ipipou_confs
+    set -l value (commandline -ct | string replace -r '^--config=' '')
+    if string match -qr '^[./~]' -- $value
+        __fish_complete_path $value
+        return
+    end
+    for place in /etc/ipipou/*.conf
+        string replace -r '.*/(.*)\.conf$' '$1' -- $place
+    end
+end
+function __ipipou_running
+    for place in /run/ipipou/*/control.sock
+        string replace -r '.*/(.*)/control\.sock$' '$1' -- $place
+    end
+end
+function __ipipou_devices
+    for place in /sys/class/net/*/
+        string replace -r '.*/(.*)/$' '$1' -- $place
+    end
+end
+function __ipipou_local
+    set -l before (commandline -ct | string replace -r '^(--fou-local=|-b)' '')
+    set before (string replace -r '@.*' '' -- $before)
+    for name in (__ipipou_devices)
+        echo "$before@$name"
+    end
+end
+complete -c ipipou -n "__fish_ipipou_using_subcommand check" -f -a "(__ipipou_confs)"
+complete -c ipipou -n "__fish_ipipou_using_subcommand show" -f -a "(__ipipou_running)"
+"#;
+
+/// The options whose values fish finds by these functions.
+const FISH_ACTIONS: [(&str, &str); 5] = [
+    (" -l fou-local ", "__ipipou_local"),
+    (" -l fou-dev ", "__ipipou_devices"),
+    (" -l tunl-dev ", "__ipipou_devices"),
+    (" -l masquerade ", "__ipipou_devices"),
+    (" -l config ", "__ipipou_confs"),
+];
+/// clap's condition is false while an option waits for its value; the other one is not.
+const FISH_CONDITION: (&str, &str) = (
+    "complete -c ipipou -n \"__fish_ipipou_needs_command\" ",
+    "complete -c ipipou -n \"not __fish_ipipou_using_subcommand show generate\" ",
+);
+
+/// A line of fish's completion, with the names if it is that of an option that has some.
+fn fish_line(line: &str) -> Cow<'_, str> {
+    let action = FISH_ACTIONS.iter().find(|(option, _)| line.contains(option));
+    match (line.strip_prefix(FISH_CONDITION.0), action) {
+        (Some(rest), Some((_, action))) => {
+            let rest = rest.trim_end_matches(" -F").trim_end_matches(" -r");
+            Cow::Owned(format!("{}{rest} -x -a \"({action})\"", FISH_CONDITION.1))
+        }
+        (None, _) | (_, None) => Cow::Borrowed(line),
+    }
+}
+
+/// The generated completion of a shell, and the names.
+pub fn with_names(shell: Shell, generated: &str) -> Cow<'_, str> {
+    match shell {
+        Shell::Bash => Cow::Owned(format!("{generated}{BASH}")),
+        Shell::Fish => {
+            let lines: Vec<_> = generated.lines().map(fish_line).collect();
+            Cow::Owned(format!("{}\n{FISH}", lines.join("\n")))
+        }
+        Shell::Zsh => {
+            let mut text = generated.to_owned();
+            for (from, to) in ZSH_ACTIONS {
+                text = text.replace(from, to);
+            }
+            // `#compdef` stays the first line.
+            let (first, rest) = text.split_once('\n').unwrap_or((&text, ""));
+            Cow::Owned(format!("{first}\n{ZSH}{rest}"))
+        }
+        // clap's list of shells may grow; there is a document for these three.
+        _ => Cow::Borrowed(generated),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::super::options::Options;
+    use super::*;
+
+    fn generated(shell: Shell) -> String {
+        let mut text = Vec::new();
+        clap_complete::generate(shell, &mut Options::command(), "ipipou", &mut text);
+        String::from_utf8(text).unwrap()
+    }
+
+    #[test]
+    fn zsh_has_all_the_names() {
+        let text = generated(Shell::Zsh);
+        for (from, _) in ZSH_ACTIONS {
+            assert!(text.contains(from), "clap writes it in another way now: {from}");
+        }
+        assert!(with_names(Shell::Zsh, &text).starts_with("#compdef ipipou\n"));
+    }
+
+    #[test]
+    fn fish_has_all_the_names() {
+        let text = generated(Shell::Fish);
+        for (option, _) in FISH_ACTIONS {
+            let changed =
+                text.lines().filter(|line| line.contains(option) && fish_line(line) != *line);
+            assert_eq!(changed.count(), 1, "clap writes it in another way now: {option}");
+        }
+    }
+}
