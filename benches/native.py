@@ -241,7 +241,11 @@ def cell(rounds, name, what, form, scale=1):
         return "–"
     spread = (max(figures) - min(figures)) / 2
     value = form.format(statistics.median(figures))
-    return f"{value} ±{form.format(spread)}" if what.startswith(("tcp", "segmented", "udp k")) else value
+    return (
+        f"{value} ±{form.format(spread)}"
+        if what.startswith(("tcp", "segmented", "udp k"))
+        else value
+    )
 
 
 def table(rounds, names, why_not):

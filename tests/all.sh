@@ -152,7 +152,7 @@ start machines
 machines=${jobs[-1]}
 now step build cargo build --release --locked || finish
 
-pytest=(-q -rsfER --reruns 1)
+pytest=(-q -rsfER --reruns 1 --durations 30)
 
 # Beside each other, as the one mostly compiles and the other mostly waits. pytest comes from the
 # distribution, as its other modules do.
