@@ -72,6 +72,7 @@ def machine(lab):
         "fou-remote 198.51.100.1:10000",
         "tunl-ip 172.28.0.1",
         f"auth-key-b64 {here.keys.private}",
+        "keepalive 60",  # as in `ipipou.client`
     )
     before = here.snapshot()
     yield here
@@ -170,7 +171,7 @@ def test_a_reload_reads_the_file(machine):
     assert said in journal("-u", CLIENT_UNIT)
     # It goes on as it was, and did not authenticate: the next packet is the second.
     assert properties(CLIENT_UNIT, "MainPID", "ActiveState") == {**running, "ActiveState": "active"}
-    file.write_text(good + "keepalive 100\nnumber 1\n")
+    file.write_text(good.replace("keepalive 60", "keepalive 50") + "number 1\n")
     systemctl("reload", CLIENT_UNIT)
     near.await_accepted(2)
     assert f"{file}: a restart is needed for: keepalive\n" in journal("-u", CLIENT_UNIT)
