@@ -185,7 +185,7 @@ impl Engine {
             reread_at: now.monotonic,
             writing: Writing::default(),
             write_at: Duration::MAX,
-            started: now.server_time().start,
+            started: now.started,
             answered: BTreeMap::new(),
         }
     }
@@ -211,7 +211,7 @@ impl Engine {
     /// The clock was set, or the machine slept (the monotonic clock stands still then): a client's
     /// packet may have been too old, and its server may have forgotten it.
     fn compare_clocks(&mut self, now: &Moment, actions: &mut Vec<Action>) {
-        let before = std::mem::replace(&mut self.started, now.server_time().start);
+        let before = std::mem::replace(&mut self.started, now.started);
         let jump = self.started.abs_diff(before);
         if jump >= CLOCK_JUMP && self.peers.iter().any(Peer::is_server) {
             actions.push(Action::Report(Report::ClockJumped(jump)));

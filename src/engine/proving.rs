@@ -101,21 +101,21 @@ impl Engine {
         self.reconcile(actions);
         for Arrival { from, accepted, reply } in arrivals {
             self.counters.accepted += 1;
-            let mut rivals = None;
             let report = match accepted {
                 Accepted::Refreshed => Report::Refreshed(from),
                 Accepted::Arrived => Report::Arrived(from),
                 Accepted::Moved { from: before } => {
                     self.counters.moved += 1;
-                    if self.rivals.moved(before, from, now.monotonic) {
-                        rivals =
-                            Some(Report::Rivals { one: before.min(from), other: before.max(from) });
-                    }
                     Report::Moved { from: before, to: from }
                 }
             };
             actions.push(Action::Report(report));
-            actions.extend(rivals.map(Action::Report));
+            if let Accepted::Moved { from: before } = accepted
+                && self.rivals.moved(before, from, now.monotonic)
+            {
+                let (one, other) = (before.min(from), before.max(from));
+                actions.push(Action::Report(Report::Rivals { one, other }));
+            }
             self.welcome(from, reply, now, actions);
         }
     }

@@ -100,8 +100,8 @@ impl Engine {
     fn read_traffic(&mut self, now: &Moment, actions: &mut Vec<Action>) {
         let Some(found) = &self.found else { return };
         for peer in &mut self.peers {
-            let traffic = found.interface(&peer.device).map(|i| i.traffic).unwrap_or_default();
             if let End::Server(server) = &mut peer.end {
+                let traffic = found.interface(&peer.device).map(|i| i.traffic).unwrap_or_default();
                 let silent = server.read_traffic(traffic, now);
                 actions.extend(silent.map(Report::NothingBack).map(Action::Report));
             }
