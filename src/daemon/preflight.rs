@@ -12,7 +12,9 @@ use crate::engine::config::{
 };
 use crate::engine::host::{Encapsulation, Found, InterfaceKind, Listener};
 use crate::engine::{self, plan};
-use crate::kernel::{Host, Links, RulesError, WayTo, probe_port, require_modules, user_of_port};
+use crate::kernel::{
+    Host, Interfaces, Links, Question, RulesError, WayTo, probe_port, require_modules, user_of_port,
+};
 
 /// Bits of capability sets (capabilities(7)).
 const CAP_NET_ADMIN: u32 = 12;
@@ -97,8 +99,12 @@ pub async fn open_host(
         },
         Role::Server(_) | Role::Node(_) => None,
     };
-    let way_to = server.map(|server| WayTo::of_tunnel(tunnel, server));
-    let found = host.read(way_to, None).await.map_err(Failure::Netlink)?;
+    let question = Question {
+        way_to: server.map(|server| WayTo::of_tunnel(tunnel, server)),
+        interfaces: interfaces(tunnel, []),
+        ..Question::default()
+    };
+    let found = host.read(&question).await.map_err(Failure::Netlink)?;
     check_found(settings, datapath, goes_on, &found)?;
     let adopts_listeners =
         engine::has_leftovers(tunnel, &found) || record::names(&settings.state_dir, tunnel.port);
@@ -111,6 +117,18 @@ pub async fn open_host(
         }
     }
     Ok(Ground { host, locks, adopts_listeners })
+}
+
+/// The interfaces that are asked for besides the tunnel's own, and `named` ones.
+pub fn interfaces<'a>(
+    tunnel: &TunnelConfig,
+    named: impl IntoIterator<Item = &'a String>,
+) -> Interfaces {
+    let gateway = &tunnel.gateway;
+    match gateway.forward || gateway.masquerade.is_some() {
+        true => Interfaces::All,
+        false => Interfaces::Named(named.into_iter().cloned().collect()),
+    }
 }
 
 /// Whether there is a FOU listener already where ours is to be.
@@ -196,11 +214,10 @@ fn is_service() -> bool {
 /// That the interface of `-b @DEV` exists.
 pub async fn check_device(outer: &Outer) -> Result<(), Failure> {
     let Some(device) = outer.device() else { return Ok(()) };
-    let interfaces =
-        Links::open().map_err(Failure::Netlink)?.interfaces().await.map_err(Failure::Netlink)?;
-    match interfaces.iter().any(|i| i.name == device.as_str()) {
-        true => Ok(()),
-        false => Err(Failure::Usage(format!(
+    let links = Links::open().map_err(Failure::Netlink)?;
+    match links.named(device.as_str()).await.map_err(Failure::Netlink)? {
+        Some(_) => Ok(()),
+        None => Err(Failure::Usage(format!(
             "--fou-dev: there is no interface {device} on this host; `ip link` lists them"
         ))),
     }

@@ -21,7 +21,7 @@ use crate::engine::config::{Datapath, Role};
 use crate::engine::host::{Found, NameServers, RulesFound};
 use crate::engine::plan::Step;
 use crate::engine::{Action, Engine, Event, Memory, Report, Writing};
-use crate::kernel::{Host, StepError, WayTo};
+use crate::kernel::{Host, Question, StepError, WayTo};
 use crate::observe::rate::Limiter;
 use crate::tun::{self, Kept};
 
@@ -179,10 +179,14 @@ impl<'a> Process<'a> {
 
     async fn read(&mut self) -> std::io::Result<Found> {
         let server = self.engine.server_address();
-        let way_to = server.map(|server| WayTo::of_tunnel(self.settings.tunnel(), server));
-        let peer = self.settings.tunnel().inner_peer;
-        let inner = (peer.prefix_len() == peer.max_prefix_len()).then(|| peer.addr().into());
-        let mut found = self.host.read(way_to, inner).await?;
+        let tunnel = self.settings.tunnel();
+        let peer = tunnel.inner_peer;
+        let question = Question {
+            way_to: server.map(|server| WayTo::of_tunnel(tunnel, server)),
+            inner: (peer.prefix_len() == peer.max_prefix_len()).then(|| peer.addr().into()),
+            interfaces: preflight::interfaces(tunnel, self.engine.changed_interfaces()),
+        };
+        let mut found = self.host.read(&question).await?;
         self.hold_port(&mut found);
         self.carrier.read(&mut found);
         if let Some(datapath) = self.carrier.userspace().filter(|_| self.surroundings_due) {

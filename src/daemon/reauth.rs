@@ -8,7 +8,7 @@ use super::preflight::{check_device, require_raw};
 use super::{Failure, Settings, names};
 use crate::engine::config::{ClientConfig, Datapath, Role};
 use crate::engine::{Memory, Outgoing, first_packet, outer_address};
-use crate::kernel::{Host, RawSender, WayTo};
+use crate::kernel::{Host, Question, RawSender, WayTo};
 
 /// Sends the packet. The tunnel, if there is one, is not touched.
 ///
@@ -36,8 +36,9 @@ async fn send(client: &ClientConfig, settings: &Settings) -> Result<(), Failure>
     let Some(server) = addresses.iter().find(|a| a.is_ipv4()).or(addresses.first()) else {
         return Err(Failure::Generic("the server's name has no address".to_owned()));
     };
-    let way_to = WayTo::of_tunnel(tunnel, *server);
-    let mut found = host.read(Some(way_to), None).await.map_err(Failure::Netlink)?;
+    let way_to = Some(WayTo::of_tunnel(tunnel, *server));
+    let question = Question { way_to, ..Question::default() };
+    let mut found = host.read(&question).await.map_err(Failure::Netlink)?;
     if let Some(device) = found.forget_way_into(std::slice::from_ref(&tunnel.device)) {
         tracing::warn!("the route to the server leads into {device}, the tunnel itself");
     }

@@ -4,7 +4,7 @@ use std::io;
 use std::time::Duration;
 
 use super::clock::Clock;
-use crate::kernel::Changes;
+use crate::kernel::{Changed, Changes};
 
 /// After word of a change, how long more word is waited for before the host is read.
 const SETTLE: Duration = Duration::from_millis(20);
@@ -15,27 +15,33 @@ pub struct Settling {
     changes: Changes,
     due: Option<Duration>,
     last: Duration,
+    changed: Changed,
 }
 
 impl Settling {
+    /// `routes`: whether routes matter.
+    ///
     /// # Errors
     /// When the kernel refuses a socket.
-    pub fn open() -> io::Result<Self> {
-        Ok(Settling { changes: Changes::open()?, due: None, last: Duration::ZERO })
+    pub fn open(routes: bool) -> io::Result<Self> {
+        let (changes, last) = (Changes::open(routes)?, Duration::ZERO);
+        Ok(Settling { changes, due: None, last, changed: Changed::default() })
     }
 
-    /// Returns when something has changed and no more word is expected. Cancel safe.
-    pub async fn settled(&mut self, clock: Clock) {
+    /// Returns when something has changed and no more word is expected, with what it was. Cancel safe.
+    pub async fn settled(&mut self, clock: Clock) -> Changed {
         if self.due.is_none() {
-            self.changes.wait().await;
+            self.changes.wait(&mut self.changed).await;
             self.due = Some((clock.elapsed() + SETTLE).max(self.last + BREATHE));
         }
         if let Some(due) = self.due {
             let due = clock.instant(due);
             // What comes in the meantime is read with this one.
-            while tokio::time::timeout_at(due, self.changes.wait()).await.is_ok() {}
+            while tokio::time::timeout_at(due, self.changes.wait(&mut self.changed)).await.is_ok() {
+            }
         }
         self.due = None;
         self.last = clock.elapsed();
+        std::mem::take(&mut self.changed)
     }
 }

@@ -39,7 +39,11 @@ pub fn run(settings: &Settings) -> Result<(), Failure> {
 
 async fn serve(settings: &Settings) -> Result<(), Failure> {
     let mut signals = Signals::catch().map_err(Failure::system("catch signals"))?;
-    let mut changes = Settling::open().map_err(Failure::Netlink)?;
+    let looks_at_routes = match &settings.role {
+        Role::Client(_) => true, // the way to its server
+        Role::Server(_) | Role::Node(_) => settings.tunnel().asks_for_routing(),
+    };
+    let mut changes = Settling::open(looks_at_routes).map_err(Failure::Netlink)?;
     let hosts = match &settings.role {
         Role::Node(node) => Some(Hosts::load(node.hosts.clone(), &settings.state_dir).await?),
         Role::Server(_) | Role::Client(_) => None,
@@ -94,7 +98,10 @@ async fn serve(settings: &Settings) -> Result<(), Failure> {
             Some(table) = next_table(&mut tables, &settings.role) => {
                 process.handle(Event::Hosts(table)).await
             }
-            () = changes.settled(process.clock) => process.host_changed().await,
+            changed = changes.settled(process.clock) => {
+                process.host.note(&changed);
+                process.host_changed().await
+            }
             Some(stream) = next_asker(control.as_ref()) => process.tell(stream).await,
             // Last: anybody can send as many as he likes.
             datagram = process.carrier.next() => match datagram {

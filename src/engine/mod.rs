@@ -248,6 +248,11 @@ impl Engine {
             .map(|outer| outer.address)
     }
 
+    /// Names of the interfaces whose settings are to be put back one day.
+    pub fn changed_interfaces(&self) -> impl Iterator<Item = &String> {
+        self.memory.settings.keys()
+    }
+
     /// The family of the outer addresses.
     fn family(&self) -> Family {
         self.server_address().map_or(Family::V4, Family::of)

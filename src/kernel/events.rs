@@ -1,9 +1,15 @@
 //! Word that something changed on the host: links, addresses, routes, nftables.
 //!
-//! What changed is not looked at; the host is read anew.
+//! What changed is hardly looked at; the host is read anew.
 
+use std::collections::BTreeSet;
 use std::io;
 
+use crate::engine::host::ROUTE_PROTOCOL;
+use libc::{
+    RTM_DELADDR, RTM_DELLINK, RTM_DELROUTE, RTM_DELRULE, RTM_NEWADDR, RTM_NEWLINK, RTM_NEWROUTE,
+    RTM_NEWRULE,
+};
 use netlink_sys::protocols::{NETLINK_NETFILTER, NETLINK_ROUTE};
 use netlink_sys::{AsyncSocket, AsyncSocketExt, SocketAddr, TokioSocket};
 
@@ -18,14 +24,16 @@ const RTMGRP_IPV6_ROUTE: u32 = 0x400;
 /// reverse path filters).
 const RTMGRP_IPV6_RULE: u32 = 1 << (19 - 1);
 const RTMGRP_IPV4_NETCONF: u32 = 1 << (24 - 1);
-const ROUTE_GROUPS: u32 = RTMGRP_LINK
-    | RTMGRP_IPV4_IFADDR
-    | RTMGRP_IPV4_ROUTE
-    | RTMGRP_IPV4_RULE
-    | RTMGRP_IPV6_IFADDR
-    | RTMGRP_IPV6_ROUTE
-    | RTMGRP_IPV6_RULE
-    | RTMGRP_IPV4_NETCONF;
+const LINK_GROUPS: u32 =
+    RTMGRP_LINK | RTMGRP_IPV4_IFADDR | RTMGRP_IPV6_IFADDR | RTMGRP_IPV4_NETCONF;
+const ROUTE_GROUPS: u32 =
+    RTMGRP_IPV4_ROUTE | RTMGRP_IPV4_RULE | RTMGRP_IPV6_ROUTE | RTMGRP_IPV6_RULE;
+/// Where the type is in a netlink message (linux/netlink.h), after the header `rtm_protocol` of a route,
+/// and the index of a link and of an address.
+const TYPE_AT: usize = 4;
+const PROTOCOL_AT: usize = 16 + 5;
+const INDEX_AT: usize = 16 + 4;
+
 /// `NFNLGRP_NFTABLES` in linux/netfilter/nfnetlink.h, as a bit of `nl_groups`.
 const NFTABLES: u32 = 1 << (7 - 1);
 
@@ -35,23 +43,58 @@ pub struct Changes {
     netfilter: Option<TokioSocket>,
 }
 
+/// What notifications say, taken together.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Changed {
+    /// Routes or policy rules of ours, or nobody knows what.
+    pub our_routes: bool,
+    /// Links, or their addresses: routes may have gone with them, of which the kernel does not tell.
+    pub interfaces: BTreeSet<u32>,
+}
+
 impl Changes {
+    /// `routes`: whether routes matter. A router may change many of them a second.
+    ///
     /// # Errors
     /// When the kernel refuses a socket.
-    pub fn open() -> io::Result<Self> {
-        let route = subscribe(NETLINK_ROUTE, ROUTE_GROUPS)?;
+    pub fn open(routes: bool) -> io::Result<Self> {
+        let groups = if routes { LINK_GROUPS | ROUTE_GROUPS } else { LINK_GROUPS };
+        let route = subscribe(NETLINK_ROUTE, groups)?;
         // A kernel without nftables has no such protocol; a client does without.
         Ok(Changes { route, netfilter: subscribe(NETLINK_NETFILTER, NFTABLES).ok() })
     }
 
-    /// Waits for the next change. An overrun (`ENOBUFS`) is a change too: something was missed.
-    pub async fn wait(&mut self) {
-        match &mut self.netfilter {
+    /// Waits for the next change, and adds it. An overrun (`ENOBUFS`) is a change too: something was
+    /// missed.
+    pub async fn wait(&mut self, changed: &mut Changed) {
+        let route = match &mut self.netfilter {
             Some(netfilter) => tokio::select! {
-                () = one(&mut self.route) => {}
-                () = one(netfilter) => {}
+                route = self.route.recv_from_full() => route,
+                _ = netfilter.recv_from_full() => return,
             },
-            None => one(&mut self.route).await,
+            None => self.route.recv_from_full().await,
+        };
+        match route {
+            Ok((message, _)) => changed.add(&message),
+            Err(_) => changed.our_routes = true,
+        }
+    }
+}
+
+impl Changed {
+    /// Each notification is a datagram of one message.
+    fn add(&mut self, message: &[u8]) {
+        let Some(kind) = message.get(TYPE_AT..).and_then(|rest| rest.first_chunk()) else { return };
+        match u16::from_ne_bytes(*kind) {
+            RTM_NEWROUTE | RTM_DELROUTE => {
+                self.our_routes |= message.get(PROTOCOL_AT) == Some(&ROUTE_PROTOCOL);
+            }
+            RTM_NEWRULE | RTM_DELRULE => self.our_routes = true, // there are few
+            RTM_NEWLINK | RTM_DELLINK | RTM_NEWADDR | RTM_DELADDR => {
+                let index = message.get(INDEX_AT..).and_then(|rest| rest.first_chunk());
+                self.interfaces.extend(index.map(|bytes| u32::from_ne_bytes(*bytes)));
+            }
+            _ => {}
         }
     }
 }
@@ -62,7 +105,34 @@ fn subscribe(protocol: isize, groups: u32) -> io::Result<TokioSocket> {
     Ok(socket)
 }
 
-async fn one(socket: &mut TokioSocket) {
-    // Content and error alike only mean that the host should be read.
-    let _ = socket.recv_from_full().await;
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn changed(kind: u16, body: [u8; 12]) -> Changed {
+        let mut message = vec![0; 16];
+        message[4..6].copy_from_slice(&kind.to_ne_bytes());
+        message.extend(body);
+        let mut changed = Changed::default();
+        for length in 0..message.len() {
+            changed.add(&message[..length]); // cut short, it says less
+        }
+        changed.add(&message);
+        changed
+    }
+
+    #[test]
+    fn what_concerns_us_is_known() {
+        let route = |protocol| [2, 24, 0, 0, 254, protocol, 0, 1, 0, 0, 0, 0];
+        assert!(changed(24, route(105)).our_routes && changed(25, route(105)).our_routes);
+        assert!(!changed(24, route(3)).our_routes && !changed(25, route(186)).our_routes);
+        assert!(changed(32, [0; 12]).our_routes && changed(33, [0; 12]).our_routes);
+        let mut of_seven = [0; 12];
+        of_seven[4..8].copy_from_slice(&7u32.to_ne_bytes());
+        for kind in [16, 17, 20, 21] {
+            let expected = Changed { our_routes: false, interfaces: BTreeSet::from([7]) };
+            assert_eq!(changed(kind, of_seven), expected);
+        }
+        assert_eq!(changed(28, of_seven), Changed::default(), "a neighbour");
+    }
 }

@@ -8,17 +8,19 @@ use futures_util::TryStreamExt;
 use netlink_packet_core::{
     DefaultNla, Emitable as _, NLA_F_NESTED, NLM_F_ACK, NLM_F_REQUEST, Nla as _,
 };
+use netlink_packet_route::AddressFamily;
 use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage, AddressScope};
 use netlink_packet_route::link::{
     AfSpecInet, AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InetDevConf, InfoData, InfoIpTunnel,
-    InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage, TunnelEncapFlags, TunnelEncapType,
+    InfoKind, LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo, LinkMessage, TunnelEncapFlags,
+    TunnelEncapType,
 };
-use netlink_packet_route::route::{RouteAddress, RouteAttribute};
-use rtnetlink::{AddressMessageBuilder, LinkIpIp, LinkUnspec, RouteMessageBuilder};
+use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteFlags, RouteMessage};
+use rtnetlink::{AddressMessageBuilder, LinkGetRequest, LinkIpIp, LinkUnspec, RouteMessageBuilder};
 
 use ipnet::IpNet;
 
-use super::WayTo;
+use super::reading::WayTo;
 use crate::engine::config::DeviceName;
 use crate::engine::host::{
     Address, AddressState, Encapsulation, Interface, InterfaceAddress, InterfaceKind, IpipLink,
@@ -34,9 +36,15 @@ const IPV4_DEVCONF_RP_FILTER: u16 = 8;
 const IFLA_TUN_NUM_QUEUES: u16 = 8;
 const IFLA_TUN_NUM_DISABLED_QUEUES: u16 = 9;
 
+/// Index of the loopback interface (`LOOPBACK_IFINDEX` in linux/netdevice.h).
+pub(super) const LOOPBACK: u32 = 1;
+
 /// A route netlink socket, answered from the async runtime it was opened in.
 pub struct Links {
     handle: rtnetlink::Handle,
+    /// A socket that checks what it is asked, and on which the kernel filters addresses
+    /// (`inet_valid_dump_ifaddr_req` in net/ipv4/devinet.c).
+    strict: rtnetlink::Handle,
 }
 
 impl Links {
@@ -45,36 +53,61 @@ impl Links {
     pub fn open() -> io::Result<Self> {
         let (connection, handle, _) = rtnetlink::new_connection()?;
         tokio::spawn(connection);
-        Ok(Links { handle })
+        let (connection, strict, _) = rtnetlink::new_connection_with_strict_check()?;
+        tokio::spawn(connection);
+        Ok(Links { handle, strict })
     }
 
-    /// Every interface of the namespace.
+    /// Every interface of the namespace, without what they carried.
     pub async fn interfaces(&self) -> io::Result<Vec<Interface>> {
-        let links: Vec<LinkMessage> =
-            self.handle.link().get().execute().try_collect().await.map_err(into_io)?;
+        let mask = vec![LinkExtentMask::SkipStats];
+        Links::dump(self.handle.link().get().set_filter_mask(AddressFamily::Unspec, mask)).await
+    }
+
+    /// The interfaces of a kind; the kernel leaves out the others
+    /// (`link_kind_filtered` in net/core/rtnetlink.c).
+    pub async fn of_kind(&self, kind: InfoKind) -> io::Result<Vec<Interface>> {
+        let mut request = self.handle.link().get();
+        let kind = LinkAttribute::LinkInfo(vec![LinkInfo::Kind(kind)]);
+        request.message_mut().attributes.push(kind);
+        Links::dump(request).await
+    }
+
+    async fn dump(request: LinkGetRequest) -> io::Result<Vec<Interface>> {
+        let links: Vec<LinkMessage> = request.execute().try_collect().await.map_err(into_io)?;
         Ok(links.iter().map(read_interface).collect())
     }
 
-    /// Every address of the namespace, in the kernel's order.
-    pub async fn addresses(&self) -> io::Result<Vec<Address>> {
-        let request = self.handle.address().get();
-        let addresses: Vec<AddressMessage> =
-            request.execute().try_collect().await.map_err(into_io)?;
-        Ok(addresses.iter().filter_map(read_address).collect())
+    /// The interface of this name, if there is one.
+    pub async fn named(&self, name: &str) -> io::Result<Option<Interface>> {
+        one(self.handle.link().get().match_name(name)).await
+    }
+
+    /// The interface with this index, if there is one.
+    pub async fn at(&self, index: u32) -> io::Result<Option<Interface>> {
+        one(self.handle.link().get().match_index(index)).await
+    }
+
+    /// The addresses of an interface, or of all, in the kernel's order. One that is gone has none.
+    pub async fn addresses(&self, index: Option<u32>) -> io::Result<Vec<Address>> {
+        let mut request = self.strict.address().get();
+        request.message_mut().header.index = index.unwrap_or(0);
+        let addresses: io::Result<Vec<AddressMessage>> =
+            request.execute().try_collect().await.map_err(into_io);
+        let addresses = match addresses {
+            Err(e) if e.raw_os_error() == Some(libc::ENODEV) => Vec::new(),
+            other => other?,
+        };
+        // An old kernel does not filter.
+        let wanted = |a: &Address| index.is_none_or(|index| a.interface == index);
+        Ok(addresses.iter().filter_map(read_address).filter(wanted).collect())
     }
 
     /// How packets get to a destination; `None` without a route, and with one that says no:
     /// `blackhole` and `prohibit` have errors of their own (`fib_props` in
-    /// net/ipv4/fib_semantics.c), as has a kernel without the family.
-    pub async fn way(&self, to: &WayTo, interfaces: &[Interface]) -> io::Result<Option<Way>> {
-        let index_of = |device: &DeviceName| {
-            interfaces.iter().find(|i| i.name == device.as_str()).map(|i| i.index)
-        };
-        let interface = match to.device.as_ref().map(index_of) {
-            Some(None) => return Ok(None), // the interface is gone
-            Some(index) => index,
-            None => None,
-        };
+    /// net/ipv4/fib_semantics.c), as has a kernel without the family. `interface` is the one that
+    /// they are bound to.
+    pub async fn way(&self, to: &WayTo, interface: Option<u32>) -> io::Result<Option<Way>> {
         let way = self.ask_way(to, to.source, interface).await?;
         match way {
             // Only now the source is known that policy rules may look at.
@@ -85,20 +118,22 @@ impl Links {
         }
     }
 
+    /// The route itself that packets for an address take: of an address of ours, it is with the
+    /// interface that has it (`RTM_F_FIB_MATCH` in linux/rtnetlink.h).
+    pub async fn matching_route(&self, destination: IpAddr) -> io::Result<Option<Way>> {
+        let mut message = route_to(destination);
+        message.header.flags |= RouteFlags::FibMatch;
+        let route = self.ask_route(message).await?;
+        Ok(route.and_then(|route| read_way(&route.attributes, Some(destination))))
+    }
+
     async fn ask_way(
         &self,
         to: &WayTo,
         source: Option<IpAddr>,
         interface: Option<u32>,
     ) -> io::Result<Option<Way>> {
-        let mut message = match to.destination {
-            IpAddr::V4(v4) => {
-                RouteMessageBuilder::<Ipv4Addr>::new().destination_prefix(v4, 32).build()
-            }
-            IpAddr::V6(v6) => {
-                RouteMessageBuilder::<Ipv6Addr>::new().destination_prefix(v6, 128).build()
-            }
-        };
+        let mut message = route_to(to.destination);
         message.attributes.push(RouteAttribute::Mark(to.mark));
         if let Some(source) = source {
             message.header.source_prefix_length = IpNet::from(source).prefix_len();
@@ -108,12 +143,16 @@ impl Links {
             }));
         }
         message.attributes.extend(interface.map(RouteAttribute::Oif));
-        let route = match self.handle.route().get(message).execute().try_next().await {
-            Ok(route) => route,
-            Err(rtnetlink::Error::NetlinkError(_)) => None,
-            Err(e) => return Err(into_io(e)),
-        };
+        let route = self.ask_route(message).await?;
         Ok(route.and_then(|route| read_way(&route.attributes, source)))
+    }
+
+    async fn ask_route(&self, message: RouteMessage) -> io::Result<Option<RouteMessage>> {
+        match self.handle.route().get(message).execute().try_next().await {
+            Ok(route) => Ok(route),
+            Err(rtnetlink::Error::NetlinkError(_)) => Ok(None),
+            Err(e) => Err(into_io(e)),
+        }
     }
 
     pub async fn create(&self, wanted: &WantedLink) -> io::Result<()> {
@@ -200,26 +239,11 @@ impl Links {
         self.handle.link().set(message).execute().await.map_err(into_io)
     }
 
-    /// The interfaces of the kinds that our tunnels are; the kernel leaves out the others
-    /// (`link_kind_filtered` in net/core/rtnetlink.c).
+    /// The interfaces of the kinds that our tunnels are.
     pub async fn tunnels(&self) -> io::Result<Vec<Interface>> {
-        let mut found = Vec::new();
-        for kind in [InfoKind::Tun, InfoKind::IpIp] {
-            let mut request = self.handle.link().get();
-            let kind = LinkAttribute::LinkInfo(vec![LinkInfo::Kind(kind)]);
-            request.message_mut().attributes.push(kind);
-            let links: Vec<LinkMessage> = request.execute().try_collect().await.map_err(into_io)?;
-            found.extend(links.iter().map(read_interface));
-        }
+        let mut found = self.of_kind(InfoKind::Tun).await?;
+        found.extend(self.of_kind(InfoKind::IpIp).await?);
         Ok(found)
-    }
-
-    /// Every address of the namespace.
-    pub async fn all_addresses(&self) -> io::Result<Vec<Address>> {
-        let request = self.handle.address().get();
-        let addresses: Vec<AddressMessage> =
-            request.execute().try_collect().await.map_err(into_io)?;
-        Ok(addresses.iter().filter_map(read_address).collect())
     }
 
     /// How many queues programs have attached to a TUN interface; `None` when it can have one only.
@@ -281,7 +305,7 @@ impl Links {
     }
 
     async fn private_address(&self, private: Ipv4Addr) -> io::Result<Address> {
-        let interface = self.interfaces().await?.into_iter().find(|i| i.loopback);
+        let interface = self.at(LOOPBACK).await?;
         let interface = interface.ok_or_else(|| io::Error::from_raw_os_error(libc::ENODEV))?;
         let local = IpAddr::V4(private);
         let value = InterfaceAddress::new(local, local.into());
@@ -289,9 +313,25 @@ impl Links {
     }
 
     async fn index_of(&self, device: &DeviceName) -> io::Result<u32> {
-        let request = self.handle.link().get().match_name(device.to_string());
-        let link = request.execute().try_next().await.map_err(into_io)?;
-        link.map(|l| l.header.index).ok_or_else(|| io::Error::from_raw_os_error(libc::ENODEV))
+        let link = self.named(device.as_str()).await?;
+        link.map(|l| l.index).ok_or_else(|| io::Error::from_raw_os_error(libc::ENODEV))
+    }
+}
+
+async fn one(request: LinkGetRequest) -> io::Result<Option<Interface>> {
+    match request.execute().try_next().await.map_err(into_io) {
+        Ok(link) => Ok(link.as_ref().map(read_interface)),
+        Err(e) if e.raw_os_error() == Some(libc::ENODEV) => Ok(None),
+        Err(e) => Err(e),
+    }
+}
+
+fn route_to(destination: IpAddr) -> RouteMessage {
+    match destination {
+        IpAddr::V4(v4) => RouteMessageBuilder::<Ipv4Addr>::new().destination_prefix(v4, 32).build(),
+        IpAddr::V6(v6) => {
+            RouteMessageBuilder::<Ipv6Addr>::new().destination_prefix(v6, 128).build()
+        }
     }
 }
 

@@ -19,23 +19,22 @@ pub mod program;
 mod queue;
 mod quoted;
 mod raw;
+mod reading;
 mod rewriting;
 mod routes;
 mod rules;
 mod ruleset;
 
-use std::collections::BTreeSet;
 use std::io;
-use std::net::IpAddr;
 
 use crate::engine::config::{Datapath, DeviceName, TunnelConfig};
-use crate::engine::host::{Found, GatewayFound, NameServers, RulesFound, Userspace};
+use crate::engine::host::RulesFound;
 use crate::engine::plan::{LinkKind, Step, WantedLink};
 use crate::engine::surroundings::Surroundings;
 
 pub use dump::close_memory;
 pub use elements::RuleCounter;
-pub use events::Changes;
+pub use events::{Changed, Changes};
 pub use links::Links;
 pub use lock::{Doubt, Holder, Lock};
 pub use modules::{ModuleError, require_modules};
@@ -43,6 +42,7 @@ pub use namespace::Namespace;
 pub use port::{PortUser, probe_port, user_of_port};
 pub use queue::{Queue, QueueError, Queued};
 pub use raw::RawSender;
+pub use reading::{Interfaces, Question, WayTo};
 pub use rules::RulesError;
 
 use fou::Fou;
@@ -58,24 +58,7 @@ pub struct Host {
     rules: Rules,
     routes: Routes,
     gateway: Gateway,
-    /// Whether routes and gateway rules of ours are wanted, or were there at the last reading: all
-    /// others pay for the first look only, which finds what a crash left. What concerns only these is
-    /// not read otherwise.
-    routing: bool,
-    asks_for_routing: bool,
-}
-
-/// What the kernel is asked when it is read: the way of packets as the tunnel sends them, since
-/// policy rules (ip-rule(8)) may look at all of it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct WayTo {
-    pub destination: IpAddr,
-    /// Their source, if it is always the same.
-    pub source: Option<IpAddr>,
-    /// The interface that they are bound to.
-    pub device: Option<DeviceName>,
-    /// Firewall mark of the packets; 0 is none.
-    pub mark: u32,
+    reading: reading::State,
 }
 
 /// A step that the kernel, or `nft`, refused.
@@ -121,18 +104,6 @@ impl StepError {
     }
 }
 
-impl WayTo {
-    /// How the packets of this tunnel go to `destination`.
-    pub fn of_tunnel(tunnel: &TunnelConfig, destination: IpAddr) -> Self {
-        WayTo {
-            destination,
-            source: tunnel.outer.address(),
-            device: tunnel.outer.device().cloned(),
-            mark: tunnel.mark().unwrap_or(0),
-        }
-    }
-}
-
 impl Host {
     /// Opens the netlink sockets. With `rules` off, nothing guards the tunnel. The userspace datapath
     /// needs neither rules nor FOU.
@@ -148,67 +119,7 @@ impl Host {
             rules: if kernel && rules { Rules::in_table(table) } else { Rules::unavailable() },
             routes: Routes::open()?,
             gateway: Gateway::in_table(&tunnel.gateway_table()),
-            routing: true,
-            asks_for_routing: tunnel.asks_for_routing(),
-        })
-    }
-
-    /// Reads what is there, but for what the userspace datapath and the daemon know themselves.
-    /// `way_to` and `inner` are where the kernel is asked the way to: the server, and the other end's
-    /// address inside the tunnel.
-    ///
-    /// # Errors
-    /// When the kernel refuses to tell.
-    pub async fn read(
-        &mut self,
-        way_to: Option<WayTo>,
-        inner: Option<IpAddr>,
-    ) -> io::Result<Found> {
-        let (mut routes, mut policy_rules) = (BTreeSet::new(), BTreeSet::new());
-        let mut gateway = GatewayFound::Missing;
-        let (mut rp_filter_of_all, mut ip_forward) = (0, false);
-        if self.routing {
-            rp_filter_of_all = setting("conf/all/rp_filter");
-            ip_forward = setting("ip_forward") != 0;
-            routes = self.routes.routes().await?;
-            policy_rules = self.routes.policy_rules().await?;
-            // A kernel without nftables has none of our rules.
-            gateway = self.gateway.read().unwrap_or(GatewayFound::Missing);
-            self.routing = self.asks_for_routing
-                || !routes.is_empty()
-                || !policy_rules.is_empty()
-                || gateway != GatewayFound::Missing;
-        }
-        let interfaces = self.links.interfaces().await?;
-        let way = match way_to {
-            Some(way_to) => self.links.way(&way_to, &interfaces).await?,
-            None => None,
-        };
-        let inner_way = match inner {
-            Some(destination) => {
-                let way_to = WayTo { destination, source: None, device: None, mark: 0 };
-                self.links.way(&way_to, &interfaces).await?
-            }
-            None => None,
-        };
-        Ok(Found {
-            interfaces,
-            addresses: self.links.addresses().await?,
-            listeners: match &mut self.fou {
-                Some(fou) => fou.listeners()?,
-                None => BTreeSet::new(),
-            },
-            rules: self.rules.read()?,
-            tracks: self.fou.is_some() && conntrack::is_in_use(),
-            routes,
-            policy_rules,
-            gateway,
-            way,
-            inner_way,
-            rp_filter_of_all,
-            ip_forward,
-            userspace: Userspace::default(),
-            name_servers: NameServers::default(),
+            reading: reading::State::new(datapath, tunnel),
         })
     }
 
@@ -217,6 +128,7 @@ impl Host {
     /// # Errors
     /// What the kernel or `nft` said.
     pub async fn apply(&mut self, step: &Step) -> Result<(), StepError> {
+        self.reading.expect_changes();
         let links = &self.links;
         match step {
             Step::InstallRules(spec, admitted) => Ok(self.rules.install(spec, admitted)?),
@@ -280,7 +192,7 @@ impl Host {
     /// When the kernel refuses to tell.
     pub async fn surroundings(&self) -> io::Result<Surroundings> {
         let tunnels = self.links.tunnels().await?;
-        Ok(Surroundings::of(&tunnels, &self.links.all_addresses().await?))
+        Ok(Surroundings::of(&tunnels, &self.links.addresses(None).await?))
     }
 
     /// Checks that nobody but us reads and writes a TUN interface of which we hold so many queues. Until
@@ -343,12 +255,6 @@ fn explain_route(error: &io::Error) -> String {
             .to_owned(),
         _ => error.to_string(),
     }
-}
-
-/// One of the settings below net.ipv4 that are not an interface's (ip-sysctl.rst).
-fn setting(name: &str) -> u32 {
-    let text = std::fs::read_to_string(format!("/proc/sys/net/ipv4/{name}"));
-    text.ok().and_then(|text| text.trim().parse().ok()).unwrap_or(0)
 }
 
 /// An opened TUN interface lacks nothing but its MTU.

@@ -18,8 +18,8 @@ declare -A groups=(
     [machines]='qemu-system-x86 debootstrap cpio zstd xz-utils kmod'
     # whose completions are tried
     [shells]='bash bash-completion zsh fish'
-    # captures, load, certificates, and the test programs
-    [test]='tcpdump iperf3 util-linux openssl
+    # captures, system calls, load, certificates, and the test programs
+    [test]='tcpdump strace iperf3 util-linux openssl
         python3 python3-pytest python3-pytest-rerunfailures python3-nacl'
     # libFuzzer is C++
     [fuzz]='g++'

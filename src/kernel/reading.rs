@@ -1,0 +1,230 @@
+//! Reading the host: what is asked for depends on the tunnel, and not on how many links, addresses and
+//! routes others have.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::net::IpAddr;
+
+use super::links::LOOPBACK;
+use super::{Changed, Host, conntrack};
+use crate::engine::config::{Datapath, DeviceName, TunnelConfig};
+use crate::engine::host::{
+    Found, GatewayFound, Interface, InterfaceKind, NameServers, PolicyRule, Route, Userspace,
+};
+
+/// Of more interfaces than this, the addresses are not asked for one by one.
+const ONE_BY_ONE: usize = 32;
+
+/// The way of packets as the tunnel sends them: policy rules (ip-rule(8)) may look at all of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WayTo {
+    pub destination: IpAddr,
+    /// Their source, if it is always the same.
+    pub source: Option<IpAddr>,
+    /// The interface that they are bound to.
+    pub device: Option<DeviceName>,
+    /// Firewall mark of the packets; 0 is none.
+    pub mark: u32,
+}
+
+impl WayTo {
+    /// How the packets of this tunnel go to `destination`.
+    pub fn of_tunnel(tunnel: &TunnelConfig, destination: IpAddr) -> Self {
+        WayTo {
+            destination,
+            source: tunnel.outer.address(),
+            device: tunnel.outer.device().cloned(),
+            mark: tunnel.mark().unwrap_or(0),
+        }
+    }
+}
+
+/// What changes from reading to reading.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Question {
+    /// The way to the server.
+    pub way_to: Option<WayTo>,
+    /// The other end's address inside the tunnel.
+    pub inner: Option<IpAddr>,
+    pub interfaces: Interfaces,
+}
+
+/// Which interfaces are read besides those that the tunnel is made of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Interfaces {
+    /// A gateway turns on forwarding by all of them.
+    All,
+    Named(BTreeSet<String>),
+}
+
+impl Default for Interfaces {
+    fn default() -> Self {
+        Interfaces::Named(BTreeSet::new())
+    }
+}
+
+/// What is the same at every reading, and what is known since the last one.
+#[derive(Debug)]
+pub struct State {
+    datapath: Datapath,
+    device: DeviceName,
+    outer_device: Option<DeviceName>,
+    outer_address: Option<IpAddr>,
+    /// Whether routes and gateway rules of ours are wanted, or were there at the last reading: all
+    /// others pay for the first look only, which finds what a crash left. What concerns only these is
+    /// not read otherwise.
+    routing: bool,
+    asks_for_routing: bool,
+    /// Our routes and policy rules, unless something has happened that may have changed them. To
+    /// look for them the kernel walks through all there are.
+    routes: Option<(BTreeSet<Route>, BTreeSet<PolicyRule>)>,
+    /// Our interfaces at the last reading: with one, its routes go without a word
+    /// (`fib_sync_down_dev` in net/ipv4/fib_semantics.c).
+    ours: Vec<(u32, bool)>,
+}
+
+impl State {
+    pub fn new(datapath: Datapath, tunnel: &TunnelConfig) -> Self {
+        State {
+            datapath,
+            device: tunnel.device.clone(),
+            outer_device: tunnel.outer.device().cloned(),
+            outer_address: tunnel.outer.address(),
+            routing: true,
+            asks_for_routing: tunnel.asks_for_routing(),
+            routes: None,
+            ours: Vec::new(),
+        }
+    }
+
+    /// Our routes may have changed.
+    pub fn expect_changes(&mut self) {
+        self.routes = None;
+    }
+}
+
+impl Host {
+    /// Takes note of what has changed since the last reading.
+    pub fn note(&mut self, changed: &Changed) {
+        let ours = self.reading.ours.iter().any(|(index, _)| changed.interfaces.contains(index));
+        if changed.our_routes || ours {
+            self.reading.expect_changes();
+        }
+    }
+
+    /// Reads what is there, but for what the userspace datapath and the daemon know themselves.
+    ///
+    /// # Errors
+    /// When the kernel refuses to tell.
+    pub async fn read(&mut self, question: &Question) -> io::Result<Found> {
+        let mut found = Found {
+            listeners: match &mut self.fou {
+                Some(fou) => fou.listeners()?,
+                None => BTreeSet::new(),
+            },
+            rules: self.rules.read()?,
+            tracks: self.fou.is_some() && conntrack::is_in_use(),
+            userspace: Userspace::default(),
+            name_servers: NameServers::default(),
+            ..Found::default()
+        };
+        self.read_links(question, &mut found).await?;
+        if self.reading.routing {
+            self.read_routing(&mut found).await?;
+        }
+        Ok(found)
+    }
+
+    /// Interfaces, the ways out by them, and addresses.
+    async fn read_links(&self, question: &Question, found: &mut Found) -> io::Result<()> {
+        let State { datapath, device, outer_device, outer_address, .. } = &self.reading;
+        let links = &self.links;
+        let mut interfaces: BTreeMap<u32, Interface> = BTreeMap::new();
+        let mut add =
+            |read: Vec<Interface>| interfaces.extend(read.into_iter().map(|i| (i.index, i)));
+        if question.interfaces == Interfaces::All {
+            add(links.interfaces().await?);
+        }
+        if *datapath == Datapath::Kernel {
+            // Other tunnels' too: they may have the pair of addresses that ours is to have, and what
+            // comes out of one is not for ours.
+            add(links.tunnels().await?);
+        }
+        let others = match &question.interfaces {
+            Interfaces::All => BTreeSet::new(),
+            Interfaces::Named(names) => names.clone(),
+        };
+        let own = [Some(device), outer_device.as_ref()].into_iter().flatten();
+        for name in own.map(|name| name.as_str()).chain(others.iter().map(String::as_str)) {
+            add(links.named(name).await?.into_iter().collect());
+        }
+        let outer_index = outer_device.as_ref().and_then(|device| {
+            interfaces.values().find(|i| i.name == device.as_str()).map(|i| i.index)
+        });
+        if let Some(way_to) = &question.way_to
+            && way_to.device.is_some() == outer_index.is_some()
+        {
+            found.way = links.way(way_to, outer_index).await?;
+        }
+        let mut of_interest = BTreeSet::from([LOOPBACK]);
+        of_interest.extend(outer_index);
+        of_interest.extend(found.way.map(|way| way.interface));
+        for address in outer_address.iter().copied().chain(found.way.map(|way| way.source)) {
+            of_interest.extend(links.matching_route(address).await?.map(|way| way.interface));
+        }
+        if let Some(inner) = question.inner {
+            found.inner_way = links.matching_route(inner).await?;
+            of_interest.extend(found.inner_way.map(|way| way.interface));
+        }
+        for index in &of_interest {
+            if !interfaces.contains_key(index) {
+                interfaces.extend(links.at(*index).await?.map(|i| (i.index, i)));
+            }
+        }
+        let ours = interfaces.values().filter(|i| {
+            i.name == device.as_str()
+                || matches!(i.kind, InterfaceKind::Ipip(_)) && i.label.is_some()
+        });
+        of_interest.extend(ours.map(|i| i.index));
+        if of_interest.len() > ONE_BY_ONE {
+            found.addresses = links.addresses(None).await?;
+        } else {
+            for index in of_interest {
+                found.addresses.extend(links.addresses(Some(index)).await?);
+            }
+        }
+        found.interfaces = interfaces.into_values().collect();
+        Ok(())
+    }
+
+    /// Routes, policy rules, and what a gateway needs besides.
+    async fn read_routing(&mut self, found: &mut Found) -> io::Result<()> {
+        found.rp_filter_of_all = setting("conf/all/rp_filter");
+        found.ip_forward = setting("ip_forward") != 0;
+        // A kernel without nftables has none of our rules.
+        found.gateway = self.gateway.read().unwrap_or(GatewayFound::Missing);
+        let State { device, ours, routes, .. } = &mut self.reading;
+        let labelled =
+            found.interfaces.iter().filter(|i| i.name == device.as_str() || i.label.is_some());
+        let now: Vec<_> = labelled.map(|i| (i.index, i.up)).collect();
+        let known = if now == *ours { routes.take() } else { None };
+        *ours = now;
+        let (routes, policy_rules) = match known {
+            Some(known) => known,
+            None => (self.routes.routes().await?, self.routes.policy_rules().await?),
+        };
+        self.reading.routing = self.reading.asks_for_routing
+            || !routes.is_empty()
+            || !policy_rules.is_empty()
+            || found.gateway != GatewayFound::Missing;
+        (found.routes, found.policy_rules) = (routes.clone(), policy_rules.clone());
+        self.reading.routes = Some((routes, policy_rules));
+        Ok(())
+    }
+}
+
+/// One of the settings below net.ipv4 that are not an interface's (ip-sysctl.rst).
+fn setting(name: &str) -> u32 {
+    let text = std::fs::read_to_string(format!("/proc/sys/net/ipv4/{name}"));
+    text.ok().and_then(|text| text.trim().parse().ok()).unwrap_or(0)
+}

@@ -1,0 +1,81 @@
+"""What is read of the host does not grow with what is not the tunnel's."""
+
+import re
+
+import pytest
+
+import ipipou
+from ipipou import CLIENT, SERVER, await_, reach_each_other
+
+TUN = ["--datapath", "tun"]
+LINKS, ROUTES = 500, 50_000
+# What a client is asked to do besides; with the default route, its uplink is of interest too.
+KINDS = {"server": (), "client": (), "routes": ("--route", "10.77.0.0/16"), "full": ("--default-route",)}
+
+
+class Trace:
+    """The netlink messages of a process, as strace sees it get them."""
+
+    def __init__(self, host):
+        self.file = host.lab.file("trace")
+        calls = "trace=recvmsg,recvfrom,recvmmsg"
+        self.prefix = ["strace", "-f", "-yy", "-qq", "-s", "0", "-e", calls, "-o", self.file]
+
+    def bytes(self):
+        """How many it got so far. A call that only asks for the length is no message."""
+        lines = self.file.read_text().splitlines()
+        netlink = [line for line in lines if "NETLINK:" in line and "MSG_PEEK" not in line]
+        sizes = [re.search(r"= (\d+)$", line) for line in netlink]
+        return sum(int(size[1]) for size in sizes if size)
+
+
+def read_by(trace, end, times=20):
+    """Bytes of netlink messages for one reading; the host is read for each answer."""
+    before = trace.bytes()
+    for _ in range(times):
+        end.show()
+    await_(lambda: trace.bytes() > before, what="messages in the trace")
+    return (trace.bytes() - before) / times
+
+
+def add_what_is_not_ours(host):
+    links = [f"link add other{i} type bridge" for i in range(LINKS)]
+    links += [f"addr add 10.{200 + i // 250}.{i % 250}.1/32 dev other{i}" for i in range(LINKS)]
+    routes = [
+        f"route add 11.{i // 65536}.{i // 256 % 256}.{i % 256}/32 via {ipipou.STRANGER}"
+        for i in range(ROUTES)
+    ]
+    host.run("ip -batch -", input="\n".join([*links, *routes, ""]), timeout=300)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_foreign_links_and_routes(lab, kind):
+    lan = ipipou.Lan(lab)
+    keys = ipipou.Keys(lan.server)
+    host = lan.server if kind == "server" else lan.client
+    trace = Trace(host)
+    prefixes = {lan.server: (), lan.client: (), host: trace.prefix}
+    near = ipipou.server(lan.server, *TUN, keys=keys, prefix=prefixes[lan.server])
+    far = ipipou.client(lan.client, *TUN, *KINDS[kind], keys=keys, prefix=prefixes[lan.client])
+    near.await_log("tunnel up")
+    end = near if kind == "server" else far
+    alone = read_by(trace, end)
+    add_what_is_not_ours(host)
+    end.show()  # what came as events is read by now
+    among_many = read_by(trace, end)
+    assert 0 < among_many < alone * 1.5, f"{alone} bytes a reading, then {among_many}"
+    reach_each_other(lan.server, lan.client)
+
+    # What is ours is still seen, and put back.
+    if kind == "routes":
+        host.run("ip route del 10.77.0.0/16 dev ipipou0")
+        end.await_log("repairing: add route to 10.77.0.0/16")
+        host.batch("link set ipipou0 down", "link set ipipou0 up")  # its routes go without a word
+        await_(lambda: end.process.output().count("repairing: add route") >= 2, what="a repair")
+        await_(lambda: "10.77.0.0/16" in host.run("ip route show dev ipipou0"), what="the route")
+    if kind == "full":
+        host.run("ip rule del priority 32765")
+        end.await_log("repairing: add rule: not fwmark")
+    address, other = (SERVER, "203.0.113.3") if host is lan.server else (CLIENT, "203.0.113.4")
+    host.batch(f"addr del {address}/24 dev eth0", f"addr add {other}/24 dev eth0")
+    end.await_log(f"our outer address is now {other}")
