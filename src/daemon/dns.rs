@@ -3,17 +3,19 @@
 //! Where systemd-resolved has `/etc/resolv.conf`, it is told. Elsewhere the file is saved and
 //! written in place: the inode stays, which may be a bind mount, and so do owner and mode. Its
 //! first line says whose it is. What has our line is ours, and is put back; what has not, somebody
-//! else wrote since, and it stays.
+//! else wrote since, and it stays. Whose line is in it has the file locked while it runs (flock(2)):
+//! the line of a process that was killed keeps nobody else out.
 
 use std::fs::{self, File, Permissions};
 use std::io;
 use std::net::IpAddr;
-use std::os::unix::fs::{FileExt as _, PermissionsExt as _};
+use std::os::unix::fs::{FileExt as _, MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use super::memory::replace as replace_file;
 use super::resolved;
 use crate::engine::config::DeviceName;
+use crate::kernel::lock_file;
 
 /// What the first line of a file of ours begins with; the name of the tunnel's interface follows.
 const MARK: &str = "# ipipou: name servers of ";
@@ -29,6 +31,8 @@ pub struct Dns {
     servers: Vec<IpAddr>,
     /// Whether systemd-resolved was told by this process.
     told: bool,
+    /// The file while it has our name servers.
+    lock: Option<File>,
 }
 
 /// What was there before.
@@ -46,7 +50,7 @@ impl Dns {
         device: DeviceName,
         servers: Vec<IpAddr>,
     ) -> Self {
-        Dns { path, state_dir, device, servers, told: false }
+        Dns { path, state_dir, device, servers, told: false, lock: None }
     }
 
     /// Puts the name servers in, if they are not. systemd-resolved is told every time: it forgets
@@ -58,9 +62,16 @@ impl Dns {
         if resolved::has(&self.path) {
             return self.tell_resolved();
         }
+        let alone = self.lock();
         let current = read(&self.path)?;
         let saved = self.saved()?;
         let before = match (&current, saved) {
+            (Before::Contents(bytes), _) if bytes.starts_with(MARK.as_bytes()) && !alone => {
+                return Err(self.error(
+                    io::ErrorKind::AlreadyExists,
+                    format_args!("has the name servers of another tunnel; see its first line"),
+                ));
+            }
             (Before::Contents(bytes), Some(before)) if self.is_ours(bytes, &before) => before,
             (Before::Contents(bytes), _) if bytes.starts_with(self.first_line().as_bytes()) => {
                 return Err(self.error(
@@ -70,12 +81,6 @@ impl Dns {
                          write it anew, without the first line",
                         self.state_dir.display()
                     ),
-                ));
-            }
-            (Before::Contents(bytes), _) if bytes.starts_with(MARK.as_bytes()) => {
-                return Err(self.error(
-                    io::ErrorKind::AlreadyExists,
-                    format_args!("has the name servers of another tunnel; see its first line"),
                 ));
             }
             // Whoever wrote this, it is what has to be put back.
@@ -88,12 +93,31 @@ impl Dns {
         if current == Before::Contents(ours.clone()) {
             return Ok(());
         }
-        self.write(&ours, &before).map_err(|e| {
-            self.error(
-                e.kind(),
-                format_args!("cannot be written ({e}): run as root, or without --dns"),
-            )
-        })
+        let written = self.write(&ours, &before);
+        written
+            .map_err(|e| self.error(e.kind(), format_args!("cannot be written: {}", hint(&e))))?;
+        self.lock(); // there may have been no file before
+        Ok(())
+    }
+
+    /// Locks the file; false when another process has it locked.
+    fn lock(&mut self) -> bool {
+        let identity = |m: fs::Metadata| (m.dev(), m.ino());
+        let locked = self.lock.as_ref().and_then(|file| file.metadata().ok()).map(identity);
+        if locked.is_some() && locked == fs::metadata(&self.path).ok().map(identity) {
+            return true;
+        }
+        self.lock = None;
+        let Ok(file) = File::open(&self.path) else { return true };
+        match lock_file(&file) {
+            Ok(true) => {
+                self.lock = Some(file);
+                true
+            }
+            Ok(false) => false,
+            // Nobody else can lock it either.
+            Err(_) => true,
+        }
     }
 
     /// Whether the name servers are in. Of systemd-resolved only what this process told it is
@@ -129,6 +153,7 @@ impl Dns {
             self.told = false;
             self.forget(TOLD)?;
         }
+        self.lock = None;
         let Some(before) = self.saved()? else { return Ok(()) };
         match (read(&self.path)?, &before) {
             (Before::Contents(current), Before::Contents(bytes))
@@ -242,6 +267,21 @@ const SAVED: &str = "resolv.conf.before";
 const NO_FILE: &str = "resolv.conf.absent";
 const TOLD: &str = "resolv.conf.resolved";
 
+/// Why a file cannot be written, and what to do.
+fn hint(error: &io::Error) -> String {
+    match error.raw_os_error() {
+        // What a unit with ProtectSystem= sees (systemd.exec(5)).
+        Some(libc::EROFS) => format!(
+            "{error}: in a service, allow it with ReadWritePaths=, as the unit says; or leave --dns out"
+        ),
+        Some(libc::EPERM) => {
+            format!("{error}: it is immutable, see `lsattr` and `chattr -i`; or leave --dns out")
+        }
+        Some(libc::EACCES) => format!("{error}: run as root, or leave --dns out"),
+        _ => format!("{error}; or leave --dns out"),
+    }
+}
+
 fn read(path: &Path) -> io::Result<Before> {
     match fs::read(path) {
         Ok(bytes) => Ok(Before::Contents(bytes)),
@@ -263,7 +303,6 @@ fn replace(file: &File, contents: &[u8]) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::MetadataExt as _;
     use std::os::unix::fs::symlink;
     use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -454,7 +493,9 @@ mod tests {
     #[test]
     fn a_second_tunnel_is_refused() {
         let place = Place::with(ORIGINAL);
-        place.ipipou0().apply().unwrap();
+        let mut first = place.ipipou0();
+        first.apply().unwrap();
+        first.apply().unwrap();
         for name in ["ipipou1", "ipipou", "ipipou00"] {
             let mut second = place.dns(name, &["10.1.0.53"]);
             let error = second.apply().unwrap_err();
@@ -463,6 +504,48 @@ mod tests {
             assert!(!second.is_applied() && !second.needs_restoring());
         }
         assert_eq!(place.contents(), OURS);
+    }
+
+    #[test]
+    fn the_mark_of_a_process_that_was_killed_keeps_nobody_out() {
+        let place = Place::with(ORIGINAL);
+        let mut first = place.ipipou0();
+        first.apply().unwrap();
+        drop(first); // killed
+        let mut second = place.dns("ipipou1", &["10.1.0.53"]);
+        second.apply().unwrap();
+        assert!(second.is_applied());
+        // The first is started again: now it is the second that has the file.
+        let mut again = place.ipipou0();
+        assert_eq!(again.apply().unwrap_err().kind(), io::ErrorKind::AlreadyExists);
+        second.restore().unwrap();
+        assert_eq!(place.contents(), OURS);
+        again.apply().unwrap();
+        again.restore().unwrap();
+        assert_eq!(fs::read(place.file()).unwrap(), ORIGINAL);
+    }
+
+    #[test]
+    fn the_same_tunnel_in_another_namespace_is_another() {
+        let place = Place::with(ORIGINAL);
+        let mut one = place.ipipou0();
+        one.apply().unwrap();
+        assert_eq!(place.ipipou0().apply().unwrap_err().kind(), io::ErrorKind::AlreadyExists);
+        one.restore().unwrap();
+        assert_eq!(fs::read(place.file()).unwrap(), ORIGINAL);
+    }
+
+    #[test]
+    fn the_reason_is_named() {
+        for (errno, words) in [
+            (libc::EROFS, "ReadWritePaths="),
+            (libc::EPERM, "chattr -i"),
+            (libc::EACCES, "run as root"),
+            (libc::ENOSPC, "No space left"),
+        ] {
+            let hint = hint(&io::Error::from_raw_os_error(errno));
+            assert!(hint.contains(words) && hint.contains("leave --dns out"), "{hint}");
+        }
     }
 
     #[test]

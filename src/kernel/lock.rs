@@ -6,7 +6,7 @@
 
 use std::fs;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::net::{SocketAddr, UnixListener};
@@ -148,6 +148,22 @@ impl Holder {
         has_net_admin(pid)
             && same_user_namespace(pid).unwrap_or(true)
             && effective_uid(pid).is_none_or(|now| now == self.uid)
+    }
+}
+
+/// Takes an open file's lock for this process (flock(2)), until the file is closed; false when another
+/// process has it.
+///
+/// # Errors
+/// When the file system knows no locks.
+pub fn lock_file(file: &fs::File) -> io::Result<bool> {
+    // SAFETY: the descriptor is open for as long as `file` is borrowed.
+    match unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) } {
+        0 => Ok(true),
+        _ => match io::Error::last_os_error() {
+            e if e.kind() == io::ErrorKind::WouldBlock => Ok(false),
+            e => Err(e),
+        },
     }
 }
 

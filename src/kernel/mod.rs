@@ -36,7 +36,7 @@ pub use dump::close_memory;
 pub use elements::RuleCounter;
 pub use events::{Changed, Changes};
 pub use links::Links;
-pub use lock::{Doubt, Holder, Lock};
+pub use lock::{Doubt, Holder, Lock, lock_file};
 pub use modules::{ModuleError, require_modules};
 pub use namespace::Namespace;
 pub use port::{PortUser, probe_port, user_of_port};
