@@ -21,7 +21,7 @@ use crate::engine::config::{Datapath, Role};
 use crate::engine::host::{Found, NameServers, RulesFound};
 use crate::engine::plan::Step;
 use crate::engine::{Action, Engine, Event, Memory, Report, Writing};
-use crate::kernel::{Host, Question, StepError, WayTo};
+use crate::kernel::{Changed, Host, Question, StepError, WayTo};
 use crate::observe::rate::Limiter;
 use crate::tun::{self, Kept};
 
@@ -66,6 +66,8 @@ pub struct Process<'a> {
     /// That the tunnel leads into itself was said.
     leads_back: bool,
     pub(super) rules: &'static str,
+    /// Who changed nftables since the last reading.
+    ruleset_by: Option<String>,
 }
 
 impl<'a> Process<'a> {
@@ -129,6 +131,7 @@ impl<'a> Process<'a> {
             surroundings_due: true,
             leads_back: false,
             rules: "missing",
+            ruleset_by: None,
         })
     }
 
@@ -235,9 +238,13 @@ impl<'a> Process<'a> {
     }
 
     /// Reads the host after word of a change, and puts right what is wrong; true at the end.
-    pub async fn host_changed(&mut self) -> bool {
-        self.surroundings_due = true;
-        self.read_host().await
+    pub async fn host_changed(&mut self, changed: Changed) -> bool {
+        self.host.note(&changed);
+        self.surroundings_due |= changed.lost || !changed.interfaces.is_empty();
+        self.ruleset_by = changed.ruleset_by;
+        let done = self.read_host().await;
+        self.ruleset_by = None;
+        done
     }
 
     /// Reads the host and puts right what is wrong; true at the end.
@@ -381,6 +388,7 @@ impl<'a> Process<'a> {
         let level = match report {
             Report::Rejected { .. }
             | Report::Repairing(_)
+            | Report::KeepsBeingUndone(_)
             | Report::Expired(_)
             | Report::OuterMissing(_)
             | Report::LedAstray { .. }
@@ -408,6 +416,12 @@ impl<'a> Process<'a> {
         let passed = match report {
             Report::Rejected { reason, .. } => self.rejections.pass(*reason, now),
             of_a_kind => self.changes.pass(discriminant(of_a_kind), now),
+        };
+        let also = |more| match (report, &self.ruleset_by) {
+            (Report::KeepsBeingUndone(_), Some(who)) => {
+                format!("; nftables was last changed by {who}{}", also(more))
+            }
+            _ => also(more),
         };
         match (passed.map(also), level) {
             (Some(more), Level::WARN) => tracing::warn!("{report}{more}"),

@@ -124,6 +124,8 @@ pub enum Report {
         other: SocketAddr,
     },
     Repairing(Step),
+    /// Somebody undoes it again and again.
+    KeepsBeingUndone(Step),
     ReauthIgnored,
     /// Tried several times, and nothing comes through the tunnel from this server.
     NothingBack(SocketAddr),
@@ -271,6 +273,11 @@ impl fmt::Display for Report {
                 f,
                 "{one} and {other} take the tunnel from each other: two hosts have one key; give each \
                  its own, and a server of its own (--number)"
+            ),
+            Report::KeepsBeingUndone(step) => write!(
+                f,
+                "repairing: {step}; it keeps being undone: repairing less often, and without a word, \
+                 while that goes on"
             ),
             Report::Repairing(step) => write!(f, "repairing: {step}"),
             Report::ReauthIgnored => {

@@ -24,6 +24,7 @@ pub mod socket;
 mod sources;
 mod status;
 pub mod surroundings;
+mod undone;
 mod wanted;
 
 use std::collections::BTreeMap;
@@ -43,6 +44,7 @@ pub use memory::{Memory, Writing};
 use peer::{End, Peer, RemoteClient, RemoteServer};
 use plan::{Control, ControlShape, Owned, RuleSpec, Step};
 use rivals::Rivals;
+use undone::Undone;
 use wanted::{Endpoint, Ends, OuterFound, find_outer};
 
 /// How often the host is read although nothing told of a change: of FOU listeners the kernel never
@@ -107,6 +109,7 @@ pub struct Engine {
     installed: Option<RuleSpec>,
     installed_gateway: Option<GatewaySpec>,
     owned: Owned,
+    undone: Undone,
     counters: Counters,
     heard: Heard,
     rivals: Rivals,
@@ -178,6 +181,7 @@ impl Engine {
             installed: None,
             installed_gateway: None,
             owned: Owned::default(),
+            undone: Undone::default(),
             counters: Counters::default(),
             heard: Heard::default(),
             rivals: Rivals::default(),

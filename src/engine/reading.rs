@@ -10,6 +10,7 @@ use super::host::{Encapsulation, Found, Interface, InterfaceKind, RulesFound};
 use super::hosts::Node;
 use super::peer::{End, Peer};
 use super::plan::{self, Control, Step, WantedLink};
+use super::undone::{self, Verdict};
 use super::wanted::{Endpoint, Ends, find_outer, wanted};
 use super::{Action, Engine, Moment, Phase, REREAD_EVERY, Report, gateway, nodes};
 
@@ -46,14 +47,36 @@ impl Engine {
         let first = actions.len();
         self.reconcile(actions);
         if settled {
-            let repairs = actions[first..].iter().filter_map(applied).filter(|s| self.mends(s));
-            let repairs: Vec<_> = repairs.cloned().collect();
-            self.counters.repaired += repairs.len() as u64;
-            let reports = repairs.into_iter().map(Report::Repairing).map(Action::Report);
-            actions.splice(first..first, reports);
+            self.judge_repairs(first, now, actions);
         }
         self.tell_conflicts(actions);
         self.send_due(now, actions);
+    }
+
+    /// Tells of the repairs among `actions`, the `first` and those after it, or puts them off.
+    fn judge_repairs(&mut self, first: usize, now: &Moment, actions: &mut Vec<Action>) {
+        let mut steps = actions.split_off(first);
+        let waits = |action| self.undone.wait(applied(action)?, now.monotonic);
+        if let Some(until) = steps.iter().filter_map(waits).max() {
+            // One step may need another: none is made, but for those that guard.
+            steps.retain(|action| applied(action).is_none_or(undone::guards));
+            self.reread_at = self.reread_at.min(until);
+        }
+        if steps.iter().all(|action| applied(action).is_none()) {
+            self.phase = Phase::Settled;
+        }
+        let repairs = steps.iter().filter_map(applied).filter(|step| self.mends(step));
+        let repairs: Vec<Step> = repairs.cloned().collect();
+        self.counters.repaired += repairs.len() as u64;
+        for step in repairs {
+            let report = match self.undone.made(&step, now.monotonic) {
+                Verdict::Repair => Report::Repairing(step),
+                Verdict::Last => Report::KeepsBeingUndone(step),
+                Verdict::Again => continue,
+            };
+            actions.push(Action::Report(report));
+        }
+        actions.append(&mut steps);
     }
 
     /// Tells who else has the other ends' addresses inside the tunnel, when that has changed. Our own

@@ -34,6 +34,11 @@ const TYPE_AT: usize = 4;
 const PROTOCOL_AT: usize = 16 + 5;
 const INDEX_AT: usize = 16 + 4;
 
+/// `NFT_MSG_NEWGEN` of `NFNL_SUBSYS_NFTABLES`, and its attributes (linux/netfilter/nf_tables.h).
+const NEW_GENERATION: u16 = 10 << 8 | 15;
+const NFTA_GEN_PROC_PID: u16 = 2;
+const NFTA_GEN_PROC_NAME: u16 = 3;
+const HEADER: usize = 16;
 /// `NFNLGRP_NFTABLES` in linux/netfilter/nfnetlink.h, as a bit of `nl_groups`.
 const NFTABLES: u32 = 1 << (7 - 1);
 
@@ -46,10 +51,14 @@ pub struct Changes {
 /// What notifications say, taken together.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Changed {
-    /// Routes or policy rules of ours, or nobody knows what.
+    /// Word was lost: anything may have changed.
+    pub lost: bool,
+    /// Routes or policy rules of ours.
     pub our_routes: bool,
     /// Links, or their addresses: routes may have gone with them, of which the kernel does not tell.
     pub interfaces: BTreeSet<u32>,
+    /// Who changed nftables last, for a person.
+    pub ruleset_by: Option<String>,
 }
 
 impl Changes {
@@ -70,22 +79,63 @@ impl Changes {
         let route = match &mut self.netfilter {
             Some(netfilter) => tokio::select! {
                 route = self.route.recv_from_full() => route,
-                _ = netfilter.recv_from_full() => return,
+                ruleset = netfilter.recv_from_full() => {
+                    if let Ok((messages, _)) = ruleset {
+                        note_author(&messages, changed);
+                    }
+                    return;
+                }
             },
             None => self.route.recv_from_full().await,
         };
         match route {
             Ok((message, _)) => changed.add(&message),
-            Err(_) => changed.our_routes = true,
+            Err(_) => changed.lost = true,
         }
     }
+}
+
+/// The last message of a transaction says whose it was (`nf_tables_gen_notify` in
+/// net/netfilter/nf_tables_api.c).
+fn note_author(mut messages: &[u8], changed: &mut Changed) {
+    while let Some(length) = messages.first_chunk().map(|bytes| u32::from_ne_bytes(*bytes)) {
+        let length = (length as usize).max(HEADER);
+        let Some(message) = messages.get(..length.min(messages.len())) else { return };
+        if read_u16(message, TYPE_AT) == Some(NEW_GENERATION) {
+            let pid = attribute(message, NFTA_GEN_PROC_PID).and_then(|pid| pid.first_chunk());
+            let name = attribute(message, NFTA_GEN_PROC_NAME).unwrap_or_default();
+            let name =
+                String::from_utf8_lossy(name.split(|byte| *byte == 0).next().unwrap_or_default());
+            changed.ruleset_by = pid.map(|pid| {
+                format!("{}, process {}", name.escape_debug(), u32::from_be_bytes(*pid))
+            });
+        }
+        messages = messages.get(length.next_multiple_of(4)..).unwrap_or_default();
+    }
+}
+
+/// The value of an attribute after the headers of netlink and netfilter.
+fn attribute(message: &[u8], wanted: u16) -> Option<&[u8]> {
+    let mut rest = message.get(HEADER + 4..)?;
+    loop {
+        let length = usize::from(read_u16(rest, 0)?);
+        let value = rest.get(4..length)?;
+        if read_u16(rest, 2)? == wanted {
+            return Some(value);
+        }
+        rest = rest.get(length.next_multiple_of(4)..)?;
+    }
+}
+
+fn read_u16(bytes: &[u8], at: usize) -> Option<u16> {
+    bytes.get(at..)?.first_chunk().map(|bytes| u16::from_ne_bytes(*bytes))
 }
 
 impl Changed {
     /// Each notification is a datagram of one message.
     fn add(&mut self, message: &[u8]) {
-        let Some(kind) = message.get(TYPE_AT..).and_then(|rest| rest.first_chunk()) else { return };
-        match u16::from_ne_bytes(*kind) {
+        let Some(kind) = read_u16(message, TYPE_AT) else { return };
+        match kind {
             RTM_NEWROUTE | RTM_DELROUTE => {
                 self.our_routes |= message.get(PROTOCOL_AT) == Some(&ROUTE_PROTOCOL);
             }
@@ -122,6 +172,23 @@ mod tests {
     }
 
     #[test]
+    fn who_changed_the_rules_is_known() {
+        let mut message = vec![52, 0, 0, 0, 15, 10, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 7];
+        message.extend([8, 0, 1, 0, 0, 0, 0, 9, 8, 0, 2, 0, 0, 0, 4, 210]);
+        message.extend([14, 0, 3, 0]);
+        message.extend(b"firewalld\0\0\0");
+        let two = [&message[..], &message].concat();
+        for whole in [&message, &two] {
+            let mut changed = Changed::default();
+            note_author(whole, &mut changed);
+            assert_eq!(changed.ruleset_by.as_deref(), Some("firewalld, process 1234"));
+        }
+        for length in 0..message.len() {
+            note_author(&message[..length], &mut Changed::default());
+        }
+    }
+
+    #[test]
     fn what_concerns_us_is_known() {
         let route = |protocol| [2, 24, 0, 0, 254, protocol, 0, 1, 0, 0, 0, 0];
         assert!(changed(24, route(105)).our_routes && changed(25, route(105)).our_routes);
@@ -130,7 +197,7 @@ mod tests {
         let mut of_seven = [0; 12];
         of_seven[4..8].copy_from_slice(&7u32.to_ne_bytes());
         for kind in [16, 17, 20, 21] {
-            let expected = Changed { our_routes: false, interfaces: BTreeSet::from([7]) };
+            let expected = Changed { interfaces: BTreeSet::from([7]), ..Changed::default() };
             assert_eq!(changed(kind, of_seven), expected);
         }
         assert_eq!(changed(28, of_seven), Changed::default(), "a neighbour");

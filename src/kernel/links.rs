@@ -42,9 +42,6 @@ pub(super) const LOOPBACK: u32 = 1;
 /// A route netlink socket, answered from the async runtime it was opened in.
 pub struct Links {
     handle: rtnetlink::Handle,
-    /// A socket that checks what it is asked, and on which the kernel filters addresses
-    /// (`inet_valid_dump_ifaddr_req` in net/ipv4/devinet.c).
-    strict: rtnetlink::Handle,
 }
 
 impl Links {
@@ -53,9 +50,7 @@ impl Links {
     pub fn open() -> io::Result<Self> {
         let (connection, handle, _) = rtnetlink::new_connection()?;
         tokio::spawn(connection);
-        let (connection, strict, _) = rtnetlink::new_connection_with_strict_check()?;
-        tokio::spawn(connection);
-        Ok(Links { handle, strict })
+        Ok(Links { handle })
     }
 
     /// Every interface of the namespace, without what they carried.
@@ -88,19 +83,12 @@ impl Links {
         one(self.handle.link().get().match_index(index)).await
     }
 
-    /// The addresses of an interface, or of all, in the kernel's order. One that is gone has none.
-    pub async fn addresses(&self, index: Option<u32>) -> io::Result<Vec<Address>> {
-        let mut request = self.strict.address().get();
-        request.message_mut().header.index = index.unwrap_or(0);
-        let addresses: io::Result<Vec<AddressMessage>> =
-            request.execute().try_collect().await.map_err(into_io);
-        let addresses = match addresses {
-            Err(e) if e.raw_os_error() == Some(libc::ENODEV) => Vec::new(),
-            other => other?,
-        };
-        // An old kernel does not filter.
-        let wanted = |a: &Address| index.is_none_or(|index| a.interface == index);
-        Ok(addresses.iter().filter_map(read_address).filter(wanted).collect())
+    /// Every address of the namespace, in the kernel's order.
+    pub async fn addresses(&self) -> io::Result<Vec<Address>> {
+        let request = self.handle.address().get();
+        let addresses: Vec<AddressMessage> =
+            request.execute().try_collect().await.map_err(into_io)?;
+        Ok(addresses.iter().filter_map(read_address).collect())
     }
 
     /// How packets get to a destination; `None` without a route, and with one that says no:

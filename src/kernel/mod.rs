@@ -119,7 +119,7 @@ impl Host {
             rules: if kernel && rules { Rules::in_table(table) } else { Rules::unavailable() },
             routes: Routes::open()?,
             gateway: Gateway::in_table(&tunnel.gateway_table()),
-            reading: reading::State::new(datapath, tunnel),
+            reading: reading::State::new(tunnel),
         })
     }
 
@@ -192,7 +192,7 @@ impl Host {
     /// When the kernel refuses to tell.
     pub async fn surroundings(&self) -> io::Result<Surroundings> {
         let tunnels = self.links.tunnels().await?;
-        Ok(Surroundings::of(&tunnels, &self.links.addresses(None).await?))
+        Ok(Surroundings::of(&tunnels, &self.links.addresses().await?))
     }
 
     /// Checks that nobody but us reads and writes a TUN interface of which we hold so many queues. Until

@@ -5,15 +5,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::IpAddr;
 
+use ipnet::{IpNet, Ipv4Net};
+
 use super::links::LOOPBACK;
 use super::{Changed, Host, conntrack};
-use crate::engine::config::{Datapath, DeviceName, TunnelConfig};
+use crate::engine::config::{DeviceName, TunnelConfig};
 use crate::engine::host::{
-    Found, GatewayFound, Interface, InterfaceKind, NameServers, PolicyRule, Route, Userspace,
+    Address, Found, GatewayFound, Interface, NameServers, PolicyRule, Route, Userspace,
 };
-
-/// Of more interfaces than this, the addresses are not asked for one by one.
-const ONE_BY_ONE: usize = 32;
 
 /// The way of packets as the tunnel sends them: policy rules (ip-rule(8)) may look at all of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -66,10 +65,10 @@ impl Default for Interfaces {
 /// What is the same at every reading, and what is known since the last one.
 #[derive(Debug)]
 pub struct State {
-    datapath: Datapath,
     device: DeviceName,
     outer_device: Option<DeviceName>,
     outer_address: Option<IpAddr>,
+    inner_peer: Ipv4Net,
     /// Whether routes and gateway rules of ours are wanted, or were there at the last reading: all
     /// others pay for the first look only, which finds what a crash left. What concerns only these is
     /// not read otherwise.
@@ -78,28 +77,33 @@ pub struct State {
     /// Our routes and policy rules, unless something has happened that may have changed them. To
     /// look for them the kernel walks through all there are.
     routes: Option<(BTreeSet<Route>, BTreeSet<PolicyRule>)>,
+    /// Every address of the host, unless something has happened that may have changed them: no remote
+    /// can have one of them.
+    addresses: Option<Vec<Address>>,
     /// Our interfaces at the last reading: with one, its routes go without a word
     /// (`fib_sync_down_dev` in net/ipv4/fib_semantics.c).
     ours: Vec<(u32, bool)>,
 }
 
 impl State {
-    pub fn new(datapath: Datapath, tunnel: &TunnelConfig) -> Self {
+    pub fn new(tunnel: &TunnelConfig) -> Self {
         State {
-            datapath,
             device: tunnel.device.clone(),
             outer_device: tunnel.outer.device().cloned(),
             outer_address: tunnel.outer.address(),
+            inner_peer: tunnel.inner_peer,
             routing: true,
             asks_for_routing: tunnel.asks_for_routing(),
             routes: None,
+            addresses: None,
             ours: Vec::new(),
         }
     }
 
-    /// Our routes may have changed.
+    /// Our routes and addresses may have changed.
     pub fn expect_changes(&mut self) {
         self.routes = None;
+        self.addresses = None;
     }
 }
 
@@ -107,8 +111,11 @@ impl Host {
     /// Takes note of what has changed since the last reading.
     pub fn note(&mut self, changed: &Changed) {
         let ours = self.reading.ours.iter().any(|(index, _)| changed.interfaces.contains(index));
-        if changed.our_routes || ours {
+        if changed.lost || changed.our_routes || ours {
             self.reading.expect_changes();
+        }
+        if changed.lost || !changed.interfaces.is_empty() {
+            self.reading.addresses = None;
         }
     }
 
@@ -136,26 +143,30 @@ impl Host {
     }
 
     /// Interfaces, the ways out by them, and addresses.
-    async fn read_links(&self, question: &Question, found: &mut Found) -> io::Result<()> {
-        let State { datapath, device, outer_device, outer_address, .. } = &self.reading;
+    async fn read_links(&mut self, question: &Question, found: &mut Found) -> io::Result<()> {
+        let State { device, outer_device, outer_address, inner_peer, addresses, .. } =
+            &mut self.reading;
         let links = &self.links;
+        found.addresses = match addresses {
+            Some(known) => known.clone(),
+            None => addresses.insert(links.addresses().await?).clone(),
+        };
         let mut interfaces: BTreeMap<u32, Interface> = BTreeMap::new();
         let mut add =
             |read: Vec<Interface>| interfaces.extend(read.into_iter().map(|i| (i.index, i)));
-        if question.interfaces == Interfaces::All {
-            add(links.interfaces().await?);
-        }
-        if *datapath == Datapath::Kernel {
-            // Other tunnels' too: they may have the pair of addresses that ours is to have, and what
-            // comes out of one is not for ours.
-            add(links.tunnels().await?);
-        }
-        let others = match &question.interfaces {
-            Interfaces::All => BTreeSet::new(),
-            Interfaces::Named(names) => names.clone(),
+        let named = match &question.interfaces {
+            Interfaces::All => {
+                add(links.interfaces().await?);
+                None
+            }
+            Interfaces::Named(names) => Some(names),
         };
-        let own = [Some(device), outer_device.as_ref()].into_iter().flatten();
-        for name in own.map(|name| name.as_str()).chain(others.iter().map(String::as_str)) {
+        // Other tunnels' too: they may have the pair of addresses that ours is to have, and what comes
+        // out of one is not for ours.
+        add(links.tunnels().await?);
+        let own = [Some(&*device), outer_device.as_ref()].into_iter().flatten();
+        let named = named.into_iter().flatten().map(String::as_str);
+        for name in own.map(|name| name.as_str()).chain(named) {
             add(links.named(name).await?.into_iter().collect());
         }
         let outer_index = outer_device.as_ref().and_then(|device| {
@@ -166,31 +177,21 @@ impl Host {
         {
             found.way = links.way(way_to, outer_index).await?;
         }
-        let mut of_interest = BTreeSet::from([LOOPBACK]);
-        of_interest.extend(outer_index);
-        of_interest.extend(found.way.map(|way| way.interface));
-        for address in outer_address.iter().copied().chain(found.way.map(|way| way.source)) {
-            of_interest.extend(links.matching_route(address).await?.map(|way| way.interface));
-        }
         if let Some(inner) = question.inner {
             found.inner_way = links.matching_route(inner).await?;
-            of_interest.extend(found.inner_way.map(|way| way.interface));
         }
-        for index in &of_interest {
-            if !interfaces.contains_key(index) {
-                interfaces.extend(links.at(*index).await?.map(|i| (i.index, i)));
-            }
-        }
-        let ours = interfaces.values().filter(|i| {
-            i.name == device.as_str()
-                || matches!(i.kind, InterfaceKind::Ipip(_)) && i.label.is_some()
-        });
-        of_interest.extend(ours.map(|i| i.index));
-        if of_interest.len() > ONE_BY_ONE {
-            found.addresses = links.addresses(None).await?;
-        } else {
-            for index in of_interest {
-                found.addresses.extend(links.addresses(Some(index)).await?);
+        let ways = [found.way, found.inner_way].into_iter().flatten().map(|way| way.interface);
+        let source = found.way.map(|way| way.source);
+        let is_of_interest = |local: IpAddr| {
+            Some(local) == *outer_address
+                || Some(local) == source
+                || IpNet::V4(*inner_peer).contains(&local)
+        };
+        let holders = found.addresses.iter().filter(|a| is_of_interest(a.value.local));
+        let holders = holders.map(|address| address.interface);
+        for index in ways.chain(holders).chain([LOOPBACK]) {
+            if !interfaces.contains_key(&index) {
+                interfaces.extend(links.at(index).await?.map(|i| (i.index, i)));
             }
         }
         found.interfaces = interfaces.into_values().collect();

@@ -19,7 +19,7 @@ class Trace:
     def __init__(self, host):
         self.file = host.lab.file("trace")
         calls = "trace=recvmsg,recvfrom,recvmmsg"
-        self.prefix = ["strace", "-f", "-yy", "-qq", "-s", "0", "-e", calls, "-o", self.file]
+        self.prefix = ["strace", "-D", "-f", "-yy", "-qq", "-s", "0", "-e", calls, "-o", self.file]
 
     def bytes(self):
         """How many it got so far. A call that only asks for the length is no message."""

@@ -1,0 +1,115 @@
+//! Repairs that somebody undoes again and again: two managers of one thing would not come to rest.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use super::plan::Step;
+
+/// A repair that follows the last one of its kind within this time was undone.
+const WITHIN: Duration = Duration::from_secs(60);
+/// So often it is told.
+const TOLD: u32 = 5;
+/// So often it is repaired at once: a person who tries things out comes nowhere near.
+const AT_ONCE: u32 = 40;
+/// The first pause after that; doubled each time, up to the longest.
+const PAUSE: Duration = Duration::from_millis(500);
+const LONGEST: Duration = Duration::from_secs(30);
+
+/// The repairs of the last time, by what was repaired.
+#[derive(Debug, Default)]
+pub struct Undone(BTreeMap<String, Repaired>);
+
+#[derive(Debug, Clone, Copy)]
+struct Repaired {
+    times: u32,
+    last: Duration,
+}
+
+/// What is told of a repair.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// Made, and told.
+    Repair,
+    /// Made, and told that it was undone many times; from now on it is made without a word.
+    Last,
+    /// Made; it was told.
+    Again,
+}
+
+impl Undone {
+    /// Until when a repair that is due now has to wait.
+    pub fn wait(&self, step: &Step, now: Duration) -> Option<Duration> {
+        let repaired = self.0.get(&step.to_string()).filter(|r| r.last + WITHIN > now)?;
+        let more = repaired.times.saturating_sub(AT_ONCE);
+        if more == 0 || guards(step) {
+            return None;
+        }
+        let pause = PAUSE.saturating_mul(1 << more.min(16)).min(LONGEST);
+        Some(repaired.last + pause).filter(|until| *until > now)
+    }
+
+    /// Takes note of a repair that is made now.
+    pub fn made(&mut self, step: &Step, now: Duration) -> Verdict {
+        self.0.retain(|_, repaired| repaired.last + WITHIN > now);
+        let repaired = self.0.entry(step.to_string()).or_insert(Repaired { times: 0, last: now });
+        *repaired = Repaired { times: repaired.times.saturating_add(1), last: now };
+        match repaired.times.cmp(&TOLD) {
+            std::cmp::Ordering::Less => Verdict::Repair,
+            std::cmp::Ordering::Equal => Verdict::Last,
+            std::cmp::Ordering::Greater => Verdict::Again,
+        }
+    }
+}
+
+/// What lets nobody in who has not proved himself is never put off.
+pub fn guards(step: &Step) -> bool {
+    matches!(
+        step,
+        Step::InstallRules(..)
+            | Step::Admit(_)
+            | Step::InstallGateway(_)
+            | Step::RemoveListener(_)
+            | Step::RemoveLink(_)
+            | Step::Forward(_)
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const STEP: Step = Step::UseNameServers;
+
+    #[test]
+    fn what_is_undone_again_and_again_is_repaired_less_often() {
+        let mut undone = Undone::default();
+        let (mut now, mut repairs, mut told) = (Duration::ZERO, 0, 0);
+        while now < Duration::from_secs(600) {
+            match undone.wait(&STEP, now) {
+                Some(until) => assert!(until > now && until <= now + LONGEST),
+                None => {
+                    repairs += 1;
+                    told += u32::from(undone.made(&STEP, now) != Verdict::Again);
+                }
+            }
+            now += Duration::from_millis(200);
+        }
+        assert_eq!(told, 5);
+        assert!((50..=80).contains(&repairs), "{repairs}");
+        // Left in peace for a while, it is forgotten.
+        assert_eq!(undone.wait(&STEP, now + WITHIN), None);
+        assert_eq!(undone.made(&STEP, now + WITHIN), Verdict::Repair);
+    }
+
+    #[test]
+    fn a_guard_is_never_put_off_and_told_a_few_times() {
+        let mut undone = Undone::default();
+        let step = Step::Admit(std::collections::BTreeSet::new());
+        let mut told = 0;
+        for now in (0..1000).map(|i| Duration::from_millis(i * 200)) {
+            assert_eq!(undone.wait(&step, now), None);
+            told += u32::from(undone.made(&step, now) != Verdict::Again);
+        }
+        assert_eq!(told, 5);
+    }
+}
