@@ -8,7 +8,7 @@ use super::locks::Locks;
 use super::{Failure, Settings, record};
 use crate::engine::config::{
     Datapath, DatapathChoice, Host as ServerHost, MANY_REMOTES, MOST_KERNEL_REMOTES, Masquerade,
-    Outer, Role, TunnelConfig,
+    Outer, PrivateAddress, Role, TunnelConfig,
 };
 use crate::engine::host::{Encapsulation, Found, InterfaceKind, Listener};
 use crate::engine::{self, plan};
@@ -272,6 +272,15 @@ fn check_found(
         && found.interface(device).is_none()
     {
         tracing::warn!("--masquerade: there is no interface {device} yet; `ip link` lists them");
+    }
+    if let (PrivateAddress::Always(_), Some(uplink), Datapath::Kernel) =
+        (tunnel.private, tunnel.outer.device(), datapath)
+        && found.interface(uplink).is_some_and(|uplink| uplink.in_vrf)
+    {
+        return Err(Failure::Address(format!(
+            "--force-fou-local-ip-alt: {uplink} is in a VRF, where no address of the loopback \
+             interface works; leave the option out, or use --datapath tun"
+        )));
     }
     let Some(interface) = found.interface(&tunnel.device) else { return Ok(()) };
     let port = tunnel.port.get();

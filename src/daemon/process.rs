@@ -393,6 +393,7 @@ impl<'a> Process<'a> {
             | Report::OuterMissing(_)
             | Report::LedAstray { .. }
             | Report::InnerTaken { .. }
+            | Report::PrivateInVrf { .. }
             | Report::WayLeadsBack(_)
             | Report::Rivals { .. }
             | Report::ReauthIgnored

@@ -123,6 +123,11 @@ pub enum Report {
         one: SocketAddr,
         other: SocketAddr,
     },
+    /// A private address is needed, and the uplink is in a VRF, which has none of the loopback's.
+    PrivateInVrf {
+        private: IpAddr,
+        uplink: String,
+    },
     Repairing(Step),
     /// Somebody undoes it again and again.
     KeepsBeingUndone(Step),
@@ -273,6 +278,12 @@ impl fmt::Display for Report {
                 f,
                 "{one} and {other} take the tunnel from each other: two hosts have one key; give each \
                  its own, and a server of its own (--number)"
+            ),
+            Report::PrivateInVrf { private, uplink } => write!(
+                f,
+                "{uplink} is in a VRF, where the private address {private} does not work: the tunnel \
+                 carries nothing; choose another local address or port for it than the other \
+                 tunnel's, or --datapath tun"
             ),
             Report::KeepsBeingUndone(step) => write!(
                 f,

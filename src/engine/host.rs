@@ -95,6 +95,8 @@ pub struct Interface {
     /// Whether IPv4 packets that come in by it are forwarded; `None` when the kernel did not tell.
     pub forwarding: Option<bool>,
     pub mtu: u32,
+    /// Whether it is in a VRF, whose routing tables are its own.
+    pub in_vrf: bool,
     pub kind: InterfaceKind,
     pub traffic: Traffic,
 }

@@ -96,6 +96,21 @@ impl Engine {
                 Some(Report::InnerTaken { inner, interface })
             })
             .collect();
+        let uplink = self.outer.and_then(|outer| found.interface_at(outer.bound_to?));
+        if let Some(uplink) = uplink.filter(|uplink| uplink.in_vrf) {
+            let locals = devices.iter().filter_map(|device| match found.interface(device)?.kind {
+                InterfaceKind::Ipip(link) => Some(IpAddr::V4(link.local)),
+                InterfaceKind::Tun | InterfaceKind::Other => None,
+            });
+            let is_private = |local: &IpAddr| {
+                self.peers.iter().any(|peer| IpAddr::V4(peer.private.address()) == *local)
+            };
+            let private = locals.filter(is_private);
+            let uplink = &uplink.name;
+            conflicts.extend(
+                private.map(|private| Report::PrivateInVrf { private, uplink: uplink.clone() }),
+            );
+        }
         // Before our own steps are done, there may be no route yet.
         let up =
             self.phase == Phase::Settled && devices.iter().any(|d| found.interface(d).is_some());

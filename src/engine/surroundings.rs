@@ -88,6 +88,7 @@ mod tests {
             rp_filter: None,
             forwarding: None,
             mtu: 1500,
+            in_vrf: false,
             kind: InterfaceKind::Other,
             traffic: Traffic::default(),
         };

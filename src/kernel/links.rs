@@ -12,8 +12,8 @@ use netlink_packet_route::AddressFamily;
 use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage, AddressScope};
 use netlink_packet_route::link::{
     AfSpecInet, AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InetDevConf, InfoData, InfoIpTunnel,
-    InfoKind, LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo, LinkMessage, TunnelEncapFlags,
-    TunnelEncapType,
+    InfoKind, InfoPortKind, LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo, LinkMessage,
+    TunnelEncapFlags, TunnelEncapType,
 };
 use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteFlags, RouteMessage};
 use rtnetlink::{AddressMessageBuilder, LinkGetRequest, LinkIpIp, LinkUnspec, RouteMessageBuilder};
@@ -375,6 +375,7 @@ fn read_interface(message: &LinkMessage) -> Interface {
         rp_filter: None,
         forwarding: None,
         mtu: 0,
+        in_vrf: false,
         kind: InterfaceKind::Other,
         traffic: Traffic::default(),
     };
@@ -382,7 +383,10 @@ fn read_interface(message: &LinkMessage) -> Interface {
         match attribute {
             LinkAttribute::IfName(name) => interface.name.clone_from(name),
             LinkAttribute::IfAlias(label) => interface.label = Some(label.clone()),
-            LinkAttribute::LinkInfo(infos) => interface.kind = read_kind(infos),
+            LinkAttribute::LinkInfo(infos) => {
+                interface.kind = read_kind(infos);
+                interface.in_vrf = infos.contains(&LinkInfo::PortKind(InfoPortKind::Vrf));
+            }
             LinkAttribute::Mtu(mtu) => interface.mtu = *mtu,
             LinkAttribute::AfSpecUnspec(specs) => {
                 let conf = read_conf(specs);

@@ -65,6 +65,7 @@ impl PlayedHost {
             rp_filter: Some(0),
             forwarding: Some(false),
             mtu: 1500,
+            in_vrf: false,
             kind,
             traffic: Traffic::default(),
         });

@@ -835,3 +835,22 @@ fn two_servers_do_not_answer_each_other_without_end() {
     assert_eq!(play.sent.len(), 5);
     assert_eq!(play.sent[4].payload, proof.iter().rev().copied().collect::<Vec<_>>());
 }
+
+#[test]
+fn a_private_address_in_a_vrf_is_told() {
+    let mut host = PlayedHost::new();
+    host.found.interfaces.iter_mut().find(|i| i.name == "eth0").unwrap().in_vrf = true;
+    host.add_strange_link(*at(A).ip());
+    let mut play = Play::start(Role::Server(server(None)), host, Memory::default());
+    let proof = play.proof();
+    play.receive(at(B), &proof);
+    let told = |play: &Play| {
+        play.reports.iter().filter(|r| matches!(r, Report::PrivateInVrf { .. })).count()
+    };
+    assert_eq!(told(&play), 0, "it needs none there");
+    let proof = play.proof();
+    play.receive(at(A), &proof);
+    play.read();
+    play.read();
+    assert_eq!(told(&play), 1);
+}
