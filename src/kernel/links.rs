@@ -3,6 +3,7 @@
 use std::fs;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::path::Path;
 
 use futures_util::TryStreamExt;
 use netlink_packet_core::{
@@ -61,7 +62,7 @@ impl Links {
 
     /// The interfaces of a kind; the kernel leaves out the others
     /// (`link_kind_filtered` in net/core/rtnetlink.c).
-    pub async fn of_kind(&self, kind: InfoKind) -> io::Result<Vec<Interface>> {
+    async fn of_kind(&self, kind: InfoKind) -> io::Result<Vec<Interface>> {
         let mut request = self.handle.link().get();
         let kind = LinkAttribute::LinkInfo(vec![LinkInfo::Kind(kind)]);
         request.message_mut().attributes.push(kind);
@@ -230,7 +231,11 @@ impl Links {
     /// The interfaces of the kinds that our tunnels are.
     pub async fn tunnels(&self) -> io::Result<Vec<Interface>> {
         let mut found = self.of_kind(InfoKind::Tun).await?;
-        found.extend(self.of_kind(InfoKind::IpIp).await?);
+        // Of a kind that it does not know, the kernel would tell of all links. (Built in, the module has
+        // a directory too, for its parameter.)
+        if !Path::new("/sys/module").exists() || Path::new("/sys/module/ipip").exists() {
+            found.extend(self.of_kind(InfoKind::IpIp).await?);
+        }
         Ok(found)
     }
 

@@ -162,7 +162,7 @@ impl Host {
             Interfaces::Named(names) => Some(names),
         };
         // Other tunnels' too: they may have the pair of addresses that ours is to have, and what comes
-        // out of one is not for ours.
+        // out of one is not for ours. And a process of the other datapath may have left some.
         add(links.tunnels().await?);
         let own = [Some(&*device), outer_device.as_ref()].into_iter().flatten();
         let named = named.into_iter().flatten().map(String::as_str);
