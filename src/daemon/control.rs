@@ -153,10 +153,15 @@ fn read_status(stream: &mut Connection) -> io::Result<ProcessStatus> {
     loop {
         let left = PATIENCE.checked_sub(start.elapsed()).filter(|left| !left.is_zero());
         stream.set_read_timeout(Some(left.ok_or(io::ErrorKind::TimedOut)?))?;
-        match stream.read(&mut buffer)? {
-            0 => break,
-            _ if json.len() > MAX_STATUS => return Err(io::ErrorKind::FileTooLarge.into()),
-            length => json.extend_from_slice(&buffer[..length]),
+        match stream.read(&mut buffer) {
+            Ok(0) => break,
+            Ok(_) if json.len() > MAX_STATUS => return Err(io::ErrorKind::FileTooLarge.into()),
+            Ok(length) => json.extend_from_slice(&buffer[..length]),
+            // What a time limit says (SO_RCVTIMEO in socket(7)).
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                return Err(io::ErrorKind::TimedOut.into());
+            }
+            Err(e) => return Err(e),
         }
     }
     let mut status = serde_json::from_slice(&json).map_err(io::Error::other)?;
@@ -216,6 +221,21 @@ mod tests {
     fn an_answer_without_end_ends() {
         let endless = |mut stream: Connection| while stream.write_all(&[b' '; 65536]).is_ok() {};
         assert_eq!(answered_by(endless).unwrap_err().kind(), io::ErrorKind::FileTooLarge);
+    }
+
+    #[test]
+    fn who_does_not_answer_is_not_waited_for() {
+        let (done, waits) = std::sync::mpsc::channel();
+        let silent = move |stream: Connection| {
+            let _: Result<(), _> = waits.recv();
+            drop(stream);
+        };
+        let (mut ours, theirs) = Connection::pair().unwrap();
+        let other = thread::spawn(move || silent(theirs));
+        let error = read_status(&mut ours).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        drop(done);
+        other.join().unwrap();
     }
 
     #[test]

@@ -98,8 +98,8 @@ async fn serve(settings: &Settings) -> Result<(), Failure> {
             Some(table) = next_table(&mut tables, &settings.role) => {
                 process.handle(Event::Hosts(table)).await
             }
-            changed = changes.settled(process.clock) => process.host_changed(changed).await,
             Some(stream) = next_asker(control.as_ref()) => process.tell(stream).await,
+            changed = changes.settled(process.clock) => process.host_changed(changed).await,
             // Last: anybody can send as many as he likes.
             datagram = process.carrier.next() => match datagram {
                 Some((from, payload)) => {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use ipnet::IpNet;
 
@@ -125,7 +125,7 @@ pub enum Report {
     },
     /// A private address is needed, and the uplink is in a VRF, which has none of the loopback's.
     PrivateInVrf {
-        private: IpAddr,
+        private: Ipv4Addr,
         uplink: String,
     },
     Repairing(Step),

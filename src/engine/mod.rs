@@ -269,13 +269,19 @@ impl Engine {
             }
             actions.push(Action::ReadHost);
         }
+        self.not_made(step);
+        self.undone.failed(step);
+        self.reread_at = self.reread_at.min(now.monotonic + RETRY_AFTER);
+    }
+
+    /// Forgets what was noted when the step was planned.
+    fn not_made(&mut self, step: &Step) {
         match step {
             Step::InstallRules(..) => self.installed = None,
             Step::InstallGateway(_) => self.installed_gateway = None,
             Step::SetMtu(device, _) => drop(self.owned.mtus.remove(device)),
             _ => {}
         }
-        self.reread_at = self.reread_at.min(now.monotonic + RETRY_AFTER);
     }
 
     fn deadline(&mut self, now: &Moment, actions: &mut Vec<Action>) {

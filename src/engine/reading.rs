@@ -46,26 +46,36 @@ impl Engine {
         let settled = std::mem::replace(&mut self.phase, Phase::Settled) == Phase::Settled;
         let first = actions.len();
         self.reconcile(actions);
-        if settled {
-            self.judge_repairs(first, now, actions);
-        }
+        self.judge_repairs(first, settled, now, actions);
         self.tell_conflicts(actions);
         self.send_due(now, actions);
     }
 
-    /// Tells of the repairs among `actions`, the `first` and those after it, or puts them off.
-    fn judge_repairs(&mut self, first: usize, now: &Moment, actions: &mut Vec<Action>) {
+    /// Tells of the repairs among `actions`, the `first` and those after it, or puts them off. If all
+    /// was not `settled`, only what was repaired a moment ago is a repair.
+    fn judge_repairs(
+        &mut self,
+        first: usize,
+        settled: bool,
+        now: &Moment,
+        actions: &mut Vec<Action>,
+    ) {
         let mut steps = actions.split_off(first);
         let waits = |action| self.undone.wait(applied(action)?, now.monotonic);
         if let Some(until) = steps.iter().filter_map(waits).max() {
             // One step may need another: none is made, but for those that guard.
-            steps.retain(|action| applied(action).is_none_or(undone::guards));
+            let (now_made, put_off): (Vec<_>, Vec<_>) =
+                steps.into_iter().partition(|action| applied(action).is_none_or(undone::guards));
+            put_off.iter().filter_map(applied).for_each(|step| self.not_made(step));
+            steps = now_made;
             self.reread_at = self.reread_at.min(until);
         }
         if steps.iter().all(|action| applied(action).is_none()) {
             self.phase = Phase::Settled;
         }
-        let repairs = steps.iter().filter_map(applied).filter(|step| self.mends(step));
+        let is_repair =
+            |step: &&Step| self.mends(step) && (settled || self.undone.knows(step, now.monotonic));
+        let repairs = steps.iter().filter_map(applied).filter(is_repair);
         let repairs: Vec<Step> = repairs.cloned().collect();
         self.counters.repaired += repairs.len() as u64;
         for step in repairs {
@@ -96,21 +106,6 @@ impl Engine {
                 Some(Report::InnerTaken { inner, interface })
             })
             .collect();
-        let uplink = self.outer.and_then(|outer| found.interface_at(outer.bound_to?));
-        if let Some(uplink) = uplink.filter(|uplink| uplink.in_vrf) {
-            let locals = devices.iter().filter_map(|device| match found.interface(device)?.kind {
-                InterfaceKind::Ipip(link) => Some(IpAddr::V4(link.local)),
-                InterfaceKind::Tun | InterfaceKind::Other => None,
-            });
-            let is_private = |local: &IpAddr| {
-                self.peers.iter().any(|peer| IpAddr::V4(peer.private.address()) == *local)
-            };
-            let private = locals.filter(is_private);
-            let uplink = &uplink.name;
-            conflicts.extend(
-                private.map(|private| Report::PrivateInVrf { private, uplink: uplink.clone() }),
-            );
-        }
         // Before our own steps are done, there may be no route yet.
         let up =
             self.phase == Phase::Settled && devices.iter().any(|d| found.interface(d).is_some());
@@ -270,6 +265,13 @@ impl Engine {
                 }
                 Step::AddPrivateAddress(private) => {
                     self.owned.private.insert(*private);
+                    // Told before the steps, which may fail because of it.
+                    if let Some(uplink) = outer.bound_to.and_then(|bound| found.interface_at(bound))
+                        && uplink.in_vrf
+                    {
+                        let (private, uplink) = (*private, uplink.name.clone());
+                        actions.push(Action::Report(Report::PrivateInVrf { private, uplink }));
+                    }
                 }
                 Step::Admit(_)
                 | Step::CreateLink(_)

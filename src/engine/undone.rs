@@ -37,9 +37,23 @@ pub enum Verdict {
 }
 
 impl Undone {
+    /// Whether this was repaired a moment ago.
+    pub fn knows(&self, step: &Step, now: Duration) -> bool {
+        self.repaired(step, now).is_some()
+    }
+
+    /// This could not be done: nobody undid it.
+    pub fn failed(&mut self, step: &Step) {
+        self.0.remove(&step.to_string());
+    }
+
+    fn repaired(&self, step: &Step, now: Duration) -> Option<&Repaired> {
+        self.0.get(&step.to_string()).filter(|repaired| repaired.last + WITHIN > now)
+    }
+
     /// Until when a repair that is due now has to wait.
     pub fn wait(&self, step: &Step, now: Duration) -> Option<Duration> {
-        let repaired = self.0.get(&step.to_string()).filter(|r| r.last + WITHIN > now)?;
+        let repaired = self.repaired(step, now)?;
         let more = repaired.times.saturating_sub(AT_ONCE);
         if more == 0 || guards(step) {
             return None;

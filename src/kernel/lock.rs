@@ -152,7 +152,7 @@ impl Holder {
 }
 
 /// Takes an open file's lock for this process (flock(2)), until the file is closed; false when another
-/// process has it.
+/// process has it that may run a tunnel. Any user may lock a file that he can read: that holds nobody up.
 ///
 /// # Errors
 /// When the file system knows no locks.
@@ -161,10 +161,30 @@ pub fn lock_file(file: &fs::File) -> io::Result<bool> {
     match unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) } {
         0 => Ok(true),
         _ => match io::Error::last_os_error() {
-            e if e.kind() == io::ErrorKind::WouldBlock => Ok(false),
+            e if e.kind() == io::ErrorKind::WouldBlock => {
+                let all = fs::read_to_string("/proc/locks").unwrap_or_default();
+                let holders = flock_holders(&all, file.metadata()?.ino());
+                let ourselves = std::process::id();
+                let counts = |pid: &i32| {
+                    u32::try_from(*pid) == Ok(ourselves)
+                        || has_net_admin(*pid) && same_user_namespace(*pid).unwrap_or(true)
+                };
+                Ok(!holders.is_empty() && !holders.iter().any(counts))
+            }
             e => Err(e),
         },
     }
+}
+
+/// The processes that have an inode's lock, of /proc/locks (proc_locks(5)); none where that does not
+/// tell. Its device is not looked at: some file systems have another one there than in stat(2).
+fn flock_holders(locks: &str, inode: u64) -> Vec<i32> {
+    let holder = |line: &str| {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        let [_, "FLOCK", _, _, pid, file, ..] = fields[..] else { return None }; // or "->": waits
+        (file.rsplit(':').next()?.parse() == Ok(inode)).then(|| pid.parse().ok())?
+    };
+    locks.lines().filter_map(holder).collect()
 }
 
 /// As capget(2) has it: that needs no /proc, which may be hidden.
@@ -212,5 +232,21 @@ impl std::fmt::Display for Holder {
             (None, Some(pid)) => write!(f, "process {pid}"),
             (_, None) => write!(f, "a process of user {} in another container", self.uid),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_has_a_file_locked() {
+        let locks = "1: FLOCK  ADVISORY  WRITE 708 08:02:13240 0 EOF\n\
+                     1: -> FLOCK  ADVISORY  WRITE 709 08:02:13240 0 EOF\n\
+                     2: FLOCK  ADVISORY  READ 710 00:2a:13240 0 EOF\n\
+                     3: POSIX  ADVISORY  WRITE 711 08:02:13240 0 EOF\n\
+                     4: FLOCK  ADVISORY  WRITE 712 08:02:324 0 EOF\n5: FLOCK\n";
+        assert_eq!(flock_holders(locks, 13240), [708, 710]);
+        assert_eq!(flock_holders(locks, 1), [0; 0]);
     }
 }

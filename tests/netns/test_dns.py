@@ -110,6 +110,20 @@ def test_a_crash_and_a_restart(client, resolv_conf):
     assert file.is_as_before()
 
 
+def test_a_crash_and_a_user_who_locks_the_file(client, resolv_conf):
+    """Any user can lock what he can read: it keeps no tunnel from starting."""
+    file = resolv_conf(client)
+    far = connect(client)
+    assert far.process.stop(signal.SIGKILL) == -signal.SIGKILL
+    locker = ["setpriv", "--reuid=65534", "--regid=0", "--clear-groups", "--bounding-set=-all"]
+    locker += ["flock", "--shared", "/etc/resolv.conf"]
+    client.spawn([*locker, "sh", "-c", "echo locked; sleep infinity"]).await_output("locked")
+    far.start()
+    assert file.text() == OURS
+    assert far.process.stop() == 0
+    assert file.is_as_before()
+
+
 def test_a_crash_and_a_start_without_name_servers(client, resolv_conf):
     file = resolv_conf(client)
     far = connect(client)

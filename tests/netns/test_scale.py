@@ -10,7 +10,12 @@ from ipipou import CLIENT, SERVER, await_, reach_each_other
 TUN = ["--datapath", "tun"]
 LINKS, ROUTES = 500, 50_000
 # What a client is asked to do besides; with the default route, its uplink is of interest too.
-KINDS = {"server": (), "client": (), "routes": ("--route", "10.77.0.0/16"), "full": ("--default-route",)}
+KINDS = {
+    "server": (),
+    "client": (),
+    "routes": ("--route", "10.77.0.0/16"),
+    "full": ("--default-route",),
+}
 
 
 class Trace:

@@ -41,7 +41,9 @@ def test_a_route_that_somebody_else_does_not_want(lab):
     assert "it keeps being undone" in repairs(far)[-1]
     reach_each_other(lan.server, lan.client)
     # Left in peace, it is put back.
-    await_(lambda: ROUTE in lan.client.run("ip route show dev ipipou0"), timeout=60, what="the route")
+    await_(
+        lambda: ROUTE in lan.client.run("ip route show dev ipipou0"), timeout=60, what="the route"
+    )
     assert far.process.stop() == 0
 
 

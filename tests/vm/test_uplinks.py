@@ -50,15 +50,21 @@ def test_an_uplink_in_a_vrf(net, options):
 
 
 def test_an_alternate_address_and_a_vrf(net):
-    """It is an address of the loopback interface, which is outside of the VRF: refused, and told when
-    it is needed later."""
+    """It is an address of the loopback interface, which is outside of the VRF."""
     subprocess.run(["modprobe", "vrf"], check=True)
     net.host.batch("link add red type vrf table 300", "link set red up", "link set eth1 master red")
     net.host.run("ip route add default via 192.0.2.1 table 300")
     argv = ["ipipou", "-b", "@eth1", "-r", f"{uplinks.SERVER}:10000", "--tunl-ip", "172.28.0.1"]
-    argv += ["--auth-key-b64", net.keys.private, "--auth-secret", "x", "--force-fou-local-ip-alt"]
-    argv += ["--runtime-dir", net.host.lab.directory / "r", "--memory-dir", net.host.lab.directory / "m"]
-    holders.refused(net.host, argv, 51, "--force-fou-local-ip-alt: eth1 is in a VRF")
-    net.host.run(f"ip link add other0 type ipip local {uplinks.SECOND} remote {uplinks.SERVER} dev eth1")
-    far = net.client()
-    far.await_log("eth1 is in a VRF, where the private address 172.29.0.0 does not work")
+    argv += ["--auth-key-b64", net.keys.private, "--auth-secret", "x"]
+    for option in ("--runtime-dir", "--memory-dir"):
+        argv += [option, net.host.lab.directory / option]
+    always = [*argv, "--force-fou-local-ip-alt"]
+    holders.refused(net.host, always, 51, "--force-fou-local-ip-alt: eth1 is in a VRF")
+    net.host.run(
+        f"ip link add other0 type ipip local {uplinks.SECOND} remote {uplinks.SERVER} dev eth1"
+    )
+    before = net.host.snapshot()
+    done = net.host.run(argv, check=False)
+    assert "eth1 is in a VRF, where the private address 172.29.0.0 does not work" in done.stderr
+    assert "cannot add FOU listener 172.29.0.0:10000" in done.stderr
+    assert net.host.snapshot() == before
