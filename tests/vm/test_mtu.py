@@ -48,6 +48,8 @@ def test_another_uplink(lab):
     assert mtu(client) == 1472
     client.run(f"ip route add {SERVER}/32 via 198.51.100.1 dev wlan0")
     await_mtu(client, 1392)
+    client.run(f"ip route del {SERVER}/32")
+    await_mtu(client, 1472)
 
 
 def test_what_is_asked_for_stays(hosts):
