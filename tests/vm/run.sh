@@ -94,8 +94,9 @@ fi
     cpio --quiet --null --create --format=newc --owner=+0:+0) >"$work/overlay.cpio"
 cat "$cache/base.cpio" "$cache/modules-$kernel.cpio" "$work/overlay.cpio" >"$work/initrd"
 
-# A kernel that panics or reboots ends the emulator, and with it this script.
-cmdline="console=ttyS0 quiet loglevel=3 panic=-1 mitigations=off"
+# A kernel that panics or reboots ends the emulator, and with it this script. The emulator translates
+# a program anew for each address that it is loaded to: at the same one, it starts three times faster.
+cmdline="console=ttyS0 quiet loglevel=3 panic=-1 mitigations=off norandmaps"
 if [[ $systemd ]]; then
     cmdline+=" rdinit=/lib/systemd/systemd systemd.show_status=false"
 else
