@@ -228,8 +228,9 @@ impl RemoteClient {
         writing: Writing,
         now: &Moment,
     ) -> Result<Verdict, Reject> {
-        let is_known =
-            self.remembered == Some(from) || self.known.is_some_and(|k| k.remote == from);
+        // One whom another came after is none of them, although the tunnel still leads to him.
+        let is_known = self.remembered == Some(from)
+            || self.known.is_some_and(|k| k.remote == from && !k.unproven);
         let time = now.server_time();
         self.config.policy.check(from, payload, time, is_known, &mut self.seen)?;
         let until = self.config.valid_until(Duration::ZERO, now);

@@ -395,6 +395,26 @@ fn a_crash_does_not_make_a_refresh_good_once_more() {
 }
 
 #[test]
+fn whom_another_came_after_is_not_refreshed_by_what_a_crash_forgot() {
+    let mut play = serving(Memory::default());
+    let proof = play.proof();
+    play.receive(at(A), &proof);
+    // The tunnel cannot follow.
+    play.host.found.addresses.retain(|a| a.interface != super::host::ETH0);
+    let mut play = killed(play, 1);
+    play.pass(SECOND);
+    let proof = play.proof();
+    play.receive(at(B), &proof);
+    let lost = play.proof();
+    play.receive(at(B), &lost);
+    let mut play = killed(play, 1);
+    play.receive(at(A), &lost);
+    assert_eq!((play.accepted(), play.refused(Reject::OlderThanStart)), (0, 1));
+    play.receive(at(B), &lost);
+    assert_eq!(play.accepted(), 1);
+}
+
+#[test]
 fn a_refresh_by_a_clock_that_went_ahead_is_written_before_it_counts() {
     for ahead in [5, YEAR] {
         let mut play = serving(Memory::default());
