@@ -154,12 +154,6 @@ now step build cargo build --release --locked || finish
 
 pytest=(-q -rsfER --reruns 1 --durations 30)
 
-# What a newcomer does, on machines that have nothing. They compile, too, and yield to the others.
-start beside "bare 12 root" nice tests/setup/bare.sh bookworm root kernel
-bare=("${jobs[-1]}")
-start beside "bare 13 user" nice tests/setup/bare.sh trixie user tun
-bare+=("${jobs[-1]}")
-
 # Beside each other, as the one mostly compiles and the other mostly waits. pytest comes from the
 # distribution, as its other modules do.
 netns=(env IPIPOU_BINARY="$PWD/$binary" PYTHONDONTWRITEBYTECODE=1)
@@ -182,7 +176,7 @@ wait "$namespaces" "$setup" || true
 
 # The scenarios, on stock kernels: all kernels at once, because a scenario waits a lot.
 wait "$machines" || { cat "$logs/machines.log" && finish; }
-expected=(namespaces setup cargo-test fuzz "bare 12 root" "bare 13 user")
+expected=(namespaces setup cargo-test fuzz)
 scenarios() { # KERNEL
     beside "$1" tests/vm/run.sh "$1" --binary "$binary" -- "${pytest[@]}"
 }
@@ -202,7 +196,7 @@ for kernel in "${kernels[@]}"; do
 done
 wait -n "${guests[@]}" || true # a processor is free: one kernel is slower than the other
 start services "${kernels[@]}"
-wait "${guests[@]}" "${jobs[-1]}" "${bare[@]}" || true
+wait "${guests[@]}" "${jobs[-1]}" || true
 for name in "${expected[@]}"; do
     grep -qF "$(printf '%-20s ' "$name")" "$summary" || echo "$name FAILED: did not end" >>"$summary"
 done

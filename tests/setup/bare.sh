@@ -8,7 +8,7 @@
 #
 # From this machine it gets the network (where the archives are, proxies, certificates) and packages
 # that an earlier run downloaded; no program, no cache and no variable. What can be used again is in
-# target/bare. A command that takes longer than IPIPOU_BARE_TIMEOUT seconds (3600) is ended.
+# target/bare. A command that takes longer than IPIPOU_BARE_TIMEOUT seconds (2400) is ended.
 # IPIPOU_BARE=no skips it: `bare.sh trixie user -- 'IPIPOU_BARE=no make test'` is all the others.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
@@ -16,7 +16,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 # shellcheck source-path=SCRIPTDIR
 source tests/setup/lib.sh
 PATH=$PATH:/usr/sbin:/sbin
-limit=${IPIPOU_BARE_TIMEOUT:-3600}
+limit=${IPIPOU_BARE_TIMEOUT:-2400}
 
 if (($# == 0)); then
     failed=0
