@@ -217,6 +217,8 @@ def test_a_dead_server_lets_nobody_in(lab, number):
         lan.near.process.send_signal(signal.SIGCONT)
     else:
         lan.near.start()
+        # Who is not the known remote proves himself by what is dated after the start.
+        ipipou.later_second()
         lan.stranger.run(authenticate)
     lan.near.await_log(f"moved from {CLIENT}:{PORT} to {STRANGER}:{PORT}")
     lan.stranger.send_fou(STRANGER, PORT, SERVER, PORT, INNER_CLIENT, INNER_SERVER, ident=0x67)
