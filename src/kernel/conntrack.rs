@@ -9,6 +9,8 @@ use std::path::Path;
 use netlink_sys::protocols::NETLINK_NETFILTER;
 use netlink_sys::{Socket, SocketAddr};
 
+use super::netlink::{attribute, message};
+
 /// `NFNL_SUBSYS_HOOK` in linux/netfilter/nfnetlink.h, and `NFNL_MSG_HOOK_GET` and the attributes in
 /// linux/netfilter/nfnetlink_hook.h.
 const HOOK_GET: u16 = 12 << 8;
@@ -71,25 +73,8 @@ fn request() -> [u8; 28] {
     request
 }
 
-/// The first message: its type, what is in it after the header, and what comes after it.
-fn message(bytes: &[u8]) -> Option<(u16, &[u8], &[u8])> {
-    let length = usize::try_from(u32::from_ne_bytes(*bytes.first_chunk()?)).ok()?;
-    let kind = u16::from_ne_bytes(*bytes.get(4..)?.first_chunk()?);
-    let next = bytes.get(length.next_multiple_of(4)..).unwrap_or_default();
-    Some((kind, bytes.get(16..length)?, next))
-}
-
 fn priority(message: &[u8]) -> Option<i32> {
-    let mut attributes = message.get(4..)?;
-    loop {
-        let length = usize::from(u16::from_ne_bytes(*attributes.first_chunk()?));
-        let kind = u16::from_ne_bytes(*attributes.get(2..)?.first_chunk()?);
-        let value = attributes.get(4..length)?;
-        if kind == NFNLA_HOOK_PRIORITY {
-            return Some(i32::from_be_bytes(*value.first_chunk()?));
-        }
-        attributes = attributes.get(length.next_multiple_of(4)..)?;
-    }
+    Some(i32::from_be_bytes(*attribute(message, NFNLA_HOOK_PRIORITY)?.first_chunk()?))
 }
 
 #[cfg(test)]

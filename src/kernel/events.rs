@@ -5,13 +5,15 @@
 use std::collections::BTreeSet;
 use std::io;
 
-use crate::engine::host::ROUTE_PROTOCOL;
 use libc::{
     RTM_DELADDR, RTM_DELLINK, RTM_DELROUTE, RTM_DELRULE, RTM_NEWADDR, RTM_NEWLINK, RTM_NEWROUTE,
     RTM_NEWRULE,
 };
 use netlink_sys::protocols::{NETLINK_NETFILTER, NETLINK_ROUTE};
 use netlink_sys::{AsyncSocket, AsyncSocketExt, SocketAddr, TokioSocket};
+
+use super::netlink::{attribute, message};
+use crate::engine::host::ROUTE_PROTOCOL;
 
 /// Groups of linux/rtnetlink.h, as bits of `nl_groups`.
 const RTMGRP_LINK: u32 = 1;
@@ -28,17 +30,15 @@ const LINK_GROUPS: u32 =
     RTMGRP_LINK | RTMGRP_IPV4_IFADDR | RTMGRP_IPV6_IFADDR | RTMGRP_IPV4_NETCONF;
 const ROUTE_GROUPS: u32 =
     RTMGRP_IPV4_ROUTE | RTMGRP_IPV4_RULE | RTMGRP_IPV6_ROUTE | RTMGRP_IPV6_RULE;
-/// Where the type is in a netlink message (linux/netlink.h), after the header `rtm_protocol` of a route,
-/// and the index of a link and of an address.
-const TYPE_AT: usize = 4;
-const PROTOCOL_AT: usize = 16 + 5;
-const INDEX_AT: usize = 16 + 4;
+/// Where a message has `rtm_protocol` of a route, and the index of a link and of an address
+/// (linux/rtnetlink.h, linux/if_addr.h).
+const PROTOCOL_AT: usize = 5;
+const INDEX_AT: usize = 4;
 
 /// `NFT_MSG_NEWGEN` of `NFNL_SUBSYS_NFTABLES`, and its attributes (linux/netfilter/nf_tables.h).
 const NEW_GENERATION: u16 = 10 << 8 | 15;
 const NFTA_GEN_PROC_PID: u16 = 2;
 const NFTA_GEN_PROC_NAME: u16 = 3;
-const HEADER: usize = 16;
 /// `NFNLGRP_NFTABLES` in linux/netfilter/nfnetlink.h, as a bit of `nl_groups`.
 const NFTABLES: u32 = 1 << (7 - 1);
 
@@ -98,10 +98,8 @@ impl Changes {
 /// The last message of a transaction says whose it was (`nf_tables_gen_notify` in
 /// net/netfilter/nf_tables_api.c).
 fn note_author(mut messages: &[u8], changed: &mut Changed) {
-    while let Some(length) = messages.first_chunk().map(|bytes| u32::from_ne_bytes(*bytes)) {
-        let length = (length as usize).max(HEADER);
-        let Some(message) = messages.get(..length.min(messages.len())) else { return };
-        if read_u16(message, TYPE_AT) == Some(NEW_GENERATION) {
+    while let Some((kind, message, next)) = message(messages) {
+        if kind == NEW_GENERATION {
             let pid = attribute(message, NFTA_GEN_PROC_PID).and_then(|pid| pid.first_chunk());
             let name = attribute(message, NFTA_GEN_PROC_NAME).unwrap_or_default();
             let name =
@@ -110,31 +108,14 @@ fn note_author(mut messages: &[u8], changed: &mut Changed) {
                 format!("{}, process {}", name.escape_debug(), u32::from_be_bytes(*pid))
             });
         }
-        messages = messages.get(length.next_multiple_of(4)..).unwrap_or_default();
+        messages = next;
     }
-}
-
-/// The value of an attribute after the headers of netlink and netfilter.
-fn attribute(message: &[u8], wanted: u16) -> Option<&[u8]> {
-    let mut rest = message.get(HEADER + 4..)?;
-    loop {
-        let length = usize::from(read_u16(rest, 0)?);
-        let value = rest.get(4..length)?;
-        if read_u16(rest, 2)? == wanted {
-            return Some(value);
-        }
-        rest = rest.get(length.next_multiple_of(4)..)?;
-    }
-}
-
-fn read_u16(bytes: &[u8], at: usize) -> Option<u16> {
-    bytes.get(at..)?.first_chunk().map(|bytes| u16::from_ne_bytes(*bytes))
 }
 
 impl Changed {
     /// Each notification is a datagram of one message.
-    fn add(&mut self, message: &[u8]) {
-        let Some(kind) = read_u16(message, TYPE_AT) else { return };
+    fn add(&mut self, notification: &[u8]) {
+        let Some((kind, message, _)) = message(notification) else { return };
         match kind {
             RTM_NEWROUTE | RTM_DELROUTE => {
                 self.our_routes |= message.get(PROTOCOL_AT) == Some(&ROUTE_PROTOCOL);
@@ -161,6 +142,7 @@ mod tests {
 
     fn changed(kind: u16, body: [u8; 12]) -> Changed {
         let mut message = vec![0; 16];
+        message[0..4].copy_from_slice(&28u32.to_ne_bytes());
         message[4..6].copy_from_slice(&kind.to_ne_bytes());
         message.extend(body);
         let mut changed = Changed::default();

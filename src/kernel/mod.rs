@@ -14,6 +14,7 @@ mod links;
 mod lock;
 mod modules;
 mod namespace;
+mod netlink;
 mod port;
 pub mod program;
 mod queue;
