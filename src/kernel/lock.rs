@@ -145,9 +145,7 @@ impl Holder {
     fn may_run_a_tunnel(&self) -> bool {
         // A process that cannot be seen: root's is believed.
         let Some(pid) = self.pid else { return self.uid == 0 };
-        has_net_admin(pid)
-            && same_user_namespace(pid).unwrap_or(true)
-            && effective_uid(pid).is_none_or(|now| now == self.uid)
+        has_net_admin_here(pid) && effective_uid(pid).is_none_or(|now| now == self.uid)
     }
 }
 
@@ -158,22 +156,18 @@ impl Holder {
 /// When the file system knows no locks.
 pub fn lock_file(file: &fs::File) -> io::Result<bool> {
     // SAFETY: the descriptor is open for as long as `file` is borrowed.
-    match unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) } {
-        0 => Ok(true),
-        _ => match io::Error::last_os_error() {
-            e if e.kind() == io::ErrorKind::WouldBlock => {
-                let all = fs::read_to_string("/proc/locks").unwrap_or_default();
-                let holders = flock_holders(&all, file.metadata()?.ino());
-                let ourselves = std::process::id();
-                let counts = |pid: &i32| {
-                    u32::try_from(*pid) == Ok(ourselves)
-                        || has_net_admin(*pid) && same_user_namespace(*pid).unwrap_or(true)
-                };
-                Ok(!holders.is_empty() && !holders.iter().any(counts))
-            }
-            e => Err(e),
-        },
+    if unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) } == 0 {
+        return Ok(true);
     }
+    let error = io::Error::last_os_error();
+    if error.kind() != io::ErrorKind::WouldBlock {
+        return Err(error);
+    }
+    let all = fs::read_to_string("/proc/locks").unwrap_or_default();
+    let holders = flock_holders(&all, file.metadata()?.ino());
+    let ourselves = std::process::id();
+    let counts = |pid: &i32| u32::try_from(*pid) == Ok(ourselves) || has_net_admin_here(*pid);
+    Ok(!holders.is_empty() && !holders.iter().any(counts))
 }
 
 /// The processes that have an inode's lock, of /proc/locks (proc_locks(5)); none where that does not
@@ -185,6 +179,11 @@ fn flock_holders(locks: &str, inode: u64) -> Vec<i32> {
         (file.rsplit(':').next()?.parse() == Ok(inode)).then(|| pid.parse().ok())?
     };
     locks.lines().filter_map(holder).collect()
+}
+
+/// Whether a process has CAP_NET_ADMIN here, as far as can be told.
+fn has_net_admin_here(pid: i32) -> bool {
+    has_net_admin(pid) && same_user_namespace(pid).unwrap_or(true)
 }
 
 /// As capget(2) has it: that needs no /proc, which may be hidden.
