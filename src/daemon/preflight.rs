@@ -13,7 +13,7 @@ use crate::engine::config::{
 use crate::engine::host::{Encapsulation, Found, InterfaceKind, Listener};
 use crate::engine::{self, plan};
 use crate::kernel::{
-    Host, Interfaces, Links, Question, RulesError, WayTo, probe_port, require_modules, user_of_port,
+    Host, Links, Question, RulesError, WayTo, probe_port, require_modules, user_of_port,
 };
 
 /// Bits of capability sets (capabilities(7)).
@@ -101,7 +101,6 @@ pub async fn open_host(
     };
     let question = Question {
         way_to: server.map(|server| WayTo::of_tunnel(tunnel, server)),
-        interfaces: interfaces(tunnel, []),
         ..Question::default()
     };
     let found = host.read(&question).await.map_err(Failure::Netlink)?;
@@ -117,18 +116,6 @@ pub async fn open_host(
         }
     }
     Ok(Ground { host, locks, adopts_listeners })
-}
-
-/// The interfaces that are asked for besides the tunnel's own, and `named` ones.
-pub fn interfaces<'a>(
-    tunnel: &TunnelConfig,
-    named: impl IntoIterator<Item = &'a String>,
-) -> Interfaces {
-    let gateway = &tunnel.gateway;
-    match gateway.forward || gateway.masquerade.is_some() {
-        true => Interfaces::All,
-        false => Interfaces::Named(named.into_iter().cloned().collect()),
-    }
 }
 
 /// Whether there is a FOU listener already where ours is to be.

@@ -187,7 +187,7 @@ impl<'a> Process<'a> {
         let question = Question {
             way_to: server.map(|server| WayTo::of_tunnel(tunnel, server)),
             inner: (peer.prefix_len() == peer.max_prefix_len()).then(|| peer.addr().into()),
-            interfaces: preflight::interfaces(tunnel, self.engine.changed_interfaces()),
+            interfaces: self.engine.changed_interfaces().cloned().collect(),
         };
         let mut found = self.host.read(&question).await?;
         self.hold_port(&mut found);

@@ -43,7 +43,7 @@ pub use namespace::Namespace;
 pub use port::{PortUser, probe_port, user_of_port};
 pub use queue::{Queue, QueueError, Queued};
 pub use raw::RawSender;
-pub use reading::{Interfaces, Question, WayTo};
+pub use reading::{Question, WayTo};
 pub use rules::RulesError;
 
 use fou::Fou;

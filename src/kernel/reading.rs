@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::IpAddr;
 
-use ipnet::{IpNet, Ipv4Net};
+use ipnet::IpNet;
 
 use super::links::LOOPBACK;
 use super::{Changed, Host, conntrack};
@@ -45,35 +45,18 @@ pub struct Question {
     pub way_to: Option<WayTo>,
     /// The other end's address inside the tunnel.
     pub inner: Option<IpAddr>,
-    pub interfaces: Interfaces,
-}
-
-/// Which interfaces are read besides those that the tunnel is made of.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Interfaces {
-    /// A gateway turns on forwarding by all of them.
-    All,
-    Named(BTreeSet<String>),
-}
-
-impl Default for Interfaces {
-    fn default() -> Self {
-        Interfaces::Named(BTreeSet::new())
-    }
+    /// Interfaces that are asked for besides those that the tunnel is made of.
+    pub interfaces: BTreeSet<String>,
 }
 
 /// What is the same at every reading, and what is known since the last one.
 #[derive(Debug)]
 pub struct State {
-    device: DeviceName,
-    outer_device: Option<DeviceName>,
-    outer_address: Option<IpAddr>,
-    inner_peer: Ipv4Net,
+    tunnel: TunnelConfig,
     /// Whether routes and gateway rules of ours are wanted, or were there at the last reading: all
     /// others pay for the first look only, which finds what a crash left. What concerns only these is
     /// not read otherwise.
     routing: bool,
-    asks_for_routing: bool,
     /// Our routes and policy rules, unless something has happened that may have changed them. To
     /// look for them the kernel walks through all there are.
     routes: Option<(BTreeSet<Route>, BTreeSet<PolicyRule>)>,
@@ -88,12 +71,8 @@ pub struct State {
 impl State {
     pub fn new(tunnel: &TunnelConfig) -> Self {
         State {
-            device: tunnel.device.clone(),
-            outer_device: tunnel.outer.device().cloned(),
-            outer_address: tunnel.outer.address(),
-            inner_peer: tunnel.inner_peer,
+            tunnel: tunnel.clone(),
             routing: true,
-            asks_for_routing: tunnel.asks_for_routing(),
             routes: None,
             addresses: None,
             ours: Vec::new(),
@@ -144,9 +123,8 @@ impl Host {
 
     /// Interfaces, the ways out by them, and addresses.
     async fn read_links(&mut self, question: &Question, found: &mut Found) -> io::Result<()> {
-        let State { device, outer_device, outer_address, inner_peer, addresses, .. } =
-            &mut self.reading;
-        let links = &self.links;
+        let State { tunnel, addresses, .. } = &mut self.reading;
+        let (links, outer_device) = (&self.links, tunnel.outer.device());
         found.addresses = match addresses {
             Some(known) => known.clone(),
             None => addresses.insert(links.addresses().await?).clone(),
@@ -154,22 +132,20 @@ impl Host {
         let mut interfaces: BTreeMap<u32, Interface> = BTreeMap::new();
         let mut add =
             |read: Vec<Interface>| interfaces.extend(read.into_iter().map(|i| (i.index, i)));
-        let named = match &question.interfaces {
-            Interfaces::All => {
-                add(links.interfaces().await?);
-                None
-            }
-            Interfaces::Named(names) => Some(names),
-        };
+        // A gateway turns on forwarding by all of them.
+        let all = tunnel.gateway.forward || tunnel.gateway.masquerade.is_some();
+        if all {
+            add(links.interfaces().await?);
+        }
         // Other tunnels' too: they may have the pair of addresses that ours is to have, and what comes
         // out of one is not for ours. And a process of the other datapath may have left some.
         add(links.tunnels().await?);
-        let own = [Some(&*device), outer_device.as_ref()].into_iter().flatten();
-        let named = named.into_iter().flatten().map(String::as_str);
+        let own = [Some(&tunnel.device), outer_device].into_iter().flatten();
+        let named = question.interfaces.iter().filter(|_| !all).map(String::as_str);
         for name in own.map(|name| name.as_str()).chain(named) {
             add(links.named(name).await?.into_iter().collect());
         }
-        let outer_index = outer_device.as_ref().and_then(|device| {
+        let outer_index = outer_device.and_then(|device| {
             interfaces.values().find(|i| i.name == device.as_str()).map(|i| i.index)
         });
         if let Some(way_to) = &question.way_to
@@ -183,9 +159,9 @@ impl Host {
         let ways = [found.way, found.inner_way].into_iter().flatten().map(|way| way.interface);
         let source = found.way.map(|way| way.source);
         let is_of_interest = |local: IpAddr| {
-            Some(local) == *outer_address
+            Some(local) == tunnel.outer.address()
                 || Some(local) == source
-                || IpNet::V4(*inner_peer).contains(&local)
+                || IpNet::V4(tunnel.inner_peer).contains(&local)
         };
         let holders = found.addresses.iter().filter(|a| is_of_interest(a.value.local));
         let holders = holders.map(|address| address.interface);
@@ -204,9 +180,11 @@ impl Host {
         found.ip_forward = setting("ip_forward") != 0;
         // A kernel without nftables has none of our rules.
         found.gateway = self.gateway.read().unwrap_or(GatewayFound::Missing);
-        let State { device, ours, routes, .. } = &mut self.reading;
-        let labelled =
-            found.interfaces.iter().filter(|i| i.name == device.as_str() || i.label.is_some());
+        let State { tunnel, ours, routes, .. } = &mut self.reading;
+        let labelled = found
+            .interfaces
+            .iter()
+            .filter(|i| i.name == tunnel.device.as_str() || i.label.is_some());
         let now: Vec<_> = labelled.map(|i| (i.index, i.up)).collect();
         let known = if now == *ours { routes.take() } else { None };
         *ours = now;
@@ -214,7 +192,7 @@ impl Host {
             Some(known) => known,
             None => (self.routes.routes().await?, self.routes.policy_rules().await?),
         };
-        self.reading.routing = self.reading.asks_for_routing
+        self.reading.routing = tunnel.asks_for_routing()
             || !routes.is_empty()
             || !policy_rules.is_empty()
             || found.gateway != GatewayFound::Missing;
