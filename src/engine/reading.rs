@@ -44,23 +44,22 @@ impl Engine {
         // What follows from our own changes is no repair (routes need the interface's number), nor
         // what follows from another address, which was reported.
         let settled = std::mem::replace(&mut self.phase, Phase::Settled) == Phase::Settled;
-        let first = actions.len();
-        self.reconcile(actions);
-        self.judge_repairs(first, settled, now, actions);
+        let mut steps = Vec::new();
+        self.reconcile(&mut steps);
+        self.judge_repairs(steps, settled, now, actions);
         self.tell_conflicts(actions);
         self.send_due(now, actions);
     }
 
-    /// Tells of the repairs among `actions`, the `first` and those after it, or puts them off. If all
-    /// was not `settled`, only what was repaired a moment ago is a repair.
+    /// Tells of the repairs among `steps`, or puts them off. If all was not `settled`, only what was
+    /// repaired a moment ago is a repair.
     fn judge_repairs(
         &mut self,
-        first: usize,
+        mut steps: Vec<Action>,
         settled: bool,
         now: &Moment,
         actions: &mut Vec<Action>,
     ) {
-        let mut steps = actions.split_off(first);
         let waits = |action| self.undone.wait(applied(action)?, now.monotonic);
         if let Some(until) = steps.iter().filter_map(waits).max() {
             // One step may need another: none is made, but for those that guard.
