@@ -27,6 +27,7 @@ use ipipou::engine::config::{
     ClientConfig, Datapath, DatapathChoice, GatewayConfig, Host, Outer, PrivateAddress,
     QueueConfig, Reply, Role, RulesConfig, ServerConfig, ServerName, SourceCheck, TunnelConfig,
 };
+use ipipou::engine::host::Found;
 use ipipou::engine::{Action, Engine, Event, Memory, Moment, Outgoing, Report, Writing};
 use ipnet::IpNet;
 
@@ -180,7 +181,7 @@ impl Play {
                 Some(Action::HeardOf(_)) => {}
                 Some(Action::ReadHost) => {
                     (applied, failed) = (false, false);
-                    let found = self.host.found.clone();
+                    let found = self.found();
                     self.feed(Event::HostRead(found), &mut work);
                 }
                 Some(Action::Remember(memory)) => {
@@ -216,8 +217,17 @@ impl Play {
         work.extend(actions);
     }
 
+    /// As the kernel is asked: for the way to the server's address, and for those to the others.
+    fn found(&self) -> Found {
+        let mut found = self.host.found.clone();
+        if let (Some(server), false) = (self.engine.server_address(), found.other_ways.is_empty()) {
+            found.way = found.other_ways.remove(&server);
+        }
+        found
+    }
+
     fn read(&mut self) {
-        let found = self.host.found.clone();
+        let found = self.found();
         self.handle(Event::HostRead(found));
     }
 
@@ -253,7 +263,7 @@ impl Play {
     }
 
     fn end(&mut self) {
-        let found = self.host.found.clone();
+        let found = self.found();
         assert!(self.handle(Event::Shutdown(found)));
     }
 

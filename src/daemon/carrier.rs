@@ -96,6 +96,7 @@ impl Carrier {
                     forwarding: datapath.forwarding(),
                     silent: datapath.silent(),
                 };
+                found.answers = datapath.answers();
             }
         }
     }

@@ -2,15 +2,16 @@
 
 use std::fs::OpenOptions;
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
+use std::time::Duration;
 
 use super::locks::Locks;
-use super::{Failure, Settings, record};
+use super::{Failure, Settings, names, record};
 use crate::engine::config::{
-    Datapath, DatapathChoice, Host as ServerHost, MANY_REMOTES, MOST_KERNEL_REMOTES, Masquerade,
-    Outer, PrivateAddress, Role, TunnelConfig,
+    ClientConfig, Datapath, DatapathChoice, Host as ServerHost, MANY_REMOTES, MOST_KERNEL_REMOTES,
+    Masquerade, Outer, PrivateAddress, Role, TunnelConfig,
 };
-use crate::engine::host::{Encapsulation, Found, InterfaceKind, Listener};
+use crate::engine::host::{Encapsulation, Family, Found, InterfaceKind, Listener};
 use crate::engine::{self, plan};
 use crate::kernel::{
     Host, Links, Question, RulesError, WayTo, probe_port, require_modules, user_of_port,
@@ -23,12 +24,19 @@ const CAP_NET_RAW: u32 = 13;
 /// Where TUN interfaces are opened (Documentation/networking/tuntap.rst).
 const TUN_DEVICE: &str = "/dev/net/tun";
 
+/// How long the choice of a datapath waits for the server's addresses.
+const FIRST_LOOKUP: Duration = Duration::from_secs(3);
+
 /// The datapath to use. `goes_on`: an earlier process left its userspace datapath to us, and with
 /// it packets on their way. `remotes`: how many a table has.
 ///
 /// # Errors
 /// When the one that is asked for cannot carry so many.
-pub fn datapath(settings: &Settings, goes_on: bool, remotes: usize) -> Result<Datapath, Failure> {
+pub async fn datapath(
+    settings: &Settings,
+    goes_on: bool,
+    remotes: usize,
+) -> Result<Datapath, Failure> {
     Ok(match settings.tunnel().datapath {
         DatapathChoice::Only(Datapath::Kernel) if remotes > MOST_KERNEL_REMOTES => {
             return Err(Failure::Usage(format!(
@@ -50,7 +58,7 @@ pub fn datapath(settings: &Settings, goes_on: bool, remotes: usize) -> Result<Da
             );
             Datapath::Tun
         }
-        DatapathChoice::Auto => choose(settings),
+        DatapathChoice::Auto => choose(settings).await?,
     })
 }
 
@@ -60,6 +68,8 @@ pub struct Ground {
     pub locks: Locks,
     /// Whether a FOU listener at our port is an earlier process'.
     pub adopts_listeners: bool,
+    /// The family of our outer addresses.
+    pub family: Family,
 }
 
 /// Opens the host, or says in one line why there can be no tunnel. `goes_on`: the interface may be
@@ -107,7 +117,10 @@ pub async fn open_host(
     check_found(settings, datapath, goes_on, &found)?;
     let adopts_listeners =
         engine::has_leftovers(tunnel, &found) || record::names(&settings.state_dir, tunnel.port);
-    let family = server.or_else(|| tunnel.outer.address()).unwrap_or(Ipv4Addr::UNSPECIFIED.into());
+    let family = match server {
+        Some(server) => Family::of(server),
+        None => engine::outer_family(&tunnel.outer, datapath, &found),
+    };
     if let Some(address) = engine::outer_address(&tunnel.outer, family, &found) {
         let at = SocketAddr::new(address, tunnel.port.get());
         locks.wait_for_port(at).await.map_err(|holder| port_in_use(at, &holder))?;
@@ -115,7 +128,7 @@ pub async fn open_host(
             check_port(at, &tunnel.outer)?;
         }
     }
-    Ok(Ground { host, locks, adopts_listeners })
+    Ok(Ground { host, locks, adopts_listeners, family })
 }
 
 /// Whether there is a FOU listener already where ours is to be.
@@ -146,18 +159,68 @@ fn port_in_use(at: SocketAddr, by: &dyn std::fmt::Display) -> Failure {
 }
 
 /// The kernel's datapath where it can do what is asked, otherwise our own, and why.
-fn choose(settings: &Settings) -> Datapath {
+async fn choose(settings: &Settings) -> Result<Datapath, Failure> {
     if let Some(why) = settings.role.needs_userspace() {
         tracing::info!("userspace datapath (tun): {why}");
-        return Datapath::Tun;
+        return Ok(Datapath::Tun);
     }
-    match require_fou().and_then(|()| Ok(require_modules(&["ipip"])?)) {
+    if let Some(what) = only_ipv6(settings).await.map_err(Failure::Netlink)? {
+        tracing::info!(
+            "userspace datapath (tun): {what} over IPv6 only, and the kernel's goes over IPv4 only; \
+             --datapath kernel would wait"
+        );
+        return Ok(Datapath::Tun);
+    }
+    Ok(match require_fou().and_then(|()| Ok(require_modules(&["ipip"])?)) {
         Ok(()) => Datapath::Kernel,
         Err(why) => {
             tracing::warn!("userspace datapath (tun): {why}");
             Datapath::Tun
         }
+    })
+}
+
+/// Who is reached over IPv6 only, as things are now, when nobody chose a family.
+async fn only_ipv6(settings: &Settings) -> io::Result<Option<String>> {
+    let tunnel = settings.tunnel();
+    let links = Links::open()?;
+    let device = match tunnel.outer.device() {
+        Some(device) => links.named(device.as_str()).await?,
+        None => None,
+    };
+    let index = device.as_ref().map(|device| device.index);
+    let addresses = links.addresses().await?;
+    let found = Found { interfaces: device.into_iter().collect(), addresses, ..Found::default() };
+    let name = match &settings.role {
+        Role::Client(ClientConfig { server, .. }) => match &server.host {
+            ServerHost::Name(_) => Some(&server.host),
+            ServerHost::Address(_) => return Ok(None),
+        },
+        Role::Server(_) | Role::Node(_) => None,
+    };
+    match &tunnel.outer {
+        Outer::Address(_) | Outer::AddressOn(..) => return Ok(None),
+        Outer::Device(device) => {
+            if engine::outer_family(&tunnel.outer, Datapath::Tun, &found) == Family::V6 {
+                return Ok(Some(format!("{device} is reached")));
+            }
+        }
+        Outer::Route => {}
     }
+    // Without a name server or an answer, the kernel's is as good a guess as ours.
+    let Some(name) = name.filter(|_| found.has_global_ipv6()) else { return Ok(None) };
+    let lookup = tokio::time::timeout(FIRST_LOOKUP, names::look_up(name)).await;
+    let Ok(Ok(addresses)) = lookup else { return Ok(None) };
+    let mut over_ipv6 = false;
+    for address in addresses {
+        let is_routed = links.is_routed(&WayTo::of_tunnel(tunnel, address), index).await?;
+        match Family::of(address) {
+            Family::V4 if is_routed => return Ok(None),
+            Family::V4 => {}
+            Family::V6 => over_ipv6 |= is_routed,
+        }
+    }
+    Ok(over_ipv6.then(|| format!("{name} is reached")))
 }
 
 fn require_kernel(host: &mut Host, settings: &Settings) -> Result<(), Failure> {

@@ -18,7 +18,7 @@ use super::preflight::{self, Ground};
 use super::{Failure, Settings, record};
 use crate::auth::Reject;
 use crate::engine::config::{Datapath, Role};
-use crate::engine::host::{Found, NameServers, RulesFound};
+use crate::engine::host::{Family, Found, NameServers, RulesFound};
 use crate::engine::plan::Step;
 use crate::engine::{Action, Engine, Event, Memory, Report, Writing};
 use crate::kernel::{Changed, Host, Question, StepError, WayTo};
@@ -46,6 +46,8 @@ enum Failing {
 
 pub struct Process<'a> {
     pub(super) settings: &'a Settings,
+    /// Of our outer addresses.
+    pub(super) family_at_start: Family,
     pub(super) clock: Clock,
     pub(super) engine: Engine,
     pub(super) host: Host,
@@ -75,14 +77,14 @@ impl<'a> Process<'a> {
     pub async fn open(settings: &'a Settings, remotes: usize) -> Result<Self, Failure> {
         let clock = Clock::start();
         let mut kept = tun::inherited();
-        let datapath = preflight::datapath(settings, !kept.is_nothing(), remotes)?;
+        let datapath = preflight::datapath(settings, !kept.is_nothing(), remotes).await?;
         if datapath == Datapath::Kernel && !kept.is_nothing() {
             // They have the interface and the port that the kernel is to have. Without them the next
             // start finds its way free, if this one comes too early.
             kept = Kept::default();
             let _ = tun::forget();
         }
-        let Ground { host, locks, adopts_listeners } =
+        let Ground { host, locks, adopts_listeners, family } =
             preflight::open_host(settings, datapath, !kept.is_nothing()).await?;
         let tunnel = settings.tunnel();
         let carrier = Carrier::open(datapath, &settings.role, tunnel, kept)?;
@@ -110,6 +112,7 @@ impl<'a> Process<'a> {
         let now = clock.moment()?;
         Ok(Process {
             settings,
+            family_at_start: family,
             clock,
             engine: Engine::new(settings.role.clone(), datapath, memory, &now),
             host,
@@ -186,6 +189,11 @@ impl<'a> Process<'a> {
         let peer = tunnel.inner_peer;
         let question = Question {
             way_to: server.map(|server| WayTo::of_tunnel(tunnel, server)),
+            other_ways: self
+                .engine
+                .other_addresses()
+                .map(|address| WayTo::of_tunnel(tunnel, address))
+                .collect(),
             inner: (peer.prefix_len() == peer.max_prefix_len()).then(|| peer.addr().into()),
             interfaces: self.engine.changed_interfaces().cloned().collect(),
         };
@@ -391,6 +399,8 @@ impl<'a> Process<'a> {
             | Report::KeepsBeingUndone(_)
             | Report::Expired(_)
             | Report::OuterMissing(_)
+            | Report::OuterOnlyIpv6(_)
+            | Report::NameUnusable { .. }
             | Report::LedAstray { .. }
             | Report::InnerTaken { .. }
             | Report::PrivateInVrf { .. }
@@ -407,6 +417,7 @@ impl<'a> Process<'a> {
             Report::Arrived(_)
             | Report::Moved { .. }
             | Report::ServerMoved(_)
+            | Report::NextAddress { .. }
             | Report::OuterAddress(_) => {
                 let _ = sd_notify::notify(&[sd_notify::NotifyState::Status(&report.to_string())]);
                 Level::INFO

@@ -1,12 +1,13 @@
 //! `--reauth-only`: one authentication packet from the tunnel's port, and nothing else.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use super::clock::Clock;
 use super::memory::{Loaded, MemoryFile};
 use super::preflight::{check_device, require_raw};
 use super::{Failure, Settings, names};
-use crate::engine::config::{ClientConfig, Datapath, Role};
+use crate::engine::config::{ClientConfig, Datapath, Role, TunnelConfig};
+use crate::engine::host::{Family, Found, InterfaceKind};
 use crate::engine::{Memory, Outgoing, first_packet, outer_address};
 use crate::kernel::{Host, Question, RawSender, WayTo};
 
@@ -33,16 +34,26 @@ async fn send(client: &ClientConfig, settings: &Settings) -> Result<(), Failure>
     let addresses = names::look_up(&client.server.host)
         .await
         .map_err(|e| Failure::Generic(format!("cannot look up {:?}: {e}", client.server.host)))?;
-    let Some(server) = addresses.iter().find(|a| a.is_ipv4()).or(addresses.first()) else {
-        return Err(Failure::Generic("the server's name has no address".to_owned()));
+    // What sends needs IPv4; the tunnel may be at any of the name's addresses.
+    let mut usable = addresses.iter().copied().filter(IpAddr::is_ipv4);
+    let Some(first) = usable.next() else {
+        return Err(Failure::Generic(
+            "--reauth-only goes over IPv4, and the server has no such address; send SIGUSR1 to the \
+             client"
+                .to_owned(),
+        ));
     };
-    let way_to = Some(WayTo::of_tunnel(tunnel, *server));
-    let question = Question { way_to, ..Question::default() };
+    let question = Question {
+        way_to: Some(WayTo::of_tunnel(tunnel, first)),
+        other_ways: usable.map(|address| WayTo::of_tunnel(tunnel, address)).collect(),
+        ..Question::default()
+    };
     let mut found = host.read(&question).await.map_err(Failure::Netlink)?;
     if let Some(device) = found.forget_way_into(std::slice::from_ref(&tunnel.device)) {
         tracing::warn!("the route to the server leads into {device}, the tunnel itself");
     }
-    let Some(address) = outer_address(&tunnel.outer, *server, &found) else {
+    let server = server_of_tunnel(tunnel, first, &mut found);
+    let Some(address) = outer_address(&tunnel.outer, Family::of(server), &found) else {
         return Err(Failure::Address("there is no local address to send from".to_owned()));
     };
     let memory = match MemoryFile::in_directory(&settings.state_dir).load() {
@@ -52,7 +63,7 @@ async fn send(client: &ClientConfig, settings: &Settings) -> Result<(), Failure>
     let now = Clock::start().moment()?;
     let outgoing = Outgoing {
         from: SocketAddr::new(address, tunnel.port.get()),
-        to: SocketAddr::new(*server, client.server.port.get()),
+        to: SocketAddr::new(server, client.server.port.get()),
         mark: tunnel.mark(),
         payload: first_packet(client, &memory, &now),
         ttl: tunnel.auth_ttl,
@@ -61,4 +72,20 @@ async fn send(client: &ClientConfig, settings: &Settings) -> Result<(), Failure>
     sender.send(&outgoing).map_err(Failure::Sending)?;
     tracing::info!("sent {} bytes to {}", outgoing.payload.len(), outgoing.to);
     Ok(())
+}
+
+/// The address that the tunnel of a running process goes to, if the name has it; else the first that
+/// there is a way to.
+fn server_of_tunnel(tunnel: &TunnelConfig, first: IpAddr, found: &mut Found) -> IpAddr {
+    let in_use = match found.interface(&tunnel.device).map(|interface| interface.kind) {
+        Some(InterfaceKind::Ipip(link)) => Some(IpAddr::V4(link.remote)),
+        Some(InterfaceKind::Tun | InterfaceKind::Other) | None => None,
+    };
+    let others = &found.other_ways;
+    let other = in_use
+        .and_then(|address| others.get_key_value(&address))
+        .or_else(|| others.first_key_value().filter(|_| found.way.is_none() && in_use.is_none()));
+    let Some((server, way)) = other.map(|(server, way)| (*server, *way)) else { return first };
+    found.way = Some(way);
+    server
 }

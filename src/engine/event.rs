@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::time::Duration;
 
 use ipnet::IpNet;
 
@@ -93,12 +94,25 @@ pub enum Report {
     /// It was silent for long, and another client has its place.
     MadeRoom(SocketAddr),
     ServerMoved(IpAddr),
+    /// Nothing comes back from one address of the server's name: the next is tried.
+    NextAddress {
+        from: IpAddr,
+        to: IpAddr,
+        silent: Duration,
+    },
+    /// The server's name stands for no address that ours can send to; this is one of them.
+    NameUnusable {
+        address: IpAddr,
+        outer: Outer,
+    },
     Sent {
         to: SocketAddr,
         length: usize,
     },
     OuterAddress(IpAddr),
     OuterMissing(Outer),
+    /// The interface has IPv6 addresses only, and the datapath is the kernel's.
+    OuterOnlyIpv6(DeviceName),
     /// The route to the server leads into this interface, the tunnel itself.
     WayLeadsBack(DeviceName),
     /// So many nodes are in the table that is used from now on.
@@ -224,8 +238,36 @@ impl fmt::Display for Report {
                 write!(f, "{remote} was silent for --learn-lifetime: another client has its place")
             }
             Report::ServerMoved(address) => write!(f, "the server is at {address}"),
+            Report::NextAddress { from, to, silent } => {
+                let seconds = silent.as_secs();
+                write!(
+                    f,
+                    "nothing has come back from {from} for {seconds} s: trying {to}, another address \
+                     of the server's name"
+                )
+            }
+            Report::NameUnusable {
+                address,
+                outer: Outer::Address(own) | Outer::AddressOn(own, _),
+            } => {
+                write!(
+                    f,
+                    "the server's name stands for {address}, which our outer address {own} cannot send \
+                     to: waiting for another one"
+                )
+            }
+            Report::NameUnusable { address, outer: Outer::Device(_) | Outer::Route } => write!(
+                f,
+                "the server's name stands for {address}, and the kernel's datapath goes over IPv4 only: \
+                 waiting for an IPv4 one; --datapath tun goes over both"
+            ),
             Report::Sent { to, length } => write!(f, "sent {length} bytes to {to}"),
             Report::OuterAddress(address) => write!(f, "our outer address is now {address}"),
+            Report::OuterOnlyIpv6(device) => write!(
+                f,
+                "{device} has IPv6 addresses only, and the kernel's datapath goes over IPv4 only: \
+                 waiting for an IPv4 one; --datapath tun goes over both"
+            ),
             Report::OuterMissing(Outer::Device(device)) => {
                 write!(f, "{device} has no address for this tunnel: waiting for one")
             }

@@ -18,6 +18,9 @@ pub struct Heard {
     data: Option<u64>,
     /// Our clock at the first reading that saw packets go out since then.
     unanswered: Option<Duration>,
+    /// The same since the server's address became another one, and at the last such reading.
+    sending: Option<(Duration, Duration)>,
+    answers: u64,
 }
 
 /// Whether a client's server is there.
@@ -32,16 +35,36 @@ pub enum Contact {
 }
 
 impl Heard {
-    /// Takes the counters of a reading. Those of a new interface begin at zero.
-    pub fn read(&mut self, traffic: Traffic, unix: u64, now: Duration) {
+    /// Takes the counters of a reading. Those of a new interface begin at zero. `answers` to
+    /// authentication packets do not come out of the interface. Whether something came in.
+    pub fn read(&mut self, traffic: Traffic, answers: u64, unix: u64, now: Duration) -> bool {
         self.read_at = now;
-        let Some(last) = self.last.replace(traffic) else { return };
-        if traffic.rx_packets > last.rx_packets {
+        let answered = std::mem::replace(&mut self.answers, answers) < answers;
+        let Some(last) = self.last.replace(traffic) else { return answered };
+        let received = traffic.rx_packets > last.rx_packets;
+        if received {
             self.data = Some(unix);
             self.unanswered = None;
         } else if traffic.tx_packets > last.tx_packets {
             self.unanswered = self.unanswered.or(Some(now));
+            let first = self.sending.map_or(now, |(first, _)| first);
+            self.sending = Some((first, now));
         }
+        if received || answered {
+            self.sending = None;
+        }
+        received || answered
+    }
+
+    /// The server is tried at another address.
+    pub fn at_another(&mut self) {
+        self.sending = None;
+    }
+
+    /// For how long packets went out to this address of the server, while nothing came back. Who
+    /// stopped to send waits for nothing.
+    pub fn silent_for(&self) -> Duration {
+        self.sending.map_or(Duration::ZERO, |(first, last)| last.saturating_sub(first))
     }
 
     /// Unix time when data last came in.
@@ -67,7 +90,7 @@ mod tests {
         let mut heard = Heard::default();
         for &(second, rx_packets, tx_packets) in readings {
             let traffic = Traffic { rx_packets, tx_packets, ..Traffic::default() };
-            heard.read(traffic, 1000 + second, Duration::from_secs(second));
+            heard.read(traffic, 0, 1000 + second, Duration::from_secs(second));
         }
         heard
     }
@@ -93,6 +116,23 @@ mod tests {
         assert_eq!(later(17), Contact::Unanswered(Duration::from_secs(11)));
         let back = [(0, 0, 0), (3, 1, 1), (6, 1, 2), (30, 2, 3)];
         assert_eq!(contact(&back), Contact::Connected);
+    }
+
+    #[test]
+    fn nothing_is_missed_while_nothing_is_sent_or_something_comes() {
+        let silent = |readings: &[_]| heard(readings).silent_for().as_secs();
+        let once = [(0, 0, 0), (3, 0, 1), (99, 0, 1)];
+        assert_eq!(silent(&once), 0);
+        let again = [&once[..], &[(102, 0, 2)]].concat();
+        assert_eq!(silent(&again), 99);
+        let answered = [&again[..], &[(105, 1, 3)]].concat();
+        assert_eq!(silent(&answered), 0);
+        assert_eq!(silent(&[&answered[..], &[(108, 1, 4), (120, 1, 5)]].concat()), 12);
+        // A reply is an answer, and another address has time of its own.
+        let mut heard = heard(&again);
+        assert!(!heard.read(heard.last.unwrap(), 0, 1103, Duration::from_secs(103)));
+        assert!(heard.read(heard.last.unwrap(), 1, 1104, Duration::from_secs(104)));
+        assert_eq!((heard.silent_for(), heard.contact()), (Duration::ZERO, Contact::Never));
     }
 
     #[test]

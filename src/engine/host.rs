@@ -26,6 +26,10 @@ pub struct Found {
     pub gateway: GatewayFound,
     /// The kernel's way to the server, when that was asked.
     pub way: Option<Way>,
+    /// Its ways to other addresses of the server's name, as far as there are any.
+    pub other_ways: BTreeMap<IpAddr, Way>,
+    /// The addresses of a name with several that no route leads to: a way there may be a guess.
+    pub unrouted: BTreeSet<IpAddr>,
     /// Its way to the other end's address inside the tunnel, when that was asked.
     pub inner_way: Option<Way>,
     /// `rp_filter` of all interfaces (`net.ipv4.conf.all`): the stricter of it and an interface's
@@ -37,6 +41,9 @@ pub struct Found {
     /// The userspace datapath, if it is the one in use.
     pub userspace: Userspace,
     pub name_servers: NameServers,
+    /// Packets that came from the other end and were no data, where the interface's counters leave
+    /// them out: those of the kernel's datapath do not (`ip_tunnel_rcv` counts before it looks inside).
+    pub answers: u64,
 }
 
 /// How outer packets go to a server.
@@ -341,6 +348,28 @@ impl Found {
         chosen.map(|address| address.value.local)
     }
 
+    /// Whether the host may be able to send over IPv6 to others than its neighbours.
+    pub fn has_global_ipv6(&self) -> bool {
+        self.addresses.iter().any(|a| {
+            a.value.local.is_ipv6()
+                && !a.value.local.is_loopback()
+                && a.is_usable()
+                && a.is_known_beyond_link()
+        })
+    }
+
+    /// The family of the outer addresses that an interface has: IPv4 where there is a choice.
+    pub fn family_on(&self, device: &DeviceName) -> Family {
+        let has = |family| {
+            let index = self.interface(device).map(|interface| interface.index);
+            index.is_some_and(|index| self.outer_address(index, family, None, None).is_some())
+        };
+        match !has(Family::V4) && has(Family::V6) {
+            true => Family::V6,
+            false => Family::V4,
+        }
+    }
+
     /// The addresses of an interface that others can reach.
     pub fn addresses_on(&self, index: Option<u32>, family: Family) -> impl Iterator<Item = IpAddr> {
         let own = self.addresses.iter().filter(move |a| Some(a.interface) == index);
@@ -359,6 +388,9 @@ impl Found {
     /// Forgets a way that leads into one of these interfaces: outer packets cannot go by the tunnel that
     /// they make. Tells which one it was.
     pub fn forget_way_into(&mut self, devices: &[DeviceName]) -> Option<DeviceName> {
+        let mut other_ways = std::mem::take(&mut self.other_ways);
+        other_ways.retain(|_, way| !self.is_one_of(way.interface, devices));
+        self.other_ways = other_ways;
         let interface = self.interface_at(self.way?.interface)?;
         let device = devices.iter().find(|device| device.as_str() == interface.name)?.clone();
         self.way = None;
@@ -401,6 +433,7 @@ impl Found {
     pub fn hide(&mut self, address: IpAddr) {
         self.addresses.retain(|a| a.value.local != address);
         self.way = self.way.filter(|way| way.source != address);
+        self.other_ways.retain(|_, way| way.source != address);
     }
 
     /// Whether packets can have this address as their source.

@@ -1,6 +1,7 @@
 //! The engine: events in, actions out. It reads no clock, opens no socket and draws no random
 //! number, so every situation can be played through in a test.
 
+mod addresses;
 mod calendar;
 mod clients;
 pub mod config;
@@ -20,6 +21,7 @@ pub mod plan;
 mod proving;
 mod reading;
 mod rivals;
+mod server;
 pub mod socket;
 mod sources;
 mod status;
@@ -121,6 +123,10 @@ pub struct Engine {
     write_at: Duration,
     /// Unix time at the start of the process, by the clock as it was at the last event.
     started: u64,
+    /// The server's address is another one, and that was not said yet.
+    server_moved: bool,
+    /// That its name stands for no address of use to us was said.
+    name_unusable: bool,
     /// Who was answered lately: since when, and how often.
     answered: BTreeMap<SocketAddr, (Duration, u32)>,
 }
@@ -190,6 +196,8 @@ impl Engine {
             writing: Writing::default(),
             write_at: Duration::MAX,
             started: now.started,
+            server_moved: false,
+            name_unusable: false,
             answered: BTreeMap::new(),
         }
     }
@@ -237,19 +245,9 @@ impl Engine {
         &self.counters
     }
 
-    /// Where a client's server is, as far as its name was looked up. The host is asked for the way
-    /// there when it is read.
-    pub fn server_address(&self) -> Option<IpAddr> {
-        let server = self.peers.iter().find(|peer| peer.is_server())?;
-        server.remote().map(|remote| remote.ip())
-    }
-
     /// The outer address that this reading of the host would give us.
     pub fn outer_in(&self, found: &Found) -> Option<IpAddr> {
-        let in_use = self.outer.map(|outer| outer.address);
-        let inside = self.devices(found);
-        find_outer(&self.endpoint.tunnel.outer, self.family(), in_use, &inside, found)
-            .map(|outer| outer.address)
+        self.outer_towards(self.server_in(found), found).map(|outer| outer.address)
     }
 
     /// Names of the interfaces whose settings are to be put back one day.
@@ -258,8 +256,9 @@ impl Engine {
     }
 
     /// The family of the outer addresses.
-    fn family(&self) -> Family {
-        self.server_address().map_or(Family::V4, Family::of)
+    pub fn family(&self) -> Family {
+        let found = self.outer.map(|outer| outer.address);
+        found.or(self.endpoint.tunnel.outer.address()).map_or(Family::V4, Family::of)
     }
 
     fn step_failed(&mut self, step: &Step, taken: bool, now: &Moment, actions: &mut Vec<Action>) {
@@ -325,9 +324,19 @@ fn control_shape(config: &ServerConfig) -> ControlShape {
     }
 }
 
-/// Our address on the outside, when there is one now.
-pub fn outer_address(outer: &Outer, server: IpAddr, found: &Found) -> Option<IpAddr> {
-    find_outer(outer, Family::of(server), None, &[], found).map(|outer| outer.address)
+/// Our address on the outside, of this family, when there is one now.
+pub fn outer_address(outer: &Outer, family: Family, found: &Found) -> Option<IpAddr> {
+    find_outer(outer, (family, found.way), None, &[], found).map(|outer| outer.address)
+}
+
+/// The family of our outer addresses, where the other end does not say which.
+pub fn outer_family(outer: &Outer, datapath: Datapath, found: &Found) -> Family {
+    match (outer, datapath) {
+        (Outer::Address(address) | Outer::AddressOn(address, _), _) => Family::of(*address),
+        (Outer::Device(device), Datapath::Tun) => found.family_on(device),
+        // The kernel's goes over IPv4 only; and without a server there is no route.
+        (Outer::Device(_), Datapath::Kernel) | (Outer::Route, _) => Family::V4,
+    }
 }
 
 /// Whether there are things that an earlier process of this tunnel left: a link that sends from our

@@ -6,6 +6,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use super::Moment;
+use super::addresses::Addresses;
 use super::calendar::Calendar;
 use super::config::{ClientConfig, DeviceName, Host, PrivateAddress, Reply, ServerConfig};
 use super::host::Traffic;
@@ -85,7 +86,7 @@ pub struct Arrival {
 #[derive(Debug)]
 pub struct RemoteServer {
     config: ClientConfig,
-    address: Option<IpAddr>,
+    pub addresses: Addresses,
     /// Monotonic time of the next authentication packet; `None` when none is due.
     next_auth: Option<Duration>,
     calendar: Calendar,
@@ -305,7 +306,7 @@ impl RemoteServer {
         let often = config.keepalive.is_some_and(|every| every <= persistence::LONGEST);
         RemoteServer {
             config,
-            address,
+            addresses: Addresses::new(address),
             next_auth: Some(now.monotonic),
             calendar: Calendar::new(memory, now.unix),
             last_sent: None,
@@ -316,25 +317,14 @@ impl RemoteServer {
     }
 
     fn remote(&self) -> Option<SocketAddr> {
-        self.address.map(|ip| SocketAddr::new(ip, self.config.server.port.get()))
-    }
-
-    /// Takes the answer to a name lookup. An address that is still among the answers is kept.
-    ///
-    /// Tells the new address, if it changed.
-    pub fn resolved(&mut self, addresses: &[IpAddr]) -> Option<IpAddr> {
-        if self.address.is_some_and(|current| addresses.contains(&current)) {
-            return None;
-        }
-        self.address = Some(*addresses.first()?);
-        self.address
+        self.addresses.in_use().map(|ip| SocketAddr::new(ip, self.config.server.port.get()))
     }
 
     /// Takes over the address that the tunnel of an earlier process goes to, until the name is
     /// looked up.
     pub fn adopt(&mut self, remote: SocketAddr) {
-        if self.address.is_none() && remote.port() == self.config.server.port.get() {
-            self.address = Some(remote.ip());
+        if self.addresses.in_use().is_none() && remote.port() == self.config.server.port.get() {
+            self.addresses.use_one(remote.ip());
         }
     }
 

@@ -1,10 +1,8 @@
 //! Authentication packets: judged by a server, sent by a client.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::time::Duration;
 
-use super::config::{Datapath, Outer};
-use super::host::Family;
 use super::memory::Writing;
 use super::peer::{Accepted, Arrival, End, Peer, Verdict};
 use super::plan::Control;
@@ -192,41 +190,6 @@ impl Engine {
                 actions.push(Action::Remember(self.memory()));
             }
             self.send(to, payload, actions);
-        }
-    }
-
-    pub(super) fn resolved(
-        &mut self,
-        addresses: &[IpAddr],
-        now: &Moment,
-        actions: &mut Vec<Action>,
-    ) {
-        // What can be reached from here; IPv4 where there is a choice.
-        let usable = |family| {
-            let of_family = addresses.iter().filter(move |a| Family::of(**a) == family);
-            of_family.copied().collect::<Vec<_>>()
-        };
-        let addresses = match (&self.endpoint.tunnel.outer, self.endpoint.datapath) {
-            (Outer::Address(own) | Outer::AddressOn(own, _), _) => usable(Family::of(*own)),
-            (Outer::Device(_) | Outer::Route, Datapath::Kernel) => usable(Family::V4),
-            (Outer::Device(_) | Outer::Route, Datapath::Tun) => match usable(Family::V4) {
-                none if none.is_empty() => usable(Family::V6),
-                some => some,
-            },
-        };
-        let mut moved = None;
-        for peer in &mut self.peers {
-            if let End::Server(server) = &mut peer.end {
-                moved = server.resolved(&addresses).or(moved);
-            }
-        }
-        if let Some(address) = moved {
-            self.authenticate(now.monotonic);
-            if self.phase == Phase::Settled {
-                self.phase = Phase::Settling;
-            }
-            actions.push(Action::Report(Report::ServerMoved(address)));
-            actions.push(Action::ReadHost);
         }
     }
 

@@ -6,12 +6,12 @@ use std::net::{IpAddr, SocketAddr};
 use ipnet::IpNet;
 
 use super::config::{Datapath, DeviceName, Outer};
-use super::host::{Encapsulation, Found, Interface, InterfaceKind, RulesFound};
+use super::host::{Encapsulation, Family, Found, Interface, InterfaceKind, RulesFound};
 use super::hosts::Node;
 use super::peer::{End, Peer};
 use super::plan::{self, Control, Step, WantedLink};
 use super::undone::{self, Verdict};
-use super::wanted::{Endpoint, Ends, find_outer, wanted};
+use super::wanted::{Endpoint, Ends, wanted};
 use super::{Action, Engine, Moment, Phase, REREAD_EVERY, Report, gateway, nodes};
 
 impl Engine {
@@ -23,6 +23,7 @@ impl Engine {
         let first = self.found.is_none();
         let devices = self.devices(&found);
         let leads_back = found.forget_way_into(&devices);
+        self.choose_server(&mut found, now, actions);
         self.find_outer(&found, leads_back, now, actions);
         // Behind another router our packets may have another address, which the server has to learn.
         if found.way.is_some() && self.found.as_ref().is_some_and(|last| last.way != found.way) {
@@ -32,7 +33,7 @@ impl Engine {
             self.adopt(&found, now, actions);
         }
         self.found = Some(found);
-        self.heard.read(self.traffic(), now.unix, now.monotonic);
+        self.listen(now);
         if first {
             self.note_start(actions);
         }
@@ -49,6 +50,7 @@ impl Engine {
         self.judge_repairs(steps, settled, now, actions);
         self.tell_conflicts(actions);
         self.send_due(now, actions);
+        self.try_next_address(now, actions);
     }
 
     /// Tells of the repairs among `steps`, or puts them off. If all was not `settled`, only what was
@@ -148,9 +150,7 @@ impl Engine {
         now: &Moment,
         actions: &mut Vec<Action>,
     ) {
-        let in_use = self.outer.map(|outer| outer.address);
-        let inside = self.devices(found);
-        let outer = find_outer(&self.endpoint.tunnel.outer, self.family(), in_use, &inside, found);
+        let outer = self.outer_towards((self.server_address(), found.way), found);
         let was_missing = std::mem::replace(&mut self.outer_missing, outer.is_none());
         match outer {
             Some(outer) if self.outer != Some(outer) || was_missing => {
@@ -163,6 +163,12 @@ impl Engine {
             None if !was_missing => {
                 actions.push(Action::Report(match (leads_back, &self.endpoint.tunnel.outer) {
                     (Some(device), Outer::Route) => Report::WayLeadsBack(device),
+                    (_, Outer::Device(device))
+                        if self.endpoint.datapath == Datapath::Kernel
+                            && found.family_on(device) == Family::V6 =>
+                    {
+                        Report::OuterOnlyIpv6(device.clone())
+                    }
                     (_, outer) => Report::OuterMissing(outer.clone()),
                 }));
             }

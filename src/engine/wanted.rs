@@ -14,7 +14,7 @@ use super::forwarding::{ForwardSpec, LearnSpec, RemoteSpec};
 use super::gateway;
 use super::host::{
     Admitted, Encapsulation, Family, Found, Interface, InterfaceAddress, InterfaceKind, IpipLink,
-    Listener,
+    Listener, Way,
 };
 use super::memory::Settings;
 use super::nodes;
@@ -39,11 +39,11 @@ pub struct OuterFound {
 }
 
 /// Our side of the outer packets; `None` while the host has no such address or interface. `family`
-/// is that of the other end, `in_use` the address until now. It is never one of the tunnel itself, whose
-/// interfaces are `inside`.
+/// is that of the other end, `way` the one to it, `in_use` the address until now. It is never one of
+/// the tunnel itself, whose interfaces are `inside`.
 pub fn find_outer(
     outer: &Outer,
-    family: Family,
+    (family, way): (Family, Option<Way>),
     in_use: Option<IpAddr>,
     inside: &[DeviceName],
     found: &Found,
@@ -58,12 +58,12 @@ pub fn find_outer(
         }
         Outer::Device(device) => {
             let index = found.interface(device)?.index;
-            let routed = found.way.map(|way| way.source);
+            let routed = way.map(|way| way.source);
             let address = found.outer_address(index, family, in_use, routed)?;
             Some(OuterFound { address, bound_to: Some(index) })
         }
         Outer::Route => {
-            let way = found.way.filter(|way| !found.is_one_of(way.interface, inside));
+            let way = way.filter(|way| !found.is_one_of(way.interface, inside));
             way.map(|way| OuterFound { address: way.source, bound_to: None })
         }
     };
@@ -176,7 +176,9 @@ fn userspace(
         ..ForwardSpec::default()
     };
     for peer in peers {
-        let Some(remote) = peer.remote() else { continue };
+        // The socket sends to its own family only.
+        let sends_to = |remote: &SocketAddr| remote.is_ipv4() == outer.address.is_ipv4();
+        let Some(remote) = peer.remote().filter(sends_to) else { continue };
         let spec = match endpoint.ends {
             Ends::Two => only_remote(tunnel, peer.admitted().is_some()),
             Ends::Many => {
@@ -186,7 +188,8 @@ fn userspace(
         forwarding.remotes.insert(remote, spec);
     }
     if let Some(clients) = clients {
-        forwarding.remotes = clients.admitted().map(|a| (a, RemoteSpec::default())).collect();
+        let admitted = clients.admitted().filter(|a| a.is_ipv4() == outer.address.is_ipv4());
+        forwarding.remotes = admitted.map(|a| (a, RemoteSpec::default())).collect();
         forwarding.learn = Some(LearnSpec {
             within: through(endpoint, peers)
                 .into_iter()

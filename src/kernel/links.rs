@@ -107,6 +107,15 @@ impl Links {
         }
     }
 
+    /// Whether a route leads to a destination. What is bound to an interface gets a way without one:
+    /// the kernel takes every IPv4 address for a neighbour then (`ip_route_output_key_hash_rcu` in
+    /// net/ipv4/route.c).
+    pub async fn is_routed(&self, to: &WayTo, interface: Option<u32>) -> io::Result<bool> {
+        let mut message = way_message(to, to.source, interface);
+        message.header.flags |= RouteFlags::FibMatch;
+        Ok(self.ask_route(message).await?.is_some())
+    }
+
     /// The route itself that packets for an address take: of an address of ours, it is with the
     /// interface that has it (`RTM_F_FIB_MATCH` in linux/rtnetlink.h).
     pub async fn matching_route(&self, destination: IpAddr) -> io::Result<Option<Way>> {
@@ -122,17 +131,7 @@ impl Links {
         source: Option<IpAddr>,
         interface: Option<u32>,
     ) -> io::Result<Option<Way>> {
-        let mut message = route_to(to.destination);
-        message.attributes.push(RouteAttribute::Mark(to.mark));
-        if let Some(source) = source {
-            message.header.source_prefix_length = IpNet::from(source).prefix_len();
-            message.attributes.push(RouteAttribute::Source(match source {
-                IpAddr::V4(v4) => RouteAddress::Inet(v4),
-                IpAddr::V6(v6) => RouteAddress::Inet6(v6),
-            }));
-        }
-        message.attributes.extend(interface.map(RouteAttribute::Oif));
-        let route = self.ask_route(message).await?;
+        let route = self.ask_route(way_message(to, source, interface)).await?;
         Ok(route.and_then(|route| read_way(&route.attributes, source)))
     }
 
@@ -468,6 +467,21 @@ fn read_conf(specs: &[AfSpecUnspec]) -> Option<&InetDevConf> {
         }),
         _ => None,
     })
+}
+
+/// Asks for the way of the tunnel's packets.
+fn way_message(to: &WayTo, source: Option<IpAddr>, interface: Option<u32>) -> RouteMessage {
+    let mut message = route_to(to.destination);
+    message.attributes.push(RouteAttribute::Mark(to.mark));
+    if let Some(source) = source {
+        message.header.source_prefix_length = IpNet::from(source).prefix_len();
+        message.attributes.push(RouteAttribute::Source(match source {
+            IpAddr::V4(v4) => RouteAddress::Inet(v4),
+            IpAddr::V6(v6) => RouteAddress::Inet6(v6),
+        }));
+    }
+    message.attributes.extend(interface.map(RouteAttribute::Oif));
+    message
 }
 
 /// The kernel does not repeat a source that it was asked with (`rt_fill_info` in

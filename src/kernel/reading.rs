@@ -43,6 +43,8 @@ impl WayTo {
 pub struct Question {
     /// The way to the server.
     pub way_to: Option<WayTo>,
+    /// The ways to other addresses that it may have.
+    pub other_ways: Vec<WayTo>,
     /// The other end's address inside the tunnel.
     pub inner: Option<IpAddr>,
     /// Interfaces that are asked for besides those that the tunnel is made of.
@@ -153,19 +155,34 @@ impl Host {
         {
             found.way = links.way(way_to, outer_index).await?;
         }
+        for way_to in &question.other_ways {
+            if way_to.device.is_some() == outer_index.is_some()
+                && let Some(way) = links.way(way_to, outer_index).await?
+            {
+                found.other_ways.insert(way_to.destination, way);
+            }
+        }
+        // Where there is a choice, what a route leads to comes first.
+        let choice = question.way_to.iter().filter(|_| !question.other_ways.is_empty());
+        for way_to in choice.chain(&question.other_ways) {
+            if outer_index.is_some() && !links.is_routed(way_to, outer_index).await? {
+                found.unrouted.insert(way_to.destination);
+            }
+        }
         if let Some(inner) = question.inner {
             found.inner_way = links.matching_route(inner).await?;
         }
-        let ways = [found.way, found.inner_way].into_iter().flatten().map(|way| way.interface);
-        let source = found.way.map(|way| way.source);
+        let outer_ways = || found.way.into_iter().chain(found.other_ways.values().copied());
+        let ways: Vec<u32> = outer_ways().chain(found.inner_way).map(|way| way.interface).collect();
+        let sources: Vec<IpAddr> = outer_ways().map(|way| way.source).collect();
         let is_of_interest = |local: IpAddr| {
             Some(local) == tunnel.outer.address()
-                || Some(local) == source
+                || sources.contains(&local)
                 || IpNet::V4(tunnel.inner_peer).contains(&local)
         };
         let holders = found.addresses.iter().filter(|a| is_of_interest(a.value.local));
         let holders = holders.map(|address| address.interface);
-        for index in ways.chain(holders).chain([LOOPBACK]) {
+        for index in ways.into_iter().chain(holders).chain([LOOPBACK]) {
             if !interfaces.contains_key(&index) {
                 interfaces.extend(links.at(index).await?.map(|i| (i.index, i)));
             }

@@ -96,6 +96,8 @@ struct Shared {
     socket: RwLock<Option<Arc<UdpSocket>>>,
     control: Inlet,
     drops: Drops,
+    /// Packets of admitted remotes that were no data of theirs.
+    answers: AtomicU64,
     paths: Paths,
     /// Numbers the datagrams that were fragmented, beginning anywhere.
     fragmented: AtomicU16,
@@ -122,6 +124,7 @@ impl Datapath {
             socket: RwLock::new(None),
             control: inlet,
             drops: Drops::new(),
+            answers: AtomicU64::new(0),
             paths: Paths::default(),
             fragmented: AtomicU16::new(anything()),
             stopping: AtomicBool::new(false),
@@ -313,6 +316,12 @@ impl Datapath {
     /// The next packet that is no data: sender and payload. May be cancelled.
     pub async fn control(&self) -> (SocketAddr, Vec<u8>) {
         self.control.lock().await.next().await
+    }
+
+    /// How many packets came from admitted remotes that were no data of theirs: answers to
+    /// authentication packets. Where it waits for such packets itself, they are not counted.
+    pub fn answers(&self) -> u64 {
+        self.shared.answers.load(Ordering::Relaxed)
     }
 
     /// Packets that were dropped, by reason.

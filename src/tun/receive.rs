@@ -200,7 +200,12 @@ impl<'a> Receiver<'a> {
                     continue; // it is known now
                 }
                 Verdict::Control => self.limit_control(&forwarding, &sender, at..next),
-                Verdict::Drop(reason) => shared.drops.add(reason, 1),
+                Verdict::Drop(reason) => {
+                    shared.drops.add(reason, 1);
+                    if forwarding.admits(from) {
+                        shared.answers.fetch_add(1, Ordering::Relaxed);
+                    }
+                }
             }
             at = next;
             if at >= end {

@@ -72,9 +72,11 @@ impl PlayedHost {
     }
 
     pub fn add_address(&mut self, interface: u32, local: Ipv4Addr, prefix: u8) {
-        let local = IpAddr::V4(local);
-        let network = IpNet::new(local, prefix).unwrap();
-        let value = InterfaceAddress::new(local, network);
+        self.add_address_of(interface, IpNet::new(local.into(), prefix).unwrap());
+    }
+
+    pub fn add_address_of(&mut self, interface: u32, network: IpNet) {
+        let value = InterfaceAddress::new(network.addr(), network);
         self.found.addresses.push(Address::new(interface, value));
     }
 

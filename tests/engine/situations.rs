@@ -854,3 +854,158 @@ fn a_private_address_in_a_vrf_is_told() {
     play.read();
     assert_eq!(told(&play), 1);
 }
+
+/// A client whose server's name stands for these addresses, which there is a way to.
+fn calling_one_of(datapath: Datapath, addresses: &[&str]) -> Play {
+    let role = Role::Client(client(Host::Name("server.example".into()), Some(27 * SECOND)));
+    let mut host = PlayedHost::new();
+    let way = host.found.way.unwrap();
+    let all: Vec<std::net::IpAddr> = addresses.iter().map(|a| a.parse().unwrap()).collect();
+    host.found.other_ways = all.iter().map(|address| (*address, way)).collect();
+    let mut play = Play::start_on(datapath, role, host, Memory::default());
+    play.handle(Event::Resolved(all));
+    play
+}
+
+/// The other end's address after so many seconds, in each of which so many packets went through.
+fn server_after(play: &mut Play, seconds: u32, received: u64, sent: u64) -> String {
+    for _ in 0..seconds {
+        let mut all = play.host.found.interfaces.iter_mut();
+        let interface = all.find(|i| i.name == "ipipou0").unwrap();
+        interface.traffic.rx_packets += received;
+        interface.traffic.tx_packets += sent;
+        play.pass(SECOND);
+    }
+    play.engine.server_address().unwrap().to_string()
+}
+
+#[test]
+fn a_client_whose_server_is_silent_tries_the_next_address_of_its_name() {
+    for datapath in [Datapath::Kernel, Datapath::Tun] {
+        let mut play = calling_one_of(datapath, &["203.0.113.9", "203.0.113.10"]);
+        // Authentication packets go out all the time, and no server has to answer them.
+        assert_eq!(server_after(&mut play, 1000, 0, 0), "203.0.113.9", "an idle tunnel");
+        assert_eq!(server_after(&mut play, 10, 0, 1), "203.0.113.9");
+        let packets = play.sent.len();
+        assert_eq!(server_after(&mut play, 6, 0, 1), "203.0.113.10");
+        assert_eq!(play.sent.len(), packets + 1, "it is authenticated to at once");
+        assert_eq!(play.sent.last().unwrap().to, outer_at("203.0.113.10:10000"));
+        assert_eq!(play.engine.status().remote, Some(outer_at("203.0.113.10:10000")));
+        // It answers: nothing is missed, whatever pauses there are.
+        assert_eq!(server_after(&mut play, 100, 1, 1), "203.0.113.10");
+        assert_eq!(server_after(&mut play, 9, 0, 1), "203.0.113.10");
+        assert_eq!(server_after(&mut play, 1, 1, 1), "203.0.113.10");
+        assert_eq!(server_after(&mut play, 1000, 0, 0), "203.0.113.10");
+        // Another lookup alone is no reason.
+        let order = ["203.0.113.9", "203.0.113.10"].map(|a| a.parse().unwrap());
+        play.handle(Event::Resolved(order.to_vec()));
+        assert_eq!(server_after(&mut play, 1, 0, 0), "203.0.113.10");
+        assert_eq!(server_after(&mut play, 16, 0, 1), "203.0.113.9", "it is gone, too");
+        assert_eq!(play.engine.counters().repaired, 0, "that is no repair");
+        let said = |r: &&Report| matches!(r, Report::NextAddress { .. });
+        assert_eq!(play.reports.iter().filter(said).count(), 2);
+    }
+}
+
+#[test]
+fn who_only_sends_does_not_change_servers_all_the_time() {
+    let mut play = calling_one_of(Datapath::Kernel, &["203.0.113.9", "203.0.113.10"]);
+    server_after(&mut play, 3600, 0, 1);
+    let said = |r: &&Report| matches!(r, Report::NextAddress { .. });
+    let moves = play.reports.iter().filter(said).count();
+    assert!((50..=62).contains(&moves), "{moves}");
+}
+
+#[test]
+fn a_reply_to_an_authentication_packet_is_word_of_the_server() {
+    let mut play = calling_one_of(Datapath::Tun, &["203.0.113.9", "203.0.113.10"]);
+    for _ in 0..20 {
+        play.host.found.answers += 1;
+        assert_eq!(server_after(&mut play, 9, 0, 1), "203.0.113.9");
+    }
+    assert_eq!(server_after(&mut play, 16, 0, 1), "203.0.113.10");
+}
+
+#[test]
+fn an_address_of_the_server_without_a_way_is_passed_over() {
+    let (v4, v6) = ("203.0.113.9", "2001:db8::9");
+    let own: std::net::IpAddr = "2001:db8::1".parse().unwrap();
+    let mut play = calling_one_of(Datapath::Tun, &[v6, v4]);
+    assert_eq!(server_after(&mut play, 1, 0, 0), v4, "IPv4 where there is a choice");
+    // IPv4 goes away, and IPv6 is there.
+    play.host.add_address_of(super::host::ETH0, net("2001:db8::1/64"));
+    play.host.found.other_ways.remove(&v4.parse().unwrap());
+    play.host.found.other_ways.get_mut(&v6.parse().unwrap()).unwrap().source = own;
+    play.host.found.addresses.retain(|a| a.value.local != OUTER);
+    play.read();
+    assert_eq!(play.engine.status().outer, Some(outer_at("[2001:db8::1]:10000")));
+    assert_eq!(play.engine.status().remote, Some(outer_at("[2001:db8::9]:10000")));
+    let moved = Report::ServerMoved(v6.parse().unwrap());
+    assert_eq!(play.reports.iter().filter(|r| **r == moved).count(), 1);
+    assert_eq!(play.sent.last().unwrap().to, outer_at("[2001:db8::9]:10000"));
+    // The silent one is left only for where there is a way.
+    assert_eq!(server_after(&mut play, 60, 0, 1), v6);
+    assert!(!play.reports.iter().any(|r| matches!(r, Report::OuterMissing(_))));
+}
+
+#[test]
+fn an_address_of_the_server_without_a_route_is_the_last_resort() {
+    let (one, two) = ("203.0.113.9", "203.0.113.10");
+    let mut play = calling_one_of(Datapath::Kernel, &[one, two]);
+    play.host.found.unrouted.insert(one.parse().unwrap());
+    assert_eq!(server_after(&mut play, 4, 0, 0), two);
+    // Silent as it is, it is better than one that no route leads to.
+    assert_eq!(server_after(&mut play, 60, 0, 1), two);
+    play.host.found.unrouted.insert(two.parse().unwrap());
+    assert_eq!(server_after(&mut play, 16, 0, 1), one);
+    // As a neighbour it answers: a route to the other is no reason.
+    assert_eq!(server_after(&mut play, 4, 1, 1), one);
+    play.host.found.unrouted.remove(&two.parse().unwrap());
+    assert_eq!(server_after(&mut play, 60, 0, 0), one);
+}
+
+#[test]
+fn what_the_kernels_datapath_cannot_send_to_is_said_once() {
+    let role = Role::Client(client(Host::Name("server.example".into()), None));
+    let mut play = Play::start(role, PlayedHost::new(), Memory::default());
+    for _ in 0..3 {
+        play.handle(Event::Resolved(vec!["2001:db8::9".parse().unwrap()]));
+    }
+    let said: Vec<_> = play.reports.iter().map(ToString::to_string).collect();
+    assert_eq!(
+        said,
+        [
+            "the server's name stands for 2001:db8::9, and the kernel's datapath goes over IPv4 only: \
+          waiting for an IPv4 one; --datapath tun goes over both"
+        ]
+    );
+    play.handle(Event::Resolved(vec!["203.0.113.9".parse().unwrap()]));
+    assert_eq!(play.sent.len(), 1);
+}
+
+#[test]
+fn a_server_on_a_host_without_ipv4_takes_ipv6_or_says_why_not() {
+    let host = || {
+        let mut host = PlayedHost::new();
+        host.found.addresses.retain(|a| a.value.local != OUTER);
+        host.add_address_of(super::host::ETH0, net("2001:db8::1/64"));
+        host.found.way = None;
+        host
+    };
+    let role = || Role::Server(server(None));
+    let mut play = Play::start_on(Datapath::Tun, role(), host(), Memory::default());
+    assert_eq!(play.engine.status().outer, Some(outer_at("[2001:db8::1]:10000")));
+    let from = outer_at("[2001:db8::7]:4500");
+    let proof = play.proof();
+    play.handle(Event::Datagram { from, payload: &proof });
+    let forwards = |play: &Play| play.host.found.userspace.forwarding.remotes.contains_key(&from);
+    assert!(forwards(&play));
+    // IPv4 comes late; the socket for it sends nothing to IPv6 addresses.
+    play.host.add_address(super::host::ETH0, OUTER, 24);
+    play.read();
+    assert_eq!(play.engine.status().outer, Some(outer_at("203.0.113.1:10000")));
+    assert!(!forwards(&play));
+    let kernel = Play::start(role(), host(), Memory::default());
+    assert_eq!(kernel.reports, [Report::OuterOnlyIpv6("eth0".parse().unwrap())]);
+    assert!(kernel.applied.is_empty());
+}
