@@ -2,19 +2,22 @@
 
 use std::fs::{self, File};
 use std::io::{self, Read as _};
-use std::net::IpAddr;
 use std::num::NonZeroU16;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
-use tokio::sync::{Notify, mpsc};
-use tokio::time::{MissedTickBehavior, interval, sleep};
+use futures_util::stream::FuturesUnordered;
+use tokio::sync::{Notify, mpsc, watch};
+use tokio::task::JoinSet;
+use tokio::time::{Sleep, sleep};
 
-use super::lookups::{Lookups, look_up};
-use super::{Failure, fetch, memory};
+use super::clock::Clock;
+use super::lookups::Lookups;
+use super::{Failure, fetch, memory, names};
 use crate::engine::config::{Datapath, Host, HostsSource, HostsUrl, MOST_KERNEL_REMOTES};
+use crate::engine::host::Family;
 use crate::engine::hosts::{HostTable, Inner, MAX_SIZE, Node};
 
 /// How often a file is looked at.
@@ -24,12 +27,11 @@ const FETCH_TIMEOUT: Duration = Duration::from_secs(30);
 const FIRST_FETCH_TIMEOUT: Duration = Duration::from_secs(10);
 /// After a fetch that failed; doubled each time, up to the interval.
 const FETCH_AGAIN: Duration = Duration::from_secs(10);
-/// Names that failed are looked up again after this time, and all of them every sixth time.
-const LOOK_UP_EVERY: Duration = Duration::from_secs(10);
-const ALL_ROUNDS: u32 = 6;
-/// So long what is known waits for names that are being looked up: a table that comes in pieces
-/// would take away for a moment what an earlier process had set up.
+/// So long a table waits for its new names: one that comes in pieces would take away for a moment
+/// what an earlier process had set up.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// Between two tables that are sent: answers come in bursts.
+const BREATHE: Duration = Duration::from_millis(200);
 
 /// The table as last read, and where it comes from.
 #[derive(Debug)]
@@ -46,6 +48,15 @@ pub struct Hosts {
     retry: Option<Duration>,
     /// Remotes that the datapath carries at most.
     most: usize,
+}
+
+/// Whether what is known is sent, and how long that waits.
+#[derive(Debug)]
+struct Unsent {
+    changed: bool,
+    /// So long the new names of a table are waited for.
+    patience: Option<Duration>,
+    not_before: Duration,
 }
 
 /// What changes when a file is written or replaced.
@@ -111,85 +122,82 @@ impl Hosts {
     }
 
     /// Sends the nodes whose address is known: once at first, and whenever they differ, until
-    /// nobody listens. A node without a port has `default_port`; `usable` tells whether our outer
-    /// address can send to an address; `now` asks for everything to be read and looked up at once.
+    /// nobody listens. A node without a port has `default_port`; `family` is that of our outer
+    /// address; `now` asks for everything to be read and looked up at once.
     pub async fn keep(
         mut self,
         default_port: NonZeroU16,
-        usable: fn(&IpAddr) -> bool,
+        mut family: watch::Receiver<Family>,
         updates: mpsc::Sender<Vec<Node>>,
         now: &Notify,
+        clock: Clock,
     ) {
-        let mut lookups = Lookups::new(usable);
-        let mut answers = look_up(Vec::new());
-        let mut looking = false;
-        let mut rounds = 0;
-        let mut again = interval(LOOK_UP_EVERY);
-        again.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let patience = sleep(PATIENCE);
-        let reload = sleep(self.pause());
-        tokio::pin!(patience, reload);
+        let mut lookups = Lookups::new(*family.borrow_and_update());
+        let (mut answers, mut reading) = (FuturesUnordered::new(), JoinSet::new());
+        let (mut read_at, mut once_more) = (clock.elapsed().saturating_add(self.pause()), false);
+        let mut unsent = Unsent { changed: false, patience: None, not_before: clock.elapsed() };
         let mut sent = None;
-        self.warn_of_unusable(usable);
+        self.hand_to(&mut lookups, &mut unsent, clock);
         loop {
-            // The names to look up now, or nothing when what is known is to be sent.
-            let names = tokio::select! {
-                () = updates.closed() => return,
-                answer = answers.next(), if looking => match answer {
-                    Some((name, answer)) => {
-                        lookups.note(name, answer);
-                        continue;
+            let at = clock.elapsed();
+            lookups.expire(at);
+            while let Some(name) = lookups.next(at) {
+                answers.push(async move {
+                    let answer = names::look_up(&Host::Name(name.clone())).await;
+                    (name, answer)
+                });
+            }
+            let send_at = unsent.due(&lookups);
+            if send_at.is_some_and(|due| due <= at) {
+                unsent.sent(at);
+                let nodes = self.table.resolve(default_port, |host| lookups.address_of(host));
+                if sent.as_ref() != Some(&nodes) {
+                    if updates.send(nodes.clone()).await.is_err() {
+                        return;
                     }
-                    None => {
-                        looking = false;
-                        lookups.told();
-                        None
-                    }
-                },
-                () = &mut patience, if looking => None,
-                _ = again.tick(), if !looking => {
-                    let all = rounds % ALL_ROUNDS == 0;
-                    rounds = rounds.wrapping_add(1);
-                    Some(self.names(|name| all || !lookups.is_good(name)))
+                    sent = Some(nodes);
                 }
-                () = &mut reload => {
-                    let changed = self.reload(false).await;
-                    reload.set(sleep(self.pause()));
-                    if !changed {
-                        continue;
+            }
+            let wake = send_at.filter(|due| at < *due).into_iter().chain(lookups.wake_at()).min();
+            tokio::select! {
+                () = updates.closed() => return,
+                Some((name, answer)) = answers.next() => {
+                    unsent.changed |= lookups.note(&name, answer, clock.elapsed());
+                }
+                () = until(wake.unwrap_or(at), clock), if wake.is_some() => {}
+                () = until(read_at, clock), if reading.is_empty() => {
+                    once_more = false;
+                    self.start_reading(&mut reading);
+                    read_at = clock.elapsed().saturating_add(self.pause());
+                }
+                Some(read) = reading.join_next() => {
+                    if self.judge(read.unwrap_or_else(|e| Err(format!("{}: {e}", self.name())))) {
+                        self.hand_to(&mut lookups, &mut unsent, clock);
                     }
-                    self.warn_of_unusable(usable);
-                    lookups.forget_but(&self.table.names());
-                    Some(self.names(|name| !lookups.is_good(name)))
+                    if !once_more {
+                        read_at = clock.elapsed().saturating_add(self.pause());
+                    }
+                }
+                Ok(()) = family.changed() => {
+                    lookups.set_family(*family.borrow_and_update());
+                    self.hand_to(&mut lookups, &mut unsent, clock);
                 }
                 () = now.notified() => {
-                    if self.reload(true).await {
-                        self.warn_of_unusable(usable);
-                    }
-                    reload.set(sleep(self.pause()));
-                    lookups.forget_but(&self.table.names());
-                    Some(self.names(|_| true))
-                }
-            };
-            match names {
-                Some(names) if !names.is_empty() => {
-                    answers = look_up(names);
-                    looking = true;
-                    patience.set(sleep(PATIENCE));
-                }
-                Some(_) | None => {
-                    // What is still being looked up is sent together, at the end.
-                    patience.set(sleep(Duration::MAX));
-                    let nodes = self.table.resolve(default_port, |host| lookups.address_of(host));
-                    if sent.as_ref() != Some(&nodes) {
-                        if updates.send(nodes.clone()).await.is_err() {
-                            return;
-                        }
-                        sent = Some(nodes);
-                    }
+                    lookups.all_again();
+                    self.stamp = None;
+                    // One that is under way may have begun before what is to be seen.
+                    (read_at, once_more) = (clock.elapsed(), true);
                 }
             }
         }
+    }
+
+    /// Another table, or another use of it.
+    fn hand_to(&self, lookups: &mut Lookups, unsent: &mut Unsent, clock: Clock) {
+        lookups.take(&self.table.names());
+        unsent.changed = true;
+        unsent.patience.get_or_insert_with(|| clock.elapsed() + PATIENCE);
+        self.warn_of_unusable(lookups);
     }
 
     /// Until the table is read again.
@@ -200,24 +208,28 @@ impl Hosts {
         }
     }
 
-    fn names(&self, wanted: impl Fn(&str) -> bool) -> Vec<String> {
-        self.table.names().into_iter().filter(|name| wanted(name)).map(str::to_owned).collect()
-    }
-
-    /// Reads the table again, a file only when it has changed; whether the table differs.
-    async fn reload(&mut self, even_unchanged: bool) -> bool {
-        let read = match &self.source {
+    /// Begins to read the table again, a file only when it has changed. A server may take its time.
+    fn start_reading(&mut self, reading: &mut JoinSet<Result<HostTable, String>>) {
+        match &self.source {
             HostsSource::File(path) => {
                 let stamp = Stamp::of(path);
-                if stamp.is_some() && stamp == self.stamp && !even_unchanged {
-                    return false;
+                if stamp.is_some() && stamp == self.stamp {
+                    return;
                 }
                 // A file with a mistake is not read again until it changes.
                 self.stamp = stamp;
-                read_file(path)
+                let read = read_file(path);
+                reading.spawn(std::future::ready(read));
             }
-            HostsSource::Url(url) => fetch_table(url, FETCH_TIMEOUT).await,
-        };
+            HostsSource::Url(url) => {
+                let url = url.clone();
+                reading.spawn(async move { fetch_table(&url, FETCH_TIMEOUT).await });
+            }
+        }
+    }
+
+    /// Takes what was read, if it is good; whether the table differs.
+    fn judge(&mut self, read: Result<HostTable, String>) -> bool {
         let most = self.most;
         let read = read.and_then(|table| match table.remotes() {
             few if few <= most => Ok(table),
@@ -299,11 +311,13 @@ impl Hosts {
         self.complain(complaint, consequence);
     }
 
-    fn warn_of_unusable(&self, usable: fn(&IpAddr) -> bool) {
+    fn warn_of_unusable(&self, lookups: &Lookups) {
         let unusable: Vec<_> = self
             .table
             .hosts()
-            .filter(|(_, host)| matches!(host, Host::Address(address) if !usable(address)))
+            .filter(
+                |(_, host)| matches!(host, Host::Address(address) if !lookups.can_use(*address)),
+            )
             .collect();
         if let Some((inner, Host::Address(address))) = unusable.first() {
             let more = match unusable.len() {
@@ -314,6 +328,26 @@ impl Hosts {
             tracing::warn!("node {inner}{more} is left out: ours cannot send to {address}");
         }
     }
+}
+
+impl Unsent {
+    /// When it is to be sent.
+    fn due(&self, lookups: &Lookups) -> Option<Duration> {
+        let due = match self.patience {
+            Some(until) if lookups.has_new() => until,
+            Some(_) | None => self.not_before,
+        };
+        self.changed.then_some(due)
+    }
+
+    fn sent(&mut self, at: Duration) {
+        *self = Unsent { changed: false, patience: None, not_before: at + BREATHE };
+    }
+}
+
+/// Ends at a time since the start of the process.
+fn until(at: Duration, clock: Clock) -> Sleep {
+    sleep(at.saturating_sub(clock.elapsed()))
 }
 
 impl Stamp {

@@ -5,9 +5,10 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use tokio::net::UnixStream;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::sleep_until;
 
+use super::clock::Clock;
 use super::control::ControlSocket;
 use super::hosts::Hosts;
 use super::process::Process;
@@ -16,7 +17,8 @@ use super::signals::{Caught, Signals};
 use super::{Failure, Settings, names};
 use crate::auth::key_text;
 use crate::engine::Event;
-use crate::engine::config::{Host as ServerHost, Outer, Role};
+use crate::engine::config::{Host as ServerHost, Role};
+use crate::engine::host::Family;
 use crate::engine::hosts::Node;
 
 /// Is a tunnel until SIGTERM or SIGINT.
@@ -53,7 +55,8 @@ async fn serve(settings: &Settings) -> Result<(), Failure> {
     let hosts = hosts.map(|hosts| hosts.carried_by(process.carrier.datapath()));
     let control = open_control(settings);
     let (mut answers, look_up_now) = keep_looking(&settings.role);
-    let mut tables = keep_table(settings, hosts, &look_up_now);
+    let family = watch::Sender::new(process.family_at_start);
+    let mut tables = keep_table(settings, hosts, &family, &look_up_now, process.clock);
     if let Some(table) = next_table(&mut tables, &settings.role).await {
         // Before the host is read: what an earlier process made for these nodes is kept.
         process.handle(Event::Hosts(table)).await;
@@ -62,6 +65,10 @@ async fn serve(settings: &Settings) -> Result<(), Failure> {
     process.start().await?;
     process.notify_ready();
     loop {
+        family.send_if_modified(|last| {
+            let family = process.engine.family();
+            std::mem::replace(last, family) != family
+        });
         // A socket that always has something must not keep the clock from being looked at.
         if process.clock.elapsed() >= process.engine.next_deadline() {
             process.handle(Event::Deadline).await;
@@ -153,19 +160,14 @@ fn keep_looking(role: &Role) -> (mpsc::Receiver<Vec<IpAddr>>, Arc<Notify>) {
 fn keep_table(
     settings: &Settings,
     hosts: Option<Hosts>,
+    family: &watch::Sender<Family>,
     now: &Arc<Notify>,
+    clock: Clock,
 ) -> mpsc::Receiver<Vec<Node>> {
     let (sender, tables) = mpsc::channel(1);
     if let Some(hosts) = hosts {
-        let (tunnel, now) = (settings.tunnel(), Arc::clone(now));
-        let usable: fn(&IpAddr) -> bool = match &tunnel.outer {
-            Outer::Address(own) | Outer::AddressOn(own, _) if own.is_ipv6() => IpAddr::is_ipv6,
-            Outer::Address(_) | Outer::AddressOn(..) | Outer::Device(_) | Outer::Route => {
-                IpAddr::is_ipv4
-            }
-        };
-        let port = tunnel.port;
-        tokio::spawn(async move { hosts.keep(port, usable, sender, &now).await });
+        let (port, family, now) = (settings.tunnel().port, family.subscribe(), Arc::clone(now));
+        tokio::spawn(async move { hosts.keep(port, family, sender, &now, clock).await });
     }
     tables
 }

@@ -1,10 +1,13 @@
-"""Names that stand for several addresses."""
+"""Names whose servers do not answer, and names that stand for several addresses."""
+
+import itertools
+import time
 
 import pytest
 
 import ipipou
 from ipipou import CLIENT, SERVER, await_, reach_each_other
-from many_ends import warnings
+from many_ends import Lan, Table, await_reached, inner, node, outer, reaches, remotes, warnings
 from name_server import NameServer
 
 TUN = ["--datapath", "tun"]
@@ -15,6 +18,65 @@ DEAD = "203.0.113.3"
 LAST = "203.0.113.200"
 SERVER6, CLIENT6, DEAD6 = "2001:db8::1", "2001:db8::2", "2001:db8::3"
 INNER_SERVER = "172.28.0.0"
+
+
+# -- tables ---------------------------------------------------------------------------------
+
+
+def test_nobody_waits_for_names_without_an_answer(lab, tmp_path):
+    """Of 41 names one can be looked up, and it is the last; the table changes all the time."""
+    lan = Lan(lab, 3)
+    first, second, third = lan.hosts
+    dead = {inner(50 + i): {"host": f"dead{i}.test"} for i in range(40)}
+    written = dead | {inner(2): {"host": "good.test"}}
+    table = Table(tmp_path / "hosts.json", written)
+    everybody = Table(tmp_path / "all.json", {inner(1): {"host": outer(1)}})
+    begin = time.monotonic()
+    with NameServer(first, good=outer(2), new=outer(3)) as server:
+        near = node(first, 1, "--hosts-file", table.path)
+        node(second, 2, "--hosts-file", everybody.path)
+        node(third, 3, "--hosts-file", everybody.path)
+        await_reached(first, inner(2))
+        steady = first.ping_background(inner(2), interval=0.02)
+        ports = itertools.count(1)
+
+        def reached_while_it_changes(address):
+            written[inner(4)] = {"host": outer(4), "port": next(ports)}
+            table.write(written)
+            return reaches(first, address, timeout=0.3)
+
+        written[inner(3)] = {"host": "new.test"}
+        await_(lambda: reached_while_it_changes(inner(3)), what="answers of a new name")
+        changes = near.process.output().count("the table of hosts has")
+        await_(
+            lambda: reached_while_it_changes(inner(3))
+            and near.process.output().count("the table of hosts has") >= changes + 3,
+            what="three more tables",
+        )
+        steady.stop_complete()
+        # Both families, at the start and every minute: another table is no reason.
+        rounds = 1 + (time.monotonic() - begin) // 60
+        assert server.asked.count("good.test") <= 2 * rounds
+        # Ten are named, and then how many more.
+        near.await_log(r"cannot look up dead\d+.test: no answer for 5 s; its node is left out")
+        near.await_log(r"cannot look up 30 more names either")
+        server.tell(**{f"dead{i}": outer(88) for i in range(40)})
+        near.await_log(r"dead7.test can be looked up again", timeout=60)
+        await_(lambda: f"{outer(88)}:10000" in remotes(near), what="late names", timeout=60)
+
+
+def test_a_node_without_ipv4(lab, tmp_path):
+    """-b @eth0 where there is IPv6 only: names and addresses of that family are used."""
+    hosts = ipv6_only(lab)
+    table = {inner(1): {"host": CLIENT6}, inner(2): {"host": "server.test"}}
+    table = Table(tmp_path / "hosts.json", table)
+    with NameServer(hosts[1], server=[SERVER, SERVER6]):
+        far = node(hosts[1], 1, "--hosts-file", table.path)
+        near = Table(tmp_path / "near.json", {inner(1): {"host": CLIENT6}})
+        near = node(hosts[0], 2, "--hosts-file", near.path)
+        await_reached(hosts[1], inner(2))
+        assert remotes(far) == {f"[{SERVER6}]:10000": [f"{inner(2)}/32"]}
+        assert not warnings(far) and not warnings(near)
 
 
 # -- the server's name ----------------------------------------------------------------------
