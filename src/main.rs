@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use ipipou::cli::{self, CliError, Invocation, LogConfig, Run};
 use ipipou::daemon::{self, Directories, Exit, Failure, Settings, Style};
-use ipipou::observe::log;
+use ipipou::observe::{log, printable};
 
 fn main() -> ExitCode {
     // Before a key is read.
@@ -42,8 +42,12 @@ fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            for line in failure.to_string().lines() {
-                eprintln!("ipipou: {line}");
+            match &failure {
+                // A line for each mistake.
+                Failure::Usage(lines) => {
+                    lines.lines().for_each(|line| eprintln!("ipipou: {}", printable(line)));
+                }
+                other => eprintln!("ipipou: {}", printable(&other.to_string())),
             }
             ExitCode::from(failure.exit().code())
         }

@@ -15,6 +15,7 @@ use tokio::net::{UnixListener, UnixStream};
 
 use super::Failure;
 use super::clock::{self, Clock};
+use crate::observe::printable;
 use crate::observe::status::{self, ProcessStatus};
 
 const SOCKET: &str = "control.sock";
@@ -172,20 +173,12 @@ fn read_status(stream: &mut Connection) -> io::Result<ProcessStatus> {
 /// Escapes control characters in all strings.
 fn make_printable(value: &mut Value) {
     match value {
-        Value::String(text) if text.contains(char::is_control) => {
-            let escaped = |c: char| match c.is_control() {
-                true => c.escape_default().to_string(),
-                false => c.to_string(),
-            };
-            *text = text.chars().map(escaped).collect();
-        }
+        Value::String(text) if text.contains(char::is_control) => *text = printable(text),
         Value::Array(values) => values.iter_mut().for_each(make_printable),
         Value::Object(fields) => {
             let escape = |(name, mut value): (String, Value)| {
-                let mut name = Value::String(name);
-                make_printable(&mut name);
                 make_printable(&mut value);
-                (name.as_str().unwrap_or_default().to_owned(), value)
+                (printable(&name), value)
             };
             *fields = std::mem::take(fields).into_iter().map(escape).collect();
         }

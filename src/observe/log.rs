@@ -67,8 +67,9 @@ where
         if !self.journal {
             write!(writer, "{level}: ")?;
         }
-        context.field_format().format_fields(writer.by_ref(), event)?;
-        writeln!(writer)
+        let mut text = String::new();
+        context.field_format().format_fields(Writer::new(&mut text), event)?;
+        writeln!(writer, "{}", super::printable(&text))
     }
 }
 

@@ -59,6 +59,21 @@ def test_a_port_of_another_program(lan, address):
     holders.refused(lan.server, argv, 53, f"in use by {name}, process {holder.pid}")
 
 
+def test_what_others_call_their_processes_is_printable(lan):
+    """Another user chooses a name that moves the cursor and begins another line."""
+    called = "\x1b[2Ja\nERROR: b"
+    shown = r"\u{1b}[2Ja\nERROR: b"  # in the log, tracing escapes some first, as \x1b
+    port = holders.hold_port(lan.server, SERVER, 10000, prefix=NOBODY, called=called)
+    argv = server_argv(lan, "-b", "@eth0")
+    holders.refused(lan.server, argv, 53, f"in use by {shown}, process {port.pid}")
+    port.kill()
+    lock = holders.hold(lan.server, INTERFACE, prefix=NOBODY, called=called)
+    near = ipipou.server(lan.server, *TUN, keys=ipipou.Keys(lan.server))
+    log = near.process.output()
+    assert rf"[2Ja\nERROR: b, process {lock.pid} has it" in log
+    assert "\x1b" not in log and "\nERROR" not in log
+
+
 def test_two_addresses_have_one_port_each(lan):
     """As before: who names the address may have the port of each."""
     lan.server.run("ip addr add 203.0.113.3/24 dev eth0")

@@ -18,18 +18,25 @@ time.sleep(1000)
 """
 
 
-def hold(host, *names, kind="listening", prefix=()):
+def rename(called):
+    """The beginning of a program that gives its process a name."""
+    return f"open('/proc/self/comm', 'w').write({called!r})\n" if called else ""
+
+
+def hold(host, *names, kind="listening", prefix=(), called=None):
     """A process that has these names; `prefix` is a command that it is started by."""
-    process = host.spawn([*prefix, sys.executable, "-c", HOLD, kind, *names])
+    code = rename(called) + HOLD
+    process = host.spawn([*prefix, sys.executable, "-c", code, kind, *names])
     process.await_output("held")
     return process
 
 
-def hold_port(host, address, port):
+def hold_port(host, address, port, prefix=(), called=None):
     """A process of its own that has a UDP port: the test's process would have one name with it."""
-    code = f"import socket, time; s = socket.socket(socket.{family(address)}, socket.SOCK_DGRAM)\n"
+    code = rename(called)
+    code += f"import socket, time; s = socket.socket(socket.{family(address)}, socket.SOCK_DGRAM)\n"
     code += f"s.bind(({address!r}, {port})); print('held', flush=True); time.sleep(1000)"
-    process = host.spawn([sys.executable, "-c", code])
+    process = host.spawn([*prefix, sys.executable, "-c", code])
     process.await_output("held")
     return process
 
