@@ -247,6 +247,8 @@ impl<'a> Process<'a> {
 
     /// Reads the host after word of a change, and puts right what is wrong; true at the end.
     pub async fn host_changed(&mut self, changed: Changed) -> bool {
+        // Not every change is told, so the host is read every few seconds too: this says why.
+        tracing::trace!("the host changed: reading it");
         self.host.note(&changed);
         self.surroundings_due |= changed.lost || !changed.interfaces.is_empty();
         self.ruleset_by = changed.ruleset_by;

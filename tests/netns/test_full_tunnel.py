@@ -198,13 +198,15 @@ def test_damage_is_repaired(internet, damage):
     far = internet.connect("--ip6", "fd00::2/64")
     await_answer(client, Internet.THIRD)
     whole = state(client)
-    repaired = far.show()["repaired"]
-    client.run(DAMAGE[damage])
-    if damage == "rules":  # those of the kernel go as well
-        client.batch(
-            "rule add lookup main priority 32766", "rule add lookup default priority 32767"
-        )
-    await_(lambda: far.show()["repaired"] > repaired, what="repair")
+
+    def do():
+        client.run(DAMAGE[damage])
+        if damage == "rules":  # those of the kernel go as well
+            client.batch(
+                "rule add lookup main priority 32766", "rule add lookup default priority 32767"
+            )
+
+    far.await_told(do)
     await_(lambda: state(client) == whole, what="its end")
     assert connect(client, internet.third, Internet.THIRD) == SERVER
 

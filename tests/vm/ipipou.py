@@ -7,6 +7,9 @@ import time
 
 from lab import await_
 
+# What a process logs when the kernel told of a change, and of each thing that it puts right.
+TOLD, REPAIRING = "the host changed: reading it", "repairing: "
+
 SERVER, CLIENT, STRANGER = "203.0.113.1", "203.0.113.2", "203.0.113.66"
 SECRET = "topsecret"
 
@@ -69,6 +72,34 @@ class Tunnel:
 
         await_(lambda: all(n >= counts[why] for why, n in dropped().items()), what=f"{counts}")
         assert dropped() == counts
+
+    def await_quiet(self):
+        """Waits until no more changes are told, and the host was read a moment ago."""
+        told = None
+
+        def quiet():
+            nonlocal told
+            before, told = told, self.process.output().count(TOLD)
+            self.show()  # it reads the host for that
+            return told == before
+
+        await_(quiet, what="a host that does not change", interval=0.3)
+
+    def await_told(self, change, sign=REPAIRING):
+        """Makes a change and waits for the line that the process logs about it, which follows from what
+        the kernel told. Returns when it has.
+
+        The host is read every three seconds as well, and a process that was kept waiting may find the
+        change so: then once more, as that is not always."""
+        for _ in range(3):
+            self.await_quiet()
+            seen = len(self.process.output())
+            change()
+            what = f"{sign!r} from {self.dev} of {self.host}"
+            await_(lambda: sign in self.process.output()[seen:], what=what)
+            if TOLD in self.process.output()[seen:].partition(sign)[0]:
+                return
+        raise AssertionError(f"{what}: found by the way, and never because the kernel told of it")
 
     def await_local(self, address):
         """Waits until the tunnel starts at this local address."""

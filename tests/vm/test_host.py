@@ -261,10 +261,8 @@ def test_an_old_dump_of_the_rules_is_loaded(lab):
         return sum("rule" in entry for entry in listing)
 
     def load(end, text, is_ours):
-        repairs = end.process.output().count("repairing: install rules")
-        end.host.nft(text)
-        again = lambda: end.process.output().count("repairing: install rules")  # noqa: E731
-        await_(lambda: again() > repairs and is_ours(), what="our own rules")
+        end.await_told(lambda: end.host.nft(text), "repairing: install rules")
+        await_(is_ours, what="our own rules")
 
     old = lan.server.run("nft list ruleset")
     lan.server.batch(f"addr del {SERVER}/24 dev eth0", f"addr add {MOVED}/24 dev eth0")
