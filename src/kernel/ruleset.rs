@@ -335,6 +335,34 @@ mod tests {
         }
     }
 
+    /// From the first packet on: that the sets are filled once more over netlink would hide it.
+    #[test]
+    fn a_table_is_installed_with_who_is_admitted() {
+        let direct = Admitted { remote: "198.51.100.7:4500".parse().unwrap(), private: None };
+        let remote = "192.0.2.9:65535".parse().unwrap();
+        let private = Admitted { remote, private: Some([172, 29, 0, 3].into()) };
+        let how = Installation { replacement: Replacement::Contents, reassembly: Reassembly::On };
+        let text = json(&spec(signed()), &[direct, private].into(), how);
+        let ruleset: serde_json::Value = serde_json::from_str(&text).unwrap();
+        let added: BTreeSet<String> = ruleset["nftables"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .filter_map(|command| command["add"].get("element"))
+            .map(|element| format!("{} {}", element["name"].as_str().unwrap(), element["elem"]))
+            .collect();
+        let expected = [
+            r#"addresses ["198.51.100.7"]"#,
+            r#"known [{"concat":["192.0.2.9",65535]}]"#,
+            r#"known [{"concat":["198.51.100.7",4500]}]"#,
+            r#"known_addresses ["192.0.2.9"]"#,
+            r#"known_addresses ["198.51.100.7"]"#,
+            r#"privates [[{"concat":["192.0.2.9",65535]},"172.29.0.3"]]"#,
+            r#"remotes [{"concat":["198.51.100.7",4500]}]"#,
+        ];
+        assert_eq!(added, expected.map(str::to_owned).into());
+    }
+
     #[test]
     fn every_chain_can_be_taken_away() {
         let private: BTreeSet<_> = [[172, 29, 0, 0].into()].into();
