@@ -1,5 +1,7 @@
 """Packets of nobody by the thousand: who has a key still gets in, on the userspace datapath."""
 
+import pathlib
+import re
 import socket
 import sys
 
@@ -140,3 +142,87 @@ def test_nothing_is_sent_to_who_is_not_admitted(lan):
     assert lan.server.ping("172.28.0.1", count=1).received == 1
     assert len(on_wire.await_packets(1)) == 1
     assert lan.server.snapshot() == before
+
+
+# Packets of junk from ever new sources, so many a second until it is ended: packets, bytes of each.
+SPOOFED = """
+import socket, struct, sys, time
+rate, length = map(int, sys.argv[1:])
+raw = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW)
+to, payload = socket.inet_aton("203.0.113.1"), b"\\x80" * length
+sent, start = 0, time.monotonic()
+print("begins", flush=True)
+while True:
+    due = (time.monotonic() - start) * rate
+    if due - sent > rate:
+        sent = due
+    while sent < due:
+        number = int(sent)
+        source = bytes([11, number >> 16 & 255, number >> 8 & 255, number & 255])
+        udp = struct.pack("!HHHH", 1024 + number % 60000, 10000, 8 + length, 0)
+        ip = struct.pack("!BBHHHBBH4s4s", 0x45, 0, 28 + length, 0, 0, 64, 17, 0, source, to)
+        try:
+            raw.sendto(ip + udp + payload, ("203.0.113.1", 0))
+        except OSError:
+            pass
+        sent += 1
+    time.sleep(0.001)
+"""
+
+
+def spoof(host, rate, length=len(JUNK)):
+    process = host.spawn([sys.executable, "-c", SPOOFED, rate, length])
+    process.await_output("begins")
+    return process
+
+
+def resident(end):
+    """KiB of memory that the process has in use."""
+    status = pathlib.Path(f"/proc/{end.process.pid}/status").read_text()
+    return int(re.search(r"VmRSS:\s+(\d+)", status)[1])
+
+
+# How many more lines a flood may add; each kind has fifty in ten seconds, and says what it left out.
+FEW_LINES = 300
+
+
+@pytest.mark.parametrize("proof", ["key", "nothing"])
+def test_spoofed_sources(lan, proof):
+    """What is logged and what is kept in memory does not grow with them, nor does a status: also
+    where whoever comes moves the tunnel."""
+    keys = ipipou.Keys(lan.server) if proof == "key" else None
+    near = ipipou.server(lan.server, *TUN, keys=keys)
+    assert near.process.stop() == 0
+    near.argv[near.argv.index("-vvv")] = "-v"  # not each packet
+    near.start()
+    # Where everybody is let in, nobody is refused.
+    count = lambda: looked_at(near) if keys else sum(dropped(near).values())  # noqa: E731
+
+    spoof(lan.client, 3000)
+    await_(lambda: count() > 500, timeout=60, what="packets of many")
+    size, lines, status = resident(near), near.process.output().count("\n"), len(str(near.show()))
+    await_(lambda: count() > 5000, timeout=120, what="packets of more")
+    assert resident(near) - size < 1024  # KiB; 4500 of anything would be seen
+    assert near.process.output().count("\n") - lines < FEW_LINES
+    assert len(str(near.show())) < status + 200
+    assert near.process.stop() == 0
+
+
+def test_a_deadline_and_a_question_come_before_packets(lan):
+    """While more junk comes than the program can look at, an authentication runs out and `show` has
+    an answer."""
+    keys = ipipou.Keys(lan.server)
+    near = ipipou.server(lan.server, *TUN, "--auth-lifetime", "3", keys=keys)
+    far = ipipou.client(lan.client, *TUN, keys=keys)
+    near.await_log("tunnel up")
+    for port in (4000, 4001):
+        flood(lan.stranger, ipipou.STRANGER, port, 10000)
+    await_limit(near)
+    for accepted in (2, 3):
+        far.reauthenticate()
+        near.await_accepted(accepted)
+        is_over = lambda: not near.show()["tunnels"][0]["admitted"]  # noqa: E731
+        await_(is_over, what="an authentication that runs out")
+        near.await_log("has run out")
+        looked = looked_at(near)
+        await_(lambda: looked_at(near) > looked, what="packets that are looked at")
