@@ -88,3 +88,70 @@ impl Calendar {
         memory.highest_clock = self.highest;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn left(reserved: u64, clock_from: u64, highest_clock: u64) -> Memory {
+        Memory { reserved, clock_from, highest_clock, ..Memory::default() }
+    }
+
+    #[test]
+    fn a_clock_that_did_not_go_back_is_believed() {
+        assert_eq!(Calendar::new(&left(160, 100, 100), 100).date(100), 100);
+        assert_eq!(Calendar::new(&left(160, 100, 100), 99).date(99), 161);
+        // It went back between the start and the first packet; later it counts as any other.
+        let mut calendar = Calendar::new(&left(160, 100, 100), 100);
+        assert_eq!([99, 98, 300, 299].map(|clock| calendar.date(clock)), [161, 162, 300, 301]);
+    }
+
+    #[test]
+    fn times_are_set_aside_for_a_minute() {
+        let mut calendar = Calendar::new(&Memory::default(), 1000);
+        assert!(!calendar.must_write(), "nothing was sent");
+        let mut written = |clock| {
+            calendar.date(clock);
+            let must_write = calendar.must_write();
+            let mut memory = Memory::default();
+            calendar.remember(&mut memory);
+            (must_write, memory.reserved, memory.clock_from)
+        };
+        assert_eq!(written(1000), (true, 1060, 1000));
+        assert_eq!(written(1059), (false, 1060, 1000));
+        assert_eq!(written(1060), (true, 1120, 1060));
+        // Behind, each packet is written.
+        assert_eq!(written(500), (true, 1061, 1061));
+        assert_eq!(written(501), (true, 1062, 1062));
+        assert_eq!(written(1062), (true, 1122, 1062), "it has caught up");
+    }
+
+    #[test]
+    fn an_end_leaves_what_was_used() {
+        let mut calendar = Calendar::new(&left(160, 100, 100), 100);
+        let mut memory = Memory::default();
+        calendar.close();
+        calendar.remember(&mut memory);
+        assert_eq!(memory, left(160, 100, 100), "nothing was sent");
+        calendar.date(105);
+        calendar.close();
+        calendar.remember(&mut memory);
+        assert_eq!(memory, left(105, 105, 105));
+    }
+
+    #[test]
+    fn no_packet_is_more_than_two_minutes_ahead_of_any_clock() {
+        // The latest time that the clock showed was not written by older versions.
+        for (highest, most) in [(1000, 1120), (0, 1180)] {
+            let mut calendar = Calendar::new(&left(1060, 1000, highest), 10);
+            let dates: Vec<_> = (0..200).map(|_| calendar.date(10)).collect();
+            assert_eq!((dates[0], dates[1], dates[199]), (1061, 1062, most));
+        }
+        // What was used beyond that is used again, and no more.
+        let mut calendar = Calendar::new(&left(5000, 5000, 1000), 10);
+        assert_eq!([calendar.date(10), calendar.date(11)], [5000; 2]);
+        let latest = auth_packet::MAX_SECONDS;
+        assert_eq!(Calendar::default().date(u64::MAX), latest);
+        assert_eq!(Calendar::default().date(latest - 1), latest - 1);
+    }
+}

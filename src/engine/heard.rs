@@ -108,7 +108,7 @@ mod tests {
 
     #[test]
     fn an_idle_tunnel_stays_connected_and_an_unanswered_one_does_not() {
-        assert_eq!(contact(&[(0, 0, 0), (3, 1, 1), (9999, 1, 1)]), Contact::Connected);
+        assert_eq!(contact(&[(0, 0, 0), (3, 1, 1), (6, 1, 1), (9999, 1, 1)]), Contact::Connected);
         assert_eq!(heard(&[(0, 0, 0), (3, 1, 1), (6, 1, 1)]).last_data(), Some(1003));
         let sending = [(0, 0, 0), (3, 1, 1), (6, 1, 2), (9, 1, 3)];
         let later = |second| contact(&[&sending[..], &[(second, 1, 3)]].concat());

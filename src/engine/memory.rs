@@ -122,3 +122,22 @@ impl Engine {
         memory
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_later_writing_has_more() {
+        let first = Writing::default().next();
+        assert!(Writing::default() < first && first < first.next());
+    }
+
+    /// Older versions of the program read it, and later ones what they left.
+    #[test]
+    fn a_key_is_written_as_before() {
+        let mut key = [0xa0; 32];
+        key[0] = 0x0b;
+        assert_eq!(name(&key), format!("0b{}", "a0".repeat(31)));
+    }
+}

@@ -108,3 +108,72 @@ impl Persistence {
         self.look_at = now + LONGEST;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+    const SILENCE: Finding = Finding::Silence { say: false };
+
+    fn traffic(rx_packets: u64, tx_packets: u64) -> Traffic {
+        Traffic { rx_packets, tx_packets, ..Traffic::default() }
+    }
+
+    #[test]
+    fn the_counters_are_asked_for_when_it_is_time_and_again_if_nobody_reads() {
+        let mut persistence = Persistence::new();
+        assert!(!persistence.asks(1000 * SECOND), "nothing was sent");
+        persistence.sent(5 * SECOND);
+        assert!(!persistence.asks(5 * SECOND) && persistence.asks(6 * SECOND));
+        assert!(!persistence.asks(6 * SECOND) && persistence.asks(7 * SECOND));
+        assert_eq!(persistence.look_at(), 8 * SECOND);
+    }
+
+    #[test]
+    fn after_each_silence_it_waits_longer_and_says_so_once() {
+        let mut persistence = Persistence::new();
+        persistence.sent(Duration::ZERO);
+        let mut said = Vec::new();
+        for _ in 0..7 {
+            let now = persistence.look_at();
+            assert_eq!(persistence.read(traffic(0, 9), false, now), Finding::Fine, "not asked");
+            let finding = persistence.read(traffic(0, 9), true, now);
+            assert_ne!(finding, Finding::Fine);
+            said.push((now.as_secs(), finding == Finding::Silence { say: true }));
+        }
+        let at = [1, 3, 7, 15, 31, 63, 123];
+        assert_eq!(said, at.map(|second| (second, second == 7)));
+        assert_eq!(persistence.look_at(), 183 * SECOND);
+    }
+
+    #[test]
+    fn what_comes_back_ends_it_also_on_a_new_interface() {
+        let mut persistence = Persistence::new();
+        persistence.read(traffic(100, 0), false, Duration::ZERO);
+        persistence.sent(Duration::ZERO);
+        assert_eq!(persistence.read(traffic(100, 0), true, SECOND), SILENCE);
+        // It counts from zero.
+        assert_eq!(persistence.read(traffic(0, 0), true, 3 * SECOND), SILENCE);
+        assert_eq!(persistence.read(traffic(1, 0), true, 7 * SECOND), Finding::Fine);
+        assert_eq!(persistence.look_at(), 67 * SECOND);
+    }
+
+    #[test]
+    fn an_answered_tunnel_is_watched_every_minute() {
+        let mut persistence = Persistence::new();
+        persistence.sent(Duration::ZERO);
+        assert_eq!(persistence.read(traffic(1, 1), true, SECOND), Finding::Fine);
+        for (minute, counters, finding) in [
+            (1, traffic(1, 1), Finding::Fine), // idle
+            (2, traffic(1, 2), SILENCE),
+            (3, traffic(2, 3), Finding::Fine),
+            (4, traffic(3, 3), Finding::Fine),
+            (5, traffic(3, 4), SILENCE),
+        ] {
+            let now = SECOND + minute * LONGEST;
+            assert_eq!(persistence.look_at(), now);
+            assert_eq!(persistence.read(counters, true, now), finding, "{minute}");
+        }
+    }
+}

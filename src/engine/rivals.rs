@@ -45,5 +45,7 @@ mod tests {
         assert_eq!([moved(1, 3, 90), moved(3, 1, 99), moved(1, 2, 100)], [false; 3]);
         assert_eq!([moved(2, 1, 101), moved(1, 2, 2000), moved(2, 1, 2001)], [false; 3]);
         assert!(moved(1, 2, 2002));
+        // As long as a quarter of an hour each.
+        assert_eq!([moved(1, 3, 3000), moved(3, 1, 3900), moved(1, 3, 4800)], [false, false, true]);
     }
 }

@@ -116,6 +116,32 @@ mod tests {
     }
 
     #[test]
+    fn what_was_repaired_is_known_for_a_minute_and_what_failed_is_not() {
+        let second = Duration::from_secs(1);
+        let mut undone = Undone::default();
+        assert!(!undone.knows(&STEP, Duration::ZERO));
+        undone.made(&STEP, second);
+        assert!(undone.knows(&STEP, 60 * second) && !undone.knows(&STEP, 61 * second));
+        assert!(!undone.knows(&Step::RestoreNameServers, second), "another one");
+        undone.failed(&STEP);
+        assert!(!undone.knows(&STEP, second));
+    }
+
+    #[test]
+    fn forty_times_at_once_and_then_after_pauses_that_grow() {
+        let mut undone = Undone::default();
+        let (mut now, mut pauses) = (Duration::ZERO, Vec::new());
+        for _ in 0..47 {
+            let until = undone.wait(&STEP, now).unwrap_or(now);
+            pauses.push((until - now).as_secs());
+            now = until;
+            undone.made(&STEP, now);
+        }
+        assert_eq!(pauses[..41], [0; 41]);
+        assert_eq!(pauses[41..], [1, 2, 4, 8, 16, 30]);
+    }
+
+    #[test]
     fn a_guard_is_never_put_off_and_told_a_few_times() {
         let mut undone = Undone::default();
         let step = Step::Admit(std::collections::BTreeSet::new());

@@ -1,5 +1,7 @@
 """Hosts that know each other from a table in a file, which changes under way."""
 
+import re
+
 import pytest
 
 import packets
@@ -333,10 +335,15 @@ def test_names_move_and_come_later(lab, table):
         # The host `b` gets another address.
         second.batch(f"addr del {outer(2)}/24 dev eth0", f"addr add {outer(22)}/24 dev eth0")
         far.await_log(f"our outer address is now {outer(22)}")
-        assert no_answer(first, inner(2))
+        to_old = first.capture("eth0", f"udp and dst host {outer(2)}")
+        going = first.ping_background(inner(2))
+        to_old.await_packets()
         names.write(b=outer(22), late=outer(3))
         near.reauthenticate()  # SIGUSR1 does as well
-        await_reached(first, inner(2))
+        going.await_answers()
+        going.stop()
+        answered = re.search(r" bytes from .*icmp_seq=(\d+)", going.output())
+        assert int(answered[1]) > 1, "the old address answered"
 
         names.write(late=outer(3))
         hurry(near)
