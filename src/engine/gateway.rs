@@ -11,8 +11,8 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use super::config::{DeviceName, GatewayConfig, Masquerade, TunnelConfig};
 use super::host::{
-    Family, Found, GatewayFound, GatewaySpec, Interface, NameServers, PolicyRule, PolicyRuleKind,
-    Route, RouteTarget,
+    Answers, Family, ForwardingRules, Found, GatewayFound, GatewaySpec, Interface, NameServers,
+    PolicyRule, PolicyRuleKind, Route, RouteTarget,
 };
 use super::memory::{Settings, TurnedOn};
 use super::plan::{Step, is_gateway};
@@ -71,7 +71,8 @@ pub fn wanted(
     let mut wanted = Wanted::default();
     if !extent.devices.is_empty() && (config.forward || config.masquerade.is_some()) {
         wanted.forwarding = forwarding(config, extent, found);
-        wanted.rules = Some(rules(tunnel, extent, &wanted.forwarding, found, before));
+        let forwarding = rules(config, extent, &wanted.forwarding, found, before);
+        wanted.rules = Some(GatewaySpec { forwarding: Some(forwarding), ..no_rules(tunnel, extent) });
     }
     // The interface's number is known once it is there: its routes come with the next reading.
     let Some(interface) = extent.devices.iter().find_map(|device| found.interface(device)) else {
@@ -101,7 +102,11 @@ pub fn wanted(
         wanted.routes.insert(via(net, config.mark));
         let family = Family::of(net.addr());
         wanted.policy_rules.extend(full_tunnel(family, config.mark));
-        wanted.policy_rules.extend(answers(family, found));
+        wanted.policy_rules.extend(own_answers(family, found));
+        if let Some(answers) = forwarded_answers(family, config.mark, found) {
+            let rules = wanted.rules.get_or_insert_with(|| no_rules(tunnel, extent));
+            rules.answers.insert(family, answers);
+        }
         wanted.loose.extend(strict_uplink(found, before));
     }
     wanted
@@ -146,12 +151,24 @@ fn full_tunnel(family: Family, mark: u32) -> [PolicyRule; 2] {
 
 /// Whoever reaches this host by an address of its uplink, an administrator over ssh for one, gets his
 /// answers by the uplink as before.
-fn answers(family: Family, found: &Found) -> impl Iterator<Item = PolicyRule> {
+fn own_answers(family: Family, found: &Found) -> impl Iterator<Item = PolicyRule> {
     let uplink = found.way.map(|way| way.interface);
     found.addresses_on(uplink, family).map(move |address| PolicyRule {
         family,
         priority: FROM_OWN_PRIORITY,
         kind: PolicyRuleKind::FromOwn(address),
+    })
+}
+
+/// The same for connections that have another address behind this host's: packets on their way back
+/// do not tell, but connection tracking knows. To ask it would turn it on, and where it is off nothing
+/// translates addresses.
+fn forwarded_answers(family: Family, mark: u32, found: &Found) -> Option<Answers> {
+    let uplink = found.interface_at(found.way?.interface)?;
+    found.tracked.contains(&family).then(|| Answers {
+        mark,
+        uplink: uplink.name.clone(),
+        addresses: found.addresses_on(Some(uplink.index), family).collect(),
     })
 }
 
@@ -175,14 +192,22 @@ fn forwarding(config: &GatewayConfig, extent: &Extent, found: &Found) -> BTreeSe
     wanted.map(|i| i.name.clone()).collect()
 }
 
+fn no_rules(tunnel: &TunnelConfig, extent: &Extent) -> GatewaySpec {
+    GatewaySpec {
+        table: tunnel.gateway_table(),
+        devices: extent.all().cloned().collect(),
+        forwarding: None,
+        answers: BTreeMap::new(),
+    }
+}
+
 fn rules(
-    tunnel: &TunnelConfig,
+    config: &GatewayConfig,
     extent: &Extent,
     forwarding: &BTreeSet<String>,
     found: &Found,
     before: &BTreeMap<String, Settings>,
-) -> GatewaySpec {
-    let config = &tunnel.gateway;
+) -> ForwardingRules {
     let inner = extent.through.iter().chain(&config.routes).filter_map(|net| match net {
         IpNet::V4(net) => Some(net.trunc()),
         IpNet::V6(_) => None,
@@ -197,9 +222,7 @@ fn rules(
         Some(true) | None => before.get(&i.name).is_some_and(|b| b.turned_on.is_some()),
     });
     let gateways = found.interfaces.iter().filter(|i| is_gateway(i) && !extent.has(i));
-    GatewaySpec {
-        table: tunnel.gateway_table(),
-        devices: extent.all().cloned().collect(),
+    ForwardingRules {
         masquerade,
         turned_on: turned_on.map(|i| i.name.clone()).collect(),
         gateways: gateways.map(|i| i.name.clone()).collect(),

@@ -20,6 +20,8 @@ pub struct Found {
     pub rules: RulesFound,
     /// Whether something tracks connections here. Read for the kernel's datapath.
     pub tracks: bool,
+    /// Families whose connections are known to be tracked. Read where routes lead into the tunnel.
+    pub tracked: BTreeSet<Family>,
     /// Routes and policy rules of ours.
     pub routes: BTreeSet<Route>,
     pub policy_rules: BTreeSet<PolicyRule>,
@@ -195,6 +197,26 @@ pub struct GatewaySpec {
     pub table: String,
     /// The tunnel's interfaces: one, or where the kernel carries many ends, one for each.
     pub devices: BTreeSet<DeviceName>,
+    pub forwarding: Option<ForwardingRules>,
+    /// Whose connections get their answers by the uplink, though all else goes through the tunnel.
+    pub answers: BTreeMap<Family, Answers>,
+}
+
+/// Connections from outside that this host forwards, to a container that publishes a port for one,
+/// or that it answers by another address than it was asked at.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Answers {
+    /// The firewall mark of packets that the tunnel's routes are not for.
+    pub mark: u32,
+    /// The interface that the connections come in by, …
+    pub uplink: String,
+    /// … and its addresses.
+    pub addresses: BTreeSet<IpAddr>,
+}
+
+/// What is forwarded to and from a tunnel.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ForwardingRules {
     /// Sources in the tunnel that leave with our address, and by which interface they leave; any
     /// but the tunnel's if `None`.
     pub masquerade: Option<(BTreeSet<Ipv4Net>, Option<DeviceName>)>,

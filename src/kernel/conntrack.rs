@@ -10,6 +10,7 @@ use netlink_sys::protocols::NETLINK_NETFILTER;
 use netlink_sys::{Socket, SocketAddr};
 
 use super::netlink::{attribute, message};
+use crate::engine::host::Family;
 
 /// `NFNL_SUBSYS_HOOK` in linux/netfilter/nfnetlink.h, and `NFNL_MSG_HOOK_GET` and the attributes in
 /// linux/netfilter/nfnetlink_hook.h.
@@ -21,6 +22,9 @@ const NLM_F_REQUEST: u16 = 1;
 const NLM_F_DUMP: u16 = 0x300;
 const NLMSG_ERROR: u16 = 2;
 const NLMSG_DONE: u16 = 3;
+/// linux/socket.h.
+const AF_INET: u8 = 2;
+const AF_INET6: u8 = 10;
 /// `NF_IP_PRI_CONNTRACK` in linux/netfilter_ipv4.h. Nobody else has it, and if somebody has, that costs
 /// no more than a little speed.
 const CONNTRACK: i32 = -200;
@@ -31,18 +35,32 @@ const OF_THE_MODULE: [&str; 2] =
 
 /// When that cannot be known, it is assumed.
 pub fn is_in_use() -> bool {
-    OF_THE_MODULE.iter().any(|path| Path::new(path).exists()) && is_hooked().unwrap_or(true)
+    OF_THE_MODULE.iter().any(|path| Path::new(path).exists())
+        && is_hooked(Family::V4).unwrap_or(true)
 }
 
-/// Asks for the hooks of IPv4's prerouting. Kernels before 5.14 cannot be asked, nor Debian's 6.1.
-fn is_hooked() -> io::Result<bool> {
+/// When that cannot be known, it is so if connections are: rules that ask about them would make a
+/// host track them which does not.
+pub fn is_known_to_be_in_use(family: Family) -> bool {
+    let is_loaded = OF_THE_MODULE.iter().any(|path| Path::new(path).exists());
+    is_loaded && is_hooked(family).unwrap_or_else(|_| knows_connections())
+}
+
+/// This file counts those of this namespace, of both families.
+fn knows_connections() -> bool {
+    let count = std::fs::read_to_string(OF_THE_MODULE[0]);
+    count.is_ok_and(|count| count.trim() != "0")
+}
+
+/// Asks for the hooks of prerouting. Kernels before 5.14 cannot be asked, nor Debian's 6.1.
+fn is_hooked(family: Family) -> io::Result<bool> {
     let socket = {
         let mut socket = Socket::new(NETLINK_NETFILTER)?;
         socket.bind_auto()?;
         socket.connect(&SocketAddr::new(0, 0))?;
         socket
     };
-    socket.send(&request(), 0)?;
+    socket.send(&request(family), 0)?;
     loop {
         let (answer, _) = socket.recv_from_full()?;
         let mut rest = answer.as_slice();
@@ -60,14 +78,17 @@ fn is_hooked() -> io::Result<bool> {
     }
 }
 
-fn request() -> [u8; 28] {
+fn request(family: Family) -> [u8; 28] {
     let mut request = [0; 28];
     request[0..4].copy_from_slice(&28u32.to_ne_bytes());
     request[4..6].copy_from_slice(&HOOK_GET.to_ne_bytes());
     request[6..8].copy_from_slice(&(NLM_F_REQUEST | NLM_F_DUMP).to_ne_bytes());
     // struct nfgenmsg: the family, a version, 16 bits more; then one attribute, which is zero:
     // NF_INET_PRE_ROUTING.
-    request[16] = 2;
+    request[16] = match family {
+        Family::V4 => AF_INET,
+        Family::V6 => AF_INET6,
+    };
     request[20..22].copy_from_slice(&8u16.to_ne_bytes());
     request[22..24].copy_from_slice(&NFNLA_HOOK_HOOKNUM.to_ne_bytes());
     request

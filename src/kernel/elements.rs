@@ -15,7 +15,7 @@ use netlink_bindings::utils::RequestBuf;
 use netlink_socket2::NetlinkSocket;
 
 use super::quoted;
-use crate::engine::host::Admitted;
+use crate::engine::host::{Admitted, Family};
 
 /// (address . port) of remotes whose packets keep our outer address.
 pub const SET_REMOTES: &str = "remotes";
@@ -67,6 +67,7 @@ pub struct Handles {
 }
 
 const AF_INET: u8 = 2;
+const AF_INET6: u8 = 10;
 /// `NFNL_SUBSYS_NFTABLES` in linux/netfilter/nfnetlink.h: what a batch is for.
 const SUBSYSTEM: u16 = 10;
 /// Messages in one transaction, at most: begin, five sets and two chains to flush, five sets to fill,
@@ -85,25 +86,31 @@ pub struct RuleCounter {
 pub struct Elements {
     socket: NetlinkSocket,
     table: CString,
+    header: Nfgenmsg,
 }
 
 impl Elements {
     /// `table` must not hold a NUL byte; the options see to that.
-    pub fn in_table(table: &str) -> Self {
+    pub fn in_table(family: Family, table: &str) -> Self {
         let table = CString::new(table.replace('\0', "")).unwrap_or_default();
-        Elements { socket: NetlinkSocket::new(), table }
+        let nfgen_family = match family {
+            Family::V4 => AF_INET,
+            Family::V6 => AF_INET6,
+        };
+        let header = Nfgenmsg { nfgen_family, ..Nfgenmsg::default() };
+        Elements { socket: NetlinkSocket::new(), table, header }
     }
 
     /// The numbers of the table and all rules in it; none when there is no such table.
     pub fn handles(&mut self) -> io::Result<Handles> {
-        let mut request = Request::new().op_gettable_do(&header());
+        let mut request = Request::new().op_gettable_do(&self.header);
         request.encode().push_name(&self.table);
         let table = match self.socket.request(&request)?.recv_one() {
             Ok((_, table)) => table.get_handle().unwrap_or(0),
             Err(e) if is_absent(e.as_io_error()) => return Ok(Handles::default()),
             Err(e) => return Err(e.into()),
         };
-        let mut request = Request::new().op_getrule_dump(&header());
+        let mut request = Request::new().op_getrule_dump(&self.header);
         request.encode().push_table(&self.table);
         let mut replies = self.socket.request(&request)?;
         let mut rules = BTreeSet::new();
@@ -145,7 +152,7 @@ impl Elements {
         set: &str,
         read: impl Fn(&IterableSetelemAttrs<'_>) -> Option<T>,
     ) -> io::Result<C> {
-        let mut request = Request::new().op_getsetelem_dump(&header());
+        let mut request = Request::new().op_getsetelem_dump(&self.header);
         request.encode().push_table(&self.table).push_set_bytes(set.as_bytes());
         let mut replies = self.socket.request(&request)?;
         let mut found = Vec::new();
@@ -173,13 +180,13 @@ impl Elements {
             // Without a handle this means all of them (`nf_tables_delrule`).
             batch
                 .request()
-                .op_delrule_do(&header())
+                .op_delrule_do(&self.header)
                 .encode()
                 .push_table(&table)
                 .push_chain_bytes(chain.as_bytes());
         }
         for rule in quoted {
-            rule.push(batch.request().set_create().op_newrule_do(&header()).encode(), &table);
+            rule.push(batch.request().set_create().op_newrule_do(&self.header).encode(), &table);
         }
         let remotes = |remotes: &BTreeSet<SocketAddrV4>| -> Vec<_> {
             remotes.iter().map(|remote| (remote_key(*remote).to_vec(), None)).collect()
@@ -201,14 +208,14 @@ impl Elements {
             // Without elements this means all of them (`nf_tables_delsetelem`).
             batch
                 .request()
-                .op_delsetelem_do(&header())
+                .op_delsetelem_do(&self.header)
                 .encode()
                 .push_table(&table)
                 .push_set_bytes(set.as_bytes());
             if elements.is_empty() {
                 continue;
             }
-            let mut list = add_to(&mut batch, &table, set);
+            let mut list = add_to(&mut batch, &self.header, &table, set);
             for (key, data) in elements {
                 list = push_element(list, &key, data);
             }
@@ -220,7 +227,7 @@ impl Elements {
         let table = self.table.clone();
         let mut batch = Chained::new(self.socket.reserve_seq(TRANSACTION));
         batch.request().op_batch_begin_do(&batch_header());
-        batch.request().op_deltable_do(&header()).encode().push_name(&table);
+        batch.request().op_deltable_do(&self.header).encode().push_name(&table);
         self.commit(batch)
     }
 
@@ -232,7 +239,7 @@ impl Elements {
 
     /// Our named counters.
     pub fn counters(&mut self) -> io::Result<Vec<RuleCounter>> {
-        let mut request = Request::new().op_getobj_dump(&header());
+        let mut request = Request::new().op_getobj_dump(&self.header);
         request.encode().push_table(&self.table).push_type(ObjectType::Counter as u32);
         let mut replies = self.socket.request(&request)?;
         let mut counters = Vec::new();
@@ -259,11 +266,16 @@ impl Elements {
 type ElementList<'a> = PushSetelemListElemAttrs<PushSetelemListAttrs<RequestBuf<'a>>>;
 
 /// Starts a message that adds elements to a set; it ends when the list is dropped.
-fn add_to<'a>(batch: &'a mut Chained<'static>, table: &CString, set: &str) -> ElementList<'a> {
+fn add_to<'a>(
+    batch: &'a mut Chained<'static>,
+    header: &Nfgenmsg,
+    table: &CString,
+    set: &str,
+) -> ElementList<'a> {
     batch
         .request()
         .set_create()
-        .op_newsetelem_do(&header())
+        .op_newsetelem_do(header)
         .into_encoder()
         .push_table(table)
         .push_set_bytes(set.as_bytes())
@@ -300,10 +312,6 @@ fn read_address(data: IterableDataAttrs<'_>) -> Option<Ipv4Addr> {
 
 fn is_absent(error: &io::Error) -> bool {
     error.raw_os_error() == Some(libc::ENOENT)
-}
-
-fn header() -> Nfgenmsg {
-    Nfgenmsg { nfgen_family: AF_INET, ..Nfgenmsg::default() }
 }
 
 fn batch_header() -> Nfgenmsg {

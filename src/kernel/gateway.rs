@@ -14,9 +14,12 @@
 //! }
 //! ```
 //!
+//! Those of a full tunnel are in [`answers`](super::answers).
+//!
 //! `rt mtu` is the smaller one of both directions (`get_tcpmss` in net/netfilter/nft_rt.c), and a
 //! segment size is never made larger (`nft_exthdr_tcp_set_eval`).
 
+use std::collections::BTreeMap;
 use std::io;
 
 use ipnet::Ipv4Net;
@@ -26,75 +29,133 @@ use nftables::schema::{Chain, NfListObject, Rule, Table};
 use nftables::stmt::{Mangle, Match, Operator, Statement};
 use nftables::types::{NfChainPolicy, NfChainType, NfFamily, NfHook};
 
+use super::answers;
 use super::elements::{Elements, Handles};
 use super::expression::{any_of, eq, header, interface, meta, ne, text};
 use super::rules::{RulesError, nft};
-use crate::engine::host::{GatewayFound, GatewaySpec};
+use crate::engine::host::{Family, ForwardingRules, GatewayFound, GatewaySpec};
 
 /// `NF_IP_PRI_MANGLE` in linux/netfilter_ipv4.h: after conntrack, before most firewalls.
-const MANGLE: i32 = -150;
+pub(super) const MANGLE: i32 = -150;
 /// `NF_IP_PRI_NAT_SRC`.
 const SOURCE_NAT: i32 = 100;
 
-/// The table, and the rules we put into it.
+/// The table, one of each family, and the rules we put into it.
 pub struct Gateway {
-    elements: Elements,
-    installed: Option<Handles>,
+    tables: Tables<Elements>,
+    installed: Option<Tables<Handles>>,
+    /// Whether it was said that a host cannot have rules for answers.
+    complained: bool,
 }
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Tables<T> {
+    v4: T,
+    v6: T,
+}
+
+impl Tables<Handles> {
+    fn have_rules(&self) -> bool {
+        !self.v4.rules.is_empty() || !self.v6.rules.is_empty()
+    }
+}
+
+/// A chain: name, type, hook, and what its rules say.
+pub(super) type Rules =
+    (&'static str, NfChainType, NfHook, i32, Vec<Vec<Statement<'static>>>);
 
 impl Gateway {
     pub fn in_table(table: &str) -> Self {
-        Gateway { elements: Elements::in_table(table), installed: None }
+        let in_family = |family| Elements::in_table(family, table);
+        let tables = Tables { v4: in_family(Family::V4), v6: in_family(Family::V6) };
+        Gateway { tables, installed: None, complained: false }
     }
 
-    /// Whether our rules are there.
+    /// Whether our rules are there; so is what was left out where the host cannot have it.
     pub fn read(&mut self) -> io::Result<GatewayFound> {
-        let handles = self.elements.handles()?;
+        let handles = self.handles()?;
         Ok(match &self.installed {
-            _ if handles.rules.is_empty() => GatewayFound::Missing,
             Some(installed) if *installed == handles => GatewayFound::Intact,
-            Some(_) | None => GatewayFound::Unknown,
+            Some(_) | None if handles.have_rules() => GatewayFound::Unknown,
+            Some(_) | None => GatewayFound::Missing,
         })
     }
 
-    /// Replaces the table as a whole, in one transaction.
+    /// Replaces the tables as a whole, in one transaction. Without the rules for answers a tunnel is of
+    /// use still.
     pub fn install(&mut self, spec: &GatewaySpec) -> Result<(), RulesError> {
-        nft(&["-f", "-"], &json(spec))?;
-        self.installed = Some(self.elements.handles()?);
+        // A kernel may have no nftables for IPv6: there is nothing to remove then.
+        let six = self.handles()?.v6 != Handles::default();
+        let mut nothing_is_left = false;
+        if let Err(error) = nft(&["-f", "-"], &json(spec, six)) {
+            if spec.answers.is_empty() {
+                return Err(error);
+            }
+            let without = GatewaySpec { answers: BTreeMap::new(), ..spec.clone() };
+            if spec.forwarding.is_some() || !matches!(error, RulesError::NoProgram(_)) {
+                nft(&["-f", "-"], &json(&without, six))?;
+            }
+            nothing_is_left = spec.forwarding.is_none();
+            if !std::mem::replace(&mut self.complained, true) {
+                tracing::warn!(
+                    "connections from outside to containers and others behind this host get their \
+                     answers through the tunnel: no rules: {error}"
+                );
+            }
+        }
+        let handles = self.handles()?;
+        // Somebody else may have been faster, and removed it all.
+        self.installed = (nothing_is_left || handles.have_rules()).then_some(handles);
         Ok(())
     }
 
-    /// Removes the table; none is no error.
+    /// Removes the tables; none is no error.
     pub fn remove(&mut self) -> Result<(), RulesError> {
         self.installed = None;
-        Ok(super::absent_is_fine(self.elements.delete_table())?)
+        super::absent_is_fine(self.tables.v4.delete_table())?;
+        Ok(super::absent_is_fine(self.tables.v6.delete_table())?)
+    }
+
+    fn handles(&mut self) -> io::Result<Tables<Handles>> {
+        Ok(Tables { v4: self.tables.v4.handles()?, v6: self.tables.v6.handles()? })
     }
 }
 
-/// The whole transaction as `nft -j` reads it.
-fn json(spec: &GatewaySpec) -> String {
+/// The whole transaction as `nft -j` reads it. `six`: whether there is a table of IPv6 to replace.
+fn json(spec: &GatewaySpec, six: bool) -> String {
+    let mut batch = Batch::new();
+    let mut chains = Vec::new();
+    if let Some(rules) = &spec.forwarding {
+        let forward = forward(spec, rules);
+        chains.push(("forward", NfChainType::Filter, NfHook::Forward, MANGLE, forward));
+        let postrouting = postrouting(spec, rules);
+        chains.push(("postrouting", NfChainType::NAT, NfHook::Postrouting, SOURCE_NAT, postrouting));
+    }
+    chains.extend(answers::chains(spec, Family::V4));
+    table(&mut batch, NfFamily::IP, &spec.table, chains);
+    let chains = answers::chains(spec, Family::V6);
+    if six || !chains.is_empty() {
+        table(&mut batch, NfFamily::IP6, &spec.table, chains);
+    }
     // Maps with string keys only: nothing in these types can fail to serialise.
-    serde_json::to_string(&table(spec).to_nftables()).unwrap_or_default()
+    serde_json::to_string(&batch.to_nftables()).unwrap_or_default()
 }
 
-fn table(spec: &GatewaySpec) -> Batch<'_> {
-    let mut batch = Batch::new();
-    let name: &str = &spec.table;
-    let itself =
-        || NfListObject::Table(Table { family: NfFamily::IP, name: name.into(), handle: None });
+/// Replaces a table.
+fn table<'a>(batch: &mut Batch<'a>, family: NfFamily, name: &'a str, chains: Vec<Rules>) {
+    let itself = || NfListObject::Table(Table { family, name: name.into(), handle: None });
     batch.add(itself()); // or the next would fail the first time
     batch.delete(itself());
+    if chains.is_empty() {
+        return;
+    }
     batch.add(itself());
-    let chains = [
-        ("forward", NfChainType::Filter, NfHook::Forward, MANGLE, forward(spec)),
-        ("postrouting", NfChainType::NAT, NfHook::Postrouting, SOURCE_NAT, postrouting(spec)),
-    ];
     for (chain, kind, hook, priority, rules) in chains {
         if rules.is_empty() {
             continue; // a NAT chain makes the kernel track connections
         }
         batch.add(NfListObject::Chain(Chain {
-            family: NfFamily::IP,
+            family,
             table: name.into(),
             name: chain.into(),
             _type: Some(kind),
@@ -105,7 +166,7 @@ fn table(spec: &GatewaySpec) -> Batch<'_> {
         }));
         for expr in rules {
             batch.add(NfListObject::Rule(Rule {
-                family: NfFamily::IP,
+                family,
                 table: name.into(),
                 chain: chain.into(),
                 expr: expr.into(),
@@ -113,14 +174,13 @@ fn table(spec: &GatewaySpec) -> Batch<'_> {
             }));
         }
     }
-    batch
 }
 
-fn forward(spec: &GatewaySpec) -> Vec<Vec<Statement<'static>>> {
+fn forward(spec: &GatewaySpec, wanted: &ForwardingRules) -> Vec<Vec<Statement<'static>>> {
     let own = || any_of(devices(spec).collect());
     let clamp = |key| vec![eq(meta(key), own()), syn(), clamp_to_path()];
     let mut rules = vec![clamp(MetaKey::Iifname), clamp(MetaKey::Oifname)];
-    if !spec.into_tunnel {
+    if !wanted.into_tunnel {
         let state = NamedExpression::CT(CT { key: "state".into(), family: None, dir: None });
         let answers = any_of(vec![text("established"), text("related")]);
         rules.push(vec![
@@ -136,10 +196,10 @@ fn forward(spec: &GatewaySpec) -> Vec<Vec<Statement<'static>>> {
     }
     // The tunnel's own may go anywhere.
     let is_own = |name: &str| spec.devices.iter().any(|device| device.as_str() == name);
-    let turned_on = spec.turned_on.iter().filter(|name| !is_own(name));
+    let turned_on = wanted.turned_on.iter().filter(|name| !is_own(name));
     let turned_on: Vec<_> = turned_on.map(|name| interface(name)).collect();
     if !turned_on.is_empty() {
-        let gateways = spec.gateways.iter().map(|name| interface(name));
+        let gateways = wanted.gateways.iter().map(|name| interface(name));
         let gateways = any_of(devices(spec).chain(gateways).collect());
         rules.push(vec![
             eq(meta(MetaKey::Iifname), any_of(turned_on)),
@@ -150,8 +210,8 @@ fn forward(spec: &GatewaySpec) -> Vec<Vec<Statement<'static>>> {
     rules
 }
 
-fn postrouting(spec: &GatewaySpec) -> Vec<Vec<Statement<'static>>> {
-    let Some((sources, by)) = &spec.masquerade else { return Vec::new() };
+fn postrouting(spec: &GatewaySpec, wanted: &ForwardingRules) -> Vec<Vec<Statement<'static>>> {
+    let Some((sources, by)) = &wanted.masquerade else { return Vec::new() };
     // Overlapping networks are no set for `nft`.
     let sources = Ipv4Net::aggregate(&sources.iter().copied().collect());
     if sources.is_empty() {
@@ -170,7 +230,7 @@ fn postrouting(spec: &GatewaySpec) -> Vec<Vec<Statement<'static>>> {
 }
 
 /// The tunnel's own interfaces.
-fn devices(spec: &GatewaySpec) -> impl Iterator<Item = Expression<'static>> + '_ {
+pub(super) fn devices(spec: &GatewaySpec) -> impl Iterator<Item = Expression<'static>> + '_ {
     spec.devices.iter().map(|device| interface(device.as_str()))
 }
 
@@ -207,16 +267,25 @@ mod tests {
         GatewaySpec {
             table: "ipipou-0-gateway".to_owned(),
             devices: ["ipipou0".parse().unwrap()].into(),
-            masquerade: Some(([source("10.0.0.0/8"), source("10.1.0.0/16")].into(), None)),
-            turned_on: ["eth0".to_owned(), "ipipou0".to_owned()].into(),
-            gateways: ["ipipou1".to_owned()].into(),
-            into_tunnel: false,
+            forwarding: Some(ForwardingRules {
+                masquerade: Some(([source("10.0.0.0/8"), source("10.1.0.0/16")].into(), None)),
+                turned_on: ["eth0".to_owned(), "ipipou0".to_owned()].into(),
+                gateways: ["ipipou1".to_owned()].into(),
+                into_tunnel: false,
+            }),
+            answers: BTreeMap::new(),
         }
+    }
+
+    fn changed(change: impl FnMut(&mut ForwardingRules)) -> GatewaySpec {
+        let mut spec = spec();
+        spec.forwarding.iter_mut().for_each(change);
+        spec
     }
 
     /// The statements of a chain, a rule each.
     fn chain(spec: &GatewaySpec, name: &str) -> Vec<String> {
-        let all: serde_json::Value = serde_json::from_str(&json(spec)).unwrap();
+        let all: serde_json::Value = serde_json::from_str(&json(spec, false)).unwrap();
         let commands = all["nftables"].as_array().unwrap();
         let rules = commands.iter().map(|command| &command["add"]["rule"]);
         rules.filter(|rule| rule["chain"] == name).map(|rule| rule["expr"].to_string()).collect()
@@ -224,10 +293,9 @@ mod tests {
 
     #[test]
     fn without_masquerade_nothing_is_tracked() {
-        assert!(json(&spec()).contains("\"nat\""));
-        let mut spec = spec();
-        (spec.masquerade, spec.into_tunnel) = (None, true);
-        let json = json(&spec);
+        assert!(json(&spec(), false).contains("\"nat\""));
+        let spec = changed(|rules| (rules.masquerade, rules.into_tunnel) = (None, true));
+        let json = json(&spec, false);
         assert!(!json.contains("\"nat\"") && !json.contains("\"ct\""), "{json}");
     }
 
@@ -244,10 +312,13 @@ mod tests {
             rules.filter(|rule| rule.contains("drop")).collect()
         };
         let from = |rule: &str| rule.split("oifname").next().unwrap().to_owned();
-        let forwards = GatewaySpec { into_tunnel: true, ..spec() };
+        let forwards = changed(|rules| rules.into_tunnel = true);
         let [rule] = drops(&forwards).try_into().unwrap();
         assert!(from(&rule).contains("eth0") && !from(&rule).contains("ipipou0"), "{rule}");
-        let alone = GatewaySpec { turned_on: ["ipipou0".to_owned()].into(), ..forwards };
+        let alone = changed(|rules| {
+            rules.into_tunnel = true;
+            rules.turned_on = ["ipipou0".to_owned()].into();
+        });
         assert_eq!(drops(&alone), Vec::<String>::new());
     }
 
@@ -261,7 +332,7 @@ mod tests {
 
     #[test]
     fn a_star_in_a_name_stands_for_itself() {
-        let spec = GatewaySpec { turned_on: ["eth*".to_owned()].into(), ..spec() };
+        let spec = changed(|rules| rules.turned_on = ["eth*".to_owned()].into());
         let rules = chain(&spec, "forward");
         assert!(rules.iter().any(|rule| rule.contains(r#""eth\\*""#)), "{rules:?}");
     }

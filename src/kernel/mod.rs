@@ -2,6 +2,7 @@
 //!
 //! [`Host`] reads what is there and applies one step at a time.
 
+mod answers;
 mod conntrack;
 mod dump;
 mod elements;

@@ -11,7 +11,7 @@ use super::links::LOOPBACK;
 use super::{Changed, Host, conntrack};
 use crate::engine::config::{DeviceName, TunnelConfig};
 use crate::engine::host::{
-    Address, Found, GatewayFound, Interface, NameServers, PolicyRule, Route, Userspace,
+    Address, Family, Found, GatewayFound, Interface, NameServers, PolicyRule, Route, Userspace,
 };
 
 /// The way of packets as the tunnel sends them: policy rules (ip-rule(8)) may look at all of it.
@@ -195,6 +195,11 @@ impl Host {
     async fn read_routing(&mut self, found: &mut Found) -> io::Result<()> {
         found.rp_filter_of_all = setting("conf/all/rp_filter");
         found.ip_forward = setting("ip_forward") != 0;
+        let families = [Family::V4, Family::V6].into_iter();
+        // Only where routes can lead more into the tunnel than those of the main table do.
+        if self.reading.tunnel.gateway.mark().is_some() {
+            found.tracked = families.filter(|f| conntrack::is_known_to_be_in_use(*f)).collect();
+        }
         // A kernel without nftables has none of our rules.
         found.gateway = self.gateway.read().unwrap_or(GatewayFound::Missing);
         let State { tunnel, ours, routes, .. } = &mut self.reading;

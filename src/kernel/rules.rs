@@ -12,7 +12,7 @@ use super::elements::{self, Elements, Handles, RuleCounter};
 use super::program;
 use super::quoted;
 use super::ruleset::{self, Installation, Reassembly, Replacement};
-use crate::engine::host::{Admitted, RulesFound};
+use crate::engine::host::{Admitted, Family, RulesFound};
 use crate::engine::plan::RuleSpec;
 
 /// Where the rules live, or that there are none.
@@ -34,7 +34,7 @@ pub enum RulesError {
 
 impl Rules {
     pub fn in_table(table: &str) -> Self {
-        Rules::InTable { elements: Elements::in_table(table), installed: None }
+        Rules::InTable { elements: Elements::in_table(Family::V4, table), installed: None }
     }
 
     pub fn unavailable() -> Self {

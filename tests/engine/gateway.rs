@@ -1,7 +1,9 @@
 //! Gateways: routes into a tunnel, forwarding and masquerading, and that all is put back.
 
+use std::collections::BTreeSet;
+
 use ipipou::engine::config::Masquerade;
-use ipipou::engine::host::{GatewayFound, InterfaceKind, NameServers, PolicyRuleKind};
+use ipipou::engine::host::{Family, GatewayFound, GatewaySpec, InterfaceKind, NameServers, PolicyRuleKind};
 
 use super::host::{ETH0, OUTER};
 use super::*;
@@ -14,6 +16,10 @@ fn calling(config: impl FnOnce(&mut ClientConfig)) -> Play {
     config(&mut client);
     let role = Role::Client(client);
     Play::start_on(Datapath::Tun, role, PlayedHost::new(), Memory::default())
+}
+
+fn turned_on(spec: &GatewaySpec) -> &BTreeSet<String> {
+    &spec.forwarding.as_ref().unwrap().turned_on
 }
 
 fn gateway(tunnel: &mut TunnelConfig) {
@@ -62,6 +68,32 @@ fn everything_but_our_own_packets_goes_through_the_tunnel() {
     let after = again.host.shape();
     assert_eq!((after.routes, after.policy_rules), (before.routes, before.policy_rules));
     assert_eq!((after.interfaces, after.name_servers), (before.interfaces, before.name_servers));
+}
+
+/// Connection tracking is asked where it is in use, from the reading on that finds it so.
+#[test]
+fn who_is_forwarded_to_is_answered_by_the_uplink() {
+    let mut play = calling(|config| {
+        gateway(&mut config.tunnel);
+        config.tunnel.gateway.default_route = true;
+    });
+    assert_eq!(play.host.found.gateway, GatewayFound::Missing);
+    play.host.found.tracked = [Family::V4, Family::V6].into();
+    play.read();
+    let [spec] = play.host.gateways.as_slice() else { panic!("{:?}", play.host.gateways) };
+    assert_eq!(spec.forwarding, None);
+    let families: Vec<_> = spec.answers.keys().collect();
+    assert_eq!(families, [&Family::V4], "nothing of IPv6 goes through the tunnel");
+    let answers = &spec.answers[&Family::V4];
+    assert_eq!((answers.mark, answers.uplink.as_str()), (0x6970_0000, "eth0"));
+    assert_eq!(answers.addresses, [OUTER.into()].into());
+    play.host.found.tracked.clear();
+    play.read();
+    assert_eq!(play.host.found.gateway, GatewayFound::Missing);
+    play.host.found.tracked = [Family::V4].into();
+    play.read();
+    play.end();
+    assert_eq!(play.host.found.gateway, GatewayFound::Missing);
 }
 
 #[test]
@@ -190,7 +222,7 @@ fn interfaces_are_judged_until_they_do_not_forward_any_more() {
     config.tunnel.gateway.masquerade = Some(Masquerade::By("eth0".parse().unwrap()));
     let play = again(play, Datapath::Kernel, config, "");
     assert!(forwards(&play, "eth0") && !forwards(&play, "eth1"));
-    let judged: Vec<_> = play.host.gateways.iter().map(|spec| spec.turned_on.len()).collect();
+    let judged: Vec<_> = play.host.gateways.iter().map(|spec| turned_on(spec).len()).collect();
     assert_eq!(judged, [2, 2, 1], "at first, again, and without eth1");
 }
 
@@ -199,7 +231,7 @@ fn a_host_that_others_made_a_router_is_left_to_them() {
     let mut play = serving_gateway(Datapath::Tun);
     play.host.found.ip_forward = true; // sets all that there are as well
     play.read();
-    assert!(play.host.gateways.last().unwrap().turned_on.is_empty());
+    assert!(turned_on(play.host.gateways.last().unwrap()).is_empty());
     play.end();
     assert!(forwards(&play, "eth0") && forwards(&play, "eth1"));
 
@@ -212,7 +244,7 @@ fn a_host_that_others_made_a_router_is_left_to_them() {
     let proof = play.proof();
     play.receive(at(A), &proof);
     assert!(forwards(&play, "eth0"));
-    assert!(play.host.gateways.last().unwrap().turned_on.contains("eth0"));
+    assert!(turned_on(play.host.gateways.last().unwrap()).contains("eth0"));
     play.end();
     assert!(!forwards(&play, "eth0"));
 }

@@ -1,8 +1,6 @@
 """Everything goes through the tunnel, but for the tunnel's own packets."""
 
-import contextlib
 import signal
-import socket
 
 import pytest
 
@@ -11,6 +9,7 @@ from gateways import (
     INNER_CLIENT,
     INNER_SERVER,
     TOKEN,
+    Door,
     Internet,
     await_answer,
     connect,
@@ -62,34 +61,20 @@ def test_nobody_is_locked_out(internet):
     router.run("nft add chain ip door in { type nat hook prerouting priority dstnat ; }")
     router.run(f"nft add rule ip door in iifname wan0 tcp dport 22 dnat to {Internet.LAN}")
     before = state(client)
-    with contextlib.ExitStack() as sessions:
-        listener = client.socket(socket.AF_INET, socket.SOCK_STREAM)
-        sessions.enter_context(listener)
-        listener.bind(("0.0.0.0", 22))
-        listener.listen()
+    with Door(client, 22) as door:
 
         def log_in():
-            there = sessions.enter_context(third.socket(socket.AF_INET, socket.SOCK_STREAM))
-            there.settimeout(5)
-            there.connect((Internet.OUTSIDE[0], 22))
-            here = sessions.enter_context(listener.accept()[0])
-            here.settimeout(5)
-            return here, there
-
-        def answers(here, there):
-            there.sendall(b"ls")
-            here.sendall(here.recv(2))
-            return there.recv(2) == b"ls"
+            return door.enter(third, Internet.OUTSIDE[0], 22)
 
         first = log_in()
-        assert answers(*first)
+        assert door.answers(*first)
         internet.serve()
         far = internet.connect()
         await_answer(client, Internet.THIRD)
-        assert answers(*first) and answers(*log_in())
+        assert door.answers(*first) and door.answers(*log_in())
         assert connect(client, third, Internet.THIRD) == SERVER  # by the tunnel
         assert far.process.stop() == 0
-        assert answers(*first)
+        assert door.answers(*first)
     assert state(client) == before
 
 

@@ -1,8 +1,9 @@
 """Networks with gateways, for the tests of both directories: who is where, and by which way.
 
-    internet  a client on a LAN with two routers, a server, and a third host out there
-    Border    a server between its clients and a network of its own
-    Sites     two LANs, each behind a gateway
+    Internet   a client on a LAN with two routers, a server, and a third host out there
+    Border     a server between its clients and a network of its own
+    Sites      two LANs, each behind a gateway
+    Container  a host behind a bridge of another one
 """
 
 import json
@@ -65,7 +66,7 @@ def state(host):
         "-6 rule",
     ]
     text = "".join(host.run(f"ip {what}") for what in shown)
-    text = re.sub(r"\b(valid_lft|preferred_lft|expires) \S+", "", text)
+    text = re.sub(r"\b(valid_lft|preferred_lft|expires|\w+_timer) +\S+", "", text)
     rules = host.run("nft -s list ruleset")
     settings = host.run(["sysctl", "-a", "-r", r"^net\.ipv[46]\.(conf\.|ip_forward)"])
     return text + re.sub(r"\bcounter packets \d+ bytes \d+", "counter", rules) + settings
@@ -115,6 +116,43 @@ def connect(client, host, address, port=8080, timeout=20):
                 here.sendall(b"pong")
                 assert there.recv(100) == b"pong"
     return peer[0]
+
+
+class Door:
+    """A port of a host, and the connections to it, which stay open as long as it does."""
+
+    def __init__(self, host, port, address=""):
+        family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        self._open = [host.socket(family, socket.SOCK_STREAM)]
+        self._open[0].setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self._open[0].settimeout(20)
+        self._open[0].bind((address, port))
+        self._open[0].listen()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        for one in reversed(self._open):
+            one.close()
+
+    def enter(self, client, address, port):
+        """A connection of `client` to there, which leads here: both of its ends."""
+        there = client.socket(self._open[0].family, socket.SOCK_STREAM)
+        self._open.append(there)
+        there.settimeout(20)
+        there.connect((address, port))
+        here, _ = self._open[0].accept()
+        self._open.append(here)
+        here.settimeout(20)
+        return here, there
+
+    @staticmethod
+    def answers(here, there):
+        """Whether a word that the client says is repeated."""
+        there.sendall(b"ls")
+        here.sendall(here.recv(2))
+        return there.recv(2) == b"ls"
 
 
 def await_answer(host, address, **how):
@@ -253,3 +291,50 @@ class Sites:
             self.gateways[0], *TOKEN, "--forward", "--route", f"{second}.0/24"
         )
         return self
+
+
+class Container:
+    """A host behind a bridge of another one, which publishes its ports, as container runtimes do."""
+
+    BRIDGE, ADDRESS = "172.17.0.1", "172.17.0.2"
+    BRIDGE6, ADDRESS6 = "fd17::1", "fd17::2"
+
+    def __init__(self, lab, outer):
+        self.outer, self.host = outer, lab.host("container")
+        for key in ("ipv4.ip_forward", "ipv6.conf.all.forwarding"):
+            outer.sysctl(f"net.{key}", 1)
+        outer.batch(
+            "link add docker0 type bridge",
+            f"addr add {self.BRIDGE}/16 dev docker0",
+            f"addr add {self.BRIDGE6}/64 dev docker0 nodad",
+            f"link add veth0 master docker0 type veth peer name eth0 netns {self.host.netns}",
+            "link set docker0 up",
+            "link set veth0 up",
+        )
+        self.host.batch(
+            f"addr add {self.ADDRESS}/16 dev eth0",
+            f"addr add {self.ADDRESS6}/64 dev eth0 nodad",
+            "link set eth0 up",
+            f"route add default via {self.BRIDGE}",
+            f"route add default via {self.BRIDGE6}",
+        )
+        self.host.await_carrier("eth0")
+
+    def publish(self, port, to=None):
+        """What comes for the port of the host is for that of the container (or who else has the
+        address); the container's own connections have the host's address."""
+        for family, own, address in (
+            ("ip", f"{self.BRIDGE}/16", to or self.ADDRESS),
+            ("ip6", f"{self.BRIDGE6}/64", f"[{self.ADDRESS6}]"),
+        ):
+            self.outer.nft(f"""
+                table {family} docker {{
+                    chain prerouting {{
+                        type nat hook prerouting priority dstnat;
+                        fib daddr type local tcp dport {port} dnat to {address}:80
+                    }}
+                    chain postrouting {{
+                        type nat hook postrouting priority srcnat;
+                        {family} saddr {own} oifname != docker0 masquerade
+                    }}
+                }}""")
