@@ -16,6 +16,8 @@ mod preflight;
 mod process;
 mod reauth;
 mod record;
+mod resolv_file;
+mod resolvconf;
 mod resolved;
 mod settling;
 mod signals;

@@ -39,13 +39,30 @@ pub fn revert(device: &DeviceName) -> io::Result<()> {
 }
 
 fn resolvectl(arguments: &[&str]) -> io::Result<()> {
-    let output = program::run("resolvectl", arguments, &[]).map_err(|e| {
-        io::Error::new(e.kind(), format!("`resolvectl` of systemd-resolved cannot be run: {e}"))
-    })?;
-    if output.status.success() {
-        return Ok(());
+    program::run_well("resolvectl", " of systemd-resolved", arguments, &[])
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    #[test]
+    fn it_is_known_by_the_link() {
+        let place = std::env::temp_dir().join(format!("ipipou-resolved-{}", std::process::id()));
+        fs::create_dir(&place).unwrap();
+        let file = place.join("resolv.conf");
+        for (target, expected) in [
+            ("../run/systemd/resolve/stub-resolv.conf", true),
+            ("/run/systemd/resolve/resolv.conf", true),
+            ("/run/NetworkManager/resolv.conf", false),
+            ("/run/resolvconf/resolv.conf", false),
+        ] {
+            symlink(target, &file).unwrap();
+            assert_eq!(has(&file), expected, "{target}");
+            fs::remove_file(&file).unwrap();
+        }
+        fs::remove_dir(&place).unwrap();
     }
-    let said = String::from_utf8_lossy(&output.stderr);
-    let said = said.lines().next().unwrap_or("it failed without a word");
-    Err(io::Error::other(format!("resolvectl {}: {said}", arguments.join(" "))))
 }

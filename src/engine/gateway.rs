@@ -72,7 +72,8 @@ pub fn wanted(
     if !extent.devices.is_empty() && (config.forward || config.masquerade.is_some()) {
         wanted.forwarding = forwarding(config, extent, found);
         let forwarding = rules(config, extent, &wanted.forwarding, found, before);
-        wanted.rules = Some(GatewaySpec { forwarding: Some(forwarding), ..no_rules(tunnel, extent) });
+        wanted.rules =
+            Some(GatewaySpec { forwarding: Some(forwarding), ..no_rules(tunnel, extent) });
     }
     // The interface's number is known once it is there: its routes come with the next reading.
     let Some(interface) = extent.devices.iter().find_map(|device| found.interface(device)) else {

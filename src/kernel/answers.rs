@@ -72,7 +72,8 @@ fn came_in(answers: &Answers, family: Family) -> Vec<Statement<'static>> {
             Family::V6 => "ip6 daddr",
         };
         let dir = Some(CTDir::Original);
-        let asked = Expression::Named(NamedExpression::CT(CT { key: key.into(), family: None, dir }));
+        let asked =
+            Expression::Named(NamedExpression::CT(CT { key: key.into(), family: None, dir }));
         ways.push(eq(asked, addresses(answers)));
     }
     ways.push(eq(ct("mark"), Expression::Number(answers.mark)));

@@ -61,8 +61,7 @@ impl Tables<Handles> {
 }
 
 /// A chain: name, type, hook, and what its rules say.
-pub(super) type Rules =
-    (&'static str, NfChainType, NfHook, i32, Vec<Vec<Statement<'static>>>);
+pub(super) type Rules = (&'static str, NfChainType, NfHook, i32, Vec<Vec<Statement<'static>>>);
 
 impl Gateway {
     pub fn in_table(table: &str) -> Self {
@@ -129,7 +128,13 @@ fn json(spec: &GatewaySpec, six: bool) -> String {
         let forward = forward(spec, rules);
         chains.push(("forward", NfChainType::Filter, NfHook::Forward, MANGLE, forward));
         let postrouting = postrouting(spec, rules);
-        chains.push(("postrouting", NfChainType::NAT, NfHook::Postrouting, SOURCE_NAT, postrouting));
+        chains.push((
+            "postrouting",
+            NfChainType::NAT,
+            NfHook::Postrouting,
+            SOURCE_NAT,
+            postrouting,
+        ));
     }
     chains.extend(answers::chains(spec, Family::V4));
     table(&mut batch, NfFamily::IP, &spec.table, chains);

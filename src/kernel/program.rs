@@ -1,4 +1,4 @@
-//! Running the two programs we cannot do without: `nft` and `modprobe`.
+//! Running other programs: `nft` and `modprobe`, and what has the host's name servers.
 
 #![allow(clippy::disallowed_methods)] // the room that owns starting programs
 
@@ -14,14 +14,9 @@ const SYSTEM_DIRECTORIES: &str = "/usr/sbin:/sbin";
 /// # Errors
 /// When it cannot be started; not when it fails.
 pub fn run(name: &str, arguments: &[&str], input: &[u8]) -> io::Result<Output> {
-    let mut path = std::env::var_os("PATH").unwrap_or_default();
-    if !path.is_empty() {
-        path.push(":");
-    }
-    path.push(OsString::from(SYSTEM_DIRECTORIES));
     let mut child = Command::new(name)
         .args(arguments)
-        .env("PATH", path)
+        .env("PATH", path())
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -34,4 +29,33 @@ pub fn run(name: &str, arguments: &[&str], input: &[u8]) -> io::Result<Output> {
         }
     }
     child.wait_with_output()
+}
+
+/// Runs a program that has to succeed. `of`: whose it is, for the message.
+///
+/// # Errors
+/// That it cannot be started, or what it said.
+pub fn run_well(name: &str, of: &str, arguments: &[&str], input: &[u8]) -> io::Result<()> {
+    let output = run(name, arguments, input)
+        .map_err(|e| io::Error::new(e.kind(), format!("`{name}`{of} cannot be run: {e}")))?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let said = String::from_utf8_lossy(&output.stderr);
+    let said = said.lines().next().unwrap_or("it failed without a word");
+    Err(io::Error::other(format!("{name} {}: {said}", arguments.join(" "))))
+}
+
+/// Whether there is such a program.
+pub fn is_installed(name: &str) -> bool {
+    std::env::split_paths(&path()).any(|directory| directory.join(name).is_file())
+}
+
+fn path() -> OsString {
+    let mut path = std::env::var_os("PATH").unwrap_or_default();
+    if !path.is_empty() {
+        path.push(":");
+    }
+    path.push(OsString::from(SYSTEM_DIRECTORIES));
+    path
 }

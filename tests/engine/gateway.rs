@@ -3,7 +3,9 @@
 use std::collections::BTreeSet;
 
 use ipipou::engine::config::Masquerade;
-use ipipou::engine::host::{Family, GatewayFound, GatewaySpec, InterfaceKind, NameServers, PolicyRuleKind};
+use ipipou::engine::host::{
+    Family, GatewayFound, GatewaySpec, InterfaceKind, NameServers, PolicyRuleKind,
+};
 
 use super::host::{ETH0, OUTER};
 use super::*;

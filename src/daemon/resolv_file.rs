@@ -1,0 +1,287 @@
+//! `/etc/resolv.conf` where nobody but its writer has it: saved, written in place, and put back as it
+//! was.
+//!
+//! The inode stays, which may be a bind mount, and so do owner and mode. Its
+//! first line says whose it is. What has our line is ours, and is put back; what has not, somebody
+//! else wrote since, and it stays. Whose line is in it has the file locked while it runs (flock(2)):
+//! the line of a process that was killed keeps nobody else out.
+
+use std::fs::{self, File, Permissions};
+use std::io;
+use std::net::IpAddr;
+use std::os::unix::fs::{FileExt as _, MetadataExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+
+use super::memory::replace as replace_file;
+use crate::engine::config::DeviceName;
+use crate::kernel::lock_file;
+
+/// What the first line of a file of ours begins with; the name of the tunnel's interface follows.
+const MARK: &str = "# ipipou: name servers of ";
+/// `resolv.conf` is for everybody, whatever our umask.
+const MODE: u32 = 0o644;
+
+/// The file, with the name servers of one tunnel or without.
+#[derive(Debug)]
+pub struct ResolvFile {
+    path: PathBuf,
+    state_dir: PathBuf,
+    device: DeviceName,
+    servers: Vec<IpAddr>,
+    /// The file while it has our name servers.
+    lock: Option<File>,
+}
+
+/// What was there before.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Before {
+    Contents(Vec<u8>),
+    NoFile,
+}
+
+impl ResolvFile {
+    /// `path` is `/etc/resolv.conf`; what it held is kept in `state_dir`.
+    pub fn new(
+        path: PathBuf,
+        state_dir: PathBuf,
+        device: DeviceName,
+        servers: Vec<IpAddr>,
+    ) -> Self {
+        ResolvFile { path, state_dir, device, servers, lock: None }
+    }
+
+    /// Puts the name servers in, if they are not.
+    ///
+    /// # Errors
+    /// `AlreadyExists` when another tunnel has the file; or what the kernel said.
+    pub fn apply(&mut self) -> io::Result<()> {
+        let alone = self.lock();
+        let current = read(&self.path)?;
+        let saved = self.saved()?;
+        let before = match (&current, saved) {
+            (Before::Contents(bytes), _) if bytes.starts_with(MARK.as_bytes()) && !alone => {
+                return Err(self.error(
+                    io::ErrorKind::AlreadyExists,
+                    format_args!("has the name servers of another tunnel; see its first line"),
+                ));
+            }
+            (Before::Contents(bytes), Some(before)) if self.is_ours(bytes, &before) => before,
+            (Before::Contents(bytes), _) if bytes.starts_with(self.first_line().as_bytes()) => {
+                return Err(self.error(
+                    io::ErrorKind::NotFound,
+                    format_args!(
+                        "has our name servers, but what was there before is gone from {}: \
+                         write it anew, without the first line",
+                        self.state_dir.display()
+                    ),
+                ));
+            }
+            // Whoever wrote this, it is what has to be put back.
+            (Before::Contents(_) | Before::NoFile, _) => {
+                self.save(&current)?;
+                current.clone()
+            }
+        };
+        let ours = self.contents(&before);
+        if current == Before::Contents(ours.clone()) {
+            return Ok(());
+        }
+        let written = self.write(&ours, &before);
+        written
+            .map_err(|e| self.error(e.kind(), format_args!("cannot be written: {}", hint(&e))))?;
+        self.lock(); // there may have been no file before
+        Ok(())
+    }
+
+    /// Locks the file; false when another process has it locked.
+    fn lock(&mut self) -> bool {
+        let identity = |m: fs::Metadata| (m.dev(), m.ino());
+        let locked = self.lock.as_ref().and_then(|file| file.metadata().ok()).map(identity);
+        if locked.is_some() && locked == fs::metadata(&self.path).ok().map(identity) {
+            return true;
+        }
+        self.lock = None;
+        let Ok(file) = File::open(&self.path) else { return true };
+        match lock_file(&file) {
+            Ok(true) => {
+                self.lock = Some(file);
+                true
+            }
+            Ok(false) => false,
+            // Nobody else can lock it either.
+            Err(_) => true,
+        }
+    }
+
+    /// Whether the name servers are in.
+    pub fn is_applied(&self) -> bool {
+        let (Ok(current), Ok(Some(before))) = (read(&self.path), self.saved()) else {
+            return false;
+        };
+        current == Before::Contents(self.contents(&before))
+    }
+
+    /// Whether we, or a process that crashed, left something to put back.
+    pub fn needs_restoring(&self) -> bool {
+        !matches!(self.saved(), Ok(None))
+    }
+
+    /// Puts back what was there, if nobody else has changed it.
+    ///
+    /// # Errors
+    /// When a file cannot be read or written.
+    pub fn restore(&mut self) -> io::Result<()> {
+        self.lock = None;
+        let Some(before) = self.saved()? else { return Ok(()) };
+        match (read(&self.path)?, &before) {
+            (Before::Contents(current), Before::Contents(bytes))
+                if self.is_ours(&current, &before) =>
+            {
+                replace(&File::options().write(true).open(&self.path)?, bytes)?;
+            }
+            (Before::Contents(current), Before::NoFile) if self.is_ours(&current, &before) => {
+                fs::remove_file(fs::canonicalize(&self.path)?)?; // a link to it stays
+            }
+            (current, _) if current == before => {}
+            _ => tracing::warn!(
+                "{} was changed by somebody else, and stays as it is",
+                self.path.display()
+            ),
+        }
+        self.forget(SAVED)?;
+        self.forget(NO_FILE)
+    }
+
+    fn first_line(&self) -> String {
+        format!("{MARK}{}, until its tunnel ends\n", self.device)
+    }
+
+    /// A crash may have left a part of our first line, or nothing where there was no file.
+    fn is_ours(&self, contents: &[u8], before: &Before) -> bool {
+        let line = self.first_line();
+        match contents {
+            [] => *before == Before::NoFile,
+            _ => contents.starts_with(line.as_bytes()) || line.as_bytes().starts_with(contents),
+        }
+    }
+
+    /// Our file: our servers, and what the old one says besides.
+    fn contents(&self, before: &Before) -> Vec<u8> {
+        let mut contents = self.first_line().into_bytes();
+        for server in &self.servers {
+            contents.extend_from_slice(format!("nameserver {server}\n").as_bytes());
+        }
+        let before: &[u8] = match before {
+            Before::Contents(bytes) => bytes,
+            Before::NoFile => &[],
+        };
+        contents.extend_from_slice(&besides_servers(before));
+        contents
+    }
+
+    /// Writes our file in place. The first line goes first: whenever we crash after that, the file
+    /// is known to be ours.
+    fn write(&self, ours: &[u8], before: &Before) -> io::Result<()> {
+        let file = File::options().write(true).create(true).truncate(false).open(&self.path)?;
+        if *before == Before::NoFile {
+            file.set_permissions(Permissions::from_mode(MODE))?;
+        }
+        file.write_all_at(self.first_line().as_bytes(), 0)?;
+        replace(&file, ours)
+    }
+
+    fn save(&self, before: &Before) -> io::Result<()> {
+        match before {
+            Before::Contents(bytes) => {
+                replace_file(&self.in_state_dir(SAVED), bytes)?;
+                self.forget(NO_FILE)
+            }
+            Before::NoFile => {
+                replace_file(&self.in_state_dir(NO_FILE), &[])?;
+                self.forget(SAVED)
+            }
+        }
+    }
+
+    fn saved(&self) -> io::Result<Option<Before>> {
+        match read(&self.in_state_dir(SAVED))? {
+            Before::NoFile if self.in_state_dir(NO_FILE).exists() => Ok(Some(Before::NoFile)),
+            Before::NoFile => Ok(None),
+            saved @ Before::Contents(_) => Ok(Some(saved)),
+        }
+    }
+
+    fn in_state_dir(&self, name: &str) -> PathBuf {
+        self.state_dir.join(name)
+    }
+
+    fn forget(&self, name: &str) -> io::Result<()> {
+        forget(&self.in_state_dir(name))
+    }
+
+    fn error(&self, kind: io::ErrorKind, what: std::fmt::Arguments<'_>) -> io::Error {
+        io::Error::new(kind, format!("{} {what}", self.path.display()))
+    }
+}
+
+/// In the state directory: what the file held; that there was none.
+const SAVED: &str = "resolv.conf.before";
+const NO_FILE: &str = "resolv.conf.absent";
+
+/// The lines of such a file that do not name servers, but that programs go by (resolv.conf(5)).
+pub fn besides_servers(contents: &[u8]) -> Vec<u8> {
+    let mut kept = Vec::new();
+    for line in contents.split(|&byte| byte == b'\n') {
+        let word = line.split(u8::is_ascii_whitespace).next().unwrap_or_default();
+        if [b"search".as_slice(), b"domain", b"options"].contains(&word) {
+            kept.extend_from_slice(line);
+            kept.push(b'\n');
+        }
+    }
+    kept
+}
+
+/// Removes a file of ours; none is no error.
+pub fn forget(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
+}
+
+/// Why a file cannot be written, and what to do.
+fn hint(error: &io::Error) -> String {
+    match error.raw_os_error() {
+        // What a unit with ProtectSystem= sees (systemd.exec(5)).
+        Some(libc::EROFS) => format!(
+            "{error}: in a service, allow it with ReadWritePaths=, as the unit says; or leave --dns out"
+        ),
+        Some(libc::EPERM) => {
+            format!("{error}: it is immutable, see `lsattr` and `chattr -i`; or leave --dns out")
+        }
+        Some(libc::EACCES) => format!("{error}: run as root, or leave --dns out"),
+        _ => format!("{error}; or leave --dns out"),
+    }
+}
+
+fn read(path: &Path) -> io::Result<Before> {
+    match fs::read(path) {
+        Ok(bytes) => Ok(Before::Contents(bytes)),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Before::NoFile),
+        Err(e) => Err(e),
+    }
+}
+
+/// Gives a file other contents. It is cut before it is written: what a crash leaves is the
+/// beginning of the old, and never the old after the new.
+fn replace(file: &File, contents: &[u8]) -> io::Result<()> {
+    let length = contents.len() as u64;
+    if file.metadata()?.len() > length {
+        file.set_len(length)?;
+    }
+    file.write_all_at(contents, 0)?;
+    file.sync_all()
+}
+
+#[cfg(test)]
+mod tests;

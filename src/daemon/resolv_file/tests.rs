@@ -1,0 +1,253 @@
+use std::os::unix::fs::symlink;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use super::*;
+
+const ORIGINAL: &[u8] = b"# by hand\nsearch example.org\nnameserver 192.0.2.53\n\
+                          nameserver 192.0.2.54\noptions edns0";
+const OURS: &str = "# ipipou: name servers of ipipou0, until its tunnel ends\n\
+                    nameserver 10.0.0.53\nsearch example.org\noptions edns0\n";
+
+/// A directory with a `resolv.conf` and room for state; removed at the end.
+struct Place(PathBuf);
+
+impl Place {
+    fn empty() -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("ipipou-dns-{}-{number}", std::process::id());
+        let path = std::env::temp_dir().join(name);
+        fs::create_dir(&path).unwrap();
+        Place(path)
+    }
+
+    fn with(contents: &[u8]) -> Self {
+        let place = Place::empty();
+        fs::write(place.file(), contents).unwrap();
+        place
+    }
+
+    fn file(&self) -> PathBuf {
+        self.0.join("resolv.conf")
+    }
+
+    fn dns(&self, device: &str, servers: &[&str]) -> ResolvFile {
+        ResolvFile::new(
+            self.file(),
+            self.0.join("state").join(device),
+            device.parse().unwrap(),
+            servers.iter().map(|s| s.parse().unwrap()).collect(),
+        )
+    }
+
+    fn ipipou0(&self) -> ResolvFile {
+        self.dns("ipipou0", &["10.0.0.53"])
+    }
+
+    fn contents(&self) -> String {
+        fs::read_to_string(self.file()).unwrap()
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+#[test]
+fn the_file_is_put_back_byte_for_byte_in_the_same_inode() {
+    let place = Place::with(ORIGINAL);
+    fs::set_permissions(place.file(), Permissions::from_mode(0o664)).unwrap();
+    let inode = || fs::metadata(place.file()).map(|m| (m.ino(), m.mode())).unwrap();
+    let (before, mut dns) = (inode(), place.ipipou0());
+    assert!(!dns.is_applied() && !dns.needs_restoring());
+    for _ in 0..2 {
+        dns.apply().unwrap();
+        assert_eq!((place.contents().as_str(), inode()), (OURS, before));
+        assert!(dns.is_applied() && dns.needs_restoring());
+    }
+    for _ in 0..2 {
+        dns.restore().unwrap();
+        assert_eq!((fs::read(place.file()).unwrap().as_slice(), inode()), (ORIGINAL, before));
+        assert!(!dns.is_applied() && !dns.needs_restoring());
+    }
+}
+
+#[test]
+fn a_process_after_a_crash_knows_the_original() {
+    let place = Place::with(ORIGINAL);
+    place.ipipou0().apply().unwrap();
+    assert!(place.ipipou0().is_applied());
+    place.ipipou0().apply().unwrap();
+    let mut other_servers = place.dns("ipipou0", &["10.0.0.54", "fd00::53"]);
+    assert!(!other_servers.is_applied());
+    other_servers.apply().unwrap();
+    assert!(place.contents().contains("\nnameserver 10.0.0.54\nnameserver fd00::53\n"));
+    let mut without = place.dns("ipipou0", &[]);
+    assert!(without.needs_restoring());
+    without.restore().unwrap();
+    assert_eq!(fs::read(place.file()).unwrap(), ORIGINAL);
+}
+
+/// Every state that a crash can leave: before, between and after the single system calls.
+#[test]
+fn a_crash_in_the_middle_of_writing_does_no_harm() {
+    for original in [ORIGINAL, b"", b"nameserver 192.0.2.53\n", &[b'#'; 500]] {
+        let line = place_line();
+        let mut states = vec![original.to_vec(), OURS.as_bytes().to_vec()];
+        let mut over = line.clone();
+        over.extend(original.get(line.len()..).unwrap_or_default());
+        states.push(over.clone()); // the first line is written
+        over.truncate(OURS.len());
+        states.push(over); // and the file cut
+        let mut cut = OURS.as_bytes().to_vec();
+        cut.truncate(original.len());
+        states.push(cut); // cut, to be put back
+        for state in states {
+            let place = Place::with(original);
+            place.ipipou0().apply().unwrap();
+            fs::write(place.file(), &state).unwrap();
+            place.ipipou0().restore().unwrap();
+            assert_eq!(fs::read(place.file()).unwrap(), original, "{state:?}");
+            place.ipipou0().apply().unwrap();
+            fs::write(place.file(), &state).unwrap();
+            place.ipipou0().apply().unwrap();
+            place.ipipou0().restore().unwrap();
+            assert_eq!(fs::read(place.file()).unwrap(), original, "{state:?}");
+        }
+    }
+}
+
+fn place_line() -> Vec<u8> {
+    OURS.split_inclusive('\n').next().unwrap().as_bytes().to_vec()
+}
+
+#[test]
+fn what_somebody_else_wrote_stays() {
+    let place = Place::with(ORIGINAL);
+    let mut dns = place.ipipou0();
+    dns.apply().unwrap();
+    fs::write(place.file(), "nameserver 198.51.100.1\n").unwrap();
+    assert!(!dns.is_applied());
+    dns.restore().unwrap();
+    assert_eq!(place.contents(), "nameserver 198.51.100.1\n");
+    assert!(!dns.needs_restoring());
+}
+
+#[test]
+fn what_somebody_else_wrote_is_put_back_after_a_repair() {
+    let place = Place::with(ORIGINAL);
+    let mut dns = place.ipipou0();
+    dns.apply().unwrap();
+    fs::write(place.file(), "nameserver 198.51.100.1\n").unwrap();
+    dns.apply().unwrap();
+    assert!(dns.is_applied());
+    dns.restore().unwrap();
+    assert_eq!(place.contents(), "nameserver 198.51.100.1\n");
+}
+
+#[test]
+fn a_file_that_was_not_there_goes_again() {
+    let place = Place::empty();
+    place.ipipou0().apply().unwrap();
+    assert_eq!(fs::metadata(place.file()).unwrap().mode() & 0o777, 0o644);
+    assert!(place.ipipou0().is_applied());
+    place.ipipou0().apply().unwrap();
+    place.ipipou0().restore().unwrap();
+    assert!(!place.file().exists());
+    assert!(!place.ipipou0().needs_restoring());
+    for crashed in ["", "# ipip", OURS] {
+        place.ipipou0().apply().unwrap();
+        fs::write(place.file(), crashed).unwrap();
+        place.ipipou0().apply().unwrap();
+        fs::write(place.file(), crashed).unwrap();
+        place.ipipou0().restore().unwrap();
+        assert!(!place.file().exists(), "{crashed}");
+    }
+}
+
+#[test]
+fn links_are_followed_and_stay() {
+    let place = Place::empty();
+    let target = place.0.join("elsewhere");
+    symlink("elsewhere", place.file()).unwrap();
+    let mut dns = place.ipipou0();
+    dns.apply().unwrap();
+    assert!(target.exists());
+    dns.restore().unwrap();
+    assert!(!target.exists() && place.file().is_symlink());
+    fs::write(&target, ORIGINAL).unwrap();
+    dns.apply().unwrap();
+    assert_eq!(fs::read_to_string(&target).unwrap(), OURS);
+    dns.restore().unwrap();
+    assert_eq!(fs::read(&target).unwrap(), ORIGINAL);
+    assert!(place.file().is_symlink());
+}
+
+#[test]
+fn a_second_tunnel_is_refused() {
+    let place = Place::with(ORIGINAL);
+    let mut first = place.ipipou0();
+    first.apply().unwrap();
+    first.apply().unwrap();
+    for name in ["ipipou1", "ipipou", "ipipou00"] {
+        let mut second = place.dns(name, &["10.1.0.53"]);
+        let error = second.apply().unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::AlreadyExists);
+        assert!(error.to_string().contains("another tunnel"), "{error}");
+        assert!(!second.is_applied() && !second.needs_restoring());
+    }
+    assert_eq!(place.contents(), OURS);
+}
+
+#[test]
+fn the_mark_of_a_process_that_was_killed_keeps_nobody_out() {
+    let place = Place::with(ORIGINAL);
+    let mut first = place.ipipou0();
+    first.apply().unwrap();
+    drop(first); // killed
+    let mut second = place.dns("ipipou1", &["10.1.0.53"]);
+    second.apply().unwrap();
+    assert!(second.is_applied());
+    // The first is started again: now it is the second that has the file.
+    let mut again = place.ipipou0();
+    assert_eq!(again.apply().unwrap_err().kind(), io::ErrorKind::AlreadyExists);
+    second.restore().unwrap();
+    assert_eq!(place.contents(), OURS);
+    again.apply().unwrap();
+    again.restore().unwrap();
+    assert_eq!(fs::read(place.file()).unwrap(), ORIGINAL);
+}
+
+#[test]
+fn the_same_tunnel_in_another_namespace_is_another() {
+    let place = Place::with(ORIGINAL);
+    let mut one = place.ipipou0();
+    one.apply().unwrap();
+    assert_eq!(place.ipipou0().apply().unwrap_err().kind(), io::ErrorKind::AlreadyExists);
+    one.restore().unwrap();
+    assert_eq!(fs::read(place.file()).unwrap(), ORIGINAL);
+}
+
+#[test]
+fn the_reason_is_named() {
+    for (errno, words) in [
+        (libc::EROFS, "ReadWritePaths="),
+        (libc::EPERM, "chattr -i"),
+        (libc::EACCES, "run as root"),
+        (libc::ENOSPC, "No space left"),
+    ] {
+        let hint = hint(&io::Error::from_raw_os_error(errno));
+        assert!(hint.contains(words) && hint.contains("leave --dns out"), "{hint}");
+    }
+}
+
+#[test]
+fn without_its_saved_copy_our_file_is_not_taken_for_the_original() {
+    let place = Place::with(ORIGINAL);
+    place.ipipou0().apply().unwrap();
+    fs::remove_dir_all(place.0.join("state")).unwrap();
+    assert_eq!(place.ipipou0().apply().unwrap_err().kind(), io::ErrorKind::NotFound);
+    assert!(!place.ipipou0().needs_restoring());
+}
