@@ -284,4 +284,5 @@ fn replace(file: &File, contents: &[u8]) -> io::Result<()> {
 }
 
 #[cfg(test)]
+#[path = "resolv_file_tests.rs"]
 mod tests;

@@ -24,15 +24,8 @@ FROM_OUTSIDE = Internet.OUTSIDE[0], 8000
 
 @pytest.fixture
 def internet(lab):
-    """The first router hands on to the client what comes for port 8000."""
     internet = Internet(lab)
-    internet.routers[0].nft(f"""
-        table ip door {{
-            chain prerouting {{
-                type nat hook prerouting priority dstnat;
-                iifname wan0 tcp dport 8000 dnat to {Internet.LAN}
-            }}
-        }}""")
+    internet.forward(8000)
     return internet
 
 

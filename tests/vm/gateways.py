@@ -209,6 +209,16 @@ class Internet:
             self.routers.append(router)
         self.client.run(f"ip route add default via {self.ROUTERS[0]}")
 
+    def forward(self, port):
+        """The first router hands on to the client what comes from outside for this port."""
+        self.routers[0].nft(f"""
+            table ip door {{
+                chain prerouting {{
+                    type nat hook prerouting priority dstnat;
+                    iifname wan0 tcp dport {port} dnat to {self.LAN}
+                }}
+            }}""")
+
     def serve(self, *options, **more):
         """A server that everything may go through; the third host knows no way to the client."""
         return ipipou.server(self.server, *TOKEN, "--masquerade", "eth0", *options, **more)
