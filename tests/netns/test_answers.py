@@ -187,3 +187,23 @@ def test_the_rules_are_repaired_and_follow_the_address(lab, internet):
         assert door.answers(*door.enter(third, *FROM_OUTSIDE))
     assert far.process.stop() == 0
     assert rules_of(client) == ""
+
+
+def test_without_nft_the_tunnel_is_up_all_the_same(lab, internet):
+    """It says once what does not work."""
+    client, third = internet.client, internet.third
+    Container(lab, client).publish(8000)
+    before = state(client)
+    internet.serve()
+    no_nft = 'mount --bind /dev/null "$(command -v nft)" && exec "$0" "$@"'
+    far = internet.connect(prefix=["unshare", "--mount", "sh", "-c", no_nft])
+    await_answer(client, Internet.THIRD)
+    far.await_log("connections from outside to containers .* install the package nftables")
+    client.run("ip addr add 192.168.1.200/24 dev eth0")
+    await_(lambda: "from 192.168.1.200" in client.run("ip rule"), what="the new address")
+    assert connect(client, third, Internet.THIRD) == SERVER
+    client.run("ip addr del 192.168.1.200/24 dev eth0")
+    await_(lambda: "from 192.168.1.200" not in client.run("ip rule"), what="that it goes")
+    assert far.process.stop() == 0
+    assert far.process.output().count("connections from outside to containers") == 1
+    assert state(client) == before
