@@ -341,7 +341,7 @@ class Container:
                 table {family} docker {{
                     chain prerouting {{
                         type nat hook prerouting priority dstnat;
-                        fib daddr type local tcp dport {port} dnat to {address}:80
+                        iifname != docker0 tcp dport {port} dnat to {address}:80
                     }}
                     chain postrouting {{
                         type nat hook postrouting priority srcnat;
