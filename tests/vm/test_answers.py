@@ -1,6 +1,7 @@
 """A full tunnel on a host with containers: the main case of tests/netns, on both datapaths."""
 
 import signal
+import subprocess
 
 import pytest
 
@@ -14,6 +15,8 @@ FROM_OUTSIDE = Internet.OUTSIDE[0], 8000
 def test_a_published_port_answers(lab, datapath):
     """Connections from before the tunnel and new ones, after a kill too; what the container itself
     begins takes the tunnel."""
+    if datapath == "tun":
+        subprocess.run(["modprobe", "tun"], check=True)
     internet = Internet(lab)
     client, third = internet.client, internet.third
     internet.forward(8000)
