@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use super::memory::replace as replace_file;
-use super::resolv_file::{ResolvFile, forget};
+use super::resolv_file::{self, ResolvFile, forget};
 use super::resolvconf::Resolvconf;
 use super::resolved;
 use crate::engine::config::DeviceName;
@@ -58,6 +58,42 @@ impl Dns {
         }
     }
 
+    /// That nothing keeps this process from putting them in, as far as that shows before.
+    ///
+    /// # Errors
+    /// Why it cannot, and what to do.
+    pub fn check(&self) -> io::Result<()> {
+        match self.owner() {
+            _ if self.servers.is_empty() => Ok(()),
+            Owner::Resolved => Ok(()), // who may tell it what is a matter of policy (polkit)
+            // openresolv's says that all is well when it cannot write the file.
+            Owner::Resolvconf | Owner::Nobody => resolv_file::check(&self.path, self.settings()),
+        }
+    }
+
+    /// What a service needs for it: the unit's comment has the same.
+    fn settings(&self) -> &'static str {
+        match self.owner() {
+            Owner::Resolved => "DynamicUser=no",
+            Owner::Resolvconf if self.path.is_symlink() => {
+                "DynamicUser=no and ReadWritePaths=/run/resolvconf"
+            }
+            Owner::Resolvconf => "DynamicUser=no and ReadWritePaths=/run/resolvconf /etc",
+            Owner::Nobody => resolv_file::BY_HAND,
+        }
+    }
+
+    /// What `resolvectl` or `resolvconf` said. Both listen to root; to others they say so in many ways,
+    /// or that they cannot get anywhere.
+    fn refused(&self, error: io::Error) -> io::Error {
+        if rustix::process::geteuid().is_root() {
+            return error;
+        }
+        let hint = resolv_file::in_service(self.settings());
+        let text = format!("{error}: run as root; {hint}; or leave --dns out");
+        io::Error::new(io::ErrorKind::PermissionDenied, text)
+    }
+
     /// Puts the name servers in, if they are not. systemd-resolved is told every time: it forgets
     /// with the interface.
     ///
@@ -68,13 +104,14 @@ impl Dns {
         match self.owner() {
             Owner::Resolved => {
                 replace_file(&self.state_dir.join(TOLD_RESOLVED), &[])?;
-                resolved::ask(&self.servers, &self.device)?;
+                resolved::ask(&self.servers, &self.device).map_err(|e| self.refused(e))?;
                 self.told = true;
                 Ok(())
             }
             Owner::Resolvconf => {
                 replace_file(&self.state_dir.join(TOLD_RESOLVCONF), &[])?;
-                self.resolvconf.add(&self.servers, &self.path)
+                let added = self.resolvconf.add(&self.servers, &self.path);
+                added.map_err(|e| self.refused(e))
             }
             Owner::Nobody => self.file.apply(),
         }

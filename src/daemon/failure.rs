@@ -49,7 +49,8 @@ impl Exit {
             Exit::Ok => "The tunnel was removed, or everything asked for was done.",
             Exit::Generic => "Any other failure.",
             Exit::Usage => {
-                "Usage: wrong options, a mistake in a file, or an interface that does not exist."
+                "Usage: wrong options, a mistake in a file, or an interface that does not exist; as a \
+                 service, also a right that the unit does not give."
             }
             Exit::Module => "A kernel module could not be loaded.",
             Exit::Queue => "The netfilter queue.",
@@ -84,6 +85,9 @@ pub enum Failure {
     Queue(#[from] QueueError),
     #[error(transparent)]
     Rules(#[from] RulesError),
+    /// What the process may not do at all.
+    #[error("{0}")]
+    Capability(String),
     #[error("{0}")]
     Address(String),
     #[error("{0}")]
@@ -102,6 +106,7 @@ impl Failure {
     pub fn exit(&self) -> Exit {
         match self {
             Failure::Generic(_)
+            | Failure::Capability(_)
             | Failure::Netlink(_)
             | Failure::Random(_)
             | Failure::System { .. } => Exit::Generic,
@@ -122,6 +127,23 @@ impl Failure {
             Failure::Sending(_) => Exit::Sending,
             Failure::Cleanup(_) => Exit::Cleanup,
         }
+    }
+
+    /// The failure of a service. What stays as it is until somebody changes the service's rights or a
+    /// file is usage: the unit is started again for all the rest (`RestartPreventExitStatus=`).
+    pub fn of_service(self) -> Failure {
+        let is_refusal = |error: &io::Error| {
+            matches!(
+                error.kind(),
+                io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem
+            )
+        };
+        let stays = matches!(&self, Failure::Capability(_))
+            || matches!(
+                &self,
+                Failure::Step { error: StepError::Dns(error), .. } if is_refusal(error)
+            );
+        if stays { Failure::Usage(self.to_string()) } else { self }
     }
 
     /// What went wrong while doing this.

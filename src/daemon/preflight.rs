@@ -257,7 +257,7 @@ fn require_tun() -> Result<(), Failure> {
 
 /// Whether a service manager waits for word of us (sd_notify(3)). `INVOCATION_ID` would not do: shells
 /// that a user's own service manager started have it, too.
-fn is_service() -> bool {
+pub fn is_service() -> bool {
     std::env::var_os("NOTIFY_SOCKET").is_some_and(|socket| !socket.is_empty())
 }
 
@@ -285,7 +285,7 @@ pub fn require_capability(bit: u32, name: &str) -> Result<(), Failure> {
     if effective >> bit & 1 == 1 {
         return Ok(());
     }
-    Err(Failure::Generic(format!(
+    Err(Failure::Capability(format!(
         "not allowed without {name}: run as root, or as the service ipipou@.service"
     )))
 }

@@ -87,6 +87,16 @@ impl<'a> Process<'a> {
         let Ground { host, locks, adopts_listeners, family } =
             preflight::open_host(settings, datapath, !kept.is_nothing()).await?;
         let tunnel = settings.tunnel();
+        let dns = Dns::new(
+            RESOLV_CONF.into(),
+            settings.state_dir.clone(),
+            tunnel.device.clone(),
+            tunnel.gateway.dns.clone(),
+        );
+        dns.check().map_err(|error| Failure::Step {
+            step: Box::new(Step::UseNameServers),
+            error: StepError::Dns(error),
+        })?;
         let carrier = Carrier::open(datapath, &settings.role, tunnel, kept)?;
         if let Some(held) = carrier.queues()
             && let Err(error) = host.check_queues(&tunnel.device, held).await
@@ -119,12 +129,7 @@ impl<'a> Process<'a> {
             locks,
             foreign_listeners: !adopts_listeners,
             carrier,
-            dns: Dns::new(
-                RESOLV_CONF.into(),
-                settings.state_dir.clone(),
-                tunnel.device.clone(),
-                tunnel.gateway.dns.clone(),
-            ),
+            dns,
             memory: file,
             rejections: Limiter::new(LOG_EVERY, 1),
             failures: Limiter::new(LOG_EVERY, SOME_LINES),

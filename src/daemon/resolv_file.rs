@@ -86,9 +86,7 @@ impl ResolvFile {
         if current == Before::Contents(ours.clone()) {
             return Ok(());
         }
-        let written = self.write(&ours, &before);
-        written
-            .map_err(|e| self.error(e.kind(), format_args!("cannot be written: {}", hint(&e))))?;
+        self.write(&ours, &before).map_err(|e| unwritable(&self.path, &e, BY_HAND))?;
         self.lock(); // there may have been no file before
         Ok(())
     }
@@ -249,19 +247,42 @@ pub fn forget(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Why a file cannot be written, and what to do.
-fn hint(error: &io::Error) -> String {
-    match error.raw_os_error() {
-        // What a unit with ProtectSystem= sees (systemd.exec(5)).
-        Some(libc::EROFS) => format!(
-            "{error}: in a service, allow it with ReadWritePaths=, as the unit says; or leave --dns out"
-        ),
-        Some(libc::EPERM) => {
-            format!("{error}: it is immutable, see `lsattr` and `chattr -i`; or leave --dns out")
-        }
-        Some(libc::EACCES) => format!("{error}: run as root, or leave --dns out"),
-        _ => format!("{error}; or leave --dns out"),
+/// What lets a service write the file, as the unit's comment has it.
+pub const BY_HAND: &str = "DynamicUser=no and ReadWritePaths=/etc/resolv.conf";
+
+/// That this process may write a file. Where there is none, writing tells. `settings`: what a service
+/// needs for it.
+///
+/// # Errors
+/// Why not, and what to do.
+pub fn check(path: &Path, settings: &str) -> io::Result<()> {
+    match File::options().write(true).open(path) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(unwritable(path, &e, settings)),
+        Ok(_) | Err(_) => Ok(()),
     }
+}
+
+fn unwritable(path: &Path, error: &io::Error, settings: &str) -> io::Error {
+    let hint = hint(error, settings);
+    io::Error::new(error.kind(), format!("{} cannot be written: {hint}", path.display()))
+}
+
+/// What gives a service the right that is missing.
+pub fn in_service(settings: &str) -> String {
+    format!("in a service, put {settings} below [Service] by `systemctl edit`")
+}
+
+/// Why a file cannot be written, and what to do.
+fn hint(error: &io::Error, settings: &str) -> String {
+    let what = match error.raw_os_error() {
+        // What the user of a unit with DynamicUser= sees, and what root sees there with ProtectSystem=
+        // (systemd.exec(5)): neither setting alone is enough.
+        Some(libc::EACCES) => format!(": run as root; {}", in_service(settings)),
+        Some(libc::EROFS) => format!(": {}", in_service(settings)),
+        Some(libc::EPERM) => ": it is immutable, see `lsattr` and `chattr -i`".to_owned(),
+        _ => String::new(),
+    };
+    format!("{error}{what}; or leave --dns out")
 }
 
 fn read(path: &Path) -> io::Result<Before> {

@@ -233,12 +233,12 @@ fn the_same_tunnel_in_another_namespace_is_another() {
 #[test]
 fn the_reason_is_named() {
     for (errno, words) in [
-        (libc::EROFS, "ReadWritePaths="),
+        (libc::EROFS, "put DynamicUser=no and ReadWritePaths=/etc/resolv.conf below [Service]"),
         (libc::EPERM, "chattr -i"),
-        (libc::EACCES, "run as root"),
+        (libc::EACCES, "run as root; in a service, put DynamicUser=no and ReadWritePaths="),
         (libc::ENOSPC, "No space left"),
     ] {
-        let hint = hint(&io::Error::from_raw_os_error(errno));
+        let hint = hint(&io::Error::from_raw_os_error(errno), BY_HAND);
         assert!(hint.contains(words) && hint.contains("leave --dns out"), "{hint}");
     }
 }

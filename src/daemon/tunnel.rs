@@ -14,7 +14,7 @@ use super::hosts::Hosts;
 use super::process::Process;
 use super::settling::Settling;
 use super::signals::{Caught, Signals};
-use super::{Failure, Settings, names};
+use super::{Failure, Settings, names, preflight};
 use crate::auth::key_text;
 use crate::engine::Event;
 use crate::engine::config::{Host as ServerHost, Role};
@@ -36,7 +36,10 @@ pub fn run(settings: &Settings) -> Result<(), Failure> {
     let result = runtime.block_on(serve(settings));
     // A lookup or a fetch that is under way keeps nobody waiting.
     runtime.shutdown_background();
-    result
+    result.map_err(|failure| match preflight::is_service() {
+        true => failure.of_service(),
+        false => failure,
+    })
 }
 
 async fn serve(settings: &Settings) -> Result<(), Failure> {

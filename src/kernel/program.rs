@@ -17,6 +17,7 @@ pub fn run(name: &str, arguments: &[&str], input: &[u8]) -> io::Result<Output> {
     let mut child = Command::new(name)
         .args(arguments)
         .env("PATH", path())
+        .env_remove("NOTIFY_SOCKET") // they are not the service (resolvectl says that it is ready)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
