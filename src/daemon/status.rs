@@ -1,9 +1,10 @@
 //! What a process tells of itself.
 
+use super::clock;
 use super::process::Process;
 use crate::engine::Contact;
 use crate::engine::config::Role;
-use crate::observe::status::{Dropped, ProcessStatus, RemoteStatus, TunnelStatus};
+use crate::observe::status::{Dropped, ProcessStatus, RemoteStatus, TunnelStatus, Unreachable};
 
 impl Process<'_> {
     pub(super) fn role(&self) -> &'static str {
@@ -35,7 +36,7 @@ impl Process<'_> {
             role: self.role().to_owned(),
             uptime: self.clock.elapsed().as_secs(),
             rules: self.rules.to_owned(),
-            tunnels: vec![tunnel_status(self.engine.status())],
+            tunnels: vec![self.tunnel_status()],
             accepted: counters.accepted,
             moved: counters.moved,
             sent: counters.sent,
@@ -43,6 +44,24 @@ impl Process<'_> {
             rejected: counters.rejected.iter().map(|(r, n)| (r.name().to_owned(), *n)).collect(),
             dropped: by_rules.chain(by_us).collect(),
         }
+    }
+
+    fn tunnel_status(&self) -> TunnelStatus {
+        let tunnel = self.engine.status();
+        let unreachable = self.unreachable(&tunnel);
+        TunnelStatus { unreachable, ..tunnel_status(tunnel) }
+    }
+
+    /// What is said of the way to the remote since something last came from there.
+    fn unreachable(&self, tunnel: &crate::engine::Status) -> Option<Unreachable> {
+        let (word, ago) = self.carrier.userspace()?.unreachable()?;
+        let at = clock::unix().saturating_sub(ago.as_secs());
+        let is_news = tunnel.last_data.max(tunnel.last_reply) < Some(at);
+        (tunnel.remote == Some(word.to) && is_news).then(|| Unreachable {
+            what: word.what.to_owned(),
+            by: word.by.map(|by| by.to_string()),
+            at,
+        })
     }
 }
 
@@ -73,6 +92,8 @@ fn tunnel_status(tunnel: crate::engine::Status) -> TunnelStatus {
         last_accepted: tunnel.last_authentication.filter(|_| !is_client),
         last_sent: tunnel.last_authentication.filter(|_| is_client),
         last_data: tunnel.last_data,
+        last_reply: tunnel.last_reply,
+        unreachable: None,
         connected: tunnel.contact.map(|contact| contact == Contact::Connected),
         unanswered: match tunnel.contact {
             Some(Contact::Unanswered(since)) => Some(since.as_secs()),

@@ -194,6 +194,8 @@ pub struct Status {
     pub contact: Option<Contact>,
     /// Unix time when packets last came in, as far as this process saw.
     pub last_data: Option<u64>,
+    /// Unix time of the last answer to an authentication packet that is counted apart from data.
+    pub last_reply: Option<u64>,
     pub traffic: Traffic,
 }
 

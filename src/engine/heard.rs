@@ -1,5 +1,6 @@
 //! Whether the other end of a client's tunnel is there, as far as the old protocol tells: a server
-//! answers nothing unless it is asked to, so what comes out of the tunnel is all there is to see.
+//! answers nothing unless it is asked to, so what comes out of the tunnel, and such answers, are all
+//! there is to see.
 
 use std::time::Duration;
 
@@ -16,6 +17,8 @@ pub struct Heard {
     read_at: Duration,
     /// Unix time of the reading that last saw packets come in.
     data: Option<u64>,
+    /// The same of answers to authentication packets.
+    reply: Option<u64>,
     /// Our clock at the first reading that saw packets go out since then.
     unanswered: Option<Duration>,
     /// The same since the server's address became another one, and at the last such reading.
@@ -26,7 +29,7 @@ pub struct Heard {
 /// Whether a client's server is there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Contact {
-    /// Packets came in, and no more than a few went out since.
+    /// Packets or answers came in, and no more than a few packets went out since.
     Connected,
     /// Nothing has ever come in.
     Never,
@@ -40,12 +43,16 @@ impl Heard {
     pub fn read(&mut self, traffic: Traffic, answers: u64, unix: u64, now: Duration) -> bool {
         self.read_at = now;
         let answered = std::mem::replace(&mut self.answers, answers) < answers;
+        if answered {
+            self.reply = Some(unix);
+            self.unanswered = None;
+        }
         let Some(last) = self.last.replace(traffic) else { return answered };
         let received = traffic.rx_packets > last.rx_packets;
         if received {
             self.data = Some(unix);
             self.unanswered = None;
-        } else if traffic.tx_packets > last.tx_packets {
+        } else if traffic.tx_packets > last.tx_packets && !answered {
             self.unanswered = self.unanswered.or(Some(now));
             let first = self.sending.map_or(now, |(first, _)| first);
             self.sending = Some((first, now));
@@ -72,9 +79,15 @@ impl Heard {
         self.data
     }
 
+    /// Unix time when the last answer to an authentication packet came in, where these do not come out
+    /// of the interface.
+    pub fn last_reply(&self) -> Option<u64> {
+        self.reply
+    }
+
     pub fn contact(&self) -> Contact {
         let since = self.unanswered.map(|since| self.read_at.saturating_sub(since));
-        match (self.data, since) {
+        match (self.data.or(self.reply), since) {
             (None, _) => Contact::Never,
             (Some(_), Some(since)) if since > PATIENCE => Contact::Unanswered(since),
             (Some(_), _) => Contact::Connected,
@@ -132,7 +145,28 @@ mod tests {
         let mut heard = heard(&again);
         assert!(!heard.read(heard.last.unwrap(), 0, 1103, Duration::from_secs(103)));
         assert!(heard.read(heard.last.unwrap(), 1, 1104, Duration::from_secs(104)));
-        assert_eq!((heard.silent_for(), heard.contact()), (Duration::ZERO, Contact::Never));
+        assert_eq!((heard.silent_for(), heard.contact()), (Duration::ZERO, Contact::Connected));
+        assert_eq!((heard.last_reply(), heard.last_data()), (Some(1104), None));
+    }
+
+    #[test]
+    fn a_reply_is_contact_as_data_is() {
+        // (second, packets that came in, that went out, replies)
+        let contact = |readings: &[(u64, u64, u64, u64)]| {
+            let mut heard = Heard::default();
+            for &(second, rx_packets, tx_packets, replies) in readings {
+                let traffic = Traffic { rx_packets, tx_packets, ..Traffic::default() };
+                heard.read(traffic, replies, 1000 + second, Duration::from_secs(second));
+            }
+            heard.contact()
+        };
+        let replied = [(0, 0, 0, 0), (3, 0, 0, 1)];
+        assert_eq!(contact(&replied), Contact::Connected);
+        assert_eq!(contact(&[(0, 0, 0, 1)]), Contact::Connected, "before the first reading");
+        // Packets that go out after it wait for something of their own.
+        let unanswered = [&replied[..], &[(6, 0, 1, 1), (17, 0, 2, 1)]].concat();
+        assert_eq!(contact(&unanswered), Contact::Unanswered(Duration::from_secs(11)));
+        assert_eq!(contact(&[&unanswered[..], &[(20, 0, 3, 2)]].concat()), Contact::Connected);
     }
 
     #[test]

@@ -135,7 +135,9 @@ impl Engine {
         let Some(found) = &self.found else { return };
         for peer in &mut self.peers {
             if let End::Server(server) = &mut peer.end {
-                let traffic = found.interface(&peer.device).map(|i| i.traffic).unwrap_or_default();
+                let mut traffic =
+                    found.interface(&peer.device).map(|i| i.traffic).unwrap_or_default();
+                traffic.rx_packets += found.answers; // they came back, too
                 let silent = server.read_traffic(traffic, now);
                 actions.extend(silent.map(Report::NothingBack).map(Action::Report));
             }

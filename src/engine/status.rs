@@ -43,6 +43,7 @@ impl Engine {
             },
             contact: only.filter(|peer| peer.is_server()).map(|_| self.heard.contact()),
             last_data: self.heard.last_data(),
+            last_reply: self.heard.last_reply(),
             traffic: self.traffic(),
         }
     }

@@ -85,6 +85,14 @@ pub struct TunnelStatus {
     /// Unix time when packets last came in, as far as this process saw.
     #[serde(default)]
     pub last_data: Option<u64>,
+    /// Unix time of the last answer to an authentication packet (`tun` only: in the kernel's datapath
+    /// it comes in as data does).
+    #[serde(default)]
+    pub last_reply: Option<u64>,
+    /// What somebody says of packets to the remote that did not arrive, since something last came in
+    /// (`tun` only). Anybody can say so.
+    #[serde(default)]
+    pub unreachable: Option<Unreachable>,
     /// Whether a client's server is there: packets came in, and do when some go out. `null` where
     /// the other end proves itself to us.
     #[serde(default)]
@@ -96,6 +104,17 @@ pub struct TunnelStatus {
     pub rx_packets: u64,
     pub tx_bytes: u64,
     pub tx_packets: u64,
+}
+
+/// An ICMP error.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Unreachable {
+    /// In words, as `port unreachable`.
+    pub what: String,
+    /// Who said it, as the message has it.
+    pub by: Option<String>,
+    /// Unix time.
+    pub at: u64,
 }
 
 /// Packets that were dropped.
@@ -152,8 +171,9 @@ pub fn table(processes: &[ProcessStatus], now: u64, wide: bool) -> String {
                 process.accepted.to_string(),
                 refused.to_string(),
             ]);
-            if let Some(why) = why_not_connected(tunnel, now) {
-                let _ = writeln!(notes, "{}: {why}", tunnel.interface);
+            let said = [why_not_connected(tunnel, now), unreachable(tunnel, now)];
+            for note in said.into_iter().flatten() {
+                let _ = writeln!(notes, "{}: {note}", tunnel.interface);
             }
         }
     }
@@ -268,6 +288,7 @@ fn addresses(tunnel: &TunnelStatus, now: u64) -> String {
         ("authentication sent", tunnel.last_sent),
         ("authentication accepted", tunnel.last_accepted),
         ("data received", tunnel.last_data),
+        ("reply received", tunnel.last_reply),
     ];
     for (what, at) in times {
         if let Some(at) = at {
@@ -300,7 +321,7 @@ fn why_not_connected(tunnel: &TunnelStatus, now: u64) -> Option<String> {
         return None;
     }
     let remote = or_dash(tunnel.remote.as_deref());
-    Some(match (tunnel.unanswered, tunnel.last_data) {
+    Some(match (tunnel.unanswered, tunnel.last_data.max(tunnel.last_reply)) {
         (Some(seconds), Some(at)) => format!(
             "packets go out for {} and none come back; the last came {}",
             duration(seconds),
@@ -310,6 +331,13 @@ fn why_not_connected(tunnel: &TunnelStatus, now: u64) -> Option<String> {
             "nothing has come back from {remote} yet: an idle tunnel is silent, so try a ping"
         ),
     })
+}
+
+/// What routers and hosts say of the way to the remote.
+fn unreachable(tunnel: &TunnelStatus, now: u64) -> Option<String> {
+    let Unreachable { what, by, at } = tunnel.unreachable.as_ref()?;
+    let by = by.as_deref().unwrap_or("somebody");
+    Some(format!("{what}, says {by}, {}", age(now, *at)))
 }
 
 /// A server accepted it, a client has only sent it.
@@ -388,6 +416,12 @@ mod tests {
             last_accepted: None,
             last_sent: Some(1),
             last_data: Some(1),
+            last_reply: None,
+            unreachable: Some(Unreachable {
+                what: "destination unreachable".to_owned(),
+                by: Some("2001:db8:1111:2222:3333:4444:5555:6666".to_owned()),
+                at: 1,
+            }),
             connected: Some(false),
             unanswered: Some(119),
             rx_bytes: 1_022_000,
@@ -443,9 +477,20 @@ mod tests {
             shown.contains("ipipou0: packets go out for 119s and none come back; the last came")
         );
         process.tunnels[0].unanswered = None;
+        process.tunnels[0].last_reply = Some(100);
+        process.tunnels[0].unanswered = Some(11);
         process.tunnels[0].last_data = None;
         let shown = table(std::slice::from_ref(&process), 121, false);
+        assert!(shown.contains("none come back; the last came 21s ago"), "{shown}");
+        process.tunnels[0].unanswered = None;
+        process.tunnels[0].last_reply = None;
+        let shown = table(std::slice::from_ref(&process), 121, false);
         assert!(shown.contains("nothing has come back from 203.0.113.1:10000 yet"), "{shown}");
+        assert!(
+            shown.contains("ipipou0: destination unreachable, says 2001:db8:1111:2222:3333:4444:"),
+            "{shown}"
+        );
+        process.tunnels[0].unreachable = None;
         process.tunnels[0].connected = Some(true);
         let shown = table(std::slice::from_ref(&process), 121, false);
         assert!(shown.contains(" connected ") && shown.lines().count() == 2, "{shown}");

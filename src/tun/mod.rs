@@ -45,6 +45,7 @@ mod split;
 #[cfg(test)]
 mod tests;
 mod transmit;
+mod unreachable;
 mod vnet;
 mod wake;
 
@@ -71,7 +72,8 @@ pub use handover::{Kept, forget, inherited};
 use lanes::{Inlet, Lane, Outlet, lanes};
 pub use offloads::Offloads;
 use path::Paths;
-use socket::UdpSocket;
+use socket::{UdpSocket, Word};
+pub use unreachable::Unreachable;
 use wake::{Start, Wake};
 
 /// More readers than this gain nothing: one thread writes.
@@ -99,6 +101,7 @@ struct Shared {
     /// Packets of admitted remotes that were no data of theirs.
     answers: AtomicU64,
     paths: Paths,
+    unreachable: Mutex<unreachable::Last>,
     /// Numbers the datagrams that were fragmented, beginning anywhere.
     fragmented: AtomicU16,
     stopping: AtomicBool,
@@ -126,6 +129,7 @@ impl Datapath {
             drops: Drops::new(),
             answers: AtomicU64::new(0),
             paths: Paths::default(),
+            unreachable: Mutex::default(),
             fragmented: AtomicU16::new(anything()),
             stopping: AtomicBool::new(false),
             stop: Wake::new()?,
@@ -324,6 +328,12 @@ impl Datapath {
         self.shared.answers.load(Ordering::Relaxed)
     }
 
+    /// What was last said of a remote that packets did not get to, and how long ago.
+    pub fn unreachable(&self) -> unreachable::Last {
+        let last = *lock(&self.shared.unreachable);
+        last.map(|(word, at)| (word, wake::now().saturating_sub(at)))
+    }
+
     /// Packets that were dropped, by reason.
     pub fn dropped(&self) -> BTreeMap<&'static str, u64> {
         self.shared.drops.read()
@@ -407,6 +417,15 @@ impl Shared {
     /// Takes what the kernel and routers say of packets that were sent; whether there was anything.
     fn read_errors(&self, socket: &UdpSocket) -> bool {
         socket.read_errors(|word| {
+            let word = match word {
+                Word::TooLong(word) => word,
+                Word::Unreachable(word) => {
+                    if self.forwarding().is_remote(word.to) {
+                        *lock(&self.unreachable) = Some((word, wake::now()));
+                    }
+                    return;
+                }
+            };
             let is_remote = self.forwarding().is_remote(word.to);
             if let Some(mtu) = self.paths.note(&word, is_remote, wake::now()) {
                 tracing::warn!(

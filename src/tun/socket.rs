@@ -2,7 +2,7 @@
 
 use std::io::{self, IoSliceMut};
 use std::mem;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::RwLock;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -16,6 +16,7 @@ use super::ecn::Ecn;
 use super::path::{self, SaidBy, TooLong};
 use super::send::REFUSALS;
 use super::shared_port;
+use super::unreachable::{self, Unreachable};
 
 /// Room for some milliseconds of a fast sender's packets, doubled by the kernel (socket(7)).
 const BUFFER: usize = 4 << 20;
@@ -47,6 +48,12 @@ pub struct Received {
     pub ecn: Ecn,
     /// The number of the interface that they came in by.
     pub interface: Option<u32>,
+}
+
+/// What is said of a packet that was sent.
+pub enum Word {
+    TooLong(TooLong),
+    Unreachable(Unreachable),
 }
 
 impl UdpSocket {
@@ -166,18 +173,18 @@ impl UdpSocket {
         Ok(Received { from, length, size, ecn, interface })
     }
 
-    /// Hands out what the kernel and routers say of packets that were too long; whether there was
-    /// anything. What else they say of any packet is left aside.
-    pub fn read_errors(&self, mut look: impl FnMut(TooLong)) -> bool {
+    /// Hands out what the kernel and routers say of packets that did not arrive; whether there was
+    /// anything.
+    pub fn read_errors(&self, mut look: impl FnMut(Word)) -> bool {
         let mut any = false;
         for _ in 0..ERRORS {
             let mut said = None;
-            let note = |_, level, kind, value: &[u8]| said = too_long(level, kind, value).or(said);
+            let note = |_, level, kind, value: &[u8]| said = Said::of(level, kind, value).or(said);
             match self.receive_message(&mut [], libc::MSG_ERRQUEUE, note) {
                 Ok((to, _)) => {
                     any = true;
-                    if let (Some(to), Some((said_by, mtu))) = (to, said) {
-                        look(TooLong { to, mtu, said_by });
+                    if let Some(word) = to.zip(said).and_then(|(to, said)| said.about(to)) {
+                        look(word);
                     }
                 }
                 Err(_) => break, // there is nothing more
@@ -224,24 +231,61 @@ struct Parts {
     interface: Option<u32>,
 }
 
-/// What an extended error (`struct sock_extended_err` in linux/errqueue.h) says about the path of a
-/// packet that was too long.
-fn too_long(level: libc::c_int, kind: libc::c_int, value: &[u8]) -> Option<(SaidBy, usize)> {
-    if !matches!(
-        (level, kind),
-        (libc::SOL_IP, libc::IP_RECVERR) | (libc::SOL_IPV6, libc::IPV6_RECVERR)
-    ) {
-        return None;
+/// An extended error: `struct sock_extended_err` of linux/errqueue.h, and the address behind it.
+#[derive(Clone, Copy)]
+struct Said {
+    error: libc::c_int,
+    origin: u8,
+    kind: u8,
+    code: u8,
+    info: u32,
+    by: Option<IpAddr>,
+}
+
+impl Said {
+    fn of(level: libc::c_int, kind: libc::c_int, value: &[u8]) -> Option<Said> {
+        if !matches!(
+            (level, kind),
+            (libc::SOL_IP, libc::IP_RECVERR) | (libc::SOL_IPV6, libc::IPV6_RECVERR)
+        ) {
+            return None;
+        }
+        let (error, rest) = value.split_first_chunk()?;
+        let (&[origin, kind, code, _], rest) = rest.split_first_chunk()?;
+        let (info, rest) = rest.split_first_chunk()?;
+        let by = rest.get(4..).and_then(offender);
+        let (error, info) = (i32::from_ne_bytes(*error), u32::from_ne_bytes(*info));
+        Some(Said { error, origin, kind, code, info, by })
     }
-    let &[e0, e1, e2, e3, origin, _, _, _, m0, m1, m2, m3] = value.first_chunk()?;
-    let said_by = match origin {
-        libc::SO_EE_ORIGIN_LOCAL => SaidBy::Kernel,
-        libc::SO_EE_ORIGIN_ICMP | libc::SO_EE_ORIGIN_ICMP6 => SaidBy::Router,
-        _ => return None,
-    };
-    let is_about_length = i32::from_ne_bytes([e0, e1, e2, e3]) == libc::EMSGSIZE;
-    let mtu = usize::try_from(u32::from_ne_bytes([m0, m1, m2, m3])).ok()?;
-    is_about_length.then_some((said_by, mtu))
+
+    /// What it says of a packet that was sent there.
+    fn about(self, to: SocketAddr) -> Option<Word> {
+        let said_by = match self.origin {
+            libc::SO_EE_ORIGIN_LOCAL => SaidBy::Kernel,
+            libc::SO_EE_ORIGIN_ICMP | libc::SO_EE_ORIGIN_ICMP6 => SaidBy::Router,
+            _ => return None,
+        };
+        if self.error == libc::EMSGSIZE {
+            let mtu = usize::try_from(self.info).ok()?;
+            return Some(Word::TooLong(TooLong { to, mtu, said_by }));
+        }
+        let what = match self.origin {
+            libc::SO_EE_ORIGIN_ICMP => unreachable::of_icmp(self.kind, self.code),
+            libc::SO_EE_ORIGIN_ICMP6 => unreachable::of_icmp6(self.kind, self.code),
+            _ => None,
+        };
+        what.map(|what| Word::Unreachable(Unreachable { to, what, by: self.by }))
+    }
+}
+
+/// Who said it: a `sockaddr` of a family that we know (`SO_EE_OFFENDER`).
+fn offender(address: &[u8]) -> Option<IpAddr> {
+    let (family, rest) = address.split_first_chunk()?;
+    match libc::c_int::from(u16::from_ne_bytes(*family)) {
+        libc::AF_INET => rest.get(2..)?.first_chunk::<4>().map(|bytes| IpAddr::from(*bytes)),
+        libc::AF_INET6 => rest.get(6..)?.first_chunk::<16>().map(|bytes| IpAddr::from(*bytes)),
+        _ => None,
+    }
 }
 
 impl Parts {

@@ -1,10 +1,13 @@
 """What a person is told of mistakes that each end alone cannot see."""
 
+import pytest
+
 import ipipou
 from ipipou import CLIENT, SERVER, STRANGER, Keys, Lan
 from lab import await_
 
 TUN = ["--datapath", "tun"]
+SERVER6, CLIENT6 = "2001:db8::1", "2001:db8::2"
 
 
 def test_two_hosts_with_one_key_are_named(lab):
@@ -77,3 +80,85 @@ def test_a_client_knows_whether_its_server_is_there(lab):
     assert far.show()["tunnels"][0]["connected"] is False
     text = client.run(["ipipou", "show", "--runtime-root", far.root])
     assert "not connected" in text and "none come back" in text, text
+
+
+def test_a_reply_is_contact(lab):
+    """A server that answers is there, though no data has come yet."""
+    server, client = ipipou.neighbours(lab)
+    keys = Keys(server)
+    near = ipipou.server(server, *TUN, "--reply-on-auth-ok", keys=keys)
+    far = ipipou.client(client, *TUN, keys=keys)
+    near.await_log("tunnel up")
+    await_(lambda: far.show()["tunnels"][0]["connected"], what="connected")
+    (tunnel,) = far.show()["tunnels"]
+    assert (tunnel["last_data"], tunnel["rx_packets"]) == (None, 0)
+    assert tunnel["last_reply"] >= tunnel["last_sent"]
+    shown = client.run(["ipipou", "show", "ipipou0", "--runtime-root", far.root])
+    assert " connected " in shown and "nothing" not in shown, shown
+    assert "last reply received: " in shown and "last data received" not in shown, shown
+    # Nor is it tried again: without the reply that is said after seven seconds.
+    await_(lambda: far.show()["uptime"] > 10, what="second")
+    assert "nothing has come back" not in far.process.output()
+
+
+def reject(server, kind):
+    """Its packets to the tunnel's port are refused so, as a firewall on the way would do it."""
+    hook = "type filter hook input priority -200"
+    server.nft(f"table ip f {{\nchain c {{\n{hook}\nudp dport 10000 reject with icmp type {kind}\n}}\n}}")
+
+
+@pytest.mark.parametrize(
+    "kind, what",
+    [
+        (None, "port unreachable"),
+        ("host-unreachable", "host unreachable"),
+        ("admin-prohibited", "prohibited"),
+    ],
+)
+def test_what_routers_say_of_the_server_is_told(lab, kind, what):
+    server, client = ipipou.neighbours(lab)
+    if kind is not None:
+        reject(server, kind)
+    keys = Keys(server)
+    far = ipipou.client(client, *TUN, keys=keys)
+    told = lambda: far.show()["tunnels"][0]["unreachable"]  # noqa: E731
+    await_(lambda: told() is not None, what="the error")
+    assert (told()["what"], told()["by"]) == (what, SERVER)
+    assert told()["at"] >= far.show()["tunnels"][0]["last_sent"] - 10
+    shown = client.run(["ipipou", "show", "--runtime-root", far.root])
+    assert " not connected " in shown and f"ipipou0: {what}, says {SERVER}, " in shown, shown
+    assert max(map(len, shown.splitlines())) <= 100
+
+
+def test_what_routers_say_over_ipv6_is_told(lab):
+    server, client = ipipou.neighbours(lab)
+    for host, address in ((server, SERVER6), (client, CLIENT6)):
+        host.run(f"ip addr add {address}/64 dev eth0 nodad")
+    place = ["-c", "-b", f"[{CLIENT6}]@eth0", "-r", f"[{SERVER6}]:10000", "--tunl-ip", "172.28.0.1"]
+    far = ipipou.Tunnel(client, *place, *TUN, "--auth-token", "x")
+    told = lambda: far.show()["tunnels"][0]["unreachable"]  # noqa: E731
+    await_(lambda: told() is not None, what="the error")
+    assert (told()["what"], told()["by"]) == ("port unreachable", SERVER6)
+
+
+def test_a_forged_icmp_error_changes_nothing_but_the_word(lab):
+    """It quotes our packets, address and port right, while all goes well."""
+    server, client = ipipou.neighbours(lab)
+    keys = Keys(server)
+    near = ipipou.server(server, *TUN, keys=keys)
+    far = ipipou.client(client, *TUN, "--keepalive", "1", keys=keys)
+    near.await_log("tunnel up")
+    ipipou.reach_each_other(server, client)
+    await_(lambda: far.show()["tunnels"][0]["connected"], what="connected")
+    # From now on nothing comes back, and that is no reason to call it lost.
+    reject(server, "port-unreachable")
+    await_(lambda: far.show()["tunnels"][0]["unreachable"], what="the error")
+    (tunnel,) = far.show()["tunnels"]
+    assert (tunnel["connected"], tunnel["unanswered"]) == (True, None)
+    shown = client.run(["ipipou", "show", "--runtime-root", far.root])
+    assert " connected " in shown and f"ipipou0: port unreachable, says {SERVER}, " in shown, shown
+    # Data takes it away.
+    server.run("nft delete table ip f")
+    assert client.ping("172.28.0.0", count=5).received == 5
+    await_(lambda: far.show()["tunnels"][0]["unreachable"] is None, what="good news")
+    assert near.show()["moved"] == 0

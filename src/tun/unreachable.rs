@@ -1,0 +1,62 @@
+//! Routers' and hosts' word that nobody is reached where we send to. Anybody can say so: it is shown,
+//! and nothing follows from it.
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+/// Types of linux/icmp.h and linux/icmpv6.h.
+const ICMP_DEST_UNREACH: u8 = 3;
+const ICMPV6_DEST_UNREACH: u8 = 1;
+
+/// What was said of a remote.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Unreachable {
+    /// Where we sent to.
+    pub to: SocketAddr,
+    /// In the words of RFC 792 and RFC 4443.
+    pub what: &'static str,
+    /// By whom, as the message has it: this host itself when nobody answers ARP.
+    pub by: Option<IpAddr>,
+}
+
+/// The last one of all: when it came by the monotonic clock, or how long ago.
+pub type Last = Option<(Unreachable, Duration)>;
+
+/// What an ICMP message of this type and code says, if that is it. What is too long is told by
+/// `path.rs`.
+pub fn of_icmp(kind: u8, code: u8) -> Option<&'static str> {
+    (kind == ICMP_DEST_UNREACH && code != 4).then_some(match code {
+        0 | 6 | 11 => "network unreachable",
+        1 | 7 | 8 | 12 => "host unreachable",
+        2 => "protocol unreachable",
+        3 => "port unreachable",
+        9 | 10 | 13 => "prohibited",
+        _ => "destination unreachable",
+    })
+}
+
+/// The same of ICMPv6.
+pub fn of_icmp6(kind: u8, code: u8) -> Option<&'static str> {
+    (kind == ICMPV6_DEST_UNREACH).then_some(match code {
+        0 => "network unreachable",
+        1 | 5 => "prohibited",
+        3 => "host unreachable",
+        4 => "port unreachable",
+        _ => "destination unreachable",
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_says_unreachable_is_told() {
+        assert_eq!(of_icmp(3, 3), Some("port unreachable"));
+        assert_eq!(of_icmp(3, 13), Some("prohibited"));
+        assert_eq!(of_icmp(3, 4), None, "too long");
+        assert_eq!(of_icmp(11, 3), None, "time exceeded");
+        assert_eq!(of_icmp6(1, 4), Some("port unreachable"));
+        assert_eq!((of_icmp6(2, 0), of_icmp6(3, 3)), (None, None));
+    }
+}
