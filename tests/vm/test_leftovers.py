@@ -1,6 +1,7 @@
 """Nothing is left behind: by an end, by many, or by a start that fails."""
 
 import contextlib
+import json
 import pathlib
 import shutil
 import signal
@@ -214,3 +215,48 @@ def test_without_nft_a_client_warns_and_works(lab):
     assert lan.client.run("nft list ruleset") == ""
     assert far.process.stop() == 0
     assert lan.client.snapshot() == before
+
+
+# -- of the old script ----------------------------------------------------------------------
+
+
+def as_the_script_made_it(host, own, remote, inner, peer):
+    """A listener and a link without a label, as the Python program has left them when it was killed."""
+    host.batch(
+        f"fou add port 10000 ipproto 4 local {own} dev eth0",
+        f"link add ipipou0 type ipip local {own} remote {remote} dev eth0 ttl 64"
+        " encap fou encap-sport 10000 encap-dport 10000",
+        f"addr add {inner} peer {peer} dev ipipou0",
+        "link set ipipou0 up",
+    )
+    return link_number(host)
+
+
+def link_number(host):
+    return json.loads(host.run("ip -j link show dev ipipou0"))[0]["ifindex"]
+
+
+def test_the_tunnel_of_a_killed_script_is_taken_over(lab):
+    """Both ends, one after the other: the links stay, and not one ping is lost."""
+    lan = ipipou.Lan(lab)
+    before = snapshots(lan)
+    keys = ipipou.Keys(lan.server)
+    numbers = [
+        as_the_script_made_it(lan.server, SERVER, CLIENT, INNER_SERVER, "172.28.0.1"),
+        as_the_script_made_it(lan.client, CLIENT, SERVER, "172.28.0.1", INNER_SERVER),
+    ]
+    ping = lan.client.ping_background(INNER_SERVER, interval=0.05)
+    ping.await_answers(5)
+    near = ipipou.server(lan.server, keys=keys)
+    near.await_log("took over the running tunnel")
+    ping.await_answers(20)
+    far = ipipou.client(lan.client, keys=keys)
+    far.await_log("took over the running tunnel")
+    near.await_accepted(1)
+    ping.await_answers(40)
+    ping.stop_complete()
+    assert [link_number(lan.server), link_number(lan.client)] == numbers
+    assert near.show()["tunnels"][0]["remote"] == f"{CLIENT}:10000"
+    for end in (near, far):
+        assert end.process.stop() == 0
+    assert changed(lan, before) == []
