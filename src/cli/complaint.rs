@@ -103,7 +103,8 @@ fn stray_word(word: &str, position: usize, command: &clap::Command, args: &[OsSt
             "argument {position} belongs to no option; a value with blanks needs quotes"
         );
     }
-    let hint = meant::instead_of(word, command);
+    let joined = before.clone().next().and_then(|before| meant::behind_one_hyphen(before, command));
+    let hint = joined.or_else(|| meant::instead_of(word, command));
     let word = shown(word);
     match (position, hint) {
         (1, Some(hint)) => format!("unknown command {word}; {hint}"),

@@ -92,6 +92,15 @@ pub fn with_one_hyphen<'a>(
     })
 }
 
+/// What was meant by the word before a stray one: `-remote` is `-r emote` to the parser, and has its
+/// value already.
+pub fn behind_one_hyphen(word: &str, command: &clap::Command) -> Option<String> {
+    let name = word.strip_prefix('-').filter(|name| !name.starts_with('-') && name.len() > 2)?;
+    let (letter, value) = name.split_at_checked(1)?;
+    let question = question("--", &options(name, command))?;
+    Some(format!("{word} is -{letter} {value}: {question}"))
+}
+
 /// The first word that is neither an option nor a value of one, and its place.
 pub fn stray<'a>(args: &'a [OsString], command: &clap::Command) -> Option<(usize, &'a str)> {
     let takes_value = |arg: &clap::Arg| arg.get_action().takes_values();
@@ -183,6 +192,20 @@ mod tests {
         assert_eq!(found("-vers"), Some("--version".to_owned()));
         for other in ["-vvv", "-n3", "-s", "--server", "-b@eth0", "-auth", "server"] {
             assert_eq!(found(other), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn a_value_that_is_the_rest_of_an_option() {
+        let command = Options::command();
+        let behind = |word| behind_one_hyphen(word, &command).unwrap_or_default();
+        assert_eq!(behind("-remote"), "-remote is -r emote: did you mean --fou-remote?");
+        assert_eq!(
+            behind("-remote-ip"),
+            "-remote-ip is -r emote-ip: did you mean --fou-remote-ip?"
+        );
+        for other in ["-r", "-vv", "--remote", "remote", "-r192.0.2.1", "-bé"] {
+            assert_eq!(behind(other), "", "{other}");
         }
     }
 
