@@ -157,8 +157,9 @@ pub struct Options {
     pub auth_packet_ttl: Option<NonZeroU8>,
 
     /// Our end as [IP][:PORT][@DEV], any part of it; wins over the single options. IPv6 stands in
-    /// brackets. @DEV without IP means the first address of DEV; @auto, on a client, the address of
-    /// the route to the server
+    /// brackets. @DEV without IP means an address of DEV: a client's that of its route; else the first
+    /// that is good beyond the link, which stays while it is there. @auto, on a client: the address of
+    /// the route to the server, from network to network
     #[arg(short = 'b', long, value_name = "LOCAL", value_parser = endpoint::local,
           help_heading = "Outer packets")]
     pub fou_local: Option<LocalEnd>,
