@@ -256,3 +256,23 @@ def test_flood_of_nonsense(lan):
     refused = status["rejected"]["wrong_signature"]
     assert refused + sum(dropped(near).values()) == 2000 and refused < 1900
     assert dropped(near)["control_limited"] > 100 and status["accepted"] == 1
+
+
+@pytest.mark.parametrize("proof, length", [("key", 73), ("token", 50)])
+def test_data_as_long_as_an_authentication_packet_is_data(lan, proof, length):
+    """It is told apart by its first bits: not one goes to the daemon."""
+    if proof == "key":
+        keys, token = ipipou.Keys(lan.server), []
+    else:
+        keys, token = None, ["--auth-token", "t" * length]
+    near = ipipou.server(lan.server, *TUN, *token, keys=keys)
+    far = ipipou.client(lan.client, *TUN, *token, keys=keys)
+    near.await_accepted(1)
+    reach_each_other(lan.server, lan.client)
+    seen = lan.server.capture("ipipou0", f"icmp and ip[2:2] = {length}")
+    # IPv4 and ICMP headers have 28 bytes.
+    done = lan.client.run(f"ping -n -c 5 -i 0.2 -s {length - 28} 172.28.0.0")
+    assert "5 received, 0% packet loss" in done, done
+    assert len(seen.await_packets(10)) == 10
+    assert near.show()["rejected"] == {}
+    assert dropped(near) == dropped(far) == {}
