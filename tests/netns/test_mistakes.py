@@ -103,8 +103,9 @@ def test_a_reply_is_contact(lab):
 
 def reject(server, kind):
     """Its packets to the tunnel's port are refused so, as a firewall on the way would do it."""
+    rule = f"udp dport 10000 reject with icmp type {kind}"
     hook = "type filter hook input priority -200"
-    server.nft(f"table ip f {{\nchain c {{\n{hook}\nudp dport 10000 reject with icmp type {kind}\n}}\n}}")
+    server.nft(f"table ip f {{\nchain c {{\n{hook}\n{rule}\n}}\n}}")
 
 
 @pytest.mark.parametrize(

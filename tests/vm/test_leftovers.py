@@ -221,7 +221,7 @@ def test_without_nft_a_client_warns_and_works(lab):
 
 
 def as_the_script_made_it(host, own, remote, inner, peer):
-    """A listener and a link without a label, as the Python program has left them when it was killed."""
+    """A listener and a link without a label, as the Python program left them when it was killed."""
     host.batch(
         f"fou add port 10000 ipproto 4 local {own} dev eth0",
         f"link add ipipou0 type ipip local {own} remote {remote} dev eth0 ttl 64"

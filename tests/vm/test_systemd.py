@@ -364,7 +364,7 @@ exit 0
 
 @pytest.fixture(params=["resolvectl", "resolvconf"])
 def owner(request, with_dns):
-    """Who has resolv.conf, played as the two of that name behave; and where it shows what was said."""
+    """Who has resolv.conf, played as the two of that name behave; where it shows what was said."""
     program = pathlib.Path("/usr/local/bin", request.param)
     program.write_text({"resolvectl": RESOLVECTL, "resolvconf": RESOLVCONF}[request.param])
     program.chmod(0o755)
@@ -380,7 +380,8 @@ def owner(request, with_dns):
     directory.mkdir(exist_ok=True)
     yield shows
     program.unlink()
-    there or directory.rmdir()
+    if not there:
+        directory.rmdir()
     RESOLV_CONF.unlink()
     RESOLV_CONF.write_text(old)
 
