@@ -6,6 +6,8 @@ mod gateway;
 mod guard;
 #[path = "engine/host.rs"]
 mod host;
+#[path = "engine/made.rs"]
+mod made;
 #[path = "engine/memory.rs"]
 mod memory;
 #[path = "engine/mtu.rs"]
@@ -100,6 +102,8 @@ struct Play {
     slow_disk: bool,
     unwritten: Option<Writing>,
     applied: Vec<String>,
+    /// Steps and reports as they came, and which steps were refused.
+    log: Vec<String>,
 }
 
 impl Play {
@@ -142,6 +146,7 @@ impl Play {
             slow_disk: false,
             unwritten: None,
             applied: Vec::new(),
+            log: Vec::new(),
         }
     }
 
@@ -165,9 +170,13 @@ impl Play {
                 Some(Action::Apply(step)) => {
                     self.applied.push(step.to_string());
                     match self.host.apply(&step) {
-                        Ok(()) => applied = true,
+                        Ok(()) => {
+                            applied = true;
+                            self.log.push(step.to_string());
+                        }
                         Err(refused) => {
                             failed = true;
+                            self.log.push(format!("refused: {step}"));
                             let taken = refused == host::Refused::Taken;
                             self.feed(Event::StepFailed { step, taken }, &mut work);
                         }
@@ -197,7 +206,10 @@ impl Play {
                         self.feed(Event::Written(writing), &mut work);
                     }
                 }
-                Some(Action::Report(report)) => self.reports.push(report),
+                Some(Action::Report(report)) => {
+                    self.log.push(format!("told: {report}"));
+                    self.reports.push(report);
+                }
             }
             if applied && !failed && !work.iter().any(|a| matches!(a, Action::Apply(_))) {
                 applied = false;

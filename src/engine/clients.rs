@@ -98,6 +98,10 @@ impl Clients {
         self.known.keys().copied()
     }
 
+    pub fn admits(&self, remote: SocketAddr) -> bool {
+        self.known.contains_key(&remote)
+    }
+
     /// Whether there is nothing that a client could prove.
     pub fn takes_anybody(&self) -> bool {
         let policy = &self.config.policy;

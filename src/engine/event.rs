@@ -77,7 +77,9 @@ pub struct Outgoing {
 /// Something a person may want to know.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Report {
+    /// The tunnel to it is made.
     Arrived(SocketAddr),
+    /// The tunnel leads to its new remote.
     Moved {
         from: SocketAddr,
         to: SocketAddr,
@@ -197,6 +199,22 @@ pub struct Status {
     /// Unix time of the last answer to an authentication packet that is counted apart from data.
     pub last_reply: Option<u64>,
     pub traffic: Traffic,
+}
+
+impl Action {
+    /// The step that it is.
+    pub(super) fn step(&self) -> Option<&Step> {
+        match self {
+            Action::Apply(step) => Some(step),
+            Action::Send(_)
+            | Action::HeardOf(_)
+            | Action::ReadHost
+            | Action::Remember(_)
+            | Action::Write(_)
+            | Action::Report(_)
+            | Action::Exit => None,
+        }
+    }
 }
 
 impl fmt::Display for Action {

@@ -115,6 +115,8 @@ pub struct Engine {
     counters: Counters,
     heard: Heard,
     rivals: Rivals,
+    /// Who came, and who moved from where, and whose tunnel is not made yet.
+    untold: BTreeMap<SocketAddr, Option<SocketAddr>>,
     phase: Phase,
     reread_at: Duration,
     /// The last writing of the memory that was asked for.
@@ -191,6 +193,7 @@ impl Engine {
             counters: Counters::default(),
             heard: Heard::default(),
             rivals: Rivals::default(),
+            untold: BTreeMap::new(),
             phase: Phase::Settling,
             reread_at: now.monotonic,
             writing: Writing::default(),

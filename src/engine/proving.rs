@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::memory::Writing;
 use super::peer::{Accepted, Arrival, End, Peer, Verdict};
-use super::plan::Control;
+use super::plan::{Control, Step};
 use super::{Action, Engine, Moment, Outgoing, Phase, Report};
 use crate::auth::Reject;
 
@@ -96,26 +96,61 @@ impl Engine {
         if arrivals.is_empty() {
             return;
         }
-        self.reconcile(actions);
+        let mut steps = Vec::new();
+        self.reconcile(&mut steps);
+        let is_made = is_made(&steps);
+        actions.append(&mut steps);
         for Arrival { from, accepted, reply } in arrivals {
             self.counters.accepted += 1;
-            let report = match accepted {
-                Accepted::Refreshed => Report::Refreshed(from),
-                Accepted::Arrived => Report::Arrived(from),
+            match accepted {
+                Accepted::Refreshed => actions.push(Action::Report(Report::Refreshed(from))),
+                Accepted::Arrived => self.note_arrival(from, None),
                 Accepted::Moved { from: before } => {
                     self.counters.moved += 1;
-                    Report::Moved { from: before, to: from }
+                    self.note_arrival(from, Some(before));
+                    if self.rivals.moved(before, from, now.monotonic) {
+                        let (one, other) = (before.min(from), before.max(from));
+                        actions.push(Action::Report(Report::Rivals { one, other }));
+                    }
                 }
-            };
-            actions.push(Action::Report(report));
-            if let Accepted::Moved { from: before } = accepted
-                && self.rivals.moved(before, from, now.monotonic)
-            {
-                let (one, other) = (before.min(from), before.max(from));
-                actions.push(Action::Report(Report::Rivals { one, other }));
             }
             self.welcome(from, reply, now, actions);
         }
+        let mut untold = std::mem::take(&mut self.untold);
+        untold.retain(|remote, _| self.admits(*remote));
+        self.untold = untold;
+        if is_made {
+            self.tell_arrivals(actions);
+        }
+    }
+
+    /// Notes who came, or moved from `before`, until the tunnel is made.
+    fn note_arrival(&mut self, from: SocketAddr, before: Option<SocketAddr>) {
+        // Where it was before it moved on, no tunnel was made.
+        let before = match before.and_then(|before| self.untold.remove(&before)) {
+            Some(earlier) => earlier,
+            None => before,
+        };
+        if before != Some(from) {
+            self.untold.insert(from, before);
+        }
+    }
+
+    /// Tells who came and who moved, now that the tunnel is made.
+    pub(super) fn tell_arrivals(&mut self, actions: &mut Vec<Action>) {
+        let untold = std::mem::take(&mut self.untold);
+        let there = untold.into_iter().filter(|(remote, _)| self.admits(*remote));
+        actions.extend(there.map(|(from, before)| {
+            Action::Report(match before {
+                None => Report::Arrived(from),
+                Some(before) => Report::Moved { from: before, to: from },
+            })
+        }));
+    }
+
+    fn admits(&self, remote: SocketAddr) -> bool {
+        self.peers.iter().any(|peer| peer.admitted() == Some(remote))
+            || self.clients.as_ref().is_some_and(|clients| clients.admits(remote))
     }
 
     /// What every accepted packet brings about.
@@ -214,4 +249,25 @@ impl Engine {
             }
         }
     }
+}
+
+/// Whether the tunnel is there when these are still to be done: routes and what else is around it may
+/// fail for reasons of their own.
+pub(super) fn is_made(actions: &[Action]) -> bool {
+    let is_around = |step: &Step| {
+        matches!(
+            step,
+            Step::AddRoute(_)
+                | Step::RemoveRoute(_)
+                | Step::AddPolicyRule(_)
+                | Step::RemovePolicyRule(_)
+                | Step::InstallGateway(_)
+                | Step::RemoveGateway
+                | Step::SetForwarding { .. }
+                | Step::SetRpFilter { .. }
+                | Step::UseNameServers
+                | Step::RestoreNameServers
+        )
+    };
+    actions.iter().filter_map(Action::step).all(is_around)
 }

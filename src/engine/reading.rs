@@ -10,6 +10,7 @@ use super::host::{Encapsulation, Family, Found, Interface, InterfaceKind, RulesF
 use super::hosts::Node;
 use super::peer::{End, Peer};
 use super::plan::{self, Control, Step, WantedLink};
+use super::proving::is_made;
 use super::undone::{self, Verdict};
 use super::wanted::{Endpoint, Ends, wanted};
 use super::{Action, Engine, Moment, Phase, REREAD_EVERY, Report, gateway, nodes};
@@ -47,6 +48,9 @@ impl Engine {
         let settled = std::mem::replace(&mut self.phase, Phase::Settled) == Phase::Settled;
         let mut steps = Vec::new();
         self.reconcile(&mut steps);
+        if is_made(&steps) {
+            self.tell_arrivals(actions);
+        }
         self.judge_repairs(steps, settled, now, actions);
         self.tell_conflicts(actions);
         self.send_due(now, actions);
@@ -62,21 +66,21 @@ impl Engine {
         now: &Moment,
         actions: &mut Vec<Action>,
     ) {
-        let waits = |action| self.undone.wait(applied(action)?, now.monotonic);
+        let waits = |action: &Action| self.undone.wait(action.step()?, now.monotonic);
         if let Some(until) = steps.iter().filter_map(waits).max() {
             // One step may need another: none is made, but for those that guard.
             let (now_made, put_off): (Vec<_>, Vec<_>) =
-                steps.into_iter().partition(|action| applied(action).is_none_or(undone::guards));
-            put_off.iter().filter_map(applied).for_each(|step| self.not_made(step));
+                steps.into_iter().partition(|action| action.step().is_none_or(undone::guards));
+            put_off.iter().filter_map(Action::step).for_each(|step| self.not_made(step));
             steps = now_made;
             self.reread_at = self.reread_at.min(until);
         }
-        if steps.iter().all(|action| applied(action).is_none()) {
+        if steps.iter().all(|action| action.step().is_none()) {
             self.phase = Phase::Settled;
         }
         let is_repair =
             |step: &&Step| self.mends(step) && (settled || self.undone.knows(step, now.monotonic));
-        let repairs = steps.iter().filter_map(applied).filter(is_repair);
+        let repairs = steps.iter().filter_map(Action::step).filter(is_repair);
         let repairs: Vec<Step> = repairs.cloned().collect();
         self.counters.repaired += repairs.len() as u64;
         for step in repairs {
@@ -382,18 +386,5 @@ fn report_adopted(peer: &Peer, remote: SocketAddr, actions: &mut Vec<Action>) {
     actions.push(Action::Report(Report::Adopted(remote)));
     if peer.admitted().is_none() {
         actions.push(Action::Report(Report::Expired(remote)));
-    }
-}
-
-fn applied(action: &Action) -> Option<&Step> {
-    match action {
-        Action::Apply(step) => Some(step),
-        Action::Send(_)
-        | Action::HeardOf(_)
-        | Action::ReadHost
-        | Action::Remember(_)
-        | Action::Write(_)
-        | Action::Report(_)
-        | Action::Exit => None,
     }
 }

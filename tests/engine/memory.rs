@@ -29,7 +29,7 @@ fn serving(memory: Memory) -> Play {
     Play::start(Role::Server(server(None)), PlayedHost::new(), memory)
 }
 
-fn learning(limit: usize) -> ServerConfig {
+pub fn learning(limit: usize) -> ServerConfig {
     let mut config = server(None);
     config.tunnel.inner = "10.9.0.1".parse().unwrap();
     config.tunnel.inner_peer = "10.9.0.0/16".parse().unwrap();
