@@ -56,8 +56,18 @@ pub struct Extent {
     pub outer: BTreeSet<IpAddr>,
     /// The inner networks of the other ends, …
     pub through: Vec<IpNet>,
-    /// … and those of them that no address of an interface leads to.
-    pub routed: Vec<IpNet>,
+    /// … and those of them that no address of an interface leads to, with the interface that a route
+    /// has to lead to.
+    pub routed: Vec<(IpNet, DeviceName)>,
+    /// The network of addresses that no interface leads to.
+    pub unreachable: Option<Ipv4Net>,
+    /// The interface that outer packets leave by.
+    pub uplink: Option<u32>,
+}
+
+/// Whether a network has one of these addresses in it.
+pub fn holds_any(network: &IpNet, addresses: &BTreeSet<IpAddr>) -> bool {
+    addresses.range(network.network()..=network.broadcast()).next().is_some()
 }
 
 /// What is asked for while the tunnel is up.
@@ -76,45 +86,47 @@ pub fn wanted(
             Some(GatewaySpec { forwarding: Some(forwarding), ..no_rules(tunnel, extent) });
     }
     // The interface's number is known once it is there: its routes come with the next reading.
-    let Some(interface) = extent.devices.iter().find_map(|device| found.interface(device)) else {
-        return wanted;
-    };
-    wanted.name_servers = !config.dns.is_empty();
-    let via = |destination, table| Route {
+    let index_of = |device: &DeviceName| Some(found.interface(device)?.index);
+    let via = |destination, index| Route {
         destination,
-        table,
-        target: RouteTarget::Interface(interface.index),
+        table: MAIN,
+        target: RouteTarget::Interface(index),
         source: source(tunnel, destination),
     };
-    // A network that a remote itself is in must not catch our outer packets.
-    let takes_in_outer =
-        |net: &&IpNet| extent.outer.range(net.network()..=net.broadcast()).next().is_some();
-    let (around, beside): (Vec<&IpNet>, Vec<&IpNet>) =
-        extent.routed.iter().chain(&config.routes).partition(takes_in_outer);
-    wanted.routes.extend(beside.into_iter().map(|net| via(*net, MAIN)));
-    let mut around: Vec<_> = around.into_iter().copied().collect();
-    if config.default_route {
-        around.push(Ipv4Net::new_assert(Ipv4Addr::UNSPECIFIED, 0).into());
-        if tunnel.inner6.is_some() {
-            around.push(Ipv6Net::new_assert(Ipv6Addr::UNSPECIFIED, 0).into());
+    let routed =
+        extent.routed.iter().filter_map(|(net, device)| Some(via(*net, index_of(device)?)));
+    let mut routes: Vec<_> = routed.chain(extent.unreachable.map(unreachable)).collect();
+    let mut whole = Vec::new();
+    if let Some(interface) = extent.devices.iter().find_map(index_of) {
+        wanted.name_servers = !config.dns.is_empty();
+        routes.extend(config.routes.iter().map(|net| via(*net, interface)));
+        if config.default_route {
+            let v4 = Ipv4Net::new_assert(Ipv4Addr::UNSPECIFIED, 0);
+            let v6 = Ipv6Net::new_assert(Ipv6Addr::UNSPECIFIED, 0);
+            whole.push(via(v4.into(), interface));
+            whole.extend(tunnel.inner6.map(|_| via(v6.into(), interface)));
         }
     }
-    for net in around {
-        wanted.routes.insert(via(net, config.mark));
-        let family = Family::of(net.addr());
+    // A network that a remote itself is in must not catch our outer packets.
+    let (around, beside): (Vec<_>, Vec<_>) =
+        routes.into_iter().partition(|route| holds_any(&route.destination, &extent.outer));
+    wanted.routes.extend(beside);
+    for route in around.into_iter().chain(whole) {
+        wanted.routes.insert(Route { table: config.mark, ..route });
+        let family = Family::of(route.destination.addr());
         wanted.policy_rules.extend(full_tunnel(family, config.mark));
-        wanted.policy_rules.extend(own_answers(family, found));
-        if let Some(answers) = forwarded_answers(family, config.mark, found) {
+        wanted.policy_rules.extend(own_answers(family, extent, found));
+        if let Some(answers) = forwarded_answers(family, config.mark, extent, found) {
             let rules = wanted.rules.get_or_insert_with(|| no_rules(tunnel, extent));
             rules.answers.insert(family, answers);
         }
-        wanted.loose.extend(strict_uplink(found, before));
+        wanted.loose.extend(strict_uplink(extent, found, before));
     }
     wanted
 }
 
 /// The unreachable route of a tunnel with many links: addresses that no link leads to.
-pub fn unreachable(network: Ipv4Net) -> Route {
+fn unreachable(network: Ipv4Net) -> Route {
     Route {
         destination: IpNet::V4(network.trunc()),
         table: MAIN,
@@ -152,9 +164,8 @@ fn full_tunnel(family: Family, mark: u32) -> [PolicyRule; 2] {
 
 /// Whoever reaches this host by an address of its uplink, an administrator over ssh for one, gets his
 /// answers by the uplink as before.
-fn own_answers(family: Family, found: &Found) -> impl Iterator<Item = PolicyRule> {
-    let uplink = found.way.map(|way| way.interface);
-    found.addresses_on(uplink, family).map(move |address| PolicyRule {
+fn own_answers(family: Family, extent: &Extent, found: &Found) -> impl Iterator<Item = PolicyRule> {
+    found.addresses_on(extent.uplink, family).map(move |address| PolicyRule {
         family,
         priority: FROM_OWN_PRIORITY,
         kind: PolicyRuleKind::FromOwn(address),
@@ -164,8 +175,8 @@ fn own_answers(family: Family, found: &Found) -> impl Iterator<Item = PolicyRule
 /// The same for connections that have another address behind this host's: packets on their way back
 /// do not tell, but connection tracking knows. To ask it would turn it on, and where it is off nothing
 /// translates addresses.
-fn forwarded_answers(family: Family, mark: u32, found: &Found) -> Option<Answers> {
-    let uplink = found.interface_at(found.way?.interface)?;
+fn forwarded_answers(family: Family, mark: u32, extent: &Extent, found: &Found) -> Option<Answers> {
+    let uplink = found.interface_at(extent.uplink?)?;
     found.tracked.contains(&family).then(|| Answers {
         mark,
         uplink: uplink.name.clone(),
@@ -175,8 +186,12 @@ fn forwarded_answers(family: Family, mark: u32, found: &Found) -> Option<Answers
 
 /// The interface that outer packets come in by, if it checks sources strictly: the check looks for
 /// a route back without our mark, finds the tunnel, and drops what the server sends.
-fn strict_uplink(found: &Found, before: &BTreeMap<String, Settings>) -> Option<String> {
-    let uplink = found.interface_at(found.way?.interface)?;
+fn strict_uplink(
+    extent: &Extent,
+    found: &Found,
+    before: &BTreeMap<String, Settings>,
+) -> Option<String> {
+    let uplink = found.interface_at(extent.uplink?)?;
     let already = before.get(&uplink.name).is_some_and(|b| b.rp_filter.is_some());
     let effective = uplink.rp_filter.unwrap_or(0).max(found.rp_filter_of_all);
     (already || effective == STRICT).then(|| uplink.name.clone())

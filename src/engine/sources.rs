@@ -1,6 +1,7 @@
 //! Where no remote can be, whatever a packet from there proves: a tunnel to such an address would lead
 //! nowhere, to everybody, or into itself.
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use super::Engine;
@@ -14,7 +15,7 @@ impl Engine {
         let of_no_host = from.port() == 0 || is_of_no_host(ip);
         let inside = || {
             let tunnel = &self.endpoint.tunnel;
-            let own = addresses(tunnel);
+            let own = addresses(tunnel, &BTreeSet::new());
             let own = own.iter().any(|own| own.local == ip || own.network.contains(&ip));
             own || through(&self.endpoint, &self.peers).iter().any(|net| net.contains(&ip))
         };

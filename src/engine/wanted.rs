@@ -95,24 +95,22 @@ pub fn wanted(
     found: &Found,
     before: &BTreeMap<String, Settings>,
 ) -> Wanted {
+    let own = (endpoint.ends == Ends::Many).then_some(outer.address);
+    let remotes = peers.iter().filter_map(Peer::remote);
+    let remotes = remotes.chain(clients.into_iter().flat_map(Clients::admitted));
+    let outside: BTreeSet<IpAddr> = remotes.map(|remote| remote.ip()).chain(own).collect();
     let mut wanted = match (endpoint.datapath, outer.address) {
         (Datapath::Kernel, IpAddr::V4(address)) => {
             let own = KernelOuter { address, bound_to: outer.bound_to };
-            kernel(endpoint, own, mtu(&endpoint.tunnel, outer, found), peers, found)
+            let mtu = mtu(&endpoint.tunnel, outer, found);
+            kernel(endpoint, own, mtu, peers, &outside, found)
         }
         // Nobody can ask for it: `datapath` is the other then.
         (Datapath::Kernel, IpAddr::V6(_)) => Wanted::default(),
-        (Datapath::Tun, _) => userspace(endpoint, outer, peers, clients, found),
+        (Datapath::Tun, _) => userspace(endpoint, outer, peers, clients, &outside, found),
     };
-    let tunnel = &endpoint.tunnel;
-    let extent = extent(endpoint, outer, &wanted, peers, found);
-    wanted.gateway = gateway::wanted(tunnel, &extent, found, before);
-    if endpoint.ends == Ends::Many && endpoint.datapath == Datapath::Kernel {
-        let network = tunnel.inner_peer;
-        if network.prefix_len() < network.max_prefix_len() {
-            wanted.gateway.routes.insert(gateway::unreachable(network));
-        }
-    }
+    let extent = extent(endpoint, outer, &wanted, peers, outside, found);
+    wanted.gateway = gateway::wanted(&endpoint.tunnel, &extent, found, before);
     wanted
 }
 
@@ -128,36 +126,70 @@ fn extent(
     outer: OuterFound,
     wanted: &Wanted,
     peers: &[Peer],
+    outside: BTreeSet<IpAddr>,
     found: &Found,
 ) -> gateway::Extent {
     let tunnel = &endpoint.tunnel;
     let going = wanted.unwanted.iter().filter(|device| found.interface(device).is_some());
-    let remotes =
-        peers.iter().filter_map(Peer::remote).chain(wanted.forwarding.remotes.keys().copied());
-    let own = (endpoint.ends == Ends::Many).then_some(outer.address);
-    let routed = match (endpoint.ends, endpoint.datapath) {
-        (Ends::Many, Datapath::Tun) => {
-            let on_link = [IpNet::V4(tunnel.inner_peer)].into_iter();
-            let on_link: Vec<_> = on_link.chain(tunnel.inner6.map(IpNet::V6)).collect();
-            let off_link = |net: &&IpNet| !on_link.iter().any(|link| link.contains(*net));
-            peers.iter().flat_map(|p| &p.networks).filter(off_link).copied().collect()
+    let own: Vec<_> =
+        [IpNet::V4(tunnel.inner_peer)].into_iter().chain(tunnel.inner6.map(IpNet::V6)).collect();
+    let is_around = |net: &IpNet| gateway::holds_any(net, &outside);
+    let is_on_link = |net: &IpNet| own.iter().any(|own| own.contains(net));
+    let of_peers = |is_routed: &dyn Fn(&IpNet) -> bool| -> Vec<_> {
+        let all = peers.iter().flat_map(|peer| peer.networks.iter().map(move |net| (peer, *net)));
+        let routed = all.filter(|(_, net)| is_routed(net));
+        routed.map(|(peer, net)| (net, peer.device.clone())).collect()
+    };
+    let (mut routed, mut unreachable) = (Vec::new(), None);
+    match (endpoint.ends, endpoint.datapath) {
+        (Ends::Two, _) => {}
+        (Ends::Many, Datapath::Kernel) => {
+            routed = of_peers(&is_around);
+            unreachable = Some(tunnel.inner_peer).filter(|net| net.prefix_len() < 32);
         }
-        (Ends::Many, Datapath::Kernel) | (Ends::Two, _) => Vec::new(),
+        (Ends::Many, Datapath::Tun) => {
+            routed = of_peers(&|net| !is_on_link(net));
+            let around = own.iter().filter(|net| is_around(net));
+            routed.extend(around.map(|net| (net.trunc(), tunnel.device.clone())));
+        }
+    }
+    let by_way = found.way.map(|way| way.interface);
+    let by_address = || found.interface_of(outer.address).map(|interface| interface.index);
+    let uplink = match endpoint.ends {
+        Ends::Two => by_way,
+        Ends::Many => outer.bound_to.or_else(by_address),
     };
     gateway::Extent {
         devices: wanted.links.iter().map(|link| link.device.clone()).collect(),
         going: going.cloned().collect(),
-        outer: remotes.map(|remote| remote.ip()).chain(own).collect(),
         through: through(endpoint, peers),
         routed,
+        unreachable,
+        uplink,
+        outer: outside,
     }
 }
 
 /// Our addresses on the one interface of a tunnel.
-pub fn addresses(tunnel: &TunnelConfig) -> Vec<InterfaceAddress> {
-    let v4 = InterfaceAddress::new(tunnel.inner.into(), tunnel.inner_peer.into());
-    let v6 = tunnel.inner6.map(|net| InterfaceAddress::new(net.addr().into(), net.into()));
-    [v4].into_iter().chain(v6).collect()
+pub fn addresses(tunnel: &TunnelConfig, outside: &BTreeSet<IpAddr>) -> Vec<InterfaceAddress> {
+    let v4 = link_addresses(tunnel.inner.into(), &[tunnel.inner_peer.into()], outside);
+    let v6 = tunnel.inner6.map(|net| link_addresses(net.addr().into(), &[net.into()], outside));
+    v4.into_iter().chain(v6.into_iter().flatten()).collect()
+}
+
+/// Our addresses on a link that leads to these networks. The kernel routes the network of an address
+/// to its link, outer packets too: one around the outer addresses `outside` is left to the routes.
+fn link_addresses(
+    inner: IpAddr,
+    networks: &[IpNet],
+    outside: &BTreeSet<IpAddr>,
+) -> Vec<InterfaceAddress> {
+    let (around, beside): (Vec<&IpNet>, Vec<&IpNet>) =
+        networks.iter().partition(|net| gateway::holds_any(net, outside));
+    let own = (!around.is_empty()).then(|| InterfaceAddress::new(inner, inner.into()));
+    own.into_iter()
+        .chain(beside.into_iter().map(|net| InterfaceAddress::new(inner, *net)))
+        .collect()
 }
 
 fn userspace(
@@ -165,6 +197,7 @@ fn userspace(
     outer: OuterFound,
     peers: &[Peer],
     clients: Option<&Clients>,
+    outside: &BTreeSet<IpAddr>,
     found: &Found,
 ) -> Wanted {
     let tunnel = &endpoint.tunnel;
@@ -195,7 +228,7 @@ fn userspace(
                 .into_iter()
                 .chain(tunnel.inner6.map(IpNet::V6))
                 .collect(),
-            except: addresses(tunnel).iter().map(|address| address.local).collect(),
+            except: addresses(tunnel, outside).iter().map(|address| address.local).collect(),
             limit: clients.learn().limit,
             lifetime: clients.learn().lifetime,
             from_anybody: clients.takes_anybody(),
@@ -205,7 +238,10 @@ fn userspace(
         device: tunnel.device.clone(),
         kind: LinkKind::Tun,
         mtu: mtu(tunnel, outer, found),
-        addresses: addresses(tunnel),
+        addresses: match endpoint.ends {
+            Ends::Two => addresses(tunnel, &BTreeSet::new()),
+            Ends::Many => addresses(tunnel, outside),
+        },
         source_check: tunnel.source_check,
         forwards: match forwards(tunnel) {
             Forwards::HostDefault if clients.is_some() => Forwards::AmongClients,
@@ -291,6 +327,7 @@ fn kernel(
     outer: KernelOuter,
     mtu: Mtu,
     peers: &[Peer],
+    outside: &BTreeSet<IpAddr>,
     found: &Found,
 ) -> Wanted {
     let tunnel = &endpoint.tunnel;
@@ -335,11 +372,8 @@ fn kernel(
             kind: LinkKind::Ipip(link(tunnel, remote, outer, private)),
             mtu,
             addresses: match endpoint.ends {
-                Ends::Two => addresses(tunnel),
-                Ends::Many => {
-                    let inner = IpAddr::V4(tunnel.inner);
-                    peer.networks.iter().map(|net| InterfaceAddress::new(inner, *net)).collect()
-                }
+                Ends::Two => addresses(tunnel, &BTreeSet::new()),
+                Ends::Many => link_addresses(tunnel.inner.into(), &peer.networks, outside),
             },
             source_check: tunnel.source_check,
             forwards: forwards(tunnel),
@@ -424,7 +458,7 @@ fn link(
         bound_to: outer.bound_to,
         ttl: OUTER_TTL,
         path_mtu_discovery: true,
-        mark: tunnel.gateway.mark().unwrap_or(0),
+        mark: tunnel.mark().unwrap_or(0),
         encapsulation: Encapsulation::Fou {
             source_port: tunnel.port.get(),
             destination_port: remote.port(),

@@ -2,11 +2,14 @@
 
 use std::collections::BTreeSet;
 
+use super::host::OUTER;
 use super::*;
 use ipipou::engine::Unusable;
 use ipipou::engine::config::{HostsSource, LearnConfig, NodeConfig};
 use ipipou::engine::forwarding::Forwarding;
-use ipipou::engine::host::{RouteTarget, Way};
+use ipipou::engine::host::{
+    Address, Interface, InterfaceKind, PolicyRuleKind, Route, RouteTarget, Way,
+};
 use ipipou::engine::hosts::Node;
 
 const A: &str = "198.51.100.7:4500";
@@ -294,6 +297,88 @@ fn a_network_around_outer_addresses_leads_only_unmarked_packets_into_the_tunnel(
     play.handle(Event::Hosts(table(&[("10.7.0.0/16", A)])));
     assert_eq!(routes(&play), [(net("10.7.0.0/16"), MAIN)]);
     assert!(play.host.found.policy_rules.is_empty());
+}
+
+/// The kernel's links lead there by addresses of theirs, and a network around outer addresses by a route
+/// of its own.
+#[test]
+fn a_link_is_never_the_way_of_its_own_outer_packets() {
+    let mut play = Play::start(node(), PlayedHost::new(), Memory::default());
+    const MARK: u32 = 0x6970_0000;
+    let index = |play: &Play, remote: &str| {
+        let leads_there = |i: &&Interface| match i.kind {
+            InterfaceKind::Ipip(link) => link.remote == *at(remote).ip(),
+            InterfaceKind::Tun | InterfaceKind::Other => false,
+        };
+        play.host.found.interfaces.iter().find(leads_there).unwrap().index
+    };
+    let addresses = |play: &Play, index: u32| -> Vec<IpNet> {
+        let on_link = play.host.found.addresses.iter().filter(|a| a.interface == index);
+        on_link.map(|a| a.value.network).collect()
+    };
+    for (around, of) in [("198.51.100.0/24", A), ("203.0.113.0/25", B), ("198.51.100.7/32", B)] {
+        let beside = ("192.168.100.2/32", if of == A { B } else { A });
+        play.handle(Event::Hosts(table(&[beside, (around, of), ("10.7.0.0/16", of)])));
+        let leads_there = index(&play, of);
+        assert_eq!(
+            addresses(&play, leads_there),
+            [net("192.168.100.1/32"), net("10.7.0.0/16")],
+            "{around}"
+        );
+        assert_eq!(addresses(&play, index(&play, beside.1)), [net(beside.0)]);
+        let expected = Route {
+            destination: net(around),
+            table: MARK,
+            target: RouteTarget::Interface(leads_there),
+            source: Some("192.168.100.1".parse().unwrap()),
+        };
+        assert!(play.host.found.routes.contains(&expected), "{:?}", play.host.found.routes);
+        let own = PolicyRuleKind::FromOwn(OUTER.into());
+        assert!(play.host.found.policy_rules.iter().any(|rule| rule.kind == own));
+        assert_eq!(play.host.found.policy_rules.len(), 3);
+        assert!(
+            play.host.found.interfaces.iter().all(|i| match i.kind {
+                InterfaceKind::Ipip(link) => link.mark == MARK,
+                InterfaceKind::Tun | InterfaceKind::Other => true,
+            }),
+            "before any such network comes"
+        );
+    }
+    play.handle(Event::Hosts(table(&[("10.7.0.0/16", A)])));
+    assert_eq!(addresses(&play, index(&play, A)), [net("10.7.0.0/16")]);
+    assert!(play.host.found.policy_rules.is_empty());
+    assert_eq!(play.host.found.routes.len(), 1, "what is in no table");
+    play.end();
+    assert_eq!(play.host.shape(), PlayedHost::new().shape());
+}
+
+/// The network of the inner addresses may itself be around outer ones.
+#[test]
+fn an_inner_network_around_outer_addresses_takes_in_unmarked_packets_only() {
+    for datapath in [Datapath::Kernel, Datapath::Tun] {
+        let Role::Node(mut config) = node() else { unreachable!() };
+        config.tunnel.inner = "198.51.1.1".parse().unwrap();
+        config.tunnel.inner_peer = "198.51.0.0/16".parse().unwrap();
+        let role = Role::Node(config);
+        let mut play = Play::start_on(datapath, role, PlayedHost::new(), Memory::default());
+        play.handle(Event::Hosts(table(&[("198.51.1.2/32", A), ("198.51.1.3/32", B)])));
+        let whole: Vec<_> = play
+            .host
+            .found
+            .routes
+            .iter()
+            .filter(|route| route.destination == net("198.51.0.0/16"))
+            .map(|route| (route.table, matches!(route.target, RouteTarget::Unreachable)))
+            .collect();
+        assert_eq!(whole, [(0x6970_0000, datapath == Datapath::Kernel)], "{datapath:?}");
+        assert_eq!(play.host.found.policy_rules.len(), 3, "{datapath:?}");
+        let wide = |address: &&Address| address.value.network.prefix_len() == 16;
+        assert_eq!(play.host.found.addresses.iter().find(wide), None, "{datapath:?}");
+        play.end();
+        let left = &play.host.found;
+        assert_eq!(left.addresses, PlayedHost::new().found.addresses, "{datapath:?}");
+        assert!(left.routes.is_empty() && left.policy_rules.is_empty(), "{datapath:?}");
+    }
 }
 
 #[test]

@@ -6,7 +6,7 @@ import re
 import signal
 
 import ipipou
-from gateways import Switch, SynWatch, await_answer, connect
+from gateways import Switch, SynWatch, await_answer, connect, strict
 from lab import await_
 
 NETWORK = "192.168.100"
@@ -228,3 +228,64 @@ def test_strangers_get_nothing_in(lab):
     answers = [packet.inner for packet in outside.await_packets(1) if packet.src == outer(1)]
     assert [packet.dst for packet in answers] == [inner(2)]
     nodes.ends[1].await_dropped(stranger_data=2, plain_ipip=1)
+
+
+def test_networks_around_outer_addresses(lab):
+    """Those of the links themselves, that is: only packets of others are led into the links, whether
+    the table has such networks from the start or not."""
+    nodes = Nodes(lab, 1, 2)
+    behind, router = Switch(lab, "behind"), lab.host("router")
+    place = {1: outer(1), 2: outer(2), 3: "198.51.100.3"}
+    nodes.hosts[3] = lab.host("node3")
+    behind.plug(nodes.hosts[3], "eth0", f"{place[3]}/24")
+    nodes.switch.plug(router, "eth0", f"{outer(254)}/24")
+    behind.plug(router, "eth1", "198.51.100.254/24")
+    router.sysctl("net.ipv4.ip_forward", 1)
+    for number, host in nodes.hosts.items():
+        host.run(f"ip route add default via {'198.51.100' if number == 3 else '203.0.113'}.254")
+    nodes.hosts[3].run("ip addr add 198.51.100.77/32 dev lo")
+    here = nodes.hosts[1]
+    strict(here, "eth0")
+    before = {number: host.snapshot() for number, host in nodes.hosts.items()}
+
+    table = {inner(number): address for number, address in place.items()}
+    around = {"198.51.100.0/24": place[3], "203.0.113.0/28": place[2]}
+    nodes.write(table)
+    for number, host in nodes.hosts.items():
+        options = ["-b", place[number], "--tunl-ip", f"{inner(number)}/24", "--datapath", "kernel"]
+        nodes.ends[number] = ipipou.Tunnel(host, *options, "--hosts-file", nodes.table)
+    nodes.everybody()
+
+    def carried():
+        return sum(here.statistics(name)["tx"]["packets"] for name, _ in links(here).values())
+
+    def all_goes_by_the_uplink():
+        sent = carried()
+        nodes.everybody()
+        assert here.ping("198.51.100.77", count=1).received == 1
+        assert carried() - sent == 5  # to the two others and back, and one to the network
+        assert links(here)[place[3], 10000][0] in here.run("ip route get 198.51.100.77")
+
+    nodes.write(table | around)
+    for number, host in nodes.hosts.items():
+        network = "203.0.113.0/28" if number == 3 else "198.51.100.0/24"
+        show = f"ip route show table all {network}"
+        await_(lambda: "ipipou0-" in host.run(show), what=network)  # noqa: B023
+        nodes.ends[number].await_quiet()
+    all_goes_by_the_uplink()
+    for end in nodes.ends.values():
+        assert end.process.stop() == 0
+    assert {number: host.snapshot() for number, host in nodes.hosts.items()} == before
+    for end in nodes.ends.values():
+        end.start()
+    for end in nodes.ends.values():
+        end.await_quiet()
+    all_goes_by_the_uplink()
+    assert [end.show()["repaired"] for end in nodes.ends.values()] == [0, 0, 0]
+
+    # As if nothing had been there.
+    nodes.write(table)
+    await_(lambda: "198.51.100.0/24" not in here.run("ip route show table all"), what="no route")
+    nodes.everybody()
+    nodes.stop()
+    assert {number: host.snapshot() for number, host in nodes.hosts.items()} == before
