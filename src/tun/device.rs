@@ -6,11 +6,12 @@ use std::io::{self, IoSlice, Read, Write};
 use std::mem;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 
 use crate::engine::config::DeviceName;
 
 use super::vnet::{self, Gso, Vnet};
+use super::wake::Wake;
 
 /// Large TCP packets, and no checksums.
 const TCP: libc::c_uint = libc::TUN_F_CSUM | libc::TUN_F_TSO4 | libc::TUN_F_TSO6;
@@ -23,6 +24,9 @@ pub struct Interface {
     /// What it leaves to us, and what it takes from us, as [`Offload`]s.
     gives: AtomicU8,
     takes: AtomicU8,
+    /// It is given up; and what wakes its readers then, for good.
+    given_up: AtomicBool,
+    end: Wake,
 }
 
 /// What the kernel leaves to us and takes from us.
@@ -95,7 +99,7 @@ impl Interface {
         for _ in 1..if ask.multi_queue { queues } else { 1 } {
             opened.push(Queue::open(device, Ask { exclusive: false, ..ask })?);
         }
-        Ok(Interface::of(opened))
+        Interface::of(opened)
     }
 
     /// Takes over the queues that an earlier process opened.
@@ -116,16 +120,32 @@ impl Interface {
             queue.keep_others_off(flags & libc::IFF_MULTI_QUEUE != 0)?;
             adopted.push(queue);
         }
-        Ok(Interface::of(adopted))
+        Interface::of(adopted)
     }
 
-    fn of(queues: Vec<Queue>) -> Self {
+    fn of(queues: Vec<Queue>) -> io::Result<Self> {
         let mut offload = Offload::None;
         for queue in queues.iter().filter(|queue| queue.has_header) {
             offload = queue.request_offload(Offload::TcpAndUdp);
         }
         let number = || AtomicU8::new(offload as u8);
-        Interface { queues, gives: number(), takes: number() }
+        let (gives, takes, given_up) = (number(), number(), AtomicBool::new(false));
+        Ok(Interface { queues, gives, takes, given_up, end: Wake::new()? })
+    }
+
+    /// Ends its readers. When all have let go of it the kernel removes it, wherever it is by then.
+    pub fn give_up(&self) {
+        self.given_up.store(true, Ordering::Relaxed);
+        self.end.wake();
+    }
+
+    pub fn is_given_up(&self) -> bool {
+        self.given_up.load(Ordering::Relaxed)
+    }
+
+    /// Wakes its readers when it is given up.
+    pub fn end(&self) -> &Wake {
+        &self.end
     }
 
     pub fn queues(&self) -> &[Queue] {

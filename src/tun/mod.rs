@@ -105,8 +105,6 @@ struct Shared {
     /// Numbers the datagrams that were fragmented, beginning anywhere.
     fragmented: AtomicU16,
     stopping: AtomicBool,
-    /// Wakes the readers of the interface, for good.
-    stop: Wake,
     /// Wakes the reader of the socket: there is another one, another interface, or the end.
     changed: Wake,
 }
@@ -132,7 +130,6 @@ impl Datapath {
             unreachable: Mutex::default(),
             fragmented: AtomicU16::new(anything()),
             stopping: AtomicBool::new(false),
-            stop: Wake::new()?,
             changed: Wake::new()?,
         });
         let queues = queues.map_or_else(queues_by_processors, NonZeroUsize::get);
@@ -146,14 +143,15 @@ impl Datapath {
         Ok(datapath)
     }
 
-    /// Makes the interface; it is neither up nor has it addresses.
+    /// Makes the interface; it is neither up nor has it addresses. One that there was is given up: it
+    /// has another name by now, or is in another network namespace.
     ///
     /// # Errors
     /// `NotFound`: the kernel has no TUN; `PermissionDenied`: no CAP_NET_ADMIN; `ResourceBusy`:
-    /// there is an interface of this name, ours or another's.
+    /// there is an interface of this name.
     pub fn create_interface(&self, device: &DeviceName) -> io::Result<()> {
-        if self.has_interface() {
-            return Err(io::ErrorKind::ResourceBusy.into());
+        if let Some(elsewhere) = self.shared.interface() {
+            self.shared.interface_gone(&elsewhere);
         }
         self.use_interface(Interface::create(device, self.queues)?)
     }
@@ -371,7 +369,9 @@ impl Datapath {
 impl Drop for Datapath {
     fn drop(&mut self) {
         self.shared.stopping.store(true, Ordering::Relaxed);
-        self.shared.stop.wake();
+        if let Some(interface) = self.shared.interface() {
+            interface.give_up();
+        }
         self.shared.changed.wake();
         for thread in lock(&self.threads).drain(..) {
             // One that panicked has nothing left to end.
@@ -404,8 +404,9 @@ impl Shared {
         read(&self.socket).clone()
     }
 
-    /// Somebody deleted the interface, unless there is a new one already.
+    /// Somebody took the interface away, unless there is a new one already.
     fn interface_gone(&self, gone: &Arc<Interface>) {
+        gone.give_up();
         let mut interface = write(&self.interface);
         if interface.as_ref().is_some_and(|interface| Arc::ptr_eq(interface, gone)) {
             *interface = None;

@@ -46,17 +46,17 @@ const PAUSE: Duration = Duration::from_millis(10);
 pub fn run(shared: &Shared, interface: &Arc<Interface>, queue: &Queue) {
     let mut transmitter = Transmitter::new(shared);
     let mut patience = Patience::new();
-    while !shared.stopping.load(Ordering::Relaxed) {
+    while !interface.is_given_up() {
         match transmitter.forward(interface, queue) {
             Ok(true) => patience.renew(),
             Ok(false) if patience.looks_again() => {}
             Ok(false) => {
-                wake::wait(Some(queue.as_fd()), &shared.stop, None);
+                wake::wait(Some(queue.as_fd()), interface.end(), None);
             }
             Err(e) if is_gone(&e) => break,
             // ENOMEM, most likely. The interface is there, so it is not given up.
             Err(_) => {
-                wake::wait(None, &shared.stop, Some(PAUSE));
+                wake::wait(None, interface.end(), Some(PAUSE));
             }
         }
     }

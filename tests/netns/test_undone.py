@@ -2,6 +2,8 @@
 
 import contextlib
 
+import pytest
+
 import ipipou
 from ipipou import await_, reach_each_other
 
@@ -64,3 +66,29 @@ def test_rules_that_somebody_else_removes(lab):
     await_(lambda: table in lan.server.run("nft list tables"), what="the table")
     reach_each_other(lan.server, lan.client)
     assert near.process.stop() == 0
+
+
+@pytest.mark.parametrize("queues", [1, 3])
+@pytest.mark.parametrize("how", ["netns {other}", "down name other0", "down name other0 netns {other}"])
+def test_an_interface_that_somebody_takes_away(lab, how, queues):
+    """Into another namespace, or by another name: here there is none any more, and a new one is made.
+    The old one goes, wherever it is."""
+    lan, other = ipipou.Lan(lab), lab.host("other")
+    before = lan.server.snapshot(), other.snapshot()
+    keys = ipipou.Keys(lan.server)
+    near = ipipou.server(lan.server, *TUN, "--tun-queues", queues, keys=keys)
+    ipipou.client(lan.client, *TUN, keys=keys)
+    near.await_log("tunnel up")
+    for times in (1, 2):
+        reach_each_other(lan.server, lan.client)
+        command = f"ip link set dev ipipou0 {how.format(other=other.netns)}"
+        near.await_told(lambda: lan.server.run(command))  # noqa: B023
+        await_(lambda: "ipipou0 " in lan.server.run("ip -br addr"), what="another one")
+        await_(lambda: other.snapshot() == before[1], what="an end of the old one")
+        await_(lambda: "other0" not in lan.server.run("ip link"), what="an end of the old one")
+        reach_each_other(lan.server, lan.client)
+        lines = [line for line in repairs(near) if "create ipipou0 as a TUN interface" in line]
+        assert len(lines) == times
+    assert "ERROR" not in near.process.output()
+    assert near.process.stop() == 0
+    assert (lan.server.snapshot(), other.snapshot()) == before
