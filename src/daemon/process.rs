@@ -410,6 +410,7 @@ impl<'a> Process<'a> {
             | Report::NameUnusable { .. }
             | Report::LedAstray { .. }
             | Report::InnerTaken { .. }
+            | Report::InVrf(_)
             | Report::PrivateInVrf { .. }
             | Report::WayLeadsBack(_)
             | Report::Rivals { .. }

@@ -134,6 +134,8 @@ pub enum Report {
         inner: IpAddr,
         interface: String,
     },
+    /// Somebody put an interface of the tunnel into a VRF, whose routing tables are its own.
+    InVrf(DeviceName),
     /// Each takes the tunnel from the other.
     Rivals {
         one: SocketAddr,
@@ -335,6 +337,11 @@ impl fmt::Display for Report {
                 f,
                 "{inner}, an address at the other end of the tunnel, is one of {interface} as well: it \
                  cannot be reached; choose others with --tunl-ip and --tunl-peer-ip"
+            ),
+            Report::InVrf(device) => write!(
+                f,
+                "{device} was put into a VRF: the other end is reached from within that VRF only, see \
+                 ip-vrf(8); `ip link set dev {device} nomaster` takes it out again"
             ),
             Report::Rivals { one, other } => write!(
                 f,

@@ -94,8 +94,8 @@ impl Engine {
         actions.append(&mut steps);
     }
 
-    /// Tells who else has the other ends' addresses inside the tunnel, when that has changed. Our own
-    /// may be on several interfaces.
+    /// Tells who else has the other ends' addresses inside the tunnel, and what else keeps packets for
+    /// them out of it, when that has changed. Our own addresses may be on several interfaces.
     fn tell_conflicts(&mut self, actions: &mut Vec<Action>) {
         let Some(found) = &self.found else { return };
         let (tunnel, devices) = (&self.endpoint.tunnel, self.devices(found));
@@ -111,6 +111,8 @@ impl Engine {
                 Some(Report::InnerTaken { inner, interface })
             })
             .collect();
+        let in_vrf = |device: &&DeviceName| found.interface(device).is_some_and(|i| i.in_vrf);
+        conflicts.extend(devices.iter().filter(in_vrf).cloned().map(Report::InVrf));
         // Before our own steps are done, there may be no route yet.
         let up =
             self.phase == Phase::Settled && devices.iter().any(|d| found.interface(d).is_some());

@@ -703,6 +703,34 @@ fn who_else_has_the_addresses_inside_is_told_once() {
     assert_eq!(play.reports, [Report::LedAstray { inner, interface: "eth0".to_owned() }]);
 }
 
+#[test]
+fn an_interface_in_a_vrf_is_told_once_and_left_there() {
+    for datapath in [Datapath::Kernel, Datapath::Tun] {
+        let role = Role::Server(server(None));
+        let mut play = Play::start_on(datapath, role, PlayedHost::new(), Memory::default());
+        let proof = play.proof();
+        play.receive(at(A), &proof);
+        let steps = play.applied.len();
+        let told =
+            |play: &Play| play.reports.iter().filter(|r| matches!(r, Report::InVrf(_))).count();
+        // The main table leads elsewhere then.
+        let mut elsewhere = play.host.found.way;
+        elsewhere.as_mut().unwrap().interface = super::host::ETH0;
+        for times in [1, 2] {
+            play.host.found.interfaces.last_mut().unwrap().in_vrf = true;
+            play.host.found.inner_way = elsewhere;
+            play.read();
+            play.read();
+            assert_eq!(told(&play), times, "{datapath:?}");
+            play.host.found.interfaces.last_mut().unwrap().in_vrf = false;
+            play.host.found.inner_way = None;
+            play.read();
+        }
+        assert!(!play.reports.iter().any(|r| matches!(r, Report::LedAstray { .. })));
+        assert_eq!(play.applied.len(), steps, "{datapath:?}");
+    }
+}
+
 /// Somebody else's interface has the name of our tunnel's: it stays as it is, for ever.
 #[test]
 fn a_foreign_interface_of_our_name_is_never_removed() {
