@@ -57,20 +57,22 @@ start() { # HOST LOG COMMAND...
     local host=$1 log=$place/$2.log
     shift 2
     printf '%s# %s &\n' "$host" "$*"
+    : >"$log" # what an earlier process said is not awaited again
     ip netns exec "demo-$host" sh -c "$mount_own" "$place/$host" "$@" >"$log" 2>&1 &
     processes+=($!)
 }
 
-# Pings, and shows how many came back.
-ping_from() { # HOST ADDRESS
-    on "$1" ping -n -q -c 3 -i 0.2 -W 3 "$2" | grep -v -e '^PING' -e '^---' -e '^$'
+# Pings, and shows how many came back. Waits so many seconds for those that are missing: an emulated
+# machine on a busy host may stand still for some.
+ping_from() { # HOST ADDRESS [SECONDS]
+    on "$1" ping -n -q -c 3 -i 0.2 -W "${3:-20}" "$2" | grep -v -e '^PING' -e '^---' -e '^$'
 }
 
-# Waits for a line in a log, and shows it.
-await() { # LOG PATTERN
-    local end=$((SECONDS + 60)) # an emulated machine on a busy host
+# Waits for a line in a log, or for the second or third that is like it, and shows it.
+await() { # LOG PATTERN [WHICH]
+    local end=$((SECONDS + 120)) which=${3:-1}
     while ((SECONDS < end)); do
-        if grep -E -m 1 -- "$2" "$place/$1.log" | sed 's/^/    /' | grep .; then
+        if grep -E -m "$which" -- "$2" "$place/$1.log" | sed -n "${which}s/^/    /p" | grep .; then
             return
         fi
         sleep 0.05

@@ -48,6 +48,8 @@ start bob bob ipipou -c -v --no-log-time -b @eth0 -r 203.0.113.1:10001 --datapat
     --tunl-ip 172.28.0.3 --auth-secret-file shared.secret --auth-key-file bob.key
 await to-alice 'tunnel up'
 await to-bob 'tunnel up'
+await alice 'ready on'
+await bob 'ready on'
 ping_from alice 172.28.0.0
 ping_from server 172.28.0.3
 
@@ -55,7 +57,7 @@ say "== The router restarts and maps the clients to other ports. Who sends from 
 who he is: on SIGUSR1 here, --keepalive 27 does it by itself =="
 masquerade 30000-30999
 on router conntrack -F
-ping_from alice 172.28.0.0 && exit 1
+ping_from alice 172.28.0.0 2 && exit 1
 on alice kill -USR1 "$alice_process"
 await to-alice 'moved'
 ping_from alice 172.28.0.0
@@ -97,11 +99,13 @@ address. Clients with alice's key are let in, and they reach each other =="
 start server learning ipipou -s -v --no-log-time -b @eth0 --learn --tunl-ip 10.8.0.1/24 \
     --auth-secret-file shared.secret --auth-remote-pubkey-b64 "$alice_public"
 await learning 'ready on'
+clients=0
 for client in alice:10.8.0.11 bob:10.8.0.12; do
     start "${client%:*}" "${client%:*}" ipipou -c -v --no-log-time -b @eth0 -r 203.0.113.1:10000 \
         --datapath tun --tunl-ip "${client#*:}" --tunl-peer-ip 10.8.0.1 --route 10.8.0.0/24 \
         --auth-secret-file shared.secret --auth-key-file alice.key
     await "${client%:*}" 'ready on'
+    await learning 'tunnel up' $((++clients))
 done
 ping_from alice 10.8.0.1
 ping_from bob 10.8.0.11

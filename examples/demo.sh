@@ -35,6 +35,8 @@ start bob bob ipipou -c -v --no-log-time -b @eth0 -r 203.0.113.1:10001 --tunl-de
 bob_process=${processes[-1]}
 await to-alice 'tunnel up'
 await to-bob 'tunnel up'
+await alice 'ready on'
+await bob 'ready on'
 
 say "== Pings both ways: the kernel carries them, the processes sleep =="
 ping_from alice 172.28.0.0
@@ -53,7 +55,7 @@ say "== The router restarts: from now on it maps the clients to other ports =="
 masquerade 30000-30999
 on router conntrack -F
 echo "The server does not know these ports. Whoever sends from there has to prove who he is:"
-ping_from alice 172.28.0.0 && exit 1
+ping_from alice 172.28.0.0 2 && exit 1
 echo "Lost, as it should be."
 
 say "== The clients authenticate again: on SIGUSR1 here; --keepalive 27 does it by itself =="
