@@ -6,15 +6,16 @@
 #   bare.sh SUITE root|user DATAPATH     one: bookworm or trixie; as root, or as a user with sudo
 #   bare.sh SUITE root|user -- COMMAND   that command instead of the README's
 #
-# From this machine it gets the network (where the archives are, proxies, certificates) and packages
-# that an earlier run downloaded; no program, no cache and no variable. What can be used again is in
-# target/bare. A command that takes longer than IPIPOU_BARE_TIMEOUT seconds (2400) is ended.
-# IPIPOU_BARE=no skips it: `bare.sh trixie user -- 'IPIPOU_BARE=no make test'` is all the others.
+# What it gets from this machine says root.sh; what can be used again is in target/bare. A command
+# that takes longer than IPIPOU_BARE_TIMEOUT seconds (2400) is ended. IPIPOU_BARE=no skips it:
+# `bare.sh trixie user -- 'IPIPOU_BARE=no make test'` is all the others.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
 # shellcheck source-path=SCRIPTDIR
 source tests/setup/lib.sh
+# shellcheck source-path=SCRIPTDIR
+source tests/setup/root.sh
 PATH=$PATH:/usr/sbin:/sbin
 limit=${IPIPOU_BARE_TIMEOUT:-2400}
 
@@ -45,11 +46,18 @@ fail() {
     exit 1
 }
 
+if [[ ${IPIPOU_BARE:-} == no ]]; then
+    say "skipped: IPIPOU_BARE=no"
+    exit 77
+elif ! here_is_debian; then
+    say "skipped: this is no Debian, its archive has none"
+    exit 77
+fi
 cache=$PWD/target/bare
 base=$cache/$suite-$who.tar
 debs=$cache/debs-$suite
 root=$cache/$suite-$who
-mkdir -p "$debs/partial"
+mkdir -p "$cache"
 exec 9>"$base.lock"
 flock 9
 
@@ -59,77 +67,27 @@ clean_up() {
 trap clean_up EXIT
 clean_up
 
-# shellcheck source=/dev/null
-. /etc/os-release
-if [[ ${IPIPOU_BARE:-} == no ]]; then
-    say "skipped: IPIPOU_BARE=no"
-    exit 77
-elif [[ $ID != debian ]]; then
-    say "skipped: this is $ID, whose archive has no Debian"
-    exit 77
-fi
-if ! mirror=$(mirror_of debian "$VERSION_CODENAME"); then
-    refresh_lists
-    mirror=$(mirror_of debian "$VERSION_CODENAME") ||
-        fail "apt's sources here name no mirror for $VERSION_CODENAME main"
-fi
-security=$(mirror_of debian "$VERSION_CODENAME-security" || echo "${mirror%/}-security")
-
+trap 'fail "no machine (line $LINENO)"' ERR
+find_archives
 if [[ ! -s $base ]]; then
     say "making the root file system"
-    if ! as_root unshare --mount debootstrap --variant=minbase --cache-dir="$debs" \
-        --include="git,ca-certificates$more" "$suite" "$root" "$mirror" \
-        >"$cache/debootstrap-$suite.log" 2>&1; then
-        tail -n 20 "$cache/debootstrap-$suite.log" >&2
-        fail "no root file system"
-    fi
-    # A new machine knows where packages are, not which there are.
-    as_root find "$root"/var/lib/apt/lists "$root"/var/cache/apt -type f -delete
+    install_debian "git,ca-certificates$more" --variant=minbase
     as_root tar -C "$root" -cf "$base.part" .
     mv "$base.part" "$base"
 else
     as_root mkdir "$root"
     as_root tar -C "$root" -xf "$base"
 fi
-
-# A file of the root file system, from what is on stdin.
-put() { # PATH
-    as_root mkdir -p "$root/${1%/*}"
-    as_root tee "$root/$1" >/dev/null
-}
-
-# The network: names, proxies, archives, certificates.
-put etc/resolv.conf </etc/resolv.conf
-{ cat /etc/hosts && echo 127.0.1.1 bare; } | put etc/hosts
-put etc/apt/sources.list <<SOURCES
-deb $mirror $suite main
-deb $mirror $suite-updates main
-deb $security $suite-security main
-SOURCES
-apt-config dump | { grep -E '^Acquire::(https?::(Proxy|Verify|Timeout|Pipeline)|Retries|Check-)' || true; } |
-    put etc/apt/apt.conf.d/90network
-env | { grep -iE '^((http|https|ftp|all|no)_proxy|cargo_(http|net|source|registries)_.*)=' || true; } |
-    { grep -viE '^[^=]*(token|credential|cainfo)' || true; } | put etc/environment
-if [[ -e ${CARGO_HOME:-~/.cargo}/config.toml ]]; then
-    awk '/^\[/ { wanted = /^\[(source|registries|registry|http|net)[].]/ } wanted' \
-        "${CARGO_HOME:-$HOME/.cargo}/config.toml" | put "$home/.cargo/config.toml"
-fi
-for certificate in /usr/local/share/ca-certificates/*.crt; do
-    [[ ! -e $certificate ]] || as_root install -m 644 -t "$root/${certificate%/*}" "$certificate"
-done
-as_root tests/setup/enter.sh "$root" root update-ca-certificates >"$cache/certificates.log" 2>&1
+connect "$home"
 
 # Who is there, and the clone.
 if [[ $who == user ]]; then
     as_root chroot "$root" useradd --create-home --shell /bin/bash "$user"
     echo "$user ALL=(ALL) NOPASSWD: ALL" | put etc/sudoers.d/newcomer
 fi
-as_root mkdir "$root/$home/ipipou"
-{ git -c safe.directory='*' ls-files -z --cached --others --exclude-standard 2>/dev/null ||
-    find . -path ./target -prune -o -type f -print0; } |
-    tar --null --files-from=- --ignore-failed-read -c 2>/dev/null |
-    as_root tar -C "$root/$home/ipipou" -x
+clone "$home/ipipou"
 as_root chroot "$root" chown -R "$user:" "/$home"
+trap - ERR
 
 # Runs a command as it would be typed there, and shows what a newcomer reads. Fails as it does, and
 # when one of its lines is for nobody's eyes.
