@@ -30,9 +30,10 @@ apt() { # ARGUMENT...
     as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq -o DPkg::Lock::Timeout=300 "$@"
 }
 
-# A source that is none of ours may be broken; what can be installed then decides.
+# A source that is none of ours may be broken; what can be installed then decides. One at a time: apt
+# does not wait for another one that does this.
 refresh_lists() {
-    apt update >/dev/null 2>&1 || true
+    as_root flock /var/lib/apt/lists apt-get -qq update >/dev/null 2>&1 || true
 }
 
 # Installs packages of the distribution, silently, and never by removing one that is there. Fails
