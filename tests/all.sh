@@ -150,6 +150,18 @@ now step rust tests/setup/rust.sh || finish
 machines() { step machines tests/vm/prepare.sh >/dev/null; }
 start machines
 machines=${jobs[-1]}
+# What a newcomer does, on machines that have nothing. Much of it waits, for archives and disks; the
+# rest yields to all others. What is tried is the commands: the compiler need not take its time.
+quick=(env CARGO_PROFILE_RELEASE_OPT_LEVEL=0 CARGO_PROFILE_RELEASE_LTO=off
+    CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16)
+bares=()
+bare() { # NAME SUITE WHO DATAPATH
+    start beside "bare $1" nice "${quick[@]}" tests/setup/bare.sh "${@:2}"
+    bares+=("${jobs[-1]}")
+    start limit 36 "${jobs[-1]}"
+}
+bare "12 root" bookworm root kernel
+bare "13 user" trixie user tun
 now step build cargo build --release --locked || finish
 
 pytest=(-q -rsfER --reruns 1 --durations 30)
@@ -176,7 +188,7 @@ wait "$namespaces" "$setup" || true
 
 # The scenarios, on stock kernels: all kernels at once, because a scenario waits a lot.
 wait "$machines" || { cat "$logs/machines.log" && finish; }
-expected=(namespaces setup cargo-test fuzz)
+expected=(namespaces setup cargo-test fuzz "bare 12 root" "bare 13 user")
 scenarios() { # KERNEL
     beside "$1" tests/vm/run.sh "$1" --binary "$binary" -- "${pytest[@]}"
 }
@@ -196,7 +208,7 @@ for kernel in "${kernels[@]}"; do
 done
 wait -n "${guests[@]}" || true # a processor is free: one kernel is slower than the other
 start services "${kernels[@]}"
-wait "${guests[@]}" "${jobs[-1]}" || true
+wait "${guests[@]}" "${jobs[-1]}" "${bares[@]}" || true
 for name in "${expected[@]}"; do
     grep -qF "$(printf '%-20s ' "$name")" "$summary" || echo "$name FAILED: did not end" >>"$summary"
 done
