@@ -189,7 +189,7 @@ async fn only_ipv6(settings: &Settings) -> io::Result<Option<String>> {
         None => None,
     };
     let index = device.as_ref().map(|device| device.index);
-    let addresses = links.addresses().await?;
+    let addresses = links.addresses()?;
     let found = Found { interfaces: device.into_iter().collect(), addresses, ..Found::default() };
     let name = match &settings.role {
         Role::Client(ClientConfig { server, .. }) => match &server.host {

@@ -311,11 +311,13 @@ pub fn plan(
 
 /// Forgets what is not ours to put back any more.
 pub fn forget(before: &mut BTreeMap<String, Settings>, found: &Found) {
+    // There may be thousands of both.
+    let there: BTreeSet<&str> = found.interfaces.iter().map(|i| i.name.as_str()).collect();
     before.retain(|name, saved| {
         // Somebody has made the host a router since: it forwards for them now.
         saved.turned_on = saved.turned_on.filter(|then| then.ip_forward || !found.ip_forward);
         // With an interface its settings go; another one of that name starts anew.
-        found.interfaces.iter().any(|i| i.name == *name) && *saved != Settings::default()
+        there.contains(name.as_str()) && *saved != Settings::default()
     });
 }
 

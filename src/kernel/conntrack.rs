@@ -4,12 +4,12 @@
 //! tracks them there is nothing to keep them from.
 
 use std::io;
+use std::ops::ControlFlow;
 use std::path::Path;
 
 use netlink_sys::protocols::NETLINK_NETFILTER;
-use netlink_sys::{Socket, SocketAddr};
 
-use super::netlink::{attribute, message};
+use super::netlink::{attribute, list};
 use crate::engine::host::Family;
 
 /// `NFNL_SUBSYS_HOOK` in linux/netfilter/nfnetlink.h, and `NFNL_MSG_HOOK_GET` and the attributes in
@@ -17,11 +17,6 @@ use crate::engine::host::Family;
 const HOOK_GET: u16 = 12 << 8;
 const NFNLA_HOOK_HOOKNUM: u16 = 1;
 const NFNLA_HOOK_PRIORITY: u16 = 2;
-/// linux/netlink.h.
-const NLM_F_REQUEST: u16 = 1;
-const NLM_F_DUMP: u16 = 0x300;
-const NLMSG_ERROR: u16 = 2;
-const NLMSG_DONE: u16 = 3;
 /// linux/socket.h.
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
@@ -54,44 +49,20 @@ fn knows_connections() -> bool {
 
 /// Asks for the hooks of prerouting. Kernels before 5.14 cannot be asked, nor Debian's 6.1.
 fn is_hooked(family: Family) -> io::Result<bool> {
-    let socket = {
-        let mut socket = Socket::new(NETLINK_NETFILTER)?;
-        socket.bind_auto()?;
-        socket.connect(&SocketAddr::new(0, 0))?;
-        socket
-    };
-    socket.send(&request(family), 0)?;
-    loop {
-        let (answer, _) = socket.recv_from_full()?;
-        let mut rest = answer.as_slice();
-        while !rest.is_empty() {
-            let Some((kind, message, next)) = message(rest) else {
-                return Err(io::ErrorKind::InvalidData.into());
-            };
-            match kind {
-                NLMSG_DONE => return Ok(false),
-                NLMSG_ERROR => return Err(io::Error::other("no such request")),
-                _ if priority(message) == Some(CONNTRACK) => return Ok(true),
-                _ => rest = next,
-            }
-        }
-    }
-}
-
-fn request(family: Family) -> [u8; 28] {
-    let mut request = [0; 28];
-    request[0..4].copy_from_slice(&28u32.to_ne_bytes());
-    request[4..6].copy_from_slice(&HOOK_GET.to_ne_bytes());
-    request[6..8].copy_from_slice(&(NLM_F_REQUEST | NLM_F_DUMP).to_ne_bytes());
-    // struct nfgenmsg: the family, a version, 16 bits more; then one attribute, which is zero:
-    // NF_INET_PRE_ROUTING.
-    request[16] = match family {
+    let family = match family {
         Family::V4 => AF_INET,
         Family::V6 => AF_INET6,
     };
-    request[20..22].copy_from_slice(&8u16.to_ne_bytes());
-    request[22..24].copy_from_slice(&NFNLA_HOOK_HOOKNUM.to_ne_bytes());
-    request
+    // struct nfgenmsg: the family, a version, 16 bits more; then one attribute, which is zero:
+    // NF_INET_PRE_ROUTING.
+    let mut prerouting = [family, 0, 0, 0, 8, 0, 0, 0, 0, 0, 0, 0];
+    prerouting[6..8].copy_from_slice(&NFNLA_HOOK_HOOKNUM.to_ne_bytes());
+    let mut is_hooked = false;
+    list(NETLINK_NETFILTER, HOOK_GET, &prerouting, |hook| {
+        is_hooked = priority(hook) == Some(CONNTRACK);
+        if is_hooked { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    })?;
+    Ok(is_hooked)
 }
 
 fn priority(message: &[u8]) -> Option<i32> {
@@ -111,13 +82,5 @@ mod tests {
         hook.extend((-200i32).to_be_bytes());
         assert_eq!(priority(&hook), Some(CONNTRACK));
         assert_eq!(priority(&hook[..20]), None);
-        let mut whole = 44u32.to_ne_bytes().to_vec();
-        whole.extend(0x0c00u16.to_ne_bytes());
-        whole.extend([0; 10]);
-        whole.extend(&hook);
-        whole.extend([1, 2, 3]);
-        assert_eq!(message(&whole), Some((0x0c00, hook.as_slice(), [1u8, 2, 3].as_slice())));
-        assert_eq!(message(&whole[..40]), None);
-        assert_eq!(message(&[]), None);
     }
 }

@@ -35,6 +35,10 @@ const ROUTE_GROUPS: u32 =
 const PROTOCOL_AT: usize = 5;
 const INDEX_AT: usize = 4;
 
+/// Settings of an interface, and which (linux/netconf.h).
+const RTM_NEWNETCONF: u16 = 80;
+const NETCONFA_IFINDEX: u16 = 1;
+
 /// `NFT_MSG_NEWGEN` of `NFNL_SUBSYS_NFTABLES`, and its attributes (linux/netfilter/nf_tables.h).
 const NEW_GENERATION: u16 = 10 << 8 | 15;
 const NFTA_GEN_PROC_PID: u16 = 2;
@@ -57,6 +61,8 @@ pub struct Changed {
     pub our_routes: bool,
     /// Links, or their addresses: routes may have gone with them, of which the kernel does not tell.
     pub interfaces: BTreeSet<u32>,
+    /// Links whose forwarding or source check was set.
+    pub settings: BTreeSet<u32>,
     /// Who changed nftables last, for a person.
     pub ruleset_by: Option<String>,
 }
@@ -125,6 +131,14 @@ impl Changed {
                 let index = message.get(INDEX_AT..).and_then(|rest| rest.first_chunk());
                 self.interfaces.extend(index.map(|bytes| u32::from_ne_bytes(*bytes)));
             }
+            RTM_NEWNETCONF => {
+                let index =
+                    attribute(message, NETCONFA_IFINDEX).and_then(|value| value.first_chunk());
+                // Below zero: all, and those to come. It is told of every single one as well
+                // (`inet_forward_change` in net/ipv4/devinet.c).
+                let index = index.and_then(|bytes| u32::try_from(i32::from_ne_bytes(*bytes)).ok());
+                self.settings.extend(index);
+            }
             _ => {}
         }
     }
@@ -183,5 +197,13 @@ mod tests {
             assert_eq!(changed(kind, of_seven), expected);
         }
         assert_eq!(changed(28, of_seven), Changed::default(), "a neighbour");
+        let netconf = |index: i32| {
+            let mut message = [2, 0, 0, 0, 8, 0, 1, 0, 0, 0, 0, 0];
+            message[8..].copy_from_slice(&index.to_ne_bytes());
+            changed(80, message)
+        };
+        let expected = Changed { settings: BTreeSet::from([7]), ..Changed::default() };
+        assert_eq!(netconf(7), expected);
+        assert_eq!(netconf(-1), Changed::default());
     }
 }

@@ -3,13 +3,14 @@
 use std::fs;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::ops::ControlFlow;
 use std::path::Path;
 
 use futures_util::TryStreamExt;
+use libc::{RTM_GETADDR, RTM_GETLINK};
 use netlink_packet_core::{
-    DefaultNla, Emitable as _, NLA_F_NESTED, NLM_F_ACK, NLM_F_REQUEST, Nla as _,
+    DefaultNla, Emitable, NLA_F_NESTED, NLM_F_ACK, NLM_F_REQUEST, Nla as _, Parseable,
 };
-use netlink_packet_route::AddressFamily;
 use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage, AddressScope};
 use netlink_packet_route::link::{
     AfSpecInet, AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InetDevConf, InfoData, InfoIpTunnel,
@@ -20,7 +21,9 @@ use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteFlags, Rout
 use rtnetlink::{AddressMessageBuilder, LinkGetRequest, LinkIpIp, LinkUnspec, RouteMessageBuilder};
 
 use ipnet::IpNet;
+use netlink_sys::protocols::NETLINK_ROUTE;
 
+use super::netlink::list;
 use super::reading::WayTo;
 use crate::engine::config::DeviceName;
 use crate::engine::host::{
@@ -54,10 +57,14 @@ impl Links {
         Ok(Links { handle })
     }
 
-    /// Every interface of the namespace, without what they carried.
-    pub async fn interfaces(&self) -> io::Result<Vec<Interface>> {
-        let mask = vec![LinkExtentMask::SkipStats];
-        Links::dump(self.handle.link().get().set_filter_mask(AddressFamily::Unspec, mask)).await
+    /// Every interface of the namespace, without what they carried. One at a time: there may be
+    /// thousands, and what the kernel tells of each is much more than what is kept.
+    pub fn interfaces(&self) -> io::Result<Vec<Interface>> {
+        let mut request = LinkMessage::default();
+        request.attributes.push(LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]));
+        let mut found = Vec::new();
+        each(RTM_GETLINK, &request, |link: LinkMessage| found.push(read_interface(&link)))?;
+        Ok(found)
     }
 
     /// The interfaces of a kind; the kernel leaves out the others
@@ -85,11 +92,12 @@ impl Links {
     }
 
     /// Every address of the namespace, in the kernel's order.
-    pub async fn addresses(&self) -> io::Result<Vec<Address>> {
-        let request = self.handle.address().get();
-        let addresses: Vec<AddressMessage> =
-            request.execute().try_collect().await.map_err(into_io)?;
-        Ok(addresses.iter().filter_map(read_address).collect())
+    pub fn addresses(&self) -> io::Result<Vec<Address>> {
+        let mut found = Vec::new();
+        each(RTM_GETADDR, &AddressMessage::default(), |message: AddressMessage| {
+            found.extend(read_address(&message));
+        })?;
+        Ok(found)
     }
 
     /// How packets get to a destination; `None` without a route, and with one that says no:
@@ -367,6 +375,31 @@ fn address_message(address: &Address) -> AddressMessage {
         message.attributes.push(AddressAttribute::Flags(AddressFlags::Nodad));
     }
     message
+}
+
+/// Asks for a list over route netlink.
+fn each<M: Emitable + Parseable<[u8]>>(
+    kind: u16,
+    request: &M,
+    mut take: impl FnMut(M),
+) -> io::Result<()> {
+    let mut body = vec![0; request.buffer_len()];
+    request.emit(&mut body);
+    let mut unreadable = None;
+    list(NETLINK_ROUTE, kind, &body, |message| match M::parse(message) {
+        Ok(message) => {
+            take(message);
+            ControlFlow::Continue(())
+        }
+        Err(error) => {
+            unreadable = Some(error);
+            ControlFlow::Break(())
+        }
+    })?;
+    match unreadable {
+        None => Ok(()),
+        Some(error) => Err(io::Error::new(io::ErrorKind::InvalidData, error)),
+    }
 }
 
 fn read_interface(message: &LinkMessage) -> Interface {

@@ -194,7 +194,7 @@ impl Host {
     /// When the kernel refuses to tell.
     pub async fn surroundings(&self) -> io::Result<Surroundings> {
         let tunnels = self.links.tunnels().await?;
-        Ok(Surroundings::of(&tunnels, &self.links.addresses().await?))
+        Ok(Surroundings::of(&tunnels, &self.links.addresses()?))
     }
 
     /// Checks that nobody but us reads and writes a TUN interface of which we hold so many queues. Until

@@ -1,10 +1,21 @@
-//! Netlink messages that come as they are, because no crate has their types.
+//! Netlink messages as they come: those of which no crate has the types, and lists that are too long to
+//! be held as a whole.
 
-use netlink_packet_core::{NLA_HEADER_SIZE, NetlinkBuffer, NlasIterator};
+use std::io;
+use std::ops::ControlFlow;
 
-/// The header of a message of netfilter, before its attributes: `struct nfgenmsg` in
-/// linux/netfilter/nfnetlink.h.
-const NETFILTER_HEADER: usize = 4;
+use netlink_packet_core::{
+    Emitable as _, NLA_HEADER_SIZE, NLM_F_DUMP, NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR,
+    NetlinkBuffer, NetlinkHeader, NlasIterator,
+};
+use netlink_sys::{Socket, SocketAddr};
+
+/// What comes before the attributes in a message of netfilter and in one about settings: `struct
+/// nfgenmsg` in linux/netfilter/nfnetlink.h, `struct netconfmsg` in linux/netconf.h.
+const SHORT_HEADER: usize = 4;
+
+/// `struct nlmsghdr` in linux/netlink.h.
+const HEADER: usize = 16;
 
 /// The first message: its type, what is in it after the header, and what comes after it.
 pub fn message(bytes: &[u8]) -> Option<(u16, &[u8], &[u8])> {
@@ -14,11 +25,77 @@ pub fn message(bytes: &[u8]) -> Option<(u16, &[u8], &[u8])> {
     Some((message.message_type(), message.payload(), next))
 }
 
-/// An attribute's value in a message of netfilter.
+/// Asks for a list of everything of a kind, and hands over what is in each message after the header,
+/// until there are no more or that says to stop. `body` is what is asked, after the header. Waits for
+/// the kernel, which answers at once.
+///
+/// # Errors
+/// When the kernel refuses.
+pub fn list(
+    protocol: isize,
+    kind: u16,
+    body: &[u8],
+    mut each: impl FnMut(&[u8]) -> ControlFlow<()>,
+) -> io::Result<()> {
+    let mut socket = Socket::new(protocol)?;
+    socket.bind_auto()?;
+    socket.connect(&SocketAddr::new(0, 0))?;
+    socket.send(&request(kind, body), 0)?;
+    loop {
+        let (answer, _) = socket.recv_from_full()?;
+        let mut rest = answer.as_slice();
+        while !rest.is_empty() {
+            let Some((kind, message, next)) = message(rest) else {
+                return Err(io::ErrorKind::InvalidData.into());
+            };
+            // Both begin with an error number, which is none at the end of a list.
+            if [NLMSG_ERROR, NLMSG_DONE].contains(&kind) {
+                let number = message.first_chunk().map_or(0, |bytes| i32::from_ne_bytes(*bytes));
+                return match number {
+                    0 => Ok(()),
+                    _ => Err(io::Error::from_raw_os_error(-number)),
+                };
+            }
+            if each(message).is_break() {
+                return Ok(());
+            }
+            rest = next;
+        }
+    }
+}
+
+fn request(kind: u16, body: &[u8]) -> Vec<u8> {
+    let mut header = NetlinkHeader::default();
+    header.length = u32::try_from(HEADER + body.len()).unwrap_or(u32::MAX);
+    header.message_type = kind;
+    header.flags = NLM_F_REQUEST | NLM_F_DUMP;
+    let mut request = vec![0; HEADER];
+    header.emit(&mut request);
+    request.extend(body);
+    request
+}
+
+/// An attribute's value in such a message.
 pub fn attribute(message: &[u8], wanted: u16) -> Option<&[u8]> {
-    let attribute = NlasIterator::new(message.get(NETFILTER_HEADER..)?)
+    let attribute = NlasIterator::new(message.get(SHORT_HEADER..)?)
         .map_while(Result::ok)
         .find(|attribute| attribute.kind() == wanted)?;
     let value = NLA_HEADER_SIZE..attribute.length().into();
     attribute.into_inner().get(value)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_is_read_and_what_comes_after_it() {
+        let hook = [2, 0, 0, 0, 8, 0, 1, 0, 0, 0, 0, 0];
+        let mut whole = request(0x0c00, &hook);
+        assert_eq!(whole.len(), 28);
+        whole.extend([1, 2, 3]);
+        assert_eq!(message(&whole), Some((0x0c00, hook.as_slice(), [1u8, 2, 3].as_slice())));
+        assert_eq!(message(&whole[..27]), None);
+        assert_eq!(message(&[]), None);
+    }
 }

@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use super::links::LOOPBACK;
-use super::{Changed, Host, conntrack};
+use super::{Changed, Host, Links, conntrack};
 use crate::engine::config::{DeviceName, TunnelConfig};
 use crate::engine::host::{
     Address, Family, Found, GatewayFound, Interface, NameServers, PolicyRule, Route, Userspace,
@@ -65,6 +65,8 @@ pub struct State {
     /// Every address of the host, unless something has happened that may have changed them: no remote
     /// can have one of them.
     addresses: Option<Vec<Address>>,
+    /// Every interface of the host, for a gateway.
+    everything: Everything,
     /// Our interfaces at the last reading: with one, its routes go without a word
     /// (`fib_sync_down_dev` in net/ipv4/fib_semantics.c).
     ours: Vec<(u32, bool)>,
@@ -77,14 +79,62 @@ impl State {
             routing: true,
             routes: None,
             addresses: None,
+            everything: Everything::default(),
             ours: Vec::new(),
         }
     }
 
-    /// Our routes and addresses may have changed.
+    /// We changed something.
     pub fn expect_changes(&mut self) {
+        self.everything = Everything::default();
+        self.expect_other_routes();
+    }
+
+    /// Our routes and addresses may have changed.
+    fn expect_other_routes(&mut self) {
         self.routes = None;
         self.addresses = None;
+    }
+}
+
+/// The interfaces of the host as they were read last, and those that may be others by now. There may be
+/// thousands of them.
+#[derive(Debug, Default)]
+struct Everything {
+    known: Option<BTreeMap<u32, Interface>>,
+    changed: BTreeSet<u32>,
+}
+
+impl Everything {
+    /// More changes than that are read as a whole.
+    const A_FEW: usize = 50;
+
+    fn changed(&mut self, interfaces: impl IntoIterator<Item = u32>) {
+        if self.known.is_some() {
+            self.changed.extend(interfaces);
+        }
+    }
+
+    async fn read(&mut self, links: &Links) -> io::Result<Vec<Interface>> {
+        let changed = std::mem::take(&mut self.changed);
+        let mut known = match self.known.take() {
+            Some(known) if changed.len() <= Everything::A_FEW => known,
+            Some(_) | None => {
+                let all = links.interfaces()?;
+                return Ok(self.keep(all.into_iter().map(|i| (i.index, i)).collect()));
+            }
+        };
+        for index in changed {
+            match links.at(index).await? {
+                Some(interface) => known.insert(index, interface),
+                None => known.remove(&index),
+            };
+        }
+        Ok(self.keep(known))
+    }
+
+    fn keep(&mut self, now: BTreeMap<u32, Interface>) -> Vec<Interface> {
+        self.known.insert(now).values().cloned().collect()
     }
 }
 
@@ -93,8 +143,12 @@ impl Host {
     pub fn note(&mut self, changed: &Changed) {
         let ours = self.reading.ours.iter().any(|(index, _)| changed.interfaces.contains(index));
         if changed.lost || changed.our_routes || ours {
-            self.reading.expect_changes();
+            self.reading.expect_other_routes();
         }
+        if changed.lost {
+            self.reading.everything = Everything::default();
+        }
+        self.reading.everything.changed(changed.interfaces.union(&changed.settings).copied());
         if changed.lost || !changed.interfaces.is_empty() {
             self.reading.addresses = None;
         }
@@ -125,11 +179,11 @@ impl Host {
 
     /// Interfaces, the ways out by them, and addresses.
     async fn read_links(&mut self, question: &Question, found: &mut Found) -> io::Result<()> {
-        let State { tunnel, addresses, .. } = &mut self.reading;
+        let State { tunnel, addresses, everything, .. } = &mut self.reading;
         let (links, outer_device) = (&self.links, tunnel.outer.device());
         found.addresses = match addresses {
             Some(known) => known.clone(),
-            None => addresses.insert(links.addresses().await?).clone(),
+            None => addresses.insert(links.addresses()?).clone(),
         };
         let mut interfaces: BTreeMap<u32, Interface> = BTreeMap::new();
         let mut add =
@@ -137,7 +191,7 @@ impl Host {
         // A gateway turns on forwarding by all of them.
         let all = tunnel.gateway.forward || tunnel.gateway.masquerade.is_some();
         if all {
-            add(links.interfaces().await?);
+            add(everything.read(links).await?);
         }
         // Other tunnels' too: they may have the pair of addresses that ours is to have, and what comes
         // out of one is not for ours. And a process of the other datapath may have left some.
