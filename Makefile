@@ -46,8 +46,8 @@ demo: ## tunnels in network namespaces, explained step by step; DATAPATH=tun
 bench: ## the speed, against other tunnels; DATAPATH=kernel or tun; writes target/bench/
 	@case "$(or $(DATAPATH),both)" in \
 	kernel) benches/run.sh $(KERNEL) ;; \
-	tun) benches/native.sh $(ARGS) ;; \
-	both) benches/run.sh $(KERNEL) && benches/native.sh $(ARGS) ;; \
+	tun) benches/native.sh $(ARGS) && benches/scale.sh ;; \
+	both) benches/run.sh $(KERNEL) && benches/native.sh $(ARGS) && benches/scale.sh ;; \
 	*) echo "bench: DATAPATH is kernel or tun, not '$(DATAPATH)'" >&2; exit 2 ;; \
 	esac
 
