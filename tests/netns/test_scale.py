@@ -15,6 +15,7 @@ KINDS = {
     "client": (),
     "routes": ("--route", "10.77.0.0/16"),
     "full": ("--default-route",),
+    "gateway": ("--forward", "--masquerade"),
 }
 
 
