@@ -200,10 +200,8 @@ mod tests {
         let command = Options::command();
         let behind = |word| behind_one_hyphen(word, &command).unwrap_or_default();
         assert_eq!(behind("-remote"), "-remote is -r emote: did you mean --fou-remote?");
-        assert_eq!(
-            behind("-remote-ip"),
-            "-remote-ip is -r emote-ip: did you mean --fou-remote-ip?"
-        );
+        let meant = "did you mean --fou-remote-ip or --auth-by-remote-ip?";
+        assert_eq!(behind("-remote-ip"), format!("-remote-ip is -r emote-ip: {meant}"));
         for other in ["-r", "-vv", "--remote", "remote", "-r192.0.2.1", "-bé"] {
             assert_eq!(behind(other), "", "{other}");
         }
