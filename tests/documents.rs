@@ -88,3 +88,15 @@ fn every_file_that_a_document_names_is_there() {
     }
     assert!(named > 5, "{named}");
 }
+
+#[test]
+fn every_make_target_is_run_by_somebody() {
+    let read = |name| fs::read_to_string(top().join(name)).unwrap();
+    let (makefile, releasing) = (read("Makefile"), quoted(&read("RELEASING.md")));
+    let targets = makefile.lines().find_map(|line| line.strip_prefix(".PHONY:")).unwrap();
+    assert!(targets.split_whitespace().count() > 5, "{targets}");
+    for target in targets.split_whitespace() {
+        let named = releasing.contains(&format!("make {target}"));
+        assert!(named, "RELEASING.md does not say who runs make {target}");
+    }
+}
