@@ -158,6 +158,8 @@ impl<'a> Process<'a> {
     pub async fn end(&mut self) -> Result<(), Failure> {
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
         let _ = tun::forget(); // without a service manager there is nothing to forget
+        // Word of the last changes may be on its way.
+        self.host.note(&Changed { lost: true, ..Changed::default() });
         let found = self.read().await.map_err(Failure::Netlink)?;
         let mut actions = Vec::new();
         let now = self.clock.moment()?;

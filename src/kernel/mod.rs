@@ -176,10 +176,13 @@ impl Host {
             Step::InstallGateway(spec) => Ok(self.gateway.install(spec)?),
             Step::RemoveGateway => Ok(self.gateway.remove()?),
             Step::SetForwarding { interface, on } => {
-                links.set_forwarding(interface, *on).await.map_err(StepError::Setting)
+                // With an interface its settings go.
+                absent_is_fine(links.set_forwarding(interface, *on).await)
+                    .map_err(StepError::Setting)
             }
             Step::SetRpFilter { interface, value } => {
-                links.set_rp_filter(interface, *value).await.map_err(StepError::Setting)
+                absent_is_fine(links.set_rp_filter(interface, *value).await)
+                    .map_err(StepError::Setting)
             }
             // The daemon and the userspace datapath do these.
             Step::Bind(_) | Step::Forward(_) | Step::UseNameServers | Step::RestoreNameServers => {
