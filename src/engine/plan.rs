@@ -125,6 +125,13 @@ pub enum Control {
     Queue { queue: QueueConfig, shape: ControlShape },
 }
 
+impl Control {
+    /// Whether there is no other proof than where a packet comes from.
+    pub fn proof_is_address(&self) -> bool {
+        matches!(self, Control::Queue { shape: ControlShape::FromRemote { .. }, .. })
+    }
+}
+
 /// How an authentication packet is told from data, without knowing who sent it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ControlShape {

@@ -167,7 +167,12 @@ impl Engine {
         let Some(payload) = reply else { return };
         // The packet may be the answer to our answer: two servers must not talk without end.
         self.answered.retain(|_, (at, _)| now.monotonic.saturating_sub(*at) < ANSWERED_FOR);
-        let (_, answers) = self.answered.entry(from).or_insert((now.monotonic, 0));
+        // Where the address is the proof, whoever forges it has the choice of ports.
+        let asked = match self.endpoint.control.proof_is_address() {
+            true => SocketAddr::new(from.ip(), 0),
+            false => from,
+        };
+        let (_, answers) = self.answered.entry(asked).or_insert((now.monotonic, 0));
         if *answers < MAX_ANSWERS {
             *answers += 1;
             self.send(from, payload, actions);

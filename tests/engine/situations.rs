@@ -865,6 +865,19 @@ fn two_servers_do_not_answer_each_other_without_end() {
 }
 
 #[test]
+fn who_forges_an_address_that_is_the_proof_gets_no_more_answers_by_other_ports() {
+    let mut config = server(None);
+    config.reply = Reply::Reversed;
+    config.policy.proof = Proof::Nothing;
+    config.policy.remote_ip = Some((*at(A).ip()).into());
+    let mut play = Play::start(Role::Server(config), PlayedHost::new(), Memory::default());
+    for port in 1..=100 {
+        play.receive(SocketAddrV4::new(*at(A).ip(), port), b"hello");
+    }
+    assert_eq!((play.engine.counters().accepted, play.sent.len()), (100, 3));
+}
+
+#[test]
 fn a_private_address_in_a_vrf_is_told() {
     let mut host = PlayedHost::new();
     host.found.interfaces.iter_mut().find(|i| i.name == "eth0").unwrap().in_vrf = true;
