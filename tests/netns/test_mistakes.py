@@ -45,7 +45,7 @@ def test_two_tunnels_with_the_same_inner_addresses(lab):
     proof = ["--auth-key-b64", other.private, "--auth-secret", ipipou.SECRET]
     ipipou.Tunnel(lan.stranger, *place, *TUN, *proof)
     near[1].await_log("tunnel up")
-    near[1].await_log("WARN: .*172.28.0.[01].* ipipou0|WARN: .*ipipou0.*172.28.0.[01]")
+    near[1].await_log("WARN: the routes of this host lead to ipipou0 with packets for 172.28.0.1,")
 
 
 def test_a_client_knows_whether_its_server_is_there(lab):
