@@ -68,7 +68,9 @@ def changing(host, seconds):
     pause = 1 / 10
     each = range(int(RATE * pause / 2))
     turn = "".join(
-        f"route {verb} 10.99.0.{i}/32 via {ipipou.STRANGER}\n" for verb in ("add", "del") for i in each
+        f"route {verb} 10.99.0.{i}/32 via {ipipou.STRANGER}\n"
+        for verb in ("add", "del")
+        for i in each
     )
     file = host.lab.file("changes")
     file.write_text(turn)

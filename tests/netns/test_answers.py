@@ -122,7 +122,8 @@ def test_marks_of_others_stay(lab, internet):
     client, third = internet.client, internet.third
     container = Container(lab, client)
     container.publish(8000)
-    client.nft("""
+    client.nft(
+        """
         table ip others {
             counter kept { }
             counter lost { }
@@ -137,7 +138,8 @@ def test_marks_of_others_stay(lab, internet):
                 iifname docker0 meta mark != 0x4000 counter name lost
                 ct mark != 0x77 ct direction reply iifname docker0 counter name lost
             }
-        }""")
+        }"""
+    )
     internet.serve()
     internet.connect()
     await_answer(client, Internet.THIRD)

@@ -69,7 +69,9 @@ def test_rules_that_somebody_else_removes(lab):
 
 
 @pytest.mark.parametrize("queues", [1, 3])
-@pytest.mark.parametrize("how", ["netns {other}", "down name other0", "down name other0 netns {other}"])
+@pytest.mark.parametrize(
+    "how", ["netns {other}", "down name other0", "down name other0 netns {other}"]
+)
 def test_an_interface_that_somebody_takes_away(lab, how, queues):
     """Into another namespace, or by another name: here there is none any more, and a new one is made.
     The old one goes, wherever it is."""

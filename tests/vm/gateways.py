@@ -211,13 +211,15 @@ class Internet:
 
     def forward(self, port):
         """The first router hands on to the client what comes from outside for this port."""
-        self.routers[0].nft(f"""
+        self.routers[0].nft(
+            f"""
             table ip door {{
                 chain prerouting {{
                     type nat hook prerouting priority dstnat;
                     iifname wan0 tcp dport {port} dnat to {self.LAN}
                 }}
-            }}""")
+            }}"""
+        )
 
     def serve(self, *options, **more):
         """A server that everything may go through; the third host knows no way to the client."""
@@ -337,7 +339,8 @@ class Container:
             ("ip", f"{self.BRIDGE}/16", to or self.ADDRESS),
             ("ip6", f"{self.BRIDGE6}/64", f"[{self.ADDRESS6}]"),
         ):
-            self.outer.nft(f"""
+            self.outer.nft(
+                f"""
                 table {family} docker {{
                     chain prerouting {{
                         type nat hook prerouting priority dstnat;
@@ -347,4 +350,5 @@ class Container:
                         type nat hook postrouting priority srcnat;
                         {family} saddr {own} oifname != docker0 masquerade
                     }}
-                }}""")
+                }}"""
+            )
