@@ -16,10 +16,6 @@ use crate::engine::config::DeviceName;
 /// The name servers of one tunnel.
 #[derive(Debug)]
 pub struct Dns {
-    path: PathBuf,
-    state_dir: PathBuf,
-    device: DeviceName,
-    servers: Vec<IpAddr>,
     /// Whether systemd-resolved was told by this process.
     told: bool,
     resolvconf: Resolvconf,
@@ -42,16 +38,15 @@ impl Dns {
         device: DeviceName,
         servers: Vec<IpAddr>,
     ) -> Self {
-        let file =
-            ResolvFile::new(path.clone(), state_dir.clone(), device.clone(), servers.clone());
         let resolvconf = Resolvconf::new(&device);
-        Dns { path, state_dir, device, servers, told: false, resolvconf, file }
+        let file = ResolvFile::new(path, state_dir, device, servers);
+        Dns { told: false, resolvconf, file }
     }
 
     fn owner(&self) -> Owner {
-        if resolved::has(&self.path) {
+        if resolved::has(&self.file.path) {
             Owner::Resolved
-        } else if Resolvconf::has(&self.path) {
+        } else if Resolvconf::has(&self.file.path) {
             Owner::Resolvconf
         } else {
             Owner::Nobody
@@ -64,10 +59,12 @@ impl Dns {
     /// Why it cannot, and what to do.
     pub fn check(&self) -> io::Result<()> {
         match self.owner() {
-            _ if self.servers.is_empty() => Ok(()),
+            _ if self.file.servers.is_empty() => Ok(()),
             Owner::Resolved => Ok(()), // who may tell it what is a matter of policy (polkit)
             // openresolv's says that all is well when it cannot write the file.
-            Owner::Resolvconf | Owner::Nobody => resolv_file::check(&self.path, self.settings()),
+            Owner::Resolvconf | Owner::Nobody => {
+                resolv_file::check(&self.file.path, self.settings())
+            }
         }
     }
 
@@ -75,7 +72,7 @@ impl Dns {
     fn settings(&self) -> &'static str {
         match self.owner() {
             Owner::Resolved => "DynamicUser=no",
-            Owner::Resolvconf if self.path.is_symlink() => {
+            Owner::Resolvconf if self.file.path.is_symlink() => {
                 "DynamicUser=no and ReadWritePaths=/run/resolvconf"
             }
             Owner::Resolvconf => "DynamicUser=no and ReadWritePaths=/run/resolvconf /etc",
@@ -103,14 +100,15 @@ impl Dns {
     pub fn apply(&mut self) -> io::Result<()> {
         match self.owner() {
             Owner::Resolved => {
-                replace_file(&self.state_dir.join(TOLD_RESOLVED), &[])?;
-                resolved::ask(&self.servers, &self.device).map_err(|e| self.refused(e))?;
+                replace_file(&self.file.in_state_dir(TOLD_RESOLVED), &[])?;
+                resolved::ask(&self.file.servers, &self.file.device)
+                    .map_err(|e| self.refused(e))?;
                 self.told = true;
                 Ok(())
             }
             Owner::Resolvconf => {
-                replace_file(&self.state_dir.join(TOLD_RESOLVCONF), &[])?;
-                let added = self.resolvconf.add(&self.servers, &self.path);
+                replace_file(&self.file.in_state_dir(TOLD_RESOLVCONF), &[])?;
+                let added = self.resolvconf.add(&self.file.servers, &self.file.path);
                 added.map_err(|e| self.refused(e))
             }
             Owner::Nobody => self.file.apply(),
@@ -120,7 +118,7 @@ impl Dns {
     /// Whether the name servers are in. Of systemd-resolved only what this process told it is
     /// known: after the interface was made anew, apply again.
     pub fn is_applied(&self) -> bool {
-        if self.servers.is_empty() {
+        if self.file.servers.is_empty() {
             return false; // nothing is read for those who do not ask
         }
         match self.owner() {
@@ -132,7 +130,7 @@ impl Dns {
 
     /// Whether we, or a process that crashed, left something to put back.
     pub fn needs_restoring(&self) -> bool {
-        [TOLD_RESOLVED, TOLD_RESOLVCONF].iter().any(|told| self.state_dir.join(told).exists())
+        [TOLD_RESOLVED, TOLD_RESOLVCONF].iter().any(|told| self.file.in_state_dir(told).exists())
             || self.file.needs_restoring()
     }
 
@@ -142,13 +140,13 @@ impl Dns {
     /// # Errors
     /// When a file cannot be read or written.
     pub fn restore(&mut self) -> io::Result<()> {
-        let told = self.state_dir.join(TOLD_RESOLVED);
+        let told = self.file.in_state_dir(TOLD_RESOLVED);
         if told.exists() {
-            warn(resolved::revert(&self.device)); // an interface that is gone has no name servers
+            warn(resolved::revert(&self.file.device)); // an interface that is gone has no name servers
             self.told = false;
             forget(&told)?;
         }
-        let told = self.state_dir.join(TOLD_RESOLVCONF);
+        let told = self.file.in_state_dir(TOLD_RESOLVCONF);
         if told.exists() {
             warn(self.resolvconf.delete()); // it may have been removed from the host since
             forget(&told)?;

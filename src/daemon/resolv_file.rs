@@ -1,9 +1,8 @@
 //! `/etc/resolv.conf` where nobody but its writer has it: saved, written in place, and put back as it
 //! was.
 //!
-//! The inode stays, which may be a bind mount, and so do owner and mode. Its
-//! first line says whose it is. What has our line is ours, and is put back; what has not, somebody
-//! else wrote since, and it stays. Whose line is in it has the file locked while it runs (flock(2)):
+//! The inode stays, which may be a bind mount, and so do owner and mode. Its first line says whose it
+//! is. What has our line is ours, and is put back; what has not, somebody else wrote since, and it stays. Whose line is in it has the file locked while it runs (flock(2)):
 //! the line of a process that was killed keeps nobody else out.
 
 use std::fs::{self, File, Permissions};
@@ -24,10 +23,10 @@ const MODE: u32 = 0o644;
 /// The file, with the name servers of one tunnel or without.
 #[derive(Debug)]
 pub struct ResolvFile {
-    path: PathBuf,
+    pub(super) path: PathBuf,
     state_dir: PathBuf,
-    device: DeviceName,
-    servers: Vec<IpAddr>,
+    pub(super) device: DeviceName,
+    pub(super) servers: Vec<IpAddr>,
     /// The file while it has our name servers.
     lock: Option<File>,
 }
@@ -209,7 +208,7 @@ impl ResolvFile {
         }
     }
 
-    fn in_state_dir(&self, name: &str) -> PathBuf {
+    pub(super) fn in_state_dir(&self, name: &str) -> PathBuf {
         self.state_dir.join(name)
     }
 
