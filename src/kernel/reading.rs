@@ -9,7 +9,7 @@ use ipnet::IpNet;
 
 use super::links::LOOPBACK;
 use super::{Changed, Host, Links, conntrack};
-use crate::engine::config::{DeviceName, TunnelConfig};
+use crate::engine::config::TunnelConfig;
 use crate::engine::host::{
     Address, Family, Found, GatewayFound, Interface, NameServers, PolicyRule, Route, Userspace,
 };
@@ -20,8 +20,6 @@ pub struct WayTo {
     pub destination: IpAddr,
     /// Their source, if it is always the same.
     pub source: Option<IpAddr>,
-    /// The interface that they are bound to.
-    pub device: Option<DeviceName>,
     /// Firewall mark of the packets; 0 is none.
     pub mark: u32,
 }
@@ -29,12 +27,7 @@ pub struct WayTo {
 impl WayTo {
     /// How the packets of this tunnel go to `destination`.
     pub fn of_tunnel(tunnel: &TunnelConfig, destination: IpAddr) -> Self {
-        WayTo {
-            destination,
-            source: tunnel.outer.address(),
-            device: tunnel.outer.device().cloned(),
-            mark: tunnel.mark().unwrap_or(0),
-        }
+        WayTo { destination, source: tunnel.outer.address(), mark: tunnel.mark().unwrap_or(0) }
     }
 }
 
@@ -204,16 +197,15 @@ impl Host {
         let outer_index = outer_device.and_then(|device| {
             interfaces.values().find(|i| i.name == device.as_str()).map(|i| i.index)
         });
-        if let Some(way_to) = &question.way_to
-            && way_to.device.is_some() == outer_index.is_some()
-        {
-            found.way = links.way(way_to, outer_index).await?;
-        }
-        for way_to in &question.other_ways {
-            if way_to.device.is_some() == outer_index.is_some()
-                && let Some(way) = links.way(way_to, outer_index).await?
-            {
-                found.other_ways.insert(way_to.destination, way);
+        // Packets that are bound to an interface have no way while it is not there.
+        if outer_device.is_some() == outer_index.is_some() {
+            if let Some(way_to) = &question.way_to {
+                found.way = links.way(way_to, outer_index).await?;
+            }
+            for way_to in &question.other_ways {
+                if let Some(way) = links.way(way_to, outer_index).await? {
+                    found.other_ways.insert(way_to.destination, way);
+                }
             }
         }
         // Where there is a choice, what a route leads to comes first.
