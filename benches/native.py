@@ -113,10 +113,9 @@ def tcp(pair, seconds, congestion):
     return end["sum_received"]["bits_per_second"], round_trips(ping)
 
 
-def resident(process):
-    """KiB of memory."""
-    status = pathlib.Path(f"/proc/{process.pid}/status").read_text()
-    return int(re.search(r"VmRSS:\s+(\d+)", status)[1])
+def memory_in_use(pair):
+    """KiB of each end."""
+    return [laboratory.resident(end.pid) for end in pair.ends]
 
 
 def measure(contestant, seconds, congestion):
@@ -129,7 +128,7 @@ def measure(contestant, seconds, congestion):
         figures |= {"udp kpps": flood / 1e3, "udp lost": lost}
         figures["paced lost"] = udp(pair, seconds, str(PACED * PAYLOAD * 8))[1]
         if pair.ends:
-            figures["memory MiB"] = max(map(resident, pair.ends)) / 1024
+            figures["memory MiB"] = max(memory_in_use(pair)) / 1024
     with started(contestant, segmented=True) as pair:
         iperf_server(pair)
         figures[SEGMENTED] = tcp(pair, seconds, congestion)[0] / 1e9
@@ -139,7 +138,7 @@ def measure(contestant, seconds, congestion):
 def memory(contestant, seconds):
     """KiB of both ends: idle, and every so often while TCP and UDP run."""
     with started(contestant) as pair:
-        samples = {"idle": list(map(resident, pair.ends)), "loaded": []}
+        samples = {"idle": memory_in_use(pair), "loaded": []}
         flows, paced = [], ["-u", "-l", PAYLOAD, "-b", PACED * PAYLOAD * 8]
         for port, load in ((5201, ["-C", CONGESTION]), (5202, paced)):
             iperf_server(pair, port)
@@ -148,7 +147,7 @@ def memory(contestant, seconds):
         step = max(1, seconds // 30)
         for _ in range(seconds // step - 1):
             time.sleep(step)
-            samples["loaded"].append(list(map(resident, pair.ends)))
+            samples["loaded"].append(memory_in_use(pair))
         for flow in flows:
             if flow.wait(timeout=30):
                 raise AssertionError(f"iperf3: {flow.output()}")

@@ -11,9 +11,7 @@ while nothing happens, and while other programs' routes change.
 
 import argparse
 import json
-import os
 import pathlib
-import re
 import sys
 import tempfile
 import time
@@ -32,23 +30,11 @@ FULL = ("--route", "10.77.0.0/16", "--default-route")
 KINDS = {"server": (), "client": FULL, "gateway": (*FULL, "--forward", "--masquerade")}
 
 
-def resident(pid):
-    """KiB."""
-    status = pathlib.Path(f"/proc/{pid}/status").read_text()
-    return int(re.search(r"VmRSS:\s+(\d+)", status)[1])
-
-
-def busy(pid):
-    """Seconds of a processor, of all threads (proc_pid_schedstat(5))."""
-    threads = pathlib.Path(f"/proc/{pid}/task").iterdir()
-    return sum(int((thread / "schedstat").read_text().split()[0]) for thread in threads) / 1e9
-
-
 def share(pid, seconds):
     """Of a processor, for so long."""
-    begin, before = time.monotonic(), busy(pid)
+    begin, before = time.monotonic_ns(), laboratory.processor_time(pid)
     time.sleep(seconds)
-    return (busy(pid) - before) / (time.monotonic() - begin)
+    return (laboratory.processor_time(pid) - before) / (time.monotonic_ns() - begin)
 
 
 def fill(host, links, routes):
@@ -94,7 +80,7 @@ def measure(kind, options):
         changes = changing(host, options.seconds)
         figures["changing"] = share(pid, options.seconds)
         assert changes.wait(timeout=60) == 124  # timeout(1)
-        figures["KiB"] = resident(pid)
+        figures["KiB"] = laboratory.resident(pid)
         return figures
 
 

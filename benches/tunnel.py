@@ -14,7 +14,6 @@ import argparse
 import ctypes
 import dataclasses
 import json
-import pathlib
 import re
 import signal
 import statistics
@@ -261,17 +260,6 @@ def throughput(figures):
 # -- the daemon's own time ----------------------------------------------------------------------
 
 
-def own_time(pid):
-    """Nanoseconds on the CPU so far, all threads: with --icount, instructions."""
-    threads = pathlib.Path(f"/proc/{pid}/task").glob("*/schedstat")
-    return sum(int(thread.read_text().split()[0]) for thread in threads)
-
-
-def resident(pid):
-    """KiB of memory."""
-    return int(re.search(r"VmRSS:\s+(\d+)", pathlib.Path(f"/proc/{pid}/status").read_text())[1])
-
-
 class Pair:
     """A server, and a client that sends authentication packets and has no tunnel."""
 
@@ -310,10 +298,12 @@ def work(lab, moves=9):
             if pair is None or said == "tunnel up":
                 pair = Pair(lab, pair and pair.keys)
             time.sleep(0.5)  # whatever it does at first is done
-            before = own_time(pair.pid)
+            before = laboratory.processor_time(pair.pid)
             pair.authenticate(said)
-            spent[what].append(own_time(pair.pid) - before)
-    return {what: statistics.median(times) for what, times in spent.items()}, resident(pair.pid)
+            spent[what].append(laboratory.processor_time(pair.pid) - before)
+    return {what: statistics.median(times) for what, times in spent.items()}, laboratory.resident(
+        pair.pid
+    )
 
 
 def system_calls(lab):

@@ -1,7 +1,5 @@
 """Packets of nobody by the thousand: who has a key still gets in, on the userspace datapath."""
 
-import pathlib
-import re
 import socket
 import sys
 
@@ -10,6 +8,7 @@ import pytest
 import ipipou
 import packets
 from ipipou import CLIENT, SERVER, await_, reach_each_other
+from lab import resident
 from many_ends import dropped
 from test_ipv6 import SERVER6
 from test_malformed import UDP, ipv6
@@ -176,12 +175,6 @@ def spoof(host, rate, length=len(JUNK)):
     return process
 
 
-def resident(end):
-    """KiB of memory that the process has in use."""
-    status = pathlib.Path(f"/proc/{end.process.pid}/status").read_text()
-    return int(re.search(r"VmRSS:\s+(\d+)", status)[1])
-
-
 # How many more lines a flood may add; each kind has fifty in ten seconds, and says what it left out.
 FEW_LINES = 300
 
@@ -200,9 +193,13 @@ def test_spoofed_sources(lan, proof):
 
     spoof(lan.client, 3000)
     await_(lambda: count() > 500, timeout=60, what="packets of many")
-    size, lines, status = resident(near), near.process.output().count("\n"), len(str(near.show()))
+    size, lines, status = (
+        resident(near.process.pid),
+        near.process.output().count("\n"),
+        len(str(near.show())),
+    )
     await_(lambda: count() > 5000, timeout=120, what="packets of more")
-    assert resident(near) - size < 1024  # KiB; 4500 of anything would be seen
+    assert resident(near.process.pid) - size < 1024  # KiB; 4500 of anything would be seen
     assert near.process.output().count("\n") - lines < FEW_LINES
     assert len(str(near.show())) < status + 200
     assert near.process.stop() == 0

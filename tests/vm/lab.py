@@ -76,6 +76,18 @@ def _pings(text):
     return Pings(int(found[1]), int(found[2]))
 
 
+def resident(pid):
+    """KiB of memory that a process has in use."""
+    status = pathlib.Path(f"/proc/{pid}/status").read_text()
+    return int(re.search(r"VmRSS:\s+(\d+)", status)[1])
+
+
+def processor_time(pid):
+    """Nanoseconds on the CPU so far, all threads: in a machine with --icount, instructions."""
+    threads = pathlib.Path(f"/proc/{pid}/task").glob("*/schedstat")
+    return sum(int(thread.read_text().split()[0]) for thread in threads)
+
+
 class Process:
     """A process in a host, with what it prints in a file."""
 
