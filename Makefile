@@ -29,7 +29,7 @@ writable = @for place in $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(UNITS) $(DESTDIR)$(
 		"or give PREFIX or DESTDIR" >&2; exit 1; }; \
 done
 
-.PHONY: help build test demo bench bare lint mutants fuzz install uninstall clean
+.PHONY: help build test demo bench bare machines lint mutants fuzz install uninstall clean
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):[^#]*## /\1\t/p' Makefile | expand -t 12
@@ -56,6 +56,10 @@ bench: ## the speed, against other tunnels; DATAPATH=kernel or tun; writes targe
 bare: ## the README's first commands in bare Debian 12 and 13, by root and by a user: four in all
 	@tests/setup/packages.sh test
 	@tests/setup/bare.sh
+
+machines: ## the README's services on two emulated machines, also with the Python program
+	@tests/setup/packages.sh test
+	@tests/setup/machines.sh
 
 lint: ## rustfmt, clippy, cargo-deny, shellcheck, black
 	@tests/setup/lint.sh
