@@ -385,7 +385,11 @@ impl<'a> Process<'a> {
         let taken = error.is_taken();
         let is_link = matches!(error, StepError::Link(_));
         if taken && is_link {
-            tracing::info!("another tunnel has these addresses: using a private one");
+            let text = format!(
+                "cannot {step}: another link has its addresses, perhaps in another network namespace; \
+                 trying a private local address"
+            );
+            self.complain(Failing::Step(discriminant(step)), &text);
         } else if let Some(first @ None) = &mut self.starting {
             *first = Some(Failure::Step { step: Box::new(step.clone()), error });
         } else {

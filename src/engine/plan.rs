@@ -31,7 +31,7 @@ pub struct Wanted {
     pub private: BTreeSet<Ipv4Addr>,
     pub listeners: BTreeSet<Listener>,
     pub links: Vec<WantedLink>,
-    /// Links of ours that should not be: no remote is known for them.
+    /// Links of ours that should not be: no remote is known for them, or they have a wrong name.
     pub unwanted: Vec<DeviceName>,
     pub socket: Option<SocketSpec>,
     pub forwarding: ForwardSpec,
@@ -227,10 +227,11 @@ pub fn plan(
     if found.userspace.forwarding != wanted.forwarding {
         steps.push(Step::Forward(wanted.forwarding.clone()));
     }
+    // A new link may have the addresses of an old one.
+    steps.extend(plan_unwanted(&wanted.unwanted, found));
     for link in &wanted.links {
         plan_link(link, found, owned, &mut steps);
     }
-    steps.extend(plan_unwanted(&wanted.unwanted, found));
     plan_admitted(wanted, found, &mut steps);
     steps.extend(plan_unwanted_private(wanted, found, owned));
     steps

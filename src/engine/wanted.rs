@@ -351,6 +351,7 @@ fn kernel(
         listeners: BTreeSet::from([listener(outer.address)]),
         ..Wanted::default()
     };
+    let renamed = renamed(tunnel, outer.address, peers, found);
     let mut taken = BTreeSet::new();
     for peer in peers {
         let Some(SocketAddr::V4(remote)) = peer.remote() else {
@@ -359,7 +360,7 @@ fn kernel(
         };
         // The next peer at this address cannot have our outer address as well.
         let shared = !taken.insert(*remote.ip());
-        let private = private_for(peer, *remote.ip(), shared, outer, found);
+        let private = private_for(peer, *remote.ip(), shared, outer, (found, &renamed));
         if let Some(address) = private {
             wanted.private.insert(address);
             wanted.listeners.insert(listener(address));
@@ -387,7 +388,32 @@ fn kernel(
         let there = nodes::interfaces(found, tunnel);
         wanted.unwanted = there.into_iter().filter(|device| !stays(device)).collect();
     }
+    wanted.unwanted.extend(renamed);
     wanted
+}
+
+/// Links of this tunnel that somebody gave another name: a new one of the right name cannot have their
+/// pair of addresses while they are there.
+pub fn renamed(
+    tunnel: &TunnelConfig,
+    outer: Ipv4Addr,
+    peers: &[Peer],
+    found: &Found,
+) -> Vec<DeviceName> {
+    let has_name = |name: &str| peers.iter().any(|peer| peer.device.as_str() == name);
+    let is_our_address =
+        |local| local == outer || peers.iter().any(|peer| peer.private.address() == local);
+    let is_ours = |interface: &Interface| match interface.kind {
+        InterfaceKind::Ipip(link) => match link.encapsulation {
+            Encapsulation::Fou { source_port, .. } => {
+                source_port == tunnel.port.get() && is_our_address(link.local)
+            }
+            Encapsulation::NoneOrOther => false,
+        },
+        InterfaceKind::Tun | InterfaceKind::Other => false,
+    };
+    let labelled = found.interfaces.iter().filter(|i| plan::is_labelled(i) && !has_name(&i.name));
+    labelled.filter(|i| is_ours(i)).filter_map(|link| link.name.parse().ok()).collect()
 }
 
 /// The interfaces of this and other processes of ours, but the one that our outer address is on: a
@@ -417,13 +443,15 @@ fn private_for(
     remote: Ipv4Addr,
     shared: bool,
     outer: KernelOuter,
-    found: &Found,
+    (found, going): (&Found, &[DeviceName]),
 ) -> Option<Ipv4Addr> {
     let private = match peer.private {
         PrivateAddress::Always(address) => return Some(address),
         PrivateAddress::WhenTaken(address) => address,
     };
-    let mut ipip = found.interfaces.iter().filter_map(|i| match i.kind {
+    let goes = |interface: &Interface| going.iter().any(|device| device.as_str() == interface.name);
+    let others = found.interfaces.iter().filter(|i| !goes(i));
+    let mut ipip = others.filter_map(|i| match i.kind {
         InterfaceKind::Ipip(link) => Some((i, link)),
         InterfaceKind::Tun | InterfaceKind::Other => None,
     });

@@ -168,3 +168,55 @@ def test_an_interface_goes_and_returns(lab, options, side):
     assert lan.near.process.stop() == lan.far.process.stop() == 0
     assert lan.near.tunnel() is lan.far.tunnel() is None
     assert not listens(lan.near) and not listens(lan.far)
+
+
+@pytest.mark.parametrize("side", ["server", "client"])
+def test_an_interface_that_is_moved_to_another_namespace(lab, side):
+    """There it still has its pair of addresses, so that the new one is private while it lives."""
+    lan, other = ipipou.Lan(lab).connect(), lab.host("other")
+    end = lan.near if side == "server" else lan.far
+    said = "perhaps in another network namespace"
+    end.await_told(lambda: end.host.run(f"ip link set ipipou0 netns {other.netns}"), said)
+    end.await_quiet()
+    ipipou.reach_each_other(lan.server, lan.client)
+    assert end.tunnel()["local"] == PRIVATE
+    other.run("ip link del ipipou0")
+    assert end.process.stop() == 0 and end.tunnel() is None
+    assert PRIVATE not in end.host.run("ip addr")
+
+
+@pytest.mark.parametrize("side", ["server", "client"])
+@MODES
+def test_an_interface_that_is_renamed(lab, options, side):
+    """The new one has the addresses of the old one."""
+    lan = ipipou.Lan(lab).connect(*options)
+    end = lan.near if side == "server" else lan.far
+    local = end.tunnel()["local"]
+    end.await_told(lambda: end.host.run("ip link set ipipou0 name uplink7"), "remove uplink7")
+    end.await_quiet()
+    ipipou.reach_each_other(lan.server, lan.client)
+    assert end.tunnel()["local"] == local
+    assert "uplink7" not in end.host.run("ip link")
+    end.await_quiet()
+    end.process.send_signal(signal.SIGSTOP)
+    end.host.run("ip link set ipipou0 name uplink7")
+    end.process.send_signal(signal.SIGCONT)
+    assert end.process.stop() == 0
+    assert "made by ipipou" not in end.host.run("ip -d link")
+
+
+def test_an_interface_in_a_vrf_is_told(lab):
+    """It is left there: whoever put it there may want that."""
+    lan = ipipou.Lan(lab).connect()
+    host, end = lan.client, lan.far
+    host.batch("link add blue type vrf table 10", "link set blue up")
+    said = "ipipou0 was put into a VRF"
+    end.await_told(lambda: host.run("ip link set ipipou0 master blue"), said)
+    end.await_quiet()
+    assert end.process.output().count(said) == 1 and "lead to eth0" not in end.process.output()
+    assert "master blue" in host.run("ip link show ipipou0")
+    host.run("ip link set ipipou0 nomaster")
+    await_answer(host, INNER_SERVER)
+    ipipou.reach_each_other(lan.server, host)
+    end.await_told(lambda: host.run("ip link set ipipou0 master blue"), said)
+    assert end.process.stop() == 0 and end.tunnel() is None
