@@ -3,6 +3,7 @@
 use std::fs::OpenOptions;
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::locks::Locks;
@@ -190,7 +191,11 @@ async fn only_ipv6(settings: &Settings) -> io::Result<Option<String>> {
     };
     let index = device.as_ref().map(|device| device.index);
     let addresses = links.addresses()?;
-    let found = Found { interfaces: device.into_iter().collect(), addresses, ..Found::default() };
+    let found = Found {
+        interfaces: device.map(Arc::new).into_iter().collect(),
+        addresses,
+        ..Found::default()
+    };
     let name = match &settings.role {
         Role::Client(ClientConfig { server, .. }) => match &server.host {
             ServerHost::Name(_) => Some(&server.host),

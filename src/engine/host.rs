@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::{IpNet, Ipv4Net};
@@ -14,7 +15,8 @@ use super::socket::SocketSpec;
 /// One reading of the host.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Found {
-    pub interfaces: Vec<Interface>,
+    /// Shared: there may be thousands, and from one reading to the next few change.
+    pub interfaces: Vec<Arc<Interface>>,
     pub addresses: Vec<Address>,
     pub listeners: BTreeSet<Listener>,
     pub rules: RulesFound,
@@ -333,11 +335,11 @@ impl std::ops::AddAssign for Traffic {
 
 impl Found {
     pub fn interface(&self, name: &DeviceName) -> Option<&Interface> {
-        self.interfaces.iter().find(|i| i.name == name.as_str())
+        self.interfaces.iter().find(|i| i.name == name.as_str()).map(Arc::as_ref)
     }
 
     pub fn interface_at(&self, index: u32) -> Option<&Interface> {
-        self.interfaces.iter().find(|i| i.index == index)
+        self.interfaces.iter().find(|i| i.index == index).map(Arc::as_ref)
     }
 
     /// The address of an interface that outer packets should have. `in_use` stays while it is there;

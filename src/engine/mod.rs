@@ -45,6 +45,7 @@ use hosts::Node;
 pub use memory::{Memory, Writing};
 use peer::{End, Peer, RemoteClient, RemoteServer};
 use plan::{Control, ControlShape, Owned, RuleSpec, Step};
+use reading::Remotes;
 use rivals::Rivals;
 use undone::Undone;
 use wanted::{Endpoint, Ends, OuterFound, find_outer};
@@ -111,6 +112,8 @@ pub struct Engine {
     installed: Option<RuleSpec>,
     installed_gateway: Option<GatewaySpec>,
     owned: Owned,
+    /// What the last plan was made for, if it had no steps.
+    needs_nothing: Option<Remotes>,
     undone: Undone,
     counters: Counters,
     heard: Heard,
@@ -189,6 +192,7 @@ impl Engine {
             installed: None,
             installed_gateway: None,
             owned: Owned::default(),
+            needs_nothing: None,
             undone: Undone::default(),
             counters: Counters::default(),
             heard: Heard::default(),
@@ -278,6 +282,7 @@ impl Engine {
 
     /// Forgets what was noted when the step was planned.
     fn not_made(&mut self, step: &Step) {
+        self.needs_nothing = None;
         match step {
             Step::InstallRules(..) => self.installed = None,
             Step::InstallGateway(_) => self.installed_gateway = None,

@@ -1,10 +1,13 @@
 //! What follows from a reading of the host: what is ours of what was found, and the steps to what
 //! should be there.
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 use ipnet::IpNet;
 
+use super::clients::Clients;
 use super::config::{Datapath, DeviceName, Outer};
 use super::host::{Encapsulation, Family, Found, Interface, InterfaceKind, RulesFound};
 use super::hosts::Node;
@@ -12,8 +15,17 @@ use super::peer::{End, Peer};
 use super::plan::{self, Control, Step, WantedLink};
 use super::proving::is_made;
 use super::undone::{self, Verdict};
-use super::wanted::{Endpoint, Ends, wanted};
+use super::wanted::{Endpoint, Ends, OuterFound, renamed, wanted};
 use super::{Action, Engine, Moment, Phase, REREAD_EVERY, Report, gateway, nodes};
+
+/// The other ends as they were planned for.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Remotes {
+    outer: Option<OuterFound>,
+    /// Where each is, who is let in, and whether its pair of addresses was taken.
+    peers: Vec<(Option<SocketAddr>, Option<SocketAddr>, Option<IpAddr>)>,
+    clients: BTreeSet<SocketAddr>,
+}
 
 impl Engine {
     pub(super) fn host_read(&mut self, mut found: Found, now: &Moment, actions: &mut Vec<Action>) {
@@ -33,7 +45,8 @@ impl Engine {
         if first {
             self.adopt(&found, now, actions);
         }
-        self.found = Some(found);
+        let before = self.found.replace(found);
+        let is_as_planned = before.is_some_and(|before| self.is_as_planned(before));
         self.listen(now);
         if first {
             self.note_start(actions);
@@ -47,7 +60,9 @@ impl Engine {
         // what follows from another address, which was reported.
         let settled = std::mem::replace(&mut self.phase, Phase::Settled) == Phase::Settled;
         let mut steps = Vec::new();
-        self.reconcile(&mut steps);
+        if !(is_as_planned && self.needs_nothing == Some(self.remotes())) {
+            self.reconcile(&mut steps);
+        }
         if is_made(&steps) {
             self.tell_arrivals(actions);
         }
@@ -55,6 +70,31 @@ impl Engine {
         self.tell_conflicts(actions);
         self.send_due(now, actions);
         self.try_next_address(now, actions);
+    }
+
+    /// Whether nothing has changed since the reading `before` but what was carried: the host may have
+    /// thousands of interfaces to plan for.
+    fn is_as_planned(&self, mut before: Found) -> bool {
+        let Some(found) = &self.found else { return false };
+        before.answers = found.answers;
+        before.userspace.silent.clone_from(&found.userspace.silent);
+        for (then, now) in before.interfaces.iter_mut().zip(&found.interfaces) {
+            if then.traffic != now.traffic {
+                Arc::make_mut(then).traffic = now.traffic;
+            }
+        }
+        before == *found
+    }
+
+    /// What a plan depends on besides the host.
+    fn remotes(&self) -> Remotes {
+        let of_peer = |peer: &Peer| (peer.remote(), peer.admitted(), peer.taken_for);
+        let clients = self.clients.iter().flat_map(Clients::admitted);
+        Remotes {
+            outer: self.outer,
+            peers: self.peers.iter().map(of_peer).collect(),
+            clients: clients.collect(),
+        }
     }
 
     /// Tells of the repairs among `steps`, or puts them off. If all was not `settled`, only what was
@@ -315,6 +355,8 @@ impl Engine {
         if !steps.is_empty() && self.phase != Phase::Ending {
             self.phase = Phase::Settling;
         }
+        let needs_nothing = steps.is_empty() && before == self.memory.settings;
+        self.needs_nothing = needs_nothing.then(|| self.remotes());
         // How it was before is on disk before it is changed, or a crash would leave it changed.
         if before != self.memory.settings {
             self.memory.settings = before;
@@ -369,7 +411,10 @@ impl Engine {
         gateway::forget(&mut before, found);
         let mut steps = gateway::plan_stale(&nothing, found, tunnel);
         steps.extend(gateway::plan(&nothing, found, tunnel, &mut before));
-        let devices = self.devices(found);
+        let mut devices = self.devices(found);
+        if let Some(OuterFound { address: IpAddr::V4(outer), .. }) = self.outer {
+            devices.extend(renamed(tunnel, outer, &self.peers, found));
+        }
         steps.extend(plan::plan_removal(&devices, found, &self.owned));
         gateway::guard(&mut steps, &nothing, found, None);
         actions.extend(steps.into_iter().map(Action::Apply));

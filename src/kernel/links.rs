@@ -57,14 +57,12 @@ impl Links {
         Ok(Links { handle })
     }
 
-    /// Every interface of the namespace, without what they carried. One at a time: there may be
+    /// Takes every interface of the namespace, without what it carried. One at a time: there may be
     /// thousands, and what the kernel tells of each is much more than what is kept.
-    pub fn interfaces(&self) -> io::Result<Vec<Interface>> {
+    pub fn each_interface(&self, mut take: impl FnMut(Interface)) -> io::Result<()> {
         let mut request = LinkMessage::default();
         request.attributes.push(LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]));
-        let mut found = Vec::new();
-        each(RTM_GETLINK, &request, |link: LinkMessage| found.push(read_interface(&link)))?;
-        Ok(found)
+        each(RTM_GETLINK, &request, |link: LinkMessage| take(read_interface(&link)))
     }
 
     /// The interfaces of a kind; the kernel leaves out the others

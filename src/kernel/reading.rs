@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use ipnet::IpNet;
 
@@ -94,7 +95,7 @@ impl State {
 /// thousands of them.
 #[derive(Debug, Default)]
 struct Everything {
-    known: Option<BTreeMap<u32, Interface>>,
+    known: Option<BTreeMap<u32, Arc<Interface>>>,
     changed: BTreeSet<u32>,
 }
 
@@ -108,26 +109,25 @@ impl Everything {
         }
     }
 
-    async fn read(&mut self, links: &Links) -> io::Result<Vec<Interface>> {
+    async fn read(&mut self, links: &Links) -> io::Result<BTreeMap<u32, Arc<Interface>>> {
         let changed = std::mem::take(&mut self.changed);
         let mut known = match self.known.take() {
             Some(known) if changed.len() <= Everything::A_FEW => known,
             Some(_) | None => {
-                let all = links.interfaces()?;
-                return Ok(self.keep(all.into_iter().map(|i| (i.index, i)).collect()));
+                let mut all = BTreeMap::new();
+                links.each_interface(|interface| {
+                    all.insert(interface.index, Arc::new(interface));
+                })?;
+                return Ok(self.known.insert(all).clone());
             }
         };
         for index in changed {
             match links.at(index).await? {
-                Some(interface) => known.insert(index, interface),
+                Some(interface) => known.insert(index, Arc::new(interface)),
                 None => known.remove(&index),
             };
         }
-        Ok(self.keep(known))
-    }
-
-    fn keep(&mut self, now: BTreeMap<u32, Interface>) -> Vec<Interface> {
-        self.known.insert(now).values().cloned().collect()
+        Ok(self.known.insert(known).clone())
     }
 }
 
@@ -178,17 +178,17 @@ impl Host {
             Some(known) => known.clone(),
             None => addresses.insert(links.addresses()?).clone(),
         };
-        let mut interfaces: BTreeMap<u32, Interface> = BTreeMap::new();
-        let mut add =
-            |read: Vec<Interface>| interfaces.extend(read.into_iter().map(|i| (i.index, i)));
         // A gateway turns on forwarding by all of them.
         let all = tunnel.gateway.forward || tunnel.gateway.masquerade.is_some();
-        if all {
-            add(everything.read(links).await?);
-        }
+        let mut interfaces = if all { everything.read(links).await? } else { BTreeMap::new() };
+        let mut add = |read: Vec<Interface>| {
+            interfaces.extend(read.into_iter().map(|i| (i.index, Arc::new(i))));
+        };
         // Other tunnels' too: they may have the pair of addresses that ours is to have, and what comes
         // out of one is not for ours. And a process of the other datapath may have left some.
-        add(links.tunnels().await?);
+        if !all {
+            add(links.tunnels().await?);
+        }
         let own = [Some(&tunnel.device), outer_device].into_iter().flatten();
         let named = question.interfaces.iter().filter(|_| !all).map(String::as_str);
         for name in own.map(|name| name.as_str()).chain(named) {
@@ -230,7 +230,7 @@ impl Host {
         let holders = holders.map(|address| address.interface);
         for index in ways.into_iter().chain(holders).chain([LOOPBACK]) {
             if !interfaces.contains_key(&index) {
-                interfaces.extend(links.at(index).await?.map(|i| (i.index, i)));
+                interfaces.extend(links.at(index).await?.map(|i| (i.index, Arc::new(i))));
             }
         }
         found.interfaces = interfaces.into_values().collect();

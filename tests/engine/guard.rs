@@ -99,14 +99,14 @@ fn plain_ipip_of_others_between_the_same_hosts_is_left_to_them() {
         let mut play = serving();
         let link = plain_ipip(local, remote);
         play.host.add_interface("tunl0", 500, InterfaceKind::Ipip(link));
-        play.host.found.interfaces.last_mut().unwrap().up = up;
+        play.host.last_interface().up = up;
         play.read();
         let proof = play.proof();
         play.receive(at(A), &proof);
         let admitted = play.host.admitted().first().copied().unwrap();
         assert_eq!(admitted.private.is_some(), private, "{link:?} up: {up}");
         // Ours follows when it comes up later.
-        play.host.found.interfaces.iter_mut().for_each(|i| i.up = true);
+        play.host.each_interface(|i| i.up = true);
         play.read();
         let admitted = play.host.admitted().first().copied().unwrap();
         let takes = [any, here].contains(&local) && [any, there].contains(&remote);
@@ -159,7 +159,7 @@ fn what_comes_out_of_a_tunnel_is_no_outer_packet() {
         ("stranger", 603, None),
     ] {
         play.host.add_interface(name, index, ipipou::engine::host::InterfaceKind::Tun);
-        play.host.found.interfaces.last_mut().unwrap().label = label.map(str::to_owned);
+        play.host.last_interface().label = label.map(str::to_owned);
     }
     play.read();
     assert_eq!(inside(&play), ["gateway", "ipipou0", "learns", "other"]);

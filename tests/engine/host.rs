@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
 
 use ipipou::engine::config::{DeviceName, SourceCheck};
 use ipipou::engine::host::{
@@ -56,7 +57,7 @@ impl PlayedHost {
     }
 
     pub fn add_interface(&mut self, name: &str, index: u32, kind: InterfaceKind) {
-        self.found.interfaces.push(Interface {
+        self.found.interfaces.push(Arc::new(Interface {
             index,
             name: name.to_owned(),
             up: true,
@@ -68,7 +69,7 @@ impl PlayedHost {
             in_vrf: false,
             kind,
             traffic: Traffic::default(),
-        });
+        }));
     }
 
     pub fn add_address(&mut self, interface: u32, local: Ipv4Addr, prefix: u8) {
@@ -96,6 +97,24 @@ impl PlayedHost {
         };
         self.found.routes.retain(|route| !leads_there(route));
         self.found.userspace.interface &= name == STRANGER || name == "eth0";
+    }
+
+    pub fn named(&mut self, name: &str) -> &mut Interface {
+        let found = self.found.interfaces.iter_mut().find(|i| i.name == name);
+        Arc::make_mut(found.expect("no such interface"))
+    }
+
+    /// The one that was made last.
+    pub fn last_interface(&mut self) -> &mut Interface {
+        Arc::make_mut(self.found.interfaces.last_mut().expect("no interface"))
+    }
+
+    pub fn each_interface(&mut self, change: impl Fn(&mut Interface)) {
+        self.found.interfaces.iter_mut().for_each(|i| change(Arc::make_mut(i)));
+    }
+
+    pub fn rename(&mut self, from: &str, to: &str) {
+        to.clone_into(&mut self.named(from).name);
     }
 
     pub fn link(&self, name: &str) -> Option<IpipLink> {
@@ -243,8 +262,7 @@ impl PlayedHost {
     }
 
     fn interface(&mut self, device: &DeviceName) -> &mut Interface {
-        let name = device.as_str();
-        self.found.interfaces.iter_mut().find(|i| i.name == name).expect("a step on a missing link")
+        self.named(device.as_str())
     }
 }
 

@@ -7,8 +7,7 @@ const UPLINK: &str = "eth0";
 const TUNNEL: &str = "ipipou0";
 
 fn set(play: &mut Play, name: &str, mtu: u32) {
-    let interface = play.host.found.interfaces.iter_mut().find(|i| i.name == name).unwrap();
-    interface.mtu = mtu;
+    play.host.named(name).mtu = mtu;
     play.read();
 }
 
@@ -122,7 +121,7 @@ fn another_uplink_has_another() {
         assert_eq!(mtu(&play), 1472);
         let kind = ipipou::engine::host::InterfaceKind::Other;
         play.host.add_interface("wlan0", 900, kind);
-        let wlan = play.host.found.interfaces.last_mut().unwrap();
+        let wlan = play.host.last_interface();
         wlan.mtu = 1420;
         play.read();
         assert_eq!(mtu(&play), 1472, "not the way to the server");

@@ -130,9 +130,7 @@ fn play_all(happenings: Vec<Happening>, lifetime: Option<Duration>) {
                 play.host.found.addresses.retain(|a| a.value.network.prefix_len() != 32)
             }
             Happening::LinkDown => {
-                for interface in &mut play.host.found.interfaces {
-                    interface.up &= interface.name != "ipipou0";
-                }
+                play.host.each_interface(|i| i.up &= i.name != "ipipou0");
             }
             Happening::OuterAddressGoes => {
                 play.host.found.addresses.retain(|a| a.interface != ETH0);

@@ -3,7 +3,7 @@
 use ipipou::auth::Reject;
 use ipipou::engine::host::{AddressState, Admitted, InterfaceKind, RulesFound, Scope};
 
-use super::host::OUTER;
+use super::host::{OUTER, STRANGER};
 use super::*;
 
 pub const A: &str = "198.51.100.7:4500";
@@ -200,6 +200,29 @@ fn a_pair_that_was_taken_unseen_is_answered_with_the_private_address() {
 }
 
 #[test]
+fn a_link_that_somebody_renamed_is_made_anew_with_the_same_addresses() {
+    for foreign in [false, true] {
+        let mut play = serving();
+        if foreign {
+            play.host.add_strange_link(*at(A).ip()); // ours has the private address
+            play.read();
+        }
+        let proof = play.proof();
+        play.receive(at(A), &proof);
+        let whole = play.host.link("ipipou0");
+        play.host.rename("ipipou0", "uplink7");
+        play.read();
+        assert_eq!(play.host.link("ipipou0"), whole);
+        assert_eq!(play.host.link("uplink7"), None);
+        assert_eq!(play.host.link(STRANGER).is_some(), foreign);
+        play.host.rename("ipipou0", "uplink7");
+        play.end();
+        assert_eq!(play.host.link("uplink7"), None);
+        assert_eq!(play.host.link(STRANGER).is_some(), foreign);
+    }
+}
+
+#[test]
 fn an_authentication_runs_out_and_is_renewed() {
     let role = Role::Server(server(Some(10 * SECOND)));
     let mut play = Play::start(role, PlayedHost::new(), Memory::default());
@@ -228,7 +251,7 @@ fn what_goes_missing_comes_back() {
         |h| h.remove_interface("ipipou0"),
         |h| h.found.listeners.clear(),
         |h| h.found.addresses.retain(|a| a.value.network.prefix_len() != 32),
-        |h| h.found.interfaces.last_mut().unwrap().up = false,
+        |h| h.last_interface().up = false,
     ];
     for (i, break_it) in breakages.into_iter().enumerate() {
         break_it(&mut play.host);
@@ -414,8 +437,7 @@ fn a_client_without_keepalive_tries_again_until_something_comes_back() {
     assert_eq!(play.reports.iter().filter(said).count(), 1);
     // It sends, and nothing comes.
     let traffic = |play: &mut Play, received, sent| {
-        let interface =
-            play.host.found.interfaces.iter_mut().find(|i| i.name == "ipipou0").unwrap();
+        let interface = play.host.named("ipipou0");
         interface.traffic.rx_packets += received;
         interface.traffic.tx_packets += sent;
     };
@@ -444,7 +466,7 @@ fn a_clock_that_was_set_and_a_resume_are_reasons_to_authenticate() {
     for keepalive in [None, Some(27 * SECOND), Some(3600 * SECOND)] {
         let mut play = calling(keepalive);
         let answered = |play: &mut Play| {
-            play.host.found.interfaces.last_mut().unwrap().traffic.rx_packets += 1;
+            play.host.last_interface().traffic.rx_packets += 1;
         };
         answered(&mut play);
         play.pass(5 * SECOND);
@@ -717,12 +739,12 @@ fn an_interface_in_a_vrf_is_told_once_and_left_there() {
         let mut elsewhere = play.host.found.way;
         elsewhere.as_mut().unwrap().interface = super::host::ETH0;
         for times in [1, 2] {
-            play.host.found.interfaces.last_mut().unwrap().in_vrf = true;
+            play.host.last_interface().in_vrf = true;
             play.host.found.inner_way = elsewhere;
             play.read();
             play.read();
             assert_eq!(told(&play), times, "{datapath:?}");
-            play.host.found.interfaces.last_mut().unwrap().in_vrf = false;
+            play.host.last_interface().in_vrf = false;
             play.host.found.inner_way = None;
             play.read();
         }
@@ -745,7 +767,7 @@ fn a_foreign_interface_of_our_name_is_never_removed() {
             }
             play.host.broken = "ipipou0"; // the kernel refuses to change what is of another kind
             play.host.add_interface("ipipou0", 77, InterfaceKind::Other);
-            play.host.found.interfaces.last_mut().unwrap().label.clone_from(&label);
+            play.host.last_interface().label.clone_from(&label);
             play.read();
             play.pass(10 * SECOND);
             play.host.broken = "";
@@ -776,8 +798,7 @@ fn the_check_of_sources_is_what_the_kernel_calls_so() {
         assert_eq!(filter(&play), Some(value), "{check:?}");
         // Somebody turns it off, and on the wrong way.
         for wrong in [0, 1, 2] {
-            let found = play.host.found.interfaces.iter_mut().find(|i| i.name == "ipipou0");
-            found.unwrap().rp_filter = Some(wrong);
+            play.host.named("ipipou0").rp_filter = Some(wrong);
             play.read();
             let expected = if check == SourceCheck::Off { wrong } else { value };
             assert_eq!(filter(&play), Some(expected), "{check:?} from {wrong}");
@@ -880,7 +901,7 @@ fn who_forges_an_address_that_is_the_proof_gets_no_more_answers_by_other_ports()
 #[test]
 fn a_private_address_in_a_vrf_is_told() {
     let mut host = PlayedHost::new();
-    host.found.interfaces.iter_mut().find(|i| i.name == "eth0").unwrap().in_vrf = true;
+    host.named("eth0").in_vrf = true;
     host.add_strange_link(*at(A).ip());
     let mut play = Play::start(Role::Server(server(None)), host, Memory::default());
     let proof = play.proof();
@@ -911,8 +932,7 @@ fn calling_one_of(datapath: Datapath, addresses: &[&str]) -> Play {
 /// The other end's address after so many seconds, in each of which so many packets went through.
 fn server_after(play: &mut Play, seconds: u32, received: u64, sent: u64) -> String {
     for _ in 0..seconds {
-        let mut all = play.host.found.interfaces.iter_mut();
-        let interface = all.find(|i| i.name == "ipipou0").unwrap();
+        let interface = play.host.named("ipipou0");
         interface.traffic.rx_packets += received;
         interface.traffic.tx_packets += sent;
         play.pass(SECOND);
