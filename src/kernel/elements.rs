@@ -14,7 +14,8 @@ use netlink_bindings::nftables::{
 use netlink_bindings::utils::RequestBuf;
 use netlink_socket2::NetlinkSocket;
 
-use super::quoted;
+use super::quoted::{self, QuotedRule};
+use super::transaction::Transaction;
 use crate::engine::host::{Admitted, Family};
 
 /// (address . port) of remotes whose packets keep our outer address.
@@ -72,7 +73,10 @@ const AF_INET6: u8 = 10;
 const SUBSYSTEM: u16 = 10;
 /// Messages in one transaction, at most: begin, five sets and two chains to flush, five sets to fill,
 /// end; and the rules about what is quoted.
-const TRANSACTION: u32 = 14;
+const TRANSACTION: u32 = 14 + 200;
+/// Rules about what is quoted that are made in one transaction. It is sent as a whole: together with
+/// the sets of 1024 remotes these are some 190 kB, and a socket may send 208 (`net.core.wmem_default`).
+const PORTION: usize = 200;
 
 /// What one of our named counters has counted.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -168,14 +172,14 @@ impl Elements {
         Ok(found.into_iter().collect())
     }
 
-    /// Lets exactly these remotes in, in one transaction.
+    /// Lets exactly these remotes in, in one transaction. Where there are many, some of the rules about
+    /// what is quoted follow.
     pub fn admit(&mut self, admitted: &BTreeSet<Admitted>) -> io::Result<()> {
         let table = self.table.clone();
         let wanted = elements(admitted);
         let quoted = quoted::rules(&wanted);
-        let messages = TRANSACTION.saturating_add(u32::try_from(quoted.len()).unwrap_or(u32::MAX));
-        let mut batch = Chained::new(self.socket.reserve_seq(messages));
-        batch.request().op_batch_begin_do(&batch_header());
+        let (first, others) = quoted.split_at(quoted.len().min(PORTION));
+        let mut batch = self.begin();
         for chain in quoted::CHAINS {
             // Without a handle this means all of them (`nf_tables_delrule`).
             batch
@@ -185,9 +189,7 @@ impl Elements {
                 .push_table(&table)
                 .push_chain_bytes(chain.as_bytes());
         }
-        for rule in quoted {
-            rule.push(batch.request().set_create().op_newrule_do(&self.header).encode(), &table);
-        }
+        self.add_rules(&mut batch, first);
         let remotes = |remotes: &BTreeSet<SocketAddrV4>| -> Vec<_> {
             remotes.iter().map(|remote| (remote_key(*remote).to_vec(), None)).collect()
         };
@@ -220,20 +222,38 @@ impl Elements {
                 list = push_element(list, &key, data);
             }
         }
-        self.commit(batch)
+        self.commit(batch)?;
+        for portion in others.chunks(PORTION) {
+            let mut batch = self.begin();
+            self.add_rules(&mut batch, portion);
+            self.commit(batch)?;
+        }
+        Ok(())
+    }
+
+    fn add_rules(&self, batch: &mut Chained<'static>, rules: &[QuotedRule]) {
+        for rule in rules {
+            let mut message = batch.request().set_create().set_append().op_newrule_do(&self.header);
+            rule.push(message.encode(), &self.table);
+        }
     }
 
     pub fn delete_table(&mut self) -> io::Result<()> {
         let table = self.table.clone();
-        let mut batch = Chained::new(self.socket.reserve_seq(TRANSACTION));
-        batch.request().op_batch_begin_do(&batch_header());
+        let mut batch = self.begin();
         batch.request().op_deltable_do(&self.header).encode().push_name(&table);
         self.commit(batch)
     }
 
+    fn begin(&mut self) -> Chained<'static> {
+        let mut batch = Chained::new(self.socket.reserve_seq(TRANSACTION));
+        batch.request().op_batch_begin_do(&batch_header());
+        batch
+    }
+
     fn commit(&mut self, mut batch: Chained<'static>) -> io::Result<()> {
         batch.request().op_batch_end_do(&batch_header());
-        let batch = batch.finalize();
+        let batch = Transaction::of(batch.finalize());
         self.socket.request_chained(&batch)?.recv_all().map_err(io::Error::from)
     }
 

@@ -26,6 +26,7 @@ mod rewriting;
 mod routes;
 mod rules;
 mod ruleset;
+mod transaction;
 
 use std::io;
 

@@ -29,10 +29,6 @@ const NF_ACCEPT: u32 = 1;
 const DESTINATION: u32 = 24;
 const DESTINATION_PORT: u32 = 30;
 
-/// A table of more remotes has none of these rules: each is a message with an answer of its own, and
-/// more answers than this do not fit into a socket's buffer at once.
-const MOST: usize = 64;
-
 /// A rule that compares bytes at offsets, and where it leads.
 #[derive(Debug)]
 pub struct QuotedRule {
@@ -45,9 +41,6 @@ pub struct QuotedRule {
 pub const CHAINS: [&str; 2] = [CHAIN_QUOTED, CHAIN_QUOTED_PORT];
 
 pub fn rules(contents: &Contents) -> Vec<QuotedRule> {
-    if contents.known.len() > MOST {
-        return Vec::new();
-    }
     let address = |ip: std::net::Ipv4Addr| (DESTINATION, ip.octets().to_vec());
     let about = contents.known_addresses.iter().map(|ip| QuotedRule {
         chain: CHAIN_QUOTED,

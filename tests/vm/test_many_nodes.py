@@ -4,6 +4,7 @@ import subprocess
 
 import holders
 from lab import await_
+from test_host import forged, quote
 from test_nodes import Nodes, inner, links, outer
 
 
@@ -23,6 +24,27 @@ def test_more_than_the_kernel_carries(lab):
     argv += ["--memory-dir", lab.directory / "none"]
     words = "--datapath kernel: the table of hosts has 1025 remotes", "carries 1024 at most"
     holders.refused(host, argv, 2, *words)
+
+
+def test_forged_icmp_changes_no_path(lab):
+    """The kernel knows of each remote what an ICMP error about it has to quote."""
+    nodes = Nodes(lab, 1, 2)
+    nodes.write(many(104))
+    host, sender = nodes.hosts[1], nodes.hosts[2]
+    host.run("ip route add 198.18.0.0/15 dev eth0")
+    nodes.start("--datapath", "kernel")
+    nodes.everybody()
+    end, remotes = nodes.ends[1], sorted(remote for remote, _ in links(host))
+    assert len(remotes) == 104
+    remotes = remotes[:2] + remotes[-2:]
+    for number, remote in enumerate(remotes, 1):
+        sender.send_raw(forged(outer(9), outer(1), quote(outer(1), remote), 600))
+        end.await_dropped(icmp_error=number)
+        assert "mtu" not in host.run(f"ip route get {remote}"), number
+    for remote in remotes:
+        sender.send_raw(forged(outer(9), outer(1), quote(outer(1), remote), 1300))
+        await_(lambda: "mtu 1300" in host.run(f"ip route get {remote}"), what="the router's word")
+    nodes.everybody()
 
 
 def test_many_are_carried_by_userspace(lab):
