@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::mem::{Discriminant, discriminant};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use tokio::net::UnixStream;
@@ -190,10 +190,21 @@ impl<'a> Process<'a> {
         }
     }
 
+    /// The other end's address inside the tunnel, if there is one only.
+    fn inner_peer(&self) -> Option<IpAddr> {
+        let peer = self.settings.tunnel().inner_peer;
+        (peer.prefix_len() == peer.max_prefix_len()).then(|| peer.addr().into())
+    }
+
+    /// The addresses whose ways out of the host are of interest.
+    pub fn destinations(&self) -> Vec<IpAddr> {
+        let server = self.engine.server_address().into_iter();
+        server.chain(self.engine.other_addresses()).chain(self.inner_peer()).collect()
+    }
+
     async fn read(&mut self) -> std::io::Result<Found> {
         let server = self.engine.server_address();
         let tunnel = self.settings.tunnel();
-        let peer = tunnel.inner_peer;
         let question = Question {
             way_to: server.map(|server| WayTo::of_tunnel(tunnel, server)),
             other_ways: self
@@ -201,7 +212,7 @@ impl<'a> Process<'a> {
                 .other_addresses()
                 .map(|address| WayTo::of_tunnel(tunnel, address))
                 .collect(),
-            inner: (peer.prefix_len() == peer.max_prefix_len()).then(|| peer.addr().into()),
+            inner: self.inner_peer(),
             interfaces: self.engine.changed_interfaces().cloned().collect(),
         };
         let mut found = self.host.read(&question).await?;

@@ -1,6 +1,7 @@
 //! Word of changes on the host comes in bursts, and one reading answers a burst.
 
 use std::io;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use super::clock::Clock;
@@ -28,11 +29,17 @@ impl Settling {
         Ok(Settling { changes, due: None, last, changed: Changed::default() })
     }
 
+    /// Where packets of ours go.
+    pub fn watch(&mut self, destinations: Vec<IpAddr>) {
+        self.changes.watch(destinations);
+    }
+
     /// Returns when something has changed and no more word is expected, with what it was. Cancel safe.
     pub async fn settled(&mut self, clock: Clock) -> Changed {
-        if self.due.is_none() {
-            self.changes.wait(&mut self.changed).await;
-            self.due = Some((clock.elapsed() + SETTLE).max(self.last + BREATHE));
+        while self.due.is_none() {
+            if self.changes.wait(&mut self.changed).await {
+                self.due = Some((clock.elapsed() + SETTLE).max(self.last + BREATHE));
+            }
         }
         if let Some(due) = self.due {
             let due = clock.instant(due);

@@ -77,6 +77,7 @@ async fn serve(settings: &Settings) -> Result<(), Failure> {
             process.handle(Event::Deadline).await;
         }
         let deadline = process.clock.instant(process.engine.next_deadline());
+        changes.watch(process.destinations());
         let done = tokio::select! {
             biased;
             signal = signals.next() => match signal {

@@ -9,7 +9,7 @@ use std::path::Path;
 
 use netlink_sys::protocols::NETLINK_NETFILTER;
 
-use super::netlink::{attribute, list};
+use super::netlink::{SHORT_HEADER, attribute, list};
 use crate::engine::host::Family;
 
 /// `NFNL_SUBSYS_HOOK` in linux/netfilter/nfnetlink.h, and `NFNL_MSG_HOOK_GET` and the attributes in
@@ -66,7 +66,7 @@ fn is_hooked(family: Family) -> io::Result<bool> {
 }
 
 fn priority(message: &[u8]) -> Option<i32> {
-    Some(i32::from_be_bytes(*attribute(message, NFNLA_HOOK_PRIORITY)?.first_chunk()?))
+    Some(i32::from_be_bytes(*attribute(message, SHORT_HEADER, NFNLA_HOOK_PRIORITY)?.first_chunk()?))
 }
 
 #[cfg(test)]

@@ -4,7 +4,9 @@
 
 use std::collections::BTreeSet;
 use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use ipnet::IpNet;
 use libc::{
     RTM_DELADDR, RTM_DELLINK, RTM_DELROUTE, RTM_DELRULE, RTM_NEWADDR, RTM_NEWLINK, RTM_NEWROUTE,
     RTM_NEWRULE,
@@ -12,7 +14,7 @@ use libc::{
 use netlink_sys::protocols::{NETLINK_NETFILTER, NETLINK_ROUTE};
 use netlink_sys::{AsyncSocket, AsyncSocketExt, SocketAddr, TokioSocket};
 
-use super::netlink::{attribute, message};
+use super::netlink::{ROUTE_HEADER, SHORT_HEADER, attribute, message};
 use crate::engine::host::ROUTE_PROTOCOL;
 
 /// Groups of linux/rtnetlink.h, as bits of `nl_groups`.
@@ -30,10 +32,12 @@ const LINK_GROUPS: u32 =
     RTMGRP_LINK | RTMGRP_IPV4_IFADDR | RTMGRP_IPV6_IFADDR | RTMGRP_IPV4_NETCONF;
 const ROUTE_GROUPS: u32 =
     RTMGRP_IPV4_ROUTE | RTMGRP_IPV4_RULE | RTMGRP_IPV6_ROUTE | RTMGRP_IPV6_RULE;
-/// Where a message has `rtm_protocol` of a route, and the index of a link and of an address
-/// (linux/rtnetlink.h, linux/if_addr.h).
+/// Where a message has `rtm_protocol` of a route, and the index of a link and of an
+/// address (linux/rtnetlink.h, linux/if_addr.h).
 const PROTOCOL_AT: usize = 5;
 const INDEX_AT: usize = 4;
+/// Where a route leads to; none for all there is (linux/rtnetlink.h).
+const RTA_DST: u16 = 1;
 
 /// Settings of an interface, and which (linux/netconf.h).
 const RTM_NEWNETCONF: u16 = 80;
@@ -50,6 +54,7 @@ const NFTABLES: u32 = 1 << (7 - 1);
 pub struct Changes {
     route: TokioSocket,
     netfilter: Option<TokioSocket>,
+    destinations: Vec<IpAddr>,
 }
 
 /// What notifications say, taken together.
@@ -76,12 +81,18 @@ impl Changes {
         let groups = if routes { LINK_GROUPS | ROUTE_GROUPS } else { LINK_GROUPS };
         let route = subscribe(NETLINK_ROUTE, groups)?;
         // A kernel without nftables has no such protocol; a client does without.
-        Ok(Changes { route, netfilter: subscribe(NETLINK_NETFILTER, NFTABLES).ok() })
+        let netfilter = subscribe(NETLINK_NETFILTER, NFTABLES).ok();
+        Ok(Changes { route, netfilter, destinations: Vec::new() })
     }
 
-    /// Waits for the next change, and adds it. An overrun (`ENOBUFS`) is a change too: something was
-    /// missed.
-    pub async fn wait(&mut self, changed: &mut Changed) {
+    /// Where packets of ours go: the routes to other places are nobody's business.
+    pub fn watch(&mut self, destinations: Vec<IpAddr>) {
+        self.destinations = destinations;
+    }
+
+    /// Waits for the next change, and adds it; whether it is one that matters. An overrun (`ENOBUFS`) is
+    /// a change too: something was missed.
+    pub async fn wait(&mut self, changed: &mut Changed) -> bool {
         let route = match &mut self.netfilter {
             Some(netfilter) => tokio::select! {
                 route = self.route.recv_from_full() => route,
@@ -89,16 +100,32 @@ impl Changes {
                     if let Ok((messages, _)) = ruleset {
                         note_author(&messages, changed);
                     }
-                    return;
+                    return true;
                 }
             },
             None => self.route.recv_from_full().await,
         };
         match route {
-            Ok((message, _)) => changed.add(&message),
-            Err(_) => changed.lost = true,
+            Ok((message, _)) => changed.add(&message, &self.destinations),
+            Err(_) => {
+                changed.lost = true;
+                true
+            }
         }
     }
+}
+
+/// Whether a route is for one of these addresses.
+fn is_for_any(route: &[u8], destinations: &[IpAddr]) -> bool {
+    let Some([family, length, ..]) = route.first_chunk::<ROUTE_HEADER>() else { return false };
+    let value = attribute(route, ROUTE_HEADER, RTA_DST).unwrap_or_default();
+    let network = match i32::from(*family) {
+        libc::AF_INET => value.first_chunk().map_or(Ipv4Addr::UNSPECIFIED, |b| (*b).into()).into(),
+        libc::AF_INET6 => value.first_chunk().map_or(Ipv6Addr::UNSPECIFIED, |b| (*b).into()).into(),
+        _ => return false,
+    };
+    let Ok(network) = IpNet::new(network, *length) else { return false };
+    destinations.iter().any(|destination| network.contains(destination))
 }
 
 /// The last message of a transaction says whose it was (`nf_tables_gen_notify` in
@@ -106,8 +133,9 @@ impl Changes {
 fn note_author(mut messages: &[u8], changed: &mut Changed) {
     while let Some((kind, message, next)) = message(messages) {
         if kind == NEW_GENERATION {
-            let pid = attribute(message, NFTA_GEN_PROC_PID).and_then(|pid| pid.first_chunk());
-            let name = attribute(message, NFTA_GEN_PROC_NAME).unwrap_or_default();
+            let pid = attribute(message, SHORT_HEADER, NFTA_GEN_PROC_PID)
+                .and_then(|pid| pid.first_chunk());
+            let name = attribute(message, SHORT_HEADER, NFTA_GEN_PROC_NAME).unwrap_or_default();
             let name =
                 String::from_utf8_lossy(name.split(|byte| *byte == 0).next().unwrap_or_default());
             changed.ruleset_by = pid.map(|pid| {
@@ -119,12 +147,15 @@ fn note_author(mut messages: &[u8], changed: &mut Changed) {
 }
 
 impl Changed {
-    /// Each notification is a datagram of one message.
-    fn add(&mut self, notification: &[u8]) {
-        let Some((kind, message, _)) = message(notification) else { return };
+    /// Each notification is a datagram of one message. Whether it matters to somebody who sends to
+    /// these addresses.
+    fn add(&mut self, notification: &[u8], destinations: &[IpAddr]) -> bool {
+        let Some((kind, message, _)) = message(notification) else { return false };
         match kind {
             RTM_NEWROUTE | RTM_DELROUTE => {
-                self.our_routes |= message.get(PROTOCOL_AT) == Some(&ROUTE_PROTOCOL);
+                let ours = message.get(PROTOCOL_AT) == Some(&ROUTE_PROTOCOL);
+                self.our_routes |= ours;
+                return ours || is_for_any(message, destinations);
             }
             RTM_NEWRULE | RTM_DELRULE => self.our_routes = true, // there are few
             RTM_NEWLINK | RTM_DELLINK | RTM_NEWADDR | RTM_DELADDR => {
@@ -132,8 +163,8 @@ impl Changed {
                 self.interfaces.extend(index.map(|bytes| u32::from_ne_bytes(*bytes)));
             }
             RTM_NEWNETCONF => {
-                let index =
-                    attribute(message, NETCONFA_IFINDEX).and_then(|value| value.first_chunk());
+                let index = attribute(message, SHORT_HEADER, NETCONFA_IFINDEX)
+                    .and_then(|value| value.first_chunk());
                 // Below zero: all, and those to come. It is told of every single one as well
                 // (`inet_forward_change` in net/ipv4/devinet.c).
                 let index = index.and_then(|bytes| u32::try_from(i32::from_ne_bytes(*bytes)).ok());
@@ -141,6 +172,7 @@ impl Changed {
             }
             _ => {}
         }
+        true
     }
 }
 
@@ -161,9 +193,9 @@ mod tests {
         message.extend(body);
         let mut changed = Changed::default();
         for length in 0..message.len() {
-            changed.add(&message[..length]); // cut short, it says less
+            changed.add(&message[..length], &[]); // cut short, it says less
         }
-        changed.add(&message);
+        changed.add(&message, &[]);
         changed
     }
 
@@ -205,5 +237,32 @@ mod tests {
         let expected = Changed { settings: BTreeSet::from([7]), ..Changed::default() };
         assert_eq!(netconf(7), expected);
         assert_eq!(netconf(-1), Changed::default());
+    }
+
+    #[test]
+    fn routes_to_other_places_do_not_matter() {
+        let matters = |family: u8, length, protocol, network: &[u8]| {
+            let mut message = vec![0; 16];
+            message.extend([family, length, 0, 0, 254, protocol, 0, 1, 0, 0, 0, 0]);
+            if !network.is_empty() {
+                let size = u16::try_from(4 + network.len()).unwrap();
+                message.extend([8, 0, 15, 0, 254, 0, 0, 0]); // RTA_TABLE comes before
+                message.extend([size.to_ne_bytes(), 1u16.to_ne_bytes()].concat());
+                message.extend(network);
+            }
+            let whole = u32::try_from(message.len()).unwrap();
+            message[0..4].copy_from_slice(&whole.to_ne_bytes());
+            message[4..6].copy_from_slice(&24u16.to_ne_bytes());
+            let destinations = ["203.0.113.1".parse().unwrap(), "2001:db8::1".parse().unwrap()];
+            Changed::default().add(&message, &destinations)
+        };
+        let v6 = |last: u8| [[0x20, 1, 0xd, 0xb8].as_slice(), &[0; 11], &[last]].concat();
+        assert!(matters(2, 0, 3, &[]) && matters(10, 0, 3, &[]), "default routes");
+        assert!(matters(2, 24, 3, &[203, 0, 113, 0]) && matters(2, 32, 3, &[203, 0, 113, 1]));
+        assert!(!matters(2, 24, 3, &[203, 0, 112, 0]) && !matters(2, 32, 3, &[203, 0, 113, 2]));
+        assert!(matters(10, 127, 3, &v6(0)) && matters(10, 128, 3, &v6(1)));
+        assert!(!matters(10, 127, 3, &v6(2)) && !matters(10, 128, 3, &v6(0)));
+        assert!(matters(2, 24, 105, &[10, 0, 0, 0]), "one of ours");
+        assert!(!matters(129, 0, 3, &[]), "a multicast route");
     }
 }

@@ -236,12 +236,18 @@ impl Links {
     /// The interfaces of the kinds that our tunnels are.
     pub async fn tunnels(&self) -> io::Result<Vec<Interface>> {
         let mut found = self.of_kind(InfoKind::Tun).await?;
+        found.extend(self.ipip().await?);
+        Ok(found)
+    }
+
+    /// The `ipip` interfaces, with what they carried.
+    pub async fn ipip(&self) -> io::Result<Vec<Interface>> {
         // Of a kind that it does not know, the kernel would tell of all links. (Built in, the module has
         // a directory too, for its parameter.)
         if !Path::new("/sys/module").exists() || Path::new("/sys/module/ipip").exists() {
-            found.extend(self.of_kind(InfoKind::IpIp).await?);
+            return self.of_kind(InfoKind::IpIp).await;
         }
-        Ok(found)
+        Ok(Vec::new())
     }
 
     /// How many queues programs have attached to a TUN interface; `None` when it can have one only.

@@ -12,7 +12,9 @@ use netlink_sys::{Socket, SocketAddr};
 
 /// What comes before the attributes in a message of netfilter and in one about settings: `struct
 /// nfgenmsg` in linux/netfilter/nfnetlink.h, `struct netconfmsg` in linux/netconf.h.
-const SHORT_HEADER: usize = 4;
+pub const SHORT_HEADER: usize = 4;
+/// In one about a route: `struct rtmsg` in linux/rtnetlink.h.
+pub const ROUTE_HEADER: usize = 12;
 
 /// `struct nlmsghdr` in linux/netlink.h.
 const HEADER: usize = 16;
@@ -75,9 +77,9 @@ fn request(kind: u16, body: &[u8]) -> Vec<u8> {
     request
 }
 
-/// An attribute's value in such a message.
-pub fn attribute(message: &[u8], wanted: u16) -> Option<&[u8]> {
-    let attribute = NlasIterator::new(message.get(SHORT_HEADER..)?)
+/// An attribute's value in a message with so long a header.
+pub fn attribute(message: &[u8], header: usize, wanted: u16) -> Option<&[u8]> {
+    let attribute = NlasIterator::new(message.get(header..)?)
         .map_while(Result::ok)
         .find(|attribute| attribute.kind() == wanted)?;
     let value = NLA_HEADER_SIZE..attribute.length().into();

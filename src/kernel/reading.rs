@@ -12,7 +12,8 @@ use super::links::LOOPBACK;
 use super::{Changed, Host, Links, conntrack};
 use crate::engine::config::TunnelConfig;
 use crate::engine::host::{
-    Address, Family, Found, GatewayFound, Interface, NameServers, PolicyRule, Route, Userspace,
+    Address, Family, Found, GatewayFound, Interface, InterfaceKind, NameServers, PolicyRule, Route,
+    Userspace,
 };
 
 /// The way of packets as the tunnel sends them: policy rules (ip-rule(8)) may look at all of it.
@@ -59,8 +60,8 @@ pub struct State {
     /// Every address of the host, unless something has happened that may have changed them: no remote
     /// can have one of them.
     addresses: Option<Vec<Address>>,
-    /// Every interface of the host, for a gateway.
-    everything: Everything,
+    /// Interfaces of others.
+    interfaces: Interfaces,
     /// Our interfaces at the last reading: with one, its routes go without a word
     /// (`fib_sync_down_dev` in net/ipv4/fib_semantics.c).
     ours: Vec<(u32, bool)>,
@@ -73,14 +74,14 @@ impl State {
             routing: true,
             routes: None,
             addresses: None,
-            everything: Everything::default(),
+            interfaces: Interfaces::of(tunnel),
             ours: Vec::new(),
         }
     }
 
     /// We changed something.
     pub fn expect_changes(&mut self) {
-        self.everything = Everything::default();
+        self.interfaces.known = None;
         self.expect_other_routes();
     }
 
@@ -91,17 +92,26 @@ impl State {
     }
 }
 
-/// The interfaces of the host as they were read last, and those that may be others by now. There may be
-/// thousands of them.
-#[derive(Debug, Default)]
-struct Everything {
+/// Interfaces of the host as they were read last, without what they carried since, and those that may
+/// be others by now. There may be thousands of them.
+#[derive(Debug)]
+struct Interfaces {
+    /// A gateway turns on forwarding by all of them. Other tunnels concern everybody: they may have the
+    /// pair of addresses that ours is to have, what comes out of one is not for ours, and a process of
+    /// the other datapath may have left some.
+    all: bool,
     known: Option<BTreeMap<u32, Arc<Interface>>>,
     changed: BTreeSet<u32>,
 }
 
-impl Everything {
+impl Interfaces {
     /// More changes than that are read as a whole.
     const A_FEW: usize = 50;
+
+    fn of(tunnel: &TunnelConfig) -> Self {
+        let all = tunnel.gateway.forward || tunnel.gateway.masquerade.is_some();
+        Interfaces { all, known: None, changed: BTreeSet::new() }
+    }
 
     fn changed(&mut self, interfaces: impl IntoIterator<Item = u32>) {
         if self.known.is_some() {
@@ -112,17 +122,21 @@ impl Everything {
     async fn read(&mut self, links: &Links) -> io::Result<BTreeMap<u32, Arc<Interface>>> {
         let changed = std::mem::take(&mut self.changed);
         let mut known = match self.known.take() {
-            Some(known) if changed.len() <= Everything::A_FEW => known,
+            Some(known) if changed.len() <= Interfaces::A_FEW => known,
             Some(_) | None => {
-                let mut all = BTreeMap::new();
-                links.each_interface(|interface| {
-                    all.insert(interface.index, Arc::new(interface));
-                })?;
-                return Ok(self.known.insert(all).clone());
+                let mut read = BTreeMap::new();
+                let mut take = |interface: Interface| {
+                    read.insert(interface.index, Arc::new(interface));
+                };
+                match self.all {
+                    true => links.each_interface(take)?,
+                    false => links.tunnels().await?.into_iter().for_each(&mut take),
+                }
+                return Ok(self.known.insert(read).clone());
             }
         };
         for index in changed {
-            match links.at(index).await? {
+            match links.at(index).await?.filter(|i| self.all || i.kind != InterfaceKind::Other) {
                 Some(interface) => known.insert(index, Arc::new(interface)),
                 None => known.remove(&index),
             };
@@ -139,9 +153,9 @@ impl Host {
             self.reading.expect_other_routes();
         }
         if changed.lost {
-            self.reading.everything = Everything::default();
+            self.reading.interfaces.known = None;
         }
-        self.reading.everything.changed(changed.interfaces.union(&changed.settings).copied());
+        self.reading.interfaces.changed(changed.interfaces.union(&changed.settings).copied());
         if changed.lost || !changed.interfaces.is_empty() {
             self.reading.addresses = None;
         }
@@ -172,25 +186,22 @@ impl Host {
 
     /// Interfaces, the ways out by them, and addresses.
     async fn read_links(&mut self, question: &Question, found: &mut Found) -> io::Result<()> {
-        let State { tunnel, addresses, everything, .. } = &mut self.reading;
+        let State { tunnel, addresses, interfaces: others, .. } = &mut self.reading;
         let (links, outer_device) = (&self.links, tunnel.outer.device());
         found.addresses = match addresses {
             Some(known) => known.clone(),
             None => addresses.insert(links.addresses()?).clone(),
         };
-        // A gateway turns on forwarding by all of them.
-        let all = tunnel.gateway.forward || tunnel.gateway.masquerade.is_some();
-        let mut interfaces = if all { everything.read(links).await? } else { BTreeMap::new() };
+        let mut interfaces = others.read(links).await?;
         let mut add = |read: Vec<Interface>| {
             interfaces.extend(read.into_iter().map(|i| (i.index, Arc::new(i))));
         };
-        // Other tunnels' too: they may have the pair of addresses that ours is to have, and what comes
-        // out of one is not for ours. And a process of the other datapath may have left some.
-        if !all {
-            add(links.tunnels().await?);
+        // There may be one for each remote, and what they carried is told.
+        if self.fou.is_some() {
+            add(links.ipip().await?);
         }
         let own = [Some(&tunnel.device), outer_device].into_iter().flatten();
-        let named = question.interfaces.iter().filter(|_| !all).map(String::as_str);
+        let named = question.interfaces.iter().filter(|_| !others.all).map(String::as_str);
         for name in own.map(|name| name.as_str()).chain(named) {
             add(links.named(name).await?.into_iter().collect());
         }

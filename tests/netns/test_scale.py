@@ -1,11 +1,12 @@
 """What is read of the host does not grow with what is not the tunnel's."""
 
 import re
+import time
 
 import pytest
 
 import ipipou
-from ipipou import CLIENT, SERVER, await_, reach_each_other
+from ipipou import CLIENT, SERVER, TOLD, await_, reach_each_other
 
 TUN = ["--datapath", "tun"]
 LINKS, ROUTES = 500, 50_000
@@ -54,6 +55,22 @@ def add_what_is_not_ours(host):
     host.run("ip -batch -", input="\n".join([*links, *routes, ""]), timeout=300)
 
 
+def routes_of_others_change(trace, end, host):
+    """They are no reason to read anything, for so long that there would be several readings; one to the
+    other end is."""
+    end.await_quiet()
+    before = end.process.output().count(TOLD)
+    begin = time.monotonic()
+    while time.monotonic() - begin < 1.5:
+        got = trace.bytes()
+        host.batch(*(f"route {verb} 10.99.0.1/32 via {ipipou.STRANGER}" for verb in ("add", "del")))
+        await_(lambda got=got: trace.bytes() > got, what="word of a route")
+    host.run(f"ip route add {SERVER}/32 dev eth0")
+    await_(lambda: end.process.output().count(TOLD) > before, what="word of the way")
+    assert end.process.output().count(TOLD) == before + 1
+    host.run(f"ip route del {SERVER}/32 dev eth0")
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_foreign_links_and_routes(lab, kind):
     lan = ipipou.Lan(lab)
@@ -70,6 +87,9 @@ def test_foreign_links_and_routes(lab, kind):
     # Until what came as events is read, there is more.
     await_(lambda: 0 < read_by(trace, end) < alone * 1.5, what=f"readings of {alone} bytes")
     reach_each_other(lan.server, lan.client)
+
+    if kind != "server":  # it does not even hear of routes
+        routes_of_others_change(trace, end, host)
 
     # What is ours is still seen, and put back.
     if kind == "routes":
