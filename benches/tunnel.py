@@ -151,6 +151,27 @@ def our_server_only(lane):
     near.await_log("tunnel up")
 
 
+def our_client_only(lane):
+    link_by_hand(lane.server, SERVER, CLIENT, NEAR, FAR)
+    ipipou.client(lane.client, "--auth-token", "token")
+
+
+def our_client_tracked(lane):
+    """Behind a firewall that takes only answers."""
+    lane.client.nft(
+        """
+        table ip firewall {
+            chain input {
+                type filter hook input priority filter; policy drop;
+                ct state { established, related } accept
+                iifname { "lo", "ipipou0" } accept
+            }
+        }
+    """
+    )
+    our_client_only(lane)
+
+
 def conntrack_nat(lane):
     """The old tool's way, where two clients share an address."""
     lane.server.run(f"ip addr add {PRIVATE}/32 dev eth0")
@@ -205,6 +226,8 @@ LANES = {
     BASELINE: by_hand,
     "the same, rp_filter on": by_hand_checked,
     "ipipou server, client by hand": our_server_only,
+    "ipipou client, server by hand": our_client_only,
+    "the same, its host tracks connections": our_client_tracked,
     "ipipou server and client": ours(),
     "the same, server's private address": ours("--force-fou-local-ip-alt"),
     "conntrack NAT, as the Python tool": conntrack_nat,

@@ -56,6 +56,18 @@ fn every_test_that_shows_a_line_of_the_security_page_is_there() {
 }
 
 #[test]
+fn the_commands_for_a_newcomer_are_on_the_first_screen() {
+    let page = fs::read_to_string(top().join("README.md")).unwrap();
+    let makefile = fs::read_to_string(top().join("Makefile")).unwrap();
+    for command in ["make demo", "make test"] {
+        assert!(page.lines().take(40).any(|line| line.starts_with(command)), "{command}");
+    }
+    for target in ["demo", "test"] {
+        assert!(makefile.contains(&format!("\n{target}: ")), "{target}");
+    }
+}
+
+#[test]
 fn every_line_of_the_security_page_says_what_shows_it() {
     let page = fs::read_to_string(top().join("docs/security.md")).unwrap();
     let rows: Vec<_> = page.lines().filter(|line| line.starts_with("| ")).collect();

@@ -195,6 +195,23 @@ impl From<Stale> for Reject {
 }
 
 impl Reject {
+    /// Every reason there is.
+    pub const ALL: [Reject; 13] = [
+        Reject::ImpossibleSource,
+        Reject::WrongIp,
+        Reject::WrongPort,
+        Reject::Empty,
+        Reject::Truncated,
+        Reject::Oversized,
+        Reject::WrongToken,
+        Reject::ClockDiffers,
+        Reject::Replayed,
+        Reject::OlderThanAccepted,
+        Reject::OlderThanStart,
+        Reject::WrongSignature,
+        Reject::NoRoom,
+    ];
+
     /// The counter's name, in `ipipou show --json`.
     pub fn name(self) -> &'static str {
         match self {

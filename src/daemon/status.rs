@@ -2,6 +2,7 @@
 
 use super::clock;
 use super::process::Process;
+use crate::auth::Reject;
 use crate::engine::Contact;
 use crate::engine::config::Role;
 use crate::observe::status::{Dropped, ProcessStatus, RemoteStatus, TunnelStatus, Unreachable};
@@ -27,6 +28,7 @@ impl Process<'_> {
             .map(|(reason, packets)| (reason.to_owned(), Dropped { packets, bytes: None }));
         let (datapath, offloads) = self.carrier.describe();
         let counters = self.engine.counters();
+        let refused = |reason| counters.rejected.get(reason).copied().unwrap_or(0);
         ProcessStatus {
             datapath: datapath.to_owned(),
             offloads,
@@ -41,7 +43,7 @@ impl Process<'_> {
             moved: counters.moved,
             sent: counters.sent,
             repaired: counters.repaired,
-            rejected: counters.rejected.iter().map(|(r, n)| (r.name().to_owned(), *n)).collect(),
+            rejected: Reject::ALL.iter().map(|r| (r.name().to_owned(), refused(r))).collect(),
             dropped: by_rules.chain(by_us).collect(),
         }
     }

@@ -248,7 +248,7 @@ pub fn details(process: &ProcessStatus, now: u64) -> String {
     for tunnel in &process.tunnels {
         text.push_str(&addresses(tunnel, now));
     }
-    for (reason, count) in &process.rejected {
+    for (reason, count) in process.rejected.iter().filter(|(_, count)| **count > 0) {
         let _ = writeln!(text, "refused {count}: {}", reason.replace('_', " "));
     }
     for (reason, dropped) in process.dropped.iter().filter(|(_, d)| d.packets > 0) {

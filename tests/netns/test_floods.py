@@ -48,7 +48,7 @@ def flood(host, source, port, rate, length=len(JUNK)):
 
 
 def looked_at(end):
-    return sum(end.show()["rejected"].values())
+    return sum(end.rejected().values())
 
 
 def await_limit(end):

@@ -103,7 +103,7 @@ def test_clients_reach_the_server_and_each_other(lab, keys):
     assert remotes(near) == {at(2), at(3), at(4)}
     text = star.host.run(["ipipou", "show", "--runtime-root", near.root, "ipipou0"])
     assert "3 remotes" in text and f"learned {inner(2)} at {at(2)}, " in text
-    assert near.show()["rejected"] == {}
+    assert near.rejected() == {}
     assert [end.process.stop() for end in (near, *ends)] == [0] * 4
     assert [host.snapshot() for host in star.lan.hosts] == before
 
@@ -250,13 +250,13 @@ def test_who_is_alive_is_not_pushed_out(lab):
 
     def refused():
         third.reauthenticate()
-        return near.show()["rejected"].get("no_room", 0)
+        return near.rejected().get("no_room", 0)
 
     deadline = time.monotonic() + 9  # longer than two lifetimes
     while time.monotonic() < deadline:
         refused()
         time.sleep(0.2)
-    assert refused() and set(near.show()["rejected"]) == {"no_room"}
+    assert refused() and set(near.rejected()) == {"no_room"}
     assert remotes(near) == {at(2), at(3)}
     assert learned(near)[inner(3)] == at(3)
     near.await_log("--learn-limit clients are known, and none was silent")

@@ -52,6 +52,10 @@ class Tunnel:
     def await_log(self, pattern, timeout=20):
         return self.process.await_output(pattern, timeout)
 
+    def rejected(self):
+        """How many packets were refused, by reason; those that none was refused for are left out."""
+        return {reason: count for reason, count in self.show()["rejected"].items() if count}
+
     def await_accepted(self, count):
         """Waits until `count` authentication packets were accepted, and fails at more."""
         await_(lambda: self.show()["accepted"] >= count, what=f"{count} accepted")
@@ -60,8 +64,8 @@ class Tunnel:
     def await_rejected(self, **counts):
         """Waits until exactly so many packets were refused, by reason."""
         total = sum(counts.values())
-        await_(lambda: sum(self.show()["rejected"].values()) >= total, what=f"{counts} refused")
-        assert self.show()["rejected"] == counts
+        await_(lambda: sum(self.rejected().values()) >= total, what=f"{counts} refused")
+        assert self.rejected() == counts
 
     def await_dropped(self, **counts):
         """Waits until so many packets were dropped for these reasons, and fails at more."""

@@ -111,7 +111,7 @@ def test_a_server_is_killed_and_goes_on_with_a_foreign_port(internet):
     ipipou.later_second()
     far.reauthenticate()
     near.await_log("authenticated again")
-    assert near.show()["moved"] == 0 and near.show()["rejected"] == {}
+    assert near.show()["moved"] == 0 and near.rejected() == {}
 
 
 @pytest.mark.parametrize("way", ["signal", "keepalive", "reauth-only"])
