@@ -1,15 +1,14 @@
 """What is read of the host does not grow with what is not the tunnel's."""
 
-import re
 import time
 
 import pytest
 
 import ipipou
+from foreign import Trace, add_what_is_not_ours, read_by
 from ipipou import CLIENT, SERVER, TOLD, await_, reach_each_other
 
 TUN = ["--datapath", "tun"]
-LINKS, ROUTES = 500, 50_000
 # What a client is asked to do besides; with the default route, its uplink is of interest too.
 KINDS = {
     "server": (),
@@ -18,41 +17,6 @@ KINDS = {
     "full": ("--default-route",),
     "gateway": ("--forward", "--masquerade"),
 }
-
-
-class Trace:
-    """The netlink messages of a process, as strace sees it get them."""
-
-    def __init__(self, host):
-        self.file = host.lab.file("trace")
-        calls = "trace=recvmsg,recvfrom,recvmmsg"
-        self.prefix = ["strace", "-D", "-f", "-yy", "-qq", "-s", "0", "-e", calls, "-o", self.file]
-
-    def bytes(self):
-        """How many it got so far. A call that only asks for the length is no message."""
-        lines = self.file.read_text().splitlines()
-        netlink = [line for line in lines if "NETLINK:" in line and "MSG_PEEK" not in line]
-        sizes = [re.search(r"= (\d+)$", line) for line in netlink]
-        return sum(int(size[1]) for size in sizes if size)
-
-
-def read_by(trace, end, times=20):
-    """Bytes of netlink messages for one reading; the host is read for each answer."""
-    before = trace.bytes()
-    for _ in range(times):
-        end.show()
-    await_(lambda: trace.bytes() > before, what="messages in the trace")
-    return (trace.bytes() - before) / times
-
-
-def add_what_is_not_ours(host):
-    links = [f"link add other{i} type bridge" for i in range(LINKS)]
-    links += [f"addr add 10.{200 + i // 250}.{i % 250}.1/32 dev other{i}" for i in range(LINKS)]
-    routes = [
-        f"route add 11.{i // 65536}.{i // 256 % 256}.{i % 256}/32 via {ipipou.STRANGER}"
-        for i in range(ROUTES)
-    ]
-    host.run("ip -batch -", input="\n".join([*links, *routes, ""]), timeout=300)
 
 
 def routes_of_others_change(trace, end, host):
@@ -83,7 +47,7 @@ def test_foreign_links_and_routes(lab, kind):
     near.await_log("tunnel up")
     end = near if kind == "server" else far
     alone = read_by(trace, end)
-    add_what_is_not_ours(host)
+    add_what_is_not_ours(host, links=500, routes=50_000)
     # Until what came as events is read, there is more.
     await_(lambda: 0 < read_by(trace, end) < alone * 1.5, what=f"readings of {alone} bytes")
     reach_each_other(lan.server, lan.client)
