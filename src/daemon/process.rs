@@ -41,6 +41,7 @@ enum Failing {
     Read,
     Memory,
     Port,
+    Path,
     Step(Discriminant<Step>),
 }
 
@@ -59,6 +60,8 @@ pub struct Process<'a> {
     pub(super) memory: MemoryFile,
     rejections: Limiter<Reject>,
     failures: Limiter<Failing>,
+    /// How many the rules had dropped at the last look.
+    icmp_errors: Option<u64>,
     changes: Limiter<Discriminant<Report>>,
     /// The first failure counts until the tunnel has been set up once.
     starting: Option<Option<Failure>>,
@@ -133,6 +136,7 @@ impl<'a> Process<'a> {
             memory: file,
             rejections: Limiter::new(LOG_EVERY, 1),
             failures: Limiter::new(LOG_EVERY, SOME_LINES),
+            icmp_errors: None,
             changes: Limiter::new(LOG_EVERY, MANY_LINES),
             starting: Some(None),
             adopted: false,
@@ -222,6 +226,9 @@ impl<'a> Process<'a> {
             datapath.surround(self.host.surroundings().await?);
             self.surroundings_due = false;
         }
+        if self.carrier.userspace().is_none() {
+            self.tell_errors_about_path();
+        }
         let leads_back = self.carrier.userspace().is_some_and(tun::Datapath::leads_back);
         if leads_back && !std::mem::replace(&mut self.leads_back, leads_back) {
             let device = &self.settings.tunnel().device;
@@ -242,6 +249,20 @@ impl<'a> Process<'a> {
             RulesFound::Unavailable => "unavailable",
         };
         Ok(found)
+    }
+
+    /// In the userspace datapath it is said when the word comes.
+    fn tell_errors_about_path(&mut self) {
+        // Without rules, or without counters, there are none.
+        let counters = self.host.rule_counters().unwrap_or_default();
+        let errors = counters.iter().filter(|c| c.name == "icmp_error").map(|c| c.packets).sum();
+        let is_news = self.icmp_errors.replace(errors).is_some_and(|before| errors > before);
+        if is_news && self.failures.pass(Failing::Path, self.clock.elapsed()).is_some() {
+            tracing::warn!(
+                "somebody says that packets of this tunnel do not get through ({errors} ICMP errors); that \
+                 is not believed, as anybody can say so: if large packets do not pass, give --mtu"
+            );
+        }
     }
 
     /// Takes the lock of the port at our outer address. While another process has it, that address

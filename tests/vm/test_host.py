@@ -233,6 +233,7 @@ def test_forged_icmp_does_not_change_the_path(lab, options):
             end.await_dropped(icmp_error=number)
             assert "mtu" not in host.run(f"ip route get {far}"), number
         assert host.ping(INNER_CLIENT if host is lan.server else INNER_SERVER, size=1300).lost == 0
+        end.await_log("somebody says that packets of this tunnel do not get through")
 
         # About others it is believed, and what quotes a packet of ours and has room enough.
         lan.stranger.send_raw(forged(STRANGER, near, quote(near, far), 1300))
