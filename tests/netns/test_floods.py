@@ -223,3 +223,21 @@ def test_a_deadline_and_a_question_come_before_packets(lan):
         near.await_log("has run out")
         looked = looked_at(near)
         await_(lambda: looked_at(near) > looked, what="packets that are looked at")
+
+
+def test_two_servers_do_not_answer_each_other_without_end(lan):
+    """One forged packet, and each takes the other's answers for a client's."""
+    common = "-s", "-b", "@eth0", "--auth-by-remote-ip", "--reply-on-auth-ok"
+    near = ipipou.Tunnel(lan.server, *common, *TUN, "-r", CLIENT)
+    far = ipipou.Tunnel(lan.client, *common, *TUN, "-r", SERVER)
+    between = lan.stranger.capture("br0", f"udp and host {SERVER} and host {CLIENT}")
+    lan.stranger.send_udp(CLIENT, PORT, SERVER, PORT, b"")
+    near.await_log("tunnel up")
+    far.await_log("tunnel up")
+    # What goes round takes a fraction of a millisecond a turn: it would be much more by now.
+    await_(lambda: near.show()["accepted"] >= 3, what="three packets")
+    for _ in range(5):
+        assert near.show()["accepted"] <= 4 and far.show()["accepted"] <= 4
+    lan.stranger.send_udp(SERVER, 9, CLIENT, 9, b"marker")
+    between.await_packets(1, condition=lambda p: p.payload == b"marker")
+    assert len([packet for packet in between.stop() if packet.dport == PORT]) <= 7

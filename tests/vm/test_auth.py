@@ -146,6 +146,20 @@ def test_signed_reply(hosts, sender):
     verify(own.public, reply)
 
 
+def test_a_group_is_no_remote(hosts):
+    """A packet that proves a key, from an address that no host has: it can be sent again from a good
+    one."""
+    server, client = hosts
+    keys = ipipou.Keys(server)
+    near = ipipou.server(server, keys=keys)
+    payload = signed(keys.private)
+    for source in ("224.0.0.5", "255.255.255.255", "127.0.0.1", "0.0.0.0", SERVER):
+        send(client, payload, source=source)
+    send(client, payload)
+    near.await_log("tunnel up")
+    assert near.tunnel()["remote"] == CLIENT and near.show()["accepted"] == 1
+
+
 @pytest.mark.parametrize("proof", ["token", "key"])
 def test_reversed_reply(hosts, proof):
     """--reply-on-auth-ok without a key of the server's own."""
