@@ -8,7 +8,7 @@
 #
 # What it gets from this machine says root.sh; what can be used again is in target/bare. A command
 # that takes longer than IPIPOU_BARE_TIMEOUT seconds (2400) is ended. IPIPOU_BARE=no skips it:
-# `bare.sh trixie user -- 'IPIPOU_BARE=no make test'` is all the others.
+# `bare.sh trixie user -- './setup && IPIPOU_BARE=no make test'` is all the others.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
