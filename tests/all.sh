@@ -174,7 +174,8 @@ start beside namespaces as_root "${netns[@]}" \
     /usr/bin/python3 -m pytest "${pytest[@]}" -p no:cacheprovider tests/netns
 namespaces=${jobs[-1]}
 start limit 40 "$namespaces"
-start beside setup "${netns[@]}" \
+# They play other users, root among them.
+start beside setup as_root "${netns[@]}" \
     /usr/bin/python3 -m pytest "${pytest[@]}" -p no:cacheprovider tests/setup
 setup=${jobs[-1]}
 for part in "cargo-test cargo test --locked --no-fail-fast" "fuzz tests/setup/fuzz.sh 5"; do

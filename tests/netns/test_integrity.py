@@ -116,7 +116,7 @@ def test_inner_mtu(hosts):
     ping = ["ping", "-n", "-c", "1", "-W", "1", "-M", "do", INNER_SERVER, "-s"]
     assert " 1 received" in client.run([*ping, MTU - 28])
     refused = client.run([*ping, MTU - 27], check=False)
-    assert f"mtu={MTU}" in refused.stdout + refused.stderr
+    assert "essage too long" in refused.stdout + refused.stderr
     echoes = on_wire.await_packets(2)
     assert [(len(p.raw), p.frag & 0x3FFF) for p in echoes] == [(1500, 0)] * 2
 

@@ -42,15 +42,21 @@ if [[ $packages ]]; then
     mount --bind "$packages" "$root/var/cache/apt/archives"
 fi
 
+# In a chroot no user namespace can be made, and nsenter(1) would lead out of it.
+cd "$root"
+pivot_root . .
+umount -l .
+cd /
+
 status=0
-env -i PATH="$PATH" TERM=dumb chroot "$root" su -l "$user" -c "$command" </dev/null || status=$?
-for process in "$root"/proc/[0-9]*; do
+env -i PATH="$PATH" TERM=dumb su -l "$user" -c "$command" </dev/null || status=$?
+for process in /proc/[0-9]*; do
     if [[ ${process##*/} != 1 && -e $process/exe ]]; then
         echo "enter.sh: left running: $(tr '\0' ' ' <"$process/cmdline")" >&2
         status=${status/#0/1}
     fi
 done
-for namespace in "$root"/run/netns/*; do
+for namespace in /run/netns/*; do
     if [[ -e $namespace ]]; then
         echo "enter.sh: left behind: network namespace ${namespace##*/}" >&2
         status=${status/#0/1}
