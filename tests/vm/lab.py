@@ -410,6 +410,8 @@ class Host:
                 text = re.sub(r"@if\d+|link-netns \S+|link-netnsid \d+", "", text)
             text = re.sub(r"\b(valid_lft|preferred_lft|expires) \S+", "", text)
             text = re.sub(r"\bcounter packets \d+ bytes \d+", "counter", text)
+            # Who used up how much of a meter; newer ones of nft list it.
+            text = re.sub(r"\n\s*elements = \{[^}]*\blimit rate\b[^}]*\}", "", text)
             parts += (re.sub(r" +", " ", line).rstrip() for line in text.splitlines())
         return "\n".join(parts) + "\n"
 
