@@ -192,14 +192,20 @@ def test_an_interface_that_is_renamed(lab, options, side):
     lan = ipipou.Lan(lab).connect(*options)
     end = lan.near if side == "server" else lan.far
     local = end.tunnel()["local"]
-    end.await_told(lambda: end.host.run("ip link set ipipou0 name uplink7"), "remove uplink7")
+
+    def rename():
+        # Before 6.2 an interface that is up keeps its name.
+        steps = "link set ipipou0 down", "link set ipipou0 name uplink7", "link set uplink7 up"
+        end.host.batch(*steps)
+
+    end.await_told(rename, "remove uplink7")
     end.await_quiet()
     ipipou.reach_each_other(lan.server, lan.client)
     assert end.tunnel()["local"] == local
     assert "uplink7" not in end.host.run("ip link")
     end.await_quiet()
     end.process.send_signal(signal.SIGSTOP)
-    end.host.run("ip link set ipipou0 name uplink7")
+    rename()
     end.process.send_signal(signal.SIGCONT)
     assert end.process.stop() == 0
     assert "made by ipipou" not in end.host.run("ip -d link")
