@@ -116,8 +116,8 @@ def test_a_crash_and_a_user_who_locks_the_file(client, resolv_conf):
     far = connect(client)
     assert far.process.stop(signal.SIGKILL) == -signal.SIGKILL
     locker = ["setpriv", "--reuid=65534", "--regid=0", "--clear-groups", "--bounding-set=-all"]
-    locker += ["flock", "--shared", "/etc/resolv.conf"]
-    client.spawn([*locker, "sh", "-c", "echo locked; sleep infinity"]).await_output("locked")
+    locker += ["flock", "--no-fork", "--shared", "/etc/resolv.conf"]
+    client.spawn([*locker, "sh", "-c", "echo locked; exec sleep infinity"]).await_output("locked")
     far.start()
     assert file.text() == OURS
     assert far.process.stop() == 0
