@@ -73,10 +73,10 @@ const AF_INET6: u8 = 10;
 const SUBSYSTEM: u16 = 10;
 /// Messages in one transaction, at most: begin, five sets and two chains to flush, five sets to fill,
 /// end; and the rules about what is quoted.
-const TRANSACTION: u32 = 14 + 200;
+const TRANSACTION: u32 = 14 + PORTION;
 /// Rules about what is quoted that are made in one transaction. It is sent as a whole: together with
 /// the sets of 1024 remotes these are some 190 kB, and a socket may send 208 (`net.core.wmem_default`).
-const PORTION: usize = 200;
+const PORTION: u32 = 200;
 
 /// What one of our named counters has counted.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -178,7 +178,7 @@ impl Elements {
         let table = self.table.clone();
         let wanted = elements(admitted);
         let quoted = quoted::rules(&wanted);
-        let (first, others) = quoted.split_at(quoted.len().min(PORTION));
+        let mut portions = quoted.chunks(PORTION as usize);
         let mut batch = self.begin();
         for chain in quoted::CHAINS {
             // Without a handle this means all of them (`nf_tables_delrule`).
@@ -189,7 +189,7 @@ impl Elements {
                 .push_table(&table)
                 .push_chain_bytes(chain.as_bytes());
         }
-        self.add_rules(&mut batch, first);
+        self.add_rules(&mut batch, portions.next().unwrap_or_default());
         let remotes = |remotes: &BTreeSet<SocketAddrV4>| -> Vec<_> {
             remotes.iter().map(|remote| (remote_key(*remote).to_vec(), None)).collect()
         };
@@ -223,7 +223,7 @@ impl Elements {
             }
         }
         self.commit(batch)?;
-        for portion in others.chunks(PORTION) {
+        for portion in portions {
             let mut batch = self.begin();
             self.add_rules(&mut batch, portion);
             self.commit(batch)?;

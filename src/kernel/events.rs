@@ -32,8 +32,8 @@ const LINK_GROUPS: u32 =
     RTMGRP_LINK | RTMGRP_IPV4_IFADDR | RTMGRP_IPV6_IFADDR | RTMGRP_IPV4_NETCONF;
 const ROUTE_GROUPS: u32 =
     RTMGRP_IPV4_ROUTE | RTMGRP_IPV4_RULE | RTMGRP_IPV6_ROUTE | RTMGRP_IPV6_RULE;
-/// Where a message has `rtm_protocol` of a route, and the index of a link and of an
-/// address (linux/rtnetlink.h, linux/if_addr.h).
+/// Where a message has `rtm_protocol` of a route, and the index of a link and of an address
+/// (linux/rtnetlink.h, linux/if_addr.h).
 const PROTOCOL_AT: usize = 5;
 const INDEX_AT: usize = 4;
 /// Where a route leads to; none for all there is (linux/rtnetlink.h).

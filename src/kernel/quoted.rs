@@ -40,6 +40,11 @@ pub struct QuotedRule {
 /// The chains that hold these rules and no others.
 pub const CHAINS: [&str; 2] = [CHAIN_QUOTED, CHAIN_QUOTED_PORT];
 
+/// How many there are for these remotes.
+pub fn count(contents: &Contents) -> usize {
+    contents.known_addresses.len() + contents.known.len()
+}
+
 pub fn rules(contents: &Contents) -> Vec<QuotedRule> {
     let address = |ip: std::net::Ipv4Addr| (DESTINATION, ip.octets().to_vec());
     let about = contents.known_addresses.iter().map(|ip| QuotedRule {

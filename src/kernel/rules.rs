@@ -59,7 +59,7 @@ impl Rules {
             Some(installed) if installed.table == handles.table => {
                 let is_ours = |admitted: &BTreeSet<Admitted>| {
                     // Those about what is quoted come and go with the remotes.
-                    let quoted = quoted::rules(&elements::elements(admitted)).len();
+                    let quoted = quoted::count(&elements::elements(admitted));
                     installed.rules.is_subset(&handles.rules)
                         && installed.rules.len() + quoted == handles.rules.len()
                 };
