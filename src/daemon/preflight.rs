@@ -12,7 +12,7 @@ use crate::engine::config::{
     ClientConfig, Datapath, DatapathChoice, Host as ServerHost, MANY_REMOTES, MOST_KERNEL_REMOTES,
     Masquerade, Outer, PrivateAddress, Role, TunnelConfig,
 };
-use crate::engine::host::{Encapsulation, Family, Found, InterfaceKind, Listener};
+use crate::engine::host::{Family, Found, InterfaceKind, Listener};
 use crate::engine::{self, plan};
 use crate::kernel::{
     Host, Links, Question, RulesError, WayTo, probe_port, require_modules, user_of_port,
@@ -340,10 +340,8 @@ fn check_found(
     let Some(interface) = found.interface(&tunnel.device) else { return Ok(()) };
     let port = tunnel.port.get();
     let ours = match interface.kind {
-        InterfaceKind::Ipip(link) if datapath == Datapath::Kernel => {
-            plan::is_labelled(interface)
-                || matches!(link.encapsulation,
-                    Encapsulation::Fou { source_port, .. } if source_port == port)
+        InterfaceKind::Ipip(_) if datapath == Datapath::Kernel => {
+            plan::is_labelled(interface) || interface.link_from(port).is_some()
         }
         InterfaceKind::Tun => goes_on && datapath == Datapath::Tun,
         InterfaceKind::Ipip(_) | InterfaceKind::Other => false,

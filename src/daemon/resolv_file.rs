@@ -2,8 +2,9 @@
 //! was.
 //!
 //! The inode stays, which may be a bind mount, and so do owner and mode. Its first line says whose it
-//! is. What has our line is ours, and is put back; what has not, somebody else wrote since, and it stays. Whose line is in it has the file locked while it runs (flock(2)):
-//! the line of a process that was killed keeps nobody else out.
+//! is. What has our line is ours, and is put back; what has not, somebody else wrote since, and it
+//! stays. Whose line is in it has the file locked while it runs (flock(2)): the line of a process that
+//! was killed keeps nobody else out.
 
 use std::fs::{self, File, Permissions};
 use std::io;

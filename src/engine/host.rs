@@ -333,6 +333,17 @@ impl std::ops::AddAssign for Traffic {
     }
 }
 
+impl Interface {
+    /// The `ipip` link that this is, if it sends its packets from this UDP port.
+    pub fn link_from(&self, port: u16) -> Option<IpipLink> {
+        let InterfaceKind::Ipip(link) = self.kind else { return None };
+        match link.encapsulation {
+            Encapsulation::Fou { source_port, .. } => (source_port == port).then_some(link),
+            Encapsulation::NoneOrOther => None,
+        }
+    }
+}
+
 impl Found {
     pub fn interface(&self, name: &DeviceName) -> Option<&Interface> {
         self.interfaces.iter().find(|i| i.name == name.as_str()).map(Arc::as_ref)

@@ -350,11 +350,7 @@ pub fn outer_family(outer: &Outer, datapath: Datapath, found: &Found) -> Family 
 /// Whether there are things that an earlier process of this tunnel left: a link that sends from our
 /// port, or rules of ours, without which it has no listener.
 pub fn has_leftovers(tunnel: &TunnelConfig, found: &Found) -> bool {
-    let from_our_port = |interface: &host::Interface| match interface.kind {
-        host::InterfaceKind::Ipip(link) => matches!(link.encapsulation,
-            host::Encapsulation::Fou { source_port, .. } if source_port == tunnel.port.get()),
-        host::InterfaceKind::Tun | host::InterfaceKind::Other => false,
-    };
+    let from_our_port = |i: &host::Interface| i.link_from(tunnel.port.get()).is_some();
     let nodes = nodes::interfaces(found, tunnel);
     let mut links = nodes.iter().chain([&tunnel.device]).filter_map(|d| found.interface(d));
     links.any(from_our_port) || found.rules == host::RulesFound::Unknown

@@ -403,14 +403,8 @@ pub fn renamed(
     let has_name = |name: &str| peers.iter().any(|peer| peer.device.as_str() == name);
     let is_our_address =
         |local| local == outer || peers.iter().any(|peer| peer.private.address() == local);
-    let is_ours = |interface: &Interface| match interface.kind {
-        InterfaceKind::Ipip(link) => match link.encapsulation {
-            Encapsulation::Fou { source_port, .. } => {
-                source_port == tunnel.port.get() && is_our_address(link.local)
-            }
-            Encapsulation::NoneOrOther => false,
-        },
-        InterfaceKind::Tun | InterfaceKind::Other => false,
+    let is_ours = |interface: &Interface| {
+        interface.link_from(tunnel.port.get()).is_some_and(|link| is_our_address(link.local))
     };
     let labelled = found.interfaces.iter().filter(|i| plan::is_labelled(i) && !has_name(&i.name));
     labelled.filter(|i| is_ours(i)).filter_map(|link| link.name.parse().ok()).collect()
