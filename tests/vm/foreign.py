@@ -1,34 +1,6 @@
-"""Interfaces and routes that are nobody's business, and what a process reads of its host."""
-
-import re
+"""Interfaces and routes that are nobody's business."""
 
 import ipipou
-from lab import await_
-
-
-class Trace:
-    """The netlink messages of a process, as strace sees it get them."""
-
-    def __init__(self, host):
-        self.file = host.lab.file("trace")
-        calls = "trace=recvmsg,recvfrom,recvmmsg"
-        self.prefix = ["strace", "-D", "-f", "-yy", "-qq", "-s", "0", "-e", calls, "-o", self.file]
-
-    def bytes(self):
-        """How many it got so far. A call that only asks for the length is no message."""
-        lines = self.file.read_text().splitlines()
-        netlink = [line for line in lines if "NETLINK:" in line and "MSG_PEEK" not in line]
-        sizes = [re.search(r"= (\d+)$", line) for line in netlink]
-        return sum(int(size[1]) for size in sizes if size)
-
-
-def read_by(trace, end, times=20):
-    """Bytes of netlink messages for one reading; the host is read for each answer."""
-    before = trace.bytes()
-    for _ in range(times):
-        end.show()
-    await_(lambda: trace.bytes() > before, what="messages in the trace")
-    return (trace.bytes() - before) / times
 
 
 def add_what_is_not_ours(host, links, routes):
