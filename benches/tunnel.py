@@ -27,7 +27,7 @@ import lab as laboratory  # noqa: E402
 from ipipou import CLIENT, SERVER  # noqa: E402
 
 NEAR, FAR = "172.28.0.0", "172.28.0.1"  # inside the tunnels: the server, the client
-PRIVATE = "172.29.0.0"
+ALTERNATE = "172.29.0.0"
 BATCH, PAYLOAD = 64, 64
 
 
@@ -174,19 +174,19 @@ def our_client_tracked(lane):
 
 def conntrack_nat(lane):
     """The old tool's way, where two clients share an address."""
-    lane.server.run(f"ip addr add {PRIVATE}/32 dev eth0")
-    link_by_hand(lane.server, SERVER, CLIENT, NEAR, FAR, private=PRIVATE)
+    lane.server.run(f"ip addr add {ALTERNATE}/32 dev eth0")
+    link_by_hand(lane.server, SERVER, CLIENT, NEAR, FAR, private=ALTERNATE)
     link_by_hand(lane.client, CLIENT, SERVER, FAR, NEAR)
     rules = f"""
         table ip ipipou {{
             chain prerouting {{
                 type nat hook prerouting priority dstnat;
                 ip saddr {CLIENT} ip daddr {SERVER} udp sport 10000 udp dport 10000 \
-                    dnat to {PRIVATE}
+                    dnat to {ALTERNATE}
             }}
             chain postrouting {{
                 type nat hook postrouting priority srcnat;
-                ip saddr {PRIVATE} ip daddr {CLIENT} udp sport 10000 snat to {SERVER}
+                ip saddr {ALTERNATE} ip daddr {CLIENT} udp sport 10000 snat to {SERVER}
             }}
         }}
     """
@@ -229,7 +229,7 @@ LANES = {
     "ipipou client, server by hand": our_client_only,
     "the same, its host tracks connections": our_client_tracked,
     "ipipou server and client": ours(),
-    "the same, server's private address": ours("--force-fou-local-ip-alt"),
+    "the same, server's alternate address": ours("--force-fou-local-ip-alt"),
     "conntrack NAT, as the Python tool": conntrack_nat,
     "WireGuard": wireguard,
     "no tunnel": plain,

@@ -26,7 +26,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use ipipou::auth::{Credential, Proof};
 use ipipou::cli::{self, CliError, Document, Invocation, Run};
 use ipipou::engine::config::{
-    ClientConfig, Host, NodeConfig, Outer, PrivateAddress, Reply, Role, ServerConfig, SourceCheck,
+    AlternateAddress, ClientConfig, HostName, NodeConfig, Outer, Reply, Role, ServerConfig,
+    SourceCheck,
 };
 
 const PRIVATE: &str = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";

@@ -23,10 +23,10 @@ use std::collections::VecDeque;
 use std::net::{SocketAddr, SocketAddrV4};
 use std::time::Duration;
 
-use host::PlayedHost;
+use host::FakeHost;
 use ipipou::auth::{Credential, Policy, Proof, SharedSecret, Signer, Verifier};
 use ipipou::engine::config::{
-    ClientConfig, Datapath, DatapathChoice, GatewayConfig, Host, Outer, PrivateAddress,
+    AlternateAddress, ClientConfig, Datapath, DatapathChoice, GatewayConfig, HostName, Outer,
     QueueConfig, Reply, Role, RulesConfig, ServerConfig, ServerName, SourceCheck, TunnelConfig,
 };
 use ipipou::engine::host::Found;
@@ -49,7 +49,7 @@ fn tunnel() -> TunnelConfig {
         mtu: None,
         outer: Outer::Device("eth0".parse().unwrap()),
         port: 10000.try_into().unwrap(),
-        private: PrivateAddress::WhenTaken("172.29.0.0".parse().unwrap()),
+        alternate: AlternateAddress::WhenTaken("172.29.0.0".parse().unwrap()),
         checksum: None,
         source_check: SourceCheck::Strict,
         auth_ttl: None,
@@ -73,7 +73,7 @@ fn server(lifetime: Option<Duration>) -> ServerConfig {
     }
 }
 
-fn client(host: Host, keepalive: Option<Duration>) -> ClientConfig {
+fn client(host: HostName, keepalive: Option<Duration>) -> ClientConfig {
     ClientConfig {
         tunnel: tunnel(),
         server: ServerName { host, port: 10000.try_into().unwrap() },
@@ -85,7 +85,7 @@ fn client(host: Host, keepalive: Option<Duration>) -> ClientConfig {
 /// One process of ours on a played host, with a clock that a test turns.
 struct Play {
     engine: Engine,
-    host: PlayedHost,
+    host: FakeHost,
     now: Duration,
     /// Grows with every moment: no salt comes twice.
     drawn: u64,
@@ -107,18 +107,18 @@ struct Play {
 }
 
 impl Play {
-    fn start(role: Role, host: PlayedHost, memory: Memory) -> Self {
+    fn start(role: Role, host: FakeHost, memory: Memory) -> Self {
         Play::start_on(Datapath::Kernel, role, host, memory)
     }
 
-    fn start_on(datapath: Datapath, role: Role, host: PlayedHost, memory: Memory) -> Self {
+    fn start_on(datapath: Datapath, role: Role, host: FakeHost, memory: Memory) -> Self {
         let mut play = Play::stopped(datapath, role, host, memory);
         play.read();
         play
     }
 
     /// Before the host is read.
-    fn stopped(datapath: Datapath, role: Role, host: PlayedHost, memory: Memory) -> Self {
+    fn stopped(datapath: Datapath, role: Role, host: FakeHost, memory: Memory) -> Self {
         Play::stopped_at(0, datapath, role, host, memory)
     }
 
@@ -127,7 +127,7 @@ impl Play {
         skew: i64,
         datapath: Datapath,
         role: Role,
-        host: PlayedHost,
+        host: FakeHost,
         memory: Memory,
     ) -> Self {
         let at_start = moment(Duration::ZERO, skew, 0);
@@ -187,7 +187,7 @@ impl Play {
                     self.dated.push((clock, self.memory.clone(), out.payload.clone()));
                     self.sent.push(out);
                 }
-                Some(Action::HeardOf(_)) => {}
+                Some(Action::PeerAlive(_)) => {}
                 Some(Action::ReadHost) => {
                     (applied, failed) = (false, false);
                     let found = self.found();

@@ -12,7 +12,7 @@ use std::ffi::OsString;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use super::complaint::{LIST, beginning_with, complaint, placeholder, shown, unknown_option};
+use super::explain::{LIST, beginning_with, complaint, placeholder, shown, unknown_option};
 use super::meant;
 
 /// What is wrong with a file, and in which line.

@@ -8,7 +8,7 @@ use crate::engine::config::DeviceName;
 
 const PORT_BASE: u32 = 10000;
 const SERVER_INNER: Ipv4Addr = Ipv4Addr::new(172, 28, 0, 0);
-const PRIVATE: Ipv4Addr = Ipv4Addr::new(172, 29, 0, 0);
+const ALTERNATE: Ipv4Addr = Ipv4Addr::new(172, 29, 0, 0);
 /// "ip" in ASCII, with room for the number behind it.
 const MARK: u32 = 0x6970_0000;
 /// The queue numbers that a server takes for its tunnel's number too.
@@ -44,10 +44,10 @@ impl Number {
         format!("{name}-{}", self.0)
     }
 
-    /// The private address stays within 172.29.0.0/16.
-    pub fn private(self) -> Result<Ipv4Addr, UsageError> {
+    /// The alternate address stays within 172.29.0.0/16.
+    pub fn alternate(self) -> Result<Ipv4Addr, UsageError> {
         let offset = self.below_65536("--fou-local-ip-alt")?;
-        Ok(Ipv4Addr::from_bits(PRIVATE.to_bits() + u32::from(offset)))
+        Ok(Ipv4Addr::from_bits(ALTERNATE.to_bits() + u32::from(offset)))
     }
 
     /// A server's address inside the tunnel; its peer's, one more, is within 172.28.0.0/16 too.
@@ -101,8 +101,8 @@ mod tests {
         assert!(Number(u32::MAX).port().is_err());
         assert_eq!(Number(32_767).server_inner().unwrap(), Ipv4Addr::new(172, 28, 255, 254));
         assert!(Number(32_768).server_inner().is_err());
-        assert_eq!(Number(65_535).private().unwrap(), Ipv4Addr::new(172, 29, 255, 255));
-        assert!(Number(65_536).private().is_err());
+        assert_eq!(Number(65_535).alternate().unwrap(), Ipv4Addr::new(172, 29, 255, 255));
+        assert!(Number(65_536).alternate().is_err());
         assert!(Number(65_536).queue().is_err());
         assert_eq!(Number(65_535).mark(), 0x6970_ffff);
         assert_eq!(Number(65_536).mark(), 0x6970_ffff);

@@ -6,7 +6,7 @@ use std::num::NonZeroU16;
 
 use super::address;
 use super::value::{self, ValueError};
-use crate::engine::config::{DeviceName, Host, is_host_name};
+use crate::engine::config::{DeviceName, HostName, is_host_name};
 
 /// Our end of the outer packets; every part may be missing.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -19,7 +19,7 @@ pub struct LocalEnd {
 /// The other end; every part may be missing.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct RemoteEnd {
-    pub host: Option<Host>,
+    pub host: Option<HostName>,
     pub port: Option<NonZeroU16>,
 }
 
@@ -90,15 +90,15 @@ pub fn remote(text: &str) -> Result<RemoteEnd, ValueError> {
 }
 
 /// An address, or a host name.
-pub fn host(text: &str) -> Result<Host, ValueError> {
+pub fn host(text: &str) -> Result<HostName, ValueError> {
     let text = text.trim();
     match address::any(text) {
-        Ok(ip) => return Ok(Host::Address(ip)),
+        Ok(ip) => return Ok(HostName::Address(ip)),
         Err(ValueError::NotAnIp) => {}
         Err(other) => return Err(other),
     }
     match is_host_name(text) {
-        true => Ok(Host::Name(text.to_owned())),
+        true => Ok(HostName::Name(text.to_owned())),
         false => Err(ValueError::NotAHost),
     }
 }
@@ -165,10 +165,10 @@ mod tests {
     #[test]
     fn the_remote_is_an_address_or_a_name() {
         let end = remote("ipipou.example.net:10000").unwrap();
-        assert_eq!(end.host, Some(Host::Name("ipipou.example.net".into())));
+        assert_eq!(end.host, Some(HostName::Name("ipipou.example.net".into())));
         assert_eq!(end.port, NonZeroU16::new(10000));
         assert_eq!(remote(":1").unwrap().host, None);
-        assert!(matches!(remote("192.0.2.1").unwrap().host, Some(Host::Address(_))));
+        assert!(matches!(remote("192.0.2.1").unwrap().host, Some(HostName::Address(_))));
         for bad in ["1.2.3.400", "300", "a..b", "a b", "-a", "é.fr", &"a".repeat(64)] {
             assert_eq!(remote(bad), Err(ValueError::NotAHost), "{bad:?}");
         }
@@ -183,7 +183,7 @@ mod tests {
         assert_eq!(end.ip, Some("2001:db8::1".parse().unwrap()));
         assert_eq!(end.port, NonZeroU16::new(10007));
         assert_eq!(end.device, Some("eth0".parse().unwrap()));
-        let address = Host::Address("2001:db8::1".parse().unwrap());
+        let address = HostName::Address("2001:db8::1".parse().unwrap());
         assert_eq!(
             remote("[2001:db8::1]").unwrap(),
             RemoteEnd { host: Some(address.clone()), port: None }

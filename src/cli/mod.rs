@@ -11,13 +11,13 @@
 
 mod address;
 mod check;
-mod complaint;
 mod completions;
 pub mod conf;
 mod conf_file;
 mod defaults;
 mod document;
 mod endpoint;
+mod explain;
 mod gateway;
 mod inner;
 mod many_ends;
@@ -180,7 +180,7 @@ fn matches(
 ) -> Result<(clap::ArgMatches, Options), CliError> {
     let matches = command.try_get_matches_from_mut(args);
     if let Ok(matches) = &matches
-        && let Some(problem) = complaint::placeholder(matches, command)
+        && let Some(problem) = explain::placeholder(matches, command)
     {
         return Err(usage(problem));
     }
@@ -189,7 +189,7 @@ fn matches(
             ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
                 CliError::Print(error.to_string())
             }
-            _ => usage(complaint::complaint(&error, command, args)),
+            _ => usage(explain::complaint(&error, command, args)),
         },
     )
 }

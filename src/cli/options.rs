@@ -18,7 +18,7 @@ use super::gateway::GatewayOptions;
 use super::many_ends::ManyEndsOptions;
 use super::value::{self, PublicKey, Seed};
 use crate::auth::{SharedSecret, Token};
-use crate::engine::config::{DeviceName, Host};
+use crate::engine::config::{DeviceName, HostName};
 
 const USAGE: &str = "ipipou -s -b @DEV --auth-remote-pubkey-b64 KEY [OPTIONS]
        ipipou -c -b @DEV -r HOST:PORT --auth-key-file FILE --tunl-ip IP [OPTIONS]
@@ -175,13 +175,13 @@ pub struct Options {
     #[arg(long, value_name = "DEV", value_parser = value::device,
           help_heading = "Outer packets")]
     pub fou_dev: Option<DeviceName>,
-    /// Private address for our end of the tunnel, used when another tunnel already goes from our
+    /// Alternate address for our end of the tunnel, used when another tunnel already goes from our
     /// address to the same remote address [default: 172.29.0.0+N]
     #[arg(long, value_name = "IP", value_parser = address::v4,
           help_heading = "Outer packets")]
     pub fou_local_ip_alt: Option<Ipv4Addr>,
     // `--for` meant this before there was `--forward`, as `--h` meant help.
-    /// Use the private address in any case
+    /// Use the alternate address in any case
     #[arg(long, alias = "for", help_heading = "Outer packets")]
     pub force_fou_local_ip_alt: bool,
     /// The other end as [IP-or-name][:PORT], IPv6 in brackets; wins over the single options. A
@@ -192,12 +192,12 @@ pub struct Options {
     /// Address or name of the other end
     #[arg(long, value_name = "HOST", value_parser = endpoint::host,
           help_heading = "Outer packets")]
-    pub fou_remote_ip: Option<Host>,
+    pub fou_remote_ip: Option<HostName>,
     /// UDP port of the other end, 1..65535
     #[arg(long, value_name = "PORT", value_parser = value::port,
           help_heading = "Outer packets")]
     pub fou_remote_port: Option<NonZeroU16>,
-    /// Send outer packets with a UDP checksum, but for tunnels with a private address [default: the
+    /// Send outer packets with a UDP checksum, but for tunnels with an alternate address [default: the
     /// kernel's choice]
     #[arg(long, help_heading = "Outer packets")]
     pub encap_csum: bool,

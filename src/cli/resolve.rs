@@ -12,8 +12,8 @@ use super::usage::UsageError;
 use super::value::unless_zero;
 use super::{LogConfig, Run, gateway, inner, many_ends, proof, unused};
 use crate::engine::config::{
-    ClientConfig, Datapath, DatapathChoice, Host, LEAST_MTU_V6, LearnConfig, Masquerade,
-    NodeConfig, Outer, PrivateAddress, QueueConfig, Role, RulesConfig, ServerConfig, ServerName,
+    AlternateAddress, ClientConfig, Datapath, DatapathChoice, HostName, LEAST_MTU_V6, LearnConfig,
+    Masquerade, NodeConfig, Outer, QueueConfig, Role, RulesConfig, ServerConfig, ServerName,
     SourceCheck, TunnelConfig,
 };
 
@@ -107,8 +107,8 @@ fn server(
     }
     let remote_ip = match (options.auth_by_remote_ip, host) {
         (false, _) => None,
-        (true, Some(Host::Address(ip))) => Some(ip),
-        (true, Some(Host::Name(name))) => return Err(UsageError::RemoteIpIsName(name)),
+        (true, Some(HostName::Address(ip))) => Some(ip),
+        (true, Some(HostName::Name(name))) => return Err(UsageError::RemoteIpIsName(name)),
         (true, None) => return Err(UsageError::NoRemoteIp),
     };
     let remote_port = match (options.auth_by_remote_port, port) {
@@ -138,8 +138,8 @@ fn client(basis: &Basis, warnings: &mut Vec<String>) -> Result<ClientConfig, Usa
     let host = host.ok_or(UsageError::NoServer)?;
     let port = port.ok_or(UsageError::NoServerPort)?;
     let address = match &host {
-        Host::Address(address) => Some(*address),
-        Host::Name(_) => None,
+        HostName::Address(address) => Some(*address),
+        HostName::Name(_) => None,
     };
     Ok(ClientConfig {
         tunnel: tunnel(basis, address, warnings)?,
@@ -175,7 +175,7 @@ fn tunnel(
     let &Basis { options, number, ends, ref outer } = basis;
     let (inner, inner_peer) = inner::inner(options, number, ends, warnings)?;
     let port = options.fou_local.as_ref().and_then(|local| local.port).or(options.fou_local_port);
-    let private = options.fou_local_ip_alt.map_or_else(|| number.private(), Ok)?;
+    let alternate = options.fou_local_ip_alt.map_or_else(|| number.alternate(), Ok)?;
     let device = options.tunl_dev.clone().map_or_else(|| number.device(), Ok)?;
     let gateway = gateway::gateway(options, number, ends, warnings)?;
     if gateway.masquerade == Some(Masquerade::By(device.clone())) {
@@ -189,9 +189,9 @@ fn tunnel(
         mtu: mtu(options)?,
         outer: outer.clone(),
         port: port.map_or_else(|| number.port(), Ok)?,
-        private: match options.force_fou_local_ip_alt {
-            true => PrivateAddress::Always(private),
-            false => PrivateAddress::WhenTaken(private),
+        alternate: match options.force_fou_local_ip_alt {
+            true => AlternateAddress::Always(alternate),
+            false => AlternateAddress::WhenTaken(alternate),
         },
         // The parser lets only the last of the two stand.
         checksum: (options.encap_csum || options.no_encap_csum).then_some(options.encap_csum),
@@ -259,7 +259,7 @@ fn rules(options: &Options, number: Number, warnings: &mut Vec<String>) -> Rules
 }
 
 /// The other end; parts of `--fou-remote` go before the single options.
-fn remote(options: &Options) -> (Option<Host>, Option<NonZeroU16>) {
+fn remote(options: &Options) -> (Option<HostName>, Option<NonZeroU16>) {
     let given = options.fou_remote.clone().unwrap_or_default();
     (given.host.or_else(|| options.fou_remote_ip.clone()), given.port.or(options.fou_remote_port))
 }

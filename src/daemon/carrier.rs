@@ -12,7 +12,7 @@ use crate::engine::host::{Found, Userspace};
 use crate::engine::plan::{LinkKind, Step};
 use crate::kernel::{Queue, Queued, RawSender, StepError};
 use crate::observe::status::Learned;
-use crate::tun::{self, Kept};
+use crate::tun::{self, StoredFds};
 
 /// The datapath in use.
 pub enum Carrier {
@@ -33,7 +33,7 @@ impl Carrier {
         datapath: Datapath,
         role: &Role,
         tunnel: &TunnelConfig,
-        kept: Kept,
+        kept: StoredFds,
     ) -> Result<Self, Failure> {
         match datapath {
             Datapath::Kernel => Ok(Carrier::Kernel {
@@ -177,7 +177,7 @@ impl Carrier {
 }
 
 /// Goes on where an earlier process was killed. If that cannot be, all is made anew.
-fn take_over(datapath: &tun::Datapath, tunnel: &TunnelConfig, kept: Kept) {
+fn take_over(datapath: &tun::Datapath, tunnel: &TunnelConfig, kept: StoredFds) {
     let unspecified = match &tunnel.outer {
         Outer::Address(own) | Outer::AddressOn(own, _) => *own,
         Outer::Device(_) | Outer::Route => IpAddr::V4(Ipv4Addr::UNSPECIFIED),

@@ -38,12 +38,12 @@ pub enum Style {
 
 /// The listening socket; removed when dropped.
 #[derive(Debug)]
-pub struct ControlSocket {
+pub struct StatusSocket {
     listener: UnixListener,
     path: PathBuf,
 }
 
-impl ControlSocket {
+impl StatusSocket {
     /// Listens in `directory`, which is made when missing. A dead process' socket is replaced.
     ///
     /// # Errors
@@ -63,7 +63,7 @@ impl ControlSocket {
         }
         let listener = UnixListener::bind(&path)?;
         fs::set_permissions(&path, Permissions::from_mode(0o600))?;
-        Ok(ControlSocket { listener, path })
+        Ok(StatusSocket { listener, path })
     }
 
     /// The next one who asks.
@@ -72,7 +72,7 @@ impl ControlSocket {
     }
 }
 
-impl Drop for ControlSocket {
+impl Drop for StatusSocket {
     fn drop(&mut self) {
         let _ = fs::remove_file(&self.path); // gone already is as good
     }

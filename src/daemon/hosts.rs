@@ -16,7 +16,7 @@ use tokio::time::{Sleep, sleep};
 use super::clock::Clock;
 use super::lookups::Lookups;
 use super::{Failure, fetch, memory, names};
-use crate::engine::config::{Datapath, Host, HostsSource, HostsUrl, MOST_KERNEL_REMOTES};
+use crate::engine::config::{Datapath, HostName, HostsSource, HostsUrl, MOST_KERNEL_REMOTES};
 use crate::engine::host::Family;
 use crate::engine::hosts::{HostTable, Inner, MAX_SIZE, Node};
 
@@ -35,7 +35,7 @@ const BREATHE: Duration = Duration::from_millis(200);
 
 /// The table as last read, and where it comes from.
 #[derive(Debug)]
-pub struct Hosts {
+pub struct TableSource {
     source: HostsSource,
     /// Where the last good table of a URL is kept.
     cache: PathBuf,
@@ -67,7 +67,7 @@ struct Stamp {
     modified: (i64, i64),
 }
 
-impl Hosts {
+impl TableSource {
     /// Reads the table for the first time. What a server does wrong keeps no tunnel down: then the
     /// table is the last good one of an earlier process, or empty for now.
     ///
@@ -75,7 +75,7 @@ impl Hosts {
     /// What has to be mended on this host: a file that cannot be read or has a mistake, no
     /// certificate authorities.
     pub async fn load(source: HostsSource, state_dir: &Path) -> Result<Self, Failure> {
-        let mut hosts = Hosts {
+        let mut hosts = TableSource {
             source,
             cache: state_dir.join("hosts.json"),
             table: HostTable::default(),
@@ -143,7 +143,7 @@ impl Hosts {
             lookups.expire(at);
             while let Some(name) = lookups.next(at) {
                 answers.push(async move {
-                    let answer = names::look_up(&Host::Name(name.clone())).await;
+                    let answer = names::look_up(&HostName::Name(name.clone())).await;
                     (name, answer)
                 });
             }
@@ -316,10 +316,10 @@ impl Hosts {
             .table
             .hosts()
             .filter(
-                |(_, host)| matches!(host, Host::Address(address) if !lookups.can_use(*address)),
+                |(_, host)| matches!(host, HostName::Address(address) if !lookups.can_use(*address)),
             )
             .collect();
-        if let Some((inner, Host::Address(address))) = unusable.first() {
+        if let Some((inner, HostName::Address(address))) = unusable.first() {
             let more = match unusable.len() {
                 1 => String::new(),
                 many => format!(" (and {} more)", many - 1),

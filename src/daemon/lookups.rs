@@ -9,7 +9,7 @@ use std::io;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use crate::engine::config::Host;
+use crate::engine::config::HostName;
 use crate::engine::host::Family;
 
 /// So many lookups at a time are given their turn: a resolver that answers sees no more at once.
@@ -90,10 +90,10 @@ impl Lookups {
     }
 
     /// Where packets for a host go.
-    pub fn address_of(&self, host: &Host) -> Option<IpAddr> {
+    pub fn address_of(&self, host: &HostName) -> Option<IpAddr> {
         let address = match host {
-            Host::Address(address) => Some(*address),
-            Host::Name(name) => self.known.get(name)?.address,
+            HostName::Address(address) => Some(*address),
+            HostName::Name(name) => self.known.get(name)?.address,
         };
         address.filter(|address| self.can_use(*address))
     }
@@ -264,8 +264,8 @@ mod tests {
         [192, 0, 2, last].into()
     }
 
-    fn host(name: &str) -> Host {
-        Host::Name(name.to_owned())
+    fn host(name: &str) -> HostName {
+        HostName::Name(name.to_owned())
     }
 
     fn names(count: usize) -> Vec<String> {
@@ -379,11 +379,11 @@ mod tests {
         lookups.take(&BTreeSet::from(["a"]));
         begin(&mut lookups, start);
         assert!(!lookups.note("a", Ok(vec![v6]), start));
-        assert_eq!(lookups.address_of(&Host::Address(v6)), None);
+        assert_eq!(lookups.address_of(&HostName::Address(v6)), None);
         lookups.set_family(Family::V6);
         assert_eq!(begin(&mut lookups, start), ["a"]);
         assert!(lookups.note("a", Ok(vec![address(1), v6]), start));
         assert_eq!(lookups.address_of(&host("a")), Some(v6));
-        assert_eq!(lookups.address_of(&Host::Address(v6)), Some(v6));
+        assert_eq!(lookups.address_of(&HostName::Address(v6)), Some(v6));
     }
 }

@@ -3,6 +3,7 @@
 mod carrier;
 mod clock;
 mod control;
+mod debounce;
 mod directories;
 mod dns;
 mod failure;
@@ -19,7 +20,6 @@ mod record;
 mod resolv_file;
 mod resolvconf;
 mod resolved;
-mod settling;
 mod signals;
 mod status;
 mod tunnel;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::sync::{Notify, mpsc};
 
-use crate::engine::config::Host;
+use crate::engine::config::HostName;
 
 /// Between two lookups.
 const EVERY: Duration = Duration::from_secs(60);
@@ -17,10 +17,10 @@ const RETRY: Duration = Duration::from_secs(5);
 ///
 /// # Errors
 /// When the resolver fails, or knows no address.
-pub async fn look_up(host: &Host) -> io::Result<Vec<IpAddr>> {
+pub async fn look_up(host: &HostName) -> io::Result<Vec<IpAddr>> {
     let name = match host {
-        Host::Address(address) => return Ok(vec![*address]),
-        Host::Name(name) => name,
+        HostName::Address(address) => return Ok(vec![*address]),
+        HostName::Name(name) => name,
     };
     let answers = tokio::net::lookup_host((name.as_str(), 0)).await?;
     let found: Vec<_> = answers.map(|address| address.ip()).collect();
@@ -32,7 +32,7 @@ pub async fn look_up(host: &Host) -> io::Result<Vec<IpAddr>> {
 
 /// Sends every answer to `answers` until nobody listens. `now` asks for one at once.
 pub async fn keep_looking(name: String, answers: mpsc::Sender<Vec<IpAddr>>, now: &Notify) {
-    let host = Host::Name(name.clone());
+    let host = HostName::Name(name.clone());
     let mut told = false;
     loop {
         let pause = match look_up(&host).await {

@@ -9,13 +9,13 @@ use std::time::Duration;
 use super::locks::Locks;
 use super::{Failure, Settings, names, record};
 use crate::engine::config::{
-    ClientConfig, Datapath, DatapathChoice, Host as ServerHost, MANY_REMOTES, MOST_KERNEL_REMOTES,
-    Masquerade, Outer, PrivateAddress, Role, TunnelConfig,
+    AlternateAddress, ClientConfig, Datapath, DatapathChoice, HostName, MANY_REMOTES,
+    MOST_KERNEL_REMOTES, Masquerade, Outer, Role, TunnelConfig,
 };
 use crate::engine::host::{Family, Found, InterfaceKind, Listener};
 use crate::engine::{self, plan};
 use crate::kernel::{
-    Host, Links, Question, RulesError, WayTo, probe_port, require_modules, user_of_port,
+    HostAdapter, Links, Question, RulesError, WayTo, probe_port, require_modules, user_of_port,
 };
 
 /// Bits of capability sets (capabilities(7)).
@@ -65,7 +65,7 @@ pub async fn datapath(
 
 /// The host, and what is known of it before the first change.
 pub struct Ground {
-    pub host: Host,
+    pub host: HostAdapter,
     pub locks: Locks,
     /// Whether a FOU listener at our port is an earlier process'.
     pub adopts_listeners: bool,
@@ -98,15 +98,15 @@ pub async fn open_host(
         checked => checked?,
     }
     require_capability(CAP_NET_ADMIN, "CAP_NET_ADMIN")?;
-    let mut host = Host::open(datapath, tunnel, true).map_err(Failure::Netlink)?;
+    let mut host = HostAdapter::open(datapath, tunnel, true).map_err(Failure::Netlink)?;
     match datapath {
         Datapath::Kernel => require_kernel(&mut host, settings)?,
         Datapath::Tun => require_tun()?,
     }
     let server = match &settings.role {
         Role::Client(client) => match &client.server.host {
-            ServerHost::Address(address) => Some(*address),
-            ServerHost::Name(_) => None,
+            HostName::Address(address) => Some(*address),
+            HostName::Name(_) => None,
         },
         Role::Server(_) | Role::Node(_) => None,
     };
@@ -198,8 +198,8 @@ async fn only_ipv6(settings: &Settings) -> io::Result<Option<String>> {
     };
     let name = match &settings.role {
         Role::Client(ClientConfig { server, .. }) => match &server.host {
-            ServerHost::Name(_) => Some(&server.host),
-            ServerHost::Address(_) => return Ok(None),
+            HostName::Name(_) => Some(&server.host),
+            HostName::Address(_) => return Ok(None),
         },
         Role::Server(_) | Role::Node(_) => None,
     };
@@ -228,7 +228,7 @@ async fn only_ipv6(settings: &Settings) -> io::Result<Option<String>> {
     Ok(over_ipv6.then(|| format!("{name} is reached")))
 }
 
-fn require_kernel(host: &mut Host, settings: &Settings) -> Result<(), Failure> {
+fn require_kernel(host: &mut HostAdapter, settings: &Settings) -> Result<(), Failure> {
     require_capability(CAP_NET_RAW, "CAP_NET_RAW")?;
     require_fou()?;
     require_modules(&["ipip"])?;
@@ -239,8 +239,8 @@ fn require_kernel(host: &mut Host, settings: &Settings) -> Result<(), Failure> {
                 "{error}. Going on without rules: anybody who sends packets with the address of the \
                  other end can reach the tunnel"
             );
-            *host =
-                Host::open(Datapath::Kernel, settings.tunnel(), false).map_err(Failure::Netlink)?;
+            *host = HostAdapter::open(Datapath::Kernel, settings.tunnel(), false)
+                .map_err(Failure::Netlink)?;
             Ok(())
         }
         (Err(error), _) => Err(error.into()),
@@ -302,11 +302,12 @@ pub fn require_raw() -> Result<(), Failure> {
 
 fn require_fou() -> Result<(), Failure> {
     // Asking for the family makes the kernel load the module, when it may.
-    if Host::probe_fou().is_ok() {
+    if HostAdapter::probe_fou().is_ok() {
         return Ok(());
     }
     require_modules(&["fou"])?;
-    Host::probe_fou().map_err(|e| Failure::Fou(format!("the kernel's FOU does not answer: {e}")))
+    HostAdapter::probe_fou()
+        .map_err(|e| Failure::Fou(format!("the kernel's FOU does not answer: {e}")))
 }
 
 fn check_found(
@@ -328,8 +329,8 @@ fn check_found(
     {
         tracing::warn!("--masquerade: there is no interface {device} yet; `ip link` lists them");
     }
-    if let (PrivateAddress::Always(_), Some(uplink), Datapath::Kernel) =
-        (tunnel.private, tunnel.outer.device(), datapath)
+    if let (AlternateAddress::Always(_), Some(uplink), Datapath::Kernel) =
+        (tunnel.alternate, tunnel.outer.device(), datapath)
         && found.interface(uplink).is_some_and(|uplink| uplink.in_vrf)
     {
         return Err(Failure::Address(format!(

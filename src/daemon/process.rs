@@ -21,9 +21,9 @@ use crate::engine::config::{Datapath, Role};
 use crate::engine::host::{Family, Found, NameServers, RulesFound};
 use crate::engine::plan::Step;
 use crate::engine::{Action, Engine, Event, Memory, Report, Writing};
-use crate::kernel::{Changed, Host, Question, StepError, WayTo};
+use crate::kernel::{Changed, HostAdapter, Question, StepError, WayTo};
 use crate::observe::rate::Limiter;
-use crate::tun::{self, Kept};
+use crate::tun::{self, StoredFds};
 
 /// So many lines of a kind are logged per interval; what repeats because somebody sends much has one.
 const LOG_EVERY: Duration = Duration::from_secs(10);
@@ -51,7 +51,7 @@ pub struct Process<'a> {
     pub(super) family_at_start: Family,
     pub(super) clock: Clock,
     pub(super) engine: Engine,
-    pub(super) host: Host,
+    pub(super) host: HostAdapter,
     locks: Locks,
     /// Whether the next reading finds listeners at our port that are not ours to take over.
     foreign_listeners: bool,
@@ -84,7 +84,7 @@ impl<'a> Process<'a> {
         if datapath == Datapath::Kernel && !kept.is_nothing() {
             // They have the interface and the port that the kernel is to have. Without them the next
             // start finds its way free, if this one comes too early.
-            kept = Kept::default();
+            kept = StoredFds::default();
             let _ = tun::forget();
         }
         let Ground { host, locks, adopts_listeners, family } =
@@ -182,7 +182,7 @@ impl<'a> Process<'a> {
                 Action::Remember(_)
                 | Action::Write(_)
                 | Action::Send(_)
-                | Action::HeardOf(_)
+                | Action::PeerAlive(_)
                 | Action::ReadHost
                 | Action::Report(_)
                 | Action::Exit => {}
@@ -330,7 +330,7 @@ impl<'a> Process<'a> {
                         self.feed(Event::SendFailed, &mut work);
                     }
                 }
-                Action::HeardOf(remote) => self.carrier.heard_of(remote),
+                Action::PeerAlive(remote) => self.carrier.heard_of(remote),
                 Action::ReadHost if rounds < MAX_ROUNDS => {
                     rounds += 1;
                     (applied, failed) = (false, false);
@@ -419,7 +419,7 @@ impl<'a> Process<'a> {
         if taken && is_link {
             let text = format!(
                 "cannot {step}: another link has its addresses, perhaps in another network namespace; \
-                 trying a private local address"
+                 trying an alternate local address"
             );
             self.complain(Failing::Step(discriminant(step)), &text);
         } else if let Some(first @ None) = &mut self.starting {
@@ -449,7 +449,7 @@ impl<'a> Process<'a> {
             | Report::LedAstray { .. }
             | Report::InnerTaken { .. }
             | Report::InVrf(_)
-            | Report::PrivateInVrf { .. }
+            | Report::AlternateInVrf { .. }
             | Report::WayLeadsBack(_)
             | Report::Rivals { .. }
             | Report::ReauthIgnored

@@ -9,7 +9,7 @@ use super::{Failure, Settings, names};
 use crate::engine::config::{ClientConfig, Datapath, Role, TunnelConfig};
 use crate::engine::host::{Family, Found, InterfaceKind};
 use crate::engine::{Memory, Outgoing, first_packet, outer_address};
-use crate::kernel::{Host, Question, RawSender, WayTo};
+use crate::kernel::{HostAdapter, Question, RawSender, WayTo};
 
 /// Sends the packet. The tunnel, if there is one, is not touched.
 ///
@@ -29,7 +29,7 @@ pub fn reauthenticate(settings: &Settings) -> Result<(), Failure> {
 async fn send(client: &ClientConfig, settings: &Settings) -> Result<(), Failure> {
     require_raw()?;
     let tunnel = &client.tunnel;
-    let mut host = Host::open(Datapath::Tun, tunnel, false).map_err(Failure::Netlink)?;
+    let mut host = HostAdapter::open(Datapath::Tun, tunnel, false).map_err(Failure::Netlink)?;
     check_device(&tunnel.outer).await?;
     let addresses = names::look_up(&client.server.host)
         .await

@@ -73,7 +73,7 @@ fn tunnel_status(tunnel: crate::engine::Status) -> TunnelStatus {
         interface: tunnel.device,
         up: tunnel.up,
         local: tunnel.outer.map(|a| a.to_string()),
-        private: tunnel.private.map(|a| a.to_string()),
+        alternate: tunnel.alternate.map(|a| a.to_string()),
         remote: tunnel.remote.map(|a| a.to_string()),
         remotes: tunnel.remotes.map(|remotes| {
             let one =

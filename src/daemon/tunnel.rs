@@ -9,15 +9,15 @@ use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::sleep_until;
 
 use super::clock::Clock;
-use super::control::ControlSocket;
-use super::hosts::Hosts;
+use super::control::StatusSocket;
+use super::debounce::DebouncedChanges;
+use super::hosts::TableSource;
 use super::process::Process;
-use super::settling::Settling;
 use super::signals::{Caught, Signals};
 use super::{Failure, Settings, names, preflight};
 use crate::auth::key_text;
 use crate::engine::Event;
-use crate::engine::config::{Host as ServerHost, Role};
+use crate::engine::config::{HostName, Role};
 use crate::engine::host::Family;
 use crate::engine::hosts::Node;
 
@@ -48,12 +48,12 @@ async fn serve(settings: &Settings) -> Result<(), Failure> {
         Role::Client(_) => true, // the way to its server
         Role::Server(_) | Role::Node(_) => settings.tunnel().asks_for_routing(),
     };
-    let mut changes = Settling::open(looks_at_routes).map_err(Failure::Netlink)?;
+    let mut changes = DebouncedChanges::open(looks_at_routes).map_err(Failure::Netlink)?;
     let hosts = match &settings.role {
-        Role::Node(node) => Some(Hosts::load(node.hosts.clone(), &settings.state_dir).await?),
+        Role::Node(node) => Some(TableSource::load(node.hosts.clone(), &settings.state_dir).await?),
         Role::Server(_) | Role::Client(_) => None,
     };
-    let remotes = hosts.as_ref().map_or(0, Hosts::remotes);
+    let remotes = hosts.as_ref().map_or(0, TableSource::remotes);
     let mut process = Process::open(settings, remotes).await?;
     let hosts = hosts.map(|hosts| hosts.carried_by(process.carrier.datapath()));
     let control = open_control(settings);
@@ -110,7 +110,7 @@ async fn serve(settings: &Settings) -> Result<(), Failure> {
                 process.handle(Event::Hosts(table)).await
             }
             Some(stream) = next_asker(control.as_ref()) => process.tell(stream).await,
-            changed = changes.settled(process.clock) => process.host_changed(changed).await,
+            changed = changes.debounced(process.clock) => process.host_changed(changed).await,
             // Last: anybody can send as many as he likes.
             datagram = process.carrier.next() => match datagram {
                 Some((from, payload)) => {
@@ -133,8 +133,8 @@ fn ignore(signal: &str) {
 }
 
 /// Without a control socket a tunnel still works.
-fn open_control(settings: &Settings) -> Option<ControlSocket> {
-    ControlSocket::open(&settings.runtime_dir)
+fn open_control(settings: &Settings) -> Option<StatusSocket> {
+    StatusSocket::open(&settings.runtime_dir)
         .inspect_err(|e| {
             tracing::warn!(
                 "{}: {e}: `ipipou show` will not see this tunnel; see --runtime-dir",
@@ -149,11 +149,11 @@ fn keep_looking(role: &Role) -> (mpsc::Receiver<Vec<IpAddr>>, Arc<Notify>) {
     let now = Arc::new(Notify::new());
     match role {
         Role::Client(client) => match &client.server.host {
-            ServerHost::Name(name) => {
+            HostName::Name(name) => {
                 let (name, now) = (name.clone(), Arc::clone(&now));
                 tokio::spawn(async move { names::keep_looking(name, sender, &now).await });
             }
-            ServerHost::Address(_) => {}
+            HostName::Address(_) => {}
         },
         Role::Server(_) | Role::Node(_) => {}
     }
@@ -163,7 +163,7 @@ fn keep_looking(role: &Role) -> (mpsc::Receiver<Vec<IpAddr>>, Arc<Notify>) {
 /// Reads the table of a node, again and again.
 fn keep_table(
     settings: &Settings,
-    hosts: Option<Hosts>,
+    hosts: Option<TableSource>,
     family: &watch::Sender<Family>,
     now: &Arc<Notify>,
     clock: Clock,
@@ -183,7 +183,7 @@ async fn next_table(tables: &mut mpsc::Receiver<Vec<Node>>, role: &Role) -> Opti
     }
 }
 
-async fn next_asker(control: Option<&ControlSocket>) -> Option<UnixStream> {
+async fn next_asker(control: Option<&StatusSocket>) -> Option<UnixStream> {
     match control {
         Some(control) => control.accept().await.ok(),
         None => pending().await,

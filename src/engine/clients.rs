@@ -23,7 +23,7 @@ pub struct Clients {
     seen: ReplayMemory,
     /// Where clients were, as far as an earlier process remembered.
     remembered: BTreeSet<SocketAddr>,
-    known: BTreeMap<SocketAddr, Known>,
+    known: BTreeMap<SocketAddr, Session>,
     /// Who proved himself and counts once that is on the disk.
     arriving: BTreeMap<SocketAddr, Arriving>,
     /// Who proved himself and does not fit in, unless somebody has fallen silent.
@@ -32,7 +32,7 @@ pub struct Clients {
 
 /// Our clocks at the last valid packet, and when it has run out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Known {
+struct Session {
     at: Duration,
     unix: u64,
     until: Option<Duration>,
@@ -40,7 +40,7 @@ struct Known {
 
 #[derive(Debug)]
 struct Waiting {
-    known: Known,
+    known: Session,
     /// The payload that is answered.
     request: Vec<u8>,
 }
@@ -83,7 +83,7 @@ impl Clients {
             let age = now.since(*unix);
             let until = config.valid_until(age, now);
             let at = now.monotonic.saturating_sub(age);
-            (*remote, Known { at, unix: *unix, until })
+            (*remote, Session { at, unix: *unix, until })
         });
         let known = known.collect();
         let remembered = if same_key { before.into_keys().collect() } else { BTreeSet::new() };
@@ -129,7 +129,7 @@ impl Clients {
         let time = now.server_time();
         self.config.policy.check(from, payload, time, is_known, &mut self.seen)?;
         let until = self.config.valid_until(Duration::ZERO, now);
-        let fresh = Known { at: now.monotonic, unix: now.unix, until };
+        let fresh = Session { at: now.monotonic, unix: now.unix, until };
         if let Some(known) = self.known.get_mut(&from) {
             *known = fresh;
             return Ok(Verdict::Refreshed);
@@ -167,7 +167,7 @@ impl Clients {
         if self.waiting.is_empty() {
             return room;
         }
-        let silence = |(remote, known): (&SocketAddr, &Known)| {
+        let silence = |(remote, known): (&SocketAddr, &Session)| {
             let since = now.monotonic.saturating_sub(known.at);
             (silent.get(remote).map_or(since, |data| since.min(*data)), *remote)
         };
@@ -213,7 +213,7 @@ impl Clients {
 
     /// Ends the authentications that have run out; tells whose they were.
     pub fn expire(&mut self, now: &Moment) -> Vec<SocketAddr> {
-        let over = |known: &Known| known.until.is_some_and(|until| until <= now.monotonic);
+        let over = |known: &Session| known.until.is_some_and(|until| until <= now.monotonic);
         let gone = self.known.iter().filter(|(_, known)| over(known)).map(|(a, _)| *a).collect();
         self.known.retain(|_, known| !over(known));
         gone

@@ -57,7 +57,7 @@ impl Role {
             Outer::Address(address) | Outer::AddressOn(address, _) => address.is_ipv6(),
             Outer::Device(_) | Outer::Route => match self {
                 Role::Client(client) => {
-                    matches!(client.server.host, Host::Address(a) if a.is_ipv6())
+                    matches!(client.server.host, HostName::Address(a) if a.is_ipv6())
                 }
                 Role::Server(_) | Role::Node(_) => false,
             },
@@ -118,22 +118,22 @@ pub struct ClientConfig {
 /// Where the server is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServerName {
-    pub host: Host,
+    pub host: HostName,
     pub port: NonZeroU16,
 }
 
 /// An address, or a name that is looked up again and again because servers move.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Host {
+pub enum HostName {
     Address(IpAddr),
     Name(String),
 }
 
-impl fmt::Display for Host {
+impl fmt::Display for HostName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Host::Address(address) => address.fmt(f),
-            Host::Name(name) => f.write_str(name),
+            HostName::Address(address) => address.fmt(f),
+            HostName::Name(name) => f.write_str(name),
         }
     }
 }
@@ -166,9 +166,9 @@ pub struct TunnelConfig {
     pub outer: Outer,
     /// Our UDP port: the FOU listener's, and the source port of what we send.
     pub port: NonZeroU16,
-    /// A private local address for the link, for when another tunnel already holds
+    /// An alternate local address for the link, for when another tunnel already holds
     /// (our outer address, the remote's address): the kernel tells links apart by nothing else.
-    pub private: PrivateAddress,
+    pub alternate: AlternateAddress,
     /// UDP checksum of outer packets; `None` leaves it to the kernel.
     pub checksum: Option<bool>,
     /// Which source addresses inner packets may have.
@@ -349,19 +349,19 @@ impl Outer {
     }
 }
 
-/// The private local address of the link, and when it is used.
+/// The alternate local address of the link, and when it is used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum PrivateAddress {
+pub enum AlternateAddress {
     /// Only when the outer address is taken by another tunnel to the same remote.
     WhenTaken(Ipv4Addr),
     /// `--force-fou-local-ip-alt`.
     Always(Ipv4Addr),
 }
 
-impl PrivateAddress {
+impl AlternateAddress {
     pub fn address(self) -> Ipv4Addr {
         match self {
-            PrivateAddress::WhenTaken(address) | PrivateAddress::Always(address) => address,
+            AlternateAddress::WhenTaken(address) | AlternateAddress::Always(address) => address,
         }
     }
 }

@@ -49,7 +49,7 @@ pub enum Action {
     Apply(Step),
     Send(Outgoing),
     /// A remote of the userspace datapath proved itself again: what was learned behind it is alive.
-    HeardOf(SocketAddr),
+    PeerAlive(SocketAddr),
     /// Read the host and come back with [`Event::HostRead`].
     ReadHost,
     /// Write this before what follows is done. At the end, only if all steps were applied: what is
@@ -141,9 +141,9 @@ pub enum Report {
         one: SocketAddr,
         other: SocketAddr,
     },
-    /// A private address is needed, and the uplink is in a VRF, which has none of the loopback's.
-    PrivateInVrf {
-        private: Ipv4Addr,
+    /// An alternate address is needed, and the uplink is in a VRF, which has none of the loopback's.
+    AlternateInVrf {
+        alternate: Ipv4Addr,
         uplink: String,
     },
     Repairing(Step),
@@ -182,7 +182,7 @@ pub struct Counters {
 pub struct Status {
     pub device: String,
     pub outer: Option<SocketAddr>,
-    pub private: Option<IpAddr>,
+    pub alternate: Option<IpAddr>,
     /// The one remote of a tunnel with two ends.
     pub remote: Option<SocketAddr>,
     /// All remotes of a tunnel with many ends, and the inner addresses that a table gives them.
@@ -209,7 +209,7 @@ impl Action {
         match self {
             Action::Apply(step) => Some(step),
             Action::Send(_)
-            | Action::HeardOf(_)
+            | Action::PeerAlive(_)
             | Action::ReadHost
             | Action::Remember(_)
             | Action::Write(_)
@@ -226,7 +226,7 @@ impl fmt::Display for Action {
             Action::Send(out) => {
                 write!(f, "send {} bytes from {} to {}", out.payload.len(), out.from, out.to)
             }
-            Action::HeardOf(remote) => write!(f, "heard of {remote}"),
+            Action::PeerAlive(remote) => write!(f, "heard of {remote}"),
             Action::ReadHost => f.write_str("read host"),
             Action::Remember(_) => f.write_str("remember"),
             Action::Write(_) => f.write_str("write"),
@@ -348,9 +348,9 @@ impl fmt::Display for Report {
                 "{one} and {other} take the tunnel from each other: two hosts have one key; give each \
                  its own, and a server of its own (--number)"
             ),
-            Report::PrivateInVrf { private, uplink } => write!(
+            Report::AlternateInVrf { alternate, uplink } => write!(
                 f,
-                "{uplink} is in a VRF, where the private address {private} does not work: the tunnel \
+                "{uplink} is in a VRF, where the alternate address {alternate} does not work: the tunnel \
                  carries nothing; choose another local address or port for it than the other \
                  tunnel's, or --datapath tun"
             ),

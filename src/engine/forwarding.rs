@@ -11,14 +11,14 @@ use std::time::Duration;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use prefix_trie::PrefixMap;
 
-use super::plan::ControlShape;
+use super::plan::PacketShape;
 use super::surroundings::Surroundings;
 
 /// What the engine wants forwarded.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct ForwardSpec {
+pub struct PeerTable {
     /// How authentication packets are told from data; `None`: nobody reads them.
-    pub control: Option<ControlShape>,
+    pub control: Option<PacketShape>,
     pub remotes: BTreeMap<SocketAddr, RemoteSpec>,
     pub learn: Option<LearnSpec>,
 }
@@ -50,7 +50,7 @@ pub struct LearnSpec {
 /// The table that packets are looked up in.
 #[derive(Debug, Default)]
 pub struct Forwarding {
-    spec: ForwardSpec,
+    spec: PeerTable,
     destinations: Networks<SocketAddr>,
     sources: HashMap<SocketAddr, Networks<()>>,
     learned: HashMap<IpAddr, Learned>,
@@ -78,13 +78,13 @@ pub enum Judgement {
 }
 
 impl Forwarding {
-    pub fn new(spec: ForwardSpec) -> Self {
+    pub fn new(spec: PeerTable) -> Self {
         let mut forwarding = Forwarding::default();
         forwarding.replace(spec);
         forwarding
     }
 
-    pub fn spec(&self) -> &ForwardSpec {
+    pub fn spec(&self) -> &PeerTable {
         &self.spec
     }
 
@@ -98,7 +98,7 @@ impl Forwarding {
     }
 
     /// Takes a new specification. What was learned behind remotes that stay, stays.
-    pub fn replace(&mut self, spec: ForwardSpec) {
+    pub fn replace(&mut self, spec: PeerTable) {
         let gone = |remote: &SocketAddr| {
             self.spec.remotes.contains_key(remote) && !spec.remotes.contains_key(remote)
         };
@@ -287,9 +287,9 @@ mod tests {
         text.parse().unwrap()
     }
 
-    fn learning(remotes: &[&str], limit: usize) -> ForwardSpec {
+    fn learning(remotes: &[&str], limit: usize) -> PeerTable {
         let one = |address: &&str| (remote(address), RemoteSpec::default());
-        ForwardSpec {
+        PeerTable {
             remotes: remotes.iter().map(one).collect(),
             learn: Some(LearnSpec {
                 within: vec!["10.0.0.0/24".parse().unwrap()],
@@ -298,7 +298,7 @@ mod tests {
                 lifetime: LIFETIME,
                 from_anybody: false,
             }),
-            ..ForwardSpec::default()
+            ..PeerTable::default()
         }
     }
 
@@ -309,8 +309,7 @@ mod tests {
             sources: networks.iter().map(|n| n.parse().unwrap()).collect(),
         };
         let remotes = [(remote(ALICE), to(&["10.0.0.0/8"])), (remote(BOB), to(&["10.1.0.0/16"]))];
-        let table =
-            Forwarding::new(ForwardSpec { remotes: remotes.into(), ..ForwardSpec::default() });
+        let table = Forwarding::new(PeerTable { remotes: remotes.into(), ..PeerTable::default() });
         assert_eq!(table.remote_of(ip("10.2.3.4")), Some(remote(ALICE)));
         assert_eq!(table.remote_of(ip("10.1.3.4")), Some(remote(BOB)));
         assert_eq!(table.remote_of(ip("11.1.3.4")), None);

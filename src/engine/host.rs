@@ -9,7 +9,7 @@ use std::time::Duration;
 use ipnet::{IpNet, Ipv4Net};
 
 use super::config::DeviceName;
-use super::forwarding::ForwardSpec;
+use super::forwarding::PeerTable;
 use super::socket::SocketSpec;
 
 /// One reading of the host.
@@ -67,7 +67,7 @@ pub struct Userspace {
     pub socket: Option<SocketSpec>,
     /// Whether the TUN interface is there and ours.
     pub interface: bool,
-    pub forwarding: ForwardSpec,
+    pub forwarding: PeerTable,
     /// How long ago something came from the remotes behind which inner addresses were learned.
     pub silent: BTreeMap<SocketAddr, Duration>,
 }
@@ -311,8 +311,8 @@ pub enum RulesFound {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Admitted {
     pub remote: SocketAddrV4,
-    /// The private local address that its packets are given; `None`: they keep our outer address.
-    pub private: Option<Ipv4Addr>,
+    /// The alternate local address that its packets are given; `None`: they keep our outer address.
+    pub alternate: Option<Ipv4Addr>,
 }
 
 /// What an interface carried.
@@ -557,9 +557,9 @@ impl fmt::Display for PolicyRule {
 
 impl fmt::Display for Admitted {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.private {
+        match self.alternate {
             None => write!(f, "{}", self.remote),
-            Some(private) => write!(f, "{} as {private}", self.remote),
+            Some(alternate) => write!(f, "{} as {alternate}", self.remote),
         }
     }
 }

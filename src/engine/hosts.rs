@@ -23,7 +23,7 @@ use std::num::NonZeroU16;
 use ipnet::IpNet;
 use serde::ser::{Serialize, Serializer};
 
-use super::config::{Host, is_host_name};
+use super::config::{HostName, is_host_name};
 use super::hosts_json::{Written, line_of, read};
 
 /// Bytes of a table at most, for those who read one. With 18 bytes for the shortest node, a table
@@ -37,7 +37,7 @@ pub struct HostTable(Vec<Entry>); // by `inner`
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Entry {
     inner: IpNet,
-    host: Host,
+    host: HostName,
     port: Option<NonZeroU16>,
 }
 
@@ -113,7 +113,7 @@ impl HostTable {
     }
 
     /// Inner addresses and the host they are behind.
-    pub fn hosts(&self) -> impl Iterator<Item = (IpNet, &Host)> {
+    pub fn hosts(&self) -> impl Iterator<Item = (IpNet, &HostName)> {
         self.0.iter().map(|entry| (entry.inner, &entry.host))
     }
 
@@ -122,8 +122,8 @@ impl HostTable {
         self.0
             .iter()
             .filter_map(|entry| match &entry.host {
-                Host::Address(_) => None,
-                Host::Name(name) => Some(name.as_str()),
+                HostName::Address(_) => None,
+                HostName::Name(name) => Some(name.as_str()),
             })
             .collect()
     }
@@ -138,7 +138,7 @@ impl HostTable {
     pub fn resolve(
         &self,
         default_port: NonZeroU16,
-        address_of: impl Fn(&Host) -> Option<IpAddr>,
+        address_of: impl Fn(&HostName) -> Option<IpAddr>,
     ) -> Vec<Node> {
         let node = |entry: &Entry| {
             let port = entry.port.unwrap_or(default_port).get();
@@ -199,10 +199,10 @@ fn inner(key: &str) -> Result<IpNet, NodeError> {
 }
 
 /// An address of one host, or a name (RFC 1123; underscores are common, so they pass).
-fn host(text: &str) -> Result<Host, NodeError> {
+fn host(text: &str) -> Result<HostName, NodeError> {
     let wrong = || NodeError::NotAHost(shortened(text));
     if let Ok(address) = text.parse::<IpAddr>() {
-        return is_unicast(address).then_some(Host::Address(address)).ok_or_else(wrong);
+        return is_unicast(address).then_some(HostName::Address(address)).ok_or_else(wrong);
     }
     if let Some(Ok(port)) = text.rsplit_once(':').map(|(_, port)| port.parse()) {
         return Err(NodeError::PortInHost(shortened(text), port));
@@ -210,7 +210,7 @@ fn host(text: &str) -> Result<Host, NodeError> {
     if !is_host_name(text) {
         return Err(wrong());
     }
-    Ok(Host::Name(text.to_owned()))
+    Ok(HostName::Name(text.to_owned()))
 }
 
 fn is_unicast(address: IpAddr) -> bool {
@@ -264,8 +264,8 @@ mod tests {
         assert_eq!(table.names(), BTreeSet::from(["vps2.example.org"]));
         let port = NonZeroU16::new(10000).unwrap();
         let nodes = table.resolve(port, |host| match host {
-            Host::Address(address) => Some(*address),
-            Host::Name(_) => Some(Ipv4Addr::new(198, 51, 100, 2).into()),
+            HostName::Address(address) => Some(*address),
+            HostName::Name(_) => Some(Ipv4Addr::new(198, 51, 100, 2).into()),
         });
         let nodes: Vec<_> =
             nodes.iter().map(|n| format!("{} {}", Inner(n.inner), n.remote)).collect();
@@ -279,8 +279,8 @@ mod tests {
             ]
         );
         let known = table.resolve(port, |host| match host {
-            Host::Address(address) => Some(*address),
-            Host::Name(_) => None,
+            HostName::Address(address) => Some(*address),
+            HostName::Name(_) => None,
         });
         assert_eq!(known.len(), 2);
         let empty = HostTable::parse(br#"{"_by": "me", "nodes": {}}"#);

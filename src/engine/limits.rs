@@ -1,7 +1,7 @@
 //! How many packets of unproven sources are looked at: the same numbers on both datapaths.
 //!
 //! Looking costs a signature check, 37 µs, and anybody can send. A packet that may be an
-//! authentication packet by its length ([`ControlShape::may_have`]) is looked at if one of these
+//! authentication packet by its length ([`PacketShape::may_have`]) is looked at if one of these
 //! budgets, asked in this order, has a token for it:
 //!
 //! 1. [`KNOWN_REMOTE`], if it comes from the address and port of an admitted remote: whatever others
@@ -20,7 +20,7 @@
 //! Where nothing can be remembered of a source (a full table), its packets go on to the next budget,
 //! so what is full makes the limit stricter. All budgets together are at worst a sixth of a core.
 
-use super::plan::ControlShape;
+use super::plan::PacketShape;
 use crate::wire::auth_packet::{AUTH_PACKET_LEN, MAX_AUTH_PACKET_LEN};
 
 /// A bucket of tokens, a packet each.
@@ -55,11 +55,11 @@ pub const HEAVY_SAMPLE: u32 = 2;
 /// IPv6 addresses with these first bits in common are one source: a host has a whole /64.
 pub const SOURCE_PREFIX_V6: u8 = 64;
 
-impl ControlShape {
+impl PacketShape {
     /// Packets signed with a key, which may have a tail.
     pub fn signed() -> Self {
         // Both are far below u16's end.
-        ControlShape::NotIpv4 {
+        PacketShape::NotIpv4 {
             length: u16::try_from(AUTH_PACKET_LEN).unwrap_or(u16::MAX),
             longest: u16::try_from(MAX_AUTH_PACKET_LEN).unwrap_or(u16::MAX),
         }
@@ -68,16 +68,16 @@ impl ControlShape {
     /// A token of this length, and nothing else.
     pub fn token(length: usize) -> Self {
         let length = u16::try_from(length).unwrap_or(u16::MAX); // MAX_TOKEN is below it
-        ControlShape::NotIpv4 { length, longest: length }
+        PacketShape::NotIpv4 { length, longest: length }
     }
 
     /// Whether an authentication packet can have so many bytes.
     pub fn may_have(self, length: usize) -> bool {
         match self {
-            ControlShape::NotIpv4 { length: shortest, longest } => {
+            PacketShape::NotIpv4 { length: shortest, longest } => {
                 (usize::from(shortest)..=usize::from(longest)).contains(&length)
             }
-            ControlShape::FromRemote { .. } => true,
+            PacketShape::FromRemote { .. } => true,
         }
     }
 }
@@ -88,11 +88,11 @@ mod tests {
 
     #[test]
     fn what_cannot_be_an_authentication_packet_by_its_length() {
-        let lengths = |shape: ControlShape| (0..2000).filter(move |n| shape.may_have(*n));
-        assert!(lengths(ControlShape::signed()).eq(73..=512));
-        assert!(lengths(ControlShape::token(5)).eq(5..=5));
-        assert!(lengths(ControlShape::token(1472)).eq(1472..=1472));
-        assert!(lengths(ControlShape::FromRemote { ip: None, port: None }).eq(0..2000));
+        let lengths = |shape: PacketShape| (0..2000).filter(move |n| shape.may_have(*n));
+        assert!(lengths(PacketShape::signed()).eq(73..=512));
+        assert!(lengths(PacketShape::token(5)).eq(5..=5));
+        assert!(lengths(PacketShape::token(1472)).eq(1472..=1472));
+        assert!(lengths(PacketShape::FromRemote { ip: None, port: None }).eq(0..2000));
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //! number, so every situation can be played through in a test.
 
 mod addresses;
+mod authenticate;
 mod calendar;
 mod clients;
 pub mod config;
@@ -18,8 +19,7 @@ mod nodes;
 mod peer;
 mod persistence;
 pub mod plan;
-mod proving;
-mod reading;
+mod reconcile;
 mod rivals;
 mod server;
 pub mod socket;
@@ -44,8 +44,8 @@ use host::{Family, Found, GatewaySpec};
 use hosts::Node;
 pub use memory::{Memory, Writing};
 use peer::{End, Peer, RemoteClient, RemoteServer};
-use plan::{Control, ControlShape, Owned, RuleSpec, Step};
-use reading::Remotes;
+use plan::{Control, Owned, PacketShape, RuleSpec, Step};
+use reconcile::Remotes;
 use rivals::Rivals;
 use undone::Undone;
 use wanted::{Endpoint, Ends, OuterFound, find_outer};
@@ -173,10 +173,10 @@ impl Engine {
         };
         let peer = end.map(|end| Peer {
             device: tunnel.device.clone(),
-            private: tunnel.private,
+            alternate: tunnel.alternate,
             networks: Vec::new(),
             end,
-            taken_for: None,
+            conflicting_remote: None,
         });
         Engine {
             endpoint: Endpoint { tunnel, datapath, control, ends },
@@ -271,7 +271,7 @@ impl Engine {
     fn step_failed(&mut self, step: &Step, taken: bool, now: &Moment, actions: &mut Vec<Action>) {
         if let (Step::CreateLink(wanted) | Step::ChangeLink(wanted), true) = (step, taken) {
             for peer in self.peers.iter_mut().filter(|p| p.device == wanted.device) {
-                peer.taken_for = peer.remote().map(|remote| remote.ip());
+                peer.conflicting_remote = peer.remote().map(|remote| remote.ip());
             }
             actions.push(Action::ReadHost);
         }
@@ -321,14 +321,13 @@ impl Engine {
 }
 
 /// How a server tells authentication packets from data.
-fn control_shape(config: &ServerConfig) -> ControlShape {
+fn control_shape(config: &ServerConfig) -> PacketShape {
     match &config.policy.proof {
-        Proof::Key(_) => ControlShape::signed(),
-        Proof::Token(token) => ControlShape::token(token.as_bytes().len()),
-        Proof::Nothing => ControlShape::FromRemote {
-            ip: config.policy.remote_ip,
-            port: config.policy.remote_port,
-        },
+        Proof::Key(_) => PacketShape::signed(),
+        Proof::Token(token) => PacketShape::token(token.as_bytes().len()),
+        Proof::Nothing => {
+            PacketShape::FromRemote { ip: config.policy.remote_ip, port: config.policy.remote_port }
+        }
     }
 }
 

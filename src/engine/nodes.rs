@@ -5,15 +5,15 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use ipnet::IpNet;
 
-use super::config::{Datapath, DeviceName, PrivateAddress, TunnelConfig};
+use super::config::{AlternateAddress, Datapath, DeviceName, TunnelConfig};
 use super::event::Unusable;
 use super::host::Found;
 use super::hosts::Node;
 use super::peer::{End, Peer};
 use super::plan::is_labelled;
 
-/// Private local addresses of nodes: a network that no number of a tunnel has.
-const PRIVATE: Ipv4Addr = Ipv4Addr::new(172, 30, 0, 0);
+/// Alternate local addresses of nodes: a network that no number of a tunnel has.
+const ALTERNATE: Ipv4Addr = Ipv4Addr::new(172, 30, 0, 0);
 
 /// A peer for every remote of the table but ourselves, and the nodes that cannot be used. `outer` is
 /// our own outer address.
@@ -53,12 +53,12 @@ pub fn peers(
         }
         Peer {
             device: device(tunnel, datapath, mark),
-            private: PrivateAddress::WhenTaken(Ipv4Addr::from_bits(
-                PRIVATE.to_bits() | u32::from(mark),
+            alternate: AlternateAddress::WhenTaken(Ipv4Addr::from_bits(
+                ALTERNATE.to_bits() | u32::from(mark),
             )),
             networks,
             end: End::Node(remote),
-            taken_for: None,
+            conflicting_remote: None,
         }
     });
     (peers.collect(), unusable)

@@ -8,7 +8,7 @@ use ipnet::IpNet;
 use super::Moment;
 use super::addresses::Addresses;
 use super::calendar::Calendar;
-use super::config::{ClientConfig, DeviceName, Host, PrivateAddress, Reply, ServerConfig};
+use super::config::{AlternateAddress, ClientConfig, DeviceName, HostName, Reply, ServerConfig};
 use super::host::Traffic;
 use super::memory::{Memory, Writing};
 use super::persistence::{self, Finding, Persistence};
@@ -22,12 +22,12 @@ const NOBODY: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0)
 pub struct Peer {
     /// The interface that leads to it; in the kernel's datapath it has one of its own.
     pub device: DeviceName,
-    pub private: PrivateAddress,
+    pub alternate: AlternateAddress,
     /// Inner addresses behind it.
     pub networks: Vec<IpNet>,
     pub end: End,
     /// The kernel refused our outer address for this remote: somebody else's tunnel has the pair.
-    pub taken_for: Option<IpAddr>,
+    pub conflicting_remote: Option<IpAddr>,
 }
 
 /// What the other end is.
@@ -46,14 +46,14 @@ pub struct RemoteClient {
     seen: ReplayMemory,
     /// Where it was, as far as an earlier process remembered.
     remembered: Option<SocketAddr>,
-    known: Option<Known>,
+    known: Option<Session>,
     /// It proved itself from another remote. That is to be on the disk before it counts.
     arriving: Option<Arriving>,
 }
 
 /// A remote that proved itself, or whose tunnel was found at the start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Known {
+struct Session {
     remote: SocketAddr,
     /// The wall clock at the last valid packet.
     unix: u64,
@@ -67,7 +67,7 @@ struct Known {
 
 #[derive(Debug, Clone)]
 struct Arriving {
-    known: Known,
+    known: Session,
     /// The writing of the memory that is waited for.
     writing: Writing,
     /// The payload that is answered.
@@ -215,7 +215,7 @@ impl RemoteClient {
         let taken = is_last && policy.check_remote(remote).is_ok();
         let until = self.config.valid_until(now.since(unix), now);
         let expired = !taken || until.is_some_and(|until| until <= now.monotonic);
-        self.known = Some(Known { remote, unix, until, expired, unproven: !taken });
+        self.known = Some(Session { remote, unix, until, expired, unproven: !taken });
     }
 
     /// Judges a packet from the queue. When its source is new, that counts once `writing` is done.
@@ -235,7 +235,8 @@ impl RemoteClient {
         let time = now.server_time();
         self.config.policy.check(from, payload, time, is_known, &mut self.seen)?;
         let until = self.config.valid_until(Duration::ZERO, now);
-        let known = Known { remote: from, unix: now.unix, until, expired: false, unproven: false };
+        let known =
+            Session { remote: from, unix: now.unix, until, expired: false, unproven: false };
         let must_write = self.seen.must_write();
         if let Some(before) = self.known.as_mut().filter(|before| before.remote == from)
             && !must_write
@@ -300,8 +301,8 @@ pub fn reply(how: &Reply, request: &[u8], now: &Moment) -> Option<Vec<u8>> {
 impl RemoteServer {
     pub fn new(config: ClientConfig, memory: &Memory, now: &Moment) -> Self {
         let address = match &config.server.host {
-            Host::Address(address) => Some(*address),
-            Host::Name(_) => None,
+            HostName::Address(address) => Some(*address),
+            HostName::Name(_) => None,
         };
         let often = config.keepalive.is_some_and(|every| every <= persistence::LONGEST);
         RemoteServer {

@@ -8,7 +8,7 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
 
 use super::config::{DeviceName, QueueConfig, SourceCheck};
-use super::forwarding::ForwardSpec;
+use super::forwarding::PeerTable;
 use super::gateway;
 use super::host::{
     Address, Admitted, Found, GatewaySpec, Interface, InterfaceAddress, InterfaceKind, IpipLink,
@@ -16,7 +16,7 @@ use super::host::{
 };
 use super::socket::SocketSpec;
 
-/// The marks on links we made (`IFLA_IFALIAS`, shown by `ip link`), by [`Forwards`]. What may go
+/// The marks on links we made (`IFLA_IFALIAS`, shown by `ip link`), by [`LinkForwarding`]. What may go
 /// into a gateway's, its own process judges, and nobody else's.
 const LABEL: &str = "made by ipipou";
 const AMONG_CLIENTS_LABEL: &str = "made by ipipou, for many clients";
@@ -27,14 +27,14 @@ const GATEWAY_LABEL: &str = "made by ipipou, a gateway";
 pub struct Wanted {
     pub rules: Option<RuleSpec>,
     pub admitted: BTreeSet<Admitted>,
-    /// Private local addresses, on the loopback interface.
-    pub private: BTreeSet<Ipv4Addr>,
+    /// Alternate local addresses, on the loopback interface.
+    pub alternate: BTreeSet<Ipv4Addr>,
     pub listeners: BTreeSet<Listener>,
     pub links: Vec<WantedLink>,
     /// Links of ours that should not be: no remote is known for them, or they have a wrong name.
     pub unwanted: Vec<DeviceName>,
     pub socket: Option<SocketSpec>,
-    pub forwarding: ForwardSpec,
+    pub forwarding: PeerTable,
     pub gateway: gateway::Wanted,
 }
 
@@ -46,12 +46,12 @@ pub struct WantedLink {
     pub mtu: Mtu,
     pub addresses: Vec<InterfaceAddress>,
     pub source_check: SourceCheck,
-    pub forwards: Forwards,
+    pub forwards: LinkForwarding,
 }
 
 /// Where what comes out of a tunnel is forwarded to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Forwards {
+pub enum LinkForwarding {
     /// As the host has it for new interfaces.
     HostDefault,
     /// Clients reach each other.
@@ -60,13 +60,13 @@ pub enum Forwards {
     Gateway,
 }
 
-impl Forwards {
+impl LinkForwarding {
     /// The label of such a link.
     pub fn label(self) -> &'static str {
         match self {
-            Forwards::HostDefault => LABEL,
-            Forwards::AmongClients => AMONG_CLIENTS_LABEL,
-            Forwards::Gateway => GATEWAY_LABEL,
+            LinkForwarding::HostDefault => LABEL,
+            LinkForwarding::AmongClients => AMONG_CLIENTS_LABEL,
+            LinkForwarding::Gateway => GATEWAY_LABEL,
         }
     }
 }
@@ -101,8 +101,8 @@ pub struct RuleSpec {
     pub table: String,
     pub outer: Ipv4Addr,
     pub port: u16,
-    /// Private local addresses in use; nothing from outside may reach them.
-    pub private: BTreeSet<Ipv4Addr>,
+    /// Alternate local addresses in use; nothing from outside may reach them.
+    pub alternate: BTreeSet<Ipv4Addr>,
     /// Whether the listener takes only what comes in by one interface.
     pub bound: bool,
     /// Tunnel interfaces of this and other processes: what comes out of them is no outer packet of
@@ -122,19 +122,19 @@ pub enum Control {
     /// A client expects none.
     Refuse,
     /// A server looks at them in the queue.
-    Queue { queue: QueueConfig, shape: ControlShape },
+    Queue { queue: QueueConfig, shape: PacketShape },
 }
 
 impl Control {
     /// Whether there is no other proof than where a packet comes from.
     pub fn proof_is_address(&self) -> bool {
-        matches!(self, Control::Queue { shape: ControlShape::FromRemote { .. }, .. })
+        matches!(self, Control::Queue { shape: PacketShape::FromRemote { .. }, .. })
     }
 }
 
 /// How an authentication packet is told from data, without knowing who sent it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ControlShape {
+pub enum PacketShape {
     /// Anything of at least `length` and at most `longest` payload bytes whose first four bits are not
     /// 4; and packets of exactly `length` bytes that could be taken for IPv4 but for their total
     /// length field.
@@ -147,7 +147,7 @@ pub enum ControlShape {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Owned {
     pub listeners: BTreeSet<Listener>,
-    pub private: BTreeSet<Ipv4Addr>,
+    pub alternate: BTreeSet<Ipv4Addr>,
     pub rules: bool,
     /// The MTUs that our interfaces were given last.
     pub mtus: BTreeMap<DeviceName, u32>,
@@ -160,19 +160,19 @@ pub enum Step {
     InstallRules(RuleSpec, BTreeSet<Admitted>),
     /// Makes the remotes that are let in exactly these, in one transaction.
     Admit(BTreeSet<Admitted>),
-    AddPrivateAddress(Ipv4Addr),
+    AddAlternateAddress(Ipv4Addr),
     AddListener(Listener),
     CreateLink(WantedLink),
     ChangeLink(WantedLink),
     /// Label, reverse path filter, up.
-    DressLink(WantedLink),
+    ConfigureLink(WantedLink),
     SetMtu(DeviceName, u32),
     AddInnerAddress(DeviceName, InterfaceAddress),
     RemoveInnerAddress(Address),
     RemoveLink(DeviceName),
     /// The userspace datapath's socket.
     Bind(SocketSpec),
-    Forward(ForwardSpec),
+    Forward(PeerTable),
     AddRoute(Route),
     RemoveRoute(Route),
     AddPolicyRule(PolicyRule),
@@ -192,14 +192,14 @@ pub enum Step {
     UseNameServers,
     RestoreNameServers,
     RemoveListener(Listener),
-    RemovePrivateAddress(Ipv4Addr),
+    RemoveAlternateAddress(Ipv4Addr),
     RemoveRules,
 }
 
 /// The steps from `found` to `wanted`. `installed` is the spec of the rules now in the kernel.
 ///
 /// Applied to a host, they leave nothing to do: planning again gives no step, but for the guard of a
-/// private address that they removed.
+/// alternate address that they removed.
 pub fn plan(
     wanted: &Wanted,
     found: &Found,
@@ -209,9 +209,9 @@ pub fn plan(
     // Old doors go before the rules do that guard them.
     let mut steps: Vec<_> = plan_unwanted_listeners(wanted, found, owned).collect();
     plan_rules(wanted, found, installed, owned, &mut steps);
-    for private in &wanted.private {
-        if !found.has_local(IpAddr::V4(*private)) {
-            steps.push(Step::AddPrivateAddress(*private));
+    for alternate in &wanted.alternate {
+        if !found.has_local(IpAddr::V4(*alternate)) {
+            steps.push(Step::AddAlternateAddress(*alternate));
         }
     }
     for listener in &wanted.listeners {
@@ -233,7 +233,7 @@ pub fn plan(
         plan_link(link, found, owned, &mut steps);
     }
     plan_admitted(wanted, found, &mut steps);
-    steps.extend(plan_unwanted_private(wanted, found, owned));
+    steps.extend(plan_unwanted_alternate(wanted, found, owned));
     steps
 }
 
@@ -246,7 +246,7 @@ pub fn plan_removal<'a>(
     let mut steps: Vec<_> = plan_unwanted(devices, found).collect();
     let nothing = Wanted::default();
     steps.extend(plan_unwanted_listeners(&nothing, found, owned));
-    steps.extend(plan_unwanted_private(&nothing, found, owned));
+    steps.extend(plan_unwanted_alternate(&nothing, found, owned));
     if owned.rules && matches!(found.rules, RulesFound::Unknown | RulesFound::Intact(_)) {
         steps.push(Step::RemoveRules);
     }
@@ -287,9 +287,9 @@ fn plan_rules(
 ) {
     let Some(spec) = &wanted.rules else { return };
     let mut spec = spec.clone();
-    // A link still has the private address that is about to go; when it is gone, so is its guard.
-    let going = owned.private.iter().filter(|private| found.has_local(IpAddr::V4(**private)));
-    spec.private.extend(going);
+    // A link still has the alternate address that is about to go; when it is gone, so is its guard.
+    let going = owned.alternate.iter().filter(|alternate| found.has_local(IpAddr::V4(**alternate)));
+    spec.alternate.extend(going);
     match &found.rules {
         RulesFound::Unavailable => {}
         RulesFound::Intact(_) if installed == Some(&spec) => {}
@@ -307,7 +307,7 @@ fn plan_link(wanted: &WantedLink, found: &Found, owned: &Owned, steps: &mut Vec<
         found.interface(&wanted.device).filter(|_| !is_tun || found.userspace.interface);
     let Some(interface) = interface else {
         steps.push(Step::CreateLink(wanted.clone()));
-        steps.push(Step::DressLink(wanted.clone()));
+        steps.push(Step::ConfigureLink(wanted.clone()));
         steps.extend(wanted.addresses.iter().copied().map(add));
         return;
     };
@@ -326,7 +326,7 @@ fn plan_link(wanted: &WantedLink, found: &Found, owned: &Owned, steps: &mut Vec<
         }
         LinkKind::Ipip(_) | LinkKind::Tun => {}
     }
-    if wanted.forwards == Forwards::HostDefault
+    if wanted.forwards == LinkForwarding::HostDefault
         && forwards_by_us(interface)
         && interface.forwarding == Some(true)
         && !found.ip_forward
@@ -336,9 +336,9 @@ fn plan_link(wanted: &WantedLink, found: &Found, owned: &Owned, steps: &mut Vec<
     if !interface.up
         || interface.label.as_deref() != Some(wanted.forwards.label())
         || !rp_filter_holds(wanted.source_check, interface.rp_filter)
-        || (wanted.forwards != Forwards::HostDefault && interface.forwarding == Some(false))
+        || (wanted.forwards != LinkForwarding::HostDefault && interface.forwarding == Some(false))
     {
-        steps.push(Step::DressLink(wanted.clone()));
+        steps.push(Step::ConfigureLink(wanted.clone()));
     }
     let on_link = || found.addresses.iter().filter(|a| a.interface == interface.index);
     let wrong = on_link().filter(|found| {
@@ -392,16 +392,16 @@ fn plan_unwanted_listeners<'a>(
         .map(|listener| Step::RemoveListener(*listener))
 }
 
-fn plan_unwanted_private<'a>(
+fn plan_unwanted_alternate<'a>(
     wanted: &'a Wanted,
     found: &'a Found,
     owned: &'a Owned,
 ) -> impl Iterator<Item = Step> + 'a {
     owned
-        .private
-        .difference(&wanted.private)
-        .filter(|private| found.has_local(IpAddr::V4(**private)))
-        .map(|private| Step::RemovePrivateAddress(*private))
+        .alternate
+        .difference(&wanted.alternate)
+        .filter(|alternate| found.has_local(IpAddr::V4(**alternate)))
+        .map(|alternate| Step::RemoveAlternateAddress(*alternate))
 }
 
 impl fmt::Display for Step {
@@ -413,7 +413,7 @@ impl fmt::Display for Step {
             }
             Step::Admit(admitted) if admitted.is_empty() => f.write_str("admit nobody"),
             Step::Admit(admitted) => list(f, "admit", admitted),
-            Step::AddPrivateAddress(address) => write!(f, "add private address {address}"),
+            Step::AddAlternateAddress(address) => write!(f, "add alternate address {address}"),
             Step::AddListener(listener) => write!(f, "add FOU listener {listener}"),
             Step::CreateLink(w) => match w.kind {
                 LinkKind::Ipip(_) => write!(f, "create {} {}", w.device, w.kind),
@@ -423,7 +423,7 @@ impl fmt::Display for Step {
             },
             Step::SetMtu(device, mtu) => write!(f, "set the MTU of {device} to {mtu}"),
             Step::ChangeLink(w) => write!(f, "change {} to {}", w.device, w.kind),
-            Step::DressLink(w) => write!(f, "set {} up", w.device),
+            Step::ConfigureLink(w) => write!(f, "set {} up", w.device),
             Step::AddInnerAddress(device, address) => write!(f, "add {address} to {device}"),
             Step::RemoveInnerAddress(address) => write!(f, "remove {}", address.value),
             Step::Bind(socket) => write!(f, "open UDP socket {socket}"),
@@ -448,7 +448,9 @@ impl fmt::Display for Step {
             Step::RestoreNameServers => f.write_str("restore the name servers"),
             Step::RemoveLink(device) => write!(f, "remove {device}"),
             Step::RemoveListener(listener) => write!(f, "remove FOU listener {listener}"),
-            Step::RemovePrivateAddress(address) => write!(f, "remove private address {address}"),
+            Step::RemoveAlternateAddress(address) => {
+                write!(f, "remove alternate address {address}")
+            }
             Step::RemoveRules => f.write_str("remove rules"),
         }
     }

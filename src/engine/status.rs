@@ -29,7 +29,7 @@ impl Engine {
         Status {
             device: tunnel.device.to_string(),
             outer: self.outer.map(|o| SocketAddr::new(o.address, tunnel.port.get())),
-            private: local.filter(|&l| l == tunnel.private.address()).map(IpAddr::V4),
+            alternate: local.filter(|&l| l == tunnel.alternate.address()).map(IpAddr::V4),
             remote: only.and_then(Peer::remote),
             remotes,
             admitted: only.is_none_or(|peer| peer.admitted().is_some()),

@@ -7,10 +7,10 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use super::clients::Clients;
 use super::config::{
-    Datapath, DeviceName, LEAST_MTU, LEAST_MTU_V6, MOST_MTU, Outer, PrivateAddress, SourceCheck,
+    AlternateAddress, Datapath, DeviceName, LEAST_MTU, LEAST_MTU_V6, MOST_MTU, Outer, SourceCheck,
     TunnelConfig,
 };
-use super::forwarding::{ForwardSpec, LearnSpec, RemoteSpec};
+use super::forwarding::{LearnSpec, PeerTable, RemoteSpec};
 use super::gateway;
 use super::host::{
     Admitted, Encapsulation, Family, Found, Interface, InterfaceAddress, InterfaceKind, IpipLink,
@@ -19,7 +19,9 @@ use super::host::{
 use super::memory::Settings;
 use super::nodes;
 use super::peer::Peer;
-use super::plan::{self, Control, Forwards, LinkKind, Mtu, MtuFrom, RuleSpec, Wanted, WantedLink};
+use super::plan::{
+    self, Control, LinkForwarding, LinkKind, Mtu, MtuFrom, RuleSpec, Wanted, WantedLink,
+};
 
 /// TTL of the outer packets. The kernel's default, the inner packet's TTL, would let a routing
 /// protocol's packets (TTL 1) die at the first hop.
@@ -201,12 +203,12 @@ fn userspace(
     found: &Found,
 ) -> Wanted {
     let tunnel = &endpoint.tunnel;
-    let mut forwarding = ForwardSpec {
+    let mut forwarding = PeerTable {
         control: match endpoint.control {
             Control::Refuse => None,
             Control::Queue { shape, .. } => Some(shape),
         },
-        ..ForwardSpec::default()
+        ..PeerTable::default()
     };
     for peer in peers {
         // The socket sends to its own family only.
@@ -244,7 +246,7 @@ fn userspace(
         },
         source_check: tunnel.source_check,
         forwards: match forwards(tunnel) {
-            Forwards::HostDefault if clients.is_some() => Forwards::AmongClients,
+            LinkForwarding::HostDefault if clients.is_some() => LinkForwarding::AmongClients,
             gateway => gateway,
         },
     };
@@ -281,10 +283,10 @@ fn only_remote(tunnel: &TunnelConfig, admitted: bool) -> RemoteSpec {
     RemoteSpec { destinations, sources }
 }
 
-fn forwards(tunnel: &TunnelConfig) -> Forwards {
+fn forwards(tunnel: &TunnelConfig) -> LinkForwarding {
     match tunnel.gateway.forward || tunnel.gateway.masquerade.is_some() {
-        true => Forwards::Gateway,
-        false => Forwards::HostDefault,
+        true => LinkForwarding::Gateway,
+        false => LinkForwarding::HostDefault,
     }
 }
 
@@ -338,7 +340,7 @@ fn kernel(
             table: tunnel.rules.table.clone(),
             outer: outer.address,
             port,
-            private: BTreeSet::new(),
+            alternate: BTreeSet::new(),
             // A listener that was found and serves as well may be bound to none.
             bound: outer.bound_to.is_some()
                 && !found.listeners.iter().any(|l| l.port == port && l.bound_to.is_none()),
@@ -360,17 +362,17 @@ fn kernel(
         };
         // The next peer at this address cannot have our outer address as well.
         let shared = !taken.insert(*remote.ip());
-        let private = private_for(peer, *remote.ip(), shared, outer, (found, &renamed));
-        if let Some(address) = private {
-            wanted.private.insert(address);
+        let alternate = alternate_for(peer, *remote.ip(), shared, outer, (found, &renamed));
+        if let Some(address) = alternate {
+            wanted.alternate.insert(address);
             wanted.listeners.insert(listener(address));
         }
         if peer.admitted().is_some() {
-            wanted.admitted.insert(Admitted { remote, private });
+            wanted.admitted.insert(Admitted { remote, alternate });
         }
         wanted.links.push(WantedLink {
             device: peer.device.clone(),
-            kind: LinkKind::Ipip(link(tunnel, remote, outer, private)),
+            kind: LinkKind::Ipip(link(tunnel, remote, outer, alternate)),
             mtu,
             addresses: match endpoint.ends {
                 Ends::Two => addresses(tunnel, &BTreeSet::new()),
@@ -381,7 +383,7 @@ fn kernel(
         });
     }
     if let Some(rules) = &mut wanted.rules {
-        rules.private.clone_from(&wanted.private);
+        rules.alternate.clone_from(&wanted.alternate);
     }
     if endpoint.ends == Ends::Many {
         let stays = |device: &DeviceName| wanted.links.iter().any(|link| link.device == *device);
@@ -402,7 +404,7 @@ pub fn renamed(
 ) -> Vec<DeviceName> {
     let has_name = |name: &str| peers.iter().any(|peer| peer.device.as_str() == name);
     let is_our_address =
-        |local| local == outer || peers.iter().any(|peer| peer.private.address() == local);
+        |local| local == outer || peers.iter().any(|peer| peer.alternate.address() == local);
     let is_ours = |interface: &Interface| {
         interface.link_from(tunnel.port.get()).is_some_and(|link| is_our_address(link.local))
     };
@@ -430,18 +432,18 @@ fn silenced(peer: &Peer) -> Option<SocketAddrV4> {
     }
 }
 
-/// The private address, when this peer's link needs one: the kernel tells `ipip` links apart by
+/// The alternate address, when this peer's link needs one: the kernel tells `ipip` links apart by
 /// local and remote address only (`ip_tunnel_find` in net/ipv4/ip_tunnel.c).
-fn private_for(
+fn alternate_for(
     peer: &Peer,
     remote: Ipv4Addr,
     shared: bool,
     outer: KernelOuter,
     (found, going): (&Found, &[DeviceName]),
 ) -> Option<Ipv4Addr> {
-    let private = match peer.private {
-        PrivateAddress::Always(address) => return Some(address),
-        PrivateAddress::WhenTaken(address) => address,
+    let alternate = match peer.alternate {
+        AlternateAddress::Always(address) => return Some(address),
+        AlternateAddress::WhenTaken(address) => address,
     };
     let goes = |interface: &Interface| going.iter().any(|device| device.as_str() == interface.name);
     let others = found.interfaces.iter().filter(|i| !goes(i));
@@ -449,12 +451,12 @@ fn private_for(
         InterfaceKind::Ipip(link) => Some((i, link)),
         InterfaceKind::Tun | InterfaceKind::Other => None,
     });
-    // Once private, it stays so while the remote stays: no need to disturb a working tunnel.
+    // Once alternate, it stays so while the remote stays: no need to disturb a working tunnel.
     let needed = shared
-        || peer.taken_for == Some(remote.into())
+        || peer.conflicting_remote == Some(remote.into())
         || ipip.any(|(interface, link)| {
             if interface.name == peer.device.as_str() {
-                return link.remote == remote && link.local == private;
+                return link.remote == remote && link.local == alternate;
             }
             // Plain IPIP of others between the same two hosts, by a link for exactly these or (Calico's
             // `tunl0`) for any: the kernel would give it to ours, which is for exactly these. The
@@ -465,17 +467,17 @@ fn private_for(
                 && (any(link.local) || link.local == outer.address);
             exactly || takes && interface.up && !plan::is_labelled(interface)
         });
-    needed.then_some(private)
+    needed.then_some(alternate)
 }
 
 fn link(
     tunnel: &TunnelConfig,
     remote: SocketAddrV4,
     outer: KernelOuter,
-    private: Option<Ipv4Addr>,
+    alternate: Option<Ipv4Addr>,
 ) -> IpipLink {
     IpipLink {
-        local: private.unwrap_or(outer.address),
+        local: alternate.unwrap_or(outer.address),
         remote: *remote.ip(),
         bound_to: outer.bound_to,
         ttl: OUTER_TTL,
@@ -488,7 +490,7 @@ fn link(
             // rewrite the source: they would spoil the sum that covers an inner one which is
             // not yet computed (`inet_proto_csum_replace4` with CHECKSUM_PARTIAL, as
             // `udp_set_csum` leaves it).
-            checksum: tunnel.checksum.unwrap_or(false) && private.is_none(),
+            checksum: tunnel.checksum.unwrap_or(false) && alternate.is_none(),
         },
     }
 }

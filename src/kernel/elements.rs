@@ -22,8 +22,8 @@ use crate::engine::host::{Admitted, Family};
 pub const SET_REMOTES: &str = "remotes";
 /// Addresses of the same remotes.
 pub const SET_ADDRESSES: &str = "addresses";
-/// (address . port) of remotes whose packets are given a private local address.
-pub const SET_PRIVATES: &str = "privates";
+/// (address . port) of remotes whose packets are given an alternate local address.
+pub const SET_ALTERNATES: &str = "privates";
 /// (address . port) of all of them.
 pub const SET_KNOWN: &str = "known";
 /// Addresses of all of them.
@@ -34,7 +34,7 @@ pub const SET_KNOWN_ADDRESSES: &str = "known_addresses";
 pub struct Contents {
     pub remotes: BTreeSet<SocketAddrV4>,
     pub addresses: BTreeSet<Ipv4Addr>,
-    pub privates: BTreeMap<SocketAddrV4, Ipv4Addr>,
+    pub alternates: BTreeMap<SocketAddrV4, Ipv4Addr>,
     pub known: BTreeSet<SocketAddrV4>,
     pub known_addresses: BTreeSet<Ipv4Addr>,
 }
@@ -42,12 +42,12 @@ pub struct Contents {
 /// What has to be in our sets for these remotes.
 pub fn elements(admitted: &BTreeSet<Admitted>) -> Contents {
     let mut contents = Contents::default();
-    for Admitted { remote, private } in admitted {
+    for Admitted { remote, alternate } in admitted {
         contents.known.insert(*remote);
         contents.known_addresses.insert(*remote.ip());
-        match private {
-            Some(private) => {
-                contents.privates.insert(*remote, *private);
+        match alternate {
+            Some(alternate) => {
+                contents.alternates.insert(*remote, *alternate);
             }
             None => {
                 contents.remotes.insert(*remote);
@@ -132,22 +132,23 @@ impl Elements {
     pub fn admitted(&mut self) -> io::Result<Option<BTreeSet<Admitted>>> {
         let remote = |element: &IterableSetelemAttrs<'_>| read_remote(element.get_key().ok()?);
         let address = |element: &IterableSetelemAttrs<'_>| read_address(element.get_key().ok()?);
-        let private = |element: &IterableSetelemAttrs<'_>| {
+        let alternate = |element: &IterableSetelemAttrs<'_>| {
             Some((remote(element)?, read_address(element.get_data().ok()?)?))
         };
         let found = Contents {
             remotes: self.dump(SET_REMOTES, remote)?,
             addresses: self.dump(SET_ADDRESSES, address)?,
-            privates: self.dump(SET_PRIVATES, private)?,
+            alternates: self.dump(SET_ALTERNATES, alternate)?,
             known: self.dump(SET_KNOWN, remote)?,
             known_addresses: self.dump(SET_KNOWN_ADDRESSES, address)?,
         };
-        let direct = found.remotes.iter().map(|remote| Admitted { remote: *remote, private: None });
-        let private = found
-            .privates
+        let direct =
+            found.remotes.iter().map(|remote| Admitted { remote: *remote, alternate: None });
+        let alternate = found
+            .alternates
             .iter()
-            .map(|(remote, private)| Admitted { remote: *remote, private: Some(*private) });
-        let admitted: BTreeSet<_> = direct.chain(private).collect();
+            .map(|(remote, alternate)| Admitted { remote: *remote, alternate: Some(*alternate) });
+        let admitted: BTreeSet<_> = direct.chain(alternate).collect();
         Ok(Some(admitted).filter(|admitted| elements(admitted) == found))
     }
 
@@ -196,13 +197,13 @@ impl Elements {
         let addresses = |addresses: &BTreeSet<Ipv4Addr>| -> Vec<_> {
             addresses.iter().map(|address| (address.octets().to_vec(), None)).collect()
         };
-        let private = |(remote, private): (&SocketAddrV4, &Ipv4Addr)| {
-            (remote_key(*remote).to_vec(), Some(*private))
+        let alternate = |(remote, alternate): (&SocketAddrV4, &Ipv4Addr)| {
+            (remote_key(*remote).to_vec(), Some(*alternate))
         };
         let sets = [
             (SET_REMOTES, remotes(&wanted.remotes)),
             (SET_ADDRESSES, addresses(&wanted.addresses)),
-            (SET_PRIVATES, wanted.privates.iter().map(private).collect()),
+            (SET_ALTERNATES, wanted.alternates.iter().map(alternate).collect()),
             (SET_KNOWN, remotes(&wanted.known)),
             (SET_KNOWN_ADDRESSES, addresses(&wanted.known_addresses)),
         ];

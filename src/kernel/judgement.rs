@@ -7,10 +7,10 @@
 //! chain input { type filter hook input priority mangle
 //!   ip daddr OUTER udp dport PORT iifname != INSIDE udp length != 81
 //!       ip saddr . udp sport @remotes accept
-//!   ip daddr PRIVATE udp dport PORT iifname != INSIDE accept # rewritten, see `rewriting.rs`
+//!   ip daddr ALTERNATE udp dport PORT iifname != INSIDE accept # rewritten, see `rewriting.rs`
 //!   ip protocol icmp goto error
 //!   ip daddr OUTER goto outer
-//!   ip daddr PRIVATE goto outer
+//!   ip daddr ALTERNATE goto outer
 //! }
 //! chain outer {
 //!   udp dport PORT goto port
@@ -57,7 +57,7 @@
 //! The first rule is the path of nearly every data packet, and as short as can be: `make bench` tells
 //! what the path costs. All but packets of the length of an authentication packet (81 with the UDP
 //! header) take it; those are looked at more closely. It looks at the interface only where the
-//! listener is not bound to one. The rules about private addresses are there only while one is in use.
+//! listener is not bound to one. The rules about alternate addresses are there only while one is in use.
 //! `@th,64,4` is the first four bits of the UDP payload: the version of the inner packet. The queue
 //! has no `bypass`: no daemon, no entry. INSIDE are the links of this and other processes of ours, but
 //! the one that our outer address is on: a tunnel may be in a tunnel.
@@ -85,7 +85,7 @@ use super::expression::{
 };
 use super::ruleset::{Statements, UDP_HEADER, control_length, refuse};
 use crate::engine::limits::{self, Budget};
-use crate::engine::plan::{Control, ControlShape, RuleSpec};
+use crate::engine::plan::{Control, PacketShape, RuleSpec};
 
 /// Chains whose rules are [`super::quoted`]'s, and where the first one leads.
 pub const CHAIN_QUOTED: &str = "quoted";
@@ -128,21 +128,21 @@ fn input(spec: &RuleSpec) -> Vec<Statements> {
     data.extend(control_length(spec).map(|length| ne(udp("length"), number(length))));
     data.extend([eq(source(), named_set(SET_REMOTES)), Statement::Accept(None)]);
     let mut rules = vec![data];
-    if !spec.private.is_empty() {
-        let mut rewritten = to_port(privates(spec));
+    if !spec.alternate.is_empty() {
+        let mut rewritten = to_port(alternates(spec));
         rewritten.push(Statement::Accept(None));
         rules.push(rewritten);
     }
     rules.push(vec![eq(ip("protocol"), number(ICMP)), goto("error")]);
     rules.push(vec![eq(ip("daddr"), address(spec.outer)), goto("outer")]);
-    if !spec.private.is_empty() {
-        rules.push(vec![eq(ip("daddr"), privates(spec)), goto("outer")]);
+    if !spec.alternate.is_empty() {
+        rules.push(vec![eq(ip("daddr"), alternates(spec)), goto("outer")]);
     }
     rules
 }
 
-fn privates(spec: &RuleSpec) -> Expression<'static> {
-    any_of(spec.private.iter().map(|private| address(*private)).collect())
+fn alternates(spec: &RuleSpec) -> Expression<'static> {
+    any_of(spec.alternate.iter().map(|alternate| address(*alternate)).collect())
 }
 
 fn inside(spec: &RuleSpec) -> Expression<'static> {
@@ -167,8 +167,8 @@ fn port(spec: &RuleSpec) -> Vec<Statements> {
     rules.push(vec![is_data(), eq(source(), named_set(SET_REMOTES)), Statement::Accept(None)]);
     match spec.control {
         // A server that knows its client by address alone: its data is as good as anything.
-        Control::Queue { shape: ControlShape::FromRemote { .. }, .. } => {}
-        Control::Queue { shape: ControlShape::NotIpv4 { .. }, .. } | Control::Refuse => {
+        Control::Queue { shape: PacketShape::FromRemote { .. }, .. } => {}
+        Control::Queue { shape: PacketShape::NotIpv4 { .. }, .. } | Control::Refuse => {
             rules.push(refuse(spec, vec![is_data()], "stranger_data"));
         }
     }
@@ -178,7 +178,7 @@ fn port(spec: &RuleSpec) -> Vec<Statements> {
 
 /// What has the length of an authentication packet, and looks like IPv4 but for the length in there.
 pub fn lookalike(spec: &RuleSpec) -> Option<Statements> {
-    let Control::Queue { shape: ControlShape::NotIpv4 { length, .. }, .. } = spec.control else {
+    let Control::Queue { shape: PacketShape::NotIpv4 { length, .. }, .. } = spec.control else {
         return None;
     };
     let mut matches = vec![
@@ -199,7 +199,7 @@ fn control(spec: &RuleSpec) -> Vec<Statements> {
     let others = |matches| refuse(spec, matches, "stranger_other");
     let mut rules = Vec::new();
     match shape {
-        ControlShape::NotIpv4 { length, longest } => {
+        PacketShape::NotIpv4 { length, longest } => {
             let udp_length = |length: u16| u32::from(length) + u32::from(UDP_HEADER);
             for impossible in [
                 below(udp("length"), udp_length(length)),
@@ -209,7 +209,7 @@ fn control(spec: &RuleSpec) -> Vec<Statements> {
                 rules.push(others(vec![impossible]));
             }
         }
-        ControlShape::FromRemote { ip: remote, port } => {
+        PacketShape::FromRemote { ip: remote, port } => {
             let elsewhere = remote.map(|remote| ne(ip("saddr"), text(remote.to_string())));
             rules.extend(elsewhere.map(|elsewhere| others(vec![elsewhere])));
             let elsewhere = port.map(|port| ne(udp("sport"), number(port)));
@@ -273,7 +273,7 @@ fn quoted_remote(spec: &RuleSpec) -> Vec<Statements> {
     let refuse = |matches| refuse(spec, matches, "icmp_error");
     let of = |protocol| eq(quote::protocol(), number(protocol));
     let mut rules = vec![refuse(vec![eq(icmp("type"), text("redirect"))])];
-    if spec.private.is_empty() {
+    if spec.alternate.is_empty() {
         rules.push(refuse(vec![
             of(IPIP),
             eq(quote::source(), Expression::Number(spec.outer.to_bits())),

@@ -30,7 +30,7 @@ use crate::engine::host::{
     Address, AddressState, Encapsulation, Interface, InterfaceAddress, InterfaceKind, IpipLink,
     Scope, Traffic, Way,
 };
-use crate::engine::plan::{Forwards, LinkKind, WantedLink, rp_filter};
+use crate::engine::plan::{LinkForwarding, LinkKind, WantedLink, rp_filter};
 
 /// `IFLA_INET_CONF` in linux/if_link.h, and settings of linux/ip.h.
 const IFLA_INET_CONF: u16 = 1;
@@ -176,7 +176,7 @@ impl Links {
         if let Some(value) = rp_filter(wanted.source_check) {
             conf.rp_filter = value.cast_signed();
         }
-        conf.forwarding = (wanted.forwards != Forwards::HostDefault).into();
+        conf.forwarding = (wanted.forwards != LinkForwarding::HostDefault).into();
         if conf != InetDevConf::default() {
             builder = builder.append_extra_attribute(LinkAttribute::AfSpecUnspec(vec![
                 AfSpecUnspec::Inet(vec![AfSpecInet::DevConfRequest(conf)]),
@@ -286,16 +286,16 @@ impl Links {
         self.add_address(address_message(&Address::new(interface, value))).await
     }
 
-    /// Adds a private local address to the loopback interface, as /32 of host scope: good for a
+    /// Adds an alternate local address to the loopback interface, as /32 of host scope: good for a
     /// socket to be bound to, and never chosen as a source.
-    pub async fn add_private(&self, private: Ipv4Addr) -> io::Result<()> {
-        let mut message = address_message(&self.private_address(private).await?);
+    pub async fn add_alternate(&self, alternate: Ipv4Addr) -> io::Result<()> {
+        let mut message = address_message(&self.alternate_address(alternate).await?);
         message.header.scope = AddressScope::Host;
         self.add_address(message).await
     }
 
-    pub async fn remove_private(&self, private: Ipv4Addr) -> io::Result<()> {
-        self.remove_address(&self.private_address(private).await?).await
+    pub async fn remove_alternate(&self, alternate: Ipv4Addr) -> io::Result<()> {
+        self.remove_address(&self.alternate_address(alternate).await?).await
     }
 
     pub async fn remove_address(&self, address: &Address) -> io::Result<()> {
@@ -308,10 +308,10 @@ impl Links {
         request.execute().await.map_err(into_io)
     }
 
-    async fn private_address(&self, private: Ipv4Addr) -> io::Result<Address> {
+    async fn alternate_address(&self, alternate: Ipv4Addr) -> io::Result<Address> {
         let interface = self.at(LOOPBACK).await?;
         let interface = interface.ok_or_else(|| io::Error::from_raw_os_error(libc::ENODEV))?;
-        let local = IpAddr::V4(private);
+        let local = IpAddr::V4(alternate);
         let value = InterfaceAddress::new(local, local.into());
         Ok(Address::new(interface.index, value))
     }

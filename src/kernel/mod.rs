@@ -1,6 +1,6 @@
 //! Adapters to the kernel: verbs with typed results, and no decisions.
 //!
-//! [`Host`] reads what is there and applies one step at a time.
+//! [`HostAdapter`] reads what is there and applies one step at a time.
 
 mod answers;
 mod conntrack;
@@ -54,7 +54,7 @@ use routes::Routes;
 use rules::Rules;
 
 /// Everything of the network namespace that a tunnel is made of.
-pub struct Host {
+pub struct HostAdapter {
     links: Links,
     /// `None` where the packets take the userspace datapath.
     fou: Option<Fou>,
@@ -107,7 +107,7 @@ impl StepError {
     }
 }
 
-impl Host {
+impl HostAdapter {
     /// Opens the netlink sockets. With `rules` off, nothing guards the tunnel. The userspace datapath
     /// needs neither rules nor FOU.
     ///
@@ -116,7 +116,7 @@ impl Host {
     pub fn open(datapath: Datapath, tunnel: &TunnelConfig, rules: bool) -> io::Result<Self> {
         let kernel = datapath == Datapath::Kernel;
         let table = &tunnel.rules.table;
-        Ok(Host {
+        Ok(HostAdapter {
             links: Links::open()?,
             fou: kernel.then(Fou::default),
             rules: if kernel && rules { Rules::in_table(table) } else { Rules::unavailable() },
@@ -147,7 +147,7 @@ impl Host {
             },
             Step::CreateLink(wanted) => create(links, wanted).await.map_err(StepError::Link),
             Step::ChangeLink(wanted) => links.change(wanted).await.map_err(StepError::Link),
-            Step::DressLink(wanted) => links.dress(wanted).await.map_err(StepError::Link),
+            Step::ConfigureLink(wanted) => links.dress(wanted).await.map_err(StepError::Link),
             Step::SetMtu(device, mtu) => links.set_mtu(device, *mtu).await.map_err(StepError::Link),
             Step::RemoveLink(device) => {
                 absent_is_fine(links.remove(device).await).map_err(StepError::Link)
@@ -158,11 +158,11 @@ impl Host {
             Step::RemoveInnerAddress(address) => {
                 absent_is_fine(links.remove_address(address).await).map_err(StepError::Address)
             }
-            Step::AddPrivateAddress(private) => {
-                links.add_private(*private).await.map_err(StepError::Address)
+            Step::AddAlternateAddress(alternate) => {
+                links.add_alternate(*alternate).await.map_err(StepError::Address)
             }
-            Step::RemovePrivateAddress(private) => {
-                absent_is_fine(links.remove_private(*private).await).map_err(StepError::Address)
+            Step::RemoveAlternateAddress(alternate) => {
+                absent_is_fine(links.remove_alternate(*alternate).await).map_err(StepError::Address)
             }
             Step::AddRoute(route) => self.routes.add_route(route).await.map_err(StepError::Route),
             Step::RemoveRoute(route) => {

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 
 use super::links::LOOPBACK;
-use super::{Changed, Host, Links, conntrack};
+use super::{Changed, HostAdapter, Links, conntrack};
 use crate::engine::config::TunnelConfig;
 use crate::engine::host::{
     Address, Family, Found, GatewayFound, Interface, InterfaceKind, NameServers, PolicyRule, Route,
@@ -145,7 +145,7 @@ impl Interfaces {
     }
 }
 
-impl Host {
+impl HostAdapter {
     /// Takes note of what has changed since the last reading.
     pub fn note(&mut self, changed: &Changed) {
         let ours = self.reading.ours.iter().any(|(index, _)| changed.interfaces.contains(index));

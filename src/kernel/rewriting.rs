@@ -1,29 +1,29 @@
 //! What has to happen before conntrack and routing: packets of remotes that share an address are
-//! given a private local address, by which the kernel tells their links apart, and back. Packets of
+//! given an alternate local address, by which the kernel tells their links apart, and back. Packets of
 //! known remotes are not tracked.
 //!
 //! ```text
 //! chain prerouting { type filter hook prerouting priority raw
 //!   ip daddr OUTER udp dport PORT ip saddr . udp sport @known notrack     # at a server
 //!   ip daddr OUTER udp dport PORT goto rewrite
-//!   ip daddr PRIVATE udp dport PORT drop                     # only a rewrite may make it
-//!   ip daddr PRIVATE ip protocol 4 drop
+//!   ip daddr ALTERNATE udp dport PORT drop                     # only a rewrite may make it
+//!   ip daddr ALTERNATE ip protocol 4 drop
 //! }
 //! chain rewrite {
 //!   udp length 81 @th,64,4 4 @th,80,16 != 73 return          # no data: keeps our outer address
-//!   @th,64,4 4 ip daddr set ip saddr . udp sport map @privates notrack accept
+//!   @th,64,4 4 ip daddr set ip saddr . udp sport map @alternates notrack accept
 //! }
 //! chain output { type filter hook output priority raw
 //!   ip daddr REMOTE udp sport PORT udp dport REMOTE drop     # while it is not admitted any more
 //!   ip saddr OUTER udp sport PORT notrack accept             # at a server
-//!   ip saddr PRIVATE udp sport PORT notrack ip saddr set OUTER
+//!   ip saddr ALTERNATE udp sport PORT notrack ip saddr set OUTER
 //! }
 //! chain reassemble { ip protocol udp tproxy to :1 }          # nothing jumps here: see `reassemble`
 //! ```
 //!
 //! All of it is there only while there is something for it to do, notrack where something tracks
 //! connections: no rule costs as little as none. A missing element
-//! of `@privates` breaks off its rule, and the packet goes on as it is: what is not from a known
+//! of `@alternates` breaks off its rule, and the packet goes on as it is: what is not from a known
 //! remote is not touched, so the answers to a host behind this one, whose packets leave by our own
 //! port, are still given back to it. A client's packets are tracked, if something tracks connections at
 //! all: a firewall that takes nothing but answers has to see what they answer.
@@ -31,7 +31,7 @@
 use nftables::expr::{Expression, Map as MapExpression, NamedExpression};
 use nftables::stmt::{Mangle, Statement, TProxy};
 
-use super::elements::{SET_KNOWN, SET_PRIVATES};
+use super::elements::{SET_ALTERNATES, SET_KNOWN};
 use super::expression::{address, any_of, eq, goto, ip, named_set, number, source, transport, udp};
 use super::judgement::lookalike;
 use super::ruleset::{Reassembly, Statements, refuse};
@@ -54,14 +54,15 @@ fn prerouting(spec: &RuleSpec) -> Vec<Statements> {
         known.extend([eq(source(), named_set(SET_KNOWN)), Statement::Notrack]);
         rules.push(known);
     }
-    if !spec.private.is_empty() {
+    if !spec.alternate.is_empty() {
         let mut to_port = to_us();
         to_port.push(goto("rewrite"));
         rules.push(to_port);
-        let privates = || any_of(spec.private.iter().map(|private| address(*private)).collect());
+        let alternates =
+            || any_of(spec.alternate.iter().map(|alternate| address(*alternate)).collect());
         for matches in [
-            vec![eq(ip("daddr"), privates()), eq(udp("dport"), number(spec.port))],
-            vec![eq(ip("daddr"), privates()), eq(ip("protocol"), number(4))],
+            vec![eq(ip("daddr"), alternates()), eq(udp("dport"), number(spec.port))],
+            vec![eq(ip("daddr"), alternates()), eq(ip("protocol"), number(4))],
         ] {
             rules.push(refuse(spec, matches, "private_address"));
         }
@@ -70,7 +71,7 @@ fn prerouting(spec: &RuleSpec) -> Vec<Statements> {
 }
 
 fn rewrite(spec: &RuleSpec) -> Vec<Statements> {
-    if spec.private.is_empty() {
+    if spec.alternate.is_empty() {
         return Vec::new();
     }
     let mut rules: Vec<Statements> = lookalike(spec)
@@ -83,7 +84,7 @@ fn rewrite(spec: &RuleSpec) -> Vec<Statements> {
             "daddr",
             Expression::Named(NamedExpression::Map(Box::new(MapExpression {
                 key: source(),
-                data: named_set(SET_PRIVATES),
+                data: named_set(SET_ALTERNATES),
             }))),
         ),
         Statement::Notrack,
@@ -111,8 +112,8 @@ fn output(spec: &RuleSpec) -> Vec<Statements> {
         direct.extend([Statement::Notrack, Statement::Accept(None)]);
         rules.push(direct);
     }
-    for private in &spec.private {
-        let mut rule = ours(*private);
+    for alternate in &spec.alternate {
+        let mut rule = ours(*alternate);
         rule.extend([Statement::Notrack, set("saddr", address(spec.outer))]);
         rules.push(rule);
     }
@@ -129,7 +130,7 @@ fn set(field: &'static str, value: Expression<'static>) -> Statement<'static> {
 /// the kernel puts together by itself before hook input (`ip_local_deliver`).
 fn reassemble(spec: &RuleSpec, reassembly: Reassembly) -> Vec<Statements> {
     match reassembly {
-        Reassembly::On if !spec.private.is_empty() => vec![vec![
+        Reassembly::On if !spec.alternate.is_empty() => vec![vec![
             eq(ip("protocol"), Expression::Number(17)),
             Statement::TProxy(TProxy { family: None, port: 1, addr: None }),
         ]],

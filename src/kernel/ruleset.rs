@@ -14,12 +14,12 @@ use nftables::stmt::{Counter, Statement};
 use nftables::types::{NfChainPolicy, NfChainType, NfFamily, NfHook};
 
 use super::elements::{
-    SET_ADDRESSES, SET_KNOWN, SET_KNOWN_ADDRESSES, SET_PRIVATES, SET_REMOTES, elements,
+    SET_ADDRESSES, SET_ALTERNATES, SET_KNOWN, SET_KNOWN_ADDRESSES, SET_REMOTES, elements,
 };
 use super::expression::{address, number};
 use super::{judgement, quoted, rewriting};
 use crate::engine::host::Admitted;
-use crate::engine::plan::{Control, ControlShape, RuleSpec};
+use crate::engine::plan::{Control, PacketShape, RuleSpec};
 
 /// Priority of the raw hook, before conntrack (`NF_IP_PRI_RAW` in linux/netfilter_ipv4.h).
 const RAW: i32 = -300;
@@ -187,10 +187,10 @@ fn table<'a>(spec: &'a RuleSpec, admitted: &BTreeSet<Admitted>, how: Installatio
 pub fn control_length(spec: &RuleSpec) -> Option<u16> {
     match spec.control {
         Control::Refuse => None,
-        Control::Queue { shape: ControlShape::NotIpv4 { length, .. }, .. } => {
+        Control::Queue { shape: PacketShape::NotIpv4 { length, .. }, .. } => {
             Some(length.saturating_add(UDP_HEADER))
         }
-        Control::Queue { shape: ControlShape::FromRemote { .. }, .. } => Some(UDP_HEADER),
+        Control::Queue { shape: PacketShape::FromRemote { .. }, .. } => Some(UDP_HEADER),
     }
 }
 
@@ -246,7 +246,7 @@ fn sets(spec: &RuleSpec) -> [NfListObject<'_>; 5] {
         NfListObject::Map(Box::new(Map {
             family: NfFamily::IP,
             table: spec.table.as_str().into(),
-            name: SET_PRIVATES.into(),
+            name: SET_ALTERNATES.into(),
             set_type: remote(),
             map: SetTypeValue::Single(SetType::Ipv4Addr),
             size: Some(MOST_REMOTES),
@@ -274,10 +274,10 @@ fn initial<'a>(spec: &'a RuleSpec, admitted: &BTreeSet<Admitted>) -> Vec<NfListO
     let addresses = all.addresses.iter().map(|ip| of_set(SET_ADDRESSES, address(*ip)));
     let known_addresses =
         all.known_addresses.iter().map(|ip| of_set(SET_KNOWN_ADDRESSES, address(*ip)));
-    let privates = all.privates.iter().map(|(remote, private)| {
-        of_set(SET_PRIVATES, Expression::List(vec![key(*remote), address(*private)]))
+    let alternates = all.alternates.iter().map(|(remote, alternate)| {
+        of_set(SET_ALTERNATES, Expression::List(vec![key(*remote), address(*alternate)]))
     });
-    remotes.chain(known).chain(addresses).chain(known_addresses).chain(privates).collect()
+    remotes.chain(known).chain(addresses).chain(known_addresses).chain(alternates).collect()
 }
 
 #[cfg(test)]
@@ -290,7 +290,7 @@ mod tests {
             table: "ipipou-0".to_owned(),
             outer: [203, 0, 113, 1].into(),
             port: 10000,
-            private: BTreeSet::new(),
+            alternate: BTreeSet::new(),
             bound: true,
             inside: ["ipipou0".to_owned()].into(),
             silenced: BTreeSet::new(),
@@ -302,7 +302,7 @@ mod tests {
 
     fn signed() -> Control {
         let queue = QueueConfig { number: 0, max_len: 24 };
-        Control::Queue { queue, shape: ControlShape::signed() }
+        Control::Queue { queue, shape: PacketShape::signed() }
     }
 
     /// The chains that have rules, with how many.
@@ -318,14 +318,14 @@ mod tests {
 
     #[test]
     fn only_what_there_is_to_do_before_routing_is_done_there() {
-        let private: BTreeSet<_> = [[172, 29, 0, 0].into()].into();
+        let alternate: BTreeSet<_> = [[172, 29, 0, 0].into()].into();
         let client = RuleSpec { untracked: false, ..spec(Control::Refuse) };
         assert_eq!((has(&client, "prerouting"), has(&client, "output")), (0, 0));
         let server = spec(signed());
         assert_eq!((has(&server, "prerouting"), has(&server, "output")), (1, 1));
         assert_eq!(has(&server, "reassemble"), 0);
         for before in [client, server] {
-            let with = RuleSpec { private: private.clone(), ..before.clone() };
+            let with = RuleSpec { alternate: alternate.clone(), ..before.clone() };
             assert_eq!(has(&with, "prerouting"), has(&before, "prerouting") + 3);
             assert_eq!(has(&with, "output"), has(&before, "output") + 1);
             assert_eq!((has(&with, "reassemble"), has(&with, "rewrite") > 0), (1, true));
@@ -338,11 +338,11 @@ mod tests {
     /// From the first packet on: that the sets are filled once more over netlink would hide it.
     #[test]
     fn a_table_is_installed_with_who_is_admitted() {
-        let direct = Admitted { remote: "198.51.100.7:4500".parse().unwrap(), private: None };
+        let direct = Admitted { remote: "198.51.100.7:4500".parse().unwrap(), alternate: None };
         let remote = "192.0.2.9:65535".parse().unwrap();
-        let private = Admitted { remote, private: Some([172, 29, 0, 3].into()) };
+        let alternate = Admitted { remote, alternate: Some([172, 29, 0, 3].into()) };
         let how = Installation { replacement: Replacement::Contents, reassembly: Reassembly::On };
-        let text = json(&spec(signed()), &[direct, private].into(), how);
+        let text = json(&spec(signed()), &[direct, alternate].into(), how);
         let ruleset: serde_json::Value = serde_json::from_str(&text).unwrap();
         let added: BTreeSet<String> = ruleset["nftables"]
             .as_array()
@@ -365,9 +365,9 @@ mod tests {
 
     #[test]
     fn every_chain_can_be_taken_away() {
-        let private: BTreeSet<_> = [[172, 29, 0, 0].into()].into();
+        let alternate: BTreeSet<_> = [[172, 29, 0, 0].into()].into();
         for control in [Control::Refuse, signed()] {
-            let all = chains(&RuleSpec { private: private.clone(), ..spec(control) });
+            let all = chains(&RuleSpec { alternate: alternate.clone(), ..spec(control) });
             assert!(all.iter().all(|(name, _)| CHAINS.contains(name)), "{all:?}");
         }
     }

@@ -62,8 +62,9 @@ pub struct TunnelStatus {
     pub up: bool,
     /// Our outer address and UDP port, `null` while the interface has none.
     pub local: Option<String>,
-    /// The private local address, while another tunnel holds the outer one.
-    pub private: Option<String>,
+    /// The alternate local address, while another tunnel holds the outer one.
+    #[serde(rename = "private")]
+    pub alternate: Option<String>,
     /// The other end's outer address and UDP port, `null` while it is not known.
     pub remote: Option<String>,
     /// All remotes of a tunnel with many ends.
@@ -405,7 +406,7 @@ mod tests {
             interface: interface.to_owned(),
             up: true,
             local: Some(remote.to_owned()),
-            private: None,
+            alternate: None,
             remote: Some(remote.to_owned()),
             remotes: None,
             admitted: true,

@@ -3,7 +3,7 @@
 
 use std::net::SocketAddr;
 
-use crate::engine::plan::ControlShape;
+use crate::engine::plan::PacketShape;
 use crate::wire::inner::Inner;
 
 /// What a payload is, before anybody asks who sent it.
@@ -18,26 +18,26 @@ pub enum Class {
 /// A packet of exactly the length of an authentication packet is data only if it says so itself,
 /// to the byte.
 #[inline]
-pub fn classify(payload: &[u8], control: Option<ControlShape>) -> Class {
+pub fn classify(payload: &[u8], control: Option<PacketShape>) -> Class {
     let Some(inner) = Inner::parse(payload) else { return Class::Other };
     match control {
-        Some(ControlShape::NotIpv4 { length, .. })
+        Some(PacketShape::NotIpv4 { length, .. })
             if payload.len() == usize::from(length) && inner.length != payload.len() =>
         {
             Class::Other
         }
-        Some(ControlShape::NotIpv4 { .. } | ControlShape::FromRemote { .. }) | None => {
+        Some(PacketShape::NotIpv4 { .. } | PacketShape::FromRemote { .. }) | None => {
             Class::Data(inner)
         }
     }
 }
 
 /// Whether the engine reads what `from` sent and is not data of an admitted remote.
-pub fn is_control(class: Class, from: SocketAddr, control: Option<ControlShape>) -> bool {
+pub fn is_control(class: Class, from: SocketAddr, control: Option<PacketShape>) -> bool {
     match (control, class) {
-        (None, _) | (Some(ControlShape::NotIpv4 { .. }), Class::Data(_)) => false,
-        (Some(ControlShape::NotIpv4 { .. }), Class::Other) => true,
-        (Some(ControlShape::FromRemote { ip, port }), Class::Data(_) | Class::Other) => {
+        (None, _) | (Some(PacketShape::NotIpv4 { .. }), Class::Data(_)) => false,
+        (Some(PacketShape::NotIpv4 { .. }), Class::Other) => true,
+        (Some(PacketShape::FromRemote { ip, port }), Class::Data(_) | Class::Other) => {
             ip.is_none_or(|ip| ip == from.ip()) && port.is_none_or(|port| port == from.port())
         }
     }
@@ -50,7 +50,7 @@ mod tests {
 
     use super::*;
 
-    const AUTH: Option<ControlShape> = Some(ControlShape::NotIpv4 { length: 73, longest: 512 });
+    const AUTH: Option<PacketShape> = Some(PacketShape::NotIpv4 { length: 73, longest: 512 });
 
     fn data(length: usize) -> Vec<u8> {
         let mut packet = Vec::new();
@@ -79,7 +79,7 @@ mod tests {
         assert!(!is_control(inner, from, AUTH));
         assert!(!is_control(Class::Other, from, None));
         let remote = |ip: Option<&str>, port| {
-            Some(ControlShape::FromRemote { ip: ip.map(|ip| ip.parse().unwrap()), port })
+            Some(PacketShape::FromRemote { ip: ip.map(|ip| ip.parse().unwrap()), port })
         };
         for class in [inner, Class::Other] {
             assert!(is_control(class, from, remote(None, None)));

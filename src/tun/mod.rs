@@ -25,9 +25,9 @@ mod coalesce;
 mod device;
 mod drops;
 mod ecn;
+mod fd_store;
 mod flow;
 mod fragment;
-mod handover;
 mod lanes;
 mod large;
 mod limit;
@@ -62,13 +62,13 @@ use std::time::Duration;
 
 use crate::engine::Outgoing;
 use crate::engine::config::DeviceName;
-use crate::engine::forwarding::{ForwardSpec, Forwarding};
+use crate::engine::forwarding::{Forwarding, PeerTable};
 use crate::engine::socket::SocketSpec;
 use crate::engine::surroundings::Surroundings;
 
 use device::{Interface, Offload};
 use drops::{Drops, Reason};
-pub use handover::{Kept, forget, inherited};
+pub use fd_store::{StoredFds, forget, inherited};
 use lanes::{Inlet, Lane, Outlet, lanes};
 pub use offloads::Offloads;
 use path::Paths;
@@ -161,7 +161,12 @@ impl Datapath {
     ///
     /// # Errors
     /// `InvalidInput` when they are not those; then nothing was taken over.
-    pub fn take_over(&self, device: &DeviceName, spec: &SocketSpec, kept: Kept) -> io::Result<()> {
+    pub fn take_over(
+        &self,
+        device: &DeviceName,
+        spec: &SocketSpec,
+        kept: StoredFds,
+    ) -> io::Result<()> {
         let Some(socket) = kept.socket else { return Err(io::ErrorKind::InvalidInput.into()) };
         if kept.queues.len() != self.queues {
             return Err(io::ErrorKind::InvalidInput.into());
@@ -182,7 +187,7 @@ impl Datapath {
     pub fn keep(&self) -> io::Result<()> {
         let (interface, socket) = (self.shared.interface(), self.shared.socket());
         let queues = interface.iter().flat_map(|interface| interface.queues());
-        handover::keep(queues.map(AsFd::as_fd), socket.as_ref().map(|socket| socket.as_fd()))
+        fd_store::keep(queues.map(AsFd::as_fd), socket.as_ref().map(|socket| socket.as_fd()))
     }
 
     fn use_interface(&self, interface: Interface) -> io::Result<()> {
@@ -232,7 +237,7 @@ impl Datapath {
             {
                 *write(&self.shared.socket) = None;
                 self.shared.changed.wake();
-                let _ = handover::forget(); // the service manager may have it as well
+                let _ = fd_store::forget(); // the service manager may have it as well
                 return Err(e);
             }
             opened => opened?,
@@ -260,7 +265,7 @@ impl Datapath {
     ///
     /// # Errors
     /// Too many threads.
-    pub fn set_forwarding(&self, spec: ForwardSpec) -> io::Result<()> {
+    pub fn set_forwarding(&self, spec: PeerTable) -> io::Result<()> {
         let first = !self.shared.is_open();
         let readers = match self.shared.interface().filter(|_| first) {
             Some(interface) => self.readers(&interface)?,
@@ -285,7 +290,7 @@ impl Datapath {
         }
     }
 
-    pub fn forwarding(&self) -> ForwardSpec {
+    pub fn forwarding(&self) -> PeerTable {
         self.shared.forwarding().spec().clone()
     }
 

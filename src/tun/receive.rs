@@ -13,7 +13,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use crate::engine::forwarding::{Forwarding, Judgement};
-use crate::engine::plan::ControlShape;
+use crate::engine::plan::PacketShape;
 use crate::wire::inner::{self, Inner};
 
 use super::Shared;
@@ -329,7 +329,7 @@ impl Sender {
         }
     }
 
-    fn control_or(&self, reason: Reason, class: Class, control: Option<ControlShape>) -> Verdict {
+    fn control_or(&self, reason: Reason, class: Class, control: Option<PacketShape>) -> Verdict {
         match is_control(class, self.from, control) {
             true => Verdict::Control,
             false => Verdict::Drop(reason),

@@ -101,7 +101,7 @@ fn ipv6_in_the_tunnel_and_around_it() {
         "AddressOn(2001:db8::2, DeviceName(\"eth0\"))"
     );
     assert_eq!(client.tunnel.port.get(), 7);
-    assert_eq!(client.server.host, Host::Address("2001:db8::1".parse().unwrap()));
+    assert_eq!(client.server.host, HostName::Address("2001:db8::1".parse().unwrap()));
     let single = "-s --fou-local-ip 2001:db8::1 --fou-remote-ip 2001:db8::2 --auth-by-remote-ip";
     let Role::Server(server) = run(single).role else { panic!("no server") };
     assert_eq!(server.tunnel.outer, Outer::Address("2001:db8::1".parse().unwrap()));

@@ -10,7 +10,7 @@ fn a_server_has_defaults_for_everything_but_its_own_end() {
     assert_eq!(tunnel.inner_peer.to_string(), "172.28.0.1/32");
     assert_eq!(tunnel.outer, Outer::Device("eth0".parse().unwrap()));
     assert_eq!(tunnel.port.get(), 10000);
-    assert_eq!(tunnel.private, PrivateAddress::WhenTaken("172.29.0.0".parse().unwrap()));
+    assert_eq!(tunnel.alternate, AlternateAddress::WhenTaken("172.29.0.0".parse().unwrap()));
     assert_eq!(tunnel.checksum, None);
     assert_eq!(tunnel.source_check, SourceCheck::Strict);
     assert_eq!(tunnel.auth_ttl, None);
@@ -29,7 +29,7 @@ fn a_client_needs_its_end_its_server_and_its_inner_address() {
     let ClientConfig { tunnel, server, credential, keepalive } = client("");
     assert_eq!(tunnel.inner.to_string(), "172.28.0.1");
     assert_eq!(tunnel.inner_peer.to_string(), "172.28.0.0/32");
-    assert_eq!(server.host, Host::Address("203.0.113.1".parse().unwrap()));
+    assert_eq!(server.host, HostName::Address("203.0.113.1".parse().unwrap()));
     assert_eq!(server.port.get(), 10000);
     assert!(matches!(credential, Credential::Empty));
     assert_eq!(keepalive, None);
@@ -42,7 +42,7 @@ fn the_number_sets_the_rest() {
     assert_eq!(with.tunnel.port.get(), 10300);
     assert_eq!(with.tunnel.inner.to_string(), "172.28.2.88");
     assert_eq!(with.tunnel.inner_peer.to_string(), "172.28.2.89/32");
-    assert_eq!(with.tunnel.private.address().to_string(), "172.29.1.44");
+    assert_eq!(with.tunnel.alternate.address().to_string(), "172.29.1.44");
     assert_eq!(with.queue.number, 300);
     assert_eq!(with.tunnel.rules.table, "other-300");
 }
@@ -93,7 +93,7 @@ fn three_in_one_wins_over_the_single_options() {
         }
     }
     let server = client("-r other.example:7 --fou-remote-ip 192.0.2.9").server;
-    assert_eq!(server.host, Host::Name("other.example".into()));
+    assert_eq!(server.host, HostName::Name("other.example".into()));
     let parts = "-b 192.0.2.1 --fou-remote-ip s.example --fou-remote-port 7 --tunl-ip 10.0.0.1";
     assert!(matches!(run(parts).role, Role::Client(_)));
 }

@@ -14,10 +14,10 @@ const A: &str = "198.51.100.7:4500";
 const SERVER: &str = "203.0.113.9";
 
 fn calling(config: impl FnOnce(&mut ClientConfig)) -> Play {
-    let mut client = client(Host::Address(SERVER.parse().unwrap()), None);
+    let mut client = client(HostName::Address(SERVER.parse().unwrap()), None);
     config(&mut client);
     let role = Role::Client(client);
-    Play::start_on(Datapath::Tun, role, PlayedHost::new(), Memory::default())
+    Play::start_on(Datapath::Tun, role, FakeHost::new(), Memory::default())
 }
 
 fn turned_on(spec: &GatewaySpec) -> &BTreeSet<String> {
@@ -31,9 +31,9 @@ fn gateway(tunnel: &mut TunnelConfig) {
 
 #[test]
 fn everything_but_our_own_packets_goes_through_the_tunnel() {
-    let mut host = PlayedHost::new();
+    let mut host = FakeHost::new();
     host.found.rp_filter_of_all = 1;
-    let mut config = client(Host::Address(SERVER.parse().unwrap()), None);
+    let mut config = client(HostName::Address(SERVER.parse().unwrap()), None);
     gateway(&mut config.tunnel);
     config.tunnel.gateway.default_route = true;
     config.tunnel.gateway.dns = vec!["9.9.9.9".parse().unwrap()];
@@ -106,7 +106,7 @@ fn a_full_tunnel_that_is_not_asked_for_any_more_is_taken_back() {
     });
     let mut left = play.host.clone();
     left.remove_interface("ipipou0");
-    let mut config = client(Host::Address(SERVER.parse().unwrap()), None);
+    let mut config = client(HostName::Address(SERVER.parse().unwrap()), None);
     config.tunnel.gateway.mark = 0x6970_0000;
     let again = Play::start_on(Datapath::Tun, Role::Client(config), left, play.memory);
     assert!(again.host.found.policy_rules.is_empty());
@@ -128,7 +128,7 @@ fn a_gateway_forwards_and_leaves_the_host_as_it_was() {
             config.tunnel.gateway.forward = masquerade.is_none();
             config.tunnel.gateway.masquerade = masquerade.clone();
             let role = Role::Server(config);
-            let mut play = Play::start_on(datapath, role, PlayedHost::new(), Memory::default());
+            let mut play = Play::start_on(datapath, role, FakeHost::new(), Memory::default());
             assert_eq!(play.host.found.gateway, GatewayFound::Missing, "no tunnel yet");
             let proof = play.proof();
             play.receive(at(A), &proof);
@@ -167,7 +167,7 @@ fn a_network_around_the_server_does_not_catch_our_own_packets() {
 
 /// A server that masquerades and the client it knows, on a host with a second interface.
 fn serving_gateway(datapath: Datapath) -> Play {
-    let mut host = PlayedHost::new();
+    let mut host = FakeHost::new();
     host.add_interface("eth1", 9, InterfaceKind::Other);
     let mut config = server(None);
     config.tunnel.gateway.masquerade = Some(Masquerade::Anywhere);
@@ -238,7 +238,7 @@ fn a_host_that_others_made_a_router_is_left_to_them() {
     assert!(forwards(&play, "eth0") && forwards(&play, "eth1"));
 
     // A router before us, which did not forward from one network.
-    let mut host = PlayedHost::new();
+    let mut host = FakeHost::new();
     host.found.ip_forward = true;
     let mut config = server(None);
     config.tunnel.gateway.forward = true;
@@ -253,13 +253,13 @@ fn a_host_that_others_made_a_router_is_left_to_them() {
 
 #[test]
 fn nothing_leads_into_the_tunnel_when_its_packets_lose_their_mark() {
-    let mut config = client(Host::Address(SERVER.parse().unwrap()), None);
+    let mut config = client(HostName::Address(SERVER.parse().unwrap()), None);
     gateway(&mut config.tunnel);
     config.tunnel.gateway.default_route = true;
     let role = Role::Client(config);
-    let play = Play::start_on(Datapath::Kernel, role, PlayedHost::new(), Memory::default());
+    let play = Play::start_on(Datapath::Kernel, role, FakeHost::new(), Memory::default());
     assert_eq!(play.host.link("ipipou0").unwrap().mark, 0x6970_0000);
-    let mut config = client(Host::Address(SERVER.parse().unwrap()), None);
+    let mut config = client(HostName::Address(SERVER.parse().unwrap()), None);
     config.tunnel.gateway.mark = 0x6970_0000; // as the tunnel's number gives it, used or not
     let play = Play::start_on(Datapath::Kernel, Role::Client(config), play.host, play.memory);
     assert_eq!(play.host.link("ipipou0").unwrap().mark, 0);

@@ -25,7 +25,7 @@ fn the_rules_move_with_the_outer_address() {
 
 #[test]
 fn there_is_no_listener_before_its_rules() {
-    let mut host = PlayedHost::new();
+    let mut host = FakeHost::new();
     host.broken = "install rules";
     let mut play = Play::start(Role::Server(server(None)), host, Memory::default());
     assert!(play.host.found.listeners.is_empty());
@@ -37,7 +37,7 @@ fn there_is_no_listener_before_its_rules() {
 #[test]
 fn nothing_is_sent_to_who_is_not_admitted_any_more() {
     let role = Role::Server(server(Some(10 * SECOND)));
-    let mut play = Play::start(role, PlayedHost::new(), Memory::default());
+    let mut play = Play::start(role, FakeHost::new(), Memory::default());
     let proof = play.proof();
     play.receive(at(A), &proof);
     assert!(rules(&play).silenced.is_empty());
@@ -47,7 +47,7 @@ fn nothing_is_sent_to_who_is_not_admitted_any_more() {
     let proof = play.proof();
     play.receive(at(B), &proof);
     assert!(rules(&play).silenced.is_empty());
-    assert_eq!(play.host.admitted(), [Admitted { remote: at(B), private: None }].into());
+    assert_eq!(play.host.admitted(), [Admitted { remote: at(B), alternate: None }].into());
 }
 
 #[test]
@@ -65,17 +65,17 @@ fn a_clients_packets_are_tracked_and_a_servers_are_not() {
 }
 
 #[test]
-fn private_addresses_are_guarded_while_they_are_there() {
+fn alternate_addresses_are_guarded_while_they_are_there() {
     let mut play = serving();
-    assert!(rules(&play).private.is_empty());
+    assert!(rules(&play).alternate.is_empty());
     play.host.add_strange_link(*at(A).ip());
     play.read();
     let proof = play.proof();
     play.receive(at(A), &proof);
-    assert_eq!(rules(&play).private, ["172.29.0.0".parse().unwrap()].into());
+    assert_eq!(rules(&play).alternate, ["172.29.0.0".parse().unwrap()].into());
     let proof = play.proof();
     play.receive(at(B), &proof);
-    assert!(rules(&play).private.is_empty());
+    assert!(rules(&play).alternate.is_empty());
     assert_eq!(play.engine.counters().repaired, 0);
 }
 
@@ -87,7 +87,7 @@ fn plain_ipip_of_others_between_the_same_hosts_is_left_to_them() {
     let elsewhere: Ipv4Addr = "192.0.2.9".parse().unwrap();
     let here: Ipv4Addr = OUTER;
     let there = *at(A).ip();
-    for (local, remote, up, private) in [
+    for (local, remote, up, alternate) in [
         (any, any, true, true),
         (any, any, false, false), // the module's own
         (here, any, true, true),
@@ -104,13 +104,13 @@ fn plain_ipip_of_others_between_the_same_hosts_is_left_to_them() {
         let proof = play.proof();
         play.receive(at(A), &proof);
         let admitted = play.host.admitted().first().copied().unwrap();
-        assert_eq!(admitted.private.is_some(), private, "{link:?} up: {up}");
+        assert_eq!(admitted.alternate.is_some(), alternate, "{link:?} up: {up}");
         // Ours follows when it comes up later.
         play.host.each_interface(|i| i.up = true);
         play.read();
         let admitted = play.host.admitted().first().copied().unwrap();
         let takes = [any, here].contains(&local) && [any, there].contains(&remote);
-        assert_eq!(admitted.private.is_some(), takes, "{link:?}");
+        assert_eq!(admitted.alternate.is_some(), takes, "{link:?}");
     }
 }
 
@@ -133,7 +133,7 @@ fn a_remote_cannot_be_just_anywhere() {
     ];
     for datapath in [Datapath::Kernel, Datapath::Tun] {
         let role = Role::Server(server(None));
-        let mut play = Play::start_on(datapath, role, PlayedHost::new(), Memory::default());
+        let mut play = Play::start_on(datapath, role, FakeHost::new(), Memory::default());
         for (number, source) in (1..).zip(sources) {
             let proof = play.proof();
             play.receive(at(source), &proof);

@@ -9,7 +9,7 @@ use ipipou::engine::host::{
     Address, Encapsulation, Found, GatewayFound, GatewaySpec, Interface, InterfaceAddress,
     InterfaceKind, IpipLink, Listener, NameServers, Route, RouteTarget, RulesFound, Traffic, Way,
 };
-use ipipou::engine::plan::{Forwards, LinkKind, RuleSpec, Step, WantedLink};
+use ipipou::engine::plan::{LinkForwarding, LinkKind, RuleSpec, Step, WantedLink};
 use ipnet::IpNet;
 
 pub const LOOPBACK: u32 = 1;
@@ -18,7 +18,7 @@ pub const OUTER: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 1);
 pub const STRANGER: &str = "stranger0";
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PlayedHost {
+pub struct FakeHost {
     pub found: Found,
     /// Steps with these words fail.
     pub broken: &'static str,
@@ -38,10 +38,10 @@ pub enum Refused {
     Broken,
 }
 
-impl PlayedHost {
+impl FakeHost {
     /// `lo` and `eth0` with one address each.
     pub fn new() -> Self {
-        let mut host = PlayedHost {
+        let mut host = FakeHost {
             found: Found::default(),
             broken: "",
             rules: None,
@@ -151,9 +151,9 @@ impl PlayedHost {
                 self.found.rules = RulesFound::Missing;
                 self.check_guarded();
             }
-            Step::AddPrivateAddress(private) => self.add_address(LOOPBACK, *private, 32),
-            Step::RemovePrivateAddress(private) => {
-                let gone = (LOOPBACK, IpAddr::V4(*private));
+            Step::AddAlternateAddress(alternate) => self.add_address(LOOPBACK, *alternate, 32),
+            Step::RemoveAlternateAddress(alternate) => {
+                let gone = (LOOPBACK, IpAddr::V4(*alternate));
                 self.found.addresses.retain(|a| (a.interface, a.value.local) != gone);
             }
             Step::AddListener(listener) => self.add_listener(*listener),
@@ -162,9 +162,9 @@ impl PlayedHost {
             }
             Step::CreateLink(wanted) => self.create(wanted)?,
             Step::ChangeLink(wanted) => self.change(wanted)?,
-            Step::DressLink(wanted) => {
+            Step::ConfigureLink(wanted) => {
                 let interface = self.interface(&wanted.device);
-                if wanted.forwards != Forwards::HostDefault {
+                if wanted.forwards != LinkForwarding::HostDefault {
                     interface.forwarding = Some(true);
                 }
                 interface.up = true;
@@ -225,7 +225,7 @@ impl PlayedHost {
             let is_guarded = |rules: &RuleSpec| {
                 let local = listener.local.expect("a listener on every address");
                 rules.port == listener.port
-                    && (rules.outer == local || rules.private.contains(&local))
+                    && (rules.outer == local || rules.alternate.contains(&local))
             };
             assert!(guards.is_some_and(is_guarded), "{listener} is unguarded: {guards:?}");
         }

@@ -10,7 +10,7 @@ fn told(play: &Play) -> Vec<String> {
 }
 
 #[test]
-fn a_tunnel_whose_addresses_were_taken_is_up_with_the_private_one() {
+fn a_tunnel_whose_addresses_were_taken_is_up_with_the_alternate_one() {
     let mut play = serving();
     play.host.add_strange_link(*at(A).ip()); // another server took the pair at the same moment
     let proof = play.proof();
@@ -22,7 +22,7 @@ fn a_tunnel_whose_addresses_were_taken_is_up_with_the_private_one() {
             "refused: create ipipou0 local 203.0.113.1 remote 198.51.100.7:4500 on interface 2",
             "install rules ipipou-0 for 203.0.113.1:10000, \
              admitting 198.51.100.7:4500 as 172.29.0.0",
-            "add private address 172.29.0.0",
+            "add alternate address 172.29.0.0",
             "add FOU listener 172.29.0.0:10000 on interface 2",
             "create ipipou0 local 172.29.0.0 remote 198.51.100.7:4500 on interface 2",
             "set ipipou0 up",
@@ -101,7 +101,7 @@ fn who_moves_on_in_the_meantime_is_told_of_once() {
 #[test]
 fn who_has_run_out_before_the_tunnel_was_made_is_not_up() {
     let role = Role::Server(server(Some(10 * SECOND)));
-    let mut play = Play::start(role, PlayedHost::new(), Memory::default());
+    let mut play = Play::start(role, FakeHost::new(), Memory::default());
     play.host.broken = "create";
     let proof = play.proof();
     play.receive(at(A), &proof);
@@ -116,7 +116,7 @@ fn who_has_run_out_before_the_tunnel_was_made_is_not_up() {
 fn a_tunnel_is_up_before_the_routes_into_it_are_right() {
     let mut config = server(None);
     config.tunnel.gateway.routes = vec![net("10.8.0.0/16")];
-    let mut host = PlayedHost::new();
+    let mut host = FakeHost::new();
     host.broken = "add route";
     let mut play = Play::start(Role::Server(config), host, Memory::default());
     let proof = play.proof();
@@ -129,7 +129,7 @@ fn a_tunnel_is_up_before_the_routes_into_it_are_right() {
 #[test]
 fn every_client_of_a_shared_server_is_told_of_when_its_packets_go() {
     let role = Role::Server(super::memory::learning(8));
-    let mut play = Play::start_on(Datapath::Tun, role, PlayedHost::new(), Memory::default());
+    let mut play = Play::start_on(Datapath::Tun, role, FakeHost::new(), Memory::default());
     play.host.broken = "forward to";
     for remote in [A, B] {
         let proof = play.proof();

@@ -26,7 +26,7 @@ fn server_of(seed: u8) -> ServerConfig {
 }
 
 fn serving(memory: Memory) -> Play {
-    Play::start(Role::Server(server(None)), PlayedHost::new(), memory)
+    Play::start(Role::Server(server(None)), FakeHost::new(), memory)
 }
 
 pub fn learning(limit: usize) -> ServerConfig {
@@ -38,7 +38,7 @@ pub fn learning(limit: usize) -> ServerConfig {
 }
 
 fn learner(limit: usize, memory: Memory) -> Play {
-    Play::start_on(Datapath::Tun, Role::Server(learning(limit)), PlayedHost::new(), memory)
+    Play::start_on(Datapath::Tun, Role::Server(learning(limit)), FakeHost::new(), memory)
 }
 
 /// Starts again after a kill, `later`, with what was on disk.
@@ -165,9 +165,9 @@ fn happening() -> impl Strategy<Value = Happening> {
 }
 
 fn calling(memory: Memory, skew: i64) -> Play {
-    let host = Host::Address("203.0.113.9".parse().unwrap());
+    let host = HostName::Address("203.0.113.9".parse().unwrap());
     let role = Role::Client(client(host, Some(27 * SECOND)));
-    let mut play = Play::stopped_at(skew, Datapath::Kernel, role, PlayedHost::new(), memory);
+    let mut play = Play::stopped_at(skew, Datapath::Kernel, role, FakeHost::new(), memory);
     play.read();
     play
 }
@@ -340,7 +340,7 @@ fn after_a_loss_no_packet_of_before_makes_a_tunnel() {
     for memory in [Memory::lost(), Memory::default()] {
         let first = memory == Memory::default();
         let role = Role::Server(server(None));
-        let mut play = Play::stopped_at(skew, Datapath::Kernel, role, PlayedHost::new(), memory);
+        let mut play = Play::stopped_at(skew, Datapath::Kernel, role, FakeHost::new(), memory);
         play.read();
         play.receive(at(STRANGER), &captured);
         assert_eq!(play.refused(Reject::OlderThanStart), u64::from(!first));
@@ -465,7 +465,7 @@ fn every_key_has_a_memory_of_its_own() {
     let packet = |seed| key(seed).packet(START, [1, 2, 3, 4]);
     let with = |config: ServerConfig, memory: &Memory, payload: &[u8]| {
         let role = Role::Server(config);
-        let mut play = Play::start(role, PlayedHost::new(), memory.clone());
+        let mut play = Play::start(role, FakeHost::new(), memory.clone());
         play.receive(at(A), payload);
         (play.accepted(), play.refused(Reject::Replayed), play.memory)
     };
@@ -556,7 +556,7 @@ fn each_of_many_clients_has_its_own_time_and_its_own_answer() {
     config.lifetime = Some(10 * SECOND);
     config.reply = ipipou::engine::config::Reply::Reversed;
     let role = Role::Server(config);
-    let mut play = Play::start_on(Datapath::Tun, role, PlayedHost::new(), Memory::default());
+    let mut play = Play::start_on(Datapath::Tun, role, FakeHost::new(), Memory::default());
     let first = play.proof();
     play.receive(at(A), &first);
     play.pass(6 * SECOND);

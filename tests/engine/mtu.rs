@@ -21,7 +21,7 @@ fn with_client(change: impl Fn(&mut ServerConfig), check: impl Fn(&mut Play)) {
         let mut config = server(None);
         change(&mut config);
         let mut play =
-            Play::start_on(datapath, Role::Server(config), PlayedHost::new(), Memory::default());
+            Play::start_on(datapath, Role::Server(config), FakeHost::new(), Memory::default());
         let proof = play.proof();
         play.receive(at("198.51.100.7:4500"), &proof);
         check(&mut play);
@@ -102,7 +102,7 @@ fn with_ipv6_inside_it_is_never_too_small_for_that() {
     let mut config = server(None);
     config.tunnel.inner6 = Some("fd00::1/64".parse().unwrap());
     let role = Role::Server(config);
-    let mut play = Play::start_on(Datapath::Tun, role, PlayedHost::new(), Memory::default());
+    let mut play = Play::start_on(Datapath::Tun, role, FakeHost::new(), Memory::default());
     let proof = play.proof();
     play.receive(at("198.51.100.7:4500"), &proof);
     set(&mut play, UPLINK, 1300);
@@ -114,10 +114,10 @@ fn another_uplink_has_another() {
     for (outer, datapath) in
         [(Outer::Route, Datapath::Kernel), (Outer::Address(host::OUTER.into()), Datapath::Tun)]
     {
-        let mut config = client(Host::Address("198.51.100.7".parse().unwrap()), None);
+        let mut config = client(HostName::Address("198.51.100.7".parse().unwrap()), None);
         config.tunnel.outer = outer;
         let role = Role::Client(config);
-        let mut play = Play::start_on(datapath, role, PlayedHost::new(), Memory::default());
+        let mut play = Play::start_on(datapath, role, FakeHost::new(), Memory::default());
         assert_eq!(mtu(&play), 1472);
         let kind = ipipou::engine::host::InterfaceKind::Other;
         play.host.add_interface("wlan0", 900, kind);

@@ -53,7 +53,7 @@ fn happening() -> impl Strategy<Value = Happening> {
         1 => (0..4u8).prop_map(PairIsTaken),
         1 => Just(PairIsFree),
         2 => prop::sample::select(vec![
-            "install rules", "admit", "add FOU", "remove FOU", "create", "change", "remove private",
+            "install rules", "admit", "add FOU", "remove FOU", "create", "change", "remove alternate",
         ]).prop_map(Refusing),
         3 => Just(Read),
         2 => (0..30u16).prop_map(Pass),
@@ -82,7 +82,7 @@ struct LastProof {
 /// Plays it all to a server and checks after every event.
 fn play_all(happenings: Vec<Happening>, lifetime: Option<Duration>) {
     let role = || Role::Server(server(lifetime));
-    let mut play = Play::start(role(), PlayedHost::new(), Memory::default());
+    let mut play = Play::start(role(), FakeHost::new(), Memory::default());
     let mut proven: Option<LastProof> = None;
     let mut last_proof = Vec::new();
     // Whom this process was told of by the one before.
@@ -210,7 +210,7 @@ fn seconds(time: Duration) -> i64 {
 }
 
 /// Who is at the other end of the tunnel.
-fn remote_of(host: &PlayedHost) -> Option<SocketAddrV4> {
+fn remote_of(host: &FakeHost) -> Option<SocketAddrV4> {
     let link = host.link("ipipou0")?;
     match link.encapsulation {
         Encapsulation::Fou { destination_port, .. } => {
@@ -252,7 +252,7 @@ proptest! {
     fn a_host_that_is_right_is_left_alone(
         happenings in proptest::collection::vec(happening(), 0..20),
     ) {
-        let mut play = Play::start(Role::Server(server(None)), PlayedHost::new(), Memory::default());
+        let mut play = Play::start(Role::Server(server(None)), FakeHost::new(), Memory::default());
         for happening in &happenings {
             if let Happening::Proof(from) = happening {
                 let proof = play.proof();
@@ -268,7 +268,7 @@ proptest! {
     /// Whatever is found, removing twice is removing once.
     #[test]
     fn removal_is_complete(proofs in proptest::collection::vec(0..4u8, 0..5)) {
-        let mut play = Play::start(Role::Server(server(None)), PlayedHost::new(), Memory::default());
+        let mut play = Play::start(Role::Server(server(None)), FakeHost::new(), Memory::default());
         for from in proofs {
             let proof = play.proof();
             play.receive(source(from), &proof);

@@ -11,12 +11,12 @@ pub const B: &str = "198.51.100.8:4501";
 pub const SECOND: Duration = Duration::from_secs(1);
 
 pub fn serving() -> Play {
-    Play::start(Role::Server(server(None)), PlayedHost::new(), Memory::default())
+    Play::start(Role::Server(server(None)), FakeHost::new(), Memory::default())
 }
 
 pub fn calling(keepalive: Option<Duration>) -> Play {
-    let host = Host::Address("203.0.113.9".parse().unwrap());
-    Play::start(Role::Client(client(host, keepalive)), PlayedHost::new(), Memory::default())
+    let host = HostName::Address("203.0.113.9".parse().unwrap());
+    Play::start(Role::Client(client(host, keepalive)), FakeHost::new(), Memory::default())
 }
 
 #[test]
@@ -103,12 +103,12 @@ fn a_start_after_a_kill_takes_the_running_tunnel_over() {
         again.applied,
         ["install rules ipipou-0 for 203.0.113.1:10000, admitting 198.51.100.7:4500"]
     );
-    assert_eq!(again.host.admitted(), [Admitted { remote: at(A), private: None }].into());
+    assert_eq!(again.host.admitted(), [Admitted { remote: at(A), alternate: None }].into());
 }
 
 /// Another process with this configuration, after one was killed that knows a client.
 fn after_a_kill(first: ServerConfig, age: Duration, second: ServerConfig) -> Play {
-    let mut play = Play::start(Role::Server(first), PlayedHost::new(), Memory::default());
+    let mut play = Play::start(Role::Server(first), FakeHost::new(), Memory::default());
     let proof = play.proof();
     play.receive(at(A), &proof);
     play.pass(age);
@@ -170,7 +170,7 @@ fn a_start_on_another_port_takes_the_old_door_away() {
 }
 
 #[test]
-fn the_private_address_is_used_while_the_pair_is_taken() {
+fn the_alternate_address_is_used_while_the_pair_is_taken() {
     let mut play = serving();
     play.host.add_strange_link(*at(A).ip());
     play.read();
@@ -181,7 +181,7 @@ fn the_private_address_is_used_while_the_pair_is_taken() {
     assert!(play.host.found.has_local(link.local.into()));
     assert_eq!(
         play.host.admitted(),
-        [Admitted { remote: at(A), private: Some(link.local) }].into()
+        [Admitted { remote: at(A), alternate: Some(link.local) }].into()
     );
     // Elsewhere the pair is free.
     let proof = play.proof();
@@ -191,7 +191,7 @@ fn the_private_address_is_used_while_the_pair_is_taken() {
 }
 
 #[test]
-fn a_pair_that_was_taken_unseen_is_answered_with_the_private_address() {
+fn a_pair_that_was_taken_unseen_is_answered_with_the_alternate_address() {
     let mut play = serving();
     play.host.add_strange_link(*at(A).ip()); // not read yet
     let proof = play.proof();
@@ -204,7 +204,7 @@ fn a_link_that_somebody_renamed_is_made_anew_with_the_same_addresses() {
     for foreign in [false, true] {
         let mut play = serving();
         if foreign {
-            play.host.add_strange_link(*at(A).ip()); // ours has the private address
+            play.host.add_strange_link(*at(A).ip()); // ours has the alternate address
             play.read();
         }
         let proof = play.proof();
@@ -225,7 +225,7 @@ fn a_link_that_somebody_renamed_is_made_anew_with_the_same_addresses() {
 #[test]
 fn an_authentication_runs_out_and_is_renewed() {
     let role = Role::Server(server(Some(10 * SECOND)));
-    let mut play = Play::start(role, PlayedHost::new(), Memory::default());
+    let mut play = Play::start(role, FakeHost::new(), Memory::default());
     let proof = play.proof();
     play.receive(at(A), &proof);
     play.pass(9 * SECOND);
@@ -244,7 +244,7 @@ fn what_goes_missing_comes_back() {
     let proof = play.proof();
     play.receive(at(A), &proof);
     let whole = play.host.admitted();
-    type Breakage = fn(&mut PlayedHost);
+    type Breakage = fn(&mut FakeHost);
     let breakages: [Breakage; 6] = [
         |h| h.found.rules = RulesFound::Missing,
         |h| h.found.rules = RulesFound::Intact([].into()),
@@ -273,7 +273,7 @@ fn guarded(play: &Play) -> Option<String> {
 
 #[test]
 fn nothing_listens_before_the_rules_are_installed() {
-    let mut host = PlayedHost::new();
+    let mut host = FakeHost::new();
     host.broken = "install rules";
     let mut play = Play::start(Role::Server(server(None)), host, Memory::default());
     play.pass(3 * SECOND);
@@ -347,9 +347,9 @@ fn a_client_makes_its_tunnel_and_proves_itself() {
 
 #[test]
 fn a_client_that_cannot_send_waits_without_haste() {
-    let mut host = PlayedHost::new();
+    let mut host = FakeHost::new();
     host.found.addresses.retain(|a| a.value.local != OUTER);
-    let server = Host::Name("server.example".into());
+    let server = HostName::Name("server.example".into());
     let role = Role::Client(client(server, Some(SECOND)));
     let mut play = Play::start(role, host, Memory::default());
     for _ in 0..2 {
@@ -394,8 +394,8 @@ fn a_client_that_ends_sends_nothing_more() {
 
 #[test]
 fn a_client_goes_on_with_the_tunnel_that_it_finds_until_the_name_is_looked_up() {
-    let role = || Role::Client(client(Host::Name("server.example".into()), None));
-    let mut play = Play::start(role(), PlayedHost::new(), Memory::default());
+    let role = || Role::Client(client(HostName::Name("server.example".into()), None));
+    let mut play = Play::start(role(), FakeHost::new(), Memory::default());
     let (one, two) = ("203.0.113.9".parse().unwrap(), "203.0.113.10".parse().unwrap());
     play.handle(Event::Resolved(vec![one]));
     let left = play.host.clone();
@@ -507,9 +507,9 @@ fn a_client_proves_itself_anew_behind_another_router() {
 
 #[test]
 fn a_fixed_outer_address_that_goes_away_is_waited_for() {
-    let mut config = client(Host::Address("203.0.113.9".parse().unwrap()), None);
+    let mut config = client(HostName::Address("203.0.113.9".parse().unwrap()), None);
     config.tunnel.outer = Outer::Address(OUTER.into());
-    let mut play = Play::start(Role::Client(config), PlayedHost::new(), Memory::default());
+    let mut play = Play::start(Role::Client(config), FakeHost::new(), Memory::default());
     play.host.found.addresses.retain(|a| a.value.local != OUTER);
     play.read();
     assert!(matches!(play.reports.last(), Some(Report::OuterMissing(_))));
@@ -540,7 +540,7 @@ fn a_client_proves_itself_anew_from_a_new_address() {
 
 /// What a process with `-b @eth0` takes, when the interface has these addresses from the start.
 fn outer_of(addresses: &[(&str, Scope, AddressState)]) -> Option<String> {
-    let mut host = PlayedHost::new();
+    let mut host = FakeHost::new();
     host.found.addresses.retain(|a| a.value.local != OUTER);
     host.found.way = None;
     for (address, scope, state) in addresses {
@@ -578,7 +578,7 @@ fn the_outer_address_is_one_that_is_good_beyond_the_link() {
 fn the_outer_address_in_use_stays_while_it_is_there() {
     let mut play = serving();
     let other = |scope| {
-        let mut host = PlayedHost::new();
+        let mut host = FakeHost::new();
         host.add_address(super::host::ETH0, "192.0.2.7".parse().unwrap(), 24);
         let mut address = host.found.addresses.pop().unwrap();
         address.scope = scope;
@@ -604,11 +604,11 @@ fn the_outer_address_in_use_stays_while_it_is_there() {
 
 #[test]
 fn the_kernel_says_which_outer_address_a_client_has() {
-    let mut host = PlayedHost::new();
+    let mut host = FakeHost::new();
     let routed = "192.0.2.7".parse().unwrap();
     host.add_address(super::host::ETH0, routed, 24);
     host.found.way.as_mut().unwrap().source = routed.into();
-    let server = Host::Address("203.0.113.9".parse().unwrap());
+    let server = HostName::Address("203.0.113.9".parse().unwrap());
     let role = Role::Client(client(server, None));
     let mut play = Play::start(role, host, Memory::default());
     assert_eq!(play.sent[0].from, outer_at("192.0.2.7:10000"));
@@ -618,7 +618,7 @@ fn the_kernel_says_which_outer_address_a_client_has() {
         play.host.found.way = source.and(play.host.found.way);
         play.read();
         assert_eq!(play.engine.status().outer, Some(outer_at("192.0.2.7:10000")));
-        play.host.found.way = PlayedHost::new().found.way;
+        play.host.found.way = FakeHost::new().found.way;
     }
     play.read();
     assert!(play.reports.contains(&Report::OuterAddress(OUTER.into())));
@@ -627,8 +627,8 @@ fn the_kernel_says_which_outer_address_a_client_has() {
 
 #[test]
 fn a_client_follows_a_server_that_moved() {
-    let role = Role::Client(client(Host::Name("server.example".into()), None));
-    let mut play = Play::start(role, PlayedHost::new(), Memory::default());
+    let role = Role::Client(client(HostName::Name("server.example".into()), None));
+    let mut play = Play::start(role, FakeHost::new(), Memory::default());
     assert!(play.sent.is_empty() && play.host.link("ipipou0").is_none());
     let one = "203.0.113.9".parse().unwrap();
     let two: std::net::IpAddr = "203.0.113.10".parse().unwrap();
@@ -647,7 +647,7 @@ fn seconds(payload: &[u8]) -> u64 {
 
 /// What a client that starts now, with this memory and this clock, puts in its first packet.
 fn first_seconds(memory: &Memory, skew: i64) -> u64 {
-    let config = client(Host::Address("203.0.113.9".parse().unwrap()), None);
+    let config = client(HostName::Address("203.0.113.9".parse().unwrap()), None);
     seconds(&ipipou::engine::first_packet(&config, memory, &moment(Duration::ZERO, skew, 1)))
 }
 
@@ -675,7 +675,7 @@ fn a_client_whose_clock_is_right_does_not_run_ahead_of_it() {
 
 #[test]
 fn the_end_leaves_the_host_as_it_was() {
-    let before = PlayedHost::new();
+    let before = FakeHost::new();
     let mut play = serving();
     let proof = play.proof();
     play.host.add_strange_link(*at(A).ip());
@@ -729,7 +729,7 @@ fn who_else_has_the_addresses_inside_is_told_once() {
 fn an_interface_in_a_vrf_is_told_once_and_left_there() {
     for datapath in [Datapath::Kernel, Datapath::Tun] {
         let role = Role::Server(server(None));
-        let mut play = Play::start_on(datapath, role, PlayedHost::new(), Memory::default());
+        let mut play = Play::start_on(datapath, role, FakeHost::new(), Memory::default());
         let proof = play.proof();
         play.receive(at(A), &proof);
         let steps = play.applied.len();
@@ -789,7 +789,7 @@ fn the_check_of_sources_is_what_the_kernel_calls_so() {
     ] {
         let mut config = server(None);
         config.tunnel.source_check = check;
-        let mut play = Play::start(Role::Server(config), PlayedHost::new(), Memory::default());
+        let mut play = Play::start(Role::Server(config), FakeHost::new(), Memory::default());
         let proof = play.proof();
         play.receive(at(A), &proof);
         let filter = |play: &Play| {
@@ -832,7 +832,7 @@ fn a_client_goes_on_with_the_servers_address_until_its_name_is_looked_up() {
     let mut play = calling(None);
     play.host.found.rules = RulesFound::Unknown;
     let start = |name: &str, port: u16| {
-        let mut config = client(Host::Name(name.into()), None);
+        let mut config = client(HostName::Name(name.into()), None);
         config.server.port = port.try_into().unwrap();
         Play::start(Role::Client(config), play.host.clone(), Memory::default())
     };
@@ -843,7 +843,7 @@ fn a_client_goes_on_with_the_servers_address_until_its_name_is_looked_up() {
     let other = start("server.example", 10001);
     assert!(other.sent.is_empty());
     // An address that is given counts more than what is found.
-    let config = client(Host::Address("203.0.113.10".parse().unwrap()), None);
+    let config = client(HostName::Address("203.0.113.10".parse().unwrap()), None);
     let moved = Play::start(Role::Client(config), play.host.clone(), Memory::default());
     assert_eq!(moved.sent[0].to, outer_at("203.0.113.10:10000"));
     assert_eq!(moved.host.link("ipipou0").unwrap().remote.to_string(), "203.0.113.10");
@@ -858,7 +858,7 @@ fn a_client_behind_a_nat_goes_on_after_a_kill_of_its_server() {
     let mut left = play.host.clone();
     left.found.rules = RulesFound::Unknown;
     let mut again = Play::start(Role::Server(server(None)), left, play.memory);
-    assert_eq!(again.host.admitted(), [Admitted { remote: at(foreign), private: None }].into());
+    assert_eq!(again.host.admitted(), [Admitted { remote: at(foreign), alternate: None }].into());
     again.drawn = 1000;
     let proof = again.proof();
     again.receive(at(foreign), &proof);
@@ -869,7 +869,7 @@ fn a_client_behind_a_nat_goes_on_after_a_kill_of_its_server() {
 fn two_servers_do_not_answer_each_other_without_end() {
     let mut config = server(None);
     config.reply = Reply::Reversed;
-    let mut play = Play::start(Role::Server(config), PlayedHost::new(), Memory::default());
+    let mut play = Play::start(Role::Server(config), FakeHost::new(), Memory::default());
     for _ in 0..100 {
         let proof = play.proof();
         play.receive(at(A), &proof);
@@ -891,7 +891,7 @@ fn who_forges_an_address_that_is_the_proof_gets_no_more_answers_by_other_ports()
     config.reply = Reply::Reversed;
     config.policy.proof = Proof::Nothing;
     config.policy.remote_ip = Some((*at(A).ip()).into());
-    let mut play = Play::start(Role::Server(config), PlayedHost::new(), Memory::default());
+    let mut play = Play::start(Role::Server(config), FakeHost::new(), Memory::default());
     for port in 1..=100 {
         play.receive(SocketAddrV4::new(*at(A).ip(), port), b"hello");
     }
@@ -899,15 +899,15 @@ fn who_forges_an_address_that_is_the_proof_gets_no_more_answers_by_other_ports()
 }
 
 #[test]
-fn a_private_address_in_a_vrf_is_told() {
-    let mut host = PlayedHost::new();
+fn a_alternate_address_in_a_vrf_is_told() {
+    let mut host = FakeHost::new();
     host.named("eth0").in_vrf = true;
     host.add_strange_link(*at(A).ip());
     let mut play = Play::start(Role::Server(server(None)), host, Memory::default());
     let proof = play.proof();
     play.receive(at(B), &proof);
     let told = |play: &Play| {
-        play.reports.iter().filter(|r| matches!(r, Report::PrivateInVrf { .. })).count()
+        play.reports.iter().filter(|r| matches!(r, Report::AlternateInVrf { .. })).count()
     };
     assert_eq!(told(&play), 0, "it needs none there");
     let proof = play.proof();
@@ -919,8 +919,8 @@ fn a_private_address_in_a_vrf_is_told() {
 
 /// A client whose server's name stands for these addresses, which there is a way to.
 fn calling_one_of(datapath: Datapath, addresses: &[&str]) -> Play {
-    let role = Role::Client(client(Host::Name("server.example".into()), Some(27 * SECOND)));
-    let mut host = PlayedHost::new();
+    let role = Role::Client(client(HostName::Name("server.example".into()), Some(27 * SECOND)));
+    let mut host = FakeHost::new();
     let way = host.found.way.unwrap();
     let all: Vec<std::net::IpAddr> = addresses.iter().map(|a| a.parse().unwrap()).collect();
     host.found.other_ways = all.iter().map(|address| (*address, way)).collect();
@@ -1027,8 +1027,8 @@ fn an_address_of_the_server_without_a_route_is_the_last_resort() {
 
 #[test]
 fn what_the_kernels_datapath_cannot_send_to_is_said_once() {
-    let role = Role::Client(client(Host::Name("server.example".into()), None));
-    let mut play = Play::start(role, PlayedHost::new(), Memory::default());
+    let role = Role::Client(client(HostName::Name("server.example".into()), None));
+    let mut play = Play::start(role, FakeHost::new(), Memory::default());
     for _ in 0..3 {
         play.handle(Event::Resolved(vec!["2001:db8::9".parse().unwrap()]));
     }
@@ -1047,7 +1047,7 @@ fn what_the_kernels_datapath_cannot_send_to_is_said_once() {
 #[test]
 fn a_server_on_a_host_without_ipv4_takes_ipv6_or_says_why_not() {
     let host = || {
-        let mut host = PlayedHost::new();
+        let mut host = FakeHost::new();
         host.found.addresses.retain(|a| a.value.local != OUTER);
         host.add_address_of(super::host::ETH0, net("2001:db8::1/64"));
         host.found.way = None;

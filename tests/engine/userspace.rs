@@ -23,7 +23,7 @@ fn remotes(play: &Play) -> Vec<SocketAddr> {
 #[test]
 fn a_server_listens_and_forwards_to_nobody_until_somebody_proves_himself() {
     let role = Role::Server(server(None));
-    let mut play = Play::start_on(Datapath::Tun, role, PlayedHost::new(), Memory::default());
+    let mut play = Play::start_on(Datapath::Tun, role, FakeHost::new(), Memory::default());
     assert_eq!(play.applied, ["open UDP socket 203.0.113.1:10000 on eth0", "forward to nobody"]);
     let proof = play.proof();
     play.receive(at(A), &proof);
@@ -46,7 +46,7 @@ fn a_server_listens_and_forwards_to_nobody_until_somebody_proves_himself() {
 #[test]
 fn an_authentication_that_has_run_out_lets_nothing_in_or_out() {
     let role = Role::Server(server(Some(10 * SECOND)));
-    let mut play = Play::start_on(Datapath::Tun, role, PlayedHost::new(), Memory::default());
+    let mut play = Play::start_on(Datapath::Tun, role, FakeHost::new(), Memory::default());
     let proof = play.proof();
     play.receive(at(A), &proof);
     play.pass(11 * SECOND);
@@ -60,9 +60,9 @@ fn an_authentication_that_has_run_out_lets_nothing_in_or_out() {
 
 #[test]
 fn a_tun_interface_that_was_deleted_is_made_again() {
-    let config = client(Host::Address("203.0.113.9".parse().unwrap()), None);
+    let config = client(HostName::Address("203.0.113.9".parse().unwrap()), None);
     let role = Role::Client(config);
-    let mut play = Play::start_on(Datapath::Tun, role, PlayedHost::new(), Memory::default());
+    let mut play = Play::start_on(Datapath::Tun, role, FakeHost::new(), Memory::default());
     play.host.remove_interface("ipipou0");
     play.read();
     assert!(play.host.found.userspace.interface);
@@ -83,7 +83,7 @@ fn learning(from_anybody: bool) -> ServerConfig {
 #[test]
 fn many_clients_share_a_server_that_learns() {
     let role = Role::Server(learning(false));
-    let mut play = Play::start_on(Datapath::Tun, role, PlayedHost::new(), Memory::default());
+    let mut play = Play::start_on(Datapath::Tun, role, FakeHost::new(), Memory::default());
     assert!(play.applied.contains(&"add 10.9.0.1/24 to ipipou0".to_owned()), "{:?}", play.applied);
     assert!(remotes(&play).is_empty());
     // The clocks of clients with one key differ, and their packets come in any order.
@@ -104,7 +104,7 @@ fn many_clients_share_a_server_that_learns() {
     // A restart lets them in again, without a new packet.
     let known = remotes(&play);
     let role = Role::Server(learning(false));
-    let again = Play::start_on(Datapath::Tun, role, PlayedHost::new(), play.memory);
+    let again = Play::start_on(Datapath::Tun, role, FakeHost::new(), play.memory);
     assert_eq!(remotes(&again), known);
 }
 
@@ -119,7 +119,7 @@ fn learning_until(lifetime: u64, reply: Reply) -> Role {
 #[test]
 fn each_of_many_clients_has_its_own_lifetime() {
     let role = || learning_until(60, Reply::Silent);
-    let mut play = Play::start_on(Datapath::Tun, role(), PlayedHost::new(), Memory::default());
+    let mut play = Play::start_on(Datapath::Tun, role(), FakeHost::new(), Memory::default());
     let proof = play.proof();
     play.receive(at(A), &proof);
     play.pass(30 * SECOND);
@@ -157,7 +157,7 @@ fn each_of_many_clients_is_answered() {
     for (reply, length) in [(Reply::Signed(signer()), 73), (Reply::Reversed, 73)] {
         let signed = matches!(reply, Reply::Signed(_));
         let role = learning_until(60, reply);
-        let mut play = Play::start_on(Datapath::Tun, role, PlayedHost::new(), Memory::default());
+        let mut play = Play::start_on(Datapath::Tun, role, FakeHost::new(), Memory::default());
         for (from, count) in [(A, 1), (B, 2), (A, 3)] {
             let proof = play.proof();
             play.receive(at(from), &proof);
@@ -179,7 +179,7 @@ fn who_ran_out_while_nobody_ran_is_not_let_in_by_a_restart() {
     config.lifetime = Some(10 * SECOND);
     let start = |memory| {
         let role = Role::Server(config.clone());
-        Play::start_on(Datapath::Tun, role, PlayedHost::new(), memory)
+        Play::start_on(Datapath::Tun, role, FakeHost::new(), memory)
     };
     let mut play = start(Memory::default());
     let proof = play.proof();
@@ -198,7 +198,7 @@ fn who_ran_out_while_nobody_ran_is_not_let_in_by_a_restart() {
 fn without_a_proof_anybody_is_learned_from() {
     for anybody in [false, true] {
         let role = Role::Server(learning(anybody));
-        let play = Play::start_on(Datapath::Tun, role, PlayedHost::new(), Memory::default());
+        let play = Play::start_on(Datapath::Tun, role, FakeHost::new(), Memory::default());
         let mut table = Forwarding::new(play.host.found.userspace.forwarding);
         let inner = "10.9.0.7".parse().unwrap();
         let judged = table.judge(outer_at(A), inner, SECOND);
@@ -233,7 +233,7 @@ fn three_nodes() -> Vec<Node> {
 
 #[test]
 fn a_node_forwards_by_its_table() {
-    let mut play = Play::start_on(Datapath::Tun, node(), PlayedHost::new(), Memory::default());
+    let mut play = Play::start_on(Datapath::Tun, node(), FakeHost::new(), Memory::default());
     assert!(play.applied.contains(&"add 192.168.100.1/24 to ipipou0".to_owned()));
     play.handle(Event::Hosts(three_nodes()));
     assert_eq!(remotes(&play), [outer_at(A), outer_at(B)]);
@@ -253,7 +253,7 @@ fn a_node_forwards_by_its_table() {
 #[test]
 fn a_prefix_with_our_own_address_is_left_out_with_a_word() {
     for datapath in [Datapath::Tun, Datapath::Kernel] {
-        let mut play = Play::start_on(datapath, node(), PlayedHost::new(), Memory::default());
+        let mut play = Play::start_on(datapath, node(), FakeHost::new(), Memory::default());
         play.handle(Event::Hosts(table(&[
             ("192.168.100.0/28", A),
             ("192.168.100.1/32", "192.0.2.99:10000"), // ourselves, behind NAT
@@ -278,7 +278,7 @@ fn a_prefix_with_our_own_address_is_left_out_with_a_word() {
 
 #[test]
 fn a_network_around_outer_addresses_leads_only_unmarked_packets_into_the_tunnel() {
-    let mut play = Play::start_on(Datapath::Tun, node(), PlayedHost::new(), Memory::default());
+    let mut play = Play::start_on(Datapath::Tun, node(), FakeHost::new(), Memory::default());
     let mark = play.host.found.userspace.socket.clone().unwrap().mark;
     assert!(mark.is_some(), "before any such network comes");
     let routes = |play: &Play| -> Vec<_> {
@@ -303,7 +303,7 @@ fn a_network_around_outer_addresses_leads_only_unmarked_packets_into_the_tunnel(
 /// of its own.
 #[test]
 fn a_link_is_never_the_way_of_its_own_outer_packets() {
-    let mut play = Play::start(node(), PlayedHost::new(), Memory::default());
+    let mut play = Play::start(node(), FakeHost::new(), Memory::default());
     const MARK: u32 = 0x6970_0000;
     let index = |play: &Play, remote: &str| {
         let leads_there = |i: &&std::sync::Arc<Interface>| match i.kind {
@@ -349,7 +349,7 @@ fn a_link_is_never_the_way_of_its_own_outer_packets() {
     assert!(play.host.found.policy_rules.is_empty());
     assert_eq!(play.host.found.routes.len(), 1, "what is in no table");
     play.end();
-    assert_eq!(play.host.shape(), PlayedHost::new().shape());
+    assert_eq!(play.host.shape(), FakeHost::new().shape());
 }
 
 /// The network of the inner addresses may itself be around outer ones.
@@ -360,7 +360,7 @@ fn an_inner_network_around_outer_addresses_takes_in_unmarked_packets_only() {
         config.tunnel.inner = "198.51.1.1".parse().unwrap();
         config.tunnel.inner_peer = "198.51.0.0/16".parse().unwrap();
         let role = Role::Node(config);
-        let mut play = Play::start_on(datapath, role, PlayedHost::new(), Memory::default());
+        let mut play = Play::start_on(datapath, role, FakeHost::new(), Memory::default());
         play.handle(Event::Hosts(table(&[("198.51.1.2/32", A), ("198.51.1.3/32", B)])));
         let whole: Vec<_> = play
             .host
@@ -376,7 +376,7 @@ fn an_inner_network_around_outer_addresses_takes_in_unmarked_packets_only() {
         assert_eq!(play.host.found.addresses.iter().find(wide), None, "{datapath:?}");
         play.end();
         let left = &play.host.found;
-        assert_eq!(left.addresses, PlayedHost::new().found.addresses, "{datapath:?}");
+        assert_eq!(left.addresses, FakeHost::new().found.addresses, "{datapath:?}");
         assert!(left.routes.is_empty() && left.policy_rules.is_empty(), "{datapath:?}");
     }
 }
@@ -384,12 +384,12 @@ fn an_inner_network_around_outer_addresses_takes_in_unmarked_packets_only() {
 #[test]
 fn our_outer_address_is_never_one_of_the_tunnel() {
     for datapath in [Datapath::Tun, Datapath::Kernel] {
-        let mut config = client(Host::Address("198.51.100.9".parse().unwrap()), None);
+        let mut config = client(HostName::Address("198.51.100.9".parse().unwrap()), None);
         config.tunnel.outer = Outer::Route;
         config.tunnel.inner = "172.28.0.1".parse().unwrap();
         config.tunnel.inner_peer = "172.28.0.0/32".parse().unwrap();
         let role = Role::Client(config);
-        let mut play = Play::start_on(datapath, role, PlayedHost::new(), Memory::default());
+        let mut play = Play::start_on(datapath, role, FakeHost::new(), Memory::default());
         let before = (play.host.clone(), play.sent.len());
         let tunnel = "ipipou0".parse().unwrap();
         let interface = play.host.found.interface(&tunnel).unwrap().index;
@@ -412,7 +412,7 @@ fn our_outer_address_is_never_one_of_the_tunnel() {
 
 #[test]
 fn a_node_has_a_link_for_every_remote_in_the_kernels_datapath() {
-    let mut play = Play::start(node(), PlayedHost::new(), Memory::default());
+    let mut play = Play::start(node(), FakeHost::new(), Memory::default());
     let unreachable: Vec<_> = play.host.found.routes.iter().collect();
     assert_eq!(unreachable.len(), 1);
     assert_eq!(unreachable[0].destination, net("192.168.100.0/24"));
@@ -447,18 +447,18 @@ fn a_node_has_a_link_for_every_remote_in_the_kernels_datapath() {
     again.handle(Event::Hosts(table(&[("192.168.100.3/32", B)])));
     assert_eq!(links(&again).len(), 1);
     again.end();
-    assert_eq!(again.host.shape(), PlayedHost::new().shape());
+    assert_eq!(again.host.shape(), FakeHost::new().shape());
 }
 
 #[test]
 fn a_process_that_is_handed_the_interface_goes_on() {
     let role = || Role::Server(server(None));
-    let mut play = Play::start_on(Datapath::Tun, role(), PlayedHost::new(), Memory::default());
+    let mut play = Play::start_on(Datapath::Tun, role(), FakeHost::new(), Memory::default());
     let proof = play.proof();
     play.receive(at(A), &proof);
     // The forwarding table was the process' own.
     let mut left = play.host.clone();
-    left.found.userspace.forwarding = ipipou::engine::forwarding::ForwardSpec::default();
+    left.found.userspace.forwarding = ipipou::engine::forwarding::PeerTable::default();
     let again = Play::start_on(Datapath::Tun, role(), left, play.memory.clone());
     assert_eq!(again.applied, ["forward to 198.51.100.7:4500"]);
     // Without the interface nobody knows who is at that address now.

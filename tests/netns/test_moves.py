@@ -69,7 +69,7 @@ def test_mapping_changes(internet, way):
 
 
 def test_two_clients_behind_one_address(internet):
-    """Two servers on one host: the kernel needs no private address to tell the tunnels apart."""
+    """Two servers on one host: the kernel needs no alternate address to tell the tunnels apart."""
     clients, ends = [internet.inside(7), internet.inside(8)], []
     for number, client in enumerate(clients):
         keys = ipipou.Keys(internet.server)

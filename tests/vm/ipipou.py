@@ -110,7 +110,7 @@ class Tunnel:
         await_(lambda: (self.tunnel() or {}).get("local") == address, what=f"local {address}")
 
     def admitted(self):
-        """What nft says is let in: {"address:port": private local address or None}."""
+        """What nft says is let in: {"address:port": alternate local address or None}."""
         table = self.host.run(f"nft list table ip ipipou-{self.number}")
         sets = {}
         for name in ("remotes", "privates"):

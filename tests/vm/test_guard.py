@@ -15,10 +15,10 @@ import packets
 from ipipou import CLIENT, SERVER, STRANGER
 from lab import await_, inner_icmp_echo
 
-INNER_SERVER, INNER_CLIENT, PRIVATE, PORT = "172.28.0.0", "172.28.0.1", "172.29.0.0", 10000
+INNER_SERVER, INNER_CLIENT, ALTERNATE, PORT = "172.28.0.0", "172.28.0.1", "172.29.0.0", 10000
 OTHER = "203.0.113.5"  # another address of the host that is attacked
 MODES = pytest.mark.parametrize(
-    "options", [(), ("--force-fou-local-ip-alt",)], ids=["direct", "private"]
+    "options", [(), ("--force-fou-local-ip-alt",)], ids=["direct", "alternate"]
 )
 MARK, NEIGHBOUR = 0x7777, "203.0.113.77"
 
@@ -38,10 +38,10 @@ class Attack:
         self.inner = inner[side]
         self.host = getattr(lan, side)
         self.host.run(f"ip addr add {OTHER}/24 dev eth0")
-        # Both ends may have the private address, and would answer for it.
+        # Both ends may have the alternate address, and would answer for it.
         card = json.loads(self.host.run("ip -j link show eth0"))[0]["address"]
         self.sender.batch(
-            f"route add {PRIVATE}/32 dev br0", f"neigh add {PRIVATE} lladdr {card} dev br0"
+            f"route add {ALTERNATE}/32 dev br0", f"neigh add {ALTERNATE} lladdr {card} dev br0"
         )
 
     def fou(self, number, sport=PORT, src=None, dst=None):
@@ -74,13 +74,13 @@ class Attack:
                 lambda n: self.pieces(n, sport=4444, sizes=(8, 8)),
                 "direct",
             ),
-            "private address": (lambda n: self.fou(n, dst=PRIVATE), "private"),
-            "private address, another port": (
-                lambda n: self.fou(n, sport=4444, dst=PRIVATE),
-                "private",
+            "alternate address": (lambda n: self.fou(n, dst=ALTERNATE), "alternate"),
+            "alternate address, another port": (
+                lambda n: self.fou(n, sport=4444, dst=ALTERNATE),
+                "alternate",
             ),
-            "private address, fragments": (lambda n: self.pieces(n, dst=PRIVATE), "private"),
-            "private address, plain IPIP": (lambda n: self.ipip(n, dst=PRIVATE), "private"),
+            "alternate address, fragments": (lambda n: self.pieces(n, dst=ALTERNATE), "alternate"),
+            "alternate address, plain IPIP": (lambda n: self.ipip(n, dst=ALTERNATE), "alternate"),
             "later fragments": (lambda n: self.pieces(n, skip=1), None),
             "another local address": (lambda n: self.fou(n, dst=OTHER), None),
             "another local address, plain IPIP": (lambda n: self.ipip(n, dst=OTHER), None),
@@ -111,17 +111,17 @@ def test_no_way_around_the_rules(lab, options, side):
     end = lan.near if side == "server" else lan.far
     assert attack.arrived(mark=attack.fou) == set()
     dropped = {name: count["packets"] for name, count in end.show()["dropped"].items()}
-    # Plain IPIP to the outer address finds no link when that has a private one.
+    # Plain IPIP to the outer address finds no link when that has an alternate one.
     assert dropped["plain_ipip"] == (0 if options else 1)
-    # And nobody has the private address that is not in use.
+    # And nobody has the alternate address that is not in use.
     assert dropped["private_address"] == (4 if options else 0)
     assert dropped["stranger_data"] == 4
 
     end.process.send_signal(signal.SIGSTOP)
     attack.host.run("nft flush ruleset")
-    mode = "private" if options else "direct"
+    mode = "alternate" if options else "direct"
     unguarded = {name for name, (_, needed) in attack.ways().items() if needed == mode}
-    local = PRIVATE if options else None
+    local = ALTERNATE if options else None
     assert attack.arrived(mark=lambda n: attack.fou(n, dst=local)) == unguarded
     assert lan.server.tracked() == lan.client.tracked() == 0
 

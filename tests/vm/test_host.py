@@ -197,7 +197,9 @@ def quote(src, dst, protocol=packets.UDP, sport=PORT, dport=PORT, options=b""):
     return head + whole[20:28]
 
 
-@pytest.mark.parametrize("options", [(), ("--force-fou-local-ip-alt",)], ids=["direct", "private"])
+@pytest.mark.parametrize(
+    "options", [(), ("--force-fou-local-ip-alt",)], ids=["direct", "alternate"]
+)
 def test_forged_icmp_does_not_change_the_path(lab, options):
     """From anybody, to whatever address of the host; at a server and at a client."""
     lan = ipipou.Lan(lab).connect(*options)

@@ -2,7 +2,7 @@
 
 import pytest
 
-SERVER, CLIENT, PRIVATE, PORT = "203.0.113.1", "203.0.113.2", "172.29.0.1", 10000
+SERVER, CLIENT, ALTERNATE, PORT = "203.0.113.1", "203.0.113.2", "172.29.0.1", 10000
 
 # No packet comes to a chain that nothing hooks or jumps to. Its statement counts all the same:
 # adding it switches on nf_defrag_ipv4, and nothing else, in the namespace.
@@ -23,7 +23,7 @@ def test_raw_chain_sees_whole_datagrams(lab, chain, fragments_seen, arrives, tra
     the last case shows, would be noticed."""
     server, client = lab.host("server"), lab.host("client")
     lab.link(server, "eth0", f"{SERVER}/24", client, "eth0", f"{CLIENT}/24")
-    server.run(f"ip addr add {PRIVATE}/32 dev lo")
+    server.run(f"ip addr add {ALTERNATE}/32 dev lo")
     rules = f"""
         table ip guard {{
             counter datagrams {{ }}
@@ -32,13 +32,13 @@ def test_raw_chain_sees_whole_datagrams(lab, chain, fragments_seen, arrives, tra
             chain prerouting {{
                 type filter hook prerouting priority raw;
                 ip frag-off & 0x3fff != 0 counter name fragments
-                udp dport {PORT} counter name datagrams notrack ip daddr set {PRIVATE}
+                udp dport {PORT} counter name datagrams notrack ip daddr set {ALTERNATE}
             }}
         }}
     """
     server.nft(rules)
     payload = bytes(range(200))
-    rewritten = server.udp_socket(PRIVATE, PORT, timeout=5)
+    rewritten = server.udp_socket(ALTERNATE, PORT, timeout=5)
     other = server.udp_socket(SERVER, 4000)
     client.send_fragments(CLIENT, 1234, SERVER, PORT, payload, count=3, order=order)
     client.send_udp(CLIENT, 1234, SERVER, 4000, b"end")

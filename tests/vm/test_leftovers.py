@@ -13,7 +13,7 @@ import ipipou
 from ipipou import CLIENT, SERVER
 
 INNER_SERVER = "172.28.0.0"
-PRIVATE_MODE = "--force-fou-local-ip-alt"
+ALTERNATE_MODE = "--force-fou-local-ip-alt"
 PRIVATE, PUBLIC = (
     "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=",
     "A6EHv/POEL4dcN0Y50vAmWfk1jCbpQ1fHdyGZBJVMbg=",
@@ -39,7 +39,7 @@ def snapshots(lan):
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-@pytest.mark.parametrize("options", [(), (PRIVATE_MODE,)], ids=["direct", "private"])
+@pytest.mark.parametrize("options", [(), (ALTERNATE_MODE,)], ids=["direct", "alternate"])
 def test_the_end_leaves_the_host_as_it_was(lab, options, number):
     lan = ipipou.Lan(lab)
     lan.server.nft("table ip other { chain c { type filter hook input priority 0; }; }")
@@ -66,7 +66,7 @@ def test_the_end_after_a_crash_leaves_nothing(lab):
     """What was made by a process that was killed is removed by the one that took it over."""
     lan = ipipou.Lan(lab)
     before = snapshots(lan)
-    lan.connect(PRIVATE_MODE)
+    lan.connect(ALTERNATE_MODE)
     for end in (lan.near, lan.far):
         end.process.kill()
     assert changed(lan, before) == ["server", "client"]

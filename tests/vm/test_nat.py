@@ -73,8 +73,8 @@ def test_three_clients_two_behind_one_address(internet):
     assert internet.server.tracked() == 0
 
 
-def test_private_tunnel_follows_its_remote(internet):
-    """The one behind the router whose link has a private address gets a new mapping."""
+def test_alternate_tunnel_follows_its_remote(internet):
+    """The one behind the router whose link has an alternate address gets a new mapping."""
     keys = ipipou.Keys(internet.server)
     clients = [internet.inside(7), internet.inside(8)]
     near, far = [], []

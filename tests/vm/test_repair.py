@@ -10,9 +10,9 @@ from gateways import await_answer
 from ipipou import CLIENT, SERVER
 from lab import await_
 
-INNER_SERVER, INNER_CLIENT, PRIVATE = "172.28.0.0", "172.28.0.1", "172.29.0.0"
-PRIVATE_MODE = "--force-fou-local-ip-alt"
-MODES = pytest.mark.parametrize("options", [(), (PRIVATE_MODE,)], ids=["direct", "private"])
+INNER_SERVER, INNER_CLIENT, ALTERNATE = "172.28.0.0", "172.28.0.1", "172.29.0.0"
+ALTERNATE_MODE = "--force-fou-local-ip-alt"
+MODES = pytest.mark.parametrize("options", [(), (ALTERNATE_MODE,)], ids=["direct", "alternate"])
 
 
 @pytest.mark.parametrize("side", ["server", "client"])
@@ -68,7 +68,7 @@ def test_what_a_start_installs_needs_no_repair(lab, options):
     server.run("nft add element ip marker heard { 192.0.2.2 }")
     monitor.await_output("192.0.2.2")
     seen = re.findall(r"add element ip ipipou-0 (\w+) \{ (.*?) \}", monitor.output())
-    private = f" : {PRIVATE}" if options else ""
+    private = f" : {ALTERNATE}" if options else ""
     expected = {
         "privates" if options else "remotes": f"{CLIENT} . 10000{private}",
         "known": f"{CLIENT} . 10000",
@@ -103,7 +103,7 @@ def shown(kind, text):
 
 
 def has_private(end):
-    return PRIVATE in end.host.run("ip -4 addr show dev lo")
+    return ALTERNATE in end.host.run("ip -4 addr show dev lo")
 
 
 # (what is done to the host, what shows that it was put right)
@@ -130,9 +130,9 @@ def test_damage_is_repaired_at_once(lab, options, side):
     names["addresses"] = "addresses"
     damage = list(DAMAGE)
     if options:
-        names = {"local": PRIVATE, "set": "map ip ipipou-0 privates"}
+        names = {"local": ALTERNATE, "set": "map ip ipipou-0 privates"}
         names["addresses"] = "known_addresses"
-        damage.append((f"ip addr del {PRIVATE}/32 dev lo", has_private))
+        damage.append((f"ip addr del {ALTERNATE}/32 dev lo", has_private))
     for command, is_right in damage:
         assert is_right(end), command
         do = lambda: end.host.run(command.format(**names))  # noqa: E731
@@ -179,10 +179,10 @@ def test_an_interface_that_is_moved_to_another_namespace(lab, side):
     end.await_told(lambda: end.host.run(f"ip link set ipipou0 netns {other.netns}"), said)
     end.await_quiet()
     ipipou.reach_each_other(lan.server, lan.client)
-    assert end.tunnel()["local"] == PRIVATE
+    assert end.tunnel()["local"] == ALTERNATE
     other.run("ip link del ipipou0")
     assert end.process.stop() == 0 and end.tunnel() is None
-    assert PRIVATE not in end.host.run("ip addr")
+    assert ALTERNATE not in end.host.run("ip addr")
 
 
 @pytest.mark.parametrize("side", ["server", "client"])

@@ -73,7 +73,7 @@ def test_a_servers_outer_packets_stay_untracked(hosts):
 
 
 def test_two_tunnels_between_two_hosts(hosts):
-    """The kernel tells ipip links apart by addresses only: the second gets a private one."""
+    """The kernel tells ipip links apart by addresses only: the second gets an alternate one."""
     server, client = hosts
     keys = ipipou.Keys(server)
     ends = []
@@ -132,7 +132,7 @@ def no_checksum_offload(host, dev):
         fcntl.ioctl(any_socket, 0x8946, request)  # SIOCETHTOOL
 
 
-@pytest.mark.parametrize("options", [[], ["--force-fou-local-ip-alt"]], ids=["direct", "private"])
+@pytest.mark.parametrize("options", [[], ["--force-fou-local-ip-alt"]], ids=["direct", "alternate"])
 def test_outer_checksum(hosts, options):
     """--encap-csum: right, or left out where the rules rewrite the address; TCP gets through."""
     server, client = hosts

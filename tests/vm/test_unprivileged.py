@@ -35,7 +35,9 @@ def lan(lab):
     return ipipou.Lan(lab)
 
 
-@pytest.mark.parametrize("options", [(), ("--force-fou-local-ip-alt",)], ids=["direct", "private"])
+@pytest.mark.parametrize(
+    "options", [(), ("--force-fou-local-ip-alt",)], ids=["direct", "alternate"]
+)
 def test_two_capabilities_are_enough(lan, options):
     before = lan.server.snapshot()
     lan.connect(*options, prefix=capable(BOTH))

@@ -65,6 +65,6 @@ def test_an_alternate_address_and_a_vrf(net):
     )
     before = net.host.snapshot()
     done = net.host.run(argv, check=False)
-    assert "eth1 is in a VRF, where the private address 172.29.0.0 does not work" in done.stderr
+    assert "eth1 is in a VRF, where the alternate address 172.29.0.0 does not work" in done.stderr
     assert "cannot add FOU listener 172.29.0.0:10000" in done.stderr
     assert net.host.snapshot() == before

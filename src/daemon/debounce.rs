@@ -12,21 +12,21 @@ const SETTLE: Duration = Duration::from_millis(20);
 /// At least this much time is between two readings that changes ask for.
 const BREATHE: Duration = Duration::from_millis(200);
 /// Word of changes, gathered: many come at once.
-pub struct Settling {
+pub struct DebouncedChanges {
     changes: Changes,
     due: Option<Duration>,
     last: Duration,
     changed: Changed,
 }
 
-impl Settling {
+impl DebouncedChanges {
     /// `routes`: whether routes matter.
     ///
     /// # Errors
     /// When the kernel refuses a socket.
     pub fn open(routes: bool) -> io::Result<Self> {
         let (changes, last) = (Changes::open(routes)?, Duration::ZERO);
-        Ok(Settling { changes, due: None, last, changed: Changed::default() })
+        Ok(DebouncedChanges { changes, due: None, last, changed: Changed::default() })
     }
 
     /// Where packets of ours go.
@@ -35,7 +35,7 @@ impl Settling {
     }
 
     /// Returns when something has changed and no more word is expected, with what it was. Cancel safe.
-    pub async fn settled(&mut self, clock: Clock) -> Changed {
+    pub async fn debounced(&mut self, clock: Clock) -> Changed {
         while self.due.is_none() {
             if self.changes.wait(&mut self.changed).await {
                 self.due = Some((clock.elapsed() + SETTLE).max(self.last + BREATHE));

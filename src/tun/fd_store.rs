@@ -12,13 +12,13 @@ const SOCKET: &str = "udp";
 
 /// What an earlier process left.
 #[derive(Debug, Default)]
-pub struct Kept {
+pub struct StoredFds {
     /// The queues of the interface.
     pub queues: Vec<OwnedFd>,
     pub socket: Option<OwnedFd>,
 }
 
-impl Kept {
+impl StoredFds {
     /// Whether there was no earlier process, or it had nothing.
     pub fn is_nothing(&self) -> bool {
         self.queues.is_empty() && self.socket.is_none()
@@ -26,8 +26,8 @@ impl Kept {
 }
 
 /// What the service manager hands to this process. To be asked once.
-pub fn inherited() -> Kept {
-    let mut kept = Kept::default();
+pub fn inherited() -> StoredFds {
+    let mut kept = StoredFds::default();
     let Ok(files) = sd_notify::listen_fds_with_names() else { return kept };
     for (number, name) in files {
         // SAFETY: the service manager opened them for us (LISTEN_PID), and nobody else in this

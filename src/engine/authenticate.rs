@@ -86,7 +86,7 @@ impl Engine {
                 let arrival = |peer: &mut Peer| {
                     let arrival = peer.client()?.written(writing, now)?;
                     if let Accepted::Moved { .. } = arrival.accepted {
-                        peer.taken_for = None;
+                        peer.conflicting_remote = None;
                     }
                     Some(arrival)
                 };
@@ -162,7 +162,7 @@ impl Engine {
         actions: &mut Vec<Action>,
     ) {
         if self.clients.is_some() {
-            actions.push(Action::HeardOf(from));
+            actions.push(Action::PeerAlive(from));
         }
         let Some(payload) = reply else { return };
         // The packet may be the answer to our answer: two servers must not talk without end.

@@ -7,13 +7,13 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 
+use super::authenticate::is_made;
 use super::clients::Clients;
 use super::config::{Datapath, DeviceName, Outer};
 use super::host::{Encapsulation, Family, Found, Interface, InterfaceKind, RulesFound};
 use super::hosts::Node;
 use super::peer::{End, Peer};
 use super::plan::{self, Control, Step, WantedLink};
-use super::proving::is_made;
 use super::undone::{self, Verdict};
 use super::wanted::{Endpoint, Ends, OuterFound, renamed, wanted};
 use super::{Action, Engine, Moment, Phase, REREAD_EVERY, Report, gateway, nodes};
@@ -88,7 +88,7 @@ impl Engine {
 
     /// What a plan depends on besides the host.
     fn remotes(&self) -> Remotes {
-        let of_peer = |peer: &Peer| (peer.remote(), peer.admitted(), peer.taken_for);
+        let of_peer = |peer: &Peer| (peer.remote(), peer.admitted(), peer.conflicting_remote);
         let clients = self.clients.iter().flat_map(Clients::admitted);
         Remotes {
             outer: self.outer,
@@ -265,7 +265,7 @@ impl Engine {
             report_adopted(peer, remote, actions);
         }
         // Whatever else was lost, by these marks ours is known: the table's name; a listener on our
-        // port that is bound to an address; our private address as /32 of the loopback interface.
+        // port that is bound to an address; our alternate address as /32 of the loopback interface.
         self.owned.rules = true;
         let bound = found.listeners.iter().filter(|l| l.port == port && l.local.is_some());
         self.owned.listeners.extend(bound);
@@ -275,11 +275,11 @@ impl Engine {
                 InterfaceKind::Tun | InterfaceKind::Other => None,
             }
         });
-        let private = self.peers.iter().map(|peer| peer.private.address()).chain(of_links);
-        self.owned.private.extend(private.filter(|private| {
+        let alternate = self.peers.iter().map(|peer| peer.alternate.address()).chain(of_links);
+        self.owned.alternate.extend(alternate.filter(|alternate| {
             found.addresses.iter().any(|a| {
                 Some(a.interface) == found.loopback()
-                    && a.value.network == IpNet::from(IpAddr::V4(*private))
+                    && a.value.network == IpNet::from(IpAddr::V4(*alternate))
             })
         }));
     }
@@ -316,26 +316,26 @@ impl Engine {
                 Step::AddListener(listener) => {
                     self.owned.listeners.insert(*listener);
                 }
-                Step::AddPrivateAddress(private) => {
-                    self.owned.private.insert(*private);
+                Step::AddAlternateAddress(alternate) => {
+                    self.owned.alternate.insert(*alternate);
                     // Told before the steps, which may fail because of it.
                     if let Some(uplink) = outer.bound_to.and_then(|bound| found.interface_at(bound))
                         && uplink.in_vrf
                     {
-                        let (private, uplink) = (*private, uplink.name.clone());
-                        actions.push(Action::Report(Report::PrivateInVrf { private, uplink }));
+                        let (alternate, uplink) = (*alternate, uplink.name.clone());
+                        actions.push(Action::Report(Report::AlternateInVrf { alternate, uplink }));
                     }
                 }
                 Step::Admit(_)
                 | Step::CreateLink(_)
                 | Step::ChangeLink(_)
-                | Step::DressLink(_)
+                | Step::ConfigureLink(_)
                 | Step::SetMtu(..)
                 | Step::AddInnerAddress(..)
                 | Step::RemoveInnerAddress(_)
                 | Step::RemoveLink(_)
                 | Step::RemoveListener(_)
-                | Step::RemovePrivateAddress(_)
+                | Step::RemoveAlternateAddress(_)
                 | Step::RemoveRules
                 | Step::Bind(_)
                 | Step::Forward(_)
@@ -394,7 +394,7 @@ impl Engine {
         let (mut peers, unusable) = nodes::peers(&self.hosts, tunnel, *datapath, outer.address);
         for peer in &mut peers {
             let same = self.peers.iter().find(|old| old.remote() == peer.remote());
-            peer.taken_for = same.and_then(|old| old.taken_for);
+            peer.conflicting_remote = same.and_then(|old| old.conflicting_remote);
         }
         self.peers = peers;
         for (node, why) in unusable.iter().filter(|one| !self.unusable.contains(one)) {
