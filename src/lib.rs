@@ -9,8 +9,10 @@
 //! | [`wire`] | bytes to types and back | nothing |
 //! | [`auth`] | keys, tokens, policy, replay memory | `wire` |
 //! | [`engine`] | events in, actions out; wanted against found | `auth`, `wire` |
-//! | [`kernel`] | netlink, nftables, NFQUEUE, raw sending: no decisions | `engine`'s types, `wire` |
-//! | [`tun`] | packets through userspace: a TUN interface and a UDP socket | `engine`'s types, `wire` |
+//! | [`host`] | what every datapath uses of a host: links, routes, nftables, name servers, files | `engine`'s types |
+//! | [`kernel`] | the kernel's datapath: FOU, `ipip` links, rules, NFQUEUE | `host`, `engine`'s types, `wire` |
+//! | [`tun`] | the userspace datapath: a TUN interface and a UDP socket | `host`, `engine`'s types, `wire` |
+//! | [`sources`] | where peers come from: a table of hosts, names | `host`, `engine`'s types |
 //! | [`observe`] | logging, counters, status | `engine`'s types |
 //! | [`daemon`] | the loop: clock, signals, sockets | all of the above |
 //!
@@ -24,7 +26,9 @@ pub mod auth;
 pub mod cli;
 pub mod daemon;
 pub mod engine;
+pub mod host;
 pub mod kernel;
 pub mod observe;
+pub mod sources;
 pub mod tun;
 pub mod wire;

@@ -19,18 +19,20 @@ mod situations;
 #[path = "engine/userspace.rs"]
 mod userspace;
 
-use std::collections::VecDeque;
 use std::net::{SocketAddr, SocketAddrV4};
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use host::FakeHost;
 use ipipou::auth::{Credential, Policy, Proof, SharedSecret, Signer, Verifier};
 use ipipou::engine::config::{
     AlternateAddress, ClientConfig, Datapath, DatapathChoice, GatewayConfig, HostName, Outer,
     QueueConfig, Reply, Role, RulesConfig, ServerConfig, ServerName, SourceCheck, TunnelConfig,
 };
+use ipipou::engine::driver::{Driver, Refused};
 use ipipou::engine::host::Found;
-use ipipou::engine::{Action, Engine, Event, Memory, Moment, Outgoing, Report, Writing};
+use ipipou::engine::step::Step;
+use ipipou::engine::{Engine, Event, Memory, Moment, Outgoing, Report, Writing};
 use ipnet::IpNet;
 
 /// Unix time at the start of every play.
@@ -155,78 +157,18 @@ impl Play {
         moment(self.now, self.skew, self.drawn)
     }
 
-    /// As the daemon does: the steps of a batch in order, then read the host, until all is quiet.
+    /// Hands over an event, and writes what a quick disk writes; true at the end.
     fn handle(&mut self, event: Event<'_>) -> bool {
-        let mut work = VecDeque::new();
-        self.feed(event, &mut work);
-        let (mut applied, mut failed) = (false, false);
-        for _ in 0..1000 {
-            match work.pop_front() {
-                None => return false,
-                Some(Action::Exit) => return true,
-                Some(Action::Apply(step)) if failed => {
-                    self.feed(Event::StepFailed { step, taken: false }, &mut work);
-                }
-                Some(Action::Apply(step)) => {
-                    self.applied.push(step.to_string());
-                    match self.host.apply(&step) {
-                        Ok(()) => {
-                            applied = true;
-                            self.log.push(step.to_string());
-                        }
-                        Err(refused) => {
-                            failed = true;
-                            self.log.push(format!("refused: {step}"));
-                            let taken = refused == host::Refused::Taken;
-                            self.feed(Event::StepFailed { step, taken }, &mut work);
-                        }
-                    }
-                }
-                Some(Action::Send(out)) => {
-                    let clock = moment(self.now, self.skew, 0).unix;
-                    self.dated.push((clock, self.memory.clone(), out.payload.clone()));
-                    self.sent.push(out);
-                }
-                Some(Action::PeerAlive(_)) => {}
-                Some(Action::ReadHost) => {
-                    (applied, failed) = (false, false);
-                    let found = self.found();
-                    self.feed(Event::HostRead(found), &mut work);
-                }
-                Some(Action::Remember(memory)) => {
-                    self.memory = memory;
-                    self.writings += 1;
-                }
-                Some(Action::Write(writing)) => {
-                    self.writings += 1;
-                    if self.slow_disk {
-                        self.unwritten = Some(writing);
-                    } else {
-                        self.memory = self.engine.memory();
-                        self.feed(Event::Written(writing), &mut work);
-                    }
-                }
-                Some(Action::Report(report)) => {
-                    self.log.push(format!("told: {report}"));
-                    self.reports.push(report);
-                }
-            }
-            if applied && !failed && !work.iter().any(|a| matches!(a, Action::Apply(_))) {
-                applied = false;
-                self.feed(Event::Applied, &mut work);
-            }
+        let mut ended = self.drive(event);
+        while let Some(writing) = self.unwritten.take_if(|_| !self.slow_disk) {
+            self.memory = self.engine.memory();
+            ended |= self.drive(Event::Written(writing));
         }
-        panic!(
-            "the engine finds no rest; last steps: {:?}",
-            &self.applied[self.applied.len() - 9..]
-        );
+        ended
     }
 
-    fn feed(&mut self, event: Event<'_>, work: &mut VecDeque<Action>) {
-        let now = self.moment();
-        let mut actions = Vec::new();
-        self.engine.handle(event, &now, &mut actions);
-        work.extend(actions);
+    fn drive(&mut self, event: Event<'_>) -> bool {
+        Driver::handle(self, event).now_or_never().expect("nothing here waits")
     }
 
     /// As the kernel is asked: for the way to the server's address, and for those to the others.
@@ -283,6 +225,58 @@ impl Play {
 
     fn rejected(&self) -> u64 {
         self.engine.counters().rejected.values().sum()
+    }
+}
+
+impl Driver for Play {
+    fn engine(&mut self) -> &mut Engine {
+        &mut self.engine
+    }
+
+    fn now(&mut self) -> Option<Moment> {
+        Some(self.moment())
+    }
+
+    async fn read(&mut self) -> Option<Found> {
+        Some(self.found())
+    }
+
+    async fn apply(&mut self, step: &Step) -> Result<(), Refused> {
+        self.applied.push(step.to_string());
+        let result = self.host.apply(step);
+        self.log.push(match result {
+            Ok(()) => step.to_string(),
+            Err(_) => format!("refused: {step}"),
+        });
+        result
+    }
+
+    async fn remember(&mut self, memory: &Memory) {
+        self.memory = memory.clone();
+        self.writings += 1;
+    }
+
+    fn write(&mut self, writing: Writing) {
+        self.writings += 1;
+        self.unwritten = Some(writing);
+    }
+
+    fn send(&mut self, packet: &Outgoing) -> bool {
+        let clock = moment(self.now, self.skew, 0).unix;
+        self.dated.push((clock, self.memory.clone(), packet.payload.clone()));
+        self.sent.push(packet.clone());
+        true
+    }
+
+    fn peer_alive(&mut self, _remote: SocketAddr) {}
+
+    fn report(&mut self, report: &Report) {
+        self.log.push(format!("told: {report}"));
+        self.reports.push(report.clone());
+    }
+
+    fn found_no_rest(&mut self) {
+        panic!("the engine finds no rest: {:?}", self.applied.last_chunk::<9>());
     }
 }
 

@@ -5,15 +5,17 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// A room, and the rooms whose names may stand in its files.
-const ARROWS: [(&str, &[&str]); 8] = [
+const ARROWS: [(&str, &[&str]); 10] = [
     ("wire", &[]),
     ("auth", &["wire"]),
     ("engine", &["auth", "wire"]),
-    ("kernel", &["auth", "engine", "wire"]),
-    ("tun", &["engine", "wire"]),
+    ("host", &["engine"]),
+    ("kernel", &["auth", "engine", "host", "wire"]),
+    ("tun", &["engine", "host", "wire"]),
+    ("sources", &["engine", "host"]),
     ("observe", &["engine"]),
     ("cli", &["auth", "engine"]),
-    ("daemon", &["auth", "engine", "kernel", "observe", "tun"]),
+    ("daemon", &["auth", "engine", "host", "kernel", "observe", "sources", "tun"]),
 ];
 
 /// Rooms without I/O, clock, randomness or runtime.
@@ -35,13 +37,18 @@ const IMPURE: [&str; 12] = [
 ];
 
 fn files(room: &str) -> Vec<(PathBuf, String)> {
-    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("src").join(room);
-    let entries = fs::read_dir(&directory).unwrap();
-    let files: Vec<_> = entries
-        .map(|entry| entry.unwrap().path())
-        .map(|path| (path.clone(), fs::read_to_string(path).unwrap()))
-        .collect();
-    assert!(!files.is_empty(), "no files in {}", directory.display());
+    let mut directories = vec![Path::new(env!("CARGO_MANIFEST_DIR")).join("src").join(room)];
+    let mut files = Vec::new();
+    while let Some(directory) = directories.pop() {
+        for entry in fs::read_dir(&directory).unwrap() {
+            let path = entry.unwrap().path();
+            match path.is_dir() {
+                true => directories.push(path),
+                false => files.push((path.clone(), fs::read_to_string(path).unwrap())),
+            }
+        }
+    }
+    assert!(!files.is_empty(), "no files in {room}");
     files
 }
 

@@ -14,7 +14,7 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::net::{UnixListener, UnixStream};
 
 use super::Failure;
-use super::clock::{self, Clock};
+use crate::host::clock::{self, Clock};
 use crate::observe::printable;
 use crate::observe::status::{self, ProcessStatus};
 

@@ -4,8 +4,8 @@ use std::io;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use super::clock::Clock;
-use crate::kernel::{Changed, Changes};
+use crate::host::clock::Clock;
+use crate::host::{Changed, Changes};
 
 /// After word of a change, how long more word is waited for before the host is read.
 const SETTLE: Duration = Duration::from_millis(20);

@@ -2,8 +2,10 @@
 
 use std::io;
 
-use crate::engine::plan::Step;
-use crate::kernel::{ModuleError, QueueError, RulesError, StepError};
+use crate::engine::step::Step;
+use crate::host::nft::NftError;
+use crate::host::{ModuleError, StepError};
+use crate::kernel::{QueueError, StartError};
 
 /// The exit codes that are used. The man page's table is made from them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -84,7 +86,7 @@ pub enum Failure {
     #[error(transparent)]
     Queue(#[from] QueueError),
     #[error(transparent)]
-    Rules(#[from] RulesError),
+    Rules(#[from] NftError),
     /// What the process may not do at all.
     #[error("{0}")]
     Capability(String),
@@ -149,5 +151,14 @@ impl Failure {
     /// What went wrong while doing this.
     pub fn system(doing: &'static str) -> impl Fn(io::Error) -> Failure {
         move |error| Failure::System { doing, error }
+    }
+}
+
+impl From<StartError> for Failure {
+    fn from(error: StartError) -> Self {
+        match error {
+            StartError::Queue(error) => Failure::Queue(error),
+            StartError::Sending(error) => Failure::Sending(error),
+        }
     }
 }

@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use crate::engine::config::DeviceName;
 use crate::engine::host::Found;
-use crate::kernel::{Doubt, Holder, Lock};
+use crate::host::{Doubt, Holder, Lock};
 
 /// The locks of one process.
 #[derive(Debug)]

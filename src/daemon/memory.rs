@@ -4,9 +4,8 @@
 //! from one whose memory was lost. Writing waits for the disk, so it is done in the background, and
 //! one writing does for all that is asked for while another one is under way.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::time::Duration;
@@ -16,6 +15,7 @@ use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::{Sleep, sleep, timeout};
 
 use crate::engine::{Engine, Memory, Writing};
+use crate::host::atomic_file::replace;
 
 /// What those who wait for the disk wait at most.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -199,22 +199,6 @@ fn decode(bytes: &[u8]) -> io::Result<Memory> {
 
 fn checksum(bytes: &[u8]) -> String {
     Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-/// Writes beside the file, flushes to the disk, and renames over it. Makes the directory.
-///
-/// # Errors
-/// When the directory cannot be made or written.
-pub fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let directory = path.parent().ok_or(io::ErrorKind::InvalidFilename)?;
-    DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
-    let beside = path.with_extension("new");
-    let mut file =
-        OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
-    file.write_all(bytes)?;
-    file.sync_data()?;
-    fs::rename(&beside, path)?;
-    File::open(directory)?.sync_all()
 }
 
 #[cfg(test)]

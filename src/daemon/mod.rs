@@ -1,25 +1,15 @@
 //! The daemon: checks, then one loop that hands events to the engine and does what it says.
 
-mod carrier;
-mod clock;
 mod control;
 mod debounce;
-mod directories;
-mod dns;
+mod driver;
 mod failure;
-mod fetch;
-mod hosts;
 mod locks;
-mod lookups;
 mod memory;
-mod names;
 mod preflight;
 mod process;
 mod reauth;
 mod record;
-mod resolv_file;
-mod resolvconf;
-mod resolved;
 mod signals;
 mod status;
 mod tunnel;
@@ -31,9 +21,8 @@ use zeroize::Zeroizing;
 
 use crate::auth;
 use crate::engine::config::Role;
-pub use crate::kernel::close_memory;
+pub use crate::host::{Directories, close_memory};
 pub use control::{Style, show};
-pub use directories::Directories;
 pub use failure::{Exit, Failure};
 pub use reauth::reauthenticate;
 pub use tunnel::run;

@@ -7,16 +7,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::locks::Locks;
-use super::{Failure, Settings, names, record};
+use super::{Failure, Settings, record};
 use crate::engine::config::{
-    AlternateAddress, ClientConfig, Datapath, DatapathChoice, HostName, MANY_REMOTES,
-    MOST_KERNEL_REMOTES, Masquerade, Outer, Role, TunnelConfig,
+    AlternateAddress, ClientConfig, Datapath, DatapathChoice, HostName, Masquerade, Outer, Role,
+    TunnelConfig,
 };
 use crate::engine::host::{Family, Found, InterfaceKind, Listener};
 use crate::engine::{self, plan};
-use crate::kernel::{
-    HostAdapter, Links, Question, RulesError, WayTo, probe_port, require_modules, user_of_port,
+use crate::host::nft::NftError;
+use crate::host::{
+    self, HostAdapter, Links, Question, WayTo, probe_port, require_modules, user_of_port,
 };
+use crate::kernel::{KernelState, probe_fou};
+use crate::sources::names;
+use crate::tun::{StoredFds, TunDatapath};
 
 /// Bits of capability sets (capabilities(7)).
 const CAP_NET_ADMIN: u32 = 12;
@@ -39,10 +43,13 @@ pub async fn datapath(
     remotes: usize,
 ) -> Result<Datapath, Failure> {
     Ok(match settings.tunnel().datapath {
-        DatapathChoice::Only(Datapath::Kernel) if remotes > MOST_KERNEL_REMOTES => {
+        DatapathChoice::Only(Datapath::Kernel)
+            if remotes > Datapath::Kernel.capabilities().most_remotes =>
+        {
             return Err(Failure::Usage(format!(
                 "--datapath kernel: the table of hosts has {remotes} remotes, and the kernel's \
-                 datapath carries {MOST_KERNEL_REMOTES} at most; leave the option out"
+                 datapath carries {} at most; leave the option out",
+                Datapath::Kernel.capabilities().most_remotes
             )));
         }
         DatapathChoice::Only(datapath) => datapath,
@@ -52,10 +59,11 @@ pub async fn datapath(
             );
             Datapath::Tun
         }
-        DatapathChoice::Auto if remotes > MANY_REMOTES => {
+        DatapathChoice::Auto if remotes > Datapath::Kernel.capabilities().many_remotes => {
             tracing::info!(
                 "userspace datapath (tun): the table of hosts has {remotes} remotes, and the \
-                 kernel's is chosen for {MANY_REMOTES} at most"
+                 kernel's is chosen for {} at most",
+                Datapath::Kernel.capabilities().many_remotes
             );
             Datapath::Tun
         }
@@ -66,11 +74,53 @@ pub async fn datapath(
 /// The host, and what is known of it before the first change.
 pub struct Ground {
     pub host: HostAdapter,
+    pub datapath: Prepared,
     pub locks: Locks,
     /// Whether a FOU listener at our port is an earlier process'.
     pub adopts_listeners: bool,
     /// The family of our outer addresses.
     pub family: Family,
+}
+
+/// A datapath that can be used, and is not yet.
+pub enum Prepared {
+    Kernel(Box<KernelState>),
+    Tun,
+}
+
+impl Prepared {
+    /// Starts it. `stored` is what an earlier process of the userspace datapath left.
+    ///
+    /// # Errors
+    /// When the kernel refuses a socket or a thread, or somebody else reads the queue.
+    pub async fn start(
+        self,
+        role: &Role,
+        host: &HostAdapter,
+        stored: StoredFds,
+    ) -> Result<Box<dyn host::Datapath>, Failure> {
+        let tunnel = role.tunnel();
+        match self {
+            Prepared::Kernel(state) => {
+                let queue = match role {
+                    Role::Server(server) => Some(server.queue),
+                    Role::Client(_) | Role::Node(_) => None,
+                };
+                Ok(Box::new(state.start(queue, tunnel.outer.device())?))
+            }
+            Prepared::Tun => {
+                let datapath = TunDatapath::start(tunnel, host, stored).await;
+                Ok(Box::new(datapath.map_err(Failure::system("start threads"))?))
+            }
+        }
+    }
+
+    fn read(&mut self, found: &mut Found) -> io::Result<()> {
+        match self {
+            Prepared::Kernel(state) => state.read(found),
+            Prepared::Tun => Ok(()),
+        }
+    }
 }
 
 /// Opens the host, or says in one line why there can be no tunnel. `goes_on`: the interface may be
@@ -98,11 +148,15 @@ pub async fn open_host(
         checked => checked?,
     }
     require_capability(CAP_NET_ADMIN, "CAP_NET_ADMIN")?;
-    let mut host = HostAdapter::open(datapath, tunnel, true).map_err(Failure::Netlink)?;
-    match datapath {
-        Datapath::Kernel => require_kernel(&mut host, settings)?,
-        Datapath::Tun => require_tun()?,
-    }
+    let link_per_remote = datapath.capabilities().link_per_remote;
+    let mut host = HostAdapter::open(tunnel, link_per_remote).map_err(Failure::Netlink)?;
+    let mut prepared = match datapath {
+        Datapath::Kernel => Prepared::Kernel(Box::new(require_kernel(&host, settings)?)),
+        Datapath::Tun => {
+            require_tun()?;
+            Prepared::Tun
+        }
+    };
     let server = match &settings.role {
         Role::Client(client) => match &client.server.host {
             HostName::Address(address) => Some(*address),
@@ -114,7 +168,8 @@ pub async fn open_host(
         way_to: server.map(|server| WayTo::of_tunnel(tunnel, server)),
         ..Question::default()
     };
-    let found = host.read(&question).await.map_err(Failure::Netlink)?;
+    let mut found = host.read(&question).await.map_err(Failure::Netlink)?;
+    prepared.read(&mut found).map_err(Failure::Netlink)?;
     check_found(settings, datapath, goes_on, &found)?;
     let adopts_listeners =
         engine::has_leftovers(tunnel, &found) || record::names(&settings.state_dir, tunnel.port);
@@ -129,7 +184,7 @@ pub async fn open_host(
             check_port(at, &tunnel.outer)?;
         }
     }
-    Ok(Ground { host, locks, adopts_listeners, family })
+    Ok(Ground { host, datapath: prepared, locks, adopts_listeners, family })
 }
 
 /// Whether there is a FOU listener already where ours is to be.
@@ -228,20 +283,20 @@ async fn only_ipv6(settings: &Settings) -> io::Result<Option<String>> {
     Ok(over_ipv6.then(|| format!("{name} is reached")))
 }
 
-fn require_kernel(host: &mut HostAdapter, settings: &Settings) -> Result<(), Failure> {
+fn require_kernel(host: &HostAdapter, settings: &Settings) -> Result<KernelState, Failure> {
     require_capability(CAP_NET_RAW, "CAP_NET_RAW")?;
     require_fou()?;
     require_modules(&["ipip"])?;
-    match (host.probe_rules(), &settings.role) {
-        (Ok(_), _) => Ok(()),
-        (Err(error @ RulesError::NoProgram(_)), Role::Client(_) | Role::Node(_)) => {
+    let mut state = KernelState::of(settings.tunnel(), host);
+    match (state.probe_rules(), &settings.role) {
+        (Ok(_), _) => Ok(state),
+        (Err(error @ NftError::NoProgram(_)), Role::Client(_) | Role::Node(_)) => {
             tracing::warn!(
                 "{error}. Going on without rules: anybody who sends packets with the address of the \
                  other end can reach the tunnel"
             );
-            *host = HostAdapter::open(Datapath::Kernel, settings.tunnel(), false)
-                .map_err(Failure::Netlink)?;
-            Ok(())
+            state.go_without_rules();
+            Ok(state)
         }
         (Err(error), _) => Err(error.into()),
     }
@@ -302,12 +357,11 @@ pub fn require_raw() -> Result<(), Failure> {
 
 fn require_fou() -> Result<(), Failure> {
     // Asking for the family makes the kernel load the module, when it may.
-    if HostAdapter::probe_fou().is_ok() {
+    if probe_fou().is_ok() {
         return Ok(());
     }
     require_modules(&["fou"])?;
-    HostAdapter::probe_fou()
-        .map_err(|e| Failure::Fou(format!("the kernel's FOU does not answer: {e}")))
+    probe_fou().map_err(|e| Failure::Fou(format!("the kernel's FOU does not answer: {e}")))
 }
 
 fn check_found(

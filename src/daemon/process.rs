@@ -1,6 +1,5 @@
 //! One process and its tunnel: the engine, and those who do what it says.
 
-use std::collections::VecDeque;
 use std::mem::{Discriminant, discriminant};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
@@ -8,20 +7,21 @@ use std::time::Duration;
 use tokio::net::UnixStream;
 use tracing::Level;
 
-use super::carrier::Carrier;
-use super::clock::Clock;
 use super::control::answer;
-use super::dns::Dns;
 use super::locks::Locks;
 use super::memory::{Loaded, MemoryFile};
 use super::preflight::{self, Ground};
-use super::{Failure, Settings, record};
+use super::{Failure, Settings};
 use crate::auth::Reject;
 use crate::engine::config::{Datapath, Role};
+use crate::engine::driver::Driver as _;
 use crate::engine::host::{Family, Found, NameServers, RulesFound};
-use crate::engine::plan::Step;
-use crate::engine::{Action, Engine, Event, Memory, Report, Writing};
-use crate::kernel::{Changed, HostAdapter, Question, StepError, WayTo};
+use crate::engine::step::{DnsStep, Step};
+use crate::engine::{Engine, Event, Memory, Report, Writing};
+use crate::host::clock::Clock;
+use crate::host::datapath::Warnings;
+use crate::host::dns::Dns;
+use crate::host::{self, Changed, HostAdapter, Question, StepError, WayTo};
 use crate::observe::rate::Limiter;
 use crate::tun::{self, StoredFds};
 
@@ -31,12 +31,9 @@ const SOME_LINES: u32 = 5;
 const MANY_LINES: u32 = 50;
 /// Where programs look up who resolves names (resolv.conf(5)).
 const RESOLV_CONF: &str = "/etc/resolv.conf";
-/// How often the host is read again within one event, while steps fail.
-const MAX_ROUNDS: usize = 6;
-
 /// What fails again and again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-enum Failing {
+pub(super) enum Failing {
     Send,
     Read,
     Memory,
@@ -55,8 +52,10 @@ pub struct Process<'a> {
     locks: Locks,
     /// Whether the next reading finds listeners at our port that are not ours to take over.
     foreign_listeners: bool,
-    pub(super) carrier: Carrier,
-    dns: Dns,
+    /// What was asked for, or chosen.
+    pub(super) chosen: Datapath,
+    pub(super) datapath: Box<dyn host::Datapath>,
+    pub(super) dns: Dns,
     pub(super) memory: MemoryFile,
     rejections: Limiter<Reject>,
     failures: Limiter<Failing>,
@@ -64,10 +63,12 @@ pub struct Process<'a> {
     icmp_errors: Option<u64>,
     changes: Limiter<Discriminant<Report>>,
     /// The first failure counts until the tunnel has been set up once.
-    starting: Option<Option<Failure>>,
+    pub(super) starting: Option<Option<Failure>>,
+    /// How many of our things could not be removed, once that has begun.
+    pub(super) ending: Option<usize>,
     adopted: bool,
     /// Links or addresses may have changed since the datapath was told of them.
-    surroundings_due: bool,
+    pub(super) surroundings_due: bool,
     /// That the tunnel leads into itself was said.
     leads_back: bool,
     pub(super) rules: &'static str,
@@ -87,7 +88,7 @@ impl<'a> Process<'a> {
             kept = StoredFds::default();
             let _ = tun::forget();
         }
-        let Ground { host, locks, adopts_listeners, family } =
+        let Ground { host, datapath: prepared, locks, adopts_listeners, family } =
             preflight::open_host(settings, datapath, !kept.is_nothing()).await?;
         let tunnel = settings.tunnel();
         let dns = Dns::new(
@@ -97,15 +98,10 @@ impl<'a> Process<'a> {
             tunnel.gateway.dns.clone(),
         );
         dns.check().map_err(|error| Failure::Step {
-            step: Box::new(Step::UseNameServers),
+            step: Box::new(DnsStep::Use.into()),
             error: StepError::Dns(error),
         })?;
-        let carrier = Carrier::open(datapath, &settings.role, tunnel, kept)?;
-        if let Some(held) = carrier.queues()
-            && let Err(error) = host.check_queues(&tunnel.device, held).await
-        {
-            tracing::warn!("{}, of an earlier process: {error}", tunnel.device);
-        }
+        let carrier = prepared.start(&settings.role, &host, kept).await?;
         let file = MemoryFile::in_directory(&settings.state_dir);
         let memory = match file.load() {
             Loaded::Whole(memory) => memory,
@@ -131,7 +127,8 @@ impl<'a> Process<'a> {
             host,
             locks,
             foreign_listeners: !adopts_listeners,
-            carrier,
+            chosen: datapath,
+            datapath: carrier,
             dns,
             memory: file,
             rejections: Limiter::new(LOG_EVERY, 1),
@@ -139,6 +136,7 @@ impl<'a> Process<'a> {
             icmp_errors: None,
             changes: Limiter::new(LOG_EVERY, MANY_LINES),
             starting: Some(None),
+            ending: None,
             adopted: false,
             surroundings_due: true,
             leads_back: false,
@@ -149,7 +147,7 @@ impl<'a> Process<'a> {
 
     /// Makes the host as it should be for the first time.
     pub async fn start(&mut self) -> Result<(), Failure> {
-        self.read_host().await;
+        self.look().await;
         let Some(Some(failure)) = self.starting.take() else { return Ok(()) };
         // A tunnel that was running before us is better left than taken away.
         if !self.adopted {
@@ -164,33 +162,12 @@ impl<'a> Process<'a> {
         let _ = tun::forget(); // without a service manager there is nothing to forget
         // Word of the last changes may be on its way.
         self.host.note(&Changed { lost: true, ..Changed::default() });
-        let found = self.read().await.map_err(Failure::Netlink)?;
-        let mut actions = Vec::new();
-        let now = self.clock.moment()?;
-        self.engine.handle(Event::Shutdown(found), &now, &mut actions);
-        let mut failed = 0;
-        for action in actions {
-            match action {
-                Action::Apply(step) => {
-                    tracing::debug!("{step}");
-                    if let Err(error) = self.try_apply(&step).await {
-                        tracing::error!("cannot {step}: {error}");
-                        failed += 1;
-                    }
-                }
-                Action::Remember(memory) if failed == 0 => self.remember(&memory).await,
-                Action::Remember(_)
-                | Action::Write(_)
-                | Action::Send(_)
-                | Action::PeerAlive(_)
-                | Action::ReadHost
-                | Action::Report(_)
-                | Action::Exit => {}
-            }
-        }
-        match failed {
-            0 => Ok(()),
-            _ => Err(Failure::Cleanup(failed)),
+        let found = self.read_host().await.map_err(Failure::Netlink)?;
+        self.ending = Some(0);
+        self.handle(Event::Shutdown(found)).await;
+        match self.ending {
+            None | Some(0) => Ok(()),
+            Some(failed) => Err(Failure::Cleanup(failed)),
         }
     }
 
@@ -206,7 +183,7 @@ impl<'a> Process<'a> {
         server.chain(self.engine.other_addresses()).chain(self.inner_peer()).collect()
     }
 
-    async fn read(&mut self) -> std::io::Result<Found> {
+    pub(super) async fn read_host(&mut self) -> std::io::Result<Found> {
         let server = self.engine.server_address();
         let tunnel = self.settings.tunnel();
         let question = Question {
@@ -220,24 +197,13 @@ impl<'a> Process<'a> {
             interfaces: self.engine.changed_interfaces().cloned().collect(),
         };
         let mut found = self.host.read(&question).await?;
+        self.datapath.read(&mut found)?;
         self.hold_port(&mut found);
-        self.carrier.read(&mut found);
-        if let Some(datapath) = self.carrier.userspace().filter(|_| self.surroundings_due) {
-            datapath.surround(self.host.surroundings().await?);
+        if self.surroundings_due && self.datapath.wants_surroundings() {
+            self.datapath.surround(self.host.surroundings().await?);
             self.surroundings_due = false;
         }
-        if self.carrier.userspace().is_none() {
-            self.tell_errors_about_path();
-        }
-        let leads_back = self.carrier.userspace().is_some_and(tun::Datapath::leads_back);
-        if leads_back && !std::mem::replace(&mut self.leads_back, leads_back) {
-            let device = &self.settings.tunnel().device;
-            tracing::warn!(
-                "a route leads the tunnel's own packets back into {device}: they are dropped, or they \
-                 would go round for ever; let --route or --default-route make such routes, or add one \
-                 to the other end by the uplink"
-            );
-        }
+        self.warn();
         found.name_servers = match (self.dns.is_applied(), self.dns.needs_restoring()) {
             (true, _) => NameServers::Ours,
             (false, true) => NameServers::Changed,
@@ -251,11 +217,18 @@ impl<'a> Process<'a> {
         Ok(found)
     }
 
-    /// In the userspace datapath it is said when the word comes.
-    fn tell_errors_about_path(&mut self) {
-        // Without rules, or without counters, there are none.
-        let counters = self.host.rule_counters().unwrap_or_default();
-        let errors = counters.iter().filter(|c| c.name == "icmp_error").map(|c| c.packets).sum();
+    /// Says what is wrong around the datapath, when that is news.
+    fn warn(&mut self) {
+        let Warnings { leads_back, icmp_errors } = self.datapath.warnings();
+        if leads_back && !std::mem::replace(&mut self.leads_back, leads_back) {
+            let device = &self.settings.tunnel().device;
+            tracing::warn!(
+                "a route leads the tunnel's own packets back into {device}: they are dropped, or they \
+                 would go round for ever; let --route or --default-route make such routes, or add one \
+                 to the other end by the uplink"
+            );
+        }
+        let Some(errors) = icmp_errors else { return };
         let is_news = self.icmp_errors.replace(errors).is_some_and(|before| errors > before);
         if is_news && self.failures.pass(Failing::Path, self.clock.elapsed()).is_some() {
             tracing::warn!(
@@ -291,86 +264,23 @@ impl<'a> Process<'a> {
         self.host.note(&changed);
         self.surroundings_due |= changed.lost || !changed.interfaces.is_empty();
         self.ruleset_by = changed.ruleset_by;
-        let done = self.read_host().await;
+        let done = self.look().await;
         self.ruleset_by = None;
         done
     }
 
     /// Reads the host and puts right what is wrong; true at the end.
-    pub async fn read_host(&mut self) -> bool {
-        self.work(VecDeque::from([Action::ReadHost])).await
-    }
-
-    /// Hands an event to the engine and does what it says; true at the end.
-    pub async fn handle(&mut self, event: Event<'_>) -> bool {
-        let mut work = VecDeque::new();
-        self.feed(event, &mut work);
-        self.work(work).await
-    }
-
-    async fn work(&mut self, mut work: VecDeque<Action>) -> bool {
-        let (mut rounds, mut applied, mut failed) = (0, false, false);
-        while let Some(action) = work.pop_front() {
-            match action {
-                Action::Apply(step) if failed => {
-                    tracing::trace!("not tried: {step}");
-                    self.feed(Event::StepFailed { step, taken: false }, &mut work);
-                }
-                Action::Apply(step) => match self.apply(&step).await {
-                    Ok(()) => applied = true,
-                    Err(taken) => {
-                        failed = true;
-                        self.feed(Event::StepFailed { step, taken }, &mut work);
-                    }
-                },
-                Action::Send(out) => {
-                    if let Err(e) = self.carrier.send(&out) {
-                        let text = format!("cannot send to {}: {e}; trying again", out.to);
-                        self.complain(Failing::Send, &text);
-                        self.feed(Event::SendFailed, &mut work);
-                    }
-                }
-                Action::PeerAlive(remote) => self.carrier.heard_of(remote),
-                Action::ReadHost if rounds < MAX_ROUNDS => {
-                    rounds += 1;
-                    (applied, failed) = (false, false);
-                    match self.read().await {
-                        Ok(found) => self.feed(Event::HostRead(found), &mut work),
-                        Err(e) => {
-                            self.complain(Failing::Read, &format!("cannot read the host: {e}"))
-                        }
-                    }
-                }
-                // The engine reads again by itself in a while.
-                Action::ReadHost => {}
-                Action::Remember(memory) => self.remember(&memory).await,
-                Action::Write(writing) => self.memory.write(writing, &self.engine),
-                Action::Report(report) => self.report(&report),
-                Action::Exit => return true,
-            }
-            if applied && !failed && !work.iter().any(|a| matches!(a, Action::Apply(_))) {
-                applied = false;
-                self.feed(Event::Applied, &mut work);
+    pub async fn look(&mut self) -> bool {
+        match self.read_host().await {
+            Ok(found) => self.handle(Event::HostRead(found)).await,
+            Err(error) => {
+                self.complain(Failing::Read, &format!("cannot read the host: {error}"));
+                false
             }
         }
-        false
     }
 
-    fn feed(&mut self, event: Event<'_>, work: &mut VecDeque<Action>) {
-        let mut actions = Vec::new();
-        match self.clock.moment() {
-            Ok(now) => self.engine.handle(event, &now, &mut actions),
-            Err(e) => tracing::error!("no random numbers: {e}"),
-        }
-        work.extend(actions);
-    }
-
-    async fn remember(&mut self, memory: &Memory) {
-        let result = self.memory.save(memory).await;
-        self.note_write(result);
-    }
-
-    fn note_write(&mut self, result: std::io::Result<()>) {
+    pub(super) fn note_write(&mut self, result: std::io::Result<()>) {
         if let Err(e) = result {
             let path = self.memory.path().display();
             let text = format!("{path}: {e}: a restart will forget replays");
@@ -385,59 +295,13 @@ impl<'a> Process<'a> {
         self.handle(Event::Written(writing)).await
     }
 
-    async fn try_apply(&mut self, step: &Step) -> Result<(), StepError> {
-        self.carrier.apply(step)?;
-        if let (Step::CreateLink(wanted), Some(held)) = (step, self.carrier.queues()) {
-            self.host.check_queues(&wanted.device, held).await?;
-        }
-        match step {
-            Step::UseNameServers => self.dns.apply().map_err(StepError::Dns),
-            Step::RestoreNameServers => self.dns.restore().map_err(StepError::Dns),
-            Step::AddListener(listener) => {
-                // Before the listener: a crash in between leaves a record of nothing.
-                if let Err(e) = record::write(&self.settings.state_dir, listener.port) {
-                    let directory = self.settings.state_dir.display();
-                    tracing::warn!("{directory}: {e}: a restart may not know its FOU listener");
-                }
-                self.host.apply(step).await
-            }
-            Step::RemoveRules => {
-                record::remove(&self.settings.state_dir);
-                self.host.apply(step).await
-            }
-            _ => self.host.apply(step).await,
-        }
-    }
-
-    /// Applies a step; an error tells whether the kernel said that it exists already.
-    async fn apply(&mut self, step: &Step) -> Result<(), bool> {
-        tracing::debug!("{step}");
-        self.surroundings_due = true;
-        let Err(error) = self.try_apply(step).await else { return Ok(()) };
-        let taken = error.is_taken();
-        let is_link = matches!(error, StepError::Link(_));
-        if taken && is_link {
-            let text = format!(
-                "cannot {step}: another link has its addresses, perhaps in another network namespace; \
-                 trying an alternate local address"
-            );
-            self.complain(Failing::Step(discriminant(step)), &text);
-        } else if let Some(first @ None) = &mut self.starting {
-            *first = Some(Failure::Step { step: Box::new(step.clone()), error });
-        } else {
-            let failing = Failing::Step(discriminant(step));
-            self.complain(failing, &format!("cannot {step}: {error}; trying again"));
-        }
-        Err(taken)
-    }
-
-    fn complain(&mut self, failing: Failing, text: &str) {
+    pub(super) fn complain(&mut self, failing: Failing, text: &str) {
         if let Some(more) = self.failures.pass(failing, self.clock.elapsed()) {
             tracing::error!("{text}{}", also(more));
         }
     }
 
-    fn report(&mut self, report: &Report) {
+    pub(super) fn tell_report(&mut self, report: &Report) {
         let level = match report {
             Report::Rejected { .. }
             | Report::Repairing(_)
@@ -488,9 +352,10 @@ impl<'a> Process<'a> {
         }
     }
 
-    pub fn notify_ready(&self) {
+    pub fn notify_ready(&mut self) {
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
-        let (datapath, offloads) = self.carrier.describe();
+        let datapath = self.chosen.name();
+        let offloads = self.datapath.statistics().offloads;
         let offloads = offloads.map_or_else(String::new, |with| format!(" with {with}"));
         tracing::info!(
             "ready on {} as {}, datapath {datapath}{offloads}",
@@ -501,7 +366,7 @@ impl<'a> Process<'a> {
 
     /// Sends the status to somebody who asked.
     pub async fn tell(&mut self, stream: UnixStream) -> bool {
-        let done = self.read_host().await; // for fresh traffic counters
+        let done = self.look().await; // for fresh traffic counters
         answer(stream, &self.status());
         done
     }

@@ -2,14 +2,16 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use super::clock::Clock;
 use super::memory::{Loaded, MemoryFile};
 use super::preflight::{check_device, require_raw};
-use super::{Failure, Settings, names};
-use crate::engine::config::{ClientConfig, Datapath, Role, TunnelConfig};
+use super::{Failure, Settings};
+use crate::engine::config::{ClientConfig, Role, TunnelConfig};
 use crate::engine::host::{Family, Found, InterfaceKind};
 use crate::engine::{Memory, Outgoing, first_packet, outer_address};
-use crate::kernel::{HostAdapter, Question, RawSender, WayTo};
+use crate::host::clock::Clock;
+use crate::host::{HostAdapter, Question, WayTo};
+use crate::kernel::RawSender;
+use crate::sources::names;
 
 /// Sends the packet. The tunnel, if there is one, is not touched.
 ///
@@ -29,7 +31,7 @@ pub fn reauthenticate(settings: &Settings) -> Result<(), Failure> {
 async fn send(client: &ClientConfig, settings: &Settings) -> Result<(), Failure> {
     require_raw()?;
     let tunnel = &client.tunnel;
-    let mut host = HostAdapter::open(Datapath::Tun, tunnel, false).map_err(Failure::Netlink)?;
+    let mut host = HostAdapter::open(tunnel, false).map_err(Failure::Netlink)?;
     check_device(&tunnel.outer).await?;
     let addresses = names::look_up(&client.server.host)
         .await

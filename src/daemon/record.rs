@@ -5,7 +5,7 @@ use std::fs;
 use std::num::NonZeroU16;
 use std::path::Path;
 
-use super::memory::replace;
+use crate::host::atomic_file::replace;
 
 const FILE: &str = "listener";
 

@@ -1,11 +1,17 @@
 //! What a process tells of itself.
 
-use super::clock;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
 use super::process::Process;
 use crate::auth::Reject;
 use crate::engine::Contact;
 use crate::engine::config::Role;
-use crate::observe::status::{Dropped, ProcessStatus, RemoteStatus, TunnelStatus, Unreachable};
+use crate::host::clock;
+use crate::host::datapath::{self, Statistics};
+use crate::observe::status::{
+    Dropped, Learned, ProcessStatus, RemoteStatus, TunnelStatus, Unreachable,
+};
 
 impl Process<'_> {
     pub(super) fn role(&self) -> &'static str {
@@ -17,28 +23,26 @@ impl Process<'_> {
     }
 
     pub(super) fn status(&mut self) -> ProcessStatus {
-        let by_rules = self.host.rule_counters().unwrap_or_default();
+        let Statistics { offloads, by_rules, dropped, learned, unreachable } =
+            self.datapath.statistics();
         let by_rules = by_rules
             .into_iter()
             .map(|c| (c.name, Dropped { packets: c.packets, bytes: Some(c.bytes) }));
-        let by_us = self
-            .carrier
-            .dropped()
+        let by_us = dropped
             .into_iter()
             .map(|(reason, packets)| (reason.to_owned(), Dropped { packets, bytes: None }));
-        let (datapath, offloads) = self.carrier.describe();
         let counters = self.engine.counters();
         let refused = |reason| counters.rejected.get(reason).copied().unwrap_or(0);
         ProcessStatus {
-            datapath: datapath.to_owned(),
+            datapath: self.chosen.name().to_owned(),
             offloads,
-            learned: self.carrier.learned(),
+            learned: learned_status(learned),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
             role: self.role().to_owned(),
             uptime: self.clock.elapsed().as_secs(),
             rules: self.rules.to_owned(),
-            tunnels: vec![self.tunnel_status()],
+            tunnels: vec![self.tunnel_status(unreachable)],
             accepted: counters.accepted,
             moved: counters.moved,
             sent: counters.sent,
@@ -48,23 +52,37 @@ impl Process<'_> {
         }
     }
 
-    fn tunnel_status(&self) -> TunnelStatus {
+    fn tunnel_status(&self, word: Option<(datapath::Unreachable, Duration)>) -> TunnelStatus {
         let tunnel = self.engine.status();
-        let unreachable = self.unreachable(&tunnel);
+        let unreachable = word.and_then(|(word, ago)| unreachable(&tunnel, word, ago));
         TunnelStatus { unreachable, ..tunnel_status(tunnel) }
     }
+}
 
-    /// What is said of the way to the remote since something last came from there.
-    fn unreachable(&self, tunnel: &crate::engine::Status) -> Option<Unreachable> {
-        let (word, ago) = self.carrier.userspace()?.unreachable()?;
-        let at = clock::unix().saturating_sub(ago.as_secs());
-        let is_news = tunnel.last_data.max(tunnel.last_reply) < Some(at);
-        (tunnel.remote == Some(word.to) && is_news).then(|| Unreachable {
-            what: word.what.to_owned(),
-            by: word.by.map(|by| by.to_string()),
-            at,
-        })
-    }
+/// What is said of the way to the remote since something last came from there.
+fn unreachable(
+    tunnel: &crate::engine::Status,
+    word: datapath::Unreachable,
+    ago: Duration,
+) -> Option<Unreachable> {
+    let at = clock::unix().saturating_sub(ago.as_secs());
+    let is_news = tunnel.last_data.max(tunnel.last_reply) < Some(at);
+    (tunnel.remote == Some(word.to) && is_news).then(|| Unreachable {
+        what: word.what.to_owned(),
+        by: word.by.map(|by| by.to_string()),
+        at,
+    })
+}
+
+fn learned_status(learned: Vec<(IpAddr, SocketAddr, Duration)>) -> Vec<Learned> {
+    let entry = |(inner, remote, silent): (IpAddr, SocketAddr, Duration)| Learned {
+        inner: inner.to_string(),
+        remote: remote.to_string(),
+        silent: silent.as_secs(),
+    };
+    let mut learned: Vec<_> = learned.into_iter().map(entry).collect();
+    learned.sort_by(|a, b| a.inner.cmp(&b.inner));
+    learned
 }
 
 fn tunnel_status(tunnel: crate::engine::Status) -> TunnelStatus {

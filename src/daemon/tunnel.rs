@@ -8,18 +8,19 @@ use tokio::net::UnixStream;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::sleep_until;
 
-use super::clock::Clock;
 use super::control::StatusSocket;
 use super::debounce::DebouncedChanges;
-use super::hosts::TableSource;
 use super::process::Process;
 use super::signals::{Caught, Signals};
-use super::{Failure, Settings, names, preflight};
+use super::{Failure, Settings, preflight};
 use crate::auth::key_text;
 use crate::engine::Event;
 use crate::engine::config::{HostName, Role};
+use crate::engine::driver::Driver as _;
 use crate::engine::host::Family;
 use crate::engine::hosts::Node;
+use crate::host::clock::Clock;
+use crate::sources::{TableSource, names};
 
 /// Is a tunnel until SIGTERM or SIGINT.
 ///
@@ -50,12 +51,15 @@ async fn serve(settings: &Settings) -> Result<(), Failure> {
     };
     let mut changes = DebouncedChanges::open(looks_at_routes).map_err(Failure::Netlink)?;
     let hosts = match &settings.role {
-        Role::Node(node) => Some(TableSource::load(node.hosts.clone(), &settings.state_dir).await?),
+        Role::Node(node) => {
+            let table = TableSource::load(node.hosts.clone(), &settings.state_dir).await;
+            Some(table.map_err(Failure::Usage)?)
+        }
         Role::Server(_) | Role::Client(_) => None,
     };
     let remotes = hosts.as_ref().map_or(0, TableSource::remotes);
     let mut process = Process::open(settings, remotes).await?;
-    let hosts = hosts.map(|hosts| hosts.carried_by(process.carrier.datapath()));
+    let hosts = hosts.map(|hosts| hosts.carried_by(process.chosen));
     let control = open_control(settings);
     let (mut answers, look_up_now) = keep_looking(&settings.role);
     let family = watch::Sender::new(process.family_at_start);
@@ -112,7 +116,7 @@ async fn serve(settings: &Settings) -> Result<(), Failure> {
             Some(stream) = next_asker(control.as_ref()) => process.tell(stream).await,
             changed = changes.debounced(process.clock) => process.host_changed(changed).await,
             // Last: anybody can send as many as he likes.
-            datagram = process.carrier.next() => match datagram {
+            datagram = process.datapath.next_control() => match datagram {
                 Some((from, payload)) => {
                     process.handle(Event::Datagram { from, payload: &payload }).await
                 }

@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use super::memory::Writing;
 use super::peer::{Accepted, Arrival, End, Peer, Verdict};
-use super::plan::{Control, Step};
+use super::plan::Control;
+use super::reconcile::apply;
+use super::step::Step;
 use super::{Action, Engine, Moment, Outgoing, Phase, Report};
 use crate::auth::Reject;
 
@@ -96,10 +98,9 @@ impl Engine {
         if arrivals.is_empty() {
             return;
         }
-        let mut steps = Vec::new();
-        self.reconcile(&mut steps);
+        let steps = self.reconcile(actions);
         let is_made = is_made(&steps);
-        actions.append(&mut steps);
+        apply(steps, actions);
         for Arrival { from, accepted, reply } in arrivals {
             self.counters.accepted += 1;
             match accepted {
@@ -256,23 +257,7 @@ impl Engine {
     }
 }
 
-/// Whether the tunnel is there when these are still to be done: routes and what else is around it may
-/// fail for reasons of their own.
-pub(super) fn is_made(actions: &[Action]) -> bool {
-    let is_around = |step: &Step| {
-        matches!(
-            step,
-            Step::AddRoute(_)
-                | Step::RemoveRoute(_)
-                | Step::AddPolicyRule(_)
-                | Step::RemovePolicyRule(_)
-                | Step::InstallGateway(_)
-                | Step::RemoveGateway
-                | Step::SetForwarding { .. }
-                | Step::SetRpFilter { .. }
-                | Step::UseNameServers
-                | Step::RestoreNameServers
-        )
-    };
-    actions.iter().filter_map(Action::step).all(is_around)
+/// Whether the tunnel is there while these are still to be done.
+pub(super) fn is_made(steps: &[Step]) -> bool {
+    steps.iter().all(Step::is_around)
 }

@@ -191,13 +191,6 @@ pub enum Datapath {
     Tun,
 }
 
-/// Remotes of a table that the kernel's datapath carries at most: each is an interface, and the sets
-/// of its rules have room for no more.
-pub const MOST_KERNEL_REMOTES: usize = 1024;
-
-/// Up to so many it is chosen: with more, making and changing interfaces takes too long.
-pub const MANY_REMOTES: usize = 512;
-
 /// Which datapath is asked for.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum DatapathChoice {

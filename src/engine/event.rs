@@ -8,10 +8,11 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use super::config::{DeviceName, Outer};
+use super::driver::Refused;
 use super::heard::Contact;
 use super::host::{Found, Traffic};
 use super::hosts::{Inner, Node};
-use super::plan::Step;
+use super::step::Step;
 use super::{Memory, Writing};
 use crate::auth::Reject;
 
@@ -30,11 +31,10 @@ pub enum Event<'a> {
     ReauthRequested,
     /// The memory was written, as [`Action::Write`] asks, or the disk refused that.
     Written(Writing),
-    /// All steps of the last batch were applied.
-    Applied,
-    /// A step was not done: it failed, `taken` when the kernel said `EEXIST`; or one before it in
-    /// its batch did, and it was not tried.
-    StepFailed { step: Step, taken: bool },
+    /// The steps of [`Action::Apply`] were applied, or one of them was refused.
+    Applied(Result<(), Failed>),
+    /// All steps of [`Action::TearDown`] were tried.
+    TornDown { failed: usize },
     /// A packet could not be sent: there may be an address already, and no route yet.
     SendFailed,
     /// [`Engine::next_deadline`] has come.
@@ -43,17 +43,28 @@ pub enum Event<'a> {
     Shutdown(Found),
 }
 
+/// A batch of steps of which one was refused.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failed {
+    pub step: Step,
+    pub refused: Refused,
+    /// Those after it.
+    pub untried: Vec<Step>,
+}
+
 /// Something to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Action {
-    Apply(Step),
+    /// Apply these in order, up to the first that is refused.
+    Apply(Vec<Step>),
+    /// Apply these in order, whatever becomes of each.
+    TearDown(Vec<Step>),
     Send(Outgoing),
     /// A remote of the userspace datapath proved itself again: what was learned behind it is alive.
     PeerAlive(SocketAddr),
     /// Read the host and come back with [`Event::HostRead`].
     ReadHost,
-    /// Write this before what follows is done. At the end, only if all steps were applied: what is
-    /// left is put back by the next start.
+    /// Write this before what follows is done.
     Remember(Memory),
     /// Write what [`Engine::memory`](super::Engine::memory) tells then, in the background, and come
     /// back with [`Event::Written`]. One writing does for all that were asked for before it began.
@@ -203,26 +214,13 @@ pub struct Status {
     pub traffic: Traffic,
 }
 
-impl Action {
-    /// The step that it is.
-    pub(super) fn step(&self) -> Option<&Step> {
-        match self {
-            Action::Apply(step) => Some(step),
-            Action::Send(_)
-            | Action::PeerAlive(_)
-            | Action::ReadHost
-            | Action::Remember(_)
-            | Action::Write(_)
-            | Action::Report(_)
-            | Action::Exit => None,
-        }
-    }
-}
-
 impl fmt::Display for Action {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Action::Apply(step) => write!(f, "apply: {step}"),
+            Action::Apply(steps) | Action::TearDown(steps) => {
+                f.write_str("apply")?;
+                steps.iter().try_for_each(|step| write!(f, ": {step}"))
+            }
             Action::Send(out) => {
                 write!(f, "send {} bytes from {} to {}", out.payload.len(), out.from, out.to)
             }

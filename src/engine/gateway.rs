@@ -15,7 +15,8 @@ use super::host::{
     PolicyRule, PolicyRuleKind, Route, RouteTarget,
 };
 use super::memory::{Settings, TurnedOn};
-use super::plan::{Step, is_gateway};
+use super::plan::is_gateway;
+use super::step::{DnsStep, HostStep, NatStep, Step};
 
 /// The routing table that everybody uses (`RT_TABLE_MAIN` in linux/rtnetlink.h).
 const MAIN: u32 = 254;
@@ -266,9 +267,9 @@ pub fn guard(
 ) {
     match (&wanted.rules, found.gateway) {
         (Some(spec), GatewayFound::Intact) if installed == Some(spec) => {}
-        (Some(spec), _) => steps.insert(0, Step::InstallGateway(spec.clone())),
+        (Some(spec), _) => steps.insert(0, NatStep::Install(spec.clone()).into()),
         (None, GatewayFound::Missing) => {}
-        (None, GatewayFound::Intact | GatewayFound::Unknown) => steps.push(Step::RemoveGateway),
+        (None, GatewayFound::Intact | GatewayFound::Unknown) => steps.push(NatStep::Remove.into()),
     }
 }
 
@@ -277,15 +278,15 @@ pub fn guard(
 pub fn plan_stale(wanted: &Wanted, found: &Found, tunnel: &TunnelConfig) -> Vec<Step> {
     let mut steps = Vec::new();
     if !wanted.name_servers && found.name_servers != NameServers::Theirs {
-        steps.push(Step::RestoreNameServers);
+        steps.push(DnsStep::Restore.into());
     }
     let ours = found.policy_rules.iter().filter(|rule| is_our_rule(rule, tunnel, found));
     let stale = ours.filter(|rule| !wanted.policy_rules.contains(rule));
     // The one that leads into the tunnel goes first: without the other it would take all.
-    steps.extend(stale.rev().map(|rule| Step::RemovePolicyRule(*rule)));
+    steps.extend(stale.rev().map(|rule| Step::from(HostStep::RemovePolicyRule(*rule))));
     let ours = found.routes.iter().filter(|route| is_ours(route, tunnel, found));
     let stale = ours.filter(|route| !wanted.routes.contains(route));
-    steps.extend(stale.map(|route| Step::RemoveRoute(*route)));
+    steps.extend(stale.map(|route| Step::from(HostStep::RemoveRoute(*route))));
     steps
 }
 
@@ -300,11 +301,11 @@ pub fn plan(
     // Routes before the policy rules that ask for them: at no time does a packet of the tunnel enter
     // the tunnel.
     let missing = wanted.routes.difference(&found.routes);
-    steps.extend(missing.map(|route| Step::AddRoute(*route)));
+    steps.extend(missing.map(|route| Step::from(HostStep::AddRoute(*route))));
     let missing = wanted.policy_rules.difference(&found.policy_rules);
-    steps.extend(missing.map(|rule| Step::AddPolicyRule(*rule)));
+    steps.extend(missing.map(|rule| Step::from(HostStep::AddPolicyRule(*rule))));
     if wanted.name_servers && found.name_servers != NameServers::Ours {
-        steps.push(Step::UseNameServers);
+        steps.push(DnsStep::Use.into());
     }
     steps
 }
@@ -331,7 +332,7 @@ fn plan_settings(
     let mut steps = Vec::new();
     for interface in found.interfaces.iter().filter(|i| i.name != tunnel.device.as_str()) {
         let mut saved = before.remove(&interface.name).unwrap_or_default();
-        let set = |on| Step::SetForwarding { interface: interface.name.clone(), on };
+        let set = |on| HostStep::SetForwarding { interface: interface.name.clone(), on }.into();
         match (wanted.forwarding.contains(&interface.name), interface.forwarding) {
             (true, Some(false)) => {
                 saved.turned_on.get_or_insert(TurnedOn { ip_forward: found.ip_forward });
@@ -341,7 +342,7 @@ fn plan_settings(
             (false, Some(true)) if saved.turned_on.is_some() => steps.push(set(false)),
             (false, _) => saved.turned_on = None,
         }
-        let set = |value| Step::SetRpFilter { interface: interface.name.clone(), value };
+        let set = |value| HostStep::SetRpFilter { interface: interface.name.clone(), value }.into();
         match (wanted.loose.contains(&interface.name), interface.rp_filter, saved.rp_filter) {
             (true, Some(now), _) if now != LOOSE => {
                 saved.rp_filter.get_or_insert(now);

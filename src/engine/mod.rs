@@ -6,6 +6,8 @@ mod authenticate;
 mod calendar;
 mod clients;
 pub mod config;
+pub mod datapath;
+pub mod driver;
 mod event;
 pub mod forwarding;
 mod gateway;
@@ -25,6 +27,7 @@ mod server;
 pub mod socket;
 mod sources;
 mod status;
+pub mod step;
 pub mod surroundings;
 mod undone;
 mod wanted;
@@ -37,16 +40,18 @@ use crate::auth::{Proof, ServerTime};
 use crate::wire::auth_packet::SALT_LEN;
 use clients::Clients;
 use config::{ClientConfig, Datapath, Outer, Role, ServerConfig, TunnelConfig};
-pub use event::{Action, Counters, Event, Outgoing, Report, Status, Unusable};
+use driver::Refused;
+pub use event::{Action, Counters, Event, Failed, Outgoing, Report, Status, Unusable};
 pub use heard::Contact;
 use heard::Heard;
 use host::{Family, Found, GatewaySpec};
 use hosts::Node;
 pub use memory::{Memory, Writing};
 use peer::{End, Peer, RemoteClient, RemoteServer};
-use plan::{Control, Owned, PacketShape, RuleSpec, Step};
-use reconcile::Remotes;
+use plan::{Control, Owned, PacketShape, RuleSpec};
+use reconcile::{Remotes, apply};
 use rivals::Rivals;
+use step::{HostStep, KernelStep, NatStep, Step};
 use undone::Undone;
 use wanted::{Endpoint, Ends, OuterFound, find_outer};
 
@@ -219,8 +224,9 @@ impl Engine {
             Event::Resolved(addresses) => self.resolved(&addresses, now, actions),
             Event::ReauthRequested => self.reauth(now, actions),
             Event::Written(writing) => self.written(writing, now, actions),
-            Event::Applied => actions.push(Action::ReadHost),
-            Event::StepFailed { step, taken } => self.step_failed(&step, taken, now, actions),
+            Event::Applied(Ok(())) => actions.push(Action::ReadHost),
+            Event::Applied(Err(failed)) => self.failed(&failed, now, actions),
+            Event::TornDown { failed } => self.torn_down(failed, actions),
             Event::SendFailed => self.authenticate(now.monotonic + RETRY_AFTER),
             Event::Deadline => self.deadline(now, actions),
             Event::Shutdown(found) => self.shutdown(&found, actions),
@@ -268,15 +274,21 @@ impl Engine {
         found.or(self.endpoint.tunnel.outer.address()).map_or(Family::V4, Family::of)
     }
 
-    fn step_failed(&mut self, step: &Step, taken: bool, now: &Moment, actions: &mut Vec<Action>) {
-        if let (Step::CreateLink(wanted) | Step::ChangeLink(wanted), true) = (step, taken) {
-            for peer in self.peers.iter_mut().filter(|p| p.device == wanted.device) {
+    fn failed(&mut self, failed: &Failed, now: &Moment, actions: &mut Vec<Action>) {
+        if let (
+            Step::Kernel(KernelStep::CreateLink(link) | KernelStep::ChangeLink(link)),
+            Refused::Taken,
+        ) = (&failed.step, failed.refused)
+        {
+            for peer in self.peers.iter_mut().filter(|peer| peer.device == link.device) {
                 peer.conflicting_remote = peer.remote().map(|remote| remote.ip());
             }
             actions.push(Action::ReadHost);
         }
-        self.not_made(step);
-        self.undone.failed(step);
+        for step in std::iter::once(&failed.step).chain(&failed.untried) {
+            self.not_made(step);
+            self.undone.failed(step);
+        }
         self.reread_at = self.reread_at.min(now.monotonic + RETRY_AFTER);
     }
 
@@ -284,10 +296,10 @@ impl Engine {
     fn not_made(&mut self, step: &Step) {
         self.needs_nothing = None;
         match step {
-            Step::InstallRules(..) => self.installed = None,
-            Step::InstallGateway(_) => self.installed_gateway = None,
-            Step::SetMtu(device, _) => drop(self.owned.mtus.remove(device)),
-            _ => {}
+            Step::Kernel(KernelStep::InstallRules(..)) => self.installed = None,
+            Step::Nat(NatStep::Install(_)) => self.installed_gateway = None,
+            Step::Host(HostStep::SetMtu(device, _)) => drop(self.owned.mtus.remove(device)),
+            Step::Host(_) | Step::Kernel(_) | Step::Tun(_) | Step::Nat(_) | Step::Dns(_) => {}
         }
     }
 
@@ -307,7 +319,8 @@ impl Engine {
         expired.extend(self.clients.iter_mut().flat_map(|clients| clients.expire(now)));
         self.send_due(now, actions);
         if !expired.is_empty() {
-            self.reconcile(actions);
+            let steps = self.reconcile(actions);
+            apply(steps, actions);
         }
         actions.extend(expired.into_iter().map(Report::Expired).map(Action::Report));
         if self.write_at <= now.monotonic {

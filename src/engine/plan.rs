@@ -4,17 +4,16 @@
 //! door shut: rules come before the listener they guard and go after it.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
 
 use super::config::{DeviceName, QueueConfig, SourceCheck};
 use super::forwarding::PeerTable;
 use super::gateway;
 use super::host::{
-    Address, Admitted, Found, GatewaySpec, Interface, InterfaceAddress, InterfaceKind, IpipLink,
-    Listener, PolicyRule, Route, RulesFound,
+    Admitted, Found, Interface, InterfaceAddress, InterfaceKind, IpipLink, Listener, RulesFound,
 };
 use super::socket::SocketSpec;
+use super::step::{HostStep, KernelLink, KernelStep, Step, TunStep};
 
 /// The marks on links we made (`IFLA_IFALIAS`, shown by `ip link`), by [`LinkForwarding`]. What may go
 /// into a gateway's, its own process judges, and nobody else's.
@@ -153,49 +152,6 @@ pub struct Owned {
     pub mtus: BTreeMap<DeviceName, u32>,
 }
 
-/// One change to the host.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Step {
-    /// Replaces our whole table in one transaction.
-    InstallRules(RuleSpec, BTreeSet<Admitted>),
-    /// Makes the remotes that are let in exactly these, in one transaction.
-    Admit(BTreeSet<Admitted>),
-    AddAlternateAddress(Ipv4Addr),
-    AddListener(Listener),
-    CreateLink(WantedLink),
-    ChangeLink(WantedLink),
-    /// Label, reverse path filter, up.
-    ConfigureLink(WantedLink),
-    SetMtu(DeviceName, u32),
-    AddInnerAddress(DeviceName, InterfaceAddress),
-    RemoveInnerAddress(Address),
-    RemoveLink(DeviceName),
-    /// The userspace datapath's socket.
-    Bind(SocketSpec),
-    Forward(PeerTable),
-    AddRoute(Route),
-    RemoveRoute(Route),
-    AddPolicyRule(PolicyRule),
-    RemovePolicyRule(PolicyRule),
-    InstallGateway(GatewaySpec),
-    RemoveGateway,
-    /// Whether an interface forwards what comes in by it.
-    SetForwarding {
-        interface: String,
-        on: bool,
-    },
-    SetRpFilter {
-        interface: String,
-        value: u32,
-    },
-    /// The name servers of `--dns`.
-    UseNameServers,
-    RestoreNameServers,
-    RemoveListener(Listener),
-    RemoveAlternateAddress(Ipv4Addr),
-    RemoveRules,
-}
-
 /// The steps from `found` to `wanted`. `installed` is the spec of the rules now in the kernel.
 ///
 /// Applied to a host, they leave nothing to do: planning again gives no step, but for the guard of a
@@ -211,21 +167,21 @@ pub fn plan(
     plan_rules(wanted, found, installed, owned, &mut steps);
     for alternate in &wanted.alternate {
         if !found.has_local(IpAddr::V4(*alternate)) {
-            steps.push(Step::AddAlternateAddress(*alternate));
+            steps.push(KernelStep::AddAlternateAddress(*alternate).into());
         }
     }
     for listener in &wanted.listeners {
         if !found.listeners.iter().any(|f| f.serves(listener)) {
-            steps.push(Step::AddListener(*listener));
+            steps.push(KernelStep::AddListener(*listener).into());
         }
     }
     if let Some(socket) = &wanted.socket
         && found.userspace.socket.as_ref() != Some(socket)
     {
-        steps.push(Step::Bind(socket.clone()));
+        steps.push(TunStep::Bind(socket.clone()).into());
     }
     if found.userspace.forwarding != wanted.forwarding {
-        steps.push(Step::Forward(wanted.forwarding.clone()));
+        steps.push(TunStep::Forward(wanted.forwarding.clone()).into());
     }
     // A new link may have the addresses of an old one.
     steps.extend(plan_unwanted(&wanted.unwanted, found));
@@ -248,7 +204,7 @@ pub fn plan_removal<'a>(
     steps.extend(plan_unwanted_listeners(&nothing, found, owned));
     steps.extend(plan_unwanted_alternate(&nothing, found, owned));
     if owned.rules && matches!(found.rules, RulesFound::Unknown | RulesFound::Intact(_)) {
-        steps.push(Step::RemoveRules);
+        steps.push(KernelStep::RemoveRules.into());
     }
     steps
 }
@@ -260,7 +216,7 @@ fn plan_unwanted<'a>(
     devices
         .into_iter()
         .filter(|device| found.interface(device).is_some_and(is_labelled))
-        .map(|device| Step::RemoveLink(device.clone()))
+        .map(|device| HostStep::RemoveLink(device.clone()).into())
 }
 
 /// Whether we made this interface.
@@ -294,20 +250,25 @@ fn plan_rules(
         RulesFound::Unavailable => {}
         RulesFound::Intact(_) if installed == Some(&spec) => {}
         RulesFound::Intact(_) | RulesFound::Missing | RulesFound::Unknown => {
-            steps.push(Step::InstallRules(spec, wanted.admitted.clone()));
+            steps.push(KernelStep::InstallRules(spec, wanted.admitted.clone()).into());
         }
     }
 }
 
 fn plan_link(wanted: &WantedLink, found: &Found, owned: &Owned, steps: &mut Vec<Step>) {
-    let add = |address| Step::AddInnerAddress(wanted.device.clone(), address);
+    let device = || wanted.device.clone();
+    let add = |address| HostStep::AddInnerAddress(device(), address).into();
     let is_tun = wanted.kind == LinkKind::Tun;
     // A TUN interface that is not this process' own can only be gone in a moment.
     let interface =
         found.interface(&wanted.device).filter(|_| !is_tun || found.userspace.interface);
     let Some(interface) = interface else {
-        steps.push(Step::CreateLink(wanted.clone()));
-        steps.push(Step::ConfigureLink(wanted.clone()));
+        let (device, mtu) = (device(), wanted.mtu.bytes);
+        steps.push(match wanted.kind {
+            LinkKind::Ipip(link) => KernelStep::CreateLink(KernelLink { device, link, mtu }).into(),
+            LinkKind::Tun => TunStep::CreateLink { device, mtu }.into(),
+        });
+        steps.push(HostStep::ConfigureLink(wanted.clone()).into());
         steps.extend(wanted.addresses.iter().copied().map(add));
         return;
     };
@@ -318,11 +279,10 @@ fn plan_link(wanted: &WantedLink, found: &Found, owned: &Owned, steps: &mut Vec<
     };
     match wanted.kind {
         LinkKind::Ipip(link) if interface.kind != InterfaceKind::Ipip(link) => {
-            let mtu = Mtu { bytes: mtu, ..wanted.mtu };
-            steps.push(Step::ChangeLink(WantedLink { mtu, ..wanted.clone() }));
+            steps.push(KernelStep::ChangeLink(KernelLink { device: device(), link, mtu }).into());
         }
         LinkKind::Ipip(_) | LinkKind::Tun if interface.mtu != mtu => {
-            steps.push(Step::SetMtu(wanted.device.clone(), mtu));
+            steps.push(HostStep::SetMtu(device(), mtu).into());
         }
         LinkKind::Ipip(_) | LinkKind::Tun => {}
     }
@@ -331,14 +291,15 @@ fn plan_link(wanted: &WantedLink, found: &Found, owned: &Owned, steps: &mut Vec<
         && interface.forwarding == Some(true)
         && !found.ip_forward
     {
-        steps.push(Step::SetForwarding { interface: interface.name.clone(), on: false });
+        let interface = interface.name.clone();
+        steps.push(HostStep::SetForwarding { interface, on: false }.into());
     }
     if !interface.up
         || interface.label.as_deref() != Some(wanted.forwards.label())
         || !rp_filter_holds(wanted.source_check, interface.rp_filter)
         || (wanted.forwards != LinkForwarding::HostDefault && interface.forwarding == Some(false))
     {
-        steps.push(Step::ConfigureLink(wanted.clone()));
+        steps.push(HostStep::ConfigureLink(wanted.clone()).into());
     }
     let on_link = || found.addresses.iter().filter(|a| a.interface == interface.index);
     let wrong = on_link().filter(|found| {
@@ -347,7 +308,7 @@ fn plan_link(wanted: &WantedLink, found: &Found, owned: &Owned, steps: &mut Vec<
                 wanted.local == found.value.local || wanted.network == found.value.network
             })
     });
-    steps.extend(wrong.map(|address| Step::RemoveInnerAddress(*address)));
+    steps.extend(wrong.map(|address| HostStep::RemoveInnerAddress(*address).into()));
     let missing = wanted.addresses.iter().filter(|w| !on_link().any(|a| a.value == **w));
     steps.extend(missing.copied().map(add));
 }
@@ -367,10 +328,10 @@ fn rp_filter_holds(check: SourceCheck, found: Option<u32>) -> bool {
 }
 
 fn plan_admitted(wanted: &Wanted, found: &Found, steps: &mut Vec<Step>) {
-    let installs = steps.iter().any(|s| matches!(s, Step::InstallRules(..)));
+    let installs = steps.iter().any(|s| matches!(s, Step::Kernel(KernelStep::InstallRules(..))));
     match &found.rules {
         RulesFound::Intact(admitted) if !installs && *admitted != wanted.admitted => {
-            steps.push(Step::Admit(wanted.admitted.clone()));
+            steps.push(KernelStep::Admit(wanted.admitted.clone()).into());
         }
         RulesFound::Intact(_)
         | RulesFound::Missing
@@ -389,7 +350,7 @@ fn plan_unwanted_listeners<'a>(
         .listeners
         .intersection(&owned.listeners)
         .filter(|listener| !wanted.listeners.iter().any(|w| listener.serves(w)))
-        .map(|listener| Step::RemoveListener(*listener))
+        .map(|listener| KernelStep::RemoveListener(*listener).into())
 }
 
 fn plan_unwanted_alternate<'a>(
@@ -401,73 +362,5 @@ fn plan_unwanted_alternate<'a>(
         .alternate
         .difference(&wanted.alternate)
         .filter(|alternate| found.has_local(IpAddr::V4(**alternate)))
-        .map(|alternate| Step::RemoveAlternateAddress(*alternate))
-}
-
-impl fmt::Display for Step {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Step::InstallRules(spec, admitted) => {
-                write!(f, "install rules {} for {}:{}", spec.table, spec.outer, spec.port)?;
-                list(f, ", admitting", admitted)
-            }
-            Step::Admit(admitted) if admitted.is_empty() => f.write_str("admit nobody"),
-            Step::Admit(admitted) => list(f, "admit", admitted),
-            Step::AddAlternateAddress(address) => write!(f, "add alternate address {address}"),
-            Step::AddListener(listener) => write!(f, "add FOU listener {listener}"),
-            Step::CreateLink(w) => match w.kind {
-                LinkKind::Ipip(_) => write!(f, "create {} {}", w.device, w.kind),
-                LinkKind::Tun => {
-                    write!(f, "create {} {}, MTU {}", w.device, w.kind, w.mtu.bytes)
-                }
-            },
-            Step::SetMtu(device, mtu) => write!(f, "set the MTU of {device} to {mtu}"),
-            Step::ChangeLink(w) => write!(f, "change {} to {}", w.device, w.kind),
-            Step::ConfigureLink(w) => write!(f, "set {} up", w.device),
-            Step::AddInnerAddress(device, address) => write!(f, "add {address} to {device}"),
-            Step::RemoveInnerAddress(address) => write!(f, "remove {}", address.value),
-            Step::Bind(socket) => write!(f, "open UDP socket {socket}"),
-            Step::Forward(spec) if spec.remotes.is_empty() => f.write_str("forward to nobody"),
-            Step::Forward(spec) => {
-                let to: Vec<_> = spec.remotes.keys().map(ToString::to_string).collect();
-                write!(f, "forward to {}", to.join(", "))
-            }
-            Step::AddRoute(route) => write!(f, "add {route}"),
-            Step::RemoveRoute(route) => write!(f, "remove {route}"),
-            Step::AddPolicyRule(rule) => write!(f, "add {rule}"),
-            Step::RemovePolicyRule(rule) => write!(f, "remove {rule}"),
-            Step::InstallGateway(spec) => write!(f, "install gateway rules {}", spec.table),
-            Step::RemoveGateway => f.write_str("remove gateway rules"),
-            Step::SetForwarding { interface, on } => {
-                write!(f, "turn forwarding of {interface} {}", if *on { "on" } else { "off" })
-            }
-            Step::SetRpFilter { interface, value } => {
-                write!(f, "set rp_filter of {interface} to {value}")
-            }
-            Step::UseNameServers => f.write_str("use our name servers"),
-            Step::RestoreNameServers => f.write_str("restore the name servers"),
-            Step::RemoveLink(device) => write!(f, "remove {device}"),
-            Step::RemoveListener(listener) => write!(f, "remove FOU listener {listener}"),
-            Step::RemoveAlternateAddress(address) => {
-                write!(f, "remove alternate address {address}")
-            }
-            Step::RemoveRules => f.write_str("remove rules"),
-        }
-    }
-}
-
-impl fmt::Display for LinkKind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            LinkKind::Ipip(link) => write!(f, "{link}"),
-            LinkKind::Tun => f.write_str("as a TUN interface"),
-        }
-    }
-}
-
-fn list(f: &mut fmt::Formatter<'_>, verb: &str, admitted: &BTreeSet<Admitted>) -> fmt::Result {
-    for (i, one) in admitted.iter().enumerate() {
-        write!(f, "{} {one}", if i == 0 { verb } else { "," })?;
-    }
-    Ok(())
+        .map(|alternate| KernelStep::RemoveAlternateAddress(*alternate).into())
 }

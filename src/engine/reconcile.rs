@@ -13,8 +13,9 @@ use super::config::{Datapath, DeviceName, Outer};
 use super::host::{Encapsulation, Family, Found, Interface, InterfaceKind, RulesFound};
 use super::hosts::Node;
 use super::peer::{End, Peer};
-use super::plan::{self, Control, Step, WantedLink};
-use super::undone::{self, Verdict};
+use super::plan::{self, Control, WantedLink};
+use super::step::{HostStep, KernelStep, NatStep, Step};
+use super::undone::Verdict;
 use super::wanted::{Endpoint, Ends, OuterFound, renamed, wanted};
 use super::{Action, Engine, Moment, Phase, REREAD_EVERY, Report, gateway, nodes};
 
@@ -61,7 +62,7 @@ impl Engine {
         let settled = std::mem::replace(&mut self.phase, Phase::Settled) == Phase::Settled;
         let mut steps = Vec::new();
         if !(is_as_planned && self.needs_nothing == Some(self.remotes())) {
-            self.reconcile(&mut steps);
+            steps = self.reconcile(actions);
         }
         if is_made(&steps) {
             self.tell_arrivals(actions);
@@ -101,27 +102,25 @@ impl Engine {
     /// repaired a moment ago is a repair.
     fn judge_repairs(
         &mut self,
-        mut steps: Vec<Action>,
+        mut steps: Vec<Step>,
         settled: bool,
         now: &Moment,
         actions: &mut Vec<Action>,
     ) {
-        let waits = |action: &Action| self.undone.wait(action.step()?, now.monotonic);
+        let waits = |step: &Step| self.undone.wait(step, now.monotonic);
         if let Some(until) = steps.iter().filter_map(waits).max() {
             // One step may need another: none is made, but for those that guard.
-            let (now_made, put_off): (Vec<_>, Vec<_>) =
-                steps.into_iter().partition(|action| action.step().is_none_or(undone::guards));
-            put_off.iter().filter_map(Action::step).for_each(|step| self.not_made(step));
-            steps = now_made;
+            let (made, put_off) = steps.into_iter().partition::<Vec<_>, _>(Step::guards);
+            put_off.iter().for_each(|step| self.not_made(step));
+            steps = made;
             self.reread_at = self.reread_at.min(until);
         }
-        if steps.iter().all(|action| action.step().is_none()) {
+        if steps.is_empty() {
             self.phase = Phase::Settled;
         }
         let is_repair =
             |step: &&Step| self.mends(step) && (settled || self.undone.knows(step, now.monotonic));
-        let repairs = steps.iter().filter_map(Action::step).filter(is_repair);
-        let repairs: Vec<Step> = repairs.cloned().collect();
+        let repairs: Vec<Step> = steps.iter().filter(is_repair).cloned().collect();
         self.counters.repaired += repairs.len() as u64;
         for step in repairs {
             let report = match self.undone.made(&step, now.monotonic) {
@@ -131,7 +130,7 @@ impl Engine {
             };
             actions.push(Action::Report(report));
         }
-        actions.append(&mut steps);
+        apply(steps, actions);
     }
 
     /// Tells who else has the other ends' addresses inside the tunnel, and what else keeps packets for
@@ -229,8 +228,12 @@ impl Engine {
     /// another tunnel.
     fn mends(&self, step: &Step) -> bool {
         let rules = self.found.as_ref().map(|found| &found.rules);
-        let follows = self.endpoint.tunnel.mtu.is_none() && matches!(step, Step::SetMtu(..));
-        let others = matches!((step, rules), (Step::InstallRules(..), Some(RulesFound::Intact(_))));
+        let follows =
+            self.endpoint.tunnel.mtu.is_none() && matches!(step, Step::Host(HostStep::SetMtu(..)));
+        let others = matches!(
+            (step, rules),
+            (Step::Kernel(KernelStep::InstallRules(..)), Some(RulesFound::Intact(_)))
+        );
         !follows && !others
     }
 
@@ -297,9 +300,11 @@ impl Engine {
         }
     }
 
-    /// Asks for what is missing on the host as last read; also notes what will be ours.
-    pub(super) fn reconcile(&mut self, actions: &mut Vec<Action>) {
-        let (Some(found), Some(outer)) = (&self.found, self.outer) else { return };
+    /// The steps to what is missing on the host as last read; also notes what will be ours. `actions`
+    /// are what has to come before them.
+    #[must_use]
+    pub(super) fn reconcile(&mut self, actions: &mut Vec<Action>) -> Vec<Step> {
+        let (Some(found), Some(outer)) = (&self.found, self.outer) else { return Vec::new() };
         let mut before = self.memory.settings.clone();
         gateway::forget(&mut before, found);
         let clients = self.clients.as_ref();
@@ -311,12 +316,13 @@ impl Engine {
         gateway::guard(&mut steps, &wanted.gateway, found, self.installed_gateway.as_ref());
         for step in &steps {
             match step {
-                Step::InstallRules(spec, _) => self.installed = Some(spec.clone()),
-                Step::InstallGateway(spec) => self.installed_gateway = Some(spec.clone()),
-                Step::AddListener(listener) => {
+                Step::Kernel(KernelStep::InstallRules(spec, _)) => {
+                    self.installed = Some(spec.clone());
+                }
+                Step::Kernel(KernelStep::AddListener(listener)) => {
                     self.owned.listeners.insert(*listener);
                 }
-                Step::AddAlternateAddress(alternate) => {
+                Step::Kernel(KernelStep::AddAlternateAddress(alternate)) => {
                     self.owned.alternate.insert(*alternate);
                     // Told before the steps, which may fail because of it.
                     if let Some(uplink) = outer.bound_to.and_then(|bound| found.interface_at(bound))
@@ -326,28 +332,8 @@ impl Engine {
                         actions.push(Action::Report(Report::AlternateInVrf { alternate, uplink }));
                     }
                 }
-                Step::Admit(_)
-                | Step::CreateLink(_)
-                | Step::ChangeLink(_)
-                | Step::ConfigureLink(_)
-                | Step::SetMtu(..)
-                | Step::AddInnerAddress(..)
-                | Step::RemoveInnerAddress(_)
-                | Step::RemoveLink(_)
-                | Step::RemoveListener(_)
-                | Step::RemoveAlternateAddress(_)
-                | Step::RemoveRules
-                | Step::Bind(_)
-                | Step::Forward(_)
-                | Step::AddRoute(_)
-                | Step::RemoveRoute(_)
-                | Step::AddPolicyRule(_)
-                | Step::RemovePolicyRule(_)
-                | Step::RemoveGateway
-                | Step::SetForwarding { .. }
-                | Step::SetRpFilter { .. }
-                | Step::UseNameServers
-                | Step::RestoreNameServers => {}
+                Step::Nat(NatStep::Install(spec)) => self.installed_gateway = Some(spec.clone()),
+                Step::Host(_) | Step::Kernel(_) | Step::Tun(_) | Step::Nat(_) | Step::Dns(_) => {}
             }
         }
         let mtu = |link: &WantedLink| (link.device.clone(), link.mtu.bytes);
@@ -362,7 +348,7 @@ impl Engine {
             self.memory.settings = before;
             actions.push(Action::Remember(self.memory()));
         }
-        actions.extend(steps.into_iter().map(Action::Apply));
+        steps
     }
 
     /// All interfaces of ours that there are or should be.
@@ -383,7 +369,8 @@ impl Engine {
         self.hosts = nodes;
         self.unusable.clear();
         self.take_nodes(actions);
-        self.reconcile(actions);
+        let steps = self.reconcile(actions);
+        apply(steps, actions);
         self.send_due(now, actions);
     }
 
@@ -417,15 +404,28 @@ impl Engine {
         }
         steps.extend(plan::plan_removal(&devices, found, &self.owned));
         gateway::guard(&mut steps, &nothing, found, None);
-        actions.extend(steps.into_iter().map(Action::Apply));
+        actions.push(Action::TearDown(steps));
         self.memory.running = false;
         for peer in &mut self.peers {
             if let End::Server(server) = &mut peer.end {
                 server.close();
             }
         }
-        actions.push(Action::Remember(self.memory()));
+    }
+
+    /// What could not be removed is put back by the next start, which the old memory tells of it.
+    pub(super) fn torn_down(&mut self, failed: usize, actions: &mut Vec<Action>) {
+        if failed == 0 {
+            actions.push(Action::Remember(self.memory()));
+        }
         actions.push(Action::Exit);
+    }
+}
+
+/// Asks for steps, if there are any.
+pub(super) fn apply(steps: Vec<Step>, actions: &mut Vec<Action>) {
+    if !steps.is_empty() {
+        actions.push(Action::Apply(steps));
     }
 }
 

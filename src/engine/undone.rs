@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::plan::Step;
+use super::step::Step;
 
 /// A repair that follows the last one of its kind within this time was undone.
 const WITHIN: Duration = Duration::from_secs(60);
@@ -55,7 +55,7 @@ impl Undone {
     pub fn wait(&self, step: &Step, now: Duration) -> Option<Duration> {
         let repaired = self.repaired(step, now)?;
         let more = repaired.times.saturating_sub(AT_ONCE);
-        if more == 0 || guards(step) {
+        if more == 0 || step.guards() {
             return None;
         }
         let pause = PAUSE.saturating_mul(1 << more.min(16)).min(LONGEST);
@@ -75,24 +75,12 @@ impl Undone {
     }
 }
 
-/// What lets nobody in who has not proved himself is never put off.
-pub fn guards(step: &Step) -> bool {
-    matches!(
-        step,
-        Step::InstallRules(..)
-            | Step::Admit(_)
-            | Step::InstallGateway(_)
-            | Step::RemoveListener(_)
-            | Step::RemoveLink(_)
-            | Step::Forward(_)
-    )
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::step::{DnsStep, KernelStep};
 
-    const STEP: Step = Step::UseNameServers;
+    const STEP: Step = Step::Dns(DnsStep::Use);
 
     #[test]
     fn what_is_undone_again_and_again_is_repaired_less_often() {
@@ -122,7 +110,7 @@ mod tests {
         assert!(!undone.knows(&STEP, Duration::ZERO));
         undone.made(&STEP, second);
         assert!(undone.knows(&STEP, 60 * second) && !undone.knows(&STEP, 61 * second));
-        assert!(!undone.knows(&Step::RestoreNameServers, second), "another one");
+        assert!(!undone.knows(&Step::Dns(DnsStep::Restore), second), "another one");
         undone.failed(&STEP);
         assert!(!undone.knows(&STEP, second));
     }
@@ -144,7 +132,7 @@ mod tests {
     #[test]
     fn a_guard_is_never_put_off_and_told_a_few_times() {
         let mut undone = Undone::default();
-        let step = Step::Admit(std::collections::BTreeSet::new());
+        let step = KernelStep::Admit(std::collections::BTreeSet::new()).into();
         let mut told = 0;
         for now in (0..1000).map(|i| Duration::from_millis(i * 200)) {
             assert_eq!(undone.wait(&step, now), None);

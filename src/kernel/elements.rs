@@ -1,6 +1,5 @@
-//! The parts of nftables that are wanted often or fast: which remotes are let in, whether our
-//! rules are still there, what they counted. Netlink only, no program is run
-//! (Documentation/netlink/specs/nftables.yaml).
+//! Which remotes are let in: the sets of our table, over netlink, so that no program is run when one
+//! moves (Documentation/netlink/specs/nftables.yaml).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::CString;
@@ -8,15 +7,14 @@ use std::io;
 use std::net::{Ipv4Addr, SocketAddrV4};
 
 use netlink_bindings::nftables::{
-    Chained, IterableDataAttrs, IterableSetelemAttrs, Nfgenmsg, ObjData, ObjectType,
-    PushSetelemListAttrs, PushSetelemListElemAttrs, Request, SetelemListElemAttrs,
+    Chained, IterableDataAttrs, IterableSetelemAttrs, Nfgenmsg, PushSetelemListAttrs,
+    PushSetelemListElemAttrs, Request, SetelemListElemAttrs,
 };
 use netlink_bindings::utils::RequestBuf;
-use netlink_socket2::NetlinkSocket;
 
 use super::quoted::{self, QuotedRule};
-use super::transaction::Transaction;
-use crate::engine::host::{Admitted, Family};
+use crate::engine::host::Admitted;
+use crate::host::table::Table;
 
 /// (address . port) of remotes whose packets keep our outer address.
 pub const SET_REMOTES: &str = "remotes";
@@ -58,76 +56,19 @@ pub fn elements(admitted: &BTreeSet<Admitted>) -> Contents {
     contents
 }
 
-/// What a table is known by. Rules are numbered anew in every table, tables in all of the namespace
-/// (`nf_tables_newrule`, `nf_tables_newtable`): a table that was loaded from a dump of ours has
-/// another number, and one that a dump was loaded into has more rules.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Handles {
-    pub table: u64,
-    pub rules: BTreeSet<u64>,
-}
-
-const AF_INET: u8 = 2;
-const AF_INET6: u8 = 10;
-/// `NFNL_SUBSYS_NFTABLES` in linux/netfilter/nfnetlink.h: what a batch is for.
-const SUBSYSTEM: u16 = 10;
-/// Messages in one transaction, at most: begin, five sets and two chains to flush, five sets to fill,
-/// end; and the rules about what is quoted.
-const TRANSACTION: u32 = 14 + PORTION;
+/// Messages in one transaction, at most: five sets and two chains to flush, five sets to fill;
+/// and the rules about what is quoted.
+const TRANSACTION: u32 = 12 + PORTION;
 /// Rules about what is quoted that are made in one transaction. It is sent as a whole: together with
 /// the sets of 1024 remotes these are some 190 kB, and a socket may send 208 (`net.core.wmem_default`).
 const PORTION: u32 = 200;
 
-/// What one of our named counters has counted.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RuleCounter {
-    pub name: String,
-    pub packets: u64,
-    pub bytes: u64,
-}
-
-/// Our table, seen over netlink.
+/// The sets of a tunnel's table.
 pub struct Elements {
-    socket: NetlinkSocket,
-    table: CString,
-    header: Nfgenmsg,
+    pub table: Table,
 }
 
 impl Elements {
-    /// `table` must not hold a NUL byte; the options see to that.
-    pub fn in_table(family: Family, table: &str) -> Self {
-        let table = CString::new(table.replace('\0', "")).unwrap_or_default();
-        let nfgen_family = match family {
-            Family::V4 => AF_INET,
-            Family::V6 => AF_INET6,
-        };
-        let header = Nfgenmsg { nfgen_family, ..Nfgenmsg::default() };
-        Elements { socket: NetlinkSocket::new(), table, header }
-    }
-
-    /// The numbers of the table and all rules in it; none when there is no such table.
-    pub fn handles(&mut self) -> io::Result<Handles> {
-        let mut request = Request::new().op_gettable_do(&self.header);
-        request.encode().push_name(&self.table);
-        let table = match self.socket.request(&request)?.recv_one() {
-            Ok((_, table)) => table.get_handle().unwrap_or(0),
-            Err(e) if is_absent(e.as_io_error()) => return Ok(Handles::default()),
-            Err(e) => return Err(e.into()),
-        };
-        let mut request = Request::new().op_getrule_dump(&self.header);
-        request.encode().push_table(&self.table);
-        let mut replies = self.socket.request(&request)?;
-        let mut rules = BTreeSet::new();
-        while let Some(reply) = replies.recv() {
-            match reply {
-                Ok((_, rule)) => rules.extend(rule.get_handle()),
-                Err(e) if is_absent(e.as_io_error()) => return Ok(Handles::default()),
-                Err(e) => return Err(e.into()),
-            }
-        }
-        Ok(Handles { table, rules })
-    }
-
     /// The remotes that are let in; `None` when the sets contradict each other.
     pub fn admitted(&mut self) -> io::Result<Option<BTreeSet<Admitted>>> {
         let remote = |element: &IterableSetelemAttrs<'_>| read_remote(element.get_key().ok()?);
@@ -157,9 +98,9 @@ impl Elements {
         set: &str,
         read: impl Fn(&IterableSetelemAttrs<'_>) -> Option<T>,
     ) -> io::Result<C> {
-        let mut request = Request::new().op_getsetelem_dump(&self.header);
-        request.encode().push_table(&self.table).push_set_bytes(set.as_bytes());
-        let mut replies = self.socket.request(&request)?;
+        let mut request = Request::new().op_getsetelem_dump(&self.table.header);
+        request.encode().push_table(&self.table.name).push_set_bytes(set.as_bytes());
+        let mut replies = self.table.socket.request(&request)?;
         let mut found = Vec::new();
         while let Some(reply) = replies.recv() {
             let (_, list) = reply?;
@@ -176,16 +117,16 @@ impl Elements {
     /// Lets exactly these remotes in, in one transaction. Where there are many, some of the rules about
     /// what is quoted follow.
     pub fn admit(&mut self, admitted: &BTreeSet<Admitted>) -> io::Result<()> {
-        let table = self.table.clone();
+        let table = self.table.name.clone();
         let wanted = elements(admitted);
         let quoted = quoted::rules(&wanted);
         let mut portions = quoted.chunks(PORTION as usize);
-        let mut batch = self.begin();
+        let mut batch = self.table.begin(TRANSACTION);
         for chain in quoted::CHAINS {
             // Without a handle this means all of them (`nf_tables_delrule`).
             batch
                 .request()
-                .op_delrule_do(&self.header)
+                .op_delrule_do(&self.table.header)
                 .encode()
                 .push_table(&table)
                 .push_chain_bytes(chain.as_bytes());
@@ -211,76 +152,33 @@ impl Elements {
             // Without elements this means all of them (`nf_tables_delsetelem`).
             batch
                 .request()
-                .op_delsetelem_do(&self.header)
+                .op_delsetelem_do(&self.table.header)
                 .encode()
                 .push_table(&table)
                 .push_set_bytes(set.as_bytes());
             if elements.is_empty() {
                 continue;
             }
-            let mut list = add_to(&mut batch, &self.header, &table, set);
+            let mut list = add_to(&mut batch, &self.table.header, &table, set);
             for (key, data) in elements {
                 list = push_element(list, &key, data);
             }
         }
-        self.commit(batch)?;
+        self.table.commit(batch)?;
         for portion in portions {
-            let mut batch = self.begin();
+            let mut batch = self.table.begin(TRANSACTION);
             self.add_rules(&mut batch, portion);
-            self.commit(batch)?;
+            self.table.commit(batch)?;
         }
         Ok(())
     }
 
     fn add_rules(&self, batch: &mut Chained<'static>, rules: &[QuotedRule]) {
         for rule in rules {
-            let mut message = batch.request().set_create().set_append().op_newrule_do(&self.header);
-            rule.push(message.encode(), &self.table);
+            let mut message =
+                batch.request().set_create().set_append().op_newrule_do(&self.table.header);
+            rule.push(message.encode(), &self.table.name);
         }
-    }
-
-    pub fn delete_table(&mut self) -> io::Result<()> {
-        let table = self.table.clone();
-        let mut batch = self.begin();
-        batch.request().op_deltable_do(&self.header).encode().push_name(&table);
-        self.commit(batch)
-    }
-
-    fn begin(&mut self) -> Chained<'static> {
-        let mut batch = Chained::new(self.socket.reserve_seq(TRANSACTION));
-        batch.request().op_batch_begin_do(&batch_header());
-        batch
-    }
-
-    fn commit(&mut self, mut batch: Chained<'static>) -> io::Result<()> {
-        batch.request().op_batch_end_do(&batch_header());
-        let batch = Transaction::of(batch.finalize());
-        self.socket.request_chained(&batch)?.recv_all().map_err(io::Error::from)
-    }
-
-    /// Our named counters.
-    pub fn counters(&mut self) -> io::Result<Vec<RuleCounter>> {
-        let mut request = Request::new().op_getobj_dump(&self.header);
-        request.encode().push_table(&self.table).push_type(ObjectType::Counter as u32);
-        let mut replies = self.socket.request(&request)?;
-        let mut counters = Vec::new();
-        while let Some(reply) = replies.recv() {
-            let (_, object) = match reply {
-                Ok(reply) => reply,
-                Err(e) if is_absent(e.as_io_error()) => break,
-                Err(e) => return Err(e.into()),
-            };
-            if let (Ok(name), Ok(ObjData::Counter(counter))) =
-                (object.get_name(), object.get_data())
-            {
-                counters.push(RuleCounter {
-                    name: name.to_string_lossy().into_owned(),
-                    packets: counter.get_packets().unwrap_or(0),
-                    bytes: counter.get_bytes().unwrap_or(0),
-                });
-            }
-        }
-        Ok(counters)
     }
 }
 
@@ -329,14 +227,4 @@ fn read_remote(key: IterableDataAttrs<'_>) -> Option<SocketAddrV4> {
 fn read_address(data: IterableDataAttrs<'_>) -> Option<Ipv4Addr> {
     let octets: &[u8; 4] = data.get_value().ok()?.first_chunk()?;
     Some(Ipv4Addr::from(*octets))
-}
-
-fn is_absent(error: &io::Error) -> bool {
-    error.raw_os_error() == Some(libc::ENOENT)
-}
-
-fn batch_header() -> Nfgenmsg {
-    let mut header = Nfgenmsg::new();
-    header.set_res_id(SUBSYSTEM);
-    header
 }

@@ -73,18 +73,3 @@ fn push_binding(mut attributes: fou::PushFou<&mut Vec<u8>>, listener: &Listener)
         attributes.push_ifindex(index.cast_signed());
     }
 }
-
-/// What a failed request means to a person.
-pub fn explain(error: &io::Error) -> String {
-    match error.kind() {
-        io::ErrorKind::AddrInUse | io::ErrorKind::AlreadyExists => {
-            "the UDP port is in use by another program or FOU listener; see `ss -lunp` and \
-             `ip fou show`, or choose another port with -b :PORT"
-                .to_owned()
-        }
-        io::ErrorKind::AddrNotAvailable => {
-            "the address is not one of this host's; see `ip addr`".to_owned()
-        }
-        _ => error.to_string(),
-    }
-}

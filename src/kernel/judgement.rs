@@ -79,13 +79,13 @@ use nftables::expr::{Elem, Expression, MetaKey, NamedExpression};
 use nftables::stmt::{Limit, Meter, Queue, Statement};
 
 use super::elements::{SET_ADDRESSES, SET_KNOWN, SET_REMOTES};
-use super::expression::{
-    above, address, any_of, below, eq, goto, icmp, interface, ip, jump, meta, named_set, ne,
-    number, source, text, transport, udp,
-};
 use super::ruleset::{Statements, UDP_HEADER, control_length, refuse};
 use crate::engine::limits::{self, Budget};
 use crate::engine::plan::{Control, PacketShape, RuleSpec};
+use crate::host::expression::{
+    above, address, any_of, below, eq, goto, icmp, interface, ip, jump, meta, named_set, ne,
+    number, source, text, transport, udp,
+};
 
 /// Chains whose rules are [`super::quoted`]'s, and where the first one leads.
 pub const CHAIN_QUOTED: &str = "quoted";

@@ -32,10 +32,12 @@ use nftables::expr::{Expression, Map as MapExpression, NamedExpression};
 use nftables::stmt::{Mangle, Statement, TProxy};
 
 use super::elements::{SET_ALTERNATES, SET_KNOWN};
-use super::expression::{address, any_of, eq, goto, ip, named_set, number, source, transport, udp};
 use super::judgement::lookalike;
 use super::ruleset::{Reassembly, Statements, refuse};
 use crate::engine::plan::RuleSpec;
+use crate::host::expression::{
+    address, any_of, eq, goto, ip, named_set, number, source, transport, udp,
+};
 
 pub fn chains(spec: &RuleSpec, reassembly: Reassembly) -> Vec<(&'static str, Vec<Statements>)> {
     vec![

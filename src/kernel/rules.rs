@@ -8,12 +8,14 @@
 use std::collections::BTreeSet;
 use std::io;
 
-use super::elements::{self, Elements, Handles, RuleCounter};
-use super::program;
+use super::elements::{self, Elements};
 use super::quoted;
 use super::ruleset::{self, Installation, Reassembly, Replacement};
 use crate::engine::host::{Admitted, Family, RulesFound};
 use crate::engine::plan::RuleSpec;
+use crate::host::absent_is_fine;
+use crate::host::nft::{NftError, nft};
+use crate::host::table::{Handles, RuleCounter, Table};
 
 /// Where the rules live, or that there are none.
 pub enum Rules {
@@ -21,20 +23,12 @@ pub enum Rules {
     Unavailable,
 }
 
-/// What `nft` or the kernel had against our rules.
-#[derive(Debug, thiserror::Error)]
-pub enum RulesError {
-    #[error("`nft` cannot be run ({0}): install the package nftables")]
-    NoProgram(#[source] io::Error),
-    #[error("nft: {0}")]
-    Refused(String),
-    #[error("nftables over netlink: {0}")]
-    Netlink(#[from] io::Error),
-}
-
 impl Rules {
     pub fn in_table(table: &str) -> Self {
-        Rules::InTable { elements: Elements::in_table(Family::V4, table), installed: None }
+        Rules::InTable {
+            elements: Elements { table: Table::new(Family::V4, table) },
+            installed: None,
+        }
     }
 
     pub fn unavailable() -> Self {
@@ -42,7 +36,7 @@ impl Rules {
     }
 
     /// Whether `nft` runs and may read the rules; changes nothing.
-    pub fn probe(&mut self) -> Result<RulesFound, RulesError> {
+    pub fn probe(&mut self) -> Result<RulesFound, NftError> {
         if let Rules::InTable { .. } = self {
             nft(&["list", "tables", "ip"], "")?;
         }
@@ -53,7 +47,7 @@ impl Rules {
         let Rules::InTable { elements, installed } = self else {
             return Ok(RulesFound::Unavailable);
         };
-        let handles = elements.handles()?;
+        let handles = elements.table.handles()?;
         Ok(match installed {
             _ if handles.rules.is_empty() => RulesFound::Missing,
             Some(installed) if installed.table == handles.table => {
@@ -75,7 +69,7 @@ impl Rules {
         &mut self,
         spec: &RuleSpec,
         admitted: &BTreeSet<Admitted>,
-    ) -> Result<(), RulesError> {
+    ) -> Result<(), NftError> {
         let Rules::InTable { elements, installed } = self else { return Ok(()) };
         let apply = |replacement, reassembly| {
             let how = Installation { replacement, reassembly };
@@ -89,41 +83,28 @@ impl Rules {
             apply(Replacement::Whole, Reassembly::Off).map_err(|_| error)?;
             tracing::warn!("without the module nft_tproxy, fragmented outer packets may be lost");
         }
-        *installed = Some(elements.handles()?);
+        *installed = Some(elements.table.handles()?);
         Ok(elements.admit(admitted)?)
     }
 
-    pub fn admit(&mut self, admitted: &BTreeSet<Admitted>) -> Result<(), RulesError> {
+    pub fn admit(&mut self, admitted: &BTreeSet<Admitted>) -> Result<(), NftError> {
         match self {
             Rules::InTable { elements, .. } => Ok(elements.admit(admitted)?),
             Rules::Unavailable => Ok(()),
         }
     }
 
-    pub fn remove(&mut self) -> Result<(), RulesError> {
+    pub fn remove(&mut self) -> Result<(), NftError> {
         match self {
-            Rules::InTable { elements, .. } => Ok(super::absent_is_fine(elements.delete_table())?),
+            Rules::InTable { elements, .. } => Ok(absent_is_fine(elements.table.delete())?),
             Rules::Unavailable => Ok(()),
         }
     }
 
     pub fn counters(&mut self) -> io::Result<Vec<RuleCounter>> {
         match self {
-            Rules::InTable { elements, .. } => elements.counters(),
+            Rules::InTable { elements, .. } => elements.table.counters(),
             Rules::Unavailable => Ok(Vec::new()),
         }
     }
-}
-
-/// Runs `nft` on JSON. The crate's own way to run it does not tell what it said.
-pub(super) fn nft(arguments: &[&str], input: &str) -> Result<(), RulesError> {
-    let arguments = [&["-j"], arguments].concat();
-    let output =
-        program::run("nft", &arguments, input.as_bytes()).map_err(RulesError::NoProgram)?;
-    if output.status.success() {
-        return Ok(());
-    }
-    // The first line names the fault, the rest repeats our input.
-    let said = String::from_utf8_lossy(&output.stderr);
-    Err(RulesError::Refused(said.lines().next().unwrap_or("it failed without a word").to_owned()))
 }

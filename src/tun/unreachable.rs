@@ -1,23 +1,13 @@
 //! Routers' and hosts' word that nobody is reached where we send to. Anybody can say so: it is shown,
 //! and nothing follows from it.
 
-use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
+
+pub use crate::host::datapath::Unreachable;
 
 /// Types of linux/icmp.h and linux/icmpv6.h.
 const ICMP_DEST_UNREACH: u8 = 3;
 const ICMPV6_DEST_UNREACH: u8 = 1;
-
-/// What was said of a remote.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Unreachable {
-    /// Where we sent to.
-    pub to: SocketAddr,
-    /// In the words of RFC 792 and RFC 4443.
-    pub what: &'static str,
-    /// By whom, as the message has it: this host itself when nobody answers ARP.
-    pub by: Option<IpAddr>,
-}
 
 /// The last one of all: when it came by the monotonic clock, or how long ago.
 pub type Last = Option<(Unreachable, Duration)>;

@@ -5,11 +5,13 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use ipipou::engine::config::{DeviceName, SourceCheck};
+use ipipou::engine::driver::Refused;
 use ipipou::engine::host::{
     Address, Encapsulation, Found, GatewayFound, GatewaySpec, Interface, InterfaceAddress,
     InterfaceKind, IpipLink, Listener, NameServers, Route, RouteTarget, RulesFound, Traffic, Way,
 };
-use ipipou::engine::plan::{LinkForwarding, LinkKind, RuleSpec, Step, WantedLink};
+use ipipou::engine::plan::{LinkForwarding, RuleSpec};
+use ipipou::engine::step::{DnsStep, HostStep, KernelLink, KernelStep, NatStep, Step, TunStep};
 use ipnet::IpNet;
 
 pub const LOOPBACK: u32 = 1;
@@ -27,15 +29,6 @@ pub struct FakeHost {
     /// The gateways' rules that were installed, one after the other.
     pub gateways: Vec<GatewaySpec>,
     next_index: u32,
-}
-
-/// What the kernel says.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Refused {
-    /// `EEXIST`.
-    Taken,
-    /// Something else.
-    Broken,
 }
 
 impl FakeHost {
@@ -138,31 +131,67 @@ impl FakeHost {
 
     pub fn apply(&mut self, step: &Step) -> Result<(), Refused> {
         if !self.broken.is_empty() && step.to_string().contains(self.broken) {
-            return Err(Refused::Broken);
+            return Err(Refused::Otherwise);
         }
         match step {
-            Step::InstallRules(spec, admitted) => {
+            Step::Kernel(step) => self.apply_kernel(step)?,
+            Step::Host(step) => self.apply_host(step),
+            Step::Tun(TunStep::Bind(spec)) => self.found.userspace.socket = Some(spec.clone()),
+            Step::Tun(TunStep::Forward(spec)) => self.found.userspace.forwarding = spec.clone(),
+            Step::Tun(TunStep::CreateLink { device, mtu }) => {
+                self.create(device, InterfaceKind::Tun, *mtu);
+                self.found.userspace.interface = true;
+            }
+            Step::Nat(NatStep::Install(spec)) => {
+                self.gateways.push(spec.clone());
+                self.found.gateway = GatewayFound::Intact;
+            }
+            Step::Nat(NatStep::Remove) => self.found.gateway = GatewayFound::Missing,
+            Step::Dns(DnsStep::Use) => self.found.name_servers = NameServers::Ours,
+            Step::Dns(DnsStep::Restore) => self.found.name_servers = NameServers::Theirs,
+        }
+        Ok(())
+    }
+
+    fn apply_kernel(&mut self, step: &KernelStep) -> Result<(), Refused> {
+        match step {
+            KernelStep::InstallRules(spec, admitted) => {
                 self.rules = Some(spec.clone());
                 self.found.rules = RulesFound::Intact(admitted.clone());
                 self.check_guarded();
             }
-            Step::Admit(admitted) => self.found.rules = RulesFound::Intact(admitted.clone()),
-            Step::RemoveRules => {
+            KernelStep::Admit(admitted) => self.found.rules = RulesFound::Intact(admitted.clone()),
+            KernelStep::RemoveRules => {
                 self.found.rules = RulesFound::Missing;
                 self.check_guarded();
             }
-            Step::AddAlternateAddress(alternate) => self.add_address(LOOPBACK, *alternate, 32),
-            Step::RemoveAlternateAddress(alternate) => {
+            KernelStep::AddAlternateAddress(alternate) => {
+                self.add_address(LOOPBACK, *alternate, 32)
+            }
+            KernelStep::RemoveAlternateAddress(alternate) => {
                 let gone = (LOOPBACK, IpAddr::V4(*alternate));
                 self.found.addresses.retain(|a| (a.interface, a.value.local) != gone);
             }
-            Step::AddListener(listener) => self.add_listener(*listener),
-            Step::RemoveListener(listener) => {
+            KernelStep::AddListener(listener) => self.add_listener(*listener),
+            KernelStep::RemoveListener(listener) => {
                 assert!(self.found.listeners.remove(listener), "no such listener: {listener}");
             }
-            Step::CreateLink(wanted) => self.create(wanted)?,
-            Step::ChangeLink(wanted) => self.change(wanted)?,
-            Step::ConfigureLink(wanted) => {
+            KernelStep::CreateLink(wanted) => {
+                self.check_free(wanted)?;
+                self.create(&wanted.device, InterfaceKind::Ipip(wanted.link), wanted.mtu);
+            }
+            KernelStep::ChangeLink(wanted) => {
+                self.check_free(wanted)?;
+                let interface = self.interface(&wanted.device);
+                (interface.kind, interface.mtu) = (InterfaceKind::Ipip(wanted.link), wanted.mtu);
+            }
+        }
+        Ok(())
+    }
+
+    fn apply_host(&mut self, step: &HostStep) {
+        match step {
+            HostStep::ConfigureLink(wanted) => {
                 let interface = self.interface(&wanted.device);
                 if wanted.forwards != LinkForwarding::HostDefault {
                     interface.forwarding = Some(true);
@@ -176,36 +205,28 @@ impl FakeHost {
                     SourceCheck::Loose => interface.rp_filter = Some(2),
                 }
             }
-            Step::SetMtu(device, mtu) => self.interface(device).mtu = *mtu,
-            Step::AddInnerAddress(device, value) => {
+            HostStep::SetMtu(device, mtu) => self.interface(device).mtu = *mtu,
+            HostStep::AddInnerAddress(device, value) => {
                 let interface = self.interface(device).index;
                 self.found.addresses.push(Address::new(interface, *value));
             }
-            Step::RemoveInnerAddress(address) => self.found.addresses.retain(|a| a != address),
-            Step::RemoveLink(device) => self.remove_interface(device.as_str()),
-            Step::Bind(spec) => self.found.userspace.socket = Some(spec.clone()),
-            Step::Forward(spec) => self.found.userspace.forwarding = spec.clone(),
-            Step::AddRoute(route) => assert!(self.found.routes.insert(*route), "{route}"),
-            Step::RemoveRoute(route) => assert!(self.found.routes.remove(route), "{route}"),
-            Step::AddPolicyRule(rule) => assert!(self.found.policy_rules.insert(*rule), "{rule}"),
-            Step::RemovePolicyRule(rule) => {
+            HostStep::RemoveInnerAddress(address) => self.found.addresses.retain(|a| a != address),
+            HostStep::RemoveLink(device) => self.remove_interface(device.as_str()),
+            HostStep::AddRoute(route) => assert!(self.found.routes.insert(*route), "{route}"),
+            HostStep::RemoveRoute(route) => assert!(self.found.routes.remove(route), "{route}"),
+            HostStep::AddPolicyRule(rule) => {
+                assert!(self.found.policy_rules.insert(*rule), "{rule}");
+            }
+            HostStep::RemovePolicyRule(rule) => {
                 assert!(self.found.policy_rules.remove(rule), "{rule}");
             }
-            Step::InstallGateway(spec) => {
-                self.gateways.push(spec.clone());
-                self.found.gateway = GatewayFound::Intact;
-            }
-            Step::RemoveGateway => self.found.gateway = GatewayFound::Missing,
-            Step::SetForwarding { interface, on } => {
+            HostStep::SetForwarding { interface, on } => {
                 self.interface(&interface.parse().unwrap()).forwarding = Some(*on);
             }
-            Step::SetRpFilter { interface, value } => {
+            HostStep::SetRpFilter { interface, value } => {
                 self.interface(&interface.parse().unwrap()).rp_filter = Some(*value);
             }
-            Step::UseNameServers => self.found.name_servers = NameServers::Ours,
-            Step::RestoreNameServers => self.found.name_servers = NameServers::Theirs,
         }
-        Ok(())
     }
 
     /// The rules come before what they guard.
@@ -231,45 +252,28 @@ impl FakeHost {
         }
     }
 
-    fn create(&mut self, wanted: &WantedLink) -> Result<(), Refused> {
-        self.check_free(wanted)?;
+    fn create(&mut self, device: &DeviceName, kind: InterfaceKind, mtu: u32) {
         let index = self.next_index;
         self.next_index += 1;
-        self.add_interface(wanted.device.as_str(), index, kind(wanted));
-        self.interface(&wanted.device).up = false;
-        self.interface(&wanted.device).mtu = wanted.mtu.bytes;
-        self.found.userspace.interface |= wanted.kind == LinkKind::Tun;
-        Ok(())
-    }
-
-    fn change(&mut self, wanted: &WantedLink) -> Result<(), Refused> {
-        self.check_free(wanted)?;
-        let interface = self.interface(&wanted.device);
-        (interface.kind, interface.mtu) = (kind(wanted), wanted.mtu.bytes);
-        Ok(())
+        self.add_interface(device.as_str(), index, kind);
+        self.interface(device).up = false;
+        self.interface(device).mtu = mtu;
     }
 
     /// `ip_tunnel_find`: no two links with the same pair of addresses.
-    fn check_free(&self, wanted: &WantedLink) -> Result<(), Refused> {
-        let clash = self.found.interfaces.iter().any(|i| match (i.kind, wanted.kind) {
-            (InterfaceKind::Ipip(link), LinkKind::Ipip(wanted_link)) => {
+    fn check_free(&self, wanted: &KernelLink) -> Result<(), Refused> {
+        let clash = self.found.interfaces.iter().any(|i| match i.kind {
+            InterfaceKind::Ipip(link) => {
                 i.name != wanted.device.as_str()
-                    && (link.local, link.remote) == (wanted_link.local, wanted_link.remote)
+                    && (link.local, link.remote) == (wanted.link.local, wanted.link.remote)
             }
-            (InterfaceKind::Ipip(_) | InterfaceKind::Tun | InterfaceKind::Other, _) => false,
+            InterfaceKind::Tun | InterfaceKind::Other => false,
         });
         if clash { Err(Refused::Taken) } else { Ok(()) }
     }
 
     fn interface(&mut self, device: &DeviceName) -> &mut Interface {
         self.named(device.as_str())
-    }
-}
-
-fn kind(wanted: &WantedLink) -> InterfaceKind {
-    match wanted.kind {
-        LinkKind::Ipip(link) => InterfaceKind::Ipip(link),
-        LinkKind::Tun => InterfaceKind::Tun,
     }
 }
 

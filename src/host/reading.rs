@@ -9,29 +9,11 @@ use std::sync::Arc;
 use ipnet::IpNet;
 
 use super::links::LOOPBACK;
-use super::{Changed, HostAdapter, Links, conntrack};
+use super::{Changed, HostAdapter, Links, WayTo, conntrack};
 use crate::engine::config::TunnelConfig;
 use crate::engine::host::{
-    Address, Family, Found, GatewayFound, Interface, InterfaceKind, NameServers, PolicyRule, Route,
-    Userspace,
+    Address, Family, Found, GatewayFound, Interface, InterfaceKind, PolicyRule, Route,
 };
-
-/// The way of packets as the tunnel sends them: policy rules (ip-rule(8)) may look at all of it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct WayTo {
-    pub destination: IpAddr,
-    /// Their source, if it is always the same.
-    pub source: Option<IpAddr>,
-    /// Firewall mark of the packets; 0 is none.
-    pub mark: u32,
-}
-
-impl WayTo {
-    /// How the packets of this tunnel go to `destination`.
-    pub fn of_tunnel(tunnel: &TunnelConfig, destination: IpAddr) -> Self {
-        WayTo { destination, source: tunnel.outer.address(), mark: tunnel.mark().unwrap_or(0) }
-    }
-}
 
 /// What changes from reading to reading.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -50,6 +32,8 @@ pub struct Question {
 #[derive(Debug)]
 pub struct State {
     tunnel: TunnelConfig,
+    /// There may be an `ipip` link for each remote, and what each carried is told.
+    link_per_remote: bool,
     /// Whether routes and gateway rules of ours are wanted, or were there at the last reading: all
     /// others pay for the first look only, which finds what a crash left. What concerns only these is
     /// not read otherwise.
@@ -68,9 +52,10 @@ pub struct State {
 }
 
 impl State {
-    pub fn new(tunnel: &TunnelConfig) -> Self {
+    pub fn new(tunnel: &TunnelConfig, link_per_remote: bool) -> Self {
         State {
             tunnel: tunnel.clone(),
+            link_per_remote,
             routing: true,
             routes: None,
             addresses: None,
@@ -161,22 +146,17 @@ impl HostAdapter {
         }
     }
 
-    /// Reads what is there, but for what the userspace datapath and the daemon know themselves.
+    /// We changed something: what is known since the last reading may not be so any more.
+    pub fn expect_changes(&mut self) {
+        self.reading.expect_changes();
+    }
+
+    /// Reads what is there, but for what datapath and name servers know themselves.
     ///
     /// # Errors
     /// When the kernel refuses to tell.
     pub async fn read(&mut self, question: &Question) -> io::Result<Found> {
-        let mut found = Found {
-            listeners: match &mut self.fou {
-                Some(fou) => fou.listeners()?,
-                None => BTreeSet::new(),
-            },
-            rules: self.rules.read()?,
-            tracks: self.fou.is_some() && conntrack::is_in_use(),
-            userspace: Userspace::default(),
-            name_servers: NameServers::default(),
-            ..Found::default()
-        };
+        let mut found = Found::default();
         self.read_links(question, &mut found).await?;
         if self.reading.routing {
             self.read_routing(&mut found).await?;
@@ -186,7 +166,8 @@ impl HostAdapter {
 
     /// Interfaces, the ways out by them, and addresses.
     async fn read_links(&mut self, question: &Question, found: &mut Found) -> io::Result<()> {
-        let State { tunnel, addresses, interfaces: others, .. } = &mut self.reading;
+        let State { tunnel, link_per_remote, addresses, interfaces: others, .. } =
+            &mut self.reading;
         let (links, outer_device) = (&self.links, tunnel.outer.device());
         found.addresses = match addresses {
             Some(known) => known.clone(),
@@ -196,8 +177,7 @@ impl HostAdapter {
         let mut add = |read: Vec<Interface>| {
             interfaces.extend(read.into_iter().map(|i| (i.index, Arc::new(i))));
         };
-        // There may be one for each remote, and what they carried is told.
-        if self.fou.is_some() {
+        if *link_per_remote {
             add(links.ipip().await?);
         }
         let own = [Some(&tunnel.device), outer_device].into_iter().flatten();
@@ -258,7 +238,7 @@ impl HostAdapter {
             found.tracked = families.filter(|f| conntrack::is_known_to_be_in_use(*f)).collect();
         }
         // A kernel without nftables has none of our rules.
-        found.gateway = self.gateway.read().unwrap_or(GatewayFound::Missing);
+        found.gateway = self.nat.read().unwrap_or(GatewayFound::Missing);
         let State { tunnel, ours, routes, .. } = &mut self.reading;
         let labelled = found
             .interfaces

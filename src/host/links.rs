@@ -1,36 +1,30 @@
-//! Links, addresses and routes, over route netlink (rtnetlink(7)).
+//! Links, over route netlink (rtnetlink(7)).
 
 use std::fs;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr};
 use std::ops::ControlFlow;
 use std::path::Path;
 
 use futures_util::TryStreamExt;
-use libc::{RTM_GETADDR, RTM_GETLINK};
+use libc::RTM_GETLINK;
 use netlink_packet_core::{
     DefaultNla, Emitable, NLA_F_NESTED, NLM_F_ACK, NLM_F_REQUEST, Nla as _, Parseable,
 };
-use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage, AddressScope};
 use netlink_packet_route::link::{
     AfSpecInet, AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InetDevConf, InfoData, InfoIpTunnel,
     InfoKind, InfoPortKind, LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo, LinkMessage,
     TunnelEncapFlags, TunnelEncapType,
 };
-use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteFlags, RouteMessage};
-use rtnetlink::{AddressMessageBuilder, LinkGetRequest, LinkIpIp, LinkUnspec, RouteMessageBuilder};
+use rtnetlink::{LinkGetRequest, LinkIpIp, LinkUnspec};
 
-use ipnet::IpNet;
 use netlink_sys::protocols::NETLINK_ROUTE;
 
 use super::netlink::list;
-use super::reading::WayTo;
 use crate::engine::config::DeviceName;
-use crate::engine::host::{
-    Address, AddressState, Encapsulation, Interface, InterfaceAddress, InterfaceKind, IpipLink,
-    Scope, Traffic, Way,
-};
+use crate::engine::host::{Encapsulation, Interface, InterfaceKind, IpipLink, Traffic};
 use crate::engine::plan::{LinkForwarding, LinkKind, WantedLink, rp_filter};
+use crate::engine::step::KernelLink;
 
 /// `IFLA_INET_CONF` in linux/if_link.h, and settings of linux/ip.h.
 const IFLA_INET_CONF: u16 = 1;
@@ -44,8 +38,9 @@ const IFLA_TUN_NUM_DISABLED_QUEUES: u16 = 9;
 pub(super) const LOOPBACK: u32 = 1;
 
 /// A route netlink socket, answered from the async runtime it was opened in.
+#[derive(Clone)]
 pub struct Links {
-    handle: rtnetlink::Handle,
+    pub(super) handle: rtnetlink::Handle,
 }
 
 impl Links {
@@ -89,82 +84,25 @@ impl Links {
         one(self.handle.link().get().match_index(index)).await
     }
 
-    /// Every address of the namespace, in the kernel's order.
-    pub fn addresses(&self) -> io::Result<Vec<Address>> {
-        let mut found = Vec::new();
-        each(RTM_GETADDR, &AddressMessage::default(), |message: AddressMessage| {
-            found.extend(read_address(&message));
-        })?;
-        Ok(found)
-    }
-
-    /// How packets get to a destination; `None` without a route, and with one that says no:
-    /// `blackhole` and `prohibit` have errors of their own (`fib_props` in
-    /// net/ipv4/fib_semantics.c), as has a kernel without the family. `interface` is the one that
-    /// they are bound to.
-    pub async fn way(&self, to: &WayTo, interface: Option<u32>) -> io::Result<Option<Way>> {
-        let way = self.ask_way(to, to.source, interface).await?;
-        match way {
-            // Only now the source is known that policy rules may look at.
-            Some(Way { source, .. }) if to.source.is_none() && interface.is_some() => {
-                Ok(self.ask_way(to, Some(source), interface).await?.or(way))
-            }
-            way => Ok(way),
-        }
-    }
-
-    /// Whether a route leads to a destination. What is bound to an interface gets a way without one:
-    /// the kernel takes every IPv4 address for a neighbour then (`ip_route_output_key_hash_rcu` in
-    /// net/ipv4/route.c).
-    pub async fn is_routed(&self, to: &WayTo, interface: Option<u32>) -> io::Result<bool> {
-        let mut message = way_message(to, to.source, interface);
-        message.header.flags |= RouteFlags::FibMatch;
-        Ok(self.ask_route(message).await?.is_some())
-    }
-
-    /// The route itself that packets for an address take: of an address of ours, it is with the
-    /// interface that has it (`RTM_F_FIB_MATCH` in linux/rtnetlink.h).
-    pub async fn matching_route(&self, destination: IpAddr) -> io::Result<Option<Way>> {
-        let mut message = route_to(destination);
-        message.header.flags |= RouteFlags::FibMatch;
-        let route = self.ask_route(message).await?;
-        Ok(route.and_then(|route| read_way(&route.attributes, Some(destination))))
-    }
-
-    async fn ask_way(
-        &self,
-        to: &WayTo,
-        source: Option<IpAddr>,
-        interface: Option<u32>,
-    ) -> io::Result<Option<Way>> {
-        let route = self.ask_route(way_message(to, source, interface)).await?;
-        Ok(route.and_then(|route| read_way(&route.attributes, source)))
-    }
-
-    async fn ask_route(&self, message: RouteMessage) -> io::Result<Option<RouteMessage>> {
-        match self.handle.route().get(message).execute().try_next().await {
-            Ok(route) => Ok(route),
-            Err(rtnetlink::Error::NetlinkError(_)) => Ok(None),
-            Err(e) => Err(into_io(e)),
-        }
-    }
-
-    pub async fn create(&self, wanted: &WantedLink) -> io::Result<()> {
-        let Some(message) = ipip_message(wanted) else { return Ok(()) };
-        self.handle.link().add(message).execute().await.map_err(into_io)
+    /// Makes an `ipip` link.
+    ///
+    /// # Errors
+    /// `AlreadyExists` when there is one of this name, or with this pair of addresses.
+    pub async fn create(&self, wanted: &KernelLink) -> io::Result<()> {
+        self.handle.link().add(ipip_message(wanted)).execute().await.map_err(into_io)
     }
 
     /// Gives an existing `ipip` link its remote, local and ports. Of what a change leaves out the
     /// kernel resets some and keeps some, so the whole set is sent (`ipip_changelink` in
     /// net/ipv4/ipip.c).
-    pub async fn change(&self, wanted: &WantedLink) -> io::Result<()> {
-        let Some(message) = ipip_message(wanted) else { return Ok(()) };
-        let request = self.handle.link().add(message).set_flags(NLM_F_REQUEST | NLM_F_ACK);
+    pub async fn change(&self, wanted: &KernelLink) -> io::Result<()> {
+        let request =
+            self.handle.link().add(ipip_message(wanted)).set_flags(NLM_F_REQUEST | NLM_F_ACK);
         request.execute().await.map_err(into_io)
     }
 
     /// Labels a link, sets its reverse path filter, and brings it up.
-    pub async fn dress(&self, wanted: &WantedLink) -> io::Result<()> {
+    pub async fn configure(&self, wanted: &WantedLink) -> io::Result<()> {
         if matches!(wanted.kind, LinkKind::Tun) {
             self.shield(wanted.device.as_str()).await;
         }
@@ -280,43 +218,7 @@ impl Links {
         self.handle.link().set(message).execute().await.map_err(into_io)
     }
 
-    /// Adds an address of a tunnel.
-    pub async fn add_inner(&self, device: &DeviceName, value: InterfaceAddress) -> io::Result<()> {
-        let interface = self.index_of(device).await?;
-        self.add_address(address_message(&Address::new(interface, value))).await
-    }
-
-    /// Adds an alternate local address to the loopback interface, as /32 of host scope: good for a
-    /// socket to be bound to, and never chosen as a source.
-    pub async fn add_alternate(&self, alternate: Ipv4Addr) -> io::Result<()> {
-        let mut message = address_message(&self.alternate_address(alternate).await?);
-        message.header.scope = AddressScope::Host;
-        self.add_address(message).await
-    }
-
-    pub async fn remove_alternate(&self, alternate: Ipv4Addr) -> io::Result<()> {
-        self.remove_address(&self.alternate_address(alternate).await?).await
-    }
-
-    pub async fn remove_address(&self, address: &Address) -> io::Result<()> {
-        self.handle.address().del(address_message(address)).execute().await.map_err(into_io)
-    }
-
-    async fn add_address(&self, message: AddressMessage) -> io::Result<()> {
-        let mut request = self.handle.address().add(0, Ipv4Addr::UNSPECIFIED.into(), 0);
-        *request.message_mut() = message;
-        request.execute().await.map_err(into_io)
-    }
-
-    async fn alternate_address(&self, alternate: Ipv4Addr) -> io::Result<Address> {
-        let interface = self.at(LOOPBACK).await?;
-        let interface = interface.ok_or_else(|| io::Error::from_raw_os_error(libc::ENODEV))?;
-        let local = IpAddr::V4(alternate);
-        let value = InterfaceAddress::new(local, local.into());
-        Ok(Address::new(interface.index, value))
-    }
-
-    async fn index_of(&self, device: &DeviceName) -> io::Result<u32> {
+    pub(super) async fn index_of(&self, device: &DeviceName) -> io::Result<u32> {
         let link = self.named(device.as_str()).await?;
         link.map(|l| l.index).ok_or_else(|| io::Error::from_raw_os_error(libc::ENODEV))
     }
@@ -330,20 +232,9 @@ async fn one(request: LinkGetRequest) -> io::Result<Option<Interface>> {
     }
 }
 
-fn route_to(destination: IpAddr) -> RouteMessage {
-    match destination {
-        IpAddr::V4(v4) => RouteMessageBuilder::<Ipv4Addr>::new().destination_prefix(v4, 32).build(),
-        IpAddr::V6(v6) => {
-            RouteMessageBuilder::<Ipv6Addr>::new().destination_prefix(v6, 128).build()
-        }
-    }
-}
-
-/// `None` for a TUN interface, which is made by opening it.
-fn ipip_message(wanted: &WantedLink) -> Option<LinkMessage> {
-    let LinkKind::Ipip(link) = &wanted.kind else { return None };
-    let mut builder = LinkIpIp::new(wanted.device.as_str())
-        .mtu(wanted.mtu.bytes)
+fn ipip_message(KernelLink { device, link, mtu }: &KernelLink) -> LinkMessage {
+    let mut builder = LinkIpIp::new(device.as_str())
+        .mtu(*mtu)
         .local(link.local)
         .remote(link.remote)
         .ttl(link.ttl)
@@ -361,28 +252,11 @@ fn ipip_message(wanted: &WantedLink) -> Option<LinkMessage> {
             .encap_sport(source_port)
             .encap_dport(destination_port);
     }
-    Some(builder.build())
-}
-
-fn address_message(address: &Address) -> AddressMessage {
-    let InterfaceAddress { local, network } = address.value;
-    let prefix = network.prefix_len();
-    let mut message = match local {
-        IpAddr::V4(v4) => AddressMessageBuilder::<Ipv4Addr>::new().address(v4, prefix).build(),
-        IpAddr::V6(v6) => AddressMessageBuilder::<Ipv6Addr>::new().address(v6, prefix).build(),
-    };
-    message.header.index = address.interface;
-    message.attributes =
-        vec![AddressAttribute::Local(local), AddressAttribute::Address(network.addr())];
-    if local.is_ipv6() {
-        // No other host can have it: the address need not wait for duplicates to be looked for.
-        message.attributes.push(AddressAttribute::Flags(AddressFlags::Nodad));
-    }
-    message
+    builder.build()
 }
 
 /// Asks for a list over route netlink.
-fn each<M: Emitable + Parseable<[u8]>>(
+pub(super) fn each<M: Emitable + Parseable<[u8]>>(
     kind: u16,
     request: &M,
     mut take: impl FnMut(M),
@@ -504,86 +378,6 @@ fn read_conf(specs: &[AfSpecUnspec]) -> Option<&InetDevConf> {
         }),
         _ => None,
     })
-}
-
-/// Asks for the way of the tunnel's packets.
-fn way_message(to: &WayTo, source: Option<IpAddr>, interface: Option<u32>) -> RouteMessage {
-    let mut message = route_to(to.destination);
-    message.attributes.push(RouteAttribute::Mark(to.mark));
-    if let Some(source) = source {
-        message.header.source_prefix_length = IpNet::from(source).prefix_len();
-        message.attributes.push(RouteAttribute::Source(match source {
-            IpAddr::V4(v4) => RouteAddress::Inet(v4),
-            IpAddr::V6(v6) => RouteAddress::Inet6(v6),
-        }));
-    }
-    message.attributes.extend(interface.map(RouteAttribute::Oif));
-    message
-}
-
-/// The kernel does not repeat a source that it was asked with (`rt_fill_info` in
-/// net/ipv4/route.c).
-fn read_way(attributes: &[RouteAttribute], asked: Option<IpAddr>) -> Option<Way> {
-    let address = |address: &RouteAddress| match address {
-        RouteAddress::Inet(v4) => Some(IpAddr::V4(*v4)),
-        RouteAddress::Inet6(v6) => Some(IpAddr::V6(*v6)),
-        _ => None,
-    };
-    let preferred = attributes.iter().find_map(|attribute| match attribute {
-        RouteAttribute::PrefSource(source) => address(source),
-        _ => None,
-    });
-    let source = asked.or(preferred)?;
-    let router = attributes.iter().find_map(|attribute| match attribute {
-        RouteAttribute::Gateway(router) => address(router),
-        _ => None,
-    });
-    let interface = attributes.iter().find_map(|attribute| match attribute {
-        RouteAttribute::Oif(index) => Some(*index),
-        _ => None,
-    })?;
-    Some(Way { source, interface, router })
-}
-
-fn read_address(message: &AddressMessage) -> Option<Address> {
-    let mut local = None;
-    let mut peer = None;
-    // The header has room for the first eight flags only.
-    let mut flags = AddressFlags::from_bits_retain(message.header.flags.bits().into());
-    for attribute in &message.attributes {
-        match attribute {
-            AddressAttribute::Local(address) => local = Some(*address),
-            AddressAttribute::Address(address) => peer = Some(*address),
-            AddressAttribute::Flags(all) => flags = *all,
-            _ => {}
-        }
-    }
-    let local = local.or(peer)?;
-    let network = IpNet::new(peer.unwrap_or(local), message.header.prefix_len).ok()?;
-    Some(Address {
-        interface: message.header.index,
-        value: InterfaceAddress { local, network },
-        scope: match message.header.scope {
-            AddressScope::Link => Scope::Link,
-            AddressScope::Host | AddressScope::Nowhere => Scope::Host,
-            _ => Scope::Global,
-        },
-        state: read_state(flags),
-    })
-}
-
-fn read_state(flags: AddressFlags) -> AddressState {
-    let waits =
-        flags.contains(AddressFlags::Tentative) && !flags.contains(AddressFlags::Optimistic);
-    if waits || flags.contains(AddressFlags::Dadfailed) {
-        AddressState::Tentative
-    } else if flags.contains(AddressFlags::Deprecated) {
-        AddressState::Deprecated
-    } else if flags.contains(AddressFlags::Secondary) {
-        AddressState::Secondary
-    } else {
-        AddressState::Preferred
-    }
 }
 
 /// The kernel's errno, where there is one.

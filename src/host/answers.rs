@@ -25,7 +25,7 @@ use nftables::stmt::{Mangle, Statement};
 use nftables::types::{NfChainType, NfHook};
 
 use super::expression::{any_of, eq, header, interface, meta, ne, text};
-use super::gateway::{MANGLE, Rules, devices};
+use super::nat::{MANGLE, Rules, devices};
 use crate::engine::host::{Answers, Family, GatewaySpec};
 
 /// The chains of one family; none when nothing is asked of it.

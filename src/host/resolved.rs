@@ -6,8 +6,8 @@ use std::io;
 use std::net::IpAddr;
 use std::path::Path;
 
+use super::program;
 use crate::engine::config::DeviceName;
-use crate::kernel::program;
 
 /// Where it keeps what `/etc/resolv.conf` is a link to.
 const DIRECTORY: &str = "run/systemd/resolve";

@@ -30,9 +30,9 @@ use nftables::stmt::{Mangle, Match, Operator, Statement};
 use nftables::types::{NfChainPolicy, NfChainType, NfFamily, NfHook};
 
 use super::answers;
-use super::elements::{Elements, Handles};
 use super::expression::{any_of, eq, header, interface, meta, ne, text};
-use super::rules::{RulesError, nft};
+use super::nft::{NftError, nft};
+use super::table::{Handles, Table as TableFound};
 use crate::engine::host::{Family, ForwardingRules, GatewayFound, GatewaySpec};
 
 /// `NF_IP_PRI_MANGLE` in linux/netfilter_ipv4.h: after conntrack, before most firewalls.
@@ -41,8 +41,8 @@ pub(super) const MANGLE: i32 = -150;
 const SOURCE_NAT: i32 = 100;
 
 /// The table, one of each family, and the rules we put into it.
-pub struct Gateway {
-    tables: Tables<Elements>,
+pub struct Nat {
+    tables: Tables<TableFound>,
     installed: Option<Tables<Handles>>,
     /// Whether it was said that a host cannot have rules for answers.
     complained: bool,
@@ -63,11 +63,11 @@ impl Tables<Handles> {
 /// A chain: name, type, hook, and what its rules say.
 pub(super) type Rules = (&'static str, NfChainType, NfHook, i32, Vec<Vec<Statement<'static>>>);
 
-impl Gateway {
+impl Nat {
     pub fn in_table(table: &str) -> Self {
-        let in_family = |family| Elements::in_table(family, table);
+        let in_family = |family| TableFound::new(family, table);
         let tables = Tables { v4: in_family(Family::V4), v6: in_family(Family::V6) };
-        Gateway { tables, installed: None, complained: false }
+        Nat { tables, installed: None, complained: false }
     }
 
     /// Whether our rules are there; so is what was left out where the host cannot have it.
@@ -82,7 +82,7 @@ impl Gateway {
 
     /// Replaces the tables as a whole, in one transaction. Without the rules for answers a tunnel is of
     /// use still.
-    pub fn install(&mut self, spec: &GatewaySpec) -> Result<(), RulesError> {
+    pub fn install(&mut self, spec: &GatewaySpec) -> Result<(), NftError> {
         // A kernel may have no nftables for IPv6: there is nothing to remove then.
         let six = self.handles()?.v6 != Handles::default();
         let mut nothing_is_left = false;
@@ -91,7 +91,7 @@ impl Gateway {
                 return Err(error);
             }
             let without = GatewaySpec { answers: BTreeMap::new(), ..spec.clone() };
-            if spec.forwarding.is_some() || !matches!(error, RulesError::NoProgram(_)) {
+            if spec.forwarding.is_some() || !matches!(error, NftError::NoProgram(_)) {
                 nft(&["-f", "-"], &json(&without, six))?;
             }
             nothing_is_left = spec.forwarding.is_none();
@@ -109,10 +109,10 @@ impl Gateway {
     }
 
     /// Removes the tables; none is no error.
-    pub fn remove(&mut self) -> Result<(), RulesError> {
+    pub fn remove(&mut self) -> Result<(), NftError> {
         self.installed = None;
-        super::absent_is_fine(self.tables.v4.delete_table())?;
-        Ok(super::absent_is_fine(self.tables.v6.delete_table())?)
+        super::absent_is_fine(self.tables.v4.delete())?;
+        Ok(super::absent_is_fine(self.tables.v6.delete())?)
     }
 
     fn handles(&mut self) -> io::Result<Tables<Handles>> {

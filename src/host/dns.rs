@@ -7,7 +7,7 @@ use std::io;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
-use super::memory::replace as replace_file;
+use super::atomic_file::replace as replace_file;
 use super::resolv_file::{self, ResolvFile, forget};
 use super::resolvconf::Resolvconf;
 use super::resolved;

@@ -12,9 +12,9 @@ use std::net::IpAddr;
 use std::os::unix::fs::{FileExt as _, MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
-use super::memory::replace as replace_file;
+use super::atomic_file::replace as replace_file;
+use super::lock::lock_file;
 use crate::engine::config::DeviceName;
-use crate::kernel::lock_file;
 
 /// What the first line of a file of ours begins with; the name of the tunnel's interface follows.
 const MARK: &str = "# ipipou: name servers of ";

@@ -92,6 +92,21 @@ impl fmt::Display for PortUser {
     }
 }
 
+/// What to do about a port that cannot be had, for a person.
+pub fn explain(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::AddrInUse | io::ErrorKind::AlreadyExists => {
+            "the UDP port is in use by another program or FOU listener; see `ss -lunp` and \
+             `ip fou show`, or choose another port with -b :PORT"
+                .to_owned()
+        }
+        io::ErrorKind::AddrNotAvailable => {
+            "the address is not one of this host's; see `ip addr`".to_owned()
+        }
+        _ => error.to_string(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::net::Ipv4Addr;

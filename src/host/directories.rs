@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::engine::config::DeviceName;
-use crate::kernel::Namespace;
+use crate::host::Namespace;
 
 const STATE: &str = "/var/lib/ipipou";
 const RUNTIME: &str = "/run/ipipou";

@@ -6,9 +6,9 @@ use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
+use super::program;
 use super::resolv_file::besides_servers;
 use crate::engine::config::DeviceName;
-use crate::kernel::program;
 
 /// Where Debian's keeps what `/etc/resolv.conf` is a link to, …
 const DIRECTORY: &str = "run/resolvconf";

@@ -13,12 +13,13 @@ use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Sleep, sleep};
 
-use super::clock::Clock;
 use super::lookups::Lookups;
-use super::{Failure, fetch, memory, names};
-use crate::engine::config::{Datapath, HostName, HostsSource, HostsUrl, MOST_KERNEL_REMOTES};
+use super::{fetch, names};
+use crate::engine::config::{Datapath, HostName, HostsSource, HostsUrl};
 use crate::engine::host::Family;
 use crate::engine::hosts::{HostTable, Inner, MAX_SIZE, Node};
+use crate::host::atomic_file;
+use crate::host::clock::Clock;
 
 /// How often a file is looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
@@ -74,7 +75,7 @@ impl TableSource {
     /// # Errors
     /// What has to be mended on this host: a file that cannot be read or has a mistake, no
     /// certificate authorities.
-    pub async fn load(source: HostsSource, state_dir: &Path) -> Result<Self, Failure> {
+    pub async fn load(source: HostsSource, state_dir: &Path) -> Result<Self, String> {
         let mut hosts = TableSource {
             source,
             cache: state_dir.join("hosts.json"),
@@ -87,10 +88,10 @@ impl TableSource {
         match &hosts.source {
             HostsSource::File(path) => {
                 hosts.stamp = Stamp::of(path);
-                hosts.table = read_file(path).map_err(Failure::Usage)?;
+                hosts.table = read_file(path)?;
             }
             HostsSource::Url(url) => {
-                fetch::roots(url).map_err(Failure::Usage)?;
+                fetch::roots(url)?;
                 if !fetch::is_https(&url.url) {
                     let url = fetch::shown(&url.url);
                     tracing::warn!("{url}: whoever is on the way can change it: use https");
@@ -114,10 +115,7 @@ impl TableSource {
 
     /// From now on, a table that is too large for this datapath is not used.
     pub fn carried_by(mut self, datapath: Datapath) -> Self {
-        self.most = match datapath {
-            Datapath::Kernel => MOST_KERNEL_REMOTES,
-            Datapath::Tun => usize::MAX,
-        };
+        self.most = datapath.capabilities().most_remotes;
         self
     }
 
@@ -268,7 +266,7 @@ impl TableSource {
             HostsSource::File(_) => {}
             HostsSource::Url(_) => {
                 let text = serde_json::to_vec_pretty(&self.table).map_err(io::Error::other);
-                if let Err(e) = text.and_then(|text| memory::replace(&self.cache, &text)) {
+                if let Err(e) = text.and_then(|text| atomic_file::replace(&self.cache, &text)) {
                     let path = self.cache.display();
                     tracing::warn!("{path}: {e}: nothing to start with when the server is away");
                 }

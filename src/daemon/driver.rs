@@ -1,0 +1,118 @@
+//! The process as the driver of its engine: what carries out each action.
+
+use std::mem::discriminant;
+use std::net::SocketAddr;
+
+use super::process::{Failing, Process};
+use super::{Failure, record};
+use crate::engine::driver::{Driver, Refused};
+use crate::engine::host::Found;
+use crate::engine::step::{DnsStep, KernelStep, Step};
+use crate::engine::{Engine, Memory, Moment, Outgoing, Report, Writing};
+use crate::host::StepError;
+
+impl Driver for Process<'_> {
+    fn engine(&mut self) -> &mut Engine {
+        &mut self.engine
+    }
+
+    fn now(&mut self) -> Option<Moment> {
+        self.clock.moment().inspect_err(|e| tracing::error!("no random numbers: {e}")).ok()
+    }
+
+    async fn read(&mut self) -> Option<Found> {
+        match self.read_host().await {
+            Ok(found) => Some(found),
+            Err(error) => {
+                self.complain(Failing::Read, &format!("cannot read the host: {error}"));
+                None
+            }
+        }
+    }
+
+    async fn apply(&mut self, step: &Step) -> Result<(), Refused> {
+        tracing::debug!("{step}");
+        let Err(error) = self.try_apply(step).await else { return Ok(()) };
+        let refused = if error.is_taken() { Refused::Taken } else { Refused::Otherwise };
+        let failing = Failing::Step(discriminant(step));
+        if let Some(failed) = &mut self.ending {
+            *failed += 1;
+            tracing::error!("cannot {step}: {error}");
+        } else if refused == Refused::Taken && matches!(error, StepError::Link(_)) {
+            let text = format!(
+                "cannot {step}: another link has its addresses, perhaps in another network namespace; \
+                 trying an alternate local address"
+            );
+            self.complain(failing, &text);
+        } else if let Some(first @ None) = &mut self.starting {
+            *first = Some(Failure::Step { step: Box::new(step.clone()), error });
+        } else {
+            self.complain(failing, &format!("cannot {step}: {error}; trying again"));
+        }
+        Err(refused)
+    }
+
+    async fn remember(&mut self, memory: &Memory) {
+        let result = self.memory.save(memory).await;
+        self.note_write(result);
+    }
+
+    fn write(&mut self, writing: Writing) {
+        self.memory.write(writing, &self.engine);
+    }
+
+    fn send(&mut self, packet: &Outgoing) -> bool {
+        let Err(e) = self.datapath.send(packet) else { return true };
+        let text = format!("cannot send to {}: {e}; trying again", packet.to);
+        self.complain(Failing::Send, &text);
+        false
+    }
+
+    fn peer_alive(&mut self, remote: SocketAddr) {
+        self.datapath.peer_alive(remote);
+    }
+
+    fn report(&mut self, report: &Report) {
+        self.tell_report(report);
+    }
+}
+
+impl Process<'_> {
+    async fn try_apply(&mut self, step: &Step) -> Result<(), StepError> {
+        self.surroundings_due = true;
+        self.host.expect_changes();
+        match step {
+            Step::Host(step) => self.host.apply(step).await,
+            Step::Nat(step) => self.host.apply_nat(step),
+            Step::Dns(DnsStep::Use) => self.dns.apply().map_err(StepError::Dns),
+            Step::Dns(DnsStep::Restore) => self.dns.restore().map_err(StepError::Dns),
+            Step::Kernel(of_kernel) => {
+                self.keep_record(of_kernel);
+                self.datapath.apply(step).await
+            }
+            Step::Tun(_) => self.datapath.apply(step).await,
+        }
+    }
+
+    /// Keeps a record of the FOU listener, before there is one: a crash in between leaves a record of
+    /// nothing.
+    fn keep_record(&self, step: &KernelStep) {
+        let directory = &self.settings.state_dir;
+        match step {
+            KernelStep::AddListener(listener) => {
+                if let Err(e) = record::write(directory, listener.port) {
+                    let directory = directory.display();
+                    tracing::warn!("{directory}: {e}: a restart may not know its FOU listener");
+                }
+            }
+            KernelStep::RemoveRules => record::remove(directory),
+            KernelStep::InstallRules(..)
+            | KernelStep::Admit(_)
+            | KernelStep::AddAlternateAddress(_)
+            | KernelStep::RemoveAlternateAddress(_)
+            | KernelStep::RemoveListener(_)
+            | KernelStep::CreateLink(_)
+            | KernelStep::ChangeLink(_) => {}
+        }
+    }
+}

@@ -1,0 +1,53 @@
+//! What each datapath can do.
+
+use super::config::Datapath;
+
+/// The limits of a datapath.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Capabilities {
+    /// Outer packets may be IPv6.
+    pub outer_ipv6: bool,
+    /// Inner packets may be IPv6.
+    pub inner_ipv6: bool,
+    /// It learns which inner addresses are behind which remote.
+    pub learns: bool,
+    /// Each remote has a link of its own; otherwise all share one.
+    pub link_per_remote: bool,
+    /// Remotes that it carries at most.
+    pub most_remotes: usize,
+    /// With more remotes another datapath is chosen, unless this one is asked for: making and changing
+    /// links takes long.
+    pub many_remotes: usize,
+}
+
+impl Datapath {
+    /// Its name in options, log and status.
+    pub fn name(self) -> &'static str {
+        match self {
+            Datapath::Kernel => "kernel",
+            Datapath::Tun => "tun",
+        }
+    }
+
+    pub fn capabilities(self) -> Capabilities {
+        match self {
+            Datapath::Kernel => Capabilities {
+                outer_ipv6: false, // `fou` listens on IPv4, as it is set up here
+                inner_ipv6: false, // `ipip` carries IPv4
+                learns: false,
+                link_per_remote: true,
+                // The sets of the rules have room for so many.
+                most_remotes: 1024,
+                many_remotes: 512,
+            },
+            Datapath::Tun => Capabilities {
+                outer_ipv6: true,
+                inner_ipv6: true,
+                learns: true,
+                link_per_remote: false,
+                most_remotes: usize::MAX,
+                many_remotes: usize::MAX,
+            },
+        }
+    }
+}

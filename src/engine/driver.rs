@@ -1,0 +1,118 @@
+//! The rules by which an engine's actions are carried out. They exist once: the daemon drives a real
+//! host by them, the tests drive one that exists in memory.
+
+use std::collections::VecDeque;
+
+use super::event::Failed;
+use super::host::Found;
+use super::step::Step;
+use super::{Action, Engine, Event, Memory, Moment, Outgoing, Report, Writing};
+
+/// How often the host is read within one event, while steps fail. The engine asks again by itself in
+/// a while.
+const MAX_READINGS: usize = 6;
+
+/// Why a step was not done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refused {
+    /// The kernel said `EEXIST`.
+    Taken,
+    Otherwise,
+}
+
+/// What an engine needs of the world: a host, a disk, a clock and a network.
+///
+/// The engine runs when [`handle`](Driver::handle) is called with an event; between two events
+/// nothing happens but that [`Engine::next_deadline`] comes.
+#[allow(async_fn_in_trait)] // a driver and its engine stay on one thread
+pub trait Driver {
+    fn engine(&mut self) -> &mut Engine;
+
+    /// The instant that an event is handled at; `None` when the kernel has no random numbers, and the
+    /// event is lost.
+    fn now(&mut self) -> Option<Moment>;
+
+    /// Reads the host; `None` when the kernel refuses.
+    async fn read(&mut self) -> Option<Found>;
+
+    /// Makes one change to the host.
+    ///
+    /// # Errors
+    /// When it was refused. To remove what is not there is no error.
+    async fn apply(&mut self, step: &Step) -> Result<(), Refused>;
+
+    /// Writes the memory to the disk before it returns.
+    async fn remember(&mut self, memory: &Memory);
+
+    /// Starts to write [`Engine::memory`]; [`Event::Written`] comes later.
+    fn write(&mut self, writing: Writing);
+
+    /// Sends a packet; false when that failed.
+    fn send(&mut self, packet: &Outgoing) -> bool;
+
+    /// Tells the datapath that a remote authenticated again.
+    fn peer_alive(&mut self, remote: std::net::SocketAddr);
+
+    fn report(&mut self, report: &Report);
+
+    /// The host was read [`MAX_READINGS`] times, and the engine asks for another reading.
+    fn found_no_rest(&mut self) {}
+
+    /// Hands an event to the engine and carries out what it asks for; true at the end.
+    async fn handle(&mut self, event: Event<'_>) -> bool {
+        let mut work = VecDeque::new();
+        feed(self, event, &mut work);
+        let mut readings = 0;
+        while let Some(action) = work.pop_front() {
+            match action {
+                Action::Apply(steps) => {
+                    let result = apply_all(self, steps).await;
+                    feed(self, Event::Applied(result), &mut work);
+                }
+                Action::TearDown(steps) => {
+                    let mut failed = 0;
+                    for step in steps {
+                        failed += usize::from(self.apply(&step).await.is_err());
+                    }
+                    feed(self, Event::TornDown { failed }, &mut work);
+                }
+                Action::Send(packet) => {
+                    if !self.send(&packet) {
+                        feed(self, Event::SendFailed, &mut work);
+                    }
+                }
+                Action::ReadHost if readings < MAX_READINGS => {
+                    readings += 1;
+                    if let Some(found) = self.read().await {
+                        feed(self, Event::HostRead(found), &mut work);
+                    }
+                }
+                Action::ReadHost => self.found_no_rest(),
+                Action::PeerAlive(remote) => self.peer_alive(remote),
+                Action::Remember(memory) => self.remember(&memory).await,
+                Action::Write(writing) => self.write(writing),
+                Action::Report(report) => self.report(&report),
+                Action::Exit => return true,
+            }
+        }
+        false
+    }
+}
+
+fn feed<D: Driver + ?Sized>(driver: &mut D, event: Event<'_>, work: &mut VecDeque<Action>) {
+    let Some(now) = driver.now() else { return };
+    let mut actions = Vec::new();
+    driver.engine().handle(event, &now, &mut actions);
+    work.extend(actions);
+}
+
+/// Applies the steps in order. One may need another: after a failure none is tried.
+async fn apply_all<D: Driver + ?Sized>(driver: &mut D, steps: Vec<Step>) -> Result<(), Failed> {
+    let mut steps = steps.into_iter();
+    while let Some(step) = steps.next() {
+        if let Err(refused) = driver.apply(&step).await {
+            return Err(Failed { step, refused, untried: steps.collect() });
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,262 @@
+//! One change to the host. Each adapter has an enum of its own, so that it matches all of its steps and
+//! none of the others'; their `Display` is what logs and golden files show.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::net::Ipv4Addr;
+
+use super::config::DeviceName;
+use super::forwarding::PeerTable;
+use super::host::{
+    Address, Admitted, GatewaySpec, InterfaceAddress, IpipLink, Listener, PolicyRule, Route,
+};
+use super::plan::{RuleSpec, WantedLink};
+use super::socket::SocketSpec;
+
+/// One change, by the adapter that makes it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Step {
+    Host(HostStep),
+    Kernel(KernelStep),
+    Tun(TunStep),
+    Nat(NatStep),
+    Dns(DnsStep),
+}
+
+/// Links, addresses, routes and settings, whatever the datapath.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum HostStep {
+    /// Sets label, reverse path filter and forwarding of a link, and brings it up.
+    ConfigureLink(WantedLink),
+    SetMtu(DeviceName, u32),
+    RemoveLink(DeviceName),
+    AddInnerAddress(DeviceName, InterfaceAddress),
+    RemoveInnerAddress(Address),
+    AddRoute(Route),
+    RemoveRoute(Route),
+    AddPolicyRule(PolicyRule),
+    RemovePolicyRule(PolicyRule),
+    /// Whether an interface forwards what comes in by it.
+    SetForwarding {
+        interface: String,
+        on: bool,
+    },
+    SetRpFilter {
+        interface: String,
+        value: u32,
+    },
+}
+
+/// The kernel's datapath: FOU listeners, `ipip` links, and the rules that guard them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum KernelStep {
+    /// Replaces the whole table of this tunnel in one transaction.
+    InstallRules(RuleSpec, BTreeSet<Admitted>),
+    /// Makes the admitted remotes exactly these, in one transaction.
+    Admit(BTreeSet<Admitted>),
+    RemoveRules,
+    AddAlternateAddress(Ipv4Addr),
+    RemoveAlternateAddress(Ipv4Addr),
+    AddListener(Listener),
+    RemoveListener(Listener),
+    CreateLink(KernelLink),
+    ChangeLink(KernelLink),
+}
+
+/// An `ipip` link of the kernel's datapath.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KernelLink {
+    pub device: DeviceName,
+    pub link: IpipLink,
+    /// Bytes of the largest inner packet.
+    pub mtu: u32,
+}
+
+/// The userspace datapath.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TunStep {
+    /// Opens the UDP socket, in the place of one at another address.
+    Bind(SocketSpec),
+    Forward(PeerTable),
+    /// Opens a TUN interface whose largest packet has `mtu` bytes.
+    CreateLink {
+        device: DeviceName,
+        mtu: u32,
+    },
+}
+
+/// The nftables table of a gateway.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NatStep {
+    Install(GatewaySpec),
+    Remove,
+}
+
+/// The name servers of `--dns`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DnsStep {
+    Use,
+    Restore,
+}
+
+impl Step {
+    /// Whether it keeps out what did not authenticate. Such a step is never put off.
+    pub(super) fn guards(&self) -> bool {
+        match self {
+            Step::Host(step) => matches!(step, HostStep::RemoveLink(_)),
+            Step::Kernel(step) => match step {
+                KernelStep::InstallRules(..)
+                | KernelStep::Admit(_)
+                | KernelStep::RemoveListener(_) => true,
+                KernelStep::RemoveRules
+                | KernelStep::AddAlternateAddress(_)
+                | KernelStep::RemoveAlternateAddress(_)
+                | KernelStep::AddListener(_)
+                | KernelStep::CreateLink(_)
+                | KernelStep::ChangeLink(_) => false,
+            },
+            Step::Tun(step) => matches!(step, TunStep::Forward(_)),
+            Step::Nat(step) => matches!(step, NatStep::Install(_)),
+            Step::Dns(DnsStep::Use | DnsStep::Restore) => false,
+        }
+    }
+
+    /// Whether the tunnel is there without it. Routes and what else is around a tunnel may fail for
+    /// reasons of their own.
+    pub(super) fn is_around(&self) -> bool {
+        match self {
+            Step::Host(step) => match step {
+                HostStep::AddRoute(_)
+                | HostStep::RemoveRoute(_)
+                | HostStep::AddPolicyRule(_)
+                | HostStep::RemovePolicyRule(_)
+                | HostStep::SetForwarding { .. }
+                | HostStep::SetRpFilter { .. } => true,
+                HostStep::ConfigureLink(_)
+                | HostStep::SetMtu(..)
+                | HostStep::RemoveLink(_)
+                | HostStep::AddInnerAddress(..)
+                | HostStep::RemoveInnerAddress(_) => false,
+            },
+            Step::Kernel(_) | Step::Tun(_) => false,
+            Step::Nat(_) | Step::Dns(_) => true,
+        }
+    }
+}
+
+impl From<HostStep> for Step {
+    fn from(step: HostStep) -> Self {
+        Step::Host(step)
+    }
+}
+
+impl From<KernelStep> for Step {
+    fn from(step: KernelStep) -> Self {
+        Step::Kernel(step)
+    }
+}
+
+impl From<TunStep> for Step {
+    fn from(step: TunStep) -> Self {
+        Step::Tun(step)
+    }
+}
+
+impl From<NatStep> for Step {
+    fn from(step: NatStep) -> Self {
+        Step::Nat(step)
+    }
+}
+
+impl From<DnsStep> for Step {
+    fn from(step: DnsStep) -> Self {
+        Step::Dns(step)
+    }
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Step::Host(step) => step.fmt(f),
+            Step::Kernel(step) => step.fmt(f),
+            Step::Tun(step) => step.fmt(f),
+            Step::Nat(NatStep::Install(spec)) => write!(f, "install gateway rules {}", spec.table),
+            Step::Nat(NatStep::Remove) => f.write_str("remove gateway rules"),
+            Step::Dns(DnsStep::Use) => f.write_str("use our name servers"),
+            Step::Dns(DnsStep::Restore) => f.write_str("restore the name servers"),
+        }
+    }
+}
+
+impl fmt::Display for HostStep {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            HostStep::ConfigureLink(link) => write!(f, "set {} up", link.device),
+            HostStep::SetMtu(device, mtu) => write!(f, "set the MTU of {device} to {mtu}"),
+            HostStep::RemoveLink(device) => write!(f, "remove {device}"),
+            HostStep::AddInnerAddress(device, address) => write!(f, "add {address} to {device}"),
+            HostStep::RemoveInnerAddress(address) => write!(f, "remove {}", address.value),
+            HostStep::AddRoute(route) => write!(f, "add {route}"),
+            HostStep::RemoveRoute(route) => write!(f, "remove {route}"),
+            HostStep::AddPolicyRule(rule) => write!(f, "add {rule}"),
+            HostStep::RemovePolicyRule(rule) => write!(f, "remove {rule}"),
+            HostStep::SetForwarding { interface, on } => {
+                write!(f, "turn forwarding of {interface} {}", if *on { "on" } else { "off" })
+            }
+            HostStep::SetRpFilter { interface, value } => {
+                write!(f, "set rp_filter of {interface} to {value}")
+            }
+        }
+    }
+}
+
+impl fmt::Display for KernelStep {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            KernelStep::InstallRules(spec, admitted) => {
+                write!(f, "install rules {} for {}:{}", spec.table, spec.outer, spec.port)?;
+                list(f, ", admitting", admitted)
+            }
+            KernelStep::Admit(admitted) if admitted.is_empty() => f.write_str("admit nobody"),
+            KernelStep::Admit(admitted) => list(f, "admit", admitted),
+            KernelStep::RemoveRules => f.write_str("remove rules"),
+            KernelStep::AddAlternateAddress(address) => {
+                write!(f, "add alternate address {address}")
+            }
+            KernelStep::RemoveAlternateAddress(address) => {
+                write!(f, "remove alternate address {address}")
+            }
+            KernelStep::AddListener(listener) => write!(f, "add FOU listener {listener}"),
+            KernelStep::RemoveListener(listener) => write!(f, "remove FOU listener {listener}"),
+            KernelStep::CreateLink(KernelLink { device, link, .. }) => {
+                write!(f, "create {device} {link}")
+            }
+            KernelStep::ChangeLink(KernelLink { device, link, .. }) => {
+                write!(f, "change {device} to {link}")
+            }
+        }
+    }
+}
+
+impl fmt::Display for TunStep {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            TunStep::Bind(socket) => write!(f, "open UDP socket {socket}"),
+            TunStep::Forward(table) if table.remotes.is_empty() => f.write_str("forward to nobody"),
+            TunStep::Forward(table) => {
+                let to: Vec<_> = table.remotes.keys().map(ToString::to_string).collect();
+                write!(f, "forward to {}", to.join(", "))
+            }
+            TunStep::CreateLink { device, mtu } => {
+                write!(f, "create {device} as a TUN interface, MTU {mtu}")
+            }
+        }
+    }
+}
+
+fn list(f: &mut fmt::Formatter<'_>, verb: &str, admitted: &BTreeSet<Admitted>) -> fmt::Result {
+    for (i, one) in admitted.iter().enumerate() {
+        write!(f, "{} {one}", if i == 0 { verb } else { "," })?;
+    }
+    Ok(())
+}

@@ -1,0 +1,92 @@
+//! What carries the packets. A datapath has a folder of its own, a variant of
+//! [`config::Datapath`](crate::engine::config::Datapath), where its capabilities stand, and a line in
+//! `daemon/preflight.rs`, where it is chosen.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use futures_util::future::LocalBoxFuture;
+
+use super::StepError;
+use super::table::RuleCounter;
+use crate::engine::Outgoing;
+use crate::engine::host::Found;
+use crate::engine::step::Step;
+use crate::engine::surroundings::Surroundings;
+
+/// A datapath in use. What it made for itself is gone when it is dropped; what steps made is not.
+pub trait Datapath {
+    /// Adds to a reading of the host what this datapath has there: listeners, rules, a socket.
+    ///
+    /// # Errors
+    /// When the kernel refuses to tell.
+    fn read(&mut self, found: &mut Found) -> io::Result<()>;
+
+    /// Makes a change. Steps of other datapaths and of the host are none of its business.
+    ///
+    /// # Errors
+    /// What the kernel said.
+    fn apply<'a>(&'a mut self, step: &'a Step) -> LocalBoxFuture<'a, Result<(), StepError>>;
+
+    /// The next packet that may be an authentication packet: its source and payload. `None` when no
+    /// more will come. May be cancelled.
+    fn next_control(&mut self) -> LocalBoxFuture<'_, Option<(SocketAddr, Vec<u8>)>>;
+
+    /// Sends a packet from the port of the tunnel.
+    ///
+    /// # Errors
+    /// What the kernel said.
+    fn send(&self, packet: &Outgoing) -> io::Result<()>;
+
+    /// A remote authenticated again: what was learned behind it is alive.
+    fn peer_alive(&self, _remote: SocketAddr) {}
+
+    /// Whether it judges packets by what is known of the host, which [`Datapath::surround`] tells.
+    fn wants_surroundings(&self) -> bool {
+        false
+    }
+
+    fn surround(&self, _around: Surroundings) {}
+
+    /// What a person should know, looked at with every reading of the host.
+    fn warnings(&mut self) -> Warnings;
+
+    fn statistics(&mut self) -> Statistics;
+}
+
+/// What is wrong around a datapath.
+#[derive(Debug, Default)]
+pub struct Warnings {
+    /// Packets of the tunnel itself came into it.
+    pub leads_back: bool,
+    /// ICMP errors about packets of the tunnel that were not believed, where they are counted.
+    pub icmp_errors: Option<u64>,
+}
+
+/// What a datapath counted, and what it knows besides.
+#[derive(Debug, Default)]
+pub struct Statistics {
+    /// The offloads in use.
+    pub offloads: Option<String>,
+    /// Packets that were dropped by rules.
+    pub by_rules: Vec<RuleCounter>,
+    /// Packets that this process dropped, by reason.
+    pub dropped: BTreeMap<&'static str, u64>,
+    /// Inner addresses that were learned, their remotes, and how long each was silent.
+    pub learned: Vec<(IpAddr, SocketAddr, Duration)>,
+    /// What was last said of a remote that packets did not get to, and how long ago.
+    pub unreachable: Option<(Unreachable, Duration)>,
+}
+
+/// What a router or a host said of a remote.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Unreachable {
+    /// Where the packet was sent to.
+    pub to: SocketAddr,
+    /// In the words of RFC 792 and RFC 4443.
+    pub what: &'static str,
+    /// By whom, as the message has it: this host itself when nobody answers ARP.
+    pub by: Option<IpAddr>,
+}

@@ -1,0 +1,32 @@
+//! The program `nft`: what is made of many chains and rules goes through it, as JSON
+//! (libnftables-json(5)). The crate `nftables` has the types; its faults are worked around in
+//! [`expression`](super::expression).
+
+use std::io;
+
+use super::program;
+
+/// What `nft` or the kernel had against our rules.
+#[derive(Debug, thiserror::Error)]
+pub enum NftError {
+    #[error("`nft` cannot be run ({0}): install the package nftables")]
+    NoProgram(#[source] io::Error),
+    #[error("nft: {0}")]
+    Refused(String),
+    #[error("nftables over netlink: {0}")]
+    Netlink(#[from] io::Error),
+}
+
+/// Runs `nft` on JSON. The crate's own way to run it does not tell what it said.
+/// # Errors
+/// When it cannot be run, or refuses.
+pub fn nft(arguments: &[&str], input: &str) -> Result<(), NftError> {
+    let arguments = [&["-j"], arguments].concat();
+    let output = program::run("nft", &arguments, input.as_bytes()).map_err(NftError::NoProgram)?;
+    if output.status.success() {
+        return Ok(());
+    }
+    // The first line names the fault, the rest repeats our input.
+    let said = String::from_utf8_lossy(&output.stderr);
+    Err(NftError::Refused(said.lines().next().unwrap_or("it failed without a word").to_owned()))
+}

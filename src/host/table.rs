@@ -1,0 +1,135 @@
+//! A table of nftables, seen over netlink: no program is run
+//! (Documentation/netlink/specs/nftables.yaml).
+
+use std::collections::BTreeSet;
+use std::ffi::CString;
+use std::io;
+
+use netlink_bindings::nftables::{Chained, Nfgenmsg, ObjData, ObjectType, Request};
+use netlink_socket2::NetlinkSocket;
+
+use super::transaction::Transaction;
+use crate::engine::host::Family;
+
+/// What a table is known by. Rules are numbered anew in every table, tables in all of the namespace
+/// (`nf_tables_newrule`, `nf_tables_newtable`): a table that was loaded from a dump of ours has
+/// another number, and one that a dump was loaded into has more rules.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Handles {
+    pub table: u64,
+    pub rules: BTreeSet<u64>,
+}
+
+const AF_INET: u8 = 2;
+const AF_INET6: u8 = 10;
+/// `NFNL_SUBSYS_NFTABLES` in linux/netfilter/nfnetlink.h: what a batch is for.
+const SUBSYSTEM: u16 = 10;
+/// What one of our named counters has counted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RuleCounter {
+    pub name: String,
+    pub packets: u64,
+    pub bytes: u64,
+}
+
+/// One table of one tunnel.
+pub struct Table {
+    pub(crate) socket: NetlinkSocket,
+    pub(crate) name: CString,
+    pub(crate) header: Nfgenmsg,
+}
+
+impl Table {
+    /// `name` must not hold a NUL byte; the options see to that.
+    pub fn new(family: Family, name: &str) -> Self {
+        let name = CString::new(name.replace('\0', "")).unwrap_or_default();
+        let nfgen_family = match family {
+            Family::V4 => AF_INET,
+            Family::V6 => AF_INET6,
+        };
+        let header = Nfgenmsg { nfgen_family, ..Nfgenmsg::default() };
+        Table { socket: NetlinkSocket::new(), name, header }
+    }
+
+    /// The numbers of the table and all rules in it; none when there is no such table.
+    pub fn handles(&mut self) -> io::Result<Handles> {
+        let mut request = Request::new().op_gettable_do(&self.header);
+        request.encode().push_name(&self.name);
+        let table = match self.socket.request(&request)?.recv_one() {
+            Ok((_, table)) => table.get_handle().unwrap_or(0),
+            Err(e) if is_absent(e.as_io_error()) => return Ok(Handles::default()),
+            Err(e) => return Err(e.into()),
+        };
+        let mut request = Request::new().op_getrule_dump(&self.header);
+        request.encode().push_table(&self.name);
+        let mut replies = self.socket.request(&request)?;
+        let mut rules = BTreeSet::new();
+        while let Some(reply) = replies.recv() {
+            match reply {
+                Ok((_, rule)) => rules.extend(rule.get_handle()),
+                Err(e) if is_absent(e.as_io_error()) => return Ok(Handles::default()),
+                Err(e) => return Err(e.into()),
+            }
+        }
+        Ok(Handles { table, rules })
+    }
+
+    /// Removes the table with all that is in it.
+    ///
+    /// # Errors
+    /// `NotFound` when there is none.
+    pub fn delete(&mut self) -> io::Result<()> {
+        let mut batch = self.begin(1);
+        batch.request().op_deltable_do(&self.header).encode().push_name(&self.name);
+        self.commit(batch)
+    }
+
+    /// Starts a transaction of at most `most` messages.
+    pub(crate) fn begin(&mut self, most: u32) -> Chained<'static> {
+        let mut batch = Chained::new(self.socket.reserve_seq(most + 2)); // its begin and its end
+        batch.request().op_batch_begin_do(&batch_header());
+        batch
+    }
+
+    /// Ends a transaction: the kernel does all of it, or nothing.
+    pub(crate) fn commit(&mut self, mut batch: Chained<'static>) -> io::Result<()> {
+        batch.request().op_batch_end_do(&batch_header());
+        let batch = Transaction::of(batch.finalize());
+        self.socket.request_chained(&batch)?.recv_all().map_err(io::Error::from)
+    }
+
+    /// The named counters.
+    pub fn counters(&mut self) -> io::Result<Vec<RuleCounter>> {
+        let mut request = Request::new().op_getobj_dump(&self.header);
+        request.encode().push_table(&self.name).push_type(ObjectType::Counter as u32);
+        let mut replies = self.socket.request(&request)?;
+        let mut counters = Vec::new();
+        while let Some(reply) = replies.recv() {
+            let (_, object) = match reply {
+                Ok(reply) => reply,
+                Err(e) if is_absent(e.as_io_error()) => break,
+                Err(e) => return Err(e.into()),
+            };
+            if let (Ok(name), Ok(ObjData::Counter(counter))) =
+                (object.get_name(), object.get_data())
+            {
+                counters.push(RuleCounter {
+                    name: name.to_string_lossy().into_owned(),
+                    packets: counter.get_packets().unwrap_or(0),
+                    bytes: counter.get_bytes().unwrap_or(0),
+                });
+            }
+        }
+        Ok(counters)
+    }
+}
+
+fn is_absent(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(libc::ENOENT)
+}
+
+fn batch_header() -> Nfgenmsg {
+    let mut header = Nfgenmsg::new();
+    header.set_res_id(SUBSYSTEM);
+    header
+}

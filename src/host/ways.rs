@@ -1,0 +1,131 @@
+//! The ways that packets take out of this host: its routes, asked for one destination (ip-route(8)).
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use futures_util::TryStreamExt;
+use ipnet::IpNet;
+use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteFlags, RouteMessage};
+use rtnetlink::RouteMessageBuilder;
+
+use super::links::{Links, into_io};
+use crate::engine::config::TunnelConfig;
+use crate::engine::host::Way;
+
+/// The way of packets as the tunnel sends them: policy rules (ip-rule(8)) may look at all of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WayTo {
+    pub destination: IpAddr,
+    /// Their source, if it is always the same.
+    pub source: Option<IpAddr>,
+    /// Firewall mark of the packets; 0 is none.
+    pub mark: u32,
+}
+
+impl WayTo {
+    /// How the packets of this tunnel go to `destination`.
+    pub fn of_tunnel(tunnel: &TunnelConfig, destination: IpAddr) -> Self {
+        WayTo { destination, source: tunnel.outer.address(), mark: tunnel.mark().unwrap_or(0) }
+    }
+}
+
+impl Links {
+    /// How packets get to a destination; `None` without a route, and with one that says no:
+    /// `blackhole` and `prohibit` have errors of their own (`fib_props` in
+    /// net/ipv4/fib_semantics.c), as has a kernel without the family. `interface` is the one that
+    /// they are bound to.
+    pub async fn way(&self, to: &WayTo, interface: Option<u32>) -> io::Result<Option<Way>> {
+        let way = self.ask_way(to, to.source, interface).await?;
+        match way {
+            // Only now the source is known that policy rules may look at.
+            Some(Way { source, .. }) if to.source.is_none() && interface.is_some() => {
+                Ok(self.ask_way(to, Some(source), interface).await?.or(way))
+            }
+            way => Ok(way),
+        }
+    }
+
+    /// Whether a route leads to a destination. What is bound to an interface gets a way without one:
+    /// the kernel takes every IPv4 address for a neighbour then (`ip_route_output_key_hash_rcu` in
+    /// net/ipv4/route.c).
+    pub async fn is_routed(&self, to: &WayTo, interface: Option<u32>) -> io::Result<bool> {
+        let mut message = way_message(to, to.source, interface);
+        message.header.flags |= RouteFlags::FibMatch;
+        Ok(self.ask_route(message).await?.is_some())
+    }
+
+    /// The route itself that packets for an address take: of an address of ours, it is with the
+    /// interface that has it (`RTM_F_FIB_MATCH` in linux/rtnetlink.h).
+    pub async fn matching_route(&self, destination: IpAddr) -> io::Result<Option<Way>> {
+        let mut message = route_to(destination);
+        message.header.flags |= RouteFlags::FibMatch;
+        let route = self.ask_route(message).await?;
+        Ok(route.and_then(|route| read_way(&route.attributes, Some(destination))))
+    }
+
+    async fn ask_way(
+        &self,
+        to: &WayTo,
+        source: Option<IpAddr>,
+        interface: Option<u32>,
+    ) -> io::Result<Option<Way>> {
+        let route = self.ask_route(way_message(to, source, interface)).await?;
+        Ok(route.and_then(|route| read_way(&route.attributes, source)))
+    }
+
+    async fn ask_route(&self, message: RouteMessage) -> io::Result<Option<RouteMessage>> {
+        match self.handle.route().get(message).execute().try_next().await {
+            Ok(route) => Ok(route),
+            Err(rtnetlink::Error::NetlinkError(_)) => Ok(None),
+            Err(e) => Err(into_io(e)),
+        }
+    }
+}
+
+fn route_to(destination: IpAddr) -> RouteMessage {
+    match destination {
+        IpAddr::V4(v4) => RouteMessageBuilder::<Ipv4Addr>::new().destination_prefix(v4, 32).build(),
+        IpAddr::V6(v6) => {
+            RouteMessageBuilder::<Ipv6Addr>::new().destination_prefix(v6, 128).build()
+        }
+    }
+}
+
+/// Asks for the way of the tunnel's packets.
+fn way_message(to: &WayTo, source: Option<IpAddr>, interface: Option<u32>) -> RouteMessage {
+    let mut message = route_to(to.destination);
+    message.attributes.push(RouteAttribute::Mark(to.mark));
+    if let Some(source) = source {
+        message.header.source_prefix_length = IpNet::from(source).prefix_len();
+        message.attributes.push(RouteAttribute::Source(match source {
+            IpAddr::V4(v4) => RouteAddress::Inet(v4),
+            IpAddr::V6(v6) => RouteAddress::Inet6(v6),
+        }));
+    }
+    message.attributes.extend(interface.map(RouteAttribute::Oif));
+    message
+}
+
+/// The kernel does not repeat a source that it was asked with (`rt_fill_info` in
+/// net/ipv4/route.c).
+fn read_way(attributes: &[RouteAttribute], asked: Option<IpAddr>) -> Option<Way> {
+    let address = |address: &RouteAddress| match address {
+        RouteAddress::Inet(v4) => Some(IpAddr::V4(*v4)),
+        RouteAddress::Inet6(v6) => Some(IpAddr::V6(*v6)),
+        _ => None,
+    };
+    let preferred = attributes.iter().find_map(|attribute| match attribute {
+        RouteAttribute::PrefSource(source) => address(source),
+        _ => None,
+    });
+    let source = asked.or(preferred)?;
+    let router = attributes.iter().find_map(|attribute| match attribute {
+        RouteAttribute::Gateway(router) => address(router),
+        _ => None,
+    });
+    let interface = attributes.iter().find_map(|attribute| match attribute {
+        RouteAttribute::Oif(index) => Some(*index),
+        _ => None,
+    })?;
+    Some(Way { source, interface, router })
+}
