@@ -3,8 +3,9 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use super::admission::{Accepted, Arrival, Verdict};
 use super::memory::Writing;
-use super::peer::{Accepted, Arrival, End, Peer, Verdict};
+use super::peer::DuePacket;
 use super::plan::Control;
 use super::reconcile::apply;
 use super::step::Step;
@@ -33,19 +34,13 @@ impl Engine {
             return self.rejected(from, Reject::ImpossibleSource, payload.len(), actions);
         }
         let writing = self.writing.next();
-        let judged = match &mut self.clients {
-            Some(clients) => clients.receive(from, payload, writing, now),
-            None => {
-                let Some(client) = self.peers.iter_mut().find_map(Peer::client) else { return };
-                client.receive(from, payload, writing, now)
-            }
-        };
+        let Some(judged) = self.peers.receive(from, payload, writing, now) else { return };
         match judged {
             Ok(Verdict::Refreshed) => {
                 self.write_soon(now);
                 self.counters.accepted += 1;
                 actions.push(Action::Report(Report::Refreshed(from)));
-                let reply = self.reply(payload, now);
+                let reply = self.peers.reply(payload, now);
                 self.welcome(from, reply, now, actions);
             }
             Ok(Verdict::BeingWritten) => self.write_soon(now),
@@ -54,14 +49,6 @@ impl Engine {
                 self.reread_at = self.reread_at.min(now.monotonic + ROOM_AFTER);
             }
             Err(reason) => self.rejected(from, reason, payload.len(), actions),
-        }
-    }
-
-    /// What is sent back to a client that sent `request`.
-    fn reply(&mut self, request: &[u8], now: &Moment) -> Option<Vec<u8>> {
-        match &self.clients {
-            Some(clients) => clients.reply(request, now),
-            None => self.peers.iter_mut().find_map(Peer::client)?.reply(request, now),
         }
     }
 
@@ -82,19 +69,7 @@ impl Engine {
         if self.phase == Phase::Ending {
             return;
         }
-        let arrivals = match &mut self.clients {
-            Some(clients) => clients.written(writing, now),
-            None => {
-                let arrival = |peer: &mut Peer| {
-                    let arrival = peer.client()?.written(writing, now)?;
-                    if let Accepted::Moved { .. } = arrival.accepted {
-                        peer.conflicting_remote = None;
-                    }
-                    Some(arrival)
-                };
-                self.peers.iter_mut().filter_map(arrival).collect()
-            }
-        };
+        let arrivals = self.peers.written(writing, now);
         if arrivals.is_empty() {
             return;
         }
@@ -118,7 +93,7 @@ impl Engine {
             self.welcome(from, reply, now, actions);
         }
         let mut untold = std::mem::take(&mut self.untold);
-        untold.retain(|remote, _| self.admits(*remote));
+        untold.retain(|remote, _| self.peers.admits(*remote));
         self.untold = untold;
         if is_made {
             self.tell_arrivals(actions);
@@ -140,18 +115,13 @@ impl Engine {
     /// Tells who came and who moved, now that the tunnel is made.
     pub(super) fn tell_arrivals(&mut self, actions: &mut Vec<Action>) {
         let untold = std::mem::take(&mut self.untold);
-        let there = untold.into_iter().filter(|(remote, _)| self.admits(*remote));
+        let there = untold.into_iter().filter(|(remote, _)| self.peers.admits(*remote));
         actions.extend(there.map(|(from, before)| {
             Action::Report(match before {
                 None => Report::Arrived(from),
                 Some(before) => Report::Moved { from: before, to: from },
             })
         }));
-    }
-
-    fn admits(&self, remote: SocketAddr) -> bool {
-        self.peers.iter().any(|peer| peer.admitted() == Some(remote))
-            || self.clients.as_ref().is_some_and(|clients| clients.admits(remote))
     }
 
     /// What every accepted packet brings about.
@@ -162,7 +132,7 @@ impl Engine {
         now: &Moment,
         actions: &mut Vec<Action>,
     ) {
-        if self.clients.is_some() {
+        if self.peers.shared().is_some() {
             actions.push(Action::PeerAlive(from));
         }
         let Some(payload) = reply else { return };
@@ -182,8 +152,8 @@ impl Engine {
 
     /// Finds room for clients that proved themselves, now that it is known who is alive.
     pub(super) fn make_room(&mut self, now: &Moment, actions: &mut Vec<Action>) {
-        let (Some(clients), Some(found)) = (&mut self.clients, &self.found) else { return };
-        let room = clients.make_room(&found.userspace.silent, self.writing.next(), now);
+        let (Some(shared), Some(found)) = (self.peers.shared_mut(), &self.found) else { return };
+        let room = shared.make_room(&found.userspace.silent, self.writing.next(), now);
         for (from, length) in room.refused {
             self.rejected(from, Reject::NoRoom, length, actions);
         }
@@ -224,10 +194,9 @@ impl Engine {
         if !self.can_send() {
             return;
         }
-        for i in 0..self.peers.len() {
-            let End::Server(server) = &mut self.peers[i].end else { continue };
-            let Some((to, payload)) = server.due_packet(now) else { continue };
-            if server.must_write() {
+        let due: Vec<_> = self.peers.iter_mut().filter_map(|peer| peer.due_packet(now)).collect();
+        for DuePacket { to, payload, must_write } in due {
+            if must_write {
                 actions.push(Action::Remember(self.memory()));
             }
             self.send(to, payload, actions);
@@ -236,16 +205,12 @@ impl Engine {
 
     /// Clients authenticate at `when`, unless they do so earlier anyway.
     pub(super) fn authenticate(&mut self, when: Duration) {
-        for peer in &mut self.peers {
-            if let End::Server(server) = &mut peer.end {
-                server.authenticate_at(when);
-            }
-        }
+        self.peers.provers().for_each(|prover| prover.authenticate_at(when));
     }
 
     pub(super) fn reauth(&mut self, now: &Moment, actions: &mut Vec<Action>) {
         match self.endpoint.control {
-            Control::Refuse if self.peers.iter().all(|peer| !peer.is_server()) => {
+            Control::Refuse if !self.peers.has_prover() => {
                 actions.push(Action::Report(Report::ReauthIgnored));
             }
             Control::Queue { .. } => actions.push(Action::Report(Report::ReauthIgnored)),

@@ -39,6 +39,15 @@ impl Role {
         }
     }
 
+    /// The peer of a server or a client; a node has those of its table.
+    pub(super) fn peer(self) -> Option<PeerConfig> {
+        match self {
+            Role::Server(server) => Some(server.peer()),
+            Role::Client(client) => Some(client.peer()),
+            Role::Node(_) => None,
+        }
+    }
+
     /// Our own public key, as the other end must have it.
     pub fn public_key(&self) -> Option<[u8; 32]> {
         match self {
@@ -75,6 +84,23 @@ impl Role {
     }
 }
 
+impl ServerConfig {
+    fn peer(self) -> PeerConfig {
+        let ServerConfig { policy, lifetime, reply, learn, .. } = self;
+        let admits = learn.map_or(Admits::One, Admits::Shared);
+        let expects = Some(Expects { policy, lifetime, reply, admits });
+        PeerConfig { at: None, expects, shows: None }
+    }
+}
+
+impl ClientConfig {
+    fn peer(self) -> PeerConfig {
+        let ClientConfig { server, credential, keepalive, .. } = self;
+        let shows = Some(Shows { credential, keepalive });
+        PeerConfig { at: Some(server), expects: None, shows }
+    }
+}
+
 /// A node knows the outer addresses of all others from a table, and is let in by them for its own.
 #[derive(Debug, Clone)]
 pub struct NodeConfig {
@@ -97,7 +123,46 @@ pub struct ServerConfig {
     pub learn: Option<LearnConfig>,
 }
 
-impl ServerConfig {
+/// A peer as it is asked for.
+#[derive(Debug, Clone)]
+pub struct PeerConfig {
+    /// Where it is; `None`: where its authentication comes from.
+    pub at: Option<ServerName>,
+    /// What it has to prove; `None`: its address is enough.
+    pub expects: Option<Expects>,
+    /// What we prove to it.
+    pub shows: Option<Shows>,
+}
+
+/// What a peer has to prove.
+#[derive(Debug, Clone)]
+pub struct Expects {
+    pub policy: Policy,
+    /// How long an authentication is good for; `None`: it never expires.
+    pub lifetime: Option<Duration>,
+    /// What is sent back to a peer that authenticated.
+    pub reply: Reply,
+    pub admits: Admits,
+}
+
+/// How many hosts authenticate as one peer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Admits {
+    /// One: the tunnel moves with it.
+    One,
+    /// Several share the token or the key. Which of them has which inner address is learned.
+    Shared(LearnConfig),
+}
+
+/// What authenticates us.
+#[derive(Debug, Clone)]
+pub struct Shows {
+    pub credential: Credential,
+    /// Time between two authentication packets; `None`: one at the start only.
+    pub keepalive: Option<Duration>,
+}
+
+impl Expects {
     /// Our clock when an authentication of this age runs out.
     pub(crate) fn valid_until(&self, age: Duration, now: &Moment) -> Option<Duration> {
         let left = self.lifetime?.saturating_sub(age);
@@ -285,14 +350,15 @@ impl TunnelConfig {
     /// The mark on outer packets. A table of hosts may come to have a network around an outer address
     /// at any time.
     pub fn mark(&self) -> Option<u32> {
-        match self.has_many_ends() {
+        match self.is_network() {
             true => Some(self.gateway.mark),
             false => self.gateway.mark(),
         }
     }
 
-    /// Whether the inner addresses of the other ends are from one network with ours.
-    fn has_many_ends(&self) -> bool {
+    /// Whether the inner addresses of all peers are from one network with ours; otherwise there is one
+    /// peer, which has one.
+    pub fn is_network(&self) -> bool {
         self.inner_peer.contains(&self.inner)
     }
 

@@ -114,11 +114,7 @@ impl Engine {
     /// What is to be on the disk now.
     pub fn memory(&self) -> Memory {
         let mut memory = self.memory.clone();
-        match (&self.clients, self.peers.first()) {
-            (Some(clients), _) => clients.remember(&mut memory),
-            (None, Some(peer)) => peer.remember(&mut memory),
-            (None, None) => {}
-        }
+        self.peers.remember(&mut memory);
         memory
     }
 }

@@ -2,9 +2,9 @@
 //! number, so every situation can be played through in a test.
 
 mod addresses;
+mod admission;
 mod authenticate;
 mod calendar;
-mod clients;
 pub mod config;
 pub mod datapath;
 pub mod driver;
@@ -19,8 +19,10 @@ pub mod limits;
 mod memory;
 mod nodes;
 mod peer;
+mod peers;
 mod persistence;
 pub mod plan;
+mod prover;
 mod reconcile;
 mod rivals;
 mod server;
@@ -38,8 +40,7 @@ use std::time::Duration;
 
 use crate::auth::{Proof, ServerTime};
 use crate::wire::auth_packet::SALT_LEN;
-use clients::Clients;
-use config::{ClientConfig, Datapath, Outer, Role, ServerConfig, TunnelConfig};
+use config::{ClientConfig, Datapath, Outer, Role, ServerConfig, Shows, TunnelConfig};
 use driver::Refused;
 pub use event::{Action, Counters, Event, Failed, Outgoing, Report, Status, Unusable};
 pub use heard::Contact;
@@ -47,13 +48,15 @@ use heard::Heard;
 use host::{Family, Found, GatewaySpec};
 use hosts::Node;
 pub use memory::{Memory, Writing};
-use peer::{End, Peer, RemoteClient, RemoteServer};
+use peer::Peer;
+use peers::Peers;
 use plan::{Control, Owned, PacketShape, RuleSpec};
+use prover::Prover;
 use reconcile::{Remotes, apply};
 use rivals::Rivals;
 use step::{HostStep, KernelStep, NatStep, Step};
 use undone::Undone;
-use wanted::{Endpoint, Ends, OuterFound, find_outer};
+use wanted::{Endpoint, OuterFound, find_outer};
 
 /// How often the host is read although nothing told of a change: of FOU listeners the kernel never
 /// tells.
@@ -100,11 +103,9 @@ impl Moment {
 #[derive(Debug)]
 pub struct Engine {
     endpoint: Endpoint,
-    peers: Vec<Peer>,
-    /// Of a server that many share.
-    clients: Option<Clients>,
-    /// Of a node: the table as it came.
-    hosts: Vec<Node>,
+    peers: Peers,
+    /// The table of hosts as it came; `None` where peers are configured.
+    table: Option<Vec<Node>>,
     unusable: Vec<(Node, Unusable)>,
     /// What was said of others who have our inner addresses; said once.
     conflicts: Vec<Report>,
@@ -154,40 +155,19 @@ enum Phase {
 impl Engine {
     /// `memory` is what an earlier process left with [`Action::Remember`] or [`Action::Write`].
     pub fn new(role: Role, datapath: Datapath, mut memory: Memory, now: &Moment) -> Self {
-        let (mut control, mut clients, mut ends) = (Control::Refuse, None, Ends::Two);
-        let (tunnel, end) = match role {
+        let tunnel = role.tunnel().clone();
+        let control = match &role {
             Role::Server(config) => {
-                control = Control::Queue { queue: config.queue, shape: control_shape(&config) };
-                let tunnel = config.tunnel.clone();
-                if let Some(learn) = config.learn {
-                    ends = Ends::Many;
-                    clients = Some(Clients::new(config, learn, &mut memory, now));
-                    (tunnel, None)
-                } else {
-                    (tunnel, Some(End::Client(RemoteClient::new(config, &mut memory, now))))
-                }
+                Control::Queue { queue: config.queue, shape: control_shape(config) }
             }
-            Role::Client(config) => {
-                let tunnel = config.tunnel.clone();
-                (tunnel, Some(End::Server(RemoteServer::new(config, &memory, now))))
-            }
-            Role::Node(config) => {
-                ends = Ends::Many;
-                (config.tunnel, None)
-            }
+            Role::Client(_) | Role::Node(_) => Control::Refuse,
         };
-        let peer = end.map(|end| Peer {
-            device: tunnel.device.clone(),
-            alternate: tunnel.alternate,
-            networks: Vec::new(),
-            end,
-            conflicting_remote: None,
-        });
+        let peer = role.peer().map(|peer| Peer::new(peer, &tunnel, &mut memory, now));
+        let table = peer.is_none().then(Vec::new);
         Engine {
-            endpoint: Endpoint { tunnel, datapath, control, ends },
-            peers: peer.into_iter().collect(),
-            clients,
-            hosts: Vec::new(),
+            endpoint: Endpoint { tunnel, datapath, control },
+            peers: Peers::new(peer),
+            table,
             unusable: Vec::new(),
             conflicts: Vec::new(),
             memory,
@@ -238,7 +218,7 @@ impl Engine {
     fn compare_clocks(&mut self, now: &Moment, actions: &mut Vec<Action>) {
         let before = std::mem::replace(&mut self.started, now.started);
         let jump = self.started.abs_diff(before);
-        if jump >= CLOCK_JUMP && self.peers.iter().any(Peer::is_server) {
+        if jump >= CLOCK_JUMP && self.peers.has_prover() {
             actions.push(Action::Report(Report::ClockJumped(jump)));
             self.authenticate(now.monotonic);
         }
@@ -246,12 +226,8 @@ impl Engine {
 
     /// When [`Event::Deadline`] is due, as time since the process started.
     pub fn next_deadline(&self) -> Duration {
-        self.peers
-            .iter()
-            .filter(|peer| self.can_send() || !peer.is_server())
-            .filter_map(Peer::next_deadline)
-            .chain(self.clients.as_ref().and_then(Clients::next_expiry))
-            .fold(self.reread_at.min(self.write_at), Duration::min)
+        let of_peers = self.peers.next_deadline(self.can_send()).unwrap_or(Duration::MAX);
+        self.reread_at.min(self.write_at).min(of_peers)
     }
 
     pub fn counters(&self) -> &Counters {
@@ -280,9 +256,7 @@ impl Engine {
             Refused::Taken,
         ) = (&failed.step, failed.refused)
         {
-            for peer in self.peers.iter_mut().filter(|peer| peer.device == link.device) {
-                peer.conflicting_remote = peer.remote().map(|remote| remote.ip());
-            }
+            self.peers.conflict(&link.device);
             actions.push(Action::ReadHost);
         }
         for step in std::iter::once(&failed.step).chain(&failed.untried) {
@@ -304,19 +278,13 @@ impl Engine {
     }
 
     fn deadline(&mut self, now: &Moment, actions: &mut Vec<Action>) {
-        let (mut expired, can_send) = (Vec::new(), self.can_send());
-        for peer in &mut self.peers {
-            match &mut peer.end {
-                End::Client(client) => expired.extend(client.expire(now)),
-                End::Server(server) => {
-                    if can_send && server.asks_for_traffic(now) {
-                        self.reread_at = now.monotonic;
-                    }
-                }
-                End::Node(_) => {}
+        let expired = self.peers.expire(now);
+        if self.can_send() {
+            let asks = self.peers.provers().filter_map(|p| p.asks_for_traffic(now).then_some(()));
+            if asks.count() > 0 {
+                self.reread_at = now.monotonic;
             }
         }
-        expired.extend(self.clients.iter_mut().flat_map(|clients| clients.expire(now)));
         self.send_due(now, actions);
         if !expired.is_empty() {
             let steps = self.reconcile(actions);
@@ -370,5 +338,6 @@ pub fn has_leftovers(tunnel: &TunnelConfig, found: &Found) -> bool {
 
 /// The packet of a client that sends just one.
 pub fn first_packet(client: &ClientConfig, memory: &Memory, now: &Moment) -> Vec<u8> {
-    RemoteServer::new(client.clone(), memory, now).packet(now)
+    let ClientConfig { credential, keepalive, .. } = client.clone();
+    Prover::new(Shows { credential, keepalive }, memory, now).packet(now)
 }

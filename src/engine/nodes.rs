@@ -9,7 +9,7 @@ use super::config::{AlternateAddress, Datapath, DeviceName, TunnelConfig};
 use super::event::Unusable;
 use super::host::Found;
 use super::hosts::Node;
-use super::peer::{End, Peer};
+use super::peer::{Locator, Peer};
 use super::plan::is_labelled;
 
 /// Alternate local addresses of nodes: a network that no number of a tunnel has.
@@ -57,8 +57,10 @@ pub fn peers(
                 ALTERNATE.to_bits() | u32::from(mark),
             )),
             networks,
-            end: End::Node(remote),
             conflicting_remote: None,
+            locator: Locator::Fixed(remote),
+            admission: None,
+            prover: None,
         }
     });
     (peers.collect(), unusable)

@@ -1,31 +1,29 @@
 //! What follows from a reading of the host: what is ours of what was found, and the steps to what
 //! should be there.
 
-use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use ipnet::IpNet;
 
 use super::authenticate::is_made;
-use super::clients::Clients;
 use super::config::{Datapath, DeviceName, Outer};
 use super::host::{Encapsulation, Family, Found, Interface, InterfaceKind, RulesFound};
 use super::hosts::Node;
-use super::peer::{End, Peer};
+use super::peer::Peer;
 use super::plan::{self, Control, WantedLink};
+use super::prover::Prover;
 use super::step::{HostStep, KernelStep, NatStep, Step};
 use super::undone::Verdict;
-use super::wanted::{Endpoint, Ends, OuterFound, renamed, wanted};
+use super::wanted::{Endpoint, OuterFound, renamed, wanted};
 use super::{Action, Engine, Moment, Phase, REREAD_EVERY, Report, gateway, nodes};
 
 /// The other ends as they were planned for.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Remotes {
     outer: Option<OuterFound>,
-    /// Where each is, who is let in, and whether its pair of addresses was taken.
-    peers: Vec<(Option<SocketAddr>, Option<SocketAddr>, Option<IpAddr>)>,
-    clients: BTreeSet<SocketAddr>,
+    /// The remotes of each, who is let in, and whether its pair of addresses was taken.
+    peers: Vec<(Vec<(SocketAddr, bool)>, Option<IpAddr>)>,
 }
 
 impl Engine {
@@ -54,7 +52,7 @@ impl Engine {
         }
         self.make_room(now, actions);
         self.read_traffic(now, actions);
-        if self.endpoint.ends == Ends::Many {
+        if self.table.is_some() {
             self.take_nodes(actions); // our outer address may have changed
         }
         // What follows from our own changes is no repair (routes need the interface's number), nor
@@ -89,13 +87,8 @@ impl Engine {
 
     /// What a plan depends on besides the host.
     fn remotes(&self) -> Remotes {
-        let of_peer = |peer: &Peer| (peer.remote(), peer.admitted(), peer.conflicting_remote);
-        let clients = self.clients.iter().flat_map(Clients::admitted);
-        Remotes {
-            outer: self.outer,
-            peers: self.peers.iter().map(of_peer).collect(),
-            clients: clients.collect(),
-        }
+        let of_peer = |peer: &Peer| (peer.remotes().collect(), peer.conflicting_remote);
+        Remotes { outer: self.outer, peers: self.peers.iter().map(of_peer).collect() }
     }
 
     /// Tells of the repairs among `steps`, or puts them off. If all was not `settled`, only what was
@@ -178,14 +171,14 @@ impl Engine {
     /// Clients learn from the counters whether their server lets them in.
     fn read_traffic(&mut self, now: &Moment, actions: &mut Vec<Action>) {
         let Some(found) = &self.found else { return };
-        for peer in &mut self.peers {
-            if let End::Server(server) = &mut peer.end {
-                let mut traffic =
-                    found.interface(&peer.device).map(|i| i.traffic).unwrap_or_default();
-                traffic.rx_packets += found.answers; // they came back, too
-                let silent = server.read_traffic(traffic, now);
-                actions.extend(silent.map(Report::NothingBack).map(Action::Report));
-            }
+        for peer in self.peers.iter_mut() {
+            let remote = peer.remote();
+            let Some(prover) = &mut peer.prover else { continue };
+            let mut traffic = found.interface(&peer.device).map(|i| i.traffic).unwrap_or_default();
+            traffic.rx_packets += found.answers; // they came back, too
+            let silent = prover.read_traffic(traffic, now);
+            let silent = remote.filter(|_| silent).map(Report::NothingBack);
+            actions.extend(silent.map(Action::Report));
         }
     }
 
@@ -243,7 +236,7 @@ impl Engine {
             self.adopt_userspace(now, actions);
         }
         let port = self.endpoint.tunnel.port.get();
-        for peer in &mut self.peers {
+        for peer in self.peers.iter_mut() {
             let Some(interface) = found.interface(&peer.device) else { continue };
             let InterfaceKind::Ipip(link) = interface.kind else { continue };
             let Encapsulation::Fou { source_port, destination_port, .. } = link.encapsulation
@@ -260,11 +253,7 @@ impl Engine {
                 continue;
             }
             let remote = SocketAddr::new(link.remote.into(), destination_port);
-            match &mut peer.end {
-                End::Client(client) => client.adopt(remote, &self.memory, now),
-                End::Server(server) => server.adopt(remote),
-                End::Node(_) => {}
-            }
+            peer.adopt(remote, &self.memory, now);
             report_adopted(peer, remote, actions);
         }
         // Whatever else was lost, by these marks ours is known: the table's name; a listener on our
@@ -290,13 +279,10 @@ impl Engine {
     /// The userspace datapath's interface and socket were handed to us, and its packets wait in
     /// them: who proved himself to the process before is still at the other end.
     fn adopt_userspace(&mut self, now: &Moment, actions: &mut Vec<Action>) {
-        for peer in &mut self.peers {
-            if let (End::Client(client), Some((remote, _))) =
-                (&mut peer.end, self.memory.authenticated)
-            {
-                client.adopt(remote, &self.memory, now);
-                report_adopted(peer, remote, actions);
-            }
+        let Some((remote, _)) = self.memory.authenticated else { return };
+        for peer in self.peers.iter_mut().filter(|p| p.admission.is_some() && !p.is_shared()) {
+            peer.adopt(remote, &self.memory, now);
+            report_adopted(peer, remote, actions);
         }
     }
 
@@ -307,8 +293,7 @@ impl Engine {
         let (Some(found), Some(outer)) = (&self.found, self.outer) else { return Vec::new() };
         let mut before = self.memory.settings.clone();
         gateway::forget(&mut before, found);
-        let clients = self.clients.as_ref();
-        let wanted = wanted(&self.endpoint, outer, &self.peers, clients, found, &before);
+        let wanted = wanted(&self.endpoint, outer, &self.peers, found, &before);
         let tunnel = &self.endpoint.tunnel;
         let mut steps = gateway::plan_stale(&wanted.gateway, found, tunnel);
         steps.extend(plan::plan(&wanted, found, self.installed.as_ref(), &self.owned));
@@ -353,9 +338,10 @@ impl Engine {
 
     /// All interfaces of ours that there are or should be.
     pub(super) fn devices(&self, found: &Found) -> Vec<DeviceName> {
-        match (self.endpoint.ends, self.endpoint.datapath) {
-            (Ends::Many, Datapath::Kernel) => nodes::interfaces(found, &self.endpoint.tunnel),
-            (Ends::Two, _) | (_, Datapath::Tun) => vec![self.endpoint.tunnel.device.clone()],
+        let Endpoint { tunnel, datapath, .. } = &self.endpoint;
+        match tunnel.is_network() && datapath.capabilities().link_per_remote {
+            true => nodes::interfaces(found, tunnel),
+            false => vec![tunnel.device.clone()],
         }
     }
 
@@ -366,7 +352,7 @@ impl Engine {
         actions: &mut Vec<Action>,
     ) {
         actions.push(Action::Report(Report::HostsChanged(nodes.len())));
-        self.hosts = nodes;
+        self.table = Some(nodes);
         self.unusable.clear();
         self.take_nodes(actions);
         let steps = self.reconcile(actions);
@@ -376,14 +362,10 @@ impl Engine {
 
     /// Makes peers of the table's nodes.
     pub(super) fn take_nodes(&mut self, actions: &mut Vec<Action>) {
-        let Some(outer) = self.outer.filter(|_| self.clients.is_none()) else { return };
+        let (Some(outer), Some(table)) = (self.outer, &self.table) else { return };
         let Endpoint { tunnel, datapath, .. } = &self.endpoint;
-        let (mut peers, unusable) = nodes::peers(&self.hosts, tunnel, *datapath, outer.address);
-        for peer in &mut peers {
-            let same = self.peers.iter().find(|old| old.remote() == peer.remote());
-            peer.conflicting_remote = same.and_then(|old| old.conflicting_remote);
-        }
-        self.peers = peers;
+        let (peers, unusable) = nodes::peers(table, tunnel, *datapath, outer.address);
+        self.peers.replace(peers);
         for (node, why) in unusable.iter().filter(|one| !self.unusable.contains(one)) {
             actions.push(Action::Report(Report::NodeUnusable { node: node.clone(), why: *why }));
         }
@@ -406,11 +388,7 @@ impl Engine {
         gateway::guard(&mut steps, &nothing, found, None);
         actions.push(Action::TearDown(steps));
         self.memory.running = false;
-        for peer in &mut self.peers {
-            if let End::Server(server) = &mut peer.end {
-                server.close();
-            }
-        }
+        self.peers.provers().for_each(Prover::close);
     }
 
     /// What could not be removed is put back by the next start, which the old memory tells of it.

@@ -3,9 +3,9 @@
 
 use std::net::IpAddr;
 
+use super::addresses::Addresses;
 use super::config::{Datapath, Outer};
 use super::host::{Family, Found, Way};
-use super::peer::{End, RemoteServer};
 use super::wanted::{Endpoint, OuterFound, find_outer};
 use super::{Action, Engine, Moment, Phase, Report, outer_family};
 
@@ -22,26 +22,19 @@ impl Engine {
     /// Where a client's server is, as far as its name was looked up. The host is asked for the way
     /// there when it is read.
     pub fn server_address(&self) -> Option<IpAddr> {
-        self.server()?.addresses.in_use()
+        self.peers.named()?.in_use()
     }
 
     /// Where else it may be: the host is asked for the ways there, too.
     pub fn other_addresses(&self) -> impl Iterator<Item = IpAddr> {
-        self.server().into_iter().flat_map(|server| server.addresses.others())
-    }
-
-    fn server(&self) -> Option<&RemoteServer> {
-        self.peers.iter().find_map(|peer| match &peer.end {
-            End::Server(server) => Some(server),
-            End::Client(_) | End::Node(_) => None,
-        })
+        self.peers.named().into_iter().flat_map(Addresses::others)
     }
 
     /// The server's address, and the way to it: that in use while there is a way, else the next.
     pub(super) fn server_in(&self, found: &Found) -> (Option<IpAddr>, Option<Way>) {
         let in_use = (self.server_address(), found.way);
         let mut best = (self.reach(in_use, found), in_use);
-        if best.0 == Reach::Unrouted && self.server().is_some_and(|s| s.addresses.has_answered()) {
+        if best.0 == Reach::Unrouted && self.peers.named().is_some_and(Addresses::has_answered) {
             return in_use; // so it is a neighbour
         }
         for other in self.other_servers(found) {
@@ -104,7 +97,7 @@ impl Engine {
             actions.push(Action::Report(Report::NameUnusable { address, outer }));
         }
         self.name_unusable = unusable.is_some();
-        if self.server_mut().is_some_and(|server| server.addresses.resolved(&usable).is_some()) {
+        if self.peers.named_mut().is_some_and(|server| server.resolved(&usable).is_some()) {
             self.follow_server(now);
             actions.push(Action::ReadHost);
         }
@@ -120,26 +113,18 @@ impl Engine {
         self.server_moved = true;
     }
 
-    fn server_mut(&mut self) -> Option<&mut RemoteServer> {
-        self.peers.iter_mut().find_map(|peer| match &mut peer.end {
-            End::Server(server) => Some(server),
-            End::Client(_) | End::Node(_) => None,
-        })
-    }
-
     /// Tries the next address of the server's name, when this one has been silent for long.
     pub(super) fn try_next_address(&mut self, now: &Moment, actions: &mut Vec<Action>) {
         let silent = self.heard.silent_for();
-        let due = self.server().is_some_and(|server| silent >= server.addresses.patience());
+        let due = self.peers.named().is_some_and(|server| silent >= server.patience());
         let Some(found) = self.found.as_ref().filter(|_| due && self.can_send()) else { return };
         // No worse than this one, or the next reading would come back to it.
         let least = self.reach((self.server_address(), found.way), found).max(Reach::Unrouted);
         let others = self.other_servers(found).filter(|other| self.reach(*other, found) >= least);
         let reachable: Vec<IpAddr> = others.filter_map(|(address, _)| address).collect();
-        let Some(server) = self.server_mut() else { return };
-        let before = server.addresses.in_use();
-        if let (Some(from), Some(to)) = (before, server.addresses.next(|a| reachable.contains(&a)))
-        {
+        let Some(server) = self.peers.named_mut() else { return };
+        let before = server.in_use();
+        if let (Some(from), Some(to)) = (before, server.next(|a| reachable.contains(&a))) {
             actions.push(Action::Report(Report::NextAddress { from, to, silent }));
             self.follow_server(now);
             self.server_moved = false; // this says it
@@ -157,8 +142,8 @@ impl Engine {
         let (Some(address), way) = self.server_in(found) else { return };
         if self.server_address() != Some(address) {
             found.way = way;
-            if let Some(server) = self.server_mut() {
-                server.addresses.use_one(address);
+            if let Some(server) = self.peers.named_mut() {
+                server.use_one(address);
             }
             self.follow_server(now);
         }
@@ -171,8 +156,8 @@ impl Engine {
     pub(super) fn listen(&mut self, now: &Moment) {
         let answers = self.found.as_ref().map_or(0, |found| found.answers);
         let came = self.heard.read(self.traffic(), answers, now.unix, now.monotonic);
-        if let Some(server) = self.server_mut().filter(|_| came) {
-            server.addresses.heard();
+        if let Some(server) = self.peers.named_mut().filter(|_| came) {
+            server.heard();
         }
     }
 }

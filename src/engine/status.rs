@@ -4,10 +4,8 @@ use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
 
-use super::clients::Clients;
 use super::host::{Interface, InterfaceKind, Traffic};
 use super::peer::Peer;
-use super::wanted::Ends;
 use super::{Engine, Status};
 
 impl Engine {
@@ -19,13 +17,12 @@ impl Engine {
             InterfaceKind::Ipip(link) => Some(link.local),
             InterfaceKind::Tun | InterfaceKind::Other => None,
         });
-        let only = self.peers.first().filter(|_| self.endpoint.ends == Ends::Two);
-        let clients = self.clients.iter().flat_map(Clients::admitted);
-        let nodes = self.peers.iter().filter_map(|p| Some((p.remote()?, p.networks.clone())));
-        let remotes = match self.endpoint.ends {
-            Ends::Two => None,
-            Ends::Many => Some(nodes.chain(clients.map(|remote| (remote, Vec::new()))).collect()),
+        let only = self.peers.iter().next().filter(|_| !tunnel.is_network());
+        let of_peer = |peer: &Peer| {
+            let networks = peer.networks.clone();
+            peer.remotes().map(move |(remote, _)| (remote, networks.clone())).collect::<Vec<_>>()
         };
+        let remotes = tunnel.is_network().then(|| self.peers.iter().flat_map(of_peer).collect());
         Status {
             device: tunnel.device.to_string(),
             outer: self.outer.map(|o| SocketAddr::new(o.address, tunnel.port.get())),
@@ -37,11 +34,8 @@ impl Engine {
             inner_peer: tunnel.inner_peer.into(),
             inner6: tunnel.inner6.map(IpNet::V6),
             up: interfaces().any(|i| i.up),
-            last_authentication: match &self.clients {
-                Some(clients) => clients.last_authentication(),
-                None => self.peers.iter().filter_map(Peer::last_authentication).max(),
-            },
-            contact: only.filter(|peer| peer.is_server()).map(|_| self.heard.contact()),
+            last_authentication: self.peers.iter().filter_map(Peer::last_authentication).max(),
+            contact: only.filter(|peer| peer.prover.is_some()).map(|_| self.heard.contact()),
             last_data: self.heard.last_data(),
             last_reply: self.heard.last_reply(),
             traffic: self.traffic(),

@@ -5,7 +5,6 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
-use super::clients::Clients;
 use super::config::{
     AlternateAddress, Datapath, DeviceName, LEAST_MTU, LEAST_MTU_V6, MOST_MTU, Outer, SourceCheck,
     TunnelConfig,
@@ -19,6 +18,7 @@ use super::host::{
 use super::memory::Settings;
 use super::nodes;
 use super::peer::Peer;
+use super::peers::Peers;
 use super::plan::{
     self, Control, LinkForwarding, LinkKind, Mtu, MtuFrom, RuleSpec, Wanted, WantedLink,
 };
@@ -78,29 +78,19 @@ pub struct Endpoint {
     pub tunnel: TunnelConfig,
     pub datapath: Datapath,
     pub control: Control,
-    pub ends: Ends,
-}
-
-/// How many other ends a tunnel has.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Ends {
-    Two,
-    Many,
 }
 
 /// Everything that the remotes need at `endpoint`, whose address is `outer` now.
 pub fn wanted(
     endpoint: &Endpoint,
     outer: OuterFound,
-    peers: &[Peer],
-    clients: Option<&Clients>,
+    peers: &Peers,
     found: &Found,
     before: &BTreeMap<String, Settings>,
 ) -> Wanted {
-    let own = (endpoint.ends == Ends::Many).then_some(outer.address);
-    let remotes = peers.iter().filter_map(Peer::remote);
-    let remotes = remotes.chain(clients.into_iter().flat_map(Clients::admitted));
-    let outside: BTreeSet<IpAddr> = remotes.map(|remote| remote.ip()).chain(own).collect();
+    let own = endpoint.tunnel.is_network().then_some(outer.address);
+    let outside: BTreeSet<IpAddr> =
+        peers.remotes().map(|(remote, _)| remote.ip()).chain(own).collect();
     let mut wanted = match (endpoint.datapath, outer.address) {
         (Datapath::Kernel, IpAddr::V4(address)) => {
             let own = KernelOuter { address, bound_to: outer.bound_to };
@@ -109,7 +99,7 @@ pub fn wanted(
         }
         // Nobody can ask for it: `datapath` is the other then.
         (Datapath::Kernel, IpAddr::V6(_)) => Wanted::default(),
-        (Datapath::Tun, _) => userspace(endpoint, outer, peers, clients, &outside, found),
+        (Datapath::Tun, _) => userspace(endpoint, outer, peers, &outside, found),
     };
     let extent = extent(endpoint, outer, &wanted, peers, outside, found);
     wanted.gateway = gateway::wanted(&endpoint.tunnel, &extent, found, before);
@@ -117,7 +107,7 @@ pub fn wanted(
 }
 
 /// The inner addresses of the other ends.
-pub fn through(endpoint: &Endpoint, peers: &[Peer]) -> Vec<IpNet> {
+pub fn through(endpoint: &Endpoint, peers: &Peers) -> Vec<IpNet> {
     let mut through = vec![IpNet::V4(endpoint.tunnel.inner_peer)];
     through.extend(peers.iter().flat_map(|p| p.networks.iter().copied()));
     through
@@ -127,7 +117,7 @@ fn extent(
     endpoint: &Endpoint,
     outer: OuterFound,
     wanted: &Wanted,
-    peers: &[Peer],
+    peers: &Peers,
     outside: BTreeSet<IpAddr>,
     found: &Found,
 ) -> gateway::Extent {
@@ -143,13 +133,13 @@ fn extent(
         routed.map(|(peer, net)| (net, peer.device.clone())).collect()
     };
     let (mut routed, mut unreachable) = (Vec::new(), None);
-    match (endpoint.ends, endpoint.datapath) {
-        (Ends::Two, _) => {}
-        (Ends::Many, Datapath::Kernel) => {
+    match (tunnel.is_network(), endpoint.datapath) {
+        (false, _) => {}
+        (true, Datapath::Kernel) => {
             routed = of_peers(&is_around);
             unreachable = Some(tunnel.inner_peer).filter(|net| net.prefix_len() < 32);
         }
-        (Ends::Many, Datapath::Tun) => {
+        (true, Datapath::Tun) => {
             routed = of_peers(&|net| !is_on_link(net));
             let around = own.iter().filter(|net| is_around(net));
             routed.extend(around.map(|net| (net.trunc(), tunnel.device.clone())));
@@ -157,9 +147,9 @@ fn extent(
     }
     let by_way = found.way.map(|way| way.interface);
     let by_address = || found.interface_of(outer.address).map(|interface| interface.index);
-    let uplink = match endpoint.ends {
-        Ends::Two => by_way,
-        Ends::Many => outer.bound_to.or_else(by_address),
+    let uplink = match tunnel.is_network() {
+        false => by_way,
+        true => outer.bound_to.or_else(by_address),
     };
     gateway::Extent {
         devices: wanted.links.iter().map(|link| link.device.clone()).collect(),
@@ -197,8 +187,7 @@ fn link_addresses(
 fn userspace(
     endpoint: &Endpoint,
     outer: OuterFound,
-    peers: &[Peer],
-    clients: Option<&Clients>,
+    peers: &Peers,
     outside: &BTreeSet<IpAddr>,
     found: &Found,
 ) -> Wanted {
@@ -210,47 +199,48 @@ fn userspace(
         },
         ..PeerTable::default()
     };
-    for peer in peers {
+    let is_network = tunnel.is_network();
+    for peer in peers.iter() {
         // The socket sends to its own family only.
-        let sends_to = |remote: &SocketAddr| remote.is_ipv4() == outer.address.is_ipv4();
-        let Some(remote) = peer.remote().filter(sends_to) else { continue };
-        let spec = match endpoint.ends {
-            Ends::Two => only_remote(tunnel, peer.admitted().is_some()),
-            Ends::Many => {
-                RemoteSpec { destinations: peer.networks.clone(), sources: peer.networks.clone() }
-            }
-        };
-        forwarding.remotes.insert(remote, spec);
+        let of_family =
+            |(remote, _): &(SocketAddr, bool)| remote.is_ipv4() == outer.address.is_ipv4();
+        for (remote, admitted) in peer.remotes().filter(of_family) {
+            let networks = || peer.networks.clone();
+            let spec = match is_network {
+                false => only_remote(tunnel, admitted),
+                true => RemoteSpec { destinations: networks(), sources: networks() },
+            };
+            forwarding.remotes.insert(remote, spec);
+        }
     }
-    if let Some(clients) = clients {
-        let admitted = clients.admitted().filter(|a| a.is_ipv4() == outer.address.is_ipv4());
-        forwarding.remotes = admitted.map(|a| (a, RemoteSpec::default())).collect();
+    let shared = peers.shared().and_then(|shared| Some((shared, shared.learn()?)));
+    if let Some((shared, learn)) = shared {
         forwarding.learn = Some(LearnSpec {
             within: through(endpoint, peers)
                 .into_iter()
                 .chain(tunnel.inner6.map(IpNet::V6))
                 .collect(),
             except: addresses(tunnel, outside).iter().map(|address| address.local).collect(),
-            limit: clients.learn().limit,
-            lifetime: clients.learn().lifetime,
-            from_anybody: clients.takes_anybody(),
+            limit: learn.limit,
+            lifetime: learn.lifetime,
+            from_anybody: shared.takes_anybody(),
         });
     }
     let link = WantedLink {
         device: tunnel.device.clone(),
         kind: LinkKind::Tun,
         mtu: mtu(tunnel, outer, found),
-        addresses: match endpoint.ends {
-            Ends::Two => addresses(tunnel, &BTreeSet::new()),
-            Ends::Many => addresses(tunnel, outside),
+        addresses: match is_network {
+            false => addresses(tunnel, &BTreeSet::new()),
+            true => addresses(tunnel, outside),
         },
         source_check: tunnel.source_check,
         forwards: match forwards(tunnel) {
-            LinkForwarding::HostDefault if clients.is_some() => LinkForwarding::AmongClients,
+            LinkForwarding::HostDefault if shared.is_some() => LinkForwarding::AmongClients,
             gateway => gateway,
         },
     };
-    let known = endpoint.ends == Ends::Many || peers.iter().any(|p| p.remote().is_some());
+    let known = is_network || peers.remotes().next().is_some();
     Wanted {
         socket: Some(tunnel.socket(outer.address)),
         forwarding,
@@ -328,7 +318,7 @@ fn kernel(
     endpoint: &Endpoint,
     outer: KernelOuter,
     mtu: Mtu,
-    peers: &[Peer],
+    peers: &Peers,
     outside: &BTreeSet<IpAddr>,
     found: &Found,
 ) -> Wanted {
@@ -346,7 +336,7 @@ fn kernel(
                 && !found.listeners.iter().any(|l| l.port == port && l.bound_to.is_none()),
             inside: inside(peers, outer.address, found),
             silenced: peers.iter().filter_map(silenced).collect(),
-            untracked: found.tracks && !peers.iter().any(Peer::is_server),
+            untracked: found.tracks && !peers.has_prover(),
             control: endpoint.control,
             counters: tunnel.rules.counters,
         }),
@@ -355,7 +345,7 @@ fn kernel(
     };
     let renamed = renamed(tunnel, outer.address, peers, found);
     let mut taken = BTreeSet::new();
-    for peer in peers {
+    for peer in peers.iter() {
         let Some(SocketAddr::V4(remote)) = peer.remote() else {
             wanted.unwanted.push(peer.device.clone());
             continue;
@@ -374,9 +364,9 @@ fn kernel(
             device: peer.device.clone(),
             kind: LinkKind::Ipip(link(tunnel, remote, outer, alternate)),
             mtu,
-            addresses: match endpoint.ends {
-                Ends::Two => addresses(tunnel, &BTreeSet::new()),
-                Ends::Many => link_addresses(tunnel.inner.into(), &peer.networks, outside),
+            addresses: match tunnel.is_network() {
+                false => addresses(tunnel, &BTreeSet::new()),
+                true => link_addresses(tunnel.inner.into(), &peer.networks, outside),
             },
             source_check: tunnel.source_check,
             forwards: forwards(tunnel),
@@ -385,7 +375,7 @@ fn kernel(
     if let Some(rules) = &mut wanted.rules {
         rules.alternate.clone_from(&wanted.alternate);
     }
-    if endpoint.ends == Ends::Many {
+    if tunnel.is_network() {
         let stays = |device: &DeviceName| wanted.links.iter().any(|link| link.device == *device);
         let there = nodes::interfaces(found, tunnel);
         wanted.unwanted = there.into_iter().filter(|device| !stays(device)).collect();
@@ -399,7 +389,7 @@ fn kernel(
 pub fn renamed(
     tunnel: &TunnelConfig,
     outer: Ipv4Addr,
-    peers: &[Peer],
+    peers: &Peers,
     found: &Found,
 ) -> Vec<DeviceName> {
     let has_name = |name: &str| peers.iter().any(|peer| peer.device.as_str() == name);
@@ -414,7 +404,7 @@ pub fn renamed(
 
 /// The interfaces of this and other processes of ours, but the one that our outer address is on: a
 /// tunnel may be in another, but nobody gets into one from inside another.
-fn inside(peers: &[Peer], outer: Ipv4Addr, found: &Found) -> BTreeSet<String> {
+fn inside(peers: &Peers, outer: Ipv4Addr, found: &Found) -> BTreeSet<String> {
     let has_outer = |interface: &Interface| {
         let outer = IpAddr::V4(outer);
         found.addresses.iter().any(|a| a.interface == interface.index && a.value.local == outer)

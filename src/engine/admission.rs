@@ -1,0 +1,371 @@
+//! What a peer has to prove before its data is let in, and the remotes from which it did.
+//!
+//! A peer that is alone has one session, which moves with it. Several hosts may share the token or the
+//! key of a peer: then each remote has a session of its own, and a limit says how many there are.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+use super::Moment;
+use super::config::{Admits, Expects, LearnConfig, Reply};
+use super::memory::{Memory, Writing};
+use crate::auth::{Proof, Reject, ReplayMemory};
+
+/// Where no client is.
+const NOBODY: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
+
+/// Seconds before a restart within which a host that shares a key must have authenticated, or it has
+/// to do so again: somebody else may have its address by now.
+const RESUMED_WITHIN: u64 = 600;
+
+/// The judge of one peer's packets, and its sessions.
+#[derive(Debug)]
+pub struct Admission {
+    expects: Expects,
+    seen: ReplayMemory,
+    /// Where the peer was, as far as an earlier process remembered.
+    remembered: BTreeSet<SocketAddr>,
+    sessions: BTreeMap<SocketAddr, Session>,
+    /// Remotes that authenticated. That is to be on the disk before it counts.
+    arriving: BTreeMap<SocketAddr, Arriving>,
+    /// Remotes that authenticated while all places were taken.
+    waiting: BTreeMap<SocketAddr, Waiting>,
+}
+
+/// A remote that authenticated, or whose tunnel was found at the start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Session {
+    /// Time since the start of the process at the last valid packet, and Unix time then.
+    at: Duration,
+    unix: u64,
+    /// Time since the start of the process at which that packet has run out.
+    until: Option<Duration>,
+    expired: bool,
+    /// It was found at the start, and another came after it, or it authenticated by what this process
+    /// does not take.
+    unproven: bool,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    session: Session,
+    /// The payload that is answered.
+    request: Vec<u8>,
+}
+
+#[derive(Debug)]
+struct Arriving {
+    waiting: Waiting,
+    writing: Writing,
+}
+
+/// What counts now that it is on the disk.
+#[derive(Debug)]
+pub struct Arrival {
+    pub from: SocketAddr,
+    pub accepted: Accepted,
+    pub reply: Option<Vec<u8>>,
+}
+
+/// The effect of a valid packet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Accepted {
+    /// From where the peer is known to be.
+    Refreshed,
+    /// For the first time.
+    Arrived,
+    Moved {
+        from: SocketAddr,
+    },
+}
+
+/// What becomes of a valid packet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// From where the peer is known to be.
+    Refreshed,
+    /// From elsewhere, after it had run out, or by a clock that is further ahead than it was: it
+    /// counts once it is written.
+    Arriving,
+    /// The same, of one whose writing was asked for.
+    BeingWritten,
+    /// There is no room: whether somebody has fallen silent, the next reading of the host tells.
+    Waiting,
+}
+
+/// What came of those who had to wait for room.
+#[derive(Debug, Default)]
+pub struct Room {
+    /// They were silent, and make room.
+    pub removed: Vec<SocketAddr>,
+    /// There was none: source and length of the packet.
+    pub refused: Vec<(SocketAddr, usize)>,
+    /// Somebody has to be written now.
+    pub arriving: bool,
+}
+
+impl Admission {
+    /// `memory` is an earlier process'. Hosts that share a key are let in again without a new packet.
+    pub fn new(mut expects: Expects, memory: &mut Memory, now: &Moment) -> Self {
+        let key = expects.policy.key();
+        let (seen, remembered) = match expects.admits {
+            Admits::One => {
+                let remembered = memory.authenticated.iter().map(|(remote, _)| *remote).collect();
+                (memory.replays_of(key, None, now), remembered)
+            }
+            Admits::Shared(_) => {
+                // A token is not remembered, and who has an old one must not come in by a new one.
+                let same_key = memory.key.is_some() && memory.key == key;
+                let seen = memory.replays_of(key, expects.policy.share(), now);
+                memory.clients.retain(|_, _| same_key);
+                (seen, memory.clients.keys().copied().collect())
+            }
+        };
+        let mut admission = Admission {
+            expects,
+            seen,
+            remembered,
+            sessions: BTreeMap::new(),
+            arriving: BTreeMap::new(),
+            waiting: BTreeMap::new(),
+        };
+        admission.resume(memory, now);
+        admission
+    }
+
+    /// Lets in the hosts that an earlier process did, as long as their packets are good.
+    fn resume(&mut self, memory: &mut Memory, now: &Moment) {
+        let Admits::Shared(LearnConfig { limit, .. }) = self.expects.admits else { return };
+        let before = std::mem::take(&mut memory.clients);
+        let resumed = |unix: u64| now.unix.abs_diff(unix) <= RESUMED_WITHIN;
+        let mut newest: Vec<_> = before.into_iter().filter(|(_, unix)| resumed(*unix)).collect();
+        newest.sort_by_key(|(_, unix)| std::cmp::Reverse(*unix));
+        for (remote, unix) in newest.into_iter().take(limit) {
+            let age = now.since(unix);
+            let at = now.monotonic.saturating_sub(age);
+            let until = self.expects.valid_until(age, now);
+            self.sessions
+                .insert(remote, Session { at, unix, until, expired: false, unproven: false });
+        }
+        self.expire(now);
+    }
+
+    /// Takes over the tunnel to `remote` that an earlier process left running. Who authenticated to
+    /// that process by what this one does not take has to do it again before it is let in.
+    pub fn adopt(&mut self, remote: SocketAddr, memory: &Memory, now: &Moment) {
+        let policy = &self.expects.policy;
+        // One whom another came after before the tunnel could follow has to do it again, too.
+        let (unix, is_last) = match memory.authenticated {
+            Some((at, unix)) => (unix, at == remote && memory.key == policy.key()),
+            None => (now.unix, true),
+        };
+        let taken = is_last && policy.check_remote(remote).is_ok();
+        let age = now.since(unix);
+        let until = self.expects.valid_until(age, now);
+        let expired = !taken || until.is_some_and(|until| until <= now.monotonic);
+        let at = now.monotonic.saturating_sub(age);
+        self.sessions = [(remote, Session { at, unix, until, expired, unproven: !taken })].into();
+    }
+
+    /// Every remote that has a session, and whether it is let in.
+    pub fn remotes(&self) -> impl Iterator<Item = (SocketAddr, bool)> {
+        self.sessions.iter().map(|(remote, session)| (*remote, !session.expired))
+    }
+
+    pub fn admits(&self, remote: SocketAddr) -> bool {
+        self.sessions.get(&remote).is_some_and(|session| !session.expired)
+    }
+
+    /// How inner addresses are learned, where several hosts share this.
+    pub fn learn(&self) -> Option<&LearnConfig> {
+        match &self.expects.admits {
+            Admits::One => None,
+            Admits::Shared(learn) => Some(learn),
+        }
+    }
+
+    /// Whether there is nothing to prove.
+    pub fn takes_anybody(&self) -> bool {
+        let policy = &self.expects.policy;
+        matches!(policy.proof, Proof::Nothing)
+            && policy.remote_ip.is_none()
+            && policy.remote_port.is_none()
+    }
+
+    /// Judges an authentication packet. When its source is new, that counts once `writing` is done.
+    ///
+    /// # Errors
+    /// Why it proves nothing.
+    pub fn receive(
+        &mut self,
+        from: SocketAddr,
+        payload: &[u8],
+        writing: Writing,
+        now: &Moment,
+    ) -> Result<Verdict, Reject> {
+        // One whom another came after is not known, although the tunnel still leads to it.
+        let is_known = self.remembered.contains(&from)
+            || self.sessions.get(&from).is_some_and(|session| !session.unproven);
+        let time = now.server_time();
+        self.expects.policy.check(from, payload, time, is_known, &mut self.seen)?;
+        let until = self.expects.valid_until(Duration::ZERO, now);
+        let (at, unix) = (now.monotonic, now.unix);
+        let session = Session { at, unix, until, expired: false, unproven: false };
+        let must_write = self.seen.must_write();
+        let before = self.sessions.get_mut(&from);
+        let has_place = before.is_some();
+        if let Some(before) = before.filter(|before| !must_write && !before.expired) {
+            *before = session;
+            // Alone, it is back from where it was about to move to.
+            if self.learn().is_none() {
+                self.arriving.clear();
+            }
+            return Ok(Verdict::Refreshed);
+        }
+        // One that is being written already must not have to wait for ever longer.
+        if let Some(arriving) = self.arriving.get_mut(&from).filter(|_| !must_write) {
+            arriving.waiting.session = session;
+            return Ok(Verdict::BeingWritten);
+        }
+        let waiting = Waiting { session, request: payload.to_vec() };
+        match &self.expects.admits {
+            Admits::One => self.arriving.clear(),
+            Admits::Shared(learn) if !has_place && !self.is_roomy(learn.limit) => {
+                // More than all of them cannot find room.
+                if self.waiting.len() >= learn.limit {
+                    return Err(Reject::NoRoom);
+                }
+                self.waiting.insert(from, waiting);
+                return Ok(Verdict::Waiting);
+            }
+            Admits::Shared(_) => {}
+        }
+        self.arriving.insert(from, Arriving { waiting, writing });
+        Ok(Verdict::Arriving)
+    }
+
+    fn is_roomy(&self, limit: usize) -> bool {
+        self.sessions.len() + self.arriving.len() < limit
+    }
+
+    /// Finds room for those who wait for it: whoever was silent for the lifetime of an inner address
+    /// makes room, the longest silent first. `silent` tells how long ago data came from a remote.
+    pub fn make_room(
+        &mut self,
+        silent: &BTreeMap<SocketAddr, Duration>,
+        writing: Writing,
+        now: &Moment,
+    ) -> Room {
+        let mut room = Room::default();
+        let Some(LearnConfig { lifetime, limit }) = self.learn().copied() else { return room };
+        if self.waiting.is_empty() {
+            return room;
+        }
+        let silence = |(remote, session): (&SocketAddr, &Session)| {
+            let since = now.monotonic.saturating_sub(session.at);
+            (silent.get(remote).map_or(since, |data| since.min(*data)), *remote)
+        };
+        let mut silences: Vec<_> = self.sessions.iter().map(silence).collect();
+        silences.retain(|(silence, _)| *silence >= lifetime);
+        silences.sort_unstable();
+        for (from, waiting) in std::mem::take(&mut self.waiting) {
+            if !self.is_roomy(limit) {
+                let Some((_, gone)) = silences.pop() else {
+                    room.refused.push((from, waiting.request.len()));
+                    continue;
+                };
+                self.sessions.remove(&gone);
+                room.removed.push(gone);
+            }
+            self.arriving.insert(from, Arriving { waiting, writing });
+            room.arriving = true;
+        }
+        room
+    }
+
+    /// Lets count what waited for this writing of the memory.
+    pub fn written(&mut self, writing: Writing, now: &Moment) -> Vec<Arrival> {
+        let (done, rest): (BTreeMap<_, _>, _) = std::mem::take(&mut self.arriving)
+            .into_iter()
+            .partition(|(_, arriving)| arriving.writing <= writing);
+        self.arriving = rest;
+        let arrival = |(from, Arriving { waiting: Waiting { session, request }, .. })| {
+            let accepted = self.let_in(from, session);
+            Arrival { from, accepted, reply: self.reply(&request, now) }
+        };
+        done.into_iter().map(arrival).collect()
+    }
+
+    fn let_in(&mut self, remote: SocketAddr, session: Session) -> Accepted {
+        let before = match &self.expects.admits {
+            Admits::One => std::mem::take(&mut self.sessions).pop_first().map(|(at, _)| at),
+            Admits::Shared(_) => self.sessions.remove_entry(&remote).map(|(at, _)| at),
+        };
+        self.sessions.insert(remote, session);
+        match before {
+            None => Accepted::Arrived,
+            Some(before) if before == remote => Accepted::Refreshed,
+            Some(before) => Accepted::Moved { from: before },
+        }
+    }
+
+    /// What is sent back to a peer that sent `request`.
+    pub fn reply(&self, request: &[u8], now: &Moment) -> Option<Vec<u8>> {
+        match &self.expects.reply {
+            Reply::Silent => None,
+            Reply::Signed(signer) => Some(signer.control_packet(now.unix, now.salts())),
+            Reply::Reversed => Some(request.iter().rev().copied().collect()),
+        }
+    }
+
+    /// When the first authentication runs out.
+    pub fn next_expiry(&self) -> Option<Duration> {
+        self.sessions.values().filter(|s| !s.expired).filter_map(|s| s.until).min()
+    }
+
+    /// Ends the authentications that have run out; tells whose they were. The tunnel to a peer that is
+    /// alone stays, and lets nothing in.
+    pub fn expire(&mut self, now: &Moment) -> Vec<SocketAddr> {
+        let mut gone = Vec::new();
+        for (remote, session) in &mut self.sessions {
+            if !session.expired && session.until.is_some_and(|until| until <= now.monotonic) {
+                session.expired = true;
+                gone.push(*remote);
+            }
+        }
+        if self.learn().is_some() {
+            self.sessions.retain(|_, session| !session.expired);
+        }
+        gone
+    }
+
+    /// Unix time of the newest authentication.
+    pub fn last_authentication(&self) -> Option<u64> {
+        self.sessions.values().map(|session| session.unix).max().filter(|&unix| unix != 0)
+    }
+
+    /// Puts into the memory what a restart must not forget.
+    pub fn remember(&self, memory: &mut Memory) {
+        memory.key = self.expects.policy.key();
+        memory.seen = self.seen.clone();
+        let arriving = self.arriving.iter().map(|(remote, a)| (*remote, a.waiting.session));
+        let sessions = self.sessions.iter().map(|(remote, session)| (*remote, *session));
+        match &self.expects.admits {
+            Admits::One => {
+                let newest = arriving.chain(sessions).next();
+                // The next start must not take for proven what this one does not.
+                memory.authenticated = match (newest, memory.authenticated) {
+                    (Some((remote, s)), Some((last, unix))) if s.unproven && last != remote => {
+                        Some((last, unix))
+                    }
+                    (Some((_, s)), _) if s.unproven => Some((NOBODY, s.unix)),
+                    (newest, _) => newest.map(|(remote, s)| (remote, s.unix)),
+                };
+            }
+            Admits::Shared(_) => {
+                memory.clients = sessions.chain(arriving).map(|(at, s)| (at, s.unix)).collect();
+            }
+        }
+    }
+}

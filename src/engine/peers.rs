@@ -1,0 +1,144 @@
+//! The population of peers: one, one that many hosts share, or one for each remote of a table.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use super::Moment;
+use super::addresses::Addresses;
+use super::admission::{Accepted, Admission, Arrival, Verdict};
+use super::config::DeviceName;
+use super::memory::{Memory, Writing};
+use super::peer::{Locator, Peer};
+use super::prover::Prover;
+use crate::auth::Reject;
+
+/// All peers of an endpoint.
+#[derive(Debug, Default)]
+pub struct Peers(Vec<Peer>);
+
+impl Peers {
+    pub fn new(peers: impl IntoIterator<Item = Peer>) -> Self {
+        Peers(peers.into_iter().collect())
+    }
+
+    pub fn iter(&self) -> std::slice::Iter<'_, Peer> {
+        self.0.iter()
+    }
+
+    pub fn iter_mut(&mut self) -> std::slice::IterMut<'_, Peer> {
+        self.0.iter_mut()
+    }
+
+    /// Exchanges them for those of another table. What the kernel said of a remote stays known.
+    pub fn replace(&mut self, mut peers: Vec<Peer>) {
+        for peer in &mut peers {
+            let same = self.0.iter().find(|old| old.remote() == peer.remote());
+            peer.conflicting_remote = same.and_then(|old| old.conflicting_remote);
+        }
+        self.0 = peers;
+    }
+
+    /// The one that several hosts share.
+    pub fn shared(&self) -> Option<&Admission> {
+        self.admissions().find(|admission| admission.learn().is_some())
+    }
+
+    /// Every remote, and whether its packets may come in.
+    pub fn remotes(&self) -> impl Iterator<Item = (SocketAddr, bool)> {
+        self.0.iter().flat_map(Peer::remotes)
+    }
+
+    pub fn admits(&self, remote: SocketAddr) -> bool {
+        self.0.iter().any(|peer| peer.admits(remote))
+    }
+
+    /// Whether there is one that we authenticate to.
+    pub fn has_prover(&self) -> bool {
+        self.0.iter().any(|peer| peer.prover.is_some())
+    }
+
+    pub fn provers(&mut self) -> impl Iterator<Item = &mut Prover> {
+        self.0.iter_mut().filter_map(|peer| peer.prover.as_mut())
+    }
+
+    fn admissions(&self) -> impl Iterator<Item = &Admission> {
+        self.0.iter().filter_map(|peer| peer.admission.as_ref())
+    }
+
+    fn judge(&mut self) -> Option<&mut Admission> {
+        self.0.iter_mut().find_map(|peer| peer.admission.as_mut())
+    }
+
+    /// The addresses of a peer that is looked up by its name.
+    pub fn named(&self) -> Option<&Addresses> {
+        self.0.iter().find_map(|peer| match &peer.locator {
+            Locator::Named { addresses, .. } => Some(addresses),
+            Locator::Sessions | Locator::Fixed(_) => None,
+        })
+    }
+
+    pub fn named_mut(&mut self) -> Option<&mut Addresses> {
+        self.0.iter_mut().find_map(|peer| match &mut peer.locator {
+            Locator::Named { addresses, .. } => Some(addresses),
+            Locator::Sessions | Locator::Fixed(_) => None,
+        })
+    }
+
+    /// The earliest time something is due. What is to be sent waits while `can_send` is false.
+    pub fn next_deadline(&self, can_send: bool) -> Option<Duration> {
+        self.0.iter().filter_map(|peer| peer.next_deadline(can_send)).min()
+    }
+
+    /// Judges an authentication packet; `None` where nobody has to prove anything.
+    pub fn receive(
+        &mut self,
+        from: SocketAddr,
+        payload: &[u8],
+        writing: Writing,
+        now: &Moment,
+    ) -> Option<Result<Verdict, Reject>> {
+        Some(self.judge()?.receive(from, payload, writing, now))
+    }
+
+    /// What is sent back to a peer that sent `request`.
+    pub fn reply(&mut self, request: &[u8], now: &Moment) -> Option<Vec<u8>> {
+        self.judge()?.reply(request, now)
+    }
+
+    /// Lets count what waited for this writing of the memory.
+    pub fn written(&mut self, writing: Writing, now: &Moment) -> Vec<Arrival> {
+        let mut arrivals = Vec::new();
+        for peer in &mut self.0 {
+            let Some(admission) = &mut peer.admission else { continue };
+            let of_peer = admission.written(writing, now);
+            if of_peer.iter().any(|arrival| matches!(arrival.accepted, Accepted::Moved { .. })) {
+                peer.conflicting_remote = None;
+            }
+            arrivals.extend(of_peer);
+        }
+        arrivals
+    }
+
+    /// Ends the authentications that have run out; tells whose they were.
+    pub fn expire(&mut self, now: &Moment) -> Vec<SocketAddr> {
+        let admissions = self.0.iter_mut().filter_map(|peer| peer.admission.as_mut());
+        admissions.flat_map(|admission| admission.expire(now)).collect()
+    }
+
+    /// The one that several hosts share, to find room in.
+    pub fn shared_mut(&mut self) -> Option<&mut Admission> {
+        self.judge().filter(|admission| admission.learn().is_some())
+    }
+
+    /// Notes that the kernel refused a link because another has its pair of addresses.
+    pub fn conflict(&mut self, device: &DeviceName) {
+        for peer in self.0.iter_mut().filter(|peer| peer.device == *device) {
+            peer.conflicting_remote = peer.remote().map(|remote| remote.ip());
+        }
+    }
+
+    /// Puts into the memory what a restart must not forget.
+    pub fn remember(&self, memory: &mut Memory) {
+        self.0.iter().for_each(|peer| peer.remember(memory));
+    }
+}
