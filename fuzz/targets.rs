@@ -9,9 +9,10 @@ use std::path::Path;
 use std::sync::LazyLock;
 
 use clap::CommandFactory as _;
+
 use ipipou::auth::{Policy, Proof, ReplayMemory, ServerTime, SharedSecret, Signer, Verifier};
 use ipipou::cli::{self, CliError, Options, conf};
-use ipipou::engine::hosts::HostTable;
+use ipipou::engine::table::HostTable;
 use ipipou::wire::inner::{self, Inner};
 use ipipou::wire::udp::{Datagram, IPV4_HEADER_LEN, UDP_HEADER_LEN};
 

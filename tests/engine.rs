@@ -31,7 +31,7 @@ use ipipou::engine::config::{
 };
 use ipipou::engine::driver::{Driver, Refused};
 use ipipou::engine::host::Found;
-use ipipou::engine::step::Step;
+use ipipou::engine::host::step::Step;
 use ipipou::engine::{Engine, Event, Memory, Moment, Outgoing, Report, Writing};
 use ipnet::IpNet;
 

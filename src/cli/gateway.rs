@@ -6,12 +6,11 @@ use std::net::IpAddr;
 use clap::{ArgAction, Args};
 use ipnet::IpNet;
 
-use super::address;
 use super::defaults::Number;
 use super::options::Options;
 use super::resolve::Ends;
 use super::usage::UsageError;
-use super::value;
+use super::{address, value};
 use crate::engine::config::{DeviceName, GatewayConfig, Masquerade};
 
 /// How many name servers a resolver asks (`MAXNS` in resolv.h).

@@ -2,7 +2,7 @@
 
 use std::io;
 
-use crate::engine::step::Step;
+use crate::engine::host::step::Step;
 use crate::host::nft::NftError;
 use crate::host::{ModuleError, StepError};
 use crate::kernel::{QueueError, StartError};

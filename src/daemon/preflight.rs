@@ -8,12 +8,12 @@ use std::time::Duration;
 
 use super::locks::Locks;
 use super::{Failure, Settings, record};
+use crate::engine;
 use crate::engine::config::{
     AlternateAddress, ClientConfig, Datapath, DatapathChoice, HostName, Masquerade, Outer, Role,
     TunnelConfig,
 };
-use crate::engine::host::{Family, Found, InterfaceKind, Listener};
-use crate::engine::{self, plan};
+use crate::engine::host::{Family, Found, InterfaceKind, Listener, is_labelled};
 use crate::host::nft::NftError;
 use crate::host::{
     self, HostAdapter, Links, Question, WayTo, probe_port, require_modules, user_of_port,
@@ -396,7 +396,7 @@ fn check_found(
     let port = tunnel.port.get();
     let ours = match interface.kind {
         InterfaceKind::Ipip(_) if datapath == Datapath::Kernel => {
-            plan::is_labelled(interface) || interface.link_from(port).is_some()
+            is_labelled(interface) || interface.link_from(port).is_some()
         }
         InterfaceKind::Tun => goes_on && datapath == Datapath::Tun,
         InterfaceKind::Ipip(_) | InterfaceKind::Other => false,

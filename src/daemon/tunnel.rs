@@ -18,7 +18,7 @@ use crate::engine::Event;
 use crate::engine::config::{HostName, Role};
 use crate::engine::driver::Driver as _;
 use crate::engine::host::Family;
-use crate::engine::hosts::Node;
+use crate::engine::table::Node;
 use crate::host::clock::Clock;
 use crate::sources::{TableSource, names};
 

@@ -4,11 +4,11 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::admission::{Accepted, Arrival, Verdict};
+use super::host::Control;
+use super::host::step::Step;
 use super::memory::Writing;
 use super::peer::DuePacket;
-use super::plan::Control;
 use super::reconcile::apply;
-use super::step::Step;
 use super::{Action, Engine, Moment, Outgoing, Phase, Report};
 use crate::auth::Reject;
 

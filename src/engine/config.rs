@@ -13,7 +13,7 @@ use std::time::Duration;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use super::Moment;
-use super::socket::SocketSpec;
+use super::host::SocketSpec;
 use crate::auth::{Credential, Policy, Signer};
 
 /// The smallest MTUs that IPv4 (RFC 791, 3.2) and IPv6 (RFC 8200, 5) know.

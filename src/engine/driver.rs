@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 
 use super::event::Failed;
 use super::host::Found;
-use super::step::Step;
+use super::host::step::Step;
 use super::{Action, Engine, Event, Memory, Moment, Outgoing, Report, Writing};
 
 /// How often the host is read within one event, while steps fail. The engine asks again by itself in

@@ -10,9 +10,9 @@ use ipnet::IpNet;
 use super::config::{DeviceName, Outer};
 use super::driver::Refused;
 use super::heard::Contact;
+use super::host::step::Step;
 use super::host::{Found, Traffic};
-use super::hosts::{Inner, Node};
-use super::step::Step;
+use super::table::{Inner, Node};
 use super::{Memory, Writing};
 use crate::auth::Reject;
 

@@ -20,7 +20,7 @@
 //! Where nothing can be remembered of a source (a full table), its packets go on to the next budget,
 //! so what is full makes the limit stricter. All budgets together are at worst a sixth of a core.
 
-use super::plan::PacketShape;
+use super::host::PacketShape;
 use crate::wire::auth_packet::{AUTH_PACKET_LEN, MAX_AUTH_PACKET_LEN};
 
 /// A bucket of tokens, a packet each.

@@ -8,30 +8,22 @@ mod calendar;
 pub mod config;
 pub mod datapath;
 pub mod driver;
+mod endpoint;
 mod event;
-pub mod forwarding;
-mod gateway;
 mod heard;
 pub mod host;
-pub mod hosts;
-mod hosts_json;
 pub mod limits;
 mod memory;
-mod nodes;
 mod peer;
 mod peers;
 mod persistence;
-pub mod plan;
 mod prover;
 mod reconcile;
 mod rivals;
 mod server;
-pub mod socket;
 mod sources;
 mod status;
-pub mod step;
-pub mod surroundings;
-mod undone;
+pub mod table;
 mod wanted;
 
 use std::collections::BTreeMap;
@@ -42,21 +34,22 @@ use crate::auth::{Proof, ServerTime};
 use crate::wire::auth_packet::SALT_LEN;
 use config::{ClientConfig, Datapath, Outer, Role, ServerConfig, Shows, TunnelConfig};
 use driver::Refused;
+use endpoint::{Endpoint, OuterFound, find_outer};
+
 pub use event::{Action, Counters, Event, Failed, Outgoing, Report, Status, Unusable};
 pub use heard::Contact;
 use heard::Heard;
-use host::{Family, Found, GatewaySpec};
-use hosts::Node;
+use host::plan::Owned;
+use host::step::{HostStep, KernelStep, NatStep, Step};
+use host::undone::Undone;
+use host::{Control, Family, Found, GatewaySpec, PacketShape, RuleSpec};
 pub use memory::{Memory, Writing};
 use peer::Peer;
 use peers::Peers;
-use plan::{Control, Owned, PacketShape, RuleSpec};
 use prover::Prover;
 use reconcile::{Remotes, apply};
 use rivals::Rivals;
-use step::{HostStep, KernelStep, NatStep, Step};
-use undone::Undone;
-use wanted::{Endpoint, OuterFound, find_outer};
+use table::Node;
 
 /// How often the host is read although nothing told of a change: of FOU listeners the kernel never
 /// tells.
@@ -331,7 +324,7 @@ pub fn outer_family(outer: &Outer, datapath: Datapath, found: &Found) -> Family 
 /// port, or rules of ours, without which it has no listener.
 pub fn has_leftovers(tunnel: &TunnelConfig, found: &Found) -> bool {
     let from_our_port = |i: &host::Interface| i.link_from(tunnel.port.get()).is_some();
-    let nodes = nodes::interfaces(found, tunnel);
+    let nodes = table::nodes::interfaces(found, tunnel);
     let mut links = nodes.iter().chain([&tunnel.device]).filter_map(|d| found.interface(d));
     links.any(from_our_port) || found.rules == host::RulesFound::Unknown
 }

@@ -8,22 +8,34 @@ use ipnet::IpNet;
 
 use super::authenticate::is_made;
 use super::config::{Datapath, DeviceName, Outer};
-use super::host::{Encapsulation, Family, Found, Interface, InterfaceKind, RulesFound};
-use super::hosts::Node;
+use super::datapath::kernel::renamed;
+use super::endpoint::{Endpoint, OuterFound};
+use super::host::plan::{self, WantedLink};
+use super::host::step::{HostStep, KernelStep, NatStep, Step};
+use super::host::undone::Verdict;
+use super::host::{
+    Control, Encapsulation, Family, Found, Interface, InterfaceKind, RulesFound, gateway,
+    is_labelled,
+};
 use super::peer::Peer;
-use super::plan::{self, Control, WantedLink};
 use super::prover::Prover;
-use super::step::{HostStep, KernelStep, NatStep, Step};
-use super::undone::Verdict;
-use super::wanted::{Endpoint, OuterFound, renamed, wanted};
-use super::{Action, Engine, Moment, Phase, REREAD_EVERY, Report, gateway, nodes};
+use super::table::{Node, nodes};
+use super::wanted::wanted;
+use super::{Action, Engine, Moment, Phase, REREAD_EVERY, Report};
 
 /// The other ends as they were planned for.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Remotes {
     outer: Option<OuterFound>,
-    /// The remotes of each, who is let in, and whether its pair of addresses was taken.
-    peers: Vec<(Vec<(SocketAddr, bool)>, Option<IpAddr>)>,
+    peers: Vec<Planned>,
+}
+
+/// What a plan depends on of one peer.
+#[derive(Debug, PartialEq, Eq)]
+struct Planned {
+    /// Its remotes, and whether each is let in.
+    remotes: Vec<(SocketAddr, bool)>,
+    conflicting_remote: Option<IpAddr>,
 }
 
 impl Engine {
@@ -87,7 +99,10 @@ impl Engine {
 
     /// What a plan depends on besides the host.
     fn remotes(&self) -> Remotes {
-        let of_peer = |peer: &Peer| (peer.remotes().collect(), peer.conflicting_remote);
+        let of_peer = |peer: &Peer| Planned {
+            remotes: peer.remotes().collect(),
+            conflicting_remote: peer.conflicting_remote,
+        };
         Remotes { outer: self.outer, peers: self.peers.iter().map(of_peer).collect() }
     }
 
@@ -246,7 +261,7 @@ impl Engine {
             if source_port != port {
                 // Ours from before the port was changed, and its listener with it: nothing guards
                 // them any more.
-                if plan::is_labelled(interface) {
+                if is_labelled(interface) {
                     let old = found.listeners.iter().filter(|l| l.port == source_port);
                     self.owned.listeners.extend(old.filter(|l| l.local == Some(link.local)));
                 }

@@ -5,8 +5,8 @@ use std::net::IpAddr;
 
 use super::addresses::Addresses;
 use super::config::{Datapath, Outer};
+use super::endpoint::{Endpoint, OuterFound, find_outer};
 use super::host::{Family, Found, Way};
-use super::wanted::{Endpoint, OuterFound, find_outer};
 use super::{Action, Engine, Moment, Phase, Report, outer_family};
 
 /// Whether packets get to an address of the server, as far as this host knows.

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use super::Engine;
-use super::wanted::{addresses, through};
+use super::endpoint::{addresses, through};
 
 impl Engine {
     /// Whether an outer packet from there is forged, or came out of the tunnel. The kernel refuses

@@ -13,8 +13,8 @@ use super::StepError;
 use super::table::RuleCounter;
 use crate::engine::Outgoing;
 use crate::engine::host::Found;
-use crate::engine::step::Step;
-use crate::engine::surroundings::Surroundings;
+use crate::engine::host::step::Step;
+use crate::engine::host::surroundings::Surroundings;
 
 /// A datapath in use. What it made for itself is gone when it is dropped; what steps made is not.
 pub trait Datapath {

@@ -16,15 +16,16 @@ use netlink_packet_route::link::{
     InfoKind, InfoPortKind, LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo, LinkMessage,
     TunnelEncapFlags, TunnelEncapType,
 };
-use rtnetlink::{LinkGetRequest, LinkIpIp, LinkUnspec};
-
 use netlink_sys::protocols::NETLINK_ROUTE;
+use rtnetlink::{LinkGetRequest, LinkIpIp, LinkUnspec};
 
 use super::netlink::list;
 use crate::engine::config::DeviceName;
-use crate::engine::host::{Encapsulation, Interface, InterfaceKind, IpipLink, Traffic};
-use crate::engine::plan::{LinkForwarding, LinkKind, WantedLink, rp_filter};
-use crate::engine::step::KernelLink;
+use crate::engine::host::plan::{LinkKind, WantedLink, rp_filter};
+use crate::engine::host::step::KernelLink;
+use crate::engine::host::{
+    Encapsulation, Interface, InterfaceKind, IpipLink, LinkForwarding, Traffic,
+};
 
 /// `IFLA_INET_CONF` in linux/if_link.h, and settings of linux/ip.h.
 const IFLA_INET_CONF: u16 = 1;

@@ -35,10 +35,6 @@ mod ways;
 
 use std::io;
 
-use crate::engine::config::TunnelConfig;
-use crate::engine::step::{HostStep, NatStep};
-use crate::engine::surroundings::Surroundings;
-
 pub use changes::{Changed, Changes};
 pub use datapath::Datapath;
 pub use directories::Directories;
@@ -51,6 +47,9 @@ pub use port::{PortUser, probe_port, user_of_port};
 pub use reading::Question;
 pub use ways::WayTo;
 
+use crate::engine::config::TunnelConfig;
+use crate::engine::host::step::{HostStep, NatStep};
+use crate::engine::host::surroundings::Surroundings;
 use nat::Nat;
 use nft::NftError;
 use routes::Routes;

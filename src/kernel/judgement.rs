@@ -80,8 +80,8 @@ use nftables::stmt::{Limit, Meter, Queue, Statement};
 
 use super::elements::{SET_ADDRESSES, SET_KNOWN, SET_REMOTES};
 use super::ruleset::{Statements, UDP_HEADER, control_length, refuse};
+use crate::engine::host::{Control, PacketShape, RuleSpec};
 use crate::engine::limits::{self, Budget};
-use crate::engine::plan::{Control, PacketShape, RuleSpec};
 use crate::host::expression::{
     above, address, any_of, below, eq, goto, icmp, interface, ip, jump, meta, named_set, ne,
     number, source, text, transport, udp,

@@ -19,10 +19,6 @@ use std::net::SocketAddr;
 use futures_util::FutureExt as _;
 use futures_util::future::LocalBoxFuture;
 
-use crate::engine::Outgoing;
-use crate::engine::config::{DeviceName, QueueConfig, TunnelConfig};
-use crate::engine::host::{Found, RulesFound};
-use crate::engine::step::{KernelStep, Step};
 use crate::host::datapath::{Statistics, Warnings};
 use crate::host::nft::NftError;
 use crate::host::table::RuleCounter;
@@ -31,6 +27,10 @@ use crate::host::{Datapath, HostAdapter, Links, StepError, absent_is_fine, connt
 pub use queue::{QueueError, Queued};
 pub use raw::RawSender;
 
+use crate::engine::Outgoing;
+use crate::engine::config::{DeviceName, QueueConfig, TunnelConfig};
+use crate::engine::host::step::{KernelStep, Step};
+use crate::engine::host::{Found, RulesFound};
 use fou::Fou;
 use queue::Queue;
 use rules::Rules;

@@ -34,7 +34,7 @@ use nftables::stmt::{Mangle, Statement, TProxy};
 use super::elements::{SET_ALTERNATES, SET_KNOWN};
 use super::judgement::lookalike;
 use super::ruleset::{Reassembly, Statements, refuse};
-use crate::engine::plan::RuleSpec;
+use crate::engine::host::RuleSpec;
 use crate::host::expression::{
     address, any_of, eq, goto, ip, named_set, number, source, transport, udp,
 };

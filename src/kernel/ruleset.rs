@@ -17,8 +17,7 @@ use super::elements::{
     SET_ADDRESSES, SET_ALTERNATES, SET_KNOWN, SET_KNOWN_ADDRESSES, SET_REMOTES, elements,
 };
 use super::{judgement, quoted, rewriting};
-use crate::engine::host::Admitted;
-use crate::engine::plan::{Control, PacketShape, RuleSpec};
+use crate::engine::host::{Admitted, Control, PacketShape, RuleSpec};
 use crate::host::expression::{address, number};
 
 /// Priority of the raw hook, before conntrack (`NF_IP_PRI_RAW` in linux/netfilter_ipv4.h).

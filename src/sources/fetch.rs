@@ -10,7 +10,7 @@ use ureq::tls::{Certificate, RootCerts, TlsConfig};
 use ureq::{Agent, Error};
 
 use crate::engine::config::{Authorities, HostsUrl};
-use crate::engine::hosts::MAX_SIZE;
+use crate::engine::table::MAX_SIZE;
 
 const MAX_REDIRECTS: u32 = 5;
 

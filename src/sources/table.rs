@@ -17,7 +17,7 @@ use super::lookups::Lookups;
 use super::{fetch, names};
 use crate::engine::config::{Datapath, HostName, HostsSource, HostsUrl};
 use crate::engine::host::Family;
-use crate::engine::hosts::{HostTable, Inner, MAX_SIZE, Node};
+use crate::engine::table::{HostTable, Inner, MAX_SIZE, Node};
 use crate::host::atomic_file;
 use crate::host::clock::Clock;
 

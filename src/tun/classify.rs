@@ -3,7 +3,7 @@
 
 use std::net::SocketAddr;
 
-use crate::engine::plan::PacketShape;
+use crate::engine::host::PacketShape;
 use crate::wire::inner::Inner;
 
 /// What a payload is, before anybody asks who sent it.

@@ -10,9 +10,9 @@ use super::fd_store::{self, StoredFds};
 use super::forwarder::Forwarder;
 use crate::engine::Outgoing;
 use crate::engine::config::{DeviceName, Outer, TunnelConfig};
+use crate::engine::host::step::{Step, TunStep};
+use crate::engine::host::surroundings::Surroundings;
 use crate::engine::host::{Found, RulesFound, Userspace};
-use crate::engine::step::{Step, TunStep};
-use crate::engine::surroundings::Surroundings;
 use crate::host::datapath::{Statistics, Warnings};
 use crate::host::{Datapath, HostAdapter, Links, StepError, absent_is_fine};
 

@@ -8,10 +8,9 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 
-use crate::engine::config::DeviceName;
-
 use super::vnet::{self, Gso, Vnet};
 use super::wake::Wake;
+use crate::engine::config::DeviceName;
 
 /// Large TCP packets, and no checksums.
 const TCP: libc::c_uint = libc::TUN_F_CSUM | libc::TUN_F_TSO4 | libc::TUN_F_TSO6;

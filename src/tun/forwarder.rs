@@ -11,12 +11,6 @@ use std::sync::{Arc, Mutex, RwLock, RwLockReadGuard};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use crate::engine::Outgoing;
-use crate::engine::config::DeviceName;
-use crate::engine::forwarding::{Forwarding, PeerTable};
-use crate::engine::socket::SocketSpec;
-use crate::engine::surroundings::Surroundings;
-
 use super::device::{Interface, Offload};
 use super::drops::{Drops, Reason};
 use super::fd_store::{self, StoredFds};
@@ -24,8 +18,13 @@ use super::lanes::{Inlet, Lane, Outlet, lanes};
 use super::offloads::Offloads;
 use super::path::Paths;
 use super::socket::{UdpSocket, Word};
+use super::table::Forwarding;
 use super::wake::{self, Start, Wake};
 use super::{lock, read, receive, transmit, unreachable, write};
+use crate::engine::Outgoing;
+use crate::engine::config::DeviceName;
+use crate::engine::host::surroundings::Surroundings;
+use crate::engine::host::{PeerTable, SocketSpec};
 
 /// More readers than this gain nothing: one thread writes.
 const MOST_QUEUES: usize = 4;

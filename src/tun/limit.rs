@@ -4,13 +4,12 @@ use std::hash::{BuildHasher, Hash, RandomState};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
+use super::lanes::Lane;
+use super::wake::millis;
 use crate::engine::limits::{
     Budget, HEAVY, HEAVY_OUT_OF, HEAVY_SAMPLE, IMPOSSIBLE, KNOWN_REMOTE, LIGHT, LIGHT_SOURCE,
     SOURCE_PREFIX_V6,
 };
-
-use super::lanes::Lane;
-use super::wake::millis;
 
 /// Those who share a bucket share its tokens; who does, nobody outside can know.
 const BUCKETS: usize = 4096;

@@ -44,6 +44,7 @@ mod send;
 mod shared_port;
 mod socket;
 mod split;
+mod table;
 #[cfg(test)]
 mod tests;
 mod transmit;
@@ -56,6 +57,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 pub use datapath::TunDatapath;
 pub use fd_store::{StoredFds, forget, inherited};
 use forwarder::Shared;
+pub use table::{Forwarding, Judgement};
 
 // A thread that panicked while it held a lock left nothing half done that would matter more than
 // the packets of the others.

@@ -12,23 +12,20 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use crate::engine::forwarding::{Forwarding, Judgement};
-use crate::engine::plan::PacketShape;
-use crate::wire::inner::{self, Inner};
-
-use super::Shared;
 use super::classify::{Class, classify, is_control};
 use super::coalesce::{Coalescer, Merged, SEGMENTS};
 use super::device::{Interface, Offload, Queue, is_gone, is_refused};
 use super::drops::Reason;
 use super::ecn::{self, Ecn};
-use super::large;
 use super::limit::{ControlLimit, Unproven};
 use super::send::is_about_others;
 use super::socket::{Received, UdpSocket};
-use super::split;
+use super::table::{Forwarding, Judgement};
 use super::vnet::{Gso, Vnet};
 use super::wake::{self, Patience};
+use super::{Shared, large, split};
+use crate::engine::host::PacketShape;
+use crate::wire::inner::{self, Inner};
 
 /// Room for the most that comes with one call.
 const ROOM: usize = 65_536;

@@ -10,13 +10,12 @@ use std::time::Duration;
 
 use socket2::{SockAddr, Socket};
 
-use crate::engine::Outgoing;
-
 use super::cmsg::CmsgBuffer;
 use super::ecn::Ecn;
 use super::path::{self, Refused};
 use super::socket::UdpSocket;
 use super::{read, wake, write};
+use crate::engine::Outgoing;
 
 /// Segments in one call (`UDP_MAX_SEGMENTS` in linux/udp.h; later kernels take 128).
 pub const MAX_SEGMENTS: usize = 64;
@@ -350,9 +349,9 @@ fn header(to: &SockAddr, slices: &[IoSlice<'_>], control: &CmsgBuffer) -> libc::
 
 #[cfg(test)]
 mod tests {
-    use crate::engine::socket::SocketSpec;
 
     use super::*;
+    use crate::engine::host::SocketSpec;
 
     #[test]
     fn segments_are_refused_for_a_remote() {

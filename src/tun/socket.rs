@@ -9,14 +9,13 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use socket2::{Domain, Protocol, SockAddr, SockAddrStorage, Socket, Type};
 
-use crate::engine::socket::SocketSpec;
-
 use super::cmsg::{self, CmsgBuffer};
 use super::ecn::Ecn;
 use super::path::{self, SaidBy, TooLong};
 use super::send::REFUSALS;
 use super::shared_port;
 use super::unreachable::{self, Unreachable};
+use crate::engine::host::SocketSpec;
 
 /// Room for some milliseconds of a fast sender's packets, doubled by the kernel (socket(7)).
 const BUFFER: usize = 4 << 20;

@@ -2,13 +2,12 @@
 
 use std::collections::BTreeSet;
 
+use super::host::{ETH0, OUTER};
+use super::*;
 use ipipou::engine::config::Masquerade;
 use ipipou::engine::host::{
     Family, GatewayFound, GatewaySpec, InterfaceKind, NameServers, PolicyRuleKind,
 };
-
-use super::host::{ETH0, OUTER};
-use super::*;
 
 const A: &str = "198.51.100.7:4500";
 const SERVER: &str = "203.0.113.9";

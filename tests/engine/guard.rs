@@ -1,13 +1,13 @@
 //! What the rules are about, and who may be a remote: the kernel's datapath.
 
 use ipipou::auth::Reject;
-use ipipou::engine::host::{Admitted, RulesFound};
 
 use super::host::{OUTER, plain_ipip};
 use super::situations::{A, B, SECOND, calling, serving};
 use super::*;
+use ipipou::engine::host::{Admitted, InterfaceKind, RulesFound};
 
-fn rules(play: &Play) -> &ipipou::engine::plan::RuleSpec {
+fn rules(play: &Play) -> &ipipou::engine::host::RuleSpec {
     play.host.rules.as_ref().unwrap()
 }
 
@@ -81,7 +81,6 @@ fn alternate_addresses_are_guarded_while_they_are_there() {
 
 #[test]
 fn plain_ipip_of_others_between_the_same_hosts_is_left_to_them() {
-    use ipipou::engine::host::InterfaceKind;
     use std::net::Ipv4Addr;
     let any = Ipv4Addr::UNSPECIFIED;
     let elsewhere: Ipv4Addr = "192.0.2.9".parse().unwrap();
@@ -158,7 +157,7 @@ fn what_comes_out_of_a_tunnel_is_no_outer_packet() {
         ("gateway", 602, Some("made by ipipou, a gateway")),
         ("stranger", 603, None),
     ] {
-        play.host.add_interface(name, index, ipipou::engine::host::InterfaceKind::Tun);
+        play.host.add_interface(name, index, InterfaceKind::Tun);
         play.host.last_interface().label = label.map(str::to_owned);
     }
     play.read();

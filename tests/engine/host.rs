@@ -6,12 +6,14 @@ use std::sync::Arc;
 
 use ipipou::engine::config::{DeviceName, SourceCheck};
 use ipipou::engine::driver::Refused;
+use ipipou::engine::host::step::{
+    DnsStep, HostStep, KernelLink, KernelStep, NatStep, Step, TunStep,
+};
 use ipipou::engine::host::{
     Address, Encapsulation, Found, GatewayFound, GatewaySpec, Interface, InterfaceAddress,
-    InterfaceKind, IpipLink, Listener, NameServers, Route, RouteTarget, RulesFound, Traffic, Way,
+    InterfaceKind, IpipLink, LinkForwarding, Listener, NameServers, Route, RouteTarget, RuleSpec,
+    RulesFound, Traffic, Way,
 };
-use ipipou::engine::plan::{LinkForwarding, RuleSpec};
-use ipipou::engine::step::{DnsStep, HostStep, KernelLink, KernelStep, NatStep, Step, TunStep};
 use ipnet::IpNet;
 
 pub const LOOPBACK: u32 = 1;

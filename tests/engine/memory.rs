@@ -2,10 +2,10 @@
 //! restart makes of it.
 
 use ipipou::auth::Reject;
-use ipipou::engine::config::LearnConfig;
 use proptest::prelude::*;
 
 use super::*;
+use ipipou::engine::config::LearnConfig;
 
 const A: &str = "198.51.100.7:4500";
 const B: &str = "198.51.100.8:4501";

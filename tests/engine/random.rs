@@ -3,12 +3,12 @@
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 
-use ipipou::engine::host::{Encapsulation, Listener, RulesFound};
-use ipipou::engine::plan::{self, Owned};
 use proptest::prelude::*;
 
 use super::host::{ETH0, OUTER, STRANGER};
 use super::*;
+use ipipou::engine::host::plan::{self, Owned};
+use ipipou::engine::host::{Encapsulation, Listener, RulesFound};
 
 #[derive(Debug, Clone)]
 enum Happening {

@@ -1,10 +1,10 @@
 //! One situation a test.
 
 use ipipou::auth::Reject;
-use ipipou::engine::host::{AddressState, Admitted, InterfaceKind, RulesFound, Scope};
 
 use super::host::{OUTER, STRANGER};
 use super::*;
+use ipipou::engine::host::{AddressState, Admitted, InterfaceKind, RulesFound, Scope};
 
 pub const A: &str = "198.51.100.7:4500";
 pub const B: &str = "198.51.100.8:4501";

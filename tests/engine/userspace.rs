@@ -6,11 +6,11 @@ use super::host::OUTER;
 use super::*;
 use ipipou::engine::Unusable;
 use ipipou::engine::config::{HostsSource, LearnConfig, NodeConfig};
-use ipipou::engine::forwarding::Forwarding;
 use ipipou::engine::host::{
     Address, Interface, InterfaceKind, PolicyRuleKind, Route, RouteTarget, Way,
 };
-use ipipou::engine::hosts::Node;
+use ipipou::engine::table::Node;
+use ipipou::tun::Forwarding;
 
 const A: &str = "198.51.100.7:4500";
 const B: &str = "198.51.100.8:4501";
@@ -202,7 +202,7 @@ fn without_a_proof_anybody_is_learned_from() {
         let mut table = Forwarding::new(play.host.found.userspace.forwarding);
         let inner = "10.9.0.7".parse().unwrap();
         let judged = table.judge(outer_at(A), inner, SECOND);
-        assert_eq!(judged == ipipou::engine::forwarding::Judgement::Learn, anybody);
+        assert_eq!(judged == ipipou::tun::Judgement::Learn, anybody);
         assert!(!table.learn(outer_at(A), "10.9.0.1".parse().unwrap(), SECOND), "our own address");
     }
 }
@@ -458,7 +458,7 @@ fn a_process_that_is_handed_the_interface_goes_on() {
     play.receive(at(A), &proof);
     // The forwarding table was the process' own.
     let mut left = play.host.clone();
-    left.found.userspace.forwarding = ipipou::engine::forwarding::PeerTable::default();
+    left.found.userspace.forwarding = ipipou::engine::host::PeerTable::default();
     let again = Play::start_on(Datapath::Tun, role(), left, play.memory.clone());
     assert_eq!(again.applied, ["forward to 198.51.100.7:4500"]);
     // Without the interface nobody knows who is at that address now.

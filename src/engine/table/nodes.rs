@@ -5,12 +5,11 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use ipnet::IpNet;
 
-use super::config::{AlternateAddress, Datapath, DeviceName, TunnelConfig};
-use super::event::Unusable;
-use super::host::Found;
-use super::hosts::Node;
-use super::peer::{Locator, Peer};
-use super::plan::is_labelled;
+use crate::engine::config::{AlternateAddress, Datapath, DeviceName, TunnelConfig};
+use crate::engine::event::Unusable;
+use crate::engine::host::{Found, is_labelled};
+use crate::engine::peer::{Locator, Peer};
+use crate::engine::table::Node;
 
 /// Alternate local addresses of nodes: a network that no number of a tunnel has.
 const ALTERNATE: Ipv4Addr = Ipv4Addr::new(172, 30, 0, 0);

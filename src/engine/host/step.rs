@@ -5,13 +5,12 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::net::Ipv4Addr;
 
-use super::config::DeviceName;
-use super::forwarding::PeerTable;
-use super::host::{
-    Address, Admitted, GatewaySpec, InterfaceAddress, IpipLink, Listener, PolicyRule, Route,
-};
-use super::plan::{RuleSpec, WantedLink};
-use super::socket::SocketSpec;
+use super::interface::{Address, InterfaceAddress, IpipLink};
+use super::plan::WantedLink;
+use super::routing::{GatewaySpec, PolicyRule, Route};
+use super::rules::{Admitted, Listener, RuleSpec};
+use super::userspace::{PeerTable, SocketSpec};
+use crate::engine::config::DeviceName;
 
 /// One change, by the adapter that makes it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -101,7 +100,7 @@ pub enum DnsStep {
 
 impl Step {
     /// Whether it keeps out what did not authenticate. Such a step is never put off.
-    pub(super) fn guards(&self) -> bool {
+    pub fn guards(&self) -> bool {
         match self {
             Step::Host(step) => matches!(step, HostStep::RemoveLink(_)),
             Step::Kernel(step) => match step {
@@ -123,7 +122,7 @@ impl Step {
 
     /// Whether the tunnel is there without it. Routes and what else is around a tunnel may fail for
     /// reasons of their own.
-    pub(super) fn is_around(&self) -> bool {
+    pub fn is_around(&self) -> bool {
         match self {
             Step::Host(step) => match step {
                 HostStep::AddRoute(_)

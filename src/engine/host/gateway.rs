@@ -9,14 +9,15 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
-use super::config::{DeviceName, GatewayConfig, Masquerade, TunnelConfig};
-use super::host::{
-    Answers, Family, ForwardingRules, Found, GatewayFound, GatewaySpec, Interface, NameServers,
-    PolicyRule, PolicyRuleKind, Route, RouteTarget,
+use super::found::{Found, GatewayFound, NameServers};
+use super::interface::Interface;
+use super::label::is_gateway;
+use super::routing::{
+    Answers, Family, ForwardingRules, GatewaySpec, PolicyRule, PolicyRuleKind, Route, RouteTarget,
 };
-use super::memory::{Settings, TurnedOn};
-use super::plan::is_gateway;
 use super::step::{DnsStep, HostStep, NatStep, Step};
+use crate::engine::config::{DeviceName, GatewayConfig, Masquerade, TunnelConfig};
+use crate::engine::memory::{Settings, TurnedOn};
 
 /// The routing table that everybody uses (`RT_TABLE_MAIN` in linux/rtnetlink.h).
 const MAIN: u32 = 254;

@@ -15,6 +15,9 @@
 //! start the program ends; later the last good table stays. A name that cannot be looked up is no
 //! mistake: its node alone is left out, and the name is looked up again.
 
+mod json;
+pub mod nodes;
+
 use std::collections::BTreeSet;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -23,8 +26,8 @@ use std::num::NonZeroU16;
 use ipnet::IpNet;
 use serde::ser::{Serialize, Serializer};
 
-use super::config::{HostName, is_host_name};
-use super::hosts_json::{Written, line_of, read};
+use crate::engine::config::{HostName, is_host_name};
+use json::{Written, line_of, read};
 
 /// Bytes of a table at most, for those who read one. With 18 bytes for the shortest node, a table
 /// has fewer than 65,536.
@@ -285,7 +288,7 @@ mod tests {
         assert_eq!(known.len(), 2);
         let empty = HostTable::parse(br#"{"_by": "me", "nodes": {}}"#);
         assert_eq!(empty, Ok(HostTable::default()));
-        let example = include_bytes!("../../etc/ipipou/hosts.json");
+        let example = include_bytes!("../../../etc/ipipou/hosts.json");
         assert_eq!(HostTable::parse(example).unwrap().hosts().count(), 3);
     }
 

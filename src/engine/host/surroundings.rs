@@ -6,8 +6,8 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use super::host::{Address, Interface};
-use super::plan::is_labelled;
+use super::interface::{Address, Interface};
+use super::label::is_labelled;
 use crate::wire::address::{is_link_local_v6, is_one_host};
 
 /// Facts about the host, as it was read last.
@@ -70,9 +70,9 @@ impl Surroundings {
 
 #[cfg(test)]
 mod tests {
-    use crate::engine::host::{InterfaceAddress, InterfaceKind, Traffic};
 
     use super::*;
+    use crate::engine::host::{InterfaceAddress, InterfaceKind, Traffic};
 
     fn ip(text: &str) -> IpAddr {
         text.parse().unwrap()

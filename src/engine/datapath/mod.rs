@@ -1,5 +1,8 @@
 //! What each datapath can do.
 
+pub mod kernel;
+pub mod tun;
+
 use super::config::Datapath;
 
 /// The limits of a datapath.

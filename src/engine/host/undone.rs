@@ -78,7 +78,7 @@ impl Undone {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::step::{DnsStep, KernelStep};
+    use crate::engine::host::step::{DnsStep, KernelStep};
 
     const STEP: Step = Step::Dns(DnsStep::Use);
 

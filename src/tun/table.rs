@@ -1,7 +1,5 @@
-//! Where the userspace datapath sends inner packets, and whose packets it takes.
-//!
-//! Pure, but for one thing it is not told by the engine: with `--learn`, which inner address was
-//! seen behind which remote. That is found out packet by packet, under the limits given here.
+//! Where inner packets are sent, and whose packets are taken: the engine's [`PeerTable`], as packets are
+//! looked up in it. With `--learn` it also holds which inner address was seen behind which remote.
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, SocketAddr};
@@ -11,41 +9,8 @@ use std::time::Duration;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use prefix_trie::PrefixMap;
 
-use super::plan::PacketShape;
-use super::surroundings::Surroundings;
-
-/// What the engine wants forwarded.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct PeerTable {
-    /// How authentication packets are told from data; `None`: nobody reads them.
-    pub control: Option<PacketShape>,
-    pub remotes: BTreeMap<SocketAddr, RemoteSpec>,
-    pub learn: Option<LearnSpec>,
-}
-
-/// One remote.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct RemoteSpec {
-    /// Inner addresses that are reached through it.
-    pub destinations: Vec<IpNet>,
-    /// Inner addresses that its packets may come from; none: its packets are not taken.
-    pub sources: Vec<IpNet>,
-}
-
-/// What may be learned.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LearnSpec {
-    /// Only addresses of these networks …
-    pub within: Vec<IpNet>,
-    /// … but for our own.
-    pub except: Vec<IpAddr>,
-    /// So many addresses at most.
-    pub limit: usize,
-    /// An address that was silent for so long is forgotten, and free for another remote.
-    pub lifetime: Duration,
-    /// Whether remotes are taken that did not authenticate.
-    pub from_anybody: bool,
-}
+use crate::engine::host::surroundings::Surroundings;
+use crate::engine::host::{PeerTable, RemoteSpec};
 
 /// The table that packets are looked up in.
 #[derive(Debug, Default)]
@@ -270,6 +235,7 @@ impl<T> Networks<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::host::LearnSpec;
 
     const ALICE: &str = "192.0.2.1:1000";
     const BOB: &str = "192.0.2.2:1000";

@@ -4,22 +4,16 @@
 //! door shut: rules come before the listener they guard and go after it.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr};
 
-use super::config::{DeviceName, QueueConfig, SourceCheck};
-use super::forwarding::PeerTable;
+use super::found::Found;
 use super::gateway;
-use super::host::{
-    Admitted, Found, Interface, InterfaceAddress, InterfaceKind, IpipLink, Listener, RulesFound,
-};
-use super::socket::SocketSpec;
+use super::interface::{InterfaceAddress, InterfaceKind, IpipLink};
+use super::label::{LinkForwarding, forwards_by_us, is_labelled};
+use super::rules::{Admitted, Listener, RuleSpec, RulesFound};
 use super::step::{HostStep, KernelLink, KernelStep, Step, TunStep};
-
-/// The marks on links we made (`IFLA_IFALIAS`, shown by `ip link`), by [`LinkForwarding`]. What may go
-/// into a gateway's, its own process judges, and nobody else's.
-const LABEL: &str = "made by ipipou";
-const AMONG_CLIENTS_LABEL: &str = "made by ipipou, for many clients";
-const GATEWAY_LABEL: &str = "made by ipipou, a gateway";
+use super::userspace::{PeerTable, SocketSpec};
+use crate::engine::config::{DeviceName, SourceCheck};
 
 /// What the host should have.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -48,28 +42,6 @@ pub struct WantedLink {
     pub forwards: LinkForwarding,
 }
 
-/// Where what comes out of a tunnel is forwarded to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LinkForwarding {
-    /// As the host has it for new interfaces.
-    HostDefault,
-    /// Clients reach each other.
-    AmongClients,
-    /// Other interfaces; the gateway's rules judge it.
-    Gateway,
-}
-
-impl LinkForwarding {
-    /// The label of such a link.
-    pub fn label(self) -> &'static str {
-        match self {
-            LinkForwarding::HostDefault => LABEL,
-            LinkForwarding::AmongClients => AMONG_CLIENTS_LABEL,
-            LinkForwarding::Gateway => GATEWAY_LABEL,
-        }
-    }
-}
-
 /// What kind of interface a tunnel is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LinkKind {
@@ -92,54 +64,6 @@ pub enum MtuFrom {
     Option,
     /// It follows the uplink's. If it is changed by hand, it stays so until the uplink's changes.
     Uplink,
-}
-
-/// Everything the rules depend on, but for the remotes they let in.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RuleSpec {
-    pub table: String,
-    pub outer: Ipv4Addr,
-    pub port: u16,
-    /// Alternate local addresses in use; nothing from outside may reach them.
-    pub alternate: BTreeSet<Ipv4Addr>,
-    /// Whether the listener takes only what comes in by one interface.
-    pub bound: bool,
-    /// Tunnel interfaces of this and other processes: what comes out of them is no outer packet of
-    /// this tunnel.
-    pub inside: BTreeSet<String>,
-    /// Remotes that nothing is sent to: they are not admitted any more.
-    pub silenced: BTreeSet<SocketAddrV4>,
-    /// Whether outer packets of admitted remotes are kept from conntrack.
-    pub untracked: bool,
-    pub control: Control,
-    pub counters: bool,
-}
-
-/// What happens to packets that are no data of a known remote.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Control {
-    /// A client expects none.
-    Refuse,
-    /// A server looks at them in the queue.
-    Queue { queue: QueueConfig, shape: PacketShape },
-}
-
-impl Control {
-    /// Whether there is no other proof than where a packet comes from.
-    pub fn proof_is_address(&self) -> bool {
-        matches!(self, Control::Queue { shape: PacketShape::FromRemote { .. }, .. })
-    }
-}
-
-/// How an authentication packet is told from data, without knowing who sent it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum PacketShape {
-    /// Anything of at least `length` and at most `longest` payload bytes whose first four bits are not
-    /// 4; and packets of exactly `length` bytes that could be taken for IPv4 but for their total
-    /// length field.
-    NotIpv4 { length: u16, longest: u16 },
-    /// Anything at all from the remote that is let in by its address.
-    FromRemote { ip: Option<IpAddr>, port: Option<u16> },
 }
 
 /// What we made, or found and took over: only this is ever removed.
@@ -217,21 +141,6 @@ fn plan_unwanted<'a>(
         .into_iter()
         .filter(|device| found.interface(device).is_some_and(is_labelled))
         .map(|device| HostStep::RemoveLink(device.clone()).into())
-}
-
-/// Whether we made this interface.
-pub fn is_labelled(interface: &Interface) -> bool {
-    interface.label.as_deref() == Some(LABEL) || forwards_by_us(interface)
-}
-
-/// Whether an interface that we made forwards because we said so.
-fn forwards_by_us(interface: &Interface) -> bool {
-    interface.label.as_deref() == Some(AMONG_CLIENTS_LABEL) || is_gateway(interface)
-}
-
-/// Whether this interface is the tunnel of a gateway, ours or another process'.
-pub fn is_gateway(interface: &Interface) -> bool {
-    interface.label.as_deref() == Some(GATEWAY_LABEL)
 }
 
 fn plan_rules(

@@ -1,0 +1,199 @@
+//! What the kernel's datapath is to have: listeners, `ipip` links, and the remotes that its rules let
+//! in.
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
+
+use crate::engine::config::{AlternateAddress, DeviceName, TunnelConfig};
+use crate::engine::endpoint::{Endpoint, addresses, forwards, link_addresses};
+use crate::engine::host::plan::{LinkKind, Mtu, Wanted, WantedLink};
+use crate::engine::host::{
+    Admitted, Encapsulation, Found, Interface, InterfaceKind, IpipLink, Listener, RuleSpec,
+    is_labelled,
+};
+use crate::engine::peer::Peer;
+use crate::engine::peers::Peers;
+use crate::engine::table::nodes;
+
+/// TTL of the outer packets. The kernel's default, the inner packet's TTL, would let a routing
+/// protocol's packets (TTL 1) die at the first hop.
+const OUTER_TTL: u8 = 64;
+
+/// Our outer address in the kernel's datapath, which is IPv4.
+#[derive(Debug, Clone, Copy)]
+pub struct Outer4 {
+    pub address: Ipv4Addr,
+    pub bound_to: Option<u32>,
+}
+
+/// What the datapath is to have for these peers.
+pub fn wanted(
+    endpoint: &Endpoint,
+    outer: Outer4,
+    mtu: Mtu,
+    peers: &Peers,
+    outside: &BTreeSet<IpAddr>,
+    found: &Found,
+) -> Wanted {
+    let tunnel = &endpoint.tunnel;
+    let port = tunnel.port.get();
+    let listener = |local| Listener { port, local: Some(local), bound_to: outer.bound_to };
+    let mut wanted = Wanted {
+        rules: Some(RuleSpec {
+            table: tunnel.rules.table.clone(),
+            outer: outer.address,
+            port,
+            alternate: BTreeSet::new(),
+            // A listener that was found and serves as well may be bound to none.
+            bound: outer.bound_to.is_some()
+                && !found.listeners.iter().any(|l| l.port == port && l.bound_to.is_none()),
+            inside: inside(peers, outer.address, found),
+            silenced: peers.iter().filter_map(silenced).collect(),
+            untracked: found.tracks && !peers.has_prover(),
+            control: endpoint.control,
+            counters: tunnel.rules.counters,
+        }),
+        listeners: BTreeSet::from([listener(outer.address)]),
+        ..Wanted::default()
+    };
+    let renamed = renamed(tunnel, outer.address, peers, found);
+    let mut taken = BTreeSet::new();
+    for peer in peers.iter() {
+        let Some(SocketAddr::V4(remote)) = peer.remote() else {
+            wanted.unwanted.push(peer.device.clone());
+            continue;
+        };
+        // The next peer at this address cannot have our outer address as well.
+        let shared = !taken.insert(*remote.ip());
+        let alternate = alternate_for(peer, *remote.ip(), shared, outer, (found, &renamed));
+        if let Some(address) = alternate {
+            wanted.alternate.insert(address);
+            wanted.listeners.insert(listener(address));
+        }
+        if peer.admitted().is_some() {
+            wanted.admitted.insert(Admitted { remote, alternate });
+        }
+        wanted.links.push(WantedLink {
+            device: peer.device.clone(),
+            kind: LinkKind::Ipip(link(tunnel, remote, outer, alternate)),
+            mtu,
+            addresses: match tunnel.is_network() {
+                false => addresses(tunnel, &BTreeSet::new()),
+                true => link_addresses(tunnel.inner.into(), &peer.networks, outside),
+            },
+            source_check: tunnel.source_check,
+            forwards: forwards(tunnel),
+        });
+    }
+    if let Some(rules) = &mut wanted.rules {
+        rules.alternate.clone_from(&wanted.alternate);
+    }
+    if tunnel.is_network() {
+        let stays = |device: &DeviceName| wanted.links.iter().any(|link| link.device == *device);
+        let there = nodes::interfaces(found, tunnel);
+        wanted.unwanted = there.into_iter().filter(|device| !stays(device)).collect();
+    }
+    wanted.unwanted.extend(renamed);
+    wanted
+}
+
+/// Links of this tunnel that somebody gave another name: a new one of the right name cannot have their
+/// pair of addresses while they are there.
+pub fn renamed(
+    tunnel: &TunnelConfig,
+    outer: Ipv4Addr,
+    peers: &Peers,
+    found: &Found,
+) -> Vec<DeviceName> {
+    let has_name = |name: &str| peers.iter().any(|peer| peer.device.as_str() == name);
+    let is_our_address =
+        |local| local == outer || peers.iter().any(|peer| peer.alternate.address() == local);
+    let is_ours = |interface: &Interface| {
+        interface.link_from(tunnel.port.get()).is_some_and(|link| is_our_address(link.local))
+    };
+    let labelled = found.interfaces.iter().filter(|i| is_labelled(i) && !has_name(&i.name));
+    labelled.filter(|i| is_ours(i)).filter_map(|link| link.name.parse().ok()).collect()
+}
+
+/// The interfaces of this and other processes of ours, but the one that our outer address is on: a
+/// tunnel may be in another, but nobody gets into one from inside another.
+fn inside(peers: &Peers, outer: Ipv4Addr, found: &Found) -> BTreeSet<String> {
+    let has_outer = |interface: &Interface| {
+        let outer = IpAddr::V4(outer);
+        found.addresses.iter().any(|a| a.interface == interface.index && a.value.local == outer)
+    };
+    let others = found.interfaces.iter().filter(|i| is_labelled(i) && !has_outer(i));
+    let own = peers.iter().map(|peer| peer.device.to_string());
+    own.chain(others.map(|interface| interface.name.clone())).collect()
+}
+
+/// The remote of a link that is there, whose authentication has run out or does not count.
+fn silenced(peer: &Peer) -> Option<SocketAddrV4> {
+    match (peer.remote(), peer.admitted()) {
+        (Some(SocketAddr::V4(remote)), None) => Some(remote),
+        (Some(SocketAddr::V6(_)) | None, None) | (_, Some(_)) => None,
+    }
+}
+
+/// The alternate address, when this peer's link needs one: the kernel tells `ipip` links apart by
+/// local and remote address only (`ip_tunnel_find` in net/ipv4/ip_tunnel.c).
+fn alternate_for(
+    peer: &Peer,
+    remote: Ipv4Addr,
+    shared: bool,
+    outer: Outer4,
+    (found, going): (&Found, &[DeviceName]),
+) -> Option<Ipv4Addr> {
+    let alternate = match peer.alternate {
+        AlternateAddress::Always(address) => return Some(address),
+        AlternateAddress::WhenTaken(address) => address,
+    };
+    let goes = |interface: &Interface| going.iter().any(|device| device.as_str() == interface.name);
+    let others = found.interfaces.iter().filter(|i| !goes(i));
+    let mut ipip = others.filter_map(|i| match i.kind {
+        InterfaceKind::Ipip(link) => Some((i, link)),
+        InterfaceKind::Tun | InterfaceKind::Other => None,
+    });
+    // Once alternate, it stays so while the remote stays: no need to disturb a working tunnel.
+    let needed = shared
+        || peer.conflicting_remote == Some(remote.into())
+        || ipip.any(|(interface, link)| {
+            if interface.name == peer.device.as_str() {
+                return link.remote == remote && link.local == alternate;
+            }
+            // Plain IPIP of others between the same two hosts, by a link for exactly these or (Calico's
+            // `tunl0`) for any: the kernel would give it to ours, which is for exactly these. The
+            // module's own `tunl0` is there always, and down.
+            let any = |address: Ipv4Addr| address.is_unspecified();
+            let exactly = link.remote == remote && link.local == outer.address;
+            let takes = (any(link.remote) || link.remote == remote)
+                && (any(link.local) || link.local == outer.address);
+            exactly || takes && interface.up && !is_labelled(interface)
+        });
+    needed.then_some(alternate)
+}
+
+fn link(
+    tunnel: &TunnelConfig,
+    remote: SocketAddrV4,
+    outer: Outer4,
+    alternate: Option<Ipv4Addr>,
+) -> IpipLink {
+    IpipLink {
+        local: alternate.unwrap_or(outer.address),
+        remote: *remote.ip(),
+        bound_to: outer.bound_to,
+        ttl: OUTER_TTL,
+        path_mtu_discovery: true,
+        mark: tunnel.mark().unwrap_or(0),
+        encapsulation: Encapsulation::Fou {
+            source_port: tunnel.port.get(),
+            destination_port: remote.port(),
+            // Without the flag the kernel sends checksum 0. And so it must where the rules
+            // rewrite the source: they would spoil the sum that covers an inner one which is
+            // not yet computed (`inet_proto_csum_replace4` with CHECKSUM_PARTIAL, as
+            // `udp_set_csum` leaves it).
+            checksum: tunnel.checksum.unwrap_or(false) && alternate.is_none(),
+        },
+    }
+}

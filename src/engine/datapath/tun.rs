@@ -1,0 +1,102 @@
+//! What the userspace datapath is to have: a UDP socket, a TUN interface, and a table of remotes.
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+
+use crate::engine::config::{SourceCheck, TunnelConfig};
+use crate::engine::endpoint::{Endpoint, OuterFound, addresses, forwards, mtu, through};
+use crate::engine::host::plan::{LinkKind, Wanted, WantedLink};
+use crate::engine::host::{Control, Found, LearnSpec, LinkForwarding, PeerTable, RemoteSpec};
+use crate::engine::peers::Peers;
+
+/// What the datapath is to have for these peers.
+pub fn wanted(
+    endpoint: &Endpoint,
+    outer: OuterFound,
+    peers: &Peers,
+    outside: &BTreeSet<IpAddr>,
+    found: &Found,
+) -> Wanted {
+    let tunnel = &endpoint.tunnel;
+    let mut forwarding = PeerTable {
+        control: match endpoint.control {
+            Control::Refuse => None,
+            Control::Queue { shape, .. } => Some(shape),
+        },
+        ..PeerTable::default()
+    };
+    let is_network = tunnel.is_network();
+    for peer in peers.iter() {
+        // The socket sends to its own family only.
+        let of_family =
+            |(remote, _): &(SocketAddr, bool)| remote.is_ipv4() == outer.address.is_ipv4();
+        for (remote, admitted) in peer.remotes().filter(of_family) {
+            let networks = || peer.networks.clone();
+            let spec = match is_network {
+                false => only_remote(tunnel, admitted),
+                true => RemoteSpec { destinations: networks(), sources: networks() },
+            };
+            forwarding.remotes.insert(remote, spec);
+        }
+    }
+    let shared = peers.shared().and_then(|shared| Some((shared, shared.learn()?)));
+    if let Some((shared, learn)) = shared {
+        forwarding.learn = Some(LearnSpec {
+            within: through(endpoint, peers)
+                .into_iter()
+                .chain(tunnel.inner6.map(IpNet::V6))
+                .collect(),
+            except: addresses(tunnel, outside).iter().map(|address| address.local).collect(),
+            limit: learn.limit,
+            lifetime: learn.lifetime,
+            from_anybody: shared.takes_anybody(),
+        });
+    }
+    let link = WantedLink {
+        device: tunnel.device.clone(),
+        kind: LinkKind::Tun,
+        mtu: mtu(tunnel, outer, found),
+        addresses: match is_network {
+            false => addresses(tunnel, &BTreeSet::new()),
+            true => addresses(tunnel, outside),
+        },
+        source_check: tunnel.source_check,
+        forwards: match forwards(tunnel) {
+            LinkForwarding::HostDefault if shared.is_some() => LinkForwarding::AmongClients,
+            gateway => gateway,
+        },
+    };
+    let known = is_network || peers.remotes().next().is_some();
+    Wanted {
+        socket: Some(tunnel.socket(outer.address)),
+        forwarding,
+        links: known.then_some(link).into_iter().collect(),
+        ..Wanted::default()
+    }
+}
+
+/// The remote of a tunnel with two ends: everything goes there, IPv6 only if it is asked for. The
+/// interface sends some of its own accord, and the other end, where the kernel's carries IPv4 only,
+/// would take it for authentication. What may come from there, the kernel's reverse path filter
+/// judges for IPv4. For IPv6 it has none: so it is the networks that are routed there by us.
+fn only_remote(tunnel: &TunnelConfig, admitted: bool) -> RemoteSpec {
+    let all_v4 = Ipv4Net::new_assert(Ipv4Addr::UNSPECIFIED, 0).into();
+    let all_v6 = Ipv6Net::new_assert(Ipv6Addr::UNSPECIFIED, 0).into();
+    let everything: Vec<IpNet> =
+        [all_v4].into_iter().chain(tunnel.inner6.map(|_| all_v6)).collect();
+    // Nothing is sent to who is not admitted.
+    let destinations = if admitted { everything.clone() } else { Vec::new() };
+    let sources = match (admitted, tunnel.source_check) {
+        (false, _) => Vec::new(),
+        (true, SourceCheck::Off | SourceCheck::Loose) => everything.clone(),
+        (true, SourceCheck::Strict) if tunnel.gateway.default_route => everything.clone(),
+        (true, SourceCheck::Strict) => {
+            let routes = tunnel.gateway.routes.iter().filter(|net| matches!(net, IpNet::V6(_)));
+            let on_link = tunnel.inner6.map(IpNet::V6);
+            [all_v4].into_iter().chain(on_link).chain(routes.copied()).collect()
+        }
+    };
+    RemoteSpec { destinations, sources }
+}

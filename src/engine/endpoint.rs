@@ -1,0 +1,129 @@
+//! Our end of all tunnels: its outer address as it is now, and what follows from it for every link.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
+use super::config::{Datapath, DeviceName, LEAST_MTU, LEAST_MTU_V6, MOST_MTU, Outer, TunnelConfig};
+use super::host::plan::{Mtu, MtuFrom};
+use super::host::{
+    Control, Family, Found, Interface, InterfaceAddress, LinkForwarding, Way, gateway,
+};
+use super::peers::Peers;
+
+/// Bytes around an inner packet: IP and UDP headers.
+const OVERHEAD_V4: u32 = 20 + 8;
+const OVERHEAD_V6: u32 = 40 + 8;
+/// Of a network whose interface cannot be found.
+const USUAL_MTU: u32 = 1500;
+/// Our side of the outer packets, as it is now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OuterFound {
+    pub address: IpAddr,
+    /// Index of the interface that listener and tunnel are bound to.
+    pub bound_to: Option<u32>,
+}
+
+/// Our side of the outer packets; `None` while the host has no such address or interface. `family`
+/// is that of the other end, `way` the one to it, `in_use` the address until now. It is never one of
+/// the tunnel itself, whose interfaces are `inside`.
+pub fn find_outer(
+    outer: &Outer,
+    (family, way): (Family, Option<Way>),
+    in_use: Option<IpAddr>,
+    inside: &[DeviceName],
+    found: &Found,
+) -> Option<OuterFound> {
+    let outer = match outer {
+        Outer::Address(address) => {
+            found.can_use(*address).then_some(OuterFound { address: *address, bound_to: None })
+        }
+        Outer::AddressOn(address, device) => {
+            let bound_to = Some(found.interface(device)?.index);
+            found.can_use(*address).then_some(OuterFound { address: *address, bound_to })
+        }
+        Outer::Device(device) => {
+            let index = found.interface(device)?.index;
+            let routed = way.map(|way| way.source);
+            let address = found.outer_address(index, family, in_use, routed)?;
+            Some(OuterFound { address, bound_to: Some(index) })
+        }
+        Outer::Route => {
+            let way = way.filter(|way| !found.is_one_of(way.interface, inside));
+            way.map(|way| OuterFound { address: way.source, bound_to: None })
+        }
+    };
+    outer.filter(|outer| !found.is_only_on(outer.address, inside))
+}
+
+/// Our end of all tunnels of a process.
+#[derive(Debug, Clone)]
+pub struct Endpoint {
+    pub tunnel: TunnelConfig,
+    pub datapath: Datapath,
+    pub control: Control,
+}
+
+/// The inner addresses of the other ends.
+pub fn through(endpoint: &Endpoint, peers: &Peers) -> Vec<IpNet> {
+    let mut through = vec![IpNet::V4(endpoint.tunnel.inner_peer)];
+    through.extend(peers.iter().flat_map(|p| p.networks.iter().copied()));
+    through
+}
+
+/// Our addresses on the one interface of a tunnel.
+pub fn addresses(tunnel: &TunnelConfig, outside: &BTreeSet<IpAddr>) -> Vec<InterfaceAddress> {
+    let v4 = link_addresses(tunnel.inner.into(), &[tunnel.inner_peer.into()], outside);
+    let v6 = tunnel.inner6.map(|net| link_addresses(net.addr().into(), &[net.into()], outside));
+    v4.into_iter().chain(v6.into_iter().flatten()).collect()
+}
+
+/// Our addresses on a link that leads to these networks. The kernel routes the network of an address
+/// to its link, outer packets too: one around the outer addresses `outside` is left to the routes.
+pub fn link_addresses(
+    inner: IpAddr,
+    networks: &[IpNet],
+    outside: &BTreeSet<IpAddr>,
+) -> Vec<InterfaceAddress> {
+    let (around, beside): (Vec<&IpNet>, Vec<&IpNet>) =
+        networks.iter().partition(|net| gateway::holds_any(net, outside));
+    let own = (!around.is_empty()).then(|| InterfaceAddress::new(inner, inner.into()));
+    own.into_iter()
+        .chain(beside.into_iter().map(|net| InterfaceAddress::new(inner, *net)))
+        .collect()
+}
+
+pub fn forwards(tunnel: &TunnelConfig) -> LinkForwarding {
+    match tunnel.gateway.forward || tunnel.gateway.masquerade.is_some() {
+        true => LinkForwarding::Gateway,
+        false => LinkForwarding::HostDefault,
+    }
+}
+
+/// What is asked for, or what fits into a packet of the interface that outer packets leave by.
+pub fn mtu(tunnel: &TunnelConfig, outer: OuterFound, found: &Found) -> Mtu {
+    if let Some(bytes) = tunnel.mtu {
+        return Mtu { bytes, from: MtuFrom::Option };
+    }
+    let overhead = match outer.address {
+        IpAddr::V4(_) => OVERHEAD_V4,
+        IpAddr::V6(_) => OVERHEAD_V6,
+    };
+    // Where a route leads into the tunnel itself, it would get smaller with every look.
+    let is_other = |interface: &&Interface| {
+        let rest = interface.name.strip_prefix(tunnel.device.as_str());
+        !rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
+    };
+    let bound = outer.bound_to.and_then(|index| found.interface_at(index));
+    let by_route = || found.way.and_then(|way| found.interface_at(way.interface));
+    let by_address = || found.interface_of(outer.address);
+    let uplink = bound
+        .or_else(|| by_route().filter(is_other))
+        .or_else(by_address)
+        .filter(|interface| !interface.loopback && is_other(interface))
+        .map_or(USUAL_MTU, |interface| interface.mtu);
+    // With less the kernel takes IPv6 away from an interface (`addrconf_notify`).
+    let least = if tunnel.inner6.is_some() { LEAST_MTU_V6 } else { LEAST_MTU };
+    Mtu { bytes: uplink.saturating_sub(overhead).clamp(least, MOST_MTU), from: MtuFrom::Uplink }
+}

@@ -1,0 +1,185 @@
+//! Interfaces and their addresses.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr};
+
+use ipnet::IpNet;
+
+/// A network interface.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Interface {
+    pub index: u32,
+    pub name: String,
+    pub up: bool,
+    pub loopback: bool,
+    /// `IFLA_IFALIAS`, where we leave our mark.
+    pub label: Option<String>,
+    /// `rp_filter` of this interface; `None` when the kernel did not tell.
+    pub rp_filter: Option<u32>,
+    /// Whether IPv4 packets that come in by it are forwarded; `None` when the kernel did not tell.
+    pub forwarding: Option<bool>,
+    pub mtu: u32,
+    /// Whether it is in a VRF, whose routing tables are its own.
+    pub in_vrf: bool,
+    pub kind: InterfaceKind,
+    pub traffic: Traffic,
+}
+
+/// Two kinds matter to us.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum InterfaceKind {
+    Ipip(IpipLink),
+    /// A TUN or TAP interface.
+    Tun,
+    Other,
+}
+
+/// What an `ipip` link is made of, found or wanted (`IFLA_IPTUN_*` in linux/if_tunnel.h).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct IpipLink {
+    pub local: Ipv4Addr,
+    pub remote: Ipv4Addr,
+    /// Index of the interface its outer packets leave by.
+    pub bound_to: Option<u32>,
+    /// TTL of the outer packets; 0 means the inner packet's.
+    pub ttl: u8,
+    pub path_mtu_discovery: bool,
+    /// Firewall mark of the outer packets; 0 is none.
+    pub mark: u32,
+    pub encapsulation: Encapsulation,
+}
+
+/// What is put around the IPIP packet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Encapsulation {
+    Fou { source_port: u16, destination_port: u16, checksum: bool },
+    NoneOrOther,
+}
+
+/// What an interface carried.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Traffic {
+    pub rx_bytes: u64,
+    pub rx_packets: u64,
+    pub tx_bytes: u64,
+    pub tx_packets: u64,
+}
+
+impl std::ops::AddAssign for Traffic {
+    fn add_assign(&mut self, more: Traffic) {
+        self.rx_bytes += more.rx_bytes;
+        self.rx_packets += more.rx_packets;
+        self.tx_bytes += more.tx_bytes;
+        self.tx_packets += more.tx_packets;
+    }
+}
+
+/// An address on an interface.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Address {
+    /// Its index.
+    pub interface: u32,
+    pub value: InterfaceAddress,
+    pub scope: Scope,
+    pub state: AddressState,
+}
+
+/// How far an address is good (`ifa_scope`, as in rtnetlink(7)).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Scope {
+    #[default]
+    Global,
+    /// On this link only.
+    Link,
+    /// In this host only.
+    Host,
+}
+
+/// What the kernel thinks of an address (`IFA_F_*` in linux/if_addr.h), from the best to the worst.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum AddressState {
+    #[default]
+    Preferred,
+    /// Another address of its network is the primary one. The same bit marks a temporary IPv6
+    /// address (RFC 8981).
+    Secondary,
+    /// For what uses it already, and for nothing new (RFC 4862).
+    Deprecated,
+    /// Not usable: nobody knows yet whether another host has it, or one has.
+    Tentative,
+}
+
+/// An address as an interface has it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct InterfaceAddress {
+    pub local: IpAddr,
+    /// The network on the link; that of the other end, if `local` is not in it.
+    pub network: IpNet,
+}
+
+impl Interface {
+    /// The `ipip` link that this is, if it sends its packets from this UDP port.
+    pub fn link_from(&self, port: u16) -> Option<IpipLink> {
+        let InterfaceKind::Ipip(link) = self.kind else { return None };
+        match link.encapsulation {
+            Encapsulation::Fou { source_port, .. } => (source_port == port).then_some(link),
+            Encapsulation::NoneOrOther => None,
+        }
+    }
+}
+
+impl Address {
+    /// An address without flags and limits.
+    pub fn new(interface: u32, value: InterfaceAddress) -> Self {
+        Address { interface, value, scope: Scope::Global, state: AddressState::Preferred }
+    }
+
+    pub(super) fn is_usable(&self) -> bool {
+        self.state != AddressState::Tentative
+    }
+
+    /// Neither of link scope nor from a network that no router forwards (RFC 3927, RFC 4291).
+    pub(super) fn is_known_beyond_link(&self) -> bool {
+        self.scope != Scope::Link
+            && match self.value.local {
+                IpAddr::V4(v4) => !v4.is_link_local(),
+                IpAddr::V6(v6) => !v6.is_unicast_link_local(),
+            }
+    }
+}
+
+impl InterfaceAddress {
+    /// The address of a point-to-point link, or one among others in `network`.
+    pub fn new(local: IpAddr, network: IpNet) -> Self {
+        // The kernel keeps the host bits of a network that the address is in (IFA_ADDRESS is
+        // IFA_LOCAL then), and drops them nowhere else.
+        let network = if network.contains(&local) {
+            IpNet::new(local, network.prefix_len()).unwrap_or(network)
+        } else {
+            network
+        };
+        InterfaceAddress { local, network }
+    }
+}
+
+impl fmt::Display for InterfaceAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.network.addr() == self.local {
+            true => write!(f, "{}", self.network),
+            false if self.network.prefix_len() == self.network.max_prefix_len() => {
+                write!(f, "{} peer {}", self.local, self.network.addr())
+            }
+            false => write!(f, "{} peer {}", self.local, self.network),
+        }
+    }
+}
+
+impl fmt::Display for IpipLink {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "local {} remote {}", self.local, self.remote)?;
+        if let Encapsulation::Fou { destination_port, .. } = self.encapsulation {
+            write!(f, ":{destination_port}")?;
+        }
+        self.bound_to.map_or(Ok(()), |index| write!(f, " on interface {index}"))
+    }
+}

@@ -1,0 +1,26 @@
+//! The nouns of a host: what was found there, what is wanted, and the steps from one to the other.
+
+mod found;
+pub mod gateway;
+mod interface;
+mod label;
+pub mod plan;
+mod routing;
+mod rules;
+pub mod step;
+pub mod surroundings;
+pub mod undone;
+mod userspace;
+
+pub use found::{Found, GatewayFound, NameServers, Userspace, Way};
+pub use interface::{
+    Address, AddressState, Encapsulation, Interface, InterfaceAddress, InterfaceKind, IpipLink,
+    Scope, Traffic,
+};
+pub use label::{LinkForwarding, is_gateway, is_labelled};
+pub use routing::{
+    Answers, Family, ForwardingRules, GatewaySpec, PolicyRule, PolicyRuleKind, ROUTE_PROTOCOL,
+    Route, RouteTarget,
+};
+pub use rules::{Admitted, Control, Listener, PacketShape, RuleSpec, RulesFound};
+pub use userspace::{LearnSpec, PeerTable, RemoteSpec, SocketSpec};

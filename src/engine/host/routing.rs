@@ -1,0 +1,129 @@
+//! Routes, policy rules, and the rules of a gateway.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::net::IpAddr;
+
+use ipnet::{IpNet, Ipv4Net};
+
+use crate::engine::config::DeviceName;
+
+/// A route of ours; by [`ROUTE_PROTOCOL`] we know it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Route {
+    pub destination: IpNet,
+    /// Number of the routing table.
+    pub table: u32,
+    pub target: RouteTarget,
+    /// Preferred source address.
+    pub source: Option<IpAddr>,
+}
+
+/// Where a route leads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum RouteTarget {
+    /// Index of an interface.
+    Interface(u32),
+    /// Nowhere: the sender is told that the host is unreachable.
+    Unreachable,
+}
+
+/// A routing policy rule of ours (ip-rule(8)); by [`ROUTE_PROTOCOL`] we know it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct PolicyRule {
+    pub family: Family,
+    pub priority: u32,
+    pub kind: PolicyRuleKind,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Family {
+    V4,
+    V6,
+}
+
+/// The rules that send everything but marked packets into a tunnel, and leave alone what answers
+/// others by the uplink's own address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum PolicyRuleKind {
+    /// `not fwmark MARK/MASK lookup TABLE`
+    UnlessMarked { mark: u32, mask: u32, table: u32 },
+    /// `lookup main suppress_prefixlength 0`: all routes of the main table but its default.
+    MainButDefault,
+    /// `from ADDRESS lookup main`: no packet has an address yet when it is the kernel's to choose.
+    FromOwn(IpAddr),
+}
+
+/// The number in `rtm_protocol` and `FRA_PROTOCOL` of what we made (linux/rtnetlink.h: numbers that
+/// the kernel leaves to others, none that another routing daemon is known to use).
+pub const ROUTE_PROTOCOL: u8 = 105;
+
+/// The nftables rules of a gateway, a table of their own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GatewaySpec {
+    pub table: String,
+    /// The tunnel's interfaces: one, or where the kernel carries many ends, one for each.
+    pub devices: BTreeSet<DeviceName>,
+    pub forwarding: Option<ForwardingRules>,
+    /// Whose connections get their answers by the uplink, though all else goes through the tunnel.
+    pub answers: BTreeMap<Family, Answers>,
+}
+
+/// Connections from outside that this host forwards, to a container that publishes a port for one,
+/// or that it answers by another address than it was asked at.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Answers {
+    /// The firewall mark of packets that the tunnel's routes are not for.
+    pub mark: u32,
+    /// The interface that the connections come in by, …
+    pub uplink: String,
+    /// … and its addresses.
+    pub addresses: BTreeSet<IpAddr>,
+}
+
+/// What is forwarded to and from a tunnel.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ForwardingRules {
+    /// Sources in the tunnel that leave with our address, and by which interface they leave; any
+    /// but the tunnel's if `None`.
+    pub masquerade: Option<(BTreeSet<Ipv4Net>, Option<DeviceName>)>,
+    /// Interfaces that forward only because we turned it on: from them nothing may go anywhere but
+    /// into the tunnel, and those of other gateways.
+    pub turned_on: BTreeSet<String>,
+    /// The other gateways' tunnels; they judge themselves what goes into them.
+    pub gateways: BTreeSet<String>,
+    /// Whether new connections may go into the tunnel; answers always may.
+    pub into_tunnel: bool,
+}
+
+impl Family {
+    pub fn of(address: IpAddr) -> Self {
+        match address {
+            IpAddr::V4(_) => Family::V4,
+            IpAddr::V6(_) => Family::V6,
+        }
+    }
+}
+
+impl fmt::Display for Route {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.target {
+            RouteTarget::Interface(_) => write!(f, "route to {}", self.destination),
+            RouteTarget::Unreachable => write!(f, "unreachable route to {}", self.destination),
+        }
+    }
+}
+
+impl fmt::Display for PolicyRule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.kind {
+            PolicyRuleKind::UnlessMarked { mark, mask, table } => {
+                write!(f, "rule: not fwmark {mark:#x}/{mask:#x} lookup {table}")
+            }
+            PolicyRuleKind::MainButDefault => {
+                f.write_str("rule: lookup main suppress_prefixlength 0")
+            }
+            PolicyRuleKind::FromOwn(address) => write!(f, "rule: from {address} lookup main"),
+        }
+    }
+}

@@ -1,0 +1,115 @@
+//! What the kernel's datapath has besides links: FOU listeners, and the rules that guard them.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
+
+use crate::engine::config::QueueConfig;
+
+/// A FOU listener for IPIP: UDP port in, IP protocol 4 out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Listener {
+    pub port: u16,
+    /// `None`: any local address.
+    pub local: Option<Ipv4Addr>,
+    /// Index of the interface it is bound to.
+    pub bound_to: Option<u32>,
+}
+
+impl Listener {
+    /// Whether packets for `wanted` end up in this one.
+    pub fn serves(&self, wanted: &Listener) -> bool {
+        self.port == wanted.port
+            && (self.local.is_none() || self.local == wanted.local)
+            && (self.bound_to.is_none() || self.bound_to == wanted.bound_to)
+    }
+}
+
+/// Our nftables table.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum RulesFound {
+    /// No such table.
+    #[default]
+    Missing,
+    /// A table of our name whose rules are not the ones this process installed.
+    Unknown,
+    /// The rules this process installed, and the remotes they let in.
+    Intact(BTreeSet<Admitted>),
+    /// This host cannot have rules (no `nft` on a client); nothing is asked of it.
+    Unavailable,
+}
+
+/// A remote whose data packets the rules let in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Admitted {
+    pub remote: SocketAddrV4,
+    /// The alternate local address that its packets are given; `None`: they keep our outer address.
+    pub alternate: Option<Ipv4Addr>,
+}
+
+impl fmt::Display for Admitted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.alternate {
+            None => write!(f, "{}", self.remote),
+            Some(alternate) => write!(f, "{} as {alternate}", self.remote),
+        }
+    }
+}
+
+impl fmt::Display for Listener {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.local {
+            Some(local) => write!(f, "{local}:{}", self.port)?,
+            None => write!(f, "*:{}", self.port)?,
+        }
+        self.bound_to.map_or(Ok(()), |index| write!(f, " on interface {index}"))
+    }
+}
+
+/// Everything the rules depend on, but for the remotes they let in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RuleSpec {
+    pub table: String,
+    pub outer: Ipv4Addr,
+    pub port: u16,
+    /// Alternate local addresses in use; nothing from outside may reach them.
+    pub alternate: BTreeSet<Ipv4Addr>,
+    /// Whether the listener takes only what comes in by one interface.
+    pub bound: bool,
+    /// Tunnel interfaces of this and other processes: what comes out of them is no outer packet of
+    /// this tunnel.
+    pub inside: BTreeSet<String>,
+    /// Remotes that nothing is sent to: they are not admitted any more.
+    pub silenced: BTreeSet<SocketAddrV4>,
+    /// Whether outer packets of admitted remotes are kept from conntrack.
+    pub untracked: bool,
+    pub control: Control,
+    pub counters: bool,
+}
+
+/// What happens to packets that are no data of a known remote.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Control {
+    /// A client expects none.
+    Refuse,
+    /// A server looks at them in the queue.
+    Queue { queue: QueueConfig, shape: PacketShape },
+}
+
+impl Control {
+    /// Whether there is no other proof than where a packet comes from.
+    pub fn proof_is_address(&self) -> bool {
+        matches!(self, Control::Queue { shape: PacketShape::FromRemote { .. }, .. })
+    }
+}
+
+/// How an authentication packet is told from data, without knowing who sent it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PacketShape {
+    /// Anything of at least `length` and at most `longest` payload bytes whose first four bits are not
+    /// 4; and packets of exactly `length` bytes that could be taken for IPv4 but for their total
+    /// length field.
+    NotIpv4 { length: u16, longest: u16 },
+    /// Anything at all from the remote that is let in by its address.
+    FromRemote { ip: Option<IpAddr>, port: Option<u16> },
+}

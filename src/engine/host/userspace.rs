@@ -1,0 +1,63 @@
+//! What the userspace datapath has besides its interface: a UDP socket, and a table of remotes.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use ipnet::IpNet;
+
+use super::rules::PacketShape;
+use crate::engine::config::DeviceName;
+
+/// A UDP socket as it should be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SocketSpec {
+    pub address: SocketAddr,
+    /// Bound to this interface (`SO_BINDTODEVICE`).
+    pub device: Option<DeviceName>,
+    /// Firewall mark of what it sends (`SO_MARK`).
+    pub mark: Option<u32>,
+    /// UDP checksum of what it sends over IPv4; `None` leaves it to the kernel.
+    pub checksum: Option<bool>,
+}
+
+impl fmt::Display for SocketSpec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.address)?;
+        self.device.as_ref().map_or(Ok(()), |device| write!(f, " on {device}"))
+    }
+}
+
+/// What the engine wants forwarded.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct PeerTable {
+    /// How authentication packets are told from data; `None`: nobody reads them.
+    pub control: Option<PacketShape>,
+    pub remotes: BTreeMap<SocketAddr, RemoteSpec>,
+    pub learn: Option<LearnSpec>,
+}
+
+/// One remote.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct RemoteSpec {
+    /// Inner addresses that are reached through it.
+    pub destinations: Vec<IpNet>,
+    /// Inner addresses that its packets may come from; none: its packets are not taken.
+    pub sources: Vec<IpNet>,
+}
+
+/// What may be learned.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LearnSpec {
+    /// Only addresses of these networks …
+    pub within: Vec<IpNet>,
+    /// … but for our own.
+    pub except: Vec<IpAddr>,
+    /// So many addresses at most.
+    pub limit: usize,
+    /// An address that was silent for so long is forgotten, and free for another remote.
+    pub lifetime: Duration,
+    /// Whether remotes are taken that did not authenticate.
+    pub from_anybody: bool,
+}
