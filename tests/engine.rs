@@ -29,9 +29,9 @@ use ipipou::engine::config::{
     AlternateAddress, ClientConfig, Datapath, DatapathChoice, GatewayConfig, HostName, Outer,
     QueueConfig, Reply, Role, RulesConfig, ServerConfig, ServerName, SourceCheck, TunnelConfig,
 };
-use ipipou::engine::driver::{Driver, Refused};
+use ipipou::engine::driver::Driver;
 use ipipou::engine::host::Found;
-use ipipou::engine::host::step::Step;
+use ipipou::engine::host::step::{Refused, Step};
 use ipipou::engine::{Engine, Event, Memory, Moment, Outgoing, Report, Writing};
 use ipnet::IpNet;
 

@@ -19,10 +19,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use serde::{Deserialize, Serialize};
-
-use super::replay_disk::OnDisk;
-
 /// How far ahead of the server's clock a time is still an ordinary one, in seconds.
 pub const AHEAD: u64 = 120;
 
@@ -35,8 +31,7 @@ const ROUNDING: i64 = 2;
 /// What was accepted of one key.
 ///
 /// Serialisable, so that a restart does not open the door to old packets.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(from = "OnDisk", into = "OnDisk")]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ReplayMemory {
     /// Many clients share the key, and their clocks may differ from the server's by so much.
     pub(super) span: Option<u64>,

@@ -3,14 +3,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::replay::{Gap, ReplayMemory};
 
 type Messages = BTreeSet<Vec<u8>>;
 
 #[derive(Serialize, Deserialize)]
-pub struct OnDisk {
+struct OnDisk {
     /// The newest ordinary time, what was accepted of it, and in the seconds before.
     newest: u64,
     within: Messages,
@@ -31,6 +31,18 @@ pub struct OnDisk {
     far_offset: Option<i64>,
     #[serde(default)]
     not_before: u64,
+}
+
+impl Serialize for ReplayMemory {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        OnDisk::from(self.clone()).serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for ReplayMemory {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        OnDisk::deserialize(deserializer).map(ReplayMemory::from)
+    }
 }
 
 impl From<ReplayMemory> for OnDisk {

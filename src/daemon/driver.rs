@@ -5,9 +5,9 @@ use std::net::SocketAddr;
 
 use super::process::{Failing, Process};
 use super::{Failure, record};
-use crate::engine::driver::{Driver, Refused};
+use crate::engine::driver::Driver;
 use crate::engine::host::Found;
-use crate::engine::host::step::{DnsStep, KernelStep, Step};
+use crate::engine::host::step::{DnsStep, KernelStep, Refused, Step};
 use crate::engine::{Engine, Memory, Moment, Outgoing, Report, Writing};
 use crate::host::StepError;
 

@@ -5,10 +5,9 @@ use std::time::Duration;
 
 use super::admission::{Accepted, Arrival, Verdict};
 use super::host::Control;
-use super::host::step::Step;
+use super::host::step::is_made;
 use super::memory::Writing;
 use super::peer::DuePacket;
-use super::reconcile::apply;
 use super::{Action, Engine, Moment, Outgoing, Phase, Report};
 use crate::auth::Reject;
 
@@ -75,7 +74,7 @@ impl Engine {
         }
         let steps = self.reconcile(actions);
         let is_made = is_made(&steps);
-        apply(steps, actions);
+        actions.extend(Action::apply(steps));
         for Arrival { from, accepted, reply } in arrivals {
             self.counters.accepted += 1;
             match accepted {
@@ -220,9 +219,4 @@ impl Engine {
             }
         }
     }
-}
-
-/// Whether the tunnel is there while these are still to be done.
-pub(super) fn is_made(steps: &[Step]) -> bool {
-    steps.iter().all(Step::is_around)
 }

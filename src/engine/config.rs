@@ -4,7 +4,7 @@
 //! form, ports are never zero.
 
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr};
 use std::num::{NonZeroU16, NonZeroUsize};
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -13,7 +13,6 @@ use std::time::Duration;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use super::Moment;
-use super::host::SocketSpec;
 use crate::auth::{Credential, Policy, Signer};
 
 /// The smallest MTUs that IPv4 (RFC 791, 3.2) and IPv6 (RFC 8200, 5) know.
@@ -337,16 +336,6 @@ pub struct LearnConfig {
 }
 
 impl TunnelConfig {
-    /// The userspace datapath's socket at this outer address.
-    pub fn socket(&self, address: IpAddr) -> SocketSpec {
-        SocketSpec {
-            address: SocketAddr::new(address, self.port.get()),
-            device: self.outer.device().cloned(),
-            mark: self.mark(),
-            checksum: self.checksum,
-        }
-    }
-
     /// The mark on outer packets. A table of hosts may come to have a network around an outer address
     /// at any time.
     pub fn mark(&self) -> Option<u32> {

@@ -5,20 +5,12 @@ use std::collections::VecDeque;
 
 use super::event::Failed;
 use super::host::Found;
-use super::host::step::Step;
+use super::host::step::{Refused, Step};
 use super::{Action, Engine, Event, Memory, Moment, Outgoing, Report, Writing};
 
 /// How often the host is read within one event, while steps fail. The engine asks again by itself in
 /// a while.
 const MAX_READINGS: usize = 6;
-
-/// Why a step was not done.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Refused {
-    /// The kernel said `EEXIST`.
-    Taken,
-    Otherwise,
-}
 
 /// What an engine needs of the world: a host, a disk, a clock and a network.
 ///

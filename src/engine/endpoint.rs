@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use super::config::{Datapath, DeviceName, LEAST_MTU, LEAST_MTU_V6, MOST_MTU, Outer, TunnelConfig};
-use super::host::plan::{Mtu, MtuFrom};
+use super::host::wanted::{Mtu, MtuFrom};
 use super::host::{
     Control, Family, Found, Interface, InterfaceAddress, LinkForwarding, Way, gateway,
 };

@@ -8,9 +8,8 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use super::config::{DeviceName, Outer};
-use super::driver::Refused;
 use super::heard::Contact;
-use super::host::step::Step;
+use super::host::step::{Refused, Step};
 use super::host::{Found, Traffic};
 use super::table::{Inner, Node};
 use super::{Memory, Writing};
@@ -212,6 +211,13 @@ pub struct Status {
     /// Unix time of the last answer to an authentication packet that is counted apart from data.
     pub last_reply: Option<u64>,
     pub traffic: Traffic,
+}
+
+impl Action {
+    /// Asks for these steps, if there are any.
+    pub(super) fn apply(steps: Vec<Step>) -> Option<Self> {
+        (!steps.is_empty()).then_some(Action::Apply(steps))
+    }
 }
 
 impl fmt::Display for Action {

@@ -33,21 +33,20 @@ use std::time::Duration;
 use crate::auth::{Proof, ServerTime};
 use crate::wire::auth_packet::SALT_LEN;
 use config::{ClientConfig, Datapath, Outer, Role, ServerConfig, Shows, TunnelConfig};
-use driver::Refused;
 use endpoint::{Endpoint, OuterFound, find_outer};
 
 pub use event::{Action, Counters, Event, Failed, Outgoing, Report, Status, Unusable};
 pub use heard::Contact;
 use heard::Heard;
 use host::plan::Owned;
-use host::step::{HostStep, KernelStep, NatStep, Step};
+use host::step::{HostStep, KernelStep, NatStep, Refused, Step};
 use host::undone::Undone;
 use host::{Control, Family, Found, GatewaySpec, PacketShape, RuleSpec};
 pub use memory::{Memory, Writing};
 use peer::Peer;
 use peers::Peers;
 use prover::Prover;
-use reconcile::{Remotes, apply};
+use reconcile::Remotes;
 use rivals::Rivals;
 use table::Node;
 
@@ -281,7 +280,7 @@ impl Engine {
         self.send_due(now, actions);
         if !expired.is_empty() {
             let steps = self.reconcile(actions);
-            apply(steps, actions);
+            actions.extend(Action::apply(steps));
         }
         actions.extend(expired.into_iter().map(Report::Expired).map(Action::Report));
         if self.write_at <= now.monotonic {

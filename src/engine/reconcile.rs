@@ -6,16 +6,15 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 
-use super::authenticate::is_made;
 use super::config::{Datapath, DeviceName, Outer};
 use super::datapath::kernel::renamed;
 use super::endpoint::{Endpoint, OuterFound};
-use super::host::plan::{self, WantedLink};
-use super::host::step::{HostStep, KernelStep, NatStep, Step};
+use super::host::step::{HostStep, KernelStep, NatStep, Step, is_made};
 use super::host::undone::Verdict;
+use super::host::wanted::{WantedAround, WantedLink};
 use super::host::{
     Control, Encapsulation, Family, Found, Interface, InterfaceKind, RulesFound, gateway,
-    is_labelled,
+    is_labelled, plan,
 };
 use super::peer::Peer;
 use super::prover::Prover;
@@ -138,7 +137,7 @@ impl Engine {
             };
             actions.push(Action::Report(report));
         }
-        apply(steps, actions);
+        actions.extend(Action::apply(steps));
     }
 
     /// Tells who else has the other ends' addresses inside the tunnel, and what else keeps packets for
@@ -371,7 +370,7 @@ impl Engine {
         self.unusable.clear();
         self.take_nodes(actions);
         let steps = self.reconcile(actions);
-        apply(steps, actions);
+        actions.extend(Action::apply(steps));
         self.send_due(now, actions);
     }
 
@@ -389,7 +388,7 @@ impl Engine {
 
     pub(super) fn shutdown(&mut self, found: &Found, actions: &mut Vec<Action>) {
         self.phase = Phase::Ending;
-        let nothing = gateway::Wanted::default();
+        let nothing = WantedAround::default();
         let tunnel = &self.endpoint.tunnel;
         let mut before = std::mem::take(&mut self.memory.settings);
         gateway::forget(&mut before, found);
@@ -412,13 +411,6 @@ impl Engine {
             actions.push(Action::Remember(self.memory()));
         }
         actions.push(Action::Exit);
-    }
-}
-
-/// Asks for steps, if there are any.
-pub(super) fn apply(steps: Vec<Step>, actions: &mut Vec<Action>) {
-    if !steps.is_empty() {
-        actions.push(Action::Apply(steps));
     }
 }
 

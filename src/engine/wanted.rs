@@ -8,7 +8,7 @@ use ipnet::IpNet;
 use super::config::Datapath;
 use super::datapath;
 use super::endpoint::{Endpoint, OuterFound, mtu, through};
-use super::host::plan::Wanted;
+use super::host::wanted::Wanted;
 use super::host::{Found, gateway};
 use super::memory::Settings;
 use super::peers::Peers;

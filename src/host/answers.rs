@@ -24,8 +24,7 @@ use nftables::expr::{CT, CTDir, Expression, MetaKey, NamedExpression};
 use nftables::stmt::{Mangle, Statement};
 use nftables::types::{NfChainType, NfHook};
 
-use super::expression::{any_of, eq, header, interface, meta, ne, text};
-use super::nat::{MANGLE, Rules, devices};
+use super::expression::{MANGLE, Rules, any_of, devices, eq, header, interface, meta, ne, text};
 use crate::engine::host::{Answers, Family, GatewaySpec};
 
 /// The chains of one family; none when nothing is asked of it.

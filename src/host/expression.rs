@@ -8,6 +8,9 @@ use nftables::expr::{
     SetItem,
 };
 use nftables::stmt::{JumpTarget, Match, Operator, Statement};
+use nftables::types::{NfChainType, NfHook};
+
+use crate::engine::host::GatewaySpec;
 
 /// A field of a header, by nft's names.
 pub fn header(protocol: &'static str, field: &'static str) -> Expression<'static> {
@@ -110,4 +113,15 @@ pub fn jump(chain: &'static str) -> Statement<'static> {
 
 fn target(chain: &'static str) -> JumpTarget<'static> {
     JumpTarget { target: chain.into() }
+}
+
+/// `NF_IP_PRI_MANGLE` in linux/netfilter_ipv4.h: after conntrack, before most firewalls.
+pub const MANGLE: i32 = -150;
+
+/// A chain: name, type, hook, and what its rules say.
+pub type Rules = (&'static str, NfChainType, NfHook, i32, Vec<Vec<Statement<'static>>>);
+
+/// The tunnel's own interfaces.
+pub fn devices(spec: &GatewaySpec) -> impl Iterator<Item = Expression<'static>> + '_ {
+    spec.devices.iter().map(|device| interface(device.as_str()))
 }

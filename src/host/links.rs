@@ -21,8 +21,8 @@ use rtnetlink::{LinkGetRequest, LinkIpIp, LinkUnspec};
 
 use super::netlink::list;
 use crate::engine::config::DeviceName;
-use crate::engine::host::plan::{LinkKind, WantedLink, rp_filter};
 use crate::engine::host::step::KernelLink;
+use crate::engine::host::wanted::{LinkKind, WantedLink, rp_filter};
 use crate::engine::host::{
     Encapsulation, Interface, InterfaceKind, IpipLink, LinkForwarding, Traffic,
 };

@@ -30,13 +30,11 @@ use nftables::stmt::{Mangle, Match, Operator, Statement};
 use nftables::types::{NfChainPolicy, NfChainType, NfFamily, NfHook};
 
 use super::answers;
-use super::expression::{any_of, eq, header, interface, meta, ne, text};
+use super::expression::{MANGLE, Rules, any_of, devices, eq, header, interface, meta, ne, text};
 use super::nft::{NftError, nft};
 use super::table::{Handles, Table as TableFound};
 use crate::engine::host::{Family, ForwardingRules, GatewayFound, GatewaySpec};
 
-/// `NF_IP_PRI_MANGLE` in linux/netfilter_ipv4.h: after conntrack, before most firewalls.
-pub(super) const MANGLE: i32 = -150;
 /// `NF_IP_PRI_NAT_SRC`.
 const SOURCE_NAT: i32 = 100;
 
@@ -59,9 +57,6 @@ impl Tables<Handles> {
         !self.v4.rules.is_empty() || !self.v6.rules.is_empty()
     }
 }
-
-/// A chain: name, type, hook, and what its rules say.
-pub(super) type Rules = (&'static str, NfChainType, NfHook, i32, Vec<Vec<Statement<'static>>>);
 
 impl Nat {
     pub fn in_table(table: &str) -> Self {
@@ -232,11 +227,6 @@ fn postrouting(spec: &GatewaySpec, wanted: &ForwardingRules) -> Vec<Vec<Statemen
     };
     let saddr = header("ip", "saddr");
     vec![vec![eq(saddr, sources), leaving, Statement::Masquerade(None)]]
-}
-
-/// The tunnel's own interfaces.
-pub(super) fn devices(spec: &GatewaySpec) -> impl Iterator<Item = Expression<'static>> + '_ {
-    spec.devices.iter().map(|device| interface(device.as_str()))
 }
 
 /// `tcp option maxseg size set rt mtu`

@@ -1,7 +1,7 @@
 //! Which remotes are let in: the sets of our table, over netlink, so that no program is run when one
 //! moves (Documentation/netlink/specs/nftables.yaml).
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::ffi::CString;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddrV4};
@@ -13,48 +13,11 @@ use netlink_bindings::nftables::{
 use netlink_bindings::utils::RequestBuf;
 
 use super::quoted::{self, QuotedRule};
+use super::words::{
+    Contents, SET_ADDRESSES, SET_ALTERNATES, SET_KNOWN, SET_KNOWN_ADDRESSES, SET_REMOTES, elements,
+};
 use crate::engine::host::Admitted;
 use crate::host::table::Table;
-
-/// (address . port) of remotes whose packets keep our outer address.
-pub const SET_REMOTES: &str = "remotes";
-/// Addresses of the same remotes.
-pub const SET_ADDRESSES: &str = "addresses";
-/// (address . port) of remotes whose packets are given an alternate local address.
-pub const SET_ALTERNATES: &str = "privates";
-/// (address . port) of all of them.
-pub const SET_KNOWN: &str = "known";
-/// Addresses of all of them.
-pub const SET_KNOWN_ADDRESSES: &str = "known_addresses";
-
-/// What is in our sets.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub struct Contents {
-    pub remotes: BTreeSet<SocketAddrV4>,
-    pub addresses: BTreeSet<Ipv4Addr>,
-    pub alternates: BTreeMap<SocketAddrV4, Ipv4Addr>,
-    pub known: BTreeSet<SocketAddrV4>,
-    pub known_addresses: BTreeSet<Ipv4Addr>,
-}
-
-/// What has to be in our sets for these remotes.
-pub fn elements(admitted: &BTreeSet<Admitted>) -> Contents {
-    let mut contents = Contents::default();
-    for Admitted { remote, alternate } in admitted {
-        contents.known.insert(*remote);
-        contents.known_addresses.insert(*remote.ip());
-        match alternate {
-            Some(alternate) => {
-                contents.alternates.insert(*remote, *alternate);
-            }
-            None => {
-                contents.remotes.insert(*remote);
-                contents.addresses.insert(*remote.ip());
-            }
-        }
-    }
-    contents
-}
 
 /// Messages in one transaction, at most: five sets and two chains to flush, five sets to fill;
 /// and the rules about what is quoted.

@@ -78,19 +78,16 @@
 use nftables::expr::{Elem, Expression, MetaKey, NamedExpression};
 use nftables::stmt::{Limit, Meter, Queue, Statement};
 
-use super::elements::{SET_ADDRESSES, SET_KNOWN, SET_REMOTES};
-use super::ruleset::{Statements, UDP_HEADER, control_length, refuse};
+use super::words::{
+    CHAIN_QUOTED, CHAIN_QUOTED_PORT, CHAIN_QUOTED_REMOTE, SET_ADDRESSES, SET_KNOWN, SET_REMOTES,
+    Statements, UDP_HEADER, control_length, refuse,
+};
 use crate::engine::host::{Control, PacketShape, RuleSpec};
 use crate::engine::limits::{self, Budget};
 use crate::host::expression::{
     above, address, any_of, below, eq, goto, icmp, interface, ip, jump, meta, named_set, ne,
     number, source, text, transport, udp,
 };
-
-/// Chains whose rules are [`super::quoted`]'s, and where the first one leads.
-pub const CHAIN_QUOTED: &str = "quoted";
-pub const CHAIN_QUOTED_PORT: &str = "quoted_port";
-pub const CHAIN_QUOTED_REMOTE: &str = "quoted_remote";
 
 const ICMP: u16 = 1;
 const IPIP: u16 = 4;

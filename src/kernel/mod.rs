@@ -12,6 +12,7 @@ mod raw;
 mod rewriting;
 mod rules;
 mod ruleset;
+mod words;
 
 use std::io;
 use std::net::SocketAddr;

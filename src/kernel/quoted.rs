@@ -15,8 +15,7 @@ use std::ffi::CStr;
 use netlink_bindings::nftables::{PushExprListAttrs, PushRuleAttrs};
 use netlink_bindings::traits::Pusher;
 
-use super::elements::Contents;
-use super::judgement::{CHAIN_QUOTED, CHAIN_QUOTED_PORT, CHAIN_QUOTED_REMOTE};
+use super::words::{CHAIN_QUOTED, CHAIN_QUOTED_PORT, CHAIN_QUOTED_REMOTE, Contents};
 
 /// Registers and verdicts of linux/netfilter/nf_tables.h, `NF_ACCEPT` of linux/netfilter.h.
 const NFT_REG_VERDICT: u32 = 0;

@@ -31,9 +31,8 @@
 use nftables::expr::{Expression, Map as MapExpression, NamedExpression};
 use nftables::stmt::{Mangle, Statement, TProxy};
 
-use super::elements::{SET_ALTERNATES, SET_KNOWN};
 use super::judgement::lookalike;
-use super::ruleset::{Reassembly, Statements, refuse};
+use super::words::{Reassembly, SET_ALTERNATES, SET_KNOWN, Statements, refuse};
 use crate::engine::host::RuleSpec;
 use crate::host::expression::{
     address, any_of, eq, goto, ip, named_set, number, source, transport, udp,

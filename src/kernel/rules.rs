@@ -8,9 +8,10 @@
 use std::collections::BTreeSet;
 use std::io;
 
-use super::elements::{self, Elements};
+use super::elements::Elements;
 use super::quoted;
-use super::ruleset::{self, Installation, Reassembly, Replacement};
+use super::ruleset::{self, Installation, Replacement};
+use super::words::{self, Reassembly};
 use crate::engine::host::{Admitted, Family, RuleSpec, RulesFound};
 use crate::host::absent_is_fine;
 use crate::host::nft::{NftError, nft};
@@ -52,7 +53,7 @@ impl Rules {
             Some(installed) if installed.table == handles.table => {
                 let is_ours = |admitted: &BTreeSet<Admitted>| {
                     // Those about what is quoted come and go with the remotes.
-                    let quoted = quoted::count(&elements::elements(admitted));
+                    let quoted = quoted::count(&words::elements(admitted));
                     installed.rules.is_subset(&handles.rules)
                         && installed.rules.len() + quoted == handles.rules.len()
                 };

@@ -10,14 +10,14 @@ use nftables::schema::{
     Chain, Counter as CounterObject, Element, FlushObject, Map, NfCmd, NfListObject, Rule, Set,
     SetType, SetTypeValue, Table,
 };
-use nftables::stmt::{Counter, Statement};
 use nftables::types::{NfChainPolicy, NfChainType, NfFamily, NfHook};
 
-use super::elements::{
-    SET_ADDRESSES, SET_ALTERNATES, SET_KNOWN, SET_KNOWN_ADDRESSES, SET_REMOTES, elements,
+use super::words::{
+    Reassembly, SET_ADDRESSES, SET_ALTERNATES, SET_KNOWN, SET_KNOWN_ADDRESSES, SET_REMOTES,
+    elements,
 };
 use super::{judgement, quoted, rewriting};
-use crate::engine::host::{Admitted, Control, PacketShape, RuleSpec};
+use crate::engine::host::{Admitted, Control, RuleSpec};
 use crate::host::expression::{address, number};
 
 /// Priority of the raw hook, before conntrack (`NF_IP_PRI_RAW` in linux/netfilter_ipv4.h).
@@ -47,9 +47,6 @@ const CHAINS: [&str; 12] = [
     "reassemble",
 ];
 
-/// A rule: what is looked at, and what comes of it.
-pub type Statements = Vec<Statement<'static>>;
-
 /// How a table is put in.
 #[derive(Debug, Clone, Copy)]
 pub struct Installation {
@@ -66,13 +63,6 @@ pub enum Replacement {
     /// It is deleted, and a new one made. While the kernel exchanges the hooks, a packet may pass
     /// both, be rewritten by one and dropped by the other. Always possible.
     Whole,
-}
-
-/// Whether fragments are put together before they are rewritten.
-#[derive(Debug, Clone, Copy)]
-pub enum Reassembly {
-    On,
-    Off,
 }
 
 /// The whole transaction as `nft -j` reads it.
@@ -181,32 +171,6 @@ fn table<'a>(spec: &'a RuleSpec, admitted: &BTreeSet<Admitted>, how: Installatio
     batch
 }
 
-/// The UDP length, header included, of packets that may be authentication although they look like
-/// data, or come from where data comes from.
-pub fn control_length(spec: &RuleSpec) -> Option<u16> {
-    match spec.control {
-        Control::Refuse => None,
-        Control::Queue { shape: PacketShape::NotIpv4 { length, .. }, .. } => {
-            Some(length.saturating_add(UDP_HEADER))
-        }
-        Control::Queue { shape: PacketShape::FromRemote { .. }, .. } => Some(UDP_HEADER),
-    }
-}
-
-/// Bytes of a UDP header, which `udp length` counts.
-pub const UDP_HEADER: u16 = 8;
-
-/// Notes it in a named counter, if there are any.
-pub fn count(spec: &RuleSpec, counter: &'static str) -> Option<Statement<'static>> {
-    spec.counters.then(|| Statement::Counter(Counter::Named(counter.into())))
-}
-
-/// Drops what passes these matches, and counts it.
-pub fn refuse(spec: &RuleSpec, matches: Statements, counter: &'static str) -> Statements {
-    let dropped = [Statement::Drop(None)];
-    matches.into_iter().chain(count(spec, counter)).chain(dropped).collect()
-}
-
 fn counters(spec: &RuleSpec) -> &'static [&'static str] {
     const ALL: [&str; 7] = [
         "plain_ipip",
@@ -283,6 +247,7 @@ fn initial<'a>(spec: &'a RuleSpec, admitted: &BTreeSet<Admitted>) -> Vec<NfListO
 mod tests {
     use super::*;
     use crate::engine::config::QueueConfig;
+    use crate::engine::host::PacketShape;
 
     fn spec(control: Control) -> RuleSpec {
         RuleSpec {

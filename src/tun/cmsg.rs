@@ -1,7 +1,12 @@
-//! Control messages: what goes beside the payload of `sendmsg` and `recvmsg` (cmsg(3)).
+//! Control messages, what goes beside the payload of `sendmsg` and `recvmsg` (cmsg(3)), and options of
+//! sockets.
 
+use std::io;
 use std::mem;
+use std::os::fd::AsRawFd as _;
 use std::slice;
+
+use socket2::Socket;
 
 /// Room for the most that comes or goes at once with its headers: a number, by which interface a packet
 /// came (20 bytes over IPv6), and what tells of an error and who sent it (44 bytes).
@@ -72,6 +77,19 @@ pub unsafe fn each(message: &libc::msghdr, mut look: impl FnMut(libc::c_int, lib
 /// The number in a value that is an int.
 pub fn int(value: &[u8]) -> Option<libc::c_int> {
     value.first_chunk::<{ mem::size_of::<libc::c_int>() }>().map(|b| libc::c_int::from_ne_bytes(*b))
+}
+
+/// Sets an option of a socket that is an integer (setsockopt(2)).
+pub fn set_option(
+    socket: &Socket,
+    level: libc::c_int,
+    name: libc::c_int,
+    value: libc::c_int,
+) -> io::Result<()> {
+    // SAFETY: four bytes are read.
+    let result =
+        unsafe { libc::setsockopt(socket.as_raw_fd(), level, name, (&raw const value).cast(), 4) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ use crate::engine::Outgoing;
 use crate::engine::config::{DeviceName, Outer, TunnelConfig};
 use crate::engine::host::step::{Step, TunStep};
 use crate::engine::host::surroundings::Surroundings;
-use crate::engine::host::{Found, RulesFound, Userspace};
+use crate::engine::host::{Found, RulesFound, SocketSpec, Userspace};
 use crate::host::datapath::{Statistics, Warnings};
 use crate::host::{Datapath, HostAdapter, Links, StepError, absent_is_fine};
 
@@ -49,7 +49,7 @@ impl TunDatapath {
             Outer::Address(own) | Outer::AddressOn(own, _) => *own,
             Outer::Device(_) | Outer::Route => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
         };
-        match self.forwarder.take_over(&tunnel.device, &tunnel.socket(address), stored) {
+        match self.forwarder.take_over(&tunnel.device, &SocketSpec::of(tunnel, address), stored) {
             Ok(()) => {
                 tracing::info!("took over the interface and the socket of an earlier process")
             }

@@ -22,9 +22,8 @@ use std::time::Duration;
 
 use socket2::Socket;
 
-use super::lock;
-use super::socket::set_option;
-use super::wake;
+use super::cmsg::set_option;
+use super::{lock, wake};
 
 /// Bytes of a packet that every path takes: of IPv6 (RFC 8200, 5), and in practice of IPv4.
 pub const LEAST: usize = 1280;

@@ -13,7 +13,7 @@ use socket2::{SockAddr, Socket};
 use super::cmsg::CmsgBuffer;
 use super::ecn::Ecn;
 use super::path::{self, Refused};
-use super::socket::UdpSocket;
+use super::socket::{REFUSALS, UdpSocket};
 use super::{read, wake, write};
 use crate::engine::Outgoing;
 
@@ -51,9 +51,6 @@ struct Remedies {
 
 /// How often a call is made again because of what was heard of other packets.
 const TRIES: u8 = 8;
-/// Calls with many segments that were refused one after the other, after which no more are made. Until
-/// the kernel took one, the first is enough.
-pub const REFUSALS: u32 = 3;
 
 impl Outer {
     fn control(self) -> CmsgBuffer {

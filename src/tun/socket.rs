@@ -9,10 +9,9 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use socket2::{Domain, Protocol, SockAddr, SockAddrStorage, Socket, Type};
 
-use super::cmsg::{self, CmsgBuffer};
+use super::cmsg::{self, CmsgBuffer, set_option};
 use super::ecn::Ecn;
 use super::path::{self, SaidBy, TooLong};
-use super::send::REFUSALS;
 use super::shared_port;
 use super::unreachable::{self, Unreachable};
 use crate::engine::host::SocketSpec;
@@ -21,6 +20,10 @@ use crate::engine::host::SocketSpec;
 const BUFFER: usize = 4 << 20;
 /// Errors that are read at a time: others can make as many as they like.
 const ERRORS: usize = 64;
+
+/// Calls with many segments that were refused one after the other, after which no more are made. Until
+/// the kernel took one, the first is enough.
+pub const REFUSALS: u32 = 3;
 
 /// A bound UDP socket.
 pub struct UdpSocket {
@@ -335,16 +338,4 @@ fn enlarge_buffers(socket: &Socket) {
     if set_option(socket, libc::SOL_SOCKET, libc::SO_SNDBUFFORCE, size).is_err() {
         let _ = socket.set_send_buffer_size(BUFFER);
     }
-}
-
-pub fn set_option(
-    socket: &Socket,
-    level: libc::c_int,
-    name: libc::c_int,
-    value: libc::c_int,
-) -> io::Result<()> {
-    // SAFETY: four bytes are read.
-    let result =
-        unsafe { libc::setsockopt(socket.as_raw_fd(), level, name, (&raw const value).cast(), 4) };
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }

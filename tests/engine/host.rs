@@ -5,9 +5,8 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use ipipou::engine::config::{DeviceName, SourceCheck};
-use ipipou::engine::driver::Refused;
 use ipipou::engine::host::step::{
-    DnsStep, HostStep, KernelLink, KernelStep, NatStep, Step, TunStep,
+    DnsStep, HostStep, KernelLink, KernelStep, NatStep, Refused, Step, TunStep,
 };
 use ipipou::engine::host::{
     Address, Encapsulation, Found, GatewayFound, GatewaySpec, Interface, InterfaceAddress,

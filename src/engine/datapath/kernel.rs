@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
 
 use crate::engine::config::{AlternateAddress, DeviceName, TunnelConfig};
 use crate::engine::endpoint::{Endpoint, addresses, forwards, link_addresses};
-use crate::engine::host::plan::{LinkKind, Mtu, Wanted, WantedLink};
+use crate::engine::host::wanted::{LinkKind, Mtu, Wanted, WantedLink};
 use crate::engine::host::{
     Admitted, Encapsulation, Found, Interface, InterfaceKind, IpipLink, Listener, RuleSpec,
     is_labelled,

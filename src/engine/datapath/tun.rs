@@ -7,8 +7,10 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use crate::engine::config::{SourceCheck, TunnelConfig};
 use crate::engine::endpoint::{Endpoint, OuterFound, addresses, forwards, mtu, through};
-use crate::engine::host::plan::{LinkKind, Wanted, WantedLink};
-use crate::engine::host::{Control, Found, LearnSpec, LinkForwarding, PeerTable, RemoteSpec};
+use crate::engine::host::wanted::{LinkKind, Wanted, WantedLink};
+use crate::engine::host::{
+    Control, Found, LearnSpec, LinkForwarding, PeerTable, RemoteSpec, SocketSpec,
+};
 use crate::engine::peers::Peers;
 
 /// What the datapath is to have for these peers.
@@ -70,7 +72,7 @@ pub fn wanted(
     };
     let known = is_network || peers.remotes().next().is_some();
     Wanted {
-        socket: Some(tunnel.socket(outer.address)),
+        socket: Some(SocketSpec::of(tunnel, outer.address)),
         forwarding,
         links: known.then_some(link).into_iter().collect(),
         ..Wanted::default()

@@ -1,5 +1,5 @@
 //! What a tunnel asks of the host around it: routes into it, forwarding, address translation, name
-//! servers. Wanted against found, as in `plan`.
+//! servers. WantedAround against found, as in `plan`.
 //!
 //! Settings of other interfaces are changed only with the value of before in our memory, so that
 //! they can be put back, after a crash too.
@@ -16,6 +16,7 @@ use super::routing::{
     Answers, Family, ForwardingRules, GatewaySpec, PolicyRule, PolicyRuleKind, Route, RouteTarget,
 };
 use super::step::{DnsStep, HostStep, NatStep, Step};
+use super::wanted::WantedAround;
 use crate::engine::config::{DeviceName, GatewayConfig, Masquerade, TunnelConfig};
 use crate::engine::memory::{Settings, TurnedOn};
 
@@ -34,18 +35,6 @@ const COMMON_BITS: u32 = 0xffff_0000;
 /// Values of `rp_filter` (ip-sysctl.rst).
 const STRICT: u32 = 1;
 const LOOSE: u32 = 2;
-
-/// What the host around the tunnel should have.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Wanted {
-    pub routes: BTreeSet<Route>,
-    pub policy_rules: BTreeSet<PolicyRule>,
-    pub rules: Option<GatewaySpec>,
-    /// Interfaces that should forward, and that should check sources loosely.
-    pub forwarding: BTreeSet<String>,
-    pub loose: BTreeSet<String>,
-    pub name_servers: bool,
-}
 
 /// What there is of the tunnel, and what is behind it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -78,9 +67,9 @@ pub fn wanted(
     extent: &Extent,
     found: &Found,
     before: &BTreeMap<String, Settings>,
-) -> Wanted {
+) -> WantedAround {
     let config = &tunnel.gateway;
-    let mut wanted = Wanted::default();
+    let mut wanted = WantedAround::default();
     if !extent.devices.is_empty() && (config.forward || config.masquerade.is_some()) {
         wanted.forwarding = forwarding(config, extent, found);
         let forwarding = rules(config, extent, &wanted.forwarding, found, before);
@@ -262,7 +251,7 @@ impl Extent {
 /// judge, and go after it. `installed` are those now in the kernel.
 pub fn guard(
     steps: &mut Vec<Step>,
-    wanted: &Wanted,
+    wanted: &WantedAround,
     found: &Found,
     installed: Option<&GatewaySpec>,
 ) {
@@ -276,7 +265,7 @@ pub fn guard(
 
 /// What is not wanted any more. The rest follows after the tunnel itself: first nothing leads into
 /// it, then its outer packets lose the mark that keeps them out of it.
-pub fn plan_stale(wanted: &Wanted, found: &Found, tunnel: &TunnelConfig) -> Vec<Step> {
+pub fn plan_stale(wanted: &WantedAround, found: &Found, tunnel: &TunnelConfig) -> Vec<Step> {
     let mut steps = Vec::new();
     if !wanted.name_servers && found.name_servers != NameServers::Theirs {
         steps.push(DnsStep::Restore.into());
@@ -293,7 +282,7 @@ pub fn plan_stale(wanted: &Wanted, found: &Found, tunnel: &TunnelConfig) -> Vec<
 
 /// What is missing, and settings. What has to be put back one day is added to `before`.
 pub fn plan(
-    wanted: &Wanted,
+    wanted: &WantedAround,
     found: &Found,
     tunnel: &TunnelConfig,
     before: &mut BTreeMap<String, Settings>,
@@ -325,7 +314,7 @@ pub fn forget(before: &mut BTreeMap<String, Settings>, found: &Found) {
 
 /// A value to put back is forgotten when it has been seen to be back: a step may fail.
 fn plan_settings(
-    wanted: &Wanted,
+    wanted: &WantedAround,
     found: &Found,
     tunnel: &TunnelConfig,
     before: &mut BTreeMap<String, Settings>,

@@ -11,6 +11,7 @@ pub mod step;
 pub mod surroundings;
 pub mod undone;
 mod userspace;
+pub mod wanted;
 
 pub use found::{Found, GatewayFound, NameServers, Userspace, Way};
 pub use interface::{

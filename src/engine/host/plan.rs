@@ -7,64 +7,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 
 use super::found::Found;
-use super::gateway;
-use super::interface::{InterfaceAddress, InterfaceKind, IpipLink};
+use super::interface::InterfaceKind;
 use super::label::{LinkForwarding, forwards_by_us, is_labelled};
-use super::rules::{Admitted, Listener, RuleSpec, RulesFound};
+use super::rules::{Listener, RuleSpec, RulesFound};
 use super::step::{HostStep, KernelLink, KernelStep, Step, TunStep};
-use super::userspace::{PeerTable, SocketSpec};
+use super::wanted::{LinkKind, MtuFrom, Wanted, WantedLink, rp_filter};
 use crate::engine::config::{DeviceName, SourceCheck};
-
-/// What the host should have.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Wanted {
-    pub rules: Option<RuleSpec>,
-    pub admitted: BTreeSet<Admitted>,
-    /// Alternate local addresses, on the loopback interface.
-    pub alternate: BTreeSet<Ipv4Addr>,
-    pub listeners: BTreeSet<Listener>,
-    pub links: Vec<WantedLink>,
-    /// Links of ours that should not be: no remote is known for them, or they have a wrong name.
-    pub unwanted: Vec<DeviceName>,
-    pub socket: Option<SocketSpec>,
-    pub forwarding: PeerTable,
-    pub gateway: gateway::Wanted,
-}
-
-/// A tunnel interface as it should be.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct WantedLink {
-    pub device: DeviceName,
-    pub kind: LinkKind,
-    pub mtu: Mtu,
-    pub addresses: Vec<InterfaceAddress>,
-    pub source_check: SourceCheck,
-    pub forwards: LinkForwarding,
-}
-
-/// What kind of interface a tunnel is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LinkKind {
-    Ipip(IpipLink),
-    /// A TUN interface of this process.
-    Tun,
-}
-
-/// How large packets inside a tunnel may be.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Mtu {
-    pub bytes: u32,
-    pub from: MtuFrom,
-}
-
-/// Who says so.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum MtuFrom {
-    /// `--mtu`: nobody else may change it.
-    Option,
-    /// It follows the uplink's. If it is changed by hand, it stays so until the uplink's changes.
-    Uplink,
-}
 
 /// What we made, or found and took over: only this is ever removed.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -220,15 +168,6 @@ fn plan_link(wanted: &WantedLink, found: &Found, owned: &Owned, steps: &mut Vec<
     steps.extend(wrong.map(|address| HostStep::RemoveInnerAddress(*address).into()));
     let missing = wanted.addresses.iter().filter(|w| !on_link().any(|a| a.value == **w));
     steps.extend(missing.copied().map(add));
-}
-
-/// The value of `rp_filter` that a check asks for (ip-sysctl.rst); `None` leaves it alone.
-pub fn rp_filter(check: SourceCheck) -> Option<u32> {
-    match check {
-        SourceCheck::Off => None,
-        SourceCheck::Strict => Some(1),
-        SourceCheck::Loose => Some(2),
-    }
 }
 
 fn rp_filter_holds(check: SourceCheck, found: Option<u32>) -> bool {

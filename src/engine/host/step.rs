@@ -6,10 +6,10 @@ use std::fmt;
 use std::net::Ipv4Addr;
 
 use super::interface::{Address, InterfaceAddress, IpipLink};
-use super::plan::WantedLink;
 use super::routing::{GatewaySpec, PolicyRule, Route};
 use super::rules::{Admitted, Listener, RuleSpec};
 use super::userspace::{PeerTable, SocketSpec};
+use super::wanted::WantedLink;
 use crate::engine::config::DeviceName;
 
 /// One change, by the adapter that makes it.
@@ -141,6 +141,19 @@ impl Step {
             Step::Nat(_) | Step::Dns(_) => true,
         }
     }
+}
+
+/// Whether the tunnel is there while these are still to be done.
+pub fn is_made(steps: &[Step]) -> bool {
+    steps.iter().all(Step::is_around)
+}
+
+/// Why a step was not done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refused {
+    /// The kernel said `EEXIST`.
+    Taken,
+    Otherwise,
 }
 
 impl From<HostStep> for Step {

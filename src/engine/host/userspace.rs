@@ -8,7 +8,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use super::rules::PacketShape;
-use crate::engine::config::DeviceName;
+use crate::engine::config::{DeviceName, TunnelConfig};
 
 /// A UDP socket as it should be.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,6 +20,18 @@ pub struct SocketSpec {
     pub mark: Option<u32>,
     /// UDP checksum of what it sends over IPv4; `None` leaves it to the kernel.
     pub checksum: Option<bool>,
+}
+
+impl SocketSpec {
+    /// The socket of a tunnel at this outer address.
+    pub fn of(tunnel: &TunnelConfig, address: IpAddr) -> Self {
+        SocketSpec {
+            address: SocketAddr::new(address, tunnel.port.get()),
+            device: tunnel.outer.device().cloned(),
+            mark: tunnel.mark(),
+            checksum: tunnel.checksum,
+        }
+    }
 }
 
 impl fmt::Display for SocketSpec {

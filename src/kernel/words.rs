@@ -1,0 +1,89 @@
+//! The words of the ruleset: names of its sets and chains, what is in them, and what every chain says.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{Ipv4Addr, SocketAddrV4};
+
+use nftables::stmt::{Counter, Statement};
+
+use crate::engine::host::{Admitted, Control, PacketShape, RuleSpec};
+
+/// (address . port) of remotes whose packets keep our outer address.
+pub const SET_REMOTES: &str = "remotes";
+/// Addresses of the same remotes.
+pub const SET_ADDRESSES: &str = "addresses";
+/// (address . port) of remotes whose packets are given an alternate local address.
+pub const SET_ALTERNATES: &str = "privates";
+/// (address . port) of all of them.
+pub const SET_KNOWN: &str = "known";
+/// Addresses of all of them.
+pub const SET_KNOWN_ADDRESSES: &str = "known_addresses";
+
+/// What is in our sets.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Contents {
+    pub remotes: BTreeSet<SocketAddrV4>,
+    pub addresses: BTreeSet<Ipv4Addr>,
+    pub alternates: BTreeMap<SocketAddrV4, Ipv4Addr>,
+    pub known: BTreeSet<SocketAddrV4>,
+    pub known_addresses: BTreeSet<Ipv4Addr>,
+}
+
+/// What has to be in our sets for these remotes.
+pub fn elements(admitted: &BTreeSet<Admitted>) -> Contents {
+    let mut contents = Contents::default();
+    for Admitted { remote, alternate } in admitted {
+        contents.known.insert(*remote);
+        contents.known_addresses.insert(*remote.ip());
+        match alternate {
+            Some(alternate) => {
+                contents.alternates.insert(*remote, *alternate);
+            }
+            None => {
+                contents.remotes.insert(*remote);
+                contents.addresses.insert(*remote.ip());
+            }
+        }
+    }
+    contents
+}
+
+/// Chains whose rules are [`super::quoted`]'s, and where the first one leads.
+pub const CHAIN_QUOTED: &str = "quoted";
+pub const CHAIN_QUOTED_PORT: &str = "quoted_port";
+pub const CHAIN_QUOTED_REMOTE: &str = "quoted_remote";
+
+/// A rule: what is looked at, and what comes of it.
+pub type Statements = Vec<Statement<'static>>;
+
+/// Whether fragments are put together before they are rewritten.
+#[derive(Debug, Clone, Copy)]
+pub enum Reassembly {
+    On,
+    Off,
+}
+
+/// The UDP length, header included, of packets that may be authentication although they look like
+/// data, or come from where data comes from.
+pub fn control_length(spec: &RuleSpec) -> Option<u16> {
+    match spec.control {
+        Control::Refuse => None,
+        Control::Queue { shape: PacketShape::NotIpv4 { length, .. }, .. } => {
+            Some(length.saturating_add(UDP_HEADER))
+        }
+        Control::Queue { shape: PacketShape::FromRemote { .. }, .. } => Some(UDP_HEADER),
+    }
+}
+
+/// Bytes of a UDP header, which `udp length` counts.
+pub const UDP_HEADER: u16 = 8;
+
+/// Notes it in a named counter, if there are any.
+pub fn count(spec: &RuleSpec, counter: &'static str) -> Option<Statement<'static>> {
+    spec.counters.then(|| Statement::Counter(Counter::Named(counter.into())))
+}
+
+/// Drops what passes these matches, and counts it.
+pub fn refuse(spec: &RuleSpec, matches: Statements, counter: &'static str) -> Statements {
+    let dropped = [Statement::Drop(None)];
+    matches.into_iter().chain(count(spec, counter)).chain(dropped).collect()
+}
