@@ -7,10 +7,10 @@ mod errors;
 mod files;
 #[path = "cli/gateway.rs"]
 mod gateway;
-#[path = "cli/many_ends.rs"]
-mod many_ends;
 #[path = "cli/meaning.rs"]
 mod meaning;
+#[path = "cli/peers.rs"]
+mod peers;
 #[path = "cli/program.rs"]
 mod program;
 #[path = "cli/properties.rs"]

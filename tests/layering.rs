@@ -37,19 +37,19 @@ const IMPURE: [&str; 12] = [
 ];
 
 fn files(room: &str) -> Vec<(PathBuf, String)> {
-    let mut directories = vec![Path::new(env!("CARGO_MANIFEST_DIR")).join("src").join(room)];
-    let mut files = Vec::new();
-    while let Some(directory) = directories.pop() {
-        for entry in fs::read_dir(&directory).unwrap() {
-            let path = entry.unwrap().path();
-            match path.is_dir() {
-                true => directories.push(path),
-                false => files.push((path.clone(), fs::read_to_string(path).unwrap())),
-            }
-        }
-    }
-    assert!(!files.is_empty(), "no files in {room}");
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("src").join(room);
+    let files = files_below(&directory);
+    assert!(!files.is_empty(), "no files in {}", directory.display());
     files
+}
+
+fn files_below(directory: &Path) -> Vec<(PathBuf, String)> {
+    let paths = fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path());
+    let read = |path: PathBuf| match path.is_dir() {
+        true => files_below(&path),
+        false => vec![(path.clone(), fs::read_to_string(path).unwrap())],
+    };
+    paths.flat_map(read).collect()
 }
 
 /// The code without comments and without tests.

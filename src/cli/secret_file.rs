@@ -83,7 +83,7 @@ pub fn exposed(options: &Options) -> Vec<&'static str> {
         ("--auth-secret", options.auth_secret.is_some()),
         ("--auth-token", options.auth_token.is_some()),
         ("--auth-token-b64", options.auth_token_b64.is_some()),
-        ("--hosts-url", options.many_ends.hosts_url.as_ref().is_some_and(password)),
+        ("--hosts-url", options.peers.hosts_url.as_ref().is_some_and(password)),
     ];
     given.into_iter().filter(|(_, given)| *given).map(|(option, _)| option).collect()
 }

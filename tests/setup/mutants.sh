@@ -12,7 +12,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
 # The rooms that do no I/O, and what of the userspace datapath is arithmetic on packets; adapters are
 # tested on real kernels (tests/vm).
-files=(src/wire/*.rs src/auth/*.rs src/engine/*.rs src/cli/*.rs
+files=(src/wire/*.rs src/auth/*.rs src/engine/*.rs src/cli/{,*/}*.rs
     src/tun/{checksum,classify,coalesce,ecn,offloads,partial,segment,split,vnet}.rs)
 chosen=()
 if [[ " $* " != *" --file"* && " $* " != *" -f "* ]]; then

@@ -1,58 +1,21 @@
-//! The options of tunnels with many other ends, and what they mean: a server that learns who its
+//! What the options of tunnels with many peers mean: a server that learns who its
 //! clients are, and hosts that know each other from a table.
 
 use std::num::NonZeroUsize;
-use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::Args;
-
-use super::options::Options;
-use super::usage::UsageError;
-use super::value;
+use super::error::UsageError;
+use crate::cli::options::Options;
+use crate::cli::options::peers::PeersOptions;
 use crate::engine::config::{Authorities, HostsSource, HostsUrl, LearnConfig};
 
 const LEARN_LIFETIME: Duration = Duration::from_secs(60);
 const LEARN_LIMIT: usize = 1024;
 const FETCH_INTERVAL: Duration = Duration::from_secs(300);
 
-/// The options of many ends as given.
-#[derive(Debug, Clone, Args)]
-#[command(next_help_heading = "Many ends")]
-pub struct ManyEndsOptions {
-    /// Server: many clients, who reach each other too. From their packets learn which inner address
-    /// is whose; all are from the network of --tunl-ip IP/LEN. For --datapath tun
-    #[arg(long)]
-    pub learn: bool,
-    /// Free an inner address that was silent for SEC seconds for other clients [default: 60]
-    #[arg(long, value_name = "SEC", value_parser = value::lifetime)]
-    pub learn_lifetime: Option<Duration>,
-    /// How many inner addresses are learned at most, and from how many clients, 1..65536
-    /// [default: 1024]
-    #[arg(long, value_name = "N", value_parser = value::learn_limit)]
-    pub learn_limit: Option<NonZeroUsize>,
-    /// Table of all hosts by inner address, in JSON; read again when it changes. No server, no
-    /// client, no keys: hosts know each other by their outer addresses
-    #[arg(long, value_name = "FILE", value_parser = value::path)]
-    pub hosts_file: Option<PathBuf>,
-    /// The table, from an http:// or https:// URL
-    #[arg(long, value_name = "URL", value_parser = value::url)]
-    pub hosts_url: Option<String>,
-    /// Fetch the table anew every SEC seconds, at least 10 [default: 300]
-    #[arg(long, value_name = "SEC", value_parser = value::interval)]
-    pub hosts_url_interval: Option<Duration>,
-    /// Who may sign the certificate of the table's server: PEM certificates in a file [default:
-    /// those of the system]
-    #[arg(long, value_name = "FILE", value_parser = value::path)]
-    pub ca_file: Option<PathBuf>,
-    /// The same, in the files of a directory
-    #[arg(long, value_name = "DIR", value_parser = value::path)]
-    pub ca_path: Option<PathBuf>,
-}
-
 /// Where the table of hosts is, if there is one.
 pub fn hosts(options: &Options) -> Result<Option<HostsSource>, UsageError> {
-    let given = &options.many_ends;
+    let given = &options.peers;
     let of_url = [
         ("--hosts-url-interval", given.hosts_url_interval.is_some()),
         ("--ca-file", given.ca_file.is_some()),
@@ -83,7 +46,7 @@ pub fn hosts(options: &Options) -> Result<Option<HostsSource>, UsageError> {
 
 /// Whether clients are learned, and how.
 pub fn learn(options: &Options) -> Result<Option<LearnConfig>, UsageError> {
-    let given = &options.many_ends;
+    let given = &options.peers;
     if !given.learn {
         let of_learning = [
             ("--learn-lifetime", given.learn_lifetime.is_some()),
@@ -101,7 +64,7 @@ pub fn learn(options: &Options) -> Result<Option<LearnConfig>, UsageError> {
     }))
 }
 
-fn authorities(given: &ManyEndsOptions) -> Result<Authorities, UsageError> {
+fn authorities(given: &PeersOptions) -> Result<Authorities, UsageError> {
     match (given.ca_file.clone(), given.ca_path.clone()) {
         (None, None) => Ok(Authorities::System),
         (Some(file), None) => Ok(Authorities::File(file)),
@@ -126,9 +89,9 @@ pub fn only_with<const N: usize>(
 fn not_with_table(options: &Options) -> Option<&'static str> {
     let given = [
         ("--client", options.client),
-        ("--learn", options.many_ends.learn),
-        ("--learn-lifetime", options.many_ends.learn_lifetime.is_some()),
-        ("--learn-limit", options.many_ends.learn_limit.is_some()),
+        ("--learn", options.peers.learn),
+        ("--learn-lifetime", options.peers.learn_lifetime.is_some()),
+        ("--learn-limit", options.peers.learn_limit.is_some()),
         ("--fou-remote", options.fou_remote.is_some()),
         ("--fou-remote-ip", options.fou_remote_ip.is_some()),
         ("--fou-remote-port", options.fou_remote_port.is_some()),

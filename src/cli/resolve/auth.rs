@@ -2,13 +2,13 @@
 
 use std::net::IpAddr;
 
-use super::many_ends::only_with;
-use super::options::Options;
-use super::usage::UsageError;
-use super::value::{Seed, ValueError, unless_zero};
+use super::error::UsageError;
+use super::peers::only_with;
 use crate::auth::{
     Credential, Policy, Proof, SharedSecret, Signer, Token, Verifier, is_public_key, key_text,
 };
+use crate::cli::options::Options;
+use crate::cli::value::{Seed, ValueError, unless_zero};
 use crate::engine::config::Reply;
 
 /// Known to everybody, so no secret; the first version of `ipipou` has it too.
@@ -84,7 +84,7 @@ pub fn policy(
             .map_err(|_| UsageError::RemoteKey(ValueError::NotAPublicKey))?;
         Proof::Key(verifier)
     } else {
-        warn_of_no_proof(options.many_ends.learn, remote_ip, warnings);
+        warn_of_no_proof(options.peers.learn, remote_ip, warnings);
         Proof::Nothing
     };
     Ok(Policy { remote_ip, remote_port, proof })

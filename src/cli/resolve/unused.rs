@@ -1,9 +1,9 @@
 //! Options that have no effect. Those of the first version were taken in silence, so files have
 //! them: they are one warning.
 
-use super::options::Options;
-use super::resolve::Ends;
-use super::value::unless_zero;
+use super::Ends;
+use crate::cli::options::Options;
+use crate::cli::value::unless_zero;
 
 /// Names the options that do nothing at this end of a tunnel.
 pub fn warning(options: &Options, ends: Ends) -> Option<String> {

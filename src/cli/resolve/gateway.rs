@@ -1,44 +1,17 @@
-//! The options of a gateway, and what they mean.
+//! What the options of a gateway mean.
 
 use std::collections::BTreeSet;
-use std::net::IpAddr;
 
-use clap::{ArgAction, Args};
 use ipnet::IpNet;
 
-use super::defaults::Number;
-use super::options::Options;
-use super::resolve::Ends;
-use super::usage::UsageError;
-use super::{address, value};
-use crate::engine::config::{DeviceName, GatewayConfig, Masquerade};
+use super::Ends;
+use super::error::UsageError;
+use super::number::Number;
+use crate::cli::options::Options;
+use crate::engine::config::{GatewayConfig, Masquerade};
 
 /// How many name servers a resolver asks (`MAXNS` in resolv.h).
 const MAX_NAME_SERVERS: usize = 3;
-
-/// The gateway options as given.
-#[derive(Debug, Clone, Args)]
-#[command(next_help_heading = "Gateway")]
-pub struct GatewayOptions {
-    /// Lead the network PREFIX, or one address, into the tunnel. May be repeated; those of files
-    /// and of the command line add up
-    #[arg(long, value_name = "PREFIX", action = ArgAction::Append,
-          value_parser = address::prefix)]
-    pub route: Vec<IpNet>,
-    /// Client: everything goes through the tunnel, except the tunnel's own packets
-    #[arg(long)]
-    pub default_route: bool,
-    /// Client: name server to ask while the tunnel is up. May be repeated, as --route may
-    #[arg(long, value_name = "IP", action = ArgAction::Append, value_parser = address::any)]
-    pub dns: Vec<IpAddr>,
-    /// Forward IPv4 packets between the tunnel and other interfaces, both ways
-    #[arg(long)]
-    pub forward: bool,
-    /// Forward IPv4 packets from the tunnel, and put our address in place of theirs where they
-    /// leave by DEV [default: by any other interface]
-    #[arg(long, value_name = "DEV", value_parser = value::device)]
-    pub masquerade: Option<Option<DeviceName>>,
-}
 
 /// What is asked of the host around the tunnel.
 pub fn gateway(

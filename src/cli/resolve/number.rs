@@ -3,7 +3,7 @@
 use std::net::Ipv4Addr;
 use std::num::NonZeroU16;
 
-use super::usage::UsageError;
+use super::error::UsageError;
 use crate::engine::config::DeviceName;
 
 const PORT_BASE: u32 = 10000;

@@ -4,10 +4,10 @@ use std::net::Ipv4Addr;
 
 use ipnet::Ipv4Net;
 
-use super::defaults::Number;
-use super::options::Options;
-use super::resolve::Ends;
-use super::usage::UsageError;
+use super::Ends;
+use super::error::UsageError;
+use super::number::Number;
+use crate::cli::options::Options;
 
 /// Our address inside the tunnel, and the other end's; with many ends, the network of theirs.
 pub fn inner(

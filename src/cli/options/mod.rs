@@ -1,7 +1,10 @@
 //! The one table of options: parser, help, man page and completions all come from it. Two groups
-//! of it stand in `many_ends` and `gateway`.
+//! of it stand in `peers` and `gateway`.
 //!
 //! These are the options as given. What they mean together is decided in `resolve`.
+
+mod gateway;
+pub mod peers;
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::num::{NonZeroU8, NonZeroU16, NonZeroU32, NonZeroUsize};
@@ -12,10 +15,10 @@ use clap::parser::ValueSource;
 use clap::{ArgAction, ArgMatches, FromArgMatches as _, Parser, Subcommand, ValueEnum};
 use ipnet::Ipv6Net;
 
+use self::gateway::GatewayOptions;
+use self::peers::PeersOptions;
 use super::address::{self, Inner};
 use super::endpoint::{self, LocalEnd, RemoteEnd};
-use super::gateway::GatewayOptions;
-use super::many_ends::ManyEndsOptions;
 use super::value::{self, PublicKey, Seed};
 use crate::auth::{SharedSecret, Token};
 use crate::engine::config::{DeviceName, HostName};
@@ -277,7 +280,7 @@ pub struct Options {
     pub reauth_only: bool,
 
     #[command(flatten)]
-    pub many_ends: ManyEndsOptions,
+    pub peers: PeersOptions,
 
     #[command(flatten)]
     pub gateway: GatewayOptions,

@@ -2,15 +2,23 @@
 //!
 //! Pure. Facts of the host, such as whether an interface exists, are not looked at here.
 
+mod auth;
+mod error;
+mod gateway;
+mod inner;
+mod number;
+mod peers;
+mod unused;
+
 use std::net::IpAddr;
 use std::num::NonZeroU16;
 use std::path::PathBuf;
 
-use super::defaults::Number;
+use self::error::UsageError;
+use self::number::Number;
 use super::options::{DatapathOption, Options, RpFilter};
-use super::usage::UsageError;
 use super::value::unless_zero;
-use super::{LogConfig, Run, gateway, inner, many_ends, proof, unused};
+use super::{LogConfig, Run};
 use crate::engine::config::{
     AlternateAddress, ClientConfig, Datapath, DatapathChoice, HostName, LEAST_MTU_V6, LearnConfig,
     Masquerade, NodeConfig, Outer, QueueConfig, Role, RulesConfig, ServerConfig, ServerName,
@@ -51,8 +59,8 @@ struct Basis<'a> {
 /// When something required is missing, or two options exclude each other.
 pub fn resolve(options: &Options, directories: &Directories) -> Result<Run, UsageError> {
     let mut warnings = Vec::new();
-    let hosts = many_ends::hosts(options)?;
-    let learn = many_ends::learn(options)?;
+    let hosts = peers::hosts(options)?;
+    let learn = peers::learn(options)?;
     if options.server && options.reauth_only {
         return Err(UsageError::ReauthOnServer);
     }
@@ -63,7 +71,7 @@ pub fn resolve(options: &Options, directories: &Directories) -> Result<Run, Usag
         (None, None, false) => Ends::Server,
     };
     if hosts.is_none() {
-        proof::check_files(options)?;
+        auth::check_files(options)?;
     }
     let queue = match ends {
         Ends::Client | Ends::Clients => options.queue_number,
@@ -117,8 +125,8 @@ fn server(
         (true, None) => return Err(UsageError::NoRemotePort),
     };
     let tunnel = tunnel(basis, remote_ip, warnings)?;
-    let policy = proof::policy(options, remote_ip, remote_port, warnings)?;
-    let reply = proof::reply(options, &policy, warnings);
+    let policy = auth::policy(options, remote_ip, remote_port, warnings)?;
+    let reply = auth::reply(options, &policy, warnings);
     Ok(ServerConfig {
         tunnel,
         queue: QueueConfig {
@@ -144,7 +152,7 @@ fn client(basis: &Basis, warnings: &mut Vec<String>) -> Result<ClientConfig, Usa
     Ok(ClientConfig {
         tunnel: tunnel(basis, address, warnings)?,
         server: ServerName { host, port },
-        credential: proof::credential(options, warnings),
+        credential: auth::credential(options, warnings),
         keepalive: unless_zero(options.keepalive),
     })
 }

@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use ipnet::IpNet;
 
-use super::value::ValueError;
+use crate::cli::value::ValueError;
 use crate::engine::config::DeviceName;
 
 /// Options that are right one by one and do not make a tunnel together.

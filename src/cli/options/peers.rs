@@ -1,0 +1,44 @@
+//! The options of tunnels with many peers, as given: a server that learns who its clients are, and
+//! hosts that know each other from a table.
+
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Args;
+
+use crate::cli::value;
+
+/// The options of many peers as given.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Many ends")]
+pub struct PeersOptions {
+    /// Server: many clients, who reach each other too. From their packets learn which inner address
+    /// is whose; all are from the network of --tunl-ip IP/LEN. For --datapath tun
+    #[arg(long)]
+    pub learn: bool,
+    /// Free an inner address that was silent for SEC seconds for other clients [default: 60]
+    #[arg(long, value_name = "SEC", value_parser = value::lifetime)]
+    pub learn_lifetime: Option<Duration>,
+    /// How many inner addresses are learned at most, and from how many clients, 1..65536
+    /// [default: 1024]
+    #[arg(long, value_name = "N", value_parser = value::learn_limit)]
+    pub learn_limit: Option<NonZeroUsize>,
+    /// Table of all hosts by inner address, in JSON; read again when it changes. No server, no
+    /// client, no keys: hosts know each other by their outer addresses
+    #[arg(long, value_name = "FILE", value_parser = value::path)]
+    pub hosts_file: Option<PathBuf>,
+    /// The table, from an http:// or https:// URL
+    #[arg(long, value_name = "URL", value_parser = value::url)]
+    pub hosts_url: Option<String>,
+    /// Fetch the table anew every SEC seconds, at least 10 [default: 300]
+    #[arg(long, value_name = "SEC", value_parser = value::interval)]
+    pub hosts_url_interval: Option<Duration>,
+    /// Who may sign the certificate of the table's server: PEM certificates in a file [default:
+    /// those of the system]
+    #[arg(long, value_name = "FILE", value_parser = value::path)]
+    pub ca_file: Option<PathBuf>,
+    /// The same, in the files of a directory
+    #[arg(long, value_name = "DIR", value_parser = value::path)]
+    pub ca_path: Option<PathBuf>,
+}
