@@ -7,9 +7,13 @@ use std::path::Path;
 
 use clap::{ArgMatches, Command};
 
+use super::arguments::matches;
 use super::conf_file::{self, ConfFile};
+use super::error::{CliError, usage, usage_lines};
+use super::invocation::{Invocation, Run};
+use super::options::Options;
 use super::resolve::{self, Directories};
-use super::{CliError, Invocation, Options, Run, matches, secret_file, usage, usage_lines};
+use super::{secret_file, value};
 use crate::auth::key_text;
 
 /// What to say of the file `--config NAME` means, when nothing is wrong with it: warnings, and, with
@@ -22,7 +26,7 @@ pub fn check(
     running: Option<&Path>,
     command: &mut Command,
 ) -> Result<String, CliError> {
-    let file = conf_file::path_of(name);
+    let file = value::conf_path(name);
     let path = file.display();
     let ((now, mut options), warning) = read(name, command)?;
     let mut warnings: Vec<_> = warning.into_iter().collect();

@@ -4,15 +4,13 @@ use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Read as _};
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use zeroize::Zeroizing;
 
 use super::conf::{self, ConfError, ConfErrors};
-use super::options;
+use super::{options, value};
 
-/// Where files are that are given by name.
-const DIRECTORY: &str = "/etc/ipipou";
 /// Nobody writes so many options; it may be a device, or the wrong file.
 const MAX_SIZE: u64 = 1 << 20;
 
@@ -23,21 +21,10 @@ pub struct ConfFile {
     pub warning: Option<String>,
 }
 
-/// The file that `--config NAME` means.
-pub fn path_of(name: &Path) -> PathBuf {
-    let bytes = name.as_os_str().as_encoded_bytes();
-    if [&b"/"[..], b"./", b"../"].iter().any(|start| bytes.starts_with(start)) {
-        return name.to_owned();
-    }
-    let mut file = name.as_os_str().to_owned();
-    file.push(".conf");
-    Path::new(DIRECTORY).join(file)
-}
-
 /// # Errors
 /// When the file cannot be read, is too big, or has a line that is no option.
 pub fn read(name: &Path, command: &mut clap::Command) -> Result<ConfFile, ConfErrors> {
-    let path = path_of(name);
+    let path = value::conf_path(name);
     let fail = |problem| ConfErrors(vec![ConfError { file: path.clone(), line: None, problem }]);
     let (text, readable_by_all) = contents(&path, MAX_SIZE)
         .map_err(|error| fail(format!("cannot be read: {error}{}", shorter(name, &error))))?
@@ -58,7 +45,8 @@ pub fn read(name: &Path, command: &mut clap::Command) -> Result<ConfFile, ConfEr
 /// A hint for who gave the file's name in place of its first part.
 fn shorter(name: &Path, error: &io::Error) -> String {
     let bare = name.to_str().and_then(|name| name.strip_suffix(".conf"));
-    match bare.filter(|_| error.kind() == io::ErrorKind::NotFound && path_of(name) != name) {
+    match bare.filter(|_| error.kind() == io::ErrorKind::NotFound && value::conf_path(name) != name)
+    {
         Some(bare) => format!("; did you mean {bare}?"),
         None => String::new(),
     }
@@ -79,23 +67,4 @@ pub fn contents(path: &Path, max: u64) -> io::Result<Option<(Zeroizing<Vec<u8>>,
 pub fn warning_if_open(path: &Path, open: bool) -> Option<String> {
     let path = path.display();
     open.then(|| format!("{path} holds a secret and every user can read it: chmod o-r {path}"))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_name_is_a_file_in_etc_and_a_path_is_itself() {
-        for (name, path) in [
-            ("server0", "/etc/ipipou/server0.conf"),
-            ("a.b", "/etc/ipipou/a.b.conf"),
-            ("/tmp/x", "/tmp/x"),
-            ("./x", "./x"),
-            ("../x.conf", "../x.conf"),
-            ("x/y", "/etc/ipipou/x/y.conf"),
-        ] {
-            assert_eq!(path_of(Path::new(name)), Path::new(path));
-        }
-    }
 }

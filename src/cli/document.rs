@@ -8,7 +8,8 @@ use clap_mangen::Man;
 use clap_mangen::roff::{Roff, bold, roman};
 
 use super::completions::with_names;
-use super::options::{Document, EXAMPLES, Options};
+use super::options::help::EXAMPLES;
+use super::options::{Document, Options};
 
 const DESCRIPTION: &str = "\
 An IP tunnel in UDP datagrams; nothing is encrypted. The kernel carries the packets (IPIP over \

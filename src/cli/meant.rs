@@ -5,7 +5,7 @@ use std::path::Path;
 
 use strsim::osa_distance;
 
-use super::conf_file;
+use super::value;
 
 /// How many options are named at most.
 const NAMED: usize = 3;
@@ -146,7 +146,7 @@ pub fn instead_of(word: &str, command: &clap::Command) -> Option<String> {
     if let Some(question) = question("--", &options) {
         return Some(question);
     }
-    let is_name = !word.contains('/') && conf_file::path_of(Path::new(word)).exists();
+    let is_name = !word.contains('/') && value::conf_path(Path::new(word)).exists();
     is_name.then(|| format!("did you mean --config {word}?"))
 }
 

@@ -5,7 +5,7 @@
 
 use std::net::Ipv4Addr;
 use std::num::{NonZeroU8, NonZeroU16, NonZeroU32, NonZeroUsize};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -89,6 +89,9 @@ pub enum ValueError {
     #[error("has {0} bytes: a token has at most 1472, to fit in one packet")]
     TokenLength(usize),
 }
+
+/// Where `.conf` files are that are given by name.
+const CONF_DIRECTORY: &str = "/etc/ipipou";
 
 /// An ed25519 private key (RFC 8032 seed) as given, never printed.
 #[derive(Clone)]
@@ -241,6 +244,17 @@ pub fn path(text: &str) -> Result<PathBuf, ValueError> {
     if text.trim().is_empty() { Err(ValueError::NoPath) } else { Ok(PathBuf::from(text.trim())) }
 }
 
+/// The file that `--config NAME` means.
+pub fn conf_path(name: &Path) -> PathBuf {
+    let bytes = name.as_os_str().as_encoded_bytes();
+    if [&b"/"[..], b"./", b"../"].iter().any(|start| bytes.starts_with(start)) {
+        return name.to_owned();
+    }
+    let mut file = name.as_os_str().to_owned();
+    file.push(".conf");
+    Path::new(CONF_DIRECTORY).join(file)
+}
+
 pub fn seed(text: &str) -> Result<Seed, ValueError> {
     Ok(Seed(parse_key(text).map_err(key_error)?))
 }
@@ -361,5 +375,19 @@ mod tests {
         assert_eq!(seed("RuBZ").map(|_| ()), Err(ValueError::KeyLength(3)));
         assert_eq!(token("").map(|_| ()), Err(ValueError::NoToken));
         assert_eq!(token(&"x".repeat(1473)).map(|_| ()), Err(ValueError::TokenLength(1473)));
+    }
+
+    #[test]
+    fn a_name_is_a_file_in_etc_and_a_path_is_itself() {
+        for (name, path) in [
+            ("server0", "/etc/ipipou/server0.conf"),
+            ("a.b", "/etc/ipipou/a.b.conf"),
+            ("/tmp/x", "/tmp/x"),
+            ("./x", "./x"),
+            ("../x.conf", "../x.conf"),
+            ("x/y", "/etc/ipipou/x/y.conf"),
+        ] {
+            assert_eq!(conf_path(Path::new(name)), Path::new(path));
+        }
     }
 }

@@ -3,7 +3,9 @@
 //!
 //! These are the options as given. What they mean together is decided in `resolve`.
 
+mod command;
 mod gateway;
+pub mod help;
 pub mod peers;
 
 use std::net::{IpAddr, Ipv4Addr};
@@ -12,46 +14,19 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::parser::ValueSource;
-use clap::{ArgAction, ArgMatches, FromArgMatches as _, Parser, Subcommand, ValueEnum};
+use clap::{ArgAction, ArgMatches, FromArgMatches as _, Parser, ValueEnum};
 use ipnet::Ipv6Net;
 
+pub use self::command::{Command, Document};
+
 use self::gateway::GatewayOptions;
+use self::help::{EXAMPLES, USAGE};
 use self::peers::PeersOptions;
 use super::address::{self, Inner};
 use super::endpoint::{self, LocalEnd, RemoteEnd};
 use super::value::{self, PublicKey, Seed};
 use crate::auth::{SharedSecret, Token};
 use crate::engine::config::{DeviceName, HostName};
-
-const USAGE: &str = "ipipou -s -b @DEV --auth-remote-pubkey-b64 KEY [OPTIONS]
-       ipipou -c -b @DEV -r HOST:PORT --auth-key-file FILE --tunl-ip IP [OPTIONS]
-       ipipou -b @DEV --hosts-file FILE --tunl-ip IP [OPTIONS]
-       ipipou --config NAME
-       ipipou --auth-keygen [-v]
-       ipipou show [--json | --wide] [NAME]
-       ipipou check [NAME] [OPTIONS]";
-
-pub(super) const EXAMPLES: &str =
-    "  A key pair, on the client: the file stays there, its second line goes to the server
-    umask 077; ipipou --auth-keygen >client.key
-  The server, on UDP port 10000 of eth0; inside the tunnel it is 172.28.0.0. The file shared.secret
-  holds a secret of your own, the same at both ends
-    ipipou -s -n0 -b @eth0 --auth-secret-file shared.secret --auth-remote-pubkey-b64 PUBLIC
-  The client; inside the tunnel it is 172.28.0.1
-    ipipou -c -n0 -b @wlan0 -r 203.0.113.1:10000 --tunl-ip 172.28.0.1 --keepalive 27 \\
-      --auth-secret-file shared.secret --auth-key-file client.key
-  The client, and everything it sends goes through a server that has --masquerade
-    ipipou -c -n0 -b @auto -r 203.0.113.1:10000 --tunl-ip 172.28.0.1 --keepalive 27 \\
-      --auth-secret-file shared.secret --auth-key-file client.key --default-route --dns 9.9.9.9
-  A server of many clients, which are in 10.8.0.0/24 inside the tunnel
-    ipipou -s -n1 -b @eth0 --learn --tunl-ip 10.8.0.1/24 \\
-      --auth-secret-file shared.secret --auth-remote-pubkey-b64 PUBLIC
-  One of many hosts that know each other from a table
-    ipipou -n2 -b @eth0 --tunl-ip 192.168.100.1/24 --hosts-file /etc/ipipou/hosts.json
-  The server from a file, /etc/ipipou/server0.conf: one option per line, no hyphens
-    ipipou --config server0
-  What the tunnels of this host are doing
-    ipipou show";
 
 /// Options whose value is never repeated in a message. A public key is among them because a private
 /// one looks the same, and is easily pasted in its place; a URL because it may hold a password.
@@ -373,59 +348,6 @@ impl Options {
         let warn = |(out, last): &(_, _)| format!("{out} and {last}: the last one counts, {last}");
         self.left_out.iter().map(warn)
     }
-}
-
-/// What else the program does, besides being a tunnel.
-#[derive(Debug, Clone, Subcommand)]
-pub enum Command {
-    /// Show the tunnels of this host
-    Show {
-        /// As JSON
-        #[arg(long)]
-        json: bool,
-        /// All columns, however wide: local and inner addresses, packets accepted and refused
-        #[arg(long, conflicts_with = "json")]
-        wide: bool,
-        /// Where the tunnels' control sockets are
-        #[arg(long, value_name = "DIR", default_value = "/run/ipipou",
-              value_parser = value::path)]
-        runtime_root: PathBuf,
-        /// Only this tunnel
-        #[arg(value_name = "NAME", value_parser = value::tunnel_name)]
-        name: Option<String>,
-        /// Print this help
-        #[arg(short = 'h', long, action = ArgAction::Help)]
-        help: Option<bool>,
-    },
-    /// Check the .conf file NAME, or the options of a start, without touching a tunnel
-    Check {
-        /// Name the options that this earlier copy of the file has otherwise
-        #[arg(long, value_name = "FILE", value_parser = value::path, hide = true)]
-        running: Option<PathBuf>,
-        /// As in --config
-        #[arg(value_name = "NAME", value_parser = value::path)]
-        name: PathBuf,
-        /// Print this help
-        #[arg(short = 'h', long, action = ArgAction::Help)]
-        help: Option<bool>,
-    },
-    /// Print the man page or shell completions
-    #[command(hide = true)]
-    Generate {
-        document: Document,
-        /// Print this help
-        #[arg(short = 'h', long, action = ArgAction::Help)]
-        help: Option<bool>,
-    },
-}
-
-/// What `ipipou generate` prints.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Document {
-    Man,
-    Bash,
-    Zsh,
-    Fish,
 }
 
 /// Key types; there is one.

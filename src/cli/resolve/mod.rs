@@ -16,9 +16,9 @@ use std::path::PathBuf;
 
 use self::error::UsageError;
 use self::number::Number;
+use super::invocation::{LogConfig, Run};
 use super::options::{DatapathOption, Options, RpFilter};
 use super::value::unless_zero;
-use super::{LogConfig, Run};
 use crate::engine::config::{
     AlternateAddress, ClientConfig, Datapath, DatapathChoice, HostName, LEAST_MTU_V6, LearnConfig,
     Masquerade, NodeConfig, Outer, QueueConfig, Role, RulesConfig, ServerConfig, ServerName,
