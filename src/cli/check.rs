@@ -13,7 +13,8 @@ use super::error::{CliError, usage, usage_lines};
 use super::invocation::{Invocation, Run};
 use super::options::Options;
 use super::resolve::{self, Directories};
-use super::{secret_file, value};
+use super::secrets::Secrets;
+use super::value;
 use crate::auth::key_text;
 
 /// What to say of the file `--config NAME` means, when nothing is wrong with it: warnings, and, with
@@ -28,13 +29,13 @@ pub fn check(
 ) -> Result<String, CliError> {
     let file = value::conf_path(name);
     let path = file.display();
-    let ((now, mut options), warning) = read(name, command)?;
+    let ((now, options), warning) = read(name, command)?;
     let mut warnings: Vec<_> = warning.into_iter().collect();
     let in_file = |problem: &dyn Display| usage(format!("{path}: {problem}"));
-    secret_file::read(&mut options, &mut warnings).map_err(|error| in_file(&error))?;
-    let run =
-        resolve::resolve(&options, &Directories::default()).map_err(|error| in_file(&error))?;
-    warnings.extend(options.last_of_two());
+    let secrets = Secrets::read(&options.auth, &mut warnings).map_err(|error| in_file(&error))?;
+    let run = resolve::resolve(&options, &secrets, &Directories::default())
+        .map_err(|error| in_file(&error))?;
+    warnings.extend(options.given.warnings());
     let mut text = about(&run, &warnings);
     let mut say = |line: String| writeln!(text, "{line}").unwrap_or_default();
     say(format!("{path}: no mistakes"));

@@ -13,7 +13,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use super::explain::{LIST, beginning_with, complaint, placeholder, shown, unknown_option};
-use super::meant;
+use super::{meant, options};
 
 /// What is wrong with a file, and in which line.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -134,7 +134,7 @@ fn argument(line: &str, command: &clap::Command) -> Result<Option<OsString>, Str
     }
     let option = find(key, command)?;
     let name = option.get_long().unwrap_or(key);
-    if matches!(name, "config" | "help" | "version") {
+    if options::attributes(name).is_some_and(|option| !option.in_files) {
         return Err(format!("{name} belongs on the command line"));
     }
     let needs_value = option.get_num_args().is_some_and(|range| range.min_values() > 0);

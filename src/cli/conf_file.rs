@@ -32,11 +32,8 @@ pub fn read(name: &Path, command: &mut clap::Command) -> Result<ConfFile, ConfEr
     let arguments = conf::arguments(&text, &path, command)?;
     let secret = arguments.iter().filter_map(|argument| argument.to_str()).any(|argument| {
         let (name, value) = argument.split_once('=').unwrap_or((argument, ""));
-        match name.trim_start_matches('-') {
-            "auth-remote-pubkey-b64" => false,
-            "hosts-url" => value.contains('@'), // a password stands before it
-            name => options::is_secret(name),
-        }
+        let attributes = options::attributes(name.trim_start_matches('-'));
+        attributes.is_some_and(|option| option.secrecy.is_secret(value.as_bytes()))
     });
     let warning = warning_if_open(&path, secret && readable_by_all);
     Ok(ConfFile { arguments, warning })

@@ -97,8 +97,7 @@ pub(super) fn shown(value: &str) -> String {
 fn stray_word(word: &str, position: usize, command: &clap::Command, args: &[OsString]) -> String {
     let before = args.iter().take(position).rev().filter_map(|arg| arg.to_str());
     let option = before.clone().find(|arg| arg.starts_with('-')).unwrap_or_default();
-    let is_secret = option.trim_start_matches('-').starts_with('a');
-    if is_secret {
+    if options::begins_as_secret(option.trim_start_matches('-')) {
         return format!(
             "argument {position} belongs to no option; a value with blanks needs quotes"
         );
@@ -140,7 +139,7 @@ fn missing_value(option: &str) -> String {
 
 fn bad_value(error: &clap::Error, option: &str) -> String {
     let value = match text(error, ContextKind::InvalidValue) {
-        Some(_) if options::is_secret(option.trim_start_matches('-')) => "the value".to_owned(),
+        Some(_) if !is_repeatable(option) => "the value".to_owned(),
         value => shown(value.unwrap_or_default()),
     };
     if text(error, ContextKind::InvalidValue).is_some_and(is_placeholder) {
@@ -153,6 +152,12 @@ fn bad_value(error: &clap::Error, option: &str) -> String {
         (_, None) => "does not fit".to_owned(),
     };
     format!("{option}: {value} {reason}")
+}
+
+/// Whether the value of an option, which is given with its hyphens, may stand in a message.
+fn is_repeatable(option: &str) -> bool {
+    let attributes = options::attributes(option.trim_start_matches('-'));
+    attributes.is_none_or(|option| option.secrecy.is_repeatable())
 }
 
 /// The first option with a value that only stands for one.

@@ -23,7 +23,7 @@ mod invocation;
 mod meant;
 mod options;
 mod resolve;
-mod secret_file;
+mod secrets;
 mod value;
 
 use std::ffi::{OsStr, OsString};
@@ -39,6 +39,7 @@ pub use options::{Document, Options};
 use error::{usage, usage_lines};
 use options::Command;
 use resolve::Directories;
+use secrets::Secrets;
 
 /// Reads the arguments, the program's name first, and the files that they name. `env` looks up a
 /// variable of the environment: `STATE_DIRECTORY` and `RUNTIME_DIRECTORY` are asked for.
@@ -70,8 +71,8 @@ pub fn parse(
         None => {}
     }
     let mut warnings = Vec::new();
-    let exposed = secret_file::exposed(&options);
-    warnings.extend(options.last_of_two());
+    let exposed: Vec<_> = options.given.secrets().map(|name| format!("--{name}")).collect();
+    warnings.extend(options.given.warnings());
     if !options.config.is_empty() {
         let mut all = vec![args[0].clone()];
         let mut problems = Vec::new();
@@ -80,7 +81,7 @@ pub fn parse(
                 Ok(file) => {
                     let mut own = vec![args[0].clone()];
                     own.extend_from_slice(&file.arguments);
-                    warnings.extend(arguments::options(&mut command, &own)?.last_of_two());
+                    warnings.extend(arguments::options(&mut command, &own)?.given.warnings());
                     all.extend(file.arguments);
                     warnings.extend(file.warning);
                 }
@@ -93,7 +94,7 @@ pub fn parse(
         all.extend_from_slice(&args[1..]);
         options = arguments::options(&mut command, &all)?;
     }
-    if options.auth_keygen {
+    if options.auth.auth_keygen {
         let labelled = options.verbose > 0 || options.verb.is_some_and(|verb| verb > 0);
         return Ok(Invocation::Keygen { labelled });
     }
@@ -108,8 +109,8 @@ pub fn parse(
             exposed.join(", ")
         ));
     }
-    secret_file::read(&mut options, &mut warnings).map_err(usage)?;
-    let mut run = resolve::resolve(&options, &directories).map_err(usage)?;
+    let secrets = Secrets::read(&options.auth, &mut warnings).map_err(usage)?;
+    let mut run = resolve::resolve(&options, &secrets, &directories).map_err(usage)?;
     warnings.append(&mut run.warnings);
     let run = Box::new(Run { warnings, ..run });
     Ok(if options.reauth_only { Invocation::Reauth(run) } else { Invocation::Run(run) })

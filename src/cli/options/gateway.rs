@@ -5,6 +5,8 @@ use std::net::IpAddr;
 use clap::{ArgAction, Args};
 use ipnet::IpNet;
 
+use super::attributes::Misplaced::Refused;
+use super::attributes::{Attributes, both, client};
 use crate::cli::{address, value};
 use crate::engine::config::DeviceName;
 
@@ -31,3 +33,11 @@ pub struct GatewayOptions {
     #[arg(long, value_name = "DEV", value_parser = value::device)]
     pub masquerade: Option<Option<DeviceName>>,
 }
+
+pub const ATTRIBUTES: [Attributes; 5] = [
+    both("route"),
+    client("default-route", Refused),
+    client("dns", Refused),
+    both("forward"),
+    both("masquerade"),
+];

@@ -1,48 +1,40 @@
-//! The one table of options: parser, help, man page and completions all come from it. Two groups
-//! of it stand in `peers` and `gateway`.
+//! The one table of options: parser, help, man page and completions all come from it. Three groups
+//! of its rows are in `auth`, `peers` and `gateway`.
 //!
-//! These are the options as given. What they mean together is decided in `resolve`.
+//! A row is a field with what clap needs to parse the option, and its attributes in the table below
+//! the fields. These are the options as given; `resolve` decides what they mean together.
 
+pub mod attributes;
+pub mod auth;
+mod choices;
 mod command;
 mod gateway;
+mod given;
 pub mod help;
 pub mod peers;
 
 use std::net::{IpAddr, Ipv4Addr};
-use std::num::{NonZeroU8, NonZeroU16, NonZeroU32, NonZeroUsize};
+use std::num::{NonZeroU16, NonZeroU32, NonZeroUsize};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::parser::ValueSource;
-use clap::{ArgAction, ArgMatches, FromArgMatches as _, Parser, ValueEnum};
+use clap::{ArgAction, ArgMatches, FromArgMatches as _, Parser};
 use ipnet::Ipv6Net;
 
+pub use self::choices::{DatapathOption, RpFilter};
 pub use self::command::{Command, Document};
 
+use self::attributes::Misplaced::{Ignored, Refused};
+use self::attributes::{Attributes, Secrecy, both, client, server};
+use self::auth::AuthOptions;
 use self::gateway::GatewayOptions;
+use self::given::Given;
 use self::help::{EXAMPLES, USAGE};
 use self::peers::PeersOptions;
 use super::address::{self, Inner};
 use super::endpoint::{self, LocalEnd, RemoteEnd};
-use super::value::{self, PublicKey, Seed};
-use crate::auth::{SharedSecret, Token};
+use super::value;
 use crate::engine::config::{DeviceName, HostName};
-
-/// Options whose value is never repeated in a message. A public key is among them because a private
-/// one looks the same, and is easily pasted in its place; a URL because it may hold a password.
-const SECRETS: [&str; 6] = [
-    "auth-token",
-    "auth-token-b64",
-    "auth-key-b64",
-    "auth-secret",
-    "auth-remote-pubkey-b64",
-    "hosts-url",
-];
-
-/// Whether the value of this long option (without hyphens) must not be shown.
-pub(super) fn is_secret(long: &str) -> bool {
-    SECRETS.contains(&long)
-}
 
 /// Authenticated, unencrypted IP tunnels over UDP at kernel speed (IPIP over FOU)
 #[derive(Debug, Clone, Parser)]
@@ -66,10 +58,9 @@ pub struct Options {
     #[command(subcommand)]
     pub command: Option<Command>,
 
-    /// Flags that exclude each other and were both given: the one that is left out, and the last
-    /// one, which counts.
+    /// Which of the options below were given.
     #[arg(skip)]
-    pub left_out: Vec<(&'static str, &'static str)>,
+    pub given: Given,
 
     /// Client: know the server, make the tunnel at once, prove who we are [default]
     #[arg(short = 'c', long, help_heading = "Role")]
@@ -83,56 +74,8 @@ pub struct Options {
     #[arg(short, long, value_name = "N", value_parser = value::number, help_heading = "Role")]
     pub number: Option<u32>,
 
-    /// Ed25519 private key: a client signs its packets with it, a server its replies. FILE is what
-    /// --auth-keygen prints, or its first line
-    #[arg(long, value_name = "FILE", value_parser = value::path,
-          overrides_with = "auth_key_b64", help_heading = "Authentication")]
-    pub auth_key_file: Option<PathBuf>,
-    /// The same as 32 bytes in base64, for .conf files: every user sees a command line
-    #[arg(long, value_name = "BASE64", value_parser = value::seed,
-          overrides_with = "auth_key_file", help_heading = "Authentication")]
-    pub auth_key_b64: Option<Seed>,
-    /// Ed25519 public key of the other end, 32 bytes in base64
-    #[arg(long, value_name = "BASE64", value_parser = value::public_key,
-          help_heading = "Authentication")]
-    pub auth_remote_pubkey_b64: Option<PublicKey>,
-    /// Secret that both ends share beside the keys; it is signed and never sent. One newline at the
-    /// end of FILE is not part of it [default: netprickle.com]
-    #[arg(long, value_name = "FILE", value_parser = value::path,
-          overrides_with = "auth_secret", help_heading = "Authentication")]
-    pub auth_secret_file: Option<PathBuf>,
-    // The aliases, here and below: these prefixes meant this option before there was another that
-    // begins so.
-    /// The same as a string, for .conf files
-    #[arg(long, value_name = "STRING", value_parser = value::shared_secret,
-          aliases = ["auth-s", "auth-se", "auth-sec", "auth-secr", "auth-secre"],
-          overrides_with = "auth_secret_file", help_heading = "Authentication")]
-    pub auth_secret: Option<SharedSecret>,
-    /// Token, at most 1472 bytes. It is sent as it is: whoever sees it on the wire can use it. Wins
-    /// over a key. One newline at the end of FILE is not part of it
-    #[arg(long, value_name = "FILE", value_parser = value::path,
-          overrides_with_all = ["auth_token", "auth_token_b64"],
-          help_heading = "Authentication")]
-    pub auth_token_file: Option<PathBuf>,
-    /// The same as a string, for .conf files
-    #[arg(long, value_name = "STRING", value_parser = value::token,
-          overrides_with_all = ["auth_token_file", "auth_token_b64"],
-          help_heading = "Authentication")]
-    pub auth_token: Option<Token>,
-    /// The same in base64, for bytes that are no text
-    #[arg(long, value_name = "BASE64", value_parser = value::token_b64, alias = "auth-token-",
-          overrides_with_all = ["auth_token", "auth_token_file"],
-          help_heading = "Authentication")]
-    pub auth_token_b64: Option<Token>,
-    /// Type of the keys; ed25519 is the only one [default: ed25519]
-    #[arg(long, value_name = "TYPE", hide_possible_values = true, help_heading = "Authentication")]
-    pub auth_key_type: Option<KeyType>,
-    /// Print a new private key and its public key in base64, a line each (-v: labelled), and exit
-    #[arg(long, help_heading = "Authentication")]
-    pub auth_keygen: bool,
-    /// Time to live of authentication packets, 1..255 [default: the kernel's]
-    #[arg(long, value_name = "TTL", value_parser = value::ttl, help_heading = "Authentication")]
-    pub auth_packet_ttl: Option<NonZeroU8>,
+    #[command(flatten)]
+    pub auth: AuthOptions,
 
     /// Our end as [IP][:PORT][@DEV], any part of it; wins over the single options. IPv6 stands in
     /// brackets. @DEV without IP means an address of DEV: a client's that of its route; else the first
@@ -311,65 +254,92 @@ pub struct Options {
     pub version: Option<bool>,
 }
 
+/// Messages that name several options name them in this order.
+const ATTRIBUTES: [Attributes; 42] = [
+    both("client").not_with_table().opposite_of("server"),
+    server("server", Ignored).opposite_of("client"),
+    both("number"),
+    server("queue-number", Ignored),
+    both("fou-local"),
+    both("fou-local-ip"),
+    both("fou-local-port"),
+    both("fou-dev"),
+    both("fou-local-ip-alt"),
+    both("force-fou-local-ip-alt"),
+    both("fou-remote").not_with_table(),
+    both("fou-remote-ip").not_with_table(),
+    both("fou-remote-port").not_with_table(),
+    both("encap-csum").opposite_of("no-encap-csum"),
+    both("no-encap-csum").opposite_of("encap-csum"),
+    both("tunl-dev"),
+    both("tunl-ip"),
+    both("tunl-peer-ip"),
+    both("ip6").userspace_only(),
+    both("mtu"),
+    both("rp-filter"),
+    both("datapath"),
+    both("tun-queues").userspace_only(),
+    server("auth-by-remote-ip", Ignored).not_with_table(),
+    server("auth-by-remote-port", Ignored).not_with_table(),
+    server("auth-max-time-discrepancy", Ignored).not_with_table(),
+    server("auth-lifetime", Ignored).not_with_table(),
+    server("reply-on-auth-ok", Ignored).not_with_table(),
+    client("keepalive", Ignored).not_with_table(),
+    client("reauth-only", Refused).not_with_table(),
+    both("nfq-max-len"),
+    both("nft-table"),
+    both("no-nft-counter"),
+    both("verbose"),
+    both("verb"),
+    both("no-log-time"),
+    both("no-log-pid"),
+    both("config").not_in_files(),
+    both("memory-dir"),
+    both("runtime-dir"),
+    both("help").not_in_files(),
+    both("version").not_in_files(),
+];
+
+/// The attributes of all options, those of the groups last.
+fn all_attributes() -> impl Iterator<Item = &'static Attributes> {
+    ATTRIBUTES.iter().chain(&auth::ATTRIBUTES).chain(&peers::ATTRIBUTES).chain(&gateway::ATTRIBUTES)
+}
+
+/// The attributes of the option with this long name.
+pub fn attributes(name: &str) -> Option<&'static Attributes> {
+    all_attributes().find(|attributes| attributes.name == name)
+}
+
+/// Whether a long name, which may be shortened, begins as that of a secret does (`auth`): the words
+/// after it may be the rest of one.
+pub fn begins_as_secret(name: &str) -> bool {
+    let given = name.split('-').next().unwrap_or_default();
+    let mut secrets = all_attributes().filter(|option| option.secrecy == Secrecy::Secret);
+    !given.is_empty()
+        && secrets.any(|option| {
+            let first_part = option.name.split('-').next().unwrap_or_default();
+            first_part.starts_with(given)
+        })
+}
+
 impl Options {
-    /// The options of a parsed command line. Of two flags that exclude each other the last counts.
+    /// The options of a parsed command line.
     ///
     /// # Errors
     /// As clap's.
     pub fn of(matches: &ArgMatches) -> Result<Self, clap::Error> {
         let mut options = Options::from_arg_matches(matches)?;
-        let is_first = |id: &str, other: &str| {
-            let given = |id| matches.value_source(id) == Some(ValueSource::CommandLine);
-            let place = |id| matches.indices_of(id).and_then(Iterator::last);
-            given(id) && given(other) && place(id) < place(other)
-        };
-        for (id, other) in [
-            ("client", "server"),
-            ("server", "client"),
-            ("encap_csum", "no_encap_csum"),
-            ("no_encap_csum", "encap_csum"),
+        let given = Given::new(matches, all_attributes());
+        for (flag, name) in [
+            (&mut options.client, "client"),
+            (&mut options.server, "server"),
+            (&mut options.encap_csum, "encap-csum"),
+            (&mut options.no_encap_csum, "no-encap-csum"),
         ] {
-            if is_first(id, other) {
-                let (flag, name, last) = match id {
-                    "client" => (&mut options.client, "--client", "--server"),
-                    "server" => (&mut options.server, "--server", "--client"),
-                    "encap_csum" => (&mut options.encap_csum, "--encap-csum", "--no-encap-csum"),
-                    _ => (&mut options.no_encap_csum, "--no-encap-csum", "--encap-csum"),
-                };
-                *flag = false;
-                options.left_out.push((name, last));
-            }
+            *flag = given.has(name);
         }
-        Ok(options)
+        Ok(Options { given, ..options })
     }
-
-    /// Warnings about flags that exclude each other.
-    pub fn last_of_two(&self) -> impl Iterator<Item = String> {
-        let warn = |(out, last): &(_, _)| format!("{out} and {last}: the last one counts, {last}");
-        self.left_out.iter().map(warn)
-    }
-}
-
-/// Key types; there is one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum KeyType {
-    Ed25519,
-}
-
-/// `--datapath`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum DatapathOption {
-    Auto,
-    Kernel,
-    Tun,
-}
-
-/// `--rp-filter`, in the words of the kernel's ip-sysctl.rst.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum RpFilter {
-    Strict,
-    Loose,
-    Off,
 }
 
 #[cfg(test)]
@@ -384,10 +354,30 @@ mod tests {
     }
 
     #[test]
-    fn every_secret_is_an_option() {
-        let command = Options::command();
-        for secret in SECRETS {
-            assert!(command.get_arguments().any(|arg| arg.get_long() == Some(secret)), "{secret}");
+    fn every_option_has_attributes_and_they_are_of_options() {
+        let name = |arg: &clap::Arg| match arg.get_long() {
+            Some(long) => {
+                assert_eq!(arg.get_id().as_str(), long.replace('-', "_"));
+                long.to_owned()
+            }
+            None => arg.get_id().to_string(),
+        };
+        let mut options: Vec<_> = Options::command().get_arguments().map(name).collect();
+        let mut rows: Vec<_> = all_attributes().map(|row| row.name.to_owned()).collect();
+        options.sort();
+        rows.sort();
+        assert_eq!(options, rows);
+    }
+
+    #[test]
+    fn attributes_name_other_options() {
+        for row in all_attributes() {
+            for other in [row.only_with, row.opposite].into_iter().flatten() {
+                assert!(attributes(other).is_some(), "{}: {other}", row.name);
+            }
+            if let Some(opposite) = row.opposite.and_then(attributes) {
+                assert_eq!(opposite.opposite, Some(row.name));
+            }
         }
     }
 

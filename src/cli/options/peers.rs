@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use clap::Args;
 
+use super::attributes::Misplaced::Refused;
+use super::attributes::{Attributes, Secrecy, both, server};
 use crate::cli::value;
 
 /// The options of many peers as given.
@@ -42,3 +44,14 @@ pub struct PeersOptions {
     #[arg(long, value_name = "DIR", value_parser = value::path)]
     pub ca_path: Option<PathBuf>,
 }
+
+pub const ATTRIBUTES: [Attributes; 8] = [
+    server("learn", Refused).not_with_table().userspace_only(),
+    server("learn-lifetime", Refused).not_with_table().only_with("learn"),
+    server("learn-limit", Refused).not_with_table().only_with("learn"),
+    both("hosts-file"),
+    both("hosts-url").value(Secrecy::Url),
+    both("hosts-url-interval").only_with("hosts-url"),
+    both("ca-file").only_with("hosts-url"),
+    both("ca-path").only_with("hosts-url"),
+];

@@ -3,7 +3,8 @@
 use std::net::IpAddr;
 
 use super::error::UsageError;
-use super::peers::only_with;
+use super::peers::Peers;
+use super::resolver::Resolver;
 use crate::auth::{
     Credential, Policy, Proof, SharedSecret, Signer, Token, Verifier, is_public_key, key_text,
 };
@@ -21,43 +22,53 @@ const SAFE_TOKEN: usize = 548;
 ///
 /// # Errors
 /// When such an option would be passed over.
-pub fn check_files(options: &Options) -> Result<(), UsageError> {
-    let Options { server, reply_on_auth_ok, auth_remote_pubkey_b64: remote, .. } = options;
-    let key_file = [("--auth-key-file", options.auth_key_file.is_some())];
-    if *server && remote.is_none() {
-        only_with("--auth-remote-pubkey-b64", key_file)?;
+pub fn check_files(resolver: &Resolver) -> Result<(), UsageError> {
+    let Options { server, reply_on_auth_ok: replies, auth, .. } = resolver.options;
+    if matches!(resolver.peers, Peers::Table(_)) {
+        return Ok(());
     }
-    if *server && !reply_on_auth_ok {
-        only_with("--reply-on-auth-ok", key_file)?;
+    let has_remote_key = auth.auth_remote_pubkey_b64.is_some();
+    let key_needs = match (server, has_remote_key, replies) {
+        (true, false, _) => Some("auth-remote-pubkey-b64"),
+        (true, true, false) => Some("reply-on-auth-ok"),
+        (true, true, true) | (false, _, _) => None,
+    };
+    let secret_needs = match (server, has_remote_key, &resolver.secrets.key) {
+        (true, false, _) => Some("auth-remote-pubkey-b64"),
+        (false, _, None) => Some("auth-key-file"),
+        (true, true, _) | (false, _, Some(_)) => None,
+    };
+    for (option, is_given, needs) in [
+        ("auth-key-file", auth.auth_key_file.is_some(), key_needs),
+        ("auth-secret-file", auth.auth_secret_file.is_some(), secret_needs),
+    ] {
+        if let (true, Some(other)) = (is_given, needs) {
+            return Err(UsageError::OnlyWith { option, other });
+        }
     }
-    let secret_file = [("--auth-secret-file", options.auth_secret_file.is_some())];
-    match (server, &options.auth_key_b64, remote) {
-        (true, _, None) => only_with("--auth-remote-pubkey-b64", secret_file),
-        (false, None, _) => only_with("--auth-key-file", secret_file),
-        (true, _, Some(_)) | (false, Some(_), _) => Ok(()),
-    }
+    Ok(())
 }
 
 /// What a client sends. A token goes before a key, as in the first version: the other end may be
 /// one, and has both too.
-pub fn credential(options: &Options, warnings: &mut Vec<String>) -> Credential {
-    if let Some(token) = token(options) {
-        warn_of_token(token, warnings);
-        if options.auth_key_b64.is_some() {
-            warnings.push(TOKEN_BEFORE_KEY.to_owned());
+pub fn credential(resolver: &mut Resolver) -> Credential {
+    let secrets = resolver.secrets;
+    if let Some(token) = &secrets.token {
+        warn_of_token(token, resolver);
+        if secrets.key.is_some() {
+            resolver.warn(TOKEN_BEFORE_KEY);
         }
         return Credential::Token(token.clone());
     }
-    match &options.auth_key_b64 {
+    match &secrets.key {
         Some(seed) => {
-            let signer = Signer::new(seed.as_bytes(), shared_secret(options, warnings));
-            warn_of_public_key(seed, &signer, warnings);
+            let signer = Signer::new(seed.as_bytes(), shared_secret(resolver));
+            warn_of_public_key(seed, &signer, resolver);
             Credential::Key(signer)
         }
         None => {
-            warnings.push(
-                "neither a key nor a token: only a server that asks for nothing takes our packets"
-                    .to_owned(),
+            resolver.warn(
+                "neither a key nor a token: only a server that asks for nothing takes our packets",
             );
             Credential::Empty
         }
@@ -66,25 +77,26 @@ pub fn credential(options: &Options, warnings: &mut Vec<String>) -> Credential {
 
 /// What a server demands.
 pub fn policy(
-    options: &Options,
+    resolver: &mut Resolver,
     remote_ip: Option<IpAddr>,
     remote_port: Option<u16>,
-    warnings: &mut Vec<String>,
 ) -> Result<Policy, UsageError> {
-    let proof = if let Some(token) = token(options) {
-        warn_of_token(token, warnings);
-        if options.auth_remote_pubkey_b64.is_some() {
-            warnings.push(TOKEN_BEFORE_KEY.to_owned());
+    let options = resolver.options;
+    let remote_key = &options.auth.auth_remote_pubkey_b64;
+    let proof = if let Some(token) = &resolver.secrets.token {
+        warn_of_token(token, resolver);
+        if remote_key.is_some() {
+            resolver.warn(TOKEN_BEFORE_KEY);
         }
         Proof::Token(token.clone())
-    } else if let Some(public) = &options.auth_remote_pubkey_b64 {
+    } else if let Some(public) = remote_key {
         let discrepancy = unless_zero(options.auth_max_time_discrepancy);
-        let secret = shared_secret(options, warnings);
+        let secret = shared_secret(resolver);
         let verifier = Verifier::new(public.as_bytes(), secret, discrepancy)
             .map_err(|_| UsageError::RemoteKey(ValueError::NotAPublicKey))?;
         Proof::Key(verifier)
     } else {
-        warn_of_no_proof(options.peers.learn, remote_ip, warnings);
+        warn_of_no_proof(remote_ip, resolver);
         Proof::Nothing
     };
     Ok(Policy { remote_ip, remote_port, proof })
@@ -92,37 +104,36 @@ pub fn policy(
 
 /// What a server answers, and only to who proved something: else everybody could have it send
 /// packets to others. To sign it takes both keys: without the client's it does not use keys.
-pub fn reply(options: &Options, policy: &Policy, warnings: &mut Vec<String>) -> Reply {
+pub fn reply(resolver: &mut Resolver, policy: &Policy) -> Reply {
+    let options = resolver.options;
     let proves_nothing = matches!(policy.proof, Proof::Nothing) && policy.remote_ip.is_none();
     let unsigned = match options.reply_on_auth_ok {
         true if proves_nothing => {
-            warnings.push(
-                "--reply-on-auth-ok: nobody is answered, as no key, token or address is asked for"
-                    .to_owned(),
+            resolver.warn(
+                "--reply-on-auth-ok: nobody is answered, as no key, token or address is asked for",
             );
             Reply::Silent
         }
         true => Reply::Reversed,
         false => Reply::Silent,
     };
-    match (&options.auth_key_b64, &options.auth_remote_pubkey_b64) {
+    match (&resolver.secrets.key, &options.auth.auth_remote_pubkey_b64) {
         (Some(own), Some(remote)) => {
-            // The secret has been warned about where the client's key was.
-            let signer = Signer::new(own.as_bytes(), shared_secret(options, &mut Vec::new()));
-            warn_of_public_key(own, &signer, warnings);
+            // Where the client's key is used, the secret has been warned about.
+            let secret = resolver.secrets.shared.clone().unwrap_or_else(default_secret);
+            let signer = Signer::new(own.as_bytes(), secret);
+            warn_of_public_key(own, &signer, resolver);
             if signer.public() == *remote.as_bytes() {
-                warnings.push(
+                resolver.warn(
                     "--auth-remote-pubkey-b64 belongs to our own --auth-key-b64: give every end \
-                     its own key"
-                        .to_owned(),
+                     its own key",
                 );
             }
             if options.reply_on_auth_ok { Reply::Signed(signer) } else { Reply::Silent }
         }
         (Some(_), None) => {
-            warnings.push(
-                "--auth-key-b64: on a server it signs replies, and needs --auth-remote-pubkey-b64"
-                    .to_owned(),
+            resolver.warn(
+                "--auth-key-b64: on a server it signs replies, and needs --auth-remote-pubkey-b64",
             );
             unsigned
         }
@@ -132,9 +143,9 @@ pub fn reply(options: &Options, policy: &Policy, warnings: &mut Vec<String>) -> 
 
 /// Any 32 bytes are a private key, those of a public one too. The program's own private keys cannot
 /// be mistaken for public ones; of older keys one in sixteen can.
-fn warn_of_public_key(seed: &Seed, signer: &Signer, warnings: &mut Vec<String>) {
+fn warn_of_public_key(seed: &Seed, signer: &Signer, resolver: &mut Resolver) {
     if is_public_key(seed.as_bytes()) {
-        warnings.push(format!(
+        resolver.warn(format!(
             "--auth-key-b64 looks like a public key: give the first line of --auth-keygen. (One old \
              private key in 16 looks so, too: it is right if the other end has {})",
             key_text(&signer.public())
@@ -145,44 +156,41 @@ fn warn_of_public_key(seed: &Seed, signer: &Signer, warnings: &mut Vec<String>) 
 const TOKEN_BEFORE_KEY: &str =
     "both a token and a key: the token is used, leave it out at both ends to use the keys";
 
-/// The parser lets only the last of the two options stand.
-fn token(options: &Options) -> Option<&Token> {
-    options.auth_token.as_ref().or(options.auth_token_b64.as_ref())
+fn default_secret() -> SharedSecret {
+    SharedSecret::new(DEFAULT_SECRET.into())
 }
 
-fn shared_secret(options: &Options, warnings: &mut Vec<String>) -> SharedSecret {
-    let Some(secret) = &options.auth_secret else {
-        warnings.push(
-            "--auth-secret is the default, which everybody knows: give both ends another one"
-                .to_owned(),
+fn shared_secret(resolver: &mut Resolver) -> SharedSecret {
+    let Some(secret) = &resolver.secrets.shared else {
+        resolver.warn(
+            "--auth-secret is the default, which everybody knows: give both ends another one",
         );
-        return SharedSecret::new(DEFAULT_SECRET.into());
+        return default_secret();
     };
     let bytes = secret.as_bytes();
     if bytes.is_empty() || bytes == DEFAULT_SECRET.as_bytes() {
-        warnings.push("--auth-secret is no secret: give both ends another one".to_owned());
+        resolver.warn("--auth-secret is no secret: give both ends another one");
     }
-    warn_of_ends("--auth-secret", bytes, warnings);
+    warn_of_ends("--auth-secret", bytes, resolver);
     secret.clone()
 }
 
-fn warn_of_token(token: &Token, warnings: &mut Vec<String>) {
-    warnings.push(
-        "--auth-token: whoever sees the packet can send it again and take the tunnel; use keys"
-            .to_owned(),
+fn warn_of_token(token: &Token, resolver: &mut Resolver) {
+    resolver.warn(
+        "--auth-token: whoever sees the packet can send it again and take the tunnel; use keys",
     );
     let bytes = token.as_bytes();
     if bytes.len() > SAFE_TOKEN {
-        warnings.push(format!(
+        resolver.warn(format!(
             "--auth-token has {} bytes: more than {SAFE_TOKEN} may not fit in one packet",
             bytes.len()
         ));
     }
-    warn_of_ends("--auth-token", bytes, warnings);
+    warn_of_ends("--auth-token", bytes, resolver);
 }
 
 /// Says what is easily thought to be no part of a value. It is: the other end has the same bytes.
-fn warn_of_ends(option: &str, bytes: &[u8], warnings: &mut Vec<String>) {
+fn warn_of_ends(option: &str, bytes: &[u8], resolver: &mut Resolver) {
     let quotes =
         |quote: u8| bytes.len() > 1 && bytes.starts_with(&[quote]) && bytes.ends_with(&[quote]);
     let comment = bytes.windows(2).any(|pair| matches!(pair, b" #" | b"\t#"));
@@ -192,13 +200,14 @@ fn warn_of_ends(option: &str, bytes: &[u8], warnings: &mut Vec<String>) {
         (comment, "has a # behind a blank; this is no comment, it is"),
     ] {
         if is_so {
-            warnings.push(format!("{option} {what} part of it"));
+            resolver.warn(format!("{option} {what} part of it"));
         }
     }
 }
 
-fn warn_of_no_proof(learn: bool, remote_ip: Option<IpAddr>, warnings: &mut Vec<String>) {
-    let warning = match (learn, remote_ip) {
+fn warn_of_no_proof(remote_ip: Option<IpAddr>, resolver: &mut Resolver) {
+    let is_hub = matches!(resolver.peers, Peers::Clients(_));
+    let warning = match (is_hub, remote_ip) {
         (true, None) => "--learn with no key, no token, no --auth-by-remote-ip: anybody is let in",
         (true, Some(_)) => {
             "no key and no token: anybody who forges the address of --fou-remote is let in"
@@ -210,5 +219,5 @@ fn warn_of_no_proof(learn: bool, remote_ip: Option<IpAddr>, warnings: &mut Vec<S
             "no key and no token: anybody who forges the address of --fou-remote takes the tunnel"
         }
     };
-    warnings.push(warning.to_owned());
+    resolver.warn(warning);
 }

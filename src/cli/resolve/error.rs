@@ -40,23 +40,27 @@ pub enum UsageError {
     OnePeerOfMany,
     #[error("our address {local} and the other end's {remote} are not both IPv4 or both IPv6")]
     TwoFamilies { local: IpAddr, remote: IpAddr },
-    #[error("--datapath kernel cannot do {0}: leave out one of them")]
+    #[error("--datapath kernel cannot do --{0}: leave out one of them")]
     NotInKernel(&'static str),
+    #[error("--datapath kernel cannot do an IPv6 address in --{0}: leave out one of them")]
+    Ipv6NotInKernel(&'static str),
     #[error("--learn: only a server learns who its clients are, give --server")]
     LearnOnClient,
     #[error("--hosts-file and --hosts-url: there is one table, leave out one of them")]
     TwoTables,
     #[error("--ca-file and --ca-path: leave out one of them")]
     TwoAuthorities,
-    #[error("{option} counts only with {other}: give that too, or leave it out")]
+    #[error("--{option} counts only with --{other}: give that too, or leave it out")]
     OnlyWith { option: &'static str, other: &'static str },
+    #[error("--{0} counts only with a --hosts-url with https://: give that too, or leave it out")]
+    OnlyWithHttps(&'static str),
     #[error(
-        "{0}: with a table of hosts there is neither server nor client, and their addresses are \
+        "--{0}: with a table of hosts there is neither server nor client, and their addresses are \
          the proof: leave it out"
     )]
     NotWithTable(&'static str),
-    #[error("{0}: only a client has it, leave it out")]
-    ClientOnly(&'static str),
+    #[error("--{option}: only a {role} has it, leave it out")]
+    OtherRole { option: &'static str, role: &'static str },
     #[error("--route: with a table of hosts the table has the networks, leave it out")]
     RoutesInTable,
     #[error(
@@ -68,7 +72,7 @@ pub enum UsageError {
     RouteNeedsIp6(IpNet),
     #[error("--mtu: {0} is too small for IPv6 (--ip6), which needs at least 1280")]
     MtuForIpv6(u32),
-    #[error("{option}: {value} is given twice")]
+    #[error("--{option}: {value} is given twice")]
     GivenTwice { option: &'static str, value: String },
     #[error("--masquerade: {0} is the tunnel itself, give the interface that packets leave by")]
     MasqueradeByTunnel(DeviceName),
@@ -80,7 +84,7 @@ pub enum UsageError {
     RemoteIpIsName(String),
     #[error("--auth-by-remote-port needs the port: give --fou-remote-port")]
     NoRemotePort,
-    #[error("--number: with {number} there is no default for {option} (at most {max}): give it")]
+    #[error("--number: with {number} there is no default for --{option} (at most {max}): give it")]
     NumberTooBig { number: u32, option: &'static str, max: u32 },
     #[error("--auth-remote-pubkey-b64: the value {0}")]
     RemoteKey(ValueError),

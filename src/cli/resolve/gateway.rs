@@ -4,9 +4,9 @@ use std::collections::BTreeSet;
 
 use ipnet::IpNet;
 
-use super::Ends;
 use super::error::UsageError;
-use super::number::Number;
+use super::peers::Peers;
+use super::resolver::Resolver;
 use crate::cli::options::Options;
 use crate::engine::config::{GatewayConfig, Masquerade};
 
@@ -14,29 +14,20 @@ use crate::engine::config::{GatewayConfig, Masquerade};
 const MAX_NAME_SERVERS: usize = 3;
 
 /// What is asked of the host around the tunnel.
-pub fn gateway(
-    options: &Options,
-    number: Number,
-    ends: Ends,
-    warnings: &mut Vec<String>,
-) -> Result<GatewayConfig, UsageError> {
-    let given = &options.gateway;
-    let client_only = [("--default-route", given.default_route), ("--dns", !given.dns.is_empty())];
-    if let Some((option, _)) = client_only.iter().find(|(_, given)| *given && ends != Ends::Server)
-    {
-        return Err(UsageError::ClientOnly(option));
-    }
+pub fn gateway(resolver: &mut Resolver) -> Result<GatewayConfig, UsageError> {
+    let options = resolver.options;
+    let (given, number) = (&options.gateway, resolver.number);
     if given.default_route && number.0 > u16::MAX.into() {
         return Err(UsageError::NumberForDefaultRoute(number.0));
     }
-    check_routes(options, ends)?;
-    no_duplicates("--route", &given.route)?;
-    no_duplicates("--dns", &given.dns)?;
+    check_routes(options, &resolver.peers)?;
+    no_duplicates("route", &given.route)?;
+    no_duplicates("dns", &given.dns)?;
     if given.default_route && options.ip6.is_none() {
-        warnings.push("--default-route: IPv6 goes past the tunnel without --ip6".to_owned());
+        resolver.warn("--default-route: IPv6 goes past the tunnel without --ip6");
     }
     if given.dns.len() > MAX_NAME_SERVERS {
-        warnings.push(format!("--dns: only the first {MAX_NAME_SERVERS} name servers are asked"));
+        resolver.warn(format!("--dns: only the first {MAX_NAME_SERVERS} name servers are asked"));
     }
     Ok(GatewayConfig {
         routes: given.route.clone(),
@@ -51,12 +42,12 @@ pub fn gateway(
     })
 }
 
-fn check_routes(options: &Options, ends: Ends) -> Result<(), UsageError> {
+fn check_routes(options: &Options, peers: &Peers) -> Result<(), UsageError> {
     let routes = &options.gateway.route;
-    match (ends, routes.is_empty()) {
-        (Ends::Hosts, false) => return Err(UsageError::RoutesInTable),
-        (Ends::Clients, false) => return Err(UsageError::RoutesToClients),
-        (Ends::Hosts | Ends::Clients, true) | (Ends::Client | Ends::Server, _) => {}
+    match (peers, routes.is_empty()) {
+        (Peers::Table(_), false) => return Err(UsageError::RoutesInTable),
+        (Peers::Clients(_), false) => return Err(UsageError::RoutesToClients),
+        (Peers::Table(_) | Peers::Clients(_), true) | (Peers::Client | Peers::Server, _) => {}
     }
     let v6 = routes.iter().find(|net| matches!(net, IpNet::V6(_)));
     match v6.filter(|_| options.ip6.is_none()) {

@@ -4,45 +4,53 @@ use std::net::Ipv4Addr;
 
 use ipnet::Ipv4Net;
 
-use super::Ends;
 use super::error::UsageError;
 use super::number::Number;
+use super::peers::Peers;
+use super::resolver::Resolver;
+use crate::cli::address::Inner;
 use crate::cli::options::Options;
 
 /// Our address inside the tunnel, and the other end's; with many ends, the network of theirs.
-pub fn inner(
-    options: &Options,
-    number: Number,
-    ends: Ends,
-    warnings: &mut Vec<String>,
-) -> Result<(Ipv4Addr, Ipv4Net), UsageError> {
-    let (own, peer) = match ends {
-        Ends::Clients | Ends::Hosts => return of_many(options, ends),
-        Ends::Server | Ends::Client => of_two(options, number)?,
+pub fn inner(resolver: &mut Resolver) -> Result<(Ipv4Addr, Ipv4Net), UsageError> {
+    let options = resolver.options;
+    let (own, peer) = match &resolver.peers {
+        Peers::Clients(_) | Peers::Table(_) if options.tunl_peer_ip.is_some() => {
+            return Err(UsageError::OnePeerOfMany);
+        }
+        Peers::Clients(_) => return of_hub(options),
+        Peers::Table(_) => return of_table_host(options),
+        Peers::Server | Peers::Client => of_two(options, resolver.number)?,
     };
     if own == peer {
-        warnings.push(format!("--tunl-ip: {own} is the address of both ends of the tunnel"));
+        resolver.warn(format!("--tunl-ip: {own} is the address of both ends of the tunnel"));
     }
     Ok((own, peer.into()))
 }
 
-fn of_many(options: &Options, ends: Ends) -> Result<(Ipv4Addr, Ipv4Net), UsageError> {
-    if options.tunl_peer_ip.is_some() {
-        return Err(UsageError::OnePeerOfMany);
+fn of_hub(options: &Options) -> Result<(Ipv4Addr, Ipv4Net), UsageError> {
+    match options.tunl_ip {
+        Some(Inner { address, network: Some(network) }) if has_room(&network) => {
+            Ok((address, network))
+        }
+        Some(_) | None => Err(UsageError::NoNetwork),
     }
-    let network = options.tunl_ip.and_then(|inner| inner.network);
-    let has_room = network.is_some_and(|net| net.prefix_len() < net.max_prefix_len());
-    match (ends, options.tunl_ip) {
-        (Ends::Clients, _) if !has_room => Err(UsageError::NoNetwork),
-        (_, None) => Err(UsageError::NoInnerAddressOfHost),
-        (_, Some(inner)) => Ok((inner.address, network.unwrap_or(inner.address.into()))),
-    }
+}
+
+fn of_table_host(options: &Options) -> Result<(Ipv4Addr, Ipv4Net), UsageError> {
+    let Inner { address, network } = options.tunl_ip.ok_or(UsageError::NoInnerAddressOfHost)?;
+    Ok((address, network.unwrap_or(address.into())))
+}
+
+/// Whether a network has addresses for more than one host.
+fn has_room(network: &Ipv4Net) -> bool {
+    network.prefix_len() < network.max_prefix_len()
 }
 
 /// A server's peer is one above it, a client's one below.
 fn of_two(options: &Options, number: Number) -> Result<(Ipv4Addr, Ipv4Addr), UsageError> {
     if let Some(inner) = options.tunl_ip
-        && let Some(network) = inner.network.filter(|net| net.prefix_len() < net.max_prefix_len())
+        && let Some(network) = inner.network.filter(has_room)
     {
         let (address, length) = (inner.address, network.prefix_len());
         return Err(UsageError::NetworkOfTwo { address, length });

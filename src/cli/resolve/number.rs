@@ -26,17 +26,17 @@ impl Number {
     }
 
     pub fn device(self) -> Result<DeviceName, UsageError> {
-        format!("ipipou{}", self.0).parse().map_err(|_| self.too_big("--tunl-dev", 999_999_999))
+        format!("ipipou{}", self.0).parse().map_err(|_| self.too_big("tunl-dev", 999_999_999))
     }
 
     pub fn port(self) -> Result<NonZeroU16, UsageError> {
         let port = self.0.checked_add(PORT_BASE).and_then(|port| u16::try_from(port).ok());
         port.and_then(NonZeroU16::new)
-            .ok_or_else(|| self.too_big("--fou-local-port", u32::from(u16::MAX) - PORT_BASE))
+            .ok_or_else(|| self.too_big("fou-local-port", u32::from(u16::MAX) - PORT_BASE))
     }
 
     pub fn queue(self) -> Result<u16, UsageError> {
-        self.below_65536("--queue-number")
+        self.below_65536("queue-number")
     }
 
     /// The table's name; unlike the rest there is one for every number.
@@ -46,7 +46,7 @@ impl Number {
 
     /// The alternate address stays within 172.29.0.0/16.
     pub fn alternate(self) -> Result<Ipv4Addr, UsageError> {
-        let offset = self.below_65536("--fou-local-ip-alt")?;
+        let offset = self.below_65536("fou-local-ip-alt")?;
         Ok(Ipv4Addr::from_bits(ALTERNATE.to_bits() + u32::from(offset)))
     }
 
@@ -55,7 +55,7 @@ impl Number {
         const MAX: u32 = u16::MAX as u32 / 2;
         match self.0 {
             n if n <= MAX => Ok(Ipv4Addr::from_bits(SERVER_INNER.to_bits() + 2 * n)),
-            _ => Err(self.too_big("--tunl-ip", MAX)),
+            _ => Err(self.too_big("tunl-ip", MAX)),
         }
     }
 

@@ -1,5 +1,5 @@
-//! What the options of tunnels with many peers mean: a server that learns who its
-//! clients are, and hosts that know each other from a table.
+//! Who is at the other end: one server, one client, clients that are learned, or the hosts of a
+//! table.
 
 use std::num::NonZeroUsize;
 use std::time::Duration;
@@ -13,55 +13,85 @@ const LEARN_LIFETIME: Duration = Duration::from_secs(60);
 const LEARN_LIMIT: usize = 1024;
 const FETCH_INTERVAL: Duration = Duration::from_secs(300);
 
+/// Who is at the other end of the tunnel.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Peers {
+    Server,
+    Client,
+    /// Clients whose inner addresses are learned.
+    Clients(LearnConfig),
+    /// The hosts of a table.
+    Table(HostsSource),
+}
+
+impl Peers {
+    /// # Errors
+    /// When options of different kinds of peers were given.
+    pub fn of(options: &Options) -> Result<Self, UsageError> {
+        check_company(options)?;
+        let table = table(options)?;
+        let learn = learn(options)?;
+        if options.server && options.reauth_only {
+            return Err(UsageError::ReauthOnServer);
+        }
+        Ok(match (table, learn, options.server) {
+            (Some(table), _, _) => Peers::Table(table),
+            (None, Some(learn), _) => Peers::Clients(learn),
+            (None, None, true) => Peers::Client,
+            (None, None, false) => Peers::Server,
+        })
+    }
+}
+
+/// Refuses options that have no effect beside a table of hosts, or without another option. Somebody
+/// who gives a key would think that it is asked for.
+fn check_company(options: &Options) -> Result<(), UsageError> {
+    let given = &options.given;
+    let has_table = given.has("hosts-file") || given.has("hosts-url");
+    for option in given.iter().map(|given| given.attributes) {
+        if has_table && !option.with_table {
+            return Err(UsageError::NotWithTable(option.name));
+        }
+        if let Some(other) = option.only_with.filter(|other| !given.has(other)) {
+            return Err(UsageError::OnlyWith { option: option.name, other });
+        }
+    }
+    Ok(())
+}
+
 /// Where the table of hosts is, if there is one.
-pub fn hosts(options: &Options) -> Result<Option<HostsSource>, UsageError> {
+fn table(options: &Options) -> Result<Option<HostsSource>, UsageError> {
     let given = &options.peers;
-    let of_url = [
-        ("--hosts-url-interval", given.hosts_url_interval.is_some()),
-        ("--ca-file", given.ca_file.is_some()),
-        ("--ca-path", given.ca_path.is_some()),
-    ];
-    if given.hosts_url.is_none() {
-        only_with("--hosts-url", of_url)?;
-    }
     let is_https = |url: &String| url.to_ascii_lowercase().starts_with("https:");
-    if given.hosts_url.as_ref().is_some_and(|url| !is_https(url)) {
-        only_with("a --hosts-url with https://", [of_url[1], of_url[2]])?;
+    let authority = options.given.first(|option| ["ca-file", "ca-path"].contains(&option.name));
+    if let (Some(url), Some(option)) = (&given.hosts_url, authority)
+        && !is_https(url)
+    {
+        return Err(UsageError::OnlyWithHttps(option));
     }
-    let source = match (&given.hosts_file, &given.hosts_url) {
-        (None, None) => return Ok(None),
-        (Some(_), Some(_)) => return Err(UsageError::TwoTables),
-        (Some(file), None) => HostsSource::File(file.clone()),
-        (None, Some(url)) => HostsSource::Url(HostsUrl {
+    match (&given.hosts_file, &given.hosts_url) {
+        (None, None) => Ok(None),
+        (Some(_), Some(_)) => Err(UsageError::TwoTables),
+        (Some(file), None) => Ok(Some(HostsSource::File(file.clone()))),
+        (None, Some(url)) => Ok(Some(HostsSource::Url(HostsUrl {
             url: url.clone(),
             interval: given.hosts_url_interval.unwrap_or(FETCH_INTERVAL),
             authorities: authorities(given)?,
-        }),
-    };
-    match not_with_table(options) {
-        Some(option) => Err(UsageError::NotWithTable(option)),
-        None => Ok(Some(source)),
+        }))),
     }
 }
 
 /// Whether clients are learned, and how.
-pub fn learn(options: &Options) -> Result<Option<LearnConfig>, UsageError> {
+fn learn(options: &Options) -> Result<Option<LearnConfig>, UsageError> {
     let given = &options.peers;
-    if !given.learn {
-        let of_learning = [
-            ("--learn-lifetime", given.learn_lifetime.is_some()),
-            ("--learn-limit", given.learn_limit.is_some()),
-        ];
-        only_with("--learn", of_learning)?;
-        return Ok(None);
+    match (given.learn, options.server) {
+        (false, _) => Ok(None),
+        (true, false) => Err(UsageError::LearnOnClient),
+        (true, true) => Ok(Some(LearnConfig {
+            lifetime: given.learn_lifetime.unwrap_or(LEARN_LIFETIME),
+            limit: given.learn_limit.map_or(LEARN_LIMIT, NonZeroUsize::get),
+        })),
     }
-    if !options.server {
-        return Err(UsageError::LearnOnClient);
-    }
-    Ok(Some(LearnConfig {
-        lifetime: given.learn_lifetime.unwrap_or(LEARN_LIFETIME),
-        limit: given.learn_limit.map_or(LEARN_LIMIT, NonZeroUsize::get),
-    }))
 }
 
 fn authorities(given: &PeersOptions) -> Result<Authorities, UsageError> {
@@ -71,47 +101,4 @@ fn authorities(given: &PeersOptions) -> Result<Authorities, UsageError> {
         (None, Some(directory)) => Ok(Authorities::Directory(directory)),
         (Some(_), Some(_)) => Err(UsageError::TwoAuthorities),
     }
-}
-
-/// For options that were given although `other` was not.
-pub fn only_with<const N: usize>(
-    other: &'static str,
-    options: [(&'static str, bool); N],
-) -> Result<(), UsageError> {
-    match options.into_iter().find(|(_, given)| *given) {
-        Some((option, _)) => Err(UsageError::OnlyWith { option, other }),
-        None => Ok(()),
-    }
-}
-
-/// The first option that has no meaning beside a table of hosts. Somebody who gives a key would
-/// think that it is asked for.
-fn not_with_table(options: &Options) -> Option<&'static str> {
-    let given = [
-        ("--client", options.client),
-        ("--learn", options.peers.learn),
-        ("--learn-lifetime", options.peers.learn_lifetime.is_some()),
-        ("--learn-limit", options.peers.learn_limit.is_some()),
-        ("--fou-remote", options.fou_remote.is_some()),
-        ("--fou-remote-ip", options.fou_remote_ip.is_some()),
-        ("--fou-remote-port", options.fou_remote_port.is_some()),
-        ("--auth-key-file", options.auth_key_file.is_some()),
-        ("--auth-key-b64", options.auth_key_b64.is_some()),
-        ("--auth-remote-pubkey-b64", options.auth_remote_pubkey_b64.is_some()),
-        ("--auth-secret-file", options.auth_secret_file.is_some()),
-        ("--auth-secret", options.auth_secret.is_some()),
-        ("--auth-token-file", options.auth_token_file.is_some()),
-        ("--auth-token", options.auth_token.is_some()),
-        ("--auth-token-b64", options.auth_token_b64.is_some()),
-        ("--auth-key-type", options.auth_key_type.is_some()),
-        ("--auth-packet-ttl", options.auth_packet_ttl.is_some()),
-        ("--auth-by-remote-ip", options.auth_by_remote_ip),
-        ("--auth-by-remote-port", options.auth_by_remote_port),
-        ("--auth-max-time-discrepancy", options.auth_max_time_discrepancy.is_some()),
-        ("--auth-lifetime", options.auth_lifetime.is_some()),
-        ("--reply-on-auth-ok", options.reply_on_auth_ok),
-        ("--keepalive", options.keepalive.is_some()),
-        ("--reauth-only", options.reauth_only),
-    ];
-    given.into_iter().find(|(_, given)| *given).map(|(option, _)| option)
 }

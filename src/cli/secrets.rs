@@ -1,4 +1,5 @@
-//! Keys, secrets and tokens that stand in a file of their own, where `ps` does not show them.
+//! Keys, secrets and tokens: as values of options, or in files of their own, where `ps` does not
+//! show them.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -6,9 +7,9 @@ use std::path::{Path, PathBuf};
 use zeroize::Zeroizing;
 
 use super::conf_file::{contents, warning_if_open};
-use super::options::Options;
+use super::options::auth::AuthOptions;
 use super::value::{self, Seed, ValueError};
-use crate::auth::{SharedSecret, Signer};
+use crate::auth::{SharedSecret, Signer, Token};
 
 /// The longest secret; it may be a device, or the wrong file.
 const MAX_SIZE: u64 = 1 << 16;
@@ -42,24 +43,42 @@ enum Problem {
     NotAPair,
 }
 
-/// Reads the files that `options` name, as if what stands in them had been given. The parser lets
-/// only one option for each secret stand.
-///
-/// # Errors
-/// When a file cannot be read, or holds no value of its option.
-pub fn read(options: &mut Options, warnings: &mut Vec<String>) -> Result<(), SecretFileError> {
-    if let Some(path) = &options.auth_key_file {
-        options.auth_key_b64 = Some(value_in("--auth-key-file", path, seed, warnings)?);
-    }
-    if let Some(path) = &options.auth_secret_file {
+/// What the two ends know and others do not, whether it was given as a value or in a file.
+#[derive(Debug, Clone)]
+pub struct Secrets {
+    /// Our private key.
+    pub key: Option<Seed>,
+    /// What is signed beside the time.
+    pub shared: Option<SharedSecret>,
+    pub token: Option<Token>,
+}
+
+impl Secrets {
+    /// Takes the secrets that were given, and reads the files that hold the others. The parser lets
+    /// only one option for each secret stand.
+    ///
+    /// # Errors
+    /// When a file cannot be read, or holds no value of its option.
+    pub fn read(
+        options: &AuthOptions,
+        warnings: &mut Vec<String>,
+    ) -> Result<Secrets, SecretFileError> {
+        let key = match &options.auth_key_file {
+            Some(path) => Some(value_in("--auth-key-file", path, seed, warnings)?),
+            None => options.auth_key_b64.clone(),
+        };
         let secret = |bytes: &[u8]| Ok(SharedSecret::new(bytes.to_vec()));
-        options.auth_secret = Some(value_in("--auth-secret-file", path, secret, warnings)?);
-    }
-    if let Some(path) = &options.auth_token_file {
+        let shared = match &options.auth_secret_file {
+            Some(path) => Some(value_in("--auth-secret-file", path, secret, warnings)?),
+            None => options.auth_secret.clone(),
+        };
         let token = |bytes: &[u8]| Ok(value::token_of(bytes.to_vec())?);
-        options.auth_token = Some(value_in("--auth-token-file", path, token, warnings)?);
+        let token = match &options.auth_token_file {
+            Some(path) => Some(value_in("--auth-token-file", path, token, warnings)?),
+            None => options.auth_token.clone().or_else(|| options.auth_token_b64.clone()),
+        };
+        Ok(Secrets { key, shared, token })
     }
-    Ok(())
 }
 
 fn value_in<T>(
@@ -73,19 +92,6 @@ fn value_in<T>(
         path: path.to_owned(),
         problem,
     })
-}
-
-/// The options among those of a command line whose values every user of the host can read there.
-pub fn exposed(options: &Options) -> Vec<&'static str> {
-    let password = |url: &String| url.contains('@');
-    let given = [
-        ("--auth-key-b64", options.auth_key_b64.is_some()),
-        ("--auth-secret", options.auth_secret.is_some()),
-        ("--auth-token", options.auth_token.is_some()),
-        ("--auth-token-b64", options.auth_token_b64.is_some()),
-        ("--hosts-url", options.peers.hosts_url.as_ref().is_some_and(password)),
-    ];
-    given.into_iter().filter(|(_, given)| *given).map(|(option, _)| option).collect()
 }
 
 /// What stands in a file, without one newline at its end.

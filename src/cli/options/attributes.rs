@@ -1,0 +1,130 @@
+//! What is known about an option beyond what clap needs to parse it: which end uses it, what it may
+//! be given with, and how its value is treated.
+//!
+//! Every group of options has a table of these below its rows; a test in `options` compares the two.
+
+/// The attributes of one option.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Attributes {
+    /// The long name without hyphens; that of `-v`, which has none, is clap's id.
+    pub name: &'static str,
+    /// Which end of a tunnel uses it.
+    pub role: Role,
+    /// Whether it can be given with a table of hosts.
+    pub with_table: bool,
+    /// The option without which this one has no effect.
+    pub only_with: Option<&'static str>,
+    /// The flag that says the opposite; of the two, the last one counts.
+    pub opposite: Option<&'static str>,
+    /// Whether the kernel's datapath cannot do what it asks for.
+    pub userspace_only: bool,
+    /// Who may see its value.
+    pub secrecy: Secrecy,
+    /// Whether it can stand in a `.conf` file.
+    pub in_files: bool,
+}
+
+/// Which end uses an option, and what happens when the other end is given it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    Both,
+    Server(Misplaced),
+    Client(Misplaced),
+}
+
+/// What happens to an option that this end has no use for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Misplaced {
+    /// It is named in a warning. The first version took these in silence, so its files have them.
+    Ignored,
+    /// It is a usage error. Options that are newer than the first version are refused.
+    Refused,
+}
+
+/// Who may see the value of an option.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Secrecy {
+    /// Everybody.
+    Public,
+    /// Everybody, but no message repeats it: a private key looks the same and is easily pasted in
+    /// its place.
+    PublicKey,
+    /// Only this process if a password stands in it, before an `@`. No message repeats it.
+    Url,
+    /// Only this process.
+    Secret,
+}
+
+impl Secrecy {
+    /// Whether a message may repeat the value.
+    pub fn is_repeatable(self) -> bool {
+        match self {
+            Secrecy::Public => true,
+            Secrecy::PublicKey | Secrecy::Url | Secrecy::Secret => false,
+        }
+    }
+
+    /// Whether this value must not be read by other users.
+    pub fn is_secret(self, value: &[u8]) -> bool {
+        match self {
+            Secrecy::Public | Secrecy::PublicKey => false,
+            Secrecy::Url => value.contains(&b'@'),
+            Secrecy::Secret => true,
+        }
+    }
+}
+
+/// An option that both ends use, and that nothing else is special about.
+pub const fn both(name: &'static str) -> Attributes {
+    Attributes {
+        name,
+        role: Role::Both,
+        with_table: true,
+        only_with: None,
+        opposite: None,
+        userspace_only: false,
+        secrecy: Secrecy::Public,
+        in_files: true,
+    }
+}
+
+/// An option of a server.
+pub const fn server(name: &'static str, on_clients: Misplaced) -> Attributes {
+    Attributes { role: Role::Server(on_clients), ..both(name) }
+}
+
+/// An option of a client.
+pub const fn client(name: &'static str, on_servers: Misplaced) -> Attributes {
+    Attributes { role: Role::Client(on_servers), ..both(name) }
+}
+
+impl Attributes {
+    pub const fn not_with_table(self) -> Self {
+        Attributes { with_table: false, ..self }
+    }
+
+    pub const fn only_with(self, other: &'static str) -> Self {
+        Attributes { only_with: Some(other), ..self }
+    }
+
+    pub const fn opposite_of(self, other: &'static str) -> Self {
+        Attributes { opposite: Some(other), ..self }
+    }
+
+    pub const fn userspace_only(self) -> Self {
+        Attributes { userspace_only: true, ..self }
+    }
+
+    pub const fn value(self, secrecy: Secrecy) -> Self {
+        Attributes { secrecy, ..self }
+    }
+
+    pub const fn not_in_files(self) -> Self {
+        Attributes { in_files: false, ..self }
+    }
+
+    /// The name of the option's value among clap's matches.
+    pub fn id(&self) -> String {
+        self.name.replace('-', "_")
+    }
+}

@@ -1,0 +1,98 @@
+//! What all parts of a configuration are made from, and which of the options this end can use.
+
+use super::error::UsageError;
+use super::number::Number;
+use super::peers::Peers;
+use crate::cli::options::Options;
+use crate::cli::options::attributes::{Misplaced, Role};
+use crate::cli::secrets::Secrets;
+
+/// The options as given, and what was found out about them so far.
+pub struct Resolver<'a> {
+    pub options: &'a Options,
+    pub secrets: &'a Secrets,
+    pub number: Number,
+    pub peers: Peers,
+    /// To be logged once logging is set up.
+    pub warnings: Vec<String>,
+}
+
+impl<'a> Resolver<'a> {
+    /// # Errors
+    /// When an option was given that this end of the tunnel has no use for, and that is not one that
+    /// the first version took in silence.
+    pub fn new(
+        options: &'a Options,
+        secrets: &'a Secrets,
+        peers: Peers,
+    ) -> Result<Self, UsageError> {
+        let queue = match peers {
+            Peers::Client | Peers::Clients(_) => options.queue_number,
+            Peers::Server | Peers::Table(_) => None,
+        };
+        let number = Number::new(options.number, queue);
+        let mut resolver = Resolver { options, secrets, number, peers, warnings: Vec::new() };
+        let ignored = resolver.ignored()?;
+        resolver.warn_of_ignored(ignored);
+        Ok(resolver)
+    }
+
+    pub fn warn(&mut self, warning: impl Into<String>) {
+        self.warnings.push(warning.into());
+    }
+
+    /// The options that were given and have no effect at this end.
+    fn ignored(&self) -> Result<Vec<&'static str>, UsageError> {
+        let mut ignored = Vec::new();
+        for given in self.options.given.iter() {
+            let option = given.attributes.name;
+            match misplaced(given.attributes.role, &self.peers) {
+                None => {}
+                Some((_, Misplaced::Ignored)) if given.is_zero => {}
+                Some((_, Misplaced::Ignored)) => ignored.push(option),
+                Some((role, Misplaced::Refused)) => {
+                    return Err(UsageError::OtherRole { option, role });
+                }
+            }
+        }
+        Ok(ignored)
+    }
+
+    fn warn_of_ignored(&mut self, ignored: Vec<&'static str>) {
+        let mut names: Vec<_> = ignored.iter().map(|name| format!("--{name}")).collect();
+        let has_secret = self.options.auth.auth_secret.is_some();
+        let role = match self.peers {
+            Peers::Client | Peers::Clients(_) => {
+                if has_secret && self.options.auth.auth_remote_pubkey_b64.is_none() {
+                    names.push("--auth-secret, without --auth-remote-pubkey-b64".to_owned());
+                }
+                "a server"
+            }
+            Peers::Server => {
+                if has_secret && self.secrets.key.is_none() {
+                    names.push("--auth-secret, without a key".to_owned());
+                }
+                "a client"
+            }
+            Peers::Table(_) => "a host of a table",
+        };
+        if !names.is_empty() {
+            let names = names.join(", ");
+            self.warn(format!("{names}: {role} has no use for it, and goes on without"));
+        }
+    }
+}
+
+/// The end that options of this role belong to, and what happens to them at ours, if ours is
+/// another one.
+fn misplaced(role: Role, peers: &Peers) -> Option<(&'static str, Misplaced)> {
+    match (role, peers) {
+        (Role::Both, _)
+        | (Role::Server(_), Peers::Client | Peers::Clients(_))
+        | (Role::Client(_), Peers::Server) => None,
+        (Role::Server(otherwise), Peers::Server | Peers::Table(_)) => Some(("server", otherwise)),
+        (Role::Client(otherwise), Peers::Client | Peers::Clients(_) | Peers::Table(_)) => {
+            Some(("client", otherwise))
+        }
+    }
+}
