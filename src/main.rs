@@ -60,15 +60,15 @@ fn print(text: &[u8]) {
 }
 
 fn prepare(run: Run) -> Settings {
-    let Run { role, log, state_dir, runtime_dir, mut warnings } = run;
+    let Run { config, log, state_dir, runtime_dir, mut warnings } = run;
     let LogConfig { verbosity, time, pid } = log;
     let stream = std::env::var("JOURNAL_STREAM").ok();
     let journal = log::stderr_is_journal(stream.as_deref());
     log::init(verbosity, log::Format { time, pid, journal });
-    let directories = Directories::new(state_dir, runtime_dir, &role.tunnel().device);
+    let directories = Directories::new(state_dir, runtime_dir, &config.tunnel.device);
     warnings.extend(directories.warning);
     for warning in warnings {
         tracing::warn!("{warning}");
     }
-    Settings { role, state_dir: directories.state, runtime_dir: directories.runtime }
+    Settings { config, state_dir: directories.state, runtime_dir: directories.runtime }
 }

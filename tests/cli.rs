@@ -22,12 +22,13 @@ use std::ffi::OsString;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
-use ipipou::auth::{Credential, Proof};
+use ipipou::auth::{Credential, Policy, Proof};
 use ipipou::cli::{self, CliError, Document, Invocation, Run};
 use ipipou::engine::config::{
-    AlternateAddress, ClientConfig, HostName, NodeConfig, Outer, Reply, Role, ServerConfig,
-    SourceCheck,
+    Admits, AlternateAddress, Config, Expects, HostName, HostsSource, LearnConfig, Outer,
+    PeerConfig, PeerSource, QueueConfig, Reply, ServerName, Shows, SourceCheck, TunnelConfig,
 };
 
 const PRIVATE: &str = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
@@ -51,24 +52,71 @@ fn run(line: &str) -> Run {
     }
 }
 
-fn client(line: &str) -> ClientConfig {
-    match run(&format!("{CLIENT} {line}")).role {
-        Role::Client(client) => client,
-        other => panic!("{line}: {other:?}"),
+/// What a server's command line asks for.
+struct Server {
+    tunnel: TunnelConfig,
+    queue: QueueConfig,
+    policy: Policy,
+    lifetime: Option<Duration>,
+    reply: Reply,
+    learn: Option<LearnConfig>,
+}
+
+/// What a client's command line asks for.
+struct Client {
+    tunnel: TunnelConfig,
+    server: ServerName,
+    credential: Credential,
+    keepalive: Option<Duration>,
+}
+
+impl Server {
+    fn of(config: Config) -> Self {
+        match config.peers {
+            PeerSource::One(PeerConfig { at: None, expects: Some(expects), shows: None }) => {
+                let Expects { queue, policy, lifetime, reply, admits } = expects;
+                let learn = match admits {
+                    Admits::One => None,
+                    Admits::Shared(learn) => Some(learn),
+                };
+                Server { tunnel: config.tunnel, queue, policy, lifetime, reply, learn }
+            }
+            other => panic!("no server: {other:?}"),
+        }
     }
 }
 
-fn server(line: &str) -> ServerConfig {
-    match run(&format!("{SERVER} {line}")).role {
-        Role::Server(server) => server,
-        other => panic!("{line}: {other:?}"),
+impl Client {
+    fn of(config: Config) -> Self {
+        match config.peers {
+            PeerSource::One(PeerConfig { at: Some(server), expects: None, shows: Some(shows) }) => {
+                let Shows { credential, keepalive } = shows;
+                Client { tunnel: config.tunnel, server, credential, keepalive }
+            }
+            other => panic!("no client: {other:?}"),
+        }
     }
 }
 
-fn node(line: &str) -> NodeConfig {
-    match run(line).role {
-        Role::Node(node) => node,
-        other => panic!("{line}: {other:?}"),
+fn client(line: &str) -> Client {
+    Client::of(run(&format!("{CLIENT} {line}")).config)
+}
+
+fn server(line: &str) -> Server {
+    Server::of(run(&format!("{SERVER} {line}")).config)
+}
+
+/// What the command line of a host with a table asks for.
+struct Node {
+    tunnel: TunnelConfig,
+    hosts: HostsSource,
+}
+
+fn node(line: &str) -> Node {
+    let Config { tunnel, peers } = run(line).config;
+    match peers {
+        PeerSource::Table(hosts) => Node { tunnel, hosts },
+        PeerSource::One(other) => panic!("{line}: {other:?}"),
     }
 }
 

@@ -26,8 +26,9 @@ use futures_util::FutureExt as _;
 use host::FakeHost;
 use ipipou::auth::{Credential, Policy, Proof, SharedSecret, Signer, Verifier};
 use ipipou::engine::config::{
-    AlternateAddress, ClientConfig, Datapath, DatapathChoice, GatewayConfig, HostName, Outer,
-    QueueConfig, Reply, Role, RulesConfig, ServerConfig, ServerName, SourceCheck, TunnelConfig,
+    Admits, AlternateAddress, Config, Datapath, DatapathChoice, Expects, GatewayConfig, HostName,
+    LearnConfig, Outer, QueueConfig, Reply, RulesConfig, ServerName, Shows, SourceCheck,
+    TunnelConfig,
 };
 use ipipou::engine::driver::Driver;
 use ipipou::engine::host::Found;
@@ -62,10 +63,45 @@ fn tunnel() -> TunnelConfig {
     }
 }
 
-fn server(lifetime: Option<Duration>) -> ServerConfig {
+/// A server as a test asks for it.
+#[derive(Debug, Clone)]
+struct Server {
+    tunnel: TunnelConfig,
+    queue: QueueConfig,
+    policy: Policy,
+    lifetime: Option<Duration>,
+    reply: Reply,
+    learn: Option<LearnConfig>,
+}
+
+/// A client as a test asks for it.
+#[derive(Debug, Clone)]
+struct Client {
+    tunnel: TunnelConfig,
+    server: ServerName,
+    credential: Credential,
+    keepalive: Option<Duration>,
+}
+
+impl From<Server> for Config {
+    fn from(server: Server) -> Self {
+        let Server { tunnel, queue, policy, lifetime, reply, learn } = server;
+        let admits = learn.map_or(Admits::One, Admits::Shared);
+        Config::server(tunnel, Expects { queue, policy, lifetime, reply, admits })
+    }
+}
+
+impl From<Client> for Config {
+    fn from(client: Client) -> Self {
+        let Client { tunnel, server, credential, keepalive } = client;
+        Config::client(tunnel, server, Shows { credential, keepalive })
+    }
+}
+
+fn server(lifetime: Option<Duration>) -> Server {
     let secret = SharedSecret::new(b"secret".to_vec());
     let verifier = Verifier::new(&signer().public(), secret, None).unwrap();
-    ServerConfig {
+    Server {
         tunnel: tunnel(),
         queue: QueueConfig { number: 0, max_len: 24 },
         policy: Policy { remote_ip: None, remote_port: None, proof: Proof::Key(verifier) },
@@ -75,8 +111,8 @@ fn server(lifetime: Option<Duration>) -> ServerConfig {
     }
 }
 
-fn client(host: HostName, keepalive: Option<Duration>) -> ClientConfig {
-    ClientConfig {
+fn client(host: HostName, keepalive: Option<Duration>) -> Client {
+    Client {
         tunnel: tunnel(),
         server: ServerName { host, port: 10000.try_into().unwrap() },
         credential: Credential::Key(signer()),
@@ -109,31 +145,31 @@ struct Play {
 }
 
 impl Play {
-    fn start(role: Role, host: FakeHost, memory: Memory) -> Self {
-        Play::start_on(Datapath::Kernel, role, host, memory)
+    fn start(config: Config, host: FakeHost, memory: Memory) -> Self {
+        Play::start_on(Datapath::Kernel, config, host, memory)
     }
 
-    fn start_on(datapath: Datapath, role: Role, host: FakeHost, memory: Memory) -> Self {
-        let mut play = Play::stopped(datapath, role, host, memory);
+    fn start_on(datapath: Datapath, config: Config, host: FakeHost, memory: Memory) -> Self {
+        let mut play = Play::stopped(datapath, config, host, memory);
         play.read();
         play
     }
 
     /// Before the host is read.
-    fn stopped(datapath: Datapath, role: Role, host: FakeHost, memory: Memory) -> Self {
-        Play::stopped_at(0, datapath, role, host, memory)
+    fn stopped(datapath: Datapath, config: Config, host: FakeHost, memory: Memory) -> Self {
+        Play::stopped_at(0, datapath, config, host, memory)
     }
 
     /// With a wall clock that is off by `skew` from the start.
     fn stopped_at(
         skew: i64,
         datapath: Datapath,
-        role: Role,
+        config: Config,
         host: FakeHost,
         memory: Memory,
     ) -> Self {
         let at_start = moment(Duration::ZERO, skew, 0);
-        let engine = Engine::new(role, datapath, memory.clone(), &at_start);
+        let engine = Engine::new(config, datapath, memory.clone(), &at_start);
         Play {
             engine,
             host,

@@ -91,7 +91,7 @@ pub fn options(start: Invocation) -> Result<String, CliError> {
 fn about(run: &Run, warnings: &[String]) -> String {
     let warnings = warnings.iter().chain(&run.warnings);
     let mut text: String = warnings.map(|warning| format!("warning: {warning}\n")).collect();
-    if let Some(key) = run.role.public_key() {
+    if let Some(key) = run.config.public_key() {
         text += &format!("our public key is {}\n", key_text(&key));
     }
     text

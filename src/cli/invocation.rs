@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::options::Document;
-use crate::engine::config::Role;
+use crate::engine::config::Config;
 
 /// What the program is asked to do.
 #[derive(Debug, Clone)]
@@ -16,7 +16,7 @@ pub enum Invocation {
     Checked(String),
     /// Print the text that [`super::render`] makes.
     Generate(Document),
-    /// Send one authentication packet; the role is that of a client.
+    /// Send one authentication packet; the configuration is that of a client.
     Reauth(Box<Run>),
     /// Be a tunnel.
     Run(Box<Run>),
@@ -25,7 +25,7 @@ pub enum Invocation {
 /// A tunnel, and what its process needs beside it.
 #[derive(Debug, Clone)]
 pub struct Run {
-    pub role: Role,
+    pub config: Config,
     pub log: LogConfig,
     /// Where the replay memory is kept, if that is given.
     pub state_dir: Option<PathBuf>,

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! .conf lines ─ conf ─┐
-//! command line ───────┴─ options ─ resolve ─ engine::config::Role
+//! command line ───────┴─ options ─ resolve ─ engine::config::Config
 //! ```
 //!
 //! Arguments of files stand before those of the command line, and the last one counts; options that

@@ -20,7 +20,7 @@ use std::path::PathBuf;
 use zeroize::Zeroizing;
 
 use crate::auth;
-use crate::engine::config::Role;
+use crate::engine::config::Config;
 pub use crate::host::{Directories, close_memory};
 pub use control::{Style, show};
 pub use failure::{Exit, Failure};
@@ -30,7 +30,7 @@ pub use tunnel::run;
 /// Everything a tunnel process needs to know.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    pub role: Role,
+    pub config: Config,
     /// Where the replay memory is kept.
     pub state_dir: PathBuf,
     /// Where the control socket is.
@@ -59,6 +59,6 @@ pub fn keygen(labelled: bool) -> Result<(), Failure> {
 
 impl Settings {
     fn tunnel(&self) -> &crate::engine::config::TunnelConfig {
-        self.role.tunnel()
+        &self.config.tunnel
     }
 }

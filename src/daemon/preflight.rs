@@ -10,8 +10,7 @@ use super::locks::Locks;
 use super::{Failure, Settings, record};
 use crate::engine;
 use crate::engine::config::{
-    AlternateAddress, ClientConfig, Datapath, DatapathChoice, HostName, Masquerade, Outer, Role,
-    TunnelConfig,
+    AlternateAddress, Config, Datapath, DatapathChoice, HostName, Masquerade, Outer, TunnelConfig,
 };
 use crate::engine::host::{Family, Found, InterfaceKind, Listener, is_labelled};
 use crate::host::nft::NftError;
@@ -95,17 +94,14 @@ impl Prepared {
     /// When the kernel refuses a socket or a thread, or somebody else reads the queue.
     pub async fn start(
         self,
-        role: &Role,
+        config: &Config,
         host: &HostAdapter,
         stored: StoredFds,
     ) -> Result<Box<dyn host::Datapath>, Failure> {
-        let tunnel = role.tunnel();
+        let tunnel = &config.tunnel;
         match self {
             Prepared::Kernel(state) => {
-                let queue = match role {
-                    Role::Server(server) => Some(server.queue),
-                    Role::Client(_) | Role::Node(_) => None,
-                };
+                let queue = config.expects().map(|expects| expects.queue);
                 Ok(Box::new(state.start(queue, tunnel.outer.device())?))
             }
             Prepared::Tun => {
@@ -157,12 +153,9 @@ pub async fn open_host(
             Prepared::Tun
         }
     };
-    let server = match &settings.role {
-        Role::Client(client) => match &client.server.host {
-            HostName::Address(address) => Some(*address),
-            HostName::Name(_) => None,
-        },
-        Role::Server(_) | Role::Node(_) => None,
+    let server = match settings.config.server_name().map(|server| &server.host) {
+        Some(HostName::Address(address)) => Some(*address),
+        Some(HostName::Name(_)) | None => None,
     };
     let question = Question {
         way_to: server.map(|server| WayTo::of_tunnel(tunnel, server)),
@@ -216,7 +209,7 @@ fn port_in_use(at: SocketAddr, by: &dyn std::fmt::Display) -> Failure {
 
 /// The kernel's datapath where it can do what is asked, otherwise our own, and why.
 async fn choose(settings: &Settings) -> Result<Datapath, Failure> {
-    if let Some(why) = settings.role.needs_userspace() {
+    if let Some(why) = settings.config.exceeds(Datapath::Kernel) {
         tracing::info!("userspace datapath (tun): {why}");
         return Ok(Datapath::Tun);
     }
@@ -251,12 +244,9 @@ async fn only_ipv6(settings: &Settings) -> io::Result<Option<String>> {
         addresses,
         ..Found::default()
     };
-    let name = match &settings.role {
-        Role::Client(ClientConfig { server, .. }) => match &server.host {
-            HostName::Name(_) => Some(&server.host),
-            HostName::Address(_) => return Ok(None),
-        },
-        Role::Server(_) | Role::Node(_) => None,
+    let name = match settings.config.server_name().map(|server| &server.host) {
+        Some(HostName::Address(_)) => return Ok(None),
+        name @ (Some(HostName::Name(_)) | None) => name,
     };
     match &tunnel.outer {
         Outer::Address(_) | Outer::AddressOn(..) => return Ok(None),
@@ -288,9 +278,9 @@ fn require_kernel(host: &HostAdapter, settings: &Settings) -> Result<KernelState
     require_fou()?;
     require_modules(&["ipip"])?;
     let mut state = KernelState::of(settings.tunnel(), host);
-    match (state.probe_rules(), &settings.role) {
+    match (state.probe_rules(), settings.config.expects()) {
         (Ok(_), _) => Ok(state),
-        (Err(error @ NftError::NoProgram(_)), Role::Client(_) | Role::Node(_)) => {
+        (Err(error @ NftError::NoProgram(_)), None) => {
             tracing::warn!(
                 "{error}. Going on without rules: anybody who sends packets with the address of the \
                  other end can reach the tunnel"

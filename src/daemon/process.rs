@@ -13,7 +13,7 @@ use super::memory::{Loaded, MemoryFile};
 use super::preflight::{self, Ground};
 use super::{Failure, Settings};
 use crate::auth::Reject;
-use crate::engine::config::{Datapath, Role};
+use crate::engine::config::Datapath;
 use crate::engine::driver::Driver as _;
 use crate::engine::host::step::{DnsStep, Step};
 use crate::engine::host::{Family, Found, NameServers, RulesFound};
@@ -101,18 +101,18 @@ impl<'a> Process<'a> {
             step: Box::new(DnsStep::Use.into()),
             error: StepError::Dns(error),
         })?;
-        let carrier = prepared.start(&settings.role, &host, kept).await?;
+        let carrier = prepared.start(&settings.config, &host, kept).await?;
         let file = MemoryFile::in_directory(&settings.state_dir);
         let memory = match file.load() {
             Loaded::Whole(memory) => memory,
             Loaded::FirstStart => Memory::default(),
             Loaded::Lost(e) => {
-                let effect = match settings.role {
-                    Role::Server(_) => {
+                let effect = match settings.config.expects() {
+                    Some(_) => {
                         "authentication packets from before this start neither make a tunnel nor \
                          move it"
                     }
-                    Role::Client(_) | Role::Node(_) => "what was kept there is lost",
+                    None => "what was kept there is lost",
                 };
                 tracing::warn!("{}: {e}: {effect}", file.path().display());
                 Memory::lost()
@@ -123,7 +123,7 @@ impl<'a> Process<'a> {
             settings,
             family_at_start: family,
             clock,
-            engine: Engine::new(settings.role.clone(), datapath, memory, &now),
+            engine: Engine::new(settings.config.clone(), datapath, memory, &now),
             host,
             locks,
             foreign_listeners: !adopts_listeners,

@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use super::memory::{Loaded, MemoryFile};
 use super::preflight::{check_device, require_raw};
 use super::{Failure, Settings};
-use crate::engine::config::{ClientConfig, Role, TunnelConfig};
+use crate::engine::config::{ServerName, Shows, TunnelConfig};
 use crate::engine::host::{Family, Found, InterfaceKind};
 use crate::engine::{Memory, Outgoing, first_packet, outer_address};
 use crate::host::clock::Clock;
@@ -18,24 +18,25 @@ use crate::sources::names;
 /// # Errors
 /// When there is no server to send to, no address to send from, or the kernel refuses.
 pub fn reauthenticate(settings: &Settings) -> Result<(), Failure> {
-    let Role::Client(client) = &settings.role else {
+    let (Some(server), Some(shows)) = (settings.config.server_name(), settings.config.shows())
+    else {
         return Err(Failure::Usage("--reauth-only is for clients".to_owned()));
     };
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(Failure::system("start"))?
-        .block_on(send(client, settings))
+        .block_on(send(server, shows, settings))
 }
 
-async fn send(client: &ClientConfig, settings: &Settings) -> Result<(), Failure> {
+async fn send(name: &ServerName, shows: &Shows, settings: &Settings) -> Result<(), Failure> {
     require_raw()?;
-    let tunnel = &client.tunnel;
+    let tunnel = settings.tunnel();
     let mut host = HostAdapter::open(tunnel, false).map_err(Failure::Netlink)?;
     check_device(&tunnel.outer).await?;
-    let addresses = names::look_up(&client.server.host)
+    let addresses = names::look_up(&name.host)
         .await
-        .map_err(|e| Failure::Generic(format!("cannot look up {:?}: {e}", client.server.host)))?;
+        .map_err(|e| Failure::Generic(format!("cannot look up {:?}: {e}", name.host)))?;
     // What sends needs IPv4; the tunnel may be at any of the name's addresses.
     let mut usable = addresses.iter().copied().filter(IpAddr::is_ipv4);
     let Some(first) = usable.next() else {
@@ -65,9 +66,9 @@ async fn send(client: &ClientConfig, settings: &Settings) -> Result<(), Failure>
     let now = Clock::start().moment()?;
     let outgoing = Outgoing {
         from: SocketAddr::new(address, tunnel.port.get()),
-        to: SocketAddr::new(server, client.server.port.get()),
+        to: SocketAddr::new(server, name.port.get()),
         mark: tunnel.mark(),
-        payload: first_packet(client, &memory, &now),
+        payload: first_packet(shows, &memory, &now),
         ttl: tunnel.auth_ttl,
     };
     let sender = RawSender::open(tunnel.outer.device()).map_err(Failure::Sending)?;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::process::Process;
 use crate::auth::Reject;
 use crate::engine::Contact;
-use crate::engine::config::Role;
+use crate::engine::config::PeerSource;
 use crate::host::clock;
 use crate::host::datapath::{self, Statistics};
 use crate::observe::status::{
@@ -15,10 +15,10 @@ use crate::observe::status::{
 
 impl Process<'_> {
     pub(super) fn role(&self) -> &'static str {
-        match self.settings.role {
-            Role::Server(_) => "server",
-            Role::Client(_) => "client",
-            Role::Node(_) => "node",
+        match &self.settings.config.peers {
+            PeerSource::Table(_) => "node",
+            PeerSource::One(peer) if peer.shows.is_some() => "client",
+            PeerSource::One(_) => "server",
         }
     }
 

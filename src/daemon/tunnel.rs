@@ -15,7 +15,7 @@ use super::signals::{Caught, Signals};
 use super::{Failure, Settings, preflight};
 use crate::auth::key_text;
 use crate::engine::Event;
-use crate::engine::config::{HostName, Role};
+use crate::engine::config::{Config, HostName, PeerSource};
 use crate::engine::driver::Driver as _;
 use crate::engine::host::Family;
 use crate::engine::table::Node;
@@ -27,7 +27,7 @@ use crate::sources::{TableSource, names};
 /// # Errors
 /// Why it could not start, or what it could not clean up.
 pub fn run(settings: &Settings) -> Result<(), Failure> {
-    if let Some(key) = settings.role.public_key() {
+    if let Some(key) = settings.config.public_key() {
         tracing::info!("our public key is {}: the other end needs it", key_text(&key));
     }
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -45,26 +45,25 @@ pub fn run(settings: &Settings) -> Result<(), Failure> {
 
 async fn serve(settings: &Settings) -> Result<(), Failure> {
     let mut signals = Signals::catch().map_err(Failure::system("catch signals"))?;
-    let looks_at_routes = match &settings.role {
-        Role::Client(_) => true, // the way to its server
-        Role::Server(_) | Role::Node(_) => settings.tunnel().asks_for_routing(),
-    };
+    // The way to its server concerns a client.
+    let looks_at_routes =
+        settings.config.server_name().is_some() || settings.tunnel().asks_for_routing();
     let mut changes = DebouncedChanges::open(looks_at_routes).map_err(Failure::Netlink)?;
-    let hosts = match &settings.role {
-        Role::Node(node) => {
-            let table = TableSource::load(node.hosts.clone(), &settings.state_dir).await;
+    let hosts = match settings.config.table() {
+        Some(source) => {
+            let table = TableSource::load(source.clone(), &settings.state_dir).await;
             Some(table.map_err(Failure::Usage)?)
         }
-        Role::Server(_) | Role::Client(_) => None,
+        None => None,
     };
     let remotes = hosts.as_ref().map_or(0, TableSource::remotes);
     let mut process = Process::open(settings, remotes).await?;
     let hosts = hosts.map(|hosts| hosts.carried_by(process.chosen));
     let control = open_control(settings);
-    let (mut answers, look_up_now) = keep_looking(&settings.role);
+    let (mut answers, look_up_now) = keep_looking(&settings.config);
     let family = watch::Sender::new(process.family_at_start);
     let mut tables = keep_table(settings, hosts, &family, &look_up_now, process.clock);
-    if let Some(table) = next_table(&mut tables, &settings.role).await {
+    if let Some(table) = next_table(&mut tables, &settings.config).await {
         // Before the host is read: what an earlier process made for these nodes is kept.
         process.handle(Event::Hosts(table)).await;
     }
@@ -88,17 +87,15 @@ async fn serve(settings: &Settings) -> Result<(), Failure> {
                 Caught::End => process.end().await.map(|()| true)?,
                 Caught::Reauthenticate => {
                     look_up_now.notify_one();
-                    match settings.role {
-                        Role::Server(_) | Role::Client(_) => {
-                            process.handle(Event::ReauthRequested).await
-                        }
-                        Role::Node(_) => false, // its table is read again
+                    match settings.config.peers {
+                        PeerSource::One(_) => process.handle(Event::ReauthRequested).await,
+                        PeerSource::Table(_) => false, // it is read again
                     }
                 }
                 Caught::Reload => {
-                    match settings.role {
-                        Role::Node(_) => look_up_now.notify_one(),
-                        Role::Server(_) | Role::Client(_) => ignore("SIGHUP"),
+                    match settings.config.peers {
+                        PeerSource::Table(_) => look_up_now.notify_one(),
+                        PeerSource::One(_) => ignore("SIGHUP"),
                     }
                     false
                 }
@@ -110,7 +107,7 @@ async fn serve(settings: &Settings) -> Result<(), Failure> {
             () = sleep_until(deadline) => process.handle(Event::Deadline).await,
             (writing, result) = process.memory.written() => process.written(writing, result).await,
             Some(addresses) = answers.recv() => process.handle(Event::Resolved(addresses)).await,
-            Some(table) = next_table(&mut tables, &settings.role) => {
+            Some(table) = next_table(&mut tables, &settings.config) => {
                 process.handle(Event::Hosts(table)).await
             }
             Some(stream) = next_asker(control.as_ref()) => process.tell(stream).await,
@@ -148,18 +145,15 @@ fn open_control(settings: &Settings) -> Option<StatusSocket> {
         .ok()
 }
 
-fn keep_looking(role: &Role) -> (mpsc::Receiver<Vec<IpAddr>>, Arc<Notify>) {
+fn keep_looking(config: &Config) -> (mpsc::Receiver<Vec<IpAddr>>, Arc<Notify>) {
     let (sender, answers) = mpsc::channel(1);
     let now = Arc::new(Notify::new());
-    match role {
-        Role::Client(client) => match &client.server.host {
-            HostName::Name(name) => {
-                let (name, now) = (name.clone(), Arc::clone(&now));
-                tokio::spawn(async move { names::keep_looking(name, sender, &now).await });
-            }
-            HostName::Address(_) => {}
-        },
-        Role::Server(_) | Role::Node(_) => {}
+    match config.server_name().map(|server| &server.host) {
+        Some(HostName::Name(name)) => {
+            let (name, now) = (name.clone(), Arc::clone(&now));
+            tokio::spawn(async move { names::keep_looking(name, sender, &now).await });
+        }
+        Some(HostName::Address(_)) | None => {}
     }
     (answers, now)
 }
@@ -180,10 +174,10 @@ fn keep_table(
     tables
 }
 
-async fn next_table(tables: &mut mpsc::Receiver<Vec<Node>>, role: &Role) -> Option<Vec<Node>> {
-    match role {
-        Role::Node(_) => tables.recv().await,
-        Role::Server(_) | Role::Client(_) => None,
+async fn next_table(tables: &mut mpsc::Receiver<Vec<Node>>, config: &Config) -> Option<Vec<Node>> {
+    match config.peers {
+        PeerSource::Table(_) => tables.recv().await,
+        PeerSource::One(_) => None,
     }
 }
 

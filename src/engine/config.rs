@@ -21,105 +21,21 @@ pub const LEAST_MTU_V6: u32 = 1280;
 /// What fits into the longest IPv4 packet there is, with a UDP header around it.
 pub const MOST_MTU: u32 = 65_535 - 28;
 
-/// What one process is.
+/// What one process is: our end, and the peers.
 #[derive(Debug, Clone)]
-pub enum Role {
-    Server(ServerConfig),
-    Client(ClientConfig),
-    Node(NodeConfig),
-}
-
-impl Role {
-    pub fn tunnel(&self) -> &TunnelConfig {
-        match self {
-            Role::Server(server) => &server.tunnel,
-            Role::Client(client) => &client.tunnel,
-            Role::Node(node) => &node.tunnel,
-        }
-    }
-
-    /// The peer of a server or a client; a node has those of its table.
-    pub(super) fn peer(self) -> Option<PeerConfig> {
-        match self {
-            Role::Server(server) => Some(server.peer()),
-            Role::Client(client) => Some(client.peer()),
-            Role::Node(_) => None,
-        }
-    }
-
-    /// Our own public key, as the other end must have it.
-    pub fn public_key(&self) -> Option<[u8; 32]> {
-        match self {
-            Role::Client(ClientConfig { credential: Credential::Key(signer), .. })
-            | Role::Server(ServerConfig { reply: Reply::Signed(signer), .. }) => {
-                Some(signer.public())
-            }
-            Role::Client(_) | Role::Server(_) | Role::Node(_) => None,
-        }
-    }
-
-    /// What is asked for that the kernel's datapath cannot do.
-    pub fn needs_userspace(&self) -> Option<&'static str> {
-        let tunnel = self.tunnel();
-        let ipv6 = match &tunnel.outer {
-            Outer::Address(address) | Outer::AddressOn(address, _) => address.is_ipv6(),
-            Outer::Device(_) | Outer::Route => match self {
-                Role::Client(client) => {
-                    matches!(client.server.host, HostName::Address(a) if a.is_ipv6())
-                }
-                Role::Server(_) | Role::Node(_) => false,
-            },
-        };
-        match self {
-            Role::Server(ServerConfig { learn: Some(_), .. }) => {
-                Some("the kernel's cannot learn addresses (--learn)")
-            }
-            Role::Server(_) | Role::Client(_) | Role::Node(_) => match tunnel.inner6 {
-                Some(_) => Some("the kernel's carries IPv4 only (--ip6)"),
-                None if ipv6 => Some("the kernel's goes over IPv4 only"),
-                None => None,
-            },
-        }
-    }
-}
-
-impl ServerConfig {
-    fn peer(self) -> PeerConfig {
-        let ServerConfig { policy, lifetime, reply, learn, .. } = self;
-        let admits = learn.map_or(Admits::One, Admits::Shared);
-        let expects = Some(Expects { policy, lifetime, reply, admits });
-        PeerConfig { at: None, expects, shows: None }
-    }
-}
-
-impl ClientConfig {
-    fn peer(self) -> PeerConfig {
-        let ClientConfig { server, credential, keepalive, .. } = self;
-        let shows = Some(Shows { credential, keepalive });
-        PeerConfig { at: Some(server), expects: None, shows }
-    }
-}
-
-/// A node knows the outer addresses of all others from a table, and is let in by them for its own.
-#[derive(Debug, Clone)]
-pub struct NodeConfig {
+pub struct Config {
     pub tunnel: TunnelConfig,
-    pub hosts: HostsSource,
+    pub peers: PeerSource,
 }
 
-/// A server waits for an authenticated packet and makes the tunnel towards its source.
+/// Where the peers are from.
 #[derive(Debug, Clone)]
-pub struct ServerConfig {
-    pub tunnel: TunnelConfig,
-    pub queue: QueueConfig,
-    /// Who may have the tunnel.
-    pub policy: Policy,
-    /// How long an authentication is good for; `None` means for ever.
-    pub lifetime: Option<Duration>,
-    /// What is sent back to a client that authenticated.
-    pub reply: Reply,
-    /// Many clients instead of one.
-    pub learn: Option<LearnConfig>,
+pub enum PeerSource {
+    /// One is configured.
+    One(PeerConfig),
+    /// A table says where each is, and that is all the proof there is: each knows the others' addresses
+    /// and is let in by them for its own.
+    Table(HostsSource),
 }
 
 /// A peer as it is asked for.
@@ -136,6 +52,8 @@ pub struct PeerConfig {
 /// What a peer has to prove.
 #[derive(Debug, Clone)]
 pub struct Expects {
+    /// Where the kernel's datapath queues what may be authentication packets.
+    pub queue: QueueConfig,
     pub policy: Policy,
     /// How long an authentication is good for; `None`: it never expires.
     pub lifetime: Option<Duration>,
@@ -161,22 +79,90 @@ pub struct Shows {
     pub keepalive: Option<Duration>,
 }
 
+impl Config {
+    /// A server: it makes the tunnel towards whoever authenticates.
+    pub fn server(tunnel: TunnelConfig, expects: Expects) -> Self {
+        let peer = PeerConfig { at: None, expects: Some(expects), shows: None };
+        Config { tunnel, peers: PeerSource::One(peer) }
+    }
+
+    /// A client: it knows its server, makes the tunnel at once and authenticates.
+    pub fn client(tunnel: TunnelConfig, server: ServerName, shows: Shows) -> Self {
+        let peer = PeerConfig { at: Some(server), expects: None, shows: Some(shows) };
+        Config { tunnel, peers: PeerSource::One(peer) }
+    }
+
+    /// The one peer that is configured.
+    pub fn peer(&self) -> Option<&PeerConfig> {
+        match &self.peers {
+            PeerSource::One(peer) => Some(peer),
+            PeerSource::Table(_) => None,
+        }
+    }
+
+    /// The table that peers are from.
+    pub fn table(&self) -> Option<&HostsSource> {
+        match &self.peers {
+            PeerSource::One(_) => None,
+            PeerSource::Table(source) => Some(source),
+        }
+    }
+
+    /// What the peer has to prove.
+    pub fn expects(&self) -> Option<&Expects> {
+        self.peer()?.expects.as_ref()
+    }
+
+    /// What we prove.
+    pub fn shows(&self) -> Option<&Shows> {
+        self.peer()?.shows.as_ref()
+    }
+
+    /// Where the peer is, if that is configured.
+    pub fn server_name(&self) -> Option<&ServerName> {
+        self.peer()?.at.as_ref()
+    }
+
+    /// Our own public key, as the other end must have it.
+    pub fn public_key(&self) -> Option<[u8; 32]> {
+        let shown = self.shows().and_then(|shows| match &shows.credential {
+            Credential::Key(signer) => Some(signer.public()),
+            Credential::Token(_) | Credential::Empty => None,
+        });
+        shown.or_else(|| match &self.expects()?.reply {
+            Reply::Signed(signer) => Some(signer.public()),
+            Reply::Silent | Reply::Reversed => None,
+        })
+    }
+
+    /// What is asked for that a datapath cannot do.
+    pub fn exceeds(&self, datapath: Datapath) -> Option<&'static str> {
+        let can = datapath.capabilities();
+        let over_ipv6 = match &self.tunnel.outer {
+            Outer::Address(address) | Outer::AddressOn(address, _) => address.is_ipv6(),
+            Outer::Device(_) | Outer::Route => self
+                .server_name()
+                .is_some_and(|server| matches!(server.host, HostName::Address(a) if a.is_ipv6())),
+        };
+        let learns = self.expects().is_some_and(|e| matches!(e.admits, Admits::Shared(_)));
+        if learns && !can.learns {
+            Some("the kernel's cannot learn addresses (--learn)")
+        } else if self.tunnel.inner6.is_some() && !can.inner_ipv6 {
+            Some("the kernel's carries IPv4 only (--ip6)")
+        } else if over_ipv6 && !can.outer_ipv6 {
+            Some("the kernel's goes over IPv4 only")
+        } else {
+            None
+        }
+    }
+}
+
 impl Expects {
     /// Our clock when an authentication of this age runs out.
     pub(crate) fn valid_until(&self, age: Duration, now: &Moment) -> Option<Duration> {
         let left = self.lifetime?.saturating_sub(age);
         Some(now.monotonic.saturating_add(left))
     }
-}
-
-/// A client knows its server, makes the tunnel at once and proves itself.
-#[derive(Debug, Clone)]
-pub struct ClientConfig {
-    pub tunnel: TunnelConfig,
-    pub server: ServerName,
-    pub credential: Credential,
-    /// Time between two authentication packets; `None` means one at the start only.
-    pub keepalive: Option<Duration>,
 }
 
 /// Where the server is.

@@ -32,7 +32,7 @@ use std::time::Duration;
 
 use crate::auth::{Proof, ServerTime};
 use crate::wire::auth_packet::SALT_LEN;
-use config::{ClientConfig, Datapath, Outer, Role, ServerConfig, Shows, TunnelConfig};
+use config::{Config, Datapath, Expects, Outer, PeerSource, Shows, TunnelConfig};
 use endpoint::{Endpoint, OuterFound, find_outer};
 
 pub use event::{Action, Counters, Event, Failed, Outgoing, Report, Status, Unusable};
@@ -146,16 +146,16 @@ enum Phase {
 
 impl Engine {
     /// `memory` is what an earlier process left with [`Action::Remember`] or [`Action::Write`].
-    pub fn new(role: Role, datapath: Datapath, mut memory: Memory, now: &Moment) -> Self {
-        let tunnel = role.tunnel().clone();
-        let control = match &role {
-            Role::Server(config) => {
-                Control::Queue { queue: config.queue, shape: control_shape(config) }
-            }
-            Role::Client(_) | Role::Node(_) => Control::Refuse,
+    pub fn new(config: Config, datapath: Datapath, mut memory: Memory, now: &Moment) -> Self {
+        let control = config.expects().map_or(Control::Refuse, |expects| Control::Queue {
+            queue: expects.queue,
+            shape: control_shape(expects),
+        });
+        let Config { tunnel, peers } = config;
+        let (peer, table) = match peers {
+            PeerSource::One(peer) => (Some(Peer::new(peer, &tunnel, &mut memory, now)), None),
+            PeerSource::Table(_) => (None, Some(Vec::new())),
         };
-        let peer = role.peer().map(|peer| Peer::new(peer, &tunnel, &mut memory, now));
-        let table = peer.is_none().then(Vec::new);
         Engine {
             endpoint: Endpoint { tunnel, datapath, control },
             peers: Peers::new(peer),
@@ -294,12 +294,12 @@ impl Engine {
 }
 
 /// How a server tells authentication packets from data.
-fn control_shape(config: &ServerConfig) -> PacketShape {
-    match &config.policy.proof {
+fn control_shape(Expects { policy, .. }: &Expects) -> PacketShape {
+    match &policy.proof {
         Proof::Key(_) => PacketShape::signed(),
         Proof::Token(token) => PacketShape::token(token.as_bytes().len()),
         Proof::Nothing => {
-            PacketShape::FromRemote { ip: config.policy.remote_ip, port: config.policy.remote_port }
+            PacketShape::FromRemote { ip: policy.remote_ip, port: policy.remote_port }
         }
     }
 }
@@ -329,7 +329,6 @@ pub fn has_leftovers(tunnel: &TunnelConfig, found: &Found) -> bool {
 }
 
 /// The packet of a client that sends just one.
-pub fn first_packet(client: &ClientConfig, memory: &Memory, now: &Moment) -> Vec<u8> {
-    let ClientConfig { credential, keepalive, .. } = client.clone();
-    Prover::new(Shows { credential, keepalive }, memory, now).packet(now)
+pub fn first_packet(shows: &Shows, memory: &Memory, now: &Moment) -> Vec<u8> {
+    Prover::new(shows.clone(), memory, now).packet(now)
 }

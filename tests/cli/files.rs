@@ -6,7 +6,7 @@ use super::*;
 fn files_come_before_the_command_line_and_it_wins() {
     let text = "server\nnumber 3\nfou-local @eth0\nfou-local-port 7\nauth-token a b\nv\n";
     let Ok(Invocation::Run(run)) = with_file(text, "-n 4 -v") else { panic!("no run") };
-    let Role::Server(server) = run.role else { panic!("a client") };
+    let server = Server::of(run.config);
     assert_eq!(server.tunnel.device.as_str(), "ipipou4");
     assert_eq!(server.tunnel.port.get(), 7);
     assert_eq!(run.log.verbosity, 2);
@@ -16,7 +16,7 @@ fn files_come_before_the_command_line_and_it_wins() {
     let (first, second) = (file("server\nn 1\nb @eth0"), file("n 2"));
     let args = [Path::new("--config"), &first, Path::new("--config"), &second];
     let Ok(Invocation::Run(run)) = parse(args) else { panic!("no run") };
-    let Role::Server(server) = run.role else { panic!("a client") };
+    let server = Server::of(run.config);
     assert_eq!(server.tunnel.device.as_str(), "ipipou2");
     for path in [first, second] {
         std::fs::remove_file(path).expect("it was just written");

@@ -35,7 +35,7 @@ fn routes_and_name_servers_add_up() {
 fn routes_of_a_file_and_of_the_command_line_add_up() {
     let text = "server\nb @eth0\nroute 10.1.0.0/16\nroute 10.2.0.0/16\n";
     let Ok(Invocation::Run(run)) = with_file(text, "--route 10.3.0.0/16") else { panic!("no run") };
-    let Role::Server(server) = run.role else { panic!("no server") };
+    let server = Server::of(run.config);
     assert_eq!(networks(&server.tunnel.gateway), ["10.1.0.0/16", "10.2.0.0/16", "10.3.0.0/16"]);
     let Err(CliError::Usage(line)) = with_file(text, "--route 10.2.0.0/16") else { panic!("run") };
     assert_eq!(line, "--route: 10.2.0.0/16 is given twice");
@@ -71,7 +71,7 @@ fn masquerading_is_by_one_interface_or_any() {
     {
         let text = format!("server\nb @eth0\nforward\n{line}\n");
         let Ok(Invocation::Run(run)) = with_file(text, "") else { panic!("no run") };
-        let Role::Server(server) = run.role else { panic!("no server") };
+        let server = Server::of(run.config);
         assert_eq!(server.tunnel.gateway.masquerade, expected, "{line}");
         assert!(server.tunnel.gateway.forward);
     }

@@ -4,7 +4,7 @@ use super::*;
 
 #[test]
 fn a_server_has_defaults_for_everything_but_its_own_end() {
-    let ServerConfig { tunnel, queue, policy, lifetime, reply, learn } = server("");
+    let Server { tunnel, queue, policy, lifetime, reply, learn } = server("");
     assert_eq!(tunnel.device.as_str(), "ipipou0");
     assert_eq!(tunnel.inner.to_string(), "172.28.0.0");
     assert_eq!(tunnel.inner_peer.to_string(), "172.28.0.1/32");
@@ -26,7 +26,7 @@ fn a_server_has_defaults_for_everything_but_its_own_end() {
 
 #[test]
 fn a_client_needs_its_end_its_server_and_its_inner_address() {
-    let ClientConfig { tunnel, server, credential, keepalive } = client("");
+    let Client { tunnel, server, credential, keepalive } = client("");
     assert_eq!(tunnel.inner.to_string(), "172.28.0.1");
     assert_eq!(tunnel.inner_peer.to_string(), "172.28.0.0/32");
     assert_eq!(server.host, HostName::Address("203.0.113.1".parse().unwrap()));
@@ -66,8 +66,8 @@ fn spellings_of_one_option() {
 
 #[test]
 fn the_last_of_two_wins() {
-    assert!(matches!(run("-c -b @eth0 -s").role, Role::Server(_)));
-    assert!(matches!(run(&format!("-s {CLIENT} -c")).role, Role::Client(_)));
+    Server::of(run("-c -b @eth0 -s").config);
+    Client::of(run(&format!("-s {CLIENT} -c")).config);
     assert_eq!(client("--encap-csum").tunnel.checksum, Some(true));
     assert_eq!(client("--encap-csum --no-encap-csum").tunnel.checksum, Some(false));
     assert_eq!(client("--no-encap-csum --encap-csum").tunnel.checksum, Some(true));
@@ -87,7 +87,7 @@ fn three_in_one_wins_over_the_single_options() {
         ("-b192.0.2.1", "AddressOn(192.0.2.1, DeviceName(\"eth9\"))", 9),
     ] {
         for line in [format!("{local} {single}"), format!("{single} {local}")] {
-            let Role::Server(server) = run(&format!("-s {line}")).role else { panic!("a client") };
+            let server = Server::of(run(&format!("-s {line}")).config);
             assert_eq!(format!("{:?}", server.tunnel.outer), outer, "{line}");
             assert_eq!(server.tunnel.port.get(), port, "{line}");
         }
@@ -95,7 +95,7 @@ fn three_in_one_wins_over_the_single_options() {
     let server = client("-r other.example:7 --fou-remote-ip 192.0.2.9").server;
     assert_eq!(server.host, HostName::Name("other.example".into()));
     let parts = "-b 192.0.2.1 --fou-remote-ip s.example --fou-remote-port 7 --tunl-ip 10.0.0.1";
-    assert!(matches!(run(parts).role, Role::Client(_)));
+    Client::of(run(parts).config);
 }
 
 #[test]
@@ -105,7 +105,7 @@ fn what_a_client_proves_itself_with() {
     // From shared test vectors: the first bytes of the signature, so the secret is the right one.
     assert_eq!(signer.packet(1_700_000_000, [1, 2, 3, 4])[..4], [0xc7, 0xd2, 0xb6, 0xde]);
     let both = run(&format!("{CLIENT} --auth-key-b64 {PRIVATE} --auth-token t"));
-    let Role::Client(client) = both.role else { panic!("a server") };
+    let client = Client::of(both.config);
     assert!(matches!(client.credential, Credential::Token(_)), "as the first version does");
     assert!(both.warnings.iter().any(|warning| warning.contains("both a token and a key")));
 }
@@ -166,10 +166,10 @@ fn of_two_roles_the_last_counts_and_that_is_said() {
     };
     let server = run("-c -b @eth0 -s");
     assert_eq!(about(&server), ["--client and --server: the last one counts, --server"]);
-    assert!(matches!(server.role, Role::Server(_)));
+    Server::of(server.config);
     let client = run(&format!("-s {CLIENT} -s -c"));
     assert_eq!(about(&client), ["--server and --client: the last one counts, --client"]);
-    assert!(matches!(client.role, Role::Client(_)));
+    Client::of(client.config);
     let Ok(Invocation::Run(run)) = with_file("client\nserver\nb @eth0", "") else {
         panic!("no run")
     };
@@ -177,7 +177,7 @@ fn of_two_roles_the_last_counts_and_that_is_said() {
     // The command line wins over files: that is meant.
     let Ok(Invocation::Run(run)) = with_file("client\nb @eth0", "-s") else { panic!("no run") };
     assert_eq!(about(&run), Vec::<String>::new());
-    assert!(matches!(run.role, Role::Server(_)));
+    Server::of(run.config);
 }
 
 #[test]
@@ -301,7 +301,7 @@ fn every_prefix_that_was_unambiguous_still_is() {
 #[test]
 fn auto_follows_the_route_on_a_client_only() {
     let run = run("-b :10007@auto -r 203.0.113.1:10000 --tunl-ip 172.28.0.1");
-    let Role::Client(client) = run.role else { panic!("a server") };
+    let client = Client::of(run.config);
     assert_eq!(client.tunnel.outer, Outer::Route);
     assert_eq!(client.tunnel.port.get(), 10007);
     assert!(usage(["-s", "-b", "@auto"]).contains("-b @auto"));

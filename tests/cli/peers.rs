@@ -8,11 +8,8 @@ use ipipou::engine::config::{
 
 use super::*;
 
-fn hub(line: &str) -> ServerConfig {
-    match run(&format!("{HUB} {line}")).role {
-        Role::Server(server) => server,
-        other => panic!("{line}: {other:?}"),
-    }
+fn hub(line: &str) -> Server {
+    Server::of(run(&format!("{HUB} {line}")).config)
 }
 
 #[test]
@@ -95,7 +92,7 @@ fn ipv6_in_the_tunnel_and_around_it() {
     assert_eq!(server("--ip6 fd00::1/127").tunnel.inner6.unwrap().to_string(), "fd00::1/127");
 
     let line = "-b [2001:db8::2]:7@eth0 -r [2001:db8::1]:10000 --tunl-ip 172.28.0.1";
-    let Role::Client(client) = run(line).role else { panic!("no client") };
+    let client = Client::of(run(line).config);
     assert_eq!(
         format!("{:?}", client.tunnel.outer),
         "AddressOn(2001:db8::2, DeviceName(\"eth0\"))"
@@ -103,7 +100,7 @@ fn ipv6_in_the_tunnel_and_around_it() {
     assert_eq!(client.tunnel.port.get(), 7);
     assert_eq!(client.server.host, HostName::Address("2001:db8::1".parse().unwrap()));
     let single = "-s --fou-local-ip 2001:db8::1 --fou-remote-ip 2001:db8::2 --auth-by-remote-ip";
-    let Role::Server(server) = run(single).role else { panic!("no server") };
+    let server = Server::of(run(single).config);
     assert_eq!(server.tunnel.outer, Outer::Address("2001:db8::1".parse().unwrap()));
     assert_eq!(server.policy.remote_ip, Some("2001:db8::2".parse().unwrap()));
 }

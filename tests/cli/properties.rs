@@ -83,19 +83,16 @@ fn outcome(mut result: Result<Invocation, CliError>) -> String {
         run.warnings.retain(|warning| !warning.contains("can read a command line"));
     }
     let proof = match &result {
-        Ok(Invocation::Run(run) | Invocation::Reauth(run)) => match &run.role {
-            Role::Client(client) => match &client.credential {
-                Credential::Key(signer) => format!("{:?}", signer.packet(1, [0; 4])),
-                Credential::Token(token) => format!("{:?}", token.as_bytes()),
-                Credential::Empty => String::new(),
-            },
-            Role::Server(server) => match (&server.policy.proof, &server.reply) {
-                (Proof::Token(token), _) => format!("{:?}", token.as_bytes()),
-                (_, Reply::Signed(signer)) => format!("{:?}", signer.packet(1, [0; 4])),
-                (_, Reply::Silent | Reply::Reversed) => String::new(),
-            },
-            Role::Node(_) => String::new(),
-        },
+        Ok(Invocation::Run(run) | Invocation::Reauth(run)) => {
+            let (shows, expects) = (run.config.shows(), run.config.expects());
+            match (shows.map(|s| &s.credential), expects.map(|e| (&e.policy.proof, &e.reply))) {
+                (Some(Credential::Key(signer)), _) => format!("{:?}", signer.packet(1, [0; 4])),
+                (Some(Credential::Token(token)), _) => format!("{:?}", token.as_bytes()),
+                (None, Some((Proof::Token(token), _))) => format!("{:?}", token.as_bytes()),
+                (None, Some((_, Reply::Signed(s)))) => format!("{:?}", s.packet(1, [0; 4])),
+                (Some(Credential::Empty), _) | (None, _) => String::new(),
+            }
+        }
         _ => String::new(),
     };
     format!("{result:?} {proof}")

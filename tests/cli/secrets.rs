@@ -71,7 +71,7 @@ fn one_newline_at_the_end_of_a_file_is_not_part_of_it() {
         let Ok(Invocation::Run(run)) = with_file(format!("{conf}auth-secret {text}"), "") else {
             panic!("no run")
         };
-        let Role::Client(of_line) = run.role else { panic!("no client") };
+        let of_line = Client::of(run.config);
         let Credential::Key(signer) = of_line.credential else { panic!("no key") };
         let file = Secret::new(format!("{text}\n"));
         let of_file = signs(&format!("{key} --auth-secret-file {}", file.path()));
@@ -93,7 +93,7 @@ fn the_last_of_a_value_and_a_file_counts() {
     let Ok(Invocation::Run(run)) = with_file(&text, &format!("{CLIENT} {key}")) else {
         panic!("no run")
     };
-    let Role::Client(client) = run.role else { panic!("no client") };
+    let client = Client::of(run.config);
     let Credential::Key(signer) = client.credential else { panic!("no key") };
     assert_eq!(signer.packet(1_700_000_000, [1, 2, 3, 4]), one);
 }
@@ -222,7 +222,7 @@ fn a_public_key_as_private_one_is_said() {
     };
     let ours = format!("{CLIENT} --auth-key-b64 {PUBLIC} --auth-secret s");
     let warning = said(&ours).expect("it is a public key");
-    let Role::Client(client) = run(&ours).role else { panic!("no client") };
+    let client = Client::of(run(&ours).config);
     let Credential::Key(signer) = client.credential else { panic!("no key") };
     assert!(warning.contains(&ipipou::auth::key_text(&signer.public())), "{warning}");
     assert!(!warning.contains(PUBLIC), "{warning}");

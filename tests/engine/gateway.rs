@@ -12,11 +12,11 @@ use ipipou::engine::host::{
 const A: &str = "198.51.100.7:4500";
 const SERVER: &str = "203.0.113.9";
 
-fn calling(config: impl FnOnce(&mut ClientConfig)) -> Play {
+fn calling(config: impl FnOnce(&mut Client)) -> Play {
     let mut client = client(HostName::Address(SERVER.parse().unwrap()), None);
     config(&mut client);
-    let role = Role::Client(client);
-    Play::start_on(Datapath::Tun, role, FakeHost::new(), Memory::default())
+    let config = Config::from(client);
+    Play::start_on(Datapath::Tun, config, FakeHost::new(), Memory::default())
 }
 
 fn turned_on(spec: &GatewaySpec) -> &BTreeSet<String> {
@@ -37,8 +37,8 @@ fn everything_but_our_own_packets_goes_through_the_tunnel() {
     config.tunnel.gateway.default_route = true;
     config.tunnel.gateway.dns = vec!["9.9.9.9".parse().unwrap()];
     let before = host.shape();
-    let role = || Role::Client(config.clone());
-    let play = Play::start_on(Datapath::Tun, role(), host, Memory::default());
+    let config = || Config::from(config.clone());
+    let play = Play::start_on(Datapath::Tun, config(), host, Memory::default());
     let socket = play.host.found.userspace.socket.clone().unwrap();
     assert_eq!(socket.mark, Some(0x6970_0000));
     assert_eq!(play.sent[0].mark, Some(0x6970_0000));
@@ -63,7 +63,7 @@ fn everything_but_our_own_packets_goes_through_the_tunnel() {
     let mut left = play.host.clone();
     left.remove_interface("ipipou0");
     left.found.userspace = ipipou::engine::host::Userspace::default();
-    let mut again = Play::start_on(Datapath::Tun, role(), left, play.memory);
+    let mut again = Play::start_on(Datapath::Tun, config(), left, play.memory);
     assert_eq!(eth0(&again), Some(2));
     again.end();
     let after = again.host.shape();
@@ -107,7 +107,7 @@ fn a_full_tunnel_that_is_not_asked_for_any_more_is_taken_back() {
     left.remove_interface("ipipou0");
     let mut config = client(HostName::Address(SERVER.parse().unwrap()), None);
     config.tunnel.gateway.mark = 0x6970_0000;
-    let again = Play::start_on(Datapath::Tun, Role::Client(config), left, play.memory);
+    let again = Play::start_on(Datapath::Tun, Config::from(config), left, play.memory);
     assert!(again.host.found.policy_rules.is_empty());
     assert!(again.host.found.routes.is_empty());
 }
@@ -126,8 +126,8 @@ fn a_gateway_forwards_and_leaves_the_host_as_it_was() {
             gateway(&mut config.tunnel);
             config.tunnel.gateway.forward = masquerade.is_none();
             config.tunnel.gateway.masquerade = masquerade.clone();
-            let role = Role::Server(config);
-            let mut play = Play::start_on(datapath, role, FakeHost::new(), Memory::default());
+            let config = Config::from(config);
+            let mut play = Play::start_on(datapath, config, FakeHost::new(), Memory::default());
             assert_eq!(play.host.found.gateway, GatewayFound::Missing, "no tunnel yet");
             let proof = play.proof();
             play.receive(at(A), &proof);
@@ -170,7 +170,7 @@ fn serving_gateway(datapath: Datapath) -> Play {
     host.add_interface("eth1", 9, InterfaceKind::Other);
     let mut config = server(None);
     config.tunnel.gateway.masquerade = Some(Masquerade::Anywhere);
-    let mut play = Play::start_on(datapath, Role::Server(config), host, Memory::default());
+    let mut play = Play::start_on(datapath, Config::from(config), host, Memory::default());
     let proof = play.proof();
     play.receive(at(A), &proof);
     assert!(forwards(&play, "eth0") && forwards(&play, "eth1") && forwards(&play, "ipipou0"));
@@ -183,11 +183,11 @@ fn forwards(play: &Play, name: &str) -> bool {
 }
 
 /// Another process with these options, after one was killed.
-fn again(killed: Play, datapath: Datapath, config: ServerConfig, broken: &'static str) -> Play {
+fn again(killed: Play, datapath: Datapath, config: Server, broken: &'static str) -> Play {
     let mut left = killed.host;
     left.found.gateway = GatewayFound::Unknown;
     left.broken = broken;
-    Play::start_on(datapath, Role::Server(config), left, killed.memory)
+    Play::start_on(datapath, Config::from(config), left, killed.memory)
 }
 
 #[test]
@@ -241,7 +241,7 @@ fn a_host_that_others_made_a_router_is_left_to_them() {
     host.found.ip_forward = true;
     let mut config = server(None);
     config.tunnel.gateway.forward = true;
-    let mut play = Play::start_on(Datapath::Tun, Role::Server(config), host, Memory::default());
+    let mut play = Play::start_on(Datapath::Tun, Config::from(config), host, Memory::default());
     let proof = play.proof();
     play.receive(at(A), &proof);
     assert!(forwards(&play, "eth0"));
@@ -255,12 +255,12 @@ fn nothing_leads_into_the_tunnel_when_its_packets_lose_their_mark() {
     let mut config = client(HostName::Address(SERVER.parse().unwrap()), None);
     gateway(&mut config.tunnel);
     config.tunnel.gateway.default_route = true;
-    let role = Role::Client(config);
-    let play = Play::start_on(Datapath::Kernel, role, FakeHost::new(), Memory::default());
+    let config = Config::from(config);
+    let play = Play::start_on(Datapath::Kernel, config, FakeHost::new(), Memory::default());
     assert_eq!(play.host.link("ipipou0").unwrap().mark, 0x6970_0000);
     let mut config = client(HostName::Address(SERVER.parse().unwrap()), None);
     config.tunnel.gateway.mark = 0x6970_0000; // as the tunnel's number gives it, used or not
-    let play = Play::start_on(Datapath::Kernel, Role::Client(config), play.host, play.memory);
+    let play = Play::start_on(Datapath::Kernel, Config::from(config), play.host, play.memory);
     assert_eq!(play.host.link("ipipou0").unwrap().mark, 0);
     let changed = position(&play, "change ipipou0");
     assert!(position(&play, "remove rule: not fwmark") < changed);

@@ -27,7 +27,7 @@ fn the_rules_move_with_the_outer_address() {
 fn there_is_no_listener_before_its_rules() {
     let mut host = FakeHost::new();
     host.broken = "install rules";
-    let mut play = Play::start(Role::Server(server(None)), host, Memory::default());
+    let mut play = Play::start(Config::from(server(None)), host, Memory::default());
     assert!(play.host.found.listeners.is_empty());
     play.host.broken = "";
     play.pass(2 * SECOND);
@@ -36,8 +36,8 @@ fn there_is_no_listener_before_its_rules() {
 
 #[test]
 fn nothing_is_sent_to_who_is_not_admitted_any_more() {
-    let role = Role::Server(server(Some(10 * SECOND)));
-    let mut play = Play::start(role, FakeHost::new(), Memory::default());
+    let config = Config::from(server(Some(10 * SECOND)));
+    let mut play = Play::start(config, FakeHost::new(), Memory::default());
     let proof = play.proof();
     play.receive(at(A), &proof);
     assert!(rules(&play).silenced.is_empty());
@@ -131,8 +131,8 @@ fn a_remote_cannot_be_just_anywhere() {
         "198.51.100.7:0",
     ];
     for datapath in [Datapath::Kernel, Datapath::Tun] {
-        let role = Role::Server(server(None));
-        let mut play = Play::start_on(datapath, role, FakeHost::new(), Memory::default());
+        let config = Config::from(server(None));
+        let mut play = Play::start_on(datapath, config, FakeHost::new(), Memory::default());
         for (number, source) in (1..).zip(sources) {
             let proof = play.proof();
             play.receive(at(source), &proof);
@@ -172,7 +172,7 @@ fn what_comes_out_of_a_tunnel_is_no_outer_packet() {
     host.found.rules = RulesFound::Missing;
     host.found.listeners.clear();
     host.add_address(600, "172.28.0.4".parse().unwrap(), 32);
-    let play = Play::start(Role::Server(config), host, Memory::default());
+    let play = Play::start(Config::from(config), host, Memory::default());
     assert_eq!(inside(&play), ["gateway", "learns", "nested0"]);
     assert!(rules(&play).bound);
 }

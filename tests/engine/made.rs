@@ -100,8 +100,8 @@ fn who_moves_on_in_the_meantime_is_told_of_once() {
 
 #[test]
 fn who_has_run_out_before_the_tunnel_was_made_is_not_up() {
-    let role = Role::Server(server(Some(10 * SECOND)));
-    let mut play = Play::start(role, FakeHost::new(), Memory::default());
+    let config = Config::from(server(Some(10 * SECOND)));
+    let mut play = Play::start(config, FakeHost::new(), Memory::default());
     play.host.broken = "create";
     let proof = play.proof();
     play.receive(at(A), &proof);
@@ -118,7 +118,7 @@ fn a_tunnel_is_up_before_the_routes_into_it_are_right() {
     config.tunnel.gateway.routes = vec![net("10.8.0.0/16")];
     let mut host = FakeHost::new();
     host.broken = "add route";
-    let mut play = Play::start(Role::Server(config), host, Memory::default());
+    let mut play = Play::start(Config::from(config), host, Memory::default());
     let proof = play.proof();
     play.receive(at(A), &proof);
     play.pass(2 * SECOND);
@@ -128,8 +128,8 @@ fn a_tunnel_is_up_before_the_routes_into_it_are_right() {
 
 #[test]
 fn every_client_of_a_shared_server_is_told_of_when_its_packets_go() {
-    let role = Role::Server(super::memory::learning(8));
-    let mut play = Play::start_on(Datapath::Tun, role, FakeHost::new(), Memory::default());
+    let config = Config::from(super::memory::learning(8));
+    let mut play = Play::start_on(Datapath::Tun, config, FakeHost::new(), Memory::default());
     play.host.broken = "forward to";
     for remote in [A, B] {
         let proof = play.proof();

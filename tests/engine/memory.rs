@@ -17,7 +17,7 @@ fn key(seed: u8) -> Signer {
     Signer::new(&[seed; 32], SharedSecret::new(b"secret".to_vec()))
 }
 
-fn server_of(seed: u8) -> ServerConfig {
+fn server_of(seed: u8) -> Server {
     let secret = SharedSecret::new(b"secret".to_vec());
     let proof = Proof::Key(Verifier::new(&key(seed).public(), secret, None).unwrap());
     let mut config = server(None);
@@ -26,10 +26,10 @@ fn server_of(seed: u8) -> ServerConfig {
 }
 
 fn serving(memory: Memory) -> Play {
-    Play::start(Role::Server(server(None)), FakeHost::new(), memory)
+    Play::start(Config::from(server(None)), FakeHost::new(), memory)
 }
 
-pub fn learning(limit: usize) -> ServerConfig {
+pub fn learning(limit: usize) -> Server {
     let mut config = server(None);
     config.tunnel.inner = "10.9.0.1".parse().unwrap();
     config.tunnel.inner_peer = "10.9.0.0/16".parse().unwrap();
@@ -38,16 +38,16 @@ pub fn learning(limit: usize) -> ServerConfig {
 }
 
 fn learner(limit: usize, memory: Memory) -> Play {
-    Play::start_on(Datapath::Tun, Role::Server(learning(limit)), FakeHost::new(), memory)
+    Play::start_on(Datapath::Tun, Config::from(learning(limit)), FakeHost::new(), memory)
 }
 
 /// Starts again after a kill, `later`, with what was on disk.
 fn killed(play: Play, later: u64) -> Play {
-    let role = Role::Server(server(None));
+    let config = Config::from(server(None));
     let (mut host, skew) =
         (play.host, play.skew + i64::try_from(play.now.as_secs() + later).unwrap());
     host.found.rules = ipipou::engine::host::RulesFound::Unknown;
-    let mut again = Play::stopped_at(skew, Datapath::Kernel, role, host, play.memory);
+    let mut again = Play::stopped_at(skew, Datapath::Kernel, config, host, play.memory);
     again.drawn = play.drawn + 1000;
     again.read();
     again
@@ -166,8 +166,8 @@ fn happening() -> impl Strategy<Value = Happening> {
 
 fn calling(memory: Memory, skew: i64) -> Play {
     let host = HostName::Address("203.0.113.9".parse().unwrap());
-    let role = Role::Client(client(host, Some(27 * SECOND)));
-    let mut play = Play::stopped_at(skew, Datapath::Kernel, role, FakeHost::new(), memory);
+    let config = Config::from(client(host, Some(27 * SECOND)));
+    let mut play = Play::stopped_at(skew, Datapath::Kernel, config, FakeHost::new(), memory);
     play.read();
     play
 }
@@ -339,8 +339,8 @@ fn after_a_loss_no_packet_of_before_makes_a_tunnel() {
     let skew = i64::try_from(play.now.as_secs()).unwrap();
     for memory in [Memory::lost(), Memory::default()] {
         let first = memory == Memory::default();
-        let role = Role::Server(server(None));
-        let mut play = Play::stopped_at(skew, Datapath::Kernel, role, FakeHost::new(), memory);
+        let config = Config::from(server(None));
+        let mut play = Play::stopped_at(skew, Datapath::Kernel, config, FakeHost::new(), memory);
         play.read();
         play.receive(at(STRANGER), &captured);
         assert_eq!(play.refused(Reject::OlderThanStart), u64::from(!first));
@@ -463,9 +463,9 @@ fn a_clean_end_leaves_no_doubt() {
 fn every_key_has_a_memory_of_its_own() {
     let mut memory = Memory::default();
     let packet = |seed| key(seed).packet(START, [1, 2, 3, 4]);
-    let with = |config: ServerConfig, memory: &Memory, payload: &[u8]| {
-        let role = Role::Server(config);
-        let mut play = Play::start(role, FakeHost::new(), memory.clone());
+    let with = |config: Server, memory: &Memory, payload: &[u8]| {
+        let config = Config::from(config);
+        let mut play = Play::start(config, FakeHost::new(), memory.clone());
         play.receive(at(A), payload);
         (play.accepted(), play.refused(Reject::Replayed), play.memory)
     };
@@ -555,8 +555,8 @@ fn each_of_many_clients_has_its_own_time_and_its_own_answer() {
     let mut config = learning(8);
     config.lifetime = Some(10 * SECOND);
     config.reply = ipipou::engine::config::Reply::Reversed;
-    let role = Role::Server(config);
-    let mut play = Play::start_on(Datapath::Tun, role, FakeHost::new(), Memory::default());
+    let config = Config::from(config);
+    let mut play = Play::start_on(Datapath::Tun, config, FakeHost::new(), Memory::default());
     let first = play.proof();
     play.receive(at(A), &first);
     play.pass(6 * SECOND);

@@ -16,12 +16,12 @@ fn mtu(play: &Play) -> u32 {
 }
 
 /// A server whose client has proved itself, in both datapaths.
-fn with_client(change: impl Fn(&mut ServerConfig), check: impl Fn(&mut Play)) {
+fn with_client(change: impl Fn(&mut Server), check: impl Fn(&mut Play)) {
     for datapath in [Datapath::Kernel, Datapath::Tun] {
         let mut config = server(None);
         change(&mut config);
         let mut play =
-            Play::start_on(datapath, Role::Server(config), FakeHost::new(), Memory::default());
+            Play::start_on(datapath, Config::from(config), FakeHost::new(), Memory::default());
         let proof = play.proof();
         play.receive(at("198.51.100.7:4500"), &proof);
         check(&mut play);
@@ -101,8 +101,8 @@ fn a_refusal_is_tried_again() {
 fn with_ipv6_inside_it_is_never_too_small_for_that() {
     let mut config = server(None);
     config.tunnel.inner6 = Some("fd00::1/64".parse().unwrap());
-    let role = Role::Server(config);
-    let mut play = Play::start_on(Datapath::Tun, role, FakeHost::new(), Memory::default());
+    let config = Config::from(config);
+    let mut play = Play::start_on(Datapath::Tun, config, FakeHost::new(), Memory::default());
     let proof = play.proof();
     play.receive(at("198.51.100.7:4500"), &proof);
     set(&mut play, UPLINK, 1300);
@@ -116,8 +116,8 @@ fn another_uplink_has_another() {
     {
         let mut config = client(HostName::Address("198.51.100.7".parse().unwrap()), None);
         config.tunnel.outer = outer;
-        let role = Role::Client(config);
-        let mut play = Play::start_on(datapath, role, FakeHost::new(), Memory::default());
+        let config = Config::from(config);
+        let mut play = Play::start_on(datapath, config, FakeHost::new(), Memory::default());
         assert_eq!(mtu(&play), 1472);
         let kind = ipipou::engine::host::InterfaceKind::Other;
         play.host.add_interface("wlan0", 900, kind);

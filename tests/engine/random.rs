@@ -81,8 +81,8 @@ struct LastProof {
 
 /// Plays it all to a server and checks after every event.
 fn play_all(happenings: Vec<Happening>, lifetime: Option<Duration>) {
-    let role = || Role::Server(server(lifetime));
-    let mut play = Play::start(role(), FakeHost::new(), Memory::default());
+    let config = || Config::from(server(lifetime));
+    let mut play = Play::start(config(), FakeHost::new(), Memory::default());
     let mut proven: Option<LastProof> = None;
     let mut last_proof = Vec::new();
     // Whom this process was told of by the one before.
@@ -172,7 +172,7 @@ fn play_all(happenings: Vec<Happening>, lifetime: Option<Duration>) {
                 let (drawn, skew) = (play.drawn + 1000, play.skew + seconds(play.now));
                 // The clock goes on; the engine counts from the process' start. What is dated in the
                 // second of a start may be from before it.
-                play = Play::stopped_at(skew, Datapath::Kernel, role(), host, memory);
+                play = Play::stopped_at(skew, Datapath::Kernel, config(), host, memory);
                 (play.drawn, play.now) = (drawn, Duration::from_secs(1));
             }
         }
@@ -252,7 +252,7 @@ proptest! {
     fn a_host_that_is_right_is_left_alone(
         happenings in proptest::collection::vec(happening(), 0..20),
     ) {
-        let mut play = Play::start(Role::Server(server(None)), FakeHost::new(), Memory::default());
+        let mut play = Play::start(Config::from(server(None)), FakeHost::new(), Memory::default());
         for happening in &happenings {
             if let Happening::Proof(from) = happening {
                 let proof = play.proof();
@@ -268,7 +268,7 @@ proptest! {
     /// Whatever is found, removing twice is removing once.
     #[test]
     fn removal_is_complete(proofs in proptest::collection::vec(0..4u8, 0..5)) {
-        let mut play = Play::start(Role::Server(server(None)), FakeHost::new(), Memory::default());
+        let mut play = Play::start(Config::from(server(None)), FakeHost::new(), Memory::default());
         for from in proofs {
             let proof = play.proof();
             play.receive(source(from), &proof);

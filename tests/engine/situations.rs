@@ -11,12 +11,12 @@ pub const B: &str = "198.51.100.8:4501";
 pub const SECOND: Duration = Duration::from_secs(1);
 
 pub fn serving() -> Play {
-    Play::start(Role::Server(server(None)), FakeHost::new(), Memory::default())
+    Play::start(Config::from(server(None)), FakeHost::new(), Memory::default())
 }
 
 pub fn calling(keepalive: Option<Duration>) -> Play {
     let host = HostName::Address("203.0.113.9".parse().unwrap());
-    Play::start(Role::Client(client(host, keepalive)), FakeHost::new(), Memory::default())
+    Play::start(Config::from(client(host, keepalive)), FakeHost::new(), Memory::default())
 }
 
 #[test]
@@ -84,7 +84,7 @@ fn a_replay_moves_nothing_even_after_a_restart() {
     play.receive(at(B), &proof);
     assert_eq!(play.engine.counters().rejected.get(&Reject::Replayed), Some(&1));
     // Killed, and started again with what was on disk.
-    let mut again = Play::start(Role::Server(server(None)), play.host, play.memory);
+    let mut again = Play::start(Config::from(server(None)), play.host, play.memory);
     again.receive(at(B), &proof);
     assert_eq!(again.rejected(), 1);
     assert_eq!(again.host.link("ipipou0").unwrap().remote, *at(A).ip());
@@ -97,7 +97,7 @@ fn a_start_after_a_kill_takes_the_running_tunnel_over() {
     play.receive(at(A), &proof);
     let mut left = play.host.clone();
     left.found.rules = RulesFound::Unknown; // their handles are not known any more
-    let again = Play::start(Role::Server(server(None)), left, play.memory);
+    let again = Play::start(Config::from(server(None)), left, play.memory);
     assert_eq!(again.reports, [Report::Adopted(outer_at(A))]);
     assert_eq!(
         again.applied,
@@ -107,16 +107,16 @@ fn a_start_after_a_kill_takes_the_running_tunnel_over() {
 }
 
 /// Another process with this configuration, after one was killed that knows a client.
-fn after_a_kill(first: ServerConfig, age: Duration, second: ServerConfig) -> Play {
-    let mut play = Play::start(Role::Server(first), FakeHost::new(), Memory::default());
+fn after_a_kill(first: Server, age: Duration, second: Server) -> Play {
+    let mut play = Play::start(Config::from(first), FakeHost::new(), Memory::default());
     let proof = play.proof();
     play.receive(at(A), &proof);
     play.pass(age);
     let mut left = play.host.clone();
     left.found.rules = RulesFound::Unknown;
     let skew = i64::try_from(age.as_secs()).unwrap();
-    let role = Role::Server(second);
-    let mut again = Play::stopped_at(skew, Datapath::Kernel, role, left, play.memory);
+    let config = Config::from(second);
+    let mut again = Play::stopped_at(skew, Datapath::Kernel, config, left, play.memory);
     again.read();
     again
 }
@@ -136,7 +136,7 @@ fn who_proved_himself_by_another_key_or_from_elsewhere_does_it_again() {
         // Nor does another start let it in.
         let mut left = play.host.clone();
         left.found.rules = RulesFound::Unknown;
-        let again = Play::start(Role::Server(config), left, play.memory.clone());
+        let again = Play::start(Config::from(config), left, play.memory.clone());
         assert!(again.host.admitted().is_empty());
         assert!(play.host.link("ipipou0").is_some());
         assert_eq!(play.reports[..2], [Report::Adopted(outer_at(A)), Report::Expired(outer_at(A))]);
@@ -163,7 +163,7 @@ fn a_start_on_another_port_takes_the_old_door_away() {
     left.found.rules = RulesFound::Unknown;
     let mut config = server(None);
     config.tunnel.port = 10005.try_into().unwrap();
-    let again = Play::start(Role::Server(config), left, play.memory);
+    let again = Play::start(Config::from(config), left, play.memory);
     assert!(again.host.link("ipipou0").is_none());
     let ports: Vec<_> = again.host.found.listeners.iter().map(|l| l.port).collect();
     assert_eq!(ports, [10005]);
@@ -224,8 +224,8 @@ fn a_link_that_somebody_renamed_is_made_anew_with_the_same_addresses() {
 
 #[test]
 fn an_authentication_runs_out_and_is_renewed() {
-    let role = Role::Server(server(Some(10 * SECOND)));
-    let mut play = Play::start(role, FakeHost::new(), Memory::default());
+    let config = Config::from(server(Some(10 * SECOND)));
+    let mut play = Play::start(config, FakeHost::new(), Memory::default());
     let proof = play.proof();
     play.receive(at(A), &proof);
     play.pass(9 * SECOND);
@@ -275,7 +275,7 @@ fn guarded(play: &Play) -> Option<String> {
 fn nothing_listens_before_the_rules_are_installed() {
     let mut host = FakeHost::new();
     host.broken = "install rules";
-    let mut play = Play::start(Role::Server(server(None)), host, Memory::default());
+    let mut play = Play::start(Config::from(server(None)), host, Memory::default());
     play.pass(3 * SECOND);
     assert!(play.host.found.listeners.is_empty() && play.applied.len() > 2, "{:?}", play.applied);
     assert!(play.applied.iter().all(|step| step.starts_with("install rules")));
@@ -350,8 +350,8 @@ fn a_client_that_cannot_send_waits_without_haste() {
     let mut host = FakeHost::new();
     host.found.addresses.retain(|a| a.value.local != OUTER);
     let server = HostName::Name("server.example".into());
-    let role = Role::Client(client(server, Some(SECOND)));
-    let mut play = Play::start(role, host, Memory::default());
+    let config = Config::from(client(server, Some(SECOND)));
+    let mut play = Play::start(config, host, Memory::default());
     for _ in 0..2 {
         assert!(play.engine.next_deadline() > play.now, "a deadline that has come stays due");
         play.pass(60 * SECOND);
@@ -394,12 +394,13 @@ fn a_client_that_ends_sends_nothing_more() {
 
 #[test]
 fn a_client_goes_on_with_the_tunnel_that_it_finds_until_the_name_is_looked_up() {
-    let role = || Role::Client(client(HostName::Name("server.example".into()), None));
-    let mut play = Play::start(role(), FakeHost::new(), Memory::default());
+    let client = || client(HostName::Name("server.example".into()), None);
+    let config = || Config::from(client());
+    let mut play = Play::start(config(), FakeHost::new(), Memory::default());
     let (one, two) = ("203.0.113.9".parse().unwrap(), "203.0.113.10".parse().unwrap());
     play.handle(Event::Resolved(vec![one]));
     let left = play.host.clone();
-    let mut again = Play::start(role(), left.clone(), play.memory.clone());
+    let mut again = Play::start(config(), left.clone(), play.memory.clone());
     let to = outer_at("203.0.113.9:10000");
     assert_eq!(again.reports[0], Report::Adopted(to));
     assert_eq!(again.sent.iter().map(|out| out.to).collect::<Vec<_>>(), [to]);
@@ -407,9 +408,9 @@ fn a_client_goes_on_with_the_tunnel_that_it_finds_until_the_name_is_looked_up() 
     assert_eq!(again.sent.len(), 1, "it is still one of its addresses");
     assert_eq!(again.host.link("ipipou0").unwrap().remote, one);
     // What leads to another port of the server is none of this tunnel.
-    let Role::Client(mut config) = role() else { unreachable!() };
-    config.server.port = 10001.try_into().unwrap();
-    let other = Play::start(Role::Client(config), left, play.memory);
+    let mut client = client();
+    client.server.port = 10001.try_into().unwrap();
+    let other = Play::start(Config::from(client), left, play.memory);
     assert!(other.sent.is_empty());
 }
 
@@ -509,7 +510,7 @@ fn a_client_proves_itself_anew_behind_another_router() {
 fn a_fixed_outer_address_that_goes_away_is_waited_for() {
     let mut config = client(HostName::Address("203.0.113.9".parse().unwrap()), None);
     config.tunnel.outer = Outer::Address(OUTER.into());
-    let mut play = Play::start(Role::Client(config), FakeHost::new(), Memory::default());
+    let mut play = Play::start(Config::from(config), FakeHost::new(), Memory::default());
     play.host.found.addresses.retain(|a| a.value.local != OUTER);
     play.read();
     assert!(matches!(play.reports.last(), Some(Report::OuterMissing(_))));
@@ -548,7 +549,7 @@ fn outer_of(addresses: &[(&str, Scope, AddressState)]) -> Option<String> {
         let added = host.found.addresses.last_mut().unwrap();
         (added.scope, added.state) = (*scope, *state);
     }
-    let play = Play::start(Role::Server(server(None)), host, Memory::default());
+    let play = Play::start(Config::from(server(None)), host, Memory::default());
     play.engine.status().outer.map(|outer| outer.ip().to_string())
 }
 
@@ -609,8 +610,8 @@ fn the_kernel_says_which_outer_address_a_client_has() {
     host.add_address(super::host::ETH0, routed, 24);
     host.found.way.as_mut().unwrap().source = routed.into();
     let server = HostName::Address("203.0.113.9".parse().unwrap());
-    let role = Role::Client(client(server, None));
-    let mut play = Play::start(role, host, Memory::default());
+    let config = Config::from(client(server, None));
+    let mut play = Play::start(config, host, Memory::default());
     assert_eq!(play.sent[0].from, outer_at("192.0.2.7:10000"));
     // Without a route it stays as it is, and an address of another interface is none of this one.
     for source in [None, Some("127.0.0.1".parse().unwrap())] {
@@ -627,8 +628,8 @@ fn the_kernel_says_which_outer_address_a_client_has() {
 
 #[test]
 fn a_client_follows_a_server_that_moved() {
-    let role = Role::Client(client(HostName::Name("server.example".into()), None));
-    let mut play = Play::start(role, FakeHost::new(), Memory::default());
+    let config = Config::from(client(HostName::Name("server.example".into()), None));
+    let mut play = Play::start(config, FakeHost::new(), Memory::default());
     assert!(play.sent.is_empty() && play.host.link("ipipou0").is_none());
     let one = "203.0.113.9".parse().unwrap();
     let two: std::net::IpAddr = "203.0.113.10".parse().unwrap();
@@ -647,8 +648,8 @@ fn seconds(payload: &[u8]) -> u64 {
 
 /// What a client that starts now, with this memory and this clock, puts in its first packet.
 fn first_seconds(memory: &Memory, skew: i64) -> u64 {
-    let config = client(HostName::Address("203.0.113.9".parse().unwrap()), None);
-    seconds(&ipipou::engine::first_packet(&config, memory, &moment(Duration::ZERO, skew, 1)))
+    let shows = Shows { credential: Credential::Key(signer()), keepalive: None };
+    seconds(&ipipou::engine::first_packet(&shows, memory, &moment(Duration::ZERO, skew, 1)))
 }
 
 #[test]
@@ -728,8 +729,8 @@ fn who_else_has_the_addresses_inside_is_told_once() {
 #[test]
 fn an_interface_in_a_vrf_is_told_once_and_left_there() {
     for datapath in [Datapath::Kernel, Datapath::Tun] {
-        let role = Role::Server(server(None));
-        let mut play = Play::start_on(datapath, role, FakeHost::new(), Memory::default());
+        let config = Config::from(server(None));
+        let mut play = Play::start_on(datapath, config, FakeHost::new(), Memory::default());
         let proof = play.proof();
         play.receive(at(A), &proof);
         let steps = play.applied.len();
@@ -789,7 +790,7 @@ fn the_check_of_sources_is_what_the_kernel_calls_so() {
     ] {
         let mut config = server(None);
         config.tunnel.source_check = check;
-        let mut play = Play::start(Role::Server(config), FakeHost::new(), Memory::default());
+        let mut play = Play::start(Config::from(config), FakeHost::new(), Memory::default());
         let proof = play.proof();
         play.receive(at(A), &proof);
         let filter = |play: &Play| {
@@ -834,7 +835,7 @@ fn a_client_goes_on_with_the_servers_address_until_its_name_is_looked_up() {
     let start = |name: &str, port: u16| {
         let mut config = client(HostName::Name(name.into()), None);
         config.server.port = port.try_into().unwrap();
-        Play::start(Role::Client(config), play.host.clone(), Memory::default())
+        Play::start(Config::from(config), play.host.clone(), Memory::default())
     };
     let again = start("server.example", 10000);
     assert_eq!(again.sent[0].to, outer_at("203.0.113.9:10000"));
@@ -844,7 +845,7 @@ fn a_client_goes_on_with_the_servers_address_until_its_name_is_looked_up() {
     assert!(other.sent.is_empty());
     // An address that is given counts more than what is found.
     let config = client(HostName::Address("203.0.113.10".parse().unwrap()), None);
-    let moved = Play::start(Role::Client(config), play.host.clone(), Memory::default());
+    let moved = Play::start(Config::from(config), play.host.clone(), Memory::default());
     assert_eq!(moved.sent[0].to, outer_at("203.0.113.10:10000"));
     assert_eq!(moved.host.link("ipipou0").unwrap().remote.to_string(), "203.0.113.10");
 }
@@ -857,7 +858,7 @@ fn a_client_behind_a_nat_goes_on_after_a_kill_of_its_server() {
     play.receive(at(foreign), &proof);
     let mut left = play.host.clone();
     left.found.rules = RulesFound::Unknown;
-    let mut again = Play::start(Role::Server(server(None)), left, play.memory);
+    let mut again = Play::start(Config::from(server(None)), left, play.memory);
     assert_eq!(again.host.admitted(), [Admitted { remote: at(foreign), alternate: None }].into());
     again.drawn = 1000;
     let proof = again.proof();
@@ -869,7 +870,7 @@ fn a_client_behind_a_nat_goes_on_after_a_kill_of_its_server() {
 fn two_servers_do_not_answer_each_other_without_end() {
     let mut config = server(None);
     config.reply = Reply::Reversed;
-    let mut play = Play::start(Role::Server(config), FakeHost::new(), Memory::default());
+    let mut play = Play::start(Config::from(config), FakeHost::new(), Memory::default());
     for _ in 0..100 {
         let proof = play.proof();
         play.receive(at(A), &proof);
@@ -891,7 +892,7 @@ fn who_forges_an_address_that_is_the_proof_gets_no_more_answers_by_other_ports()
     config.reply = Reply::Reversed;
     config.policy.proof = Proof::Nothing;
     config.policy.remote_ip = Some((*at(A).ip()).into());
-    let mut play = Play::start(Role::Server(config), FakeHost::new(), Memory::default());
+    let mut play = Play::start(Config::from(config), FakeHost::new(), Memory::default());
     for port in 1..=100 {
         play.receive(SocketAddrV4::new(*at(A).ip(), port), b"hello");
     }
@@ -903,7 +904,7 @@ fn a_alternate_address_in_a_vrf_is_told() {
     let mut host = FakeHost::new();
     host.named("eth0").in_vrf = true;
     host.add_strange_link(*at(A).ip());
-    let mut play = Play::start(Role::Server(server(None)), host, Memory::default());
+    let mut play = Play::start(Config::from(server(None)), host, Memory::default());
     let proof = play.proof();
     play.receive(at(B), &proof);
     let told = |play: &Play| {
@@ -919,12 +920,12 @@ fn a_alternate_address_in_a_vrf_is_told() {
 
 /// A client whose server's name stands for these addresses, which there is a way to.
 fn calling_one_of(datapath: Datapath, addresses: &[&str]) -> Play {
-    let role = Role::Client(client(HostName::Name("server.example".into()), Some(27 * SECOND)));
+    let config = Config::from(client(HostName::Name("server.example".into()), Some(27 * SECOND)));
     let mut host = FakeHost::new();
     let way = host.found.way.unwrap();
     let all: Vec<std::net::IpAddr> = addresses.iter().map(|a| a.parse().unwrap()).collect();
     host.found.other_ways = all.iter().map(|address| (*address, way)).collect();
-    let mut play = Play::start_on(datapath, role, host, Memory::default());
+    let mut play = Play::start_on(datapath, config, host, Memory::default());
     play.handle(Event::Resolved(all));
     play
 }
@@ -1027,8 +1028,8 @@ fn an_address_of_the_server_without_a_route_is_the_last_resort() {
 
 #[test]
 fn what_the_kernels_datapath_cannot_send_to_is_said_once() {
-    let role = Role::Client(client(HostName::Name("server.example".into()), None));
-    let mut play = Play::start(role, FakeHost::new(), Memory::default());
+    let config = Config::from(client(HostName::Name("server.example".into()), None));
+    let mut play = Play::start(config, FakeHost::new(), Memory::default());
     for _ in 0..3 {
         play.handle(Event::Resolved(vec!["2001:db8::9".parse().unwrap()]));
     }
@@ -1053,8 +1054,8 @@ fn a_server_on_a_host_without_ipv4_takes_ipv6_or_says_why_not() {
         host.found.way = None;
         host
     };
-    let role = || Role::Server(server(None));
-    let mut play = Play::start_on(Datapath::Tun, role(), host(), Memory::default());
+    let config = || Config::from(server(None));
+    let mut play = Play::start_on(Datapath::Tun, config(), host(), Memory::default());
     assert_eq!(play.engine.status().outer, Some(outer_at("[2001:db8::1]:10000")));
     let from = outer_at("[2001:db8::7]:4500");
     let proof = play.proof();
@@ -1066,7 +1067,7 @@ fn a_server_on_a_host_without_ipv4_takes_ipv6_or_says_why_not() {
     play.read();
     assert_eq!(play.engine.status().outer, Some(outer_at("203.0.113.1:10000")));
     assert!(!forwards(&play));
-    let kernel = Play::start(role(), host(), Memory::default());
+    let kernel = Play::start(config(), host(), Memory::default());
     assert_eq!(kernel.reports, [Report::OuterOnlyIpv6("eth0".parse().unwrap())]);
     assert!(kernel.applied.is_empty());
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use super::host::OUTER;
 use super::*;
 use ipipou::engine::Unusable;
-use ipipou::engine::config::{HostsSource, LearnConfig, NodeConfig};
+use ipipou::engine::config::{HostsSource, LearnConfig, PeerSource};
 use ipipou::engine::host::{
     Address, Interface, InterfaceKind, PolicyRuleKind, Route, RouteTarget, Way,
 };
@@ -22,8 +22,8 @@ fn remotes(play: &Play) -> Vec<SocketAddr> {
 
 #[test]
 fn a_server_listens_and_forwards_to_nobody_until_somebody_proves_himself() {
-    let role = Role::Server(server(None));
-    let mut play = Play::start_on(Datapath::Tun, role, FakeHost::new(), Memory::default());
+    let config = Config::from(server(None));
+    let mut play = Play::start_on(Datapath::Tun, config, FakeHost::new(), Memory::default());
     assert_eq!(play.applied, ["open UDP socket 203.0.113.1:10000 on eth0", "forward to nobody"]);
     let proof = play.proof();
     play.receive(at(A), &proof);
@@ -45,8 +45,8 @@ fn a_server_listens_and_forwards_to_nobody_until_somebody_proves_himself() {
 
 #[test]
 fn an_authentication_that_has_run_out_lets_nothing_in_or_out() {
-    let role = Role::Server(server(Some(10 * SECOND)));
-    let mut play = Play::start_on(Datapath::Tun, role, FakeHost::new(), Memory::default());
+    let config = Config::from(server(Some(10 * SECOND)));
+    let mut play = Play::start_on(Datapath::Tun, config, FakeHost::new(), Memory::default());
     let proof = play.proof();
     play.receive(at(A), &proof);
     play.pass(11 * SECOND);
@@ -61,15 +61,15 @@ fn an_authentication_that_has_run_out_lets_nothing_in_or_out() {
 #[test]
 fn a_tun_interface_that_was_deleted_is_made_again() {
     let config = client(HostName::Address("203.0.113.9".parse().unwrap()), None);
-    let role = Role::Client(config);
-    let mut play = Play::start_on(Datapath::Tun, role, FakeHost::new(), Memory::default());
+    let config = Config::from(config);
+    let mut play = Play::start_on(Datapath::Tun, config, FakeHost::new(), Memory::default());
     play.host.remove_interface("ipipou0");
     play.read();
     assert!(play.host.found.userspace.interface);
     assert!(play.engine.counters().repaired > 0);
 }
 
-fn learning(from_anybody: bool) -> ServerConfig {
+fn learning(from_anybody: bool) -> Server {
     let mut config = server(None);
     config.tunnel.inner = "10.9.0.1".parse().unwrap();
     config.tunnel.inner_peer = "10.9.0.0/24".parse().unwrap();
@@ -82,8 +82,8 @@ fn learning(from_anybody: bool) -> ServerConfig {
 
 #[test]
 fn many_clients_share_a_server_that_learns() {
-    let role = Role::Server(learning(false));
-    let mut play = Play::start_on(Datapath::Tun, role, FakeHost::new(), Memory::default());
+    let config = Config::from(learning(false));
+    let mut play = Play::start_on(Datapath::Tun, config, FakeHost::new(), Memory::default());
     assert!(play.applied.contains(&"add 10.9.0.1/24 to ipipou0".to_owned()), "{:?}", play.applied);
     assert!(remotes(&play).is_empty());
     // The clocks of clients with one key differ, and their packets come in any order.
@@ -103,23 +103,19 @@ fn many_clients_share_a_server_that_learns() {
     assert_eq!(remotes(&play).len(), 2);
     // A restart lets them in again, without a new packet.
     let known = remotes(&play);
-    let role = Role::Server(learning(false));
-    let again = Play::start_on(Datapath::Tun, role, FakeHost::new(), play.memory);
+    let config = Config::from(learning(false));
+    let again = Play::start_on(Datapath::Tun, config, FakeHost::new(), play.memory);
     assert_eq!(remotes(&again), known);
 }
 
-fn learning_until(lifetime: u64, reply: Reply) -> Role {
-    Role::Server(ServerConfig {
-        lifetime: Some(Duration::from_secs(lifetime)),
-        reply,
-        ..learning(false)
-    })
+fn learning_until(lifetime: u64, reply: Reply) -> Config {
+    Config::from(Server { lifetime: Some(Duration::from_secs(lifetime)), reply, ..learning(false) })
 }
 
 #[test]
 fn each_of_many_clients_has_its_own_lifetime() {
-    let role = || learning_until(60, Reply::Silent);
-    let mut play = Play::start_on(Datapath::Tun, role(), FakeHost::new(), Memory::default());
+    let config = || learning_until(60, Reply::Silent);
+    let mut play = Play::start_on(Datapath::Tun, config(), FakeHost::new(), Memory::default());
     let proof = play.proof();
     play.receive(at(A), &proof);
     play.pass(30 * SECOND);
@@ -143,7 +139,7 @@ fn each_of_many_clients_has_its_own_lifetime() {
     play.pass(SECOND);
     assert!(remotes(&play).is_empty());
     // Killed one second before A ran out: what was left of the lifetimes is left of them.
-    let mut again = Play::stopped_at(59, Datapath::Tun, role(), left, memory);
+    let mut again = Play::stopped_at(59, Datapath::Tun, config(), left, memory);
     again.read();
     assert_eq!(remotes(&again), [outer_at(A), outer_at(B)]);
     again.pass(SECOND);
@@ -156,8 +152,8 @@ fn each_of_many_clients_has_its_own_lifetime() {
 fn each_of_many_clients_is_answered() {
     for (reply, length) in [(Reply::Signed(signer()), 73), (Reply::Reversed, 73)] {
         let signed = matches!(reply, Reply::Signed(_));
-        let role = learning_until(60, reply);
-        let mut play = Play::start_on(Datapath::Tun, role, FakeHost::new(), Memory::default());
+        let config = learning_until(60, reply);
+        let mut play = Play::start_on(Datapath::Tun, config, FakeHost::new(), Memory::default());
         for (from, count) in [(A, 1), (B, 2), (A, 3)] {
             let proof = play.proof();
             play.receive(at(from), &proof);
@@ -178,8 +174,8 @@ fn who_ran_out_while_nobody_ran_is_not_let_in_by_a_restart() {
     let mut config = learning(false);
     config.lifetime = Some(10 * SECOND);
     let start = |memory| {
-        let role = Role::Server(config.clone());
-        Play::start_on(Datapath::Tun, role, FakeHost::new(), memory)
+        let config = Config::from(config.clone());
+        Play::start_on(Datapath::Tun, config, FakeHost::new(), memory)
     };
     let mut play = start(Memory::default());
     let proof = play.proof();
@@ -197,8 +193,8 @@ fn who_ran_out_while_nobody_ran_is_not_let_in_by_a_restart() {
 #[test]
 fn without_a_proof_anybody_is_learned_from() {
     for anybody in [false, true] {
-        let role = Role::Server(learning(anybody));
-        let play = Play::start_on(Datapath::Tun, role, FakeHost::new(), Memory::default());
+        let config = Config::from(learning(anybody));
+        let play = Play::start_on(Datapath::Tun, config, FakeHost::new(), Memory::default());
         let mut table = Forwarding::new(play.host.found.userspace.forwarding);
         let inner = "10.9.0.7".parse().unwrap();
         let judged = table.judge(outer_at(A), inner, SECOND);
@@ -207,12 +203,12 @@ fn without_a_proof_anybody_is_learned_from() {
     }
 }
 
-fn node() -> Role {
+fn node() -> Config {
     let mut tunnel = tunnel();
     tunnel.inner = "192.168.100.1".parse().unwrap();
     tunnel.inner_peer = "192.168.100.0/24".parse().unwrap();
     tunnel.gateway.mark = 0x6970_0000;
-    Role::Node(NodeConfig { tunnel, hosts: HostsSource::File("hosts.json".into()) })
+    Config { tunnel, peers: PeerSource::Table(HostsSource::File("hosts.json".into())) }
 }
 
 fn table(entries: &[(&str, &str)]) -> Vec<Node> {
@@ -356,11 +352,11 @@ fn a_link_is_never_the_way_of_its_own_outer_packets() {
 #[test]
 fn an_inner_network_around_outer_addresses_takes_in_unmarked_packets_only() {
     for datapath in [Datapath::Kernel, Datapath::Tun] {
-        let Role::Node(mut config) = node() else { unreachable!() };
+        let mut config = node();
         config.tunnel.inner = "198.51.1.1".parse().unwrap();
         config.tunnel.inner_peer = "198.51.0.0/16".parse().unwrap();
-        let role = Role::Node(config);
-        let mut play = Play::start_on(datapath, role, FakeHost::new(), Memory::default());
+        let config = config;
+        let mut play = Play::start_on(datapath, config, FakeHost::new(), Memory::default());
         play.handle(Event::Hosts(table(&[("198.51.1.2/32", A), ("198.51.1.3/32", B)])));
         let whole: Vec<_> = play
             .host
@@ -388,8 +384,8 @@ fn our_outer_address_is_never_one_of_the_tunnel() {
         config.tunnel.outer = Outer::Route;
         config.tunnel.inner = "172.28.0.1".parse().unwrap();
         config.tunnel.inner_peer = "172.28.0.0/32".parse().unwrap();
-        let role = Role::Client(config);
-        let mut play = Play::start_on(datapath, role, FakeHost::new(), Memory::default());
+        let config = Config::from(config);
+        let mut play = Play::start_on(datapath, config, FakeHost::new(), Memory::default());
         let before = (play.host.clone(), play.sent.len());
         let tunnel = "ipipou0".parse().unwrap();
         let interface = play.host.found.interface(&tunnel).unwrap().index;
@@ -452,19 +448,19 @@ fn a_node_has_a_link_for_every_remote_in_the_kernels_datapath() {
 
 #[test]
 fn a_process_that_is_handed_the_interface_goes_on() {
-    let role = || Role::Server(server(None));
-    let mut play = Play::start_on(Datapath::Tun, role(), FakeHost::new(), Memory::default());
+    let config = || Config::from(server(None));
+    let mut play = Play::start_on(Datapath::Tun, config(), FakeHost::new(), Memory::default());
     let proof = play.proof();
     play.receive(at(A), &proof);
     // The forwarding table was the process' own.
     let mut left = play.host.clone();
     left.found.userspace.forwarding = ipipou::engine::host::PeerTable::default();
-    let again = Play::start_on(Datapath::Tun, role(), left, play.memory.clone());
+    let again = Play::start_on(Datapath::Tun, config(), left, play.memory.clone());
     assert_eq!(again.applied, ["forward to 198.51.100.7:4500"]);
     // Without the interface nobody knows who is at that address now.
     let mut left = play.host.clone();
     left.remove_interface("ipipou0");
     left.found.userspace = ipipou::engine::host::Userspace::default();
-    let again = Play::start_on(Datapath::Tun, role(), left, play.memory);
+    let again = Play::start_on(Datapath::Tun, config(), left, play.memory);
     assert!(remotes(&again).is_empty());
 }

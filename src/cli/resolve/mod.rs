@@ -23,8 +23,7 @@ use super::options::Options;
 use super::secrets::Secrets;
 use super::value::unless_zero;
 use crate::engine::config::{
-    ClientConfig, HostName, LearnConfig, NodeConfig, Outer, QueueConfig, Role, ServerConfig,
-    ServerName,
+    Admits, Config, Expects, HostName, Outer, PeerSource, QueueConfig, ServerName, Shows,
 };
 
 /// Directories that the service manager names (systemd.exec(5)).
@@ -48,28 +47,25 @@ pub fn resolve(
     let mut resolver = Resolver::new(options, secrets, Peers::of(options)?)?;
     auth::check_files(&resolver)?;
     let outer = outer(&resolver)?;
-    let role = match resolver.peers.clone() {
-        Peers::Server => Role::Client(client(&mut resolver, outer)?),
-        Peers::Client => Role::Server(server(&mut resolver, outer, None)?),
-        Peers::Clients(learn) => Role::Server(server(&mut resolver, outer, Some(learn))?),
+    let config = match resolver.peers.clone() {
+        Peers::Server => client(&mut resolver, outer)?,
+        Peers::Client => server(&mut resolver, outer, Admits::One)?,
+        Peers::Clients(learn) => server(&mut resolver, outer, Admits::Shared(learn))?,
         Peers::Table(hosts) => {
-            Role::Node(NodeConfig { tunnel: tunnel(&mut resolver, outer, None)?, hosts })
+            let tunnel = tunnel(&mut resolver, outer, None)?;
+            Config { tunnel, peers: PeerSource::Table(hosts) }
         }
     };
     Ok(Run {
         log: log(options),
         state_dir: options.memory_dir.clone().or(directories.state.clone()),
         runtime_dir: options.runtime_dir.clone().or(directories.runtime.clone()),
-        role,
+        config,
         warnings: resolver.warnings,
     })
 }
 
-fn server(
-    resolver: &mut Resolver,
-    outer: Outer,
-    learn: Option<LearnConfig>,
-) -> Result<ServerConfig, UsageError> {
+fn server(resolver: &mut Resolver, outer: Outer, admits: Admits) -> Result<Config, UsageError> {
     let options = resolver.options;
     let (host, port) = remote(options);
     if (host.is_some() && !options.auth_by_remote_ip)
@@ -94,8 +90,7 @@ fn server(
     let tunnel = tunnel(resolver, outer, remote_ip)?;
     let policy = auth::policy(resolver, remote_ip, remote_port)?;
     let reply = auth::reply(resolver, &policy);
-    Ok(ServerConfig {
-        tunnel,
+    let expects = Expects {
         queue: QueueConfig {
             number: options.queue_number.map_or_else(|| resolver.number.queue(), Ok)?,
             max_len: options.nfq_max_len.get(),
@@ -103,11 +98,12 @@ fn server(
         policy,
         lifetime: unless_zero(options.auth_lifetime),
         reply,
-        learn,
-    })
+        admits,
+    };
+    Ok(Config::server(tunnel, expects))
 }
 
-fn client(resolver: &mut Resolver, outer: Outer) -> Result<ClientConfig, UsageError> {
+fn client(resolver: &mut Resolver, outer: Outer) -> Result<Config, UsageError> {
     let options = resolver.options;
     let (host, port) = remote(options);
     let host = host.ok_or(UsageError::NoServer)?;
@@ -116,12 +112,10 @@ fn client(resolver: &mut Resolver, outer: Outer) -> Result<ClientConfig, UsageEr
         HostName::Address(address) => Some(*address),
         HostName::Name(_) => None,
     };
-    Ok(ClientConfig {
-        tunnel: tunnel(resolver, outer, address)?,
-        server: ServerName { host, port },
-        credential: auth::credential(resolver),
-        keepalive: unless_zero(options.keepalive),
-    })
+    let tunnel = tunnel(resolver, outer, address)?;
+    let credential = auth::credential(resolver);
+    let shows = Shows { credential, keepalive: unless_zero(options.keepalive) };
+    Ok(Config::client(tunnel, ServerName { host, port }, shows))
 }
 
 /// The other end; parts of `--fou-remote` go before the single options.
