@@ -1,10 +1,100 @@
-//! What the documents name is there: a claim whose test is gone proves nothing.
+//! What the documents name is there: tests, files, headings, commands, messages of the program.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+/// Commands of the manual that tests/netns/test_manual.py does not run, and what shows that they
+/// work: a file, and what stands in it. Those of `make` are in the table of RELEASING.md.
+const RUN_ELSEWHERE: [(&str, &str, &str); 4] = [
+    (
+        "systemctl enable --now ipipou@server0",
+        "tests/setup/machines.py",
+        "systemctl enable --now ipipou@{machine.name}0",
+    ),
+    (
+        "systemctl reload ipipou@client0",
+        "tests/setup/machines.py",
+        "systemctl reload ipipou@client0",
+    ),
+    (
+        "systemctl start ipipou.target",
+        "tests/vm/test_systemd.py",
+        "systemctl(\"start\", \"ipipou.target\")",
+    ),
+    (
+        "systemctl kill -s KILL ipipou@server0",
+        "tests/vm/test_systemd.py",
+        "systemctl(\"kill\", \"-s\", \"KILL\", SERVER_UNIT)",
+    ),
+];
+
 fn top() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn read(name: &str) -> String {
+    fs::read_to_string(top().join(name)).unwrap_or_else(|e| panic!("{name}: {e}"))
+}
+
+/// Everything that is written for people, but for the changelog, which names what was.
+fn documents() -> Vec<String> {
+    let mut names: Vec<_> =
+        ["README.md", "CONTRIBUTING.md", "RELEASING.md", "SECURITY.md"].map(str::to_owned).into();
+    let pages = fs::read_dir(top().join("docs")).unwrap();
+    let pages = pages.map(|page| page.unwrap().file_name().into_string().unwrap());
+    names.extend(pages.filter(|page| page.ends_with(".md")).map(|page| format!("docs/{page}")));
+    assert!(names.len() > 8, "{names:?}");
+    names
+}
+
+/// The lines that stand in blocks, without what is said about them, continued ones joined. Blocks that
+/// are drawn are left out.
+fn commands(text: &str) -> Vec<String> {
+    let text = text.replace("\\\n", " ");
+    let blocks = text.split("\n```").skip(1).step_by(2).filter(|block| block.is_ascii());
+    let lines = blocks.flat_map(|block| block.lines().skip(1));
+    let lines = lines.map(|line| line.split(" #").next().unwrap_or_default().trim());
+    lines.filter(|line| !line.is_empty()).map(str::to_owned).collect()
+}
+
+/// The place that a heading can be linked to, as the hosting sites make it.
+fn anchor(heading: &str) -> String {
+    let kept = heading.chars().filter(|c| c.is_alphanumeric() || " -_".contains(*c));
+    kept.collect::<String>().to_lowercase().replace(' ', "-")
+}
+
+/// The parts of a quoted message between what is filled in.
+fn parts(message: &str) -> impl Iterator<Item = &str> {
+    let is_text = |c: char| c.is_alphanumeric() || "`-/".contains(c);
+    let parts = message.split('…').map(move |part| part.trim_matches(|c| !is_text(c)));
+    parts.filter(|part| part.len() > 2)
+}
+
+/// All strings of the program, each on one line and without what is filled in.
+fn messages() -> String {
+    fn add(directory: &Path, text: &mut String) {
+        for entry in fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path()) {
+            if entry.is_dir() {
+                add(&entry, text);
+            } else {
+                text.push_str(&fs::read_to_string(entry).unwrap());
+            }
+        }
+    }
+    let mut text = String::new();
+    add(&top().join("src"), &mut text);
+    let mut joined = String::new();
+    for line in text.lines() {
+        match line.strip_suffix('\\') {
+            Some(start) => joined.push_str(start.trim_start()),
+            None => {
+                joined.push_str(line.trim_start());
+                joined.push('\n');
+            }
+        }
+    }
+    joined.replace("\\\"", "\"").replace('_', " ")
 }
 
 /// What stands between single backquotes, outside of blocks.
@@ -35,7 +125,7 @@ fn has_test(path: &Path, name: &str) -> bool {
 
 #[test]
 fn every_test_that_shows_a_line_of_the_security_page_is_there() {
-    let page = fs::read_to_string(top().join("docs/security.md")).unwrap();
+    let page = read("docs/security.md");
     let (mut named, mut last) = (0, None);
     for text in quoted(&page) {
         let (place, test) = match text.split_once("::") {
@@ -57,8 +147,8 @@ fn every_test_that_shows_a_line_of_the_security_page_is_there() {
 
 #[test]
 fn the_commands_for_a_newcomer_are_on_the_first_screen() {
-    let page = fs::read_to_string(top().join("README.md")).unwrap();
-    let makefile = fs::read_to_string(top().join("Makefile")).unwrap();
+    let page = read("README.md");
+    let makefile = read("Makefile");
     for command in ["make demo", "make test"] {
         assert!(page.lines().take(40).any(|line| line.starts_with(command)), "{command}");
     }
@@ -69,7 +159,7 @@ fn the_commands_for_a_newcomer_are_on_the_first_screen() {
 
 #[test]
 fn every_line_of_the_security_page_says_what_shows_it() {
-    let page = fs::read_to_string(top().join("docs/security.md")).unwrap();
+    let page = read("docs/security.md");
     let rows: Vec<_> = page.lines().filter(|line| line.starts_with("| ")).collect();
     for row in rows.iter().filter(|row| !row.contains("| shown by |")) {
         let cells: Vec<_> = row.trim_matches('|').split(" | ").map(str::trim).collect();
@@ -84,11 +174,12 @@ fn every_line_of_the_security_page_says_what_shows_it() {
 
 #[test]
 fn every_file_that_a_document_names_is_there() {
-    let documents = ["README.md", "CONTRIBUTING.md", "RELEASING.md", "docs/security.md"];
     let mut named = 0;
-    for document in documents.into_iter().filter(|name| top().join(name).is_file()) {
-        let text = fs::read_to_string(top().join(document)).unwrap();
-        for name in quoted(&text) {
+    for document in documents() {
+        let text = read(&document);
+        let in_blocks = commands(&text);
+        let words = in_blocks.iter().flat_map(|line| line.split([' ', '=']));
+        for name in quoted(&text).into_iter().chain(words.map(str::to_owned)) {
             let begins = ["src/", "tests/", "docs/", "demo/", "examples/", "benches/", "fuzz/"];
             let is_path = begins.iter().any(|start| name.starts_with(start));
             let is_one = name.chars().all(|c| c.is_ascii_alphanumeric() || "/._-".contains(c));
@@ -103,7 +194,6 @@ fn every_file_that_a_document_names_is_there() {
 
 #[test]
 fn every_make_target_is_run_by_somebody() {
-    let read = |name| fs::read_to_string(top().join(name)).unwrap();
     let (makefile, releasing) = (read("Makefile"), quoted(&read("RELEASING.md")));
     let targets = makefile.lines().find_map(|line| line.strip_prefix(".PHONY:")).unwrap();
     assert!(targets.split_whitespace().count() > 5, "{targets}");
@@ -111,4 +201,77 @@ fn every_make_target_is_run_by_somebody() {
         let named = releasing.contains(&format!("make {target}"));
         assert!(named, "RELEASING.md does not say who runs make {target}");
     }
+}
+
+#[test]
+fn every_link_leads_somewhere() {
+    let mut followed = 0;
+    for document in documents() {
+        let text = read(&document);
+        let links = text.split("](").skip(1).filter_map(|rest| rest.split(')').next());
+        for link in links.filter(|link| !link.contains("://")) {
+            let (path, heading) = link.split_once('#').unwrap_or((link, ""));
+            let here = top().join(&document);
+            let target = if path.is_empty() { here } else { here.with_file_name(path) };
+            assert!(target.exists(), "{document}: {link}");
+            if !heading.is_empty() {
+                let page = fs::read_to_string(target).unwrap();
+                let mut headings = page.lines().filter_map(|line| line.strip_prefix("##"));
+                let is_there =
+                    headings.any(|line| anchor(line.trim_matches(['#', ' '])) == heading);
+                assert!(is_there, "{document}: {link}: no such heading");
+            }
+            followed += 1;
+        }
+    }
+    assert!(followed > 50, "{followed}");
+}
+
+#[test]
+fn every_command_of_the_manual_is_run_by_a_test() {
+    for (command, file, text) in RUN_ELSEWHERE {
+        assert!(read(file).contains(text), "{command}: {file} does not have {text}");
+    }
+    // The quick start and the recipes: tests/netns/test_manual.py, which counts them itself.
+    let recipes = read("docs/guide.md");
+    let recipes = recipes.split("\n## ").find(|part| part.starts_with("Recipes\n")).unwrap();
+    let readme = read("README.md");
+    let start = readme.split("\n## ").find(|part| part.starts_with("Quick start\n")).unwrap();
+    let run: BTreeSet<_> = [commands(recipes), commands(start)].concat().into_iter().collect();
+    assert!(run.len() > 30, "{run:?}");
+
+    let mut checked = 0;
+    for document in
+        documents().iter().filter(|name| *name == "README.md" || name.starts_with("docs/"))
+    {
+        let lines = commands(&read(document));
+        for line in &lines {
+            let is_make = line.starts_with("make ");
+            let plain = line.trim_start_matches("sudo ");
+            let elsewhere = RUN_ELSEWHERE.iter().any(|(command, ..)| *command == plain);
+            assert!(is_make || elsewhere || run.contains(line), "{document}: nothing runs: {line}");
+            checked += 1;
+        }
+    }
+    assert!(checked > 40, "{checked}");
+}
+
+#[test]
+fn the_troubleshooting_page_quotes_what_the_program_says() {
+    let (page, said) = (read("docs/troubleshooting.md"), messages());
+    let rows = page.lines().filter(|line| line.starts_with("| "));
+    let mut quotes = 0;
+    for row in rows {
+        let first = row.trim_matches('|').split(" | ").next().unwrap_or_default();
+        let is_command =
+            |text: &&String| ["nstat ", "ip ", "systemctl "].iter().any(|c| text.starts_with(c));
+        for text in quoted(first).iter().filter(|text| !is_command(text)) {
+            for part in parts(text) {
+                let is_said = said.contains(&part.replace('_', " "));
+                assert!(is_said, "no message of the program has {part:?}: {row}");
+                quotes += 1;
+            }
+        }
+    }
+    assert!(quotes > 50, "{quotes}");
 }

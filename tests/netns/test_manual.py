@@ -1,15 +1,16 @@
-"""The commands of README.md, run as they stand there.
+"""The commands of the manual, run as they stand there: the README's quick start, and the recipes of
+docs/guide.md.
 
-Of the table "What you used before, and how you do it here" every row has a scenario here, which
-starts every command of the row and shows that it does what the row says. A row without a scenario
-fails, and so do a scenario without a row and a command that was not started.
+Every recipe has a scenario here, which starts every command of the recipe and shows that it does what
+the heading says. A recipe without a scenario fails, and so do a scenario without a recipe and a
+command that was not started.
 
 What is replaced are placeholders: keys and addresses in the files `server0.conf` and `client0.conf`,
 file names below /etc/ipipou, and the name of the web server. What is added are directories of the
 test's own (`--runtime-dir` and `--memory-dir`, for `show` `--runtime-root`), and -vvv. Interfaces and
-addresses are the README's: `eth0` leads to the internet, the server is 203.0.113.1.
+addresses are the manual's: `eth0` leads to the internet, the server is 203.0.113.1.
 
-`--datapath auto`, the default, is the kernel's where the kernel has FOU; elsewhere it is tun. Rows
+`--datapath auto`, the default, is the kernel's where the kernel has FOU; elsewhere it is tun. Recipes
 that do not say which are run as this machine has it: the same scenarios hold for both.
 """
 
@@ -21,75 +22,73 @@ import pytest
 
 import ipipou
 from conftest import TOP
-from gateways import Switch, await_answer, connect, state
+from gateways import Switch, await_answer, await_mtu, connect, state
 from https_server import GOOD
 from ipipou import CLIENT, SECRET, SERVER, Tunnel
 from lab import await_, has_fou
 from many_ends import Names, Table, await_reached, refusal
 
-README = (TOP / "README.md").read_text()
-HEADING = "## What you used before, and how you do it here"
 THIRD = "203.0.113.80"
 NEAR_LAN, FAR_LAN = "192.168.7", "192.168.8"
 SERVER_INNER, CLIENT_INNER = "172.28.0.0", "172.28.0.1"
 TABLES = "https://tables.example.org"
-# The features of the program: a row fewer, and one of them is not in the README any more.
-FEATURES = 14
+# A recipe fewer, and a feature of the program is not in the manual any more.
+RECIPES = 18
 
 
-def section(heading):
-    return README.split(f"\n{heading}\n", 1)[1].split("\n## ", 1)[0]
+def section(page, heading):
+    """The text below a heading of the second level, of a page of the manual."""
+    text = (TOP / page).read_text()
+    return text.split(f"\n{heading}\n", 1)[1].split("\n## ", 1)[0]
 
 
-def table():
-    """{what was before: [command, …]}"""
-    rows = re.findall(r"^\| (.+) \| (.+) \|$", section(HEADING), re.MULTILINE)
-    assert rows[0] == ("before", "here")
-    made = {}
-    for before, here in rows[1:]:
-        assert re.sub(r"`[^`]+`|<br>", "", here) == "", "commands only"
-        made[before] = re.findall(r"`([^`]+)`", here)
-    return made
+def blocks(text):
+    """What stands in blocks, with continued lines joined."""
+    found = re.findall(r"^```\n(.*?)\n```$", text, re.DOTALL | re.MULTILINE)
+    return [re.sub(r"\\\n\s*", "", block) for block in found]
 
 
-ROWS = table()
+def recipes():
+    """{heading: [command, …]}"""
+    _intro, *parts = re.split(r"^### ", section("docs/guide.md", "## Recipes"), flags=re.MULTILINE)
+    titled = (part.split("\n", 1) for part in parts)
+    return {title: "\n".join(blocks(text)).splitlines() for title, text in titled}
+
+
+COMMANDS = recipes()
 SCENARIOS = {}
 
 
-def shows(before):
-    """For a scenario: the row that it is about, by how that begins."""
+def shows(title):
+    """For a scenario: the recipe that it is about."""
 
     def enter(scenario):
-        SCENARIOS[before] = scenario
+        SCENARIOS[title] = scenario
         return scenario
 
     return enter
 
 
-def test_every_feature_has_a_row_and_every_scenario_too():
-    assert len(ROWS) >= FEATURES and len(SCENARIOS) == len(ROWS)
-    for before in SCENARIOS:
-        assert [row for row in ROWS if row.startswith(before)], before
+def test_every_recipe_has_commands_and_a_scenario():
+    assert len(COMMANDS) >= RECIPES and SCENARIOS.keys() == COMMANDS.keys()
+    for title, commands in COMMANDS.items():
+        assert commands and all(command.startswith("ipipou ") for command in commands), title
 
 
-@pytest.mark.parametrize("before", ROWS)
-def test_row(lab, tmp_path, before):
-    (scenario,) = [run for start, run in SCENARIOS.items() if before.startswith(start)]
-    page = Page(lab, tmp_path, ROWS[before])
-    scenario(page)
+@pytest.mark.parametrize("title", COMMANDS)
+def test_recipe(lab, tmp_path, title):
+    page = Page(lab, tmp_path, COMMANDS[title])
+    SCENARIOS[title](page)
     assert page.left == [], "commands that were not started"
 
 
 def test_quick_start(lab, tmp_path):
     """The keys, the server and the client of the quick start; the pings that it promises."""
-    blocks = re.findall(r"```\n(.*?)\n```", section("## Quick start"), re.DOTALL)
-    blocks = [block.replace("\\\n", " ") for block in blocks]
-    commands = [
-        block.removeprefix("sudo ") for block in blocks if block.startswith("sudo ipipou -")
-    ]
+    steps = blocks(section("README.md", "## Quick start"))
+    commands = [step.removeprefix("sudo ") for step in steps if step.startswith("sudo ipipou -")]
     page = Page(lab, tmp_path, commands)
     server, client = Internet(lab).pair()
-    keys, secret = (block for block in blocks if re.search(r">\w+\.(key|secret)$", block, re.M))
+    keys, secret = (block for block in steps if re.search(r">\w+\.(key|secret)$", block, re.M))
     shown = client.run(["sh", "-ec", f"cd {tmp_path}\n{keys}\n{secret}"])
     assert (tmp_path / "client.key").stat().st_mode & 0o777 == 0o600
     page.replaced |= {"PUBLIC": shown.strip()}
@@ -108,7 +107,7 @@ def test_quick_start(lab, tmp_path):
 
 
 class Page:
-    """Commands of the README, and the files that they name."""
+    """Commands of the manual, and the files that they name."""
 
     def __init__(self, lab, directory, commands):
         self.lab, self.directory = lab, directory
@@ -149,19 +148,19 @@ class Page:
         assert program == "ipipou"
         return words
 
-    def start(self, start, host, prefix=(), **instead):
+    def start(self, start, host, prefix=(), number=0, **instead):
         """Starts the command on a host, with something else in the place of what is in it."""
-        return Tunnel(host, *self.words(start, **instead), prefix=prefix)
+        return Tunnel(host, *self.words(start, **instead), prefix=prefix, number=number)
 
-    def start_both(self, server, client):
-        """Server and client of a row; the tunnel is up."""
-        near = self.start("ipipou --config server0", server)
-        far = self.start("ipipou --config client0", client)
+    def start_both(self, server, client, number=0):
+        """Server and client of a recipe; the tunnel is up."""
+        near = self.start("ipipou --config server0", server, number=number)
+        far = self.start("ipipou --config client0", client, number=number)
         near.await_log("tunnel up")
         return near, far
 
     def other_end(self, name, host, *options):
-        """The other end of a row that has one command only: `server0` or `client0`."""
+        """The other end of a recipe that has one command only: `server0` or `client0`."""
         return Tunnel(host, *self.replaced[f"--config {name}"].split(), *options)
 
 
@@ -189,7 +188,57 @@ def lan_behind(lab, gateway, network):
 # -- one peer ---------------------------------------------------------------------------------
 
 
-@shows("a userspace tunnel over UDP")
+@shows("One server and one client")
+def _(page):
+    """With the file's keepalive, made shorter: the server hears of the client again by itself."""
+    server, client = Internet(page.lab).pair()
+    path = page.directory / "client0.conf"
+    path.write_text(path.read_text().replace("keepalive 27", "keepalive 1"))
+    near, far = page.start_both(server, client)
+    ipipou.reach_each_other(server, client)
+    await_(lambda: near.show()["accepted"] >= 3, what="keepalives")
+    assert far.process.stop() == near.process.stop() == 0
+
+
+@shows("Another tunnel on the same hosts")
+def _(page):
+    """Beside the first one."""
+    server, client = Internet(page.lab).pair()
+    page.other_end("server0", server).await_log("ready on")
+    page.other_end("client0", client)
+    near, _far = page.start_both(server, client, number=1)
+    await_answer(client, SERVER_INNER)
+    await_answer(client, "172.28.0.2")
+    await_answer(server, "172.28.0.3")
+    (tunnel,) = near.show()["tunnels"]
+    assert (tunnel["interface"], tunnel["local"]) == ("ipipou1", f"{SERVER}:10001")
+
+
+@shows("A path that takes smaller packets")
+def _(page):
+    server, client = Internet(page.lab).pair()
+    page.start_both(server, client)
+    for host, other in ((server, CLIENT_INNER), (client, SERVER_INNER)):
+        await_mtu(host, 1372)
+        assert host.ping(other, size=1344).received == 3  # and 28 bytes of headers
+        refused = host.run(f"ping -c 1 -M do -s 1345 {other}", check=False)
+        assert "message too long" in (refused.stdout + refused.stderr).lower()
+
+
+@shows("Authenticate again now")
+def _(page):
+    server, client = Internet(page.lab).pair()
+    near = page.other_end("server0", server)
+    far = page.other_end("client0", client, "--keepalive", "600")
+    near.await_accepted(1)
+    directories = ["--runtime-dir", far.directory, "--memory-dir", far.state]
+    client.run(["ipipou", *page.words("ipipou --config client0"), *directories])
+    near.await_accepted(2)
+    far.reauthenticate()
+    near.await_accepted(3)
+
+
+@shows("Packets through userspace")
 def _(page):
     server, client = Internet(page.lab).pair()
     ends = page.start_both(server, client)
@@ -198,7 +247,7 @@ def _(page):
     assert server.tunnel("ipipou0")["type"] == "tun"
 
 
-@shows("the other end speaks raw IP in UDP")
+@shows("A peer that speaks plain IP in UDP")
 def _(page):
     server, client = Internet(page.lab).pair()
     other = [TOP / "tests/netns/plain_end.py", "plain0", SERVER_INNER, CLIENT_INNER, SERVER, CLIENT]
@@ -208,7 +257,7 @@ def _(page):
     assert server.ping(CLIENT_INNER).received == 3
 
 
-@shows("a container where no module can be loaded")
+@shows("Run in a container")
 def _(page):
     """With no other capability, and where /lib/modules is empty."""
     server, client = Internet(page.lab).pair()
@@ -226,7 +275,7 @@ def _(page):
     assert far.show()["datapath"] == "tun"
 
 
-@shows("IPv6 inside")
+@shows("IPv6 inside the tunnel")
 def _(page):
     server, client = Internet(page.lab).pair()
     page.start_both(server, client)
@@ -251,7 +300,7 @@ def _(page):
     await_(lambda: outer._file.stat().st_size > 500, what="outer IPv6 packets")
 
 
-@shows("`ip fou add` and")
+@shows("Fixed addresses and no keys")
 def _(page):
     """Natively by whatever this kernel has; `handmade` ends themselves are in tests/vm."""
     server, client = Internet(page.lab).pair()
@@ -265,7 +314,7 @@ def _(page):
     assert tunnel["remote"] == f"{CLIENT}:10000"
 
 
-@shows("guessing what goes on")
+@shows("Status of the tunnels")
 def _(page):
     server, client = Internet(page.lab).pair()
     near = page.other_end("server0", server, "--datapath", "tun")
@@ -300,7 +349,7 @@ def three_nodes(page):
 
 
 def start_nodes(page, hosts, **instead):
-    """The row's command on each, with its own address in the place of the first one's."""
+    """The recipe's command on each, with its own address in the place of the first one's."""
     for i, host in enumerate(hosts, 1):
         page.start("ipipou -b @eth0", host, **instead, **{f"{inner(1)}/24": f"{inner(i)}/24"})
 
@@ -312,14 +361,14 @@ def all_reach_each_other(hosts):
     assert "Destination Host Unreachable" in refusal(hosts[0], inner(9))
 
 
-@shows("one to many, from a file")
+@shows("Many hosts from a table")
 def _(page):
     _internet, hosts = three_nodes(page)
     start_nodes(page, hosts)
     all_reach_each_other(hosts)
 
 
-@shows("one to many, from a web server")
+@shows("A table from a web server")
 def _(page):
     """The server's certificate is signed by an authority that nobody else knows."""
     internet, hosts = three_nodes(page)
@@ -335,7 +384,7 @@ def _(page):
     assert len(re.findall(r"GET /hosts.json .* 200", served.output())) == len(hosts)
 
 
-@shows("a server that learns")
+@shows("Many clients of one server")
 def _(page):
     internet = Internet(page.lab)
     server = internet.at("server", SERVER)
@@ -355,7 +404,7 @@ def _(page):
 # -- gateways ---------------------------------------------------------------------------------
 
 
-@shows("a gateway: routes and forwarding")
+@shows("A network behind the server")
 def _(page):
     server, client = Internet(page.lab).pair()
     behind = lan_behind(page.lab, server, NEAR_LAN)
@@ -367,7 +416,7 @@ def _(page):
     assert [state(host) for host in (server, client)] == before
 
 
-@shows("two subnets joined")
+@shows("Two networks joined by gateways")
 def _(page):
     server, client = Internet(page.lab).pair()
     one = lan_behind(page.lab, server, NEAR_LAN)
@@ -378,7 +427,7 @@ def _(page):
     assert connect(other, one, f"{NEAR_LAN}.2") == f"{FAR_LAN}.2"
 
 
-@shows("a full tunnel")
+@shows("Everything through the tunnel")
 def _(page):
     """The client's uplink leads nowhere but to the server."""
     internet = Internet(page.lab)
@@ -404,7 +453,7 @@ def _(page):
         assert (state(client), resolver.read_text()) == before
 
 
-@shows("a server that masquerades")
+@shows("A server that masquerades")
 def _(page):
     """The third host knows no way to the inner address."""
     internet = Internet(page.lab)

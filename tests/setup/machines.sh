@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Proves the README's service on two machines that have nothing but Debian: `make machines`. Each is an
+# Proves the manual's service on two machines that have nothing but Debian: `make machines`. Each is an
 # emulated computer with a disk and a network card of its own, where what a newcomer types is typed on
 # its console (machines.py): built by the README's commands, a server and a client as services.
 #
