@@ -1,6 +1,6 @@
 //! Which room may use which, and what the pure rooms may not touch. See src/lib.rs.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -100,4 +100,115 @@ fn pure_rooms_touch_nothing() {
             }
         }
     }
+}
+
+/// A module's path below `src`, such as `["engine", "host", "plan"]`.
+type Module = Vec<String>;
+
+/// The paths of a `use` tree, without `as`: `a::{b, c::d}` is `a::b` and `a::c::d`.
+fn paths(tree: &str) -> Vec<Module> {
+    let tree = tree.trim();
+    let Some((prefix, rest)) = tree.split_once('{') else {
+        let path = tree.split(" as ").next().unwrap_or_default();
+        return vec![path.split("::").map(|name| name.trim().to_owned()).collect()];
+    };
+    let prefix: Module =
+        prefix.split("::").map(|n| n.trim().to_owned()).filter(|n| !n.is_empty()).collect();
+    let (mut depth, mut parts) = (0, vec![String::new()]);
+    for c in rest.trim_end_matches(['}', ' ', '\n']).chars() {
+        match c {
+            '{' => depth += 1,
+            '}' => depth -= 1,
+            _ => {}
+        }
+        match c {
+            ',' if depth == 0 => parts.push(String::new()),
+            _ => parts.last_mut().unwrap().push(c),
+        }
+    }
+    // A brace that `trim_end_matches` took too many of closes again.
+    let close = |part: &String| {
+        let open =
+            part.matches('{').count() - part.matches('}').count().min(part.matches('{').count());
+        format!("{part}{}", "}".repeat(open))
+    };
+    let inner = parts.iter().filter(|part| !part.trim().is_empty()).map(close);
+    inner.flat_map(|part| paths(&part)).map(|rest| [prefix.clone(), rest].concat()).collect()
+}
+
+/// What a path in `file` means, from `src` on.
+fn absolute(path: &[String], file: &Module, modules: &BTreeMap<Module, String>) -> Option<Module> {
+    let supers = path.iter().take_while(|name| *name == "super").count();
+    match path[0].as_str() {
+        "crate" => Some(path[1..].to_vec()),
+        "self" => Some([file, &path[1..]].concat()),
+        _ if supers > 0 => Some([&file[..file.len() - supers], &path[supers..]].concat()),
+        name => {
+            let below = [file.as_slice(), &[name.to_owned()]].concat();
+            modules.contains_key(&below).then(|| [file.as_slice(), path].concat())
+        }
+    }
+}
+
+/// No two files take names from each other, not even by way of others. A folder's `mod.rs` stands above
+/// its files and is left out, but what it hands on is followed.
+#[test]
+fn there_is_no_circle_of_files() {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let rooms = ARROWS.iter().flat_map(|(room, _)| files(room));
+    let modules: BTreeMap<Module, String> = rooms
+        .map(|(path, text)| {
+            let path = path.strip_prefix(&source).unwrap().with_extension("");
+            let names = path.iter().map(|name| name.to_string_lossy().into_owned());
+            (
+                names.filter(|name| name != "mod").collect(),
+                code(&text).collect::<Vec<_>>().join("\n"),
+            )
+        })
+        .collect();
+    let is_folder = |module: &Module| {
+        modules.keys().any(|other| other.len() > module.len() && other.starts_with(module))
+    };
+    let uses = |module: &Module, handed_on: bool| -> Vec<Module> {
+        let statements = modules[module].split(';').filter_map(|statement| {
+            let statement = statement.rsplit("\n\n").next()?.trim();
+            let statement = statement.rsplit("*/").next()?.trim_start();
+            let (before, tree) = statement.split_once("use ")?;
+            let is_public = before.starts_with("pub");
+            let is_use = before.is_empty() || is_public;
+            (is_use && (!handed_on || is_public)).then(|| paths(tree))
+        });
+        statements.flatten().filter_map(|path| absolute(&path, module, &modules)).collect()
+    };
+    let handed_on: BTreeMap<Module, Module> = modules
+        .keys()
+        .flat_map(|module| {
+            let names = uses(module, true).into_iter();
+            names.map(|path| ([module.as_slice(), &path[path.len() - 1..]].concat(), path))
+        })
+        .collect();
+    let file_of = |mut path: Module| {
+        while let Some(further) = handed_on.get(&path).filter(|further| **further != path) {
+            path = further.clone();
+        }
+        (1..=path.len()).rev().map(|n| path[..n].to_vec()).find(|p| modules.contains_key(p))
+    };
+    let mut arrows: BTreeMap<&Module, BTreeSet<Module>> = BTreeMap::new();
+    for module in modules.keys().filter(|module| !is_folder(module)) {
+        let used = uses(module, false).into_iter().filter_map(&file_of);
+        arrows.insert(module, used.filter(|used| used != module && !is_folder(used)).collect());
+    }
+    assert!(arrows.values().map(BTreeSet::len).sum::<usize>() > 200, "the arrows are not seen");
+    // What is left when files that use none of those left, or that none of them uses, are taken away
+    // again and again.
+    loop {
+        let left: BTreeSet<Module> = arrows.keys().map(|module| (*module).clone()).collect();
+        let used: BTreeSet<Module> = arrows.values().flatten().cloned().collect();
+        arrows.retain(|module, uses| used.contains(*module) && !left.is_disjoint(uses));
+        if arrows.len() == left.len() {
+            break;
+        }
+    }
+    let left: BTreeSet<&&Module> = arrows.keys().collect();
+    assert!(left.is_empty(), "circles among {left:?}");
 }
