@@ -41,7 +41,7 @@ use heard::Heard;
 use host::plan::Owned;
 use host::step::{HostStep, KernelStep, NatStep, Refused, Step};
 use host::undone::Undone;
-use host::{Control, Family, Found, GatewaySpec, PacketShape, RuleSpec};
+use host::{Control, Family, Found, PacketShape};
 pub use memory::{Memory, Writing};
 use peer::Peer;
 use peers::Peers;
@@ -107,8 +107,6 @@ pub struct Engine {
     /// As it is, or as it was before it went missing.
     outer: Option<OuterFound>,
     outer_missing: bool,
-    installed: Option<RuleSpec>,
-    installed_gateway: Option<GatewaySpec>,
     owned: Owned,
     /// What the last plan was made for, if it had no steps.
     needs_nothing: Option<Remotes>,
@@ -166,8 +164,6 @@ impl Engine {
             found: None,
             outer: None,
             outer_missing: false,
-            installed: None,
-            installed_gateway: None,
             owned: Owned::default(),
             needs_nothing: None,
             undone: Undone::default(),
@@ -262,8 +258,8 @@ impl Engine {
     fn not_made(&mut self, step: &Step) {
         self.needs_nothing = None;
         match step {
-            Step::Kernel(KernelStep::InstallRules(..)) => self.installed = None,
-            Step::Nat(NatStep::Install(_)) => self.installed_gateway = None,
+            Step::Kernel(KernelStep::InstallRules(..)) => self.owned.installed = None,
+            Step::Nat(NatStep::Install(_)) => self.owned.installed_gateway = None,
             Step::Host(HostStep::SetMtu(device, _)) => drop(self.owned.mtus.remove(device)),
             Step::Host(_) | Step::Kernel(_) | Step::Tun(_) | Step::Nat(_) | Step::Dns(_) => {}
         }

@@ -9,12 +9,13 @@ use ipnet::IpNet;
 use super::config::{Datapath, DeviceName, Outer};
 use super::datapath::kernel::renamed;
 use super::endpoint::{Endpoint, OuterFound};
+use super::host::plan::{Start, plan};
 use super::host::step::{HostStep, KernelStep, NatStep, Step, is_made};
 use super::host::undone::Verdict;
-use super::host::wanted::{WantedAround, WantedLink};
+use super::host::wanted::{Wanted, WantedLink};
 use super::host::{
-    Control, Encapsulation, Family, Found, Interface, InterfaceKind, RulesFound, gateway,
-    is_labelled, plan,
+    Control, Encapsulation, Family, Found, Interface, InterfaceKind, RulesFound, forget,
+    is_labelled,
 };
 use super::peer::Peer;
 use super::prover::Prover;
@@ -306,17 +307,14 @@ impl Engine {
     pub(super) fn reconcile(&mut self, actions: &mut Vec<Action>) -> Vec<Step> {
         let (Some(found), Some(outer)) = (&self.found, self.outer) else { return Vec::new() };
         let mut before = self.memory.settings.clone();
-        gateway::forget(&mut before, found);
+        forget(&mut before, found);
         let wanted = wanted(&self.endpoint, outer, &self.peers, found, &before);
-        let tunnel = &self.endpoint.tunnel;
-        let mut steps = gateway::plan_stale(&wanted.gateway, found, tunnel);
-        steps.extend(plan::plan(&wanted, found, self.installed.as_ref(), &self.owned));
-        steps.extend(gateway::plan(&wanted.gateway, found, tunnel, &mut before));
-        gateway::guard(&mut steps, &wanted.gateway, found, self.installed_gateway.as_ref());
+        let start = Start { tunnel: &self.endpoint.tunnel, found, owned: &self.owned };
+        let steps = plan(&wanted, start, &mut before);
         for step in &steps {
             match step {
                 Step::Kernel(KernelStep::InstallRules(spec, _)) => {
-                    self.installed = Some(spec.clone());
+                    self.owned.installed = Some(spec.clone());
                 }
                 Step::Kernel(KernelStep::AddListener(listener)) => {
                     self.owned.listeners.insert(*listener);
@@ -331,7 +329,9 @@ impl Engine {
                         actions.push(Action::Report(Report::AlternateInVrf { alternate, uplink }));
                     }
                 }
-                Step::Nat(NatStep::Install(spec)) => self.installed_gateway = Some(spec.clone()),
+                Step::Nat(NatStep::Install(spec)) => {
+                    self.owned.installed_gateway = Some(spec.clone())
+                }
                 Step::Host(_) | Step::Kernel(_) | Step::Tun(_) | Step::Nat(_) | Step::Dns(_) => {}
             }
         }
@@ -388,18 +388,16 @@ impl Engine {
 
     pub(super) fn shutdown(&mut self, found: &Found, actions: &mut Vec<Action>) {
         self.phase = Phase::Ending;
-        let nothing = WantedAround::default();
         let tunnel = &self.endpoint.tunnel;
-        let mut before = std::mem::take(&mut self.memory.settings);
-        gateway::forget(&mut before, found);
-        let mut steps = gateway::plan_stale(&nothing, found, tunnel);
-        steps.extend(gateway::plan(&nothing, found, tunnel, &mut before));
-        let mut devices = self.devices(found);
+        let mut unwanted = self.devices(found);
         if let Some(OuterFound { address: IpAddr::V4(outer), .. }) = self.outer {
-            devices.extend(renamed(tunnel, outer, &self.peers, found));
+            unwanted.extend(renamed(tunnel, outer, &self.peers, found));
         }
-        steps.extend(plan::plan_removal(&devices, found, &self.owned));
-        gateway::guard(&mut steps, &nothing, found, None);
+        let nothing = Wanted { unwanted, ..Wanted::default() };
+        let mut before = std::mem::take(&mut self.memory.settings);
+        forget(&mut before, found);
+        let start = Start { tunnel, found, owned: &self.owned };
+        let steps = plan(&nothing, start, &mut before);
         actions.push(Action::TearDown(steps));
         self.memory.running = false;
         self.peers.provers().for_each(Prover::close);

@@ -1,13 +1,14 @@
 //! Random events in any order: what must hold whatever happens.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
 use proptest::prelude::*;
 
 use super::host::{ETH0, OUTER, STRANGER};
 use super::*;
-use ipipou::engine::host::plan::{self, Owned};
+use ipipou::engine::host::plan::{Owned, Start, plan};
+use ipipou::engine::host::wanted::Wanted;
 use ipipou::engine::host::{Encapsulation, Listener, RulesFound};
 
 #[derive(Debug, Clone)]
@@ -274,8 +275,9 @@ proptest! {
             play.receive(source(from), &proof);
         }
         play.end();
-        let device = "ipipou0".parse().unwrap();
+        let nothing = Wanted { unwanted: vec!["ipipou0".parse().unwrap()], ..Wanted::default() };
         let owned = Owned { rules: true, ..Owned::default() };
-        prop_assert!(plan::plan_removal([&device], &play.host.found, &owned).is_empty());
+        let start = Start { tunnel: &tunnel(), found: &play.host.found, owned: &owned };
+        prop_assert!(plan(&nothing, start, &mut BTreeMap::new()).is_empty());
     }
 }

@@ -1,5 +1,5 @@
 //! What a tunnel asks of the host around it: routes into it, forwarding, address translation, name
-//! servers. WantedAround against found, as in `plan`.
+//! servers.
 //!
 //! Settings of other interfaces are changed only with the value of before in our memory, so that
 //! they can be put back, after a crash too.
@@ -9,16 +9,15 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
-use super::found::{Found, GatewayFound, NameServers};
+use super::found::Found;
 use super::interface::Interface;
 use super::label::is_gateway;
 use super::routing::{
     Answers, Family, ForwardingRules, GatewaySpec, PolicyRule, PolicyRuleKind, Route, RouteTarget,
 };
-use super::step::{DnsStep, HostStep, NatStep, Step};
 use super::wanted::WantedAround;
 use crate::engine::config::{DeviceName, GatewayConfig, Masquerade, TunnelConfig};
-use crate::engine::memory::{Settings, TurnedOn};
+use crate::engine::memory::Settings;
 
 /// The routing table that everybody uses (`RT_TABLE_MAIN` in linux/rtnetlink.h).
 const MAIN: u32 = 254;
@@ -34,7 +33,7 @@ const COMMON_BITS: u32 = 0xffff_0000;
 
 /// Values of `rp_filter` (ip-sysctl.rst).
 const STRICT: u32 = 1;
-const LOOSE: u32 = 2;
+pub const LOOSE: u32 = 2;
 
 /// What there is of the tunnel, and what is behind it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -244,135 +243,5 @@ impl Extent {
 
     fn has(&self, interface: &Interface) -> bool {
         self.all().any(|device| device.as_str() == interface.name)
-    }
-}
-
-/// Adds the step for the rules to all others of a plan: they come before the interface that they
-/// judge, and go after it. `installed` are those now in the kernel.
-pub fn guard(
-    steps: &mut Vec<Step>,
-    wanted: &WantedAround,
-    found: &Found,
-    installed: Option<&GatewaySpec>,
-) {
-    match (&wanted.rules, found.gateway) {
-        (Some(spec), GatewayFound::Intact) if installed == Some(spec) => {}
-        (Some(spec), _) => steps.insert(0, NatStep::Install(spec.clone()).into()),
-        (None, GatewayFound::Missing) => {}
-        (None, GatewayFound::Intact | GatewayFound::Unknown) => steps.push(NatStep::Remove.into()),
-    }
-}
-
-/// What is not wanted any more. The rest follows after the tunnel itself: first nothing leads into
-/// it, then its outer packets lose the mark that keeps them out of it.
-pub fn plan_stale(wanted: &WantedAround, found: &Found, tunnel: &TunnelConfig) -> Vec<Step> {
-    let mut steps = Vec::new();
-    if !wanted.name_servers && found.name_servers != NameServers::Theirs {
-        steps.push(DnsStep::Restore.into());
-    }
-    let ours = found.policy_rules.iter().filter(|rule| is_our_rule(rule, tunnel, found));
-    let stale = ours.filter(|rule| !wanted.policy_rules.contains(rule));
-    // The one that leads into the tunnel goes first: without the other it would take all.
-    steps.extend(stale.rev().map(|rule| Step::from(HostStep::RemovePolicyRule(*rule))));
-    let ours = found.routes.iter().filter(|route| is_ours(route, tunnel, found));
-    let stale = ours.filter(|route| !wanted.routes.contains(route));
-    steps.extend(stale.map(|route| Step::from(HostStep::RemoveRoute(*route))));
-    steps
-}
-
-/// What is missing, and settings. What has to be put back one day is added to `before`.
-pub fn plan(
-    wanted: &WantedAround,
-    found: &Found,
-    tunnel: &TunnelConfig,
-    before: &mut BTreeMap<String, Settings>,
-) -> Vec<Step> {
-    let mut steps = plan_settings(wanted, found, tunnel, before);
-    // Routes before the policy rules that ask for them: at no time does a packet of the tunnel enter
-    // the tunnel.
-    let missing = wanted.routes.difference(&found.routes);
-    steps.extend(missing.map(|route| Step::from(HostStep::AddRoute(*route))));
-    let missing = wanted.policy_rules.difference(&found.policy_rules);
-    steps.extend(missing.map(|rule| Step::from(HostStep::AddPolicyRule(*rule))));
-    if wanted.name_servers && found.name_servers != NameServers::Ours {
-        steps.push(DnsStep::Use.into());
-    }
-    steps
-}
-
-/// Forgets what is not ours to put back any more.
-pub fn forget(before: &mut BTreeMap<String, Settings>, found: &Found) {
-    // There may be thousands of both.
-    let there: BTreeSet<&str> = found.interfaces.iter().map(|i| i.name.as_str()).collect();
-    before.retain(|name, saved| {
-        // Somebody has made the host a router since: it forwards for them now.
-        saved.turned_on = saved.turned_on.filter(|then| then.ip_forward || !found.ip_forward);
-        // With an interface its settings go; another one of that name starts anew.
-        there.contains(name.as_str()) && *saved != Settings::default()
-    });
-}
-
-/// A value to put back is forgotten when it has been seen to be back: a step may fail.
-fn plan_settings(
-    wanted: &WantedAround,
-    found: &Found,
-    tunnel: &TunnelConfig,
-    before: &mut BTreeMap<String, Settings>,
-) -> Vec<Step> {
-    let mut steps = Vec::new();
-    for interface in found.interfaces.iter().filter(|i| i.name != tunnel.device.as_str()) {
-        let mut saved = before.remove(&interface.name).unwrap_or_default();
-        let set = |on| HostStep::SetForwarding { interface: interface.name.clone(), on }.into();
-        match (wanted.forwarding.contains(&interface.name), interface.forwarding) {
-            (true, Some(false)) => {
-                saved.turned_on.get_or_insert(TurnedOn { ip_forward: found.ip_forward });
-                steps.push(set(true));
-            }
-            (true, Some(true) | None) => {}
-            (false, Some(true)) if saved.turned_on.is_some() => steps.push(set(false)),
-            (false, _) => saved.turned_on = None,
-        }
-        let set = |value| HostStep::SetRpFilter { interface: interface.name.clone(), value }.into();
-        match (wanted.loose.contains(&interface.name), interface.rp_filter, saved.rp_filter) {
-            (true, Some(now), _) if now != LOOSE => {
-                saved.rp_filter.get_or_insert(now);
-                steps.push(set(LOOSE));
-            }
-            (true, _, _) => {}
-            (false, Some(now), Some(old)) if now != old => steps.push(set(old)),
-            (false, _, _) => saved.rp_filter = None,
-        }
-        if saved != Settings::default() {
-            before.insert(interface.name.clone(), saved);
-        }
-    }
-    steps
-}
-
-fn is_ours(route: &Route, tunnel: &TunnelConfig, found: &Found) -> bool {
-    let own = found.interface(&tunnel.device).map(|i| i.index);
-    match route.target {
-        RouteTarget::Interface(index) => Some(index) == own || route.table == tunnel.gateway.mark,
-        RouteTarget::Unreachable => route.destination == IpNet::V4(tunnel.inner_peer.trunc()),
-    }
-}
-
-/// The rules that ask the main table serve every full tunnel of the host; they are ours with the
-/// other one.
-fn is_our_rule(rule: &PolicyRule, tunnel: &TunnelConfig, found: &Found) -> bool {
-    match rule.kind {
-        PolicyRuleKind::UnlessMarked { table, .. } => table == tunnel.gateway.mark,
-        PolicyRuleKind::MainButDefault | PolicyRuleKind::FromOwn(_) => {
-            let tables = || {
-                let same_family = found.policy_rules.iter().filter(|r| r.family == rule.family);
-                same_family.filter_map(|r| match r.kind {
-                    PolicyRuleKind::UnlessMarked { table, .. } => Some(table),
-                    PolicyRuleKind::MainButDefault | PolicyRuleKind::FromOwn(_) => None,
-                })
-            };
-            let own = tunnel.gateway.mark;
-            let asked_for = tunnel.gateway.default_route || tables().any(|table| table == own);
-            asked_for && tables().all(|table| table == own)
-        }
     }
 }

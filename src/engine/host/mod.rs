@@ -1,5 +1,6 @@
 //! The nouns of a host: what was found there, what is wanted, and the steps from one to the other.
 
+mod around;
 mod found;
 pub mod gateway;
 mod interface;
@@ -13,6 +14,7 @@ pub mod undone;
 mod userspace;
 pub mod wanted;
 
+pub use around::forget;
 pub use found::{Found, GatewayFound, NameServers, Userspace, Way};
 pub use interface::{
     Address, AddressState, Encapsulation, Interface, InterfaceAddress, InterfaceKind, IpipLink,

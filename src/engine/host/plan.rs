@@ -1,18 +1,21 @@
 //! Wanted minus found: the ordered steps that make the host what it should be.
 //!
-//! One mechanism for the first start, a restart, a repair, a move and the end. The order keeps the
-//! door shut: rules come before the listener they guard and go after it.
+//! One mechanism for the first start, a restart, a repair, a move and the end, in four phases. The order
+//! keeps the door shut: rules come before what they guard, and go after it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 
-use super::found::Found;
+use super::around;
+use super::found::{Found, GatewayFound};
 use super::interface::InterfaceKind;
 use super::label::{LinkForwarding, forwards_by_us, is_labelled};
+use super::routing::GatewaySpec;
 use super::rules::{Listener, RuleSpec, RulesFound};
-use super::step::{HostStep, KernelLink, KernelStep, Step, TunStep};
+use super::step::{HostStep, KernelLink, KernelStep, NatStep, Step, TunStep};
 use super::wanted::{LinkKind, MtuFrom, Wanted, WantedLink, rp_filter};
-use crate::engine::config::{DeviceName, SourceCheck};
+use crate::engine::config::{DeviceName, SourceCheck, TunnelConfig};
+use crate::engine::memory::Settings;
 
 /// What we made, or found and took over: only this is ever removed.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -20,84 +23,100 @@ pub struct Owned {
     pub listeners: BTreeSet<Listener>,
     pub alternate: BTreeSet<Ipv4Addr>,
     pub rules: bool,
-    /// The MTUs that our interfaces were given last.
+    /// What the rules now in the kernel were made from.
+    pub installed: Option<RuleSpec>,
+    /// The same of a gateway's rules.
+    pub installed_gateway: Option<GatewaySpec>,
+    /// The MTUs that our links were given last.
     pub mtus: BTreeMap<DeviceName, u32>,
 }
 
-/// The steps from `found` to `wanted`. `installed` is the spec of the rules now in the kernel.
+/// What a plan starts from.
+#[derive(Debug, Clone, Copy)]
+pub struct Start<'a> {
+    pub tunnel: &'a TunnelConfig,
+    pub found: &'a Found,
+    pub owned: &'a Owned,
+}
+
+/// The steps to `wanted`; nothing wanted is the end. `saved` are settings of others as they were before
+/// us, which the plan adds to.
 ///
-/// Applied to a host, they leave nothing to do: planning again gives no step, but for the guard of a
+/// Applied to a host, the steps leave nothing to do: planning again gives none, but for the guard of an
 /// alternate address that they removed.
-pub fn plan(
+pub fn plan(wanted: &Wanted, start: Start, saved: &mut BTreeMap<String, Settings>) -> Vec<Step> {
+    let mut steps = Vec::new();
+    withdraw(wanted, start, &mut steps);
+    guard(wanted, start, &mut steps);
+    establish(wanted, start, saved, &mut steps);
+    admit(wanted, start, &mut steps);
+    steps
+}
+
+/// Takes away what leads packets into the tunnel, and doors, before the rules go that guard them.
+fn withdraw(wanted: &Wanted, Start { tunnel, found, owned }: Start, steps: &mut Vec<Step>) {
+    around::withdraw(&wanted.gateway, found, tunnel, steps);
+    let stale = found.listeners.intersection(&owned.listeners);
+    let stale = stale.filter(|listener| !wanted.listeners.iter().any(|w| listener.serves(w)));
+    steps.extend(stale.map(|listener| Step::from(KernelStep::RemoveListener(*listener))));
+}
+
+/// Installs the rules that judge what the next phase makes.
+fn guard(wanted: &Wanted, Start { found, owned, .. }: Start, steps: &mut Vec<Step>) {
+    match (&wanted.gateway.rules, found.gateway) {
+        (Some(spec), GatewayFound::Intact) if owned.installed_gateway.as_ref() == Some(spec) => {}
+        (Some(spec), _) => steps.push(NatStep::Install(spec.clone()).into()),
+        (None, GatewayFound::Missing | GatewayFound::Intact | GatewayFound::Unknown) => {}
+    }
+    plan_rules(wanted, found, owned, steps);
+}
+
+/// Makes the tunnel, and what is around it.
+fn establish(
     wanted: &Wanted,
-    found: &Found,
-    installed: Option<&RuleSpec>,
-    owned: &Owned,
-) -> Vec<Step> {
-    // Old doors go before the rules do that guard them.
-    let mut steps: Vec<_> = plan_unwanted_listeners(wanted, found, owned).collect();
-    plan_rules(wanted, found, installed, owned, &mut steps);
-    for alternate in &wanted.alternate {
-        if !found.has_local(IpAddr::V4(*alternate)) {
-            steps.push(KernelStep::AddAlternateAddress(*alternate).into());
-        }
-    }
-    for listener in &wanted.listeners {
-        if !found.listeners.iter().any(|f| f.serves(listener)) {
-            steps.push(KernelStep::AddListener(*listener).into());
-        }
-    }
+    Start { tunnel, found, owned }: Start,
+    saved: &mut BTreeMap<String, Settings>,
+    steps: &mut Vec<Step>,
+) {
+    let missing = wanted.alternate.iter().filter(|a| !found.has_local(IpAddr::V4(**a)));
+    steps.extend(missing.map(|a| Step::from(KernelStep::AddAlternateAddress(*a))));
+    let is_served = |wanted: &&Listener| found.listeners.iter().any(|f| f.serves(wanted));
+    let missing = wanted.listeners.iter().filter(|wanted| !is_served(wanted));
+    steps.extend(missing.map(|listener| Step::from(KernelStep::AddListener(*listener))));
     if let Some(socket) = &wanted.socket
         && found.userspace.socket.as_ref() != Some(socket)
     {
         steps.push(TunStep::Bind(socket.clone()).into());
     }
-    if found.userspace.forwarding != wanted.forwarding {
+    if wanted.socket.is_some() && found.userspace.forwarding != wanted.forwarding {
         steps.push(TunStep::Forward(wanted.forwarding.clone()).into());
     }
     // A new link may have the addresses of an old one.
-    steps.extend(plan_unwanted(&wanted.unwanted, found));
+    let unwanted = wanted.unwanted.iter();
+    let unwanted = unwanted.filter(|device| found.interface(device).is_some_and(is_labelled));
+    steps.extend(unwanted.map(|device| Step::from(HostStep::RemoveLink(device.clone()))));
     for link in &wanted.links {
-        plan_link(link, found, owned, &mut steps);
+        plan_link(link, found, owned, steps);
     }
-    plan_admitted(wanted, found, &mut steps);
-    steps.extend(plan_unwanted_alternate(wanted, found, owned));
-    steps
+    around::establish(&wanted.gateway, found, tunnel, saved, steps);
 }
 
-/// The steps that take everything of ours away, in reverse. `devices` are our tunnel interfaces.
-pub fn plan_removal<'a>(
-    devices: impl IntoIterator<Item = &'a DeviceName>,
-    found: &Found,
-    owned: &Owned,
-) -> Vec<Step> {
-    let mut steps: Vec<_> = plan_unwanted(devices, found).collect();
-    let nothing = Wanted::default();
-    steps.extend(plan_unwanted_listeners(&nothing, found, owned));
-    steps.extend(plan_unwanted_alternate(&nothing, found, owned));
-    if owned.rules && matches!(found.rules, RulesFound::Unknown | RulesFound::Intact(_)) {
+/// Lets the peers in, and removes what only those before needed, and guards of what is gone.
+fn admit(wanted: &Wanted, Start { found, owned, .. }: Start, steps: &mut Vec<Step>) {
+    plan_admitted(wanted, found, steps);
+    let stale = owned.alternate.difference(&wanted.alternate);
+    let stale = stale.filter(|alternate| found.has_local(IpAddr::V4(**alternate)));
+    steps.extend(stale.map(|a| Step::from(KernelStep::RemoveAlternateAddress(*a))));
+    let has_rules = matches!(found.rules, RulesFound::Unknown | RulesFound::Intact(_));
+    if wanted.rules.is_none() && owned.rules && has_rules {
         steps.push(KernelStep::RemoveRules.into());
     }
-    steps
+    if wanted.gateway.rules.is_none() && found.gateway != GatewayFound::Missing {
+        steps.push(NatStep::Remove.into());
+    }
 }
 
-fn plan_unwanted<'a>(
-    devices: impl IntoIterator<Item = &'a DeviceName>,
-    found: &Found,
-) -> impl Iterator<Item = Step> {
-    devices
-        .into_iter()
-        .filter(|device| found.interface(device).is_some_and(is_labelled))
-        .map(|device| HostStep::RemoveLink(device.clone()).into())
-}
-
-fn plan_rules(
-    wanted: &Wanted,
-    found: &Found,
-    installed: Option<&RuleSpec>,
-    owned: &Owned,
-    steps: &mut Vec<Step>,
-) {
+fn plan_rules(wanted: &Wanted, found: &Found, owned: &Owned, steps: &mut Vec<Step>) {
     let Some(spec) = &wanted.rules else { return };
     let mut spec = spec.clone();
     // A link still has the alternate address that is about to go; when it is gone, so is its guard.
@@ -105,7 +124,7 @@ fn plan_rules(
     spec.alternate.extend(going);
     match &found.rules {
         RulesFound::Unavailable => {}
-        RulesFound::Intact(_) if installed == Some(&spec) => {}
+        RulesFound::Intact(_) if owned.installed.as_ref() == Some(&spec) => {}
         RulesFound::Intact(_) | RulesFound::Missing | RulesFound::Unknown => {
             steps.push(KernelStep::InstallRules(spec, wanted.admitted.clone()).into());
         }
@@ -186,29 +205,4 @@ fn plan_admitted(wanted: &Wanted, found: &Found, steps: &mut Vec<Step>) {
         | RulesFound::Unknown
         | RulesFound::Unavailable => {}
     }
-}
-
-/// Listeners of ours on an address, a port or an interface that is not wanted, or not any more.
-fn plan_unwanted_listeners<'a>(
-    wanted: &'a Wanted,
-    found: &'a Found,
-    owned: &'a Owned,
-) -> impl Iterator<Item = Step> + 'a {
-    found
-        .listeners
-        .intersection(&owned.listeners)
-        .filter(|listener| !wanted.listeners.iter().any(|w| listener.serves(w)))
-        .map(|listener| KernelStep::RemoveListener(*listener).into())
-}
-
-fn plan_unwanted_alternate<'a>(
-    wanted: &'a Wanted,
-    found: &'a Found,
-    owned: &'a Owned,
-) -> impl Iterator<Item = Step> + 'a {
-    owned
-        .alternate
-        .difference(&wanted.alternate)
-        .filter(|alternate| found.has_local(IpAddr::V4(**alternate)))
-        .map(|alternate| KernelStep::RemoveAlternateAddress(*alternate).into())
 }
