@@ -1,30 +1,19 @@
 //! Whatever is given: nothing panics, messages are one line, and a file means what the same
 //! options mean on the command line.
 
+use clap::CommandFactory as _;
+use ipipou::cli::Options;
 use proptest::prelude::*;
 
 use super::*;
 
-fn valid_option() -> impl Strategy<Value = (&'static str, Option<String>)> {
-    let flags = prop::sample::select(vec![
-        "client",
-        "server",
-        "auth-by-remote-ip",
-        "auth-by-remote-port",
-        "encap-csum",
-        "no-encap-csum",
-        "no-nft-counter",
-        "reply-on-auth-ok",
-        "reauth-only",
-        "no-log-time",
-        "no-log-pid",
-        "auth-keygen",
-        "force-fou-local-ip-alt",
-        "learn",
-        "default-route",
-        "forward",
-        "masquerade",
-    ]);
+fn valid_option() -> impl Strategy<Value = (String, Option<String>)> {
+    let command = Options::command();
+    let is_flag = |option: &&clap::Arg| matches!(option.get_action(), clap::ArgAction::SetTrue);
+    let flags = command.get_arguments().filter(is_flag).filter_map(clap::Arg::get_long);
+    // Its value may be left out.
+    let flags: Vec<_> = flags.chain(["masquerade"]).map(str::to_owned).collect();
+    let flags = prop::sample::select(flags);
     let values = prop::sample::select(vec![
         ("number", "5"),
         ("number", "40000"),
@@ -70,9 +59,9 @@ fn valid_option() -> impl Strategy<Value = (&'static str, Option<String>)> {
     let text = "[^\n\r]{1,20}";
     prop_oneof![
         flags.prop_map(|flag| (flag, None)),
-        values.prop_map(|(option, value)| (option, Some(value.to_owned()))),
-        text.prop_map(|text| ("auth-secret", Some(text))),
-        text.prop_map(|text| ("auth-token", Some(text))),
+        values.prop_map(|(option, value)| (option.to_owned(), Some(value.to_owned()))),
+        text.prop_map(|text| ("auth-secret".to_owned(), Some(text))),
+        text.prop_map(|text| ("auth-token".to_owned(), Some(text))),
     ]
 }
 

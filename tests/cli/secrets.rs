@@ -2,6 +2,9 @@
 
 use std::os::unix::fs::PermissionsExt as _;
 
+use clap::CommandFactory as _;
+use ipipou::cli::Options;
+
 use super::*;
 
 /// A file that only we can read; removed when dropped.
@@ -236,34 +239,11 @@ fn a_public_key_as_private_one_is_said() {
 fn what_stands_for_a_value_is_refused_everywhere() {
     const PLACEHOLDERS: [&str; 4] =
         ["<the shared secret>", "<SECRET>", "<the client's private key>", "<a_b-c.d>"];
-    // Whatever takes a value.
-    for option in [
-        "auth-key-file",
-        "auth-key-b64",
-        "auth-remote-pubkey-b64",
-        "auth-secret-file",
-        "auth-secret",
-        "auth-token-file",
-        "auth-token",
-        "auth-token-b64",
-        "tunl-dev",
-        "fou-dev",
-        "fou-local",
-        "fou-remote",
-        "tunl-ip",
-        "number",
-        "hosts-file",
-        "hosts-url",
-        "ca-file",
-        "memory-dir",
-        "runtime-dir",
-        "nft-table",
-        "route",
-        "dns",
-        "masquerade",
-        "datapath",
-        "keepalive",
-    ] {
+    let command = Options::command();
+    let with_value = command.get_arguments().filter(|option| option.get_action().takes_values());
+    let names: Vec<_> = with_value.filter_map(clap::Arg::get_long).collect();
+    assert!(names.len() > 40, "{names:?}");
+    for option in names.into_iter().filter(|name| *name != "config") {
         for value in PLACEHOLDERS {
             let line = usage(["-s", "-b", "@e", &format!("--{option}={value}")]);
             let expected = " is a placeholder: put what it stands for in its place";
