@@ -55,9 +55,14 @@ pub fn check(
 
 /// The options of the start that `ipipou check NAME OPTIONS` is about, when there are any: a file
 /// alone has no need of them.
-pub fn start(args: &[OsString]) -> Option<Vec<OsString>> {
+pub fn start(args: &[OsString], command: &Command) -> Option<Vec<OsString>> {
     let [program, check, first, rest @ ..] = args else { return None };
-    if check != "check" || ["-h", "--help", "--running"].iter().any(|own| first == own) {
+    let own = command.find_subcommand("check").filter(|own| check == own.get_name())?;
+    let is_own = |option: &clap::Arg| {
+        option.get_long().is_some_and(|long| *first == *format!("--{long}"))
+            || option.get_short().is_some_and(|letter| *first == *format!("-{letter}"))
+    };
+    if own.get_arguments().any(is_own) {
         return None;
     }
     let is_option = first.as_encoded_bytes().starts_with(b"-");

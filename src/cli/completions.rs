@@ -5,8 +5,11 @@ use std::borrow::Cow;
 
 use clap_complete::Shell;
 
+use super::options::all_attributes;
+use super::options::attributes::Proposals;
+
 /// Which words of the line belong together does not depend on `COMP_WORDBREAKS`: only what readline
-/// replaces does, which is `$2`. Names come from the file system and may hold anything: none is
+/// replaces does, which is `$2`. The words in capitals stand for options of the table. Names come from the file system and may hold anything: none is
 /// expanded (as `compgen -W` would), and all are quoted.
 const BASH: &str = r#"
 _ipipou_and_names() {
@@ -20,9 +23,9 @@ _ipipou_and_names() {
     -b*) option=-b value=${word#-b} ;;
     esac
     case $option,${words[1]-} in
-    -b,* | --fou-local,*) [[ $value && $value != *@* ]] || names=(/sys/class/net/*/) ;;
-    --fou-dev,* | --tunl-dev,* | --masquerade,*) names=(/sys/class/net/*/) ;;
-    --config,* | check,check) [[ $value == [./~]* ]] || names=(/etc/ipipou/*.conf) ;;
+    -b,* | LOCAL_ENDS) [[ $value && $value != *@* ]] || names=(/sys/class/net/*/) ;;
+    DEVICES) names=(/sys/class/net/*/) ;;
+    CONF_FILES | check,check) [[ $value == [./~]* ]] || names=(/etc/ipipou/*.conf) ;;
     --runtime-root,*) ;;
     *,show) names=(/run/ipipou/*/control.sock) ;;
     esac
@@ -100,14 +103,15 @@ complete -c ipipou -n "__fish_ipipou_using_subcommand check" -f -a "(__ipipou_co
 complete -c ipipou -n "__fish_ipipou_using_subcommand show" -f -a "(__ipipou_running)"
 "#;
 
-/// The options whose values fish finds by these functions.
-const FISH_ACTIONS: [(&str, &str); 5] = [
-    (" -l fou-local ", "__ipipou_local"),
-    (" -l fou-dev ", "__ipipou_devices"),
-    (" -l tunl-dev ", "__ipipou_devices"),
-    (" -l masquerade ", "__ipipou_devices"),
-    (" -l config ", "__ipipou_confs"),
-];
+/// The function by which fish finds values.
+fn fish_function(proposals: Proposals) -> &'static str {
+    match proposals {
+        Proposals::Devices => "__ipipou_devices",
+        Proposals::LocalEnds => "__ipipou_local",
+        Proposals::ConfFiles => "__ipipou_confs",
+    }
+}
+
 /// clap's condition is false while an option waits for its value; the other one is not.
 const FISH_CONDITION: (&str, &str) = (
     "complete -c ipipou -n \"__fish_ipipou_needs_command\" ",
@@ -116,20 +120,37 @@ const FISH_CONDITION: (&str, &str) = (
 
 /// A line of fish's completion, with the names if it is that of an option that has some.
 fn fish_line(line: &str) -> Cow<'_, str> {
-    let action = FISH_ACTIONS.iter().find(|(option, _)| line.contains(option));
-    match (line.strip_prefix(FISH_CONDITION.0), action) {
-        (Some(rest), Some((_, action))) => {
+    let is_line_of = |option: &str| line.contains(&format!(" -l {option} "));
+    let proposals = all_attributes().find(|option| is_line_of(option.name));
+    let function = proposals.and_then(|option| option.proposals).map(fish_function);
+    match (line.strip_prefix(FISH_CONDITION.0), function) {
+        (Some(rest), Some(function)) => {
             let rest = rest.trim_end_matches(" -F").trim_end_matches(" -r");
-            Cow::Owned(format!("{}{rest} -x -a \"({action})\"", FISH_CONDITION.1))
+            Cow::Owned(format!("{}{rest} -x -a \"({function})\"", FISH_CONDITION.1))
         }
         (None, _) | (_, None) => Cow::Borrowed(line),
     }
 }
 
+/// The bash function, for the options that there are.
+fn bash() -> String {
+    let mut text = BASH.to_owned();
+    for (word, proposals) in [
+        ("LOCAL_ENDS", Proposals::LocalEnds),
+        ("DEVICES", Proposals::Devices),
+        ("CONF_FILES", Proposals::ConfFiles),
+    ] {
+        let options = all_attributes().filter(|option| option.proposals == Some(proposals));
+        let patterns: Vec<_> = options.map(|option| format!("--{},*", option.name)).collect();
+        text = text.replace(word, &patterns.join(" | "));
+    }
+    text
+}
+
 /// The generated completion of a shell, and the names.
 pub fn with_names(shell: Shell, generated: &str) -> Cow<'_, str> {
     match shell {
-        Shell::Bash => Cow::Owned(format!("{generated}{BASH}")),
+        Shell::Bash => Cow::Owned(format!("{generated}{}", bash())),
         Shell::Fish => {
             let lines: Vec<_> = generated.lines().map(fish_line).collect();
             Cow::Owned(format!("{}\n{FISH}", lines.join("\n")))
@@ -173,10 +194,11 @@ mod tests {
     #[test]
     fn fish_has_all_the_names() {
         let text = generated(Shell::Fish);
-        for (option, _) in FISH_ACTIONS {
+        for option in all_attributes().filter(|option| option.proposals.is_some()) {
+            let name = format!(" -l {} ", option.name);
             let changed =
-                text.lines().filter(|line| line.contains(option) && fish_line(line) != *line);
-            assert_eq!(changed.count(), 1, "clap writes it in another way now: {option}");
+                text.lines().filter(|line| line.contains(&name) && fish_line(line) != *line);
+            assert_eq!(changed.count(), 1, "clap writes it in another way now: {name}");
         }
     }
 }

@@ -54,10 +54,10 @@ pub fn parse(
     if args.is_empty() {
         args.push("ipipou".into());
     }
-    if let Some(start) = check::start(&args) {
+    let mut command = Options::command();
+    if let Some(start) = check::start(&args, &command) {
         return check::options(parse(start, env)?).map(Invocation::Checked);
     }
-    let mut command = Options::command();
     let mut options = arguments::options(&mut command, &args)?;
     match options.command {
         Some(Command::Show { json, wide, runtime_root, name, help: _ }) => {

@@ -22,6 +22,8 @@ pub struct Attributes {
     pub secrecy: Secrecy,
     /// Whether it can stand in a `.conf` file.
     pub in_files: bool,
+    /// What a shell proposes as its value.
+    pub proposals: Option<Proposals>,
 }
 
 /// Which end uses an option, and what happens when the other end is given it.
@@ -55,6 +57,17 @@ pub enum Secrecy {
     Secret,
 }
 
+/// What a shell proposes as a value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Proposals {
+    /// The names of interfaces.
+    Devices,
+    /// The same, each behind an `@`.
+    LocalEnds,
+    /// The names of the files in /etc/ipipou, or paths.
+    ConfFiles,
+}
+
 impl Secrecy {
     /// Whether a message may repeat the value.
     pub fn is_repeatable(self) -> bool {
@@ -85,6 +98,7 @@ pub const fn both(name: &'static str) -> Attributes {
         userspace_only: false,
         secrecy: Secrecy::Public,
         in_files: true,
+        proposals: None,
     }
 }
 
@@ -121,6 +135,10 @@ impl Attributes {
 
     pub const fn not_in_files(self) -> Self {
         Attributes { in_files: false, ..self }
+    }
+
+    pub const fn propose(self, proposals: Proposals) -> Self {
+        Attributes { proposals: Some(proposals), ..self }
     }
 
     /// The name of the option's value among clap's matches.

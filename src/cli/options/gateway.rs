@@ -6,7 +6,7 @@ use clap::{ArgAction, Args};
 use ipnet::IpNet;
 
 use super::attributes::Misplaced::Refused;
-use super::attributes::{Attributes, both, client};
+use super::attributes::{Attributes, Proposals, both, client};
 use crate::cli::{address, value};
 use crate::engine::config::DeviceName;
 
@@ -39,5 +39,5 @@ pub const ATTRIBUTES: [Attributes; 5] = [
     client("default-route", Refused),
     client("dns", Refused),
     both("forward"),
-    both("masquerade"),
+    both("masquerade").propose(Proposals::Devices),
 ];

@@ -25,6 +25,7 @@ pub use self::choices::{DatapathOption, RpFilter};
 pub use self::command::{Command, Document};
 
 use self::attributes::Misplaced::{Ignored, Refused};
+use self::attributes::Proposals::{ConfFiles, Devices, LocalEnds};
 use self::attributes::{Attributes, Secrecy, both, client, server};
 use self::auth::AuthOptions;
 use self::gateway::GatewayOptions;
@@ -260,10 +261,10 @@ const ATTRIBUTES: [Attributes; 42] = [
     server("server", Ignored).opposite_of("client"),
     both("number"),
     server("queue-number", Ignored),
-    both("fou-local"),
+    both("fou-local").propose(LocalEnds),
     both("fou-local-ip"),
     both("fou-local-port"),
-    both("fou-dev"),
+    both("fou-dev").propose(Devices),
     both("fou-local-ip-alt"),
     both("force-fou-local-ip-alt"),
     both("fou-remote").not_with_table(),
@@ -271,7 +272,7 @@ const ATTRIBUTES: [Attributes; 42] = [
     both("fou-remote-port").not_with_table(),
     both("encap-csum").opposite_of("no-encap-csum"),
     both("no-encap-csum").opposite_of("encap-csum"),
-    both("tunl-dev"),
+    both("tunl-dev").propose(Devices),
     both("tunl-ip"),
     both("tunl-peer-ip"),
     both("ip6").userspace_only(),
@@ -293,7 +294,7 @@ const ATTRIBUTES: [Attributes; 42] = [
     both("verb"),
     both("no-log-time"),
     both("no-log-pid"),
-    both("config").not_in_files(),
+    both("config").not_in_files().propose(ConfFiles),
     both("memory-dir"),
     both("runtime-dir"),
     both("help").not_in_files(),
@@ -301,7 +302,7 @@ const ATTRIBUTES: [Attributes; 42] = [
 ];
 
 /// The attributes of all options, those of the groups last.
-fn all_attributes() -> impl Iterator<Item = &'static Attributes> {
+pub fn all_attributes() -> impl Iterator<Item = &'static Attributes> {
     ATTRIBUTES.iter().chain(&auth::ATTRIBUTES).chain(&peers::ATTRIBUTES).chain(&gateway::ATTRIBUTES)
 }
 
