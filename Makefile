@@ -57,7 +57,7 @@ bare: ## the README's first commands in bare Debian 12 and 13, by root and by a 
 	@tests/setup/packages.sh test
 	@tests/setup/bare.sh
 
-machines: ## the README's services on two emulated machines, also with the Python program
+machines: ## the guide's services on two emulated machines, also with the Python program
 	@tests/setup/packages.sh test
 	@tests/setup/machines.sh
 

@@ -1,6 +1,5 @@
 //! The process as the driver of its engine: what carries out each action.
 
-use std::mem::discriminant;
 use std::net::SocketAddr;
 
 use super::process::{Failing, Process};
@@ -34,7 +33,7 @@ impl Driver for Process<'_> {
         tracing::debug!("{step}");
         let Err(error) = self.try_apply(step).await else { return Ok(()) };
         let refused = if error.is_taken() { Refused::Taken } else { Refused::Otherwise };
-        let failing = Failing::Step(discriminant(step));
+        let failing = Failing::Step(step.kind());
         if let Some(failed) = &mut self.ending {
             *failed += 1;
             tracing::error!("cannot {step}: {error}");

@@ -15,7 +15,7 @@ use super::{Failure, Settings};
 use crate::auth::Reject;
 use crate::engine::config::Datapath;
 use crate::engine::driver::Driver as _;
-use crate::engine::host::step::{DnsStep, Step};
+use crate::engine::host::step::{DnsStep, StepKind};
 use crate::engine::host::{Family, Found, NameServers, RulesFound};
 use crate::engine::{Engine, Event, Memory, Report, Writing};
 use crate::host::clock::Clock;
@@ -31,6 +31,7 @@ const SOME_LINES: u32 = 5;
 const MANY_LINES: u32 = 50;
 /// Where programs look up who resolves names (resolv.conf(5)).
 const RESOLV_CONF: &str = "/etc/resolv.conf";
+
 /// What fails again and again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum Failing {
@@ -39,7 +40,7 @@ pub(super) enum Failing {
     Memory,
     Port,
     Path,
-    Step(Discriminant<Step>),
+    Step(StepKind),
 }
 
 pub struct Process<'a> {
@@ -101,7 +102,7 @@ impl<'a> Process<'a> {
             step: Box::new(DnsStep::Use.into()),
             error: StepError::Dns(error),
         })?;
-        let carrier = prepared.start(&settings.config, &host, kept).await?;
+        let in_use = prepared.start(&settings.config, &host, kept).await?;
         let file = MemoryFile::in_directory(&settings.state_dir);
         let memory = match file.load() {
             Loaded::Whole(memory) => memory,
@@ -128,7 +129,7 @@ impl<'a> Process<'a> {
             locks,
             foreign_listeners: !adopts_listeners,
             chosen: datapath,
-            datapath: carrier,
+            datapath: in_use,
             dns,
             memory: file,
             rejections: Limiter::new(LOG_EVERY, 1),
@@ -163,6 +164,7 @@ impl<'a> Process<'a> {
         // Word of the last changes may be on its way.
         self.host.note(&Changed { lost: true, ..Changed::default() });
         let found = self.read_host().await.map_err(Failure::Netlink)?;
+        self.clock.moment()?; // without random numbers the event would be lost
         self.ending = Some(0);
         self.handle(Event::Shutdown(found)).await;
         match self.ending {

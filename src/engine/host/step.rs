@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::mem::{Discriminant, discriminant};
 use std::net::Ipv4Addr;
 
 use super::interface::{Address, InterfaceAddress, IpipLink};
@@ -98,7 +99,28 @@ pub enum DnsStep {
     Restore,
 }
 
+/// What is changed, and how, whatever the values.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum StepKind {
+    Host(Discriminant<HostStep>),
+    Kernel(Discriminant<KernelStep>),
+    Tun(Discriminant<TunStep>),
+    Nat(Discriminant<NatStep>),
+    Dns(Discriminant<DnsStep>),
+}
+
 impl Step {
+    /// What all steps of this kind have in common.
+    pub fn kind(&self) -> StepKind {
+        match self {
+            Step::Host(step) => StepKind::Host(discriminant(step)),
+            Step::Kernel(step) => StepKind::Kernel(discriminant(step)),
+            Step::Tun(step) => StepKind::Tun(discriminant(step)),
+            Step::Nat(step) => StepKind::Nat(discriminant(step)),
+            Step::Dns(step) => StepKind::Dns(discriminant(step)),
+        }
+    }
+
     /// Whether it keeps out what did not authenticate. Such a step is never put off.
     pub fn guards(&self) -> bool {
         match self {
