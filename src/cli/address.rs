@@ -1,4 +1,4 @@
-//! Addresses and networks as values of options.
+//! This module parses addresses and networks.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::RangeInclusive;
@@ -7,7 +7,8 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use super::value::ValueError;
 
-/// The prefix of our IPv6 address inside the tunnel when none is given: the other end is in it.
+/// The prefix length of our IPv6 address inside the tunnel if none is given. The peer is in that
+/// network.
 const USUAL_LENGTH6: u8 = 64;
 
 /// `--tunl-ip`: our address inside the tunnel, and the network that it is in, if one is given.
@@ -17,7 +18,7 @@ pub struct Inner {
     pub network: Option<Ipv4Net>,
 }
 
-/// An address that one host can have: not 0.0.0.0, broadcast or multicast.
+/// Parses an address that one host can have: not 0.0.0.0, broadcast or multicast.
 pub fn v4(text: &str) -> Result<Ipv4Addr, ValueError> {
     let text = text.trim();
     match text.parse::<Ipv4Addr>() {
@@ -28,7 +29,7 @@ pub fn v4(text: &str) -> Result<Ipv4Addr, ValueError> {
     }
 }
 
-/// An address outside the tunnel; brackets around IPv6 are not needed where no port can follow.
+/// Parses an address outside the tunnel. IPv6 needs no brackets where no port can follow.
 pub fn any(text: &str) -> Result<IpAddr, ValueError> {
     let text = text.trim();
     match v4(text) {
@@ -42,7 +43,7 @@ pub fn any(text: &str) -> Result<IpAddr, ValueError> {
     }
 }
 
-/// An IPv6 address of one host that more than one link knows.
+/// Parses an IPv6 address that one host can have, and that is valid on more than one link.
 pub fn v6(text: &str) -> Result<Ipv6Addr, ValueError> {
     // What follows '%' is the interface of a link-local address (RFC 4007).
     let (address, zone) = text.split_once('%').map_or((text, None), |(a, zone)| (a, Some(zone)));
@@ -56,12 +57,12 @@ pub fn v6(text: &str) -> Result<Ipv6Addr, ValueError> {
     }
 }
 
-/// Two colons are in no `IP:PORT` and in every IPv6 address.
+/// Tells IPv6 addresses from `IP:PORT`, which never has two colons.
 pub fn looks_like_v6(text: &str) -> bool {
     text.starts_with('[') || text.matches(':').count() > 1
 }
 
-/// `A` or `A/LEN`. No network for private use is larger than 10.0.0.0/8 (RFC 1918).
+/// Parses `A` or `A/LEN`. No network for private use is larger than 10.0.0.0/8 (RFC 1918).
 pub fn inner(text: &str) -> Result<Inner, ValueError> {
     const LENGTHS: RangeInclusive<u8> = 8..=32;
     let (address, length) = split_length(text.trim(), LENGTHS);
@@ -70,7 +71,7 @@ pub fn inner(text: &str) -> Result<Inner, ValueError> {
     Ok(Inner { address, network: network.as_ref().map(Ipv4Net::trunc) })
 }
 
-/// `ADDR` or `ADDR/LEN`. The address is kept in the network.
+/// Parses `ADDR` or `ADDR/LEN`. The result keeps the address, not only its network.
 pub fn inner6(text: &str) -> Result<Ipv6Net, ValueError> {
     const LENGTHS: RangeInclusive<u8> = 1..=128;
     let (address, length) = split_length(text.trim(), LENGTHS);
@@ -82,7 +83,7 @@ pub fn inner6(text: &str) -> Result<Ipv6Net, ValueError> {
     Ipv6Net::new(address, length).map_err(|_| not_a_length(LENGTHS))
 }
 
-/// `--route`: a network or one address.
+/// Parses the value of `--route`: a network, or one address.
 pub fn prefix(text: &str) -> Result<IpNet, ValueError> {
     let text = text.trim();
     if text == "default" {
@@ -122,7 +123,7 @@ fn is_unicast(ip: Ipv4Addr) -> bool {
     !ip.is_unspecified() && !ip.is_broadcast() && !ip.is_multicast()
 }
 
-/// The address and, if there is a `/`, the length behind it.
+/// Returns the address and, if there is a `/`, the length after it.
 fn split_length(text: &str, lengths: RangeInclusive<u8>) -> (&str, Option<Result<u8, ValueError>>) {
     let Some((address, length)) = text.split_once('/') else { return (text, None) };
     let length = length.parse().ok().filter(|length| lengths.contains(length));

@@ -1,4 +1,4 @@
-//! Arguments against the table of options.
+//! This module parses arguments with the table of options.
 
 use std::ffi::OsString;
 
@@ -8,7 +8,7 @@ use super::error::{CliError, usage};
 use super::explain;
 use super::options::Options;
 
-/// The options that `args` give, the program's name first.
+/// Parses `args`, which begin with the program's name.
 ///
 /// # Errors
 /// When help was asked for, or something is wrong with the arguments.
@@ -16,7 +16,7 @@ pub fn options(command: &mut clap::Command, args: &[OsString]) -> Result<Options
     Ok(matches(command, args)?.1)
 }
 
-/// The same, and what clap knows about where they were given.
+/// Parses `args`, and returns clap's matches too, which know every option as it was given.
 ///
 /// # Errors
 /// As [`options`].
@@ -35,7 +35,7 @@ pub fn matches(
             ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
                 CliError::Print(error.to_string())
             }
-            _ => usage(explain::complaint(&error, command, args)),
+            _ => usage(explain::explain(&error, command, args)),
         },
     )
 }

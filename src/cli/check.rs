@@ -1,4 +1,4 @@
-//! `ipipou check`: what is wrong with a file, and in what it differs from the one that a tunnel was
+//! `ipipou check` says what is wrong with a file, and how it differs from the one that a tunnel was
 //! started with.
 
 use std::ffi::OsString;
@@ -17,8 +17,8 @@ use super::secrets::Secrets;
 use super::value;
 use crate::auth::key_text;
 
-/// What to say of the file `--config NAME` means, when nothing is wrong with it: warnings, and, with
-/// the copy that a running tunnel has read, the options that need a restart.
+/// Checks the file that `--config NAME` means. Returns warnings and, given the copy that a running
+/// tunnel has read, the options that need a restart.
 ///
 /// # Errors
 /// When the tunnel could not be started with this file.
@@ -53,8 +53,8 @@ pub fn check(
     Ok(text)
 }
 
-/// The options of the start that `ipipou check NAME OPTIONS` is about, when there are any: a file
-/// alone has no need of them.
+/// Returns the command line of the start that `ipipou check NAME OPTIONS` is about, if there are
+/// options: a file is checked without.
 pub fn start(args: &[OsString], command: &Command) -> Option<Vec<OsString>> {
     let [program, check, first, rest @ ..] = args else { return None };
     let own = command.find_subcommand("check").filter(|own| check == own.get_name())?;
@@ -77,7 +77,7 @@ pub fn start(args: &[OsString], command: &Command) -> Option<Vec<OsString>> {
     Some(start)
 }
 
-/// What to say of options that make a start.
+/// Says what there is to say about the options of a start.
 ///
 /// # Errors
 /// When they ask for something else.
@@ -111,7 +111,7 @@ fn read(name: &Path, command: &mut Command) -> Result<Read, CliError> {
     Ok((matches(command, &all)?, warning))
 }
 
-/// Names of the options that were given otherwise, or in one of the two only.
+/// Returns the names of the options whose values differ, or that were given in one of the two only.
 fn differing(before: &ArgMatches, now: &ArgMatches, command: &Command) -> Vec<String> {
     let options = command.get_arguments().filter(|option| {
         let id = option.get_id().as_str();

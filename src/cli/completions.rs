@@ -1,5 +1,6 @@
-//! What the generated completions cannot know: the names of tunnels and of interfaces. They are
-//! found by the shell itself, so that nothing of ours runs at every press of a key.
+//! The completions that clap generates do not know the names of tunnels and of interfaces. The
+//! functions here let the shell find these, so that it need not start ipipou at every press of a
+//! key.
 
 use std::borrow::Cow;
 
@@ -8,9 +9,10 @@ use clap_complete::Shell;
 use super::options::all_attributes;
 use super::options::attributes::Proposals;
 
-/// Which words of the line belong together does not depend on `COMP_WORDBREAKS`: only what readline
-/// replaces does, which is `$2`. The words in capitals stand for options of the table. Names come from the file system and may hold anything: none is
-/// expanded (as `compgen -W` would), and all are quoted.
+/// Splits the line without `COMP_WORDBREAKS`; only the part that readline replaces, `$2`, depends
+/// on it. Names come from the file system and may contain anything: none is expanded (as `compgen
+/// -W` would), and all are quoted. [`bash`] puts options in the place of `LOCAL_ENDS`, `DEVICES`
+/// and `CONF_FILES`.
 const BASH: &str = r#"
 _ipipou_and_names() {
     local line=${COMP_LINE:0:COMP_POINT} words=() names=() name full
@@ -62,7 +64,7 @@ _ipipou_local() {
 }
 "#;
 
-/// What the options of zsh's generated completion say, and what they are to say.
+/// What zsh's generated completion says about options, and what replaces it.
 const ZSH_ACTIONS: [(&str, &str); 5] = [
     (":LOCAL:_default'", ":LOCAL:_ipipou_local'"),
     (":DEV:_default'", ":DEV:_ipipou_devices'"),
@@ -103,7 +105,7 @@ complete -c ipipou -n "__fish_ipipou_using_subcommand check" -f -a "(__ipipou_co
 complete -c ipipou -n "__fish_ipipou_using_subcommand show" -f -a "(__ipipou_running)"
 "#;
 
-/// The function by which fish finds values.
+/// Returns the function by which fish finds values.
 fn fish_function(proposals: Proposals) -> &'static str {
     match proposals {
         Proposals::Devices => "__ipipou_devices",
@@ -118,7 +120,8 @@ const FISH_CONDITION: (&str, &str) = (
     "complete -c ipipou -n \"not __fish_ipipou_using_subcommand show generate\" ",
 );
 
-/// A line of fish's completion, with the names if it is that of an option that has some.
+/// Returns a line of fish's completion, with the function that finds the option's values if there
+/// is one.
 fn fish_line(line: &str) -> Cow<'_, str> {
     let is_line_of = |option: &str| line.contains(&format!(" -l {option} "));
     let proposals = all_attributes().find(|option| is_line_of(option.name));
@@ -132,7 +135,7 @@ fn fish_line(line: &str) -> Cow<'_, str> {
     }
 }
 
-/// The bash function, for the options that there are.
+/// Returns the functions for bash, with the options that they are about.
 fn bash() -> String {
     let mut text = BASH.to_owned();
     for (word, proposals) in [
@@ -147,7 +150,7 @@ fn bash() -> String {
     text
 }
 
-/// The generated completion of a shell, and the names.
+/// Returns the generated completion of a shell, extended by the functions that find names.
 pub fn with_names(shell: Shell, generated: &str) -> Cow<'_, str> {
     match shell {
         Shell::Bash => Cow::Owned(format!("{generated}{}", bash())),

@@ -1,4 +1,4 @@
-//! The lines of a `.conf` file as command line arguments.
+//! This module turns the lines of a `.conf` file into command line arguments.
 //!
 //! One option per line: leading blanks, tabs and hyphens are dropped, the key runs to the first
 //! blank (or `=`), the rest is the value. Empty lines and lines that start with `#` are skipped. A
@@ -12,10 +12,10 @@ use std::ffi::OsString;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use super::explain::{LIST, beginning_with, complaint, placeholder, shown, unknown_option};
+use super::explain::{LIST, beginning_with, explain, placeholder, shown, unknown_option};
 use super::{meant, options};
 
-/// What is wrong with a file, and in which line.
+/// Says what is wrong with a file, and in which line.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConfError {
     pub file: PathBuf,
@@ -36,15 +36,15 @@ impl fmt::Display for ConfError {
 
 impl std::error::Error for ConfError {}
 
-/// All that is wrong with a file, a line each.
+/// Everything that is wrong with a file, one line each.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConfErrors(pub Vec<ConfError>);
 
-/// How many lines are named: a file that is none has thousands.
+/// How many bad lines are named at most: a file of another kind has thousands.
 const NAMED: usize = 20;
 
 impl ConfErrors {
-    /// The first of them as text, and how many there are more.
+    /// Returns the first errors as text, and how many more there are.
     pub fn lines(&self) -> Vec<String> {
         let mut lines: Vec<_> = self.0.iter().take(NAMED).map(ToString::to_string).collect();
         if let (more @ 1.., Some(first)) = (self.0.len().saturating_sub(NAMED), self.0.first()) {
@@ -62,11 +62,11 @@ impl fmt::Display for ConfErrors {
 
 impl std::error::Error for ConfErrors {}
 
-/// The arguments that stand in `text`, the contents of `path`. Every line is checked by itself
-/// against `command`, so that an error can name it; the arguments parse without error afterwards.
+/// Returns the arguments in `text`, the contents of `path`. Every line is parsed by itself with
+/// `command`, so that an error can name it; all together parse without error afterwards.
 ///
 /// # Errors
-/// For every line that is no option, or has a value that its option does not take.
+/// For every line that is not an option, or has a value that its option does not take.
 pub fn arguments(
     text: &[u8],
     path: &Path,
@@ -87,7 +87,7 @@ pub fn arguments(
     if errors.is_empty() { Ok(arguments) } else { Err(ConfErrors(errors)) }
 }
 
-/// The argument that a line stands for, if it parses.
+/// Returns the argument that a line stands for, if it parses.
 fn checked(line: &[u8], command: &mut clap::Command) -> Result<Option<OsString>, String> {
     let line = std::str::from_utf8(line).map_err(|_| "not valid UTF-8".to_owned())?;
     let line = line.trim_end_matches('\r');
@@ -98,14 +98,14 @@ fn checked(line: &[u8], command: &mut clap::Command) -> Result<Option<OsString>,
     let Some(argument) = argument(line, command).map_err(explained)? else { return Ok(None) };
     let matches = command
         .try_get_matches_from_mut([&"ipipou".into(), &argument])
-        .map_err(|error| explained(bare(&complaint(&error, command, &[]))))?;
+        .map_err(|error| explained(bare(&explain(&error, command, &[]))))?;
     match placeholder(&matches, command) {
         Some(problem) => Err(bare(&problem)),
         None => Ok(Some(argument)),
     }
 }
 
-/// What in a bad line is thought to be no part of its value.
+/// Says what in a bad line was probably not meant as a part of its value.
 fn hint(line: &str) -> Option<&'static str> {
     let value = line.trim().split_once([' ', '\t', '=']).map_or("", |(_, value)| value.trim());
     let quoted = |quote| value.len() > 1 && value.starts_with(quote) && value.ends_with(quote);
@@ -118,8 +118,8 @@ fn hint(line: &str) -> Option<&'static str> {
     }
 }
 
-/// The one argument that a line stands for: a value is joined to its key with `=`, so that it may
-/// begin with a hyphen.
+/// Makes one argument from a line. The value is joined to its key with `=`, so that it can begin
+/// with a hyphen.
 fn argument(line: &str, command: &clap::Command) -> Result<Option<OsString>, String> {
     if line.trim_start_matches([' ', '\t']).starts_with('#') {
         return Ok(None);
@@ -148,8 +148,8 @@ fn argument(line: &str, command: &clap::Command) -> Result<Option<OsString>, Str
     }
 }
 
-/// The option that a key means: a letter is a short option and nothing else, a longer key is a long
-/// option or the only one that begins so.
+/// Finds the option that a key means. A letter is always a short option; a longer key is a long
+/// option, or the beginning of only one.
 fn find<'a>(key: &str, command: &'a clap::Command) -> Result<&'a clap::Arg, String> {
     let mut letters = key.chars();
     let letter = letters.next().filter(|_| letters.next().is_none());
@@ -168,8 +168,8 @@ fn names(arg: &clap::Arg, key: &str) -> bool {
     arg.get_long() == Some(key) || alias()
 }
 
-/// What to say of a key that is none. It is repeated only if it is a word or comes near an option:
-/// otherwise it may be a private key or a token on a line of its own.
+/// Describes a key that is not an option. It is repeated only if it is a word or resembles an
+/// option: otherwise it may be a private key or a token on a line of its own.
 fn no_option(key: &str, letter: bool, command: &clap::Command) -> String {
     if letter {
         return format!("unknown option {}; {LIST}", shown(key));
@@ -184,7 +184,7 @@ fn no_option(key: &str, letter: bool, command: &clap::Command) -> String {
     }
 }
 
-/// In a file options have no hyphens.
+/// Removes the hyphens before options, which have none in a file.
 fn bare(problem: &str) -> String {
     problem.strip_prefix("--").unwrap_or(problem).replace(" --", " ").replace("(--", "(")
 }

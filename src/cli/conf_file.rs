@@ -1,4 +1,4 @@
-//! Finding and reading `.conf` files.
+//! This module reads `.conf` files.
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -11,10 +11,11 @@ use zeroize::Zeroizing;
 use super::conf::{self, ConfError, ConfErrors};
 use super::{options, value};
 
-/// Nobody writes so many options; it may be a device, or the wrong file.
+/// The largest file that is read. A larger one is not a list of options, but a device, or the wrong
+/// file.
 const MAX_SIZE: u64 = 1 << 20;
 
-/// The arguments of one file, and what should be said about it.
+/// The arguments of one file, and a warning about it.
 #[derive(Debug)]
 pub struct ConfFile {
     pub arguments: Vec<OsString>,
@@ -39,7 +40,7 @@ pub fn read(name: &Path, command: &mut clap::Command) -> Result<ConfFile, ConfEr
     Ok(ConfFile { arguments, warning })
 }
 
-/// A hint for who gave the file's name in place of its first part.
+/// Returns a hint for users who gave the file's whole name instead of the part before `.conf`.
 fn shorter(name: &Path, error: &io::Error) -> String {
     let bare = name.to_str().and_then(|name| name.strip_suffix(".conf"));
     match bare.filter(|_| error.kind() == io::ErrorKind::NotFound && value::conf_path(name) != name)
@@ -49,8 +50,8 @@ fn shorter(name: &Path, error: &io::Error) -> String {
     }
 }
 
-/// The bytes of a file, and whether every user can read them; nothing when there are more than
-/// `max`. It may hold secrets.
+/// Returns the bytes of a file, which may hold secrets, and whether every user can read them.
+/// Returns nothing if there are more than `max`.
 pub fn contents(path: &Path, max: u64) -> io::Result<Option<(Zeroizing<Vec<u8>>, bool)>> {
     let file = File::open(path)?;
     let mode = file.metadata()?.permissions().mode();
@@ -60,7 +61,7 @@ pub fn contents(path: &Path, max: u64) -> io::Result<Option<(Zeroizing<Vec<u8>>,
     Ok(fits.then_some((text, mode & 0o004 != 0)))
 }
 
-/// What is said of a secret that every user can read.
+/// Returns a warning about a secret that every user can read.
 pub fn warning_if_open(path: &Path, open: bool) -> Option<String> {
     let path = path.display();
     open.then(|| format!("{path} holds a secret and every user can read it: chmod o-r {path}"))

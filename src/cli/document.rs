@@ -1,4 +1,4 @@
-//! The man page and the shell completions, made from the table of options.
+//! The man page and the shell completions are made here from the table of options.
 
 use std::io;
 
@@ -72,7 +72,7 @@ const FILES: [(&str, &str); 3] = [
     ("/run/ipipou", "The control sockets that `ipipou show` asks."),
 ];
 
-/// The text of a document. `exits` are the exit codes, and what they mean.
+/// Returns the text of a document. `exits` has the exit codes and their meanings.
 ///
 /// # Errors
 /// Never in practice: it is written to memory.

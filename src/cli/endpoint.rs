@@ -1,5 +1,5 @@
-//! `--fou-local [IP][:PORT][@DEV]` and `--fou-remote [IP-or-name][:PORT]`. An IPv6 address stands
-//! in brackets, as in a URL (RFC 3986).
+//! This module parses `--fou-local [IP][:PORT][@DEV]` and `--fou-remote [IP-or-name][:PORT]`. An
+//! IPv6 address stands in brackets, as in a URL (RFC 3986).
 
 use std::net::IpAddr;
 use std::num::NonZeroU16;
@@ -8,7 +8,7 @@ use super::address;
 use super::value::{self, ValueError};
 use crate::engine::config::{DeviceName, HostName, is_host_name};
 
-/// Our end of the outer packets; every part may be missing.
+/// Our end of the outer packets. Every part can be missing.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct LocalEnd {
     pub ip: Option<IpAddr>,
@@ -16,7 +16,7 @@ pub struct LocalEnd {
     pub device: Option<DeviceName>,
 }
 
-/// The other end; every part may be missing.
+/// The peer's end of the outer packets. Every part can be missing.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct RemoteEnd {
     pub host: Option<HostName>,
@@ -43,7 +43,8 @@ pub fn local(text: &str) -> Result<LocalEnd, ValueError> {
     Ok(LocalEnd { ip, port, device })
 }
 
-/// The parts of our end in their order, where they were given in another, or without their signs.
+/// Puts the parts of our end into their order if they were given in another one, or without their
+/// signs.
 fn reordered(text: &str) -> Option<String> {
     let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
     let is_device = |text: &str| {
@@ -89,7 +90,7 @@ pub fn remote(text: &str) -> Result<RemoteEnd, ValueError> {
     Ok(RemoteEnd { host, port })
 }
 
-/// An address, or a host name.
+/// Parses an address, or a host name.
 pub fn host(text: &str) -> Result<HostName, ValueError> {
     let text = text.trim();
     match address::any(text) {

@@ -1,4 +1,5 @@
-//! clap's errors, which have several lines and repeat what was given, boiled down to one clear line.
+//! This module turns clap's errors, which have several lines and repeat what was given, into one
+//! clear line.
 
 use std::error::Error as _;
 use std::ffi::OsString;
@@ -8,14 +9,14 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use super::value::{ValueError, is_placeholder};
 use super::{meant, options};
 
-/// The most characters of a value that are repeated.
+/// How many characters of a value a message repeats at most.
 const SHOWN: usize = 60;
 
-/// Where all words are.
+/// Points to the list of all options and commands.
 pub(super) const LIST: &str = "`ipipou -h` lists all";
 
-/// What is wrong with the arguments, where, and what to do. Secrets are not repeated.
-pub(super) fn complaint(error: &clap::Error, command: &clap::Command, args: &[OsString]) -> String {
+/// Says what is wrong with the arguments, where, and what to do. It repeats no secret.
+pub(super) fn explain(error: &clap::Error, command: &clap::Command, args: &[OsString]) -> String {
     let given = text(error, ContextKind::InvalidArg).unwrap_or_default();
     let option = given.split([' ', '=']).next().unwrap_or_default();
     if let Some((word, meant)) = one_hyphen_too_few(error, command, args) {
@@ -48,8 +49,8 @@ pub(super) fn complaint(error: &clap::Error, command: &clap::Command, args: &[Os
     }
 }
 
-/// An option with one hyphen is several short ones to the parser, and the error is about one of
-/// these, or about the rest as a value.
+/// Finds a long option that was given with one hyphen. The parser takes it for several short ones,
+/// so its error is about one of these, or about the rest as a value.
 fn one_hyphen_too_few<'a>(
     error: &clap::Error,
     command: &clap::Command,
@@ -66,7 +67,7 @@ fn one_hyphen_too_few<'a>(
     (is_value || is_letter).then_some((word, meant))
 }
 
-/// An option that is not in the table, or a shortened one that could be several.
+/// Says that an option is not in the table, or that a shortened one could be several.
 pub(super) fn unknown_option(word: &str, command: &clap::Command) -> String {
     let name = word.split('=').next().unwrap_or_default();
     let candidates = beginning_with(name.trim_start_matches('-'), command);
@@ -78,13 +79,13 @@ pub(super) fn unknown_option(word: &str, command: &clap::Command) -> String {
     format!("unknown option {}; {}", shown(name), hint.as_deref().unwrap_or(LIST))
 }
 
-/// The long options that begin so.
+/// Returns the long options that begin with `prefix`.
 pub(super) fn beginning_with<'a>(prefix: &str, command: &'a clap::Command) -> Vec<&'a str> {
     let long = command.get_arguments().filter_map(clap::Arg::get_long);
     long.filter(|long| long.starts_with(prefix)).collect()
 }
 
-/// A value as it is repeated in a message: one line, and not too long.
+/// Returns a value as a message repeats it: in one line, and not too long.
 pub(super) fn shown(value: &str) -> String {
     let mut text: String = value.chars().take(SHOWN).flat_map(char::escape_debug).collect();
     if value.chars().nth(SHOWN).is_some() {
@@ -93,7 +94,8 @@ pub(super) fn shown(value: &str) -> String {
     if text.is_empty() || text.contains(char::is_whitespace) { format!("\"{text}\"") } else { text }
 }
 
-/// A word that belongs to no option. It may be the rest of a secret that was not quoted.
+/// Describes a word that belongs to no option. It is not repeated where it may be the rest of a
+/// secret that was not quoted.
 fn stray_word(word: &str, position: usize, command: &clap::Command, args: &[OsString]) -> String {
     let before = args.iter().take(position).rev().filter_map(|arg| arg.to_str());
     let option = before.clone().find(|arg| arg.starts_with('-')).unwrap_or_default();
@@ -113,7 +115,8 @@ fn stray_word(word: &str, position: usize, command: &clap::Command, args: &[OsSt
     }
 }
 
-/// Two options that exclude each other, or a word that is neither option nor value behind options.
+/// Describes two options that exclude each other, or a word behind options that is neither an
+/// option nor a value.
 fn conflict(error: &clap::Error, command: &clap::Command, args: &[OsString]) -> String {
     let is_command = |arg: &OsString| command.get_subcommands().any(|c| arg == c.get_name());
     if args.get(1).is_some_and(is_command) {
@@ -160,7 +163,7 @@ fn is_repeatable(option: &str) -> bool {
     attributes.is_none_or(|option| option.secrecy.is_repeatable())
 }
 
-/// The first option with a value that only stands for one.
+/// Finds the first option whose value is a placeholder.
 pub(super) fn placeholder(matches: &clap::ArgMatches, command: &clap::Command) -> Option<String> {
     let is_one = |arg: &&clap::Arg| {
         let mut values = matches.get_raw(arg.get_id().as_str()).into_iter().flatten();

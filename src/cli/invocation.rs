@@ -1,4 +1,4 @@
-//! What a command line asks for.
+//! An invocation is what a command line asks for.
 
 use std::path::PathBuf;
 
@@ -12,33 +12,33 @@ pub enum Invocation {
     Keygen { labelled: bool },
     /// Show the tunnels whose control sockets are in directories below `runtime_root`.
     Show { json: bool, wide: bool, name: Option<String>, runtime_root: PathBuf },
-    /// Print that there are no mistakes, and what else is to be said.
+    /// Print that there are no mistakes, and what else there is to say.
     Checked(String),
     /// Print the text that [`super::render`] makes.
     Generate(Document),
     /// Send one authentication packet; the configuration is that of a client.
     Reauth(Box<Run>),
-    /// Be a tunnel.
+    /// Run a tunnel.
     Run(Box<Run>),
 }
 
-/// A tunnel, and what its process needs beside it.
+/// A tunnel, and what else its process needs.
 #[derive(Debug, Clone)]
 pub struct Run {
     pub config: Config,
     pub log: LogConfig,
-    /// Where the replay memory is kept, if that is given.
+    /// The directory of the replay memory, if it was given.
     pub state_dir: Option<PathBuf>,
-    /// Where the control socket is, if that is given.
+    /// The directory of the control socket, if it was given.
     pub runtime_dir: Option<PathBuf>,
-    /// To be logged once logging is set up.
+    /// Warnings to log once logging is set up.
     pub warnings: Vec<String>,
 }
 
 /// How to log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LogConfig {
-    /// Warnings and errors at 0, then what happens, every packet, everything.
+    /// 0 logs warnings and errors, 1 also what happens, 2 every packet, 3 everything.
     pub verbosity: u8,
     /// Whether lines begin with the time.
     pub time: bool,

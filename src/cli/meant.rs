@@ -1,4 +1,4 @@
-//! What was meant by a word that the program does not know.
+//! This module guesses what was meant by a word that the program does not know.
 
 use std::ffi::OsString;
 use std::path::Path;
@@ -7,10 +7,10 @@ use strsim::osa_distance;
 
 use super::value;
 
-/// How many options are named at most.
+/// How many options a guess names at most.
 const NAMED: usize = 3;
 
-/// Commands of other programs, and what takes their place here.
+/// Commands that other programs have, and what to use instead of them.
 const ELSEWHERE: [(&[&str], &str); 7] = [
     (
         &["start", "up", "run", "restart", "add", "connect"],
@@ -27,7 +27,7 @@ const ELSEWHERE: [(&[&str], &str); 7] = [
     (&["keygen", "genkey", "key", "keys"], "did you mean --auth-keygen?"),
 ];
 
-/// The question that names what was meant, each with `dashes` before it.
+/// Asks whether these options were meant, each with `dashes` before it.
 pub fn question(dashes: &str, options: &[&str]) -> Option<String> {
     let (last, others) = options.split_last()?;
     let mut text = String::from("did you mean ");
@@ -39,8 +39,8 @@ pub fn question(dashes: &str, options: &[&str]) -> Option<String> {
     Some(text)
 }
 
-/// The long options that a name without hyphens comes near to: by a typing error, as the end of
-/// theirs, or with parts left out (`auth-pubkey`).
+/// Finds the long options that a name resembles: it has a typing error, is the end of theirs, or
+/// lacks some of their parts (`auth-pubkey`).
 pub fn options<'a>(name: &str, command: &'a clap::Command) -> Vec<&'a str> {
     let name = name.trim_matches('-').to_lowercase().replace('_', "-");
     if name.len() < 2 {
@@ -72,8 +72,8 @@ fn has_parts(long: &str, name: &str) -> bool {
     name.split('-').all(|part| parts.any(|other| other.starts_with(part)))
 }
 
-/// An option with one hyphen only, as `-server`: that is several short ones to the parser. The word
-/// as given, and the option.
+/// Finds a long option with one hyphen, as `-server`, which the parser takes for several short
+/// ones. Returns the word as given, and the option.
 pub fn with_one_hyphen<'a>(
     words: impl IntoIterator<Item = &'a str>,
     command: &clap::Command,
@@ -92,8 +92,8 @@ pub fn with_one_hyphen<'a>(
     })
 }
 
-/// What was meant by the word before a stray one: `-remote` is `-r emote` to the parser, and has its
-/// value already.
+/// Guesses what was meant by the word before a stray one: the parser takes `-remote` for `-r
+/// emote`, which has its value already.
 pub fn behind_one_hyphen(word: &str, command: &clap::Command) -> Option<String> {
     let name = word.strip_prefix('-').filter(|name| !name.starts_with('-') && name.len() > 2)?;
     let (letter, value) = name.split_at_checked(1)?;
@@ -101,7 +101,7 @@ pub fn behind_one_hyphen(word: &str, command: &clap::Command) -> Option<String> 
     Some(format!("{word} is -{letter} {value}: {question}"))
 }
 
-/// The first word that is neither an option nor a value of one, and its place.
+/// Finds the first word that is neither an option nor a value of one, and its place.
 pub fn stray<'a>(args: &'a [OsString], command: &clap::Command) -> Option<(usize, &'a str)> {
     let takes_value = |arg: &clap::Arg| arg.get_action().takes_values();
     let mut is_value = false;
@@ -125,7 +125,7 @@ pub fn stray<'a>(args: &'a [OsString], command: &clap::Command) -> Option<(usize
     None
 }
 
-/// What to do instead of giving this word, which belongs to no option.
+/// Says what to do instead of giving this word, which belongs to no option.
 pub fn instead_of(word: &str, command: &clap::Command) -> Option<String> {
     let elsewhere = ELSEWHERE.iter().find(|(words, _)| words.contains(&word));
     if let Some((_, instead)) = elsewhere {

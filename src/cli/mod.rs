@@ -1,12 +1,12 @@
-//! The command line and the `.conf` files: text in, a checked configuration out.
+//! This room turns the command line and the `.conf` files into a checked configuration.
 //!
 //! ```text
 //! .conf lines ─ conf ─┐
 //! command line ───────┴─ options ─ resolve ─ engine::config::Config
 //! ```
 //!
-//! Arguments of files stand before those of the command line, and the last one counts; options that
-//! may be repeated add up. Messages are one line, say where and what to do, and never repeat a
+//! Arguments of files come before those of the command line, and the last one counts; options that
+//! can be repeated add up. A message is one line, says where and what to do, and never repeats a
 //! secret.
 
 mod address;
@@ -41,8 +41,8 @@ use options::Command;
 use resolve::Directories;
 use secrets::Secrets;
 
-/// Reads the arguments, the program's name first, and the files that they name. `env` looks up a
-/// variable of the environment: `STATE_DIRECTORY` and `RUNTIME_DIRECTORY` are asked for.
+/// Reads the arguments, which begin with the program's name, and the files that they name. `env`
+/// looks up the environment variables `STATE_DIRECTORY` and `RUNTIME_DIRECTORY`.
 ///
 /// # Errors
 /// When help was asked for, or something is wrong with the arguments.
@@ -116,7 +116,7 @@ pub fn parse(
     Ok(if options.reauth_only { Invocation::Reauth(run) } else { Invocation::Run(run) })
 }
 
-/// systemd joins several directories with colons.
+/// Returns the first of the directories that systemd joined with colons.
 fn first_directory(value: &OsStr) -> Option<PathBuf> {
     std::env::split_paths(value).find(|path| path.is_absolute())
 }

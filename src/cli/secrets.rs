@@ -1,5 +1,5 @@
-//! Keys, secrets and tokens: as values of options, or in files of their own, where `ps` does not
-//! show them.
+//! Keys, secrets and tokens are given as values of options, or in files of their own, where `ps`
+//! does not show them.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -11,10 +11,10 @@ use super::options::auth::AuthOptions;
 use super::value::{self, Seed, ValueError};
 use crate::auth::{SharedSecret, Signer, Token};
 
-/// The longest secret; it may be a device, or the wrong file.
+/// The longest secret that is read. A larger file is a device, or the wrong file.
 const MAX_SIZE: u64 = 1 << 16;
 
-/// What is wrong with such a file.
+/// Says what is wrong with such a file.
 #[derive(Debug, thiserror::Error)]
 #[error("{option}: {}: {problem}", path.display())]
 pub struct SecretFileError {
@@ -43,12 +43,12 @@ enum Problem {
     NotAPair,
 }
 
-/// What the two ends know and others do not, whether it was given as a value or in a file.
+/// What only the two ends of a tunnel know, whether it was given as a value or in a file.
 #[derive(Debug, Clone)]
 pub struct Secrets {
     /// Our private key.
     pub key: Option<Seed>,
-    /// What is signed beside the time.
+    /// The secret that is signed together with the time.
     pub shared: Option<SharedSecret>,
     pub token: Option<Token>,
 }
@@ -94,7 +94,7 @@ fn value_in<T>(
     })
 }
 
-/// What stands in a file, without one newline at its end.
+/// Reads a file, without one newline at its end.
 fn bytes(path: &Path, warnings: &mut Vec<String>) -> Result<Zeroizing<Vec<u8>>, Problem> {
     let (mut bytes, open) = contents(path, MAX_SIZE)
         .map_err(|error| match error.kind() {
@@ -116,7 +116,7 @@ fn bytes(path: &Path, warnings: &mut Vec<String>) -> Result<Zeroizing<Vec<u8>>, 
     Ok(bytes)
 }
 
-/// A private key, alone or with its public key in the next line.
+/// Parses a private key, alone or with its public key in the next line.
 fn seed(bytes: &[u8]) -> Result<Seed, Problem> {
     let text = std::str::from_utf8(bytes).map_err(|_| ValueError::NotBase64)?.trim();
     let mut lines = text.lines();

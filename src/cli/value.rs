@@ -1,4 +1,5 @@
-//! The value of one option: text in, a type out, or the reason why not.
+//! This module parses the value of one option: text goes in, and a type or the reason why not comes
+//! out.
 //!
 //! Blanks around a value are dropped, because they come easily into a `.conf` file; only tokens and
 //! secrets keep every byte, as the other end may have them with blanks.
@@ -18,7 +19,7 @@ use zeroize::Zeroizing;
 use crate::auth::{KeyError, SharedSecret, Token, TokenError, is_public_key, parse_key};
 use crate::engine::config::{DeviceName, DeviceNameError, LEAST_MTU, MOST_MTU};
 
-/// Why a text is no value of its option: a sentence that goes on after the value.
+/// Why a text is not a value of its option. The message follows the value in a sentence.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ValueError {
     #[error("is not a port (1..65535)")]
@@ -90,7 +91,7 @@ pub enum ValueError {
     TokenLength(usize),
 }
 
-/// Where `.conf` files are that are given by name.
+/// The directory of `.conf` files that are given by name.
 const CONF_DIRECTORY: &str = "/etc/ipipou";
 
 /// An ed25519 private key (RFC 8032 seed) as given, never printed.
@@ -143,19 +144,20 @@ pub fn verbosity(text: &str) -> Result<u8, ValueError> {
     integer(text, 0, u8::MAX.into())
 }
 
-/// Bytes of a packet inside a tunnel.
+/// Parses the size of the largest packet inside a tunnel, in bytes.
 pub fn mtu(text: &str) -> Result<u32, ValueError> {
     let (min, max) = (LEAST_MTU, MOST_MTU);
     let mtu: u32 = integer(text, min, max)?;
     if (min..=max).contains(&mtu) { Ok(mtu) } else { Err(ValueError::NotANumber { min, max }) }
 }
 
-/// Threads that read from the tunnel.
+/// Parses the number of threads that read from the tunnel.
 pub fn queues(text: &str) -> Result<NonZeroUsize, ValueError> {
     count(text, 16)
 }
 
-/// Inner addresses that a server learns; all of them are in its memory, and in that on disk.
+/// Parses how many inner addresses a server learns. All of them are kept in memory and
+/// on disk.
 pub fn learn_limit(text: &str) -> Result<NonZeroUsize, ValueError> {
     count(text, 65_536)
 }
@@ -168,7 +170,7 @@ fn count(text: &str, max: u32) -> Result<NonZeroUsize, ValueError> {
     }
 }
 
-/// `min` and `max` are for the message: what else a number has to be, its type says.
+/// Parses an integer. `min` and `max` are only used in the message: the type has the same bounds.
 fn integer<T: FromStr>(text: &str, min: u32, max: u32) -> Result<T, ValueError> {
     text.trim().parse().map_err(|_| ValueError::NotANumber { min, max })
 }
@@ -177,7 +179,7 @@ pub fn device(text: &str) -> Result<DeviceName, ValueError> {
     Ok(text.trim().parse()?)
 }
 
-/// Seconds with up to three decimals; zero is zero.
+/// Parses seconds with up to three decimals.
 pub fn seconds(text: &str) -> Result<Duration, ValueError> {
     let (whole, decimals) = match text.trim().split_once('.') {
         Some((whole, decimals)) if !decimals.is_empty() => (whole, decimals),
@@ -193,12 +195,13 @@ pub fn seconds(text: &str) -> Result<Duration, ValueError> {
     Ok(Duration::from_secs(whole.into()) + Duration::from_millis(millis))
 }
 
-/// Seconds that are at least one.
+/// Parses seconds, of which there must be at least one.
 pub fn lifetime(text: &str) -> Result<Duration, ValueError> {
     at_least(1, text)
 }
 
-/// Seconds between two fetches: a server should not have to refuse us.
+/// Parses the seconds between two fetches, of which there must be enough for the server not to
+/// refuse us.
 pub fn interval(text: &str) -> Result<Duration, ValueError> {
     at_least(10, text)
 }
@@ -209,7 +212,7 @@ fn at_least(min: u32, text: &str) -> Result<Duration, ValueError> {
     if enough { Ok(duration) } else { Err(ValueError::TooShort(min)) }
 }
 
-/// A URL that can be fetched, in the eyes of who fetches it.
+/// Parses a URL by the rules of the library that fetches it.
 pub fn url(text: &str) -> Result<String, ValueError> {
     let text = text.trim();
     let uri: Uri = text.parse().map_err(|_| ValueError::NotAUrl)?;
@@ -218,8 +221,8 @@ pub fn url(text: &str) -> Result<String, ValueError> {
     if known && host { Ok(text.to_owned()) } else { Err(ValueError::NotAUrl) }
 }
 
-/// An identifier that nft reads without quotes (`string` in nftables' src/scanner.l), with room
-/// for the tunnel's number behind it: the kernel takes 255 bytes (NFT_TABLE_MAXNAMELEN).
+/// Parses an identifier that nft reads without quotes (`string` in nftables' src/scanner.l). It
+/// leaves room for the tunnel's number, because the kernel takes 255 bytes (NFT_TABLE_MAXNAMELEN).
 pub fn table(text: &str) -> Result<String, ValueError> {
     let text = text.trim();
     let inside = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-');
@@ -231,7 +234,7 @@ pub fn table(text: &str) -> Result<String, ValueError> {
     }
 }
 
-/// A tunnel as `ipipou show` knows it: the last part of a directory's name.
+/// Parses the name of a tunnel as `ipipou show` knows it: the last part of a directory's name.
 pub fn tunnel_name(text: &str) -> Result<String, ValueError> {
     match text {
         "" | "." | ".." => Err(ValueError::NotATunnel),
@@ -244,7 +247,7 @@ pub fn path(text: &str) -> Result<PathBuf, ValueError> {
     if text.trim().is_empty() { Err(ValueError::NoPath) } else { Ok(PathBuf::from(text.trim())) }
 }
 
-/// The file that `--config NAME` means.
+/// Returns the file that `--config NAME` means.
 pub fn conf_path(name: &Path) -> PathBuf {
     let bytes = name.as_os_str().as_encoded_bytes();
     if [&b"/"[..], b"./", b"../"].iter().any(|start| bytes.starts_with(start)) {
@@ -264,8 +267,8 @@ pub fn public_key(text: &str) -> Result<PublicKey, ValueError> {
     if is_public_key(&key) { Ok(PublicKey(key)) } else { Err(ValueError::NotAPublicKey) }
 }
 
-/// Whether this is what a file to copy has in the place of a value, as `<the shared secret>` in
-/// etc/ipipou. A secret that somebody made up has other characters in it.
+/// Whether this is a placeholder, as `<the shared secret>` in the examples in etc/ipipou. A secret
+/// that somebody made up has other characters in it.
 pub fn is_placeholder(value: &str) -> bool {
     let value = value.trim();
     let inside = value.strip_prefix('<').and_then(|rest| rest.strip_suffix('>'));
@@ -273,7 +276,7 @@ pub fn is_placeholder(value: &str) -> bool {
     inside.is_some_and(|inside| !inside.is_empty() && inside.chars().all(is_word))
 }
 
-/// The decoder's own words name a byte of the key, so they are not passed on.
+/// Converts an error without the decoder's message, which names a byte of the key.
 fn key_error(error: KeyError) -> ValueError {
     match error {
         KeyError::NotBase64(_) => ValueError::NotBase64,
@@ -301,7 +304,7 @@ pub fn shared_secret(text: &str) -> Result<SharedSecret, ValueError> {
     Ok(SharedSecret::new(text.as_bytes().to_vec()))
 }
 
-/// Zero means "never" or "for ever" in every option that takes seconds.
+/// Returns nothing for zero, which means "never" or "for ever" in every option that takes seconds.
 pub fn unless_zero(duration: Option<Duration>) -> Option<Duration> {
     duration.filter(|duration| !duration.is_zero())
 }

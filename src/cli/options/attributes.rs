@@ -1,7 +1,8 @@
-//! What is known about an option beyond what clap needs to parse it: which end uses it, what it may
-//! be given with, and how its value is treated.
+//! The attributes of an option say what clap does not need to know for parsing it: which end of the
+//! tunnel uses it, what it can be given with, and how its value is treated.
 //!
-//! Every group of options has a table of these below its rows; a test in `options` compares the two.
+//! Every group of options has a table of attributes below its fields. A test in `options` checks
+//! that each option has its attributes.
 
 /// The attributes of one option.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -87,7 +88,7 @@ impl Secrecy {
     }
 }
 
-/// An option that both ends use, and that nothing else is special about.
+/// Describes an option that both ends use, with nothing else to say about it.
 pub const fn both(name: &'static str) -> Attributes {
     Attributes {
         name,
@@ -102,12 +103,12 @@ pub const fn both(name: &'static str) -> Attributes {
     }
 }
 
-/// An option of a server.
+/// Describes an option that only a server uses.
 pub const fn server(name: &'static str, on_clients: Misplaced) -> Attributes {
     Attributes { role: Role::Server(on_clients), ..both(name) }
 }
 
-/// An option of a client.
+/// Describes an option that only a client uses.
 pub const fn client(name: &'static str, on_servers: Misplaced) -> Attributes {
     Attributes { role: Role::Client(on_servers), ..both(name) }
 }
@@ -141,7 +142,7 @@ impl Attributes {
         Attributes { proposals: Some(proposals), ..self }
     }
 
-    /// The name of the option's value among clap's matches.
+    /// Returns clap's id of the option.
     pub fn id(&self) -> String {
         self.name.replace('-', "_")
     }

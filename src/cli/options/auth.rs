@@ -1,4 +1,5 @@
-//! The options of authentication that both ends have, as given.
+//! These are the authentication options as given. Options that only a server has are in the main
+//! table.
 
 use std::num::NonZeroU8;
 use std::path::PathBuf;
@@ -63,7 +64,7 @@ pub struct AuthOptions {
     pub auth_packet_ttl: Option<NonZeroU8>,
 }
 
-pub const ATTRIBUTES: [Attributes; 11] = [
+pub const ATTRIBUTES: &[Attributes] = &[
     both("auth-key-file").not_with_table(),
     both("auth-key-b64").not_with_table().value(Secrecy::Secret),
     server("auth-remote-pubkey-b64", Ignored).not_with_table().value(Secrecy::PublicKey),

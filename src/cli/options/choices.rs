@@ -1,8 +1,8 @@
-//! Values that are one of a few words.
+//! Some options take one of a few words as their value: these are the words.
 
 use clap::ValueEnum;
 
-/// Key types; there is one.
+/// The types of keys. There is only one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum KeyType {
     Ed25519,

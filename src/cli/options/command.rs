@@ -1,4 +1,5 @@
-//! What the program does besides being a tunnel: each stands first on the command line.
+//! The program can do other things than run a tunnel. Each of them is a command, the first word of
+//! the command line.
 
 use std::path::PathBuf;
 

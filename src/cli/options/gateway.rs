@@ -1,4 +1,4 @@
-//! The options of a gateway, as given.
+//! These are the options of a gateway as given.
 
 use std::net::IpAddr;
 
@@ -34,7 +34,7 @@ pub struct GatewayOptions {
     pub masquerade: Option<Option<DeviceName>>,
 }
 
-pub const ATTRIBUTES: [Attributes; 5] = [
+pub const ATTRIBUTES: &[Attributes] = &[
     both("route"),
     client("default-route", Refused),
     client("dns", Refused),

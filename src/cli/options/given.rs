@@ -1,4 +1,5 @@
-//! Which options were given, whatever their values are.
+//! This module records which options were given, so that rules about them can be checked by their
+//! attributes.
 
 use std::time::Duration;
 
@@ -62,13 +63,13 @@ impl Given {
         self.options.iter().any(|given| given.attributes.name == name)
     }
 
-    /// The name of the first option that was given and is like this.
+    /// Returns the name of the first given option whose attributes fulfil `is_like`.
     pub fn first(&self, is_like: impl Fn(&Attributes) -> bool) -> Option<&'static str> {
         let mut given = self.options.iter().map(|given| given.attributes);
         given.find(|attributes| is_like(attributes)).map(|attributes| attributes.name)
     }
 
-    /// Warnings about flags that were undone.
+    /// Returns the warnings about flags that were undone.
     pub fn warnings(&self) -> impl Iterator<Item = String> {
         let warn = |(undone, last): &(_, _)| {
             format!("--{undone} and --{last}: the last one counts, --{last}")
@@ -76,7 +77,7 @@ impl Given {
         self.undone.iter().map(warn)
     }
 
-    /// The options whose values other users must not read.
+    /// Returns the names of options whose values other users must not read.
     pub fn secrets(&self) -> impl Iterator<Item = &'static str> {
         let secret = self.options.iter().filter(|given| given.is_secret);
         secret.map(|given| given.attributes.name)

@@ -1,4 +1,4 @@
-//! What stands around the table of options in the help: the usage, and examples.
+//! The help has a usage above the table of options, and examples below it: here are both.
 
 pub const USAGE: &str = "ipipou -s -b @DEV --auth-remote-pubkey-b64 KEY [OPTIONS]
        ipipou -c -b @DEV -r HOST:PORT --auth-key-file FILE --tunl-ip IP [OPTIONS]

@@ -1,7 +1,7 @@
-//! The one table of options: parser, help, man page and completions all come from it. Three groups
-//! of its rows are in `auth`, `peers` and `gateway`.
+//! This is the one table of options: parser, help, man page and completions all come from it. Three
+//! groups of its rows are in `auth`, `peers` and `gateway`.
 //!
-//! A row is a field with what clap needs to parse the option, and its attributes in the table below
+//! The row of an option is a field with what clap needs to parse it, and a line of attributes below
 //! the fields. These are the options as given; `resolve` decides what they mean together.
 
 pub mod attributes;
@@ -256,7 +256,7 @@ pub struct Options {
 }
 
 /// Messages that name several options name them in this order.
-const ATTRIBUTES: [Attributes; 42] = [
+const ATTRIBUTES: &[Attributes] = &[
     both("client").not_with_table().opposite_of("server"),
     server("server", Ignored).opposite_of("client"),
     both("number"),
@@ -303,7 +303,7 @@ const ATTRIBUTES: [Attributes; 42] = [
 
 /// The attributes of all options, those of the groups last.
 pub fn all_attributes() -> impl Iterator<Item = &'static Attributes> {
-    ATTRIBUTES.iter().chain(&auth::ATTRIBUTES).chain(&peers::ATTRIBUTES).chain(&gateway::ATTRIBUTES)
+    ATTRIBUTES.iter().chain(auth::ATTRIBUTES).chain(peers::ATTRIBUTES).chain(gateway::ATTRIBUTES)
 }
 
 /// The attributes of the option with this long name.

@@ -1,5 +1,5 @@
-//! The options of tunnels with many peers, as given: a server that learns who its clients are, and
-//! hosts that know each other from a table.
+//! These are the options of tunnels with many peers as given. A server can learn who its clients
+//! are, and hosts can know each other from a table.
 
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
@@ -45,7 +45,7 @@ pub struct PeersOptions {
     pub ca_path: Option<PathBuf>,
 }
 
-pub const ATTRIBUTES: [Attributes; 8] = [
+pub const ATTRIBUTES: &[Attributes] = &[
     server("learn", Refused).not_with_table().userspace_only(),
     server("learn-lifetime", Refused).not_with_table().only_with("learn"),
     server("learn-limit", Refused).not_with_table().only_with("learn"),

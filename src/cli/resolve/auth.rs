@@ -1,4 +1,5 @@
-//! The authentication options: what a client proves itself with, what a server demands and answers.
+//! The authentication options are resolved here: what a client authenticates with, and what a
+//! server demands and answers.
 
 use std::net::IpAddr;
 
@@ -12,16 +13,16 @@ use crate::cli::options::Options;
 use crate::cli::value::{Seed, ValueError, unless_zero};
 use crate::engine::config::Reply;
 
-/// Known to everybody, so no secret; the first version of `ipipou` has it too.
+/// The first version of `ipipou` has the same default. Everybody knows it, so it protects nothing.
 const DEFAULT_SECRET: &str = "netprickle.com";
-/// What fits in one packet on any path: RFC 791's 576 bytes without IP and UDP header.
+/// So many bytes fit in one packet on any path: RFC 791's 576 bytes without IP and UDP header.
 const SAFE_TOKEN: usize = 548;
 
-/// The options of secrets in files, which are newer than the first version, are refused where they
-/// cannot matter; what it took in silence is warned about.
+/// Refuses secrets in files where they have no effect. These options are newer than the first
+/// version; what that took in silence causes a warning only.
 ///
 /// # Errors
-/// When such an option would be passed over.
+/// When such an option would be ignored.
 pub fn check_files(resolver: &Resolver) -> Result<(), UsageError> {
     let Options { server, reply_on_auth_ok: replies, auth, .. } = resolver.options;
     if matches!(resolver.peers, Peers::Table(_)) {
@@ -49,8 +50,8 @@ pub fn check_files(resolver: &Resolver) -> Result<(), UsageError> {
     Ok(())
 }
 
-/// What a client sends. A token goes before a key, as in the first version: the other end may be
-/// one, and has both too.
+/// Returns what a client sends. A token wins over a key as in the first version, which the peer may
+/// be with the same options.
 pub fn credential(resolver: &mut Resolver) -> Credential {
     let secrets = resolver.secrets;
     if let Some(token) = &secrets.token {
@@ -75,7 +76,7 @@ pub fn credential(resolver: &mut Resolver) -> Credential {
     }
 }
 
-/// What a server demands.
+/// Returns what a server demands.
 pub fn policy(
     resolver: &mut Resolver,
     remote_ip: Option<IpAddr>,
@@ -102,8 +103,9 @@ pub fn policy(
     Ok(Policy { remote_ip, remote_port, proof })
 }
 
-/// What a server answers, and only to who proved something: else everybody could have it send
-/// packets to others. To sign it takes both keys: without the client's it does not use keys.
+/// Returns what a server answers. It answers only a client that proved something, otherwise anybody
+/// could make it send packets to others. It signs if it has both keys: without the client's key it
+/// does not use keys at all.
 pub fn reply(resolver: &mut Resolver, policy: &Policy) -> Reply {
     let options = resolver.options;
     let proves_nothing = matches!(policy.proof, Proof::Nothing) && policy.remote_ip.is_none();
@@ -141,8 +143,9 @@ pub fn reply(resolver: &mut Resolver, policy: &Policy) -> Reply {
     }
 }
 
-/// Any 32 bytes are a private key, those of a public one too. The program's own private keys cannot
-/// be mistaken for public ones; of older keys one in sixteen can.
+/// Warns of a public key in the place of a private one: any 32 bytes are a private key, so the
+/// parser cannot refuse it. Private keys that this program made are never mistaken for public ones;
+/// one in sixteen of those of other programs is.
 fn warn_of_public_key(seed: &Seed, signer: &Signer, resolver: &mut Resolver) {
     if is_public_key(seed.as_bytes()) {
         resolver.warn(format!(
@@ -189,7 +192,8 @@ fn warn_of_token(token: &Token, resolver: &mut Resolver) {
     warn_of_ends("--auth-token", bytes, resolver);
 }
 
-/// Says what is easily thought to be no part of a value. It is: the other end has the same bytes.
+/// Warns of what is easily taken for no part of a value, although it is a part: the peer must have
+/// the same bytes.
 fn warn_of_ends(option: &str, bytes: &[u8], resolver: &mut Resolver) {
     let quotes =
         |quote: u8| bytes.len() > 1 && bytes.starts_with(&[quote]) && bytes.ends_with(&[quote]);

@@ -1,4 +1,4 @@
-//! What can be wrong with options that are right one by one.
+//! Options can be right one by one and wrong together: these are the errors.
 
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -7,7 +7,7 @@ use ipnet::IpNet;
 use crate::cli::value::ValueError;
 use crate::engine::config::DeviceName;
 
-/// Options that are right one by one and do not make a tunnel together.
+/// Why options do not make a tunnel together.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum UsageError {
     #[error("--reauth-only: only a client sends authentication packets, leave out --server")]

@@ -1,4 +1,4 @@
-//! What the options of a gateway mean.
+//! The gateway options are resolved here: routes, name servers, forwarding and masquerading.
 
 use std::collections::BTreeSet;
 
@@ -13,7 +13,7 @@ use crate::engine::config::{GatewayConfig, Masquerade};
 /// How many name servers a resolver asks (`MAXNS` in resolv.h).
 const MAX_NAME_SERVERS: usize = 3;
 
-/// What is asked of the host around the tunnel.
+/// Resolves what the host does around the tunnel.
 pub fn gateway(resolver: &mut Resolver) -> Result<GatewayConfig, UsageError> {
     let options = resolver.options;
     let (given, number) = (&options.gateway, resolver.number);

@@ -1,4 +1,4 @@
-//! The addresses inside the tunnel.
+//! The addresses inside the tunnel are resolved here.
 
 use std::net::Ipv4Addr;
 
@@ -11,7 +11,8 @@ use super::resolver::Resolver;
 use crate::cli::address::Inner;
 use crate::cli::options::Options;
 
-/// Our address inside the tunnel, and the other end's; with many ends, the network of theirs.
+/// Returns our address inside the tunnel, and the peer's. With many peers it is the network of
+/// their addresses.
 pub fn inner(resolver: &mut Resolver) -> Result<(Ipv4Addr, Ipv4Net), UsageError> {
     let options = resolver.options;
     let (own, peer) = match &resolver.peers {
@@ -47,7 +48,8 @@ fn has_room(network: &Ipv4Net) -> bool {
     network.prefix_len() < network.max_prefix_len()
 }
 
-/// A server's peer is one above it, a client's one below.
+/// Resolves the addresses of a tunnel with one peer. A server's peer has the next address, a
+/// client's peer the one before.
 fn of_two(options: &Options, number: Number) -> Result<(Ipv4Addr, Ipv4Addr), UsageError> {
     if let Some(inner) = options.tunl_ip
         && let Some(network) = inner.network.filter(has_room)

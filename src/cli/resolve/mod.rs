@@ -1,6 +1,6 @@
-//! The options as given become the tunnel they mean, or one usage error.
+//! This module turns the options as given into the tunnel that they mean, or into one usage error.
 //!
-//! Pure. Facts of the host, such as whether an interface exists, are not looked at here.
+//! It is pure: it does not look at the host, so it cannot know whether an interface exists.
 
 mod auth;
 mod error;
@@ -26,7 +26,7 @@ use crate::engine::config::{
     Admits, Config, Expects, HostName, Outer, PeerSource, QueueConfig, ServerName, Shows,
 };
 
-/// Directories that the service manager names (systemd.exec(5)).
+/// The directories that the service manager names (systemd.exec(5)).
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Directories {
     /// `$STATE_DIRECTORY`
@@ -35,7 +35,7 @@ pub struct Directories {
     pub runtime: Option<PathBuf>,
 }
 
-/// What `options` ask for.
+/// Returns what `options` ask for.
 ///
 /// # Errors
 /// When something required is missing, or two options exclude each other.
@@ -118,7 +118,7 @@ fn client(resolver: &mut Resolver, outer: Outer) -> Result<Config, UsageError> {
     Ok(Config::client(tunnel, ServerName { host, port }, shows))
 }
 
-/// The other end; parts of `--fou-remote` go before the single options.
+/// Returns the peer's address and port. The parts of `--fou-remote` win over the single options.
 fn remote(options: &Options) -> (Option<HostName>, Option<NonZeroU16>) {
     let given = options.fou_remote.clone().unwrap_or_default();
     (given.host.or_else(|| options.fou_remote_ip.clone()), given.port.or(options.fou_remote_port))

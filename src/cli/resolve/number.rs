@@ -1,4 +1,5 @@
-//! What follows from the tunnel's number when it is not given.
+//! The number of a tunnel gives defaults for everything that must differ between the tunnels of one
+//! host.
 
 use std::net::Ipv4Addr;
 use std::num::NonZeroU16;
@@ -11,7 +12,7 @@ const SERVER_INNER: Ipv4Addr = Ipv4Addr::new(172, 28, 0, 0);
 const ALTERNATE: Ipv4Addr = Ipv4Addr::new(172, 29, 0, 0);
 /// "ip" in ASCII, with room for the number behind it.
 const MARK: u32 = 0x6970_0000;
-/// The queue numbers that a server takes for its tunnel's number too.
+/// A server takes these queue numbers for its tunnel's number too.
 const NUMBERING_QUEUES: std::ops::RangeInclusive<u16> = 1..=999;
 
 /// The number of a tunnel on its host.
@@ -19,7 +20,7 @@ const NUMBERING_QUEUES: std::ops::RangeInclusive<u16> = 1..=999;
 pub struct Number(pub u32);
 
 impl Number {
-    /// `number` as given, otherwise that of the `queue`, if the tunnel has one.
+    /// Takes `number` if it was given, otherwise the number of the `queue`, if the tunnel has one.
     pub fn new(number: Option<u32>, queue: Option<u16>) -> Self {
         let queue = queue.filter(|queue| NUMBERING_QUEUES.contains(queue));
         Number(number.or(queue.map(u32::from)).unwrap_or(0))
@@ -39,18 +40,19 @@ impl Number {
         self.below_65536("queue-number")
     }
 
-    /// The table's name; unlike the rest there is one for every number.
+    /// Returns the name of the nftables table. Unlike the other defaults, it exists for every
+    /// number.
     pub fn table(self, name: &str) -> String {
         format!("{name}-{}", self.0)
     }
 
-    /// The alternate address stays within 172.29.0.0/16.
+    /// Returns the alternate address, which is in 172.29.0.0/16.
     pub fn alternate(self) -> Result<Ipv4Addr, UsageError> {
         let offset = self.below_65536("fou-local-ip-alt")?;
         Ok(Ipv4Addr::from_bits(ALTERNATE.to_bits() + u32::from(offset)))
     }
 
-    /// A server's address inside the tunnel; its peer's, one more, is within 172.28.0.0/16 too.
+    /// Returns a server's address inside the tunnel. Its peer's, one more, is in 172.28.0.0/16 too.
     pub fn server_inner(self) -> Result<Ipv4Addr, UsageError> {
         const MAX: u32 = u16::MAX as u32 / 2;
         match self.0 {
@@ -59,8 +61,8 @@ impl Number {
         }
     }
 
-    /// The firewall mark and routing table of a tunnel that everything goes through. Numbers above
-    /// 65535 have none of their own.
+    /// Returns the firewall mark and routing table of a tunnel with `--default-route`. Numbers
+    /// above 65535 share one.
     pub fn mark(self) -> u32 {
         MARK + self.0.min(u16::MAX.into())
     }

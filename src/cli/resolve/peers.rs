@@ -1,5 +1,5 @@
-//! Who is at the other end: one server, one client, clients that are learned, or the hosts of a
-//! table.
+//! The options say who the peers are: one server, one client, clients that are learned, or the
+//! hosts of a table.
 
 use std::num::NonZeroUsize;
 use std::time::Duration;
@@ -13,7 +13,7 @@ const LEARN_LIFETIME: Duration = Duration::from_secs(60);
 const LEARN_LIMIT: usize = 1024;
 const FETCH_INTERVAL: Duration = Duration::from_secs(300);
 
-/// Who is at the other end of the tunnel.
+/// The peers of a tunnel.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Peers {
     Server,
@@ -25,6 +25,8 @@ pub enum Peers {
 }
 
 impl Peers {
+    /// Decides who the peers are.
+    ///
     /// # Errors
     /// When options of different kinds of peers were given.
     pub fn of(options: &Options) -> Result<Self, UsageError> {
@@ -43,8 +45,8 @@ impl Peers {
     }
 }
 
-/// Refuses options that have no effect beside a table of hosts, or without another option. Somebody
-/// who gives a key would think that it is asked for.
+/// Refuses options that have no effect with a table of hosts, or without another option. Somebody
+/// who gives a key for a table would think that the peers must prove they have it.
 fn check_company(options: &Options) -> Result<(), UsageError> {
     let given = &options.given;
     let has_table = given.has("hosts-file") || given.has("hosts-url");
@@ -59,7 +61,7 @@ fn check_company(options: &Options) -> Result<(), UsageError> {
     Ok(())
 }
 
-/// Where the table of hosts is, if there is one.
+/// Returns where the table of hosts is, if there is one.
 fn table(options: &Options) -> Result<Option<HostsSource>, UsageError> {
     let given = &options.peers;
     let is_https = |url: &String| url.to_ascii_lowercase().starts_with("https:");
@@ -81,7 +83,7 @@ fn table(options: &Options) -> Result<Option<HostsSource>, UsageError> {
     }
 }
 
-/// Whether clients are learned, and how.
+/// Returns how clients are learned, if they are.
 fn learn(options: &Options) -> Result<Option<LearnConfig>, UsageError> {
     let given = &options.peers;
     match (given.learn, options.server) {

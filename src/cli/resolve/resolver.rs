@@ -1,4 +1,5 @@
-//! What all parts of a configuration are made from, and which of the options this end can use.
+//! The resolver carries what all parts of a configuration are made from. It checks at once that
+//! this end of the tunnel uses every option that was given.
 
 use super::error::UsageError;
 use super::number::Number;
@@ -7,7 +8,7 @@ use crate::cli::options::Options;
 use crate::cli::options::attributes::{Misplaced, Role};
 use crate::cli::secrets::Secrets;
 
-/// The options as given, and what was found out about them so far.
+/// The options as given, and what they have been found to mean so far.
 pub struct Resolver<'a> {
     pub options: &'a Options,
     pub secrets: &'a Secrets,
@@ -18,9 +19,11 @@ pub struct Resolver<'a> {
 }
 
 impl<'a> Resolver<'a> {
+    /// Starts with the options that this end of the tunnel uses, and warns of the others.
+    ///
     /// # Errors
-    /// When an option was given that this end of the tunnel has no use for, and that is not one that
-    /// the first version took in silence.
+    /// When an option was given that this end has no use for, and that the first version did not
+    /// take in silence either.
     pub fn new(
         options: &'a Options,
         secrets: &'a Secrets,
@@ -41,7 +44,7 @@ impl<'a> Resolver<'a> {
         self.warnings.push(warning.into());
     }
 
-    /// The options that were given and have no effect at this end.
+    /// Returns the options that were given and have no effect at this end.
     fn ignored(&self) -> Result<Vec<&'static str>, UsageError> {
         let mut ignored = Vec::new();
         for given in self.options.given.iter() {
@@ -83,7 +86,7 @@ impl<'a> Resolver<'a> {
     }
 }
 
-/// The end that options of this role belong to, and what happens to them at ours, if ours is
+/// Returns the end that an option of this role belongs to, and what happens to it, if our end is
 /// another one.
 fn misplaced(role: Role, peers: &Peers) -> Option<(&'static str, Misplaced)> {
     match (role, peers) {

@@ -1,4 +1,5 @@
-//! What every tunnel has, whoever is at the other end: its interface, addresses, port and datapath.
+//! Every tunnel has an interface, addresses, a port and a datapath, whoever its peers are. They are
+//! resolved here.
 
 use std::net::IpAddr;
 
@@ -13,10 +14,10 @@ use crate::engine::config::{
     SourceCheck, TunnelConfig,
 };
 
-/// In place of an interface: the address that the route to the server has.
+/// This word instead of an interface stands for the source address of the route to the server.
 const AUTO: &str = "auto";
 
-/// Our end; parts of `--fou-local` go before the single options.
+/// Returns our endpoint. The parts of `--fou-local` win over the single options.
 pub fn outer(resolver: &Resolver) -> Result<Outer, UsageError> {
     let options = resolver.options;
     let given = options.fou_local.clone().unwrap_or_default();
@@ -31,7 +32,7 @@ pub fn outer(resolver: &Resolver) -> Result<Outer, UsageError> {
     }
 }
 
-/// `remote` is the other end's outer address, if it is known from the start.
+/// Resolves the tunnel. `remote` is the peer's outer address, if it is known from the start.
 pub fn tunnel(
     resolver: &mut Resolver,
     outer: Outer,
@@ -73,7 +74,7 @@ pub fn tunnel(
     })
 }
 
-/// What is asked for, if the interface can have its addresses then.
+/// Returns the MTU that was given, if an interface with this MTU can have the inner addresses.
 fn mtu(options: &Options) -> Result<Option<u32>, UsageError> {
     match options.mtu {
         Some(mtu) if options.ip6.is_some() && mtu < LEAST_MTU_V6 => {
