@@ -26,7 +26,7 @@ import tempfile
 import time
 
 TOP = pathlib.Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(TOP / "tests" / "vm"))
+sys.path.insert(0, str(TOP / "tests" / "lib"))
 
 import contestants  # noqa: E402
 import lab as laboratory  # noqa: E402

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 TOP = pathlib.Path(__file__).resolve().parents[2]
-sys.path.append(str(TOP / "tests" / "vm"))  # some files have a namesake here
+sys.path.append(str(TOP / "tests" / "lib"))  # some files have a namesake here
 
 pytest_plugins = ["shared"]
 
@@ -22,7 +22,7 @@ def binary(tmp_path_factory):
 
 @pytest.fixture(scope="session", autouse=True)
 def in_path(binary):
-    """`ipipou` is the program under test, also for what tests/vm/ipipou.py starts."""
+    """`ipipou` is the program under test, also for what tests/lib/ipipou.py starts."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PATH", str(pathlib.Path(binary).parent), prepend=os.pathsep)
         yield

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Builds ipipou and runs a demonstration, on a machine that has nothing yet: examples/demo.sh here
-# when this kernel has FOU, else in a virtual machine; examples/demo-tun.sh here.
+# Builds ipipou and runs a demonstration, on a machine that has nothing yet: demo/kernel.sh here
+# when this kernel has FOU, else in a virtual machine; demo/userspace.sh here.
 #
 #   demo.sh kernel [KERNEL]      KERNEL: one of those that prepare.sh makes; always a virtual machine
 #   demo.sh tun
@@ -52,12 +52,12 @@ trap 'rm -rf "$work"' EXIT
 if [[ $place == here ]]; then
     echo "The demo runs here, on kernel $(uname -r), in network namespaces."
     install -m 755 "$binary" "$work/ipipou"
-    script=examples/demo.sh
-    [[ $datapath == kernel ]] || script=examples/demo-tun.sh
+    script=demo/kernel.sh
+    [[ $datapath == kernel ]] || script=demo/userspace.sh
     as_root env PATH="$work:$PATH" bash "$script"
     exit
 fi
 echo "The demo runs in an emulated machine with the stock kernel $kernel: a little slow."
 # One file goes there: the library takes the place of the line that sources it.
-sed -e '/^source .*demo-lib\.sh/{r examples/demo-lib.sh' -e 'd}' examples/demo.sh >"$work/demo.sh"
+sed -e '/^source .*lib\.sh/{r demo/lib.sh' -e 'd}' demo/kernel.sh >"$work/demo.sh"
 tests/vm/run.sh "$kernel" --binary "$binary" --run "$work/demo.sh"

@@ -8,7 +8,7 @@
 #   --binary    the ipipou to test (default: target/release, else target/debug, else none)
 #   --systemd   systemd is PID 1, and test_systemd*.py run; otherwise all the others
 #   --icount    one CPU whose clock counts instructions: benchmarks that repeat
-#   --run       run this file, next to tests/vm/*.py, instead of pytest
+#   --run       run this file, next to tests/lib/*.py and tests/vm/*.py, instead of pytest
 #   ARGUMENT    for pytest, or for the file
 #
 # IPIPOU_KVM=1 uses KVM instead of emulation. IPIPOU_VM_CPUS is how many processors a guest has (1):
@@ -62,7 +62,7 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 overlay=$work/overlay
 mkdir -p "$overlay/tests" "$overlay/etc/systemd/system/multi-user.target.wants"
-cp "$here"/*.py "$overlay/tests/"
+cp "$here"/../lib/*.py "$here"/*.py "$overlay/tests/"
 [[ ! -d $top/etc/ipipou ]] || cp -r "$top/etc/ipipou" "$overlay/etc/"
 install -m 755 "$here/guest.sh" "$overlay/init"
 cp "$here/vm-tests.service" "$overlay/etc/systemd/system/"

@@ -10,7 +10,7 @@
 set -euo pipefail
 
 # shellcheck source-path=SCRIPTDIR
-source "$(dirname "${BASH_SOURCE[0]}")/demo-lib.sh"
+source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
 # What a tunnel may leave behind on a host, as text that two moments agree on.
 traces() { # HOST

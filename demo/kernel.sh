@@ -8,7 +8,7 @@
 set -euo pipefail
 
 # shellcheck source-path=SCRIPTDIR
-source "$(dirname "${BASH_SOURCE[0]}")/demo-lib.sh"
+source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
 say "== Four hosts: a server, a home router, and two machines behind it =="
 home_and_server
