@@ -307,11 +307,11 @@ pub fn outer_address(outer: &Outer, family: Family, found: &Found) -> Option<IpA
 
 /// The family of our outer addresses, where the other end does not say which.
 pub fn outer_family(outer: &Outer, datapath: Datapath, found: &Found) -> Family {
-    match (outer, datapath) {
-        (Outer::Address(address) | Outer::AddressOn(address, _), _) => Family::of(*address),
-        (Outer::Device(device), Datapath::Tun) => found.family_on(device),
-        // The kernel's goes over IPv4 only; and without a server there is no route.
-        (Outer::Device(_), Datapath::Kernel) | (Outer::Route, _) => Family::V4,
+    match outer {
+        Outer::Address(address) | Outer::AddressOn(address, _) => Family::of(*address),
+        Outer::Device(device) if datapath.capabilities().outer_ipv6 => found.family_on(device),
+        // Without a server there is no route.
+        Outer::Device(_) | Outer::Route => Family::V4,
     }
 }
 

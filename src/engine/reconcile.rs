@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 
-use super::config::{Datapath, DeviceName, Outer};
+use super::config::{DeviceName, Outer};
 use super::datapath::kernel::renamed;
 use super::endpoint::{Endpoint, OuterFound};
 use super::host::plan::{Start, plan};
@@ -219,7 +219,7 @@ impl Engine {
                 actions.push(Action::Report(match (leads_back, &self.endpoint.tunnel.outer) {
                     (Some(device), Outer::Route) => Report::WayLeadsBack(device),
                     (_, Outer::Device(device))
-                        if self.endpoint.datapath == Datapath::Kernel
+                        if !self.endpoint.datapath.capabilities().outer_ipv6
                             && found.family_on(device) == Family::V6 =>
                     {
                         Report::OuterOnlyIpv6(device.clone())

@@ -4,7 +4,7 @@
 use std::net::IpAddr;
 
 use super::addresses::Addresses;
-use super::config::{Datapath, Outer};
+use super::config::Outer;
 use super::endpoint::{Endpoint, OuterFound, find_outer};
 use super::host::{Family, Found, Way};
 use super::{Action, Engine, Moment, Phase, Report, outer_family};
@@ -84,10 +84,12 @@ impl Engine {
     ) {
         // What we can send to, IPv4 first. To which of these there is a way, the host tells.
         let (outer, datapath) = (&self.endpoint.tunnel.outer, self.endpoint.datapath);
-        let families = match (outer, datapath) {
-            (Outer::Address(own) | Outer::AddressOn(own, _), _) => vec![Family::of(*own)],
-            (Outer::Device(_) | Outer::Route, Datapath::Kernel) => vec![Family::V4],
-            (Outer::Device(_) | Outer::Route, Datapath::Tun) => vec![Family::V4, Family::V6],
+        let families = match outer {
+            Outer::Address(own) | Outer::AddressOn(own, _) => vec![Family::of(*own)],
+            Outer::Device(_) | Outer::Route if datapath.capabilities().outer_ipv6 => {
+                vec![Family::V4, Family::V6]
+            }
+            Outer::Device(_) | Outer::Route => vec![Family::V4],
         };
         let of = |family| addresses.iter().copied().filter(move |a| Family::of(*a) == family);
         let usable: Vec<IpAddr> = families.into_iter().flat_map(of).collect();

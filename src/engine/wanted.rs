@@ -59,13 +59,13 @@ fn extent(
         routed.map(|(peer, net)| (net, peer.device.clone())).collect()
     };
     let (mut routed, mut unreachable) = (Vec::new(), None);
-    match (tunnel.is_network(), endpoint.datapath) {
+    match (tunnel.is_network(), endpoint.datapath.capabilities().link_per_remote) {
         (false, _) => {}
-        (true, Datapath::Kernel) => {
+        (true, true) => {
             routed = of_peers(&is_around);
             unreachable = Some(tunnel.inner_peer).filter(|net| net.prefix_len() < 32);
         }
-        (true, Datapath::Tun) => {
+        (true, false) => {
             routed = of_peers(&|net| !is_on_link(net));
             let around = own.iter().filter(|net| is_around(net));
             routed.extend(around.map(|net| (net.trunc(), tunnel.device.clone())));

@@ -25,8 +25,12 @@ pub fn peers(
     let own = SocketAddr::new(outer, tunnel.port.get());
     let mut networks: BTreeMap<SocketAddr, Vec<IpNet>> = BTreeMap::new();
     let mut unusable = Vec::new();
+    let can = datapath.capabilities();
+    let carries = |node: &Node| {
+        (can.outer_ipv6 || node.remote.is_ipv4())
+            && (can.inner_ipv6 || matches!(node.inner, IpNet::V4(_)))
+    };
     for node in nodes {
-        let kernel = datapath == Datapath::Kernel;
         // All hosts may share one table.
         if is_network(node) && node.remote == own || is_us(node, tunnel) && !is_network(node) {
             continue;
@@ -38,7 +42,7 @@ pub fn peers(
         }
         if node.remote == own {
             unusable.push((node.clone(), Unusable::LeadsBack));
-        } else if kernel && !(node.remote.is_ipv4() && matches!(node.inner, IpNet::V4(_))) {
+        } else if !carries(node) {
             unusable.push((node.clone(), Unusable::NotIpv4));
         } else {
             networks.entry(node.remote).or_default().push(node.inner);
@@ -75,12 +79,12 @@ fn is_network(node: &Node) -> bool {
     node.inner.prefix_len() < node.inner.max_prefix_len()
 }
 
-/// The kernel needs an interface for each remote. The same remote has the same name after a restart.
+/// The link to a remote. The same remote has the same name after a restart.
 fn device(tunnel: &TunnelConfig, datapath: Datapath, mark: u16) -> DeviceName {
     let base = tunnel.device.clone();
-    match datapath {
-        Datapath::Tun => base,
-        Datapath::Kernel => format!("{}{mark:04x}", prefix(tunnel)).parse().unwrap_or(base),
+    match datapath.capabilities().link_per_remote {
+        true => format!("{}{mark:04x}", prefix(tunnel)).parse().unwrap_or(base),
+        false => base,
     }
 }
 
