@@ -14,7 +14,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Sleep, sleep};
 
 use super::lookups::Lookups;
-use super::{fetch, names};
+use super::{https, names, url};
 use crate::engine::config::{Datapath, HostName, HostsSource, HostsUrl};
 use crate::engine::host::Family;
 use crate::engine::table::{HostTable, Inner, MAX_SIZE, Node};
@@ -91,9 +91,9 @@ impl TableSource {
                 hosts.table = read_file(path)?;
             }
             HostsSource::Url(url) => {
-                fetch::roots(url)?;
-                if !fetch::is_https(&url.url) {
-                    let url = fetch::shown(&url.url);
+                https::roots(url)?;
+                if !url::is_https(&url.url) {
+                    let url = url::shown(&url.url);
                     tracing::warn!("{url}: whoever is on the way can change it: use https");
                 }
                 match fetch_table(url, FIRST_FETCH_TIMEOUT).await {
@@ -277,7 +277,7 @@ impl TableSource {
     fn name(&self) -> String {
         match &self.source {
             HostsSource::File(path) => path.display().to_string(),
-            HostsSource::Url(url) => fetch::shown(&url.url),
+            HostsSource::Url(url) => url::shown(&url.url),
         }
     }
 
@@ -375,11 +375,11 @@ fn read_file(path: &Path) -> Result<HostTable, String> {
 }
 
 async fn fetch_table(url: &HostsUrl, timeout: Duration) -> Result<HostTable, String> {
-    let name = fetch::shown(&url.url);
+    let name = url::shown(&url.url);
     let url = url.clone();
     let text = tokio::task::spawn_blocking(move || {
-        let roots = fetch::roots(&url)?;
-        fetch::fetch(&url, roots, timeout)
+        let roots = https::roots(&url)?;
+        https::fetch(&url, roots, timeout)
     });
     let text = text.await.map_err(|e| format!("cannot fetch {name}: {e}"))??;
     HostTable::parse(&text).map_err(|e| format!("{name}:{e}"))

@@ -4,6 +4,7 @@ use super::*;
 
 /// `UPDATE_GOLDEN=1 cargo test --test cli` writes the messages anew.
 #[test]
+#[cfg(feature = "hosts-url")]
 fn every_usage_error_is_one_clear_line() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/usage-errors.txt");
     let golden = std::fs::read_to_string(&path).expect("it is in the repository");

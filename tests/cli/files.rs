@@ -77,13 +77,17 @@ fn all_bad_lines_are_named_at_once() {
 #[test]
 fn a_secret_that_everybody_can_read_is_warned_about() {
     use std::os::unix::fs::PermissionsExt as _;
+    #[cfg(feature = "hosts-url")]
     const TABLE: &str = "tunl-ip 10.0.0.1\nhosts-url https://a/";
+    #[cfg(feature = "hosts-url")]
     const TABLE_WITH_PASSWORD: &str = "tunl-ip 10.0.0.1\nhosts-url https://me:x@a/";
     for (mode, text, warned) in [
         (0o644, "auth-token x", true),
         (0o640, "auth-token x", false),
         (0o644, "server", false),
+        #[cfg(feature = "hosts-url")]
         (0o644, TABLE, false),
+        #[cfg(feature = "hosts-url")]
         (0o644, TABLE_WITH_PASSWORD, true),
     ] {
         let path = file(format!("server\nb @eth0\n{text}"));

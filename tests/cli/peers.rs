@@ -2,9 +2,7 @@
 
 use std::time::Duration;
 
-use ipipou::engine::config::{
-    Authorities, Datapath, DatapathChoice, HostsSource, HostsUrl, LearnConfig,
-};
+use ipipou::engine::config::{Datapath, DatapathChoice, HostsSource, LearnConfig};
 
 use super::*;
 
@@ -38,12 +36,18 @@ fn who_lets_anybody_in_is_told_so() {
 }
 
 #[test]
-fn a_table_is_a_file_or_a_url() {
+fn a_table_is_a_file() {
     let node = node(NODE);
     assert_eq!(node.hosts, HostsSource::File("/t.json".into()));
     assert_eq!(node.tunnel.inner.to_string(), "10.7.0.1");
     assert_eq!(node.tunnel.inner_peer.to_string(), "10.7.0.0/24");
     assert_eq!(run(NODE).warnings, Vec::<String>::new());
+}
+
+#[test]
+#[cfg(feature = "hosts-url")]
+fn a_table_is_a_url() {
+    use ipipou::engine::config::{Authorities, HostsUrl};
 
     let url = |line: &str| match self::node(&format!("-b @e --tunl-ip 10.7.0.1 {line}")).hosts {
         HostsSource::Url(url) => url,
@@ -60,6 +64,20 @@ fn a_table_is_a_file_or_a_url() {
     assert_eq!(given.authorities, Authorities::File("/ca.pem".into()));
     let given = url("--hosts-url https://a/t --ca-path /ca");
     assert_eq!(given.authorities, Authorities::Directory("/ca".into()));
+}
+
+/// And what to do is said, whatever the URL is.
+#[test]
+#[cfg(not(feature = "hosts-url"))]
+fn a_url_is_refused_where_nothing_fetches_it() {
+    for url in ["https://a/t", "http://me:h7u3q9z1@a/t"] {
+        let line = usage(["-b", "@e", "--tunl-ip", "10.7.0.1", "--hosts-url", url]);
+        assert_eq!(
+            line,
+            "--hosts-url: this ipipou was built without it; `cargo build --features hosts-url` \
+             builds it in, --hosts-file reads the table from a file"
+        );
+    }
 }
 
 #[test]

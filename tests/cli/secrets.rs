@@ -179,6 +179,7 @@ fn a_secret_that_others_can_read_is_warned_about() {
         ),
         (format!("{SERVER} --auth-token t"), "--auth-token: "),
         (format!("{SERVER} --auth-token-b64 dA=="), "--auth-token-b64: "),
+        #[cfg(feature = "hosts-url")]
         ("-b @e --tunl-ip 10.0.0.1 --hosts-url https://me:x@a/".to_owned(), "--hosts-url: "),
     ] {
         let warnings = warned(&line, PS);
@@ -190,6 +191,7 @@ fn a_secret_that_others_can_read_is_warned_about() {
         format!("{SERVER} --auth-remote-pubkey-b64 {PUBLIC}"),
         // It sends one packet and is gone.
         format!("{CLIENT} --auth-key-b64 {PRIVATE} --reauth-only"),
+        #[cfg(feature = "hosts-url")]
         "-b @e --tunl-ip 10.0.0.1 --hosts-url https://a/".to_owned(),
     ] {
         assert_eq!(warned(&line, PS), Vec::<String>::new(), "{line}");

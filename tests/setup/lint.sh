@@ -30,6 +30,7 @@ check() { # NAME COMMAND...
 }
 check rustfmt cargo fmt --check
 check clippy cargo clippy --locked --all-targets --quiet -- -D warnings
+check "no features" cargo clippy --locked --all-targets --no-default-features --quiet -- -D warnings
 # The list of known vulnerabilities has to be fetched: `cargo deny check advisories` does.
 check cargo-deny cargo deny --all-features --log-level error check licenses bans sources
 check shellcheck shellcheck --external-sources "${scripts[@]}"

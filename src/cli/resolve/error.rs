@@ -48,6 +48,11 @@ pub enum UsageError {
     LearnOnClient,
     #[error("--hosts-file and --hosts-url: there is one table, leave out one of them")]
     TwoTables,
+    #[error(
+        "--hosts-url: this ipipou was built without it; `cargo build --features hosts-url` builds \
+         it in, --hosts-file reads the table from a file"
+    )]
+    HostsUrlNotBuiltIn,
     #[error("--ca-file and --ca-path: leave out one of them")]
     TwoAuthorities,
     #[error("--{option} counts only with --{other}: give that too, or leave it out")]

@@ -74,6 +74,7 @@ fn table(options: &Options) -> Result<Option<HostsSource>, UsageError> {
     match (&given.hosts_file, &given.hosts_url) {
         (None, None) => Ok(None),
         (Some(_), Some(_)) => Err(UsageError::TwoTables),
+        (None, Some(_)) if cfg!(not(feature = "hosts-url")) => Err(UsageError::HostsUrlNotBuiltIn),
         (Some(file), None) => Ok(Some(HostsSource::File(file.clone()))),
         (None, Some(url)) => Ok(Some(HostsSource::Url(HostsUrl {
             url: url.clone(),
