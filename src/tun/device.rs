@@ -193,9 +193,11 @@ impl Interface {
     pub fn mtu(&self, socket: BorrowedFd<'_>) -> Option<usize> {
         // Its name may be another by now.
         let mut request = self.queues.first()?.get().ok()?;
+        // With musl a request is an int, and this one constant is not.
+        #[allow(clippy::cast_possible_truncation)]
+        let get_mtu = libc::SIOCGIFMTU as libc::Ioctl;
         // SAFETY: SIOCGIFMTU reads and writes one ifreq.
-        check(unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCGIFMTU, &raw mut request) })
-            .ok()?;
+        check(unsafe { libc::ioctl(socket.as_raw_fd(), get_mtu, &raw mut request) }).ok()?;
         // SAFETY: it wrote the MTU.
         usize::try_from(unsafe { request.ifr_ifru.ifru_mtu }).ok()
     }
