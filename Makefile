@@ -29,7 +29,7 @@ writable = @for place in $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(UNITS) $(DESTDIR)$(
 		"or give PREFIX or DESTDIR" >&2; exit 1; }; \
 done
 
-.PHONY: help build test demo bench bare machines lint mutants fuzz install uninstall clean
+.PHONY: help build deb test demo bench bare machines lint mutants fuzz install uninstall clean
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):[^#]*## /\1\t/p' Makefile | expand -t 12
@@ -37,6 +37,9 @@ help: ## this list
 build: ## the release binary, target/release/ipipou
 	@tests/setup/packages.sh build
 	@tests/setup/rust.sh cargo build --release --locked
+
+deb: ## a package for Debian and Ubuntu, in target/debian/
+	@packaging/deb.sh
 
 test: ## everything: here, and on stock kernels in virtual machines
 	@tests/all.sh

@@ -24,6 +24,8 @@ declare -A groups=(
     # libFuzzer is C++
     [fuzz]='g++'
     [lint]='shellcheck black'
+    # which libraries the program needs, and what Debian thinks of the package
+    [deb]='dpkg-dev lintian'
     # other userspace tunnels to compare with; load, certificates
     [bench]='wireguard-go wireguard-tools fastd openvpn iperf3 openssl python3'
 )

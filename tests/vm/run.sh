@@ -63,6 +63,7 @@ trap 'rm -rf "$work"' EXIT
 overlay=$work/overlay
 mkdir -p "$overlay/tests" "$overlay/etc/systemd/system/multi-user.target.wants"
 cp "$here"/../lib/*.py "$here"/*.py "$overlay/tests/"
+cp -r "$top/packaging/deb" "$overlay/tests/"
 [[ ! -d $top/etc/ipipou ]] || cp -r "$top/etc/ipipou" "$overlay/etc/"
 install -m 755 "$here/guest.sh" "$overlay/init"
 cp "$here/vm-tests.service" "$overlay/etc/systemd/system/"
