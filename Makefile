@@ -29,7 +29,7 @@ writable = @for place in $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(UNITS) $(DESTDIR)$(
 		"or give PREFIX or DESTDIR" >&2; exit 1; }; \
 done
 
-.PHONY: help build deb test demo bench bare machines lint mutants fuzz install uninstall clean
+.PHONY: help build deb static test demo bench bare machines lint mutants fuzz install uninstall clean
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):[^#]*## /\1\t/p' Makefile | expand -t 12
@@ -40,6 +40,9 @@ build: ## the release binary, target/release/ipipou
 
 deb: ## a package for Debian and Ubuntu, in target/debian/
 	@packaging/deb.sh
+
+static: ## a program that needs no library of the machine, target/static/ipipou
+	@packaging/static.sh
 
 test: ## everything: here, and on stock kernels in virtual machines
 	@tests/all.sh

@@ -26,6 +26,8 @@ declare -A groups=(
     [lint]='shellcheck black'
     # which libraries the program needs, and what Debian thinks of the package
     [deb]='dpkg-dev lintian'
+    # a C library that can be linked in
+    [static]='musl-tools'
     # other userspace tunnels to compare with; load, certificates
     [bench]='wireguard-go wireguard-tools fastd openvpn iperf3 openssl python3'
 )
