@@ -22,13 +22,16 @@
 #![warn(clippy::unwrap_used, clippy::panic)]
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::panic))]
 
+#[warn(missing_docs)]
 pub mod auth;
 pub mod cli;
 pub mod daemon;
+#[warn(missing_docs)]
 pub mod engine;
 pub mod host;
 pub mod kernel;
 pub mod observe;
 pub mod sources;
 pub mod tun;
+#[warn(missing_docs)]
 pub mod wire;

@@ -10,7 +10,9 @@ use crate::wire::auth_packet::{self, SALT_LEN};
 /// What an authentication packet is made of.
 #[derive(Debug, Clone)]
 pub enum Credential {
+    /// An ed25519 key signs the time, a salt and the shared secret (`--auth-by-key-base64`).
     Key(Signer),
+    /// A fixed payload, sent as it is (`--auth-by-token`).
     Token(Token),
     /// No payload: the server knows us by our address.
     Empty,

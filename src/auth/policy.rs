@@ -20,12 +20,14 @@ pub struct Policy {
     pub remote_ip: Option<IpAddr>,
     /// Only from this UDP port (`--auth-by-remote-port`).
     pub remote_port: Option<u16>,
+    /// What the payload has to be, once the source passes the two checks above.
     pub proof: Proof,
 }
 
 /// What the payload must be.
 #[derive(Debug, Clone)]
 pub enum Proof {
+    /// An authentication packet ([`AuthPacket`]) that is signed with this key.
     Key(Verifier),
     /// Exactly these bytes. Whoever has seen them can send them again.
     Token(Token),
@@ -47,17 +49,27 @@ pub struct Verifier {
 pub enum Reject {
     /// No remote can be there; see the engine.
     ImpossibleSource,
+    /// The source address is not the one that the policy names.
     WrongIp,
+    /// The source UDP port is not the one that the policy names.
     WrongPort,
+    /// The payload is empty where a token or a signature is needed.
     Empty,
+    /// The payload is shorter than a signed packet ([`ParseError::Truncated`]).
     Truncated,
+    /// The payload is longer than a signed packet may be ([`ParseError::Oversized`]).
     Oversized,
+    /// The payload differs from the token.
     WrongToken,
+    /// The packet's time differs from our clock by more than the policy allows.
     ClockDiffers,
+    /// The same message was accepted before ([`Stale::Replayed`]).
     Replayed,
+    /// The packet is older than one that was accepted ([`Stale::OlderThanAccepted`]).
     OlderThanAccepted,
     /// It may have been accepted before this start: see [`ReplayMemory`].
     OlderThanStart,
+    /// The signature does not verify with the key and the shared secret.
     WrongSignature,
     /// Everybody who is known is alive, and there is no room for more.
     NoRoom,
@@ -147,6 +159,7 @@ impl Verifier {
         Ok(Verifier { key, secret, max_discrepancy })
     }
 
+    /// The 32 bytes of the public key (RFC 8032, 5.1.5).
     pub fn public(&self) -> [u8; 32] {
         self.key.to_bytes()
     }

@@ -64,7 +64,9 @@ pub(super) struct Gap {
 /// Why a packet's time is not good.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stale {
+    /// This very message was accepted before.
     Replayed,
+    /// Its time is before the newest accepted one, or before what is still remembered.
     OlderThanAccepted,
     /// It may have been accepted, but what was accepted then is not remembered.
     OlderThanStart,

@@ -18,8 +18,10 @@ pub struct Token(Vec<u8>);
 /// Why bytes cannot be a token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum TokenError {
+    /// There is no byte at all.
     #[error("a token cannot be empty")]
     Empty,
+    /// There are this many bytes, more than [`MAX_TOKEN`].
     #[error("a token has at most {MAX_TOKEN} bytes, this one has {0}")]
     TooLong(usize),
 }
@@ -35,6 +37,7 @@ impl Token {
         }
     }
 
+    /// The UDP payload that proves it, in clear.
     pub fn as_bytes(&self) -> &[u8] {
         &self.0
     }
@@ -56,10 +59,12 @@ impl fmt::Debug for Token {
 pub struct SharedSecret(Vec<u8>);
 
 impl SharedSecret {
+    /// Takes the bytes as they are, of any length; none at all is a valid secret.
     pub fn new(bytes: Vec<u8>) -> Self {
         SharedSecret(bytes)
     }
 
+    /// The secret in clear, to be signed after the message.
     pub fn as_bytes(&self) -> &[u8] {
         &self.0
     }
@@ -74,12 +79,16 @@ impl fmt::Debug for SharedSecret {
 /// Why a string is not an ed25519 key.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum KeyError {
+    /// The text is not standard base64 (RFC 4648, 4), padding included.
     #[error("not base64: {0}")]
     NotBase64(#[from] base64::DecodeError),
+    /// The text decodes to this many bytes, which are not 32.
     #[error("an ed25519 key has 32 bytes, this one has {0}")]
     Length(usize),
+    /// The 32 bytes decode to no point of the curve (RFC 8032, 5.1.3).
     #[error("not a point of the curve, so no ed25519 public key")]
     NotAPoint,
+    /// The point has a small order, so that a signature proves nothing.
     #[error("a weak key: any signature would hold, or none")]
     Weak,
 }

@@ -15,16 +15,20 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use super::Moment;
 use crate::auth::{Credential, Policy, Signer};
 
-/// The smallest MTUs that IPv4 (RFC 791, 3.2) and IPv6 (RFC 8200, 5) know.
+/// The smallest MTU that IPv4 knows, in bytes (RFC 791, 3.2).
 pub const LEAST_MTU: u32 = 68;
+/// The smallest MTU that IPv6 knows, in bytes (RFC 8200, 5).
 pub const LEAST_MTU_V6: u32 = 1280;
-/// What fits into the longest IPv4 packet there is, with a UDP header around it.
+/// Bytes of an inner packet that fits, with IPv4 and UDP headers around it, into the longest IPv4
+/// packet.
 pub const MOST_MTU: u32 = 65_535 - 28;
 
 /// What one process is: our end, and the peers.
 #[derive(Debug, Clone)]
 pub struct Config {
+    /// Our end: the device, its inner addresses, the outer address and port.
     pub tunnel: TunnelConfig,
+    /// Where the peers come from.
     pub peers: PeerSource,
 }
 
@@ -54,11 +58,13 @@ pub struct PeerConfig {
 pub struct Expects {
     /// Where the kernel's datapath queues what may be authentication packets.
     pub queue: QueueConfig,
+    /// What a packet must prove, and where it may come from.
     pub policy: Policy,
     /// How long an authentication is good for; `None`: it never expires.
     pub lifetime: Option<Duration>,
     /// What is sent back to a peer that authenticated.
     pub reply: Reply,
+    /// How many hosts may authenticate by this policy at once.
     pub admits: Admits,
 }
 
@@ -74,6 +80,7 @@ pub enum Admits {
 /// What authenticates us.
 #[derive(Debug, Clone)]
 pub struct Shows {
+    /// The key or token that our authentication packets are made from.
     pub credential: Credential,
     /// Time between two authentication packets; `None`: one at the start only.
     pub keepalive: Option<Duration>,
@@ -168,14 +175,18 @@ impl Expects {
 /// Where the server is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServerName {
+    /// Its outer address, or a name that stands for one or more.
     pub host: HostName,
+    /// Its UDP port, in host byte order.
     pub port: NonZeroU16,
 }
 
 /// An address, or a name that is looked up again and again because servers move.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum HostName {
+    /// An IPv4 or IPv6 address, which is never looked up.
     Address(IpAddr),
+    /// A name that [`is_host_name`] accepts, in the form that the resolver is asked for.
     Name(String),
 }
 
@@ -225,8 +236,11 @@ pub struct TunnelConfig {
     pub source_check: SourceCheck,
     /// TTL of authentication packets; `None` means the kernel's default.
     pub auth_ttl: Option<u8>,
+    /// The nftables table that guards the listener; the kernel's datapath alone has one.
     pub rules: RulesConfig,
+    /// What else goes through the tunnel, and what the host does for it.
     pub gateway: GatewayConfig,
+    /// Which datapath is asked for; [`Engine::new`](super::Engine::new) takes the one chosen.
     pub datapath: DatapathChoice,
     /// Threads of the userspace datapath that read from the tunnel; `None`: by number of CPUs.
     pub queues: Option<NonZeroUsize>,
@@ -247,6 +261,7 @@ pub enum DatapathChoice {
     /// The kernel's where there is one that can do what is asked.
     #[default]
     Auto,
+    /// This one, or the start fails.
     Only(Datapath),
 }
 
@@ -280,6 +295,7 @@ impl GatewayConfig {
 pub enum Masquerade {
     /// By any interface but the tunnel's.
     Anywhere,
+    /// By this interface alone.
     By(DeviceName),
 }
 
@@ -288,15 +304,18 @@ pub enum Masquerade {
 pub enum HostsSource {
     /// Read again when it changes.
     File(PathBuf),
+    /// Fetched again and again.
     Url(HostsUrl),
 }
 
 /// Where a table is fetched from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HostsUrl {
+    /// An `http` or `https` URL, as it was given.
     pub url: String,
     /// Between two fetches.
     pub interval: Duration,
+    /// The certificates that an `https` server's must be signed by.
     pub authorities: Authorities,
 }
 
@@ -393,6 +412,7 @@ pub enum AlternateAddress {
 }
 
 impl AlternateAddress {
+    /// The address, whenever it is used.
     pub fn address(self) -> Ipv4Addr {
         match self {
             AlternateAddress::WhenTaken(address) | AlternateAddress::Always(address) => address,
@@ -416,12 +436,14 @@ pub enum SourceCheck {
 pub struct RulesConfig {
     /// Name of this tunnel's own table, in family `ip`.
     pub table: String,
+    /// Whether the rules count what they drop (`nft list counters`).
     pub counters: bool,
 }
 
 /// The NFQUEUE side.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct QueueConfig {
+    /// Number of the queue (`queue num` of nft(8)); no other program of the namespace may use it.
     pub number: u16,
     /// How many packets wait in the kernel at most.
     pub max_len: u32,
@@ -430,6 +452,7 @@ pub struct QueueConfig {
 /// What a server answers to a valid authentication packet (`--reply-on-auth-ok`).
 #[derive(Debug, Clone)]
 pub enum Reply {
+    /// Nothing is sent back.
     Silent,
     /// Signed by the server's own key.
     Signed(Signer),
@@ -445,15 +468,19 @@ pub struct DeviceName(String);
 /// Why a string cannot be an interface name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum DeviceNameError {
+    /// The name has no byte.
     #[error("an interface name cannot be empty")]
     Empty,
+    /// The name has this many bytes, and `IFNAMSIZ` leaves room for 15.
     #[error("an interface name has at most 15 bytes, this one has {0}")]
     TooLong(usize),
+    /// The name has a byte that the kernel refuses, or is `.` or `..`.
     #[error("an interface name cannot hold '/', ':' or white space, nor be '.' or '..'")]
     BadCharacter,
 }
 
 impl DeviceName {
+    /// The name as the kernel has it, without a closing NUL.
     pub fn as_str(&self) -> &str {
         &self.0
     }

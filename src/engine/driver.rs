@@ -18,6 +18,7 @@ const MAX_READINGS: usize = 6;
 /// nothing happens but that [`Engine::next_deadline`] comes.
 #[allow(async_fn_in_trait)] // a driver and its engine stay on one thread
 pub trait Driver {
+    /// The engine that is driven.
     fn engine(&mut self) -> &mut Engine;
 
     /// The instant that an event is handled at; `None` when the kernel has no random numbers, and the
@@ -45,6 +46,7 @@ pub trait Driver {
     /// Tells the datapath that a remote authenticated again.
     fn peer_alive(&mut self, remote: std::net::SocketAddr);
 
+    /// Tells a person, usually by a line in the log.
     fn report(&mut self, report: &Report);
 
     /// The host was read [`MAX_READINGS`] times, and the engine asks for another reading.

@@ -20,9 +20,14 @@ use crate::auth::Reject;
 pub enum Event<'a> {
     /// The host was read.
     HostRead(Found),
-    /// A packet came through the queue.
-    Datagram { from: SocketAddr, payload: &'a [u8] },
-    /// The server's name was looked up.
+    /// A packet that may be an authentication packet came, by the queue or by the UDP socket.
+    Datagram {
+        /// Outer address and UDP port that it claims to come from.
+        from: SocketAddr,
+        /// Its UDP payload.
+        payload: &'a [u8],
+    },
+    /// The server's name was looked up; the addresses come in the order in which to try them.
     Resolved(Vec<IpAddr>),
     /// A table of nodes, all names looked up.
     Hosts(Vec<Node>),
@@ -33,7 +38,10 @@ pub enum Event<'a> {
     /// The steps of [`Action::Apply`] were applied, or one of them was refused.
     Applied(Result<(), Failed>),
     /// All steps of [`Action::TearDown`] were tried.
-    TornDown { failed: usize },
+    TornDown {
+        /// How many of them were refused.
+        failed: usize,
+    },
     /// A packet could not be sent: there may be an address already, and no route yet.
     SendFailed,
     /// [`Engine::next_deadline`] has come.
@@ -45,9 +53,11 @@ pub enum Event<'a> {
 /// A batch of steps of which one was refused.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Failed {
+    /// The step that was refused.
     pub step: Step,
+    /// Why it was refused.
     pub refused: Refused,
-    /// Those after it.
+    /// The steps after it, in order: none of them was tried.
     pub untried: Vec<Step>,
 }
 
@@ -58,6 +68,7 @@ pub enum Action {
     Apply(Vec<Step>),
     /// Apply these in order, whatever becomes of each.
     TearDown(Vec<Step>),
+    /// Send this datagram; when that fails, come back with [`Event::SendFailed`].
     Send(Outgoing),
     /// A remote of the userspace datapath proved itself again: what was learned behind it is alive.
     PeerAlive(SocketAddr),
@@ -68,6 +79,7 @@ pub enum Action {
     /// Write what [`Engine::memory`](super::Engine::memory) tells then, in the background, and come
     /// back with [`Event::Written`]. One writing does for all that were asked for before it began.
     Write(Writing),
+    /// Tell a person.
     Report(Report),
     /// Nothing more will come.
     Exit,
@@ -76,11 +88,15 @@ pub enum Action {
 /// A datagram from the tunnel's own port.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Outgoing {
+    /// Our outer address and UDP port.
     pub from: SocketAddr,
+    /// The remote.
     pub to: SocketAddr,
-    /// Firewall mark.
+    /// Firewall mark (`SO_MARK`).
     pub mark: Option<u32>,
+    /// Its UDP payload; it may be empty.
     pub payload: Vec<u8>,
+    /// TTL or hop limit; `None`: the kernel's default.
     pub ttl: Option<u8>,
 }
 
@@ -91,74 +107,105 @@ pub enum Report {
     Arrived(SocketAddr),
     /// The tunnel leads to its new remote.
     Moved {
+        /// The remote before.
         from: SocketAddr,
+        /// The remote now.
         to: SocketAddr,
     },
+    /// A remote that is admitted authenticated again.
     Refreshed(SocketAddr),
+    /// A packet proves nothing.
     Rejected {
+        /// The remote that it claims to come from.
         from: SocketAddr,
+        /// Why it was refused.
         reason: Reject,
+        /// Bytes of its payload.
         length: usize,
     },
     /// What it proved has run out, or does not count for this process.
     Expired(SocketAddr),
+    /// The tunnel to this remote, which an earlier process left running, is kept.
     Adopted(SocketAddr),
     /// It was silent for long, and another client has its place.
     MadeRoom(SocketAddr),
+    /// The address of the server that is in use from now on.
     ServerMoved(IpAddr),
     /// Nothing comes back from one address of the server's name: the next is tried.
     NextAddress {
+        /// The silent address.
         from: IpAddr,
+        /// The address that is in use from now on.
         to: IpAddr,
+        /// How long packets have gone out and none has come in.
         silent: Duration,
     },
     /// The server's name stands for no address that ours can send to; this is one of them.
     NameUnusable {
+        /// The first address that the name stands for.
         address: IpAddr,
+        /// Where our outer address comes from, as it is configured.
         outer: Outer,
     },
+    /// An authentication packet goes out.
     Sent {
+        /// The remote that it is for.
         to: SocketAddr,
+        /// Bytes of its payload.
         length: usize,
     },
+    /// Our outer address has changed to this one.
     OuterAddress(IpAddr),
+    /// The configured outer address, device or route is not there now.
     OuterMissing(Outer),
     /// The interface has IPv6 addresses only, and the datapath is the kernel's.
     OuterOnlyIpv6(DeviceName),
     /// The route to the server leads into this interface, the tunnel itself.
     WayLeadsBack(DeviceName),
-    /// So many nodes are in the table that is used from now on.
+    /// Another table of hosts is in use, with this many nodes.
     HostsChanged(usize),
     /// A node of the table cannot be used.
     NodeUnusable {
+        /// The node, as the table has it.
         node: Node,
+        /// Why it is left out.
         why: Unusable,
     },
     /// The host sends packets for the other end's address inside the tunnel elsewhere.
     LedAstray {
+        /// The other end's address inside the tunnel.
         inner: IpAddr,
+        /// Name of the interface that its packets leave by.
         interface: String,
     },
     /// An address at the other end is also one of another interface of this host.
     InnerTaken {
+        /// The inner address that both have.
         inner: IpAddr,
+        /// Name of this host's interface that has it.
         interface: String,
     },
     /// Somebody put an interface of the tunnel into a VRF, whose routing tables are its own.
     InVrf(DeviceName),
-    /// Each takes the tunnel from the other.
+    /// Two remotes with one key take the tunnel from each other.
     Rivals {
+        /// The one whose address and port sort first.
         one: SocketAddr,
+        /// The other one.
         other: SocketAddr,
     },
     /// An alternate address is needed, and the uplink is in a VRF, which has none of the loopback's.
     AlternateInVrf {
+        /// The alternate address.
         alternate: Ipv4Addr,
+        /// Name of the interface that outer packets leave by.
         uplink: String,
     },
+    /// Something that was made before is not there any more, and this step puts it back.
     Repairing(Step),
-    /// Somebody undoes it again and again.
+    /// Somebody undoes this step again and again: it is repeated less often, and silently.
     KeepsBeingUndone(Step),
+    /// SIGUSR1 came to a server, which authenticates to nobody.
     ReauthIgnored,
     /// Tried several times, and nothing comes through the tunnel from this server.
     NothingBack(SocketAddr),
@@ -180,29 +227,42 @@ pub enum Unusable {
 /// Counters since the start.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Counters {
+    /// Authentication packets that were accepted.
     pub accepted: u64,
+    /// Moves of a peer to another remote.
     pub moved: u64,
+    /// Authentication packets that were sent, replies included.
     pub sent: u64,
+    /// Steps that put back what somebody else changed.
     pub repaired: u64,
+    /// Packets that were refused, by reason.
     pub rejected: BTreeMap<Reject, u64>,
 }
 
 /// A tunnel as it stands, for `show`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Status {
+    /// Name of the tunnel interface as it is configured.
     pub device: String,
+    /// Our outer address and UDP port; `None` while there is none, or before the first reading.
     pub outer: Option<SocketAddr>,
+    /// The alternate address, while the link uses it.
     pub alternate: Option<IpAddr>,
     /// The one remote of a tunnel with two ends.
     pub remote: Option<SocketAddr>,
     /// All remotes of a tunnel with many ends, and the inner addresses that a table gives them.
     pub remotes: Option<Vec<(SocketAddr, Vec<IpNet>)>>,
+    /// Whether the data of the one remote is let in; true for a tunnel with many ends.
     pub admitted: bool,
+    /// Our IPv4 address inside the tunnel.
     pub inner: IpAddr,
+    /// The other end's address inside the tunnel, or the network of all of them.
     pub inner_peer: IpNet,
+    /// Our IPv6 address inside the tunnel, with the network on the link.
     pub inner6: Option<IpNet>,
+    /// Whether an interface of the tunnel is set up.
     pub up: bool,
-    /// Unix time.
+    /// Unix time at which a peer last authenticated, or we last sent a packet that does.
     pub last_authentication: Option<u64>,
     /// A client's server, as far as it can be told.
     pub contact: Option<Contact>,
@@ -210,6 +270,7 @@ pub struct Status {
     pub last_data: Option<u64>,
     /// Unix time of the last answer to an authentication packet that is counted apart from data.
     pub last_reply: Option<u64>,
+    /// What the tunnel's interfaces carried since they were made.
     pub traffic: Traffic,
 }
 

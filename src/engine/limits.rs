@@ -26,6 +26,7 @@ use crate::wire::auth_packet::{AUTH_PACKET_LEN, MAX_AUTH_PACKET_LEN};
 /// A bucket of tokens, a packet each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Budget {
+    /// How many tokens, that is packets, come in each second.
     pub per_second: u32,
     /// How many tokens it holds at most, and at first.
     pub burst: u32,

@@ -218,6 +218,7 @@ impl Engine {
         self.reread_at.min(self.write_at).min(of_peers)
     }
 
+    /// What was accepted, refused, sent and repaired since the start of this process.
     pub fn counters(&self) -> &Counters {
         &self.counters
     }

@@ -25,6 +25,7 @@ pub const MAX_SECONDS: u64 = (1 << (8 * SECONDS_LEN)) - 1;
 /// A packet taken apart; nothing of it is believed yet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct AuthPacket<'a> {
+    /// An ed25519 signature (RFC 8032) over `message` and the shared secret.
     pub signature: &'a [u8; SIGNATURE_LEN],
     /// Everything after the signature: what is signed, before the secret.
     pub message: &'a [u8],
@@ -35,10 +36,13 @@ pub struct AuthPacket<'a> {
 /// Why bytes are not an authentication packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum ParseError {
+    /// The payload has no byte.
     #[error("empty")]
     Empty,
+    /// The payload has no room for signature, time and salt.
     #[error("shorter than {AUTH_PACKET_LEN} bytes")]
     Truncated,
+    /// The payload has more than [`MAX_AUTH_PACKET_LEN`] bytes.
     #[error("longer than {MAX_AUTH_PACKET_LEN} bytes")]
     Oversized,
 }

@@ -25,7 +25,9 @@ const ICMP_TTL: u8 = 64;
 /// The header of an inner packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Inner {
+    /// Address of the inner host that sent it, as the header claims.
     pub source: IpAddr,
+    /// Address of the inner host that it is for.
     pub destination: IpAddr,
     /// Protocol, or for IPv6 the next header.
     pub protocol: u8,

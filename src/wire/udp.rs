@@ -8,7 +8,9 @@ use etherparse::{PacketBuilder, ip_number};
 /// One UDP datagram as the queue sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Datagram<'a> {
+    /// Source address and UDP port, as the headers claim.
     pub from: SocketAddrV4,
+    /// Destination address and UDP port: our outer address and port.
     pub to: SocketAddrV4,
     /// As much of the payload as was copied to us.
     pub payload: &'a [u8],

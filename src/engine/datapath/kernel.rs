@@ -22,7 +22,9 @@ const OUTER_TTL: u8 = 64;
 /// Our outer address in the kernel's datapath, which is IPv4.
 #[derive(Debug, Clone, Copy)]
 pub struct Outer4 {
+    /// The source address of outer packets, where no alternate address replaces it.
     pub address: Ipv4Addr,
+    /// Index of the interface that listener and links are bound to; `None`: any.
     pub bound_to: Option<u32>,
 }
 

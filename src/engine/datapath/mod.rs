@@ -32,6 +32,7 @@ impl Datapath {
         }
     }
 
+    /// What it can carry, and how much of it.
     pub fn capabilities(self) -> Capabilities {
         match self {
             Datapath::Kernel => Capabilities {

@@ -18,16 +18,21 @@ use crate::engine::config::DeviceName;
 pub struct Found {
     /// Shared: there may be thousands, and from one reading to the next few change.
     pub interfaces: Vec<Arc<Interface>>,
+    /// Every address of every interface of the namespace (`RTM_GETADDR`).
     pub addresses: Vec<Address>,
+    /// The FOU listeners for IPIP, whoever made them (`FOU_CMD_GET` in linux/fou.h).
     pub listeners: BTreeSet<Listener>,
+    /// The nftables table of this tunnel.
     pub rules: RulesFound,
     /// Whether something tracks connections here. Read for the kernel's datapath.
     pub tracks: bool,
     /// Families whose connections are known to be tracked. Read where routes lead into the tunnel.
     pub tracked: BTreeSet<Family>,
-    /// Routes and policy rules of ours.
+    /// The routes that carry [`ROUTE_PROTOCOL`](super::ROUTE_PROTOCOL).
     pub routes: BTreeSet<Route>,
+    /// The policy rules that carry [`ROUTE_PROTOCOL`](super::ROUTE_PROTOCOL).
     pub policy_rules: BTreeSet<PolicyRule>,
+    /// The nftables table of this tunnel's gateway.
     pub gateway: GatewayFound,
     /// The kernel's way to the server, when that was asked.
     pub way: Option<Way>,
@@ -45,6 +50,7 @@ pub struct Found {
     pub ip_forward: bool,
     /// The userspace datapath, if it is the one in use.
     pub userspace: Userspace,
+    /// Whether `--dns` is in force on the host.
     pub name_servers: NameServers,
     /// Packets that came from the other end and were no data, where the interface's counters leave
     /// them out: those of the kernel's datapath do not (`ip_tunnel_rcv` counts before it looks inside).
@@ -65,9 +71,11 @@ pub struct Way {
 /// What of the userspace datapath is there.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Userspace {
+    /// The UDP socket that is open, as it was asked for.
     pub socket: Option<SocketSpec>,
     /// Whether the TUN interface is there and ours.
     pub interface: bool,
+    /// The table of remotes that the datapath uses now.
     pub forwarding: PeerTable,
     /// How long ago something came from the remotes behind which inner addresses were learned.
     pub silent: BTreeMap<SocketAddr, Duration>,
@@ -76,28 +84,34 @@ pub struct Userspace {
 /// Whose name servers the host uses.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum NameServers {
+    /// Those that the host had without us.
     #[default]
     Theirs,
     /// Not those of this process, but there is something to put back.
     Changed,
+    /// Those that this process was asked to use.
     Ours,
 }
 
 /// The nftables table of a gateway.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum GatewayFound {
+    /// There is no such table.
     #[default]
     Missing,
     /// Not, or not any more, what this process installed.
     Unknown,
+    /// The table is as this process installed it.
     Intact,
 }
 
 impl Found {
+    /// The interface of this name.
     pub fn interface(&self, name: &DeviceName) -> Option<&Interface> {
         self.interfaces.iter().find(|i| i.name == name.as_str()).map(Arc::as_ref)
     }
 
+    /// The interface of this index (`ifi_index` of rtnetlink(7)).
     pub fn interface_at(&self, index: u32) -> Option<&Interface> {
         self.interfaces.iter().find(|i| i.index == index).map(Arc::as_ref)
     }
@@ -199,6 +213,7 @@ impl Found {
         self.interfaces.iter().find(|i| i.loopback).map(|i| i.index)
     }
 
+    /// Whether an interface of this host has the address.
     pub fn has_local(&self, address: IpAddr) -> bool {
         self.addresses.iter().any(|a| a.value.local == address)
     }

@@ -8,9 +8,13 @@ use ipnet::IpNet;
 /// A network interface.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Interface {
+    /// Its number in this network namespace (`ifi_index` of rtnetlink(7)), never 0.
     pub index: u32,
+    /// Its name, which others may change while it is up.
     pub name: String,
+    /// Whether it is set up (`IFF_UP`); a carrier is not asked for.
     pub up: bool,
+    /// Whether it is the loopback interface (`IFF_LOOPBACK`).
     pub loopback: bool,
     /// `IFLA_IFALIAS`, where we leave our mark.
     pub label: Option<String>,
@@ -18,50 +22,72 @@ pub struct Interface {
     pub rp_filter: Option<u32>,
     /// Whether IPv4 packets that come in by it are forwarded; `None` when the kernel did not tell.
     pub forwarding: Option<bool>,
+    /// Bytes of the largest packet that it sends, without a link-layer header.
     pub mtu: u32,
     /// Whether it is in a VRF, whose routing tables are its own.
     pub in_vrf: bool,
+    /// What made it, as far as that matters here.
     pub kind: InterfaceKind,
+    /// What it carried since it was made.
     pub traffic: Traffic,
 }
 
 /// Two kinds matter to us.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum InterfaceKind {
+    /// An `ipip` link, this program's or another's.
     Ipip(IpipLink),
     /// A TUN or TAP interface.
     Tun,
+    /// Any other interface.
     Other,
 }
 
 /// What an `ipip` link is made of, found or wanted (`IFLA_IPTUN_*` in linux/if_tunnel.h).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct IpipLink {
+    /// Source of its outer packets; 0.0.0.0 leaves the choice to the kernel.
     pub local: Ipv4Addr,
+    /// Destination of its outer packets; 0.0.0.0 for one that takes from any.
     pub remote: Ipv4Addr,
     /// Index of the interface its outer packets leave by.
     pub bound_to: Option<u32>,
     /// TTL of the outer packets; 0 means the inner packet's.
     pub ttl: u8,
+    /// Whether outer packets carry DF (`IFLA_IPTUN_PMTUDISC`).
     pub path_mtu_discovery: bool,
     /// Firewall mark of the outer packets; 0 is none.
     pub mark: u32,
+    /// What is put around its IPIP packets.
     pub encapsulation: Encapsulation,
 }
 
 /// What is put around the IPIP packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Encapsulation {
-    Fou { source_port: u16, destination_port: u16, checksum: bool },
+    /// Foo-over-UDP: a UDP header directly before the inner packet (linux/fou.h).
+    Fou {
+        /// Source UDP port of outer packets, in host byte order.
+        source_port: u16,
+        /// Destination UDP port of outer packets, in host byte order.
+        destination_port: u16,
+        /// Whether outer packets have a UDP checksum (`TUNNEL_ENCAP_FLAG_CSUM`).
+        checksum: bool,
+    },
+    /// Plain IPIP, GUE, or a kind that this program does not make.
     NoneOrOther,
 }
 
 /// What an interface carried.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Traffic {
+    /// Bytes that came in (`struct rtnl_link_stats64`).
     pub rx_bytes: u64,
+    /// Packets that came in.
     pub rx_packets: u64,
+    /// Bytes that went out.
     pub tx_bytes: u64,
+    /// Packets that went out.
     pub tx_packets: u64,
 }
 
@@ -79,14 +105,18 @@ impl std::ops::AddAssign for Traffic {
 pub struct Address {
     /// Its index.
     pub interface: u32,
+    /// The address itself, with its network.
     pub value: InterfaceAddress,
+    /// How far from here it means this host.
     pub scope: Scope,
+    /// Whether it can be used, and how gladly.
     pub state: AddressState,
 }
 
 /// How far an address is good (`ifa_scope`, as in rtnetlink(7)).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Scope {
+    /// Everywhere.
     #[default]
     Global,
     /// On this link only.
@@ -98,6 +128,7 @@ pub enum Scope {
 /// What the kernel thinks of an address (`IFA_F_*` in linux/if_addr.h), from the best to the worst.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum AddressState {
+    /// Good for everything, and the first choice for new connections.
     #[default]
     Preferred,
     /// Another address of its network is the primary one. The same bit marks a temporary IPv6
@@ -112,6 +143,7 @@ pub enum AddressState {
 /// An address as an interface has it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct InterfaceAddress {
+    /// The host's own address (`IFA_LOCAL`; for IPv6 without a peer, `IFA_ADDRESS`).
     pub local: IpAddr,
     /// The network on the link; that of the other end, if `local` is not in it.
     pub network: IpNet,

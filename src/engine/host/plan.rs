@@ -20,8 +20,11 @@ use crate::engine::memory::Settings;
 /// What we made, or found and took over: only this is ever removed.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Owned {
+    /// The FOU listeners to remove when they are no longer wanted.
     pub listeners: BTreeSet<Listener>,
+    /// The alternate addresses on the loopback interface to remove likewise.
     pub alternate: BTreeSet<Ipv4Addr>,
+    /// Whether the nftables table of this tunnel goes at the end.
     pub rules: bool,
     /// What the rules now in the kernel were made from.
     pub installed: Option<RuleSpec>,

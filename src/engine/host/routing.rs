@@ -11,9 +11,11 @@ use crate::engine::config::DeviceName;
 /// A route of ours; by [`ROUTE_PROTOCOL`] we know it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Route {
+    /// The network that it leads to; its host bits are zero.
     pub destination: IpNet,
     /// Number of the routing table.
     pub table: u32,
+    /// The interface that it leads into, or that there is none.
     pub target: RouteTarget,
     /// Preferred source address.
     pub source: Option<IpAddr>,
@@ -31,14 +33,20 @@ pub enum RouteTarget {
 /// A routing policy rule of ours (ip-rule(8)); by [`ROUTE_PROTOCOL`] we know it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct PolicyRule {
+    /// Whether it is a rule of IPv4 or of IPv6; the kernel keeps two lists.
     pub family: Family,
+    /// Its place in the list (`FRA_PRIORITY`): rules of lower numbers are asked first.
     pub priority: u32,
+    /// Which packets it is for, and which routing table they are looked up in.
     pub kind: PolicyRuleKind,
 }
 
+/// The version of the Internet Protocol, of inner or of outer packets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Family {
+    /// IPv4 (`AF_INET`).
     V4,
+    /// IPv6 (`AF_INET6`).
     V6,
 }
 
@@ -47,7 +55,14 @@ pub enum Family {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum PolicyRuleKind {
     /// `not fwmark MARK/MASK lookup TABLE`
-    UnlessMarked { mark: u32, mask: u32, table: u32 },
+    UnlessMarked {
+        /// The firewall mark of packets that the rule leaves alone, …
+        mark: u32,
+        /// … compared in these bits.
+        mask: u32,
+        /// Number of the routing table for all others.
+        table: u32,
+    },
     /// `lookup main suppress_prefixlength 0`: all routes of the main table but its default.
     MainButDefault,
     /// `from ADDRESS lookup main`: no packet has an address yet when it is the kernel's to choose.
@@ -61,9 +76,12 @@ pub const ROUTE_PROTOCOL: u8 = 105;
 /// The nftables rules of a gateway, a table of their own.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GatewaySpec {
+    /// Its name
+    /// ([`TunnelConfig::gateway_table`](crate::engine::config::TunnelConfig::gateway_table)).
     pub table: String,
     /// The tunnel's interfaces: one, or where the kernel carries many ends, one for each.
     pub devices: BTreeSet<DeviceName>,
+    /// What is forwarded and masqueraded; `None`: only `answers` are asked for.
     pub forwarding: Option<ForwardingRules>,
     /// Whose connections get their answers by the uplink, though all else goes through the tunnel.
     pub answers: BTreeMap<Family, Answers>,
@@ -97,6 +115,7 @@ pub struct ForwardingRules {
 }
 
 impl Family {
+    /// The family that an address belongs to; an IPv4-mapped one is IPv6.
     pub fn of(address: IpAddr) -> Self {
         match address {
             IpAddr::V4(_) => Family::V4,

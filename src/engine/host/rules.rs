@@ -9,6 +9,7 @@ use crate::engine::config::QueueConfig;
 /// A FOU listener for IPIP: UDP port in, IP protocol 4 out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Listener {
+    /// UDP port in host byte order (`FOU_ATTR_PORT`).
     pub port: u16,
     /// `None`: any local address.
     pub local: Option<Ipv4Addr>,
@@ -42,6 +43,7 @@ pub enum RulesFound {
 /// A remote whose data packets the rules let in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Admitted {
+    /// Outer address and UDP port that its packets come from.
     pub remote: SocketAddrV4,
     /// The alternate local address that its packets are given; `None`: they keep our outer address.
     pub alternate: Option<Ipv4Addr>,
@@ -69,8 +71,11 @@ impl fmt::Display for Listener {
 /// Everything the rules depend on, but for the remotes they let in.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RuleSpec {
+    /// Name of the nftables table, in family `ip`.
     pub table: String,
+    /// Our outer address, which the guarded listener is on.
     pub outer: Ipv4Addr,
+    /// UDP port of the guarded listener, in host byte order.
     pub port: u16,
     /// Alternate local addresses in use; nothing from outside may reach them.
     pub alternate: BTreeSet<Ipv4Addr>,
@@ -83,7 +88,9 @@ pub struct RuleSpec {
     pub silenced: BTreeSet<SocketAddrV4>,
     /// Whether outer packets of admitted remotes are kept from conntrack.
     pub untracked: bool,
+    /// What becomes of packets that may be authentication packets.
     pub control: Control,
+    /// Whether each kind of dropped packet has a named counter.
     pub counters: bool,
 }
 
@@ -93,7 +100,12 @@ pub enum Control {
     /// A client expects none.
     Refuse,
     /// A server looks at them in the queue.
-    Queue { queue: QueueConfig, shape: PacketShape },
+    Queue {
+        /// The queue that this process reads.
+        queue: QueueConfig,
+        /// Which packets go there; everything else is dropped.
+        shape: PacketShape,
+    },
 }
 
 impl Control {
@@ -109,7 +121,17 @@ pub enum PacketShape {
     /// Anything of at least `length` and at most `longest` payload bytes whose first four bits are not
     /// 4; and packets of exactly `length` bytes that could be taken for IPv4 but for their total
     /// length field.
-    NotIpv4 { length: u16, longest: u16 },
+    NotIpv4 {
+        /// Bytes of the payload without a tail.
+        length: u16,
+        /// Bytes of the longest payload.
+        longest: u16,
+    },
     /// Anything at all from the remote that is let in by its address.
-    FromRemote { ip: Option<IpAddr>, port: Option<u16> },
+    FromRemote {
+        /// Its address; `None`: any.
+        ip: Option<IpAddr>,
+        /// Its UDP port, in host byte order; `None`: any.
+        port: Option<u16>,
+    },
 }

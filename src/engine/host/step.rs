@@ -16,10 +16,15 @@ use crate::engine::config::DeviceName;
 /// One change, by the adapter that makes it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Step {
+    /// Links, addresses, routes or settings.
     Host(HostStep),
+    /// The kernel's datapath.
     Kernel(KernelStep),
+    /// The userspace datapath.
     Tun(TunStep),
+    /// The nftables table of a gateway.
     Nat(NatStep),
+    /// The name servers.
     Dns(DnsStep),
 }
 
@@ -28,21 +33,34 @@ pub enum Step {
 pub enum HostStep {
     /// Sets label, reverse path filter and forwarding of a link, and brings it up.
     ConfigureLink(WantedLink),
+    /// Sets the MTU of an interface, in bytes.
     SetMtu(DeviceName, u32),
+    /// Removes a link; its addresses and routes go with it.
     RemoveLink(DeviceName),
+    /// Adds an address to a link.
     AddInnerAddress(DeviceName, InterfaceAddress),
+    /// Removes an address from the interface that it is on.
     RemoveInnerAddress(Address),
+    /// Adds a route of protocol [`ROUTE_PROTOCOL`](super::ROUTE_PROTOCOL).
     AddRoute(Route),
+    /// Removes a route of that protocol.
     RemoveRoute(Route),
+    /// Adds a policy rule of the same protocol.
     AddPolicyRule(PolicyRule),
+    /// Removes a policy rule of that protocol.
     RemovePolicyRule(PolicyRule),
     /// Whether an interface forwards what comes in by it.
     SetForwarding {
+        /// Its name.
         interface: String,
+        /// The value for `net.ipv4.conf.INTERFACE.forwarding`.
         on: bool,
     },
+    /// Sets how strictly an interface checks the sources of inner packets.
     SetRpFilter {
+        /// Its name.
         interface: String,
+        /// The value for `net.ipv4.conf.INTERFACE.rp_filter`: 0 off, 1 strict, 2 loose.
         value: u32,
     },
 }
@@ -54,19 +72,28 @@ pub enum KernelStep {
     InstallRules(RuleSpec, BTreeSet<Admitted>),
     /// Makes the admitted remotes exactly these, in one transaction.
     Admit(BTreeSet<Admitted>),
+    /// Deletes the whole table of this tunnel.
     RemoveRules,
+    /// Adds a /32 to the loopback interface.
     AddAlternateAddress(Ipv4Addr),
+    /// Removes that /32.
     RemoveAlternateAddress(Ipv4Addr),
+    /// Opens a FOU listener (`FOU_CMD_ADD`).
     AddListener(Listener),
+    /// Closes a FOU listener (`FOU_CMD_DEL`); links keep sending without one.
     RemoveListener(Listener),
+    /// Makes an `ipip` link, which is still down.
     CreateLink(KernelLink),
+    /// Gives an `ipip` link another remote, local address or MTU, without removing it.
     ChangeLink(KernelLink),
 }
 
 /// An `ipip` link of the kernel's datapath.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KernelLink {
+    /// Name of the interface.
     pub device: DeviceName,
+    /// What it is made of.
     pub link: IpipLink,
     /// Bytes of the largest inner packet.
     pub mtu: u32,
@@ -77,10 +104,13 @@ pub struct KernelLink {
 pub enum TunStep {
     /// Opens the UDP socket, in the place of one at another address.
     Bind(SocketSpec),
+    /// Replaces the table of remotes.
     Forward(PeerTable),
     /// Opens a TUN interface whose largest packet has `mtu` bytes.
     CreateLink {
+        /// Name for the interface.
         device: DeviceName,
+        /// Bytes of the largest inner packet.
         mtu: u32,
     },
 }
@@ -88,14 +118,18 @@ pub enum TunStep {
 /// The nftables table of a gateway.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum NatStep {
+    /// Replaces the gateway's whole table in one transaction.
     Install(GatewaySpec),
+    /// Deletes it.
     Remove,
 }
 
 /// The name servers of `--dns`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum DnsStep {
+    /// Makes the host use those of `--dns`.
     Use,
+    /// Gives the host back those that it had.
     Restore,
 }
 
@@ -175,6 +209,7 @@ pub fn is_made(steps: &[Step]) -> bool {
 pub enum Refused {
     /// The kernel said `EEXIST`.
     Taken,
+    /// Any other error; the driver keeps and logs it.
     Otherwise,
 }
 

@@ -13,6 +13,7 @@ use crate::engine::config::{DeviceName, TunnelConfig};
 /// A UDP socket as it should be.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SocketSpec {
+    /// Our outer address and UDP port, which it is bound to.
     pub address: SocketAddr,
     /// Bound to this interface (`SO_BINDTODEVICE`).
     pub device: Option<DeviceName>,
@@ -46,7 +47,9 @@ impl fmt::Display for SocketSpec {
 pub struct PeerTable {
     /// How authentication packets are told from data; `None`: nobody reads them.
     pub control: Option<PacketShape>,
+    /// What goes to and may come from each remote that is known by now.
     pub remotes: BTreeMap<SocketAddr, RemoteSpec>,
+    /// How inner addresses are learned; `None`: they are all known.
     pub learn: Option<LearnSpec>,
 }
 

@@ -13,33 +13,48 @@ use crate::engine::config::{DeviceName, SourceCheck};
 /// What the host should have.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Wanted {
+    /// The rules that guard the listeners; `None` where none are needed.
     pub rules: Option<RuleSpec>,
+    /// The remotes that these rules let in.
     pub admitted: BTreeSet<Admitted>,
     /// Alternate local addresses, on the loopback interface.
     pub alternate: BTreeSet<Ipv4Addr>,
+    /// The FOU listeners: one on the outer address, and one on each alternate address.
     pub listeners: BTreeSet<Listener>,
+    /// The tunnel's interfaces.
     pub links: Vec<WantedLink>,
     /// Links of ours that should not be: no remote is known for them, or they have a wrong name.
     pub unwanted: Vec<DeviceName>,
+    /// The UDP socket of the userspace datapath.
     pub socket: Option<SocketSpec>,
+    /// The table of remotes of the userspace datapath.
     pub forwarding: PeerTable,
+    /// Routes, rules and settings around the tunnel.
     pub gateway: WantedAround,
 }
 
 /// A tunnel interface as it should be.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WantedLink {
+    /// Its name, by which it is found.
     pub device: DeviceName,
+    /// Which datapath it belongs to, and what it is made of.
     pub kind: LinkKind,
+    /// The size of its largest packet, and why.
     pub mtu: Mtu,
+    /// Its inner addresses. One that shares an address or a network with these, and is not one of
+    /// them, is removed; others stay.
     pub addresses: Vec<InterfaceAddress>,
+    /// How strictly the sources of inner packets are checked.
     pub source_check: SourceCheck,
+    /// Where what comes out of it is forwarded to; its label tells this to others.
     pub forwards: LinkForwarding,
 }
 
 /// What kind of interface a tunnel is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LinkKind {
+    /// An `ipip` link of the kernel's datapath.
     Ipip(IpipLink),
     /// A TUN interface of this process.
     Tun,
@@ -48,7 +63,9 @@ pub enum LinkKind {
 /// How large packets inside a tunnel may be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Mtu {
+    /// Bytes of the largest inner packet.
     pub bytes: u32,
+    /// Whether it was asked for, or worked out.
     pub from: MtuFrom,
 }
 
@@ -64,12 +81,17 @@ pub enum MtuFrom {
 /// What the host around the tunnel should have.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct WantedAround {
+    /// Routes into the tunnel, in the main table or in the tunnel's own.
     pub routes: BTreeSet<Route>,
+    /// Policy rules that lead to the tunnel's own table.
     pub policy_rules: BTreeSet<PolicyRule>,
+    /// The gateway's nftables table; `None`: none is needed.
     pub rules: Option<GatewaySpec>,
-    /// Interfaces that should forward, and that should check sources loosely.
+    /// Interfaces that should forward the IPv4 packets that come in by them.
     pub forwarding: BTreeSet<String>,
+    /// Interfaces that should check sources loosely (`rp_filter` 2).
     pub loose: BTreeSet<String>,
+    /// Whether the host should use the name servers of `--dns`.
     pub name_servers: bool,
 }
 
