@@ -1,5 +1,5 @@
-//! The engine: events in, actions out. It reads no clock, opens no socket and draws no random
-//! number, so every situation can be played through in a test.
+//! The engine takes events and returns actions. It reads no clock, opens no socket and draws no random
+//! number, so a test can play through every situation. [`Engine`] has the contract.
 
 mod addresses;
 mod admission;
@@ -50,27 +50,28 @@ use reconcile::Remotes;
 use rivals::Rivals;
 use table::Node;
 
-/// How often the host is read although nothing told of a change: of FOU listeners the kernel never
-/// tells.
+/// How often the host is read although no notification came: the kernel sends none for FOU listeners.
 const REREAD_EVERY: Duration = Duration::from_secs(3);
 
-/// How long after a failed step the next try is.
+/// How long to wait after a failed step before the next try.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
-/// Seconds between the two clocks that are no rounding, and no adjustment bit by bit.
+/// By how many seconds the wall clock has to differ from the monotonic one before it counts as set:
+/// rounding and gradual adjustment stay below.
 const CLOCK_JUMP: u64 = 3;
 
-/// One instant: both clocks, and fresh random bytes.
+/// One instant: both clocks, and fresh random bytes. Each call of [`Engine::handle`] needs its own.
 #[derive(Debug, Clone, Copy)]
 pub struct Moment {
-    /// Time since the process started.
+    /// Time since the process started, by a clock that never goes back.
     pub monotonic: Duration,
-    /// Seconds since 1970.
+    /// Unix time in seconds, by a clock that may be set at any time.
     pub unix: u64,
-    /// The same of the process' start, by the clock as it is set now. (The difference of two times in
-    /// whole seconds may be a second off.)
+    /// Unix time of the start of the process, by the clock as it is set now. (The difference of two
+    /// times in whole seconds may be a second off.)
     pub started: u64,
-    /// Random bytes that nobody else has seen.
+    /// Random bytes that were never used before and that nobody else knows: salts are taken from
+    /// them.
     pub random: [u8; 64],
 }
 
@@ -91,7 +92,73 @@ impl Moment {
     }
 }
 
-/// The state of one process: its end of the tunnels, and the host as last read.
+/// The state of one process: its end of the tunnels, its peers, and the host as it was last read.
+///
+/// It is sans-I/O: it decides, and a caller does. The calls:
+///
+/// - [`new`](Self::new) takes the configuration, and the [`Memory`] that an earlier process left.
+/// - [`handle`](Self::handle) takes one [`Event`] and appends the [`Action`]s that follow from it.
+/// - [`next_deadline`](Self::next_deadline) says when [`Event::Deadline`] is due.
+/// - [`server_address`](Self::server_address) and [`other_addresses`](Self::other_addresses) say to
+///   which addresses a reading of the host has to ask for the way.
+/// - [`memory`](Self::memory) is what the disk should have, whenever an action asks for a writing.
+/// - [`status`](Self::status) and [`counters`](Self::counters) are for people; they change nothing.
+///
+/// The caller's loop has three steps:
+///
+/// 1. Wait for an event, or for the deadline. The deadline has to be asked for again after each event;
+///    the first is due at once, and asks for the first reading of the host.
+/// 2. Hand the event to `handle`, with a fresh [`Moment`].
+/// 3. Carry out the actions in order. Some of them answer with an event, which is handed over before
+///    the next wait: [`Action`] says which.
+///
+/// [`Driver::handle`](driver::Driver::handle) does the second and the third; what is left is
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use ipipou::engine::Event;
+/// use ipipou::engine::driver::Driver;
+///
+/// /// `wait` gives [`Event::Deadline`] when nothing else comes before the deadline.
+/// async fn run(mut driver: impl Driver, mut wait: impl AsyncFnMut(Duration) -> Event<'static>) {
+///     loop {
+///         let event = wait(driver.engine().next_deadline()).await;
+///         if driver.handle(event).await {
+///             break; // after Event::Shutdown, once everything is removed
+///         }
+///     }
+/// }
+/// ```
+///
+/// `examples/engine_by_hand.rs` drives one on a host that exists in memory.
+///
+/// What the caller guarantees:
+///
+/// - [`Moment::monotonic`] never goes back from one call to the next. [`Moment::unix`] may jump, and
+///   [`Moment::started`] jumps with it: by this the engine knows that the clock was set.
+/// - [`Moment::random`] is 64 fresh bytes. Without them an event must not be handed over; it is lost,
+///   and what matters of it comes again.
+/// - A reading is whole, or it is not handed over. When one fails, the engine goes on with the last
+///   one and asks again at the next deadline.
+/// - [`Action::Apply`] is answered by [`Event::Applied`], and stops at the first step that is refused.
+///   If a refused step changed something nevertheless, the next reading has to show it.
+/// - [`Action::Write`] is answered by [`Event::Written`], when the disk refuses, too: until then a
+///   new remote is not admitted. [`Action::Remember`] is done when its memory is on the disk.
+/// - After [`Action::Exit`] no event is handed over.
+///
+/// What the engine guarantees:
+///
+/// - No I/O, no clock, no randomness of its own: equal calls give equal actions.
+/// - A packet that proves nothing raises a counter and leaves nothing else behind: an unproven source
+///   costs no memory. How many packets are worth a signature check is the datapath's to limit, by
+///   [`limits`].
+/// - The steps lead to what is wanted, whatever the reading showed. For a host that has applied them,
+///   planning again gives no step (a route may take one reading more: it needs the index of its
+///   interface).
+/// - The rules are installed before the listener that they guard, and removed after it.
+/// - A remote is admitted only after its authentication is on the disk (or the disk has refused it), so
+///   that a restart refuses a replay.
 #[derive(Debug)]
 pub struct Engine {
     endpoint: Endpoint,
@@ -143,6 +210,7 @@ enum Phase {
 }
 
 impl Engine {
+    /// Makes the engine of a process that starts `now`; nothing is done before its first event.
     /// `memory` is what an earlier process left with [`Action::Remember`] or [`Action::Write`].
     pub fn new(config: Config, datapath: Datapath, mut memory: Memory, now: &Moment) -> Self {
         let control = config.expects().map_or(Control::Refuse, |expects| Control::Queue {
@@ -182,7 +250,7 @@ impl Engine {
         }
     }
 
-    /// Takes one event and tells what to do, in order.
+    /// Takes one event, and appends to `actions` what to do, in order.
     pub fn handle(&mut self, event: Event<'_>, now: &Moment, actions: &mut Vec<Action>) {
         self.compare_clocks(now, actions);
         match event {
@@ -212,7 +280,8 @@ impl Engine {
         }
     }
 
-    /// When [`Event::Deadline`] is due, as time since the process started.
+    /// When [`Event::Deadline`] is due, as [`Moment::monotonic`]. It may have passed already, and every
+    /// event may change it.
     pub fn next_deadline(&self) -> Duration {
         let of_peers = self.peers.next_deadline(self.can_send()).unwrap_or(Duration::MAX);
         self.reread_at.min(self.write_at).min(of_peers)
@@ -223,17 +292,17 @@ impl Engine {
         &self.counters
     }
 
-    /// The outer address that this reading of the host would give us.
+    /// The outer address that the tunnel would have by this reading of the host.
     pub fn outer_in(&self, found: &Found) -> Option<IpAddr> {
         self.outer_towards(self.server_in(found), found).map(|outer| outer.address)
     }
 
-    /// Names of the interfaces whose settings are to be put back one day.
+    /// Names of the interfaces whose settings were changed and have to be put back at the end.
     pub fn changed_interfaces(&self) -> impl Iterator<Item = &String> {
         self.memory.settings.keys()
     }
 
-    /// The family of the outer addresses.
+    /// The family of the outer addresses; IPv4 as long as none is known.
     pub fn family(&self) -> Family {
         let found = self.outer.map(|outer| outer.address);
         found.or(self.endpoint.tunnel.outer.address()).map_or(Family::V4, Family::of)
@@ -301,12 +370,12 @@ fn control_shape(Expects { policy, .. }: &Expects) -> PacketShape {
     }
 }
 
-/// Our address on the outside, of this family, when there is one now.
+/// Our outer address of this family by this reading of the host; `None` while there is none.
 pub fn outer_address(outer: &Outer, family: Family, found: &Found) -> Option<IpAddr> {
     find_outer(outer, (family, found.way), None, &[], found).map(|outer| outer.address)
 }
 
-/// The family of our outer addresses, where the other end does not say which.
+/// The family of our outer addresses, where the address of the other end does not settle it.
 pub fn outer_family(outer: &Outer, datapath: Datapath, found: &Found) -> Family {
     match outer {
         Outer::Address(address) | Outer::AddressOn(address, _) => Family::of(*address),
@@ -316,8 +385,8 @@ pub fn outer_family(outer: &Outer, datapath: Datapath, found: &Found) -> Family 
     }
 }
 
-/// Whether there are things that an earlier process of this tunnel left: a link that sends from our
-/// port, or rules of ours, without which it has no listener.
+/// Whether an earlier process of this tunnel left something: a link that sends from our port, or the
+/// nftables table, without which there is no listener.
 pub fn has_leftovers(tunnel: &TunnelConfig, found: &Found) -> bool {
     let from_our_port = |i: &host::Interface| i.link_from(tunnel.port.get()).is_some();
     let nodes = table::nodes::interfaces(found, tunnel);
@@ -325,7 +394,7 @@ pub fn has_leftovers(tunnel: &TunnelConfig, found: &Found) -> bool {
     links.any(from_our_port) || found.rules == host::RulesFound::Unknown
 }
 
-/// The packet of a client that sends just one.
+/// Makes the one authentication packet of a client that sends no more than that.
 pub fn first_packet(shows: &Shows, memory: &Memory, now: &Moment) -> Vec<u8> {
     Prover::new(shows.clone(), memory, now).packet(now)
 }
