@@ -1,4 +1,4 @@
-//! What a client proves itself with.
+//! The credential that a client authenticates with.
 
 use std::fmt;
 

@@ -1,6 +1,6 @@
 //! Who may have a tunnel: keys, tokens, the policy of a server, and the memory that refuses replays.
 //!
-//! Pure: time and salt come in as arguments.
+//! This room is pure: time and salt come in as arguments.
 
 mod credential;
 mod policy;

@@ -29,7 +29,7 @@ pub struct Policy {
 pub enum Proof {
     /// An authentication packet ([`AuthPacket`]) that is signed with this key.
     Key(Verifier),
-    /// Exactly these bytes. Whoever has seen them can send them again.
+    /// Exactly these bytes. Anybody who has seen them can send them again.
     Token(Token),
     /// Anything: the source address is all the proof there is.
     Nothing,
@@ -40,14 +40,14 @@ pub enum Proof {
 pub struct Verifier {
     key: VerifyingKey,
     secret: SharedSecret,
-    /// `None`: the packet's time is held against those that were accepted only.
+    /// `None`: the packet's time is compared only with those that were accepted.
     max_discrepancy: Option<Duration>,
 }
 
 /// Why a packet was refused. The names are those of the counters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Reject {
-    /// No remote can be there; see the engine.
+    /// The engine knows that no remote can be at the source address.
     ImpossibleSource,
     /// The source address is not the one that the policy names.
     WrongIp,
@@ -71,7 +71,7 @@ pub enum Reject {
     OlderThanStart,
     /// The signature does not verify with the key and the shared secret.
     WrongSignature,
-    /// Everybody who is known is alive, and there is no room for more.
+    /// The limit of clients is reached, and none of them has been silent for long enough to make room.
     NoRoom,
 }
 
@@ -146,7 +146,7 @@ fn check_token(token: &Token, payload: &[u8]) -> Result<(), Reject> {
 
 impl Verifier {
     /// # Errors
-    /// When the 32 bytes are no point of the curve, or one of small order.
+    /// When the 32 bytes are not a point of the curve, or one of small order.
     pub fn new(
         public: &[u8; 32],
         secret: SharedSecret,

@@ -57,7 +57,7 @@ pub struct ReplayMemory {
 pub(super) struct Gap {
     /// Those of a time before this: a gap that an earlier process found.
     pub(super) before: u64,
-    /// Those from so many seconds before or after the start of this process.
+    /// Those of a time before the start of this process plus this many seconds, which may be negative.
     pub(super) around_start: Option<i64>,
 }
 
@@ -89,7 +89,7 @@ impl ServerTime {
 
 impl ReplayMemory {
     /// Readies the memory for a process that starts at this Unix time. With a `span` many clients
-    /// share the key, and the policy takes times within so many seconds of the server's clock.
+    /// share the key, and the policy takes times within this many seconds of the server's clock.
     #[must_use]
     pub fn at_start(mut self, span: Option<u64>, start: u64) -> Self {
         self.span = span;
@@ -249,7 +249,7 @@ impl ReplayMemory {
     }
 }
 
-/// Packets are on their way for a while, and seconds are rounded: that is no slow clock.
+/// Counts a packet as on time that is late by its way and by rounding: its clock is not slow.
 fn on_its_way(offset: i64) -> i64 {
     if (-ROUNDING..0).contains(&offset) { 0 } else { offset }
 }

@@ -1,5 +1,5 @@
-//! The memory as it is written to the disk. Older versions of the program read and write the first
-//! four fields, and take a new version's file for one of theirs.
+//! The form in which the replay memory is written to the disk. Older versions of the program read and
+//! write the first four fields, and take a new version's file for one of theirs.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -1,4 +1,4 @@
-//! Secrets as types: never printed, compared in constant time, wiped when dropped.
+//! Types for secrets, which are never printed, compared in constant time, and wiped when dropped.
 
 use std::fmt;
 
@@ -11,7 +11,7 @@ use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 /// The most bytes a token may have: what fits in one UDP datagram on Ethernet.
 pub const MAX_TOKEN: usize = 1472;
 
-/// A token is its own proof: whoever has seen it can use it. Never empty.
+/// A token is its own proof: anybody who has seen it can use it. It is never empty.
 #[derive(Clone, Zeroize, ZeroizeOnDrop)]
 pub struct Token(Vec<u8>);
 
@@ -27,6 +27,8 @@ pub enum TokenError {
 }
 
 impl Token {
+    /// Takes 1 to [`MAX_TOKEN`] bytes.
+    ///
     /// # Errors
     /// When there is nothing, or more than [`MAX_TOKEN`] bytes.
     pub fn new(bytes: Vec<u8>) -> Result<Self, TokenError> {

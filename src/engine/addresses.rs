@@ -1,12 +1,13 @@
-//! At which of the addresses of its name a server is tried.
+//! Decides which of the addresses of its name a server is tried at.
 
 use std::net::IpAddr;
 use std::time::Duration;
 
-/// So many addresses of a name are tried at most: the host is asked for the way to each.
+/// How many addresses of a name are tried at most: the host is asked for the way to each.
 const MOST: usize = 16;
-/// How long packets go out and nothing comes back before the next address is tried. Doubled when all
-/// were tried, up to the longest: who only sends is not to be torn from a silent server every time.
+/// How long packets go out and nothing comes back before the next address is tried. It doubles each
+/// time all were tried, up to [`LONGEST`]: a client that only sends should not lose a server that is
+/// merely silent again and again.
 const PATIENCE: Duration = Duration::from_secs(10);
 const LONGEST: Duration = Duration::from_secs(60);
 

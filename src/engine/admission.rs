@@ -12,7 +12,7 @@ use super::config::{Admits, Expects, LearnConfig, Reply};
 use super::memory::{Memory, Writing};
 use crate::auth::{Proof, Reject, ReplayMemory};
 
-/// Where no client is.
+/// An address that no client can have.
 const NOBODY: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
 
 /// Seconds before a restart within which a host that shares a key must have authenticated, or it has
@@ -90,7 +90,7 @@ pub enum Verdict {
     Arriving,
     /// The same, of one whose writing was asked for.
     BeingWritten,
-    /// There is no room: whether somebody has fallen silent, the next reading of the host tells.
+    /// All places are taken: the next reading of the host shows whether a remote has fallen silent.
     Waiting,
 }
 
@@ -249,8 +249,8 @@ impl Admission {
         self.sessions.len() + self.arriving.len() < limit
     }
 
-    /// Finds room for those who wait for it: whoever was silent for the lifetime of an inner address
-    /// makes room, the longest silent first. `silent` tells how long ago data came from a remote.
+    /// Finds room for those who wait for it: remotes that were silent for the lifetime of an inner
+    /// address make room, the longest silent first. `silent` says how long ago data came from a remote.
     pub fn make_room(
         &mut self,
         silent: &BTreeMap<SocketAddr, Duration>,

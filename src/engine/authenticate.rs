@@ -1,4 +1,4 @@
-//! Authentication packets: judged by a server, sent by a client.
+//! Handles authentication packets: a server judges them, a client sends them.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -11,13 +11,13 @@ use super::peer::DuePacket;
 use super::{Action, Engine, Moment, Outgoing, Phase, Report};
 use crate::auth::Reject;
 
-/// Refreshed authentications are written together, so often at most.
+/// Authentications that refresh a session are written together, once in this time at most.
 const WRITE_EVERY: Duration = Duration::from_secs(10);
 
-/// How long clients wait that do not fit in: the host is read for all of them.
+/// How long clients that do not fit in are collected, so that one reading of the host serves all.
 const ROOM_AFTER: Duration = Duration::from_millis(300);
 
-/// A remote is answered so often at most in so long a time.
+/// How many answers a remote gets at most within [`ANSWERED_FOR`].
 const MAX_ANSWERS: u32 = 3;
 const ANSWERED_FOR: Duration = Duration::from_secs(5);
 
@@ -51,7 +51,7 @@ impl Engine {
         }
     }
 
-    /// Refreshes are written together: what a crash loses of them is told by the time of the start.
+    /// Refreshes are written together: after a crash, the time of the start shows which may be lost.
     fn write_soon(&mut self, now: &Moment) {
         self.write_at = self.write_at.min(now.monotonic + WRITE_EVERY);
     }
@@ -63,7 +63,7 @@ impl Engine {
         actions.push(Action::Write(self.writing));
     }
 
-    /// Who waited for it is let in.
+    /// Admits the remotes that waited for this writing.
     pub(super) fn written(&mut self, writing: Writing, now: &Moment, actions: &mut Vec<Action>) {
         if self.phase == Phase::Ending {
             return;

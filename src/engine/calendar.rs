@@ -1,4 +1,4 @@
-//! By which time a client dates its packets: by its clock, as far as that did not go back.
+//! Dates a client's packets: by its clock, as long as that has not gone back.
 //!
 //! A server refuses what is older than the newest it has accepted, and after a power cut a router's
 //! clock may say 1970. So the times that were used are kept on disk: some seconds ahead of the

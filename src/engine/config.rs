@@ -1,7 +1,7 @@
-//! What a tunnel is asked to be: every field is already checked, nothing here can be impossible.
+//! The configuration of a process, already checked: no value that has these types is impossible.
 //!
-//! `cli` makes these values, the engine reads them. Times are [`Duration`]s, addresses are in host
-//! form, ports are never zero.
+//! `cli` makes these values, the engine reads them. Times are [`Duration`]s, ports are in host byte
+//! order and never zero.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
@@ -23,7 +23,7 @@ pub const LEAST_MTU_V6: u32 = 1280;
 /// packet.
 pub const MOST_MTU: u32 = 65_535 - 28;
 
-/// What one process is: our end, and the peers.
+/// The configuration of one process: our endpoint, and its peers.
 #[derive(Debug, Clone)]
 pub struct Config {
     /// Our end: the device, its inner addresses, the outer address and port.
@@ -32,7 +32,7 @@ pub struct Config {
     pub peers: PeerSource,
 }
 
-/// Where the peers are from.
+/// Where the peers come from.
 #[derive(Debug, Clone)]
 pub enum PeerSource {
     /// One is configured.
@@ -77,7 +77,7 @@ pub enum Admits {
     Shared(LearnConfig),
 }
 
-/// What authenticates us.
+/// What we authenticate with.
 #[derive(Debug, Clone)]
 pub struct Shows {
     /// The key or token that our authentication packets are made from.
@@ -87,7 +87,7 @@ pub struct Shows {
 }
 
 impl Config {
-    /// A server: it makes the tunnel towards whoever authenticates.
+    /// A server: it makes the tunnel to the remote that authenticates.
     pub fn server(tunnel: TunnelConfig, expects: Expects) -> Self {
         let peer = PeerConfig { at: None, expects: Some(expects), shows: None };
         Config { tunnel, peers: PeerSource::One(peer) }
@@ -142,7 +142,8 @@ impl Config {
         })
     }
 
-    /// What is asked for that a datapath cannot do.
+    /// What this configuration asks for and `datapath` cannot do, as the end of an error message;
+    /// `None`: the datapath can do it all.
     pub fn exceeds(&self, datapath: Datapath) -> Option<&'static str> {
         let can = datapath.capabilities();
         let over_ipv6 = match &self.tunnel.outer {
@@ -209,7 +210,7 @@ pub fn is_host_name(text: &str) -> bool {
     name.len() <= 253 && !numeric && !name.starts_with('-') && name.split('.').all(label)
 }
 
-/// What both roles share: the interface, its addresses and the UDP port.
+/// Our end of a tunnel: the interface, its inner addresses, the outer address and the UDP port.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TunnelConfig {
     /// The tunnel interface, `ipipouN` unless named.
@@ -313,7 +314,7 @@ pub enum HostsSource {
 pub struct HostsUrl {
     /// An `http` or `https` URL, as it was given.
     pub url: String,
-    /// Between two fetches.
+    /// Time between two fetches.
     pub interval: Duration,
     /// The certificates that an `https` server's must be signed by.
     pub authorities: Authorities,
@@ -334,9 +335,9 @@ pub enum Authorities {
 /// Many clients share one server, which learns who has which inner address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LearnConfig {
-    /// An inner address that was silent for so long is forgotten.
+    /// How long an inner address may be silent before it is forgotten.
     pub lifetime: Duration,
-    /// So many inner addresses at most, and as many clients.
+    /// How many inner addresses are learned at most, and how many clients are admitted.
     pub limit: usize,
 }
 
@@ -427,11 +428,11 @@ pub enum SourceCheck {
     Off,
     /// An inner packet must come from an address that is routed back through the tunnel.
     Strict,
-    /// … from an address that is routed anywhere.
+    /// An inner packet must come from an address that is routed anywhere.
     Loose,
 }
 
-/// The nftables side.
+/// How the nftables table that guards the listener is made.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RulesConfig {
     /// Name of this tunnel's own table, in family `ip`.
@@ -440,7 +441,7 @@ pub struct RulesConfig {
     pub counters: bool,
 }
 
-/// The NFQUEUE side.
+/// The NFQUEUE that authentication packets come by, on the kernel's datapath.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct QueueConfig {
     /// Number of the queue (`queue num` of nft(8)); no other program of the namespace may use it.

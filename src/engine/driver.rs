@@ -1,4 +1,4 @@
-//! The rules by which an engine's actions are carried out. They exist once: the daemon drives a real
+//! The rules by which an engine's actions are carried out exist once, here: the daemon drives a real
 //! host by them, the tests drive one that exists in memory.
 
 use std::collections::VecDeque;
@@ -8,8 +8,8 @@ use super::host::Found;
 use super::host::step::{Refused, Step};
 use super::{Action, Engine, Event, Memory, Moment, Outgoing, Report, Writing};
 
-/// How often the host is read within one event, while steps fail. The engine asks again by itself in
-/// a while.
+/// How often the host is read at most within one event, while steps fail. The engine asks again at its
+/// next deadline.
 const MAX_READINGS: usize = 6;
 
 /// What an engine needs of the world: a host, a disk, a clock and a network.
@@ -31,7 +31,7 @@ pub trait Driver {
     /// Makes one change to the host.
     ///
     /// # Errors
-    /// When it was refused. To remove what is not there is no error.
+    /// When the host refused it. Removing what is not there succeeds.
     async fn apply(&mut self, step: &Step) -> Result<(), Refused>;
 
     /// Writes the memory to the disk before it returns.

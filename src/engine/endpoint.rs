@@ -1,4 +1,5 @@
-//! Our end of all tunnels: its outer address as it is now, and what follows from it for every link.
+//! The endpoint is our end of all links: its outer address as it is now, and what follows from it for
+//! every link.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;

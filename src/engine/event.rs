@@ -1,4 +1,4 @@
-//! What the engine is told, and what it says: events in, actions out.
+//! The events that the engine takes, and the actions and reports that it returns.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -15,7 +15,7 @@ use super::table::{Inner, Node};
 use super::{Memory, Writing};
 use crate::auth::Reject;
 
-/// Something happened.
+/// Something that happened, for [`Engine::handle`](super::Engine::handle).
 #[derive(Debug, Clone)]
 pub enum Event<'a> {
     /// The host was read.
@@ -61,7 +61,7 @@ pub struct Failed {
     pub untried: Vec<Step>,
 }
 
-/// Something to do.
+/// Something for the caller to do; [`Driver`](super::driver::Driver) carries it out.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Action {
     /// Apply these in order, up to the first that is refused.
@@ -123,11 +123,12 @@ pub enum Report {
         /// Bytes of its payload.
         length: usize,
     },
-    /// What it proved has run out, or does not count for this process.
+    /// The authentication of this remote has run out, or does not count for this process: it must
+    /// authenticate again before it is admitted.
     Expired(SocketAddr),
     /// The tunnel to this remote, which an earlier process left running, is kept.
     Adopted(SocketAddr),
-    /// It was silent for long, and another client has its place.
+    /// This remote was silent for long, and its place is given to another client.
     MadeRoom(SocketAddr),
     /// The address of the server that is in use from now on.
     ServerMoved(IpAddr),
@@ -209,7 +210,7 @@ pub enum Report {
     ReauthIgnored,
     /// Tried several times, and nothing comes through the tunnel from this server.
     NothingBack(SocketAddr),
-    /// The clock was set, or the machine slept: by so many seconds it is another one.
+    /// The clock was set, or the machine slept; the clock is off from before by this many seconds.
     ClockJumped(u64),
 }
 

@@ -1,6 +1,5 @@
-//! Whether the other end of a client's tunnel is there, as far as the old protocol tells: a server
-//! answers nothing unless it is asked to, so what comes out of the tunnel, and such answers, are all
-//! there is to see.
+//! Tells whether the other end of a client's tunnel is there. A server answers nothing unless it is
+//! asked to, so packets that come out of the tunnel, and such answers, are the only signs.
 
 use std::time::Duration;
 
@@ -9,7 +8,7 @@ use super::host::Traffic;
 /// How long packets may go out and none come in before the other end is thought to be away.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// What the interface's counters told so far.
+/// What the interface's counters have shown so far.
 #[derive(Debug, Default)]
 pub struct Heard {
     last: Option<Traffic>,

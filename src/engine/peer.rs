@@ -1,4 +1,4 @@
-//! Who is at the other end: where it is, what it has to prove to us and we to it, and the link to it.
+//! A peer is who is at the other end: where it is, what it proves to us and we to it, and its link.
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! The population of peers: one, one that many hosts share, or one for each remote of a table.
+//! The population of peers: a single one, one that many hosts share, or one for each remote of a table.
 
 use std::net::SocketAddr;
 use std::time::Duration;

@@ -1,18 +1,18 @@
 //! A client that does not authenticate by the clock tries again until something comes back: its
-//! server may not be there yet, or may have forgotten it. That something comes back is seen by the
-//! counters of the tunnel's interface, as many servers answer nothing else.
+//! server may not be there yet, or may have forgotten it. The counters of the tunnel's interface show
+//! whether something came back, because many servers do not answer the packet itself.
 
 use std::time::Duration;
 
 use super::host::Traffic;
 
 const FIRST: Duration = Duration::from_secs(1);
-/// The longest time between two tries; a client that authenticates as often by itself has no need
-/// of them.
+/// The longest time between two tries. A client whose keepalive is at least as frequent does not need
+/// them.
 pub const LONGEST: Duration = Duration::from_secs(60);
-/// That nothing comes back is said after the try that was this long waited for.
+/// Once a try was waited for this long in vain, the log says so.
 const SAID_AFTER: Duration = Duration::from_secs(4);
-/// The host was to be read, and was not.
+/// How long to wait for a reading that was asked for, before it is asked for again.
 const UNREAD: Duration = Duration::from_secs(1);
 
 /// What is done about a packet that may not have arrived.
@@ -27,8 +27,8 @@ pub struct Persistence {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stage {
-    /// Nothing has come back: so many packets had been received when the first was sent, and so long
-    /// is waited this time.
+    /// Nothing has come back: `received` packets had come in when the first try was sent, and this try
+    /// is given the time `wait`.
     Trying { received: u64, wait: Duration },
     /// Since this reading, has the interface sent, and received nothing?
     Watching { since: Traffic },

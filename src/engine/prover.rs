@@ -1,4 +1,4 @@
-//! Our side of an authentication: when a packet is due, what is in it, and whether something came back.
+//! Authenticates us to one peer: when a packet is due, what is in it, and whether something came back.
 
 use std::time::Duration;
 

@@ -1,9 +1,9 @@
-//! Two hosts with one key: each takes the tunnel from the other, again and again.
+//! Detects two hosts with one key, which take the tunnel from each other again and again.
 
 use std::net::SocketAddr;
 use std::time::Duration;
 
-/// So many moves between the same two remotes are no roaming.
+/// This many moves between the same two remotes cannot be roaming.
 const MOVES: u32 = 3;
 /// A host that goes from network to network and back stays longer.
 const STAY: Duration = Duration::from_secs(900);

@@ -1,5 +1,5 @@
-//! At which address of its name a client's server is: one that there is a way to, and that is not
-//! silent while packets go there.
+//! Chooses the address of a client's server among those of its name: one that there is a way to, and
+//! that is not silent while packets go there.
 
 use std::net::IpAddr;
 
@@ -134,7 +134,7 @@ impl Engine {
         }
     }
 
-    /// Passes over an address of the server that there is no way to, while there is one to another.
+    /// Takes another address of the server when there is no way to the one in use.
     pub(super) fn choose_server(
         &mut self,
         found: &mut Found,
@@ -154,7 +154,7 @@ impl Engine {
         }
     }
 
-    /// Takes note of what came from the other end.
+    /// Notes whether packets or answers have come from the other end since the last reading.
     pub(super) fn listen(&mut self, now: &Moment) {
         let answers = self.found.as_ref().map_or(0, |found| found.answers);
         let came = self.heard.read(self.traffic(), answers, now.unix, now.monotonic);

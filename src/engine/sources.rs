@@ -1,5 +1,5 @@
-//! Where no remote can be, whatever a packet from there proves: a tunnel to such an address would lead
-//! nowhere, to everybody, or into itself.
+//! Refuses sources at which no remote can be, whatever their packets prove: a tunnel to such an address
+//! would lead nowhere, to everybody, or into itself.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -26,7 +26,7 @@ impl Engine {
     }
 }
 
-/// Not a unicast address, or one that no host has on a network (RFC 6890).
+/// Whether it is not a unicast address, or one that no host has on a network (RFC 6890).
 fn is_of_no_host(ip: IpAddr) -> bool {
     const RESERVED: Ipv4Addr = Ipv4Addr::new(240, 0, 0, 0);
     if ip.is_loopback() || ip.is_multicast() || ip.is_unspecified() {

@@ -1,4 +1,4 @@
-//! The tunnel as it stands.
+//! Puts together the status of a tunnel, for `ipipou show`.
 
 use std::net::{IpAddr, SocketAddr};
 

@@ -1,4 +1,4 @@
-//! What the host should have, given the remotes and who proved what.
+//! Works out what the host should have for the peers, from where each is and what it has proved.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;

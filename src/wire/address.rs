@@ -1,9 +1,9 @@
-//! What kinds of addresses there are, as far as it matters who may send from them.
+//! Kinds of addresses, as far as it matters who may send from them.
 
 use std::net::IpAddr;
 
-/// Whether an address is that of one host, so that a packet can come from it: not a group, nobody,
-/// or whoever reads it (RFC 1122, 3.2.1.3; RFC 4291, 2.4 and 2.5.5.2).
+/// Whether an address is that of one host, so that a packet can come from it: it is not a group, not
+/// unspecified and not loopback (RFC 1122, 3.2.1.3; RFC 4291, 2.4 and 2.5.5.2).
 pub fn is_one_host(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(v4) => {

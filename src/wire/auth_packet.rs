@@ -48,6 +48,8 @@ pub enum ParseError {
 }
 
 impl<'a> AuthPacket<'a> {
+    /// Takes a UDP payload apart; the signature is not checked.
+    ///
     /// # Errors
     /// When the length cannot be that of a signed packet.
     pub fn parse(payload: &'a [u8]) -> Result<Self, ParseError> {

@@ -1,6 +1,6 @@
-//! The packets inside the tunnel: IPv4 and IPv6, as the userspace datapath sees them.
+//! The packets inside the tunnel, IPv4 and IPv6, as the userspace datapath sees them.
 //!
-//! Read for every packet, so only what forwarding needs is looked at, and nothing is copied.
+//! Every packet is parsed, so only what forwarding needs is looked at, and nothing is copied.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -35,12 +35,13 @@ pub struct Inner {
     pub header_len: usize,
     /// Bytes of the whole packet. What was read may be longer, and the rest is padding.
     pub length: usize,
-    /// Part of a datagram that was taken apart.
+    /// Whether it is one of several fragments of a datagram.
     pub is_fragment: bool,
 }
 
 impl Inner {
-    /// `None` unless it is a whole IPv4 or IPv6 packet. Checksums are the receiver's business.
+    /// Reads the header of a packet; `None` unless it is a whole IPv4 or IPv6 packet. Checksums are the
+    /// receiver's business.
     #[inline]
     pub fn parse(packet: &[u8]) -> Option<Self> {
         let inner = match packet.first()? >> 4 {

@@ -1,6 +1,6 @@
-//! Bytes to types and back: the authentication packet, and the headers it travels under.
+//! Turns bytes into types and back: the authentication packet, and the headers that it travels under.
 //!
-//! Pure, without allocation by an attacker's number, and fuzzed.
+//! This room is pure, allocates nothing by a number that an attacker chooses, and is fuzzed.
 
 #![warn(clippy::indexing_slicing)]
 #![cfg_attr(test, allow(clippy::indexing_slicing))]

@@ -1,5 +1,5 @@
-//! A whole IPv4 datagram with UDP inside: taken apart when it comes from the queue, put together
-//! when it leaves through a raw socket.
+//! A whole IPv4 datagram with UDP inside: parsed when it comes from the queue, built when it leaves
+//! through a raw socket.
 
 use std::net::{Ipv4Addr, SocketAddrV4};
 

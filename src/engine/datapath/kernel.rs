@@ -1,4 +1,4 @@
-//! What the kernel's datapath is to have: listeners, `ipip` links, and the remotes that its rules let
+//! What the kernel's datapath should have: listeners, `ipip` links, and the remotes that its rules let
 //! in.
 
 use std::collections::BTreeSet;

@@ -1,4 +1,4 @@
-//! What each datapath can do.
+//! What each datapath can do, and what it needs of the host.
 
 pub mod kernel;
 pub mod tun;

@@ -1,4 +1,4 @@
-//! What the userspace datapath is to have: a UDP socket, a TUN interface, and a table of remotes.
+//! What the userspace datapath should have: a UDP socket, a TUN interface, and a table of remotes.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};

@@ -1,4 +1,4 @@
-//! One reading of the host, as far as it concerns a tunnel: facts, which adapters read, judged here.
+//! One reading of the host, as far as it concerns a tunnel: adapters read the facts, this judges them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};

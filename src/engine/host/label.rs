@@ -2,8 +2,8 @@
 
 use super::interface::Interface;
 
-/// The marks on links we made (`IFLA_IFALIAS`, shown by `ip link`), by [`LinkForwarding`]. What may go
-/// into a gateway's, its own process judges, and nobody else's.
+/// The marks on links we made (`IFLA_IFALIAS`, shown by `ip link`), by [`LinkForwarding`]. Only a
+/// gateway's own process judges what may go into its link.
 const LABEL: &str = "made by ipipou";
 const AMONG_CLIENTS_LABEL: &str = "made by ipipou, for many clients";
 const GATEWAY_LABEL: &str = "made by ipipou, a gateway";

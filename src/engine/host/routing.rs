@@ -8,7 +8,7 @@ use ipnet::{IpNet, Ipv4Net};
 
 use crate::engine::config::DeviceName;
 
-/// A route of ours; by [`ROUTE_PROTOCOL`] we know it.
+/// A route that ipipou made; [`ROUTE_PROTOCOL`] marks it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Route {
     /// The network that it leads to; its host bits are zero.
@@ -30,7 +30,7 @@ pub enum RouteTarget {
     Unreachable,
 }
 
-/// A routing policy rule of ours (ip-rule(8)); by [`ROUTE_PROTOCOL`] we know it.
+/// A routing policy rule that ipipou made (ip-rule(8)); [`ROUTE_PROTOCOL`] marks it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct PolicyRule {
     /// Whether it is a rule of IPv4 or of IPv6; the kernel keeps two lists.

@@ -26,7 +26,7 @@ impl Listener {
     }
 }
 
-/// Our nftables table.
+/// The nftables table of this tunnel, as it was found.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum RulesFound {
     /// No such table.
@@ -94,7 +94,7 @@ pub struct RuleSpec {
     pub counters: bool,
 }
 
-/// What happens to packets that are no data of a known remote.
+/// What happens to packets that are not data of an admitted remote.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Control {
     /// A client expects none.
@@ -109,7 +109,7 @@ pub enum Control {
 }
 
 impl Control {
-    /// Whether there is no other proof than where a packet comes from.
+    /// Whether the address that a packet comes from is its only proof.
     pub fn proof_is_address(&self) -> bool {
         matches!(self, Control::Queue { shape: PacketShape::FromRemote { .. }, .. })
     }

@@ -1,5 +1,5 @@
-//! What the userspace datapath has to know of the host around it: what is the host's own cannot come
-//! from outside.
+//! What the userspace datapath has to know of the host around it: no packet from outside may come from
+//! one of the host's own addresses.
 
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;

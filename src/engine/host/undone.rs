@@ -1,4 +1,5 @@
-//! Repairs that somebody undoes again and again: two managers of one thing would not come to rest.
+//! Slows down repairs that somebody undoes again and again: two managers of one thing would never come
+//! to rest.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -7,7 +8,7 @@ use super::step::Step;
 
 /// A repair that follows the last one of its kind within this time was undone.
 const WITHIN: Duration = Duration::from_secs(60);
-/// So often it is told.
+/// How many repairs of one thing are reported.
 const TOLD: u32 = 5;
 /// So often it is repaired at once: a person who tries things out comes nowhere near.
 const AT_ONCE: u32 = 40;
@@ -25,7 +26,7 @@ struct Repaired {
     last: Duration,
 }
 
-/// What is told of a repair.
+/// What is reported of a repair.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
     /// Made, and told.

@@ -42,7 +42,7 @@ impl fmt::Display for SocketSpec {
     }
 }
 
-/// What the engine wants forwarded.
+/// What the userspace datapath forwards: which inner addresses are behind which remote.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct PeerTable {
     /// How authentication packets are told from data; `None`: nobody reads them.
@@ -53,7 +53,7 @@ pub struct PeerTable {
     pub learn: Option<LearnSpec>,
 }
 
-/// One remote.
+/// What goes to one remote, and what may come from it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct RemoteSpec {
     /// Inner addresses that are reached through it.
@@ -62,16 +62,16 @@ pub struct RemoteSpec {
     pub sources: Vec<IpNet>,
 }
 
-/// What may be learned.
+/// Which inner addresses may be learned, and for how long.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LearnSpec {
     /// Only addresses of these networks …
     pub within: Vec<IpNet>,
     /// … but for our own.
     pub except: Vec<IpAddr>,
-    /// So many addresses at most.
+    /// How many addresses are learned at most.
     pub limit: usize,
-    /// An address that was silent for so long is forgotten, and free for another remote.
+    /// How long an address may be silent before it is forgotten, and free for another remote.
     pub lifetime: Duration,
     /// Whether remotes are taken that did not authenticate.
     pub from_anybody: bool,

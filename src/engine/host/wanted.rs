@@ -23,7 +23,7 @@ pub struct Wanted {
     pub listeners: BTreeSet<Listener>,
     /// The tunnel's interfaces.
     pub links: Vec<WantedLink>,
-    /// Links of ours that should not be: no remote is known for them, or they have a wrong name.
+    /// Links of this tunnel to remove: no remote is known for them, or they have a wrong name.
     pub unwanted: Vec<DeviceName>,
     /// The UDP socket of the userspace datapath.
     pub socket: Option<SocketSpec>,
@@ -69,7 +69,7 @@ pub struct Mtu {
     pub from: MtuFrom,
 }
 
-/// Who says so.
+/// Where an MTU comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MtuFrom {
     /// `--mtu`: nobody else may change it.

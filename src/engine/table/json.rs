@@ -1,6 +1,7 @@
 //! A host table as it is written: the shape of the JSON, before anything in it is looked at.
 //!
-//! What serde derives would let the last of two equal keys win, and would not pass comments.
+//! It is written by hand because what serde derives would let the last of two equal keys win, and would
+//! refuse comments.
 
 use std::fmt;
 use std::num::NonZeroU16;

@@ -9,10 +9,10 @@
 //! ```
 //!
 //! A key is an inner address or a prefix, a host is an address or a name; without a port it is the
-//! tunnel's own. Fields that begin with `_` are comments, any other unknown field is a mistake.
+//! tunnel's own. Fields that begin with `_` are comments; any other unknown field is a mistake.
 //!
 //! A table with one mistake is not used at all: half a table sends packets astray silently. At the
-//! start the program ends; later the last good table stays. A name that cannot be looked up is no
+//! start the program ends; later the last good table stays. A name that cannot be looked up is not a
 //! mistake: its node alone is left out, and the name is looked up again.
 
 mod json;
@@ -29,8 +29,8 @@ use serde::ser::{Serialize, Serializer};
 use crate::engine::config::{HostName, is_host_name};
 use json::{Written, line_of, read};
 
-/// Bytes of a table at most, for those who read one. With 18 bytes for the shortest node, a table
-/// has fewer than 65,536.
+/// The most bytes that a table may have; those who read one stop there. With 18 bytes for the shortest
+/// node, a table has fewer than 65,536 nodes.
 pub const MAX_SIZE: usize = 1 << 20;
 
 /// A table without mistakes: no two prefixes overlap.

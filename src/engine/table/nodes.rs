@@ -1,4 +1,4 @@
-//! The remotes of a table of nodes.
+//! Makes peers of the nodes of a table, one for each remote.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
