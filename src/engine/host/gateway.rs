@@ -31,8 +31,9 @@ const UNLESS_MARKED_PRIORITY: u32 = 32765;
 /// whose outer packets would enter the first.
 const COMMON_BITS: u32 = 0xffff_0000;
 
-/// Values of `rp_filter` (ip-sysctl.rst).
+/// A source is good if a route leads to it by the interface it came in by (`rp_filter` 1).
 const STRICT: u32 = 1;
+/// A source is good if any route leads to it (ip-sysctl.rst, `rp_filter` 2).
 pub const LOOSE: u32 = 2;
 
 /// What there is of the tunnel, and what is behind it.

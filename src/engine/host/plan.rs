@@ -37,8 +37,11 @@ pub struct Owned {
 /// What a plan starts from.
 #[derive(Debug, Clone, Copy)]
 pub struct Start<'a> {
+    /// Our end, as it is configured.
     pub tunnel: &'a TunnelConfig,
+    /// The host as it was read last.
     pub found: &'a Found,
+    /// What may be removed.
     pub owned: &'a Owned,
 }
 

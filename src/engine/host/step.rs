@@ -136,10 +136,15 @@ pub enum DnsStep {
 /// What is changed, and how, whatever the values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum StepKind {
+    /// Of the host, whatever the datapath.
     Host(Discriminant<HostStep>),
+    /// Of the kernel's datapath.
     Kernel(Discriminant<KernelStep>),
+    /// Of the userspace datapath.
     Tun(Discriminant<TunStep>),
+    /// Of a gateway's rules.
     Nat(Discriminant<NatStep>),
+    /// Of the name servers.
     Dns(Discriminant<DnsStep>),
 }
 
