@@ -28,6 +28,7 @@ struct World {
     host: Found,
     instants: u8,
     writing: Option<Writing>,
+    said: Vec<String>,
 }
 
 /// A program reads the clocks, and draws the random bytes from getrandom(2).
@@ -51,7 +52,7 @@ impl Driver for World {
     }
 
     async fn apply(&mut self, step: &Step) -> Result<(), Refused> {
-        println!("  step: {step}");
+        self.said.push(format!("  step: {step}"));
         match step {
             Step::Kernel(KernelStep::InstallRules(_, remotes) | KernelStep::Admit(remotes)) => {
                 self.host.rules = RulesFound::Intact(remotes.clone());
@@ -79,7 +80,7 @@ impl Driver for World {
     }
     fn peer_alive(&mut self, _remote: SocketAddr) {}
     fn report(&mut self, report: &Report) {
-        println!("  report: {report}");
+        self.said.push(format!("  report: {report}"));
     }
 }
 
@@ -123,12 +124,14 @@ fn config(verifier: Verifier) -> Result<Config, Box<dyn Error>> {
     Ok(Config::server(tunnel, Expects { queue, policy, lifetime: None, reply, admits }))
 }
 
-fn main() -> Result<(), Box<dyn Error>> {
+/// What happens, a line each.
+pub fn play() -> Result<Vec<String>, Box<dyn Error>> {
     let secret = || SharedSecret::new(b"known to both ends".to_vec());
     let client = Signer::new(&[7; 32], secret());
     let config = config(Verifier::new(&client.public(), secret(), None)?)?;
     let engine = Engine::new(config, Datapath::Kernel, Memory::default(), &moment(0));
-    let mut world = World { engine, host: Found::default(), instants: 0, writing: None };
+    let (host, said) = (Found::default(), Vec::new());
+    let mut world = World { engine, host, instants: 0, writing: None, said };
     let outer = InterfaceAddress::new("203.0.113.1".parse()?, "203.0.113.0/24".parse()?);
     world.host.addresses.push(Address::new(2, outer));
 
@@ -136,13 +139,18 @@ fn main() -> Result<(), Box<dyn Error>> {
     let hello = || Event::Datagram { from: ([198, 51, 100, 7], 4500).into(), payload: &payload };
     let events = [("start", Event::Deadline), ("hello", hello()), ("replay", hello())];
     for (what, event) in events {
-        println!("{what}:");
+        world.said.push(format!("{what}:"));
         world.handle(event).now_or_never().ok_or("nothing here waits")?;
         while let Some(writing) = world.writing.take() {
             // The memory is "on the disk" at once: only now the remote is let in.
             world.handle(Event::Written(writing)).now_or_never().ok_or("nothing here waits")?;
         }
     }
-    println!("{:?}", world.engine.counters());
+    world.said.push(format!("{:?}", world.engine.counters()));
+    Ok(world.said)
+}
+
+fn main() -> Result<(), Box<dyn Error>> {
+    play()?.iter().for_each(|line| println!("{line}"));
     Ok(())
 }

@@ -19,16 +19,18 @@ use ipipou::wire::auth_packet::AuthPacket;
 const NOW: u64 = 1_700_000_000;
 const STARTED: u64 = NOW - 3600;
 
-fn main() -> Result<(), Box<dyn Error>> {
+/// What happens, a line each.
+pub fn play() -> Result<Vec<String>, Box<dyn Error>> {
+    let mut said = Vec::new();
     // A program gets seed and secret from files that only root can read, and salts from getrandom(2).
     let secret = || SharedSecret::new(b"known to both ends".to_vec());
     let signer = Signer::new(&[7; 32], secret());
     let salts = (0..16).map(|i| [i; 4]);
-    println!("public key {}", key_text(&signer.public()));
+    said.push(format!("public key {}", key_text(&signer.public())));
 
     let payload = signer.control_packet(NOW, salts);
     let packet = AuthPacket::parse(&payload)?;
-    println!("packet of {} bytes, signed at {}", payload.len(), packet.seconds);
+    said.push(format!("packet of {} bytes, signed at {}", payload.len(), packet.seconds));
 
     // The server knows the public half only, and lets clocks differ as they like.
     let verifier = Verifier::new(&signer.public(), secret(), None)?;
@@ -37,8 +39,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut judge = |what: &str, from: SocketAddr, payload: &[u8]| {
         let time = ServerTime { now: NOW, start: STARTED };
         match policy.check(from, payload, time, false, &mut seen) {
-            Ok(()) => println!("{what} from {from}: accepted"),
-            Err(reason) => println!("{what} from {from}: refused: {reason}"),
+            Ok(()) => said.push(format!("{what} from {from}: accepted")),
+            Err(reason) => said.push(format!("{what} from {from}: refused: {reason}")),
         }
     };
     let client = SocketAddr::from((Ipv4Addr::new(198, 51, 100, 7), 4500));
@@ -51,5 +53,10 @@ fn main() -> Result<(), Box<dyn Error>> {
     judge("a replay", stranger, &payload);
     judge("an older packet", client, &signer.packet(NOW - 1, [0; 4]));
     judge("the next packet", client, &signer.packet(NOW + 1, [0; 4]));
+    Ok(said)
+}
+
+fn main() -> Result<(), Box<dyn Error>> {
+    play()?.iter().for_each(|line| println!("{line}"));
     Ok(())
 }

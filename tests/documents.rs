@@ -1,9 +1,15 @@
 //! What the documents name is there: tests, files, headings, commands, messages of the program.
 
+#[path = "../examples/engine_by_hand.rs"]
+#[allow(dead_code)] // its `main`
+mod engine_by_hand;
+#[path = "../examples/sign_and_verify.rs"]
+#[allow(dead_code)]
+mod sign_and_verify;
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 /// Commands of the manual that tests/netns/test_manual.py does not run, and what shows that they
 /// work: a file, and what stands in it. Those of `make` are in the table of RELEASING.md.
@@ -277,20 +283,10 @@ fn the_troubleshooting_page_quotes_what_the_program_says() {
     assert!(quotes > 50, "{quotes}");
 }
 
-/// What an example prints. After `cargo test` it is built already.
-#[allow(clippy::disallowed_methods)] // a test starts what it tests
-fn output(example: &str) -> String {
-    let run = ["run", "--quiet", "--locked", "--offline", "--example", example];
-    let output = Command::new(env!("CARGO")).args(run).current_dir(top()).output().unwrap();
-    let (out, err) = (output.stdout, output.stderr);
-    assert!(output.status.success(), "{example}: {}", String::from_utf8_lossy(&err));
-    String::from_utf8(out).unwrap()
-}
-
 #[test]
 fn the_engine_by_hand_admits_a_client_and_refuses_a_replay() {
     assert_eq!(
-        output("engine_by_hand"),
+        engine_by_hand::play().unwrap().join("\n"),
         "\
 start:
   step: install rules ipipou-0 for 203.0.113.1:10000
@@ -303,17 +299,15 @@ hello:
   report: 198.51.100.7:4500 authenticated: tunnel up
 replay:
   report: refused a packet of 73 bytes from 198.51.100.7:4500: it was seen before
-Counters { accepted: 1, moved: 0, sent: 0, repaired: 0, rejected: {Replayed: 1} }
-"
+Counters { accepted: 1, moved: 0, sent: 0, repaired: 0, rejected: {Replayed: 1} }"
     );
 }
 
 #[test]
 fn sign_and_verify_accepts_each_packet_once() {
-    let output = output("sign_and_verify");
-    let judged: Vec<_> = output.lines().skip(2).collect();
+    let said = sign_and_verify::play().unwrap();
     assert_eq!(
-        judged,
+        said[2..],
         [
             "a forged packet from 198.51.100.66:4500: refused: \
              wrong signature (another key, or another secret)",
