@@ -17,7 +17,8 @@
 //! | [`daemon`] | the loop: clock, signals, sockets | all of the above |
 //!
 //! `wire`, `auth` and `engine` import no I/O, no clock, no randomness and no async runtime:
-//! `tests/layering.rs` holds them to it.
+//! `tests/layering.rs` holds them to it. These three are a library as well: [`engine::Engine`] has the
+//! contract, and `examples/` shows how to use them. The other rooms are the program's own.
 
 #![warn(clippy::unwrap_used, clippy::panic)]
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::panic))]

@@ -49,7 +49,7 @@ pub trait Driver {
     /// Tells a person, usually by a line in the log.
     fn report(&mut self, report: &Report);
 
-    /// The host was read [`MAX_READINGS`] times, and the engine asks for another reading.
+    /// The engine asks for another reading, and the host was read as often as it may be within one event.
     fn found_no_rest(&mut self) {}
 
     /// Hands an event to the engine and carries out what it asks for; true at the end.

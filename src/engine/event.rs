@@ -44,7 +44,7 @@ pub enum Event<'a> {
     },
     /// A packet could not be sent: there may be an address already, and no route yet.
     SendFailed,
-    /// [`Engine::next_deadline`] has come.
+    /// [`Engine::next_deadline`](super::Engine::next_deadline) has come.
     Deadline,
     /// The user asks for the end; the host was read for it.
     Shutdown(Found),

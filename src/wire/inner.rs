@@ -101,7 +101,7 @@ pub fn unreachable(packet: &[u8]) -> Option<Vec<u8>> {
 }
 
 /// The ICMP error that says that `packet` is longer than the way on takes, which is `mtu` bytes:
-/// fragmentation needed (RFC 1191), packet too big (RFC 4443). As [`unreachable`] otherwise.
+/// fragmentation needed (RFC 1191), packet too big (RFC 4443). As [`unreachable()`] otherwise.
 pub fn too_long(packet: &[u8], mtu: u16) -> Option<Vec<u8>> {
     error_about(
         packet,
