@@ -21,7 +21,7 @@ use ipipou::engine::host::step::{HostStep, KernelLink, KernelStep, Refused, Step
 use ipipou::engine::host::{
     Address, Found, Interface, InterfaceAddress, InterfaceKind, LinkForwarding, RulesFound, Traffic,
 };
-use ipipou::engine::{Engine, Event, Memory, Moment, Outgoing, Report, Writing};
+use ipipou::engine::{Engine, Event, Memory, Now, Outgoing, Report, Writing};
 
 struct World {
     engine: Engine,
@@ -32,9 +32,9 @@ struct World {
 }
 
 /// A program reads the clocks, and draws the random bytes from getrandom(2).
-fn moment(i: u8) -> Moment {
+fn moment(i: u8) -> Now {
     let (started, monotonic) = (1_700_000_000, Duration::from_secs(i.into()));
-    Moment { monotonic, unix: started + u64::from(i), started, random: [i; 64] }
+    Now { monotonic, unix: started + u64::from(i), started, random: [i; 64] }
 }
 
 impl Driver for World {
@@ -42,7 +42,7 @@ impl Driver for World {
         &mut self.engine
     }
 
-    fn now(&mut self) -> Option<Moment> {
+    fn now(&mut self) -> Option<Now> {
         self.instants += 1;
         Some(moment(self.instants))
     }

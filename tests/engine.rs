@@ -33,7 +33,7 @@ use ipipou::engine::config::{
 use ipipou::engine::driver::Driver;
 use ipipou::engine::host::Found;
 use ipipou::engine::host::step::{Refused, Step};
-use ipipou::engine::{Engine, Event, Memory, Moment, Outgoing, Report, Writing};
+use ipipou::engine::{Engine, Event, Memory, Now, Outgoing, Report, Writing};
 use ipnet::IpNet;
 
 /// Unix time at the start of every play.
@@ -188,7 +188,7 @@ impl Play {
         }
     }
 
-    fn moment(&mut self) -> Moment {
+    fn moment(&mut self) -> Now {
         self.drawn += 1;
         moment(self.now, self.skew, self.drawn)
     }
@@ -269,7 +269,7 @@ impl Driver for Play {
         &mut self.engine
     }
 
-    fn now(&mut self) -> Option<Moment> {
+    fn now(&mut self) -> Option<Now> {
         Some(self.moment())
     }
 
@@ -316,7 +316,7 @@ impl Driver for Play {
     }
 }
 
-fn moment(now: Duration, skew: i64, drawn: u64) -> Moment {
+fn moment(now: Duration, skew: i64, drawn: u64) -> Now {
     let mut random = [0; 64];
     for (i, chunk) in random.chunks_mut(8).enumerate() {
         chunk.copy_from_slice(
@@ -325,7 +325,7 @@ fn moment(now: Duration, skew: i64, drawn: u64) -> Moment {
     }
     let unix = (START + now.as_secs()).saturating_add_signed(skew);
     let started = START.saturating_add_signed(skew);
-    Moment { monotonic: now, unix, started, random }
+    Now { monotonic: now, unix, started, random }
 }
 
 fn at(text: &str) -> SocketAddrV4 {

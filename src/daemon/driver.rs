@@ -7,7 +7,7 @@ use super::{Failure, record};
 use crate::engine::driver::Driver;
 use crate::engine::host::Found;
 use crate::engine::host::step::{DnsStep, KernelStep, Refused, Step};
-use crate::engine::{Engine, Memory, Moment, Outgoing, Report, Writing};
+use crate::engine::{Engine, Memory, Now, Outgoing, Report, Writing};
 use crate::host::StepError;
 
 impl Driver for Process<'_> {
@@ -15,8 +15,8 @@ impl Driver for Process<'_> {
         &mut self.engine
     }
 
-    fn now(&mut self) -> Option<Moment> {
-        self.clock.moment().inspect_err(|e| tracing::error!("no random numbers: {e}")).ok()
+    fn now(&mut self) -> Option<Now> {
+        self.clock.now().inspect_err(|e| tracing::error!("no random numbers: {e}")).ok()
     }
 
     async fn read(&mut self) -> Option<Found> {

@@ -119,7 +119,7 @@ impl<'a> Process<'a> {
                 Memory::lost()
             }
         };
-        let now = clock.moment()?;
+        let now = clock.now()?;
         Ok(Process {
             settings,
             family_at_start: family,
@@ -164,7 +164,7 @@ impl<'a> Process<'a> {
         // Word of the last changes may be on its way.
         self.host.note(&Changed { lost: true, ..Changed::default() });
         let found = self.read_host().await.map_err(Failure::Netlink)?;
-        self.clock.moment()?; // without random numbers the event would be lost
+        self.clock.now()?; // without random numbers the event would be lost
         self.ending = Some(0);
         self.handle(Event::Shutdown(found)).await;
         match self.ending {

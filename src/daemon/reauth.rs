@@ -63,7 +63,7 @@ async fn send(name: &ServerName, shows: &Shows, settings: &Settings) -> Result<(
         Loaded::Whole(memory) => memory,
         Loaded::FirstStart | Loaded::Lost(_) => Memory::default(),
     };
-    let now = Clock::start().moment()?;
+    let now = Clock::start().now()?;
     let outgoing = Outgoing {
         from: SocketAddr::new(address, tunnel.port.get()),
         to: SocketAddr::new(server, name.port.get()),

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
-use super::Moment;
+use super::Now;
 use super::config::{Admits, Expects, LearnConfig, Reply};
 use super::memory::{Memory, Writing};
 use crate::auth::{Proof, Reject, ReplayMemory};
@@ -107,7 +107,7 @@ pub struct Room {
 
 impl Admission {
     /// `memory` is an earlier process'. Hosts that share a key are let in again without a new packet.
-    pub fn new(mut expects: Expects, memory: &mut Memory, now: &Moment) -> Self {
+    pub fn new(mut expects: Expects, memory: &mut Memory, now: &Now) -> Self {
         let key = expects.policy.key();
         let (seen, remembered) = match expects.admits {
             Admits::One => {
@@ -135,7 +135,7 @@ impl Admission {
     }
 
     /// Lets in the hosts that an earlier process did, as long as their packets are good.
-    fn resume(&mut self, memory: &mut Memory, now: &Moment) {
+    fn resume(&mut self, memory: &mut Memory, now: &Now) {
         let Admits::Shared(LearnConfig { limit, .. }) = self.expects.admits else { return };
         let before = std::mem::take(&mut memory.clients);
         let resumed = |unix: u64| now.unix.abs_diff(unix) <= RESUMED_WITHIN;
@@ -153,7 +153,7 @@ impl Admission {
 
     /// Takes over the tunnel to `remote` that an earlier process left running. Who authenticated to
     /// that process by what this one does not take has to do it again before it is let in.
-    pub fn adopt(&mut self, remote: SocketAddr, memory: &Memory, now: &Moment) {
+    pub fn adopt(&mut self, remote: SocketAddr, memory: &Memory, now: &Now) {
         let policy = &self.expects.policy;
         // One whom another came after before the tunnel could follow has to do it again, too.
         let (unix, is_last) = match memory.authenticated {
@@ -202,7 +202,7 @@ impl Admission {
         from: SocketAddr,
         payload: &[u8],
         writing: Writing,
-        now: &Moment,
+        now: &Now,
     ) -> Result<Verdict, Reject> {
         // One whom another came after is not known, although the tunnel still leads to it.
         let is_known = self.remembered.contains(&from)
@@ -255,7 +255,7 @@ impl Admission {
         &mut self,
         silent: &BTreeMap<SocketAddr, Duration>,
         writing: Writing,
-        now: &Moment,
+        now: &Now,
     ) -> Room {
         let mut room = Room::default();
         let Some(LearnConfig { lifetime, limit }) = self.learn().copied() else { return room };
@@ -285,7 +285,7 @@ impl Admission {
     }
 
     /// Lets count what waited for this writing of the memory.
-    pub fn written(&mut self, writing: Writing, now: &Moment) -> Vec<Arrival> {
+    pub fn written(&mut self, writing: Writing, now: &Now) -> Vec<Arrival> {
         let (done, rest): (BTreeMap<_, _>, _) = std::mem::take(&mut self.arriving)
             .into_iter()
             .partition(|(_, arriving)| arriving.writing <= writing);
@@ -311,7 +311,7 @@ impl Admission {
     }
 
     /// What is sent back to a peer that sent `request`.
-    pub fn reply(&self, request: &[u8], now: &Moment) -> Option<Vec<u8>> {
+    pub fn reply(&self, request: &[u8], now: &Now) -> Option<Vec<u8>> {
         match &self.expects.reply {
             Reply::Silent => None,
             Reply::Signed(signer) => Some(signer.control_packet(now.unix, now.salts())),
@@ -326,7 +326,7 @@ impl Admission {
 
     /// Ends the authentications that have run out; tells whose they were. The tunnel to a peer that is
     /// alone stays, and lets nothing in.
-    pub fn expire(&mut self, now: &Moment) -> Vec<SocketAddr> {
+    pub fn expire(&mut self, now: &Now) -> Vec<SocketAddr> {
         let mut gone = Vec::new();
         for (remote, session) in &mut self.sessions {
             if !session.expired && session.until.is_some_and(|until| until <= now.monotonic) {

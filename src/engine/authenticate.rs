@@ -8,7 +8,7 @@ use super::host::Control;
 use super::host::step::is_made;
 use super::memory::Writing;
 use super::peer::DuePacket;
-use super::{Action, Engine, Moment, Outgoing, Phase, Report};
+use super::{Action, Engine, Now, Outgoing, Phase, Report};
 use crate::auth::Reject;
 
 /// Authentications that refresh a session are written together, once in this time at most.
@@ -26,7 +26,7 @@ impl Engine {
         &mut self,
         from: SocketAddr,
         payload: &[u8],
-        now: &Moment,
+        now: &Now,
         actions: &mut Vec<Action>,
     ) {
         if self.cannot_be_remote(from) {
@@ -52,7 +52,7 @@ impl Engine {
     }
 
     /// Refreshes are written together: after a crash, the time of the start shows which may be lost.
-    fn write_soon(&mut self, now: &Moment) {
+    fn write_soon(&mut self, now: &Now) {
         self.write_at = self.write_at.min(now.monotonic + WRITE_EVERY);
     }
 
@@ -64,7 +64,7 @@ impl Engine {
     }
 
     /// Admits the remotes that waited for this writing.
-    pub(super) fn written(&mut self, writing: Writing, now: &Moment, actions: &mut Vec<Action>) {
+    pub(super) fn written(&mut self, writing: Writing, now: &Now, actions: &mut Vec<Action>) {
         if self.phase == Phase::Ending {
             return;
         }
@@ -128,7 +128,7 @@ impl Engine {
         &mut self,
         from: SocketAddr,
         reply: Option<Vec<u8>>,
-        now: &Moment,
+        now: &Now,
         actions: &mut Vec<Action>,
     ) {
         if self.peers.shared().is_some() {
@@ -150,7 +150,7 @@ impl Engine {
     }
 
     /// Finds room for clients that proved themselves, now that it is known who is alive.
-    pub(super) fn make_room(&mut self, now: &Moment, actions: &mut Vec<Action>) {
+    pub(super) fn make_room(&mut self, now: &Now, actions: &mut Vec<Action>) {
         let (Some(shared), Some(found)) = (self.peers.shared_mut(), &self.found) else { return };
         let room = shared.make_room(&found.userspace.silent, self.writing.next(), now);
         for (from, length) in room.refused {
@@ -189,7 +189,7 @@ impl Engine {
     }
 
     /// Clients send what is due, once there is an address to send it from.
-    pub(super) fn send_due(&mut self, now: &Moment, actions: &mut Vec<Action>) {
+    pub(super) fn send_due(&mut self, now: &Now, actions: &mut Vec<Action>) {
         if !self.can_send() {
             return;
         }
@@ -207,7 +207,7 @@ impl Engine {
         self.peers.provers().for_each(|prover| prover.authenticate_at(when));
     }
 
-    pub(super) fn reauth(&mut self, now: &Moment, actions: &mut Vec<Action>) {
+    pub(super) fn reauth(&mut self, now: &Now, actions: &mut Vec<Action>) {
         match self.endpoint.control {
             Control::Refuse if !self.peers.has_prover() => {
                 actions.push(Action::Report(Report::ReauthIgnored));

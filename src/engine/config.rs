@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
-use super::Moment;
+use super::Now;
 use crate::auth::{Credential, Policy, Signer};
 
 /// The smallest MTU that IPv4 knows, in bytes (RFC 791, 3.2).
@@ -167,7 +167,7 @@ impl Config {
 
 impl Expects {
     /// Our clock when an authentication of this age runs out.
-    pub(crate) fn valid_until(&self, age: Duration, now: &Moment) -> Option<Duration> {
+    pub(crate) fn valid_until(&self, age: Duration, now: &Now) -> Option<Duration> {
         let left = self.lifetime?.saturating_sub(age);
         Some(now.monotonic.saturating_add(left))
     }

@@ -6,7 +6,7 @@ use std::collections::VecDeque;
 use super::event::Failed;
 use super::host::Found;
 use super::host::step::{Refused, Step};
-use super::{Action, Engine, Event, Memory, Moment, Outgoing, Report, Writing};
+use super::{Action, Engine, Event, Memory, Now, Outgoing, Report, Writing};
 
 /// How often the host is read at most within one event, while steps fail. The engine asks again at its
 /// next deadline.
@@ -23,7 +23,7 @@ pub trait Driver {
 
     /// The instant that an event is handled at; `None` when the kernel has no random numbers, and the
     /// event is lost.
-    fn now(&mut self) -> Option<Moment>;
+    fn now(&mut self) -> Option<Now>;
 
     /// Reads the host; `None` when the kernel refuses.
     async fn read(&mut self) -> Option<Found>;

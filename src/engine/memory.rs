@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Engine, Moment};
+use super::{Engine, Now};
 use crate::auth::ReplayMemory;
 
 /// Kept in the state directory. Fields keep their names: older versions of the program read them.
@@ -79,7 +79,7 @@ impl Memory {
         &mut self,
         key: Option<[u8; 32]>,
         span: Option<u64>,
-        now: &Moment,
+        now: &Now,
     ) -> ReplayMemory {
         let unix = now.unix;
         if std::mem::take(&mut self.lost) {

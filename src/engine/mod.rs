@@ -62,7 +62,7 @@ const CLOCK_JUMP: u64 = 3;
 
 /// One instant: both clocks, and fresh random bytes. Each call of [`Engine::handle`] needs its own.
 #[derive(Debug, Clone, Copy)]
-pub struct Moment {
+pub struct Now {
     /// Time since the process started, by a clock that never goes back.
     pub monotonic: Duration,
     /// Unix time in seconds, by a clock that may be set at any time.
@@ -75,7 +75,7 @@ pub struct Moment {
     pub random: [u8; 64],
 }
 
-impl Moment {
+impl Now {
     /// How long ago a Unix time was; nothing when the clock went back behind it.
     pub(crate) fn since(&self, unix: u64) -> Duration {
         Duration::from_secs(self.unix.saturating_sub(unix))
@@ -108,7 +108,7 @@ impl Moment {
 ///
 /// 1. Wait for an event, or for the deadline. The deadline has to be asked for again after each event;
 ///    the first is due at once, and asks for the first reading of the host.
-/// 2. Hand the event to `handle`, with a fresh [`Moment`].
+/// 2. Hand the event to `handle`, with a fresh [`Now`].
 /// 3. Carry out the actions in order. Some of them answer with an event, which is handed over before
 ///    the next wait: [`Action`] says which.
 ///
@@ -135,9 +135,9 @@ impl Moment {
 ///
 /// What the caller guarantees:
 ///
-/// - [`Moment::monotonic`] never goes back from one call to the next. [`Moment::unix`] may jump, and
-///   [`Moment::started`] jumps with it: by this the engine knows that the clock was set.
-/// - [`Moment::random`] is 64 fresh bytes. Without them an event must not be handed over; it is lost,
+/// - [`Now::monotonic`] never goes back from one call to the next. [`Now::unix`] may jump, and
+///   [`Now::started`] jumps with it: by this the engine knows that the clock was set.
+/// - [`Now::random`] is 64 fresh bytes. Without them an event must not be handed over; it is lost,
 ///   and what matters of it comes again.
 /// - A reading is whole, or it is not handed over. When one fails, the engine goes on with the last
 ///   one and asks again at the next deadline.
@@ -212,7 +212,7 @@ enum Phase {
 impl Engine {
     /// Makes the engine of a process that starts `now`; nothing is done before its first event.
     /// `memory` is what an earlier process left with [`Action::Remember`] or [`Action::Write`].
-    pub fn new(config: Config, datapath: Datapath, mut memory: Memory, now: &Moment) -> Self {
+    pub fn new(config: Config, datapath: Datapath, mut memory: Memory, now: &Now) -> Self {
         let control = config.expects().map_or(Control::Refuse, |expects| Control::Queue {
             queue: expects.queue,
             shape: control_shape(expects),
@@ -251,7 +251,7 @@ impl Engine {
     }
 
     /// Takes one event, and appends to `actions` what to do, in order.
-    pub fn handle(&mut self, event: Event<'_>, now: &Moment, actions: &mut Vec<Action>) {
+    pub fn handle(&mut self, event: Event<'_>, now: &Now, actions: &mut Vec<Action>) {
         self.compare_clocks(now, actions);
         match event {
             Event::HostRead(found) => self.host_read(found, now, actions),
@@ -271,7 +271,7 @@ impl Engine {
 
     /// The clock was set, or the machine slept (the monotonic clock stands still then): a client's
     /// packet may have been too old, and its server may have forgotten it.
-    fn compare_clocks(&mut self, now: &Moment, actions: &mut Vec<Action>) {
+    fn compare_clocks(&mut self, now: &Now, actions: &mut Vec<Action>) {
         let before = std::mem::replace(&mut self.started, now.started);
         let jump = self.started.abs_diff(before);
         if jump >= CLOCK_JUMP && self.peers.has_prover() {
@@ -280,7 +280,7 @@ impl Engine {
         }
     }
 
-    /// When [`Event::Deadline`] is due, as [`Moment::monotonic`]. It may have passed already, and every
+    /// When [`Event::Deadline`] is due, as [`Now::monotonic`]. It may have passed already, and every
     /// event may change it.
     pub fn next_deadline(&self) -> Duration {
         let of_peers = self.peers.next_deadline(self.can_send()).unwrap_or(Duration::MAX);
@@ -308,7 +308,7 @@ impl Engine {
         found.or(self.endpoint.tunnel.outer.address()).map_or(Family::V4, Family::of)
     }
 
-    fn failed(&mut self, failed: &Failed, now: &Moment, actions: &mut Vec<Action>) {
+    fn failed(&mut self, failed: &Failed, now: &Now, actions: &mut Vec<Action>) {
         if let (
             Step::Kernel(KernelStep::CreateLink(link) | KernelStep::ChangeLink(link)),
             Refused::Taken,
@@ -335,7 +335,7 @@ impl Engine {
         }
     }
 
-    fn deadline(&mut self, now: &Moment, actions: &mut Vec<Action>) {
+    fn deadline(&mut self, now: &Now, actions: &mut Vec<Action>) {
         let expired = self.peers.expire(now);
         if self.can_send() {
             let asks = self.peers.provers().filter_map(|p| p.asks_for_traffic(now).then_some(()));
@@ -395,6 +395,6 @@ pub fn has_leftovers(tunnel: &TunnelConfig, found: &Found) -> bool {
 }
 
 /// Makes the one authentication packet of a client that sends no more than that.
-pub fn first_packet(shows: &Shows, memory: &Memory, now: &Moment) -> Vec<u8> {
+pub fn first_packet(shows: &Shows, memory: &Memory, now: &Now) -> Vec<u8> {
     Prover::new(shows.clone(), memory, now).packet(now)
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-use super::Moment;
+use super::Now;
 use super::addresses::Addresses;
 use super::admission::Admission;
 use super::config::{AlternateAddress, DeviceName, HostName, PeerConfig, ServerName, TunnelConfig};
@@ -52,12 +52,7 @@ pub enum Locator {
 impl Peer {
     /// The peer of a tunnel between two hosts, or the one that many hosts share. `memory` is an earlier
     /// process'.
-    pub fn new(
-        config: PeerConfig,
-        tunnel: &TunnelConfig,
-        memory: &mut Memory,
-        now: &Moment,
-    ) -> Self {
+    pub fn new(config: PeerConfig, tunnel: &TunnelConfig, memory: &mut Memory, now: &Now) -> Self {
         Peer {
             device: tunnel.device.clone(),
             alternate: tunnel.alternate,
@@ -129,7 +124,7 @@ impl Peer {
     }
 
     /// The authentication packet that is due.
-    pub fn due_packet(&mut self, now: &Moment) -> Option<DuePacket> {
+    pub fn due_packet(&mut self, now: &Now) -> Option<DuePacket> {
         let to = self.remote()?;
         let prover = self.prover.as_mut()?;
         let payload = prover.due_packet(now)?;
@@ -137,7 +132,7 @@ impl Peer {
     }
 
     /// Takes over the tunnel to `remote` that an earlier process left running.
-    pub fn adopt(&mut self, remote: SocketAddr, memory: &Memory, now: &Moment) {
+    pub fn adopt(&mut self, remote: SocketAddr, memory: &Memory, now: &Now) {
         match &mut self.locator {
             Locator::Sessions => {
                 if let Some(admission) = &mut self.admission {

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use super::Moment;
+use super::Now;
 use super::addresses::Addresses;
 use super::admission::{Accepted, Admission, Arrival, Verdict};
 use super::config::DeviceName;
@@ -95,18 +95,18 @@ impl Peers {
         from: SocketAddr,
         payload: &[u8],
         writing: Writing,
-        now: &Moment,
+        now: &Now,
     ) -> Option<Result<Verdict, Reject>> {
         Some(self.judge()?.receive(from, payload, writing, now))
     }
 
     /// What is sent back to a peer that sent `request`.
-    pub fn reply(&mut self, request: &[u8], now: &Moment) -> Option<Vec<u8>> {
+    pub fn reply(&mut self, request: &[u8], now: &Now) -> Option<Vec<u8>> {
         self.judge()?.reply(request, now)
     }
 
     /// Lets count what waited for this writing of the memory.
-    pub fn written(&mut self, writing: Writing, now: &Moment) -> Vec<Arrival> {
+    pub fn written(&mut self, writing: Writing, now: &Now) -> Vec<Arrival> {
         let mut arrivals = Vec::new();
         for peer in &mut self.0 {
             let Some(admission) = &mut peer.admission else { continue };
@@ -120,7 +120,7 @@ impl Peers {
     }
 
     /// Ends the authentications that have run out; tells whose they were.
-    pub fn expire(&mut self, now: &Moment) -> Vec<SocketAddr> {
+    pub fn expire(&mut self, now: &Now) -> Vec<SocketAddr> {
         let admissions = self.0.iter_mut().filter_map(|peer| peer.admission.as_mut());
         admissions.flat_map(|admission| admission.expire(now)).collect()
     }

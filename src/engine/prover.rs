@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::Moment;
+use super::Now;
 use super::calendar::Calendar;
 use super::config::Shows;
 use super::host::Traffic;
@@ -27,7 +27,7 @@ pub struct Prover {
 }
 
 impl Prover {
-    pub fn new(shows: Shows, memory: &Memory, now: &Moment) -> Self {
+    pub fn new(shows: Shows, memory: &Memory, now: &Now) -> Self {
         let often = shows.keepalive.is_some_and(|every| every <= persistence::LONGEST);
         Prover {
             shows,
@@ -45,7 +45,7 @@ impl Prover {
     }
 
     /// The packet that is due; sets the time of the next.
-    pub fn due_packet(&mut self, now: &Moment) -> Option<Vec<u8>> {
+    pub fn due_packet(&mut self, now: &Now) -> Option<Vec<u8>> {
         if self.next_auth? > now.monotonic {
             return None;
         }
@@ -65,7 +65,7 @@ impl Prover {
     }
 
     /// Whether the host should be read, to see whether something came back.
-    pub fn asks_for_traffic(&mut self, now: &Moment) -> bool {
+    pub fn asks_for_traffic(&mut self, now: &Now) -> bool {
         let asks = self.persistence.as_mut().is_some_and(|p| p.asks(now.monotonic));
         self.looking |= asks;
         asks
@@ -73,7 +73,7 @@ impl Prover {
 
     /// Takes the counters of the link: when nothing comes back, it is tried again. True when that
     /// should be said.
-    pub fn read_traffic(&mut self, traffic: Traffic, now: &Moment) -> bool {
+    pub fn read_traffic(&mut self, traffic: Traffic, now: &Now) -> bool {
         let looking = std::mem::take(&mut self.looking);
         let Some(persistence) = &mut self.persistence else { return false };
         let Finding::Silence { say } = persistence.read(traffic, looking, now.monotonic) else {
@@ -86,7 +86,7 @@ impl Prover {
     }
 
     /// A packet that authenticates us.
-    pub fn packet(&mut self, now: &Moment) -> Vec<u8> {
+    pub fn packet(&mut self, now: &Now) -> Vec<u8> {
         self.last_sent = Some(now.unix);
         match &self.shows.credential {
             Credential::Empty => Vec::new(),

@@ -21,7 +21,7 @@ use super::peer::Peer;
 use super::prover::Prover;
 use super::table::{Node, nodes};
 use super::wanted::wanted;
-use super::{Action, Engine, Moment, Phase, REREAD_EVERY, Report};
+use super::{Action, Engine, Now, Phase, REREAD_EVERY, Report};
 
 /// The other ends as they were planned for.
 #[derive(Debug, PartialEq, Eq)]
@@ -39,7 +39,7 @@ struct Planned {
 }
 
 impl Engine {
-    pub(super) fn host_read(&mut self, mut found: Found, now: &Moment, actions: &mut Vec<Action>) {
+    pub(super) fn host_read(&mut self, mut found: Found, now: &Now, actions: &mut Vec<Action>) {
         self.reread_at = now.monotonic + REREAD_EVERY;
         if self.phase == Phase::Ending {
             return;
@@ -112,7 +112,7 @@ impl Engine {
         &mut self,
         mut steps: Vec<Step>,
         settled: bool,
-        now: &Moment,
+        now: &Now,
         actions: &mut Vec<Action>,
     ) {
         let waits = |step: &Step| self.undone.wait(step, now.monotonic);
@@ -184,7 +184,7 @@ impl Engine {
     }
 
     /// Clients learn from the counters whether their server lets them in.
-    fn read_traffic(&mut self, now: &Moment, actions: &mut Vec<Action>) {
+    fn read_traffic(&mut self, now: &Now, actions: &mut Vec<Action>) {
         let Some(found) = &self.found else { return };
         for peer in self.peers.iter_mut() {
             let remote = peer.remote();
@@ -202,7 +202,7 @@ impl Engine {
         &mut self,
         found: &Found,
         leads_back: Option<DeviceName>,
-        now: &Moment,
+        now: &Now,
         actions: &mut Vec<Action>,
     ) {
         let outer = self.outer_towards((self.server_address(), found.way), found);
@@ -246,7 +246,7 @@ impl Engine {
     }
 
     /// Takes over what an earlier process of this tunnel left running.
-    fn adopt(&mut self, found: &Found, now: &Moment, actions: &mut Vec<Action>) {
+    fn adopt(&mut self, found: &Found, now: &Now, actions: &mut Vec<Action>) {
         if found.userspace.interface {
             self.adopt_userspace(now, actions);
         }
@@ -293,7 +293,7 @@ impl Engine {
 
     /// The userspace datapath's interface and socket were handed to us, and its packets wait in
     /// them: who proved himself to the process before is still at the other end.
-    fn adopt_userspace(&mut self, now: &Moment, actions: &mut Vec<Action>) {
+    fn adopt_userspace(&mut self, now: &Now, actions: &mut Vec<Action>) {
         let Some((remote, _)) = self.memory.authenticated else { return };
         for peer in self.peers.iter_mut().filter(|p| p.admission.is_some() && !p.is_shared()) {
             peer.adopt(remote, &self.memory, now);
@@ -359,12 +359,7 @@ impl Engine {
         }
     }
 
-    pub(super) fn hosts_changed(
-        &mut self,
-        nodes: Vec<Node>,
-        now: &Moment,
-        actions: &mut Vec<Action>,
-    ) {
+    pub(super) fn hosts_changed(&mut self, nodes: Vec<Node>, now: &Now, actions: &mut Vec<Action>) {
         actions.push(Action::Report(Report::HostsChanged(nodes.len())));
         self.table = Some(nodes);
         self.unusable.clear();

@@ -7,7 +7,7 @@ use super::addresses::Addresses;
 use super::config::Outer;
 use super::endpoint::{Endpoint, OuterFound, find_outer};
 use super::host::{Family, Found, Way};
-use super::{Action, Engine, Moment, Phase, Report, outer_family};
+use super::{Action, Engine, Now, Phase, Report, outer_family};
 
 /// Whether packets get to an address of the server, as far as this host knows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -76,12 +76,7 @@ impl Engine {
     }
 
     /// The server's name was looked up.
-    pub(super) fn resolved(
-        &mut self,
-        addresses: &[IpAddr],
-        now: &Moment,
-        actions: &mut Vec<Action>,
-    ) {
+    pub(super) fn resolved(&mut self, addresses: &[IpAddr], now: &Now, actions: &mut Vec<Action>) {
         // What we can send to, IPv4 first. To which of these there is a way, the host tells.
         let (outer, datapath) = (&self.endpoint.tunnel.outer, self.endpoint.datapath);
         let families = match outer {
@@ -106,7 +101,7 @@ impl Engine {
     }
 
     /// The server is at another address now; the next reading of the host tells the way there.
-    fn follow_server(&mut self, now: &Moment) {
+    fn follow_server(&mut self, now: &Now) {
         self.authenticate(now.monotonic);
         if self.phase == Phase::Settled {
             self.phase = Phase::Settling;
@@ -116,7 +111,7 @@ impl Engine {
     }
 
     /// Tries the next address of the server's name, when this one has been silent for long.
-    pub(super) fn try_next_address(&mut self, now: &Moment, actions: &mut Vec<Action>) {
+    pub(super) fn try_next_address(&mut self, now: &Now, actions: &mut Vec<Action>) {
         let silent = self.heard.silent_for();
         let due = self.peers.named().is_some_and(|server| silent >= server.patience());
         let Some(found) = self.found.as_ref().filter(|_| due && self.can_send()) else { return };
@@ -138,7 +133,7 @@ impl Engine {
     pub(super) fn choose_server(
         &mut self,
         found: &mut Found,
-        now: &Moment,
+        now: &Now,
         actions: &mut Vec<Action>,
     ) {
         let (Some(address), way) = self.server_in(found) else { return };
@@ -155,7 +150,7 @@ impl Engine {
     }
 
     /// Notes whether packets or answers have come from the other end since the last reading.
-    pub(super) fn listen(&mut self, now: &Moment) {
+    pub(super) fn listen(&mut self, now: &Now) {
         let answers = self.found.as_ref().map_or(0, |found| found.answers);
         let came = self.heard.read(self.traffic(), answers, now.unix, now.monotonic);
         if let Some(server) = self.peers.named_mut().filter(|_| came) {

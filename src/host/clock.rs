@@ -4,7 +4,7 @@
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use crate::engine::Moment;
+use crate::engine::Now;
 
 /// Counts from the start of the process.
 #[derive(Debug, Clone, Copy)]
@@ -17,13 +17,13 @@ impl Clock {
 
     /// # Errors
     /// When the kernel has no random numbers yet, in early boot of a broken machine.
-    pub fn moment(&self) -> Result<Moment, getrandom::Error> {
+    pub fn now(&self) -> Result<Now, getrandom::Error> {
         let mut random = [0; 64];
         getrandom::fill(&mut random)?;
         let monotonic = self.elapsed();
         let unix = since_1970();
         let started = unix.saturating_sub(monotonic).as_secs();
-        Ok(Moment { monotonic, unix: unix.as_secs(), started, random })
+        Ok(Now { monotonic, unix: unix.as_secs(), started, random })
     }
 
     pub fn elapsed(&self) -> Duration {
