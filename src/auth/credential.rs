@@ -18,6 +18,39 @@ pub enum Credential {
     Empty,
 }
 
+impl Credential {
+    /// The payload of a packet that is dated `seconds` (Unix time) and has one of the `salts`. What has no
+    /// date is always the same.
+    pub fn payload(
+        &self,
+        seconds: u64,
+        salts: impl IntoIterator<Item = [u8; SALT_LEN]>,
+    ) -> Vec<u8> {
+        match self {
+            Credential::Key(signer) => signer.control_packet(seconds, salts),
+            Credential::Token(token) => token.as_bytes().to_vec(),
+            Credential::Empty => Vec::new(),
+        }
+    }
+
+    /// Whether the date of a packet counts: the other end refuses one that is older than the newest that
+    /// it has accepted.
+    pub fn is_dated(&self) -> bool {
+        match self {
+            Credential::Key(_) => true,
+            Credential::Token(_) | Credential::Empty => false,
+        }
+    }
+
+    /// The public ed25519 key that the other end needs, if it is one.
+    pub fn public(&self) -> Option<[u8; 32]> {
+        match self {
+            Credential::Key(signer) => Some(signer.public()),
+            Credential::Token(_) | Credential::Empty => None,
+        }
+    }
+}
+
 /// A private ed25519 key together with the secret it signs.
 #[derive(Clone)]
 pub struct Signer {

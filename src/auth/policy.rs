@@ -2,13 +2,14 @@
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use ed25519_dalek::{Signature, VerifyingKey};
 
 use super::replay::{ReplayMemory, ServerTime, Stale};
 use super::secret::{KeyError, SharedSecret, Token};
-use crate::wire::auth_packet::{AuthPacket, ParseError};
+use crate::wire::auth_packet::{AUTH_PACKET_LEN, AuthPacket, MAX_AUTH_PACKET_LEN, ParseError};
 
 /// How far the clocks of clients that share a key may differ from ours, unless it is said.
 const SHARED_DISCREPANCY: Duration = Duration::from_secs(120);
@@ -33,6 +34,22 @@ pub enum Proof {
     Token(Token),
     /// Anything: the source address is all the proof there is.
     Nothing,
+}
+
+impl Proof {
+    /// How many bytes a payload that proves something has; `None`: any number.
+    pub fn lengths(&self) -> Option<RangeInclusive<usize>> {
+        match self {
+            Proof::Key(_) => Some(AUTH_PACKET_LEN..=MAX_AUTH_PACKET_LEN),
+            Proof::Token(token) => Some(token.as_bytes().len()..=token.as_bytes().len()),
+            Proof::Nothing => None,
+        }
+    }
+
+    /// Whether every payload is good.
+    pub fn is_nothing(&self) -> bool {
+        self.lengths().is_none()
+    }
 }
 
 /// A public ed25519 key, the secret that is signed with it, and how far clocks may differ.

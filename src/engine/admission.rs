@@ -10,7 +10,7 @@ use std::time::Duration;
 use super::Now;
 use super::config::{Admits, Expects, LearnConfig, Reply};
 use super::memory::{Memory, Writing};
-use crate::auth::{Proof, Reject, ReplayMemory};
+use crate::auth::{Reject, ReplayMemory};
 
 /// An address that no client can have.
 const NOBODY: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
@@ -188,9 +188,7 @@ impl Admission {
     /// Whether there is nothing to prove.
     pub fn takes_anybody(&self) -> bool {
         let policy = &self.expects.policy;
-        matches!(policy.proof, Proof::Nothing)
-            && policy.remote_ip.is_none()
-            && policy.remote_port.is_none()
+        policy.proof.is_nothing() && policy.remote_ip.is_none() && policy.remote_port.is_none()
     }
 
     /// Judges an authentication packet. When its source is new, that counts once `writing` is done.

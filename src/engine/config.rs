@@ -132,10 +132,7 @@ impl Config {
 
     /// Our own public key, as the other end must have it.
     pub fn public_key(&self) -> Option<[u8; 32]> {
-        let shown = self.shows().and_then(|shows| match &shows.credential {
-            Credential::Key(signer) => Some(signer.public()),
-            Credential::Token(_) | Credential::Empty => None,
-        });
+        let shown = self.shows().and_then(|shows| shows.credential.public());
         shown.or_else(|| match &self.expects()?.reply {
             Reply::Signed(signer) => Some(signer.public()),
             Reply::Silent | Reply::Reversed => None,

@@ -20,8 +20,9 @@
 //! Where nothing can be remembered of a source (a full table), its packets go on to the next budget,
 //! so what is full makes the limit stricter. All budgets together are at worst a sixth of a core.
 
+use std::ops::RangeInclusive;
+
 use super::host::PacketShape;
-use crate::wire::auth_packet::{AUTH_PACKET_LEN, MAX_AUTH_PACKET_LEN};
 
 /// A bucket of tokens, a packet each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,19 +58,10 @@ pub const HEAVY_SAMPLE: u32 = 2;
 pub const SOURCE_PREFIX_V6: u8 = 64;
 
 impl PacketShape {
-    /// Packets signed with a key, which may have a tail.
-    pub fn signed() -> Self {
-        // Both are far below u16's end.
-        PacketShape::NotIpv4 {
-            length: u16::try_from(AUTH_PACKET_LEN).unwrap_or(u16::MAX),
-            longest: u16::try_from(MAX_AUTH_PACKET_LEN).unwrap_or(u16::MAX),
-        }
-    }
-
-    /// A token of this length, and nothing else.
-    pub fn token(length: usize) -> Self {
-        let length = u16::try_from(length).unwrap_or(u16::MAX); // MAX_TOKEN is below it
-        PacketShape::NotIpv4 { length, longest: length }
+    /// Packets whose payload has one of these lengths.
+    pub fn of_lengths(lengths: RangeInclusive<usize>) -> Self {
+        let bytes = |length: &usize| u16::try_from(*length).unwrap_or(u16::MAX); // all are below it
+        PacketShape::NotIpv4 { length: bytes(lengths.start()), longest: bytes(lengths.end()) }
     }
 
     /// Whether an authentication packet can have so many bytes.
@@ -90,9 +82,8 @@ mod tests {
     #[test]
     fn what_cannot_be_an_authentication_packet_by_its_length() {
         let lengths = |shape: PacketShape| (0..2000).filter(move |n| shape.may_have(*n));
-        assert!(lengths(PacketShape::signed()).eq(73..=512));
-        assert!(lengths(PacketShape::token(5)).eq(5..=5));
-        assert!(lengths(PacketShape::token(1472)).eq(1472..=1472));
+        assert!(lengths(PacketShape::of_lengths(73..=512)).eq(73..=512));
+        assert!(lengths(PacketShape::of_lengths(1472..=1472)).eq(1472..=1472));
         assert!(lengths(PacketShape::FromRemote { ip: None, port: None }).eq(0..2000));
     }
 

@@ -30,7 +30,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use crate::auth::{Proof, ServerTime};
+use crate::auth::ServerTime;
 use crate::wire::auth_packet::SALT_LEN;
 use config::{Config, Datapath, Expects, Outer, PeerSource, Shows, TunnelConfig};
 use endpoint::{Endpoint, OuterFound, find_outer};
@@ -361,12 +361,9 @@ impl Engine {
 
 /// How a server tells authentication packets from data.
 fn control_shape(Expects { policy, .. }: &Expects) -> PacketShape {
-    match &policy.proof {
-        Proof::Key(_) => PacketShape::signed(),
-        Proof::Token(token) => PacketShape::token(token.as_bytes().len()),
-        Proof::Nothing => {
-            PacketShape::FromRemote { ip: policy.remote_ip, port: policy.remote_port }
-        }
+    match policy.proof.lengths() {
+        Some(lengths) => PacketShape::of_lengths(lengths),
+        None => PacketShape::FromRemote { ip: policy.remote_ip, port: policy.remote_port },
     }
 }
 

@@ -8,7 +8,6 @@ use super::config::Shows;
 use super::host::Traffic;
 use super::memory::Memory;
 use super::persistence::{self, Finding, Persistence};
-use crate::auth::Credential;
 
 /// What authenticates us to one peer.
 #[derive(Debug)]
@@ -88,18 +87,14 @@ impl Prover {
     /// A packet that authenticates us.
     pub fn packet(&mut self, now: &Now) -> Vec<u8> {
         self.last_sent = Some(now.unix);
-        match &self.shows.credential {
-            Credential::Empty => Vec::new(),
-            Credential::Token(token) => token.as_bytes().to_vec(),
-            Credential::Key(signer) => {
-                signer.control_packet(self.calendar.date(now.unix), now.salts())
-            }
-        }
+        let credential = &self.shows.credential;
+        let date = if credential.is_dated() { self.calendar.date(now.unix) } else { now.unix };
+        credential.payload(date, now.salts())
     }
 
     /// Whether the times of the last packet must be written before it is sent.
     pub fn must_write(&mut self) -> bool {
-        matches!(self.shows.credential, Credential::Key(_)) && self.calendar.must_write()
+        self.shows.credential.is_dated() && self.calendar.must_write()
     }
 
     /// Unix time of the last packet.

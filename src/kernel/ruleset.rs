@@ -266,7 +266,7 @@ mod tests {
 
     fn signed() -> Control {
         let queue = QueueConfig { number: 0, max_len: 24 };
-        Control::Queue { queue, shape: PacketShape::signed() }
+        Control::Queue { queue, shape: PacketShape::of_lengths(73..=512) }
     }
 
     /// The chains that have rules, with how many.

@@ -25,6 +25,8 @@ pub struct FakeHost {
     pub found: Found,
     /// Steps with these words fail.
     pub broken: &'static str,
+    /// A link in another network namespace leads from our outer address to this one.
+    pub taken_elsewhere: Option<Ipv4Addr>,
     /// What the table in the kernel says, while there is one.
     pub rules: Option<RuleSpec>,
     /// The gateways' rules that were installed, one after the other.
@@ -38,6 +40,7 @@ impl FakeHost {
         let mut host = FakeHost {
             found: Found::default(),
             broken: "",
+            taken_elsewhere: None,
             rules: None,
             gateways: Vec::new(),
             next_index: 3,
@@ -270,7 +273,9 @@ impl FakeHost {
             }
             InterfaceKind::Tun | InterfaceKind::Other => false,
         });
-        if clash { Err(Refused::Taken) } else { Ok(()) }
+        let elsewhere =
+            wanted.link.local == OUTER && Some(wanted.link.remote) == self.taken_elsewhere;
+        if clash || elsewhere { Err(Refused::Taken) } else { Ok(()) }
     }
 
     fn interface(&mut self, device: &DeviceName) -> &mut Interface {

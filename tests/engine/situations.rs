@@ -1071,3 +1071,18 @@ fn a_server_on_a_host_without_ipv4_takes_ipv6_or_says_why_not() {
     assert_eq!(kernel.reports, [Report::OuterOnlyIpv6("eth0".parse().unwrap())]);
     assert!(kernel.applied.is_empty());
 }
+
+#[test]
+fn a_link_from_our_port_or_rules_of_ours_are_left_over() {
+    let left = |found: &Found| ipipou::engine::has_leftovers(&tunnel(), found);
+    let mut play = serving();
+    play.host.found.rules = RulesFound::Missing;
+    assert!(!left(&play.host.found), "nothing");
+    play.host.found.rules = RulesFound::Unknown;
+    assert!(left(&play.host.found), "a table of our name");
+    let mut play = serving();
+    let proof = play.proof();
+    play.receive(at(A), &proof);
+    play.host.found.rules = RulesFound::Missing;
+    assert!(left(&play.host.found), "a link");
+}

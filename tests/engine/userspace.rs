@@ -295,6 +295,22 @@ fn a_network_around_outer_addresses_leads_only_unmarked_packets_into_the_tunnel(
     assert!(play.host.found.policy_rules.is_empty());
 }
 
+/// The kernel refuses a link whose pair of addresses another has, here one in another network namespace.
+#[test]
+fn only_the_node_whose_addresses_are_taken_gets_an_alternate_one() {
+    let mut host = FakeHost::new();
+    host.taken_elsewhere = Some(*at(A).ip());
+    let mut play = Play::start_on(Datapath::Kernel, node(), host, Memory::default());
+    play.handle(Event::Hosts(three_nodes()));
+    let alternate: Vec<_> = play
+        .host
+        .admitted()
+        .into_iter()
+        .map(|admitted| (admitted.remote, admitted.alternate.is_some()))
+        .collect();
+    assert_eq!(alternate, [(at(A), true), (at(B), false)]);
+}
+
 /// The kernel's links lead there by addresses of theirs, and a network around outer addresses by a route
 /// of its own.
 #[test]

@@ -108,7 +108,7 @@ pub fn policy(
 /// does not use keys at all.
 pub fn reply(resolver: &mut Resolver, policy: &Policy) -> Reply {
     let options = resolver.options;
-    let proves_nothing = matches!(policy.proof, Proof::Nothing) && policy.remote_ip.is_none();
+    let proves_nothing = policy.proof.is_nothing() && policy.remote_ip.is_none();
     let unsigned = match options.reply_on_auth_ok {
         true if proves_nothing => {
             resolver.warn(
