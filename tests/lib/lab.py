@@ -12,6 +12,7 @@ host starts, the lab ends; what the lab makes, it removes.
 import contextlib
 import ctypes
 import dataclasses
+import fcntl
 import functools
 import itertools
 import json
@@ -20,6 +21,7 @@ import pathlib
 import re
 import signal
 import socket
+import struct
 import subprocess
 import time
 
@@ -419,6 +421,14 @@ class Host:
 def _setns(namespace):
     if _libc.setns(namespace.fileno(), _CLONE_NEWNET):
         raise OSError(ctypes.get_errno(), "setns")
+
+
+def no_checksum_offload(host, dev):
+    """Packets leave with their checksums complete, as by a plain network card (linux/ethtool.h)."""
+    value = ctypes.create_string_buffer(struct.pack("II", 0x17, 0))  # ETHTOOL_STXCSUM
+    request = struct.pack("16sP", dev.encode(), ctypes.addressof(value))
+    with host.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
+        fcntl.ioctl(any_socket, 0x8946, request)  # SIOCETHTOOL
 
 
 class Nat:

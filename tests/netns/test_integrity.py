@@ -12,7 +12,7 @@ import pytest
 import ipipou
 import packets
 from ipipou import CLIENT, SERVER, reach_each_other
-from test_tunnel import no_checksum_offload
+from lab import no_checksum_offload
 from traffic import MIB, Echo, datagrams, no_damage, transfer_both_ways
 
 TUN = ["--datapath", "tun", "--auth-token", "hello"]

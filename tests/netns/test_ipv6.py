@@ -10,8 +10,8 @@ import ipipou
 import packets
 from gateways import await_answer
 from ipipou import CLIENT, SERVER, await_, reach_each_other
+from lab import no_checksum_offload
 from test_malformed import ICMP6, ipv6
-from test_tunnel import no_checksum_offload
 from traffic import Echo, datagrams, no_damage, transfer_both_ways
 
 TUN = ["--datapath", "tun"]

@@ -9,9 +9,9 @@ import ipipou
 import packets
 from gateways import INNER, INNER_CLIENT, Border, await_mtu
 from ipipou import CLIENT, SERVER, await_
+from lab import no_checksum_offload
 from many_ends import dropped
 from test_kernel_refuses import preloaded  # noqa: F401
-from test_tunnel import no_checksum_offload
 
 PORT = 10000
 TCP, ACK, PSH, FIN = 6, 0x10, 0x08, 0x01

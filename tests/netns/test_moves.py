@@ -10,7 +10,7 @@ import pytest
 import ipipou
 from gateways import await_answer
 from ipipou import CLIENT, SERVER, await_, reach_each_other
-from test_nat import NEW_PORTS, OUTSIDE, Internet
+from masquerade import NEW_PORTS, OUTSIDE, Internet
 
 TUN = ["--datapath", "tun"]
 INNER_SERVER, INNER_CLIENT = "172.28.0.0", "172.28.0.1"

@@ -12,11 +12,11 @@ import pytest
 import ipipou
 from gateways import await_answer
 from ipipou import CLIENT, SERVER, await_, reach_each_other
+from lab import no_checksum_offload
 from many_ends import dropped
 from test_handover import manager  # noqa: F401
 from test_integrity import TUN, connect
 from test_ipv6 import CLIENT6, INNER6, SERVER6
-from test_tunnel import no_checksum_offload
 from traffic import family, no_damage, transfer_both_ways
 
 INNER_SERVER, INNER_CLIENT = "172.28.0.0", "172.28.0.1"

@@ -11,11 +11,11 @@ import ipipou
 import packets
 from gateways import await_answer
 from ipipou import CLIENT, SERVER, await_
+from lab import no_checksum_offload
 from many_ends import Table, await_reached, dropped, inner, node
 from test_integrity import TUN, UDP_SEGMENT, connect
 from test_ipv6 import CLIENT6, INNER6, SERVER6
 from test_outer import across
-from test_tunnel import no_checksum_offload
 from traffic import SO_RCVBUFFORCE, no_damage, transfer, transfer_both_ways
 
 INNER_SERVER, INNER_CLIENT = "172.28.0.0", "172.28.0.1"

@@ -1,15 +1,13 @@
 """Tunnels between two hosts on one network."""
 
-import ctypes
-import fcntl
 import socket
-import struct
 
 import pytest
 
 import ipipou
 import packets
 from ipipou import CLIENT, SERVER, reach_each_other
+from lab import no_checksum_offload
 
 TRACK_ALL = """
     table ip firewall {
@@ -122,14 +120,6 @@ def test_forced_private_address(hosts):
     assert near.admitted() == {f"{CLIENT}:10000": "172.29.0.0"}
     assert far.admitted() == {f"{SERVER}:10000": "10.99.0.1"}
     assert "inet 10.99.0.1/32" in client.run("ip addr show dev lo")
-
-
-def no_checksum_offload(host, dev):
-    """Packets leave with their checksums complete, as by a plain network card (linux/ethtool.h)."""
-    value = ctypes.create_string_buffer(struct.pack("II", 0x17, 0))  # ETHTOOL_STXCSUM
-    request = struct.pack("16sP", dev.encode(), ctypes.addressof(value))
-    with host.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
-        fcntl.ioctl(any_socket, 0x8946, request)  # SIOCETHTOOL
 
 
 @pytest.mark.parametrize("options", [[], ["--force-fou-local-ip-alt"]], ids=["direct", "alternate"])
