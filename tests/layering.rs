@@ -115,7 +115,7 @@ fn paths(tree: &str) -> Vec<Module> {
     let prefix: Module =
         prefix.split("::").map(|n| n.trim().to_owned()).filter(|n| !n.is_empty()).collect();
     let (mut depth, mut parts) = (0, vec![String::new()]);
-    for c in rest.trim_end_matches(['}', ' ', '\n']).chars() {
+    for c in rest.strip_suffix('}').unwrap_or(rest).chars() {
         match c {
             '{' => depth += 1,
             '}' => depth -= 1,
@@ -126,14 +126,8 @@ fn paths(tree: &str) -> Vec<Module> {
             _ => parts.last_mut().unwrap().push(c),
         }
     }
-    // A brace that `trim_end_matches` took too many of closes again.
-    let close = |part: &String| {
-        let open =
-            part.matches('{').count() - part.matches('}').count().min(part.matches('{').count());
-        format!("{part}{}", "}".repeat(open))
-    };
-    let inner = parts.iter().filter(|part| !part.trim().is_empty()).map(close);
-    inner.flat_map(|part| paths(&part)).map(|rest| [prefix.clone(), rest].concat()).collect()
+    let inner = parts.iter().filter(|part| !part.trim().is_empty());
+    inner.flat_map(|part| paths(part)).map(|rest| [prefix.clone(), rest].concat()).collect()
 }
 
 /// What a path in `file` means, from `src` on.
@@ -172,7 +166,6 @@ fn there_is_no_circle_of_files() {
     let uses = |module: &Module, handed_on: bool| -> Vec<Module> {
         let statements = modules[module].split(';').filter_map(|statement| {
             let statement = statement.rsplit("\n\n").next()?.trim();
-            let statement = statement.rsplit("*/").next()?.trim_start();
             let (before, tree) = statement.split_once("use ")?;
             let is_public = before.starts_with("pub");
             let is_use = before.is_empty() || is_public;
