@@ -153,10 +153,7 @@ pub async fn open_host(
             Prepared::Tun
         }
     };
-    let server = match settings.config.server_name().map(|server| &server.host) {
-        Some(HostName::Address(address)) => Some(*address),
-        Some(HostName::Name(_)) | None => None,
-    };
+    let server = settings.config.server_name().and_then(|server| server.host.address());
     let question = Question {
         way_to: server.map(|server| WayTo::of_tunnel(tunnel, server)),
         ..Question::default()

@@ -145,9 +145,10 @@ impl Config {
         let can = datapath.capabilities();
         let over_ipv6 = match &self.tunnel.outer {
             Outer::Address(address) | Outer::AddressOn(address, _) => address.is_ipv6(),
-            Outer::Device(_) | Outer::Route => self
-                .server_name()
-                .is_some_and(|server| matches!(server.host, HostName::Address(a) if a.is_ipv6())),
+            Outer::Device(_) | Outer::Route => {
+                let address = self.server_name().and_then(|server| server.host.address());
+                address.is_some_and(|address| address.is_ipv6())
+            }
         };
         let learns = self.expects().is_some_and(|e| matches!(e.admits, Admits::Shared(_)));
         if learns && !can.learns {
@@ -186,6 +187,16 @@ pub enum HostName {
     Address(IpAddr),
     /// A name that [`is_host_name`] accepts, in the form that the resolver is asked for.
     Name(String),
+}
+
+impl HostName {
+    /// The address; `None`: it has to be looked up.
+    pub fn address(&self) -> Option<IpAddr> {
+        match self {
+            HostName::Address(address) => Some(*address),
+            HostName::Name(_) => None,
+        }
+    }
 }
 
 impl fmt::Display for HostName {

@@ -338,9 +338,10 @@ impl Engine {
     fn deadline(&mut self, now: &Now, actions: &mut Vec<Action>) {
         let expired = self.peers.expire(now);
         if self.can_send() {
-            let asks = self.peers.provers().filter_map(|p| p.asks_for_traffic(now).then_some(()));
-            if asks.count() > 0 {
-                self.reread_at = now.monotonic;
+            for prover in self.peers.provers() {
+                if prover.asks_for_traffic(now) {
+                    self.reread_at = now.monotonic;
+                }
             }
         }
         self.send_due(now, actions);

@@ -8,7 +8,7 @@ use ipnet::IpNet;
 use super::Now;
 use super::addresses::Addresses;
 use super::admission::Admission;
-use super::config::{AlternateAddress, DeviceName, HostName, PeerConfig, ServerName, TunnelConfig};
+use super::config::{AlternateAddress, DeviceName, PeerConfig, ServerName, TunnelConfig};
 use super::memory::Memory;
 use super::prover::Prover;
 
@@ -162,10 +162,7 @@ impl Peer {
 
 impl Locator {
     fn at(server: &ServerName) -> Self {
-        let address = match &server.host {
-            HostName::Address(address) => Some(*address),
-            HostName::Name(_) => None,
-        };
-        Locator::Named { addresses: Addresses::new(address), port: server.port.get() }
+        let addresses = Addresses::new(server.host.address());
+        Locator::Named { addresses, port: server.port.get() }
     }
 }

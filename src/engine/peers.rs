@@ -1,6 +1,7 @@
 //! The population of peers: a single one, one that many hosts share, or one for each remote of a table.
 
-use std::net::SocketAddr;
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use super::Now;
@@ -31,16 +32,19 @@ impl Peers {
 
     /// Exchanges them for those of another table. What the kernel said of a remote stays known.
     pub fn replace(&mut self, mut peers: Vec<Peer>) {
+        let conflict = |old: &Peer| Some((old.remote()?, old.conflicting_remote?));
+        let conflicts: BTreeMap<SocketAddr, IpAddr> = self.0.iter().filter_map(conflict).collect();
         for peer in &mut peers {
-            let same = self.0.iter().find(|old| old.remote() == peer.remote());
-            peer.conflicting_remote = same.and_then(|old| old.conflicting_remote);
+            let same = peer.remote().and_then(|remote| conflicts.get(&remote));
+            peer.conflicting_remote = same.copied();
         }
         self.0 = peers;
     }
 
     /// The one that several hosts share.
     pub fn shared(&self) -> Option<&Admission> {
-        self.admissions().find(|admission| admission.learn().is_some())
+        let mut admissions = self.0.iter().filter_map(|peer| peer.admission.as_ref());
+        admissions.find(|admission| admission.learn().is_some())
     }
 
     /// Every remote, and whether its packets may come in.
@@ -61,12 +65,13 @@ impl Peers {
         self.0.iter_mut().filter_map(|peer| peer.prover.as_mut())
     }
 
-    fn admissions(&self) -> impl Iterator<Item = &Admission> {
-        self.0.iter().filter_map(|peer| peer.admission.as_ref())
+    fn admissions(&mut self) -> impl Iterator<Item = &mut Admission> {
+        self.0.iter_mut().filter_map(|peer| peer.admission.as_mut())
     }
 
+    /// The one that judges authentication packets.
     fn judge(&mut self) -> Option<&mut Admission> {
-        self.0.iter_mut().find_map(|peer| peer.admission.as_mut())
+        self.admissions().next()
     }
 
     /// The addresses of a peer that is looked up by its name.
@@ -121,8 +126,7 @@ impl Peers {
 
     /// Ends the authentications that have run out; tells whose they were.
     pub fn expire(&mut self, now: &Now) -> Vec<SocketAddr> {
-        let admissions = self.0.iter_mut().filter_map(|peer| peer.admission.as_mut());
-        admissions.flat_map(|admission| admission.expire(now)).collect()
+        self.admissions().flat_map(|admission| admission.expire(now)).collect()
     }
 
     /// The one that several hosts share, to find room in.

@@ -20,21 +20,20 @@ use std::net::SocketAddr;
 use futures_util::FutureExt as _;
 use futures_util::future::LocalBoxFuture;
 
-use crate::host::datapath::{Statistics, Warnings};
-use crate::host::nft::NftError;
-use crate::host::table::RuleCounter;
-use crate::host::{Datapath, HostAdapter, Links, StepError, absent_is_fine, conntrack};
-
-pub use queue::{QueueError, Queued};
-pub use raw::RawSender;
-
 use crate::engine::Outgoing;
 use crate::engine::config::{DeviceName, QueueConfig, TunnelConfig};
 use crate::engine::host::step::{KernelStep, Step};
 use crate::engine::host::{Found, RulesFound};
+use crate::host::datapath::{Statistics, Warnings};
+use crate::host::nft::NftError;
+use crate::host::table::RuleCounter;
+use crate::host::{Datapath, HostAdapter, Links, StepError, absent_is_fine, conntrack};
 use fou::Fou;
 use queue::Queue;
 use rules::Rules;
+
+pub use queue::{QueueError, Queued};
+pub use raw::RawSender;
 
 /// The name of the counter of ICMP errors that were not believed.
 const ICMP_ERRORS: &str = "icmp_error";

@@ -108,11 +108,7 @@ fn client(resolver: &mut Resolver, outer: Outer) -> Result<Config, UsageError> {
     let (host, port) = remote(options);
     let host = host.ok_or(UsageError::NoServer)?;
     let port = port.ok_or(UsageError::NoServerPort)?;
-    let address = match &host {
-        HostName::Address(address) => Some(*address),
-        HostName::Name(_) => None,
-    };
-    let tunnel = tunnel(resolver, outer, address)?;
+    let tunnel = tunnel(resolver, outer, host.address())?;
     let credential = auth::credential(resolver);
     let shows = Shows { credential, keepalive: unless_zero(options.keepalive) };
     Ok(Config::client(tunnel, ServerName { host, port }, shows))

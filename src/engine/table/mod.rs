@@ -318,10 +318,7 @@ mod tests {
                 "fd00::2 [2001:db8::1]:10000",
             ]
         );
-        let known = table.resolve(port, |host| match host {
-            HostName::Address(address) => Some(*address),
-            HostName::Name(_) => None,
-        });
+        let known = table.resolve(port, HostName::address);
         assert_eq!(known.len(), 2);
         let empty = HostTable::parse(br#"{"_by": "me", "nodes": {}}"#);
         assert_eq!(empty, Ok(HostTable::default()));
