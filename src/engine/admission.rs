@@ -10,6 +10,7 @@ use std::time::Duration;
 use super::Now;
 use super::config::{Admits, Expects, LearnConfig, Reply};
 use super::memory::{Memory, Writing};
+use super::sessions::{Session, Sessions};
 use crate::auth::{Reject, ReplayMemory};
 
 /// An address that no client can have.
@@ -26,25 +27,11 @@ pub struct Admission {
     seen: ReplayMemory,
     /// Where the peer was, as far as an earlier process remembered.
     remembered: BTreeSet<SocketAddr>,
-    sessions: BTreeMap<SocketAddr, Session>,
+    sessions: Sessions,
     /// Remotes that authenticated. That is to be on the disk before it counts.
     arriving: BTreeMap<SocketAddr, Arriving>,
     /// Remotes that authenticated while all places were taken.
     waiting: BTreeMap<SocketAddr, Waiting>,
-}
-
-/// A remote that authenticated, or whose tunnel was found at the start.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Session {
-    /// Time since the start of the process at the last valid packet, and Unix time then.
-    at: Duration,
-    unix: u64,
-    /// Time since the start of the process at which that packet has run out.
-    until: Option<Duration>,
-    expired: bool,
-    /// It was found at the start, and another came after it, or it authenticated by what this process
-    /// does not take.
-    unproven: bool,
 }
 
 #[derive(Debug)]
@@ -126,7 +113,7 @@ impl Admission {
             expects,
             seen,
             remembered,
-            sessions: BTreeMap::new(),
+            sessions: Sessions::default(),
             arriving: BTreeMap::new(),
             waiting: BTreeMap::new(),
         };
@@ -145,8 +132,8 @@ impl Admission {
             let age = now.since(unix);
             let at = now.monotonic.saturating_sub(age);
             let until = self.expects.valid_until(age, now);
-            self.sessions
-                .insert(remote, Session { at, unix, until, expired: false, unproven: false });
+            let session = Session { at, unix, until, expired: false, unproven: false };
+            self.sessions.put(remote, session);
         }
         self.expire(now);
     }
@@ -165,16 +152,17 @@ impl Admission {
         let until = self.expects.valid_until(age, now);
         let expired = !taken || until.is_some_and(|until| until <= now.monotonic);
         let at = now.monotonic.saturating_sub(age);
-        self.sessions = [(remote, Session { at, unix, until, expired, unproven: !taken })].into();
+        self.sessions = Sessions::default();
+        self.sessions.put(remote, Session { at, unix, until, expired, unproven: !taken });
     }
 
     /// Every remote that has a session, and whether it is let in.
     pub fn remotes(&self) -> impl Iterator<Item = (SocketAddr, bool)> {
-        self.sessions.iter().map(|(remote, session)| (*remote, !session.expired))
+        self.sessions.iter().map(|(remote, session)| (remote, !session.expired))
     }
 
     pub fn admits(&self, remote: SocketAddr) -> bool {
-        self.sessions.get(&remote).is_some_and(|session| !session.expired)
+        self.sessions.get(remote).is_some_and(|session| !session.expired)
     }
 
     /// How inner addresses are learned, where several hosts share this.
@@ -204,17 +192,16 @@ impl Admission {
     ) -> Result<Verdict, Reject> {
         // One whom another came after is not known, although the tunnel still leads to it.
         let is_known = self.remembered.contains(&from)
-            || self.sessions.get(&from).is_some_and(|session| !session.unproven);
+            || self.sessions.get(from).is_some_and(|session| !session.unproven);
         let time = now.server_time();
         self.expects.policy.check(from, payload, time, is_known, &mut self.seen)?;
         let until = self.expects.valid_until(Duration::ZERO, now);
         let (at, unix) = (now.monotonic, now.unix);
         let session = Session { at, unix, until, expired: false, unproven: false };
         let must_write = self.seen.must_write();
-        let before = self.sessions.get_mut(&from);
-        let has_place = before.is_some();
-        if let Some(before) = before.filter(|before| !must_write && !before.expired) {
-            *before = session;
+        let before = self.sessions.get(from).copied();
+        if before.is_some_and(|before| !must_write && !before.expired) {
+            self.sessions.put(from, session);
             // Alone, it is back from where it was about to move to.
             if self.learn().is_none() {
                 self.arriving.clear();
@@ -229,7 +216,7 @@ impl Admission {
         let waiting = Waiting { session, request: payload.to_vec() };
         match &self.expects.admits {
             Admits::One => self.arriving.clear(),
-            Admits::Shared(learn) if !has_place && !self.is_roomy(learn.limit) => {
+            Admits::Shared(learn) if before.is_none() && !self.is_roomy(learn.limit) => {
                 // More than all of them cannot find room.
                 if self.waiting.len() >= learn.limit {
                     return Err(Reject::NoRoom);
@@ -260,9 +247,9 @@ impl Admission {
         if self.waiting.is_empty() {
             return room;
         }
-        let silence = |(remote, session): (&SocketAddr, &Session)| {
+        let silence = |(remote, session): (SocketAddr, Session)| {
             let since = now.monotonic.saturating_sub(session.at);
-            (silent.get(remote).map_or(since, |data| since.min(*data)), *remote)
+            (silent.get(&remote).map_or(since, |data| since.min(*data)), remote)
         };
         let mut silences: Vec<_> = self.sessions.iter().map(silence).collect();
         silences.retain(|(silence, _)| *silence >= lifetime);
@@ -273,7 +260,7 @@ impl Admission {
                     room.refused.push((from, waiting.request.len()));
                     continue;
                 };
-                self.sessions.remove(&gone);
+                self.sessions.remove(gone);
                 room.removed.push(gone);
             }
             self.arriving.insert(from, Arriving { waiting, writing });
@@ -297,10 +284,13 @@ impl Admission {
 
     fn let_in(&mut self, remote: SocketAddr, session: Session) -> Accepted {
         let before = match &self.expects.admits {
-            Admits::One => std::mem::take(&mut self.sessions).pop_first().map(|(at, _)| at),
-            Admits::Shared(_) => self.sessions.remove_entry(&remote).map(|(at, _)| at),
+            Admits::One => self.sessions.iter().next().map(|(at, _)| at),
+            Admits::Shared(_) => self.sessions.get(remote).map(|_| remote),
         };
-        self.sessions.insert(remote, session);
+        if let Some(before) = before.filter(|before| *before != remote) {
+            self.sessions.remove(before);
+        }
+        self.sessions.put(remote, session);
         match before {
             None => Accepted::Arrived,
             Some(before) if before == remote => Accepted::Refreshed,
@@ -319,28 +309,27 @@ impl Admission {
 
     /// When the first authentication runs out.
     pub fn next_expiry(&self) -> Option<Duration> {
-        self.sessions.values().filter(|s| !s.expired).filter_map(|s| s.until).min()
+        self.sessions.next_expiry()
     }
 
     /// Ends the authentications that have run out; tells whose they were. The tunnel to a peer that is
     /// alone stays, and lets nothing in.
     pub fn expire(&mut self, now: &Now) -> Vec<SocketAddr> {
-        let mut gone = Vec::new();
-        for (remote, session) in &mut self.sessions {
-            if !session.expired && session.until.is_some_and(|until| until <= now.monotonic) {
-                session.expired = true;
-                gone.push(*remote);
-            }
-        }
+        let gone = self.sessions.expire(now.monotonic);
         if self.learn().is_some() {
-            self.sessions.retain(|_, session| !session.expired);
+            gone.iter().for_each(|remote| self.sessions.remove(*remote));
         }
         gone
     }
 
+    /// The remotes that came, went, or ran out since the last call.
+    pub fn take_changed(&mut self) -> BTreeSet<SocketAddr> {
+        self.sessions.take_changed()
+    }
+
     /// Unix time of the newest authentication.
     pub fn last_authentication(&self) -> Option<u64> {
-        self.sessions.values().map(|session| session.unix).max().filter(|&unix| unix != 0)
+        self.sessions.iter().map(|(_, session)| session.unix).max().filter(|&unix| unix != 0)
     }
 
     /// Puts into the memory what a restart must not forget.
@@ -348,7 +337,7 @@ impl Admission {
         memory.key = self.expects.policy.key();
         memory.seen = self.seen.clone();
         let arriving = self.arriving.iter().map(|(remote, a)| (*remote, a.waiting.session));
-        let sessions = self.sessions.iter().map(|(remote, session)| (*remote, *session));
+        let sessions = self.sessions.iter();
         match &self.expects.admits {
             Admits::One => {
                 let newest = arriving.chain(sessions).next();

@@ -72,7 +72,7 @@ impl Engine {
         if arrivals.is_empty() {
             return;
         }
-        let steps = self.reconcile(actions);
+        let steps = self.follow_peers(actions);
         let is_made = is_made(&steps);
         actions.extend(Action::apply(steps));
         for Arrival { from, accepted, reply } in arrivals {

@@ -21,6 +21,7 @@ mod prover;
 mod reconcile;
 mod rivals;
 mod server;
+mod sessions;
 mod sources;
 mod status;
 pub mod table;
@@ -184,6 +185,7 @@ pub struct Engine {
     /// Who came, and who moved from where, and whose tunnel is not made yet.
     untold: BTreeMap<SocketAddr, Option<SocketAddr>>,
     phase: Phase,
+    applying: Applying,
     reread_at: Duration,
     /// The last writing of the memory that was asked for.
     writing: Writing,
@@ -197,6 +199,16 @@ pub struct Engine {
     name_unusable: bool,
     /// Who was answered lately: since when, and how often.
     answered: BTreeMap<SocketAddr, (Duration, u32)>,
+}
+
+/// What is being applied.
+#[derive(Debug, Default)]
+enum Applying {
+    /// Steps of a whole plan: a reading shows what came of them.
+    #[default]
+    Plan,
+    /// What a few of the peers need, of which the next regular reading is early enough.
+    Delta(Vec<Step>),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -240,6 +252,7 @@ impl Engine {
             rivals: Rivals::default(),
             untold: BTreeMap::new(),
             phase: Phase::Settling,
+            applying: Applying::default(),
             reread_at: now.monotonic,
             writing: Writing::default(),
             write_at: Duration::MAX,
@@ -260,7 +273,7 @@ impl Engine {
             Event::Resolved(addresses) => self.resolved(&addresses, now, actions),
             Event::ReauthRequested => self.reauth(now, actions),
             Event::Written(writing) => self.written(writing, now, actions),
-            Event::Applied(Ok(())) => actions.push(Action::ReadHost),
+            Event::Applied(Ok(())) => self.applied(actions),
             Event::Applied(Err(failed)) => self.failed(&failed, now, actions),
             Event::TornDown { failed } => self.torn_down(failed, actions),
             Event::SendFailed => self.authenticate(now.monotonic + RETRY_AFTER),
@@ -308,6 +321,18 @@ impl Engine {
         found.or(self.endpoint.tunnel.outer.address()).map_or(Family::V4, Family::of)
     }
 
+    fn applied(&mut self, actions: &mut Vec<Action>) {
+        match std::mem::take(&mut self.applying) {
+            Applying::Plan => actions.push(Action::ReadHost),
+            Applying::Delta(steps) => {
+                if let Some(found) = &mut self.found {
+                    steps.iter().for_each(|step| found.note(step));
+                }
+                self.tell_arrivals(actions);
+            }
+        }
+    }
+
     fn failed(&mut self, failed: &Failed, now: &Now, actions: &mut Vec<Action>) {
         if let (
             Step::Kernel(KernelStep::CreateLink(link) | KernelStep::ChangeLink(link)),
@@ -346,7 +371,7 @@ impl Engine {
         }
         self.send_due(now, actions);
         if !expired.is_empty() {
-            let steps = self.reconcile(actions);
+            let steps = self.follow_peers(actions);
             actions.extend(Action::apply(steps));
         }
         actions.extend(expired.into_iter().map(Report::Expired).map(Action::Report));

@@ -1,6 +1,6 @@
 //! The population of peers: a single one, one that many hosts share, or one for each remote of a table.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
@@ -132,6 +132,12 @@ impl Peers {
     /// The one that several hosts share, to find room in.
     pub fn shared_mut(&mut self) -> Option<&mut Admission> {
         self.judge().filter(|admission| admission.learn().is_some())
+    }
+
+    /// The remotes that came, went, or ran out since the last call.
+    pub fn take_changed(&mut self) -> BTreeSet<SocketAddr> {
+        let admissions = self.0.iter_mut().filter_map(|peer| peer.admission.as_mut());
+        admissions.flat_map(Admission::take_changed).collect()
     }
 
     /// Notes that the kernel refused a link because another has its pair of addresses.

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 
 use super::config::{DeviceName, Outer};
+use super::datapath;
 use super::datapath::kernel::renamed;
 use super::endpoint::{Endpoint, OuterFound};
 use super::host::plan::{Start, plan};
@@ -21,7 +22,7 @@ use super::peer::Peer;
 use super::prover::Prover;
 use super::table::{Node, nodes};
 use super::wanted::wanted;
-use super::{Action, Engine, Now, Phase, REREAD_EVERY, Report};
+use super::{Action, Applying, Engine, Now, Phase, REREAD_EVERY, Report};
 
 /// The other ends as they were planned for.
 #[derive(Debug, PartialEq, Eq)]
@@ -301,10 +302,31 @@ impl Engine {
         }
     }
 
+    /// The steps that follow from a change of the peers: only what those need that changed, where nothing
+    /// else depends on them and the host was as it should be.
+    #[must_use]
+    pub(super) fn follow_peers(&mut self, actions: &mut Vec<Action>) -> Vec<Step> {
+        let changed = self.peers.take_changed();
+        let outer = self.outer.filter(|_| {
+            self.phase == Phase::Settled && !self.outer_missing && self.needs_nothing.is_some()
+        });
+        let delta = outer.zip(self.found.as_ref()).and_then(|(outer, found)| {
+            datapath::delta(&self.endpoint, outer, &self.peers, &changed, found)
+        });
+        match delta {
+            Some(steps) => {
+                self.applying = Applying::Delta(steps.clone());
+                steps
+            }
+            None => self.reconcile(actions),
+        }
+    }
+
     /// The steps to what is missing on the host as last read; also notes what will be ours. `actions`
     /// are what has to come before them.
     #[must_use]
     pub(super) fn reconcile(&mut self, actions: &mut Vec<Action>) -> Vec<Step> {
+        self.applying = Applying::Plan;
         let (Some(found), Some(outer)) = (&self.found, self.outer) else { return Vec::new() };
         let mut before = self.memory.settings.clone();
         forget(&mut before, found);

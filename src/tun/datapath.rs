@@ -70,6 +70,14 @@ impl TunDatapath {
             TunStep::Forward(table) => {
                 self.forwarder.set_forwarding(table.clone()).map_err(StepError::Tun)
             }
+            TunStep::AddRemote(remote, spec) => {
+                self.forwarder.add_remote(*remote, spec.clone());
+                Ok(())
+            }
+            TunStep::RemoveRemote(remote) => {
+                self.forwarder.remove_remote(*remote);
+                Ok(())
+            }
             TunStep::CreateLink { device, mtu } => {
                 self.forwarder.create_interface(device).map_err(StepError::Tun)?;
                 self.store();

@@ -24,7 +24,7 @@ use super::{lock, read, receive, transmit, unreachable, write};
 use crate::engine::Outgoing;
 use crate::engine::config::DeviceName;
 use crate::engine::host::surroundings::Surroundings;
-use crate::engine::host::{PeerTable, SocketSpec};
+use crate::engine::host::{PeerTable, RemoteSpec, SocketSpec};
 
 /// More readers than this gain nothing: one thread writes.
 const MOST_QUEUES: usize = 4;
@@ -231,6 +231,19 @@ impl Forwarder {
         }
         readers.give();
         Ok(())
+    }
+
+    /// Adds one remote to what is forwarded, or exchanges what it has of it.
+    pub fn add_remote(&self, remote: SocketAddr, spec: RemoteSpec) {
+        self.shared.change_forwarding(|forwarding| {
+            forwarding.add_remote(remote, spec);
+            true
+        });
+    }
+
+    /// Takes one remote out of what is forwarded, and forgets what was learned behind it.
+    pub fn remove_remote(&self, remote: SocketAddr) {
+        self.shared.change_forwarding(|forwarding| forwarding.remove_remote(remote));
     }
 
     /// Takes what is known of the host now.

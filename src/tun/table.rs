@@ -71,18 +71,44 @@ impl Forwarding {
         self.destinations = Networks::default();
         self.sources.clear();
         for (address, remote) in &spec.remotes {
-            for network in &remote.destinations {
-                self.destinations.insert(*network, *address);
-            }
-            let mut sources = Networks::default();
-            for network in &remote.sources {
-                sources.insert(*network, ());
-            }
-            self.sources.insert(*address, sources);
+            self.index(*address, remote);
         }
         self.spec = spec;
         if self.spec.learn.is_none() {
             self.learned.clear();
+        }
+    }
+
+    fn index(&mut self, address: SocketAddr, remote: &RemoteSpec) {
+        for network in &remote.destinations {
+            self.destinations.insert(*network, address);
+        }
+        let mut sources = Networks::default();
+        for network in &remote.sources {
+            sources.insert(*network, ());
+        }
+        self.sources.insert(address, sources);
+    }
+
+    /// Adds one remote, or exchanges what it has of the table. What was learned behind it stays.
+    pub fn add_remote(&mut self, address: SocketAddr, remote: RemoteSpec) {
+        self.forget_destinations(address);
+        self.index(address, &remote);
+        self.spec.remotes.insert(address, remote);
+    }
+
+    /// Takes one remote out, and forgets what was learned behind it; whether it was there.
+    pub fn remove_remote(&mut self, address: SocketAddr) -> bool {
+        self.forget_destinations(address);
+        self.sources.remove(&address);
+        self.learned.retain(|_, learned| learned.remote != address);
+        self.spec.remotes.remove(&address).is_some()
+    }
+
+    fn forget_destinations(&mut self, address: SocketAddr) {
+        let networks = self.spec.remotes.get(&address).map(|remote| &remote.destinations);
+        for network in networks.into_iter().flatten() {
+            self.destinations.remove(*network);
         }
     }
 
@@ -221,6 +247,13 @@ impl<T> Networks<T> {
         match network {
             IpNet::V4(network) => drop(self.v4.insert(network.trunc(), value)),
             IpNet::V6(network) => drop(self.v6.insert(network.trunc(), value)),
+        }
+    }
+
+    fn remove(&mut self, network: IpNet) {
+        match network {
+            IpNet::V4(network) => drop(self.v4.remove(&network.trunc())),
+            IpNet::V6(network) => drop(self.v6.remove(&network.trunc())),
         }
     }
 

@@ -142,6 +142,13 @@ impl FakeHost {
             Step::Host(step) => self.apply_host(step),
             Step::Tun(TunStep::Bind(spec)) => self.found.userspace.socket = Some(spec.clone()),
             Step::Tun(TunStep::Forward(spec)) => self.found.userspace.forwarding = spec.clone(),
+            Step::Tun(TunStep::AddRemote(remote, spec)) => {
+                self.found.userspace.forwarding.remotes.insert(*remote, spec.clone());
+            }
+            Step::Tun(TunStep::RemoveRemote(remote)) => {
+                let gone = self.found.userspace.forwarding.remotes.remove(remote);
+                assert!(gone.is_some(), "no such remote: {remote}");
+            }
             Step::Tun(TunStep::CreateLink { device, mtu }) => {
                 self.create(device, InterfaceKind::Tun, *mtu);
                 self.found.userspace.interface = true;

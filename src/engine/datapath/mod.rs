@@ -3,7 +3,30 @@
 pub mod kernel;
 pub mod tun;
 
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+
 use super::config::Datapath;
+use super::endpoint::{Endpoint, OuterFound};
+use super::host::Found;
+use super::host::step::Step;
+use super::peers::Peers;
+
+/// The steps that only the remotes `changed` need on a host that is as it was planned for; `None` where
+/// more than these depends on them.
+pub(super) fn delta(
+    endpoint: &Endpoint,
+    outer: OuterFound,
+    peers: &Peers,
+    changed: &BTreeSet<SocketAddr>,
+    found: &Found,
+) -> Option<Vec<Step>> {
+    match endpoint.datapath {
+        // Each has a link and rules of its own.
+        Datapath::Kernel => None,
+        Datapath::Tun => tun::delta(endpoint, outer, peers, changed, found),
+    }
+}
 
 /// The limits of a datapath.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

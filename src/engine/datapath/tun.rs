@@ -7,6 +7,7 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use crate::engine::config::{SourceCheck, TunnelConfig};
 use crate::engine::endpoint::{Endpoint, OuterFound, addresses, forwards, mtu, through};
+use crate::engine::host::step::{Step, TunStep};
 use crate::engine::host::wanted::{LinkKind, Wanted, WantedLink};
 use crate::engine::host::{
     Control, Found, LearnSpec, LinkForwarding, PeerTable, RemoteSpec, SocketSpec,
@@ -77,6 +78,37 @@ pub fn wanted(
         links: known.then_some(link).into_iter().collect(),
         ..Wanted::default()
     }
+}
+
+/// More entries than that are exchanged as a whole.
+const A_FEW: usize = 16;
+
+/// The steps for the remotes `changed` of a peer that several hosts share: one entry of the table each.
+/// A network around a remote would change routes and addresses, too.
+pub fn delta(
+    endpoint: &Endpoint,
+    outer: OuterFound,
+    peers: &Peers,
+    changed: &BTreeSet<SocketAddr>,
+    found: &Found,
+) -> Option<Vec<Step>> {
+    let tunnel = &endpoint.tunnel;
+    let networks = through(endpoint, peers).into_iter();
+    let networks = networks.chain(tunnel.inner6.map(IpNet::V6));
+    let networks: Vec<_> = networks.chain(tunnel.gateway.routes.iter().copied()).collect();
+    let is_inside = |remote: &SocketAddr| networks.iter().any(|net| net.contains(&remote.ip()));
+    let is_more = changed.len() > A_FEW || changed.iter().any(is_inside);
+    if peers.shared().is_none() || tunnel.gateway.default_route || is_more {
+        return None;
+    }
+    let there = &found.userspace.forwarding.remotes;
+    let of_family = changed.iter().filter(|a| a.is_ipv4() == outer.address.is_ipv4());
+    let step = |remote: &SocketAddr| match (peers.admits(*remote), there.contains_key(remote)) {
+        (true, false) => Some(TunStep::AddRemote(*remote, RemoteSpec::default()).into()),
+        (false, true) => Some(TunStep::RemoveRemote(*remote).into()),
+        (true, true) | (false, false) => None,
+    };
+    Some(of_family.filter_map(step).collect())
 }
 
 /// The remote of a tunnel with two ends: everything goes there, IPv6 only if it is asked for. The

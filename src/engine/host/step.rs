@@ -4,12 +4,12 @@
 use std::collections::BTreeSet;
 use std::fmt;
 use std::mem::{Discriminant, discriminant};
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddr};
 
 use super::interface::{Address, InterfaceAddress, IpipLink};
 use super::routing::{GatewaySpec, PolicyRule, Route};
 use super::rules::{Admitted, Listener, RuleSpec};
-use super::userspace::{PeerTable, SocketSpec};
+use super::userspace::{PeerTable, RemoteSpec, SocketSpec};
 use super::wanted::WantedLink;
 use crate::engine::config::DeviceName;
 
@@ -106,6 +106,10 @@ pub enum TunStep {
     Bind(SocketSpec),
     /// Replaces the table of remotes.
     Forward(PeerTable),
+    /// Adds one remote to the table, or exchanges what it has of it.
+    AddRemote(SocketAddr, RemoteSpec),
+    /// Takes one remote out of the table, and what was learned behind it.
+    RemoveRemote(SocketAddr),
     /// Opens a TUN interface whose largest packet has `mtu` bytes.
     CreateLink {
         /// Name for the interface.
@@ -175,7 +179,10 @@ impl Step {
                 | KernelStep::CreateLink(_)
                 | KernelStep::ChangeLink(_) => false,
             },
-            Step::Tun(step) => matches!(step, TunStep::Forward(_)),
+            Step::Tun(step) => match step {
+                TunStep::Forward(_) | TunStep::AddRemote(..) | TunStep::RemoveRemote(_) => true,
+                TunStep::Bind(_) | TunStep::CreateLink { .. } => false,
+            },
             Step::Nat(step) => matches!(step, NatStep::Install(_)),
             Step::Dns(DnsStep::Use | DnsStep::Restore) => false,
         }
@@ -321,6 +328,8 @@ impl fmt::Display for TunStep {
                 let to: Vec<_> = table.remotes.keys().map(ToString::to_string).collect();
                 write!(f, "forward to {}", to.join(", "))
             }
+            TunStep::AddRemote(remote, _) => write!(f, "forward to {remote} too"),
+            TunStep::RemoveRemote(remote) => write!(f, "forward to {remote} no more"),
             TunStep::CreateLink { device, mtu } => {
                 write!(f, "create {device} as a TUN interface, MTU {mtu}")
             }
