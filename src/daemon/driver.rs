@@ -52,12 +52,12 @@ impl Driver for Process<'_> {
     }
 
     async fn remember(&mut self, memory: &Memory) {
-        let result = self.memory.save(memory).await;
+        let result = self.memory.save(memory, &mut self.engine).await;
         self.note_write(result);
     }
 
     fn write(&mut self, writing: Writing) {
-        self.memory.write(writing, &self.engine);
+        self.memory.write(writing, &mut self.engine);
     }
 
     fn send(&mut self, packet: &Outgoing) -> bool {

@@ -1,4 +1,5 @@
-//! The memory of a tunnel on disk: replaced as a whole, so that a crash leaves the old or the new.
+//! The memory of a tunnel on disk: a file that is replaced as a whole, so that a crash leaves the old or
+//! the new, and a log of what is to be added to it, so that one of thousands of peers costs one line.
 //!
 //! A checksum tells a whole file from a damaged one, and a second, small file tells a first start
 //! from one whose memory was lost. Writing waits for the disk, so it is done in the background, and
@@ -14,7 +15,8 @@ use sha2::{Digest as _, Sha256};
 use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::{Sleep, sleep, timeout};
 
-use crate::engine::{Engine, Memory, Writing};
+use super::memory_log::{self, MemoryLog, checksum};
+use crate::engine::{Engine, Memory, Record, Writing};
 use crate::host::atomic_file::replace;
 
 /// What those who wait for the disk wait at most.
@@ -29,10 +31,12 @@ const CHECKSUM: &str = ",\"checksum\":\"";
 const MARK: &str = "ipipou keeps memory.json in this directory. While this file is here, a missing \
                     memory.json is a loss, and no first start.\n";
 
-/// A file in the state directory.
+/// Files in the state directory.
 #[derive(Debug)]
 pub struct MemoryFile {
     path: PathBuf,
+    /// The log beside the file; `None`: it is not known what is on the disk, as after an error.
+    log: Option<MemoryLog>,
     under_way: Option<UnderWay>,
     /// Asked for and not begun.
     wanted: Option<Writing>,
@@ -44,7 +48,7 @@ pub struct MemoryFile {
 struct UnderWay {
     writing: Writing,
     patience: Pin<Box<Sleep>>,
-    task: JoinHandle<io::Result<()>>,
+    task: JoinHandle<io::Result<MemoryLog>>,
 }
 
 /// What an earlier process left.
@@ -60,7 +64,7 @@ pub enum Loaded {
 impl MemoryFile {
     pub fn in_directory(directory: &Path) -> Self {
         let path = directory.join("memory.json");
-        MemoryFile { path, under_way: None, wanted: None, done: None }
+        MemoryFile { path, log: None, under_way: None, wanted: None, done: None }
     }
 
     /// The path, for messages.
@@ -72,7 +76,12 @@ impl MemoryFile {
     pub fn load(&self) -> Loaded {
         match fs::read(&self.path) {
             Ok(bytes) => match decode(&bytes) {
-                Ok(memory) => Loaded::Whole(memory),
+                Ok(mut memory) => {
+                    let records =
+                        memory_log::read(&memory_log::path(&self.path), &checksum(&bytes));
+                    records.into_iter().for_each(|record| memory.apply(record));
+                    Loaded::Whole(memory)
+                }
                 Err(e) => Loaded::Lost(e),
             },
             Err(e) if e.kind() == io::ErrorKind::NotFound => match mark(&self.path).try_exists() {
@@ -84,23 +93,29 @@ impl MemoryFile {
     }
 
     /// Writes what `engine` remembers, now or after what is being written now.
-    pub fn write(&mut self, writing: Writing, engine: &Engine) {
+    pub fn write(&mut self, writing: Writing, engine: &mut Engine) {
         self.wanted = Some(writing);
         self.begin(engine);
     }
 
     /// Begins with what is wanted, unless the disk is still busy.
-    fn begin(&mut self, engine: &Engine) {
+    fn begin(&mut self, engine: &mut Engine) {
         if self.under_way.is_none()
             && let Some(writing) = self.wanted.take()
         {
-            self.under_way = Some(self.start(writing, engine.memory()));
+            let records = engine.take_records();
+            let log = self.log.take().filter(MemoryLog::is_short);
+            let work = match log.zip(records) {
+                Some((log, records)) => Work::Append(log, records),
+                None => Work::Replace(engine.memory()),
+            };
+            self.under_way = Some(self.start(writing, work));
         }
     }
 
-    fn start(&self, writing: Writing, memory: Memory) -> UnderWay {
+    fn start(&self, writing: Writing, work: Work) -> UnderWay {
         let path = self.path.clone();
-        let task = spawn_blocking(move || save(&path, &memory));
+        let task = spawn_blocking(move || work.done(&path));
         UnderWay { writing, patience: Box::pin(sleep(PATIENCE)), task }
     }
 
@@ -117,7 +132,7 @@ impl MemoryFile {
             result = task => {
                 let writing = *writing;
                 self.under_way = None;
-                (writing, joined(result))
+                (writing, self.note(result))
             }
             () = patience.as_mut() => {
                 *patience = Box::pin(sleep(PATIENCE));
@@ -128,45 +143,77 @@ impl MemoryFile {
     }
 
     /// Goes on with what was asked for in the meantime.
-    pub fn go_on(&mut self, engine: &Engine) {
+    pub fn go_on(&mut self, engine: &mut Engine) {
         self.begin(engine);
     }
 
-    /// Writes this before anything else is done.
+    /// Writes all that `engine` remembers before anything else is done, and `memory` is that.
     ///
     /// # Errors
     /// When the directory cannot be made or written, or the disk does not answer.
-    pub async fn save(&mut self, memory: &Memory) -> io::Result<()> {
+    pub async fn save(&mut self, memory: &Memory, engine: &mut Engine) -> io::Result<()> {
         let last = match &mut self.under_way {
             Some(under_way) => {
                 let result = timeout(PATIENCE, &mut under_way.task).await;
                 let writing = under_way.writing;
-                self.done = Some((writing, joined(result?)));
+                let result = self.note(result?);
+                self.done = Some((writing, result));
                 writing
             }
             None => Writing::default(),
         };
-        let under_way = self.under_way.insert(self.start(last, memory.clone()));
+        engine.take_records(); // they are part of it
+        self.under_way = Some(self.start(last, Work::Replace(memory.clone())));
+        let Some(under_way) = &mut self.under_way else { return Ok(()) };
         let result = timeout(PATIENCE, &mut under_way.task).await?;
         self.under_way = None;
-        joined(result)
+        self.note(result)
+    }
+
+    /// Notes what is on the disk now.
+    fn note(
+        &mut self,
+        result: Result<io::Result<MemoryLog>, tokio::task::JoinError>,
+    ) -> io::Result<()> {
+        self.log = Some(result.map_err(io::Error::other)??);
+        Ok(())
     }
 }
 
-fn joined(result: Result<io::Result<()>, tokio::task::JoinError>) -> io::Result<()> {
-    result.map_err(io::Error::other)?
+/// What the disk is to do.
+#[derive(Debug)]
+enum Work {
+    Replace(Memory),
+    Append(MemoryLog, Vec<Record>),
+}
+
+impl Work {
+    fn done(self, path: &Path) -> io::Result<MemoryLog> {
+        match self {
+            Work::Replace(memory) => {
+                let bytes = encode(&memory)?;
+                save(path, &bytes)?;
+                let _ = fs::remove_file(memory_log::path(path)); // it says nothing of this file
+                Ok(MemoryLog::after(path, &checksum(&bytes)))
+            }
+            Work::Append(mut log, records) => {
+                log.append(&records)?;
+                Ok(log)
+            }
+        }
+    }
 }
 
 fn mark(path: &Path) -> PathBuf {
     path.with_extension("mark")
 }
 
-fn save(path: &Path, memory: &Memory) -> io::Result<()> {
+fn save(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let mark = mark(path);
     if !mark.try_exists()? {
         replace(&mark, MARK.as_bytes())?;
     }
-    replace(path, &encode(memory)?)
+    replace(path, bytes)
 }
 
 /// JSON whose last field is the checksum of all before it.
@@ -195,10 +242,6 @@ fn decode(bytes: &[u8]) -> io::Result<Memory> {
         }
     }
     serde_json::from_slice(bytes).map_err(|_| damaged())
-}
-
-fn checksum(bytes: &[u8]) -> String {
-    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]

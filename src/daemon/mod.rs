@@ -6,6 +6,7 @@ mod driver;
 mod failure;
 mod locks;
 mod memory;
+mod memory_log;
 mod preflight;
 mod process;
 mod reauth;

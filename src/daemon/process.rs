@@ -293,7 +293,7 @@ impl<'a> Process<'a> {
     /// A writing in the background is done, whatever came of it: who waited for it is let in.
     pub async fn written(&mut self, writing: Writing, result: std::io::Result<()>) -> bool {
         self.note_write(result);
-        self.memory.go_on(&self.engine);
+        self.memory.go_on(&mut self.engine);
         self.handle(Event::Written(writing)).await
     }
 

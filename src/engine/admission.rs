@@ -9,9 +9,10 @@ use std::time::Duration;
 
 use super::Now;
 use super::config::{Admits, Expects, LearnConfig, Reply};
-use super::memory::{Memory, Writing};
+use super::memory::{Memory, Record, Writing};
 use super::sessions::{Session, Sessions};
 use crate::auth::{Reject, ReplayMemory};
+use crate::wire::auth_packet::AuthPacket;
 
 /// An address that no client can have.
 const NOBODY: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
@@ -19,6 +20,9 @@ const NOBODY: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0)
 /// Seconds before a restart within which a host that shares a key must have authenticated, or it has
 /// to do so again: somebody else may have its address by now.
 const RESUMED_WITHIN: u64 = 600;
+
+/// Records that are kept apart while the disk does not take them: after that the whole is smaller.
+const MOST_RECORDS: usize = 4096;
 
 /// The judge of one peer's packets, and its sessions.
 #[derive(Debug)]
@@ -32,6 +36,8 @@ pub struct Admission {
     arriving: BTreeMap<SocketAddr, Arriving>,
     /// Remotes that authenticated while all places were taken.
     waiting: BTreeMap<SocketAddr, Waiting>,
+    /// What was not to be forgotten since it was asked for; `None`: too much.
+    records: Option<Vec<Record>>,
 }
 
 #[derive(Debug)]
@@ -116,6 +122,7 @@ impl Admission {
             sessions: Sessions::default(),
             arriving: BTreeMap::new(),
             waiting: BTreeMap::new(),
+            records: Some(Vec::new()),
         };
         admission.resume(memory, now);
         admission
@@ -195,6 +202,11 @@ impl Admission {
             || self.sessions.get(from).is_some_and(|session| !session.unproven);
         let time = now.server_time();
         self.expects.policy.check(from, payload, time, is_known, &mut self.seen)?;
+        if self.expects.policy.key().is_some()
+            && let Ok(AuthPacket { seconds, message, .. }) = AuthPacket::parse(payload)
+        {
+            self.record(Record::Accepted { seconds, message: message.to_vec(), unix: now.unix });
+        }
         let until = self.expects.valid_until(Duration::ZERO, now);
         let (at, unix) = (now.monotonic, now.unix);
         let session = Session { at, unix, until, expired: false, unproven: false };
@@ -202,6 +214,7 @@ impl Admission {
         let before = self.sessions.get(from).copied();
         if before.is_some_and(|before| !must_write && !before.expired) {
             self.sessions.put(from, session);
+            self.record_session(from, now.unix);
             // Alone, it is back from where it was about to move to.
             if self.learn().is_none() {
                 self.arriving.clear();
@@ -211,6 +224,7 @@ impl Admission {
         // One that is being written already must not have to wait for ever longer.
         if let Some(arriving) = self.arriving.get_mut(&from).filter(|_| !must_write) {
             arriving.waiting.session = session;
+            self.record_session(from, now.unix);
             return Ok(Verdict::BeingWritten);
         }
         let waiting = Waiting { session, request: payload.to_vec() };
@@ -226,8 +240,28 @@ impl Admission {
             }
             Admits::Shared(_) => {}
         }
+        self.record_session(from, now.unix);
         self.arriving.insert(from, Arriving { waiting, writing });
         Ok(Verdict::Arriving)
+    }
+
+    fn record_session(&mut self, remote: SocketAddr, unix: u64) {
+        self.record(match &self.expects.admits {
+            Admits::One => Record::Session(remote, unix),
+            Admits::Shared(_) => Record::Client(remote, unix),
+        });
+    }
+
+    fn record(&mut self, record: Record) {
+        self.records = self.records.take().filter(|records| records.len() < MOST_RECORDS);
+        if let Some(records) = &mut self.records {
+            records.push(record);
+        }
+    }
+
+    /// What was not to be forgotten since the last call; `None` when it is too much to be kept apart.
+    pub fn take_records(&mut self) -> Option<Vec<Record>> {
+        self.records.replace(Vec::new())
     }
 
     fn is_roomy(&self, limit: usize) -> bool {
@@ -261,8 +295,10 @@ impl Admission {
                     continue;
                 };
                 self.sessions.remove(gone);
+                self.record(Record::Gone(gone));
                 room.removed.push(gone);
             }
+            self.record_session(from, waiting.session.unix);
             self.arriving.insert(from, Arriving { waiting, writing });
             room.arriving = true;
         }
@@ -317,7 +353,10 @@ impl Admission {
     pub fn expire(&mut self, now: &Now) -> Vec<SocketAddr> {
         let gone = self.sessions.expire(now.monotonic);
         if self.learn().is_some() {
-            gone.iter().for_each(|remote| self.sessions.remove(*remote));
+            for remote in &gone {
+                self.sessions.remove(*remote);
+                self.record(Record::Gone(*remote));
+            }
         }
         gone
     }

@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use serde::{Deserialize, Serialize};
 
 use super::{Engine, Now};
-use crate::auth::ReplayMemory;
+use crate::auth::{ReplayMemory, ServerTime};
 
 /// Kept in the state directory. Fields keep their names: older versions of the program read them.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -38,6 +38,27 @@ pub struct Memory {
     /// It was lost before this start.
     #[serde(skip)]
     pub lost: bool,
+}
+
+/// One thing that a restart must not forget. It goes to the disk by itself, and is part of the next
+/// [`Memory`] that does.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Record {
+    /// An authentication packet was accepted.
+    Accepted {
+        /// Unix time that the packet claims.
+        seconds: u64,
+        /// What is signed of it.
+        message: Vec<u8>,
+        /// Unix time when it came.
+        unix: u64,
+    },
+    /// A peer that is alone authenticated from this remote, at this Unix time.
+    Session(SocketAddr, u64),
+    /// One of several hosts that share a peer did.
+    Client(SocketAddr, u64),
+    /// It went.
+    Gone(SocketAddr),
 }
 
 /// Settings of an interface, as far as we changed them.
@@ -71,6 +92,20 @@ impl Memory {
     /// There was one, and it is lost or damaged.
     pub fn lost() -> Self {
         Memory { lost: true, ..Memory::default() }
+    }
+
+    /// Adds what was written after it.
+    pub fn apply(&mut self, record: Record) {
+        match record {
+            Record::Accepted { seconds, message, unix } => {
+                let time = ServerTime { now: unix, start: unix };
+                self.seen.remember(seconds, &message, time);
+                self.seen.must_write(); // it is written
+            }
+            Record::Session(remote, unix) => self.authenticated = Some((remote, unix)),
+            Record::Client(remote, unix) => drop(self.clients.insert(remote, unix)),
+            Record::Gone(remote) => drop(self.clients.remove(&remote)),
+        }
     }
 
     /// What was accepted of `key`. What is about another key stays, for when that comes back. With
@@ -116,6 +151,12 @@ impl Engine {
         let mut memory = self.memory.clone();
         self.peers.remember(&mut memory);
         memory
+    }
+
+    /// What was not to be forgotten since the last call, in order; `None` when it is so much that the
+    /// whole [`memory`](Self::memory) is smaller.
+    pub fn take_records(&mut self) -> Option<Vec<Record>> {
+        self.peers.take_records()
     }
 }
 

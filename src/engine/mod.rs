@@ -43,7 +43,7 @@ use host::plan::Owned;
 use host::step::{HostStep, KernelStep, NatStep, Refused, Step};
 use host::undone::Undone;
 use host::{Control, Family, Found, PacketShape};
-pub use memory::{Memory, Writing};
+pub use memory::{Memory, Record, Writing};
 use peer::Peer;
 use peers::Peers;
 use prover::Prover;

@@ -8,7 +8,7 @@ use super::Now;
 use super::addresses::Addresses;
 use super::admission::{Accepted, Admission, Arrival, Verdict};
 use super::config::DeviceName;
-use super::memory::{Memory, Writing};
+use super::memory::{Memory, Record, Writing};
 use super::peer::{Locator, Peer};
 use super::prover::Prover;
 use crate::auth::Reject;
@@ -145,6 +145,13 @@ impl Peers {
         for peer in self.0.iter_mut().filter(|peer| peer.device == *device) {
             peer.conflicting_remote = peer.remote().map(|remote| remote.ip());
         }
+    }
+
+    /// What was not to be forgotten since the last call; `None` when it is too much to be kept apart.
+    pub fn take_records(&mut self) -> Option<Vec<Record>> {
+        let admissions = self.0.iter_mut().filter_map(|peer| peer.admission.as_mut());
+        let records: Vec<_> = admissions.map(Admission::take_records).collect();
+        records.into_iter().collect::<Option<Vec<_>>>().map(|of_peers| of_peers.concat())
     }
 
     /// Puts into the memory what a restart must not forget.
