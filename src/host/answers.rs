@@ -1,7 +1,8 @@
-//! The rules by which connections that come in by the uplink get their answers there, though this host
-//! sends everything else through the tunnel. A policy rule does it for what has an address of the
-//! uplink when its way is looked for. What this host forwards has another one then: a container whose
-//! port is published is answered for by its own address, which is translated back much later.
+//! The rules that send the answers of connections which came in by the uplink back by the uplink,
+//! although this host sends everything else through the tunnel. For a packet that has an address of the
+//! uplink when its route is looked up, a policy rule is enough. A forwarded answer has a different one
+//! at that moment: a container whose port is published answers from its own address, which is
+//! translated back much later.
 //!
 //! ```text
 //! chain prerouting { type filter hook prerouting priority mangle
@@ -15,8 +16,8 @@
 //! ```
 //!
 //! Packets and connections that somebody else has marked stay as they are. Connections to the uplink's
-//! own addresses are not marked at all: those from before the tunnel are known as well. All of it is
-//! there only where something tracks connections anyway.
+//! own addresses are not marked at all, so those that are older than the tunnel are recognised too.
+//! These rules are there only where something tracks connections anyway.
 
 use std::net::IpAddr;
 
@@ -27,7 +28,7 @@ use nftables::types::{NfChainType, NfHook};
 use super::expression::{MANGLE, Rules, any_of, devices, eq, header, interface, meta, ne, text};
 use crate::engine::host::{Answers, Family, GatewaySpec};
 
-/// The chains of one family; none when nothing is asked of it.
+/// The chains of one family; empty when the family needs no such rules.
 pub fn chains(spec: &GatewaySpec, family: Family) -> Vec<Rules> {
     let Some(answers) = spec.answers.get(&family) else { return Vec::new() };
     let not_own = || ne(meta(MetaKey::Iifname), any_of(devices(spec).collect()));
@@ -45,12 +46,14 @@ pub fn chains(spec: &GatewaySpec, family: Family) -> Vec<Rules> {
     }
     vec![
         ("prerouting", NfChainType::Filter, NfHook::Prerouting, MANGLE, arriving),
-        // A new mark has the way looked for anew (`nf_route_table_hook4` in nft_chain_route.c).
+        // A new mark makes the kernel route the packet again (`nf_route_table_hook4` in
+        // nft_chain_route.c).
         ("output", NfChainType::Route, NfHook::Output, MANGLE, leaving),
     ]
 }
 
-/// Marks a connection that goes on from here as it is, or to an address of another interface.
+/// Marks a new connection from the uplink to an address that the uplink does not have: one that is
+/// forwarded as it is, or one for another interface.
 fn note(answers: &Answers, family: Family) -> Vec<Statement<'static>> {
     let mut rule = vec![
         eq(meta(MetaKey::Iifname), interface(&answers.uplink)),
@@ -62,7 +65,7 @@ fn note(answers: &Answers, family: Family) -> Vec<Statement<'static>> {
     rule
 }
 
-/// What tells that a connection came in by the uplink: the address it was for, or our mark.
+/// Matches a connection that came in by the uplink: by the address it was for, or by our mark.
 fn came_in(answers: &Answers, family: Family) -> Vec<Statement<'static>> {
     let mut ways = Vec::new();
     if !answers.addresses.is_empty() {
@@ -79,7 +82,7 @@ fn came_in(answers: &Answers, family: Family) -> Vec<Statement<'static>> {
     ways
 }
 
-/// `ip saddr != { ADDRESSES }`, if there are any.
+/// `ip saddr != { ADDRESSES }`; nothing if the uplink has no addresses.
 fn unless_own(answers: &Answers, family: Family, field: &'static str) -> Vec<Statement<'static>> {
     let protocol = match family {
         Family::V4 => "ip",

@@ -5,7 +5,8 @@ use std::io::{self, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::Path;
 
-/// Writes beside the file, flushes to the disk, and renames over it. Makes the directory.
+/// Writes a file beside the old one, flushes it to the disk, and renames it over the old one. Makes the
+/// directory if it is missing.
 ///
 /// # Errors
 /// When the directory cannot be made or written.

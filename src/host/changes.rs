@@ -1,6 +1,6 @@
-//! Word that something changed on the host: links, addresses, routes, nftables.
+//! Notifications that something changed on the host: links, addresses, routes, nftables.
 //!
-//! What changed is hardly looked at; the host is read anew.
+//! A notification says little about what changed: it leads to another reading of the host.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -24,7 +24,7 @@ const RTMGRP_IPV4_ROUTE: u32 = 0x40;
 const RTMGRP_IPV4_RULE: u32 = 0x80;
 const RTMGRP_IPV6_IFADDR: u32 = 0x100;
 const RTMGRP_IPV6_ROUTE: u32 = 0x400;
-/// Those that have numbers only: `RTNLGRP_IPV6_RULE`, and `RTNLGRP_IPV4_NETCONF` (forwarding and
+/// Groups that have numbers only: `RTNLGRP_IPV6_RULE`, and `RTNLGRP_IPV4_NETCONF` (forwarding and
 /// reverse path filters).
 const RTMGRP_IPV6_RULE: u32 = 1 << (19 - 1);
 const RTMGRP_IPV4_NETCONF: u32 = 1 << (24 - 1);
@@ -32,14 +32,14 @@ const LINK_GROUPS: u32 =
     RTMGRP_LINK | RTMGRP_IPV4_IFADDR | RTMGRP_IPV6_IFADDR | RTMGRP_IPV4_NETCONF;
 const ROUTE_GROUPS: u32 =
     RTMGRP_IPV4_ROUTE | RTMGRP_IPV4_RULE | RTMGRP_IPV6_ROUTE | RTMGRP_IPV6_RULE;
-/// Where a message has `rtm_protocol` of a route, and the index of a link and of an address
+/// Where a message has a route's `rtm_protocol`, and the index of a link and of an address
 /// (linux/rtnetlink.h, linux/if_addr.h).
 const PROTOCOL_AT: usize = 5;
 const INDEX_AT: usize = 4;
-/// Where a route leads to; none for all there is (linux/rtnetlink.h).
+/// A route's destination; a default route has none (linux/rtnetlink.h).
 const RTA_DST: u16 = 1;
 
-/// Settings of an interface, and which (linux/netconf.h).
+/// A message about an interface's settings, and which setting it is (linux/netconf.h).
 const RTM_NEWNETCONF: u16 = 80;
 const NETCONFA_IFINDEX: u16 = 1;
 
@@ -50,48 +50,49 @@ const NFTA_GEN_PROC_NAME: u16 = 3;
 /// `NFNLGRP_NFTABLES` in linux/netfilter/nfnetlink.h, as a bit of `nl_groups`.
 const NFTABLES: u32 = 1 << (7 - 1);
 
-/// The kernel's notifications.
+/// A subscription to the kernel's notifications.
 pub struct Changes {
     route: TokioSocket,
     netfilter: Option<TokioSocket>,
     destinations: Vec<IpAddr>,
 }
 
-/// What notifications say, taken together.
+/// What several notifications say together.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Changed {
-    /// Word was lost: anything may have changed.
+    /// Notifications were lost: anything may have changed.
     pub lost: bool,
-    /// Routes or policy rules of ours.
+    /// Whether routes or policy rules that ipipou made changed.
     pub our_routes: bool,
-    /// Links, or their addresses: routes may have gone with them, of which the kernel does not tell.
+    /// Links that changed, or whose addresses did. The kernel does not tell of the routes that went
+    /// with them.
     pub interfaces: BTreeSet<u32>,
     /// Links whose forwarding or source check was set.
     pub settings: BTreeSet<u32>,
-    /// Who changed nftables last, for a person.
+    /// The program that changed nftables last, for the log.
     pub ruleset_by: Option<String>,
 }
 
 impl Changes {
-    /// `routes`: whether routes matter. A router may change many of them a second.
+    /// `routes`: whether routes matter to this tunnel. A router may change many of them a second.
     ///
     /// # Errors
     /// When the kernel refuses a socket.
     pub fn open(routes: bool) -> io::Result<Self> {
         let groups = if routes { LINK_GROUPS | ROUTE_GROUPS } else { LINK_GROUPS };
         let route = subscribe(NETLINK_ROUTE, groups)?;
-        // A kernel without nftables has no such protocol; a client does without.
+        // A kernel without nftables has no such protocol; a client works without it.
         let netfilter = subscribe(NETLINK_NETFILTER, NFTABLES).ok();
         Ok(Changes { route, netfilter, destinations: Vec::new() })
     }
 
-    /// Where packets of ours go: the routes to other places are nobody's business.
+    /// Sets the destinations of this tunnel's packets: changes of routes to other places are ignored.
     pub fn watch(&mut self, destinations: Vec<IpAddr>) {
         self.destinations = destinations;
     }
 
-    /// Waits for the next change, and adds it; whether it is one that matters. An overrun (`ENOBUFS`) is
-    /// a change too: something was missed.
+    /// Waits for the next notification and adds it to `changed`. Returns whether it matters. An overrun
+    /// (`ENOBUFS`) is a change too: something was missed.
     pub async fn wait(&mut self, changed: &mut Changed) -> bool {
         let route = match &mut self.netfilter {
             Some(netfilter) => tokio::select! {
@@ -128,7 +129,7 @@ fn is_for_any(route: &[u8], destinations: &[IpAddr]) -> bool {
     destinations.iter().any(|destination| network.contains(destination))
 }
 
-/// The last message of a transaction says whose it was (`nf_tables_gen_notify` in
+/// The last message of a transaction says which program made it (`nf_tables_gen_notify` in
 /// net/netfilter/nf_tables_api.c).
 fn note_author(mut messages: &[u8], changed: &mut Changed) {
     while let Some((kind, message, next)) = message(messages) {
@@ -147,8 +148,8 @@ fn note_author(mut messages: &[u8], changed: &mut Changed) {
 }
 
 impl Changed {
-    /// Each notification is a datagram of one message. Whether it matters to somebody who sends to
-    /// these addresses.
+    /// Adds a notification, a datagram of one message. Returns whether it matters to a tunnel that
+    /// sends to these addresses.
     fn add(&mut self, notification: &[u8], destinations: &[IpAddr]) -> bool {
         let Some((kind, message, _)) = message(notification) else { return false };
         match kind {
@@ -165,8 +166,8 @@ impl Changed {
             RTM_NEWNETCONF => {
                 let index = attribute(message, SHORT_HEADER, NETCONFA_IFINDEX)
                     .and_then(|value| value.first_chunk());
-                // Below zero: all, and those to come. It is told of every single one as well
-                // (`inet_forward_change` in net/ipv4/devinet.c).
+                // A negative index means all interfaces, and those to come. The kernel sends a message
+                // for each of them as well (`inet_forward_change` in net/ipv4/devinet.c).
                 let index = index.and_then(|bytes| u32::try_from(i32::from_ne_bytes(*bytes)).ok());
                 self.settings.extend(index);
             }
@@ -193,7 +194,7 @@ mod tests {
         message.extend(body);
         let mut changed = Changed::default();
         for length in 0..message.len() {
-            changed.add(&message[..length], &[]); // cut short, it says less
+            changed.add(&message[..length], &[]); // a message that is cut short says less
         }
         changed.add(&message, &[]);
         changed

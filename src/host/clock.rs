@@ -1,4 +1,4 @@
-//! The clocks and the random numbers that the engine is handed.
+//! The clocks and the random numbers that are handed to the engine.
 
 #![allow(clippy::disallowed_methods)] // the room that owns them
 
@@ -6,7 +6,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::engine::Now;
 
-/// Counts from the start of the process.
+/// A clock that counts from the start of the process.
 #[derive(Debug, Clone, Copy)]
 pub struct Clock(Instant);
 
@@ -16,7 +16,7 @@ impl Clock {
     }
 
     /// # Errors
-    /// When the kernel has no random numbers yet, in early boot of a broken machine.
+    /// When the kernel has no random numbers yet, early in the boot of a broken machine.
     pub fn now(&self) -> Result<Now, getrandom::Error> {
         let mut random = [0; 64];
         getrandom::fill(&mut random)?;

@@ -1,7 +1,7 @@
 //! Whether anything tracks connections in this network namespace.
 //!
-//! What keeps packets from conntrack costs every packet a look into a hook of its own; where nothing
-//! tracks them there is nothing to keep them from.
+//! Rules that keep packets from conntrack need a hook of their own, which every packet passes. Where
+//! nothing tracks connections, they are not worth that.
 
 use std::io;
 use std::ops::ControlFlow;
@@ -12,48 +12,50 @@ use netlink_sys::protocols::NETLINK_NETFILTER;
 use super::netlink::{SHORT_HEADER, attribute, list};
 use crate::engine::host::Family;
 
-/// `NFNL_SUBSYS_HOOK` in linux/netfilter/nfnetlink.h, and `NFNL_MSG_HOOK_GET` and the attributes in
+/// `NFNL_SUBSYS_HOOK` in linux/netfilter/nfnetlink.h; `NFNL_MSG_HOOK_GET` and the attributes are in
 /// linux/netfilter/nfnetlink_hook.h.
 const HOOK_GET: u16 = 12 << 8;
 const NFNLA_HOOK_HOOKNUM: u16 = 1;
 const NFNLA_HOOK_PRIORITY: u16 = 2;
-/// linux/socket.h.
+/// From linux/socket.h.
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
-/// `NF_IP_PRI_CONNTRACK` in linux/netfilter_ipv4.h. Nobody else has it, and if somebody has, that costs
-/// no more than a little speed.
+/// `NF_IP_PRI_CONNTRACK` in linux/netfilter_ipv4.h. Nothing else uses this priority; if something does,
+/// that costs only a little speed.
 const CONNTRACK: i32 = -200;
 
-/// Signs of the module: where there is none of them, it is not loaded.
+/// Files that exist where the module is loaded: if none of them is there, it is not.
 const OF_THE_MODULE: [&str; 2] =
     ["/proc/sys/net/netfilter/nf_conntrack_count", "/proc/net/stat/nf_conntrack"];
 
-/// When that cannot be known, it is assumed.
+/// Whether connections are tracked. When that cannot be found out, the answer is yes.
 pub fn is_in_use() -> bool {
     OF_THE_MODULE.iter().any(|path| Path::new(path).exists())
         && is_hooked(Family::V4).unwrap_or(true)
 }
 
-/// When that cannot be known, it is so if connections are: rules that ask about them would make a
-/// host track them which does not.
+/// Whether connections are certain to be tracked. When the hooks cannot be read, the answer is whether
+/// any connections are known: rules that ask about connections would otherwise make the host track
+/// them.
 pub fn is_known_to_be_in_use(family: Family) -> bool {
     let is_loaded = OF_THE_MODULE.iter().any(|path| Path::new(path).exists());
     is_loaded && is_hooked(family).unwrap_or_else(|_| knows_connections())
 }
 
-/// This file counts those of this namespace, of both families.
+/// Whether the kernel knows any connections. This file counts those of this namespace, of both
+/// families.
 fn knows_connections() -> bool {
     let count = std::fs::read_to_string(OF_THE_MODULE[0]);
     count.is_ok_and(|count| count.trim() != "0")
 }
 
-/// Asks for the hooks of prerouting. Kernels before 5.14 cannot be asked, nor Debian's 6.1.
+/// Reads the hooks of prerouting. Kernels before 5.14 cannot be asked, nor can Debian's 6.1.
 fn is_hooked(family: Family) -> io::Result<bool> {
     let family = match family {
         Family::V4 => AF_INET,
         Family::V6 => AF_INET6,
     };
-    // struct nfgenmsg: the family, a version, 16 bits more; then one attribute, which is zero:
+    // struct nfgenmsg: the family, a version, and 16 more bits; then one attribute, which is zero:
     // NF_INET_PRE_ROUTING.
     let mut prerouting = [family, 0, 0, 0, 8, 0, 0, 0, 0, 0, 0, 0];
     prerouting[6..8].copy_from_slice(&NFNLA_HOOK_HOOKNUM.to_ne_bytes());

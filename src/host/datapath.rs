@@ -16,7 +16,7 @@ use crate::engine::host::Found;
 use crate::engine::host::step::Step;
 use crate::engine::host::surroundings::Surroundings;
 
-/// A datapath in use. What it made for itself is gone when it is dropped; what steps made is not.
+/// A datapath in use. What it made itself is gone when it is dropped; what steps made stays.
 pub trait Datapath {
     /// Adds to a reading of the host what this datapath has there: listeners, rules, a socket.
     ///
@@ -24,14 +24,14 @@ pub trait Datapath {
     /// When the kernel refuses to tell.
     fn read(&mut self, found: &mut Found) -> io::Result<()>;
 
-    /// Makes a change. Steps of other datapaths and of the host are none of its business.
+    /// Makes a change. Steps of other datapaths and of the host are ignored.
     ///
     /// # Errors
     /// What the kernel said.
     fn apply<'a>(&'a mut self, step: &'a Step) -> LocalBoxFuture<'a, Result<(), StepError>>;
 
-    /// The next packet that may be an authentication packet: its source and payload. `None` when no
-    /// more will come. May be cancelled.
+    /// Waits for the next packet that may be an authentication packet, and returns its source and
+    /// payload. `None` when no more will come. Safe to cancel.
     fn next_control(&mut self) -> LocalBoxFuture<'_, Option<(SocketAddr, Vec<u8>)>>;
 
     /// Sends a packet from the port of the tunnel.
@@ -40,17 +40,18 @@ pub trait Datapath {
     /// What the kernel said.
     fn send(&self, packet: &Outgoing) -> io::Result<()>;
 
-    /// A remote authenticated again: what was learned behind it is alive.
+    /// Tells the datapath that a remote authenticated again, so what was learned behind it is still in
+    /// use.
     fn peer_alive(&self, _remote: SocketAddr) {}
 
-    /// Whether it judges packets by what is known of the host, which [`Datapath::surround`] tells.
+    /// Whether it judges packets by facts about the host, which [`Datapath::surround`] hands to it.
     fn wants_surroundings(&self) -> bool {
         false
     }
 
     fn surround(&self, _around: Surroundings) {}
 
-    /// What a person should know, looked at with every reading of the host.
+    /// What a person should know; asked for at every reading of the host.
     fn warnings(&mut self) -> Warnings;
 
     fn statistics(&mut self) -> Statistics;
@@ -59,13 +60,13 @@ pub trait Datapath {
 /// What is wrong around a datapath.
 #[derive(Debug, Default)]
 pub struct Warnings {
-    /// Packets of the tunnel itself came into it.
+    /// Packets of the tunnel itself were routed into it.
     pub leads_back: bool,
-    /// ICMP errors about packets of the tunnel that were not believed, where they are counted.
+    /// How many ICMP errors about packets of the tunnel were not believed, where they are counted.
     pub icmp_errors: Option<u64>,
 }
 
-/// What a datapath counted, and what it knows besides.
+/// What a datapath counted, and what else it knows.
 #[derive(Debug, Default)]
 pub struct Statistics {
     /// The offloads in use.
@@ -74,19 +75,19 @@ pub struct Statistics {
     pub by_rules: Vec<RuleCounter>,
     /// Packets that this process dropped, by reason.
     pub dropped: BTreeMap<&'static str, u64>,
-    /// Inner addresses that were learned, their remotes, and how long each was silent.
+    /// Inner addresses that were learned, their remotes, and how long each has been silent.
     pub learned: Vec<(IpAddr, SocketAddr, Duration)>,
-    /// What was last said of a remote that packets did not get to, and how long ago.
+    /// The last error about a remote that packets did not reach, and how long ago it came.
     pub unreachable: Option<(Unreachable, Duration)>,
 }
 
-/// What a router or a host said of a remote.
+/// What a router or a host said about a remote.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Unreachable {
     /// Where the packet was sent to.
     pub to: SocketAddr,
     /// In the words of RFC 792 and RFC 4443.
     pub what: &'static str,
-    /// By whom, as the message has it: this host itself when nobody answers ARP.
+    /// Who said it, according to the message: this host itself when nobody answers ARP.
     pub by: Option<IpAddr>,
 }

@@ -8,19 +8,20 @@ use crate::host::Namespace;
 const STATE: &str = "/var/lib/ipipou";
 const RUNTIME: &str = "/run/ipipou";
 
-/// Directories of one process.
+/// The directories of one process.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Directories {
     /// Where the replay memory is kept.
     pub state: PathBuf,
     /// Where the control socket is.
     pub runtime: PathBuf,
-    /// What is to be said about them.
+    /// A warning about them, for the log.
     pub warning: Option<String>,
 }
 
 impl Directories {
-    /// Those that are given, and for the others those of the interface in this network namespace.
+    /// Takes the directories that are given; the others are named after the interface, in this network
+    /// namespace.
     pub fn new(state: Option<PathBuf>, runtime: Option<PathBuf>, device: &DeviceName) -> Self {
         let namespace = match (&state, &runtime) {
             (Some(_), Some(_)) => Namespace::Own,
@@ -42,7 +43,7 @@ impl Directories {
         };
         let below = |root: &str| Path::new(root).join(&name);
         let (root, warning) = match (namespace, &state) {
-            // Nobody would find it again: the next namespace has another number.
+            // Nothing would find it again: the next namespace has another number.
             (Namespace::Unnamed(_), None) => (
                 RUNTIME,
                 Some(

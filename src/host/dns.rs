@@ -1,7 +1,7 @@
-//! The host's name servers while a tunnel is up: put in, and put back as they were.
+//! The host's name servers while a tunnel is up: they are set, and later put back as they were.
 //!
-//! Who has `/etc/resolv.conf` is told: systemd-resolved, or `resolvconf`. Where nobody has it, the
-//! file itself is written ([`ResolvFile`]).
+//! What manages `/etc/resolv.conf` is asked to set them: systemd-resolved, or `resolvconf`. Where
+//! nothing manages it, the file itself is written ([`ResolvFile`]).
 
 use std::io;
 use std::net::IpAddr;
@@ -16,22 +16,22 @@ use crate::engine::config::DeviceName;
 /// The name servers of one tunnel.
 #[derive(Debug)]
 pub struct Dns {
-    /// Whether systemd-resolved was told by this process.
+    /// Whether this process has set the servers with systemd-resolved.
     told: bool,
     resolvconf: Resolvconf,
     file: ResolvFile,
 }
 
-/// Who writes the file.
+/// What manages the file.
 enum Owner {
     Resolved,
     Resolvconf,
-    /// Nobody is known to.
+    /// No program that is known here.
     Nobody,
 }
 
 impl Dns {
-    /// `path` is `/etc/resolv.conf`; what it held is kept in `state_dir`.
+    /// `path` is `/etc/resolv.conf`; its earlier contents are kept in `state_dir`.
     pub fn new(
         path: PathBuf,
         state_dir: PathBuf,
@@ -53,22 +53,23 @@ impl Dns {
         }
     }
 
-    /// That nothing keeps this process from putting them in, as far as that shows before.
+    /// Checks that nothing will keep this process from setting them, as far as that can be seen
+    /// beforehand.
     ///
     /// # Errors
     /// Why it cannot, and what to do.
     pub fn check(&self) -> io::Result<()> {
         match self.owner() {
             _ if self.file.servers.is_empty() => Ok(()),
-            Owner::Resolved => Ok(()), // who may tell it what is a matter of policy (polkit)
-            // openresolv's says that all is well when it cannot write the file.
+            Owner::Resolved => Ok(()), // polkit's policy decides who may set servers there
+            // openresolv reports success when it cannot write the file.
             Owner::Resolvconf | Owner::Nobody => {
                 resolv_file::check(&self.file.path, self.settings())
             }
         }
     }
 
-    /// What a service needs for it: the unit's comment has the same.
+    /// The settings that a service needs for it; the unit's comment has the same.
     fn settings(&self) -> &'static str {
         match self.owner() {
             Owner::Resolved => "DynamicUser=no",
@@ -80,8 +81,8 @@ impl Dns {
         }
     }
 
-    /// What `resolvectl` or `resolvconf` said. Both listen to root; to others they say so in many ways,
-    /// or that they cannot get anywhere.
+    /// Adds a hint to what `resolvectl` or `resolvconf` said. Both obey root; they refuse other users
+    /// in many ways, or say that they cannot reach anything.
     fn refused(&self, error: io::Error) -> io::Error {
         if rustix::process::geteuid().is_root() {
             return error;
@@ -91,12 +92,12 @@ impl Dns {
         io::Error::new(io::ErrorKind::PermissionDenied, text)
     }
 
-    /// Puts the name servers in, if they are not. systemd-resolved is told every time: it forgets
-    /// with the interface.
+    /// Sets the name servers if they are not set. With systemd-resolved they are set every time: it
+    /// forgets them together with the interface.
     ///
     /// # Errors
-    /// `AlreadyExists` when another tunnel has the file; or what the kernel, `resolvectl` or
-    /// `resolvconf` said.
+    /// `AlreadyExists` when another tunnel has written the file; otherwise what the kernel,
+    /// `resolvectl` or `resolvconf` said.
     pub fn apply(&mut self) -> io::Result<()> {
         match self.owner() {
             Owner::Resolved => {
@@ -115,11 +116,11 @@ impl Dns {
         }
     }
 
-    /// Whether the name servers are in. Of systemd-resolved only what this process told it is
-    /// known: after the interface was made anew, apply again.
+    /// Whether the name servers are set. For systemd-resolved only what this process told it is known:
+    /// after the interface was made again, apply again.
     pub fn is_applied(&self) -> bool {
         if self.file.servers.is_empty() {
-            return false; // nothing is read for those who do not ask
+            return false; // nothing is read for a tunnel that does not ask
         }
         match self.owner() {
             Owner::Resolved => self.told,
@@ -128,13 +129,13 @@ impl Dns {
         }
     }
 
-    /// Whether we, or a process that crashed, left something to put back.
+    /// Whether this process, or one that crashed, left something to put back.
     pub fn needs_restoring(&self) -> bool {
         [TOLD_RESOLVED, TOLD_RESOLVCONF].iter().any(|told| self.file.in_state_dir(told).exists())
             || self.file.needs_restoring()
     }
 
-    /// Puts back what was there, if nobody else has changed it. To be done while the tunnel's
+    /// Puts back what was there, if nobody else has changed it. Must be called while the tunnel's
     /// interface is still there.
     ///
     /// # Errors
@@ -148,7 +149,7 @@ impl Dns {
         }
         let told = self.file.in_state_dir(TOLD_RESOLVCONF);
         if told.exists() {
-            warn(self.resolvconf.delete()); // it may have been removed from the host since
+            warn(self.resolvconf.delete()); // resolvconf may have been removed from the host since
             forget(&told)?;
         }
         self.file.restore()
@@ -161,6 +162,6 @@ fn warn(result: io::Result<()>) {
     }
 }
 
-/// In the state directory: who was told.
+/// In the state directory: a mark that the servers were set with systemd-resolved.
 const TOLD_RESOLVED: &str = "resolv.conf.resolved";
 const TOLD_RESOLVCONF: &str = "resolv.conf.resolvconf";

@@ -1,4 +1,4 @@
-//! Words of nftables' JSON, in short (libnftables-json(5)).
+//! Short constructors for nftables' JSON (libnftables-json(5)).
 
 use std::borrow::Cow;
 use std::net::Ipv4Addr;
@@ -41,7 +41,7 @@ pub fn transport(offset: u32, len: u32) -> Expression<'static> {
     })))
 }
 
-/// (address . port) that a packet comes from: the key of our sets.
+/// (address . port) that a packet comes from: the key of ipipou's sets.
 pub fn source() -> Expression<'static> {
     Expression::Named(NamedExpression::Concat(vec![ip("saddr"), udp("sport")]))
 }
@@ -62,7 +62,7 @@ pub fn address(value: Ipv4Addr) -> Expression<'static> {
     text(value.to_string())
 }
 
-/// An interface by its name. A last `*` would stand for anything.
+/// An interface by its name. A `*` at its end would match any suffix.
 pub fn interface(name: &str) -> Expression<'static> {
     match name.strip_suffix('*') {
         Some(start) => text(format!("{start}\\*")),
@@ -86,7 +86,7 @@ pub fn ne(left: Expression<'static>, right: Expression<'static>) -> Statement<'s
     compare(left, Operator::NEQ, right)
 }
 
-/// Less than; the crate (0.6) takes `<` for `>` and `>` for `<`, but not so the other two.
+/// Less than. The crate (0.6) writes `<` for `>` and `>` for `<`, but has the other two right.
 pub fn below(left: Expression<'static>, right: u32) -> Statement<'static> {
     compare(left, Operator::LEQ, Expression::Number(right.saturating_sub(1)))
 }
@@ -118,10 +118,10 @@ fn target(chain: &'static str) -> JumpTarget<'static> {
 /// `NF_IP_PRI_MANGLE` in linux/netfilter_ipv4.h: after conntrack, before most firewalls.
 pub const MANGLE: i32 = -150;
 
-/// A chain: name, type, hook, and what its rules say.
+/// A chain: name, type, hook, priority, and its rules.
 pub type Rules = (&'static str, NfChainType, NfHook, i32, Vec<Vec<Statement<'static>>>);
 
-/// The tunnel's own interfaces.
+/// The interfaces of the tunnel itself.
 pub fn devices(spec: &GatewaySpec) -> impl Iterator<Item = Expression<'static>> + '_ {
     spec.devices.iter().map(|device| interface(device.as_str()))
 }

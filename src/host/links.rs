@@ -38,7 +38,7 @@ const IFLA_TUN_NUM_DISABLED_QUEUES: u16 = 9;
 /// Index of the loopback interface (`LOOPBACK_IFINDEX` in linux/netdevice.h).
 pub(super) const LOOPBACK: u32 = 1;
 
-/// A route netlink socket, answered from the async runtime it was opened in.
+/// A route netlink socket, served by the async runtime in which it was opened.
 #[derive(Clone)]
 pub struct Links {
     pub(super) handle: rtnetlink::Handle,
@@ -53,16 +53,16 @@ impl Links {
         Ok(Links { handle })
     }
 
-    /// Takes every interface of the namespace, without what it carried. One at a time: there may be
-    /// thousands, and what the kernel tells of each is much more than what is kept.
+    /// Hands over every interface of the namespace, without its counters. It does so one at a time:
+    /// there may be thousands, and the kernel tells much more of each than is kept.
     pub fn each_interface(&self, mut take: impl FnMut(Interface)) -> io::Result<()> {
         let mut request = LinkMessage::default();
         request.attributes.push(LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]));
         each(RTM_GETLINK, &request, |link: LinkMessage| take(read_interface(&link)))
     }
 
-    /// The interfaces of a kind; the kernel leaves out the others
-    /// (`link_kind_filtered` in net/core/rtnetlink.c).
+    /// The interfaces of a kind; the kernel filters the list (`link_kind_filtered` in
+    /// net/core/rtnetlink.c).
     async fn of_kind(&self, kind: InfoKind) -> io::Result<Vec<Interface>> {
         let mut request = self.handle.link().get();
         let kind = LinkAttribute::LinkInfo(vec![LinkInfo::Kind(kind)]);
@@ -93,9 +93,9 @@ impl Links {
         self.handle.link().add(ipip_message(wanted)).execute().await.map_err(into_io)
     }
 
-    /// Gives an existing `ipip` link its remote, local and ports. Of what a change leaves out the
-    /// kernel resets some and keeps some, so the whole set is sent (`ipip_changelink` in
-    /// net/ipv4/ipip.c).
+    /// Changes the remote, local address and ports of an existing `ipip` link. Of the fields that a
+    /// request omits, the kernel resets some and keeps others, so all of them are sent
+    /// (`ipip_changelink` in net/ipv4/ipip.c).
     pub async fn change(&self, wanted: &KernelLink) -> io::Result<()> {
         let request =
             self.handle.link().add(ipip_message(wanted)).set_flags(NLM_F_REQUEST | NLM_F_ACK);
@@ -109,8 +109,8 @@ impl Links {
         }
         let mut builder = LinkUnspec::new_with_name(wanted.device.as_str())
             .append_extra_attribute(LinkAttribute::IfAlias(wanted.forwards.label().to_owned()));
-        // As `inet_set_link_af` in net/ipv4/devinet.c takes it: no file under /proc/sys is written,
-        // so a service that sees them read-only can do it.
+        // The format is that of `inet_set_link_af` in net/ipv4/devinet.c. No file under /proc/sys is
+        // written, so a service that has these mounted read-only can do it.
         let mut conf = InetDevConf::default(); // zeros are not sent
         if let Some(value) = rp_filter(wanted.source_check) {
             conf.rp_filter = value.cast_signed();
@@ -124,11 +124,11 @@ impl Links {
         self.handle.link().set(builder.up().build()).execute().await.map_err(into_io)
     }
 
-    /// Keeps the kernel from taking advice that comes in by an interface which is not up yet: it gets no
-    /// link-local address, asks for no routers, and believes neither them nor redirects.
+    /// Keeps an interface that is not up yet from accepting configuration from the network: it gets no
+    /// link-local address, asks for no routers, and believes neither routers nor redirects.
     ///
-    /// The source check of the datapath has to do without: netlink cannot set all of it, a service may
-    /// see /proc/sys read-only, and a kernel without IPv6 knows none of it. So errors mean nothing.
+    /// The source check of the datapath must not rely on this: netlink cannot set all of it, a service
+    /// may have /proc/sys read-only, and a kernel without IPv6 has none of it. So errors are ignored.
     async fn shield(&self, interface: &str) {
         let message = LinkUnspec::new_with_name(interface)
             .append_extra_attribute(LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet6(vec![
@@ -157,8 +157,8 @@ impl Links {
         self.set_ipv4_setting(interface, IPV4_DEVCONF_RP_FILTER, value).await
     }
 
-    /// Sets one of an interface's settings below net.ipv4.conf. `InetDevConf` cannot say zero: the
-    /// attribute is written by hand.
+    /// Sets one of an interface's settings below net.ipv4.conf. `InetDevConf` cannot express zero, so
+    /// the attribute is written by hand.
     async fn set_ipv4_setting(&self, interface: &str, key: u16, value: u32) -> io::Result<()> {
         let setting = DefaultNla::new(key, value.to_ne_bytes().to_vec());
         let mut bytes = vec![0; setting.buffer_len()];
@@ -172,24 +172,24 @@ impl Links {
         self.handle.link().set(message).execute().await.map_err(into_io)
     }
 
-    /// The interfaces of the kinds that our tunnels are.
+    /// The interfaces of the kinds that ipipou makes.
     pub async fn tunnels(&self) -> io::Result<Vec<Interface>> {
         let mut found = self.of_kind(InfoKind::Tun).await?;
         found.extend(self.ipip().await?);
         Ok(found)
     }
 
-    /// The `ipip` interfaces, with what they carried.
+    /// The `ipip` interfaces, with their counters.
     pub async fn ipip(&self) -> io::Result<Vec<Interface>> {
-        // Of a kind that it does not know, the kernel would tell of all links. (Built in, the module has
-        // a directory too, for its parameter.)
+        // For a kind that it does not know, the kernel would list all links. (A built-in module has a
+        // directory too, for its parameter.)
         if !Path::new("/sys/module").exists() || Path::new("/sys/module/ipip").exists() {
             return self.of_kind(InfoKind::IpIp).await;
         }
         Ok(Vec::new())
     }
 
-    /// How many queues programs have attached to a TUN interface; `None` when it can have one only.
+    /// How many queues programs have attached to a TUN interface; `None` when it can have only one.
     pub async fn tun_queues(&self, device: &DeviceName) -> io::Result<Option<u32>> {
         let request = self.handle.link().get().match_name(device.to_string());
         let link = request.execute().try_next().await.map_err(into_io)?;

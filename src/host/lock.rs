@@ -1,8 +1,8 @@
 //! Locks between processes: abstract unix sockets (unix(7)). Each network namespace has its own, and
-//! the kernel lets go of one with the process that holds it, however that ends.
+//! the kernel releases one when the process that holds it ends, however that happens.
 //!
-//! Any user may take such a name. So who holds one is asked for: what cannot run a tunnel holds
-//! nobody up.
+//! Any user may take such a name. So the holder is looked at: a process that cannot run a tunnel keeps
+//! nobody out.
 
 use std::fs;
 use std::io;
@@ -20,31 +20,32 @@ const CAP_NET_ADMIN: u32 = 12;
 /// `_LINUX_CAPABILITY_VERSION_3` of linux/capability.h.
 const CAPABILITY_VERSION: u32 = 0x2008_0522;
 
-/// How long somebody who begins waits for a name, in pauses: its holder may be about to end, or have
-/// only just begun.
+/// How long a start waits for a name, in pauses: its holder may be about to end, or may have only just
+/// begun.
 const PATIENCE: u32 = 20;
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// So many are let go of at a time, as many as have room in a queue (`net.core.somaxconn`).
+/// How many waiting connections are dropped at a time: as many as fit into a queue
+/// (`net.core.somaxconn`).
 const MOST_WAITING: usize = 4096;
 
-/// A name in this network namespace, until it is dropped.
+/// A name in this network namespace, held until it is dropped.
 #[derive(Debug)]
 pub struct Lock {
     listener: Option<UnixListener>,
 }
 
-/// The process that has a name.
+/// The process that holds a name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Holder {
-    /// `None` from another process namespace.
+    /// `None` for a process of another PID namespace.
     pid: Option<i32>,
     uid: u32,
-    /// What it is called, where it can be seen.
+    /// The name of its program, where that can be seen.
     name: Option<String>,
 }
 
-/// Why a name is no lock, and keeps nobody out.
+/// Why a name is no lock, so that it keeps nobody out.
 #[derive(Debug, thiserror::Error)]
 pub enum Doubt {
     #[error("{0} has it, and may not run a tunnel")]
@@ -56,11 +57,11 @@ pub enum Doubt {
 }
 
 impl Lock {
-    /// Takes a name; waits for it a second at most. What keeps it from being a lock is handed to
-    /// `doubt`, and the caller goes on without.
+    /// Takes a name, and waits for it a second at most. If something keeps it from being a lock, the
+    /// reason is handed to `doubt`, and the caller goes on without one.
     ///
     /// # Errors
-    /// Who has it: another process that may run a tunnel.
+    /// The holder: another process that may run a tunnel.
     pub async fn wait(name: &str, doubt: impl FnOnce(Doubt)) -> Result<Self, Holder> {
         let mut patience = PATIENCE;
         loop {
@@ -73,15 +74,15 @@ impl Lock {
         }
     }
 
-    /// Takes a name at once, as [`Lock::wait`] does.
+    /// Takes a name at once; otherwise it does what [`Lock::wait`] does.
     ///
     /// # Errors
-    /// Who has it.
+    /// The holder.
     pub fn take(name: &str, doubt: impl FnOnce(Doubt)) -> Result<Self, Holder> {
         Lock::settle(Lock::attempt(name), doubt)
     }
 
-    /// A name that is no lock does as well as one that is.
+    /// Lets the caller go on with a name that turned out to be no lock.
     fn settle(
         attempt: Result<Result<Self, Holder>, Doubt>,
         doubt: impl FnOnce(Doubt),
@@ -105,7 +106,8 @@ impl Lock {
         }
     }
 
-    /// Lets go of those who asked for the holder: each waits in a queue, and a full one answers nobody.
+    /// Drops the connections of processes that asked for the holder: each waits in a queue, and a full
+    /// queue answers nobody.
     pub fn drain(&self) {
         let Some(listener) = &self.listener else { return };
         for _ in 0..MOST_WAITING {
@@ -115,7 +117,7 @@ impl Lock {
         }
     }
 
-    /// Whether another process that may run a tunnel has a name.
+    /// The other process that holds a name, if it may run a tunnel.
     pub fn holder(name: &str) -> Option<Holder> {
         holder(name).filter(Holder::may_run_a_tunnel)
     }
@@ -127,9 +129,9 @@ fn bind(name: &str) -> io::Result<UnixListener> {
     Ok(listener)
 }
 
-/// The process that listens at a name; its credentials are those when it began to listen.
+/// The process that listens at a name. Its credentials are from the moment it began to listen.
 fn holder(name: &str) -> Option<Holder> {
-    // Blocking, it would wait for room in the queue.
+    // A blocking socket would wait for room in the queue.
     let socket = Socket::new(Domain::UNIX, Type::STREAM.nonblocking(), None).ok()?;
     socket.connect(&SockAddr::unix(format!("\0{name}")).ok()?).ok()?;
     let stream = std::os::unix::net::UnixStream::from(OwnedFd::from(socket));
@@ -141,19 +143,20 @@ fn holder(name: &str) -> Option<Holder> {
 }
 
 impl Holder {
-    /// Whether it has CAP_NET_ADMIN here, as far as can be told.
+    /// Whether the process has CAP_NET_ADMIN here, as far as can be seen.
     fn may_run_a_tunnel(&self) -> bool {
-        // A process that cannot be seen: root's is believed.
+        // A process that cannot be seen is believed if it is root's.
         let Some(pid) = self.pid else { return self.uid == 0 };
         has_net_admin_here(pid) && effective_uid(pid).is_none_or(|now| now == self.uid)
     }
 }
 
-/// Takes an open file's lock for this process (flock(2)), until the file is closed; false when another
-/// process has it that may run a tunnel. Any user may lock a file that he can read: that holds nobody up.
+/// Takes an open file's lock for this process (flock(2)) until the file is closed; false when another
+/// process that may run a tunnel has it. Any user may lock a file that they can read; such a lock is
+/// ignored.
 ///
 /// # Errors
-/// When the file system knows no locks.
+/// When the file system has no locks.
 pub fn lock_file(file: &fs::File) -> io::Result<bool> {
     // SAFETY: the descriptor is open for as long as `file` is borrowed.
     if unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) } == 0 {
@@ -170,8 +173,8 @@ pub fn lock_file(file: &fs::File) -> io::Result<bool> {
     Ok(!holders.is_empty() && !holders.iter().any(counts))
 }
 
-/// The processes that have an inode's lock, of /proc/locks (proc_locks(5)); none where that does not
-/// tell. Its device is not looked at: some file systems have another one there than in stat(2).
+/// The processes that hold an inode's lock, from /proc/locks (proc_locks(5)); empty where that does not
+/// tell. Its device is not compared: some file systems have another one there than in stat(2).
 fn flock_holders(locks: &str, inode: u64) -> Vec<i32> {
     let holder = |line: &str| {
         let fields: Vec<&str> = line.split_whitespace().collect();
@@ -181,12 +184,12 @@ fn flock_holders(locks: &str, inode: u64) -> Vec<i32> {
     locks.lines().filter_map(holder).collect()
 }
 
-/// Whether a process has CAP_NET_ADMIN here, as far as can be told.
+/// Whether a process has CAP_NET_ADMIN here, as far as can be seen.
 fn has_net_admin_here(pid: i32) -> bool {
     has_net_admin(pid) && same_user_namespace(pid).unwrap_or(true)
 }
 
-/// As capget(2) has it: that needs no /proc, which may be hidden.
+/// Asks capget(2), which needs no /proc: that may be hidden.
 fn has_net_admin(pid: i32) -> bool {
     #[repr(C)]
     struct Header {
@@ -207,8 +210,8 @@ fn has_net_admin(pid: i32) -> bool {
     result == 0 && sets[0].effective >> CAP_NET_ADMIN & 1 == 1
 }
 
-/// In a user namespace of its own every process has all capabilities, and they count for nothing
-/// outside of it. `None` where this may not be seen.
+/// Whether a process is in our user namespace. In one of its own, every process has all capabilities,
+/// and they count for nothing outside of it. `None` where this may not be seen.
 fn same_user_namespace(pid: i32) -> Option<bool> {
     let namespace = |pid: &str| {
         let metadata = fs::metadata(format!("/proc/{pid}/ns/user")).ok()?;
@@ -217,7 +220,8 @@ fn same_user_namespace(pid: i32) -> Option<bool> {
     Some(namespace(&pid.to_string())? == namespace("self")?)
 }
 
-/// It differs from what it was when a user's process has become a setuid program since.
+/// The user id that counts now. It differs from the one at the start if the process has become a setuid
+/// program since.
 fn effective_uid(pid: i32) -> Option<u32> {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
     let uids = status.lines().find_map(|line| line.strip_prefix("Uid:"))?;

@@ -54,7 +54,7 @@ use nat::Nat;
 use nft::NftError;
 use routes::Routes;
 
-/// Everything of the network namespace that a tunnel is made of, but for its datapath.
+/// Everything of the network namespace that a tunnel needs, except its datapath.
 pub struct HostAdapter {
     links: Links,
     routes: Routes,
@@ -62,7 +62,7 @@ pub struct HostAdapter {
     reading: reading::State,
 }
 
-/// A step that the kernel, or `nft`, refused.
+/// A step that the kernel or `nft` refused.
 #[derive(Debug, thiserror::Error)]
 pub enum StepError {
     #[error("{0}")]
@@ -90,7 +90,7 @@ pub enum StepError {
 }
 
 impl StepError {
-    /// Whether the kernel said that such a thing exists already.
+    /// Whether the kernel said that such an object exists already.
     pub fn is_taken(&self) -> bool {
         match self {
             StepError::Link(e) | StepError::Address(e) | StepError::Listener(e) => {
@@ -107,8 +107,8 @@ impl StepError {
 }
 
 impl HostAdapter {
-    /// Opens the netlink sockets. `link_per_remote`: the datapath makes `ipip` links, of which all are
-    /// read.
+    /// Opens the netlink sockets. `link_per_remote`: the datapath makes `ipip` links, so all of that
+    /// kind are read.
     ///
     /// # Errors
     /// When the kernel refuses a socket.
@@ -121,12 +121,12 @@ impl HostAdapter {
         })
     }
 
-    /// The adapter to links, which datapaths use too.
+    /// The adapter of links, which datapaths use too.
     pub fn links(&self) -> &Links {
         &self.links
     }
 
-    /// Makes one change. To remove what is not there is no error.
+    /// Makes one change. It is no error if something to be removed is not there.
     ///
     /// # Errors
     /// What the kernel said.
@@ -158,7 +158,7 @@ impl HostAdapter {
             HostStep::RemovePolicyRule(rule) => {
                 routes.remove_policy_rule(rule).await.map_err(StepError::Route)
             }
-            // With an interface its settings go.
+            // The settings of an interface are gone with it.
             HostStep::SetForwarding { interface, on } => {
                 absent_is_fine(links.set_forwarding(interface, *on).await)
                     .map_err(StepError::Setting)
@@ -181,7 +181,7 @@ impl HostAdapter {
         }
     }
 
-    /// What a datapath that judges packets itself has to know of the host.
+    /// Reads what a datapath that judges packets itself has to know of the host.
     ///
     /// # Errors
     /// When the kernel refuses to tell.

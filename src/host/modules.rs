@@ -1,4 +1,4 @@
-//! Kernel modules: what is missing is loaded, and what cannot be is named.
+//! Kernel modules: loads those that are missing, and names those that cannot be loaded.
 //!
 //! The kernel loads most of them itself when they are first asked for; `modprobe` is run only for
 //! those that are not there after that.
@@ -8,7 +8,7 @@ use std::path::Path;
 
 use super::program;
 
-/// A module that is not there and cannot be loaded.
+/// A module that is not loaded and cannot be.
 #[derive(Debug, thiserror::Error)]
 pub enum ModuleError {
     #[error(
@@ -31,13 +31,13 @@ pub enum ModuleError {
 /// Makes sure that all of `modules` are loaded or built in.
 ///
 /// # Errors
-/// The first that cannot be had.
+/// Names the first that cannot be loaded.
 pub fn require_modules(modules: &[&'static str]) -> Result<(), ModuleError> {
     modules.iter().filter(|module| !is_present(module)).try_for_each(|module| load(module))
 }
 
 fn is_present(module: &str) -> bool {
-    // Modules that are built in have a directory too, when they have a parameter or a version.
+    // Built-in modules have a directory too, when they have a parameter or a version.
     Path::new("/sys/module").join(module).exists() || is_built_in(module)
 }
 
@@ -53,7 +53,7 @@ fn load(module: &'static str) -> Result<(), ModuleError> {
     if output.status.success() {
         return Ok(());
     }
-    // Without the right, modprobe fails the same way as without the module.
+    // Without the permission, modprobe fails in the same way as without the module.
     let listed = ["modules.dep", "modules.builtin"].iter().any(|index| {
         let path = format!("/lib/modules/{}/{index}", release());
         std::fs::read_to_string(path).is_ok_and(|text| text.contains(&format!("/{module}.ko")))

@@ -9,11 +9,11 @@ use socket2::{Domain, Socket, Type};
 /// The network namespace of this process.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Namespace {
-    /// That of process 1: of the host, or of the container.
+    /// The namespace of process 1: that of the host, or of the container.
     Own,
     /// It has a name in /run/netns (ip-netns(8)).
     Named(String),
-    /// The number tells it from all others since the start of the kernel.
+    /// The number tells it from all others since the kernel started.
     Unnamed(u64),
 }
 
@@ -21,7 +21,7 @@ pub enum Namespace {
 const NAMES: &str = "/run/netns";
 
 impl Namespace {
-    /// That of this process.
+    /// The namespace of this process.
     pub fn current() -> Self {
         let Some(own) = number_of("self") else { return Namespace::Own };
         let first = number_of("1");
@@ -42,8 +42,8 @@ impl Namespace {
     }
 }
 
-/// Whether a process above us is in another namespace. Process 1 itself is hidden from a service, and
-/// from a process with fewer capabilities.
+/// Whether an ancestor of this process is in another namespace. Process 1 itself is hidden from a
+/// service, and from a process with fewer capabilities.
 fn was_entered(own: u64) -> bool {
     let parent_of = |process: &str| {
         let status = fs::read_to_string(format!("/proc/{process}/status")).ok()?;
@@ -54,14 +54,15 @@ fn was_entered(own: u64) -> bool {
         .any(|process| number_of(&process).is_some_and(|namespace| namespace != own))
 }
 
-/// The inode of a process' network namespace, out of `net:[INODE]`: to read a link less is asked of
-/// us than to follow it (namespaces(7)).
+/// The inode of a process' network namespace, from `net:[INODE]`: reading a link needs fewer rights
+/// than following it (namespaces(7)).
 fn number_of(process: &str) -> Option<u64> {
     let link = fs::read_link(format!("/proc/{process}/ns/net")).ok()?;
     link.to_str()?.strip_prefix("net:[")?.strip_suffix(']')?.parse().ok()
 }
 
-/// The number that the kernel gives a network namespace once (`SO_NETNS_COOKIE`, since 5.14).
+/// The number that the kernel gives each network namespace, never twice (`SO_NETNS_COOKIE`, since
+/// 5.14).
 fn cookie() -> Option<u64> {
     let socket = Socket::new(Domain::UNIX, Type::DGRAM, None).ok()?;
     let (mut cookie, mut length) = (0u64, 8 as libc::socklen_t);
@@ -78,5 +79,5 @@ fn cookie() -> Option<u64> {
     (result == 0).then_some(cookie)
 }
 
-/// asm-generic/socket.h.
+/// From asm-generic/socket.h.
 const SO_NETNS_COOKIE: libc::c_int = 71;

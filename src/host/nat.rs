@@ -1,5 +1,6 @@
-//! The nftables table of a gateway: what is forwarded to and from the tunnel, and whose address it
-//! gets. It leaves the host's own firewall alone: a packet it has nothing against goes on to that.
+//! The nftables table of a gateway: what may be forwarded to and from the tunnel, and which source
+//! address it gets. It leaves the host's own firewall alone: a packet that this table lets through goes
+//! on to that.
 //!
 //! ```text
 //! chain forward { type filter hook forward priority mangle
@@ -14,9 +15,9 @@
 //! }
 //! ```
 //!
-//! Those of a full tunnel are in [`answers`](super::answers).
+//! The rules of a full tunnel are in [`answers`](super::answers).
 //!
-//! `rt mtu` is the smaller one of both directions (`get_tcpmss` in net/netfilter/nft_rt.c), and a
+//! `rt mtu` is the smaller MTU of both directions (`get_tcpmss` in net/netfilter/nft_rt.c), and a
 //! segment size is never made larger (`nft_exthdr_tcp_set_eval`).
 
 use std::collections::BTreeMap;
@@ -38,11 +39,11 @@ use crate::engine::host::{Family, ForwardingRules, GatewayFound, GatewaySpec};
 /// `NF_IP_PRI_NAT_SRC`.
 const SOURCE_NAT: i32 = 100;
 
-/// The table, one of each family, and the rules we put into it.
+/// The table, one in each family, and the rules that were put into it.
 pub struct Nat {
     tables: Tables<TableFound>,
     installed: Option<Tables<Handles>>,
-    /// Whether it was said that a host cannot have rules for answers.
+    /// Whether the log has said that this host cannot have rules for answers.
     complained: bool,
 }
 
@@ -65,7 +66,8 @@ impl Nat {
         Nat { tables, installed: None, complained: false }
     }
 
-    /// Whether our rules are there; so is what was left out where the host cannot have it.
+    /// Whether our rules are there. Rules that were omitted because the host cannot have them count as
+    /// there.
     pub fn read(&mut self) -> io::Result<GatewayFound> {
         let handles = self.handles()?;
         Ok(match &self.installed {
@@ -75,10 +77,10 @@ impl Nat {
         })
     }
 
-    /// Replaces the tables as a whole, in one transaction. Without the rules for answers a tunnel is of
-    /// use still.
+    /// Replaces the tables as a whole, in one transaction. Without the rules for answers a tunnel is
+    /// still of use.
     pub fn install(&mut self, spec: &GatewaySpec) -> Result<(), NftError> {
-        // A kernel may have no nftables for IPv6: there is nothing to remove then.
+        // A kernel may have no nftables for IPv6; then there is nothing to remove.
         let six = self.handles()?.v6 != Handles::default();
         let mut nothing_is_left = false;
         if let Err(error) = nft(&["-f", "-"], &json(spec, six)) {
@@ -98,12 +100,12 @@ impl Nat {
             }
         }
         let handles = self.handles()?;
-        // Somebody else may have been faster, and removed it all.
+        // Another program may have removed it all in the meantime.
         self.installed = (nothing_is_left || handles.have_rules()).then_some(handles);
         Ok(())
     }
 
-    /// Removes the tables; none is no error.
+    /// Removes the tables; it is no error if there are none.
     pub fn remove(&mut self) -> Result<(), NftError> {
         self.installed = None;
         super::absent_is_fine(self.tables.v4.delete())?;
@@ -115,7 +117,7 @@ impl Nat {
     }
 }
 
-/// The whole transaction as `nft -j` reads it. `six`: whether there is a table of IPv6 to replace.
+/// The whole transaction as `nft -j` reads it. `six`: whether there is an IPv6 table to replace.
 fn json(spec: &GatewaySpec, six: bool) -> String {
     let mut batch = Batch::new();
     let mut chains = Vec::new();
@@ -144,7 +146,7 @@ fn json(spec: &GatewaySpec, six: bool) -> String {
 /// Replaces a table.
 fn table<'a>(batch: &mut Batch<'a>, family: NfFamily, name: &'a str, chains: Vec<Rules>) {
     let itself = || NfListObject::Table(Table { family, name: name.into(), handle: None });
-    batch.add(itself()); // or the next would fail the first time
+    batch.add(itself()); // or the deletion would fail the first time
     batch.delete(itself());
     if chains.is_empty() {
         return;
@@ -194,7 +196,7 @@ fn forward(spec: &GatewaySpec, wanted: &ForwardingRules) -> Vec<Vec<Statement<'s
             Statement::Drop(None),
         ]);
     }
-    // The tunnel's own may go anywhere.
+    // Packets from the tunnel's own interfaces may go anywhere.
     let is_own = |name: &str| spec.devices.iter().any(|device| device.as_str() == name);
     let turned_on = wanted.turned_on.iter().filter(|name| !is_own(name));
     let turned_on: Vec<_> = turned_on.map(|name| interface(name)).collect();
@@ -212,7 +214,7 @@ fn forward(spec: &GatewaySpec, wanted: &ForwardingRules) -> Vec<Vec<Statement<'s
 
 fn postrouting(spec: &GatewaySpec, wanted: &ForwardingRules) -> Vec<Vec<Statement<'static>>> {
     let Some((sources, by)) = &wanted.masquerade else { return Vec::new() };
-    // Overlapping networks are no set for `nft`.
+    // `nft` does not accept overlapping networks in a set.
     let sources = Ipv4Net::aggregate(&sources.iter().copied().collect());
     if sources.is_empty() {
         return Vec::new();
@@ -247,7 +249,7 @@ fn network(network: &Ipv4Net) -> Expression<'static> {
     }))
 }
 
-/// `tcp flags syn`, whatever flags are beside it.
+/// `tcp flags syn`, whatever other flags are set.
 fn syn() -> Statement<'static> {
     let (left, right) = (header("tcp", "flags"), text("syn"));
     Statement::Match(Match { left, right, op: Operator::IN })
@@ -278,7 +280,7 @@ mod tests {
         spec
     }
 
-    /// The statements of a chain, a rule each.
+    /// The statements of a chain, one string for each rule.
     fn chain(spec: &GatewaySpec, name: &str) -> Vec<String> {
         let all: serde_json::Value = serde_json::from_str(&json(spec, false)).unwrap();
         let commands = all["nftables"].as_array().unwrap();

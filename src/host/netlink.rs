@@ -1,5 +1,5 @@
-//! Netlink messages as they come: those of which no crate has the types, and lists that are too long to
-//! be held as a whole.
+//! Netlink messages as bytes: those for which no crate has types, and lists that are too long to be
+//! held as a whole.
 
 use std::io;
 use std::ops::ControlFlow;
@@ -10,16 +10,16 @@ use netlink_packet_core::{
 };
 use netlink_sys::{Socket, SocketAddr};
 
-/// What comes before the attributes in a message of netfilter and in one about settings: `struct
+/// The length of what precedes the attributes in a netfilter message and in one about settings: `struct
 /// nfgenmsg` in linux/netfilter/nfnetlink.h, `struct netconfmsg` in linux/netconf.h.
 pub const SHORT_HEADER: usize = 4;
-/// In one about a route: `struct rtmsg` in linux/rtnetlink.h.
+/// The same length in a message about a route: `struct rtmsg` in linux/rtnetlink.h.
 pub const ROUTE_HEADER: usize = 12;
 
 /// `struct nlmsghdr` in linux/netlink.h.
 const HEADER: usize = 16;
 
-/// The first message: its type, what is in it after the header, and what comes after it.
+/// Splits off the first message: its type, its contents after the header, and the bytes that follow it.
 pub fn message(bytes: &[u8]) -> Option<(u16, &[u8], &[u8])> {
     let message = NetlinkBuffer::new_checked(bytes).ok()?;
     let length = usize::try_from(message.length()).ok()?;
@@ -27,9 +27,9 @@ pub fn message(bytes: &[u8]) -> Option<(u16, &[u8], &[u8])> {
     Some((message.message_type(), message.payload(), next))
 }
 
-/// Asks for a list of everything of a kind, and hands over what is in each message after the header,
-/// until there are no more or that says to stop. `body` is what is asked, after the header. Waits for
-/// the kernel, which answers at once.
+/// Requests a list of all objects of a kind and hands over the contents of each message after the
+/// header, until the list ends or the callback says to stop. `body` is the request after its header.
+/// Blocks until the kernel answers, which it does at once.
 ///
 /// # Errors
 /// When the kernel refuses.
@@ -50,7 +50,7 @@ pub fn list(
             let Some((kind, message, next)) = message(rest) else {
                 return Err(io::ErrorKind::InvalidData.into());
             };
-            // Both begin with an error number, which is none at the end of a list.
+            // Both begin with an error number, which is zero at the end of a list.
             if [NLMSG_ERROR, NLMSG_DONE].contains(&kind) {
                 let number = message.first_chunk().map_or(0, |bytes| i32::from_ne_bytes(*bytes));
                 return match number {
@@ -77,7 +77,7 @@ fn request(kind: u16, body: &[u8]) -> Vec<u8> {
     request
 }
 
-/// An attribute's value in a message with so long a header.
+/// An attribute's value in a message whose header has this length.
 pub fn attribute(message: &[u8], header: usize, wanted: u16) -> Option<&[u8]> {
     let attribute = NlasIterator::new(message.get(header..)?)
         .map_while(Result::ok)

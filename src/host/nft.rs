@@ -1,12 +1,12 @@
-//! The program `nft`: what is made of many chains and rules goes through it, as JSON
-//! (libnftables-json(5)). The crate `nftables` has the types; its faults are worked around in
+//! The program `nft`: tables of many chains and rules are handed to it as JSON (libnftables-json(5)).
+//! The crate `nftables` has the types; its faults are worked around in
 //! [`expression`](super::expression).
 
 use std::io;
 
 use super::program;
 
-/// What `nft` or the kernel had against our rules.
+/// Why `nft` or the kernel refused our rules.
 #[derive(Debug, thiserror::Error)]
 pub enum NftError {
     #[error("`nft` cannot be run ({0}): install the package nftables")]
@@ -17,7 +17,7 @@ pub enum NftError {
     Netlink(#[from] io::Error),
 }
 
-/// Runs `nft` on JSON. The crate's own way to run it does not tell what it said.
+/// Runs `nft` on JSON. The crate's own function for this does not return what `nft` said.
 /// # Errors
 /// When it cannot be run, or refuses.
 pub fn nft(arguments: &[&str], input: &str) -> Result<(), NftError> {
@@ -26,7 +26,7 @@ pub fn nft(arguments: &[&str], input: &str) -> Result<(), NftError> {
     if output.status.success() {
         return Ok(());
     }
-    // The first line names the fault, the rest repeats our input.
+    // The first line names the fault; the others repeat the input.
     let said = String::from_utf8_lossy(&output.stderr);
     Err(NftError::Refused(said.lines().next().unwrap_or("it failed without a word").to_owned()))
 }

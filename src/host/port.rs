@@ -1,4 +1,4 @@
-//! Whether a UDP port is free, and who has it.
+//! Whether a UDP port is free, and which process uses it.
 
 use std::fmt;
 use std::fs;
@@ -10,18 +10,18 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::engine::config::DeviceName;
 
-/// Who has a port.
+/// The user of a port.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PortUser {
     Process {
         pid: u32,
         name: String,
     },
-    /// No socket of a process that can be seen: the kernel's, for one.
+    /// No process that can be seen: the kernel, for one.
     Unseen,
 }
 
-/// Tries whether the port can be had, and lets go of it.
+/// Binds the port and closes it again, to see whether it can be had.
 ///
 /// # Errors
 /// `AddrInUse` when it is taken.
@@ -31,10 +31,10 @@ pub fn probe_port(at: SocketAddr, device: Option<&DeviceName>) -> io::Result<()>
     socket.bind(&at.into())
 }
 
-/// The process that has a port of this address, as far as /proc tells.
+/// The process that uses a port of this address, as far as /proc tells.
 pub fn user_of_port(at: SocketAddr) -> PortUser {
     let table = if at.is_ipv4() { "udp" } else { "udp6" };
-    // A socket of both families may have an IPv4 address' port too.
+    // An IPv6 socket that is not limited to IPv6 may use the port of an IPv4 address too.
     let tables = [table, "udp6"].map(|table| format!("/proc/self/net/{table}"));
     let texts = tables.iter().filter_map(|table| fs::read_to_string(table).ok());
     let inodes: Vec<u64> = texts
@@ -43,8 +43,8 @@ pub fn user_of_port(at: SocketAddr) -> PortUser {
     inodes.into_iter().find_map(owner).unwrap_or(PortUser::Unseen)
 }
 
-/// The inode in a line of /proc/net/udp (proc_net(5)) whose socket has this port and this address or
-/// any.
+/// The inode of a socket, from a line of /proc/net/udp (proc_net(5)), if it has this port and this
+/// address or the unspecified one.
 fn inode(line: &str, at: SocketAddr) -> Option<u64> {
     let mut words = line.split_ascii_whitespace();
     let (address, port) = words.nth(1)?.split_once(':')?;
@@ -53,7 +53,7 @@ fn inode(line: &str, at: SocketAddr) -> Option<u64> {
     (same_port && (any || is_same(address, at.ip()))).then(|| words.nth(7)?.parse().ok())?
 }
 
-/// The kernel prints each 32 bits of an address as a number of this machine.
+/// The kernel prints each 32 bits of an address as a number in this machine's byte order.
 fn is_same(hex: &str, address: IpAddr) -> bool {
     let words = |bytes: &[u8]| -> String {
         let words = bytes.as_chunks::<4>().0.iter();
@@ -66,7 +66,7 @@ fn is_same(hex: &str, address: IpAddr) -> bool {
     }
 }
 
-/// The process that has a socket open.
+/// The process that has a socket open, if it can be seen.
 fn owner(inode: u64) -> Option<PortUser> {
     let link = format!("socket:[{inode}]");
     let has_it = |process: &Path| {

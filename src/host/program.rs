@@ -1,4 +1,4 @@
-//! Running other programs: `nft` and `modprobe`, and what has the host's name servers.
+//! Runs other programs: `nft`, `modprobe`, and what manages the host's name servers.
 
 #![allow(clippy::disallowed_methods)] // the room that owns starting programs
 
@@ -6,7 +6,7 @@ use std::ffi::OsString;
 use std::io::{self, Write as _};
 use std::process::{Command, Output, Stdio};
 
-/// Where they are; a shell from plain `su` does not look there.
+/// Where these programs are; a shell from plain `su` does not look there.
 const SYSTEM_DIRECTORIES: &str = "/usr/sbin:/sbin";
 
 /// Runs a program with `input` on its standard input and waits for it.
@@ -17,14 +17,14 @@ pub fn run(name: &str, arguments: &[&str], input: &[u8]) -> io::Result<Output> {
     let mut child = Command::new(name)
         .args(arguments)
         .env("PATH", path())
-        .env_remove("NOTIFY_SOCKET") // they are not the service (resolvectl says that it is ready)
+        .env_remove("NOTIFY_SOCKET") // or resolvectl would tell systemd that the service is ready
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()?;
     if let Some(mut stdin) = child.stdin.take() {
         match stdin.write_all(input) {
-            // It ended before it read all; its exit status and words tell why.
+            // The program ended before it had read all; its exit status and output tell why.
             Err(e) if e.kind() != io::ErrorKind::BrokenPipe => return Err(e),
             Ok(()) | Err(_) => {}
         }
@@ -32,10 +32,10 @@ pub fn run(name: &str, arguments: &[&str], input: &[u8]) -> io::Result<Output> {
     child.wait_with_output()
 }
 
-/// Runs a program that has to succeed. `of`: whose it is, for the message.
+/// Runs a program that has to succeed. `of`: the package it is from, for the message.
 ///
 /// # Errors
-/// That it cannot be started, or what it said.
+/// When it cannot be started; otherwise what it said.
 pub fn run_well(name: &str, of: &str, arguments: &[&str], input: &[u8]) -> io::Result<()> {
     let output = run(name, arguments, input)
         .map_err(|e| io::Error::new(e.kind(), format!("`{name}`{of} cannot be run: {e}")))?;
@@ -47,7 +47,7 @@ pub fn run_well(name: &str, of: &str, arguments: &[&str], input: &[u8]) -> io::R
     Err(io::Error::other(format!("{name} {}: {said}", arguments.join(" "))))
 }
 
-/// Whether there is such a program.
+/// Whether there is a program of this name.
 pub fn is_installed(name: &str) -> bool {
     std::env::split_paths(&path()).any(|directory| directory.join(name).is_file())
 }

@@ -1,5 +1,5 @@
-//! Reading the host: what is asked for depends on the tunnel, and not on how many links, addresses and
-//! routes others have.
+//! Reads the host. What is asked for depends on the tunnel, and not on how many links, addresses and
+//! routes there are besides.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -15,16 +15,16 @@ use crate::engine::host::{
     Address, Family, Found, GatewayFound, Interface, InterfaceKind, PolicyRule, Route,
 };
 
-/// What changes from reading to reading.
+/// The part of a request that changes from reading to reading.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Question {
-    /// The way to the server.
+    /// The route to the server.
     pub way_to: Option<WayTo>,
-    /// The ways to other addresses that it may have.
+    /// The routes to the other addresses that the server may have.
     pub other_ways: Vec<WayTo>,
-    /// The other end's address inside the tunnel.
+    /// The peer's address inside the tunnel.
     pub inner: Option<IpAddr>,
-    /// Interfaces that are asked for besides those that the tunnel is made of.
+    /// Interfaces to read besides those of the tunnel.
     pub interfaces: BTreeSet<String>,
 }
 
@@ -32,22 +32,22 @@ pub struct Question {
 #[derive(Debug)]
 pub struct State {
     tunnel: TunnelConfig,
-    /// There may be an `ipip` link for each remote, and what each carried is told.
+    /// There may be an `ipip` link for each remote, whose counters are read.
     link_per_remote: bool,
-    /// Whether routes and gateway rules of ours are wanted, or were there at the last reading: all
-    /// others pay for the first look only, which finds what a crash left. What concerns only these is
-    /// not read otherwise.
+    /// Whether routes and gateway rules of this tunnel are wanted, or were there at the last reading. A
+    /// tunnel without them reads them only once, which finds what a crash left. What concerns only
+    /// these is not read otherwise.
     routing: bool,
-    /// Our routes and policy rules, unless something has happened that may have changed them. To
-    /// look for them the kernel walks through all there are.
+    /// Routes and policy rules that ipipou made, unless something has happened that may have changed
+    /// them. To list them, the kernel walks through all there are.
     routes: Option<(BTreeSet<Route>, BTreeSet<PolicyRule>)>,
-    /// Every address of the host, unless something has happened that may have changed them: no remote
-    /// can have one of them.
+    /// Every address of the host, unless something has happened that may have changed them. A remote
+    /// cannot have one of these.
     addresses: Option<Vec<Address>>,
-    /// Interfaces of others.
+    /// Interfaces that are not this tunnel's.
     interfaces: Interfaces,
-    /// Our interfaces at the last reading: with one, its routes go without a word
-    /// (`fib_sync_down_dev` in net/ipv4/fib_semantics.c).
+    /// This tunnel's interfaces at the last reading. When one goes, its routes go without a
+    /// notification (`fib_sync_down_dev` in net/ipv4/fib_semantics.c).
     ours: Vec<(u32, bool)>,
 }
 
@@ -64,33 +64,33 @@ impl State {
         }
     }
 
-    /// We changed something.
+    /// Notes that this process changed something.
     pub fn expect_changes(&mut self) {
         self.interfaces.known = None;
         self.expect_other_routes();
     }
 
-    /// Our routes and addresses may have changed.
+    /// Notes that our routes and addresses may have changed.
     fn expect_other_routes(&mut self) {
         self.routes = None;
         self.addresses = None;
     }
 }
 
-/// Interfaces of the host as they were read last, without what they carried since, and those that may
-/// be others by now. There may be thousands of them.
+/// Interfaces of the host as they were last read, without counters, and which of them may have changed
+/// since. There may be thousands of them.
 #[derive(Debug)]
 struct Interfaces {
-    /// A gateway turns on forwarding by all of them. Other tunnels concern everybody: they may have the
-    /// pair of addresses that ours is to have, what comes out of one is not for ours, and a process of
-    /// the other datapath may have left some.
+    /// Whether all interfaces are read. A gateway turns on forwarding for all of them. Other tunnels
+    /// matter to every tunnel: they may have the pair of addresses that this one is to have, what comes
+    /// out of one must not go into this one, and a process of the other datapath may have left some.
     all: bool,
     known: Option<BTreeMap<u32, Arc<Interface>>>,
     changed: BTreeSet<u32>,
 }
 
 impl Interfaces {
-    /// More changes than that are read as a whole.
+    /// If more than this many have changed, all are read.
     const A_FEW: usize = 50;
 
     fn of(tunnel: &TunnelConfig) -> Self {
@@ -131,7 +131,7 @@ impl Interfaces {
 }
 
 impl HostAdapter {
-    /// Takes note of what has changed since the last reading.
+    /// Notes what has changed since the last reading.
     pub fn note(&mut self, changed: &Changed) {
         let ours = self.reading.ours.iter().any(|(index, _)| changed.interfaces.contains(index));
         if changed.lost || changed.our_routes || ours {
@@ -146,12 +146,12 @@ impl HostAdapter {
         }
     }
 
-    /// We changed something: what is known since the last reading may not be so any more.
+    /// Notes that this process changed something: what the last reading found may no longer be true.
     pub fn expect_changes(&mut self) {
         self.reading.expect_changes();
     }
 
-    /// Reads what is there, but for what datapath and name servers know themselves.
+    /// Reads what is there, except what the datapath and the name servers know themselves.
     ///
     /// # Errors
     /// When the kernel refuses to tell.
@@ -164,7 +164,7 @@ impl HostAdapter {
         Ok(found)
     }
 
-    /// Interfaces, the ways out by them, and addresses.
+    /// Interfaces, the routes out by them, and addresses.
     async fn read_links(&mut self, question: &Question, found: &mut Found) -> io::Result<()> {
         let State { tunnel, link_per_remote, addresses, interfaces: others, .. } =
             &mut self.reading;
@@ -188,7 +188,7 @@ impl HostAdapter {
         let outer_index = outer_device.and_then(|device| {
             interfaces.values().find(|i| i.name == device.as_str()).map(|i| i.index)
         });
-        // Packets that are bound to an interface have no way while it is not there.
+        // Packets that are bound to an interface have no route while it is not there.
         if outer_device.is_some() == outer_index.is_some() {
             if let Some(way_to) = &question.way_to {
                 found.way = links.way(way_to, outer_index).await?;
@@ -199,7 +199,7 @@ impl HostAdapter {
                 }
             }
         }
-        // Where there is a choice, what a route leads to comes first.
+        // Where there is a choice of addresses, those that a route leads to come first.
         let choice = question.way_to.iter().filter(|_| !question.other_ways.is_empty());
         for way_to in choice.chain(&question.other_ways) {
             if outer_index.is_some() && !links.is_routed(way_to, outer_index).await? {
@@ -233,11 +233,11 @@ impl HostAdapter {
         found.rp_filter_of_all = setting("conf/all/rp_filter");
         found.ip_forward = setting("ip_forward") != 0;
         let families = [Family::V4, Family::V6].into_iter();
-        // Only where routes can lead more into the tunnel than those of the main table do.
+        // Needed only where other routes than those of the main table can lead into the tunnel.
         if self.reading.tunnel.gateway.mark().is_some() {
             found.tracked = families.filter(|f| conntrack::is_known_to_be_in_use(*f)).collect();
         }
-        // A kernel without nftables has none of our rules.
+        // A kernel without nftables cannot have our rules.
         found.gateway = self.nat.read().unwrap_or(GatewayFound::Missing);
         let State { tunnel, ours, routes, .. } = &mut self.reading;
         let labelled = found
@@ -261,7 +261,7 @@ impl HostAdapter {
     }
 }
 
-/// One of the settings below net.ipv4 that are not an interface's (ip-sysctl.rst).
+/// A setting directly below net.ipv4 that belongs to no interface (ip-sysctl.rst).
 fn setting(name: &str) -> u32 {
     let text = std::fs::read_to_string(format!("/proc/sys/net/ipv4/{name}"));
     text.ok().and_then(|text| text.trim().parse().ok()).unwrap_or(0)

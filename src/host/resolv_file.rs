@@ -1,10 +1,9 @@
-//! `/etc/resolv.conf` where nobody but its writer has it: saved, written in place, and put back as it
-//! was.
+//! `/etc/resolv.conf` where nothing manages it: saved, written in place, and put back as it was.
 //!
-//! The inode stays, which may be a bind mount, and so do owner and mode. Its first line says whose it
-//! is. What has our line is ours, and is put back; what has not, somebody else wrote since, and it
-//! stays. Whose line is in it has the file locked while it runs (flock(2)): the line of a process that
-//! was killed keeps nobody else out.
+//! The file keeps its inode, which may be a bind mount, and its owner and mode. Its first line names
+//! the tunnel that wrote it. A file with our line is put back; a file without it was written by
+//! somebody else since, and stays. A process that has written its line keeps the file locked while it
+//! runs (flock(2)), so the line of a process that was killed keeps nobody else out.
 
 use std::fs::{self, File, Permissions};
 use std::io;
@@ -16,23 +15,23 @@ use super::atomic_file::replace as replace_file;
 use super::lock::lock_file;
 use crate::engine::config::DeviceName;
 
-/// What the first line of a file of ours begins with; the name of the tunnel's interface follows.
+/// How the first line of a file begins that ipipou wrote; the name of the tunnel's interface follows.
 const MARK: &str = "# ipipou: name servers of ";
-/// `resolv.conf` is for everybody, whatever our umask.
+/// `resolv.conf` is readable for everybody, whatever this process' umask.
 const MODE: u32 = 0o644;
 
-/// The file, with the name servers of one tunnel or without.
+/// The file, with or without the name servers of one tunnel.
 #[derive(Debug)]
 pub struct ResolvFile {
     pub(super) path: PathBuf,
     state_dir: PathBuf,
     pub(super) device: DeviceName,
     pub(super) servers: Vec<IpAddr>,
-    /// The file while it has our name servers.
+    /// The open, locked file while it has our name servers.
     lock: Option<File>,
 }
 
-/// What was there before.
+/// What the file was before.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Before {
     Contents(Vec<u8>),
@@ -40,7 +39,7 @@ enum Before {
 }
 
 impl ResolvFile {
-    /// `path` is `/etc/resolv.conf`; what it held is kept in `state_dir`.
+    /// `path` is `/etc/resolv.conf`; its earlier contents are kept in `state_dir`.
     pub fn new(
         path: PathBuf,
         state_dir: PathBuf,
@@ -50,10 +49,10 @@ impl ResolvFile {
         ResolvFile { path, state_dir, device, servers, lock: None }
     }
 
-    /// Puts the name servers in, if they are not.
+    /// Sets the name servers if they are not set.
     ///
     /// # Errors
-    /// `AlreadyExists` when another tunnel has the file; or what the kernel said.
+    /// `AlreadyExists` when another tunnel has written the file; otherwise what the kernel said.
     pub fn apply(&mut self) -> io::Result<()> {
         let alone = self.lock();
         let current = read(&self.path)?;
@@ -76,7 +75,7 @@ impl ResolvFile {
                     ),
                 ));
             }
-            // Whoever wrote this, it is what has to be put back.
+            // No matter who wrote this: it is what has to be put back.
             (Before::Contents(_) | Before::NoFile, _) => {
                 self.save(&current)?;
                 current.clone()
@@ -106,12 +105,12 @@ impl ResolvFile {
                 true
             }
             Ok(false) => false,
-            // Nobody else can lock it either.
+            // No other process can lock it either.
             Err(_) => true,
         }
     }
 
-    /// Whether the name servers are in.
+    /// Whether the name servers are set.
     pub fn is_applied(&self) -> bool {
         let (Ok(current), Ok(Some(before))) = (read(&self.path), self.saved()) else {
             return false;
@@ -119,7 +118,7 @@ impl ResolvFile {
         current == Before::Contents(self.contents(&before))
     }
 
-    /// Whether we, or a process that crashed, left something to put back.
+    /// Whether this process, or one that crashed, left something to put back.
     pub fn needs_restoring(&self) -> bool {
         !matches!(self.saved(), Ok(None))
     }
@@ -154,7 +153,8 @@ impl ResolvFile {
         format!("{MARK}{}, until its tunnel ends\n", self.device)
     }
 
-    /// A crash may have left a part of our first line, or nothing where there was no file.
+    /// Whether ipipou wrote the file. A crash may have left a part of its first line, or nothing where
+    /// there was no file.
     fn is_ours(&self, contents: &[u8], before: &Before) -> bool {
         let line = self.first_line();
         match contents {
@@ -163,7 +163,7 @@ impl ResolvFile {
         }
     }
 
-    /// Our file: our servers, and what the old one says besides.
+    /// The file as ipipou writes it: its own servers, and everything else from the old file.
     fn contents(&self, before: &Before) -> Vec<u8> {
         let mut contents = self.first_line().into_bytes();
         for server in &self.servers {
@@ -177,8 +177,8 @@ impl ResolvFile {
         contents
     }
 
-    /// Writes our file in place. The first line goes first: whenever we crash after that, the file
-    /// is known to be ours.
+    /// Writes our file in place. The first line goes first: after a crash at any later moment, the file
+    /// is recognised as ours.
     fn write(&self, ours: &[u8], before: &Before) -> io::Result<()> {
         let file = File::options().write(true).create(true).truncate(false).open(&self.path)?;
         if *before == Before::NoFile {
@@ -222,11 +222,11 @@ impl ResolvFile {
     }
 }
 
-/// In the state directory: what the file held; that there was none.
+/// Files of the state directory: the old contents, and a mark that there was no file.
 const SAVED: &str = "resolv.conf.before";
 const NO_FILE: &str = "resolv.conf.absent";
 
-/// The lines of such a file that do not name servers, but that programs go by (resolv.conf(5)).
+/// The lines that do not name servers but that programs obey (resolv.conf(5)).
 pub fn besides_servers(contents: &[u8]) -> Vec<u8> {
     let mut kept = Vec::new();
     for line in contents.split(|&byte| byte == b'\n') {
@@ -239,7 +239,7 @@ pub fn besides_servers(contents: &[u8]) -> Vec<u8> {
     kept
 }
 
-/// Removes a file of ours; none is no error.
+/// Removes a file of the state directory; it is no error if it is not there.
 pub fn forget(path: &Path) -> io::Result<()> {
     match fs::remove_file(path) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
@@ -247,14 +247,14 @@ pub fn forget(path: &Path) -> io::Result<()> {
     }
 }
 
-/// What lets a service write the file, as the unit's comment has it.
+/// The settings that let a service write the file; the unit's comment has the same.
 pub const BY_HAND: &str = "DynamicUser=no and ReadWritePaths=/etc/resolv.conf";
 
-/// That this process may write a file. Where there is none, writing tells. `settings`: what a service
-/// needs for it.
+/// Checks that this process may write a file. If there is none, only writing can tell. `settings`: what
+/// a service needs for it.
 ///
 /// # Errors
-/// Why not, and what to do.
+/// Why it may not, and what to do.
 pub fn check(path: &Path, settings: &str) -> io::Result<()> {
     match File::options().write(true).open(path) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => Err(unwritable(path, &e, settings)),
@@ -267,7 +267,7 @@ fn unwritable(path: &Path, error: &io::Error, settings: &str) -> io::Error {
     io::Error::new(error.kind(), format!("{} cannot be written: {hint}", path.display()))
 }
 
-/// What gives a service the right that is missing.
+/// The settings that give a service the right that is missing, as a hint.
 pub fn in_service(settings: &str) -> String {
     format!("in a service, put {settings} below [Service] by `systemctl edit`")
 }
@@ -275,7 +275,7 @@ pub fn in_service(settings: &str) -> String {
 /// Why a file cannot be written, and what to do.
 fn hint(error: &io::Error, settings: &str) -> String {
     let what = match error.raw_os_error() {
-        // What the user of a unit with DynamicUser= sees, and what root sees there with ProtectSystem=
+        // A unit with DynamicUser= gets this error, and so does root with ProtectSystem=
         // (systemd.exec(5)): neither setting alone is enough.
         Some(libc::EACCES) => format!(": run as root; {}", in_service(settings)),
         Some(libc::EROFS) => format!(": {}", in_service(settings)),
@@ -293,8 +293,8 @@ fn read(path: &Path) -> io::Result<Before> {
     }
 }
 
-/// Gives a file other contents. It is cut before it is written: what a crash leaves is the
-/// beginning of the old, and never the old after the new.
+/// Replaces a file's contents. It is truncated before it is written: a crash leaves the beginning of
+/// the contents, and never the end of the old ones behind the new.
 fn replace(file: &File, contents: &[u8]) -> io::Result<()> {
     let length = contents.len() as u64;
     if file.metadata()?.len() > length {

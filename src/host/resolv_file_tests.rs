@@ -103,7 +103,7 @@ fn a_crash_in_the_middle_of_writing_does_no_harm() {
         states.push(over); // and the file cut
         let mut cut = OURS.as_bytes().to_vec();
         cut.truncate(original.len());
-        states.push(cut); // cut, to be put back
+        states.push(cut); // cut, in order to be put back
         for state in states {
             let place = Place::with(original);
             place.ipipou0().apply().unwrap();
@@ -210,7 +210,7 @@ fn the_mark_of_a_process_that_was_killed_keeps_nobody_out() {
     let mut second = place.dns("ipipou1", &["10.1.0.53"]);
     second.apply().unwrap();
     assert!(second.is_applied());
-    // The first is started again: now it is the second that has the file.
+    // The first process is started again: now the second one has the file.
     let mut again = place.ipipou0();
     assert_eq!(again.apply().unwrap_err().kind(), io::ErrorKind::AlreadyExists);
     second.restore().unwrap();

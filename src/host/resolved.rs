@@ -1,4 +1,4 @@
-//! systemd-resolved, where it has `/etc/resolv.conf`: name servers belong to interfaces there
+//! systemd-resolved, where it manages `/etc/resolv.conf`: there, name servers belong to interfaces
 //! (resolvectl(1)).
 
 use std::fs;
@@ -9,16 +9,16 @@ use std::path::Path;
 use super::program;
 use crate::engine::config::DeviceName;
 
-/// Where it keeps what `/etc/resolv.conf` is a link to.
+/// Where it keeps the file that `/etc/resolv.conf` is a link to.
 const DIRECTORY: &str = "run/systemd/resolve";
 
-/// Whether it has the file: a link into its directory, which is not there before it runs.
+/// Whether it manages the file: a link into its directory, which is not there before it runs.
 pub fn has(file: &Path) -> bool {
     let target = fs::canonicalize(file).or_else(|_| fs::read_link(file));
     target.is_ok_and(|target| target.parent().is_some_and(|at| at.ends_with(DIRECTORY)))
 }
 
-/// From now on these servers are asked, for all names.
+/// Sets an interface's servers. From then on they are asked for all names.
 ///
 /// # Errors
 /// What `resolvectl` said, or that it cannot be run.
@@ -27,13 +27,13 @@ pub fn ask(servers: &[IpAddr], device: &DeviceName) -> io::Result<()> {
     let mut arguments = vec!["dns", device.as_str()];
     arguments.extend(servers.iter().map(String::as_str));
     resolvectl(&arguments)?;
-    resolvectl(&["domain", device.as_str(), "~."]) // not only those of a domain
+    resolvectl(&["domain", device.as_str(), "~."]) // for every domain, not only for some
 }
 
 /// Forgets the interface's servers.
 ///
 /// # Errors
-/// As [`ask`]; an interface that is gone has none.
+/// The same as [`ask`]; an interface that is gone has no servers.
 pub fn revert(device: &DeviceName) -> io::Result<()> {
     resolvectl(&["revert", device.as_str()])
 }

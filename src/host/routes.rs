@@ -1,6 +1,6 @@
-//! Routes and policy rules of ours, over route netlink (rtnetlink(7)).
+//! Routes and policy rules that ipipou makes, over route netlink (rtnetlink(7)).
 //!
-//! What is made here carries [`ROUTE_PROTOCOL`], and only what carries it is told or removed.
+//! What is made here carries [`ROUTE_PROTOCOL`], and only what carries it is listed or removed.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -18,12 +18,12 @@ use rtnetlink::IpVersion;
 use super::links::into_io;
 use crate::engine::host::{Family, PolicyRule, PolicyRuleKind, ROUTE_PROTOCOL, Route, RouteTarget};
 
-/// Metric of our unreachable routes, so high that any other route to the same place wins.
+/// Metric of ipipou's unreachable routes, so high that any other route to the same place wins.
 const LAST_METRIC: u32 = 4_278_198_272;
 const MAIN_TABLE: u32 = RouteHeader::RT_TABLE_MAIN as u32;
 const OURS: RouteProtocol = RouteProtocol::Other(ROUTE_PROTOCOL);
 
-/// A route netlink socket of its own, which checks what it is asked strictly.
+/// A separate route netlink socket, on which the kernel checks requests strictly.
 pub struct Routes {
     handle: rtnetlink::Handle,
 }
@@ -32,14 +32,14 @@ impl Routes {
     /// # Errors
     /// When the kernel refuses a socket.
     pub fn open() -> io::Result<Self> {
-        // On such a socket a dump is filtered by the kernel (`ip_valid_fib_dump_req` in
-        // net/ipv4/fib_frontend.c): a router may have a million routes that are not ours.
+        // On such a socket the kernel filters a dump (`ip_valid_fib_dump_req` in
+        // net/ipv4/fib_frontend.c): a router may have a million other routes.
         let (connection, handle, _) = rtnetlink::new_connection_with_strict_check()?;
         tokio::spawn(connection);
         Ok(Routes { handle })
     }
 
-    /// Our routes, in all tables.
+    /// The routes that ipipou made, in all tables.
     pub async fn routes(&self) -> io::Result<BTreeSet<Route>> {
         let mut found = BTreeSet::new();
         for family in [Family::V4, Family::V6] {
@@ -56,19 +56,19 @@ impl Routes {
     /// Adds a route.
     ///
     /// # Errors
-    /// `AlreadyExists` when the table has a route with the same destination and metric, whoever
+    /// `AlreadyExists` when the table has a route with the same destination and metric, no matter who
     /// made it.
     pub async fn add_route(&self, route: &Route) -> io::Result<()> {
         self.handle.route().add(route_message(route)).execute().await.map_err(into_io)
     }
 
-    /// Removes a route; one that is not there is no error.
+    /// Removes a route; it is no error if it is not there.
     pub async fn remove_route(&self, route: &Route) -> io::Result<()> {
         let result = self.handle.route().del(route_message(route)).execute().await;
         absent_is_fine(result.map_err(into_io))
     }
 
-    /// Our policy rules.
+    /// The policy rules that ipipou made.
     pub async fn policy_rules(&self) -> io::Result<BTreeSet<PolicyRule>> {
         let mut found = BTreeSet::new();
         for version in [IpVersion::V4, IpVersion::V6] {
@@ -82,14 +82,14 @@ impl Routes {
     /// Adds a policy rule.
     ///
     /// # Errors
-    /// `AlreadyExists` when there is the same rule, whoever made it.
+    /// `AlreadyExists` when there is the same rule, no matter who made it.
     pub async fn add_policy_rule(&self, rule: &PolicyRule) -> io::Result<()> {
         let mut request = self.handle.rule().add();
         *request.message_mut() = rule_message(rule);
         request.execute().await.map_err(into_io)
     }
 
-    /// Removes a policy rule; one that is not there is no error.
+    /// Removes a policy rule; it is no error if it is not there.
     pub async fn remove_policy_rule(&self, rule: &PolicyRule) -> io::Result<()> {
         let result = self.handle.rule().del(rule_message(rule)).execute().await;
         absent_is_fine(result.map_err(into_io))
@@ -128,7 +128,7 @@ fn route_message(route: &Route) -> RouteMessage {
 fn read_route(message: &RouteMessage) -> Option<Route> {
     let header = &message.header;
     if header.protocol != OURS {
-        return None; // a kernel that does not filter
+        return None; // from a kernel that does not filter
     }
     let mut address = match header.address_family {
         AddressFamily::Inet => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
@@ -223,7 +223,7 @@ fn address_family(family: Family) -> AddressFamily {
     }
 }
 
-/// A kernel without IPv6, or without policy rules, has none of ours either.
+/// An empty list from a kernel without IPv6 or without policy rules, which can have none of ours.
 fn none_if_unsupported<T>(result: io::Result<Vec<T>>) -> io::Result<Vec<T>> {
     match result {
         Err(e) if matches!(e.raw_os_error(), Some(libc::EAFNOSUPPORT | libc::EOPNOTSUPP)) => {
@@ -238,7 +238,8 @@ fn absent_is_fine(result: io::Result<()>) -> io::Result<()> {
         Err(e)
             if matches!(
                 e.raw_os_error(),
-                // `inet_rtm_delroute`, `fib_nl_delrule`, and a family that the kernel has not.
+                // From `inet_rtm_delroute`, `fib_nl_delrule`, and for a family that the kernel does not
+                // have.
                 Some(libc::ESRCH | libc::ENOENT | libc::EAFNOSUPPORT | libc::EOPNOTSUPP)
             ) =>
         {

@@ -1,4 +1,4 @@
-//! A table of nftables, seen over netlink: no program is run
+//! An nftables table, read over netlink without running a program
 //! (Documentation/netlink/specs/nftables.yaml).
 
 use std::collections::BTreeSet;
@@ -11,9 +11,9 @@ use netlink_socket2::NetlinkSocket;
 use super::transaction::Transaction;
 use crate::engine::host::Family;
 
-/// What a table is known by. Rules are numbered anew in every table, tables in all of the namespace
-/// (`nf_tables_newrule`, `nf_tables_newtable`): a table that was loaded from a dump of ours has
-/// another number, and one that a dump was loaded into has more rules.
+/// The numbers that identify a table. Rules are numbered within their table, tables within the
+/// namespace (`nf_tables_newrule`, `nf_tables_newtable`): a table that was loaded from a dump of ours
+/// has another number, and one that a dump was loaded into has more rules.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Handles {
     pub table: u64,
@@ -22,9 +22,9 @@ pub struct Handles {
 
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
-/// `NFNL_SUBSYS_NFTABLES` in linux/netfilter/nfnetlink.h: what a batch is for.
+/// `NFNL_SUBSYS_NFTABLES` in linux/netfilter/nfnetlink.h: the subsystem that a batch is for.
 const SUBSYSTEM: u16 = 10;
-/// What one of our named counters has counted.
+/// A named counter of ours, and its value.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RuleCounter {
     pub name: String,
@@ -40,7 +40,7 @@ pub struct Table {
 }
 
 impl Table {
-    /// `name` must not hold a NUL byte; the options see to that.
+    /// `name` must not contain a NUL byte; the options see to that.
     pub fn new(family: Family, name: &str) -> Self {
         let name = CString::new(name.replace('\0', "")).unwrap_or_default();
         let nfgen_family = match family {
@@ -51,7 +51,7 @@ impl Table {
         Table { socket: NetlinkSocket::new(), name, header }
     }
 
-    /// The numbers of the table and all rules in it; none when there is no such table.
+    /// The numbers of the table and of all rules in it; empty when there is no such table.
     pub fn handles(&mut self) -> io::Result<Handles> {
         let mut request = Request::new().op_gettable_do(&self.header);
         request.encode().push_name(&self.name);
@@ -74,7 +74,7 @@ impl Table {
         Ok(Handles { table, rules })
     }
 
-    /// Removes the table with all that is in it.
+    /// Removes the table and everything in it.
     ///
     /// # Errors
     /// `NotFound` when there is none.
@@ -91,7 +91,7 @@ impl Table {
         batch
     }
 
-    /// Ends a transaction: the kernel does all of it, or nothing.
+    /// Ends a transaction: the kernel carries out all of it, or nothing.
     pub(crate) fn commit(&mut self, mut batch: Chained<'static>) -> io::Result<()> {
         batch.request().op_batch_end_do(&batch_header());
         let batch = Transaction::of(batch.finalize());

@@ -1,5 +1,5 @@
-//! A batch of nftables messages of which only the last is answered: the kernel answers them all at
-//! once, and hundreds of answers do not fit into a socket's buffer. An error is told for each message
+//! A batch of nftables messages of which the kernel acknowledges only the last: it sends all answers at
+//! once, and hundreds of them do not fit into a socket's buffer. An error is reported for each message
 //! in any case (`nfnetlink_rcv_batch` in net/netfilter/nfnetlink.c).
 
 use netlink_bindings::nftables::ChainedFinal;
@@ -14,7 +14,7 @@ const FLAGS: std::ops::Range<usize> = 6..8;
 
 pub struct Transaction {
     batch: ChainedFinal<'static>,
-    /// The number of the message that is answered: before the last one, which ends the batch.
+    /// The number of the message that is acknowledged: the one before the end of the batch.
     answered: usize,
 }
 

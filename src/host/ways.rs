@@ -1,4 +1,4 @@
-//! The ways that packets take out of this host: its routes, asked for one destination (ip-route(8)).
+//! Routes that packets take out of this host, looked up for one destination (ip-route(8)).
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -12,32 +12,32 @@ use super::links::{Links, into_io};
 use crate::engine::config::TunnelConfig;
 use crate::engine::host::Way;
 
-/// The way of packets as the tunnel sends them: policy rules (ip-rule(8)) may look at all of it.
+/// A route lookup for packets as the tunnel sends them: policy rules (ip-rule(8)) may match on all of
+/// this.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WayTo {
     pub destination: IpAddr,
-    /// Their source, if it is always the same.
+    /// Their source address, if it is always the same.
     pub source: Option<IpAddr>,
-    /// Firewall mark of the packets; 0 is none.
+    /// Firewall mark of the packets; 0 means that they have none.
     pub mark: u32,
 }
 
 impl WayTo {
-    /// How the packets of this tunnel go to `destination`.
+    /// The lookup for packets of this tunnel to `destination`.
     pub fn of_tunnel(tunnel: &TunnelConfig, destination: IpAddr) -> Self {
         WayTo { destination, source: tunnel.outer.address(), mark: tunnel.mark().unwrap_or(0) }
     }
 }
 
 impl Links {
-    /// How packets get to a destination; `None` without a route, and with one that says no:
-    /// `blackhole` and `prohibit` have errors of their own (`fib_props` in
-    /// net/ipv4/fib_semantics.c), as has a kernel without the family. `interface` is the one that
-    /// they are bound to.
+    /// How packets get to a destination. `None` without a route, and with one that refuses: `blackhole`
+    /// and `prohibit` have errors of their own (`fib_props` in net/ipv4/fib_semantics.c), as has a
+    /// kernel without the family. `interface` is the one to which the packets are bound.
     pub async fn way(&self, to: &WayTo, interface: Option<u32>) -> io::Result<Option<Way>> {
         let way = self.ask_way(to, to.source, interface).await?;
         match way {
-            // Only now the source is known that policy rules may look at.
+            // Only now is the source known, which policy rules may match on.
             Some(Way { source, .. }) if to.source.is_none() && interface.is_some() => {
                 Ok(self.ask_way(to, Some(source), interface).await?.or(way))
             }
@@ -45,16 +45,16 @@ impl Links {
         }
     }
 
-    /// Whether a route leads to a destination. What is bound to an interface gets a way without one:
-    /// the kernel takes every IPv4 address for a neighbour then (`ip_route_output_key_hash_rcu` in
-    /// net/ipv4/route.c).
+    /// Whether a route leads to a destination. Packets that are bound to an interface are sent without
+    /// a route too: the kernel then takes every IPv4 address for a neighbour
+    /// (`ip_route_output_key_hash_rcu` in net/ipv4/route.c).
     pub async fn is_routed(&self, to: &WayTo, interface: Option<u32>) -> io::Result<bool> {
         let mut message = way_message(to, to.source, interface);
         message.header.flags |= RouteFlags::FibMatch;
         Ok(self.ask_route(message).await?.is_some())
     }
 
-    /// The route itself that packets for an address take: of an address of ours, it is with the
+    /// The matching route itself for packets to an address. For an address of this host, it names the
     /// interface that has it (`RTM_F_FIB_MATCH` in linux/rtnetlink.h).
     pub async fn matching_route(&self, destination: IpAddr) -> io::Result<Option<Way>> {
         let mut message = route_to(destination);
@@ -91,7 +91,7 @@ fn route_to(destination: IpAddr) -> RouteMessage {
     }
 }
 
-/// Asks for the way of the tunnel's packets.
+/// Builds the route lookup for the tunnel's packets.
 fn way_message(to: &WayTo, source: Option<IpAddr>, interface: Option<u32>) -> RouteMessage {
     let mut message = route_to(to.destination);
     message.attributes.push(RouteAttribute::Mark(to.mark));
@@ -106,7 +106,7 @@ fn way_message(to: &WayTo, source: Option<IpAddr>, interface: Option<u32>) -> Ro
     message
 }
 
-/// The kernel does not repeat a source that it was asked with (`rt_fill_info` in
+/// Reads the answer. The kernel does not repeat a source that was in the request (`rt_fill_info` in
 /// net/ipv4/route.c).
 fn read_way(attributes: &[RouteAttribute], asked: Option<IpAddr>) -> Option<Way> {
     let address = |address: &RouteAddress| match address {
