@@ -1,5 +1,5 @@
-//! Which remotes are let in: the sets of our table, over netlink, so that no program is run when one
-//! moves (Documentation/netlink/specs/nftables.yaml).
+//! The remotes that are let in: the sets of our table, changed over netlink, so that no program is run
+//! when a peer moves (Documentation/netlink/specs/nftables.yaml).
 
 use std::collections::BTreeSet;
 use std::ffi::CString;
@@ -19,11 +19,12 @@ use super::words::{
 use crate::engine::host::Admitted;
 use crate::host::table::Table;
 
-/// Messages in one transaction, at most: five sets and two chains to flush, five sets to fill;
-/// and the rules about what is quoted.
+/// The most messages in one transaction: five sets and two chains to flush, five sets to fill, and the
+/// rules about what is quoted.
 const TRANSACTION: u32 = 12 + PORTION;
-/// Rules about what is quoted that are made in one transaction. It is sent as a whole: together with
-/// the sets of 1024 remotes these are some 190 kB, and a socket may send 208 (`net.core.wmem_default`).
+/// How many rules about what is quoted are made in one transaction. It is sent as a whole: together
+/// with the sets of 1024 remotes these are some 190 kB, and a socket may send 208
+/// (`net.core.wmem_default`).
 const PORTION: u32 = 200;
 
 /// The sets of a tunnel's table.
@@ -78,7 +79,7 @@ impl Elements {
     }
 
     /// Lets exactly these remotes in, in one transaction. Where there are many, some of the rules about
-    /// what is quoted follow.
+    /// what is quoted follow in later ones.
     pub fn admit(&mut self, admitted: &BTreeSet<Admitted>) -> io::Result<()> {
         let table = self.table.name.clone();
         let wanted = elements(admitted);
@@ -86,7 +87,7 @@ impl Elements {
         let mut portions = quoted.chunks(PORTION as usize);
         let mut batch = self.table.begin(TRANSACTION);
         for chain in quoted::CHAINS {
-            // Without a handle this means all of them (`nf_tables_delrule`).
+            // Without a handle this deletes all rules (`nf_tables_delrule`).
             batch
                 .request()
                 .op_delrule_do(&self.table.header)
@@ -112,7 +113,7 @@ impl Elements {
             (SET_KNOWN_ADDRESSES, addresses(&wanted.known_addresses)),
         ];
         for (set, elements) in sets {
-            // Without elements this means all of them (`nf_tables_delsetelem`).
+            // Without elements this deletes all of them (`nf_tables_delsetelem`).
             batch
                 .request()
                 .op_delsetelem_do(&self.table.header)
@@ -174,7 +175,7 @@ fn push_element<'a>(list: ElementList<'a>, key: &[u8], data: Option<Ipv4Addr>) -
     }
 }
 
-/// A concatenation: every part takes a whole number of 32-bit words, in network byte order.
+/// The key of a concatenation: every part takes a whole number of 32-bit words, in network byte order.
 fn remote_key(remote: SocketAddrV4) -> [u8; 8] {
     let [a, b, c, d] = remote.ip().octets();
     let [high, low] = remote.port().to_be_bytes();

@@ -14,7 +14,7 @@ const IPPROTO_IPIP: u8 = 4;
 /// `FOU_ENCAP_DIRECT` in linux/fou.h: the UDP payload is the inner packet.
 const ENCAP_DIRECT: u8 = 1;
 
-/// The `fou` family of generic netlink; opened at the first use.
+/// The `fou` family of generic netlink; opened when it is first used.
 #[derive(Default)]
 pub struct Fou {
     socket: NetlinkSocket,

@@ -1,8 +1,7 @@
-//! What may reach the FOU listener and the `ipip` links, judged in hook input: only what is for this
-//! host comes there, whole, after the kernel has looked at its source (martians, rp_filter) and after
-//! the host's own NAT is undone. So what a router forwards is none of our business, and what its
-//! DNAT leads to our port is. For a server (a client refuses what a server queues):
-//!
+//! Rules that judge what may reach the FOU listener and the `ipip` links. They are in hook input:
+//! there, packets are for this host and whole, the kernel has already checked their source (martians,
+//! rp_filter), and the host's own NAT is undone. So what a router merely forwards is not judged, and
+//! what its DNAT sends to the tunnel's port is. For a server (a client drops what a server queues):
 //! ```text
 //! chain input { type filter hook input priority mangle
 //!   ip daddr OUTER udp dport PORT iifname != INSIDE udp length != 81
@@ -54,26 +53,25 @@
 //! }
 //! ```
 //!
-//! The first rule is the path of nearly every data packet, and as short as can be: `make bench` tells
-//! what the path costs. All but packets of the length of an authentication packet (81 with the UDP
-//! header) take it; those are looked at more closely. It looks at the interface only where the
-//! listener is not bound to one. The rules about alternate addresses are there only while one is in use.
-//! `@th,64,4` is the first four bits of the UDP payload: the version of the inner packet. The queue
-//! has no `bypass`: no daemon, no entry. INSIDE are the links of this and other processes of ours, but
-//! the one that our outer address is on: a tunnel may be in a tunnel.
+//! The first rule is the path of nearly every data packet, so it is as short as possible: `make bench`
+//! measures what the path costs. All packets take it except those of the length of an authentication
+//! packet (81 with the UDP header), which are looked at more closely. It compares the interface only
+//! where the listener is not bound to one. The rules about alternate addresses are there only while one
+//! is in use. `@th,64,4` is the first four bits of the UDP payload: the version of the inner packet.
+//! The queue has no `bypass`: without the daemon, nothing is let in. INSIDE are the links of this and
+//! other ipipou processes, except the one that has our outer address: a tunnel may be in a tunnel.
 //!
-//! The budgets are [`limits`]; a set that is full, or an address that has used its share up, breaks
-//! off its rule, and the packet goes on to the next, which is shared with all others. So what is full
-//! makes the limit stricter.
+//! The budgets are in [`limits`]. When a set is full, or an address has used up its share, the rule
+//! does not match, and the packet goes on to the next rule, which all others share. So a full set makes
+//! the limit stricter.
 //!
-//! The kernel believes an ICMP error that quotes one of our packets whoever sent it, and whatever
-//! local address it was sent to: "fragmentation needed" changes the path to the remote for all
-//! protocols (`ipv4_update_pmtu`), below `net.ipv4.route.min_pmtu` so that nothing large gets through
-//! a tunnel any more; any error that quotes plain IPIP fails the next packets of the link
+//! The kernel believes an ICMP error that quotes one of our packets, no matter who sent it and to which
+//! local address: "fragmentation needed" changes the path to the remote for all protocols
+//! (`ipv4_update_pmtu`), below `net.ipv4.route.min_pmtu` in such a way that nothing large gets through
+//! a tunnel any more; any error that quotes plain IPIP makes the next packets of the link fail
 //! (`ipip_err`). So the quoted addresses and ports have to be those of an admitted remote, and a path
-//! narrower than 1280 bytes, which is the least of IPv6, is not believed at all. An echo reply is
-//! what everybody can make the host send; as the kernel sends it without DF, no router ever says that
-//! it did not fit.
+//! narrower than 1280 bytes, the least of IPv6, is not believed at all. Anybody can make the host send
+//! an echo reply; because the kernel sends it without DF, no router ever says that it did not fit.
 
 use nftables::expr::{Elem, Expression, MetaKey, NamedExpression};
 use nftables::stmt::{Limit, Meter, Queue, Statement};
@@ -94,10 +92,10 @@ const IPIP: u16 = 4;
 const TCP: u16 = 6;
 const UDP: u16 = 17;
 
-/// No path is narrower (RFC 8200, section 5), unless the user says so.
+/// A path is never taken to be narrower (RFC 8200, section 5), unless the user sets less.
 const LEAST_MTU: u32 = 1280;
 
-/// Where the total length of an IPv4 header ends: shorter payloads have none.
+/// Where the total length in an IPv4 header ends: a shorter payload does not have one.
 const IPV4_LENGTH_END: u16 = 4;
 
 pub fn chains(spec: &RuleSpec) -> Vec<(&'static str, Vec<Statements>)> {
@@ -163,7 +161,8 @@ fn port(spec: &RuleSpec) -> Vec<Statements> {
     );
     rules.push(vec![is_data(), eq(source(), named_set(SET_REMOTES)), Statement::Accept(None)]);
     match spec.control {
-        // A server that knows its client by address alone: its data is as good as anything.
+        // A server that knows its client by address alone: that client's data proves as much as
+        // anything.
         Control::Queue { shape: PacketShape::FromRemote { .. }, .. } => {}
         Control::Queue { shape: PacketShape::NotIpv4 { .. }, .. } | Control::Refuse => {
             rules.push(refuse(spec, vec![is_data()], "stranger_data"));
@@ -173,7 +172,8 @@ fn port(spec: &RuleSpec) -> Vec<Statements> {
     rules
 }
 
-/// What has the length of an authentication packet, and looks like IPv4 but for the length in there.
+/// Matches a packet that has the length of an authentication packet and looks like IPv4, except that
+/// the length in its header differs.
 pub fn lookalike(spec: &RuleSpec) -> Option<Statements> {
     let Control::Queue { shape: PacketShape::NotIpv4 { length, .. }, .. } = spec.control else {
         return None;
@@ -224,12 +224,12 @@ fn control(spec: &RuleSpec) -> Vec<Statements> {
     rules
 }
 
-/// Of 32 random bits.
-#[allow(clippy::cast_possible_truncation)] // the sample is not more than all
+/// The sample is drawn when 32 random bits are below this number.
+#[allow(clippy::cast_possible_truncation)] // the sample is a part of the whole
 const SAMPLE_BELOW: u32 =
     ((1u64 << 32) * limits::HEAVY_SAMPLE as u64 / limits::HEAVY_OUT_OF as u64) as u32;
 
-/// Passes while there is something left.
+/// Matches while the budget is not used up.
 fn limit(budget: Budget) -> Statement<'static> {
     Statement::Limit(Limit {
         rate: budget.per_second,
@@ -241,9 +241,9 @@ fn limit(budget: Budget) -> Statement<'static> {
     })
 }
 
-/// Passes while the source address has something left.
+/// Matches while the source address has not used up its budget.
 fn each_source(budget: Budget) -> Statement<'static> {
-    /// Seconds after which an address that is silent has all of its budget again.
+    /// Seconds of silence after which an address has its whole budget again.
     const FORGOTTEN_AFTER: u32 = 10;
     Statement::Meter(Meter {
         name: "light".into(),
@@ -289,7 +289,8 @@ fn quoted_remote(spec: &RuleSpec) -> Vec<Statements> {
     rules
 }
 
-/// The packet that an ICMP error quotes: its IPv4 header begins after the 8 bytes of ICMP's.
+/// Fields of the packet that an ICMP error quotes: its IPv4 header begins after the 8 bytes of the ICMP
+/// header.
 mod quote {
     use super::{Expression, transport};
 

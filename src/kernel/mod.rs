@@ -1,5 +1,5 @@
 //! The kernel's datapath: FOU listeners and `ipip` links carry the packets, nftables rules judge what
-//! reaches them, and an NFQUEUE hands over what may be an authentication packet.
+//! reaches them, and an NFQUEUE delivers what may be an authentication packet.
 //!
 //! Its rules are drawn in [`ruleset`]; no packet of the tunnel passes through this process.
 
@@ -38,7 +38,7 @@ pub use raw::RawSender;
 /// The name of the counter of ICMP errors that were not believed.
 const ICMP_ERRORS: &str = "icmp_error";
 
-/// What the kernel's datapath has on a host: it can be looked at before the datapath is in use.
+/// What the kernel's datapath has on a host; it can be read before the datapath is in use.
 pub struct KernelState {
     links: Links,
     fou: Fou,
@@ -48,7 +48,7 @@ pub struct KernelState {
 /// The kernel's datapath in use.
 pub struct KernelDatapath {
     state: KernelState,
-    /// Of a server: where authentication packets come from.
+    /// The queue from which a server reads authentication packets.
     queue: Option<Queue>,
     sender: RawSender,
 }
@@ -63,7 +63,7 @@ pub enum StartError {
 }
 
 impl KernelState {
-    /// The listeners, links and rules of a tunnel.
+    /// The state of a tunnel's listeners, links and rules.
     pub fn of(tunnel: &TunnelConfig, host: &HostAdapter) -> Self {
         KernelState {
             links: host.links().clone(),
@@ -72,7 +72,7 @@ impl KernelState {
         }
     }
 
-    /// From now on the tunnel has no rules: nothing guards it.
+    /// Goes on without rules: from now on nothing guards the tunnel.
     pub fn go_without_rules(&mut self) {
         self.rules = Rules::unavailable();
     }
@@ -96,11 +96,11 @@ impl KernelState {
         Ok(())
     }
 
-    /// Opens the queue of a server, and what sends packets from the port of the tunnel: by `device`,
-    /// if it is bound to one.
+    /// Opens the queue of a server, and the socket that sends packets from the port of the tunnel: by
+    /// `device`, if it is bound to one.
     ///
     /// # Errors
-    /// When somebody else reads the queue, or the kernel refuses a socket.
+    /// When another process reads the queue, or the kernel refuses a socket.
     pub fn start(
         self,
         queue: Option<QueueConfig>,
@@ -177,7 +177,7 @@ impl Datapath for KernelDatapath {
 }
 
 impl KernelDatapath {
-    /// Without rules, or without counters, there are none.
+    /// The counters; empty without rules, or if these have no counters.
     fn counters(&mut self) -> Vec<RuleCounter> {
         self.state.rules.counters().unwrap_or_default()
     }

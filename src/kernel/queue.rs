@@ -1,9 +1,9 @@
-//! Authentication packets, out of the kernel's NFQUEUE.
+//! Authentication packets, read from the kernel's NFQUEUE.
 //!
-//! The `nfq` crate's socket cannot be polled, so a thread of its own blocks in it and hands
-//! datagrams to the loop through a bounded channel. Every packet is dropped as soon as it is
-//! read: it has done its work by being looked at, and data packets are never queued. Nothing is
-//! lost by that when the loop is slow but packets that would have overrun the queue anyway.
+//! The `nfq` crate's socket cannot be polled, so a separate thread blocks in it and sends datagrams to
+//! the loop through a bounded channel. Every packet is dropped as soon as it is read: the daemon only
+//! has to look at it, and data packets are never queued. When the loop is slow, this loses only packets
+//! that would have overrun the queue anyway.
 
 use std::io;
 use std::net::SocketAddrV4;
@@ -16,15 +16,15 @@ use crate::engine::config::QueueConfig;
 use crate::wire::auth_packet::MAX_AUTH_PACKET_LEN;
 use crate::wire::udp::{Datagram, UDP_HEADER_LEN};
 
-/// Longest IPv4 header, UDP header, and one byte more than the longest packet that is looked at,
-/// so that an overlong one is seen to be one. Tokens may be longer.
+/// The longest IPv4 header, the UDP header, and one byte more than the longest packet that is looked
+/// at, so that an overlong one is recognised. Tokens may be longer.
 const COPY_RANGE: u16 = 60 + 8 + 1472 + 1;
 const _: () = {
     assert!(COPY_RANGE as usize == 60 + UDP_HEADER_LEN + MAX_TOKEN + 1);
     assert!(MAX_AUTH_PACKET_LEN < MAX_TOKEN);
 };
 
-/// Datagrams that wait for the loop.
+/// How many datagrams may wait for the loop.
 const CHANNEL: usize = 64;
 
 /// The reading end of a queue.
@@ -39,7 +39,7 @@ pub struct Queued {
     pub payload: Vec<u8>,
 }
 
-/// Why a queue cannot be had.
+/// Why a queue cannot be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum QueueError {
     #[error("NFQUEUE {0} is in use by another program; choose another with -q")]
@@ -56,8 +56,8 @@ impl Queue {
     pub fn bind(config: QueueConfig) -> Result<Self, QueueError> {
         let number = config.number;
         let queue = open(config).map_err(|e| match e.kind() {
-            // EPERM is the answer about a queue of somebody else's (`nfqnl_recv_config` in
-            // net/netfilter/nfnetlink_queue.c); CAP_NET_ADMIN was made sure of before.
+            // The kernel answers EPERM about a queue of another process (`nfqnl_recv_config` in
+            // net/netfilter/nfnetlink_queue.c); CAP_NET_ADMIN was checked before.
             io::ErrorKind::ResourceBusy | io::ErrorKind::PermissionDenied => {
                 QueueError::InUse(number)
             }
@@ -71,7 +71,7 @@ impl Queue {
         Ok(Queue { datagrams })
     }
 
-    /// The next datagram; `None` when the thread has ended because the queue broke.
+    /// Waits for the next datagram; `None` when the thread has ended because the queue failed.
     pub async fn recv(&mut self) -> Option<Queued> {
         self.datagrams.recv().await
     }
@@ -113,7 +113,7 @@ fn forward(mut queue: nfq::Queue, datagrams: &mpsc::Sender<Queued>) {
     }
 }
 
-/// Errors after which the next read may well succeed: a signal, a burst.
+/// Whether the next read may well succeed after this error: a signal, a burst.
 fn is_passing(error: &io::Error) -> bool {
     const ENOBUFS: i32 = 105;
     error.kind() == io::ErrorKind::Interrupted || error.raw_os_error() == Some(ENOBUFS)

@@ -1,14 +1,14 @@
-//! The rules about what an ICMP error quotes, one or two for each admitted remote. `nft` does not let
-//! bytes of a payload be looked up in a set of addresses, and would not load a dump with such a rule;
-//! so they compare, and change with the remotes, by netlink (see `judgement.rs`):
+//! The rules about what an ICMP error quotes, one or two for each admitted remote. `nft` cannot look
+//! bytes of a payload up in a set of addresses, and would not load a dump with such a rule. So these
+//! rules compare, and change with the remotes, over netlink (see `judgement.rs`):
 //!
 //! ```text
 //! chain quoted      { @th,192,32 ADDRESS goto quoted_remote }
 //! chain quoted_port { @th,192,32 ADDRESS @th,240,16 PORT accept }
 //! ```
 //!
-//! In bytes from the start of the ICMP header, the quoted packet's destination is at 24, and its
-//! destination port at 30.
+//! In bytes from the start of the ICMP header, the quoted packet's destination address is at 24, and
+//! its destination port at 30.
 
 use std::ffi::CStr;
 
@@ -28,7 +28,7 @@ const NF_ACCEPT: u32 = 1;
 const DESTINATION: u32 = 24;
 const DESTINATION_PORT: u32 = 30;
 
-/// A rule that compares bytes at offsets, and where it leads.
+/// A rule that compares bytes at given offsets, and the verdict that follows.
 #[derive(Debug)]
 pub struct QuotedRule {
     chain: &'static str,
@@ -39,7 +39,7 @@ pub struct QuotedRule {
 /// The chains that hold these rules and no others.
 pub const CHAINS: [&str; 2] = [CHAIN_QUOTED, CHAIN_QUOTED_PORT];
 
-/// How many there are for these remotes.
+/// How many such rules these remotes need.
 pub fn count(contents: &Contents) -> usize {
     contents.known_addresses.len() + contents.known.len()
 }
@@ -63,7 +63,7 @@ pub fn rules(contents: &Contents) -> Vec<QuotedRule> {
 }
 
 impl QuotedRule {
-    /// Writes it into the message that makes it.
+    /// Writes the rule into the netlink message that creates it.
     pub fn push<P: Pusher>(&self, message: PushRuleAttrs<P>, table: &CStr) {
         let mut list: PushExprListAttrs<_> =
             message.push_table(table).push_chain_bytes(self.chain.as_bytes()).nested_expressions();

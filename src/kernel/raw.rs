@@ -1,5 +1,5 @@
-//! Sending from a UDP port that the kernel's FOU listener owns: whole packets, through a raw
-//! socket (raw(7), `IPPROTO_RAW`).
+//! Sends from a UDP port that the kernel's FOU listener owns: whole packets, through a raw socket
+//! (raw(7), `IPPROTO_RAW`).
 
 use std::io;
 use std::net::{SocketAddr, SocketAddrV4};
@@ -12,10 +12,10 @@ use crate::wire::udp;
 
 const IPPROTO_RAW: i32 = 255;
 
-/// The TTL of last resort.
+/// The TTL if nothing else sets one.
 const TTL: u8 = 64;
 
-/// A raw socket. Needs CAP_NET_RAW.
+/// A raw socket, which needs CAP_NET_RAW.
 pub struct RawSender {
     socket: Socket,
     device: Option<DeviceName>,
@@ -23,7 +23,7 @@ pub struct RawSender {
 }
 
 impl RawSender {
-    /// Packets leave by `device`, or by whatever the routes say.
+    /// Opens the socket. Packets leave by `device` or, without one, as the routes say.
     ///
     /// # Errors
     /// `PermissionDenied` without CAP_NET_RAW.
@@ -49,12 +49,12 @@ impl RawSender {
         if let Some(mark) = out.mark {
             self.socket.set_mark(mark)?;
         }
-        // The kernel remembers the number of an interface, and one that returns has another.
+        // The kernel keeps the number of an interface, and one that is made again has another.
         self.socket.bind_device(self.device.as_ref().map(|d| d.as_str().as_bytes()))?;
-        // The route is looked up with the address that the socket is bound to: what the packet says
-        // is not looked at (`raw_sendmsg` in net/ipv4/raw.c), and policy rules may ask for it.
+        // The kernel looks up the route with the address to which the socket is bound, and not with the
+        // one in the packet (`raw_sendmsg` in net/ipv4/raw.c); policy rules may match on it.
         self.socket.bind(&SocketAddrV4::new(*from.ip(), 0).into())?;
-        // The port of the destination is in the packet; that of the address means nothing here.
+        // The port of the destination is in the packet; the one in this address means nothing.
         self.socket.send_to(&packet, &SocketAddrV4::new(*to.ip(), 0).into())?;
         Ok(())
     }

@@ -1,6 +1,6 @@
-//! What has to happen before conntrack and routing: packets of remotes that share an address are
-//! given an alternate local address, by which the kernel tells their links apart, and back. Packets of
-//! known remotes are not tracked.
+//! Rules that act before conntrack and routing. The packets of remotes that share an address get an
+//! alternate local address, by which the kernel tells their links apart, and packets that leave get the
+//! real one back. Packets of known remotes are not tracked.
 //!
 //! ```text
 //! chain prerouting { type filter hook prerouting priority raw
@@ -21,12 +21,12 @@
 //! chain reassemble { ip protocol udp tproxy to :1 }          # nothing jumps here: see `reassemble`
 //! ```
 //!
-//! All of it is there only while there is something for it to do, notrack where something tracks
-//! connections: no rule costs as little as none. A missing element
-//! of `@alternates` breaks off its rule, and the packet goes on as it is: what is not from a known
-//! remote is not touched, so the answers to a host behind this one, whose packets leave by our own
-//! port, are still given back to it. A client's packets are tracked, if something tracks connections at
-//! all: a firewall that takes nothing but answers has to see what they answer.
+//! These rules are there only while they have something to do; notrack only where something tracks
+//! connections: a rule that is not there costs the least. Where `@alternates` has no such element, the
+//! rule does not match, and the packet goes on unchanged. Packets that are not from a known remote stay
+//! as they are, so the answers to a host behind this one, whose packets leave by our own port, are
+//! still given back to it. A client's packets are tracked, if anything tracks connections at all: a
+//! firewall that accepts only answers has to see what they answer.
 
 use nftables::expr::{Expression, Map as MapExpression, NamedExpression};
 use nftables::stmt::{Mangle, Statement, TProxy};
@@ -127,8 +127,8 @@ fn set(field: &'static str, value: Expression<'static>) -> Statement<'static> {
 
 /// A `tproxy` statement makes the kernel put fragments together at priority -400, as it does for
 /// conntrack, but without conntrack (`nft_tproxy_init` calls `nf_defrag_ipv4_enable`). So a rewritten
-/// address is that of all fragments. It is enough that the statement exists. What is not rewritten,
-/// the kernel puts together by itself before hook input (`ip_local_deliver`).
+/// address applies to all fragments. It is enough that the statement exists. Packets that are not
+/// rewritten are put together by the kernel before hook input (`ip_local_deliver`).
 fn reassemble(spec: &RuleSpec, reassembly: Reassembly) -> Vec<Statements> {
     match reassembly {
         Reassembly::On if !spec.alternate.is_empty() => vec![vec![

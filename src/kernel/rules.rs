@@ -1,9 +1,8 @@
-//! Our nftables table: installing it, checking on it, removing it.
+//! Installs, checks and removes our nftables table.
 //!
-//! One table per tunnel process, so that it is installed, replaced and removed as a whole, and
-//! processes cannot disturb each other. Installing runs `nft` (at the start, and when somebody
-//! flushed the rules); letting remotes in and looking at what is there is netlink only
-//! ([`Elements`]).
+//! Each tunnel process has one table, so that it is installed, replaced and removed as a whole, and
+//! processes cannot disturb each other. Installing runs `nft` (at the start, and when somebody flushed
+//! the rules); letting remotes in and reading what is there needs only netlink ([`Elements`]).
 
 use std::collections::BTreeSet;
 use std::io;
@@ -17,7 +16,7 @@ use crate::host::absent_is_fine;
 use crate::host::nft::{NftError, nft};
 use crate::host::table::{Handles, RuleCounter, Table};
 
-/// Where the rules live, or that there are none.
+/// The table, or that the tunnel has no rules.
 pub enum Rules {
     InTable { elements: Elements, installed: Option<Handles> },
     Unavailable,
@@ -52,7 +51,7 @@ impl Rules {
             _ if handles.rules.is_empty() => RulesFound::Missing,
             Some(installed) if installed.table == handles.table => {
                 let is_ours = |admitted: &BTreeSet<Admitted>| {
-                    // Those about what is quoted come and go with the remotes.
+                    // The rules about what is quoted come and go with the remotes.
                     let quoted = quoted::count(&words::elements(admitted));
                     installed.rules.is_subset(&handles.rules)
                         && installed.rules.len() + quoted == handles.rules.len()
@@ -75,11 +74,11 @@ impl Rules {
             let how = Installation { replacement, reassembly };
             nft(&["-f", "-"], &ruleset::json(spec, admitted, how))
         };
-        // The contents cannot be exchanged where another version made sets or chains otherwise.
+        // Where another version made different sets or chains, the contents alone cannot be exchanged.
         let result = apply(Replacement::Contents, Reassembly::On)
             .or_else(|_| apply(Replacement::Whole, Reassembly::On));
         if let Err(error) = result {
-            // The one part that a kernel with FOU may well lack is nft_tproxy.
+            // Of all parts, nft_tproxy is the one that a kernel with FOU may well lack.
             apply(Replacement::Whole, Reassembly::Off).map_err(|_| error)?;
             tracing::warn!("without the module nft_tproxy, fragmented outer packets may be lost");
         }

@@ -1,5 +1,5 @@
-//! The table: its chains, sets and counters, and how it takes the place of an earlier one. The rules
-//! are in [`judgement`] and [`rewriting`].
+//! The table: its chains, sets and counters, and how it replaces an earlier one. The rules are in
+//! [`judgement`] and [`rewriting`].
 
 use std::borrow::Cow;
 use std::collections::BTreeSet;
@@ -22,16 +22,16 @@ use crate::host::expression::{address, number};
 
 /// Priority of the raw hook, before conntrack (`NF_IP_PRI_RAW` in linux/netfilter_ipv4.h).
 const RAW: i32 = -300;
-/// `NF_IP_PRI_MANGLE`: before most firewalls. What is dropped here is gone, and what is accepted is
-/// theirs to judge; an authentication packet never gets to them, so that they need not know the port
-/// of who is not admitted yet.
+/// `NF_IP_PRI_MANGLE`: before most firewalls. What is dropped here is gone; what is accepted goes on to
+/// them. An authentication packet never reaches them, so they need no rule for the port of a remote
+/// that is not admitted yet.
 const MANGLE: i32 = -150;
 
-/// Elements that our sets have room for. With a number, the kernel takes its fixed hash table, which
-/// is quicker to look up in than the one that grows (`nft_hash_estimate`, `nft_rhash_estimate`).
+/// How many elements our sets have room for. With such a number, the kernel takes its fixed hash table,
+/// which is faster than the one that grows (`nft_hash_estimate`, `nft_rhash_estimate`).
 const MOST_REMOTES: u32 = 1024;
 
-/// Chains of a table of ours, of this version or an earlier one, that another table may do without.
+/// Chains that a table of this or an earlier version may have and another table does without.
 const CHAINS: [&str; 12] = [
     "prerouting",
     "rewrite",
@@ -47,21 +47,21 @@ const CHAINS: [&str; 12] = [
     "reassemble",
 ];
 
-/// How a table is put in.
+/// How a table is installed.
 #[derive(Debug, Clone, Copy)]
 pub struct Installation {
     pub replacement: Replacement,
     pub reassembly: Reassembly,
 }
 
-/// What becomes of a table of this name that is there already.
+/// What happens to an existing table of this name.
 #[derive(Debug, Clone, Copy)]
 pub enum Replacement {
-    /// Its chains and sets stay, what is in them is exchanged. For the packets that pass meanwhile
-    /// it is either all old or all new.
+    /// Its chains and sets stay, and their contents are exchanged. Packets that pass meanwhile see
+    /// either all of the old contents or all of the new ones.
     Contents,
-    /// It is deleted, and a new one made. While the kernel exchanges the hooks, a packet may pass
-    /// both, be rewritten by one and dropped by the other. Always possible.
+    /// It is deleted, and a new one is made. While the kernel exchanges the hooks, a packet may pass
+    /// both, be rewritten by one and dropped by the other. This is always possible.
     Whole,
 }
 
@@ -114,11 +114,11 @@ fn table<'a>(spec: &'a RuleSpec, admitted: &BTreeSet<Admitted>, how: Installatio
     chains.extend(rewriting::chains(spec, how.reassembly));
     chains.retain(|(name, rules)| !rules.is_empty() || quoted::CHAINS.contains(name));
 
-    batch.add(NfListObject::Table(itself())); // or the next would fail the first time
+    batch.add(NfListObject::Table(itself())); // or the deletion would fail the first time
     match how.replacement {
         Replacement::Contents => {
             batch.add_cmd(NfCmd::Flush(FlushObject::Table(itself())));
-            // An empty chain of a hook would still cost every packet of the host.
+            // An empty base chain would still cost every packet of the host.
             for idle in CHAINS.iter().filter(|idle| !chains.iter().any(|(name, _)| name == *idle)) {
                 let bare = Chain {
                     family: NfFamily::IP,
@@ -126,7 +126,7 @@ fn table<'a>(spec: &'a RuleSpec, admitted: &BTreeSet<Admitted>, how: Installatio
                     name: (*idle).into(),
                     ..Chain::default()
                 };
-                batch.add(NfListObject::Chain(bare.clone())); // or the next may fail
+                batch.add(NfListObject::Chain(bare.clone())); // or the deletion may fail
                 batch.delete(NfListObject::Chain(bare));
             }
         }
@@ -269,7 +269,7 @@ mod tests {
         Control::Queue { queue, shape: PacketShape::of_lengths(73..=512) }
     }
 
-    /// The chains that have rules, with how many.
+    /// The chains that have rules, and how many each has.
     fn chains(spec: &RuleSpec) -> Vec<(&'static str, usize)> {
         let all = judgement::chains(spec).into_iter();
         let all = all.chain(rewriting::chains(spec, Reassembly::On));
@@ -299,7 +299,8 @@ mod tests {
         }
     }
 
-    /// From the first packet on: that the sets are filled once more over netlink would hide it.
+    /// The first packet matters: the sets are filled again over netlink later, which would hide a
+    /// fault.
     #[test]
     fn a_table_is_installed_with_who_is_admitted() {
         let direct = Admitted { remote: "198.51.100.7:4500".parse().unwrap(), alternate: None };

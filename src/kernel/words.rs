@@ -1,4 +1,5 @@
-//! The words of the ruleset: names of its sets and chains, what is in them, and what every chain says.
+//! The vocabulary of the ruleset: the names of its sets and chains, the contents of the sets, and what
+//! every chain uses.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, SocketAddrV4};
@@ -13,12 +14,12 @@ pub const SET_REMOTES: &str = "remotes";
 pub const SET_ADDRESSES: &str = "addresses";
 /// (address . port) of remotes whose packets are given an alternate local address.
 pub const SET_ALTERNATES: &str = "privates";
-/// (address . port) of all of them.
+/// (address . port) of all these remotes.
 pub const SET_KNOWN: &str = "known";
-/// Addresses of all of them.
+/// Addresses of all these remotes.
 pub const SET_KNOWN_ADDRESSES: &str = "known_addresses";
 
-/// What is in our sets.
+/// The contents of our sets.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Contents {
     pub remotes: BTreeSet<SocketAddrV4>,
@@ -28,7 +29,7 @@ pub struct Contents {
     pub known_addresses: BTreeSet<Ipv4Addr>,
 }
 
-/// What has to be in our sets for these remotes.
+/// The contents that our sets must have for these remotes.
 pub fn elements(admitted: &BTreeSet<Admitted>) -> Contents {
     let mut contents = Contents::default();
     for Admitted { remote, alternate } in admitted {
@@ -47,12 +48,12 @@ pub fn elements(admitted: &BTreeSet<Admitted>) -> Contents {
     contents
 }
 
-/// Chains whose rules are [`super::quoted`]'s, and where the first one leads.
+/// The chains whose rules come from [`super::quoted`], and the chain to which the first one leads.
 pub const CHAIN_QUOTED: &str = "quoted";
 pub const CHAIN_QUOTED_PORT: &str = "quoted_port";
 pub const CHAIN_QUOTED_REMOTE: &str = "quoted_remote";
 
-/// A rule: what is looked at, and what comes of it.
+/// The statements of a rule: its matches and its verdict.
 pub type Statements = Vec<Statement<'static>>;
 
 /// Whether fragments are put together before they are rewritten.
@@ -62,8 +63,8 @@ pub enum Reassembly {
     Off,
 }
 
-/// The UDP length, header included, of packets that may be authentication although they look like
-/// data, or come from where data comes from.
+/// The UDP length, header included, of packets that may be authentication although they look like data
+/// or come from an address that sends data.
 pub fn control_length(spec: &RuleSpec) -> Option<u16> {
     match spec.control {
         Control::Refuse => None,
@@ -74,15 +75,15 @@ pub fn control_length(spec: &RuleSpec) -> Option<u16> {
     }
 }
 
-/// Bytes of a UDP header, which `udp length` counts.
+/// Bytes of a UDP header, which `udp length` includes.
 pub const UDP_HEADER: u16 = 8;
 
-/// Notes it in a named counter, if there are any.
+/// Counts the packet in a named counter, if there are counters.
 pub fn count(spec: &RuleSpec, counter: &'static str) -> Option<Statement<'static>> {
     spec.counters.then(|| Statement::Counter(Counter::Named(counter.into())))
 }
 
-/// Drops what passes these matches, and counts it.
+/// Drops a packet that matches, and counts it.
 pub fn refuse(spec: &RuleSpec, matches: Statements, counter: &'static str) -> Statements {
     let dropped = [Statement::Drop(None)];
     matches.into_iter().chain(count(spec, counter)).chain(dropped).collect()
