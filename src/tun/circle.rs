@@ -1,14 +1,14 @@
-//! Packets that would go round and round: the tunnel's own outer packets, where a route leads them
-//! into the tunnel. Each round makes one larger, and soon two of it.
+//! Recognises packets that would go round and round: the tunnel's own outer packets, where a route
+//! leads them into the tunnel. Each round makes a packet larger, and soon turns it into two.
 
 use std::net::SocketAddr;
 
 use crate::wire::inner::Inner;
 
-/// So many packets within packets are looked into. Two tunnels that lead into each other make two.
+/// How many packets within packets are looked into. Two tunnels that lead into each other make two.
 const DEPTH: usize = 4;
 
-/// Whether a packet, or one in it, goes in UDP from and to addresses that are `ours`.
+/// Whether a packet, or one inside it, is UDP between addresses for which `ours` holds.
 #[inline]
 pub fn is_own(packet: &[u8], inner: &Inner, ours: impl Fn(SocketAddr, SocketAddr) -> bool) -> bool {
     let (mut packet, mut inner) = (packet, *inner);
@@ -26,7 +26,7 @@ pub fn is_own(packet: &[u8], inner: &Inner, ours: impl Fn(SocketAddr, SocketAddr
 /// Source, destination and payload of a UDP datagram, or of its first fragment.
 #[inline]
 fn udp<'a>(packet: &'a [u8], inner: &Inner) -> Option<(SocketAddr, SocketAddr, &'a [u8])> {
-    // Of IPv6 fragments have another protocol, of IPv4 an offset.
+    // An IPv6 fragment has another protocol; an IPv4 fragment has an offset.
     let is_first = !inner.is_fragment
         || matches!(packet, [_, _, _, _, _, _, flags, 0, ..] if flags & 0x1f == 0);
     if i32::from(inner.protocol) != libc::IPPROTO_UDP || !is_first {
@@ -82,7 +82,7 @@ mod tests {
             assert!(is_ours(&packet));
         }
         assert!(!is_ours(&around(other, &packet)));
-        // Many in one large packet: the first one tells.
+        // Many datagrams in one large packet: the first one is enough.
         let own = around(OURS, b"x");
         assert!(is_ours(&around(other, &[own.clone(), own].concat())));
     }

@@ -1,12 +1,12 @@
-//! Which UDP payloads are data, and which are for the engine: the rules of the kernel path (see
-//! `kernel/ruleset.rs`), with IPv6 inside as well.
+//! Decides which UDP payloads are data, and which are for the engine: the rules of the kernel datapath
+//! (see `kernel/ruleset.rs`), with IPv6 inside as well.
 
 use std::net::SocketAddr;
 
 use crate::engine::host::PacketShape;
 use crate::wire::inner::Inner;
 
-/// What a payload is, before anybody asks who sent it.
+/// What a payload is, no matter who sent it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Class {
     /// A whole inner packet.
@@ -15,8 +15,8 @@ pub enum Class {
     Other,
 }
 
-/// A packet of exactly the length of an authentication packet is data only if it says so itself,
-/// to the byte.
+/// Classifies a payload. A packet of exactly the length of an authentication packet is data only if the
+/// length in its own header matches to the byte.
 #[inline]
 pub fn classify(payload: &[u8], control: Option<PacketShape>) -> Class {
     let Some(inner) = Inner::parse(payload) else { return Class::Other };
@@ -32,7 +32,7 @@ pub fn classify(payload: &[u8], control: Option<PacketShape>) -> Class {
     }
 }
 
-/// Whether the engine reads what `from` sent and is not data of an admitted remote.
+/// Whether the engine reads a packet from `from` that is not data of an admitted remote.
 pub fn is_control(class: Class, from: SocketAddr, control: Option<PacketShape>) -> bool {
     match (control, class) {
         (None, _) | (Some(PacketShape::NotIpv4 { .. }), Class::Data(_)) => false,

@@ -1,5 +1,5 @@
-//! Control messages, what goes beside the payload of `sendmsg` and `recvmsg` (cmsg(3)), and options of
-//! sockets.
+//! Control messages, which go beside the payload of `sendmsg` and `recvmsg` (cmsg(3)), and socket
+//! options.
 
 use std::io;
 use std::mem;
@@ -8,11 +8,11 @@ use std::slice;
 
 use socket2::Socket;
 
-/// Room for the most that comes or goes at once with its headers: a number, by which interface a packet
-/// came (20 bytes over IPv6), and what tells of an error and who sent it (44 bytes).
+/// Room for the most that is sent or received at once, with its headers: a number, the interface by
+/// which a packet came (20 bytes over IPv6), and an error with its sender (44 bytes).
 const ROOM: usize = 160;
 
-/// Aligned as a `cmsghdr` has to be.
+/// A buffer, aligned as a `cmsghdr` has to be.
 #[repr(C, align(8))]
 pub struct CmsgBuffer {
     bytes: [u8; ROOM],
@@ -24,7 +24,7 @@ impl CmsgBuffer {
         CmsgBuffer { bytes: [0; ROOM], used: 0 }
     }
 
-    /// Appends a message. One that has no room is left out.
+    /// Appends a message. It is omitted if there is no room for it.
     pub fn push(&mut self, level: libc::c_int, kind: libc::c_int, value: &[u8]) {
         let Ok(length) = libc::c_uint::try_from(value.len()) else { return };
         // SAFETY: no pointers.
@@ -42,21 +42,21 @@ impl CmsgBuffer {
         self.used += space as usize;
     }
 
-    /// Sends them along. The buffer must outlive the call that `message` is for.
+    /// Attaches the messages to `message`. The buffer must outlive the call that `message` is for.
     pub fn attach(&self, message: &mut libc::msghdr) {
         // Sending only reads them.
         message.msg_control = self.bytes.as_ptr().cast_mut().cast();
         message.msg_controllen = self.used as _;
     }
 
-    /// Lends the whole room to what is received. As above.
+    /// Offers the whole buffer for control messages that are received. It must outlive that call too.
     pub fn lend(&mut self, message: &mut libc::msghdr) {
         message.msg_control = self.bytes.as_mut_ptr().cast();
         message.msg_controllen = ROOM as _;
     }
 }
 
-/// Looks at each control message: level, type, value.
+/// Calls `look` for each control message: level, type, value.
 ///
 /// # Safety
 /// The message must be one that `recvmsg` filled in, and its buffer still there.
@@ -74,7 +74,7 @@ pub unsafe fn each(message: &libc::msghdr, mut look: impl FnMut(libc::c_int, lib
     }
 }
 
-/// The number in a value that is an int.
+/// The number in a value that is a C int.
 pub fn int(value: &[u8]) -> Option<libc::c_int> {
     value.first_chunk::<{ mem::size_of::<libc::c_int>() }>().map(|b| libc::c_int::from_ne_bytes(*b))
 }
@@ -101,7 +101,7 @@ mod tests {
         let mut buffer = CmsgBuffer::new();
         buffer.push(1, 2, &7u16.to_ne_bytes());
         buffer.push(3, 4, &(-9i32).to_ne_bytes());
-        buffer.push(5, 6, &[0; 104]); // no room
+        buffer.push(5, 6, &[0; 104]); // there is no room
         // SAFETY: plain numbers and pointers, of which zero is one.
         let mut message: libc::msghdr = unsafe { mem::zeroed() };
         buffer.attach(&mut message);

@@ -1,16 +1,16 @@
-//! Segments of one flow that follow each other, put together into one large packet for the TUN
-//! device, which carries them through the kernel at the cost of one: what the kernel's own GRO does
-//! for network cards.
+//! Puts consecutive segments of one flow together into one large packet for the TUN device, which
+//! carries them through the kernel at the cost of one. The kernel's own GRO does the same for network
+//! cards.
 //!
-//! Packets are not copied: a group remembers where its parts are in the buffer they were received
-//! in. A flow's packets are never reordered. Groups leave in the order they were begun, and a
-//! packet that cannot be appended to the group of its flow closes it.
+//! Packets are not copied: a group remembers where its parts are in the buffer into which they were
+//! received. A flow's packets are never reordered. Groups leave in the order in which they were begun,
+//! and a packet that cannot be appended to its flow's group closes that group.
 //!
-//! What asks for delivery (PSH) does not: the group is written in a moment anyway. Of such flags the
-//! last segment carries one for all, as a sender may do, too (RFC 9293, 3.9.1.2).
+//! A flag that asks for delivery (PSH) does not close a group: the group is written in a moment anyway.
+//! The last segment then carries one such flag for all, as a sender may do, too (RFC 9293, 3.9.1.2).
 //!
-//! The device wants the checksum of a large packet left to the kernel, so a wrong one would be made
-//! good here: every checksum is verified before its packet is merged.
+//! The device requires that the checksum of a large packet is left to the kernel, so a wrong one would
+//! become right here: every checksum is verified before its packet is merged.
 
 use std::ops::Range;
 
@@ -23,23 +23,24 @@ use super::partial;
 use super::segment::{PSH, Segment, same_ip, same_transport};
 use super::vnet::{Gso, Vnet};
 
-/// Groups that wait to be written.
+/// How many groups may wait to be written.
 const GROUPS: usize = 128;
-/// Segments in all of them.
+/// How many segments may be in all of them.
 const PARTS: usize = 1024;
-/// Segments in one: no more leave a UDP socket of the kernel's at once (`UDP_MAX_SEGMENTS`).
+/// How many segments may be in one: no more leave a UDP socket of the kernel at once
+/// (`UDP_MAX_SEGMENTS`).
 pub const SEGMENTS: u16 = 64;
-/// Places where the latest group of a flow is looked for.
+/// The number of slots in which the latest group of a flow is looked up.
 const SLOTS: usize = 256;
 
 /// Packets on their way to the device.
 pub struct Coalescer {
     groups: Vec<Group>,
     parts: Vec<Part>,
-    /// One more than the number of the latest group of a flow. A flow that loses its place to
-    /// another begins a new group.
+    /// One more than the number of the latest group of a flow. A flow whose slot another one takes
+    /// begins a new group.
     slots: [u16; SLOTS],
-    /// What the device takes.
+    /// The large packets that the device takes.
     offload: Offload,
 }
 
@@ -49,24 +50,24 @@ struct Group {
     /// The first packet, headers and all.
     head: Range<usize>,
     flow: u32,
-    /// The flow but for the ports.
+    /// The hash of the flow without the ports.
     pair: u32,
     segment: Option<Segment>,
-    /// How the first packet is written if it stays alone.
+    /// How the first packet is written if none follows.
     alone: Vnet,
     /// Whether another packet may follow.
     is_open: bool,
-    /// Whether the checksums of the first packet hold; looked at when a second one comes.
+    /// Whether the checksums of the first packet are right; checked when a second one comes.
     is_intact: bool,
-    /// Packets.
+    /// How many packets are in it.
     count: u16,
-    /// Bytes of all.
+    /// Bytes of all packets.
     length: usize,
     /// Sequence number that the next packet has to have.
     sequence: u32,
-    /// Whether any packet behind the first has the flag.
+    /// Whether any packet after the first has the flag.
     push: bool,
-    /// The payloads behind the first packet.
+    /// The payloads after the first packet: the first and the last of them.
     parts: Option<(u16, u16)>,
 }
 
@@ -77,13 +78,13 @@ struct Part {
     next: Option<u16>,
 }
 
-/// A packet, ready to be written: the header of the device, the first packet with its headers put
-/// right, and where the payloads of the others are.
+/// A packet that is ready to be written: the header of the device, the first packet with its headers
+/// corrected, and where the payloads of the others are.
 pub struct Merged<'a> {
     pub vnet: Vnet,
     pub head: Range<usize>,
     pub flow: u32,
-    /// Packets in it.
+    /// How many packets are in it.
     pub count: u16,
     parts: &'a [Part],
     next: Option<u16>,
@@ -99,7 +100,7 @@ impl Coalescer {
         }
     }
 
-    /// There is another device.
+    /// Sets the large packets that a new device takes.
     pub fn set_offload(&mut self, offload: Offload) {
         self.offload = offload;
     }
@@ -113,14 +114,14 @@ impl Coalescer {
         self.groups.is_empty()
     }
 
-    /// Takes the packet at `start` in `buffer`, which stays where it is until all are taken out.
-    /// Not to be called when full. `large` says how it is taken apart if it is a large one itself.
+    /// Takes the packet at `start` in `buffer`, which stays there until all are drained. Must not be
+    /// called when full. `large` says how the packet is split if it is a large one itself.
     pub fn push(&mut self, buffer: &[u8], start: usize, inner: &Inner, large: Option<Vnet>) {
         let range = start..start + inner.length;
         let packet = &buffer[range.clone()];
         let Flow { pair, ports } = Flow::of(packet, inner);
         let Some(flow) = ports else {
-            // It may belong to any flow between its addresses.
+            // The packet may belong to any flow between its addresses.
             for group in self.groups.iter_mut().filter(|group| group.pair == pair) {
                 group.is_open = false;
             }
@@ -150,7 +151,7 @@ impl Coalescer {
         self.begin(range, alone, flow, pair, segment);
     }
 
-    /// Hands out all packets in their order, and is empty then. Headers are put right in `buffer`.
+    /// Hands out all packets in their order, and is empty afterwards. Corrects the headers in `buffer`.
     pub fn drain(&mut self, buffer: &mut [u8], mut write: impl FnMut(&[u8], Merged<'_>)) {
         for group in &self.groups {
             let merged = Merged {
@@ -195,7 +196,7 @@ impl Coalescer {
 }
 
 impl Group {
-    /// Whether the packet goes on where the group ends.
+    /// Whether the packet continues the group.
     fn takes(&mut self, buffer: &[u8], packet: &[u8], segment: Segment) -> bool {
         let Some(head) = self.segment else { return false };
         let first = &buffer[self.head.clone()];
@@ -218,7 +219,7 @@ impl Group {
         self.is_intact && segment.is_intact(packet)
     }
 
-    /// Notes that the payload of a packet is number `part`; the number of the one before.
+    /// Notes that the payload of a packet is number `part`, and returns the number of the one before.
     fn append(&mut self, segment: Segment, part: u16) -> Option<u16> {
         let (first, last) = self.parts.map_or((part, None), |(first, last)| (first, Some(last)));
         self.parts = Some((first, part));
@@ -230,7 +231,7 @@ impl Group {
         last
     }
 
-    /// Puts the headers right, and tells how the packet is taken apart again.
+    /// Corrects the headers, and returns how the packet is to be split again.
     fn finish(&self, buffer: &mut [u8]) -> Vnet {
         let Some(head) = self.segment.filter(|_| self.count > 1) else { return self.alone };
         let packet = &mut buffer[self.head.clone()];
@@ -273,7 +274,7 @@ impl Group {
 }
 
 impl Merged<'_> {
-    /// The payloads behind the head, in their order.
+    /// The payloads after the head, in their order.
     pub fn rest(&self) -> impl Iterator<Item = Range<usize>> {
         let mut next = self.next;
         std::iter::from_fn(move || {
@@ -284,7 +285,7 @@ impl Merged<'_> {
     }
 }
 
-/// The last group of a flow that was begun.
+/// The latest group of a flow.
 fn latest<'a>(groups: &'a mut [Group], slots: &[u16; SLOTS], flow: u32) -> Option<&'a mut Group> {
     let index = usize::from(slots[slot(flow)]).checked_sub(1)?;
     groups.get_mut(index).filter(|group| group.flow == flow)
@@ -294,7 +295,7 @@ fn slot(flow: u32) -> usize {
     flow as usize % SLOTS
 }
 
-/// Of lengths of packets, and numbers of groups and parts.
+/// Narrows a packet length, or the number of a group or part.
 #[allow(clippy::cast_possible_truncation)]
 fn low_u16(value: usize) -> u16 {
     value as u16

@@ -1,4 +1,4 @@
-//! The userspace datapath among the adapters: its steps, and what it tells of itself.
+//! The userspace datapath as an adapter: its steps, and its state for the engine.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -23,8 +23,8 @@ pub struct TunDatapath {
 }
 
 impl TunDatapath {
-    /// Starts the threads. `stored` is what an earlier process left: it goes on where that one was
-    /// killed, and where this cannot be, all is made anew.
+    /// Starts the threads. `stored` is what an earlier process left: this one goes on where that one
+    /// was killed or, where that is impossible, makes everything again.
     ///
     /// # Errors
     /// Too many open files, too many threads.
@@ -55,7 +55,7 @@ impl TunDatapath {
             }
             Err(error) => {
                 tracing::warn!("what an earlier process left is of no use: {error}");
-                let _ = fd_store::forget(); // said by `store`, when there is something to keep
+                let _ = fd_store::forget(); // `store` reports it when there is something to keep
             }
         }
     }
@@ -87,7 +87,7 @@ impl TunDatapath {
         }
     }
 
-    /// Hands interface and socket to the service manager, for the next process. The tunnel does not
+    /// Stores interface and socket with the service manager, for the next process. The tunnel does not
     /// depend on it.
     fn store(&self) {
         if let Err(error) = self.forwarder.keep() {
@@ -95,8 +95,8 @@ impl TunDatapath {
         }
     }
 
-    /// Checks that nobody else reads and writes the interface. Until it had an owner another program
-    /// may have attached a queue: then the interface is removed, since nothing else detaches it.
+    /// Checks that no other program reads and writes the interface. Before it had an owner, one may
+    /// have attached a queue: then the interface is removed, because nothing else detaches it.
     async fn check_queues(&self, device: &DeviceName) -> Result<(), StepError> {
         let held = self.forwarder.offloads().queues;
         if held == 0 {

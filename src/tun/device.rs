@@ -12,23 +12,23 @@ use super::vnet::{self, Gso, Vnet};
 use super::wake::Wake;
 use crate::engine::config::DeviceName;
 
-/// Large TCP packets, and no checksums.
+/// Large TCP packets, whose checksums are left to the other side.
 const TCP: libc::c_uint = libc::TUN_F_CSUM | libc::TUN_F_TSO4 | libc::TUN_F_TSO6;
-/// Large UDP packets; Linux 6.2, both or none.
+/// Large UDP packets, of both families or none; since Linux 6.2.
 const UDP: libc::c_uint = libc::TUN_F_USO4 | libc::TUN_F_USO6;
 
-/// An interface. It is gone when all its queues are closed.
+/// A TUN interface. It is gone when all its queues are closed.
 pub struct Interface {
     queues: Vec<Queue>,
-    /// What it leaves to us, and what it takes from us, as [`Offload`]s.
+    /// What the kernel leaves to this process and takes from it, as [`Offload`]s.
     gives: AtomicU8,
     takes: AtomicU8,
-    /// It is given up; and what wakes its readers then, for good.
+    /// Whether the interface is given up, and what wakes its readers then, for good.
     given_up: AtomicBool,
     end: Wake,
 }
 
-/// What the kernel leaves to us and takes from us.
+/// Which large packets the kernel hands over, or takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Offload {
     None,
@@ -55,25 +55,25 @@ impl Offload {
     }
 }
 
-/// One of the interface's queues: packets come from here, and go here.
+/// One of the interface's queues, from which packets are read and to which they are written.
 pub struct Queue {
     file: File,
     /// Whether every packet has a header ([`vnet::Vnet`]) in front.
     has_header: bool,
 }
 
-/// What is asked of the kernel when a queue is opened.
+/// What is requested from the kernel when a queue is opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Ask {
     multi_queue: bool,
     header: bool,
-    /// That it is a new interface.
+    /// The interface must be a new one.
     exclusive: bool,
 }
 
 impl Interface {
-    /// Makes a new interface. What a kernel does not know, as in some sandboxes and old containers,
-    /// is done without.
+    /// Makes a new interface. It does without the features that a kernel lacks, as in some sandboxes
+    /// and old containers.
     ///
     /// # Errors
     /// `NotFound`: the kernel has no TUN (module `tun`); `PermissionDenied`: no CAP_NET_ADMIN;
@@ -94,7 +94,7 @@ impl Interface {
             );
         }
         let mut opened = vec![first];
-        // The first one has made it; these are queues of the same.
+        // The first queue has made the interface; these belong to the same one.
         for _ in 1..if ask.multi_queue { queues } else { 1 } {
             opened.push(Queue::open(device, Ask { exclusive: false, ..ask })?);
         }
@@ -104,7 +104,7 @@ impl Interface {
     /// Takes over the queues that an earlier process opened.
     ///
     /// # Errors
-    /// `InvalidInput` when they are not all those of an interface of this name; [`is_gone`].
+    /// `InvalidInput` when they are not all the queues of one interface of this name; [`is_gone`].
     pub fn adopt(device: &DeviceName, queues: Vec<OwnedFd>) -> io::Result<Self> {
         let mut adopted = Vec::with_capacity(queues.len());
         for fd in queues {
@@ -132,7 +132,8 @@ impl Interface {
         Ok(Interface { queues, gives, takes, given_up, end: Wake::new()? })
     }
 
-    /// Ends its readers. When all have let go of it the kernel removes it, wherever it is by then.
+    /// Ends its readers. When the last user has dropped it, the kernel removes it, under whatever name
+    /// and in whatever namespace it is by then.
     pub fn give_up(&self) {
         self.given_up.store(true, Ordering::Relaxed);
         self.end.wake();
@@ -142,7 +143,7 @@ impl Interface {
         self.given_up.load(Ordering::Relaxed)
     }
 
-    /// Wakes its readers when it is given up.
+    /// What wakes its readers when it is given up.
     pub fn end(&self) -> &Wake {
         &self.end
     }
@@ -151,17 +152,18 @@ impl Interface {
         &self.queues
     }
 
-    /// The large packets that come from here.
+    /// The large packets that are read from here.
     pub fn gives(&self) -> Offload {
         Offload::of(self.gives.load(Ordering::Relaxed))
     }
 
-    /// The large packets that may go here.
+    /// The large packets that may be written here.
     pub fn takes(&self) -> Offload {
         Offload::of(self.takes.load(Ordering::Relaxed))
     }
 
-    /// The kernel refused a large packet of this kind, and took its parts: there is none any more.
+    /// Notes that the kernel refused a large packet of this kind but took its parts: no more are
+    /// written.
     pub fn refuses(&self, gso: Gso, error: &io::Error) {
         let less = if gso == Gso::Udp { Offload::Tcp } else { Offload::None };
         if self.takes.fetch_min(less as u8, Ordering::Relaxed) > less as u8 {
@@ -172,8 +174,8 @@ impl Interface {
         }
     }
 
-    /// The kernel cannot hand over a packet: it may be a large one, and there are to be none any more.
-    /// Whether that is new.
+    /// Notes that the kernel cannot hand over a packet. It may be a large one, so no more are
+    /// requested. Returns whether that is new.
     pub fn cannot_give(&self, error: &io::Error) -> bool {
         let before = Offload::of(self.gives.swap(Offload::None as u8, Ordering::Relaxed));
         if before == Offload::None {
@@ -189,11 +191,11 @@ impl Interface {
         true
     }
 
-    /// Bytes of the largest packet that is to come out of here. `socket` is any of this namespace.
+    /// The size of the largest packet that is read from here. `socket` is any socket of this namespace.
     pub fn mtu(&self, socket: BorrowedFd<'_>) -> Option<usize> {
-        // Its name may be another by now.
+        // The interface may have been renamed by now.
         let mut request = self.queues.first()?.get().ok()?;
-        // With musl a request is an int, and this one constant is not.
+        // With musl an ioctl number is an int, and this one constant is not.
         #[allow(clippy::cast_possible_truncation)]
         let get_mtu = libc::SIOCGIFMTU as libc::Ioctl;
         // SAFETY: SIOCGIFMTU reads and writes one ifreq.
@@ -203,7 +205,7 @@ impl Interface {
     }
 }
 
-/// Opens the first queue of a new interface with as much as the kernel knows.
+/// Opens the first queue of a new interface with as many features as the kernel has.
 fn open_new(device: &DeviceName, most: Ask) -> io::Result<(Queue, Ask)> {
     let mut asks = vec![most];
     if most.multi_queue {
@@ -219,7 +221,7 @@ fn open_new(device: &DeviceName, most: Ask) -> io::Result<(Queue, Ask)> {
         }
         match Queue::open(device, ask) {
             Ok(queue) => return Ok((queue, ask)),
-            // What this kernel does not know (`tun_set_iff`).
+            // The kernel does not know one of the features (`tun_set_iff`).
             Err(e) if matches!(e.raw_os_error(), Some(libc::EINVAL | libc::EOPNOTSUPP)) => {
                 refused = e;
             }
@@ -231,7 +233,7 @@ fn open_new(device: &DeviceName, most: Ask) -> io::Result<(Queue, Ask)> {
 
 fn exists(device: &DeviceName) -> bool {
     CString::new(device.as_str()).is_ok_and(|name| {
-        // SAFETY: a string that ends with zero.
+        // SAFETY: the string ends with a zero byte.
         unsafe { libc::if_nametoindex(name.as_ptr()) != 0 }
     })
 }
@@ -272,25 +274,25 @@ impl Queue {
         Ok(Queue { file, has_header: ask.header })
     }
 
-    /// Gives the interface an owner. While it has none, every user who may open /dev/net/tun, and that
-    /// is all of them, can attach a queue of his own (`tun_not_capable`). With root as the owner
-    /// nobody can but root and who has CAP_NET_ADMIN, as this process does.
+    /// Gives the interface an owner. While it has none, every user who may open /dev/net/tun, which is
+    /// everybody, can attach a queue (`tun_not_capable`). With root as the owner, only root and
+    /// processes with CAP_NET_ADMIN can, as this one has.
     ///
-    /// A kernel with interfaces of one queue only may not know of owners, and needs none.
+    /// A kernel whose interfaces have only one queue may not know of owners, and needs none.
     fn keep_others_off(&self, multi_queue: bool) -> io::Result<()> {
-        // SAFETY: no pointers.
+        // SAFETY: the call takes no pointers.
         let own = |user: libc::uid_t| {
             check(unsafe {
                 libc::ioctl(self.file.as_raw_fd(), libc::TUNSETOWNER, libc::c_ulong::from(user))
             })
         };
         // A user namespace need not have root.
-        // SAFETY: it cannot fail.
+        // SAFETY: geteuid cannot fail.
         let owned = own(0).or_else(|_| own(unsafe { libc::geteuid() }));
         if multi_queue { owned } else { Ok(()) }
     }
 
-    /// What it is (TUNGETIFF): name and flags.
+    /// The interface of this queue (TUNGETIFF): its name and flags.
     fn get(&self) -> io::Result<libc::ifreq> {
         // SAFETY: plain numbers, of which zero is one.
         let mut request: libc::ifreq = unsafe { mem::zeroed() };
@@ -299,11 +301,12 @@ impl Queue {
         Ok(request)
     }
 
-    /// Asks for so much; what the kernel gives. It is a matter of the interface, not of the queue.
+    /// Requests these offloads, and returns what the kernel grants. The setting belongs to the
+    /// interface, not to the queue.
     fn request_offload(&self, most: Offload) -> Offload {
         // TUNSETOFFLOAD takes its number by value.
         let ask = |flags: libc::c_uint| {
-            // SAFETY: no pointers.
+            // SAFETY: the call takes no pointers.
             check(unsafe {
                 libc::ioctl(self.file.as_raw_fd(), libc::TUNSETOFFLOAD, libc::c_ulong::from(flags))
             })
@@ -313,13 +316,13 @@ impl Queue {
         } else if most >= Offload::Tcp && ask(TCP).is_ok() {
             Offload::Tcp
         } else {
-            // It may say no to that as well, and then has none anyway.
+            // The kernel may refuse that as well; then there are no offloads anyway.
             let _ = ask(0);
             Offload::None
         }
     }
 
-    /// Whether every packet has a header in front; it must ask for nothing otherwise.
+    /// Whether every packet has a header in front. Without one, no offloads may be requested.
     pub fn has_header(&self) -> bool {
         self.has_header
     }
@@ -327,7 +330,7 @@ impl Queue {
     /// Reads one packet with its header ([`vnet::Vnet`]) in front.
     ///
     /// # Errors
-    /// `WouldBlock` when there is none; [`is_gone`] when there is no interface any more.
+    /// `WouldBlock` when there is none; [`is_gone`] when the interface is gone.
     pub fn read(&self, buffer: &mut [u8]) -> io::Result<usize> {
         if self.has_header {
             return (&self.file).read(buffer);
@@ -347,7 +350,8 @@ impl Queue {
     }
 }
 
-/// The kernel's own choice is ours, so one that lets nobody choose is fine, if it says so.
+/// Sets the length of the header. The wanted length is the kernel's default, so a kernel that does not
+/// let it be set is fine, if it reports that length.
 fn set_header_length(file: &File) -> io::Result<()> {
     let wanted = libc::c_int::try_from(vnet::LEN).map_err(io::Error::other)?;
     // SAFETY: TUNSETVNETHDRSZ reads one int.
@@ -366,8 +370,8 @@ impl AsFd for Queue {
     }
 }
 
-/// Whether the kernel does not know such a packet, or says so: it is not its length in memory, nor that
-/// the interface is down (EIO) or gone.
+/// Whether the kernel refused this packet for what it is: not for a lack of memory, and not because the
+/// interface is down (EIO) or gone.
 pub fn is_refused(error: &io::Error) -> bool {
     matches!(
         error.raw_os_error(),
@@ -375,7 +379,7 @@ pub fn is_refused(error: &io::Error) -> bool {
     )
 }
 
-/// Whether the interface was deleted (`tun_get` finds none, or finds it going).
+/// Whether the interface was deleted (`tun_get` finds none, or one that is being removed).
 pub fn is_gone(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EBADFD | libc::ENODEV | libc::EFAULT))
 }

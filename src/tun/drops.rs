@@ -16,16 +16,16 @@ macro_rules! reasons {
 }
 
 reasons! {
-    /// Nobody is behind the destination: the sender was told, …
+    /// There is no peer for the destination, and the sender was told.
     TxUnreachable = "tx_unreachable",
-    /// … or was not, being told often enough or nobody who is told.
+    /// The same, but the sender was not told: it had been often enough, or may not be told.
     TxNoRoute = "tx_no_route",
-    /// The interface gave something that is no IP packet.
+    /// The interface delivered something that is not an IP packet.
     TxMalformed = "tx_malformed",
-    /// Longer than the path takes, and not to be fragmented: the sender was told, unless it was told
+    /// Longer than the path allows, and not to be fragmented: the sender was told, unless it had been
     /// often enough.
     TxTooLong = "tx_too_long",
-    /// The tunnel's own packet, which would go round and round.
+    /// An outer packet of the tunnel itself, which would go round and round.
     TxLeadsBack = "tx_leads_back",
     /// There was no socket, or the kernel refused.
     TxFailed = "tx_failed",
@@ -33,23 +33,23 @@ reasons! {
     RxStranger = "rx_stranger",
     /// Data with an inner source address that the remote may not use.
     RxWrongSource = "rx_wrong_source",
-    /// Data that would have the host send elsewhere: an ICMP redirect.
+    /// Data that would make the host send elsewhere: an ICMP redirect.
     RxRedirect = "rx_redirect",
-    /// From inside a tunnel of ipipou's to the outside of one.
+    /// A packet from inside one of ipipou's tunnels to the outside of one.
     RxInside = "rx_inside",
-    /// Neither data nor for the engine.
+    /// Neither data nor a packet for the engine.
     RxMalformed = "rx_malformed",
-    /// A router marked the outer packet, and the ends of the inner one know nothing of marks.
+    /// A router marked the outer packet, and the endpoints of the inner one do not support marks.
     RxCongested = "rx_congested",
-    /// There is no interface, or it does not take the packet.
+    /// There is no interface, or it refused the packet.
     RxFailed = "rx_failed",
-    /// Packets for the engine: more than it looks at of unproven sources, …
+    /// Packets for the engine: more than its budget for unproven sources.
     ControlLimited = "control_limited",
-    /// … and more than the engine could read.
+    /// Packets for the engine: more than it could read in time.
     ControlOverflow = "control_overflow",
 }
 
-/// Counters of all threads.
+/// Counters that all threads share.
 pub struct Drops([AtomicU64; NAMES.len()]);
 
 impl Drops {
@@ -65,7 +65,7 @@ impl Drops {
         self.0[reason as usize].load(Ordering::Relaxed) > 0
     }
 
-    /// All of them by name.
+    /// All counters by name.
     pub fn read(&self) -> BTreeMap<&'static str, u64> {
         NAMES.iter().copied().zip(self.0.iter().map(|c| c.load(Ordering::Relaxed))).collect()
     }

@@ -1,7 +1,7 @@
 //! Explicit congestion notification through the tunnel (RFC 6040), as the kernel's tunnels do it
-//! (`ip_tunnel_ecn_encap`, `IP_ECN_decapsulate`). The field is copied outside ("normal mode"), so
-//! that a router on the way can mark instead of drop, and a mark is carried over inside. The other
-//! six bits, the DSCP, stay inside.
+//! (`ip_tunnel_ecn_encap`, `IP_ECN_decapsulate`). The field is copied to the outer header ("normal
+//! mode"), so that a router on the way can mark instead of drop, and a mark is carried over to the
+//! inner header. The other six bits, the DSCP, stay inside.
 
 use crate::wire::udp::IPV4_HEADER_LEN;
 
@@ -10,17 +10,17 @@ use super::checksum::{self, word};
 /// The ECN field (RFC 3168, 5).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Ecn {
-    /// The ends know nothing of it: a router can only drop.
+    /// The endpoints do not support it: a router can only drop.
     #[default]
     NotCapable,
     Capable1,
     Capable0,
-    /// A router on the way had too much to do.
+    /// A router on the way was congested.
     Congested,
 }
 
 impl Ecn {
-    /// Of a TOS or traffic class.
+    /// Takes the field from a TOS or traffic class.
     pub fn of_class(class: u8) -> Self {
         match class & 3 {
             0 => Ecn::NotCapable,
@@ -30,7 +30,7 @@ impl Ecn {
         }
     }
 
-    /// Of an IPv4 or IPv6 packet.
+    /// Takes the field from an IPv4 or IPv6 packet.
     pub fn of_packet(packet: &[u8]) -> Self {
         match packet {
             [first, second, ..] if first >> 4 == 4 => Ecn::of_class(*second),
@@ -44,7 +44,7 @@ impl Ecn {
     }
 }
 
-/// Marks an inner packet whose outer header was marked. False when its ends know nothing of marks:
+/// Marks an inner packet whose outer header was marked. False when its endpoints do not support marks:
 /// then it has to be dropped (RFC 6040, 4.2).
 pub fn mark(packet: &mut [u8]) -> bool {
     match Ecn::of_packet(packet) {

@@ -1,5 +1,5 @@
-//! The open files of a datapath on their way to the next process: the service manager keeps them
-//! while there is none (`FileDescriptorStoreMax=` in systemd.service(5), sd_notify(3)). Meanwhile the
+//! Passes the open files of a datapath on to the next process: the service manager keeps them while
+//! there is none (`FileDescriptorStoreMax=` in systemd.service(5), sd_notify(3)). Meanwhile the
 //! interface stays, and packets wait in its queue and in the socket's buffer.
 
 use std::io;
@@ -19,19 +19,19 @@ pub struct StoredFds {
 }
 
 impl StoredFds {
-    /// Whether there was no earlier process, or it had nothing.
+    /// Whether there was no earlier process, or it left nothing.
     pub fn is_nothing(&self) -> bool {
         self.queues.is_empty() && self.socket.is_none()
     }
 }
 
-/// What the service manager hands to this process. To be asked once.
+/// Takes what the service manager hands to this process. Must be called only once.
 pub fn inherited() -> StoredFds {
     let mut kept = StoredFds::default();
     let Ok(files) = sd_notify::listen_fds_with_names() else { return kept };
     for (number, name) in files {
-        // SAFETY: the service manager opened them for us (LISTEN_PID), and nobody else in this
-        // process knows of them.
+        // SAFETY: the service manager opened them for this process (LISTEN_PID), and nothing else in it
+        // knows of them.
         let file = unsafe { OwnedFd::from_raw_fd(number) };
         match name.as_str() {
             QUEUE => kept.queues.push(file),
@@ -42,7 +42,7 @@ pub fn inherited() -> StoredFds {
     kept
 }
 
-/// Has these kept instead of what was kept before.
+/// Has these kept, in place of what was kept before.
 pub fn keep<'a>(
     queues: impl Iterator<Item = BorrowedFd<'a>>,
     socket: Option<BorrowedFd<'a>>,
@@ -56,10 +56,10 @@ pub fn keep<'a>(
     Ok(())
 }
 
-/// Has nothing kept any more: the interface goes with its last queue.
+/// Has nothing kept any longer: the interface goes with its last queue.
 ///
 /// # Errors
-/// When the service manager does not listen.
+/// When the service manager cannot be reached.
 pub fn forget() -> io::Result<()> {
     for name in [QUEUE, SOCKET] {
         sd_notify::notify(&[NotifyState::FdStoreRemove, NotifyState::FdName(name)])?;

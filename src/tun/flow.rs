@@ -1,16 +1,16 @@
-//! Which inner flow a packet belongs to: a hash that is the same for both directions, since a flow
-//! is written to the queue that its answers are read from.
+//! The inner flow that a packet belongs to: a hash that is the same for both directions, because a flow
+//! is written to the queue from which its answers are read.
 
 use std::net::IpAddr;
 
 use crate::wire::inner::Inner;
 
-/// Hashes of one packet.
+/// The hashes of one packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Flow {
-    /// Of the addresses.
+    /// Over the addresses.
     pub pair: u32,
-    /// Of addresses, protocol and ports; `None` where there are no ports to be seen.
+    /// Over addresses, protocol and ports; `None` where no ports can be seen.
     pub ports: Option<u32>,
 }
 
@@ -22,7 +22,7 @@ impl Flow {
     }
 }
 
-/// Both ports of TCP or UDP, and which of them it is.
+/// Both ports of TCP or UDP, together with the protocol.
 fn ports(packet: &[u8], inner: &Inner) -> Option<u32> {
     let protocol = i32::from(inner.protocol);
     if inner.is_fragment || (protocol != libc::IPPROTO_TCP && protocol != libc::IPPROTO_UDP) {

@@ -1,4 +1,4 @@
-//! The threads of the userspace datapath, and what they have in common.
+//! The threads of the userspace datapath, and the state that they share.
 
 use std::collections::BTreeMap;
 use std::hash::{BuildHasher, Hasher, RandomState};
@@ -26,10 +26,10 @@ use crate::engine::config::DeviceName;
 use crate::engine::host::surroundings::Surroundings;
 use crate::engine::host::{PeerTable, RemoteSpec, SocketSpec};
 
-/// More readers than this gain nothing: one thread writes.
+/// More readers than this gain nothing, because one thread writes.
 const MOST_QUEUES: usize = 4;
 
-/// The threads that forward. They end, and their interface goes, when it is dropped.
+/// The forwarding threads. When it is dropped they end, and their interface goes.
 pub struct Forwarder {
     shared: Arc<Shared>,
     control: tokio::sync::Mutex<Outlet>,
@@ -37,31 +37,31 @@ pub struct Forwarder {
     queues: usize,
 }
 
-/// What the threads have in common.
+/// The state that the threads share.
 pub(super) struct Shared {
     pub(super) forwarding: RwLock<Forwarding>,
     /// Counts the changes of `forwarding`.
     pub(super) generation: AtomicU64,
-    /// Whether it is known what is to be forwarded: until then nothing is read.
+    /// Whether it is known what is to be forwarded; nothing is read before that.
     pub(super) open: AtomicBool,
     pub(super) interface: RwLock<Option<Arc<Interface>>>,
     pub(super) socket: RwLock<Option<Arc<UdpSocket>>>,
     pub(super) control: Inlet,
     pub(super) drops: Drops,
-    /// Packets of admitted remotes that were no data of theirs.
+    /// How many packets of admitted remotes were not data.
     pub(super) answers: AtomicU64,
     pub(super) paths: Paths,
     pub(super) unreachable: Mutex<unreachable::Last>,
-    /// Numbers the datagrams that were fragmented, beginning anywhere.
+    /// Numbers the datagrams that were fragmented; it begins anywhere.
     pub(super) fragmented: AtomicU16,
     pub(super) stopping: AtomicBool,
-    /// Wakes the reader of the socket: there is another one, another interface, or the end.
+    /// Wakes the reader of the socket: there is another socket, another interface, or the end.
     pub(super) changed: Wake,
 }
 
 impl Forwarder {
-    /// Without interface and without socket. `queues`: how many threads read the interface;
-    /// `None`: by the number of processors.
+    /// Makes the threads, with neither an interface nor a socket. `queues`: how many threads read the
+    /// interface; `None`: depends on the number of processors.
     ///
     /// # Errors
     /// Too many open files, too many threads.
@@ -93,8 +93,8 @@ impl Forwarder {
         Ok(forwarder)
     }
 
-    /// Makes the interface; it is neither up nor has it addresses. One that there was is given up: it
-    /// has another name by now, or is in another network namespace.
+    /// Makes the interface, which is not up and has no addresses yet. An existing one is given up: by
+    /// now it has another name, or is in another network namespace.
     ///
     /// # Errors
     /// `NotFound`: the kernel has no TUN; `PermissionDenied`: no CAP_NET_ADMIN; `ResourceBusy`:
@@ -106,11 +106,11 @@ impl Forwarder {
         self.use_interface(Interface::create(device, self.queues)?)
     }
 
-    /// Takes over the interface and the socket of an earlier process: what arrived since then is in
-    /// them. `spec` is the socket's, but for the address.
+    /// Takes over the interface and the socket of an earlier process, and with them the packets that
+    /// arrived since. `spec` is the socket's, except for the address.
     ///
     /// # Errors
-    /// `InvalidInput` when they are not those; then nothing was taken over.
+    /// `InvalidInput` when they are not what was expected; then nothing was taken over.
     pub fn take_over(
         &self,
         device: &DeviceName,
@@ -129,11 +129,10 @@ impl Forwarder {
         Ok(())
     }
 
-    /// Gives the service manager what a successor of this process needs to go on without losing a
-    /// packet.
+    /// Stores with the service manager what the next process needs to go on without losing a packet.
     ///
     /// # Errors
-    /// When the service manager does not listen; without one there is none.
+    /// When the service manager cannot be reached; without one there is no error.
     pub fn keep(&self) -> io::Result<()> {
         let (interface, socket) = (self.shared.interface(), self.shared.socket());
         let queues = interface.iter().flat_map(|interface| interface.queues());
@@ -152,7 +151,8 @@ impl Forwarder {
         Ok(())
     }
 
-    /// Threads that read the interface once they may: all of them or, on an error, none.
+    /// Makes the threads that read the interface once they are started: all of them or, on an error,
+    /// none.
     fn readers(&self, interface: &Arc<Interface>) -> io::Result<Start> {
         let mut readers = Start::default();
         for number in 0..interface.queues().len() {
@@ -167,8 +167,8 @@ impl Forwarder {
         Ok(readers)
     }
 
-    /// Opens the socket. One that there was is given up when the new one is bound; on an error it
-    /// stays, unless it is what has the port.
+    /// Opens the socket. An existing one is given up when the new one is bound; on an error it stays,
+    /// unless it is the one that has the port.
     ///
     /// # Errors
     /// `AddrInUse`, `AddrNotAvailable`; `NotFound` when there is no such device; `PermissionDenied`
@@ -180,14 +180,14 @@ impl Forwarder {
         }
         let has_port = |former: &UdpSocket| former.spec().address == spec.address;
         let socket = match UdpSocket::open(spec) {
-            // Two sockets could share a port that both allow to be shared (SO_REUSEADDR), and every
-            // user could share it with them. So the next try, in a moment, is without the former one.
+            // Two sockets could share a port if both allow it (SO_REUSEADDR), but then every user could
+            // share it with them. So the next attempt, in a moment, is made without the former socket.
             Err(e)
                 if e.kind() == io::ErrorKind::AddrInUse && former.is_some_and(|f| has_port(&f)) =>
             {
                 *write(&self.shared.socket) = None;
                 self.shared.changed.wake();
-                let _ = fd_store::forget(); // the service manager may have it as well
+                let _ = fd_store::forget(); // the service manager may hold it as well
                 return Err(e);
             }
             opened => opened?,
@@ -198,20 +198,20 @@ impl Forwarder {
         Ok(())
     }
 
-    /// The socket as it is bound: with the port that the kernel chose if it had the choice. None
-    /// when its interface is gone.
+    /// The socket as it is bound, with the port that the kernel chose if it could choose. `None` when
+    /// its interface is gone.
     pub fn socket(&self) -> Option<SocketSpec> {
         let socket = self.shared.socket().filter(|socket| socket.has_device());
         socket.map(|socket| socket.spec().clone())
     }
 
-    /// Whether there is an interface; false again when somebody deleted it.
+    /// Whether there is an interface; false again when it was deleted.
     pub fn has_interface(&self) -> bool {
         self.shared.interface().is_some()
     }
 
-    /// Sets what is forwarded. Until the first time nothing is read: what waits in an interface and
-    /// a socket that were taken over is not lost.
+    /// Sets what is forwarded. Before the first time nothing is read, so packets that wait in an
+    /// interface and a socket that were taken over are not lost.
     ///
     /// # Errors
     /// Too many threads.
@@ -233,7 +233,7 @@ impl Forwarder {
         Ok(())
     }
 
-    /// Adds one remote to what is forwarded, or exchanges what it has of it.
+    /// Adds one remote to what is forwarded, or replaces its entry.
     pub fn add_remote(&self, remote: SocketAddr, spec: RemoteSpec) {
         self.shared.change_forwarding(|forwarding| {
             forwarding.add_remote(remote, spec);
@@ -241,12 +241,12 @@ impl Forwarder {
         });
     }
 
-    /// Takes one remote out of what is forwarded, and forgets what was learned behind it.
+    /// Removes one remote from what is forwarded, and forgets what was learned behind it.
     pub fn remove_remote(&self, remote: SocketAddr) {
         self.shared.change_forwarding(|forwarding| forwarding.remove_remote(remote));
     }
 
-    /// Takes what is known of the host now.
+    /// Takes new facts about the host.
     pub fn surround(&self, around: Surroundings) {
         if *self.shared.forwarding().around() != around {
             write(&self.shared.forwarding).surround(around);
@@ -257,44 +257,44 @@ impl Forwarder {
         self.shared.forwarding().spec().clone()
     }
 
-    /// Inner addresses that were learned, the remotes they are behind, and how long ago they were
+    /// Inner addresses that were learned, the remotes behind which they are, and how long ago they were
     /// seen.
     pub fn learned(&self) -> Vec<(IpAddr, SocketAddr, Duration)> {
         self.shared.forwarding().learned(wake::now())
     }
 
-    /// How long ago something came from the remotes behind which addresses were learned.
+    /// How long ago something came from each remote behind which addresses were learned.
     pub fn silent(&self) -> BTreeMap<SocketAddr, Duration> {
         self.shared.forwarding().silent(wake::now())
     }
 
-    /// Notes that a remote is alive, and all inner addresses that were learned behind it.
+    /// Notes that a remote is alive, and so are all inner addresses that were learned behind it.
     pub fn heard_of(&self, remote: SocketAddr) {
         self.shared.forwarding().heard_of(remote, wake::now());
     }
 
-    /// Sends a packet of the engine's. It leaves from the socket's address, whatever `from` says.
+    /// Sends a packet of the engine. It leaves from the socket's address, whatever `from` says.
     ///
     /// # Errors
-    /// `NotConnected` without a socket; else what the kernel says.
+    /// `NotConnected` without a socket; otherwise what the kernel says.
     pub fn send(&self, out: &Outgoing) -> io::Result<()> {
         let socket = self.shared.socket().ok_or(io::ErrorKind::NotConnected)?;
         let most = self.shared.paths.most(out.to);
         socket.send(out, most, &|| self.shared.read_errors(&socket))
     }
 
-    /// The next packet that is no data: sender and payload. May be cancelled.
+    /// Waits for the next packet that is not data, and returns its sender and payload. Safe to cancel.
     pub async fn control(&self) -> (SocketAddr, Vec<u8>) {
         self.control.lock().await.next().await
     }
 
-    /// How many packets came from admitted remotes that were no data of theirs: answers to
-    /// authentication packets. Where it waits for such packets itself, they are not counted.
+    /// How many packets from admitted remotes were not data: answers to authentication packets. Where
+    /// the engine waits for such packets itself, they are not counted.
     pub fn answers(&self) -> u64 {
         self.shared.answers.load(Ordering::Relaxed)
     }
 
-    /// What was last said of a remote that packets did not get to, and how long ago.
+    /// The last error about a remote that packets did not reach, and how long ago it came.
     pub fn unreachable(&self) -> unreachable::Last {
         let last = *lock(&self.shared.unreachable);
         last.map(|(word, at)| (word, wake::now().saturating_sub(at)))
@@ -305,12 +305,12 @@ impl Forwarder {
         self.shared.drops.read()
     }
 
-    /// Whether packets of the tunnel's own came into it.
+    /// Whether the tunnel's own packets were routed into it.
     pub fn leads_back(&self) -> bool {
         self.shared.drops.any(Reason::TxLeadsBack)
     }
 
-    /// What is in use now.
+    /// The offloads that are in use now.
     pub fn offloads(&self) -> Offloads {
         let interface = self.shared.interface();
         let offload = interface.as_ref().map_or(Offload::None, |i| i.gives().min(i.takes()));
@@ -327,7 +327,7 @@ impl Forwarder {
     fn spawn(&self, name: String, run: impl FnOnce() + Send + 'static) -> io::Result<()> {
         let thread = thread::Builder::new().name(name).spawn(run)?;
         let mut threads = lock(&self.threads);
-        // Those of an interface that is gone.
+        // These are threads of an interface that is gone.
         threads.retain(|thread| !thread.is_finished());
         threads.push(thread);
         Ok(())
@@ -342,7 +342,7 @@ impl Drop for Forwarder {
         }
         self.shared.changed.wake();
         for thread in lock(&self.threads).drain(..) {
-            // One that panicked has nothing left to end.
+            // A thread that panicked has nothing left to end.
             let _ = thread.join();
         }
     }
@@ -353,7 +353,7 @@ impl Shared {
         read(&self.forwarding)
     }
 
-    /// `change` says whether it changed anything.
+    /// Changes what is forwarded. `change` returns whether it changed anything.
     pub(super) fn change_forwarding(&self, change: impl FnOnce(&mut Forwarding) -> bool) {
         if change(&mut write(&self.forwarding)) {
             self.generation.fetch_add(1, Ordering::Release);
@@ -372,18 +372,19 @@ impl Shared {
         read(&self.socket).clone()
     }
 
-    /// Somebody took the interface away, unless there is a new one already.
+    /// Notes that the interface was deleted, unless there is a new one already.
     pub(super) fn interface_gone(&self, gone: &Arc<Interface>) {
         gone.give_up();
         let mut interface = write(&self.interface);
         if interface.as_ref().is_some_and(|interface| Arc::ptr_eq(interface, gone)) {
             *interface = None;
-            // The reader of the socket has a queue open as well.
+            // The reader of the socket holds a queue open as well.
             self.changed.wake();
         }
     }
 
-    /// Takes what the kernel and routers say of packets that were sent; whether there was anything.
+    /// Reads what the kernel and routers say about packets that were sent. Returns whether there was
+    /// anything.
     pub(super) fn read_errors(&self, socket: &UdpSocket) -> bool {
         socket.read_errors(|word| {
             let word = match word {
@@ -414,7 +415,7 @@ impl Shared {
     }
 }
 
-/// A number that nobody can know.
+/// A number that nobody can predict.
 fn anything() -> u16 {
     let [a, b, ..] = RandomState::new().build_hasher().finish().to_ne_bytes();
     u16::from_ne_bytes([a, b])

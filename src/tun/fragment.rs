@@ -1,5 +1,5 @@
-//! An IPv4 packet that is longer than the path takes and may be fragmented: its fragments, as
-//! `ip_do_fragment` makes them. Only headers are written; what is behind them stays where it is.
+//! Fragments an IPv4 packet that is longer than the path allows, as `ip_do_fragment` does. Only headers
+//! are written; the data after them stays where it is.
 
 use std::ops::Range;
 
@@ -8,11 +8,11 @@ use super::checksum;
 const DONT_FRAGMENT: u16 = 0x4000;
 const MORE_FRAGMENTS: u16 = 0x2000;
 const OFFSET: u16 = 0x1fff;
-/// The longest header of IPv4.
+/// The longest IPv4 header.
 pub const MAX_HEADER: usize = 60;
 const END_OF_OPTIONS: u8 = 0;
 const NO_OPERATION: u8 = 1;
-/// An option with this bit stands in every fragment (RFC 791, 3.1).
+/// An option with this bit is repeated in every fragment (RFC 791, 3.1).
 const COPIED: u8 = 0x80;
 
 /// One fragment.
@@ -29,7 +29,7 @@ impl Fragment {
         &self.header[..self.header_len]
     }
 
-    /// Which bytes behind the header of the whole packet are in it.
+    /// The bytes after the header of the whole packet that this fragment contains.
     pub fn data(&self) -> Range<usize> {
         self.start..self.end
     }
@@ -41,14 +41,14 @@ pub fn may_be_fragmented(packet: &[u8]) -> bool {
         if first >> 4 == 4 && u16::from(*flags) << 8 & DONT_FRAGMENT == 0)
 }
 
-/// The fragments of a packet with this header and so many bytes behind it, of `most` bytes each at
-/// most. It may be a fragment itself. `None` when there is no room for anything.
+/// The fragments, of `most` bytes at most, of a packet with this header and this many bytes after it.
+/// The packet may be a fragment itself. `None` when there is no room for any data.
 pub fn fragments(
     header: &[u8],
     length: usize,
     most: usize,
 ) -> Option<impl Iterator<Item = Fragment>> {
-    // An offset counts eights.
+    // An offset counts units of eight bytes.
     let room = most.checked_sub(header.len())? & !7;
     if room == 0 || header.len() < 20 || header.len() > MAX_HEADER {
         return None;
@@ -75,7 +75,7 @@ pub fn fragments(
     }))
 }
 
-/// Blanks the options that only the first fragment has (`ip_options_fragment`).
+/// Blanks the options that only the first fragment carries (`ip_options_fragment`).
 fn only_copied(options: &mut [u8]) {
     let mut at = 0;
     while let Some(kind) = options.get(at).copied() {
@@ -85,7 +85,7 @@ fn only_copied(options: &mut [u8]) {
             _ => usize::from(options.get(at + 1).copied().unwrap_or(0)),
         };
         let Some(option) = options.get_mut(at..at + length).filter(|o| !o.is_empty()) else {
-            return; // not an option: left as it is
+            return; // this is not an option: it is left as it is
         };
         if kind & COPIED == 0 {
             option.fill(NO_OPERATION);
@@ -94,7 +94,7 @@ fn only_copied(options: &mut [u8]) {
     }
 }
 
-/// Lengths and offsets of packets.
+/// Narrows a length or an offset of a packet.
 #[allow(clippy::cast_possible_truncation)]
 fn low_u16(value: usize) -> u16 {
     value as u16

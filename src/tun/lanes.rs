@@ -1,48 +1,48 @@
-//! Packets on their way to the engine wait in two queues: a flood fills only its own.
+//! Two queues for packets on their way to the engine: a flood fills only its own.
 
 use std::future;
 use std::net::SocketAddr;
 
 use tokio::sync::mpsc::{self, Receiver, Sender};
 
-/// Packets that wait, in each queue.
+/// How many packets may wait in each queue.
 const ROOM: usize = 64;
-/// The longest packet that the engine is handed: one byte more than the longest token, as on the
-/// kernel path.
+/// The longest packet that is passed to the engine: one byte more than the longest token, as in the
+/// kernel datapath.
 const LONGEST: usize = 1473;
 
-/// Which queue.
+/// One of the two queues.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Lane {
-    /// Of known remotes, and of sources that send few.
+    /// Packets of known remotes, and of sources that send few.
     First,
-    /// The sample of all others.
+    /// A sample of all other packets.
     Later,
 }
 
-/// Sender and payload.
+/// A packet's sender and payload.
 type Packet = (SocketAddr, Vec<u8>);
 
-/// Where packets go in, …
+/// The end at which packets go in.
 pub struct Inlet {
     first: Sender<Packet>,
     later: Sender<Packet>,
 }
 
-/// … and where they come out.
+/// The end at which they come out.
 pub struct Outlet {
     first: Receiver<Packet>,
     later: Receiver<Packet>,
 }
 
-/// Both queues.
+/// Makes both queues.
 pub fn lanes() -> (Inlet, Outlet) {
     let ((first_in, first), (later_in, later)) = (mpsc::channel(ROOM), mpsc::channel(ROOM));
     (Inlet { first: first_in, later: later_in }, Outlet { first, later })
 }
 
 impl Inlet {
-    /// Whether there was room.
+    /// Adds a packet if there is room. Returns whether there was.
     pub fn put(&self, lane: Lane, from: SocketAddr, payload: &[u8]) -> bool {
         let queue = match lane {
             Lane::First => &self.first,
@@ -54,7 +54,7 @@ impl Inlet {
 }
 
 impl Outlet {
-    /// The next packet. May be cancelled.
+    /// Waits for the next packet. Safe to cancel.
     pub async fn next(&mut self) -> Packet {
         let packet = tokio::select! {
             biased;
@@ -63,7 +63,7 @@ impl Outlet {
         };
         match packet {
             Some(packet) => packet,
-            // The inlet is gone: nothing will come any more.
+            // The inlet is gone: nothing will come any longer.
             None => future::pending().await,
         }
     }

@@ -1,8 +1,8 @@
-//! Packets that nobody took apart. Between containers, or virtual machines of one host, a large
-//! packet of the kernel's stays whole even when its tunnels carry it: one datagram comes with some
-//! thousand bytes of TCP or UDP inside, and how long its segments are meant to be is not in it. As it
-//! is it can be received here and not be forwarded: it is longer than any interface takes, and an
-//! error about that is of no use to its sender, who has sent shorter ones.
+//! Large packets that were never segmented. Between containers, or virtual machines of one host, the
+//! kernel keeps a large packet whole even when its tunnels carry it: one datagram arrives with some
+//! thousand bytes of TCP or UDP inside, and does not say how long its segments are meant to be. It can
+//! be received here, but not forwarded as it is: it is longer than any interface allows, and an error
+//! about that is useless to its sender, whose own packets were shorter.
 
 use crate::wire::inner::Inner;
 use crate::wire::udp::UDP_HEADER_LEN;
@@ -13,10 +13,9 @@ use super::path::LEAST;
 use super::segment::TCP_HEADER_LEN;
 use super::vnet::{Gso, Vnet};
 
-/// How a packet is to be written so that the kernel can take it apart; its checksum is left to the
-/// kernel then. `None` for a packet that goes through an interface of `mtu` bytes as it is, and for
-/// one that is no large packet of TCP or, when it is known how long its datagrams are (`datagrams`),
-/// of UDP.
+/// How a packet is to be written so that the kernel can segment it; its checksum is left to the kernel
+/// then. `None` for a packet that fits through an interface of `mtu` bytes as it is, and for one that
+/// is not a large packet of TCP or, when the length of its datagrams is known (`datagrams`), of UDP.
 pub fn vnet(
     packet: &mut [u8],
     inner: &Inner,
@@ -32,7 +31,8 @@ pub fn vnet(
     let (gso, length, size) = match (transport.is_tcp, datagrams) {
         (true, _) => {
             let length = usize::from(header.get(..TCP_HEADER_LEN)?[12] >> 4) * 4;
-            // What is behind this interface may take less than it does, and anything takes this.
+            // The path after this interface may allow less than the interface does, and every path
+            // allows this.
             let size = mtu.min(LEAST).checked_sub(start + length)?;
             (if inner.source.is_ipv4() { Gso::Tcp4 } else { Gso::Tcp6 }, length, size)
         }
@@ -42,7 +42,7 @@ pub fn vnet(
     let is_partial =
         packet.get(transport.field()) == Some(&checksum::fold(transport.pseudo_header));
     let sum = || checksum::sum(header) + transport.pseudo_header;
-    // A wrong one would be made good.
+    // A wrong checksum would become right.
     if size == 0 || header.len() <= length || !(is_partial || checksum::holds(sum())) {
         return None;
     }
@@ -82,7 +82,7 @@ mod tests {
                     data.extend(&parts.concat()[headers..]);
                 });
                 assert_eq!(data, plan.payload);
-                // It comes with a checksum, or without.
+                // The packet may come with a checksum or without.
                 assert_eq!(large(&mut packet, mtu, None), Some(found));
             }
         }

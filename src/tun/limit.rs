@@ -1,4 +1,4 @@
-//! Token buckets: so many packets a second, in memory of a fixed size.
+//! Token buckets: limits on packets per second, in memory of a fixed size.
 
 use std::hash::{BuildHasher, Hash, RandomState};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
@@ -11,10 +11,11 @@ use crate::engine::limits::{
     SOURCE_PREFIX_V6,
 };
 
-/// Those who share a bucket share its tokens; who does, nobody outside can know.
+/// How many buckets there are. Sources that share a bucket share its tokens; nobody outside can know
+/// which do.
 const BUCKETS: usize = 4096;
 
-/// So many packets a second from one address.
+/// A limit on packets per second from each address.
 pub struct Limit(Buckets);
 
 impl Limit {
@@ -39,13 +40,13 @@ pub struct ControlLimit {
     lot: u64,
 }
 
-/// A packet for the engine, as far as the limit goes.
+/// A packet for the engine, described for the limit.
 #[derive(Debug, Clone, Copy)]
 pub struct Unproven {
     pub from: SocketAddr,
     /// Whether it is from an admitted remote.
     pub is_known: bool,
-    /// Whether an authentication packet can have its length.
+    /// Whether its length is possible for an authentication packet.
     pub is_possible: bool,
 }
 
@@ -62,7 +63,7 @@ impl ControlLimit {
         }
     }
 
-    /// Whether the engine looks at one more, and how soon.
+    /// Whether the engine looks at one more packet, and in which queue it waits.
     pub fn pass(&mut self, packet: Unproven, now: Duration) -> Option<Lane> {
         let Unproven { from, is_known, is_possible } = packet;
         if !is_possible {
@@ -76,14 +77,14 @@ impl ControlLimit {
         (self.is_drawn() && self.heavy.passes(HEAVY, now)).then_some(Lane::Later)
     }
 
-    /// Nobody outside can know which ones are.
+    /// Draws the sample; nobody outside can predict it.
     fn is_drawn(&mut self) -> bool {
         self.lot = self.lot.wrapping_add(1);
         self.lots.hash_one(self.lot) % u64::from(HEAVY_OUT_OF) < u64::from(HEAVY_SAMPLE)
     }
 }
 
-/// What counts as one source.
+/// The part of an address that counts as one source.
 fn source(address: IpAddr) -> IpAddr {
     match address {
         IpAddr::V4(_) => address,
@@ -94,7 +95,7 @@ fn source(address: IpAddr) -> IpAddr {
     }
 }
 
-/// A bucket for everybody.
+/// Buckets for all sources.
 struct Buckets {
     buckets: Box<[Bucket]>,
     hasher: RandomState,
@@ -103,9 +104,9 @@ struct Buckets {
 
 #[derive(Debug, Clone, Copy)]
 struct Bucket {
-    /// In thousandths.
+    /// In thousandths of a token.
     tokens: u32,
-    /// Milliseconds of the clock.
+    /// In milliseconds of the clock.
     filled: u64,
 }
 
@@ -131,7 +132,7 @@ impl Bucket {
     fn passes(&mut self, budget: Budget, now: Duration) -> bool {
         let now = millis(now);
         let passed = now.saturating_sub(self.filled);
-        // So many thousandths of a token a millisecond.
+        // The rate is this many thousandths of a token per millisecond.
         let earned = passed.saturating_mul(u64::from(budget.per_second));
         let earned = u32::try_from(earned).unwrap_or(u32::MAX);
         self.tokens = self.tokens.saturating_add(earned).min(budget.burst.saturating_mul(1000));
@@ -158,7 +159,7 @@ mod tests {
         Unproven { from: from.parse().unwrap(), is_known: false, is_possible: true }
     }
 
-    /// How many of so many pass at once.
+    /// How many of `of` packets pass at one instant.
     fn passed(limit: &mut ControlLimit, of: u32, packet: Unproven, now: Duration) -> u32 {
         (0..of).map(|_| u32::from(limit.pass(packet, now).is_some())).sum()
     }
@@ -171,7 +172,7 @@ mod tests {
             (0..200).filter(|_| limit.passes(source, at(now))).count()
         };
         assert_eq!(passed(&mut limit, one, 0), 50);
-        // One bucket of 4096 is shared with a probability of 1 / 4096.
+        // Two sources share one bucket of 4096 with a probability of 1 / 4096.
         assert!(matches!(passed(&mut limit, other, 0), 50 | 0));
         assert_eq!(passed(&mut limit, one, 100), 5);
         assert_eq!(passed(&mut limit, one, 130), 1);
@@ -203,7 +204,7 @@ mod tests {
             })
             .sum();
         assert!(others >= 495, "{others}");
-        // What of the flood is looked at waits behind all others.
+        // The packets of the flood that are looked at wait behind all others.
         passed(&mut limit, LIGHT_SOURCE.per_second, flood, at(2000));
         let more: Vec<_> = (0..100).filter_map(|_| limit.pass(flood, at(2000))).collect();
         assert!(more.len() > 10 && more.iter().all(|lane| *lane == Lane::Later));
@@ -249,7 +250,7 @@ mod tests {
                 if limit.pass(client, at(1000 * try_ + 999)).is_some() { 0 } else { in_a_row + 1 };
             most = most.max(in_a_row);
         }
-        assert!(most < 20, "{most} tries in a row"); // of one third each: 3^-20
+        assert!(most < 20, "{most} tries in a row"); // one of three is drawn each time: 3^-20
     }
 
     #[test]

@@ -9,17 +9,17 @@
 //!                                              └─ not data: to the engine
 //! ```
 //!
-//! What it costs is system calls and copies. So the kernel hands over large packets that are not
-//! yet segmented (`IFF_VNET_HDR`), many segments leave with one call (`UDP_SEGMENT`) and come with
-//! one (`UDP_GRO`), and headers and payloads are gathered and scattered by the kernel: no payload is
-//! copied here. That is why the system calls are made with `libc`: crates for TUN and for UDP want
-//! each packet whole in a buffer of its own.
+//! Its cost is system calls and copies. So the kernel hands over large packets that are not yet
+//! segmented (`IFF_VNET_HDR`), many segments leave with one call (`UDP_SEGMENT`) and arrive with one
+//! (`UDP_GRO`), and the kernel gathers and scatters headers and payloads: no payload is copied here.
+//! That is why the system calls are made with `libc`: crates for TUN and for UDP need each packet whole
+//! in a buffer of its own.
 //!
 //! With tun-rs 2.8 and quinn-udp 0.6, which know the same offloads, a spike of both ends on two CPUs
 //! carried 7.9 to 8.3 Gbit/s; this code carries 9.4. It also keeps its file descriptors over a restart,
 //! copies the ECN field (RFC 6040), and hands on checksums that are only partial.
 //!
-//! Every offload is tried, and done without where the kernel has none.
+//! Every offload is tried, and omitted where the kernel does not have it.
 
 mod checksum;
 mod circle;
@@ -63,8 +63,8 @@ pub use fd_store::{StoredFds, forget, inherited};
 use forwarder::Shared;
 pub use table::{Forwarding, Judgement};
 
-// A thread that panicked while it held a lock left nothing half done that would matter more than
-// the packets of the others.
+// A thread that panicked while it held a lock left nothing half done that would matter more than the
+// packets of the others.
 
 fn read<T>(lock: &RwLock<T>) -> RwLockReadGuard<'_, T> {
     lock.read().unwrap_or_else(PoisonError::into_inner)

@@ -1,4 +1,4 @@
-//! What the kernel helps with.
+//! The offloads of the kernel.
 
 use std::fmt;
 

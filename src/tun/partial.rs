@@ -1,10 +1,10 @@
-//! Packets whose checksum nobody has computed. Between containers, or virtual machines of one host,
-//! the kernel leaves that to a network card which no packet ever reaches (CHECKSUM_PARTIAL in
-//! linux/skbuff.h), and what a socket receives is not whole: where the checksum of the inner packet
-//! belongs there is the sum of its pseudo-header only. The header of the TUN device can say so.
+//! Packets whose checksum has not been computed. Between containers, or virtual machines of one host,
+//! the kernel leaves it to a network card that no packet ever reaches (CHECKSUM_PARTIAL in
+//! linux/skbuff.h), so what a socket receives is not finished: in place of the checksum of the inner
+//! packet there is only the sum of its pseudo-header. The header of the TUN device can say so.
 //!
-//! By chance a whole packet looks like that, too, once in 65,536. Nothing happens to it: the kernel
-//! computes its checksum where it is needed, which is the one that it had.
+//! By chance a finished packet looks like that, too, once in 65,536. It is not harmed: where its
+//! checksum is needed the kernel computes it, and gets the one that it had.
 
 use std::ops::Range;
 
@@ -15,7 +15,7 @@ use crate::wire::inner::Inner;
 use super::checksum::{self, Sum};
 use super::vnet::Vnet;
 
-/// How a packet is written that is alone.
+/// How a packet is written that is not part of a group.
 pub fn vnet(packet: &[u8], inner: &Inner) -> Vnet {
     let Some(transport) = Transport::of(packet, inner) else { return Vnet::PLAIN };
     if packet.get(transport.field()) != Some(&checksum::fold(transport.pseudo_header)) {
@@ -24,18 +24,18 @@ pub fn vnet(packet: &[u8], inner: &Inner) -> Vnet {
     transport.partial()
 }
 
-/// TCP or UDP in a packet: as much as its checksum needs.
+/// TCP or UDP in a packet: what its checksum needs.
 #[derive(Debug, Clone, Copy)]
 pub struct Transport {
     pub is_tcp: bool,
-    /// Where it begins, behind options and extension headers.
+    /// Where TCP or UDP begins, after options and extension headers.
     pub start: u16,
-    /// Sum over the pseudo-header.
+    /// The sum over the pseudo-header.
     pub pseudo_header: Sum,
 }
 
 impl Transport {
-    /// `None` for other protocols, and for what is only a part of a packet.
+    /// `None` for other protocols, and for a fragment.
     pub fn of(packet: &[u8], inner: &Inner) -> Option<Self> {
         let is_v4 = inner.source.is_ipv4();
         let (protocol, start, destination) = match (is_v4, inner.header_len) {
@@ -60,7 +60,7 @@ impl Transport {
         if self.is_tcp { 16 } else { 6 }
     }
 
-    /// Where it is in the packet.
+    /// Where the checksum is in the packet.
     pub fn field(self) -> Range<usize> {
         let start = usize::from(self.start) + usize::from(self.offset());
         start..start + 2
@@ -73,8 +73,8 @@ impl Transport {
     }
 }
 
-/// Where the destination of an IPv4 packet is that its checksum is over: the last address of a loose
-/// or strict source route that has not come to its end, else that of the header (RFC 791, 3.1;
+/// Where in an IPv4 packet the destination is that its checksum covers: the last address of a loose or
+/// strict source route that has not come to its end, otherwise that of the header (RFC 791, 3.1;
 /// `ip_options_build` in net/ipv4/ip_options.c).
 fn last_of_source_route(packet: &[u8], header_len: usize) -> Range<usize> {
     const SOURCE_ROUTES: [u8; 2] = [131, 137];
@@ -99,12 +99,12 @@ fn last_of_source_route(packet: &[u8], header_len: usize) -> Range<usize> {
     of_header
 }
 
-/// Protocol and place of what is behind the extension headers of IPv6, and where the destination is
-/// that its checksum is over: with a routing header the last one (RFC 8200, 8.1). `None` for a
-/// fragment, and where that is not known.
+/// Protocol and position of what follows the extension headers of IPv6, and where the destination is
+/// that its checksum covers: with a routing header, that is the last one (RFC 8200, 8.1). `None` for a
+/// fragment, and where this is not known.
 fn behind_extensions(packet: &[u8], first: u8) -> Option<(u8, usize, Range<usize>)> {
-    /// Type 0 (RFC 5095) and type 2 (RFC 6275) end with the last address; that of segment routing
-    /// (RFC 8754) begins with it.
+    /// Routing headers of type 0 (RFC 5095) and type 2 (RFC 6275) end with the last address; that of
+    /// segment routing (RFC 8754) begins with it.
     const ENDS_WITH_IT: [u8; 2] = [0, 2];
     const BEGINS_WITH_IT: u8 = 4;
     let (mut next, mut at, mut destination) = (first, 40, 24..40);
@@ -136,7 +136,7 @@ mod tests {
 
     use super::*;
 
-    /// A packet, and the place of its checksum.
+    /// A packet, the start of its transport header, and the offset of its checksum.
     fn packets() -> [(Vec<u8>, u16, u16); 3] {
         let v4 = || PacketBuilder::ipv4([10, 0, 0, 1], [10, 0, 0, 2], 64);
         let v6 = PacketBuilder::ipv6([0xfd; 16], [0xfe; 16], 64);
@@ -147,7 +147,7 @@ mod tests {
         [(tcp, 20, 16), (udp, 20, 6), (tcp6, 40, 16)]
     }
 
-    /// As the kernel leaves it (`__tcp_v4_send_check` in net/ipv4/tcp_ipv4.c).
+    /// Leaves a checksum partial, as the kernel does (`__tcp_v4_send_check` in net/ipv4/tcp_ipv4.c).
     fn leave_partial(packet: &mut [u8], start: u16, offset: u16) {
         let addresses = if start == 20 { 12..20 } else { 8..40 };
         let protocol = if offset == 6 { 17 } else { 6 };
@@ -170,7 +170,7 @@ mod tests {
             leave_partial(&mut packet, start, offset);
             let found = vnet(&packet, &Inner::parse(&packet).unwrap());
             assert!(found.needs_csum && (found.csum_start, found.csum_offset) == (start, offset));
-            packet[usize::from(start)] ^= 1; // no part of the pseudo-header: it tells nothing
+            packet[usize::from(start)] ^= 1; // not in the pseudo-header, so it tells nothing
             assert_eq!(vnet(&packet, &Inner::parse(&packet).unwrap()), found);
         }
     }

@@ -1,17 +1,18 @@
-//! How long packets may be on the way to a remote.
+//! How long packets may be on the path to a remote.
 //!
-//! What leaves must not be fragmented by routers: they would do it silently, packet by packet, and
-//! the numbers by which fragments are told apart repeat, since the kernel counts a batch as one
-//! (`__ip_select_ident`), so that parts of different packets are put together. So everything says
-//! that it is not to be fragmented, whatever the kernel knows of the path (`IP_PMTUDISC_PROBE`), and
-//! whatever it knows of the path to another remote of the same socket.
+//! Routers must not fragment what leaves. They would do it silently, packet by packet, and the numbers
+//! by which fragments are told apart repeat, because the kernel counts a batch as one
+//! (`__ip_select_ident`); so parts of different packets would be put together. So every packet says
+//! that it must not be fragmented, whatever the kernel knows of the path (`IP_PMTUDISC_PROBE`), and of
+//! the path to another remote of the same socket.
 //!
-//! A router that has to drop a packet for its length says so (ICMP), and the kernel puts that into
-//! the socket's error queue together with the remote's address and port, as they were quoted. Anybody
-//! can send such a message. So it counts for a remote that packets are sent to, and for nobody else;
-//! nothing below [`LEAST`] is believed; and it is forgotten after a while, as a path may widen.
+//! A router that has to drop a packet because of its length says so (ICMP), and the kernel puts that
+//! into the socket's error queue together with the remote's address and port, as they were quoted.
+//! Anybody can send such a message. So it counts only for a remote that packets are sent to; nothing
+//! below [`LEAST`] is believed; and it is forgotten after a while, because a path may widen.
 //!
-//! What is longer is taken apart inside, where that is allowed, or refused there (`transmit.rs`).
+//! A packet that is longer is fragmented inside where that is allowed, and otherwise refused there
+//! (`transmit.rs`).
 
 use std::collections::HashMap;
 use std::io;
@@ -25,45 +26,46 @@ use socket2::Socket;
 use super::cmsg::set_option;
 use super::{lock, wake};
 
-/// Bytes of a packet that every path takes: of IPv6 (RFC 8200, 5), and in practice of IPv4.
+/// The size of a packet that fits through every path: for IPv6 always (RFC 8200, 5), for IPv4 in
+/// practice.
 pub const LEAST: usize = 1280;
-/// No network takes less (RFC 791, 3.2), so there is nothing to say of it.
+/// No network allows less (RFC 791, 3.2), so a smaller number is not worth a warning.
 const LEAST_OF_ALL: usize = 68 + 48;
 /// How long a router is believed (RFC 1191, 6.3: not less than ten minutes).
 const ROUTER_FOR: Duration = Duration::from_secs(600);
-/// How long the kernel's own word counts, which is about its interface and asked for again at no
-/// cost.
+/// How long the kernel's own answer counts. It is about an interface of this host, and asking again
+/// costs nothing.
 const KERNEL_FOR: Duration = Duration::from_secs(10);
-/// Remotes that are remembered. Those of a server that learns are not more.
+/// How many remotes are remembered. A server that learns has no more than that.
 const MOST: usize = 65_536;
-/// One line in this time says that a path is narrower than anything that is believed.
+/// At most one line in this time says that a path is narrower than what is believed.
 const SAY_EVERY: Duration = Duration::from_secs(60);
-/// How long a refusal of segments counts.
+/// How long a refusal of large segments counts.
 const REFUSED_FOR: Duration = Duration::from_secs(10);
 
-/// A packet was too long, somebody says.
+/// A report that a packet was too long.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TooLong {
-    /// Where it was sent to.
+    /// Where the packet was sent to.
     pub to: SocketAddr,
-    /// Bytes that a packet may have, headers and all.
+    /// The size that a packet may have, headers included.
     pub mtu: usize,
     pub said_by: SaidBy,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SaidBy {
-    /// The interface that the packet was to leave by takes no more.
+    /// The interface by which the packet was to leave allows no more.
     Kernel,
-    /// Or anybody who says he is one.
+    /// A router says so, or anybody who pretends to be one.
     Router,
 }
 
-/// What is known of the paths to remotes.
+/// What is known about the paths to remotes.
 #[derive(Debug, Default)]
 pub struct Paths {
     known: Mutex<Known>,
-    /// Whether there is anything in it: almost always there is not.
+    /// Whether there is anything in the map: almost always it is empty.
     any: AtomicBool,
 }
 
@@ -80,8 +82,8 @@ struct Path {
 }
 
 impl Paths {
-    /// Bytes of the longest payload that gets to a remote, as far as that is known; there is no
-    /// limit of ours otherwise.
+    /// The size of the longest payload that reaches a remote, as far as it is known; otherwise there is
+    /// no limit here.
     #[inline]
     pub fn most(&self, to: SocketAddr) -> usize {
         match self.any.load(Ordering::Relaxed) {
@@ -103,8 +105,8 @@ impl Paths {
         }
     }
 
-    /// Takes a word about a path; `is_remote` says whether packets are sent there. The MTU that is
-    /// to be said, when there is a path that is narrower than what is believed.
+    /// Notes a report about a path; `is_remote` says whether packets are sent there. Returns the MTU to
+    /// warn about, when a path is narrower than what is believed.
     pub fn note(&self, word: &TooLong, is_remote: bool, now: Duration) -> Option<usize> {
         let lifetime = match word.said_by {
             SaidBy::Kernel => KERNEL_FOR,
@@ -140,7 +142,7 @@ impl Paths {
         None
     }
 
-    /// All paths are others now.
+    /// Forgets all paths, because they may have changed.
     pub fn forget(&self) {
         lock(&self.known).narrow.clear();
         self.any.store(false, Ordering::Relaxed);
@@ -155,14 +157,14 @@ fn overhead(to: SocketAddr) -> usize {
     }
 }
 
-/// A remote that did not take large segments: datagrams of so many bytes or more. The kernel does
-/// not segment what would have to be fragmented as well: it says EMSGSIZE, EINVAL before Linux 6.14
-/// (`udp_send_skb`).
+/// A remote to which large segments were refused, for datagrams of this size or more. The kernel does
+/// not segment packets that would have to be fragmented as well: it returns EMSGSIZE, before Linux 6.14
+/// EINVAL (`udp_send_skb`).
 #[derive(Debug, Default)]
 pub struct Refused(Option<(SocketAddr, usize, Duration)>);
 
 impl Refused {
-    /// Whether datagrams of `size` bytes are to be sent one by one.
+    /// Whether datagrams of `size` bytes have to be sent one by one.
     pub fn holds(&self, to: SocketAddr, size: usize) -> bool {
         self.0.is_some_and(|(remote, from, until)| {
             remote == to && size >= from && wake::now() < until
@@ -174,7 +176,8 @@ impl Refused {
     }
 }
 
-/// Nobody fragments what the socket sends, and routers that cannot pass it on are heard of.
+/// Sets a socket so that nobody fragments what it sends, and so that it hears of routers that cannot
+/// pass a packet on.
 ///
 /// # Errors
 /// When the kernel refuses.
@@ -186,7 +189,7 @@ pub fn discover(socket: &Socket, is_v4: bool) -> io::Result<()> {
     }
 }
 
-/// Whether what the socket sends may be fragmented, by anybody over IPv4, by this host over IPv6.
+/// Sets whether what the socket sends may be fragmented: over IPv4 by anybody, over IPv6 by this host.
 ///
 /// # Errors
 /// When the kernel refuses.
@@ -217,7 +220,7 @@ mod tests {
         TooLong { to: to.parse().unwrap(), mtu, said_by: SaidBy::Router }
     }
 
-    /// What is known of a path that somebody said something about.
+    /// What is known about a path after a report.
     fn most(paths: &Paths, to: &str, now: u64) -> Option<usize> {
         Some(paths.most_at(to.parse().unwrap(), at(now))).filter(|most| *most != usize::MAX)
     }
@@ -235,7 +238,7 @@ mod tests {
         assert!(paths.any.load(Ordering::Relaxed));
         assert_eq!(most(&paths, BOB, 605), None);
         assert!(!paths.any.load(Ordering::Relaxed), "nothing is looked up any more");
-        // A wider path is believed when the time is over.
+        // A wider path is believed once the time is over.
         paths.note(&word(ALICE, 1300), true, at(700));
         paths.note(&word(ALICE, 1400), true, at(1300));
         assert_eq!(most(&paths, ALICE, 1301), Some(1400 - 28));

@@ -1,4 +1,4 @@
-//! Random packets and random bytes: nothing panics, and merging is invisible.
+//! Feeds random packets and random bytes: nothing panics, and merging is invisible.
 
 use std::collections::HashMap;
 
@@ -11,7 +11,7 @@ use super::split::{Super, complete_checksum};
 use super::tests::{ACK, ECE, FIN, PSH, Plan, coalesce, offsets, split};
 use super::vnet::{Gso, Vnet};
 
-/// Choices for one packet: port, IPv4, TCP, may be fragmented; payload, flags, gap before it; a
+/// The choices for one packet: port, IPv4, TCP, may be fragmented; payload, flags, gap before it; a
 /// wrong checksum, a fragment.
 type Choice = ((u16, bool, bool, bool), usize, u8, u32, (bool, bool));
 
@@ -48,7 +48,7 @@ fn plans() -> impl Strategy<Value = Vec<(Plan, bool, bool)>> {
     })
 }
 
-/// All but the number of an IPv4 packet that is never fragmented, and PSH.
+/// The packet, without PSH and without the number of an IPv4 packet that is never fragmented.
 fn comparable(mut packet: Vec<u8>) -> Vec<u8> {
     if packet[0] >> 4 == 4 && packet[6] & 0x40 != 0 {
         packet[4..6].fill(0);
@@ -57,7 +57,7 @@ fn comparable(mut packet: Vec<u8>) -> Vec<u8> {
     if pushes(&packet) {
         let (transport, checksum) = offsets(&packet);
         packet[transport + 13] &= !PSH;
-        // RFC 1624, with one zero.
+        // The checksum without PSH (RFC 1624), with a single form of zero.
         let old = u16::from_be_bytes([packet[checksum], packet[checksum + 1]]);
         let new = (u32::from(old) + u32::from(PSH)) % 0xffff;
         packet[checksum..checksum + 2].copy_from_slice(&new.to_be_bytes()[2..]);
@@ -71,7 +71,7 @@ fn pushes(packet: &[u8]) -> bool {
 }
 
 proptest! {
-    /// What the kernel segments again is, flow by flow, what came in.
+    /// The packets that the kernel segments again are, flow by flow, those that came in.
     #[test]
     fn merging_is_invisible(plans in plans()) {
         let packets: Vec<_> = plans
@@ -99,14 +99,14 @@ proptest! {
             }
         }
         prop_assert_eq!(out.len(), packets.len());
-        // Addresses and ports, and whether it is TCP; fragments belong to all.
+        // Addresses and ports, and whether it is TCP; a fragment may belong to any flow.
         let flow = |p: &Vec<u8>| (p[0] >> 4, offsets(p).1, p[offsets(p).0..offsets(p).0 + 4].to_vec());
         for of in packets.iter().map(flow) {
             let of_flow = |all: &[Vec<u8>]| -> Vec<_> {
                 all.iter().filter(|p| flow(p) == of).cloned().map(comparable).collect()
             };
             prop_assert_eq!(of_flow(&out), of_flow(&packets));
-            // A push comes with the packet or behind it.
+            // A PSH arrives with its packet or after it.
             let pushing = |all: &[Vec<u8>]| -> Vec<_> {
                 let flow = all.iter().filter(|p| flow(p) == of).enumerate();
                 flow.filter(|(_, p)| pushes(p)).map(|(index, _)| index).collect()

@@ -1,7 +1,8 @@
-//! From the remotes to the interface, and to the engine what is for the engine: one thread.
+//! Receives from the remotes and writes to the interface, or to the engine what is for the engine: one
+//! thread.
 //!
 //! An outer flow is one pair of addresses and ports, which network cards and kernels steer to one
-//! processor; more threads would only reorder it. Datagrams are received behind each other into one
+//! processor; more threads would only reorder it. Datagrams are received one after the other into one
 //! buffer, put together there, and written from there when the socket has no more.
 
 use std::io::{self, IoSlice};
@@ -27,25 +28,25 @@ use super::{Shared, large, split};
 use crate::engine::host::PacketShape;
 use crate::wire::inner::{self, Inner};
 
-/// Room for the most that comes with one call.
+/// Room for the most that one call receives.
 const ROOM: usize = 65_536;
-/// So many bytes are written before more are read: they are in the processor's cache.
+/// This many bytes are written before more are read: they are still in the processor's cache.
 const WRITE_FROM: usize = 32 * 1024;
 const BUFFER: usize = WRITE_FROM + ROOM;
-/// Calls after which others are looked at: another socket, another interface, the end.
+/// How many calls are made before other things are checked: another socket, another interface, the end.
 const TURN: usize = 64;
-/// Headers and payloads of one packet that is written.
+/// The headers and payloads of one packet that is written.
 const SLICES: usize = 1 + SEGMENTS as usize;
-/// No interface of Ethernet's takes more, so what is longer may be a large packet.
+/// No Ethernet interface takes more, so a longer packet may be a large one.
 const LARGE: usize = 1500;
 /// How often the MTU of the interface is asked for, at most.
 const ASK_EVERY: Duration = Duration::from_secs(1);
-/// How often addresses that were silent for too long are looked for.
+/// How often addresses that were silent for too long are searched for.
 const EXPIRE_EVERY: Duration = Duration::from_secs(1);
-/// What the kernel gets to find memory again.
+/// How long the kernel gets to find memory again.
 const PAUSE: Duration = Duration::from_millis(10);
 
-/// Reads the socket, whichever it is, until everything ends.
+/// Reads the current socket until everything ends.
 pub fn run(shared: &Shared) {
     let mut receiver = Receiver::new(shared);
     let mut patience = Patience::new();
@@ -55,7 +56,7 @@ pub fn run(shared: &Shared) {
         if let Some(former) = &socket
             && !current.as_ref().is_some_and(|current| Arc::ptr_eq(current, former))
         {
-            // What it still has was sent to us as well.
+            // The packets that a former socket still has were sent to this tunnel as well.
             for _ in 0..TURN {
                 if !receiver.forward(former).is_ok_and(|any| any) {
                     break;
@@ -73,12 +74,12 @@ pub fn run(shared: &Shared) {
             }
             Ok(false) if patience.looks_again() => continue,
             Ok(false) => (socket.as_ref().map(|socket| socket.as_fd()), expires),
-            // ENOMEM, most likely.
+            // Most likely ENOMEM.
             Err(_) => (None, Some(PAUSE)),
         };
         let woken = wake::wait(fd, &shared.changed, timeout);
         if woken.called {
-            // Before anything is looked at again.
+            // Before the state is looked at again.
             shared.changed.clear();
         }
         if woken.error
@@ -96,7 +97,7 @@ struct Receiver<'a> {
     coalescer: Coalescer,
     limit: ControlLimit,
     expired: Duration,
-    /// The MTU of the interface, and when it was asked for.
+    /// The MTU of the interface, and when it was read.
     mtu: Option<(usize, Duration)>,
 }
 
@@ -119,7 +120,7 @@ impl<'a> Receiver<'a> {
         self.coalescer.set_offload(offload);
     }
 
-    /// Forgets addresses; how long until the next time.
+    /// Forgets silent addresses. Returns how long it is until the next time.
     fn expire(&mut self) -> Option<Duration> {
         self.shared.forwarding().spec().learn.as_ref()?;
         let now = wake::now();
@@ -130,7 +131,7 @@ impl<'a> Receiver<'a> {
         Some(EXPIRE_EVERY)
     }
 
-    /// Delivers what the socket has; whether it had anything.
+    /// Delivers what the socket has. Returns whether it had anything.
     fn forward(&mut self, socket: &UdpSocket) -> io::Result<bool> {
         let mut used = 0;
         let mut any = false;
@@ -138,13 +139,13 @@ impl<'a> Receiver<'a> {
             match socket.receive(&mut self.buffer[used..]) {
                 Ok(received) => {
                     any = true;
-                    // What was read for the engine or for nobody is not kept.
+                    // Packets for the engine, and those that are dropped, are not kept in the buffer.
                     if self.datagrams(socket, used, &received) {
                         used += received.length;
                     }
                 }
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
-                // About what was sent (ICMP): nothing that came is lost.
+                // An error about a packet that was sent (ICMP): nothing that arrived is lost.
                 Err(e) if is_about_others(&e) => {
                     self.shared.read_errors(socket);
                     continue;
@@ -166,11 +167,13 @@ impl<'a> Receiver<'a> {
         Ok(true)
     }
 
-    /// Sorts the datagrams of one sender, which begin at `start`; whether any is to be delivered.
+    /// Sorts the datagrams of one sender, which begin at `start`. Returns whether any is to be
+    /// delivered.
     fn datagrams(&mut self, socket: &UdpSocket, start: usize, received: &Received) -> bool {
         let shared = self.shared;
         let Received { from, length, size, ecn, interface } = *received;
-        // Many datagrams, or one with a large packet of UDP in it: then the size is that of its own.
+        // Many datagrams, or one with a large UDP packet in it: in that case the size is that of the
+        // inner datagrams.
         let whole = Inner::parse(&self.buffer[start..start + length]);
         let is_large = size < length && whole.is_some_and(|inner| inner.length == length);
         let (size, datagrams) = if is_large { (length, Some(size)) } else { (size, None) };
@@ -194,7 +197,7 @@ impl<'a> Receiver<'a> {
                     drop(forwarding);
                     shared.change_forwarding(|table| table.learn(from, source, sender.now));
                     forwarding = shared.forwarding();
-                    continue; // it is known now
+                    continue; // the address is known now
                 }
                 Verdict::Control => self.limit_control(&forwarding, &sender, at..next),
                 Verdict::Drop(reason) => {
@@ -225,7 +228,8 @@ impl<'a> Receiver<'a> {
         }
     }
 
-    /// `ecn` is that of the outer header; false when the packet has to be dropped for it.
+    /// Adds a packet to those for the interface. `ecn` is the outer header's; false when the packet has
+    /// to be dropped for it.
     fn deliver(
         &mut self,
         socket: &UdpSocket,
@@ -249,7 +253,7 @@ impl<'a> Receiver<'a> {
         true
     }
 
-    /// That of the interface, as of a moment ago.
+    /// The MTU of the interface, as it was a moment ago.
     fn mtu(&mut self, socket: &UdpSocket) -> usize {
         let now = wake::now();
         if let Some((mtu, asked)) = self.mtu
@@ -284,19 +288,20 @@ impl<'a> Receiver<'a> {
     }
 }
 
-/// Who sent what is sorted.
+/// The sender whose datagrams are sorted.
 struct Sender {
     from: SocketAddr,
     /// The monotonic clock.
     now: Duration,
-    /// The last inner source address that was let in: most packets have the one before's.
+    /// The last inner source address that was accepted: most packets have the same one as the packet
+    /// before.
     known: Option<IpAddr>,
 }
 
-/// What becomes of a datagram.
+/// What is done with a datagram.
 enum Verdict {
     Deliver(Inner),
-    /// To be judged again once it is noted where this inner address is.
+    /// Judge it again once it is noted where this inner address is.
     Learn(IpAddr),
     Control,
     Drop(Reason),
@@ -334,14 +339,14 @@ impl Sender {
     }
 }
 
-/// Packets that the interface did not take, and why.
+/// How many packets the interface did not take, and why.
 struct Failed {
     packets: usize,
     error: io::Error,
 }
 
-/// A flow always goes to the same queue: the kernel reads its answers from there
-/// (`tun_flow_update`). What the kernel does not take as a whole is taken apart.
+/// Writes a packet to the queue of its flow, always the same one: the kernel delivers the answers there
+/// (`tun_flow_update`). A packet that the kernel does not take as a whole is split.
 fn write(interface: &Interface, buffer: &[u8], merged: &Merged<'_>) -> Result<(), Failed> {
     let queues = interface.queues();
     let queue = &queues[merged.flow as usize % queues.len()];
@@ -372,7 +377,7 @@ fn write(interface: &Interface, buffer: &[u8], merged: &Merged<'_>) -> Result<()
     written
 }
 
-/// Packet by packet, with nothing left to the kernel.
+/// Writes packet by packet, with nothing left to the kernel.
 fn write_apart(queue: &Queue, buffer: &[u8], merged: &Merged<'_>) -> Result<(), Failed> {
     let mut packet = buffer[merged.head.clone()].to_vec();
     merged.rest().for_each(|payload| packet.extend(&buffer[payload]));

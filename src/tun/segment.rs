@@ -1,5 +1,5 @@
-//! Which packets may become one large packet: those that differ in nothing but what the segments of
-//! a large packet differ in (`inet_gro_receive`, `tcp_gro_receive`, `udp_gro_receive_segment`).
+//! Decides which packets may become one large packet: those that differ only in what the segments of a
+//! large packet differ in (`inet_gro_receive`, `tcp_gro_receive`, `udp_gro_receive_segment`).
 
 use crate::wire::inner::Inner;
 use crate::wire::udp::UDP_HEADER_LEN;
@@ -24,13 +24,13 @@ pub struct Segment {
     pub headers: usize,
     /// Bytes of payload, at least one.
     pub size: usize,
-    /// Sequence number of TCP.
+    /// The sequence number of TCP.
     pub sequence: u32,
     pub push: bool,
 }
 
 impl Segment {
-    /// Whether the packet can be merged at all; its checksums are looked at later.
+    /// Whether the packet can be merged at all; its checksums are checked later.
     pub fn parse(packet: &[u8], inner: &Inner, offload: Offload) -> Option<Self> {
         let is_v4 = inner.source.is_ipv4();
         if inner.is_fragment || (is_v4 && inner.header_len != 20) {
@@ -41,7 +41,7 @@ impl Segment {
         let is_tcp = protocol == libc::IPPROTO_TCP;
         let (length, sequence, flags) = if is_tcp && offload != Offload::None {
             let tcp: &[u8; TCP_HEADER_LEN] = transport.first_chunk()?;
-            // Plain data only; ECE stands on every segment of a receiver that saw congestion.
+            // Plain data only; ECE is set on every segment of a receiver that saw congestion.
             if tcp[13] & !(PSH | ECE) != ACK {
                 return None;
             }
@@ -50,7 +50,7 @@ impl Segment {
         } else if protocol == libc::IPPROTO_UDP && offload == Offload::TcpAndUdp {
             let udp: &[u8; UDP_HEADER_LEN] = transport.first_chunk()?;
             let length = usize::from(u16::from_be_bytes([udp[4], udp[5]]));
-            // Without a checksum there would be one afterwards.
+            // A datagram without a checksum would have one afterwards.
             if length != transport.len() || udp[6..8] == [0, 0] {
                 return None;
             }
@@ -71,7 +71,7 @@ impl Segment {
         })
     }
 
-    /// Sequence number of what follows; 0 for UDP, as its own.
+    /// The sequence number of the next segment; 0 for UDP, which has none.
     #[allow(clippy::cast_possible_truncation)] // sequence numbers wrap
     pub fn next_sequence(self) -> u32 {
         if self.is_tcp { self.sequence.wrapping_add(self.size as u32) } else { 0 }
@@ -82,7 +82,7 @@ impl Segment {
         self.headers == other.headers && (self.is_tcp, self.is_v4) == (other.is_tcp, other.is_v4)
     }
 
-    /// Whether the checksums hold.
+    /// Whether the checksums are right.
     pub fn is_intact(self, packet: &[u8]) -> bool {
         let (ip, transport) = packet.split_at(self.ip);
         let addresses = if self.is_v4 { 12..20 } else { 8..40 };
@@ -97,7 +97,7 @@ impl Segment {
     }
 }
 
-/// Whether `packet` may be number `count` of those that begin with `first`, by its IP header.
+/// Whether `packet`, judged by its IP header, may be number `count` of those that begin with `first`.
 pub fn same_ip(first: &[u8], packet: &[u8], count: u16, is_v4: bool) -> bool {
     if !is_v4 {
         // Version, class and label; next header and hop limit; addresses.
@@ -108,11 +108,11 @@ pub fn same_ip(first: &[u8], packet: &[u8], count: u16, is_v4: bool) -> bool {
     first[..2] == packet[..2]
         && first[6..10] == packet[6..10]
         && first[12..20] == packet[12..20]
-        // The number has no meaning in what is never fragmented (RFC 6864).
+        // The number has no meaning in a packet that is never fragmented (RFC 6864).
         && (first[6] & DONT_FRAGMENT != 0 || id(packet) == id(first).wrapping_add(count))
 }
 
-/// Whether both headers differ in nothing but what segments differ in.
+/// Whether both headers differ only in what segments differ in.
 pub fn same_transport(first: &[u8], packet: &[u8], is_tcp: bool) -> bool {
     // Ports; for TCP acknowledgement and length, flags, window, urgent pointer and options.
     first[..4] == packet[..4]

@@ -1,5 +1,5 @@
-//! Sending through the UDP socket: many segments in one call where the kernel can do that, one
-//! datagram at a time where it cannot.
+//! Sends through the UDP socket: many segments in one call where the kernel can do that, otherwise one
+//! datagram at a time.
 
 use std::io::{self, IoSlice};
 use std::mem;
@@ -17,15 +17,15 @@ use super::socket::{REFUSALS, UdpSocket};
 use super::{read, wake, write};
 use crate::engine::Outgoing;
 
-/// Segments in one call (`UDP_MAX_SEGMENTS` in linux/udp.h; later kernels take 128).
+/// The most segments in one call (`UDP_MAX_SEGMENTS` in linux/udp.h; later kernels take 128).
 pub const MAX_SEGMENTS: usize = 64;
-/// Bytes in one call: what fits into an IPv4 packet (`__ip_append_data`).
+/// The most bytes in one call: what fits into an IPv4 packet (`__ip_append_data`).
 pub const MAX_BYTES: usize = 65_507;
 
-/// How long the network card gets to take something from a full buffer.
+/// How long a full buffer is given to drain into the network card.
 const FULL: Duration = Duration::from_millis(100);
 
-/// What the outer headers of datagrams that leave in one call have in common.
+/// What the outer headers have in common of datagrams that leave in one call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Outer {
     pub to: SocketAddr,
@@ -35,21 +35,21 @@ pub struct Outer {
 /// Datagrams to one remote, in their order.
 pub struct Datagrams<'a> {
     pub outer: Outer,
-    /// Bytes of each but the last, which may be shorter.
+    /// The size of each datagram except the last, which may be shorter.
     pub size: usize,
     pub slices: &'a [IoSlice<'a>],
     /// Where each datagram ends in `slices`.
     pub ends: &'a [usize],
 }
 
-/// What was done about errors of a call.
+/// What was done about errors during a call.
 #[derive(Default)]
 struct Remedies {
     waited: bool,
     tries: u8,
 }
 
-/// How often a call is made again because of what was heard of other packets.
+/// How often a call is repeated because of errors about other packets.
 const TRIES: u8 = 8;
 
 impl Outer {
@@ -62,24 +62,24 @@ impl Outer {
     }
 }
 
-/// What the sender of datagrams keeps, and asks.
+/// What the thread that sends datagrams keeps and calls.
 pub struct Sender<'a> {
     pub refused: &'a mut Refused,
-    /// Reads the socket's error queue; whether there was anything.
+    /// Reads the socket's error queue, and returns whether there was anything.
     pub read_errors: &'a dyn Fn() -> bool,
 }
 
-/// What became of datagrams.
+/// The result of sending datagrams.
 #[derive(Default)]
 struct Sent {
-    /// So many were not taken.
+    /// How many were not taken.
     failed: usize,
-    /// Some were too long to leave as they are.
+    /// Whether some were too long to leave unfragmented.
     in_fragments: bool,
 }
 
 impl UdpSocket {
-    /// Sends them all, or as many as the kernel takes; how many it did not.
+    /// Sends them all, or as many as the kernel takes. Returns how many it did not take.
     pub fn send_all(&self, datagrams: &Datagrams<'_>, sender: &mut Sender<'_>) -> usize {
         let Datagrams { outer, size, slices, ends } = *datagrams;
         if ends.len() == 1 {
@@ -101,7 +101,7 @@ impl UdpSocket {
                 Err(_) => return ends.len(),
             };
             let Sent { failed, in_fragments } = self.send_each(datagrams, sender.read_errors);
-            // If they were not too long, it was their number.
+            // If they were not too long, the kernel refused their number.
             if failed == 0 && !in_fragments {
                 self.count_refusal(&error);
             }
@@ -110,7 +110,7 @@ impl UdpSocket {
         self.send_each(datagrams, sender.read_errors).failed
     }
 
-    /// The kernel does not take many datagrams in one call, and takes each of them.
+    /// Notes that the kernel refuses many datagrams in one call, although it takes each of them.
     fn count_refusal(&self, error: &io::Error) {
         let for_good = matches!(error.raw_os_error(), Some(libc::EOPNOTSUPP | libc::ENOPROTOOPT));
         let before = self.gso_refused.fetch_add(1, Ordering::Relaxed);
@@ -122,7 +122,7 @@ impl UdpSocket {
         }
     }
 
-    /// One datagram each: `sendmmsg`, which stops at the first that fails.
+    /// Sends them one by one with `sendmmsg`, which stops at the first that fails.
     fn send_each(&self, datagrams: &Datagrams<'_>, read_errors: &dyn Fn() -> bool) -> Sent {
         let to = SockAddr::from(datagrams.outer.to);
         let control = datagrams.outer.control();
@@ -164,13 +164,14 @@ impl UdpSocket {
     fn send_many(&self, messages: &mut [libc::mmsghdr]) -> io::Result<usize> {
         let length = libc::c_uint::try_from(messages.len()).unwrap_or(0);
         let _not_fragmented = read(&self.fragmenting);
-        // SAFETY: so many messages, whose pointers are to things that outlive the call.
+        // SAFETY: the array has this many messages, and their pointers are to things that outlive the
+        // call.
         let taken =
             unsafe { libc::sendmmsg(self.socket.as_raw_fd(), messages.as_mut_ptr(), length, 0) };
         usize::try_from(taken).map_err(|_| io::Error::last_os_error())
     }
 
-    /// Sends a packet of the engine's. `most`: bytes of the longest that the path takes.
+    /// Sends a packet of the engine. `most`: the size of the longest payload that the path allows.
     ///
     /// # Errors
     /// What the kernel says: no route, no buffer, a payload longer than a datagram.
@@ -192,7 +193,7 @@ impl UdpSocket {
         self.send_message(out.to, &slices, &control, read_errors)
     }
 
-    /// Sends one datagram that is longer than the path takes, in fragments.
+    /// Sends one datagram that is longer than the path allows, in fragments.
     ///
     /// # Errors
     /// What the kernel says.
@@ -201,7 +202,7 @@ impl UdpSocket {
         self.send_fragmented(&header(&to, &[IoSlice::new(payload)], &outer.control()))
     }
 
-    /// One datagram. If the interface does not take it whole, it leaves in fragments.
+    /// Sends one datagram. If the interface does not take it whole, it leaves in fragments.
     fn send_message(
         &self,
         to: SocketAddr,
@@ -217,7 +218,7 @@ impl UdpSocket {
         }
     }
 
-    /// One `sendmsg`, again where that may help.
+    /// Calls `sendmsg`, and repeats it where that may help.
     fn call(&self, message: &libc::msghdr, read_errors: &dyn Fn() -> bool) -> io::Result<()> {
         let mut remedies = Remedies::default();
         loop {
@@ -232,8 +233,8 @@ impl UdpSocket {
         }
     }
 
-    /// Lets it be fragmented. It is a matter of the socket, so nobody else sends meanwhile; and it is
-    /// one datagram, whose number no other one has.
+    /// Allows this datagram to be fragmented. The setting belongs to the socket, so nobody else sends
+    /// meanwhile; and it is a single datagram, whose number no other one has.
     fn send_fragmented(&self, message: &libc::msghdr) -> io::Result<()> {
         let is_v4 = self.spec.address.is_ipv4();
         let _alone = write(&self.fragmenting);
@@ -246,8 +247,9 @@ impl UdpSocket {
         sent
     }
 
-    /// After a signal; once when the buffer was full. What was heard of packets that were sent before
-    /// (ICMP) is told by the next call, whatever that is for (`sock_error`): it is made again.
+    /// Whether to repeat a call: after a signal, and once when the buffer was full. An error about
+    /// packets that were sent before (ICMP) is returned by the next call, whatever that is for
+    /// (`sock_error`); such a call is repeated.
     fn may_retry(
         &self,
         error: &io::Error,
@@ -264,7 +266,7 @@ impl UdpSocket {
             Some(_) if is_about_others(error) => {
                 let heard = read_errors();
                 remedies.tries += 1;
-                // If it is too long itself, it is so the second time.
+                // A datagram that is too long itself fails the second time as well.
                 remedies.tries == 1 || (heard && remedies.tries < TRIES && !is_too_long(error))
             }
             _ => false,
@@ -272,13 +274,13 @@ impl UdpSocket {
     }
 }
 
-/// Whether the error says that segments are not taken; for a while they are not tried again.
+/// Whether the error says that segments are refused; they are not tried again for a while.
 fn has_to_send_each(error: &io::Error, datagrams: &Datagrams<'_>, refused: &mut Refused) -> bool {
     let to = datagrams.outer.to;
     match error.raw_os_error() {
         Some(libc::EMSGSIZE | libc::EINVAL) => refused.set(to, datagrams.size),
-        // On the way there is IPsec or, before Linux 6.11, a device without checksums: whatever the
-        // size.
+        // There is IPsec on the way or, before Linux 6.11, a device without checksums: this is so for
+        // any size.
         Some(libc::EIO) => refused.set(to, 0),
         Some(libc::EOPNOTSUPP | libc::ENOPROTOOPT) => {}
         _ => return false,
@@ -286,8 +288,8 @@ fn has_to_send_each(error: &io::Error, datagrams: &Datagrams<'_>, refused: &mut 
     true
 }
 
-/// Whether an error may be about packets that were sent before: what the kernel makes of ICMP
-/// (`icmp_err_convert` in net/ipv4/icmp.c, `tab_unreach` in net/ipv6/icmp.c).
+/// Whether an error may be about packets that were sent before: the errors that the kernel makes of
+/// ICMP (`icmp_err_convert` in net/ipv4/icmp.c, `tab_unreach` in net/ipv6/icmp.c).
 pub fn is_about_others(error: &io::Error) -> bool {
     matches!(
         error.raw_os_error(),
@@ -316,7 +318,7 @@ fn send_message(socket: &Socket, message: &libc::msghdr) -> io::Result<()> {
     if sent < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
-/// A field of the outer header (ip(7), ipv6(7)): `v4` or `v6`, as the remote is.
+/// Appends a field of the outer header (ip(7), ipv6(7)): `v4` or `v6`, as the remote is.
 fn push_field(
     control: &mut CmsgBuffer,
     to: SocketAddr,
@@ -331,7 +333,7 @@ fn push_field(
     control.push(level, kind, &libc::c_int::from(value).to_ne_bytes());
 }
 
-/// The pointers in it are good as long as the arguments are.
+/// A message whose pointers are valid as long as the arguments are.
 fn header(to: &SockAddr, slices: &[IoSlice<'_>], control: &CmsgBuffer) -> libc::msghdr {
     // SAFETY: plain numbers and pointers, of which zero is one.
     let mut message: libc::msghdr = unsafe { mem::zeroed() };

@@ -1,12 +1,12 @@
-//! Whether a bound address and port are ours alone.
+//! Whether this process alone is bound to an address and port.
 
 use std::fs;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsRawFd, BorrowedFd};
 
-/// Whether another socket of this namespace is bound to just this address and port. `ours` are
-/// sockets that may be.
+/// Whether another socket of this namespace is bound to exactly this address and port. Sockets in
+/// `ours` do not count.
 ///
 /// # Errors
 /// When the kernel does not tell.
@@ -27,13 +27,13 @@ fn holders(table: &str, address: SocketAddr) -> impl Iterator<Item = u64> {
     table.lines().filter_map(move |line| {
         let mut words = line.split_ascii_whitespace();
         let is_wanted = words.nth(1)? == wanted;
-        // remote address, state, queues, timer, retransmissions, user, timeout
+        // The columns before it: remote address, state, queues, timer, retransmissions, user, timeout.
         let inode = words.nth(7)?.parse().ok()?;
         is_wanted.then_some(inode)
     })
 }
 
-/// An address as the kernel prints it: its 32-bit words as they are in memory.
+/// An address as the kernel prints it: its 32-bit words in the byte order of memory.
 fn text(address: SocketAddr) -> String {
     let bytes = match address.ip() {
         IpAddr::V4(v4) => v4.octets().to_vec(),

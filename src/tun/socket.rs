@@ -1,4 +1,4 @@
-//! The UDP socket: made, and read from. Sending is in `send.rs`.
+//! The UDP socket: opening it, and reading from it. Sending is in `send.rs`.
 
 use std::io::{self, IoSliceMut};
 use std::mem;
@@ -16,13 +16,13 @@ use super::shared_port;
 use super::unreachable::{self, Unreachable};
 use crate::engine::host::SocketSpec;
 
-/// Room for some milliseconds of a fast sender's packets, doubled by the kernel (socket(7)).
+/// Room for some milliseconds of a fast sender's packets; the kernel doubles it (socket(7)).
 const BUFFER: usize = 4 << 20;
-/// Errors that are read at a time: others can make as many as they like.
+/// How many errors are read at a time: others can cause as many as they like.
 const ERRORS: usize = 64;
 
-/// Calls with many segments that were refused one after the other, after which no more are made. Until
-/// the kernel took one, the first is enough.
+/// After this many refused calls with many segments in a row, no more are made. Until the kernel has
+/// taken one, a single refusal is enough.
 pub const REFUSALS: u32 = 3;
 
 /// A bound UDP socket.
@@ -31,11 +31,11 @@ pub struct UdpSocket {
     pub(super) spec: SocketSpec,
     /// Whether many segments may be sent in one call (`UDP_SEGMENT`).
     pub(super) gso: AtomicBool,
-    /// Calls that were refused because of that, since one was not.
+    /// How many calls have been refused because of that since the last one that was not.
     pub(super) gso_refused: AtomicU32,
-    /// Held alone while what is sent may be fragmented, and shared while it may not.
+    /// Held exclusively while what is sent may be fragmented, and shared while it may not.
     pub(super) fragmenting: RwLock<()>,
-    /// Whether many datagrams may come in one call (`UDP_GRO`).
+    /// Whether many datagrams may arrive in one call (`UDP_GRO`).
     gro: bool,
 }
 
@@ -46,13 +46,14 @@ pub struct Received {
     pub length: usize,
     /// Bytes of each datagram but the last.
     pub size: usize,
-    /// Of all outer headers: the kernel puts together only what is alike (`inet_gro_receive`).
+    /// The field of all outer headers: the kernel puts together only packets that are alike
+    /// (`inet_gro_receive`).
     pub ecn: Ecn,
-    /// The number of the interface that they came in by.
+    /// The index of the interface by which they came in.
     pub interface: Option<u32>,
 }
 
-/// What is said of a packet that was sent.
+/// What is reported about a packet that was sent.
 pub enum Word {
     TooLong(TooLong),
     Unreachable(Unreachable),
@@ -62,8 +63,8 @@ impl UdpSocket {
     /// Opens and binds a socket.
     ///
     /// # Errors
-    /// `AddrInUse`, `AddrNotAvailable`; `NotFound` when there is no such device; without
-    /// CAP_NET_ADMIN `PermissionDenied` when a mark is asked for.
+    /// `AddrInUse`, `AddrNotAvailable`; `NotFound` when there is no such device; `PermissionDenied`
+    /// when a mark is requested without CAP_NET_ADMIN.
     pub fn open(spec: &SocketSpec) -> io::Result<Self> {
         let domain = Domain::for_address(spec.address);
         let socket = Socket::new(domain, Type::DGRAM.nonblocking(), Some(Protocol::UDP))?;
@@ -73,11 +74,12 @@ impl UdpSocket {
         UdpSocket::set_up(socket, spec, |socket| socket.bind(&spec.address.into()))
     }
 
-    /// Takes over the socket of an earlier process. It has to be bound as `spec` says, but for the
+    /// Takes over the socket of an earlier process. It has to be bound as `spec` says, except for the
     /// address.
     ///
     /// # Errors
-    /// `InvalidInput` when it has another port or device; `AddrInUse` when it is not alone there.
+    /// `InvalidInput` when it has another port or device; `AddrInUse` when another socket shares its
+    /// port.
     pub fn adopt(spec: &SocketSpec, socket: OwnedFd) -> io::Result<Self> {
         let socket = Socket::from(socket);
         let device = spec.device.as_ref().map(|device| device.as_str().as_bytes().to_vec());
@@ -85,7 +87,7 @@ impl UdpSocket {
         if bound.port() != spec.address.port() || socket.device()? != device {
             return Err(io::ErrorKind::InvalidInput.into());
         }
-        // An earlier version let others share it while it moved.
+        // An earlier version let others share the port while it moved.
         if shared_port::has_another(bound, &[socket.as_fd()]).unwrap_or(false) {
             return Err(io::ErrorKind::AddrInUse.into());
         }
@@ -99,17 +101,17 @@ impl UdpSocket {
         bind: impl FnOnce(&Socket) -> io::Result<()>,
     ) -> io::Result<Self> {
         let device = spec.device.as_ref().map(|device| device.as_str().as_bytes());
-        // To say it again takes CAP_NET_RAW (`sock_bindtoindex_locked`).
+        // Setting the device again takes CAP_NET_RAW (`sock_bindtoindex_locked`).
         if socket.device()?.as_deref() != device {
             socket.bind_device(device)?;
         }
-        // So does this (CAP_NET_ADMIN).
+        // Setting the mark takes CAP_NET_ADMIN.
         let mark = spec.mark.unwrap_or(0);
         if socket.mark()? != mark {
             socket.set_mark(mark)?;
         }
         enlarge_buffers(&socket);
-        // Only over IPv4 may the checksum be left out (RFC 768, RFC 8200).
+        // Only over IPv4 may the checksum be omitted (RFC 768, RFC 8200).
         let no_checksum = spec.checksum == Some(false) && spec.address.is_ipv4();
         set_option(&socket, libc::SOL_SOCKET, libc::SO_NO_CHECK, no_checksum.into())?;
         path::discover(&socket, spec.address.is_ipv4())?;
@@ -121,8 +123,8 @@ impl UdpSocket {
             set_option(&socket, libc::SOL_IPV6, libc::IPV6_RECVPKTINFO, 1)?;
         }
         let gro = set_option(&socket, libc::SOL_UDP, libc::UDP_GRO, 1).is_ok();
-        // The kernel refuses segmentation without checksums (`udp_send_skb`), and older ones do not
-        // know it.
+        // The kernel refuses segmentation without checksums (`udp_send_skb`), and older kernels do not
+        // have it.
         let gso = !no_checksum && set_option(&socket, libc::SOL_UDP, libc::UDP_SEGMENT, 0).is_ok();
         bind(&socket)?;
         let mut spec = spec.clone();
@@ -143,8 +145,8 @@ impl UdpSocket {
         &self.spec
     }
 
-    /// Whether the interface that it is bound to is still there. A new one of the same name is
-    /// another one (`sock_getbindtodevice` says ENODEV).
+    /// Whether the interface to which it is bound is still there. A new one of the same name is a
+    /// different one (`sock_getbindtodevice` says ENODEV).
     pub fn has_device(&self) -> bool {
         match (&self.spec.device, self.socket.device()) {
             (None, _) => true,
@@ -161,7 +163,7 @@ impl UdpSocket {
         self.gro
     }
 
-    /// Receives what came with one call: one datagram, or many of one sender.
+    /// Receives what one call returns: one datagram, or many from one sender.
     ///
     /// # Errors
     /// `WouldBlock` when there is nothing.
@@ -175,8 +177,8 @@ impl UdpSocket {
         Ok(Received { from, length, size, ecn, interface })
     }
 
-    /// Hands out what the kernel and routers say of packets that did not arrive; whether there was
-    /// anything.
+    /// Hands out what the kernel and routers say about packets that did not arrive. Returns whether
+    /// there was anything.
     pub fn read_errors(&self, mut look: impl FnMut(Word)) -> bool {
         let mut any = false;
         for _ in 0..ERRORS {
@@ -189,14 +191,14 @@ impl UdpSocket {
                         look(word);
                     }
                 }
-                Err(_) => break, // there is nothing more
+                Err(_) => break, // there are no more
             }
         }
         any
     }
 
-    /// One `recvmsg`: whose address it names, and how many bytes came. `look` is given these, and
-    /// each control message.
+    /// Calls `recvmsg` once. Returns the address that it names, and how many bytes arrived. `look` gets
+    /// each control message with that number.
     fn receive_message(
         &self,
         buffer: &mut [u8],
@@ -225,7 +227,7 @@ impl UdpSocket {
     }
 }
 
-/// What the control messages of a call say.
+/// What the control messages of one call say.
 #[derive(Clone, Copy)]
 struct Parts {
     size: usize,
@@ -233,7 +235,7 @@ struct Parts {
     interface: Option<u32>,
 }
 
-/// An extended error: `struct sock_extended_err` of linux/errqueue.h, and the address behind it.
+/// An extended error: `struct sock_extended_err` of linux/errqueue.h, and the address after it.
 #[derive(Clone, Copy)]
 struct Said {
     error: libc::c_int,
@@ -260,7 +262,7 @@ impl Said {
         Some(Said { error, origin, kind, code, info, by })
     }
 
-    /// What it says of a packet that was sent there.
+    /// What the error says about a packet that was sent there.
     fn about(self, to: SocketAddr) -> Option<Word> {
         let said_by = match self.origin {
             libc::SO_EE_ORIGIN_LOCAL => SaidBy::Kernel,
@@ -280,7 +282,7 @@ impl Said {
     }
 }
 
-/// Who said it: a `sockaddr` of a family that we know (`SO_EE_OFFENDER`).
+/// Who reported it: a `sockaddr`, if its family is known here (`SO_EE_OFFENDER`).
 fn offender(address: &[u8]) -> Option<IpAddr> {
     let (family, rest) = address.split_first_chunk()?;
     match libc::c_int::from(u16::from_ne_bytes(*family)) {
@@ -291,7 +293,7 @@ fn offender(address: &[u8]) -> Option<IpAddr> {
 }
 
 impl Parts {
-    /// Of so many bytes: one datagram, unless something else is said.
+    /// For a call that received this many bytes: one datagram, unless a control message says otherwise.
     fn of(length: usize) -> Self {
         Parts { size: length, ecn: Ecn::NotCapable, interface: None }
     }
@@ -328,10 +330,10 @@ impl AsFd for UdpSocket {
     }
 }
 
-/// As large as we like with CAP_NET_ADMIN, else as large as the host allows.
+/// Makes the buffers as large as wanted with CAP_NET_ADMIN, otherwise as large as the host allows.
 fn enlarge_buffers(socket: &Socket) {
     let size = libc::c_int::try_from(BUFFER).unwrap_or(libc::c_int::MAX);
-    // A smaller buffer is slower, not wrong.
+    // A smaller buffer is slower, but not wrong.
     if set_option(socket, libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, size).is_err() {
         let _ = socket.set_recv_buffer_size(BUFFER);
     }

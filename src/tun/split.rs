@@ -1,5 +1,5 @@
-//! A large packet of the TUN device, taken apart into the segments that go over the wire: what the
-//! kernel's `tcp_gso_segment`, `__udp_gso_segment` and `inet_gso_segment` would have done.
+//! Splits a large packet of the TUN device into the segments that go over the wire, as the kernel's
+//! `tcp_gso_segment`, `__udp_gso_segment` and `inet_gso_segment` would have done.
 //!
 //! Only headers are written. Payloads stay where they were read to, and are sent from there.
 
@@ -15,7 +15,7 @@ use super::vnet::{Gso, Vnet};
 const FIN: u8 = 0x01;
 const CWR: u8 = 0x80;
 
-/// A packet that is to be taken apart.
+/// A large packet that is to be split.
 pub struct Super {
     header_len: usize,
     /// Bytes of the IP header, without the extension headers of IPv6.
@@ -24,15 +24,15 @@ pub struct Super {
     transport: usize,
     is_v4: bool,
     kind: Kind,
-    /// Payload bytes of each segment but the last.
+    /// The payload size of each segment except the last.
     size: usize,
-    /// Payload bytes of all.
+    /// The payload size of all segments together.
     payload: usize,
     id: u16,
-    /// Sum over what all segments have the same in the IPv4 header.
+    /// The sum over the fields of the IPv4 header that are the same in all segments.
     ip_sum: Sum,
-    /// Sum over what all segments have the same in the TCP or UDP header, and over the pseudo-header
-    /// but for the length.
+    /// The sum over the fields of the TCP or UDP header that are the same in all segments, and over the
+    /// pseudo-header without its length.
     transport_sum: Sum,
 }
 
@@ -43,8 +43,8 @@ enum Kind {
 }
 
 impl Super {
-    /// `None` for a packet that is not what the header says. No segment of TCP gets longer than
-    /// `most` bytes: where its stream is cut is nobody's business. Datagrams stay whole.
+    /// `None` for a packet that does not match its header. No TCP segment gets longer than `most`
+    /// bytes: where a TCP stream is cut does not matter to anybody. Datagrams stay whole.
     pub fn parse(packet: &[u8], inner: &Inner, vnet: &Vnet, most: usize) -> Option<Self> {
         let transport = usize::from(vnet.csum_start);
         let is_v4 = inner.source.is_ipv4();
@@ -75,9 +75,9 @@ impl Super {
             return None;
         }
         let (ip, header) = (packet.get(..transport)?, header.get(..transport_len)?);
-        // The field holds the sum over the pseudo-header (`CHECKSUM_PARTIAL`), whose destination is
-        // the last one of all: not that of the IP header where there is a routing header or a source
-        // route. Only the length in it is to be another (`tcp_gso_segment`).
+        // The field holds the sum over the pseudo-header (`CHECKSUM_PARTIAL`), whose destination is the
+        // final one: where there is a routing header or a source route, that differs from the one in
+        // the IP header. Only the length in it has to be replaced (`tcp_gso_segment`).
         let length = low_u16(inner.length - transport);
         let pseudo = checksum::sum(&header[field.clone()]) + word(!length);
         let same = match kind {
@@ -91,7 +91,7 @@ impl Super {
             Kind::Udp => checksum::sum(&header[..4]),
         };
         let id = u16::from_be_bytes([ip[4], ip[5]]);
-        // All but length, number and checksum.
+        // All fields except length, number and checksum.
         let ip_sum = match is_v4 {
             true => [0..2, 6..10, 12..inner.header_len].map(|part| checksum::sum(&ip[part])),
             false => [0; 3],
@@ -127,7 +127,7 @@ impl Super {
     }
 
     /// Writes the headers of segment `index` to the beginning of `out`, which has room for
-    /// [`Super::header_len`] bytes. `packet` is the one that was parsed.
+    /// [`Super::header_len`] bytes. `packet` must be the one that was parsed.
     pub fn write_header(&self, packet: &[u8], index: usize, out: &mut [u8]) {
         let range = self.payload(index);
         let offset = range.start - self.header_len;
@@ -176,21 +176,21 @@ impl Super {
 }
 
 /// Computes the checksum that the kernel left to the device: the field holds the sum over the
-/// pseudo-header (`CHECKSUM_PARTIAL`). False when it is outside of the packet.
+/// pseudo-header (`CHECKSUM_PARTIAL`). False when the field is outside of the packet.
 pub fn complete_checksum(packet: &mut [u8], vnet: &Vnet) -> bool {
     let start = usize::from(vnet.csum_start);
     let offset = usize::from(vnet.csum_offset);
     let Some(covered) = packet.get_mut(start..) else { return false };
     let sum = checksum::sum(covered);
     let Some(field) = covered.get_mut(offset..offset + 2) else { return false };
-    // Of the protocols that the kernel leaves to a device, UDP has its checksum at 6.
+    // Of the protocols whose checksum the kernel leaves to a device, UDP is the one that has it at 6.
     let sum = if offset == 6 { udp_checksum(sum) } else { checksum::finish(sum) };
     field.copy_from_slice(&sum);
     true
 }
 
-/// Hands out what a packet becomes when nothing is left to anybody: its segments, each in parts, or
-/// itself with its checksum. Nothing of a packet that is not what the header says.
+/// Hands out what a packet becomes when nothing is left to the device: its segments, each in parts, or
+/// the packet itself with its checksum. Hands out nothing for a packet that does not match its header.
 pub fn each(packet: &mut [u8], vnet: &Vnet, mut take: impl FnMut(&[&[u8]])) {
     if vnet.gso == Gso::None {
         if !vnet.needs_csum || complete_checksum(packet, vnet) {
@@ -207,7 +207,7 @@ pub fn each(packet: &mut [u8], vnet: &Vnet, mut take: impl FnMut(&[&[u8]])) {
     }
 }
 
-/// Zero means that there is none, and is written as its other form (RFC 768).
+/// Zero would mean that there is no checksum, so it is written as its other form (RFC 768).
 fn udp_checksum(sum: Sum) -> [u8; 2] {
     match checksum::finish(sum) {
         [0, 0] => [0xff, 0xff],
@@ -215,7 +215,7 @@ fn udp_checksum(sum: Sum) -> [u8; 2] {
     }
 }
 
-/// Packets and what is in them have at most 65,535 bytes, and sequence numbers wrap.
+/// Narrows a number: packets and their parts have at most 65,535 bytes, and sequence numbers wrap.
 #[allow(clippy::cast_possible_truncation)]
 fn low_u16(value: usize) -> u16 {
     value as u16
@@ -236,11 +236,11 @@ mod tests {
     const NEXT: [u8; 16] = [0xfd, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2];
     const LAST: [u8; 16] = [0xfd, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 3];
 
-    /// An IPv6 header, and extension headers whose first byte (what follows) is filled in.
+    /// An IPv6 header, and extension headers whose first byte (the protocol that follows) is filled in.
     fn v6(extensions: &[(u8, Vec<u8>)], transport: u8, destination: [u8; 16]) -> Vec<u8> {
         let mut header = vec![0x60, 0, 0, 0, 0, 0, transport, 9];
         header.extend([SOURCE, destination].concat());
-        let mut next = 6; // where the number of the next header stands
+        let mut next = 6; // where the number of the next header is
         for (number, bytes) in extensions {
             header[next] = *number;
             next = header.len();
@@ -272,7 +272,7 @@ mod tests {
         pseudo
     }
 
-    /// The packet as the kernel hands it over; `addresses` are those that its checksum is over.
+    /// The packet as the kernel hands it over; `addresses` are those that its checksum covers.
     fn large(header: &[u8], addresses: &[u8], payload: usize, size: u16) -> (Vec<u8>, Vnet) {
         let mut packet = header.to_vec();
         packet.extend([0, 80, 0, 90, 0, 0, 0, 1, 0, 0, 0, 2, 0x50, 0x18, 1, 0, 0, 0, 0, 0]);
@@ -293,7 +293,7 @@ mod tests {
         (packet, vnet)
     }
 
-    /// Whether the checksum is right, in the eyes of the last host.
+    /// Whether the checksum is right for the last host.
     fn holds(segment: &[u8], transport: usize, addresses: &[u8]) -> bool {
         let mut covered = pseudo(addresses, 6, segment.len() - transport);
         covered.extend(&segment[transport..]);
@@ -306,7 +306,7 @@ mod tests {
         segments
     }
 
-    /// Headers in front of TCP, and the addresses that its checksum is over.
+    /// Headers before TCP, and the addresses that its checksum covers.
     fn routed() -> Vec<(Vec<u8>, Vec<u8>)> {
         let of = |last: [u8; 16]| [SOURCE, last].concat();
         let mut type_2 = vec![0, 2, 2, 1, 0, 0, 0, 0];
@@ -314,7 +314,7 @@ mod tests {
         let hop_by_hop = vec![0, 0, 1, 4, 0, 0, 0, 0];
         let options = vec![0, 1, 1, 12, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
         let authentication = [vec![0, 4], vec![0; 22]].concat();
-        // The address in the header is the last one where no segments are left.
+        // Where no segments are left, the address in the header is the last one.
         vec![
             (v6(&[(43, segment_routing(2, 1))], 6, NEXT), of(LAST)),
             (v6(&[(43, segment_routing(20, 19))], 6, NEXT), of(LAST)),
@@ -322,7 +322,7 @@ mod tests {
             (v6(&[(43, type_2.clone())], 6, NEXT), of(LAST)),
             (v6(&[(0, hop_by_hop), (43, type_2), (60, options)], 6, NEXT), of(LAST)),
             (v6(&[(51, authentication)], 6, LAST), of(LAST)),
-            // Loose source routes, before and behind their end; no operation first.
+            // Loose and strict source routes, before and at their end; a no-operation option first.
             (v4(&[1, 131, 7, 4, 10, 0, 0, 3], 6), vec![10, 0, 0, 1, 10, 0, 0, 3]),
             (v4(&[137, 7, 4, 10, 0, 0, 3, 0], 6), vec![10, 0, 0, 1, 10, 0, 0, 3]),
             (v4(&[131, 7, 8, 10, 0, 0, 3, 0], 6), vec![10, 0, 0, 1, 10, 0, 0, 2]),

@@ -1,5 +1,6 @@
-//! Where inner packets are sent, and whose packets are taken: the engine's [`PeerTable`], as packets are
-//! looked up in it. With `--learn` it also holds which inner address was seen behind which remote.
+//! Where inner packets are sent, and from whom they are accepted: the engine's [`PeerTable`] in a form
+//! for looking packets up. With `--learn` it also holds which inner address was seen behind which
+//! remote.
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, SocketAddr};
@@ -12,7 +13,7 @@ use prefix_trie::PrefixMap;
 use crate::engine::host::surroundings::Surroundings;
 use crate::engine::host::{PeerTable, RemoteSpec};
 
-/// The table that packets are looked up in.
+/// The table in which packets are looked up.
 #[derive(Debug, Default)]
 pub struct Forwarding {
     spec: PeerTable,
@@ -30,13 +31,13 @@ struct Learned {
     last_seen: AtomicU64,
 }
 
-/// What becomes of an inner packet that came from outside.
+/// What is done with an inner packet that came from outside.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Judgement {
     Deliver,
-    /// Deliver once it is noted ([`Forwarding::learn`]) where the inner address is.
+    /// Deliver it once it is noted ([`Forwarding::learn`]) where the inner address is.
     Learn,
-    /// From a remote that is not let in.
+    /// It is from a remote that is not admitted.
     Stranger,
     /// The remote may not send from this inner address.
     WrongSource,
@@ -57,12 +58,12 @@ impl Forwarding {
         &self.around
     }
 
-    /// Takes what is known of the host now.
+    /// Takes new facts about the host.
     pub fn surround(&mut self, around: Surroundings) {
         self.around = around;
     }
 
-    /// Takes a new specification. What was learned behind remotes that stay, stays.
+    /// Replaces the specification. What was learned behind remotes that stay is kept.
     pub fn replace(&mut self, spec: PeerTable) {
         let gone = |remote: &SocketAddr| {
             self.spec.remotes.contains_key(remote) && !spec.remotes.contains_key(remote)
@@ -90,14 +91,14 @@ impl Forwarding {
         self.sources.insert(address, sources);
     }
 
-    /// Adds one remote, or exchanges what it has of the table. What was learned behind it stays.
+    /// Adds one remote, or replaces its entry. What was learned behind it is kept.
     pub fn add_remote(&mut self, address: SocketAddr, remote: RemoteSpec) {
         self.forget_destinations(address);
         self.index(address, &remote);
         self.spec.remotes.insert(address, remote);
     }
 
-    /// Takes one remote out, and forgets what was learned behind it; whether it was there.
+    /// Removes one remote, and forgets what was learned behind it. Returns whether it was there.
     pub fn remove_remote(&mut self, address: SocketAddr) -> bool {
         self.forget_destinations(address);
         self.sources.remove(&address);
@@ -118,7 +119,7 @@ impl Forwarding {
         self.destinations.get(destination).copied().or_else(learned)
     }
 
-    /// Whether this remote is let in.
+    /// Whether this remote is admitted.
     pub fn admits(&self, remote: SocketAddr) -> bool {
         let admits = |spec: &RemoteSpec| self.spec.learn.is_some() || !spec.sources.is_empty();
         self.spec.remotes.get(&remote).is_some_and(admits)
@@ -131,7 +132,7 @@ impl Forwarding {
             || (from_anybody && self.learned.values().any(|learned| learned.remote == remote))
     }
 
-    /// What becomes of an inner packet from `source` that came from the remote `from`. `now` is the
+    /// Decides about an inner packet from `source` that came from the remote `from`. `now` is the
     /// monotonic clock.
     pub fn judge(&self, from: SocketAddr, source: IpAddr, now: Duration) -> Judgement {
         let sources = self.sources.get(&from);
@@ -160,8 +161,8 @@ impl Forwarding {
         }
     }
 
-    /// Whether it may be noted that `source` is behind `from`: not when it is outside of the
-    /// networks that are learned, belongs to a remote that is alive, or the table is full.
+    /// Whether it may be noted that `source` is behind `from`: not when `source` is outside of the
+    /// networks that are learned or belongs to a remote that is alive, nor when the table is full.
     fn may_learn(&self, from: SocketAddr, source: IpAddr, now: Duration) -> bool {
         let Some(learn) = &self.spec.learn else { return false };
         let inside = learn.within.iter().any(|network| network.contains(&source));
@@ -173,7 +174,7 @@ impl Forwarding {
             }
     }
 
-    /// Notes that `source` is behind `from`, if that may be; whether it was noted.
+    /// Notes that `source` is behind `from`, if that is allowed. Returns whether it was noted.
     pub fn learn(&mut self, from: SocketAddr, source: IpAddr, now: Duration) -> bool {
         let may = self.may_learn(from, source, now);
         if may {
@@ -183,14 +184,14 @@ impl Forwarding {
         may
     }
 
-    /// Notes that a remote is alive, and all that was learned behind it.
+    /// Notes that a remote is alive, and so is everything that was learned behind it.
     pub fn heard_of(&self, remote: SocketAddr, now: Duration) {
         for learned in self.learned.values().filter(|learned| learned.remote == remote) {
             learned.last_seen.store(millis(now), Ordering::Relaxed);
         }
     }
 
-    /// Forgets what was silent for too long, and makes room; whether there was anything.
+    /// Forgets what was silent for too long, and makes room. Returns whether there was anything.
     pub fn expire(&mut self, now: Duration) -> bool {
         let Some(learn) = &self.spec.learn else { return false };
         let before = self.learned.len();
@@ -204,7 +205,7 @@ impl Forwarding {
         self.learned.iter().map(|(inner, l)| (*inner, l.remote, age(l))).collect()
     }
 
-    /// How long ago something came from the remotes behind which addresses were learned.
+    /// How long ago something came from each remote behind which addresses were learned.
     pub fn silent(&self, now: Duration) -> BTreeMap<SocketAddr, Duration> {
         let mut silent = BTreeMap::new();
         for (_, remote, age) in self.learned(now) {
@@ -229,7 +230,7 @@ fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// The longest prefix wins.
+/// Networks, of which the longest matching prefix wins.
 #[derive(Debug)]
 struct Networks<T> {
     v4: PrefixMap<Ipv4Net, T>,

@@ -1,4 +1,4 @@
-//! Large packets taken apart and put together again, with etherparse as the independent reader.
+//! Splits large packets and puts them together again, with etherparse as the independent reader.
 
 use etherparse::{IpNumber, NetSlice, PacketBuilder, SlicedPacket, TransportSlice};
 
@@ -57,7 +57,7 @@ impl Plan {
         if self.v4 { 20 } else { 40 }
     }
 
-    /// With right checksums.
+    /// Builds the packet with right checksums.
     pub fn build(&self) -> Vec<u8> {
         let ip =
             if self.v4 { PacketBuilder::ipv4(A, B, 9) } else { PacketBuilder::ipv6(A6, B6, 9) };
@@ -65,7 +65,7 @@ impl Plan {
         if self.tcp {
             let mut tcp = ip.tcp(self.port, 80, self.sequence, 500).ack(77);
             if self.options {
-                // Two for alignment, and a timestamp.
+                // Two no-operations for alignment, and a timestamp.
                 tcp = tcp.options_raw(&[1, 1, 8, 10, 1, 2, 3, 4, 5, 6, 7, 8]).unwrap();
             }
             tcp.write(&mut packet, &self.payload).unwrap();
@@ -83,7 +83,7 @@ impl Plan {
         packet
     }
 
-    /// As the kernel hands it over: the sum over the pseudo-header for a checksum.
+    /// The packet as the kernel hands it over: with the sum over the pseudo-header as its checksum.
     fn large(&self, size: u16) -> (Vec<u8>, Vnet) {
         let mut packet = self.build();
         let (ip, offset) = (self.ip(), if self.tcp { 16 } else { 6 });
@@ -117,7 +117,7 @@ pub fn plain_sum(bytes: &[u8]) -> u16 {
     !u16::try_from((sum & 0xffff) + (sum >> 16)).unwrap()
 }
 
-/// Checksums by etherparse.
+/// The checksums as etherparse computes them.
 fn checksums(packet: &[u8]) -> (Option<u16>, u16) {
     let sliced = SlicedPacket::from_ip(packet).unwrap();
     let header = match sliced.net.unwrap() {
@@ -142,7 +142,7 @@ pub fn offsets(packet: &[u8]) -> (usize, usize) {
     (ip, ip + if IpNumber(protocol) == etherparse::ip_number::TCP { 16 } else { 6 })
 }
 
-/// Puts the checksums in.
+/// Writes the checksums into the packet.
 fn seal(packet: &mut [u8]) {
     let (header, transport) = checksums(packet);
     if let Some(header) = header {
@@ -172,7 +172,7 @@ pub fn split(packet: &[u8], vnet: &Vnet) -> Vec<Vec<u8>> {
         .collect()
 }
 
-/// What is written to the device for these packets.
+/// What the coalescer writes to the device for these packets.
 pub fn coalesce(packets: &[Vec<u8>], offload: Offload) -> Vec<(Vec<u8>, Vnet, u16)> {
     let mut coalescer = Coalescer::new(offload);
     let mut buffer = packets.concat();
@@ -338,7 +338,7 @@ fn a_fragment_is_not_overtaken() {
 
 #[test]
 fn udp_without_checksum_keeps_none() {
-    // Its sum happens to be right, too.
+    // The sum in place of its checksum happens to be right, too.
     let mut packet = Plan { payload: vec![0; 100], ..Plan::udp(0) }.build();
     packet.copy_within(26..28, 126);
     packet[26..28].fill(0);

@@ -1,7 +1,7 @@
-//! From the interface to the remotes: one thread per queue.
+//! Reads from the interface and sends to the remotes: one thread per queue.
 //!
-//! Packets are read behind each other into one buffer and sent from there, headers of segments from
-//! a second, small one. What goes to the same remote and is of one length leaves in one call. The
+//! Packets are read one after the other into one buffer and sent from there; the headers of segments
+//! come from a second, small buffer. Packets of one length to the same remote leave in one call. The
 //! thread waits for nothing: when the interface has no more, it sends what there is.
 
 use std::io::{self, IoSlice};
@@ -30,16 +30,18 @@ use super::wake::{self, Patience};
 
 /// Room for the largest packet with its header.
 const ROOM: usize = vnet::LEN + 65_536;
-/// A large packet whose last segments wait, and the next one; not more, for the processor's cache.
+/// Room for a large packet whose last segments wait, and for the next one; no more, for the processor's
+/// cache.
 const BUFFER: usize = 2 * ROOM;
-/// Room for the headers of one call's segments: 64 of 120 bytes, which IPv4 and TCP have with all
-/// their options, and as much for one packet with many extension headers of IPv6.
+/// Room for the headers of one call's segments: 64 of 120 bytes, which is IPv4 and TCP with all their
+/// options, and as much again for one packet with many IPv6 extension headers.
 const HEADERS: usize = 16 * 1024;
-/// Errors about unreachable destinations, and about packets that are too long, for each sender.
+/// The limit on errors about unreachable destinations and about packets that are too long, for each
+/// sender.
 const ERRORS_PER_SECOND: u32 = 10;
-/// Packets after which others are looked at: another socket, the end.
+/// How many packets are read before other things are checked: another socket, the end.
 const TURN: usize = 64;
-/// What the kernel gets to find memory again.
+/// How long the kernel gets to find memory again.
 const PAUSE: Duration = Duration::from_millis(10);
 
 /// Reads one queue until the interface is gone or everything ends.
@@ -54,7 +56,7 @@ pub fn run(shared: &Shared, interface: &Arc<Interface>, queue: &Queue) {
                 wake::wait(Some(queue.as_fd()), interface.end(), None);
             }
             Err(e) if is_gone(&e) => break,
-            // ENOMEM, most likely. The interface is there, so it is not given up.
+            // Most likely ENOMEM. The interface is still there, so it is not given up.
             Err(_) => {
                 wake::wait(None, interface.end(), Some(PAUSE));
             }
@@ -74,41 +76,41 @@ struct Transmitter<'a> {
     too_long: Limit,
 }
 
-/// The answer of the last look-up: most packets go where the one before went.
+/// The result of the last look-up: most packets go where the one before went.
 struct Route {
     destination: IpAddr,
     remote: Option<SocketAddr>,
     generation: u64,
 }
 
-/// A packet that is longer than the path takes.
+/// A packet that is longer than the path allows.
 struct Long<'a> {
     outer: Outer,
-    /// Its headers; at least that of IP, of `ip` bytes.
+    /// Its headers; at least the IP header, of `ip` bytes.
     header: &'a [u8],
     ip: usize,
     /// Where the rest is in the buffer.
     body: Range<usize>,
-    /// Bytes that the path takes.
+    /// The size that the path allows.
     most: usize,
 }
 
 /// Datagrams that wait to be sent.
 struct Batch {
     outer: Option<Outer>,
-    /// Bytes of each but the last.
+    /// The size of each datagram except the last.
     size: usize,
     bytes: usize,
     datagrams: Vec<Datagram>,
     /// Bytes of `headers` that are used.
     headers: usize,
-    /// The last one was shorter: nothing may follow.
+    /// The last datagram was shorter: nothing may follow.
     is_closed: bool,
 }
 
-/// Headers written anew, and bytes as they were read.
+/// Headers that were written, and bytes as they were read.
 struct Datagram {
-    /// In the headers' buffer; empty for a packet that was not taken apart.
+    /// In the headers' buffer; empty for a packet that was not split.
     header: Range<usize>,
     body: Range<usize>,
 }
@@ -127,7 +129,7 @@ impl<'a> Transmitter<'a> {
         }
     }
 
-    /// Sends what the queue has; whether it had anything.
+    /// Sends what the queue has. Returns whether it had anything.
     fn forward(&mut self, interface: &Interface, queue: &Queue) -> io::Result<bool> {
         let socket = self.shared.socket();
         let socket = socket.as_deref();
@@ -145,7 +147,7 @@ impl<'a> Transmitter<'a> {
                     used = at + length;
                 }
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                // It is lost, and the next one may be no better.
+                // This packet is lost, and the next one may fail in the same way.
                 Err(e) if is_refused(&e) && interface.cannot_give(&e) => {
                     any = true;
                     self.shared.drops.add(Reason::TxFailed, 1);
@@ -161,7 +163,7 @@ impl<'a> Transmitter<'a> {
         Ok(true)
     }
 
-    /// Takes what was read to `at`.
+    /// Handles the packet that was read to `at`.
     fn packet(&mut self, queue: &Queue, socket: Option<&UdpSocket>, at: usize, length: usize) {
         let start = at + vnet::LEN;
         let read = &mut self.buffer[at..at + length];
@@ -226,8 +228,8 @@ impl<'a> Transmitter<'a> {
             if length > most {
                 let (mut header, ip) = (self.headers[header].to_vec(), inner.header_len);
                 if may_be_fragmented(&header) {
-                    // The kernel counts a large packet as one (`__ip_select_ident`): the next one's
-                    // segments have the same numbers, and fragments are told apart by nothing else.
+                    // The kernel counts a large packet as one (`__ip_select_ident`), so the next one's
+                    // segments have the same numbers; and nothing else tells fragments apart.
                     let number = self.shared.fragmented.fetch_add(1, Ordering::Relaxed);
                     header[4..6].copy_from_slice(&number.to_be_bytes());
                 }
@@ -244,7 +246,7 @@ impl<'a> Transmitter<'a> {
             self.flush(socket);
         }
         self.batch.push(outer, datagram);
-        // At once, while it is in the processor's cache, and the buffer can be used again.
+        // Sent at once, while it is in the processor's cache and the buffer can be used again.
         if !self.batch.takes(outer, self.batch.size) {
             self.flush(socket);
         }
@@ -277,7 +279,8 @@ impl<'a> Transmitter<'a> {
         remote
     }
 
-    /// A packet that is longer than the path takes: it leaves in fragments, or its sender is told.
+    /// Handles a packet that is longer than the path allows: it leaves in fragments, or its sender is
+    /// told.
     fn too_long(&mut self, queue: &Queue, socket: Option<&UdpSocket>, long: Long<'_>) {
         if may_be_fragmented(long.header) {
             self.fragment(socket, &long);
@@ -285,21 +288,22 @@ impl<'a> Transmitter<'a> {
         }
         let packet = [long.header, &self.buffer[long.body]].concat();
         if packet[0] >> 4 == 6 && packet.len() <= LEAST {
-            // No router may ask for less (RFC 8200, 5): so it is fragmented outside (RFC 2473, 7.1).
+            // No router may ask for less (RFC 8200, 5), so the packet is fragmented outside (RFC 2473,
+            // 7.1).
             self.flush(socket);
             let sent = socket.is_some_and(|s| s.send_in_fragments(long.outer, &packet).is_ok());
             self.shared.drops.add(Reason::TxFailed, usize::from(!sent));
             return;
         }
         self.shared.drops.add(Reason::TxTooLong, 1);
-        // Of IPv6 everybody may send so much.
+        // Over IPv6 everybody may send this much.
         let most = if packet[0] >> 4 == 6 { long.most.max(LEAST) } else { long.most };
         let Ok(most) = u16::try_from(most) else { return };
         let source = Inner::parse(&packet).map(|inner| inner.source);
         if source.is_some_and(|source| self.too_long.passes(source, wake::now()))
             && let Some(error) = inner::too_long(&packet, most)
         {
-            // Who is not told sends it again, and is told then.
+            // A sender that is not told sends the packet again, and is told then.
             let _ = queue.write(&[IoSlice::new(&Vnet::PLAIN.bytes()), IoSlice::new(&error)]);
         }
     }
@@ -333,12 +337,12 @@ impl<'a> Transmitter<'a> {
         }
     }
 
-    /// Whether there is room for another header of so many bytes.
+    /// Whether there is room for another header of this many bytes.
     fn has_room(&self, header: usize) -> bool {
         self.batch.headers + header <= HEADERS
     }
 
-    /// Tells the sender that nobody is there, if it is to be told.
+    /// Tells the sender that the destination is unreachable, if the sender may be told.
     fn say_unreachable(&mut self, queue: &Queue, start: usize, inner: &Inner) -> bool {
         if !self.unreachable.passes(inner.source, wake::now()) {
             return false;
@@ -396,13 +400,14 @@ impl Batch {
         }
     }
 
-    /// Where the next packet may be read to, when the last one ended at `used`: as far in front as
-    /// what waits allows.
+    /// Where the next packet may be read to, when the last one ended at `used`: as near to the start as
+    /// the waiting datagrams allow.
     fn room(&self, used: usize) -> Option<usize> {
         let Some(first) = self.datagrams.first().map(|datagram| datagram.body.start) else {
             return Some(0);
         };
-        // What waits begins at `first` and ends at `used`; if that is before it, it wraps around.
+        // The waiting datagrams begin at `first` and end at `used`; if `used` is the smaller one, they
+        // wrap around.
         let (at, end) = match first < used {
             true if first >= ROOM => (0, first),
             true => (used, BUFFER),
@@ -411,7 +416,7 @@ impl Batch {
         (end - at >= ROOM).then_some(at)
     }
 
-    /// Whether a datagram may follow those that are there.
+    /// Whether a datagram may follow those that wait.
     fn takes(&self, outer: Outer, length: usize) -> bool {
         self.outer.is_none()
             || (self.outer == Some(outer)
@@ -470,7 +475,7 @@ mod tests {
                     prop_assert!(body.end <= at || at + ROOM <= body.start);
                 }
                 used = at + length;
-                // Of a large packet the end may wait, of others all.
+                // The end of a large packet may wait, and the whole of any other.
                 let body = used.saturating_sub(end).max(at + vnet::LEN)..used;
                 batch.datagrams.push(Datagram { header: 0..0, body });
             }

@@ -1,5 +1,5 @@
-//! Routers' and hosts' word that nobody is reached where we send to. Anybody can say so: it is shown,
-//! and nothing follows from it.
+//! Reports of routers and hosts that a remote cannot be reached. Anybody can send them: they are shown,
+//! and nothing follows from them.
 
 use std::time::Duration;
 
@@ -9,11 +9,11 @@ pub use crate::host::datapath::Unreachable;
 const ICMP_DEST_UNREACH: u8 = 3;
 const ICMPV6_DEST_UNREACH: u8 = 1;
 
-/// The last one of all: when it came by the monotonic clock, or how long ago.
+/// The latest report: with the time it came by the monotonic clock, or with how long ago that was.
 pub type Last = Option<(Unreachable, Duration)>;
 
-/// What an ICMP message of this type and code says, if that is it. What is too long is told by
-/// `path.rs`.
+/// What an ICMP message of this type and code says, if it is such a report. Packets that are too long
+/// are handled in `path.rs`.
 pub fn of_icmp(kind: u8, code: u8) -> Option<&'static str> {
     (kind == ICMP_DEST_UNREACH && code != 4).then_some(match code {
         0 | 6 | 11 => "network unreachable",
@@ -25,7 +25,7 @@ pub fn of_icmp(kind: u8, code: u8) -> Option<&'static str> {
     })
 }
 
-/// The same of ICMPv6.
+/// What an ICMPv6 message of this type and code says, if it is such a report.
 pub fn of_icmp6(kind: u8, code: u8) -> Option<&'static str> {
     (kind == ICMPV6_DEST_UNREACH).then_some(match code {
         0 => "network unreachable",

@@ -1,19 +1,19 @@
 //! The header in front of every packet of a TUN device with `IFF_VNET_HDR`: `struct virtio_net_hdr`
 //! (linux/virtio_net.h), in the byte order of the machine.
 
-/// Bytes of it (`TUNSETVNETHDRSZ`).
+/// The length of this header (`TUNSETVNETHDRSZ`).
 pub const LEN: usize = 10;
 
 /// The packet's checksum is yet to be computed, from `csum_start` to the end.
 pub const NEEDS_CSUM: u8 = 1;
 
-/// How a packet is to be taken apart.
+/// How a packet is to be split.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Gso {
     None,
     Tcp4,
     Tcp6,
-    /// `VIRTIO_NET_HDR_GSO_UDP_L4`: UDP segmentation, IPv4 or IPv6; Linux 6.2.
+    /// `VIRTIO_NET_HDR_GSO_UDP_L4`: UDP segmentation over IPv4 or IPv6; since Linux 6.2.
     Udp,
 }
 
@@ -21,18 +21,18 @@ pub enum Gso {
 pub struct Vnet {
     pub needs_csum: bool,
     pub gso: Gso,
-    /// Bytes of the headers that every segment repeats.
+    /// The size of the headers that every segment repeats.
     pub hdr_len: u16,
-    /// Payload bytes of each segment.
+    /// The payload size of each segment.
     pub gso_size: u16,
-    /// Where the checksum begins, …
+    /// Where the checksummed part begins.
     pub csum_start: u16,
-    /// … and where it is stored, counted from there.
+    /// Where the checksum is stored, counted from `csum_start`.
     pub csum_offset: u16,
 }
 
 impl Vnet {
-    /// A packet as it is.
+    /// A packet as it is, with nothing left to do.
     pub const PLAIN: Vnet = Vnet {
         needs_csum: false,
         gso: Gso::None,
@@ -42,7 +42,7 @@ impl Vnet {
         csum_offset: 0,
     };
 
-    /// `None` for kinds that were not asked for (`TUNSETOFFLOAD`).
+    /// `None` for kinds that were not requested (`TUNSETOFFLOAD`).
     pub fn parse(bytes: &[u8; LEN]) -> Option<Self> {
         let &[flags, gso, h0, h1, s0, s1, c0, c1, o0, o1] = bytes;
         Some(Vnet {
@@ -95,7 +95,7 @@ mod tests {
             assert_eq!(Vnet::parse(&header.bytes()), Some(header));
         }
         assert_eq!(Vnet::PLAIN.bytes(), [0; LEN]);
-        // UFO (3) and ECN (0x80) are not asked for.
+        // UFO (3) and ECN (0x80) are not requested.
         assert_eq!(Vnet::parse(&[0, 3, 0, 0, 0, 0, 0, 0, 0, 0]), None);
         assert_eq!(Vnet::parse(&[0, 0x81, 0, 0, 0, 0, 0, 0, 0, 0]), None);
     }

@@ -1,4 +1,4 @@
-//! Waiting: for a file, for the word of another thread, and what time it is then.
+//! Waits for a file, for a signal from another thread, or until a time; and reads the clock for that.
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
@@ -6,12 +6,12 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
-/// Looks before sleep, at most: some microseconds on an idle processor.
+/// The most looks before a thread sleeps: some microseconds on an idle processor.
 const MOST_LOOKS: u32 = 16;
 
-/// How often a thread that found nothing looks again before it falls asleep. To sleep and be woken
-/// costs it, and whoever wakes it, more than a look. While looking again finds something it looks
-/// more often; where it does not, on machines with little to do, once.
+/// How often a thread that found nothing looks again before it falls asleep. Sleeping and waking costs
+/// more than a look, both for this thread and for the one that wakes it. As long as looking again finds
+/// something, it looks more often; where it does not, on machines with little to do, it looks once.
 pub struct Patience {
     looks: u32,
     left: u32,
@@ -22,7 +22,7 @@ impl Patience {
         Patience { looks: 1, left: 1 }
     }
 
-    /// There was something.
+    /// Notes that there was something.
     pub fn renew(&mut self) {
         if self.left < self.looks {
             self.looks = (2 * self.looks).min(MOST_LOOKS);
@@ -30,7 +30,8 @@ impl Patience {
         self.left = self.looks;
     }
 
-    /// There was nothing. Whether to look again; others had the processor in between.
+    /// Notes that there was nothing. Returns whether to look again; other threads had the processor in
+    /// between.
     pub fn looks_again(&mut self) -> bool {
         if self.left == 0 {
             self.looks = (self.looks / 2).max(1);
@@ -50,7 +51,7 @@ impl Wake {
     /// # Errors
     /// Too many open files.
     pub fn new() -> io::Result<Self> {
-        // SAFETY: no pointers; a descriptor that is not negative is new and ours.
+        // SAFETY: the call takes no pointers; a descriptor that is not negative is new and owned here.
         let fd = unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) };
         if fd < 0 {
             return Err(io::Error::last_os_error());
@@ -59,7 +60,7 @@ impl Wake {
         Ok(Wake(unsafe { OwnedFd::from_raw_fd(fd) }))
     }
 
-    /// Ends every [`wait`] that is going on or begins before it is cleared.
+    /// Ends every [`wait`] that is in progress or that begins before this is cleared.
     pub fn wake(&self) {
         let one = 1u64.to_ne_bytes();
         // SAFETY: eight bytes are read. It fails only when the counter is full: then it is awake.
@@ -68,16 +69,17 @@ impl Wake {
 
     pub fn clear(&self) {
         let mut count = [0u8; 8];
-        // SAFETY: eight bytes are written. It fails when nobody has called: nothing to clear.
+        // SAFETY: eight bytes are written. It fails when nobody has called: then there is nothing to
+        // clear.
         unsafe { libc::read(self.0.as_raw_fd(), count.as_mut_ptr().cast(), count.len()) };
     }
 }
 
-/// The start that threads wait for until all of them are there.
+/// A start signal that threads wait for until all of them are there.
 #[derive(Default)]
 pub struct Start(Vec<mpsc::Sender<()>>);
 
-/// What one of them waits for.
+/// The end at which one of these threads waits.
 pub struct Started(mpsc::Receiver<()>);
 
 impl Start {
@@ -87,17 +89,17 @@ impl Start {
         Started(receiver)
     }
 
-    /// To all of them.
+    /// Starts all of them.
     pub fn give(self) {
         for waiting in self.0 {
-            // One that panicked waits no more.
+            // A thread that panicked no longer waits.
             let _ = waiting.send(());
         }
     }
 }
 
 impl Started {
-    /// Waits; false when the start was dropped, and will never come.
+    /// Waits for the start; false when it was dropped and will never come.
     pub fn comes(self) -> bool {
         self.0.recv().is_ok()
     }
@@ -106,19 +108,19 @@ impl Started {
 /// What ended a wait.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Woken {
-    /// Somebody called.
+    /// Another thread called.
     pub called: bool,
-    /// The file has an error to tell, a socket one in its error queue.
+    /// The file has an error to report; for a socket, it is in its error queue.
     pub error: bool,
 }
 
 /// Waits until `fd` (if any) can be read or is broken, `wake` is called, or the time is over.
 pub fn wait(fd: Option<BorrowedFd<'_>>, wake: &Wake, timeout: Option<Duration>) -> Woken {
     let readable = |fd| libc::pollfd { fd, events: libc::POLLIN, revents: 0 };
-    // A negative descriptor is passed over (poll(2)).
+    // poll(2) ignores a negative descriptor.
     let mut fds = [readable(fd.map_or(-1, |fd| fd.as_raw_fd())), readable(wake.0.as_raw_fd())];
     let timeout = timeout.map_or(-1, |t| i32::try_from(t.as_millis()).unwrap_or(i32::MAX));
-    // SAFETY: two entries. Whatever it fails with, the caller looks for itself.
+    // SAFETY: two entries. No matter how it fails, the caller looks for itself.
     unsafe { libc::poll(fds.as_mut_ptr(), 2, timeout) };
     Woken { called: fds[1].revents != 0, error: fds[0].revents & libc::POLLERR != 0 }
 }
@@ -127,16 +129,16 @@ pub fn wait(fd: Option<BorrowedFd<'_>>, wake: &Wake, timeout: Option<Duration>) 
 pub fn wait_writable(fd: BorrowedFd<'_>, timeout: Duration) {
     let mut fd = libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLOUT, revents: 0 };
     let timeout = i32::try_from(timeout.as_millis()).unwrap_or(i32::MAX);
-    // SAFETY: one entry.
+    // SAFETY: there is one entry.
     unsafe { libc::poll(&raw mut fd, 1, timeout) };
 }
 
-/// Whole milliseconds.
+/// Whole milliseconds, for poll(2).
 pub fn millis(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// The monotonic clock, as of the last tick of the kernel: some milliseconds late, and cheap.
+/// The monotonic clock as of the kernel's last tick: some milliseconds late, and cheap.
 pub fn now() -> Duration {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: one timespec is written; the clock is there since Linux 2.6.32.
@@ -179,7 +181,7 @@ mod tests {
             patience.renew();
         }
         assert_eq!(looks(&mut patience), 16);
-        // What woke it is no reason to look more often.
+        // What woke the thread is no reason to look more often.
         patience.renew();
         assert_eq!([8, 4, 2, 1, 1].map(|_| looks(&mut patience)), [8, 4, 2, 1, 1]);
     }
