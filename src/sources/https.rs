@@ -1,5 +1,5 @@
-//! A host table from a web server. Whoever can change the table gets the packets, so the server's
-//! certificate and name are checked, and nothing leads away from HTTPS.
+//! A host table from a web server. Anybody who can change the table can redirect the packets, so the
+//! server's certificate and name are checked, and no redirect leads away from HTTPS.
 
 use std::io;
 use std::time::Duration;
@@ -15,10 +15,10 @@ use crate::engine::table::MAX_SIZE;
 
 const MAX_REDIRECTS: u32 = 5;
 
-/// Fetches the text of a table. Blocks, for `timeout` at most. Proxies are not asked.
+/// Fetches the text of a table. Blocks for at most `timeout`. Uses no proxies.
 ///
 /// # Errors
-/// In one line, and the same text for the same reason, what is wrong.
+/// One line that says what is wrong; the same text for the same reason.
 pub fn fetch(source: &HostsUrl, roots: RootCerts, timeout: Duration) -> Result<Vec<u8>, String> {
     let say = |what: String| format!("cannot fetch {}: {what}", shown(&source.url));
     let agent: Agent = Agent::config_builder()
@@ -36,14 +36,14 @@ pub fn fetch(source: &HostsUrl, roots: RootCerts, timeout: Duration) -> Result<V
         StatusCode::OK => answer
             .into_body()
             .into_with_config()
-            .limit(MAX_SIZE as u64 + 1) // ureq refuses the byte after the limit, be it there or not
+            .limit(MAX_SIZE as u64 + 1) // ureq fails when it reaches the limit: allow one byte more
             .read_to_vec()
             .map_err(|e| say(explain(&e, timeout))),
         status => Err(say(format!("the server answered {status}"))),
     }
 }
 
-/// The certificates that a server's must be signed by.
+/// The certificate authorities that the server's certificate is checked against.
 ///
 /// # Errors
 /// When there is none.
@@ -63,7 +63,7 @@ pub fn roots(source: &HostsUrl) -> Result<RootCerts, String> {
         }
     };
     let CertificateResult { certs, errors, .. } = found;
-    // One broken file among those of a directory spoils nothing.
+    // One broken file in a directory does not spoil the others.
     if certs.is_empty() && is_https(&source.url) {
         let why = errors.first().map_or_else(|| missing.to_owned(), ToString::to_string);
         return Err(format!("no certificate authorities from {place}: {why}"));
@@ -80,7 +80,7 @@ fn explain(error: &Error, timeout: Duration) -> String {
         Error::BodyExceedsLimit(_) => format!("it has more than {MAX_SIZE} bytes"),
         Error::Timeout(_) => format!("no complete answer within {} s", timeout.as_secs()),
         Error::HostNotFound => "the server's name cannot be looked up".to_owned(),
-        // A handshake goes through `io::Read`, and its errors with it.
+        // A handshake runs inside `io::Read`, and so do its errors.
         Error::Io(e) if e.kind() == io::ErrorKind::InvalidData => explain_tls(&e.to_string()),
         Error::Io(e) if e.kind() == io::ErrorKind::UnexpectedEof => {
             "the server ended the connection too early".to_owned()
@@ -91,8 +91,8 @@ fn explain(error: &Error, timeout: Duration) -> String {
     }
 }
 
-/// What a handshake failed at. The errors are rustls's, of which only the text gets here; a text
-/// that is not known passes as it is.
+/// Explains why a handshake failed. The errors are rustls's, of which only the text arrives here; a
+/// text that is not recognised is passed on as it is.
 fn explain_tls(text: &str) -> String {
     const KNOWN: [(&str, &str); 4] = [
         (
@@ -111,7 +111,7 @@ fn explain_tls(text: &str) -> String {
             "the server's certificate is not valid yet (or our clock is wrong)",
         ),
     ];
-    // Here alone the text holds what others wrote.
+    // Only here does the text contain names that others have chosen.
     if let Some((_, names)) = text.split_once("certificate not valid for name ") {
         let names: String = names.chars().take(200).collect();
         return format!("the server's certificate is for another name: not for {names}");

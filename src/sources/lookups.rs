@@ -1,8 +1,8 @@
 //! The addresses of the names in a host table, looked up again and again because hosts move.
 //!
-//! Each name has a time of its own: no name waits for another whose server does not answer, and a
-//! table that is read again starts nothing anew that is known or under way. Times are those since the
-//! start of the process.
+//! Each name has its own schedule: no name waits for another whose server does not answer, and reading
+//! the table again does not start another lookup of a name that is known or being looked up. Times
+//! count from the start of the process.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
@@ -12,38 +12,39 @@ use std::time::Duration;
 use crate::engine::config::HostName;
 use crate::engine::host::Family;
 
-/// So many lookups at a time are given their turn: a resolver that answers sees no more at once.
+/// How many lookups run at a time: a resolver that answers sees no more at once.
 const AT_ONCE: usize = 16;
-/// A lookup that has no answer by then goes on, but the next name has its turn.
+/// A lookup without an answer by then goes on, but the next name gets its turn.
 const TURN: Duration = Duration::from_secs(1);
-/// So many are under way at most: each is a thread that waits, of 512 that the runtime has.
+/// The most lookups in progress: each is a waiting thread, and the runtime has 512.
 const MOST: usize = 128;
-/// A name without an answer by then counts as one that cannot be looked up. What comes later is used.
+/// A name without an answer by then counts as one that cannot be looked up. A later answer is used.
 const DEADLINE: Duration = Duration::from_secs(5);
-/// From the end of a lookup to the next.
+/// From the end of a lookup to the next one.
 const AGAIN: Duration = Duration::from_secs(60);
-/// The same, after one that failed.
+/// The same pause after a lookup that failed.
 const RETRY: Duration = Duration::from_secs(10);
-/// So many names are told of in so long a time when many fail, and then how many more.
+/// How many failing names are logged one by one in each interval; after it, the number of the others
+/// is.
 const TELL: usize = 10;
 const TELL_EVERY: Duration = Duration::from_secs(10);
 
-/// What a resolver says.
+/// A resolver's answer.
 pub type Answer = io::Result<Vec<IpAddr>>;
 
-/// What is known of the names of a table, and which is looked up next.
+/// What is known about the names of a table, and which is looked up next.
 #[derive(Debug)]
 pub struct Lookups {
     known: BTreeMap<String, Known>,
-    /// Names whose time has come, by the end of their last lookup: who waited longest comes first.
+    /// Names that are due, by the end of their last lookup: the one that waited longest comes first.
     waiting: BTreeSet<(Option<Duration>, String)>,
-    /// Names whose time has not come, by that time.
+    /// Names that are not due yet, by the time when they are.
     later: BTreeSet<(Duration, String)>,
-    /// Names that are being looked up, in the order of their beginnings.
+    /// Names that are being looked up, in the order in which their lookups began.
     running: VecDeque<Running>,
-    /// That packets from our outer address can go to.
+    /// The family to which packets from our outer address can go.
     family: Family,
-    /// Names that failed since the first line of now about failures, and when that was.
+    /// Names that failed since the first recent line about failures, and when that line was logged.
     failed: usize,
     told: Option<Duration>,
 }
@@ -62,7 +63,7 @@ struct Running {
     since: Duration,
     /// The deadline has passed.
     late: bool,
-    /// It was asked for again meanwhile: the answer may be an old one.
+    /// The name was requested again meanwhile: the answer may be an old one.
     again: bool,
 }
 
@@ -79,7 +80,7 @@ impl Lookups {
         }
     }
 
-    /// From now on packets go to addresses of this family.
+    /// Sets the family of the addresses that packets go to from now on.
     pub fn set_family(&mut self, family: Family) {
         self.family = family;
         self.all_again();
@@ -89,7 +90,7 @@ impl Lookups {
         Family::of(address) == self.family
     }
 
-    /// Where packets for a host go.
+    /// The address to which packets for a host go.
     pub fn address_of(&self, host: &HostName) -> Option<IpAddr> {
         let address = match host {
             HostName::Address(address) => Some(*address),
@@ -98,8 +99,8 @@ impl Lookups {
         address.filter(|address| self.can_use(*address))
     }
 
-    /// Takes the names of a table: new ones are looked up, those that are in it no more are
-    /// forgotten, and for all others nothing changes.
+    /// Takes the names of a table: new ones are looked up, those that are no longer in it are
+    /// forgotten, and nothing changes for the others.
     pub fn take(&mut self, names: &BTreeSet<&str>) {
         self.known.retain(|name, _| names.contains(name.as_str()));
         self.waiting.retain(|(_, name)| names.contains(name.as_str()));
@@ -109,14 +110,14 @@ impl Lookups {
                 continue;
             }
             self.known.insert((*name).to_owned(), Known::default());
-            // Its lookup may be under way since it was in an earlier table.
+            // It may have been in an earlier table, and its lookup may still be in progress.
             if !self.running.iter().any(|running| running.name == *name) {
                 self.waiting.insert((None, (*name).to_owned()));
             }
         }
     }
 
-    /// All names are to be looked up now.
+    /// Makes all names due now.
     pub fn all_again(&mut self) {
         for (_, name) in std::mem::take(&mut self.later) {
             let last = self.known.get(&name).and_then(|known| known.last);
@@ -125,15 +126,15 @@ impl Lookups {
         self.running.iter_mut().for_each(|running| running.again = true);
     }
 
-    /// Whether there is a name of which nothing could be known so far.
+    /// Whether there is a name that was never looked up to the end.
     pub fn has_new(&self) -> bool {
         let is_new = |name: &String| self.known.get(name).is_some_and(|known| known.last.is_none());
-        // These are the first of those that wait.
+        // Such names are the first of those that wait.
         self.waiting.first().is_some_and(|(last, _)| last.is_none())
             || self.running.iter().any(|running| is_new(&running.name))
     }
 
-    /// The name to look up next, which is under way then; `None` if all are, or have to wait.
+    /// Starts the next lookup and returns its name; `None` if all are in progress or have to wait.
     pub fn next(&mut self, now: Duration) -> Option<String> {
         while self.later.first().is_some_and(|(due, _)| *due <= now) {
             let (_, name) = self.later.pop_first()?;
@@ -150,7 +151,7 @@ impl Lookups {
         Some(name)
     }
 
-    /// When there may be something to do without an answer: [`Lookups::next`] and
+    /// When there may be something to do even without an answer: [`Lookups::next`] and
     /// [`Lookups::expire`].
     pub fn wake_at(&self) -> Option<Duration> {
         let due = self.later.first().map(|(due, _)| *due);
@@ -166,7 +167,7 @@ impl Lookups {
         [due, deadline, turn, told].into_iter().flatten().min()
     }
 
-    /// Notes which names have no answer by their deadline, and tells how many names were not told of.
+    /// Notes which names have no answer by their deadline, and logs how many failures were not logged.
     pub fn expire(&mut self, now: Duration) {
         let late = self.running.iter_mut().filter(|r| !r.late && r.since + DEADLINE <= now);
         let late: Vec<String> = late
@@ -188,14 +189,14 @@ impl Lookups {
         }
     }
 
-    /// Takes an answer. An address that is still among the answers stays. So does one whose name
-    /// cannot be looked up any more: the resolver is down more often than a host that has no
-    /// successor. Whether the name has another address now.
+    /// Takes an answer. An address that is still among the answers is kept, and so is one whose name
+    /// cannot be looked up any longer: it is more often the resolver that is down than the host that is
+    /// gone. Returns whether the name has another address now.
     pub fn note(&mut self, name: &str, answer: Answer, now: Duration) -> bool {
         let Some(at) = self.running.iter().position(|r| r.name == name) else { return false };
         let Some(ended) = self.running.remove(at) else { return false };
         if !self.known.contains_key(name) {
-            return false; // it is in the table no more
+            return false; // it is no longer in the table
         }
         let family = self.family;
         let usable = answer.and_then(|mut addresses| {
@@ -208,7 +209,7 @@ impl Lookups {
         let (changed, pause) = match usable {
             Ok(addresses) => (self.found(name, &addresses, now), AGAIN),
             Err(error) => {
-                // What is said after the deadline adds nothing.
+                // An error after the deadline adds nothing.
                 if !ended.late {
                     self.failed(name, error.to_string(), now);
                 }
@@ -276,7 +277,7 @@ mod tests {
         names.into_iter().map(String::as_str).collect()
     }
 
-    /// All that may begin now.
+    /// Starts all lookups that may begin now.
     fn begin(lookups: &mut Lookups, now: Duration) -> Vec<String> {
         std::iter::from_fn(|| lookups.next(now)).collect()
     }
@@ -297,7 +298,7 @@ mod tests {
             lookups.expire(now);
             assert_eq!(begin(&mut lookups, now).len(), 16);
         }
-        // A thread for each: no more of them until one ends.
+        // Each takes a thread, so no more begin until one ends.
         assert_eq!(begin(&mut lookups, start + 60 * SECOND).len(), 0);
         assert!(!lookups.note("n0003", unknown(), start + 60 * SECOND));
         assert_eq!(begin(&mut lookups, start + 60 * SECOND), ["n0128"]);
@@ -332,13 +333,13 @@ mod tests {
             assert_eq!(begun, if second == 1 { vec!["more"] } else { vec![] });
         }
         assert_eq!(lookups.address_of(&host("good")), Some(address(1)));
-        // The order alone is no change, nor is a failure.
+        // Another order alone is not a change, nor is a failure.
         assert_eq!(begin(&mut lookups, start + AGAIN), ["good"]);
         assert!(!lookups.note("good", Ok(vec![address(2), address(1)]), start + AGAIN));
         assert_eq!(begin(&mut lookups, start + 2 * AGAIN), ["good"]);
         assert!(!lookups.note("good", unknown(), start + 2 * AGAIN));
         assert_eq!(lookups.address_of(&host("good")), Some(address(1)));
-        // One that comes back while its lookup is still under way has no second one.
+        // A name that comes back while its lookup is still in progress does not get a second one.
         lookups.take(&taken([&good]));
         lookups.take(&taken([&good, &dead]));
         assert_eq!(begin(&mut lookups, start + 2 * AGAIN + SECOND), Vec::<String>::new());

@@ -1,4 +1,4 @@
-//! Looking up the server's name, again and again, because servers move.
+//! Looks up the server's name again and again, because servers move.
 
 use std::io;
 use std::net::IpAddr;
@@ -8,15 +8,15 @@ use tokio::sync::{Notify, mpsc};
 
 use crate::engine::config::HostName;
 
-/// Between two lookups.
+/// The pause between two lookups.
 const EVERY: Duration = Duration::from_secs(60);
-/// After a lookup that failed.
+/// The pause after a lookup that failed.
 const RETRY: Duration = Duration::from_secs(5);
 
 /// Looks a host up once.
 ///
 /// # Errors
-/// When the resolver fails, or knows no address.
+/// When the resolver fails, or has no address.
 pub async fn look_up(host: &HostName) -> io::Result<Vec<IpAddr>> {
     let name = match host {
         HostName::Address(address) => return Ok(vec![*address]),
@@ -30,7 +30,7 @@ pub async fn look_up(host: &HostName) -> io::Result<Vec<IpAddr>> {
     }
 }
 
-/// Sends every answer to `answers` until nobody listens. `now` asks for one at once.
+/// Sends every answer to `answers` until the receiver is dropped. `now` requests a lookup at once.
 pub async fn keep_looking(name: String, answers: mpsc::Sender<Vec<IpAddr>>, now: &Notify) {
     let host = HostName::Name(name.clone());
     let mut told = false;

@@ -1,12 +1,12 @@
-//! A program that was built without the feature `hosts-url`. `cli` has refused every URL there; this is
-//! for who runs a tunnel as a library.
+//! Takes the place of `https` in a program that was built without the feature `hosts-url`. `cli` has
+//! already refused every URL there; this is for programs that run a tunnel through the library.
 
 use std::time::Duration;
 
 use super::url::shown;
 use crate::engine::config::HostsUrl;
 
-/// There are none.
+/// There are no certificate authorities.
 pub enum Roots {}
 
 pub fn roots(source: &HostsUrl) -> Result<Roots, String> {

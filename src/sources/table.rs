@@ -21,46 +21,46 @@ use crate::engine::table::{HostTable, Inner, MAX_SIZE, Node};
 use crate::host::atomic_file;
 use crate::host::clock::Clock;
 
-/// How often a file is looked at.
+/// How often a file is checked for changes.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
-/// How long a fetch may take; the first keeps the tunnel waiting.
+/// How long a fetch may take; the first fetch delays the tunnel.
 const FETCH_TIMEOUT: Duration = Duration::from_secs(30);
 const FIRST_FETCH_TIMEOUT: Duration = Duration::from_secs(10);
-/// After a fetch that failed; doubled each time, up to the interval.
+/// The pause after a fetch that failed; it is doubled each time, up to the interval.
 const FETCH_AGAIN: Duration = Duration::from_secs(10);
-/// So long a table waits for its new names: one that comes in pieces would take away for a moment
-/// what an earlier process had set up.
+/// How long a table waits for its new names: one that comes in pieces would remove for a moment what an
+/// earlier process had set up.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// Between two tables that are sent: answers come in bursts.
+/// The least time between two tables that are sent: answers come in bursts.
 const BREATHE: Duration = Duration::from_millis(200);
 
-/// The table as last read, and where it comes from.
+/// The table as it was read last, and where it comes from.
 #[derive(Debug)]
 pub struct TableSource {
     source: HostsSource,
-    /// Where the last good table of a URL is kept.
+    /// Where a copy of the last good table from a URL is kept.
     cache: PathBuf,
     table: HostTable,
-    /// The file as it was when it was read last.
+    /// The state of the file when it was read last.
     stamp: Option<Stamp>,
-    /// What is wrong now; told once.
+    /// What is wrong now; it is logged once.
     complaint: Option<String>,
-    /// Until the next fetch, after one that failed.
+    /// How long to wait before the next fetch, after one that failed.
     retry: Option<Duration>,
-    /// Remotes that the datapath carries at most.
+    /// The most remotes that the datapath can carry.
     most: usize,
 }
 
-/// Whether what is known is sent, and how long that waits.
+/// Whether there are changes to send, and how long they wait.
 #[derive(Debug)]
 struct Unsent {
     changed: bool,
-    /// So long the new names of a table are waited for.
+    /// How long to wait for the new names of a table.
     patience: Option<Duration>,
     not_before: Duration,
 }
 
-/// What changes when a file is written or replaced.
+/// The facts about a file that change when it is written or replaced.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Stamp {
     file: (u64, u64),
@@ -69,12 +69,12 @@ struct Stamp {
 }
 
 impl TableSource {
-    /// Reads the table for the first time. What a server does wrong keeps no tunnel down: then the
-    /// table is the last good one of an earlier process, or empty for now.
+    /// Reads the table for the first time. A fault of the server does not keep the tunnel down: then
+    /// the table is the last good one of an earlier process, or empty for now.
     ///
     /// # Errors
-    /// What has to be mended on this host: a file that cannot be read or has a mistake, no
-    /// certificate authorities.
+    /// Names what has to be mended on this host: a file that cannot be read or has a mistake, or
+    /// missing certificate authorities.
     pub async fn load(source: HostsSource, state_dir: &Path) -> Result<Self, String> {
         let mut hosts = TableSource {
             source,
@@ -108,20 +108,20 @@ impl TableSource {
         Ok(hosts)
     }
 
-    /// How many remotes the table has at most.
+    /// The most remotes that this table can have.
     pub fn remotes(&self) -> usize {
         self.table.remotes()
     }
 
-    /// From now on, a table that is too large for this datapath is not used.
+    /// Sets the datapath: from now on, a table that is too large for it is not used.
     pub fn carried_by(mut self, datapath: Datapath) -> Self {
         self.most = datapath.capabilities().most_remotes;
         self
     }
 
-    /// Sends the nodes whose address is known: once at first, and whenever they differ, until
-    /// nobody listens. A node without a port has `default_port`; `family` is that of our outer
-    /// address; `now` asks for everything to be read and looked up at once.
+    /// Sends the nodes whose addresses are known: once at first, and whenever they change, until the
+    /// receiver is dropped. A node without a port gets `default_port`; `family` is that of our outer
+    /// address; `now` requests that everything is read and looked up at once.
     pub async fn keep(
         mut self,
         default_port: NonZeroU16,
@@ -183,14 +183,15 @@ impl TableSource {
                 () = now.notified() => {
                     lookups.all_again();
                     self.stamp = None;
-                    // One that is under way may have begun before what is to be seen.
+                    // A reading that is in progress may have begun before the change that is to be
+                    // seen.
                     (read_at, once_more) = (clock.elapsed(), true);
                 }
             }
         }
     }
 
-    /// Another table, or another use of it.
+    /// Takes another table, or another use of it.
     fn hand_to(&self, lookups: &mut Lookups, unsent: &mut Unsent, clock: Clock) {
         lookups.take(&self.table.names());
         unsent.changed = true;
@@ -198,7 +199,7 @@ impl TableSource {
         self.warn_of_unusable(lookups);
     }
 
-    /// Until the table is read again.
+    /// How long until the table is read again.
     fn pause(&self) -> Duration {
         match &self.source {
             HostsSource::File(_) => LOOK_EVERY,
@@ -206,7 +207,7 @@ impl TableSource {
         }
     }
 
-    /// Begins to read the table again, a file only when it has changed. A server may take its time.
+    /// Begins to read the table again; a file only if it has changed. A server may take its time.
     fn start_reading(&mut self, reading: &mut JoinSet<Result<HostTable, String>>) {
         match &self.source {
             HostsSource::File(path) => {
@@ -226,7 +227,7 @@ impl TableSource {
         }
     }
 
-    /// Takes what was read, if it is good; whether the table differs.
+    /// Takes what was read, if it is good. Returns whether the table differs.
     fn judge(&mut self, read: Result<HostTable, String>) -> bool {
         let most = self.most;
         let read = read.and_then(|table| match table.remotes() {
@@ -246,7 +247,7 @@ impl TableSource {
         }
     }
 
-    /// Takes a good table; whether it differs.
+    /// Takes a good table. Returns whether it differs.
     fn adopt(&mut self, table: HostTable) -> bool {
         if self.complaint.take().is_some() {
             tracing::info!("the table of hosts can be read again");
@@ -260,7 +261,7 @@ impl TableSource {
         true
     }
 
-    /// Writes the table of a server to the disk.
+    /// Writes a copy of the server's table to the disk.
     fn keep_copy(&self) {
         match self.source {
             HostsSource::File(_) => {}
@@ -292,7 +293,7 @@ impl TableSource {
         }
     }
 
-    /// The server gave no table at the start.
+    /// Starts without a table, because the server gave none.
     fn start_without(&mut self, complaint: String) {
         let consequence = match read_file(&self.cache) {
             Ok(table) => {
@@ -329,7 +330,7 @@ impl TableSource {
 }
 
 impl Unsent {
-    /// When it is to be sent.
+    /// When the changes are to be sent.
     fn due(&self, lookups: &Lookups) -> Option<Duration> {
         let due = match self.patience {
             Some(until) if lookups.has_new() => until,
@@ -343,7 +344,7 @@ impl Unsent {
     }
 }
 
-/// Ends at a time since the start of the process.
+/// Sleeps until a time that counts from the start of the process.
 fn until(at: Duration, clock: Clock) -> Sleep {
     sleep(at.saturating_sub(clock.elapsed()))
 }
@@ -363,7 +364,7 @@ fn read_file(path: &Path) -> Result<HostTable, String> {
     let name = path.display();
     let say = |e: io::Error| format!("{name}: {e}");
     if !fs::metadata(path).map_err(say)?.is_file() {
-        return Err(format!("{name}: is not a file")); // nor waited for, as a pipe would be
+        return Err(format!("{name}: is not a file")); // nor is it waited for, as a pipe would be
     }
     let mut text = Vec::new();
     let limit = MAX_SIZE as u64 + 1;

@@ -4,7 +4,8 @@ pub fn is_https(url: &str) -> bool {
     url.get(..8).is_some_and(|scheme| scheme.eq_ignore_ascii_case("https://"))
 }
 
-/// The URL as it may be logged: passwords stand before the host, and tokens in the query.
+/// A URL as it may be logged: without what precedes the host (passwords) and without the query
+/// (tokens).
 pub fn shown(url: &str) -> String {
     let url = url.split(['?', '#']).next().unwrap_or_default();
     let Some((scheme, rest)) = url.split_once("://") else { return url.to_owned() };
