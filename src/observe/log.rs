@@ -17,12 +17,12 @@ pub struct Format {
     pub time: bool,
     /// Name the process number.
     pub pid: bool,
-    /// Begin with the priority as sd-daemon(3) has it, for the journal.
+    /// Begin with the priority for the journal, as in sd-daemon(3).
     pub journal: bool,
 }
 
-/// Sends log lines to standard error: warnings and errors at verbosity 0, then what happens, every
-/// packet, everything. Only the first call has an effect.
+/// Sends log lines to standard error: at verbosity 0 warnings and errors; with each further step also
+/// what happens, every packet, and everything else. Only the first call has an effect.
 pub fn init(verbosity: u8, format: Format) {
     let level = match verbosity {
         0 => Level::WARN,
@@ -30,7 +30,7 @@ pub fn init(verbosity: u8, format: Format) {
         2 => Level::DEBUG,
         3.. => Level::TRACE,
     };
-    // Libraries speak of their own affairs below warnings.
+    // Libraries log their own affairs below warnings.
     let filter = tracing_subscriber::filter::Targets::new()
         .with_default(Level::WARN)
         .with_target("ipipou", level);
@@ -83,7 +83,7 @@ pub fn stderr_is_journal(journal_stream: Option<&str>) -> bool {
         .is_ok_and(|stderr| device.parse() == Ok(stderr.dev()) && inode.parse() == Ok(stderr.ino()))
 }
 
-/// syslog(3) priorities.
+/// The priority of a level for syslog(3).
 fn priority(level: Level) -> u8 {
     match level {
         Level::ERROR => 3,

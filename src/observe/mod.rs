@@ -4,8 +4,8 @@ pub mod log;
 pub mod rate;
 pub mod status;
 
-/// On one line, and with nothing in it that a terminal obeys: whoever runs a process on the host
-/// chooses its name, and whoever serves a table what stands in it.
+/// Puts a text on one line, without anything that a terminal would obey: the names of processes and the
+/// contents of tables are chosen by others.
 pub fn printable(text: &str) -> String {
     let escaped = |c: char| match c.is_control() {
         true => c.escape_default().to_string(),

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::hash::Hash;
 use std::time::Duration;
 
-/// So many kinds are told apart; more than these are not logged while all of them are in use.
+/// How many kinds are distinguished; further ones are not logged while all of these are in use.
 const MAX_KINDS: usize = 64;
 
 /// Lets some lines of each kind pass per interval, and counts the others.
@@ -27,7 +27,7 @@ impl<K: Eq + Hash> Limiter<K> {
         Limiter { every, burst, seen: HashMap::new() }
     }
 
-    /// Whether a line may pass at `now`; if so, how many were held back since the last.
+    /// Whether a line may pass at `now`; if so, how many were held back since the last one.
     pub fn pass(&mut self, kind: K, now: Duration) -> Option<u64> {
         let every = self.every;
         let is_over = |seen: &Seen| now >= seen.since + every;

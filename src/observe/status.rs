@@ -16,23 +16,23 @@ pub struct ProcessStatus {
     pub datapath: String,
     /// The offloads in use, when the datapath is `tun`.
     pub offloads: Option<String>,
-    /// Seconds since the start.
+    /// Seconds since the process started.
     pub uptime: u64,
     /// `installed`, `missing`, or `unavailable` on a client without nftables.
     pub rules: String,
     pub tunnels: Vec<TunnelStatus>,
     /// Authentication packets that were accepted.
     pub accepted: u64,
-    /// Times a tunnel moved to another remote address or port.
+    /// How often a tunnel moved to another remote address or port.
     pub moved: u64,
     /// Authentication packets and replies that were sent.
     pub sent: u64,
-    /// Things that had gone missing on the host and were put back.
+    /// How many things had gone missing on the host and were put back.
     pub repaired: u64,
     /// Authentication packets that were refused, by reason.
     pub rejected: BTreeMap<String, u64>,
-    /// Packets that the rules dropped in the kernel, by reason (none with `--no-nft-counter`), or
-    /// that the userspace datapath did.
+    /// Packets that were dropped, by reason: by the rules in the kernel (empty with
+    /// `--no-nft-counter`), or by the userspace datapath.
     pub dropped: BTreeMap<String, Dropped>,
     /// Inner addresses that were learned (`--learn`).
     pub learned: Vec<Learned>,
@@ -43,15 +43,15 @@ pub struct ProcessStatus {
 pub struct Learned {
     pub inner: String,
     pub remote: String,
-    /// Seconds since it was last heard of.
+    /// Seconds since something last came from it.
     pub silent: u64,
 }
 
-/// A remote of a tunnel with many ends.
+/// A remote of a tunnel with many peers.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RemoteStatus {
     pub remote: String,
-    /// Inner addresses behind it, as far as a table says.
+    /// The inner networks behind it, as far as a table names them.
     pub networks: Vec<String>,
 }
 
@@ -60,21 +60,21 @@ pub struct RemoteStatus {
 pub struct TunnelStatus {
     pub interface: String,
     pub up: bool,
-    /// Our outer address and UDP port, `null` while the interface has none.
+    /// The local outer address and UDP port, `null` while the interface has no address.
     pub local: Option<String>,
     /// The alternate local address, while another tunnel holds the outer one.
     #[serde(rename = "private")]
     pub alternate: Option<String>,
-    /// The other end's outer address and UDP port, `null` while it is not known.
+    /// The peer's outer address and UDP port, `null` while it is not known.
     pub remote: Option<String>,
-    /// All remotes of a tunnel with many ends.
+    /// All remotes of a tunnel with many peers.
     pub remotes: Option<Vec<RemoteStatus>>,
-    /// Whether data from the remote is let in.
+    /// Whether data from the remote is admitted.
     pub admitted: bool,
     pub inner: String,
     pub inner_peer: String,
     pub inner6: Option<String>,
-    /// Unix time: accepted by a server, sent by a client.
+    /// Unix time of the last authentication packet: one that a server accepted, or that a client sent.
     pub last_authentication: Option<u64>,
     /// Unix time of the last authentication packet that was accepted here; a client is not told
     /// whether its own was.
@@ -86,19 +86,19 @@ pub struct TunnelStatus {
     /// Unix time when packets last came in, as far as this process saw.
     #[serde(default)]
     pub last_data: Option<u64>,
-    /// Unix time of the last answer to an authentication packet (`tun` only: in the kernel's datapath
-    /// it comes in as data does).
+    /// Unix time of the last answer to an authentication packet (only with `tun`: in the kernel
+    /// datapath an answer counts as data).
     #[serde(default)]
     pub last_reply: Option<u64>,
-    /// What somebody says of packets to the remote that did not arrive, since something last came in
-    /// (`tun` only). Anybody can say so.
+    /// The last report that packets to the remote did not arrive, if nothing has come in since (only
+    /// with `tun`). Anybody can send such a report.
     #[serde(default)]
     pub unreachable: Option<Unreachable>,
-    /// Whether a client's server is there: packets came in, and do when some go out. `null` where
-    /// the other end proves itself to us.
+    /// Whether a client's server is there: packets come in when some go out. `null` where the peer
+    /// authenticates to this end.
     #[serde(default)]
     pub connected: Option<bool>,
-    /// Seconds since when packets go out and none come in, if that is why it is not.
+    /// Seconds since when packets go out and none come in, if that is why `connected` is false.
     #[serde(default)]
     pub unanswered: Option<u64>,
     pub rx_bytes: u64,
@@ -110,11 +110,11 @@ pub struct TunnelStatus {
 /// An ICMP error.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Unreachable {
-    /// In words, as `port unreachable`.
+    /// In words, for example `port unreachable`.
     pub what: String,
-    /// Who said it, as the message has it.
+    /// Who said it, according to the message.
     pub by: Option<String>,
-    /// Unix time.
+    /// Unix time at which it came.
     pub at: u64,
 }
 
@@ -122,13 +122,13 @@ pub struct Unreachable {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Dropped {
     pub packets: u64,
-    /// Counted in the kernel's datapath only.
+    /// Counted only in the kernel datapath.
     pub bytes: Option<u64>,
 }
 
-/// What fits on most terminals.
+/// A width that fits on most terminals.
 const WIDTH: usize = 100;
-/// Less is left of no address, whatever else is in its line.
+/// An address is never shortened below this, whatever else is in its line.
 const LEAST_REMOTE: usize = 12;
 
 const REMOTE: &str = "REMOTE";
@@ -149,9 +149,9 @@ const COLUMNS: [(&str, bool); 12] = [
     ("REFUSED", true),
 ];
 
-/// The table, one line a tunnel, and what is wrong with each in a line below. `now` is Unix time.
-/// Unless it is `wide`, no line has more than 100 columns: an address that is too long for that
-/// loses its middle.
+/// The table, with one line for each tunnel, and below it what is wrong with them. `now` is Unix time.
+/// Unless it is `wide`, no line has more than 100 columns: in an address that is too long for that, the
+/// middle is left out.
 pub fn table(processes: &[ProcessStatus], now: u64, wide: bool) -> String {
     let mut rows = vec![COLUMNS.map(|(heading, _)| heading.to_owned())];
     let mut notes = String::new();
@@ -220,7 +220,7 @@ fn lines(mut rows: Vec<Vec<(&str, String)>>, wide: bool) -> String {
     text
 }
 
-/// The end stays longest: it has the port.
+/// Removes the middle of a text. More is kept of its end, which has the port.
 fn without_middle(text: &str, room: usize) -> String {
     let length = text.chars().count();
     if length <= room {
@@ -233,7 +233,7 @@ fn without_middle(text: &str, room: usize) -> String {
     format!("{start}…{end}")
 }
 
-/// Everything about one process, a line each.
+/// Everything about one process, one fact per line.
 pub fn details(process: &ProcessStatus, now: u64) -> String {
     let mut text = format!(
         "pid {}, version {}, up {}, {}\naccepted {}, moved {}, sent {}, repaired {}\n",
@@ -275,7 +275,7 @@ fn datapath(process: &ProcessStatus) -> String {
     }
 }
 
-/// What the table has no room for.
+/// The addresses, for which the table has no room.
 fn addresses(tunnel: &TunnelStatus, now: u64) -> String {
     let mut text = format!(
         "{}: local {}, remote {}, inside {} > {}\n",
@@ -316,7 +316,7 @@ fn state(tunnel: &TunnelStatus) -> &'static str {
     }
 }
 
-/// Why a client's tunnel is not connected, as far as can be told.
+/// Why a client's tunnel is not connected, as far as that is known.
 fn why_not_connected(tunnel: &TunnelStatus, now: u64) -> Option<String> {
     if !tunnel.up || tunnel.connected != Some(false) {
         return None;
@@ -334,14 +334,14 @@ fn why_not_connected(tunnel: &TunnelStatus, now: u64) -> Option<String> {
     })
 }
 
-/// What routers and hosts say of the way to the remote.
+/// What routers and hosts say about the path to the remote.
 fn unreachable(tunnel: &TunnelStatus, now: u64) -> Option<String> {
     let Unreachable { what, by, at } = tunnel.unreachable.as_ref()?;
     let by = by.as_deref().unwrap_or("somebody");
     Some(format!("{what}, says {by}, {}", age(now, *at)))
 }
 
-/// A server accepted it, a client has only sent it.
+/// When a server accepted a packet, or a client sent one: a client does not know more.
 fn last_authentication(tunnel: &TunnelStatus, now: u64) -> String {
     match (tunnel.last_accepted, tunnel.last_sent) {
         (Some(at), _) => age(now, at),
@@ -367,7 +367,7 @@ fn duration(seconds: u64) -> String {
     }
 }
 
-/// Powers of 1024, as `ip -s -h` with IEC units has them.
+/// In powers of 1024, like `ip -s -h` with IEC units.
 fn bytes(count: u64) -> String {
     const UNITS: [&str; 7] = ["B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
     let mut value = count as f64;
@@ -400,7 +400,7 @@ mod tests {
         assert_eq!(duration(7200), "2h");
     }
 
-    /// A process whose every cell is as long as it can be.
+    /// A process whose cells are all as long as they can be.
     fn widest(interface: &str, remote: &str) -> ProcessStatus {
         let tunnel = TunnelStatus {
             interface: interface.to_owned(),
