@@ -1,6 +1,6 @@
-//! The control socket: whoever connects gets the status as JSON, and the connection is closed.
+//! The control socket: every connection gets the status as JSON and is closed.
 //!
-//! Only root and the service's own user can: the directory and the socket are closed to others.
+//! Only root and the service's own user can connect: the directory and the socket are closed to others.
 
 use std::fs::{self, DirBuilder, Permissions};
 use std::io::{self, Read as _};
@@ -20,13 +20,13 @@ use crate::observe::status::{self, ProcessStatus};
 
 const SOCKET: &str = "control.sock";
 
-/// Many thousand remotes have room in it.
+/// The longest status that is read: there is room for many thousand remotes.
 const MAX_STATUS: usize = 16 << 20;
 
 /// How long `show` waits for one process.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// How `ipipou show` shows.
+/// How `ipipou show` presents the status.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Style {
     /// A table that fits on a terminal.
@@ -44,7 +44,8 @@ pub struct StatusSocket {
 }
 
 impl StatusSocket {
-    /// Listens in `directory`, which is made when missing. A dead process' socket is replaced.
+    /// Listens in `directory`, which is made if it is missing. The socket of a dead process is
+    /// replaced.
     ///
     /// # Errors
     /// When the directory cannot be made or written, or another process has its socket there.
@@ -66,7 +67,7 @@ impl StatusSocket {
         Ok(StatusSocket { listener, path })
     }
 
-    /// The next one who asks.
+    /// Waits for the next connection.
     pub async fn accept(&self) -> io::Result<UnixStream> {
         self.listener.accept().await.map(|(stream, _)| stream)
     }
@@ -74,11 +75,11 @@ impl StatusSocket {
 
 impl Drop for StatusSocket {
     fn drop(&mut self) {
-        let _ = fs::remove_file(&self.path); // gone already is as good
+        let _ = fs::remove_file(&self.path); // it is fine if it is gone already
     }
 }
 
-/// Sends the status in the background, so that a reader who does not read holds nobody up.
+/// Sends the status in the background, so that a reader that does not read blocks nothing.
 pub fn answer(mut stream: UnixStream, status: &ProcessStatus) {
     let Ok(json) = serde_json::to_vec(status) else { return };
     tokio::spawn(async move {
@@ -89,7 +90,7 @@ pub fn answer(mut stream: UnixStream, status: &ProcessStatus) {
 /// The text of `ipipou show`: all processes below `root`, or the one called `name`.
 ///
 /// # Errors
-/// When there is nothing to show, or it may not be seen.
+/// When there is nothing to show, or this user may not see it.
 pub fn show(root: &Path, name: Option<&str>, style: Style) -> Result<String, Failure> {
     let mut processes = Vec::new();
     for directory in directories(root)? {
@@ -134,7 +135,7 @@ fn directories(root: &Path) -> Result<Vec<PathBuf>, Failure> {
     Ok(directories)
 }
 
-/// `None` when nobody answers: a process that was killed leaves its socket behind.
+/// `None` when nothing answers: a process that was killed leaves its socket behind.
 fn ask(directory: &Path) -> Result<Option<ProcessStatus>, Failure> {
     let path = directory.join(SOCKET);
     let mut stream = match Connection::connect(&path) {
@@ -145,8 +146,8 @@ fn ask(directory: &Path) -> Result<Option<ProcessStatus>, Failure> {
     read_status(&mut stream).map(Some).map_err(|e| unreadable(&path, &e))
 }
 
-/// Who answers may not be what he says he is: his answer ends, in time and in length, and does
-/// nothing to a terminal.
+/// Reads a status. The process that answers may not be the one it claims to be, so its answer is
+/// limited in time and length, and cannot affect a terminal.
 fn read_status(stream: &mut Connection) -> io::Result<ProcessStatus> {
     let start = Clock::start();
     let mut json = Vec::new();
@@ -158,7 +159,7 @@ fn read_status(stream: &mut Connection) -> io::Result<ProcessStatus> {
             Ok(0) => break,
             Ok(_) if json.len() > MAX_STATUS => return Err(io::ErrorKind::FileTooLarge.into()),
             Ok(length) => json.extend_from_slice(&buffer[..length]),
-            // What a time limit says (SO_RCVTIMEO in socket(7)).
+            // The error of a time limit (SO_RCVTIMEO in socket(7)).
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
                 return Err(io::ErrorKind::TimedOut.into());
             }

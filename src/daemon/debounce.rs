@@ -1,4 +1,4 @@
-//! Word of changes on the host comes in bursts, and one reading answers a burst.
+//! Coalesces bursts of notifications about changes on the host, so that one reading covers them all.
 
 use std::io;
 use std::net::IpAddr;
@@ -7,11 +7,11 @@ use std::time::Duration;
 use crate::host::clock::Clock;
 use crate::host::{Changed, Changes};
 
-/// After word of a change, how long more word is waited for before the host is read.
+/// How long to wait for more notifications after one, before the host is read.
 const SETTLE: Duration = Duration::from_millis(20);
-/// At least this much time is between two readings that changes ask for.
+/// The least time between two readings that notifications cause.
 const BREATHE: Duration = Duration::from_millis(200);
-/// Word of changes, gathered: many come at once.
+/// Notifications, gathered: many come at once.
 pub struct DebouncedChanges {
     changes: Changes,
     due: Option<Duration>,
@@ -20,7 +20,7 @@ pub struct DebouncedChanges {
 }
 
 impl DebouncedChanges {
-    /// `routes`: whether routes matter.
+    /// `routes`: whether routes matter to this tunnel.
     ///
     /// # Errors
     /// When the kernel refuses a socket.
@@ -29,12 +29,12 @@ impl DebouncedChanges {
         Ok(DebouncedChanges { changes, due: None, last, changed: Changed::default() })
     }
 
-    /// Where packets of ours go.
+    /// Sets the destinations of this tunnel's packets.
     pub fn watch(&mut self, destinations: Vec<IpAddr>) {
         self.changes.watch(destinations);
     }
 
-    /// Returns when something has changed and no more word is expected, with what it was. Cancel safe.
+    /// Returns what has changed once no more notifications are expected. Cancel safe.
     pub async fn debounced(&mut self, clock: Clock) -> Changed {
         while self.due.is_none() {
             if self.changes.wait(&mut self.changed).await {
@@ -43,7 +43,7 @@ impl DebouncedChanges {
         }
         if let Some(due) = self.due {
             let due = clock.instant(due);
-            // What comes in the meantime is read with this one.
+            // What changes in the meantime is covered by the same reading.
             while tokio::time::timeout_at(due, self.changes.wait(&mut self.changed)).await.is_ok() {
             }
         }

@@ -1,4 +1,4 @@
-//! The process as the driver of its engine: what carries out each action.
+//! The process as the driver of its engine: it carries out each action.
 
 use std::net::SocketAddr;
 
@@ -93,8 +93,8 @@ impl Process<'_> {
         }
     }
 
-    /// Keeps a record of the FOU listener, before there is one: a crash in between leaves a record of
-    /// nothing.
+    /// Records the FOU listener before it is made: after a crash in between, the record names a
+    /// listener that does not exist.
     fn keep_record(&self, step: &KernelStep) {
         let directory = &self.settings.state_dir;
         match step {

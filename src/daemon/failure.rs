@@ -1,4 +1,4 @@
-//! Why the program ends, and with which exit code. The codes are those of the first `ipipou`.
+//! Why the program ends, and with which exit code. The codes are the same as in the first `ipipou`.
 
 use std::io;
 
@@ -7,7 +7,7 @@ use crate::host::nft::NftError;
 use crate::host::{ModuleError, StepError};
 use crate::kernel::{QueueError, StartError};
 
-/// The exit codes that are used. The man page's table is made from them.
+/// The exit codes in use. The man page's table is made from them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Exit {
@@ -45,7 +45,7 @@ impl Exit {
         self as u8
     }
 
-    /// What it means, as a sentence.
+    /// The meaning of the code, as a sentence.
     pub fn meaning(self) -> &'static str {
         match self {
             Exit::Ok => "The tunnel was removed, or everything asked for was done.",
@@ -67,7 +67,7 @@ impl Exit {
     }
 }
 
-/// What made the program end.
+/// Why the program ended.
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {
     #[error("{0}")]
@@ -78,7 +78,7 @@ pub enum Failure {
     Netlink(#[source] io::Error),
     #[error("the kernel has no random numbers: {0}")]
     Random(#[from] getrandom::Error),
-    /// What the process itself needs of the system.
+    /// The system refused something that the process itself needs.
     #[error("cannot {doing}: {error}")]
     System { doing: &'static str, error: io::Error },
     #[error(transparent)]
@@ -87,7 +87,7 @@ pub enum Failure {
     Queue(#[from] QueueError),
     #[error(transparent)]
     Rules(#[from] NftError),
-    /// What the process may not do at all.
+    /// The process lacks a capability.
     #[error("{0}")]
     Capability(String),
     #[error("{0}")]
@@ -131,8 +131,8 @@ impl Failure {
         }
     }
 
-    /// The failure of a service. What stays as it is until somebody changes the service's rights or a
-    /// file is usage: the unit is started again for all the rest (`RestartPreventExitStatus=`).
+    /// The failure of a service. A failure that lasts until somebody changes the service's rights or a
+    /// file counts as usage; after any other, the unit is started again (`RestartPreventExitStatus=`).
     pub fn of_service(self) -> Failure {
         let is_refusal = |error: &io::Error| {
             matches!(
@@ -148,7 +148,7 @@ impl Failure {
         if stays { Failure::Usage(self.to_string()) } else { self }
     }
 
-    /// What went wrong while doing this.
+    /// Makes a [`Failure::System`] of an error that happened while doing this.
     pub fn system(doing: &'static str) -> impl Fn(io::Error) -> Failure {
         move |error| Failure::System { doing, error }
     }

@@ -10,33 +10,33 @@ use crate::host::{Doubt, Holder, Lock};
 #[derive(Debug)]
 pub struct Locks {
     interface: Lock,
-    /// Of the port in use.
+    /// The address and port in use, and their lock.
     port: Option<(SocketAddr, Lock)>,
 }
 
 impl Locks {
-    /// Takes the interface's.
+    /// Takes the interface's lock.
     ///
     /// # Errors
-    /// Who runs it already.
+    /// The process that runs the interface already.
     pub async fn open(device: &DeviceName) -> Result<Self, Holder> {
         let lock = wait(&format!("ipipou/interface/{device}")).await?;
         Ok(Locks { interface: lock, port: None })
     }
 
-    /// Takes the port's for the first time.
+    /// Takes the port's lock for the first time, and waits a moment if it is held.
     ///
     /// # Errors
-    /// Who has it already.
+    /// The process that has the port already.
     pub async fn wait_for_port(&mut self, at: SocketAddr) -> Result<(), Holder> {
         self.port = Some((at, wait(&port_name(at)).await?));
         Ok(())
     }
 
-    /// Takes the port's, and lets go of the one before.
+    /// Takes the lock of a port, and releases the one of the port before.
     ///
     /// # Errors
-    /// Who has it already.
+    /// The process that has the port already.
     pub fn hold_port(&mut self, at: SocketAddr) -> Result<(), Holder> {
         if self.port.as_ref().is_none_or(|(held, _)| *held != at) {
             let name = port_name(at);
@@ -45,7 +45,8 @@ impl Locks {
         Ok(())
     }
 
-    /// Has room for those who ask who has the locks.
+    /// Drops the waiting connections of processes that asked who holds the locks, to make room for
+    /// others.
     pub fn drain(&self) {
         self.interface.drain();
         if let Some((_, port)) = &self.port {
@@ -53,7 +54,8 @@ impl Locks {
         }
     }
 
-    /// Leaves out the listeners at our port that another process has made, for other addresses.
+    /// Removes from `found` the listeners at our port that another process has made for other
+    /// addresses.
     pub fn leave_to_others(&self, port: u16, found: &mut Found) {
         let held = self.port.as_ref().map(|(at, _)| at.ip());
         found.listeners.retain(|listener| match listener.local.map(IpAddr::V4) {

@@ -1,9 +1,9 @@
 //! The memory of a tunnel on disk: a file that is replaced as a whole, so that a crash leaves the old or
-//! the new, and a log of what is to be added to it, so that one of thousands of peers costs one line.
+//! the new one, and a log of additions to it, so that one of thousands of peers costs one line.
 //!
-//! A checksum tells a whole file from a damaged one, and a second, small file tells a first start
-//! from one whose memory was lost. Writing waits for the disk, so it is done in the background, and
-//! one writing does for all that is asked for while another one is under way.
+//! A checksum distinguishes a whole file from a damaged one, and a second, small file distinguishes a
+//! first start from one whose memory was lost. Writing waits for the disk, so it is done in the
+//! background; all requests that come during one write are covered by the next.
 
 use std::fs;
 use std::io;
@@ -19,7 +19,7 @@ use super::memory_log::{self, MemoryLog, checksum};
 use crate::engine::{Engine, Memory, Record, Writing};
 use crate::host::atomic_file::replace;
 
-/// What those who wait for the disk wait at most.
+/// The longest that anything waits for the disk.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The fields that version 0.3 wrote, without a checksum.
@@ -38,9 +38,9 @@ pub struct MemoryFile {
     /// The log beside the file; `None`: it is not known what is on the disk, as after an error.
     log: Option<MemoryLog>,
     under_way: Option<UnderWay>,
-    /// Asked for and not begun.
+    /// The write that was requested and has not begun.
     wanted: Option<Writing>,
-    /// Done, and not told yet.
+    /// The write that is done and was not reported yet.
     done: Option<(Writing, io::Result<()>)>,
 }
 
@@ -54,10 +54,10 @@ struct UnderWay {
 /// What an earlier process left.
 #[derive(Debug)]
 pub enum Loaded {
-    /// There was none.
+    /// There was no memory.
     FirstStart,
     Whole(Memory),
-    /// There was one; why it is lost.
+    /// There was one, and it is lost for this reason.
     Lost(io::Error),
 }
 
@@ -92,13 +92,13 @@ impl MemoryFile {
         }
     }
 
-    /// Writes what `engine` remembers, now or after what is being written now.
+    /// Writes what `engine` remembers, now or after the write that is in progress.
     pub fn write(&mut self, writing: Writing, engine: &mut Engine) {
         self.wanted = Some(writing);
         self.begin(engine);
     }
 
-    /// Begins with what is wanted, unless the disk is still busy.
+    /// Begins the requested write, unless the disk is still busy.
     fn begin(&mut self, engine: &mut Engine) {
         if self.under_way.is_none()
             && let Some(writing) = self.wanted.take()
@@ -119,7 +119,7 @@ impl MemoryFile {
         UnderWay { writing, patience: Box::pin(sleep(PATIENCE)), task }
     }
 
-    /// The next writing that is done, or that nobody waits for any longer: then the error says so.
+    /// Waits for the next write that is done, or that has taken too long: then the error says so.
     /// Cancel safe.
     pub async fn written(&mut self) -> (Writing, io::Result<()>) {
         if let Some(done) = self.done.take() {
@@ -142,12 +142,12 @@ impl MemoryFile {
         }
     }
 
-    /// Goes on with what was asked for in the meantime.
+    /// Begins the write that was requested in the meantime.
     pub fn go_on(&mut self, engine: &mut Engine) {
         self.begin(engine);
     }
 
-    /// Writes all that `engine` remembers before anything else is done, and `memory` is that.
+    /// Writes all that `engine` remembers, and waits for it; `memory` is that.
     ///
     /// # Errors
     /// When the directory cannot be made or written, or the disk does not answer.
@@ -216,7 +216,7 @@ fn save(path: &Path, bytes: &[u8]) -> io::Result<()> {
     replace(path, bytes)
 }
 
-/// JSON whose last field is the checksum of all before it.
+/// The memory as JSON whose last field is the checksum of everything before it.
 fn encode(memory: &Memory) -> io::Result<Vec<u8>> {
     let mut bytes = serde_json::to_vec(memory).map_err(io::Error::other)?;
     bytes.pop();
@@ -227,6 +227,8 @@ fn encode(memory: &Memory) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
+/// Reads the memory back.
+///
 /// # Errors
 /// When this is not what was written.
 fn decode(bytes: &[u8]) -> io::Result<Memory> {
@@ -235,7 +237,7 @@ fn decode(bytes: &[u8]) -> io::Result<Memory> {
     let (body, tail) = bytes.split_at(bytes.len().saturating_sub(tail));
     let expected = format!("{CHECKSUM}{}\"}}", checksum(body));
     if tail != expected.as_bytes() {
-        // Without a checksum it must be the whole file of an older version, and no more.
+        // A file without a checksum must be the whole file of an older version, and nothing more.
         let fields: serde_json::Map<_, _> = serde_json::from_slice(bytes).map_err(|_| damaged())?;
         if !fields.keys().all(|name| OLD_FIELDS.contains(&name.as_str())) {
             return Err(damaged());
@@ -276,14 +278,14 @@ mod tests {
 
     #[test]
     fn versions_may_follow_each_other() {
-        // Written by 0.3.0.
+        // As 0.3.0 wrote it.
         let old = r#"{"key":null,"seen":{"newest":0,"within":[],"before":{},"span":0},
             "authenticated":["192.0.2.7:4500",1700000000],"reserved":1700003600,
             "clock_from":1700000000,"clients":{},"settings":{}}"#;
         let memory = decode(old.as_bytes()).unwrap();
         assert_eq!(memory.authenticated, Some(("192.0.2.7:4500".parse().unwrap(), 1_700_000_000)));
         assert_eq!((memory.reserved, memory.clock_from), (1_700_003_600, 1_700_000_000));
-        // 0.3.0 reads ours: every field that it needs is there under its name.
+        // 0.3.0 can read the new file: every field that it needs is there under its name.
         let new: serde_json::Value = serde_json::from_slice(&encode(&memory).unwrap()).unwrap();
         assert!(OLD_FIELDS.iter().all(|name| !new[name].is_null() || *name == "key"));
         let seen = &new["seen"];

@@ -1,4 +1,5 @@
-//! The daemon: checks, then one loop that hands events to the engine and does what it says.
+//! The daemon: checks first, then one loop that passes events to the engine and carries out its
+//! actions.
 
 mod control;
 mod debounce;
@@ -38,10 +39,10 @@ pub struct Settings {
     pub runtime_dir: PathBuf,
 }
 
-/// Prints a new key pair: private seed, public key, a line each, in base64.
+/// Prints a new key pair in base64: private seed and public key, one line each.
 ///
 /// # Errors
-/// When there is no randomness, or nobody reads.
+/// When there is no randomness, or the output cannot be written.
 pub fn keygen(labelled: bool) -> Result<(), Failure> {
     let (private, public) = loop {
         let mut seed = Zeroizing::new([0; 32]);

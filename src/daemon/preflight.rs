@@ -31,11 +31,11 @@ const TUN_DEVICE: &str = "/dev/net/tun";
 /// How long the choice of a datapath waits for the server's addresses.
 const FIRST_LOOKUP: Duration = Duration::from_secs(3);
 
-/// The datapath to use. `goes_on`: an earlier process left its userspace datapath to us, and with
-/// it packets on their way. `remotes`: how many a table has.
+/// Chooses the datapath. `goes_on`: an earlier process left its userspace datapath, with packets in it.
+/// `remotes`: how many a table has.
 ///
 /// # Errors
-/// When the one that is asked for cannot carry so many.
+/// When the datapath that was requested cannot carry that many.
 pub async fn datapath(
     settings: &Settings,
     goes_on: bool,
@@ -70,28 +70,28 @@ pub async fn datapath(
     })
 }
 
-/// The host, and what is known of it before the first change.
+/// The host, and what is known about it before the first change.
 pub struct Ground {
     pub host: HostAdapter,
     pub datapath: Prepared,
     pub locks: Locks,
-    /// Whether a FOU listener at our port is an earlier process'.
+    /// Whether a FOU listener at our port is left from an earlier process.
     pub adopts_listeners: bool,
-    /// The family of our outer addresses.
+    /// The family of the outer addresses.
     pub family: Family,
 }
 
-/// A datapath that can be used, and is not yet.
+/// A datapath that can be used but has not been started.
 pub enum Prepared {
     Kernel(Box<KernelState>),
     Tun,
 }
 
 impl Prepared {
-    /// Starts it. `stored` is what an earlier process of the userspace datapath left.
+    /// Starts the datapath. `stored` is what an earlier process of the userspace datapath left.
     ///
     /// # Errors
-    /// When the kernel refuses a socket or a thread, or somebody else reads the queue.
+    /// When the kernel refuses a socket or a thread, or another process reads the queue.
     pub async fn start(
         self,
         config: &Config,
@@ -119,11 +119,11 @@ impl Prepared {
     }
 }
 
-/// Opens the host, or says in one line why there can be no tunnel. `goes_on`: the interface may be
-/// there, an earlier process left it to us.
+/// Opens the host, or says in one line why there can be no tunnel. `goes_on`: the interface may exist,
+/// because an earlier process left it.
 ///
 /// # Errors
-/// The first thing that is missing.
+/// Names the first thing that is missing.
 pub async fn open_host(
     settings: &Settings,
     datapath: Datapath,
@@ -137,7 +137,7 @@ pub async fn open_host(
         ))
     })?;
     match check_device(&tunnel.outer).await {
-        // The interface may come up late; the engine waits for it as for one that went away.
+        // The interface may come up later; the engine waits for it as for one that went away.
         Err(Failure::Usage(problem)) if is_service() => {
             tracing::warn!("{problem}: waiting for it");
         }
@@ -177,7 +177,7 @@ pub async fn open_host(
     Ok(Ground { host, datapath: prepared, locks, adopts_listeners, family })
 }
 
-/// Whether there is a FOU listener already where ours is to be.
+/// Whether there is a FOU listener already that serves the address and port that ours would.
 fn serves(found: &Found, tunnel: &TunnelConfig, at: SocketAddr) -> bool {
     let SocketAddr::V4(at) = at else { return false };
     let bound_to = match tunnel.outer.device() {
@@ -188,11 +188,11 @@ fn serves(found: &Found, tunnel: &TunnelConfig, at: SocketAddr) -> bool {
     found.listeners.iter().any(|listener| listener.serves(&ours))
 }
 
-/// That nobody has the port.
+/// Checks that the port is free.
 fn check_port(at: SocketAddr, outer: &Outer) -> Result<(), Failure> {
     match probe_port(at, outer.device()) {
         Err(e) if e.kind() == io::ErrorKind::AddrInUse => Err(port_in_use(at, &user_of_port(at))),
-        // What else is wrong is said when the port is taken for good.
+        // Other errors are reported when the port is bound.
         Ok(()) | Err(_) => Ok(()),
     }
 }
@@ -204,7 +204,8 @@ fn port_in_use(at: SocketAddr, by: &dyn std::fmt::Display) -> Failure {
     ))
 }
 
-/// The kernel's datapath where it can do what is asked, otherwise our own, and why.
+/// Chooses the kernel datapath where it can do what is asked, otherwise the userspace one, and logs
+/// why.
 async fn choose(settings: &Settings) -> Result<Datapath, Failure> {
     if let Some(why) = settings.config.exceeds(Datapath::Kernel) {
         tracing::info!("userspace datapath (tun): {why}");
@@ -226,7 +227,7 @@ async fn choose(settings: &Settings) -> Result<Datapath, Failure> {
     })
 }
 
-/// Who is reached over IPv6 only, as things are now, when nobody chose a family.
+/// The peer that can only be reached over IPv6 now, if the user did not choose a family.
 async fn only_ipv6(settings: &Settings) -> io::Result<Option<String>> {
     let tunnel = settings.tunnel();
     let links = Links::open()?;
@@ -254,7 +255,7 @@ async fn only_ipv6(settings: &Settings) -> io::Result<Option<String>> {
         }
         Outer::Route => {}
     }
-    // Without a name server or an answer, the kernel's is as good a guess as ours.
+    // Without a name server or an answer, the kernel datapath is as good a guess as the userspace one.
     let Some(name) = name.filter(|_| found.has_global_ipv6()) else { return Ok(None) };
     let lookup = tokio::time::timeout(FIRST_LOOKUP, names::look_up(name)).await;
     let Ok(Ok(addresses)) = lookup else { return Ok(None) };
@@ -289,7 +290,7 @@ fn require_kernel(host: &HostAdapter, settings: &Settings) -> Result<KernelState
     }
 }
 
-/// That TUN interfaces can be made here.
+/// Checks that TUN interfaces can be made here.
 fn require_tun() -> Result<(), Failure> {
     match OpenOptions::new().read(true).write(true).open(TUN_DEVICE) {
         Ok(_) => Ok(()),
@@ -302,13 +303,13 @@ fn require_tun() -> Result<(), Failure> {
     }
 }
 
-/// Whether a service manager waits for word of us (sd_notify(3)). `INVOCATION_ID` would not do: shells
-/// that a user's own service manager started have it, too.
+/// Whether a service manager waits for notifications (sd_notify(3)). `INVOCATION_ID` would not do:
+/// shells that a user's own service manager started have it, too.
 pub fn is_service() -> bool {
     std::env::var_os("NOTIFY_SOCKET").is_some_and(|socket| !socket.is_empty())
 }
 
-/// That the interface of `-b @DEV` exists.
+/// Checks that the interface of `-b @DEV` exists.
 pub async fn check_device(outer: &Outer) -> Result<(), Failure> {
     let Some(device) = outer.device() else { return Ok(()) };
     let links = Links::open().map_err(Failure::Netlink)?;
@@ -320,7 +321,7 @@ pub async fn check_device(outer: &Outer) -> Result<(), Failure> {
     }
 }
 
-/// That this process has a capability.
+/// Checks that this process has a capability.
 pub fn require_capability(bit: u32, name: &str) -> Result<(), Failure> {
     let status = std::fs::read_to_string("/proc/self/status")
         .map_err(Failure::system("read /proc/self/status"))?;
@@ -337,13 +338,13 @@ pub fn require_capability(bit: u32, name: &str) -> Result<(), Failure> {
     )))
 }
 
-/// What sending an authentication packet needs.
+/// Checks for what sending an authentication packet needs.
 pub fn require_raw() -> Result<(), Failure> {
     require_capability(CAP_NET_RAW, "CAP_NET_RAW")
 }
 
 fn require_fou() -> Result<(), Failure> {
-    // Asking for the family makes the kernel load the module, when it may.
+    // A request to the family makes the kernel load the module, if it may.
     if probe_fou().is_ok() {
         return Ok(());
     }

@@ -1,4 +1,4 @@
-//! One process and its tunnel: the engine, and those who do what it says.
+//! One process and its tunnel: the engine, and the adapters that carry out its actions.
 
 use std::mem::{Discriminant, discriminant};
 use std::net::{IpAddr, SocketAddr};
@@ -25,14 +25,15 @@ use crate::host::{self, Changed, HostAdapter, Question, StepError, WayTo};
 use crate::observe::rate::Limiter;
 use crate::tun::{self, StoredFds};
 
-/// So many lines of a kind are logged per interval; what repeats because somebody sends much has one.
+/// The log lines of each kind are limited per this interval. A kind that repeats because somebody sends
+/// much gets one line.
 const LOG_EVERY: Duration = Duration::from_secs(10);
 const SOME_LINES: u32 = 5;
 const MANY_LINES: u32 = 50;
-/// Where programs look up who resolves names (resolv.conf(5)).
+/// Where programs read which name servers to ask (resolv.conf(5)).
 const RESOLV_CONF: &str = "/etc/resolv.conf";
 
-/// What fails again and again.
+/// What may fail again and again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum Failing {
     Send,
@@ -45,35 +46,35 @@ pub(super) enum Failing {
 
 pub struct Process<'a> {
     pub(super) settings: &'a Settings,
-    /// Of our outer addresses.
+    /// The family of the outer addresses.
     pub(super) family_at_start: Family,
     pub(super) clock: Clock,
     pub(super) engine: Engine,
     pub(super) host: HostAdapter,
     locks: Locks,
-    /// Whether the next reading finds listeners at our port that are not ours to take over.
+    /// Whether the next reading finds listeners at our port that must not be taken over.
     foreign_listeners: bool,
-    /// What was asked for, or chosen.
+    /// The datapath that was requested or chosen.
     pub(super) chosen: Datapath,
     pub(super) datapath: Box<dyn host::Datapath>,
     pub(super) dns: Dns,
     pub(super) memory: MemoryFile,
     rejections: Limiter<Reject>,
     failures: Limiter<Failing>,
-    /// How many the rules had dropped at the last look.
+    /// How many ICMP errors the rules had dropped at the last reading.
     icmp_errors: Option<u64>,
     changes: Limiter<Discriminant<Report>>,
-    /// The first failure counts until the tunnel has been set up once.
+    /// The first failure so far; present until the tunnel has been set up once.
     pub(super) starting: Option<Option<Failure>>,
-    /// How many of our things could not be removed, once that has begun.
+    /// While the tunnel is removed: how many of its parts could not be.
     pub(super) ending: Option<usize>,
     adopted: bool,
-    /// Links or addresses may have changed since the datapath was told of them.
+    /// Links or addresses may have changed since the datapath was last told of them.
     pub(super) surroundings_due: bool,
-    /// That the tunnel leads into itself was said.
+    /// Whether the log has said that the tunnel leads into itself.
     leads_back: bool,
     pub(super) rules: &'static str,
-    /// Who changed nftables since the last reading.
+    /// The program that changed nftables since the last reading.
     ruleset_by: Option<String>,
 }
 
@@ -84,8 +85,9 @@ impl<'a> Process<'a> {
         let mut kept = tun::inherited();
         let datapath = preflight::datapath(settings, !kept.is_nothing(), remotes).await?;
         if datapath == Datapath::Kernel && !kept.is_nothing() {
-            // They have the interface and the port that the kernel is to have. Without them the next
-            // start finds its way free, if this one comes too early.
+            // These are the interface and the port that the kernel datapath is to have. They are
+            // released, so that at least the next start finds them free, if they are not yet free for
+            // this one.
             kept = StoredFds::default();
             let _ = tun::forget();
         }
@@ -146,22 +148,22 @@ impl<'a> Process<'a> {
         })
     }
 
-    /// Makes the host as it should be for the first time.
+    /// Sets the host up for the first time.
     pub async fn start(&mut self) -> Result<(), Failure> {
         self.look().await;
         let Some(Some(failure)) = self.starting.take() else { return Ok(()) };
-        // A tunnel that was running before us is better left than taken away.
+        // A tunnel that was running before this process is left in place rather than removed.
         if !self.adopted {
             let _ = self.end().await;
         }
         Err(failure)
     }
 
-    /// Removes everything of ours.
+    /// Removes everything that the tunnel made.
     pub async fn end(&mut self) -> Result<(), Failure> {
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
         let _ = tun::forget(); // without a service manager there is nothing to forget
-        // Word of the last changes may be on its way.
+        // Notifications about the last changes may still be on their way.
         self.host.note(&Changed { lost: true, ..Changed::default() });
         let found = self.read_host().await.map_err(Failure::Netlink)?;
         self.clock.now()?; // without random numbers the event would be lost
@@ -173,13 +175,13 @@ impl<'a> Process<'a> {
         }
     }
 
-    /// The other end's address inside the tunnel, if there is one only.
+    /// The peer's address inside the tunnel, if there is only one peer.
     fn inner_peer(&self) -> Option<IpAddr> {
         let peer = self.settings.tunnel().inner_peer;
         (peer.prefix_len() == peer.max_prefix_len()).then(|| peer.addr().into())
     }
 
-    /// The addresses whose ways out of the host are of interest.
+    /// The addresses to which the routes of the host matter.
     pub fn destinations(&self) -> Vec<IpAddr> {
         let server = self.engine.server_address().into_iter();
         server.chain(self.engine.other_addresses()).chain(self.inner_peer()).collect()
@@ -219,7 +221,7 @@ impl<'a> Process<'a> {
         Ok(found)
     }
 
-    /// Says what is wrong around the datapath, when that is news.
+    /// Logs what is wrong around the datapath, when that is news.
     fn warn(&mut self) {
         let Warnings { leads_back, icmp_errors } = self.datapath.warnings();
         if leads_back && !std::mem::replace(&mut self.leads_back, leads_back) {
@@ -240,8 +242,8 @@ impl<'a> Process<'a> {
         }
     }
 
-    /// Takes the lock of the port at our outer address. While another process has it, that address
-    /// is not there for us.
+    /// Takes the lock of the port at our outer address. While another process has it, the address
+    /// counts as missing.
     fn hold_port(&mut self, found: &mut Found) {
         self.locks.drain();
         let port = self.settings.tunnel().port.get();
@@ -252,16 +254,17 @@ impl<'a> Process<'a> {
             self.complain(Failing::Port, &text);
             found.hide(address);
         }
-        // At the first reading only, when the engine takes over what is there.
+        // Only at the first reading, when the engine takes over what is there.
         if std::mem::take(&mut self.foreign_listeners) {
             found.listeners.retain(|listener| listener.port != port);
         }
         self.locks.leave_to_others(port, found);
     }
 
-    /// Reads the host after word of a change, and puts right what is wrong; true at the end.
+    /// Reads the host after a notification and repairs what is wrong; true at the end.
     pub async fn host_changed(&mut self, changed: Changed) -> bool {
-        // Not every change is told, so the host is read every few seconds too: this says why.
+        // Not every change causes a notification, so the host is also read every few seconds. This line
+        // says why it was read now.
         tracing::trace!("the host changed: reading it");
         self.host.note(&changed);
         self.surroundings_due |= changed.lost || !changed.interfaces.is_empty();
@@ -271,7 +274,7 @@ impl<'a> Process<'a> {
         done
     }
 
-    /// Reads the host and puts right what is wrong; true at the end.
+    /// Reads the host and repairs what is wrong; true at the end.
     pub async fn look(&mut self) -> bool {
         match self.read_host().await {
             Ok(found) => self.handle(Event::HostRead(found)).await,
@@ -290,7 +293,8 @@ impl<'a> Process<'a> {
         }
     }
 
-    /// A writing in the background is done, whatever came of it: who waited for it is let in.
+    /// Handles the end of a write in the background, whether or not it failed: the remotes that waited
+    /// for it are let in.
     pub async fn written(&mut self, writing: Writing, result: std::io::Result<()>) -> bool {
         self.note_write(result);
         self.memory.go_on(&mut self.engine);
@@ -366,7 +370,7 @@ impl<'a> Process<'a> {
         );
     }
 
-    /// Sends the status to somebody who asked.
+    /// Sends the status to a client of the control socket.
     pub async fn tell(&mut self, stream: UnixStream) -> bool {
         let done = self.look().await; // for fresh traffic counters
         answer(stream, &self.status());
@@ -374,7 +378,7 @@ impl<'a> Process<'a> {
     }
 }
 
-/// How many lines of the kind were not logged.
+/// A note of how many lines of the kind were not logged.
 fn also(more: u64) -> String {
     match more {
         0 => String::new(),

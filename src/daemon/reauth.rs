@@ -13,7 +13,7 @@ use crate::host::{HostAdapter, Question, WayTo};
 use crate::kernel::RawSender;
 use crate::sources::names;
 
-/// Sends the packet. The tunnel, if there is one, is not touched.
+/// Sends the packet. An existing tunnel is not touched.
 ///
 /// # Errors
 /// When there is no server to send to, no address to send from, or the kernel refuses.
@@ -37,7 +37,7 @@ async fn send(name: &ServerName, shows: &Shows, settings: &Settings) -> Result<(
     let addresses = names::look_up(&name.host)
         .await
         .map_err(|e| Failure::Generic(format!("cannot look up {:?}: {e}", name.host)))?;
-    // What sends needs IPv4; the tunnel may be at any of the name's addresses.
+    // The socket that sends can only do IPv4; the tunnel may go to any of the name's addresses.
     let mut usable = addresses.iter().copied().filter(IpAddr::is_ipv4);
     let Some(first) = usable.next() else {
         return Err(Failure::Generic(
@@ -77,8 +77,8 @@ async fn send(name: &ServerName, shows: &Shows, settings: &Settings) -> Result<(
     Ok(())
 }
 
-/// The address that the tunnel of a running process goes to, if the name has it; else the first that
-/// there is a way to.
+/// The address to which a running process' tunnel goes, if the name has it; otherwise the first one to
+/// which there is a route.
 fn server_of_tunnel(tunnel: &TunnelConfig, first: IpAddr, found: &mut Found) -> IpAddr {
     let in_use = match found.interface(&tunnel.device).map(|interface| interface.kind) {
         Some(InterfaceKind::Ipip(link)) => Some(IpAddr::V4(link.remote)),

@@ -1,5 +1,6 @@
-//! A record of the port at which this tunnel has a FOU listener: a listener has no label, and rules
-//! that came with it may have been flushed. So that the next process knows it after a crash.
+//! A record of the port at which this tunnel has a FOU listener. A listener has no label, and the rules
+//! that came with it may have been flushed; by the record, the next process recognises it after a
+//! crash.
 
 use std::fs;
 use std::num::NonZeroU16;
@@ -22,12 +23,12 @@ pub fn write(state_dir: &Path, port: u16) -> std::io::Result<()> {
     }
 }
 
-/// Removes the record, with the listener. One that stays tells of a listener that is not there.
+/// Removes the record together with the listener. A record that stays names a listener that is gone.
 pub fn remove(state_dir: &Path) {
     let _ = fs::remove_file(state_dir.join(FILE));
 }
 
-/// Whether a process of this tunnel had a listener at this port, since the machine started.
+/// Whether a process of this tunnel has had a listener at this port since the machine started.
 pub fn names(state_dir: &Path, port: NonZeroU16) -> bool {
     fs::read_to_string(state_dir.join(FILE)).is_ok_and(|text| text == line(port.get()))
 }

@@ -1,11 +1,11 @@
-//! Signals: the end, a new authentication, a table to be read again, and those that must not end a
-//! tunnel.
+//! Signals: those that end the tunnel, authenticate again or read the table again, and those that must
+//! not end it.
 
 use std::io;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-/// The signals that mean something, or at least do not end the process.
+/// The signals that mean something here, or that would end the process.
 pub struct Signals {
     end: [Signal; 2],
     reauthenticate: Signal,
@@ -13,7 +13,7 @@ pub struct Signals {
     ignored: Signal,
 }
 
-/// What a signal asks for.
+/// What a signal requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Caught {
     /// SIGTERM, SIGINT.
@@ -22,12 +22,12 @@ pub enum Caught {
     Reauthenticate,
     /// SIGHUP.
     Reload,
-    /// Its name.
+    /// A signal of this name, which is ignored.
     Ignored(&'static str),
 }
 
 impl Signals {
-    /// From now on none of them ends the process by itself.
+    /// Catches the signals: from now on none of them ends the process by itself.
     ///
     /// # Errors
     /// When the kernel refuses.

@@ -1,4 +1,4 @@
-//! What a process tells of itself.
+//! The status that a process reports.
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
@@ -59,7 +59,7 @@ impl Process<'_> {
     }
 }
 
-/// What is said of the way to the remote since something last came from there.
+/// The last report that packets did not reach the remote, if nothing has come from there since.
 fn unreachable(
     tunnel: &crate::engine::Status,
     word: datapath::Unreachable,

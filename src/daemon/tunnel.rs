@@ -1,4 +1,4 @@
-//! The loop of a tunnel process: whatever happens becomes an event for the engine.
+//! The loop of a tunnel process: everything that happens becomes an event for the engine.
 
 use std::future::pending;
 use std::net::IpAddr;
@@ -22,10 +22,10 @@ use crate::engine::table::Node;
 use crate::host::clock::Clock;
 use crate::sources::{TableSource, names};
 
-/// Is a tunnel until SIGTERM or SIGINT.
+/// Runs a tunnel until SIGTERM or SIGINT.
 ///
 /// # Errors
-/// Why it could not start, or what it could not clean up.
+/// Why it could not start, or what it could not remove.
 pub fn run(settings: &Settings) -> Result<(), Failure> {
     if let Some(key) = settings.config.public_key() {
         tracing::info!("our public key is {}: the other end needs it", key_text(&key));
@@ -35,7 +35,7 @@ pub fn run(settings: &Settings) -> Result<(), Failure> {
         .build()
         .map_err(Failure::system("start"))?;
     let result = runtime.block_on(serve(settings));
-    // A lookup or a fetch that is under way keeps nobody waiting.
+    // A lookup or a fetch that is in progress delays nothing.
     runtime.shutdown_background();
     result.map_err(|failure| match preflight::is_service() {
         true => failure.of_service(),
@@ -45,7 +45,7 @@ pub fn run(settings: &Settings) -> Result<(), Failure> {
 
 async fn serve(settings: &Settings) -> Result<(), Failure> {
     let mut signals = Signals::catch().map_err(Failure::system("catch signals"))?;
-    // The way to its server concerns a client.
+    // Only a client needs the route to its server.
     let looks_at_routes =
         settings.config.server_name().is_some() || settings.tunnel().asks_for_routing();
     let mut changes = DebouncedChanges::open(looks_at_routes).map_err(Failure::Netlink)?;
@@ -64,7 +64,8 @@ async fn serve(settings: &Settings) -> Result<(), Failure> {
     let family = watch::Sender::new(process.family_at_start);
     let mut tables = keep_table(settings, hosts, &family, &look_up_now, process.clock);
     if let Some(table) = next_table(&mut tables, &settings.config).await {
-        // Before the host is read: what an earlier process made for these nodes is kept.
+        // This is done before the host is read, so that what an earlier process made for these nodes is
+        // kept.
         process.handle(Event::Hosts(table)).await;
     }
 
@@ -75,7 +76,7 @@ async fn serve(settings: &Settings) -> Result<(), Failure> {
             let family = process.engine.family();
             std::mem::replace(last, family) != family
         });
-        // A socket that always has something must not keep the clock from being looked at.
+        // A socket that always has something to read must not keep deadlines from being met.
         if process.clock.elapsed() >= process.engine.next_deadline() {
             process.handle(Event::Deadline).await;
         }
@@ -89,7 +90,7 @@ async fn serve(settings: &Settings) -> Result<(), Failure> {
                     look_up_now.notify_one();
                     match settings.config.peers {
                         PeerSource::One(_) => process.handle(Event::ReauthRequested).await,
-                        PeerSource::Table(_) => false, // it is read again
+                        PeerSource::Table(_) => false, // the table is read again
                     }
                 }
                 Caught::Reload => {
@@ -112,7 +113,7 @@ async fn serve(settings: &Settings) -> Result<(), Failure> {
             }
             Some(stream) = next_asker(control.as_ref()) => process.tell(stream).await,
             changed = changes.debounced(process.clock) => process.host_changed(changed).await,
-            // Last: anybody can send as many as he likes.
+            // This is last, because anybody can send as many packets as they like.
             datagram = process.datapath.next_control() => match datagram {
                 Some((from, payload)) => {
                     process.handle(Event::Datagram { from, payload: &payload }).await
@@ -133,7 +134,7 @@ fn ignore(signal: &str) {
     tracing::warn!("{signal} means nothing to ipipou: ignored");
 }
 
-/// Without a control socket a tunnel still works.
+/// Opens the control socket; a tunnel works without one.
 fn open_control(settings: &Settings) -> Option<StatusSocket> {
     StatusSocket::open(&settings.runtime_dir)
         .inspect_err(|e| {
@@ -158,7 +159,7 @@ fn keep_looking(config: &Config) -> (mpsc::Receiver<Vec<IpAddr>>, Arc<Notify>) {
     (answers, now)
 }
 
-/// Reads the table of a node, again and again.
+/// Reads the table of a node again and again.
 fn keep_table(
     settings: &Settings,
     hosts: Option<TableSource>,
