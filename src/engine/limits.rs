@@ -1,70 +1,70 @@
-//! How many packets of unproven sources are looked at: the same numbers on both datapaths.
+//! How many packets of unproven sources are looked at: the same numbers in both datapaths.
 //!
-//! Looking costs a signature check, 37 µs, and anybody can send. A packet that may be an
+//! Looking at one costs a signature check, 37 µs, and anybody can send. A packet that may be an
 //! authentication packet by its length ([`PacketShape::may_have`]) is looked at if one of these
-//! budgets, asked in this order, has a token for it:
+//! budgets, tried in this order, has a token for it:
 //!
 //! 1. [`KNOWN_REMOTE`], if it comes from the address and port of an admitted remote: whatever others
-//!    do, a remote that stays where it is proves itself again.
-//! 2. [`LIGHT`], if its source address (IPv6: the /64) is within [`LIGHT_SOURCE`]: a flood from
-//!    somewhere costs nobody elsewhere a packet.
-//! 3. [`HEAVY`], for the [`HEAVY_SAMPLE`] of all others: a flood from the very address of a client,
-//!    forged or by a neighbour behind its NAT, does not shut the client out. Which ones are in the
-//!    sample is drawn by lot: packets that come as regularly as tokens do would take every token just
-//!    before a client's packet arrives. With 5,000 packets of junk a second from its own address, a
-//!    client that tries once a second fails for 10 s once in 59,000 times.
+//!    do, a remote that stays where it is can authenticate again.
+//! 2. [`LIGHT`], if its source address (IPv6: the /64) is within [`LIGHT_SOURCE`]: a flood from one
+//!    place does not cost others a packet.
+//! 3. [`HEAVY`], for a random [`HEAVY_SAMPLE`] of all others: a flood from a client's own address,
+//!    forged or by a neighbour behind its NAT, does not shut the client out. The sample is drawn by lot:
+//!    otherwise packets that come as regularly as tokens do would take every token just before a
+//!    client's packet arrives. With 5,000 packets of junk a second from its own address, a client that
+//!    tries once a second fails for 10 s once in 59,000 times.
 //!
-//! What cannot be one by its length costs none of these tokens; of it, [`IMPOSSIBLE`] is looked at, so
-//! that the log can say why somebody does not get in.
+//! A packet that cannot be one by its length costs none of these tokens. [`IMPOSSIBLE`] of these are
+//! looked at, so that the log can say why somebody is not admitted.
 //!
-//! Where nothing can be remembered of a source (a full table), its packets go on to the next budget,
-//! so what is full makes the limit stricter. All budgets together are at worst a sixth of a core.
+//! Where nothing can be remembered about a source (a full table), its packets go on to the next budget,
+//! so a full table makes the limit stricter. All budgets together cost a sixth of a core at worst.
 
 use std::ops::RangeInclusive;
 
 use super::host::PacketShape;
 
-/// A bucket of tokens, a packet each.
+/// A bucket of tokens, one for each packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Budget {
-    /// How many tokens, that is packets, come in each second.
+    /// How many tokens, that is packets, are added each second.
     pub per_second: u32,
-    /// How many tokens it holds at most, and at first.
+    /// How many tokens it holds at most, and at the start.
     pub burst: u32,
 }
 
-/// Of each remote; where there is one bucket for all, of an admitted remote's packets.
+/// For each admitted remote; where there is only one bucket, for the packets of all of them.
 pub const KNOWN_REMOTE: Budget = Budget { per_second: 10, burst: 20 };
 
-/// Of each source address. People behind one NAT share it, and a client sends one packet at a time.
+/// For each source address. People behind one NAT share it, and a client sends one packet at a time.
 pub const LIGHT_SOURCE: Budget = Budget { per_second: 20, burst: 50 };
 
-/// Of all sources that are within [`LIGHT_SOURCE`]: a thousand clients of a server that was restarted
+/// For all sources that are within [`LIGHT_SOURCE`]: a thousand clients of a server that was restarted
 /// come at once.
 pub const LIGHT: Budget = Budget { per_second: 1000, burst: 1000 };
 
-/// Of all others. More than the sample of 5,000 a second, so that the lot alone decides there.
+/// For all others. It is more than the sample of 5,000 a second, so that the lot alone decides there.
 pub const HEAVY: Budget = Budget { per_second: 3500, burst: 3500 };
 
-/// Of packets that prove nothing by their length: they cost no signature check.
+/// For packets that prove nothing by their length: they cost no signature check.
 pub const IMPOSSIBLE: Budget = Budget { per_second: 5, burst: 10 };
 
-/// Of so many packets …
+/// The sample is drawn from this many packets.
 pub const HEAVY_OUT_OF: u32 = 3;
-/// … so many are drawn.
+/// This many of them are drawn.
 pub const HEAVY_SAMPLE: u32 = 2;
 
 /// IPv6 addresses with these first bits in common are one source: a host has a whole /64.
 pub const SOURCE_PREFIX_V6: u8 = 64;
 
 impl PacketShape {
-    /// Packets whose payload has one of these lengths.
+    /// The shape of packets whose payload has one of these lengths.
     pub fn of_lengths(lengths: RangeInclusive<usize>) -> Self {
         let bytes = |length: &usize| u16::try_from(*length).unwrap_or(u16::MAX); // all are below it
         PacketShape::NotIpv4 { length: bytes(lengths.start()), longest: bytes(lengths.end()) }
     }
 
-    /// Whether an authentication packet can have so many bytes.
+    /// Whether an authentication packet can have this many bytes.
     pub fn may_have(self, length: usize) -> bool {
         match self {
             PacketShape::NotIpv4 { length: shortest, longest } => {

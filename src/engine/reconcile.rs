@@ -1,4 +1,4 @@
-//! What follows from a reading of the host: what is ours of what was found, and the steps to what
+//! Decides what follows from a reading of the host: what of it is ours, and which steps lead to what
 //! should be there.
 
 use std::net::{IpAddr, SocketAddr};
@@ -24,17 +24,17 @@ use super::table::{Node, nodes};
 use super::wanted::wanted;
 use super::{Action, Applying, Engine, Now, Phase, REREAD_EVERY, Report};
 
-/// The other ends as they were planned for.
+/// The peers as they were planned for.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Remotes {
     outer: Option<OuterFound>,
     peers: Vec<Planned>,
 }
 
-/// What a plan depends on of one peer.
+/// The state of one peer that a plan depends on.
 #[derive(Debug, PartialEq, Eq)]
 struct Planned {
-    /// Its remotes, and whether each is let in.
+    /// Its remotes, and whether each is admitted.
     remotes: Vec<(SocketAddr, bool)>,
     conflicting_remote: Option<IpAddr>,
 }
@@ -68,8 +68,8 @@ impl Engine {
         if self.table.is_some() {
             self.take_nodes(actions); // our outer address may have changed
         }
-        // What follows from our own changes is no repair (routes need the interface's number), nor
-        // what follows from another address, which was reported.
+        // What follows from our own changes is no repair (routes need the interface's index), and
+        // neither is what follows from another outer address, which was reported.
         let settled = std::mem::replace(&mut self.phase, Phase::Settled) == Phase::Settled;
         let mut steps = Vec::new();
         if !(is_as_planned && self.needs_nothing == Some(self.remotes())) {
@@ -84,8 +84,8 @@ impl Engine {
         self.try_next_address(now, actions);
     }
 
-    /// Whether nothing has changed since the reading `before` but what was carried: the host may have
-    /// thousands of interfaces to plan for.
+    /// Whether nothing but counters has changed since the reading `before`: the host may have thousands
+    /// of interfaces to plan for.
     fn is_as_planned(&self, mut before: Found) -> bool {
         let Some(found) = &self.found else { return false };
         before.answers = found.answers;
@@ -98,7 +98,7 @@ impl Engine {
         before == *found
     }
 
-    /// What a plan depends on besides the host.
+    /// The state besides the host that a plan depends on.
     fn remotes(&self) -> Remotes {
         let of_peer = |peer: &Peer| Planned {
             remotes: peer.remotes().collect(),
@@ -107,8 +107,8 @@ impl Engine {
         Remotes { outer: self.outer, peers: self.peers.iter().map(of_peer).collect() }
     }
 
-    /// Tells of the repairs among `steps`, or puts them off. If all was not `settled`, only what was
-    /// repaired a moment ago is a repair.
+    /// Reports the repairs among `steps`, or puts them off. If the host was not `settled`, a step
+    /// counts as a repair only if the same thing was repaired a moment ago.
     fn judge_repairs(
         &mut self,
         mut steps: Vec<Step>,
@@ -118,7 +118,7 @@ impl Engine {
     ) {
         let waits = |step: &Step| self.undone.wait(step, now.monotonic);
         if let Some(until) = steps.iter().filter_map(waits).max() {
-            // One step may need another: none is made, but for those that guard.
+            // One step may need another: if any is put off, all are, except for steps that guard.
             let (made, put_off) = steps.into_iter().partition::<Vec<_>, _>(Step::guards);
             put_off.iter().for_each(|step| self.not_made(step));
             steps = made;
@@ -142,8 +142,8 @@ impl Engine {
         actions.extend(Action::apply(steps));
     }
 
-    /// Tells who else has the other ends' addresses inside the tunnel, and what else keeps packets for
-    /// them out of it, when that has changed. Our own addresses may be on several interfaces.
+    /// Reports, when that has changed, which interfaces have the peers' addresses inside the tunnel,
+    /// and what else keeps packets for them out of it. Our own addresses may be on several interfaces.
     fn tell_conflicts(&mut self, actions: &mut Vec<Action>) {
         let Some(found) = &self.found else { return };
         let (tunnel, devices) = (&self.endpoint.tunnel, self.devices(found));
@@ -175,8 +175,8 @@ impl Engine {
         self.conflicts = conflicts;
     }
 
-    /// A server that does not come to its end may have accepted more than it wrote: the next one is
-    /// told by this.
+    /// Notes the start of this process. A server that does not end properly may have accepted more than
+    /// it wrote: this note tells the next process.
     fn note_start(&mut self, actions: &mut Vec<Action>) {
         if let Control::Queue { .. } = self.endpoint.control {
             self.memory.running = true;
@@ -184,21 +184,21 @@ impl Engine {
         }
     }
 
-    /// Clients learn from the counters whether their server lets them in.
+    /// Clients learn from the counters whether their server admits them.
     fn read_traffic(&mut self, now: &Now, actions: &mut Vec<Action>) {
         let Some(found) = &self.found else { return };
         for peer in self.peers.iter_mut() {
             let remote = peer.remote();
             let Some(prover) = &mut peer.prover else { continue };
             let mut traffic = found.interface(&peer.device).map(|i| i.traffic).unwrap_or_default();
-            traffic.rx_packets += found.answers; // they came back, too
+            traffic.rx_packets += found.answers; // these came back, too
             let silent = prover.read_traffic(traffic, now);
             let silent = remote.filter(|_| silent).map(Report::NothingBack);
             actions.extend(silent.map(Action::Report));
         }
     }
 
-    /// Works out our outer address. When it is gone, the last one is kept: it may come back.
+    /// Works out our outer address. If it is gone, the last one is kept, because it may come back.
     fn find_outer(
         &mut self,
         found: &Found,
@@ -232,9 +232,9 @@ impl Engine {
         }
     }
 
-    /// Whether a step puts right what somebody did. To follow the uplink is no repair, nor are rules
-    /// that are as they were installed exchanged because others began to track connections, or made
-    /// another tunnel.
+    /// Whether a step puts right what somebody else did. Following the uplink is no repair. Nor is
+    /// exchanging rules that are as they were installed, because another program began to track
+    /// connections or made another tunnel.
     fn mends(&self, step: &Step) -> bool {
         let rules = self.found.as_ref().map(|found| &found.rules);
         let follows =
@@ -246,7 +246,7 @@ impl Engine {
         !follows && !others
     }
 
-    /// Takes over what an earlier process of this tunnel left running.
+    /// Adopts what an earlier process of this tunnel left running.
     fn adopt(&mut self, found: &Found, now: &Now, actions: &mut Vec<Action>) {
         if found.userspace.interface {
             self.adopt_userspace(now, actions);
@@ -260,8 +260,8 @@ impl Engine {
                 continue;
             };
             if source_port != port {
-                // Ours from before the port was changed, and its listener with it: nothing guards
-                // them any more.
+                // This is ours from before the port was changed, and so is its listener: nothing guards
+                // them any longer.
                 if is_labelled(interface) {
                     let old = found.listeners.iter().filter(|l| l.port == source_port);
                     self.owned.listeners.extend(old.filter(|l| l.local == Some(link.local)));
@@ -272,8 +272,9 @@ impl Engine {
             peer.adopt(remote, &self.memory, now);
             report_adopted(peer, remote, actions);
         }
-        // Whatever else was lost, by these marks ours is known: the table's name; a listener on our
-        // port that is bound to an address; our alternate address as /32 of the loopback interface.
+        // Even if everything else was lost, ours is recognised by these marks: the table's name; a
+        // listener on our port that is bound to an address; our alternate address as /32 of the
+        // loopback interface.
         self.owned.rules = true;
         let bound = found.listeners.iter().filter(|l| l.port == port && l.local.is_some());
         self.owned.listeners.extend(bound);
@@ -292,8 +293,8 @@ impl Engine {
         }));
     }
 
-    /// The userspace datapath's interface and socket were handed to us, and its packets wait in
-    /// them: who proved himself to the process before is still at the other end.
+    /// Adopts the interface and socket of the userspace datapath, in which its packets wait. A remote
+    /// that authenticated to the earlier process is still there.
     fn adopt_userspace(&mut self, now: &Now, actions: &mut Vec<Action>) {
         let Some((remote, _)) = self.memory.authenticated else { return };
         for peer in self.peers.iter_mut().filter(|p| p.admission.is_some() && !p.is_shared()) {
@@ -302,8 +303,8 @@ impl Engine {
         }
     }
 
-    /// The steps that follow from a change of the peers: only what those need that changed, where nothing
-    /// else depends on them and the host was as it should be.
+    /// The steps that follow from a change of the peers. They cover only the peers that changed, where
+    /// nothing else depends on these and the host was as it should be.
     #[must_use]
     pub(super) fn follow_peers(&mut self, actions: &mut Vec<Action>) -> Vec<Step> {
         let changed = self.peers.take_changed();
@@ -322,8 +323,8 @@ impl Engine {
         }
     }
 
-    /// The steps to what is missing on the host as last read; also notes what will be ours. `actions`
-    /// are what has to come before them.
+    /// The steps that add what is missing on the host as last read; also notes what will be owned.
+    /// `actions` receives what has to come before them.
     #[must_use]
     pub(super) fn reconcile(&mut self, actions: &mut Vec<Action>) -> Vec<Step> {
         self.applying = Applying::Plan;
@@ -343,7 +344,7 @@ impl Engine {
                 }
                 Step::Kernel(KernelStep::AddAlternateAddress(alternate)) => {
                     self.owned.alternate.insert(*alternate);
-                    // Told before the steps, which may fail because of it.
+                    // This is reported before the steps, which may fail because of it.
                     if let Some(uplink) = outer.bound_to.and_then(|bound| found.interface_at(bound))
                         && uplink.in_vrf
                     {
@@ -364,7 +365,7 @@ impl Engine {
         }
         let needs_nothing = steps.is_empty() && before == self.memory.settings;
         self.needs_nothing = needs_nothing.then(|| self.remotes());
-        // How it was before is on disk before it is changed, or a crash would leave it changed.
+        // The former state is written to disk before it is changed, or a crash would leave it changed.
         if before != self.memory.settings {
             self.memory.settings = before;
             actions.push(Action::Remember(self.memory()));
@@ -372,7 +373,7 @@ impl Engine {
         steps
     }
 
-    /// All interfaces of ours that there are or should be.
+    /// All interfaces of this tunnel that exist or should exist.
     pub(super) fn devices(&self, found: &Found) -> Vec<DeviceName> {
         let Endpoint { tunnel, datapath, .. } = &self.endpoint;
         match tunnel.is_network() && datapath.capabilities().link_per_remote {
@@ -420,7 +421,8 @@ impl Engine {
         self.peers.provers().for_each(Prover::close);
     }
 
-    /// What could not be removed is put back by the next start, which the old memory tells of it.
+    /// Ends the process. If something could not be removed, the old memory is kept, by which the next
+    /// start puts it back.
     pub(super) fn torn_down(&mut self, failed: usize, actions: &mut Vec<Action>) {
         if failed == 0 {
             actions.push(Action::Remember(self.memory()));

@@ -1,8 +1,8 @@
-//! What a tunnel asks of the host around it: routes into it, forwarding, address translation, name
+//! What a tunnel needs of the host around it: routes into it, forwarding, address translation, name
 //! servers.
 //!
-//! Settings of other interfaces are changed only with the value of before in our memory, so that
-//! they can be put back, after a crash too.
+//! Settings of other interfaces are changed only once their former value is in the memory, so that they
+//! can be put back, after a crash too.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -19,49 +19,50 @@ use super::wanted::WantedAround;
 use crate::engine::config::{DeviceName, GatewayConfig, Masquerade, TunnelConfig};
 use crate::engine::memory::Settings;
 
-/// The routing table that everybody uses (`RT_TABLE_MAIN` in linux/rtnetlink.h).
+/// The main routing table (`RT_TABLE_MAIN` in linux/rtnetlink.h).
 const MAIN: u32 = 254;
 
-/// Just before the rule for the main table (32766). The one with the lower number is asked first.
+/// Just before the rule for the main table (32766). Rules with lower numbers come first.
 const FROM_OWN_PRIORITY: u32 = 32763;
 const MAIN_BUT_DEFAULT_PRIORITY: u32 = 32764;
 const UNLESS_MARKED_PRIORITY: u32 = 32765;
 
-/// What the marks of all tunnels have in common: the outer packets of one must not enter another,
-/// whose outer packets would enter the first.
+/// The bits that the marks of all tunnels have in common: the outer packets of one tunnel must not
+/// enter another whose outer packets would enter the first.
 const COMMON_BITS: u32 = 0xffff_0000;
 
-/// A source is good if a route leads to it by the interface it came in by (`rp_filter` 1).
+/// A source is good if the route to it leads out by the interface by which the packet came in
+/// (`rp_filter` 1).
 const STRICT: u32 = 1;
 /// A source is good if any route leads to it (ip-sysctl.rst, `rp_filter` 2).
 pub const LOOSE: u32 = 2;
 
-/// What there is of the tunnel, and what is behind it.
+/// The parts of the tunnel, and what is behind it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Extent {
-    /// Its interfaces, …
+    /// Its interfaces.
     pub devices: BTreeSet<DeviceName>,
-    /// … and those that are to go, and are still there.
+    /// Its interfaces that are to be removed and are still there.
     pub going: BTreeSet<DeviceName>,
-    /// Outer addresses: those of the other ends, and with many ends our own.
+    /// Outer addresses: the peers', and with many peers our own.
     pub outer: BTreeSet<IpAddr>,
-    /// The inner networks of the other ends, …
+    /// The inner networks of the peers.
     pub through: Vec<IpNet>,
-    /// … and those of them that no address of an interface leads to, with the interface that a route
-    /// has to lead to.
+    /// Those inner networks to which no address of an interface leads, with the interface to which a
+    /// route has to lead.
     pub routed: Vec<(IpNet, DeviceName)>,
     /// The network of addresses that no interface leads to.
     pub unreachable: Option<Ipv4Net>,
-    /// The interface that outer packets leave by.
+    /// The interface by which outer packets leave.
     pub uplink: Option<u32>,
 }
 
-/// Whether a network has one of these addresses in it.
+/// Whether a network contains one of these addresses.
 pub fn holds_any(network: &IpNet, addresses: &BTreeSet<IpAddr>) -> bool {
     addresses.range(network.network()..=network.broadcast()).next().is_some()
 }
 
-/// What is asked for while the tunnel is up.
+/// What is needed while the tunnel is up.
 pub fn wanted(
     tunnel: &TunnelConfig,
     extent: &Extent,
@@ -76,7 +77,8 @@ pub fn wanted(
         wanted.rules =
             Some(GatewaySpec { forwarding: Some(forwarding), ..no_rules(tunnel, extent) });
     }
-    // The interface's number is known once it is there: its routes come with the next reading.
+    // The index of the interface is known once the interface is there: its routes come with the next
+    // reading.
     let index_of = |device: &DeviceName| Some(found.interface(device)?.index);
     let via = |destination, index| Route {
         destination,
@@ -98,7 +100,7 @@ pub fn wanted(
             whole.extend(tunnel.inner6.map(|_| via(v6.into(), interface)));
         }
     }
-    // A network that a remote itself is in must not catch our outer packets.
+    // A network that contains a remote must not catch our outer packets.
     let (around, beside): (Vec<_>, Vec<_>) =
         routes.into_iter().partition(|route| holds_any(&route.destination, &extent.outer));
     wanted.routes.extend(beside);
@@ -116,7 +118,7 @@ pub fn wanted(
     wanted
 }
 
-/// The unreachable route of a tunnel with many links: addresses that no link leads to.
+/// The unreachable route of a tunnel with many links: it covers addresses to which no link leads.
 fn unreachable(network: Ipv4Net) -> Route {
     Route {
         destination: IpNet::V4(network.trunc()),
@@ -126,7 +128,7 @@ fn unreachable(network: Ipv4Net) -> Route {
     }
 }
 
-/// Our address inside the tunnel that packets to there should have.
+/// The address of ours inside the tunnel that packets to `destination` should have as their source.
 fn source(tunnel: &TunnelConfig, destination: IpNet) -> Option<IpAddr> {
     match destination {
         IpNet::V4(_) => Some(tunnel.inner.into()),
@@ -153,8 +155,8 @@ fn full_tunnel(family: Family, mark: u32) -> [PolicyRule; 2] {
     ]
 }
 
-/// Whoever reaches this host by an address of its uplink, an administrator over ssh for one, gets his
-/// answers by the uplink as before.
+/// Policy rules for connections to an address of this host's uplink, an administrator's over ssh for
+/// one: they get their answers by the uplink as before.
 fn own_answers(family: Family, extent: &Extent, found: &Found) -> impl Iterator<Item = PolicyRule> {
     found.addresses_on(extent.uplink, family).map(move |address| PolicyRule {
         family,
@@ -163,9 +165,9 @@ fn own_answers(family: Family, extent: &Extent, found: &Found) -> impl Iterator<
     })
 }
 
-/// The same for connections that have another address behind this host's: packets on their way back
-/// do not tell, but connection tracking knows. To ask it would turn it on, and where it is off nothing
-/// translates addresses.
+/// Rules for connections that have another address behind this host. The packets on their way back do
+/// not show it, but connection tracking knows. A rule that asks it would turn it on; where it is off,
+/// nothing translates addresses, so there is no such rule.
 fn forwarded_answers(family: Family, mark: u32, extent: &Extent, found: &Found) -> Option<Answers> {
     let uplink = found.interface_at(extent.uplink?)?;
     found.tracked.contains(&family).then(|| Answers {
@@ -175,8 +177,8 @@ fn forwarded_answers(family: Family, mark: u32, extent: &Extent, found: &Found) 
     })
 }
 
-/// The interface that outer packets come in by, if it checks sources strictly: the check looks for
-/// a route back without our mark, finds the tunnel, and drops what the server sends.
+/// The interface by which outer packets come in, if it checks sources strictly: the check looks up a
+/// route back without our mark, finds the tunnel, and drops what the server sends.
 fn strict_uplink(
     extent: &Extent,
     found: &Found,
@@ -189,7 +191,7 @@ fn strict_uplink(
 }
 
 fn forwarding(config: &GatewayConfig, extent: &Extent, found: &Found) -> BTreeSet<String> {
-    // The tunnels of other gateways forward by themselves.
+    // The tunnels of other gateways turn on forwarding themselves.
     let others = found.interfaces.iter().filter(|i| !i.loopback && !extent.has(i));
     let others = others.filter(|i| !is_gateway(i));
     let wanted = others.filter(|i| match (&config.masquerade, config.forward) {
@@ -223,7 +225,7 @@ fn rules(
         Masquerade::Anywhere => (inner.collect(), None),
         Masquerade::By(device) => (inner.collect(), Some(device.clone())),
     });
-    // Also those that are not wanted any more, as long as they are on.
+    // This includes interfaces that need no forwarding any longer, as long as it is on.
     let turned_on = found.interfaces.iter().filter(|i| match i.forwarding {
         Some(false) => forwarding.contains(&i.name),
         Some(true) | None => before.get(&i.name).is_some_and(|b| b.turned_on.is_some()),

@@ -1,7 +1,9 @@
-//! Wanted minus found: the ordered steps that make the host what it should be.
+//! Compares what is wanted with what was found, and plans the ordered steps that make the host what it
+//! should be.
 //!
-//! One mechanism for the first start, a restart, a repair, a move and the end, in four phases. The order
-//! keeps the door shut: rules come before what they guard, and go after it.
+//! The first start, a restart, a repair, a move and the end share this one mechanism, in four phases.
+//! Their order leaves nothing unguarded: rules are installed before what they guard, and removed after
+//! it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
@@ -17,18 +19,18 @@ use super::wanted::{LinkKind, MtuFrom, Wanted, WantedLink, rp_filter};
 use crate::engine::config::{DeviceName, SourceCheck, TunnelConfig};
 use crate::engine::memory::Settings;
 
-/// What we made, or found and took over: only this is ever removed.
+/// What this process made, or found and adopted: only this is ever removed.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Owned {
     /// The FOU listeners to remove when they are no longer wanted.
     pub listeners: BTreeSet<Listener>,
-    /// The alternate addresses on the loopback interface to remove likewise.
+    /// The alternate addresses on the loopback interface to remove in the same way.
     pub alternate: BTreeSet<Ipv4Addr>,
-    /// Whether the nftables table of this tunnel goes at the end.
+    /// Whether the nftables table of this tunnel is removed at the end.
     pub rules: bool,
     /// What the rules now in the kernel were made from.
     pub installed: Option<RuleSpec>,
-    /// The same of a gateway's rules.
+    /// What the gateway's rules now in the kernel were made from.
     pub installed_gateway: Option<GatewaySpec>,
     /// The MTUs that our links were given last.
     pub mtus: BTreeMap<DeviceName, u32>,
@@ -37,7 +39,7 @@ pub struct Owned {
 /// What a plan starts from.
 #[derive(Debug, Clone, Copy)]
 pub struct Start<'a> {
-    /// Our end, as it is configured.
+    /// The tunnel as it is configured at this end.
     pub tunnel: &'a TunnelConfig,
     /// The host as it was read last.
     pub found: &'a Found,
@@ -45,11 +47,11 @@ pub struct Start<'a> {
     pub owned: &'a Owned,
 }
 
-/// The steps to `wanted`; nothing wanted is the end. `saved` are settings of others as they were before
-/// us, which the plan adds to.
+/// The steps to `wanted`; at the end, nothing is wanted. `saved` holds the settings of other interfaces
+/// as they were before ipipou changed them; the plan adds to it.
 ///
-/// Applied to a host, the steps leave nothing to do: planning again gives none, but for the guard of an
-/// alternate address that they removed.
+/// Applied to a host, the steps leave nothing to do: planning again gives no step, except for the rules
+/// that guard an alternate address which the steps removed.
 pub fn plan(wanted: &Wanted, start: Start, saved: &mut BTreeMap<String, Settings>) -> Vec<Step> {
     let mut steps = Vec::new();
     withdraw(wanted, start, &mut steps);
@@ -59,7 +61,8 @@ pub fn plan(wanted: &Wanted, start: Start, saved: &mut BTreeMap<String, Settings
     steps
 }
 
-/// Takes away what leads packets into the tunnel, and doors, before the rules go that guard them.
+/// Removes what leads packets into the tunnel or lets them in, before the rules that guard it are
+/// removed.
 fn withdraw(wanted: &Wanted, Start { tunnel, found, owned }: Start, steps: &mut Vec<Step>) {
     around::withdraw(&wanted.gateway, found, tunnel, steps);
     let stale = found.listeners.intersection(&owned.listeners);
@@ -77,7 +80,7 @@ fn guard(wanted: &Wanted, Start { found, owned, .. }: Start, steps: &mut Vec<Ste
     plan_rules(wanted, found, owned, steps);
 }
 
-/// Makes the tunnel, and what is around it.
+/// Makes the tunnel and what it needs around it.
 fn establish(
     wanted: &Wanted,
     Start { tunnel, found, owned }: Start,
@@ -107,7 +110,8 @@ fn establish(
     around::establish(&wanted.gateway, found, tunnel, saved, steps);
 }
 
-/// Lets the peers in, and removes what only those before needed, and guards of what is gone.
+/// Admits the peers, and removes what only former peers needed, and the rules that guarded what is
+/// gone.
 fn admit(wanted: &Wanted, Start { found, owned, .. }: Start, steps: &mut Vec<Step>) {
     plan_admitted(wanted, found, steps);
     let stale = owned.alternate.difference(&wanted.alternate);
@@ -125,7 +129,8 @@ fn admit(wanted: &Wanted, Start { found, owned, .. }: Start, steps: &mut Vec<Ste
 fn plan_rules(wanted: &Wanted, found: &Found, owned: &Owned, steps: &mut Vec<Step>) {
     let Some(spec) = &wanted.rules else { return };
     let mut spec = spec.clone();
-    // A link still has the alternate address that is about to go; when it is gone, so is its guard.
+    // A link still has the alternate address that is about to be removed; its guard goes once it is
+    // gone.
     let going = owned.alternate.iter().filter(|alternate| found.has_local(IpAddr::V4(**alternate)));
     spec.alternate.extend(going);
     match &found.rules {
@@ -141,7 +146,7 @@ fn plan_link(wanted: &WantedLink, found: &Found, owned: &Owned, steps: &mut Vec<
     let device = || wanted.device.clone();
     let add = |address| HostStep::AddInnerAddress(device(), address).into();
     let is_tun = wanted.kind == LinkKind::Tun;
-    // A TUN interface that is not this process' own can only be gone in a moment.
+    // A TUN interface that this process does not hold must be one that is about to vanish.
     let interface =
         found.interface(&wanted.device).filter(|_| !is_tun || found.userspace.interface);
     let Some(interface) = interface else {
@@ -196,7 +201,8 @@ fn plan_link(wanted: &WantedLink, found: &Found, owned: &Owned, steps: &mut Vec<
 }
 
 fn rp_filter_holds(check: SourceCheck, found: Option<u32>) -> bool {
-    // A kernel that does not tell cannot be compared with; it was asked when the link was made.
+    // If the kernel does not report the setting, there is nothing to compare; it was requested when the
+    // link was made.
     rp_filter(check).is_none_or(|wanted| found.is_none_or(|found| found == wanted))
 }
 

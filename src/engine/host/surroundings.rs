@@ -1,5 +1,5 @@
-//! What the userspace datapath has to know of the host around it: no packet from outside may come from
-//! one of the host's own addresses.
+//! What the userspace datapath has to know about the host around it: no packet from outside may come
+//! from one of the host's own addresses.
 
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
@@ -10,23 +10,22 @@ use super::interface::{Address, Interface};
 use super::label::is_labelled;
 use crate::wire::address::{is_link_local_v6, is_one_host};
 
-/// Facts about the host, as it was read last.
+/// Facts about the host as it was read last.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Surroundings {
     /// The host's addresses, and the broadcast addresses of its networks.
     own: HashSet<IpAddr>,
-    /// The tunnels of ipipou's, this process' and others', by the number of the link, with their
-    /// addresses.
+    /// The tunnels of this and other ipipou processes, by the index of the link, with their addresses.
     tunnels: HashMap<u32, Vec<IpAddr>>,
 }
 
 impl Surroundings {
-    /// `links` are those that may be tunnels of ipipou's, `addresses` all of the host.
+    /// `links` are those that may be ipipou tunnels, `addresses` are all of the host.
     pub fn of(links: &[Interface], addresses: &[Address]) -> Self {
         let mut own = HashSet::new();
         for address in addresses {
             own.insert(address.value.local);
-            // As the kernel has it (`fib_add_ifaddr` in net/ipv4/fib_frontend.c).
+            // The kernel adds this one too (`fib_add_ifaddr` in net/ipv4/fib_frontend.c).
             if let IpNet::V4(net) = address.value.network
                 && net.prefix_len() < 31
             {
@@ -42,9 +41,9 @@ impl Surroundings {
 
     /// Whether an inner packet from this address may come out of the tunnel, whatever else is allowed.
     ///
-    /// The kernel has such a check of its own for IPv4 (`__fib_validate_source`), most of which
-    /// `rp_filter` 0 turns off, and none for IPv6. Router advertisements, redirects and queries for
-    /// groups are believed from link-local addresses, which are nobody's in a tunnel.
+    /// The kernel has such a check for IPv4 (`__fib_validate_source`), most of which `rp_filter` 0
+    /// turns off, and none for IPv6. It believes router advertisements, redirects and group queries
+    /// from link-local addresses, which nobody has in a tunnel.
     #[inline]
     pub fn may_be_inside(&self, source: IpAddr) -> bool {
         is_one_host(source) && !is_link_local_v6(source) && !self.own.contains(&source)
@@ -55,14 +54,14 @@ impl Surroundings {
         is_one_host(remote) && !self.own.contains(&remote)
     }
 
-    /// Whether a packet to the address `to` that came in by the link with this number came out of a
-    /// tunnel, and is not for the end of that very tunnel. Whoever is in a tunnel has no business with
-    /// the outside of this or another one; a tunnel in a tunnel ends at the address of the link.
+    /// Whether a packet to the address `to` that came in by the link with this index came out of a
+    /// tunnel and is not for the end of that same tunnel. A host inside a tunnel must not reach the
+    /// outside of this or another one; a tunnel in a tunnel ends at the address of the link.
     pub fn came_out_of_tunnel(&self, link: u32, to: IpAddr) -> bool {
         self.tunnels.get(&link).is_some_and(|addresses| !addresses.contains(&to))
     }
 
-    /// Whether this is an address of the host's.
+    /// Whether this is an address of the host.
     pub fn has(&self, address: IpAddr) -> bool {
         self.own.contains(&address)
     }

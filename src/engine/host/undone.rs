@@ -1,5 +1,5 @@
-//! Slows down repairs that somebody undoes again and again: two managers of one thing would never come
-//! to rest.
+//! Slows down repairs that something undoes again and again: otherwise two managers of one thing would
+//! never come to rest.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -10,13 +10,13 @@ use super::step::Step;
 const WITHIN: Duration = Duration::from_secs(60);
 /// How many repairs of one thing are reported.
 const TOLD: u32 = 5;
-/// So often it is repaired at once: a person who tries things out comes nowhere near.
+/// How many times a thing is repaired at once: a person who tries things out never comes near it.
 const AT_ONCE: u32 = 40;
 /// The first pause after that; doubled each time, up to the longest.
 const PAUSE: Duration = Duration::from_millis(500);
 const LONGEST: Duration = Duration::from_secs(30);
 
-/// The repairs of the last time, by what was repaired.
+/// The recent repairs, by what was repaired.
 #[derive(Debug, Default)]
 pub struct Undone(BTreeMap<String, Repaired>);
 
@@ -26,14 +26,14 @@ struct Repaired {
     last: Duration,
 }
 
-/// What is reported of a repair.
+/// How a repair is reported.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
-    /// Made, and told.
+    /// It is made and reported.
     Repair,
-    /// Made, and told that it was undone many times; from now on it is made without a word.
+    /// It is made, and reported as undone many times; from now on it is made without a report.
     Last,
-    /// Made; it was told.
+    /// It is made without a report, which was given before.
     Again,
 }
 
@@ -43,7 +43,7 @@ impl Undone {
         self.repaired(step, now).is_some()
     }
 
-    /// This could not be done: nobody undid it.
+    /// Notes that a step failed, so it was not undone by anybody.
     pub fn failed(&mut self, step: &Step) {
         self.0.remove(&step.to_string());
     }
@@ -52,7 +52,7 @@ impl Undone {
         self.0.get(&step.to_string()).filter(|repaired| repaired.last + WITHIN > now)
     }
 
-    /// Until when a repair that is due now has to wait.
+    /// Until when a repair that is due now has to wait, if it has to.
     pub fn wait(&self, step: &Step, now: Duration) -> Option<Duration> {
         let repaired = self.repaired(step, now)?;
         let more = repaired.times.saturating_sub(AT_ONCE);
@@ -63,7 +63,7 @@ impl Undone {
         Some(repaired.last + pause).filter(|until| *until > now)
     }
 
-    /// Takes note of a repair that is made now.
+    /// Notes a repair that is made now.
     pub fn made(&mut self, step: &Step, now: Duration) -> Verdict {
         self.0.retain(|_, repaired| repaired.last + WITHIN > now);
         let repaired = self.0.entry(step.to_string()).or_insert(Repaired { times: 0, last: now });
@@ -99,7 +99,7 @@ mod tests {
         }
         assert_eq!(told, 5);
         assert!((50..=80).contains(&repairs), "{repairs}");
-        // Left in peace for a while, it is forgotten.
+        // If nothing undoes it for a while, it is forgotten.
         assert_eq!(undone.wait(&STEP, now + WITHIN), None);
         assert_eq!(undone.made(&STEP, now + WITHIN), Verdict::Repair);
     }
