@@ -1,51 +1,53 @@
-//! The memory that refuses an authentication packet that was seen before.
+//! The memory by which an authentication packet that was seen before is refused.
 //!
-//! A packet's time has whole seconds, and a client may send several within one, so accepted
-//! messages are told apart by their bytes as well. The signature is not looked at: ed25519 lets
-//! others make a second valid signature from a first, never a second message.
+//! A packet's time has whole seconds, and a client may send several within one, so accepted messages
+//! are also distinguished by their bytes. The signature is not compared: with ed25519, others can make
+//! a second valid signature from a first, but never a second message.
 //!
 //! **One client.** Its time does not go back: a packet is refused when it is older than the newest
-//! accepted one. A wrong clock may show a year that is far off, and must not shut its owner out
-//! until then. So times more than [`AHEAD`] seconds ahead of the server's clock have a newest of
-//! their own, and each of them is remembered until the ordinary times have passed it.
+//! accepted one. A wrong clock may show a year that is far off, which must not shut the client out
+//! until then. So times more than [`AHEAD`] seconds ahead of the server's clock have a separate newest
+//! time, and each of them is remembered until the ordinary times have passed it.
 //!
 //! **Many clients of one key.** Their clocks differ, and none may shut out the others. The policy
-//! holds their packets against the server's clock, and every message is remembered as long as its
-//! time would be accepted.
+//! compares their packets with the server's clock, and every message is remembered as long as its time
+//! would be accepted.
 //!
-//! **What is not remembered.** When the memory was lost, or a process did not come to its end,
-//! packets that were accepted before may not be in here. Packets of that time neither make a tunnel
-//! nor move it; from the remote that is known they are as good as others.
+//! **What is not remembered.** When the memory was lost, or a process did not end properly, packets
+//! that were accepted before may be missing here. Packets of that time neither make a tunnel nor move
+//! it; from the remote that is known they are as good as others.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 /// How far ahead of the server's clock a time is still an ordinary one, in seconds.
 pub const AHEAD: u64 = 120;
 
-/// How many messages of one client are told apart. Times that do not fit are refused as a whole.
+/// How many messages of one client are distinguished. Times that do not fit are refused as a whole.
 const MAX_OF_ONE: usize = 1024;
 
-/// Seconds by which the difference of two clocks changes though both are steady.
+/// Seconds by which the difference of two clocks may change although both are steady.
 const ROUNDING: i64 = 2;
 
-/// What was accepted of one key.
+/// What was accepted for one key.
 ///
-/// Serialisable, so that a restart does not open the door to old packets.
+/// It is serialisable, so that old packets are still refused after a restart.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ReplayMemory {
-    /// Many clients share the key, and their clocks may differ from the server's by so much.
+    /// Many clients share the key, and their clocks may differ from the server's by this many seconds.
     pub(super) span: Option<u64>,
     /// Every older time is refused.
     pub(super) floor: u64,
-    /// What was accepted since, by time.
+    /// What was accepted since then, by time.
     pub(super) accepted: BTreeMap<u64, BTreeSet<Vec<u8>>>,
-    /// Far ahead more was accepted than is told apart: these times are refused, both included.
+    /// Far ahead, more messages were accepted than are distinguished: these times are refused, both
+    /// included.
     pub(super) crowded: Option<(u64, u64)>,
-    /// How far the client's clock is ahead of the server's, by packets of ordinary times, and by the
-    /// last ones if these were far ahead. A crash is told by this which packets may be lost.
+    /// How far the client's clock is ahead of the server's, according to packets of ordinary times, and
+    /// to the last ones if these were far ahead. After a crash, it tells which packets may not be
+    /// remembered.
     pub(super) offset: i64,
     pub(super) far_offset: Option<i64>,
-    /// An offset grew: until that is written, a crash would not be told.
+    /// The offset grew: until that is written, a crash could not be judged by it.
     pub(super) grown: bool,
     pub(super) gap: Gap,
     /// An older version of the program wrote it.
@@ -55,16 +57,17 @@ pub struct ReplayMemory {
 /// The packets that may have been accepted without being remembered.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Gap {
-    /// Those of a time before this: a gap that an earlier process found.
+    /// Packets of a time before this: a gap that an earlier process found.
     pub(super) before: u64,
-    /// Those of a time before the start of this process plus this many seconds, which may be negative.
+    /// Packets of a time before the start of this process plus this many seconds, which may be
+    /// negative.
     pub(super) around_start: Option<i64>,
 }
 
 /// Why a packet's time is not good.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stale {
-    /// This very message was accepted before.
+    /// The same message was accepted before.
     Replayed,
     /// Its time is before the newest accepted one, or before what is still remembered.
     OlderThanAccepted,
@@ -72,7 +75,7 @@ pub enum Stale {
     OlderThanStart,
 }
 
-/// The server's clock at a packet.
+/// The server's clock when a packet arrives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ServerTime {
     /// Unix time.
@@ -88,12 +91,12 @@ impl ServerTime {
 }
 
 impl ReplayMemory {
-    /// Readies the memory for a process that starts at this Unix time. With a `span` many clients
+    /// Prepares the memory for a process that starts at this Unix time. With a `span`, many clients
     /// share the key, and the policy takes times within this many seconds of the server's clock.
     #[must_use]
     pub fn at_start(mut self, span: Option<u64>, start: u64) -> Self {
         self.span = span;
-        // Older versions had one newest time, however far ahead it was.
+        // Older versions had a single newest time, however far ahead it was.
         let tolerated = start.saturating_add(span.unwrap_or(AHEAD));
         if std::mem::take(&mut self.old) && self.floor > tolerated {
             self.floor = 0;
@@ -102,29 +105,30 @@ impl ReplayMemory {
         self
     }
 
-    /// What was accepted before this Unix time may not be remembered.
+    /// Notes that what was accepted before this Unix time may not be remembered.
     #[must_use]
     pub fn not_before(mut self, unix: u64) -> Self {
         self.gap.before = self.gap.before.max(unix);
         self
     }
 
-    /// What was accepted before this start (Unix time) is not remembered.
+    /// Notes that nothing is remembered of what was accepted before this start (Unix time).
     #[must_use]
     pub fn lost(mut self, start: u64) -> Self {
         self.open_gap(0, start);
         self
     }
 
-    /// The process before did not come to its end: what it accepted last may not be remembered. The
-    /// difference of the clocks tells which packets the client can have sent before this start.
+    /// Notes that the process before did not end properly, so what it accepted last may not be
+    /// remembered. The difference of the clocks tells which packets the client can have sent before
+    /// this start.
     #[must_use]
     pub fn interrupted(mut self, start: u64) -> Self {
         if self.accepted.is_empty() {
             return self;
         }
         let offset = if self.span.is_some() { 0 } else { self.offset };
-        // The second of the start had a part before it.
+        // A part of the start's own second was before the start.
         self.open_gap(offset.saturating_add(1), start);
         if let (Some(offset), Some(newest), None) = (self.far_offset, self.newest(), self.span) {
             self.crowd(newest, start.saturating_add_signed(offset));
@@ -171,8 +175,8 @@ impl ReplayMemory {
         Ok(())
     }
 
-    /// What many clients' packets are forgotten before is behind the server's clock. If it is far
-    /// ahead of it, the clock was wrong then.
+    /// The time before which packets are refused. With many clients it is behind the server's clock; if
+    /// it is far ahead of that, the clock was wrong then, and it does not count.
     fn floor_at(&self, time: ServerTime) -> u64 {
         match self.span {
             Some(span) if self.floor > time.now.saturating_add(span) => 0,
@@ -192,7 +196,7 @@ impl ReplayMemory {
         self.accepted.last_key_value().map(|(seconds, _)| *seconds)
     }
 
-    /// Remembers a message that passed [`check`](Self::check) and was proven.
+    /// Remembers a message that passed [`check`](Self::check) and whose signature is good.
     pub fn remember(&mut self, seconds: u64, message: &[u8], time: ServerTime) {
         self.keep_gap(time.start);
         self.accepted.entry(seconds).or_default().insert(message.to_vec());
@@ -202,7 +206,7 @@ impl ReplayMemory {
         }
     }
 
-    /// Forgets what the server's clock alone refuses from now on.
+    /// Forgets times that are now refused by the server's clock alone.
     fn forget_before(&mut self, oldest: u64) {
         let rest = self.accepted.split_off(&oldest);
         let gone = std::mem::replace(&mut self.accepted, rest);
@@ -238,7 +242,7 @@ impl ReplayMemory {
         self.crowded = self.crowded.filter(|(_, to)| *to >= self.floor);
     }
 
-    /// Whether what was remembered last has to be written at once, and does not count before.
+    /// Whether what was remembered last has to be written at once, and does not count until then.
     pub fn must_write(&mut self) -> bool {
         std::mem::take(&mut self.grown)
     }
@@ -249,12 +253,13 @@ impl ReplayMemory {
     }
 }
 
-/// Counts a packet as on time that is late by its way and by rounding: its clock is not slow.
+/// Counts a packet as on time that is late only by its travel time and by rounding: its clock is not
+/// slow.
 fn on_its_way(offset: i64) -> i64 {
     if (-ROUNDING..0).contains(&offset) { 0 } else { offset }
 }
 
-/// An offset that was known, as long as the new one is the same but for rounding, or larger.
+/// The known offset, as long as the new one is the same except for rounding, or larger.
 fn steady(known: i64, offset: i64) -> i64 {
     if offset < known.saturating_sub(ROUNDING) { on_its_way(offset) } else { known }
 }
@@ -269,7 +274,7 @@ mod tests {
         ServerTime { now, start: START }
     }
 
-    /// What a process does with a proven packet that comes at `now` from a new remote.
+    /// What a process does with a valid packet that comes at `now` from a new remote.
     fn take(memory: &mut ReplayMemory, now: u64, seconds: u64, salt: &[u8]) -> Result<(), Stale> {
         memory.check(seconds, salt, at(now), false)?;
         memory.remember(seconds, salt, at(now));
@@ -303,7 +308,7 @@ mod tests {
         assert_eq!(take(&mut memory, START, far - 1, b"c"), Err(Stale::OlderThanAccepted));
         assert_eq!(take(&mut memory, START + 1, far + 1, b"d"), Ok(()));
         assert_eq!(take(&mut memory, START + 2, START + 2, b"e"), Ok(()));
-        // What was accepted then is good at no time, a restart between or not.
+        // What was accepted then is never accepted again, whether or not there is a restart in between.
         for mut memory in [memory.clone(), written_and_read(&memory)] {
             for now in [START + 3, far - AHEAD - 1, far - AHEAD, far, far + YEAR] {
                 assert_eq!(take(&mut memory, now, far, b"b"), Err(Stale::Replayed));
@@ -350,7 +355,7 @@ mod tests {
         }
         assert_eq!(take(&mut memory, START + 15, START + 15, b"d"), Ok(()));
         assert_eq!(memory.accepted.first_key_value().unwrap().0, &(START + 9));
-        // The clock went back: what is forgotten stays refused.
+        // The clock went back: what was forgotten is still refused.
         assert_eq!(take(&mut memory, START, START, &[0; 8]), Err(Stale::OlderThanAccepted));
         assert_eq!(take(&mut memory, START, START + 1, &[0; 8]), Ok(()));
     }
@@ -358,7 +363,7 @@ mod tests {
     #[test]
     fn what_is_not_remembered_counts_for_who_is_known() {
         let memory = ReplayMemory::default().lost(START);
-        // A loss stays one after a restart.
+        // A loss is still known after a restart.
         let later = ServerTime { now: START + 100, start: START + 90 };
         for (memory, time) in [(memory.clone(), at(START + 5)), (written_and_read(&memory), later)]
         {
@@ -366,10 +371,10 @@ mod tests {
             assert_eq!(memory.check(START - 1, b"a", time, true), Ok(()));
             assert_eq!(memory.check(START, b"a", time, false), Ok(()));
         }
-        // A clock that was not set when the process started.
+        // The clock was not set when the process started.
         let memory = ReplayMemory::default().lost(0);
         assert_eq!(memory.check(START - 1, b"a", at(START), false), Err(Stale::OlderThanStart));
-        // A clock that was ahead at the loss does not shut anybody out until then.
+        // A clock that was ahead at the time of the loss does not shut anybody out until then.
         let memory = written_and_read(&ReplayMemory::default().lost(2 * START));
         assert_eq!(memory.check(START, b"a", at(START), false), Ok(()));
     }
@@ -391,7 +396,7 @@ mod tests {
             }
             assert_eq!(memory.check(client(start + 1), b"b", time, false), Ok(()), "{offset}");
         }
-        // The same far ahead.
+        // The same case, with a clock that is far ahead.
         let far = 1_000_000;
         let mut memory = ReplayMemory::default().at_start(None, START);
         assert_eq!(take(&mut memory, START, START + far, b"a"), Ok(()));
@@ -404,7 +409,7 @@ mod tests {
 
     #[test]
     fn versions_may_follow_each_other() {
-        // Written by 0.3.0: one client, many clients.
+        // Memories written by 0.3.0: of one client, and of many.
         let one = r#"{"newest":100,"within":[[1],[2]],"before":{},"span":0}"#;
         let many = r#"{"newest":1000,"within":[[1]],"before":{"900":[[3]]},"span":120}"#;
         let mut memory: ReplayMemory = serde_json::from_str(one).unwrap();
@@ -428,7 +433,7 @@ mod tests {
         assert_eq!((&value["newest"], &value["span"]), (&1000.into(), &120.into()));
         assert_eq!(value["before"], serde_json::json!({"900": [[3]]}));
 
-        // What a wrong clock has done to an older version ends with the update.
+        // The effects of a wrong clock on an older version end with the update.
         for (text, span) in [(one, None), (many, Some(120))] {
             let memory: ReplayMemory = serde_json::from_str(text).unwrap();
             let memory = memory.at_start(span, 500).at_start(span, 500);
