@@ -115,7 +115,7 @@ impl ReplayMemory {
     /// Notes that nothing is remembered of what was accepted before this start (Unix time).
     #[must_use]
     pub fn lost(mut self, start: u64) -> Self {
-        self.open_gap(0, start);
+        self.open_gap(1, start); // a part of the start's own second was before the start
         self
     }
 
@@ -128,8 +128,7 @@ impl ReplayMemory {
             return self;
         }
         let offset = if self.span.is_some() { 0 } else { self.offset };
-        // A part of the start's own second was before the start.
-        self.open_gap(offset.saturating_add(1), start);
+        self.open_gap(offset.saturating_add(1), start); // here, too
         if let (Some(offset), Some(newest), None) = (self.far_offset, self.newest(), self.span) {
             self.crowd(newest, start.saturating_add_signed(offset));
         }
@@ -369,14 +368,15 @@ mod tests {
         {
             assert_eq!(memory.check(START - 1, b"a", time, false), Err(Stale::OlderThanStart));
             assert_eq!(memory.check(START - 1, b"a", time, true), Ok(()));
-            assert_eq!(memory.check(START, b"a", time, false), Ok(()));
+            assert_eq!(memory.check(START, b"a", time, false), Err(Stale::OlderThanStart));
+            assert_eq!(memory.check(START + 1, b"a", time, false), Ok(()));
         }
         // The clock was not set when the process started.
         let memory = ReplayMemory::default().lost(0);
         assert_eq!(memory.check(START - 1, b"a", at(START), false), Err(Stale::OlderThanStart));
         // A clock that was ahead at the time of the loss does not shut anybody out until then.
         let memory = written_and_read(&ReplayMemory::default().lost(2 * START));
-        assert_eq!(memory.check(START, b"a", at(START), false), Ok(()));
+        assert_eq!(memory.check(START + 1, b"a", at(START), false), Ok(()));
     }
 
     #[test]
@@ -439,8 +439,8 @@ mod tests {
             let memory = memory.at_start(span, 500).at_start(span, 500);
             let time = ServerTime { now: 500, start: 500 };
             if span.is_some() {
-                assert_eq!(memory.check(500, &[9], time, false), Ok(()));
-                assert_eq!(memory.check(499, &[9], time, false), Err(Stale::OlderThanStart));
+                assert_eq!(memory.check(501, &[9], time, false), Ok(()));
+                assert_eq!(memory.check(500, &[9], time, false), Err(Stale::OlderThanStart));
             }
         }
     }

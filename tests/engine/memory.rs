@@ -335,8 +335,8 @@ fn after_a_loss_no_packet_of_before_makes_a_tunnel() {
     let captured = play.proof();
     play.receive(at(A), &captured);
     play.pass(5 * SECOND);
-    let fresh = play.proof_off(0);
     let skew = i64::try_from(play.now.as_secs()).unwrap();
+    let fresh = play.proof_off(1);
     for memory in [Memory::lost(), Memory::default()] {
         let first = memory == Memory::default();
         let config = Config::from(server(None));
