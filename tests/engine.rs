@@ -14,6 +14,8 @@ mod memory;
 mod mtu;
 #[path = "engine/random.rs"]
 mod random;
+#[path = "engine/shared.rs"]
+mod shared;
 #[path = "engine/situations.rs"]
 mod situations;
 #[path = "engine/userspace.rs"]
@@ -135,6 +137,8 @@ struct Play {
     reports: Vec<Report>,
     /// What was written to disk last.
     memory: Memory,
+    /// That was this process: what it writes next is added to it.
+    in_step: bool,
     writings: usize,
     /// What is to be written waits for [`Play::write`].
     slow_disk: bool,
@@ -180,6 +184,7 @@ impl Play {
             dated: Vec::new(),
             reports: Vec::new(),
             memory,
+            in_step: false,
             writings: 0,
             slow_disk: false,
             unwritten: None,
@@ -197,10 +202,24 @@ impl Play {
     fn handle(&mut self, event: Event<'_>) -> bool {
         let mut ended = self.drive(event);
         while let Some(writing) = self.unwritten.take_if(|_| !self.slow_disk) {
-            self.memory = self.engine.memory();
+            self.write_down();
             ended |= self.drive(Event::Written(writing));
         }
         ended
+    }
+
+    /// The disk takes what was not to be forgotten since it took anything, which makes it what the engine
+    /// remembers.
+    fn write_down(&mut self) {
+        let in_step = std::mem::replace(&mut self.in_step, true);
+        let records = self.engine.take_records().filter(|_| in_step);
+        let whole = self.engine.memory();
+        let Some(records) = records else {
+            self.memory = whole;
+            return;
+        };
+        records.into_iter().for_each(|record| self.memory.apply(record));
+        assert_eq!(self.memory, whole, "what was added to the memory is not what has changed");
     }
 
     fn drive(&mut self, event: Event<'_>) -> bool {
@@ -244,7 +263,7 @@ impl Play {
     /// The slow disk has written.
     fn write(&mut self) {
         let writing = self.unwritten.take().expect("something to write");
-        self.memory = self.engine.memory();
+        self.write_down();
         self.handle(Event::Written(writing));
     }
 
@@ -288,6 +307,8 @@ impl Driver for Play {
     }
 
     async fn remember(&mut self, memory: &Memory) {
+        self.engine.take_records();
+        self.in_step = true;
         self.memory = memory.clone();
         self.writings += 1;
     }

@@ -75,13 +75,8 @@ impl MemoryFile {
     /// What an earlier process remembered.
     pub fn load(&self) -> Loaded {
         match fs::read(&self.path) {
-            Ok(bytes) => match decode(&bytes) {
-                Ok(mut memory) => {
-                    let records =
-                        memory_log::read(&memory_log::path(&self.path), &checksum(&bytes));
-                    records.into_iter().for_each(|record| memory.apply(record));
-                    Loaded::Whole(memory)
-                }
+            Ok(bytes) => match self.decode_with_log(&bytes) {
+                Ok(memory) => Loaded::Whole(memory),
                 Err(e) => Loaded::Lost(e),
             },
             Err(e) if e.kind() == io::ErrorKind::NotFound => match mark(&self.path).try_exists() {
@@ -90,6 +85,13 @@ impl MemoryFile {
             },
             Err(e) => Loaded::Lost(e),
         }
+    }
+
+    fn decode_with_log(&self, bytes: &[u8]) -> io::Result<Memory> {
+        let mut memory = decode(bytes)?;
+        let records = memory_log::read(&memory_log::path(&self.path), &checksum(bytes))?;
+        records.into_iter().for_each(|record| memory.apply(record));
+        Ok(memory)
     }
 
     /// Writes what `engine` remembers, now or after the write that is in progress.

@@ -11,7 +11,7 @@ use super::Now;
 use super::config::{Admits, Expects, LearnConfig, Reply};
 use super::memory::{Memory, Record, Writing};
 use super::sessions::{Session, Sessions};
-use crate::auth::{Reject, ReplayMemory};
+use crate::auth::{Reject, ReplayMemory, ServerTime};
 use crate::wire::auth_packet::AuthPacket;
 
 /// An address that no client can have.
@@ -205,7 +205,9 @@ impl Admission {
         if self.expects.policy.key().is_some()
             && let Ok(AuthPacket { seconds, message, .. }) = AuthPacket::parse(payload)
         {
-            self.record(Record::Accepted { seconds, message: message.to_vec(), unix: now.unix });
+            let ServerTime { now, start } = now.server_time();
+            let message = message.to_vec();
+            self.record(Record::Accepted { seconds, message, now, start });
         }
         let until = self.expects.valid_until(Duration::ZERO, now);
         let (at, unix) = (now.monotonic, now.unix);

@@ -51,7 +51,9 @@ pub enum Record {
         /// What is signed of it.
         message: Vec<u8>,
         /// Unix time when it came.
-        unix: u64,
+        now: u64,
+        /// Unix time of the start of the process that accepted it.
+        start: u64,
     },
     /// A peer that is alone authenticated from this remote, at this Unix time.
     Session(SocketAddr, u64),
@@ -97,9 +99,8 @@ impl Memory {
     /// Adds what was written after it.
     pub fn apply(&mut self, record: Record) {
         match record {
-            Record::Accepted { seconds, message, unix } => {
-                let time = ServerTime { now: unix, start: unix };
-                self.seen.remember(seconds, &message, time);
+            Record::Accepted { seconds, message, now, start } => {
+                self.seen.remember(seconds, &message, ServerTime { now, start });
                 self.seen.must_write(); // it is written
             }
             Record::Session(remote, unix) => self.authenticated = Some((remote, unix)),

@@ -173,6 +173,44 @@ def test_a_loss_does_not_make_captured_packets_good(lan, lose):
     near.await_log("tunnel up")
 
 
+def came_and_moved(lan, keys, near):
+    """A client whose move is in the records and not yet in the file; returns its packets."""
+    packets = []
+    for port in (PORT, PORT + 1):
+        packets.append(signed(keys.private))
+        send(lan, packets[-1], port=port)
+        near.await_accepted(len(packets))
+    near.process.kill()
+    records = near.state / "memory.records"
+    assert records.read_text().count("Accepted") == 2, records.read_text()
+    return packets, records
+
+
+def test_records_that_were_half_written(lan):
+    """A crash while a line is added: what is whole counts."""
+    keys = ipipou.Keys(lan.server)
+    near = ipipou.server(lan.server, *TUN, keys=keys)
+    packets, records = came_and_moved(lan, keys, near)
+    with records.open("ab") as file:
+        file.write(records.read_bytes().splitlines()[-1][:40])
+    near.start()
+    for packet in packets:
+        send(lan, packet, port=PORT + 1)
+    near.await_rejected(replayed=2)
+
+
+def test_damaged_records_are_a_loss(lan):
+    keys = ipipou.Keys(lan.server)
+    near = ipipou.server(lan.server, *TUN, keys=keys)
+    packets, records = came_and_moved(lan, keys, near)
+    records.write_text(records.read_text().replace("Accepted", "accepted", 1))
+    near.start()
+    near.await_log("the records beside it are damaged")
+    for packet in packets:
+        send(lan, packet, STRANGER)
+    near.await_rejected(older_than_start=2)
+
+
 def test_a_crash_does_not_make_a_refresh_good_once_more(lan):
     keys = ipipou.Keys(lan.server)
     near = ipipou.server(lan.server, *TUN, keys=keys)
