@@ -64,7 +64,7 @@ fn config() -> Config {
         queue: QueueConfig { number: 0, max_len: 24 },
         policy: Policy { remote_ip: None, remote_port: None, proof },
         lifetime: Some(LIFETIME),
-        reply: Reply::Silent,
+        reply: Reply::Reversed,
         admits: Admits::Shared(LearnConfig { lifetime: LIFETIME, limit: 65_536 }),
     };
     Config::server(tunnel, expects)

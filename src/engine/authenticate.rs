@@ -17,10 +17,6 @@ const WRITE_EVERY: Duration = Duration::from_secs(10);
 /// How long clients that do not fit in are collected, so that one reading of the host serves all.
 const ROOM_AFTER: Duration = Duration::from_millis(300);
 
-/// How many answers a remote gets at most within [`ANSWERED_FOR`].
-const MAX_ANSWERS: u32 = 3;
-const ANSWERED_FOR: Duration = Duration::from_secs(5);
-
 impl Engine {
     pub(super) fn datagram(
         &mut self,
@@ -135,16 +131,12 @@ impl Engine {
             actions.push(Action::PeerAlive(from));
         }
         let Some(payload) = reply else { return };
-        // The packet may be the answer to our answer: two servers must not talk without end.
-        self.answered.retain(|_, (at, _)| now.monotonic.saturating_sub(*at) < ANSWERED_FOR);
         // Where the address is the proof, whoever forges it has the choice of ports.
         let asked = match self.endpoint.control.proof_is_address() {
             true => SocketAddr::new(from.ip(), 0),
             false => from,
         };
-        let (_, answers) = self.answered.entry(asked).or_insert((now.monotonic, 0));
-        if *answers < MAX_ANSWERS {
-            *answers += 1;
+        if self.answers.allow(asked, now.monotonic) {
             self.send(from, payload, actions);
         }
     }

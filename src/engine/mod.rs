@@ -3,6 +3,7 @@
 
 mod addresses;
 mod admission;
+mod answers;
 mod authenticate;
 mod calendar;
 pub mod config;
@@ -33,6 +34,7 @@ use std::time::Duration;
 
 use crate::auth::ServerTime;
 use crate::wire::auth_packet::SALT_LEN;
+use answers::Answers;
 use config::{Config, Datapath, Expects, Outer, PeerSource, Shows, TunnelConfig};
 use endpoint::{Endpoint, OuterFound, find_outer};
 
@@ -197,8 +199,7 @@ pub struct Engine {
     server_moved: bool,
     /// That its name stands for no address of use to us was said.
     name_unusable: bool,
-    /// Who was answered lately: since when, and how often.
-    answered: BTreeMap<SocketAddr, (Duration, u32)>,
+    answers: Answers,
 }
 
 /// What is being applied.
@@ -259,7 +260,7 @@ impl Engine {
             started: now.started,
             server_moved: false,
             name_unusable: false,
-            answered: BTreeMap::new(),
+            answers: Answers::default(),
         }
     }
 

@@ -36,6 +36,7 @@ mod forwarder;
 mod fragment;
 mod lanes;
 mod large;
+mod learned;
 mod limit;
 mod offloads;
 mod partial;

@@ -4,12 +4,12 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, SocketAddr};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use prefix_trie::PrefixMap;
 
+use super::learned::LearnedAddresses;
 use crate::engine::host::surroundings::Surroundings;
 use crate::engine::host::{PeerTable, RemoteSpec};
 
@@ -19,16 +19,8 @@ pub struct Forwarding {
     spec: PeerTable,
     destinations: Networks<SocketAddr>,
     sources: HashMap<SocketAddr, Networks<()>>,
-    learned: HashMap<IpAddr, Learned>,
+    learned: LearnedAddresses,
     around: Surroundings,
-}
-
-/// An inner address that was seen behind a remote.
-#[derive(Debug)]
-struct Learned {
-    remote: SocketAddr,
-    /// Milliseconds of the monotonic clock.
-    last_seen: AtomicU64,
 }
 
 /// What is done with an inner packet that came from outside.
@@ -65,10 +57,8 @@ impl Forwarding {
 
     /// Replaces the specification. What was learned behind remotes that stay is kept.
     pub fn replace(&mut self, spec: PeerTable) {
-        let gone = |remote: &SocketAddr| {
-            self.spec.remotes.contains_key(remote) && !spec.remotes.contains_key(remote)
-        };
-        self.learned.retain(|_, learned| !gone(&learned.remote));
+        let known = self.spec.remotes.keys();
+        known.filter(|r| !spec.remotes.contains_key(*r)).for_each(|r| self.learned.forget(*r));
         self.destinations = Networks::default();
         self.sources.clear();
         for (address, remote) in &spec.remotes {
@@ -76,7 +66,7 @@ impl Forwarding {
         }
         self.spec = spec;
         if self.spec.learn.is_none() {
-            self.learned.clear();
+            self.learned = LearnedAddresses::default();
         }
     }
 
@@ -102,7 +92,7 @@ impl Forwarding {
     pub fn remove_remote(&mut self, address: SocketAddr) -> bool {
         self.forget_destinations(address);
         self.sources.remove(&address);
-        self.learned.retain(|_, learned| learned.remote != address);
+        self.learned.forget(address);
         self.spec.remotes.remove(&address).is_some()
     }
 
@@ -115,7 +105,7 @@ impl Forwarding {
 
     /// The remote that an inner packet to this address is sent to.
     pub fn remote_of(&self, destination: IpAddr) -> Option<SocketAddr> {
-        let learned = || self.learned.get(&destination).map(|learned| learned.remote);
+        let learned = || self.learned.get(destination).map(|learned| learned.remote);
         self.destinations.get(destination).copied().or_else(learned)
     }
 
@@ -128,8 +118,7 @@ impl Forwarding {
     /// Whether any inner packet is sent to this remote.
     pub fn is_remote(&self, remote: SocketAddr) -> bool {
         let from_anybody = self.spec.learn.as_ref().is_some_and(|learn| learn.from_anybody);
-        self.spec.remotes.contains_key(&remote)
-            || (from_anybody && self.learned.values().any(|learned| learned.remote == remote))
+        self.spec.remotes.contains_key(&remote) || (from_anybody && self.learned.is_behind(remote))
     }
 
     /// Decides about an inner packet from `source` that came from the remote `from`. `now` is the
@@ -151,9 +140,9 @@ impl Forwarding {
     }
 
     fn judge_learned(&self, from: SocketAddr, source: IpAddr, now: Duration) -> Judgement {
-        match self.learned.get(&source) {
+        match self.learned.get(source) {
             Some(learned) if learned.remote == from => {
-                learned.last_seen.store(millis(now), Ordering::Relaxed);
+                learned.seen(now);
                 Judgement::Deliver
             }
             Some(_) | None if self.may_learn(from, source, now) => Judgement::Learn,
@@ -168,8 +157,8 @@ impl Forwarding {
         let inside = learn.within.iter().any(|network| network.contains(&source));
         inside
             && !learn.except.contains(&source)
-            && match self.learned.get(&source) {
-                Some(owner) => owner.remote == from || owner.is_over(learn.lifetime, now),
+            && match self.learned.get(source) {
+                Some(owner) => owner.remote == from || owner.silent_for(now) >= learn.lifetime,
                 None => self.learned.len() < learn.limit,
             }
     }
@@ -178,56 +167,32 @@ impl Forwarding {
     pub fn learn(&mut self, from: SocketAddr, source: IpAddr, now: Duration) -> bool {
         let may = self.may_learn(from, source, now);
         if may {
-            let last_seen = AtomicU64::new(millis(now));
-            self.learned.insert(source, Learned { remote: from, last_seen });
+            self.learned.put(source, from, now);
         }
         may
     }
 
     /// Notes that a remote is alive, and so is everything that was learned behind it.
     pub fn heard_of(&self, remote: SocketAddr, now: Duration) {
-        for learned in self.learned.values().filter(|learned| learned.remote == remote) {
-            learned.last_seen.store(millis(now), Ordering::Relaxed);
-        }
+        self.learned.behind(remote).for_each(|learned| learned.seen(now));
     }
 
     /// Forgets what was silent for too long, and makes room. Returns whether there was anything.
     pub fn expire(&mut self, now: Duration) -> bool {
         let Some(learn) = &self.spec.learn else { return false };
-        let before = self.learned.len();
-        self.learned.retain(|_, learned| !learned.is_over(learn.lifetime, now));
-        self.learned.len() < before
+        self.learned.expire(learn.lifetime, now)
     }
 
     /// What was learned: inner address, remote, and how long ago it was seen.
     pub fn learned(&self, now: Duration) -> Vec<(IpAddr, SocketAddr, Duration)> {
-        let age = |l: &Learned| Duration::from_millis(millis(now).saturating_sub(l.seen()));
-        self.learned.iter().map(|(inner, l)| (*inner, l.remote, age(l))).collect()
+        self.learned.iter().map(|(inner, l)| (inner, l.remote, l.silent_for(now))).collect()
     }
 
     /// How long ago something came from each remote behind which addresses were learned.
     pub fn silent(&self, now: Duration) -> BTreeMap<SocketAddr, Duration> {
-        let mut silent = BTreeMap::new();
-        for (_, remote, age) in self.learned(now) {
-            let least = silent.entry(remote).or_insert(age);
-            *least = age.min(*least);
-        }
-        silent
+        let least = |remote| self.learned.behind(remote).map(|l| l.silent_for(now)).min();
+        self.learned.remotes().filter_map(|remote| Some((remote, least(remote)?))).collect()
     }
-}
-
-impl Learned {
-    fn seen(&self) -> u64 {
-        self.last_seen.load(Ordering::Relaxed)
-    }
-
-    fn is_over(&self, lifetime: Duration, now: Duration) -> bool {
-        millis(now).saturating_sub(self.seen()) >= millis(lifetime)
-    }
-}
-
-fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// Networks, of which the longest matching prefix wins.
