@@ -119,7 +119,8 @@ impl Memory {
     ) -> ReplayMemory {
         let unix = now.unix;
         if std::mem::take(&mut self.lost) {
-            self.lost_before = unix;
+            // A part of the start's own second was before the start.
+            self.lost_before = unix.saturating_add(1);
             return ReplayMemory::default().at_start(span, unix).lost(unix);
         }
         let mut last = std::mem::take(&mut self.seen);

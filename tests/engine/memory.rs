@@ -491,6 +491,20 @@ fn every_key_has_a_memory_of_its_own() {
     }
 }
 
+/// A part of the second of the start was before it, whichever key it was that was in use then.
+#[test]
+fn after_a_loss_a_packet_of_the_same_second_is_refused_of_each_key() {
+    let with = |seed, memory| {
+        let mut play = Play::start(Config::from(server_of(seed)), FakeHost::new(), memory);
+        play.receive(at(A), &key(seed).packet(START, [1, 2, 3, 4]));
+        assert_eq!((play.accepted(), play.refused(Reject::OlderThanStart)), (0, 1), "key {seed}");
+        play.memory
+    };
+    let memory = with(1, Memory::lost());
+    let memory = with(2, memory);
+    with(3, memory);
+}
+
 // -- room for many --------------------------------------------------------------------------
 
 fn silences(play: &mut Play, silent: &[(&str, u32)]) {
