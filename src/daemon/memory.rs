@@ -47,6 +47,8 @@ pub struct MemoryFile {
 #[derive(Debug)]
 struct UnderWay {
     writing: Writing,
+    /// It is added to what is there.
+    adds: bool,
     patience: Pin<Box<Sleep>>,
     task: JoinHandle<io::Result<MemoryLog>>,
 }
@@ -106,7 +108,7 @@ impl MemoryFile {
             && let Some(writing) = self.wanted.take()
         {
             let records = engine.take_records();
-            let log = self.log.take().filter(MemoryLog::is_short);
+            let log = self.log.take().filter(MemoryLog::is_worth_while);
             let work = match log.zip(records) {
                 Some((log, records)) => Work::Append(log, records),
                 None => Work::Replace(engine.memory()),
@@ -117,29 +119,37 @@ impl MemoryFile {
 
     fn start(&self, writing: Writing, work: Work) -> UnderWay {
         let path = self.path.clone();
+        let adds = matches!(work, Work::Append(..));
         let task = spawn_blocking(move || work.done(&path));
-        UnderWay { writing, patience: Box::pin(sleep(PATIENCE)), task }
+        UnderWay { writing, adds, patience: Box::pin(sleep(PATIENCE)), task }
     }
 
-    /// Waits for the next write that is done, or that has taken too long: then the error says so.
-    /// Cancel safe.
-    pub async fn written(&mut self) -> (Writing, io::Result<()>) {
+    /// Waits for the next write that is done, or that has taken too long: then the error says so. Where
+    /// nothing could be added, all that `engine` remembers is written instead. Cancel safe.
+    pub async fn written(&mut self, engine: &mut Engine) -> (Writing, io::Result<()>) {
         if let Some(done) = self.done.take() {
             return done;
         }
-        let Some(UnderWay { writing, patience, task }) = &mut self.under_way else {
-            return std::future::pending().await;
-        };
-        tokio::select! {
-            result = task => {
-                let writing = *writing;
-                self.under_way = None;
-                (writing, self.note(result))
-            }
-            () = patience.as_mut() => {
-                *patience = Box::pin(sleep(PATIENCE));
-                let writing = self.wanted.take().unwrap_or(*writing).max(*writing);
-                (writing, Err(io::ErrorKind::TimedOut.into()))
+        loop {
+            let Some(UnderWay { writing, adds, patience, task }) = &mut self.under_way else {
+                return std::future::pending().await;
+            };
+            tokio::select! {
+                result = task => {
+                    let (writing, adds) = (*writing, *adds);
+                    self.under_way = None;
+                    let result = self.note(result);
+                    if !adds || result.is_ok() {
+                        return (writing, result);
+                    }
+                    self.wanted = self.wanted.max(Some(writing));
+                    self.begin(engine);
+                }
+                () = patience.as_mut() => {
+                    *patience = Box::pin(sleep(PATIENCE));
+                    let writing = self.wanted.take().unwrap_or(*writing).max(*writing);
+                    return (writing, Err(io::ErrorKind::TimedOut.into()));
+                }
             }
         }
     }
@@ -196,7 +206,7 @@ impl Work {
                 let bytes = encode(&memory)?;
                 save(path, &bytes)?;
                 let _ = fs::remove_file(memory_log::path(path)); // it says nothing of this file
-                Ok(MemoryLog::after(path, &checksum(&bytes)))
+                MemoryLog::after(path, &checksum(&bytes))
             }
             Work::Append(mut log, records) => {
                 log.append(&records)?;

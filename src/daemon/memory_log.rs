@@ -10,7 +10,7 @@
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -20,6 +20,10 @@ use crate::engine::Record;
 
 /// Bytes after which the whole file is written again.
 const LONG: u64 = 256 * 1024;
+
+/// A memory file of fewer bytes is always written as a whole: that costs no more, and 0.3.0, which does
+/// not read the log, finds all of it after a crash, too.
+const SMALL: u64 = 4096;
 
 #[derive(Serialize, Deserialize)]
 struct Head {
@@ -35,10 +39,28 @@ struct Line {
 /// The log beside a memory file that was written by this process.
 #[derive(Debug)]
 pub struct MemoryLog {
-    path: PathBuf,
+    memory: PathBuf,
+    /// The memory file, by which another one in its place is known.
+    file: FileMark,
     /// The checksum of the last line, or of the memory file.
     last: String,
     bytes: u64,
+}
+
+/// What distinguishes a file from one that has taken its place, and from itself before a change.
+#[derive(Debug, PartialEq, Eq)]
+struct FileMark {
+    inode: u64,
+    modified: (i64, i64),
+    bytes: u64,
+}
+
+impl FileMark {
+    fn of(path: &Path) -> io::Result<Self> {
+        let found = fs::metadata(path)?;
+        let modified = (found.mtime(), found.mtime_nsec());
+        Ok(FileMark { inode: found.ino(), modified, bytes: found.len() })
+    }
 }
 
 /// The path of the log beside a memory file. It is not called a log: nobody is to clean it up.
@@ -47,21 +69,29 @@ pub fn path(memory: &Path) -> PathBuf {
 }
 
 impl MemoryLog {
-    /// The empty log of a memory file with this checksum. The next line replaces what is there.
-    pub fn after(memory: &Path, checksum: &str) -> Self {
-        MemoryLog { path: path(memory), last: checksum.to_owned(), bytes: 0 }
+    /// The empty log of a memory file with this checksum, once an older log is removed.
+    ///
+    /// # Errors
+    /// When the memory file is gone already.
+    pub fn after(memory: &Path, checksum: &str) -> io::Result<Self> {
+        let (file, last) = (FileMark::of(memory)?, checksum.to_owned());
+        Ok(MemoryLog { memory: memory.to_owned(), file, last, bytes: 0 })
     }
 
     /// Whether it is worth while to add to it.
-    pub fn is_short(&self) -> bool {
-        self.bytes < LONG
+    pub fn is_worth_while(&self) -> bool {
+        self.file.bytes >= SMALL && self.bytes < LONG
     }
 
     /// Adds records, and flushes them to the disk.
     ///
     /// # Errors
-    /// When the disk refuses; then a part of them may be there.
+    /// When the disk refuses; then a part of them may be there. Also when the memory file or the log is
+    /// not as this process left it: a restart would not find what belongs together.
     pub fn append(&mut self, records: &[Record]) -> io::Result<()> {
+        if FileMark::of(&self.memory)? != self.file {
+            return Err(io::Error::other("another program changed it"));
+        }
         let mut text = Vec::new();
         if self.bytes == 0 {
             line(&mut text, &Head { of: self.last.clone() })?;
@@ -72,13 +102,18 @@ impl MemoryLog {
             line(&mut text, &Line { record: record.clone(), sum })?;
         }
         let first = self.bytes == 0;
-        let mut options = OpenOptions::new();
-        options.create(true).mode(0o600).append(!first).write(true).truncate(first);
-        let mut file = options.open(&self.path)?;
+        let path = path(&self.memory);
+        if !first {
+            let found = fs::symlink_metadata(&path)?;
+            if !found.is_file() || found.len() != self.bytes {
+                return Err(io::Error::other("another program changed the records beside it"));
+            }
+        }
+        let mut file = OpenOptions::new().append(true).create_new(first).mode(0o600).open(&path)?;
         file.write_all(&text)?;
         file.sync_data()?;
         if first {
-            fs::File::open(self.path.parent().unwrap_or(Path::new(".")))?.sync_all()?;
+            fs::File::open(path.parent().unwrap_or(Path::new(".")))?.sync_all()?;
         }
         self.bytes += text.len() as u64;
         Ok(())
@@ -143,33 +178,40 @@ mod tests {
         ]
     }
 
-    fn directory(name: &str) -> PathBuf {
+    /// A memory file in a directory of its own.
+    fn memory(name: &str) -> PathBuf {
         let directory =
             std::env::temp_dir().join(format!("ipipou-log-{name}-{}", std::process::id()));
         fs::create_dir_all(&directory).unwrap();
-        directory
+        let memory = directory.join("memory.json");
+        fs::write(&memory, "{}").unwrap();
+        memory
+    }
+
+    fn log(memory: &Path, checksum: &str) -> MemoryLog {
+        let _ = fs::remove_file(path(memory)); // as when the memory file is replaced
+        MemoryLog::after(memory, checksum).unwrap()
     }
 
     #[test]
     fn what_is_added_is_read_and_belongs_to_one_file() {
-        let memory = directory("added").join("memory.json");
-        let mut log = MemoryLog::after(&memory, "of this");
+        let memory = memory("added");
+        let mut added = log(&memory, "of this");
         for record in records() {
-            log.append(&[record]).unwrap();
+            added.append(&[record]).unwrap();
         }
         assert_eq!(read(&path(&memory), "of this").unwrap(), records());
         assert_eq!(read(&path(&memory), "of another").unwrap(), []);
         // Of the next file it says nothing of the one before.
-        let mut log = MemoryLog::after(&memory, "of the next");
-        log.append(&records()[1..2]).unwrap();
+        log(&memory, "of the next").append(&records()[1..2]).unwrap();
         assert_eq!(read(&path(&memory), "of the next").unwrap(), records()[1..2]);
         fs::remove_dir_all(memory.parent().unwrap()).unwrap();
     }
 
     #[test]
     fn half_a_line_at_the_end_is_left_out_and_damage_is_seen() {
-        let memory = directory("damaged").join("memory.json");
-        MemoryLog::after(&memory, "base").append(&records()).unwrap();
+        let memory = memory("damaged");
+        log(&memory, "base").append(&records()).unwrap();
         let whole = fs::read(path(&memory)).unwrap();
         let broken = memory.with_extension("broken");
         let mut lengths = Vec::new();
@@ -190,6 +232,39 @@ mod tests {
                 at <= head && read(&broken, "base").is_ok_and(|found| found.is_empty());
             assert!(is_another || read(&broken, "base").is_err(), "byte {at}");
         }
+        fs::remove_dir_all(memory.parent().unwrap()).unwrap();
+    }
+
+    /// What a restart finds must belong together.
+    #[test]
+    fn nothing_is_added_to_what_another_program_changed() {
+        let memory = memory("changed");
+        let log_path = path(&memory);
+        type Change<'a> = &'a dyn Fn() -> io::Result<()>;
+        let changes: [Change; 6] = [
+            &|| fs::remove_file(&memory),
+            &|| fs::write(&memory, "{ }"),
+            &|| {
+                fs::copy(&memory, memory.with_extension("new"))
+                    .map(drop)
+                    .and_then(|()| fs::rename(memory.with_extension("new"), &memory))
+            },
+            &|| fs::remove_file(&log_path),
+            &|| fs::write(&log_path, "other"),
+            &|| fs::remove_file(&log_path).and_then(|()| fs::create_dir(&log_path)),
+        ];
+        for (number, change) in changes.iter().enumerate() {
+            fs::write(&memory, "{}").unwrap();
+            let mut added = log(&memory, "base");
+            added.append(&records()[..1]).unwrap();
+            change().unwrap();
+            let before = fs::read(&log_path).ok();
+            assert!(added.append(&records()[1..]).is_err(), "{number}");
+            assert_eq!(fs::read(&log_path).ok(), before, "{number}");
+        }
+        // What is in the place of a new log stays as it is.
+        assert!(MemoryLog::after(&memory, "base").unwrap().append(&[]).is_err());
+        assert!(log_path.is_dir());
         fs::remove_dir_all(memory.parent().unwrap()).unwrap();
     }
 }

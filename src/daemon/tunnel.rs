@@ -106,7 +106,9 @@ async fn serve(settings: &Settings) -> Result<(), Failure> {
                 }
             },
             () = sleep_until(deadline) => process.handle(Event::Deadline).await,
-            (writing, result) = process.memory.written() => process.written(writing, result).await,
+            (writing, result) = process.memory.written(&mut process.engine) => {
+                process.written(writing, result).await
+            }
             Some(addresses) = answers.recv() => process.handle(Event::Resolved(addresses)).await,
             Some(table) = next_table(&mut tables, &settings.config) => {
                 process.handle(Event::Hosts(table)).await

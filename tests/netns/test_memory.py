@@ -1,6 +1,7 @@
 """What a server remembers of authentication packets: on a slow disk, a full one, and after a loss."""
 
 import base64
+import json
 import os
 import pathlib
 import subprocess
@@ -173,42 +174,96 @@ def test_a_loss_does_not_make_captured_packets_good(lan, lose):
     near.await_log("tunnel up")
 
 
-def came_and_moved(lan, keys, near):
-    """A client whose move is in the records and not yet in the file; returns its packets."""
-    packets = []
-    for port in (PORT, PORT + 1):
-        packets.append(signed(keys.private))
-        send(lan, packets[-1], port=port)
-        near.await_accepted(len(packets))
-    near.process.kill()
-    records = near.state / "memory.records"
-    assert records.read_text().count("Accepted") == 2, records.read_text()
-    return packets, records
+class Many:
+    """A server whose memory is so large that what comes is added to it; packets of one second."""
+
+    def __init__(self, lan):
+        self.lan, self.packets = lan, []
+        keys = ipipou.Keys(lan.server)
+        self.near = ipipou.server(lan.server, *LEARN, *TUN, keys=keys)
+        self.state, self.records = self.near.state, self.near.state / "memory.records"
+        crowd = Crowd(lan, keys, 120)
+        crowd.authenticate(0.01)
+        self.near.await_accepted(120)
+        crowd.close()
+        self.sign = lambda: signed(keys.private, seconds=self.second)
+        self.second = int(time.time())
+
+    def come(self, count):
+        for _ in range(count):
+            self.packets.append(self.sign())
+            send(self.lan, self.packets[-1], port=PORT + len(self.packets))
+            self.near.await_accepted(120 + len(self.packets))
+
+    def killed_and_started(self):
+        self.near.process.kill()
+        self.near.start()
+        for packet in self.packets:
+            send(self.lan, packet, STRANGER)
 
 
-def test_records_that_were_half_written(lan):
+@pytest.fixture
+def many(lan):
+    return Many(lan)
+
+
+def test_records_that_were_half_written(many):
     """A crash while a line is added: what is whole counts."""
-    keys = ipipou.Keys(lan.server)
-    near = ipipou.server(lan.server, *TUN, keys=keys)
-    packets, records = came_and_moved(lan, keys, near)
-    with records.open("ab") as file:
-        file.write(records.read_bytes().splitlines()[-1][:40])
-    near.start()
-    for packet in packets:
-        send(lan, packet, port=PORT + 1)
-    near.await_rejected(replayed=2)
+    many.come(2)
+    many.near.process.kill()
+    lines = many.records.read_bytes().splitlines()
+    assert len([line for line in lines if b"Accepted" in line]) >= 2, lines
+    with many.records.open("ab") as file:
+        file.write(lines[-1][:40])
+    many.killed_and_started()
+    many.near.await_rejected(replayed=2)
 
 
-def test_damaged_records_are_a_loss(lan):
+def test_damaged_records_are_a_loss(many):
+    many.come(2)
+    many.near.process.kill()
+    many.records.write_text(many.records.read_text().replace("Accepted", "accepted", 1))
+    many.killed_and_started()
+    many.near.await_log("the records beside it are damaged")
+    many.near.await_rejected(older_than_start=2)
+
+
+def test_a_memory_that_is_removed_while_it_is_in_use(many):
+    """What is written next is all of it, and not what is to be added to a file that is gone."""
+    many.come(2)
+    assert many.records.exists()
+    for file in many.state.iterdir():
+        file.unlink()
+    many.come(1)
+    many.killed_and_started()
+    many.near.await_rejected(replayed=3)
+
+
+@pytest.mark.parametrize("make", [pathlib.Path.mkdir, os.mkfifo], ids=["directory", "fifo"])
+def test_where_nothing_can_be_added_all_is_written(many, make):
+    many.come(1)
+    many.records.unlink()
+    make(many.records)
+    many.come(2)
+    many.near.process.kill()
+    assert "a restart will forget" not in many.near.process.output()
+    if many.records.is_dir():
+        many.records.rmdir()
+    many.killed_and_started()
+    many.near.await_rejected(replayed=3)
+
+
+def test_a_small_memory_is_written_as_a_whole(lan):
+    """A version that does not read the records finds all of it, a crash or not."""
     keys = ipipou.Keys(lan.server)
     near = ipipou.server(lan.server, *TUN, keys=keys)
-    packets, records = came_and_moved(lan, keys, near)
-    records.write_text(records.read_text().replace("Accepted", "accepted", 1))
-    near.start()
-    near.await_log("the records beside it are damaged")
-    for packet in packets:
-        send(lan, packet, STRANGER)
-    near.await_rejected(older_than_start=2)
+    for count in (1, 2, 3):
+        send(lan, signed(keys.private), port=PORT + count)
+        near.await_accepted(count)
+    near.process.kill()
+    assert not (near.state / "memory.records").exists()
+    remembered = json.loads((near.state / "memory.json").read_text())
+    assert remembered["authenticated"][0] == f"{CLIENT}:{PORT + 3}"
 
 
 def test_a_crash_does_not_make_a_refresh_good_once_more(lan):
