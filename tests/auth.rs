@@ -63,7 +63,7 @@ impl Vector {
 }
 
 #[test]
-fn packets_are_signed_as_before() {
+fn packets_are_signed_as_by_the_first_version() {
     for vector in vectors() {
         let seed = parse_key(&vector.private_b64).unwrap();
         let signer = Signer::new(&seed, secret(&vector.secret_utf8));
@@ -77,7 +77,7 @@ fn packets_are_signed_as_before() {
 }
 
 #[test]
-fn packets_are_verified_as_before_also_with_a_tail() {
+fn packets_are_verified_as_by_the_first_version_even_with_a_tail() {
     for vector in vectors() {
         let payload = hex(&vector.payload_hex);
         let mut seen = ReplayMemory::default();
@@ -110,7 +110,7 @@ fn clocks_may_differ_as_far_as_allowed() {
 }
 
 #[test]
-fn what_was_refused_is_not_remembered() {
+fn a_refused_packet_is_not_remembered() {
     let vector = &vectors()[0];
     let mut seen = ReplayMemory::default();
     let mut forged = hex(&vector.payload_hex);
@@ -149,7 +149,7 @@ fn a_signature_with_a_point_of_small_order_is_refused() {
 }
 
 #[test]
-fn a_part_of_a_token_is_no_token() {
+fn a_part_of_a_token_is_refused() {
     let token = b"the token\0and more";
     let policy = policy(Proof::Token(Token::new(token.to_vec()).unwrap()));
     let check = |payload: &[u8]| {
@@ -181,7 +181,7 @@ fn the_source_is_checked_first() {
 }
 
 #[test]
-fn keys_are_checked() {
+fn malformed_and_weak_keys_are_refused() {
     let (private, public) = generate_seed(&[8; 32]).expect("no point of the curve");
     assert!(parse_key(&private).is_ok() && parse_key(&public).is_ok());
     assert!(parse_key("!").is_err() && parse_key("AAAA").is_err());
@@ -233,14 +233,14 @@ fn secrets_are_not_printed() {
 
 proptest! {
     #[test]
-    fn no_packet_that_was_not_signed_passes(payload in proptest::collection::vec(any::<u8>(), 0..700)) {
+    fn no_unsigned_packet_is_accepted(payload in proptest::collection::vec(any::<u8>(), 0..700)) {
         let vector = &vectors()[0];
         let mut seen = ReplayMemory::default();
         prop_assert!(vector.policy(None).check(from(), &payload, time(0), false, &mut seen).is_err());
     }
 
     #[test]
-    fn a_control_packet_is_no_ip_packet(seed: [u8; 32], seconds in 0..1u64 << 40, salts: [[u8; 4]; 16]) {
+    fn an_authentication_packet_is_not_an_ip_packet(seed: [u8; 32], seconds in 0..1u64 << 40, salts: [[u8; 4]; 16]) {
         let signer = Signer::new(&seed, secret("s"));
         let good = salts.iter().any(|salt| signer.packet(seconds, *salt)[0] >= 0x80);
         let packet = signer.control_packet(seconds, salts);

@@ -131,7 +131,7 @@ fn has_test(path: &Path, name: &str) -> bool {
 }
 
 #[test]
-fn every_test_that_shows_a_line_of_the_security_page_is_there() {
+fn every_test_that_the_security_page_names_exists() {
     let page = read("docs/security.md");
     let (mut named, mut last) = (0, None);
     for text in quoted(&page) {
@@ -165,7 +165,7 @@ fn the_commands_for_a_newcomer_are_on_the_first_screen() {
 }
 
 #[test]
-fn every_line_of_the_security_page_says_what_shows_it() {
+fn every_line_of_the_security_page_names_its_evidence() {
     let page = read("docs/security.md");
     let rows: Vec<_> = page.lines().filter(|line| line.starts_with("| ")).collect();
     for row in rows.iter().filter(|row| !row.contains("| shown by |")) {
@@ -200,7 +200,7 @@ fn every_file_that_a_document_names_is_there() {
 }
 
 #[test]
-fn every_make_target_is_run_by_somebody() {
+fn the_release_guide_runs_every_make_target() {
     let (makefile, releasing) = (read("Makefile"), quoted(&read("RELEASING.md")));
     let targets = makefile.lines().find_map(|line| line.strip_prefix(".PHONY:")).unwrap();
     assert!(targets.split_whitespace().count() > 5, "{targets}");

@@ -8,7 +8,7 @@ use std::fs;
 use std::path::Path;
 
 #[test]
-fn the_kept_inputs_hold() {
+fn stored_fuzz_inputs_do_not_fail() {
     let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus");
     let directories = fs::read_dir(&corpus).expect("it is in the repository");
     let kept: BTreeSet<_> = directories.map(|entry| entry.unwrap().file_name()).collect();

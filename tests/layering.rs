@@ -78,7 +78,7 @@ fn rooms_use_only_what_they_may() {
 }
 
 #[test]
-fn every_room_has_its_arrows() {
+fn every_room_is_in_the_table_of_arrows() {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     let rooms: BTreeSet<_> = fs::read_dir(source)
         .unwrap()
@@ -90,7 +90,7 @@ fn every_room_has_its_arrows() {
 }
 
 #[test]
-fn pure_rooms_touch_nothing() {
+fn pure_rooms_use_nothing_impure() {
     for room in PURE {
         for (path, text) in files(room) {
             for line in code(&text) {

@@ -285,7 +285,7 @@ mod tests {
     }
 
     #[test]
-    fn only_newer_or_new_within_the_second() {
+    fn only_later_packets_or_new_ones_of_the_same_second_are_accepted() {
         let mut memory = ReplayMemory::default();
         let now = START;
         assert_eq!(take(&mut memory, now, 100, b"a"), Ok(()));
@@ -298,7 +298,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_year_ends_when_the_clock_is_right_again() {
+    fn a_client_is_accepted_again_once_its_wrong_year_is_corrected() {
         const YEAR: u64 = 31_536_000;
         let mut memory = ReplayMemory::default();
         let far = START + YEAR;
@@ -320,7 +320,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_more_than_a_memory_holds_is_refused() {
+    fn packets_that_a_full_memory_cannot_hold_are_refused() {
         let mut memory = ReplayMemory::default();
         for i in 0..=MAX_OF_ONE as u64 {
             assert_eq!(take(&mut memory, START, START + AHEAD, &i.to_be_bytes()), Ok(()));
@@ -343,7 +343,7 @@ mod tests {
     }
 
     #[test]
-    fn many_clients_are_told_apart_as_long_as_their_packets_are_good() {
+    fn packets_of_many_clients_are_remembered_while_they_could_be_accepted() {
         let mut memory = ReplayMemory::default().at_start(Some(10), START);
         for i in 0..500u64 {
             assert_eq!(take(&mut memory, START, START, &i.to_be_bytes()), Ok(()), "{i}");
@@ -360,7 +360,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_remembered_counts_for_who_is_known() {
+    fn after_a_loss_older_packets_are_accepted_from_known_remotes_only() {
         let memory = ReplayMemory::default().lost(START);
         // A loss is still known after a restart.
         let later = ServerTime { now: START + 100, start: START + 90 };
@@ -380,7 +380,7 @@ mod tests {
     }
 
     #[test]
-    fn a_crash_loses_no_refusal_and_no_slow_clock() {
+    fn unwritten_packets_stay_refused_after_a_crash_whatever_the_clock() {
         for offset in [0, -3600, 60] {
             let client = |server: u64| server.saturating_add_signed(offset);
             let mut memory = ReplayMemory::default().at_start(None, START);
@@ -408,7 +408,7 @@ mod tests {
     }
 
     #[test]
-    fn versions_may_follow_each_other() {
+    fn old_and_new_versions_read_each_others_memory() {
         // Memories written by 0.3.0: of one client, and of many.
         let one = r#"{"newest":100,"within":[[1],[2]],"before":{},"span":0}"#;
         let many = r#"{"newest":1000,"within":[[1]],"before":{"900":[[3]]},"span":120}"#;

@@ -148,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn outside_the_tunnel_it_may_be_ipv6() {
+    fn an_outer_address_may_be_ipv6() {
         for good in ["2001:db8::1", " [2001:db8::1] ", "192.0.2.1", "::1"] {
             assert_eq!(any(good).unwrap().to_string(), good.trim_matches([' ', '[', ']']));
         }
@@ -186,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn a_prefix_is_a_network_and_not_everything() {
+    fn a_prefix_is_a_network_but_not_the_default_route() {
         for (good, network) in [
             ("10.1.0.0/16", "10.1.0.0/16"),
             ("10.1.2.3", "10.1.2.3/32"),

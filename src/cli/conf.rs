@@ -273,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_that_is_no_text_is_refused() {
+    fn a_line_that_is_not_utf8_is_refused() {
         let read = arguments(b"server\n\xff\n", Path::new("f"), &mut Options::command());
         assert_eq!(read.unwrap_err().to_string(), "f:2: not valid UTF-8");
     }

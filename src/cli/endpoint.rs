@@ -125,7 +125,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_part_of_the_local_end_may_be_missing() {
+    fn every_part_of_the_local_endpoint_is_optional() {
         let end = local("203.0.113.1:10007@eth0").unwrap();
         assert_eq!(end.ip, Some("203.0.113.1".parse().unwrap()));
         assert_eq!(end.port, NonZeroU16::new(10007));
@@ -136,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_local_end_is_named() {
+    fn a_malformed_local_endpoint_is_explained() {
         for (text, meant) in [
             ("eth0", "@eth0"),
             ("eth0:10000", ":10000@eth0"),
@@ -179,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn ipv6_stands_in_brackets() {
+    fn ipv6_is_written_in_brackets() {
         let end = local("[2001:db8::1]:10007@eth0").unwrap();
         assert_eq!(end.ip, Some("2001:db8::1".parse().unwrap()));
         assert_eq!(end.port, NonZeroU16::new(10007));

@@ -163,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn an_option_is_found_by_errors_ends_and_parts() {
+    fn misspellings_and_parts_of_an_option_find_it() {
         for (name, expected) in [
             ("sever", "did you mean --server?"),
             ("Server", "did you mean --server?"),
@@ -184,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn one_hyphen_too_few() {
+    fn a_long_option_with_one_hyphen_is_recognised() {
         let command = Options::command();
         let found = |word| with_one_hyphen([word], &command).map(|(_, meant)| meant);
         assert_eq!(found("-server"), Some("--server".to_owned()));
@@ -196,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn a_value_that_is_the_rest_of_an_option() {
+    fn a_long_option_read_as_a_short_one_and_its_value_is_recognised() {
         let command = Options::command();
         let behind = |word| behind_one_hyphen(word, &command).unwrap_or_default();
         assert_eq!(behind("-remote"), "-remote is -r emote: did you mean --fou-remote?");
@@ -208,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn other_programs_words_are_known() {
+    fn words_of_other_programs_are_recognised() {
         let command = Options::command();
         let instead = |word| instead_of(word, &command).unwrap_or_default();
         assert!(instead("stop").contains("systemctl stop"));

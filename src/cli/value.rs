@@ -350,7 +350,7 @@ mod tests {
 
     #[test]
     #[cfg(feature = "hosts-url")]
-    fn a_url_can_be_fetched() {
+    fn only_complete_http_urls_are_accepted() {
         for good in ["http://a", "https://me:x@a.example:8443/t.json?x=y", "HTTPS://[2001:db8::1]/"]
         {
             assert_eq!(url(good), Ok(good.to_owned()));
@@ -371,7 +371,7 @@ mod tests {
     }
 
     #[test]
-    fn a_table_is_an_identifier() {
+    fn an_nft_table_name_is_an_identifier() {
         assert_eq!(table("ipipou"), Ok("ipipou".to_owned()));
         for bad in ["", "0a", "a b", "a;b", "a\"b", "é", "-a", &"a".repeat(201)] {
             assert_eq!(table(bad), Err(ValueError::NotATable), "{bad:?}");
@@ -379,7 +379,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_of_a_secret_is_printed() {
+    fn no_part_of_a_secret_is_printed() {
         let key = "RuBZkT23na2Q4QH1xfmZCfRgSgPt5s362UPAFbecTso=";
         assert_eq!(format!("{:?}", seed(key)), "Ok(Seed(…))");
         assert_eq!(seed("RuBZ!").map(|_| ()), Err(ValueError::NotBase64));
@@ -389,7 +389,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_is_a_file_in_etc_and_a_path_is_itself() {
+    fn a_name_means_a_file_in_etc_and_a_path_means_itself() {
         for (name, path) in [
             ("server0", "/etc/ipipou/server0.conf"),
             ("a.b", "/etc/ipipou/a.b.conf"),

@@ -212,13 +212,13 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_without_end_ends() {
+    fn an_endless_answer_is_cut_off() {
         let endless = |mut stream: Connection| while stream.write_all(&[b' '; 65536]).is_ok() {};
         assert_eq!(answered_by(endless).unwrap_err().kind(), io::ErrorKind::FileTooLarge);
     }
 
     #[test]
-    fn who_does_not_answer_is_not_waited_for() {
+    fn a_process_that_does_not_answer_times_out() {
         let (done, waits) = std::sync::mpsc::channel();
         let silent = move |stream: Connection| {
             let _: Result<(), _> = waits.recv();
@@ -233,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn what_would_change_a_terminal_is_escaped() {
+    fn terminal_control_characters_are_escaped() {
         let text = r#"{"version":"\u001b[2Jx\u009b","pid":1,"role":"a\nb","datapath":"tun",
             "offloads":null,"uptime":1,"rules":"ä","tunnels":[],"accepted":0,"moved":0,"sent":0,
             "repaired":0,"rejected":{"\u0007":1},"dropped":{},"learned":[]}"#;

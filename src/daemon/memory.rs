@@ -268,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_is_read() {
+    fn a_written_memory_is_read_back() {
         assert_eq!(decode(&encode(&memory()).unwrap()).unwrap(), memory());
     }
 
@@ -289,7 +289,7 @@ mod tests {
     }
 
     #[test]
-    fn versions_may_follow_each_other() {
+    fn old_and_new_versions_read_each_others_memory() {
         // As 0.3.0 wrote it.
         let old = r#"{"key":null,"seen":{"newest":0,"within":[],"before":{},"span":0},
             "authenticated":["192.0.2.7:4500",1700000000],"reserved":1700003600,

@@ -194,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_added_is_read_and_belongs_to_one_file() {
+    fn added_records_are_read_back_and_belong_to_one_memory() {
         let memory = memory("added");
         let mut added = log(&memory, "of this");
         for record in records() {
@@ -209,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn half_a_line_at_the_end_is_left_out_and_damage_is_seen() {
+    fn half_a_line_at_the_end_is_ignored_and_damage_is_detected() {
         let memory = memory("damaged");
         log(&memory, "base").append(&records()).unwrap();
         let whole = fs::read(path(&memory)).unwrap();

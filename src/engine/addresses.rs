@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn each_has_its_turn_in_whatever_order_the_name_servers_tell_them() {
+    fn each_address_gets_its_turn_in_whatever_order_names_are_resolved() {
         let mut addresses = of(3);
         assert_eq!(addresses.next(|_| true), Some(address(2)));
         assert_eq!(addresses.resolved(&[address(2), address(1), address(3)]), None);
@@ -133,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn what_there_is_no_way_to_is_passed_over_and_what_is_alone_stays() {
+    fn unreachable_addresses_are_skipped_and_an_only_address_stays() {
         let mut addresses = of(3);
         assert_eq!(addresses.next(|a| a == address(3)), Some(address(3)));
         assert_eq!(addresses.next(|_| false), None);
@@ -143,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn an_address_that_is_gone_gives_way_to_one_that_was_not_tried() {
+    fn an_untried_address_replaces_one_that_is_gone() {
         let mut addresses = of(2);
         addresses.next(|_| true);
         assert_eq!(addresses.resolved(&[]), None);

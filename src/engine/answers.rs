@@ -41,7 +41,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_gets_three_within_five_seconds_of_the_first() {
+    fn each_address_gets_three_answers_within_five_seconds() {
         let mut answers = Answers::default();
         let remote = |last: u8| SocketAddr::from(([192, 0, 2, last], 1000));
         let mut allow = |last, second| answers.allow(remote(last), Duration::from_secs(second));

@@ -107,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn times_are_set_aside_for_a_minute() {
+    fn times_are_reserved_for_a_minute() {
         let mut calendar = Calendar::new(&Memory::default(), 1000);
         assert!(!calendar.must_write(), "nothing was sent");
         let mut written = |clock| {
@@ -127,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn an_end_leaves_what_was_used() {
+    fn a_clean_end_keeps_only_the_times_that_were_used() {
         let mut calendar = Calendar::new(&left(160, 100, 100), 100);
         let mut memory = Memory::default();
         calendar.close();

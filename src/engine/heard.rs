@@ -112,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn what_came_in_before_us_is_no_contact() {
+    fn packets_from_before_the_start_do_not_count_as_contact() {
         assert_eq!(contact(&[]), Contact::Never);
         assert_eq!(contact(&[(0, 7, 7), (3, 7, 9)]), Contact::Never);
         assert_eq!(heard(&[(0, 7, 7), (3, 7, 9)]).last_data(), None);
@@ -131,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_missed_while_nothing_is_sent_or_something_comes() {
+    fn silence_counts_only_while_packets_are_sent_and_none_come() {
         let silent = |readings: &[_]| heard(readings).silent_for().as_secs();
         let once = [(0, 0, 0), (3, 0, 1), (99, 0, 1)];
         assert_eq!(silent(&once), 0);
@@ -149,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reply_is_contact_as_data_is() {
+    fn a_reply_counts_as_contact_like_data() {
         // (second, packets that came in, that went out, replies)
         let contact = |readings: &[(u64, u64, u64, u64)]| {
             let mut heard = Heard::default();

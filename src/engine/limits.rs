@@ -80,7 +80,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_cannot_be_an_authentication_packet_by_its_length() {
+    fn impossible_lengths_of_authentication_packets_are_recognised() {
         let lengths = |shape: PacketShape| (0..2000).filter(move |n| shape.may_have(*n));
         assert!(lengths(PacketShape::of_lengths(73..=512)).eq(73..=512));
         assert!(lengths(PacketShape::of_lengths(1472..=1472)).eq(1472..=1472));

@@ -167,14 +167,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_later_writing_has_more() {
+    fn a_later_writing_compares_greater() {
         let first = Writing::default().next();
         assert!(Writing::default() < first && first < first.next());
     }
 
     /// Older versions of the program read it, and later ones what they left.
     #[test]
-    fn a_key_is_written_as_before() {
+    fn a_key_is_written_as_by_older_versions() {
         let mut key = [0xa0; 32];
         key[0] = 0x0b;
         assert_eq!(name(&key), format!("0b{}", "a0".repeat(31)));

@@ -121,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn the_counters_are_asked_for_when_it_is_time_and_again_if_nobody_reads() {
+    fn the_counters_are_requested_when_due_and_again_if_they_are_not_read() {
         let mut persistence = Persistence::new();
         assert!(!persistence.asks(1000 * SECOND), "nothing was sent");
         persistence.sent(5 * SECOND);
@@ -131,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn after_each_silence_it_waits_longer_and_says_so_once() {
+    fn each_silence_lengthens_the_wait_and_is_reported_once() {
         let mut persistence = Persistence::new();
         persistence.sent(Duration::ZERO);
         let mut said = Vec::new();
@@ -148,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn what_comes_back_ends_it_also_on_a_new_interface() {
+    fn a_received_packet_ends_the_silence_even_on_a_new_interface() {
         let mut persistence = Persistence::new();
         persistence.read(traffic(100, 0), false, Duration::ZERO);
         persistence.sent(Duration::ZERO);

@@ -32,7 +32,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_third_move_between_two_is_told_once() {
+    fn the_third_move_between_two_remotes_is_reported_once() {
         let remote = |last: u8| SocketAddr::from(([192, 0, 2, last], 1000));
         let mut rivals = Rivals::default();
         let mut moved =

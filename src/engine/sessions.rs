@@ -112,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn the_indexes_follow_what_is_put_and_removed() {
+    fn the_indexes_follow_insertions_and_removals() {
         let mut sessions = Sessions::default();
         sessions.put(remote(2), session(Some(20)));
         sessions.put(remote(1), session(Some(10)));

@@ -201,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn who_changed_the_rules_is_known() {
+    fn the_process_that_changed_the_rules_is_recognised() {
         let mut message = vec![52, 0, 0, 0, 15, 10, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 7];
         message.extend([8, 0, 1, 0, 0, 0, 0, 9, 8, 0, 2, 0, 0, 0, 4, 210]);
         message.extend([14, 0, 3, 0]);
@@ -218,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn what_concerns_us_is_known() {
+    fn messages_that_concern_the_tunnel_are_recognised() {
         let route = |protocol| [2, 24, 0, 0, 254, protocol, 0, 1, 0, 0, 0, 0];
         assert!(changed(24, route(105)).our_routes && changed(25, route(105)).our_routes);
         assert!(!changed(24, route(3)).our_routes && !changed(25, route(186)).our_routes);
@@ -241,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn routes_to_other_places_do_not_matter() {
+    fn only_routes_that_lead_to_a_remote_matter() {
         let matters = |family: u8, length, protocol, network: &[u8]| {
             let mut message = vec![0; 16];
             message.extend([family, length, 0, 0, 254, protocol, 0, 1, 0, 0, 0, 0]);

@@ -76,7 +76,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_hook_is_read() {
+    fn the_priority_of_the_conntrack_hook_is_read() {
         let mut hook = vec![2, 0, 0, 0]; // struct nfgenmsg
         hook.extend([8, 0, 1, 0, 0, 0, 0, 0]);
         hook.extend([7, 0, 3, 0, b'l', b'o', 0, 0]);

@@ -74,7 +74,7 @@ mod tests {
     }
 
     #[test]
-    fn a_namespace_is_part_of_the_default() {
+    fn the_default_directories_contain_the_namespace() {
         let same =
             |state: &str, runtime: &str, warned| (state.to_owned(), runtime.to_owned(), warned);
         assert_eq!(
@@ -90,7 +90,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_given_counts_everywhere() {
+    fn given_directories_are_used_in_every_namespace() {
         for namespace in
             [Namespace::Own, Namespace::Named("blue".to_owned()), Namespace::Unnamed(7)]
         {

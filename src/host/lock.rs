@@ -243,7 +243,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn who_has_a_file_locked() {
+    fn the_holders_of_a_file_lock_are_found() {
         let locks = "1: FLOCK  ADVISORY  WRITE 708 08:02:13240 0 EOF\n\
                      1: -> FLOCK  ADVISORY  WRITE 709 08:02:13240 0 EOF\n\
                      2: FLOCK  ADVISORY  READ 710 00:2a:13240 0 EOF\n\

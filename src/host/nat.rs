@@ -297,13 +297,13 @@ mod tests {
     }
 
     #[test]
-    fn overlapping_sources_are_one() {
+    fn overlapping_sources_are_merged() {
         let [rule] = chain(&spec(), "postrouting").try_into().unwrap();
         assert!(rule.contains("10.0.0.0") && !rule.contains("10.1.0.0"), "{rule}");
     }
 
     #[test]
-    fn what_comes_from_the_tunnel_itself_is_never_dropped() {
+    fn packets_from_the_tunnel_itself_are_never_dropped() {
         let drops = |spec: &GatewaySpec| -> Vec<String> {
             let rules = chain(spec, "forward").into_iter();
             rules.filter(|rule| rule.contains("drop")).collect()
@@ -320,7 +320,7 @@ mod tests {
     }
 
     #[test]
-    fn what_enters_the_tunnel_of_another_gateway_is_its_own_to_judge() {
+    fn each_gateway_judges_the_packets_into_its_own_tunnel() {
         let rules = chain(&spec(), "forward");
         let [.., own, others] = rules.as_slice() else { panic!("{rules:?}") };
         assert!(own.contains("drop") && !own.contains("ipipou1"), "{own}");

@@ -91,7 +91,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_message_is_read_and_what_comes_after_it() {
+    fn a_message_is_read_and_separated_from_the_rest() {
         let hook = [2, 0, 0, 0, 8, 0, 1, 0, 0, 0, 0, 0];
         let mut whole = request(0x0c00, &hook);
         assert_eq!(whole.len(), 28);

@@ -56,7 +56,7 @@ impl Drop for Place {
 }
 
 #[test]
-fn the_file_is_put_back_byte_for_byte_in_the_same_inode() {
+fn the_file_is_restored_byte_for_byte_in_the_same_inode() {
     let place = Place::with(ORIGINAL);
     fs::set_permissions(place.file(), Permissions::from_mode(0o664)).unwrap();
     let inode = || fs::metadata(place.file()).map(|m| (m.ino(), m.mode())).unwrap();
@@ -124,7 +124,7 @@ fn place_line() -> Vec<u8> {
 }
 
 #[test]
-fn what_somebody_else_wrote_stays() {
+fn a_change_by_another_program_stays() {
     let place = Place::with(ORIGINAL);
     let mut dns = place.ipipou0();
     dns.apply().unwrap();
@@ -136,7 +136,7 @@ fn what_somebody_else_wrote_stays() {
 }
 
 #[test]
-fn what_somebody_else_wrote_is_put_back_after_a_repair() {
+fn a_change_by_another_program_is_restored_after_a_repair() {
     let place = Place::with(ORIGINAL);
     let mut dns = place.ipipou0();
     dns.apply().unwrap();
@@ -148,7 +148,7 @@ fn what_somebody_else_wrote_is_put_back_after_a_repair() {
 }
 
 #[test]
-fn a_file_that_was_not_there_goes_again() {
+fn a_file_that_did_not_exist_is_removed_again() {
     let place = Place::empty();
     place.ipipou0().apply().unwrap();
     assert_eq!(fs::metadata(place.file()).unwrap().mode() & 0o777, 0o644);
@@ -168,7 +168,7 @@ fn a_file_that_was_not_there_goes_again() {
 }
 
 #[test]
-fn links_are_followed_and_stay() {
+fn symbolic_links_are_followed_and_kept() {
     let place = Place::empty();
     let target = place.0.join("elsewhere");
     symlink("elsewhere", place.file()).unwrap();
@@ -202,7 +202,7 @@ fn a_second_tunnel_is_refused() {
 }
 
 #[test]
-fn the_mark_of_a_process_that_was_killed_keeps_nobody_out() {
+fn the_mark_of_a_killed_process_blocks_no_other() {
     let place = Place::with(ORIGINAL);
     let mut first = place.ipipou0();
     first.apply().unwrap();
@@ -221,7 +221,7 @@ fn the_mark_of_a_process_that_was_killed_keeps_nobody_out() {
 }
 
 #[test]
-fn the_same_tunnel_in_another_namespace_is_another() {
+fn a_tunnel_of_the_same_name_in_another_namespace_is_another() {
     let place = Place::with(ORIGINAL);
     let mut one = place.ipipou0();
     one.apply().unwrap();
@@ -231,7 +231,7 @@ fn the_same_tunnel_in_another_namespace_is_another() {
 }
 
 #[test]
-fn the_reason_is_named() {
+fn a_write_error_names_its_reason() {
     for (errno, words) in [
         (libc::EROFS, "put DynamicUser=no and ReadWritePaths=/etc/resolv.conf below [Service]"),
         (libc::EPERM, "chattr -i"),
@@ -244,7 +244,7 @@ fn the_reason_is_named() {
 }
 
 #[test]
-fn without_its_saved_copy_our_file_is_not_taken_for_the_original() {
+fn without_a_saved_copy_the_tunnels_file_is_not_taken_for_the_original() {
     let place = Place::with(ORIGINAL);
     place.ipipou0().apply().unwrap();
     fs::remove_dir_all(place.0.join("state")).unwrap();

@@ -93,7 +93,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_tunnel_comes_before_the_uplink() {
+    fn the_tunnels_record_sorts_before_that_of_the_uplink() {
         let order = "# interface-order(5)\nlo.inet6\nlo.!(pdns|pdns-recursor)\nlo\ntun*\ntap*\n@(br|eth)*\n";
         assert_eq!(first_prefix(order).as_deref(), Some("tun"));
         assert_eq!(first_prefix("eth0\n*\n"), None);

@@ -49,7 +49,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_is_known_by_the_link() {
+    fn systemd_resolved_is_recognised_by_the_symbolic_link() {
         let place = std::env::temp_dir().join(format!("ipipou-resolved-{}", std::process::id()));
         fs::create_dir(&place).unwrap();
         let file = place.join("resolv.conf");

@@ -273,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn a_route_of_others_is_not_ours() {
+    fn a_foreign_route_is_ignored() {
         let mut message = route_message(&route("10.0.0.0/8", RouteTarget::Interface(7)));
         message.header.protocol = RouteProtocol::Static;
         assert_eq!(read_route(&message), None);
@@ -297,7 +297,7 @@ mod tests {
     }
 
     #[test]
-    fn a_policy_rule_of_others_is_not_ours() {
+    fn a_foreign_policy_rule_is_ignored() {
         let kind = PolicyRuleKind::MainButDefault;
         let mut message = rule_message(&PolicyRule { family: Family::V4, priority: 1, kind });
         message.attributes.retain(|a| !matches!(a, RuleAttribute::Protocol(_)));

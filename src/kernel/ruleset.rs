@@ -281,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_there_is_to_do_before_routing_is_done_there() {
+    fn chains_before_routing_hold_only_the_rules_that_are_needed() {
         let alternate: BTreeSet<_> = [[172, 29, 0, 0].into()].into();
         let client = RuleSpec { untracked: false, ..spec(Control::Refuse) };
         assert_eq!((has(&client, "prerouting"), has(&client, "output")), (0, 0));
@@ -302,7 +302,7 @@ mod tests {
     /// The first packet matters: the sets are filled again over netlink later, which would hide a
     /// fault.
     #[test]
-    fn a_table_is_installed_with_who_is_admitted() {
+    fn a_table_is_installed_with_the_admitted_remotes() {
         let direct = Admitted { remote: "198.51.100.7:4500".parse().unwrap(), alternate: None };
         let remote = "192.0.2.9:65535".parse().unwrap();
         let alternate = Admitted { remote, alternate: Some([172, 29, 0, 3].into()) };
@@ -338,7 +338,7 @@ mod tests {
     }
 
     #[test]
-    fn the_interface_is_looked_at_where_the_listener_does_not() {
+    fn the_rules_check_the_interface_if_the_listener_does_not() {
         let rules = |bound| {
             let spec = RuleSpec { bound, ..spec(signed()) };
             serde_json::to_string(&judgement::chains(&spec)[0].1[0]).unwrap()

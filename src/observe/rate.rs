@@ -58,7 +58,7 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     #[test]
-    fn some_of_each_kind_per_interval() {
+    fn some_lines_of_each_kind_pass_per_interval() {
         let mut limiter = Limiter::new(10 * SECOND, 1);
         assert_eq!(limiter.pass("a", Duration::ZERO), Some(0));
         assert_eq!(limiter.pass("a", SECOND), None);

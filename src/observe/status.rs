@@ -388,7 +388,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn amounts_read_well() {
+    fn amounts_are_shown_with_readable_units() {
         assert_eq!(bytes(0), "0 B");
         assert_eq!(bytes(999), "999 B");
         assert_eq!(bytes(1000), "1.0 KiB");
@@ -470,7 +470,7 @@ mod tests {
     }
 
     #[test]
-    fn a_client_says_what_it_knows_of_its_server() {
+    fn a_client_shows_whether_its_server_answers() {
         let mut process = widest("ipipou0", "203.0.113.1:10000");
         let shown = table(std::slice::from_ref(&process), 121, false);
         assert!(shown.contains(" not connected "), "{shown}");

@@ -287,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn who_is_not_answered_gives_the_turn_to_the_next() {
+    fn an_unanswered_lookup_does_not_delay_the_next() {
         let (mut lookups, start) = (Lookups::new(Family::V4), Duration::from_secs(1000));
         let names = names(1000);
         lookups.take(&taken(&names));
@@ -305,7 +305,7 @@ mod tests {
     }
 
     #[test]
-    fn a_new_name_comes_before_those_that_failed_and_they_by_their_age() {
+    fn new_names_are_looked_up_before_failed_ones_and_those_by_age() {
         let (mut lookups, start) = (Lookups::new(Family::V4), Duration::from_secs(1000));
         let old = names(3);
         lookups.take(&taken(&old));
@@ -321,7 +321,7 @@ mod tests {
     }
 
     #[test]
-    fn a_table_that_is_read_again_begins_nothing_anew() {
+    fn reading_a_table_again_repeats_no_lookup() {
         let (mut lookups, start) = (Lookups::new(Family::V4), Duration::from_secs(1000));
         let (good, dead, more) = ("good".to_owned(), "dead".to_owned(), "more".to_owned());
         lookups.take(&taken([&good, &dead]));
@@ -348,7 +348,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_without_an_answer_is_no_longer_waited_for_but_its_answer_counts() {
+    fn a_late_answer_counts_although_nothing_waits_for_it() {
         let (mut lookups, start) = (Lookups::new(Family::V4), Duration::from_secs(1000));
         lookups.take(&BTreeSet::from(["slow"]));
         assert_eq!(begin(&mut lookups, start), ["slow"]);
@@ -362,7 +362,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_under_way_when_all_was_asked_for_is_looked_up_once_more() {
+    fn a_lookup_under_way_is_repeated_when_all_are_requested() {
         let (mut lookups, start) = (Lookups::new(Family::V4), Duration::from_secs(1000));
         lookups.take(&BTreeSet::from(["a", "b"]));
         assert_eq!(begin(&mut lookups, start), ["a", "b"]);
@@ -374,7 +374,7 @@ mod tests {
     }
 
     #[test]
-    fn addresses_of_the_other_family_are_of_no_use() {
+    fn addresses_of_the_other_family_are_ignored() {
         let (mut lookups, start) = (Lookups::new(Family::V4), Duration::from_secs(1000));
         let v6: IpAddr = "2001:db8::1".parse().unwrap();
         lookups.take(&BTreeSet::from(["a"]));

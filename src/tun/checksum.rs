@@ -122,19 +122,19 @@ mod tests {
 
     proptest! {
         #[test]
-        fn as_the_rfc_says(bytes in proptest::collection::vec(any::<u8>(), 0..3000)) {
+        fn the_sum_matches_a_plain_implementation(bytes in proptest::collection::vec(any::<u8>(), 0..3000)) {
             prop_assert_eq!(u16::from_be_bytes(fold(sum(&bytes))), plain(&bytes));
             prop_assert_eq!(fold(sum_words(&bytes)), fold(sum(&bytes)));
         }
 
         #[test]
-        fn in_parts(bytes in proptest::collection::vec(any::<u8>(), 0..500), cut in 0usize..250) {
+        fn the_sums_of_parts_add_up(bytes in proptest::collection::vec(any::<u8>(), 0..500), cut in 0usize..250) {
             let (one, other) = bytes.split_at((cut * 2).min(bytes.len() & !1));
             prop_assert_eq!(fold(sum(one) + sum(other)), fold(sum(&bytes)));
         }
 
         #[test]
-        fn numbers(value: u32) {
+        fn a_number_sums_like_its_bytes(value: u32) {
             let sum = sum(&value.to_be_bytes());
             prop_assert_eq!(fold(double_word(value)), fold(sum));
         }

@@ -64,7 +64,7 @@ mod tests {
     }
 
     #[test]
-    fn ours_and_those_of_others() {
+    fn own_outer_packets_are_distinguished_from_others() {
         assert!(is_ours(&around(OURS, b"x")));
         assert!(!is_ours(&around((OURS.0, 10001), b"x")));
         assert!(!is_ours(&around(([203, 0, 113, 2], 10000), b"x")));
@@ -74,7 +74,7 @@ mod tests {
     }
 
     #[test]
-    fn within_packets_of_others_to_some_depth() {
+    fn own_packets_are_found_inside_others_to_some_depth() {
         let other = ([192, 0, 2, 1], 51820);
         let mut packet = around(OURS, b"x");
         for _ in 1..DEPTH {
@@ -88,7 +88,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_fragment_tells() {
+    fn only_the_first_fragment_is_recognised() {
         let mut fragment = around(OURS, &[0; 64]);
         fragment[6] = 0x20;
         assert!(is_ours(&fragment));
@@ -97,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn over_ipv6() {
+    fn own_outer_packets_over_ipv6_are_recognised() {
         let ours: SocketAddr = "[2001:db8::1]:10000".parse().unwrap();
         let SocketAddr::V6(own) = ours else { unreachable!() };
         let mut packet = Vec::new();
@@ -108,7 +108,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_bytes_are_looked_into(mut bytes in proptest::collection::vec(any::<u8>(), 20..200)) {
+        fn any_bytes_can_be_inspected(mut bytes in proptest::collection::vec(any::<u8>(), 20..200)) {
             bytes[0] = 0x45;
             bytes[2..4].copy_from_slice(&[0, 20]);
             bytes[9] = 17;

@@ -72,7 +72,7 @@ mod tests {
     }
 
     #[test]
-    fn who_is_read() {
+    fn control_packets_are_recognised_by_class_and_source() {
         let from: SocketAddr = "192.0.2.1:1000".parse().unwrap();
         let inner = classify(&data(100), None);
         assert!(is_control(Class::Other, from, AUTH));
@@ -91,7 +91,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_payload_is_something(
+        fn any_payload_is_classified(
             bytes in proptest::collection::vec(any::<u8>(), 0..200),
             first in prop_oneof![Just(0x45u8), Just(0x60), any::<u8>()],
         ) {

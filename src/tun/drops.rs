@@ -76,7 +76,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn counted_by_name() {
+    fn drops_are_counted_by_name() {
         let drops = Drops::new();
         drops.add(Reason::TxUnreachable, 3);
         drops.add(Reason::ControlOverflow, 1);

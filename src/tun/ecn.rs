@@ -97,7 +97,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_mark_is_carried_over(class: u8, id: u16) {
+        fn a_congestion_mark_is_copied_to_the_inner_packet(class: u8, id: u16) {
             let capable = class & 3 != 0;
             let mut packet = v4(class, id);
             let expected = if capable { v4(class | 3, id) } else { packet.clone() };

@@ -130,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn who_may_be_fragmented() {
+    fn only_ipv4_without_df_may_be_fragmented() {
         assert!(may_be_fragmented(&packet(&[], 8, 0)));
         assert!(may_be_fragmented(&packet(&[], 8, 0x2001)));
         assert!(!may_be_fragmented(&packet(&[], 8, DONT_FRAGMENT)));
@@ -164,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn no_room_for_anything() {
+    fn a_size_without_room_for_data_gives_no_fragments() {
         let packet = packet(&[], 100, 0);
         assert!(fragments(&packet[..20], 100, 27).is_none());
         assert!(fragments(&packet[..20], 100, 28).is_some());
@@ -172,7 +172,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn they_are_put_together_again(length in 1usize..4000, most in 28usize..1500) {
+        fn fragments_are_reassembled_to_the_packet(length in 1usize..4000, most in 28usize..1500) {
             let whole = packet(&[], length, 0);
             let parts = cut(&whole, most);
             let mut pool = IpDefragPool::<(), ()>::new();

@@ -74,7 +74,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_full_queue_holds_up_only_its_own() {
+    fn a_full_lane_does_not_hold_up_the_other() {
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         let (inlet, mut outlet) = lanes();
         let from = "192.0.2.1:1".parse().unwrap();

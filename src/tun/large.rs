@@ -68,7 +68,7 @@ mod tests {
     }
 
     #[test]
-    fn a_large_packet_is_taken_apart_by_a_size_that_fits() {
+    fn a_large_packet_is_split_into_sizes_that_fit() {
         for plan in [Plan::tcp(8000), Plan { v4: false, ..Plan::tcp(8000) }] {
             let whole = plan.build();
             let headers = whole.len() - 8000;
@@ -100,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn what_fits_or_is_damaged_stays_as_it_is() {
+    fn packets_that_fit_or_are_damaged_are_not_split() {
         let whole = Plan::tcp(8000).build();
         assert_eq!(large(&mut whole.clone(), 9000, None), None);
         let mut damaged = whole.clone();

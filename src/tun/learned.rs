@@ -118,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn both_indexes_say_the_same() {
+    fn both_indexes_agree() {
         let mut learned = LearnedAddresses::default();
         for (address, behind) in [(1, 1), (2, 1), (3, 2), (4, 3)] {
             learned.put(inner(address), remote(behind), at(0));

@@ -165,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn a_burst_and_then_the_rate() {
+    fn a_burst_passes_and_then_the_rate_limits() {
         let mut limit = Limit::new(50);
         let (one, other) = ("192.0.2.1".parse().unwrap(), "2001:db8::1".parse().unwrap());
         let passed = |limit: &mut Limit, source, now| {
@@ -226,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn a_known_remote_has_tokens_of_its_own() {
+    fn a_known_remote_has_its_own_tokens() {
         let mut limit = ControlLimit::new();
         let client = packet("192.0.2.1:1000");
         let junk = packet("192.0.2.1:1001");
@@ -254,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_one_by_its_length_costs_no_token() {
+    fn a_packet_of_impossible_length_costs_no_token() {
         let mut limit = ControlLimit::new();
         let client = packet("192.0.2.1:1000");
         let impossible = Unproven { is_possible: false, ..client };

@@ -226,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn the_narrowest_place_counts_for_ten_minutes() {
+    fn the_smallest_reported_mtu_counts_for_ten_minutes() {
         let paths = Paths::default();
         for mtu in [1400, 1300, 1450] {
             assert_eq!(paths.note(&word(ALICE, mtu), true, at(5)), None);
@@ -247,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn strangers_are_not_heard_of_and_nothing_small_is_believed() {
+    fn mtus_from_strangers_and_tiny_ones_are_ignored() {
         let paths = Paths::default();
         assert_eq!(paths.note(&word(ALICE, 1300), false, at(0)), None);
         assert_eq!(paths.note(&word(ALICE, 100), false, at(0)), None);
@@ -260,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn the_kernel_is_believed_for_a_while() {
+    fn an_mtu_from_the_kernel_counts_for_ten_seconds() {
         let paths = Paths::default();
         let word = |mtu| TooLong { said_by: SaidBy::Kernel, ..word(ALICE, mtu) };
         assert_eq!(paths.note(&word(600), false, at(0)), None);

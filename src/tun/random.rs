@@ -73,7 +73,7 @@ fn pushes(packet: &[u8]) -> bool {
 proptest! {
     /// The packets that the kernel segments again are, flow by flow, those that came in.
     #[test]
-    fn merging_is_invisible(plans in plans()) {
+    fn merged_packets_split_into_the_original_ones(plans in plans()) {
         let packets: Vec<_> = plans
             .iter()
             .map(|(plan, broken, fragment)| {

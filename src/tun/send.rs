@@ -353,7 +353,7 @@ mod tests {
     use crate::engine::host::SocketSpec;
 
     #[test]
-    fn segments_are_refused_for_a_remote() {
+    fn a_refusal_of_segments_is_remembered_for_the_remote() {
         let [to, other] = ["192.0.2.1:9", "192.0.2.2:9"].map(|to| to.parse().unwrap());
         let outer = Outer { to, ecn: Ecn::NotCapable };
         let datagrams = Datagrams { outer, size: 1400, slices: &[], ends: &[] };
@@ -370,7 +370,7 @@ mod tests {
     }
 
     #[test]
-    fn segments_are_given_up_when_none_are_taken() {
+    fn segmentation_is_given_up_after_repeated_refusals() {
         let address = "127.0.0.1:0".parse().unwrap();
         let spec = SocketSpec { address, device: None, mark: None, checksum: None };
         for (worked, error, most) in

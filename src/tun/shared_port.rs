@@ -63,7 +63,7 @@ mod tests {
 
     #[test]
     #[allow(clippy::disallowed_methods)]
-    fn the_kernels_own_table() {
+    fn another_socket_on_the_port_is_found_in_the_kernels_table() {
         for any in ["127.0.0.1:0", "[::1]:0"] {
             let socket = UdpSocket::bind(any).unwrap();
             let address = socket.local_addr().unwrap();

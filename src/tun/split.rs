@@ -349,7 +349,7 @@ mod tests {
     }
 
     #[test]
-    fn a_checksum_that_is_not_computed_is_known_behind_all_headers() {
+    fn a_missing_checksum_is_recognised_behind_all_headers() {
         for (header, addresses) in routed() {
             let (mut packet, vnet) = large(&header, &addresses, 100, 0);
             let inner = Inner::parse(&packet).unwrap();
@@ -363,7 +363,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_header_has_no_checksum() {
+    fn no_checksum_is_sought_behind_fragments_and_unknown_headers() {
         let fragment = v6(&[(44, vec![0; 8])], 6, LAST);
         let behind = v6(&[(60, vec![0; 8]), (44, vec![0; 8])], 6, LAST);
         let unknown = v6(&[(43, [vec![0, 2, 9, 1], vec![0; 20]].concat())], 6, LAST);

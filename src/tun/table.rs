@@ -285,7 +285,7 @@ mod tests {
     }
 
     #[test]
-    fn an_address_stays_with_its_owner_while_he_is_alive() {
+    fn an_address_is_not_taken_over_while_its_owner_is_alive() {
         let mut table = Forwarding::new(learning(&[ALICE, BOB], 8));
         let (alice, bob, inner) = (remote(ALICE), remote(BOB), ip("10.0.0.7"));
         assert_eq!(table.judge(alice, inner, at(0)), Judgement::Learn);
@@ -302,7 +302,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_learned_goes_with_its_remote() {
+    fn learned_addresses_are_forgotten_with_their_remote() {
         let mut table = Forwarding::new(learning(&[ALICE, BOB], 8));
         assert!(table.learn(remote(ALICE), ip("10.0.0.7"), at(0)));
         assert!(table.learn(remote(BOB), ip("10.0.0.8"), at(0)));
@@ -312,7 +312,7 @@ mod tests {
     }
 
     #[test]
-    fn the_table_is_bounded_and_only_of_the_network() {
+    fn the_table_is_bounded_and_learns_only_addresses_of_its_network() {
         let mut table = Forwarding::new(learning(&[ALICE], 2));
         let alice = remote(ALICE);
         for refused in ["10.0.1.1", "10.0.0.1"] {
@@ -331,7 +331,7 @@ mod tests {
     }
 
     #[test]
-    fn strangers_are_learned_from_only_when_anybody_is() {
+    fn strangers_are_learned_from_only_if_anybody_may_come_in() {
         let mut spec = learning(&[], 8);
         let stranger = remote(ALICE);
         let closed = Forwarding::new(spec.clone());

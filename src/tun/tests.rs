@@ -199,7 +199,7 @@ fn kinds() -> [Plan; 4] {
 }
 
 #[test]
-fn a_large_packet_becomes_what_the_kernel_would_have_sent() {
+fn a_large_packet_is_split_as_the_kernel_would() {
     for plan in kinds() {
         let (packet, vnet) = plan.large(1201);
         let segments = split(&packet, &vnet);
@@ -232,7 +232,7 @@ fn a_large_packet_becomes_what_the_kernel_would_have_sent() {
 }
 
 #[test]
-fn segments_become_the_large_packet_again() {
+fn segments_are_merged_into_the_large_packet_again() {
     for plan in kinds() {
         let plan = Plan { flags: ACK | ECE | PSH, ..plan };
         let (packet, vnet) = plan.large(1201);
@@ -245,7 +245,7 @@ fn segments_become_the_large_packet_again() {
 }
 
 #[test]
-fn only_what_the_device_takes_is_merged() {
+fn packets_are_merged_only_if_the_device_supports_it() {
     for (offload, tcp, udp) in
         [(Offload::None, 5, 5), (Offload::Tcp, 1, 5), (Offload::TcpAndUdp, 1, 1)]
     {
@@ -273,7 +273,7 @@ fn a_wrong_checksum_stays_wrong() {
 }
 
 #[test]
-fn what_differs_is_not_merged() {
+fn packets_with_different_headers_are_not_merged() {
     let first = Plan { payload: vec![7; 100], options: false, ..Plan::tcp(0) };
     let next = Plan { sequence: first.sequence.wrapping_add(100), ..first.clone() };
     let writes =
@@ -307,7 +307,7 @@ fn what_differs_is_not_merged() {
 }
 
 #[test]
-fn the_last_segment_pushes_for_all() {
+fn the_push_flag_goes_to_the_last_segment() {
     for pushing in 0..3 {
         let segment = |n: usize| {
             let plan = Plan { payload: vec![7; 100], options: false, ..Plan::tcp(0) };
@@ -337,7 +337,7 @@ fn a_fragment_is_not_overtaken() {
 }
 
 #[test]
-fn udp_without_checksum_keeps_none() {
+fn udp_without_a_checksum_is_not_merged() {
     // The sum in place of its checksum happens to be right, too.
     let mut packet = Plan { payload: vec![0; 100], ..Plan::udp(0) }.build();
     packet.copy_within(26..28, 126);
@@ -346,7 +346,7 @@ fn udp_without_checksum_keeps_none() {
 }
 
 #[test]
-fn a_checksum_left_to_us_is_computed() {
+fn a_partial_checksum_is_completed() {
     for plan in kinds() {
         let (mut packet, vnet) = plan.large(1000);
         assert!(!is_sealed(&packet));

@@ -458,7 +458,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_waits_is_not_overwritten(
+        fn waiting_datagrams_are_not_overwritten(
             packets in proptest::collection::vec((length(), 1..2000usize, 0..4usize), 1..200),
         ) {
             let mut batch = Batch::new();

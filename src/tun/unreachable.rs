@@ -41,7 +41,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_what_says_unreachable_is_told() {
+    fn only_unreachable_errors_are_reported() {
         assert_eq!(of_icmp(3, 3), Some("port unreachable"));
         assert_eq!(of_icmp(3, 13), Some("prohibited"));
         assert_eq!(of_icmp(3, 4), None, "too long");

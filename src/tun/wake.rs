@@ -156,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn all_start_or_none() {
+    fn all_threads_start_or_none() {
         for given in [true, false] {
             let mut start = Start::default();
             let threads = [0; 3].map(|_| {

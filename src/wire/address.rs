@@ -38,7 +38,7 @@ mod tests {
     }
 
     #[test]
-    fn who_can_send() {
+    fn addresses_that_can_send_are_recognised() {
         for host in
             ["10.0.0.1", "169.254.1.1", "223.255.255.255", "240.0.0.1", "fd00::1", "fe80::1"]
         {

@@ -212,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn reads_what_forwarding_needs() {
+    fn the_fields_that_forwarding_needs_are_read() {
         let mut packet = udp_v4(b"hello");
         packet.extend([0; 3]);
         let expected = Inner {
@@ -235,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_cut_off_is_no_packet() {
+    fn a_truncated_packet_is_refused() {
         for whole in [udp_v4(b"hello"), udp_v6(b"hello")] {
             for length in 0..whole.len() {
                 assert_eq!(Inner::parse(&whole[..length]), None, "{length}");
@@ -250,7 +250,7 @@ mod tests {
     }
 
     #[test]
-    fn an_error_is_what_the_rfcs_ask_for() {
+    fn an_icmp_error_follows_the_rfcs() {
         let packet = udp_v4(&[7; 1000]);
         let error = unreachable(&packet).unwrap();
         assert_eq!(error.len(), 576);
@@ -278,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_too_long_is_told_how_long_it_may_be() {
+    fn the_error_about_a_too_long_packet_carries_the_mtu() {
         let error = too_long(&udp_v4(&[7; 1400]), 1252).unwrap();
         assert_eq!(error[20..22], [3, 4]);
         assert_eq!(error[24..28], [0, 0, 0x04, 0xe4]); // RFC 1191, 4
@@ -290,7 +290,7 @@ mod tests {
     }
 
     #[test]
-    fn no_error_about_errors_fragments_and_groups() {
+    fn no_icmp_error_answers_errors_fragments_or_multicast() {
         let of = |icmp: Icmpv4Type| {
             let mut packet = Vec::new();
             PacketBuilder::ipv4(A, B, 9).icmpv4(icmp).write(&mut packet, &[0; 28]).unwrap();

@@ -99,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cut_packet_gives_what_is_there() {
+    fn a_truncated_packet_gives_the_payload_that_is_there() {
         let packet = build(FROM, TO, 64, &[7; 100]).unwrap();
         assert_eq!(Datagram::parse(&packet[..58]).unwrap().payload, &[7; 30]);
         assert_eq!(Datagram::parse(&packet[..27]), None);

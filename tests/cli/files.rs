@@ -3,7 +3,7 @@
 use super::*;
 
 #[test]
-fn files_come_before_the_command_line_and_it_wins() {
+fn the_command_line_wins_over_files() {
     let text = "server\nnumber 3\nfou-local @eth0\nfou-local-port 7\nauth-token a b\nv\n";
     let Ok(Invocation::Run(run)) = with_file(text, "-n 4 -v") else { panic!("no run") };
     let server = Server::of(run.config);
@@ -75,7 +75,7 @@ fn all_bad_lines_are_named_at_once() {
 }
 
 #[test]
-fn a_secret_that_everybody_can_read_is_warned_about() {
+fn a_secret_that_everybody_can_read_causes_a_warning() {
     use std::os::unix::fs::PermissionsExt as _;
     #[cfg(feature = "hosts-url")]
     const TABLE: &str = "tunl-ip 10.0.0.1\nhosts-url https://a/";
@@ -194,7 +194,7 @@ fn with_keys(text: &str, key: &str) -> String {
 }
 
 #[test]
-fn the_options_of_a_start_are_checked_as_a_start_would() {
+fn check_finds_the_same_mistakes_as_a_start() {
     let said = |line: &str| match parse(format!("check {line}").split(' ')) {
         Ok(Invocation::Checked(text)) => text,
         other => panic!("{line}: {other:?}"),

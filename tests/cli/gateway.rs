@@ -9,7 +9,7 @@ fn networks(gateway: &GatewayConfig) -> Vec<String> {
 }
 
 #[test]
-fn nothing_is_asked_of_the_host_unless_it_is_said() {
+fn no_gateway_setting_is_on_by_default() {
     let nothing = GatewayConfig { mark: 0x6970_0000, ..GatewayConfig::default() };
     assert_eq!(client("").tunnel.gateway, nothing);
     assert_eq!(server("").tunnel.gateway, nothing);
@@ -52,7 +52,7 @@ fn every_tunnel_of_a_host_has_its_own_mark() {
 }
 
 #[test]
-fn masquerading_is_by_one_interface_or_any() {
+fn masquerade_names_one_interface_or_means_any() {
     assert_eq!(server("--masquerade").tunnel.gateway.masquerade, Some(Masquerade::Anywhere));
     let by = |name: &str| Some(Masquerade::By(name.parse().unwrap()));
     for (line, expected) in [

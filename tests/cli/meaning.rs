@@ -3,7 +3,7 @@
 use super::*;
 
 #[test]
-fn a_server_has_defaults_for_everything_but_its_own_end() {
+fn a_server_has_defaults_for_everything_but_its_endpoint() {
     let Server { tunnel, queue, policy, lifetime, reply, learn } = server("");
     assert_eq!(tunnel.device.as_str(), "ipipou0");
     assert_eq!(tunnel.inner.to_string(), "172.28.0.0");
@@ -25,7 +25,7 @@ fn a_server_has_defaults_for_everything_but_its_own_end() {
 }
 
 #[test]
-fn a_client_needs_its_end_its_server_and_its_inner_address() {
+fn a_client_needs_its_endpoint_its_server_and_its_inner_address() {
     let Client { tunnel, server, credential, keepalive } = client("");
     assert_eq!(tunnel.inner.to_string(), "172.28.0.1");
     assert_eq!(tunnel.inner_peer.to_string(), "172.28.0.0/32");
@@ -36,7 +36,7 @@ fn a_client_needs_its_end_its_server_and_its_inner_address() {
 }
 
 #[test]
-fn the_number_sets_the_rest() {
+fn the_number_sets_the_other_defaults() {
     let with = server("-n300 --nft-table other");
     assert_eq!(with.tunnel.device.as_str(), "ipipou300");
     assert_eq!(with.tunnel.port.get(), 10300);
@@ -48,7 +48,7 @@ fn the_number_sets_the_rest() {
 }
 
 #[test]
-fn a_servers_queue_alone_is_its_number() {
+fn a_server_without_a_number_takes_that_of_its_queue() {
     assert_eq!(server("-q 7").tunnel.device.as_str(), "ipipou7");
     assert_eq!(server("-q 7 -n 2").tunnel.device.as_str(), "ipipou2");
     assert_eq!(server("-q 7 -n 2").queue.number, 7);
@@ -57,7 +57,7 @@ fn a_servers_queue_alone_is_its_number() {
 }
 
 #[test]
-fn spellings_of_one_option() {
+fn all_spellings_of_an_option_mean_the_same() {
     let forms = ["-n 3", "-n3", "-n=3", "--number 3", "--number=3", "--num 3", "-n1 -n2 --numb=3"];
     for form in forms {
         assert_eq!(server(form).tunnel.device.as_str(), "ipipou3", "{form}");
@@ -78,7 +78,7 @@ fn the_last_of_two_wins() {
 }
 
 #[test]
-fn three_in_one_wins_over_the_single_options() {
+fn combined_options_win_over_single_ones() {
     let single = "--fou-local-ip 192.0.2.9 --fou-local-port 9 --fou-dev eth9";
     for (local, outer, port) in [
         ("-b 192.0.2.1:1@eth0", "AddressOn(192.0.2.1, DeviceName(\"eth0\"))", 1),
@@ -99,7 +99,7 @@ fn three_in_one_wins_over_the_single_options() {
 }
 
 #[test]
-fn what_a_client_proves_itself_with() {
+fn a_client_authenticates_by_its_key_or_its_token() {
     let key = client(&format!("--auth-key-b64 {PRIVATE} --auth-secret topsecret")).credential;
     let Credential::Key(signer) = key else { panic!("no key") };
     // From shared test vectors: the first bytes of the signature, so the secret is the right one.
@@ -111,7 +111,7 @@ fn what_a_client_proves_itself_with() {
 }
 
 #[test]
-fn what_a_server_demands_and_answers() {
+fn the_options_of_a_server_set_the_proof_and_the_reply() {
     let key = format!("--auth-remote-pubkey-b64 {PUBLIC} --auth-secret s");
     assert!(matches!(server(&key).policy.proof, Proof::Key(_)));
     assert!(matches!(server("--auth-token t").policy.proof, Proof::Token(_)));
@@ -134,7 +134,7 @@ fn what_a_server_demands_and_answers() {
 
 /// What the first version took in silence still starts, with one warning.
 #[test]
-fn what_cannot_matter_is_one_warning() {
+fn options_without_effect_cause_one_warning() {
     let about = |line: &str, part: &str| {
         let warnings = run(line).warnings;
         warnings.into_iter().filter(|warning| warning.contains(part)).collect::<Vec<_>>()
@@ -159,7 +159,7 @@ fn what_cannot_matter_is_one_warning() {
 }
 
 #[test]
-fn of_two_roles_the_last_counts_and_that_is_said() {
+fn the_last_of_two_roles_counts_with_a_warning() {
     let about = |run: &Run| {
         let said = run.warnings.iter().filter(|warning| warning.contains("the last one counts"));
         said.cloned().collect::<Vec<_>>()
@@ -216,7 +216,7 @@ fn logging_and_directories() {
 }
 
 #[test]
-fn other_things_than_a_tunnel() {
+fn commands_other_than_a_tunnel_are_parsed() {
     assert!(matches!(parse(["--auth-keygen"]), Ok(Invocation::Keygen { labelled: false })));
     assert!(matches!(parse(["--auth-keygen", "-v"]), Ok(Invocation::Keygen { labelled: true })));
     let line = format!("{CLIENT} --reauth-only");
@@ -237,7 +237,7 @@ fn other_things_than_a_tunnel() {
 }
 
 #[test]
-fn what_is_risky_is_warned_about() {
+fn risky_options_cause_a_warning() {
     let long = format!("--auth-token {}", "x".repeat(549));
     for (line, part) in [
         (SERVER, "anybody who sends a packet takes the tunnel"),

@@ -11,7 +11,7 @@ fn hub(line: &str) -> Server {
 }
 
 #[test]
-fn a_server_that_learns_has_a_network() {
+fn learn_has_an_inner_network_and_limits() {
     let server = hub("");
     let defaults = LearnConfig { lifetime: Duration::from_secs(60), limit: 1024 };
     assert_eq!(server.learn, Some(defaults));
@@ -23,7 +23,7 @@ fn a_server_that_learns_has_a_network() {
 }
 
 #[test]
-fn who_lets_anybody_in_is_told_so() {
+fn a_server_that_lets_anybody_in_causes_a_warning() {
     let warned = |line: &str| {
         let warnings = run(line).warnings;
         warnings.iter().any(|warning| warning.contains("is let in"))
@@ -36,7 +36,7 @@ fn who_lets_anybody_in_is_told_so() {
 }
 
 #[test]
-fn a_table_is_a_file() {
+fn a_table_may_be_a_file() {
     let node = node(NODE);
     assert_eq!(node.hosts, HostsSource::File("/t.json".into()));
     assert_eq!(node.tunnel.inner.to_string(), "10.7.0.1");
@@ -46,7 +46,7 @@ fn a_table_is_a_file() {
 
 #[test]
 #[cfg(feature = "hosts-url")]
-fn a_table_is_a_url() {
+fn a_table_may_be_a_url() {
     use ipipou::engine::config::{Authorities, HostsUrl};
 
     let url = |line: &str| match self::node(&format!("-b @e --tunl-ip 10.7.0.1 {line}")).hosts {
@@ -69,7 +69,7 @@ fn a_table_is_a_url() {
 /// And what to do is said, whatever the URL is.
 #[test]
 #[cfg(not(feature = "hosts-url"))]
-fn a_url_is_refused_where_nothing_fetches_it() {
+fn a_url_is_refused_in_a_build_without_hosts_url() {
     for url in ["https://a/t", "http://me:h7u3q9z1@a/t"] {
         let line = usage(["-b", "@e", "--tunl-ip", "10.7.0.1", "--hosts-url", url]);
         assert_eq!(
@@ -81,7 +81,7 @@ fn a_url_is_refused_where_nothing_fetches_it() {
 }
 
 #[test]
-fn a_host_of_a_table_is_no_server() {
+fn a_host_of_a_table_ignores_the_server_option() {
     for line in ["-s", "-s -q 7"] {
         assert_eq!(node(&format!("{NODE} {line}")).tunnel.device.as_str(), "ipipou0", "{line}");
     }
@@ -91,7 +91,7 @@ fn a_host_of_a_table_is_no_server() {
 }
 
 #[test]
-fn who_carries_the_packets() {
+fn the_datapath_is_chosen_by_option() {
     assert_eq!(client("").tunnel.datapath, DatapathChoice::Auto);
     assert_eq!(client("").tunnel.queues, None);
     let tun = client("--datapath tun --tun-queues 4").tunnel;
@@ -104,7 +104,7 @@ fn who_carries_the_packets() {
 }
 
 #[test]
-fn ipv6_in_the_tunnel_and_around_it() {
+fn ipv6_is_accepted_inside_and_outside_the_tunnel() {
     assert_eq!(client("").tunnel.inner6, None);
     assert_eq!(client("--ip6 fd00::2").tunnel.inner6.unwrap().to_string(), "fd00::2/64");
     assert_eq!(server("--ip6 fd00::1/127").tunnel.inner6.unwrap().to_string(), "fd00::1/127");

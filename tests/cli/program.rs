@@ -62,7 +62,7 @@ fn keygen_prints_a_pair_that_works() {
 
 /// `UPDATE_GOLDEN=1 cargo test --test cli` writes the file anew.
 #[test]
-fn help_reads_as_in_the_golden_file() {
+fn help_matches_the_golden_file() {
     let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/help.txt");
     let output = ipipou(&["-h"]);
     assert_eq!(output.status.code(), Some(0));

@@ -35,7 +35,7 @@ fn signs(line: &str) -> Vec<u8> {
 }
 
 #[test]
-fn a_file_means_what_stands_in_it() {
+fn a_secret_file_means_its_content() {
     let given = signs(&format!("--auth-key-b64 {PRIVATE} --auth-secret topsecret"));
     let secret = Secret::new("topsecret\n");
     for text in [
@@ -102,7 +102,7 @@ fn the_last_of_a_value_and_a_file_counts() {
 }
 
 #[test]
-fn a_file_that_is_no_secret_is_refused_in_one_line() {
+fn an_unusable_secret_file_is_refused_in_one_line() {
     const H7: &str = "h7u3q9z1";
     for (option, text, problem) in [
         ("--auth-key-file", String::new(), "is empty"),
@@ -139,7 +139,7 @@ fn a_file_that_is_no_secret_is_refused_in_one_line() {
 }
 
 #[test]
-fn a_file_that_cannot_matter_is_refused() {
+fn a_secret_file_without_effect_is_refused() {
     let key = format!("--auth-remote-pubkey-b64 {PUBLIC}");
     for (line, other) in [
         (format!("{SERVER} --auth-key-file f"), "--auth-remote-pubkey-b64"),
@@ -157,7 +157,7 @@ fn a_file_that_cannot_matter_is_refused() {
 }
 
 #[test]
-fn a_secret_that_others_can_read_is_warned_about() {
+fn a_secret_that_others_can_read_causes_a_warning() {
     let warned = |line: &str, what: &str| {
         let run = parse(line.split(' ')).expect("it parses");
         let (Invocation::Run(run) | Invocation::Reauth(run)) = run else { panic!("{line}") };
@@ -205,7 +205,7 @@ fn a_secret_that_others_can_read_is_warned_about() {
 const POINT: &str = "AgICAgICAgICAgICAgICAgICAgICAgICAgICAgICAgI=";
 
 #[test]
-fn a_private_key_is_no_public_one() {
+fn a_private_key_in_place_of_a_public_one_is_refused() {
     for (private, conf) in [(POINT, false), (POINT, true), (PRIVATE, false)] {
         let line = match conf {
             true => match with_file(format!("server\nauth-remote-pubkey-b64 {private}"), "") {
@@ -220,7 +220,7 @@ fn a_private_key_is_no_public_one() {
 }
 
 #[test]
-fn a_public_key_as_private_one_is_said() {
+fn a_public_key_in_place_of_a_private_one_causes_a_warning() {
     let said = |line: &str| {
         let warnings = run(line).warnings;
         warnings.iter().find(|warning| warning.contains("looks like a public key")).cloned()
@@ -238,7 +238,7 @@ fn a_public_key_as_private_one_is_said() {
 }
 
 #[test]
-fn what_stands_for_a_value_is_refused_everywhere() {
+fn a_placeholder_is_refused_in_every_option() {
     const PLACEHOLDERS: [&str; 4] =
         ["<the shared secret>", "<SECRET>", "<the client's private key>", "<a_b-c.d>"];
     let command = Options::command();
@@ -289,7 +289,7 @@ fn every_placeholder_of_the_files_to_install_is_refused() {
 }
 
 #[test]
-fn a_value_is_as_it_was_given_and_that_is_said() {
+fn a_secret_with_blanks_or_quotes_is_kept_with_a_warning() {
     for (text, said) in [
         (" a", "begins or ends with a blank"),
         ("\"a\"", "begins and ends with a quote"),

@@ -29,7 +29,7 @@ fn gateway(tunnel: &mut TunnelConfig) {
 }
 
 #[test]
-fn everything_but_our_own_packets_goes_through_the_tunnel() {
+fn everything_but_outer_packets_goes_through_the_tunnel() {
     let mut host = FakeHost::new();
     host.found.rp_filter_of_all = 1;
     let mut config = client(HostName::Address(SERVER.parse().unwrap()), None);
@@ -73,7 +73,7 @@ fn everything_but_our_own_packets_goes_through_the_tunnel() {
 
 /// Connection tracking is asked where it is in use, from the reading on that finds it so.
 #[test]
-fn who_is_forwarded_to_is_answered_by_the_uplink() {
+fn answers_of_forwarded_connections_take_the_uplink() {
     let mut play = calling(|config| {
         gateway(&mut config.tunnel);
         config.tunnel.gateway.default_route = true;
@@ -98,7 +98,7 @@ fn who_is_forwarded_to_is_answered_by_the_uplink() {
 }
 
 #[test]
-fn a_full_tunnel_that_is_not_asked_for_any_more_is_taken_back() {
+fn a_full_tunnel_is_removed_once_its_option_is_left_out() {
     let play = calling(|config| {
         gateway(&mut config.tunnel);
         config.tunnel.gateway.default_route = true;
@@ -153,7 +153,7 @@ fn a_gateway_forwards_and_leaves_the_host_as_it_was() {
 }
 
 #[test]
-fn a_network_around_the_server_does_not_catch_our_own_packets() {
+fn a_route_around_the_server_does_not_catch_outer_packets() {
     let play = calling(|config| {
         gateway(&mut config.tunnel);
         config.tunnel.gateway.routes.push(net("203.0.113.0/24"));
@@ -191,7 +191,7 @@ fn again(killed: Play, datapath: Datapath, config: Server, broken: &'static str)
 }
 
 #[test]
-fn a_gateway_that_is_none_after_a_restart_forwards_nothing() {
+fn a_restart_without_gateway_options_ends_forwarding() {
     for datapath in [Datapath::Kernel, Datapath::Tun] {
         let play = again(serving_gateway(datapath), datapath, server(None), "");
         assert!(!["eth0", "eth1", "ipipou0"].iter().any(|name| forwards(&play, name)));
@@ -202,7 +202,7 @@ fn a_gateway_that_is_none_after_a_restart_forwards_nothing() {
 }
 
 #[test]
-fn what_could_not_be_put_back_is_tried_again() {
+fn a_failed_restoration_is_tried_again() {
     let mut play = again(
         serving_gateway(Datapath::Kernel),
         Datapath::Kernel,
@@ -217,7 +217,7 @@ fn what_could_not_be_put_back_is_tried_again() {
 }
 
 #[test]
-fn interfaces_are_judged_until_they_do_not_forward_any_more() {
+fn interfaces_are_guarded_until_their_forwarding_is_off() {
     let play = serving_gateway(Datapath::Kernel);
     let mut config = server(None);
     config.tunnel.gateway.masquerade = Some(Masquerade::By("eth0".parse().unwrap()));
@@ -228,7 +228,7 @@ fn interfaces_are_judged_until_they_do_not_forward_any_more() {
 }
 
 #[test]
-fn a_host_that_others_made_a_router_is_left_to_them() {
+fn forwarding_that_others_turned_on_stays_on() {
     let mut play = serving_gateway(Datapath::Tun);
     play.host.found.ip_forward = true; // sets all that there are as well
     play.read();
@@ -251,7 +251,7 @@ fn a_host_that_others_made_a_router_is_left_to_them() {
 }
 
 #[test]
-fn nothing_leads_into_the_tunnel_when_its_packets_lose_their_mark() {
+fn routes_into_the_tunnel_are_removed_before_its_packets_lose_their_mark() {
     let mut config = client(HostName::Address(SERVER.parse().unwrap()), None);
     gateway(&mut config.tunnel);
     config.tunnel.gateway.default_route = true;

@@ -35,7 +35,7 @@ fn there_is_no_listener_before_its_rules() {
 }
 
 #[test]
-fn nothing_is_sent_to_who_is_not_admitted_any_more() {
+fn nothing_is_sent_to_a_remote_whose_session_has_expired() {
     let config = Config::from(server(Some(10 * SECOND)));
     let mut play = Play::start(config, FakeHost::new(), Memory::default());
     let proof = play.proof();
@@ -80,7 +80,7 @@ fn alternate_addresses_are_guarded_while_they_are_there() {
 }
 
 #[test]
-fn plain_ipip_of_others_between_the_same_hosts_is_left_to_them() {
+fn plain_ipip_of_others_between_the_same_hosts_is_left_alone() {
     use std::net::Ipv4Addr;
     let any = Ipv4Addr::UNSPECIFIED;
     let elsewhere: Ipv4Addr = "192.0.2.9".parse().unwrap();
@@ -114,7 +114,7 @@ fn plain_ipip_of_others_between_the_same_hosts_is_left_to_them() {
 }
 
 #[test]
-fn a_remote_cannot_be_just_anywhere() {
+fn impossible_remotes_are_refused() {
     let sources = [
         "0.0.0.0:1",
         "0.1.2.3:1",
@@ -147,7 +147,7 @@ fn a_remote_cannot_be_just_anywhere() {
 }
 
 #[test]
-fn what_comes_out_of_a_tunnel_is_no_outer_packet() {
+fn packets_from_inside_a_tunnel_are_not_outer_packets() {
     let mut play = serving();
     let inside = |play: &Play| rules(play).inside.iter().cloned().collect::<Vec<_>>();
     assert_eq!(inside(&play), ["ipipou0"]);

@@ -10,7 +10,7 @@ fn told(play: &Play) -> Vec<String> {
 }
 
 #[test]
-fn a_tunnel_whose_addresses_were_taken_is_up_with_the_alternate_one() {
+fn a_tunnel_whose_addresses_are_taken_uses_the_alternate_one() {
     let mut play = serving();
     play.host.add_strange_link(*at(A).ip()); // another server took the pair at the same moment
     let proof = play.proof();
@@ -34,7 +34,7 @@ fn a_tunnel_whose_addresses_were_taken_is_up_with_the_alternate_one() {
 
 /// Whatever step of the first tunnel, or of its move, the kernel refuses for a while.
 #[test]
-fn nothing_is_told_of_a_tunnel_that_the_kernel_refuses() {
+fn a_tunnel_that_the_kernel_refuses_is_not_reported_up() {
     for broken in ["create", "set ipipou0 up", "add 172.28.0.0", "admit"] {
         let mut play = serving();
         play.host.broken = broken;
@@ -65,7 +65,7 @@ fn nothing_is_told_of_a_tunnel_that_the_kernel_refuses() {
 
 /// Where no tunnel was made is not told of.
 #[test]
-fn who_moves_on_in_the_meantime_is_told_of_once() {
+fn moves_before_the_tunnel_follows_are_reported_once() {
     let third = "198.51.100.9:1";
     let cases: [(&[&str], &[&str]); 3] = [
         (&[B, third], &["moved from 198.51.100.7:4500 to 198.51.100.9:1"]),
@@ -99,7 +99,7 @@ fn who_moves_on_in_the_meantime_is_told_of_once() {
 }
 
 #[test]
-fn who_has_run_out_before_the_tunnel_was_made_is_not_up() {
+fn a_session_that_expired_before_its_tunnel_was_made_is_not_reported_up() {
     let config = Config::from(server(Some(10 * SECOND)));
     let mut play = Play::start(config, FakeHost::new(), Memory::default());
     play.host.broken = "create";
@@ -113,7 +113,7 @@ fn who_has_run_out_before_the_tunnel_was_made_is_not_up() {
 }
 
 #[test]
-fn a_tunnel_is_up_before_the_routes_into_it_are_right() {
+fn a_tunnel_is_reported_up_although_its_routes_fail() {
     let mut config = server(None);
     config.tunnel.gateway.routes = vec![net("10.8.0.0/16")];
     let mut host = FakeHost::new();
@@ -127,7 +127,7 @@ fn a_tunnel_is_up_before_the_routes_into_it_are_right() {
 }
 
 #[test]
-fn every_client_of_a_shared_server_is_told_of_when_its_packets_go() {
+fn each_client_of_a_shared_server_is_reported_once_its_packets_pass() {
     let config = Config::from(super::memory::learning(8));
     let mut play = Play::start_on(Datapath::Tun, config, FakeHost::new(), Memory::default());
     play.host.broken = "forward to";

@@ -78,7 +78,7 @@ impl Play {
 // -- clocks ---------------------------------------------------------------------------------
 
 #[test]
-fn one_client_with_a_wrong_clock_shuts_out_nobody_but_itself() {
+fn a_client_with_a_wrong_clock_shuts_out_no_other_client() {
     let mut play = learner(8, Memory::default());
     for (off, accepted) in [(YEAR, false), (121, false), (-121, false), (120, true), (-120, true)] {
         let before = play.accepted();
@@ -100,7 +100,7 @@ fn one_client_with_a_wrong_clock_shuts_out_nobody_but_itself() {
 }
 
 #[test]
-fn a_client_from_another_year_is_let_in_when_its_clock_is_right_again() {
+fn a_client_from_a_wrong_year_is_admitted_once_its_clock_is_right() {
     let mut play = serving(Memory::default());
     let far = play.proof_off(YEAR);
     play.receive(at(A), &far);
@@ -215,7 +215,7 @@ proptest! {
 }
 
 #[test]
-fn a_client_whose_clock_is_a_second_behind_after_a_restart_goes_on_where_it_was() {
+fn a_restarted_client_whose_clock_is_a_second_behind_continues_its_times() {
     let mut play = calling(Memory::default(), 0);
     play.pass(100 * SECOND);
     let last = seconds(&play.sent.last().unwrap().payload);
@@ -285,7 +285,7 @@ fn an_arrival_and_a_move_count_once_they_are_written() {
 }
 
 #[test]
-fn one_writing_does_for_many_arrivals() {
+fn one_write_covers_many_arrivals() {
     let mut play = learner(1024, Memory::default());
     play.slow_disk = true;
     let steps = play.applied.len();
@@ -330,7 +330,7 @@ fn refreshes_are_written_together() {
 // -- what is lost ---------------------------------------------------------------------------
 
 #[test]
-fn after_a_loss_no_packet_of_before_makes_a_tunnel() {
+fn after_a_loss_no_earlier_packet_makes_a_tunnel() {
     let mut play = serving(Memory::default());
     let captured = play.proof();
     play.receive(at(A), &captured);
@@ -355,7 +355,7 @@ fn after_a_loss_no_packet_of_before_makes_a_tunnel() {
 }
 
 #[test]
-fn after_a_loss_the_remote_that_is_found_is_refreshed() {
+fn after_a_loss_the_remote_of_the_running_tunnel_can_refresh() {
     let mut play = serving(Memory::default());
     let proof = play.proof();
     play.receive(at(A), &proof);
@@ -371,7 +371,7 @@ fn after_a_loss_the_remote_that_is_found_is_refreshed() {
 }
 
 #[test]
-fn a_crash_does_not_make_a_refresh_good_once_more() {
+fn a_refresh_cannot_be_replayed_after_a_crash() {
     for off in [0, -3600] {
         let mut play = serving(Memory::default());
         let proof = play.proof_off(off);
@@ -395,7 +395,7 @@ fn a_crash_does_not_make_a_refresh_good_once_more() {
 }
 
 #[test]
-fn whom_another_came_after_is_not_refreshed_by_what_a_crash_forgot() {
+fn a_former_remote_is_not_refreshed_by_a_packet_lost_in_a_crash() {
     let mut play = serving(Memory::default());
     let proof = play.proof();
     play.receive(at(A), &proof);
@@ -444,7 +444,7 @@ fn a_refresh_by_a_clock_that_went_ahead_is_written_before_it_counts() {
 }
 
 #[test]
-fn a_clean_end_leaves_no_doubt() {
+fn after_a_clean_end_only_replays_are_refused() {
     let mut play = serving(Memory::default());
     let first = play.proof();
     play.receive(at(A), &first);
@@ -460,7 +460,7 @@ fn a_clean_end_leaves_no_doubt() {
 }
 
 #[test]
-fn every_key_has_a_memory_of_its_own() {
+fn every_key_has_its_own_memory() {
     let mut memory = Memory::default();
     let packet = |seed| key(seed).packet(START, [1, 2, 3, 4]);
     let with = |config: Server, memory: &Memory, payload: &[u8]| {
@@ -513,7 +513,7 @@ fn silences(play: &mut Play, silent: &[(&str, u32)]) {
 }
 
 #[test]
-fn who_is_alive_is_not_pushed_out() {
+fn only_a_silent_client_makes_room() {
     const C: &str = "192.0.2.3:3";
     let mut play = learner(2, Memory::default());
     for from in [A, B] {
@@ -565,7 +565,7 @@ fn who_is_alive_is_not_pushed_out() {
 }
 
 #[test]
-fn each_of_many_clients_has_its_own_time_and_its_own_answer() {
+fn each_of_many_clients_has_its_own_lifetime_and_answer() {
     let mut config = learning(8);
     config.lifetime = Some(10 * SECOND);
     config.reply = ipipou::engine::config::Reply::Reversed;

@@ -29,7 +29,7 @@ fn with_client(change: impl Fn(&mut Server), check: impl Fn(&mut Play)) {
 }
 
 #[test]
-fn it_follows_the_uplink() {
+fn the_mtu_follows_the_uplink() {
     with_client(
         |_| {},
         |play| {
@@ -48,7 +48,7 @@ fn it_follows_the_uplink() {
 }
 
 #[test]
-fn by_hand_it_is_good_until_the_uplink_changes() {
+fn an_mtu_set_by_hand_stays_until_the_uplink_changes() {
     with_client(
         |_| {},
         |play| {
@@ -67,7 +67,7 @@ fn by_hand_it_is_good_until_the_uplink_changes() {
 }
 
 #[test]
-fn what_is_asked_for_stays() {
+fn a_configured_mtu_stays() {
     with_client(
         |config| config.tunnel.mtu = Some(1234),
         |play| {
@@ -82,7 +82,7 @@ fn what_is_asked_for_stays() {
 }
 
 #[test]
-fn a_refusal_is_tried_again() {
+fn a_refused_mtu_is_tried_again() {
     with_client(
         |_| {},
         |play| {
@@ -98,7 +98,7 @@ fn a_refusal_is_tried_again() {
 }
 
 #[test]
-fn with_ipv6_inside_it_is_never_too_small_for_that() {
+fn with_ipv6_inside_the_mtu_is_at_least_1280() {
     let mut config = server(None);
     config.tunnel.inner6 = Some("fd00::1/64".parse().unwrap());
     let config = Config::from(config);
@@ -110,7 +110,7 @@ fn with_ipv6_inside_it_is_never_too_small_for_that() {
 }
 
 #[test]
-fn another_uplink_has_another() {
+fn another_uplink_changes_the_mtu() {
     for (outer, datapath) in
         [(Outer::Route, Datapath::Kernel), (Outer::Address(host::OUTER.into()), Datapath::Tun)]
     {

@@ -242,7 +242,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 1500, ..ProptestConfig::default() })]
 
     #[test]
-    fn a_server_stays_right_whatever_happens(
+    fn a_server_stays_correct_after_any_events(
         happenings in proptest::collection::vec(happening(), 0..40),
         lifetime in proptest::option::of(1..60u64),
     ) {
@@ -250,7 +250,7 @@ proptest! {
     }
 
     #[test]
-    fn a_host_that_is_right_is_left_alone(
+    fn a_correct_host_is_left_alone(
         happenings in proptest::collection::vec(happening(), 0..20),
     ) {
         let mut play = Play::start(Config::from(server(None)), FakeHost::new(), Memory::default());

@@ -142,7 +142,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 200, ..ProptestConfig::default() })]
 
     #[test]
-    fn one_of_many_changes_as_a_whole_plan_would(
+    fn the_steps_for_one_peer_equal_those_of_a_whole_plan(
         happenings in proptest::collection::vec(happening(), 0..60),
         lifetime in 1..60u64,
     ) {
@@ -152,7 +152,7 @@ proptest! {
 
 /// The tests above are about steps for one remote: these are made.
 #[test]
-fn a_host_that_comes_and_one_that_goes_are_one_step_each() {
+fn an_arrival_and_an_expiry_are_one_step_each() {
     let mut play = Play::start_on(Datapath::Tun, server(40), FakeHost::new(), Memory::default());
     let came = |play: &mut Play, number| {
         let (proof, before) = (play.proof(), play.applied.len());

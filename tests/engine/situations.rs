@@ -32,7 +32,7 @@ fn a_server_guards_before_it_listens_and_makes_no_tunnel() {
 }
 
 #[test]
-fn a_proof_makes_the_tunnel_and_another_moves_it() {
+fn one_authentication_makes_the_tunnel_and_another_moves_it() {
     let mut play = serving();
     let proof = play.proof();
     play.receive(at(A), &proof);
@@ -58,7 +58,7 @@ fn a_proof_makes_the_tunnel_and_another_moves_it() {
 }
 
 #[test]
-fn what_proves_nothing_changes_nothing() {
+fn a_refused_packet_changes_nothing() {
     let mut play = serving();
     let before = play.host.clone();
     let good = play.proof();
@@ -91,7 +91,7 @@ fn a_replay_moves_nothing_even_after_a_restart() {
 }
 
 #[test]
-fn a_start_after_a_kill_takes_the_running_tunnel_over() {
+fn a_start_after_a_kill_adopts_the_running_tunnel() {
     let mut play = serving();
     let proof = play.proof();
     play.receive(at(A), &proof);
@@ -122,7 +122,7 @@ fn after_a_kill(first: Server, age: Duration, second: Server) -> Play {
 }
 
 #[test]
-fn who_proved_himself_by_another_key_or_from_elsewhere_does_it_again() {
+fn a_peer_must_authenticate_again_after_a_change_of_key_or_address() {
     let mut other_key = server(None);
     let secret = SharedSecret::new(b"secret".to_vec());
     let other = Signer::new(&[8; 32], SharedSecret::new(b"secret".to_vec()));
@@ -155,7 +155,7 @@ fn a_restart_does_not_renew_an_authentication() {
 }
 
 #[test]
-fn a_start_on_another_port_takes_the_old_door_away() {
+fn a_start_on_another_port_removes_the_old_listener() {
     let mut play = serving();
     let proof = play.proof();
     play.receive(at(A), &proof);
@@ -191,7 +191,7 @@ fn the_alternate_address_is_used_while_the_pair_is_taken() {
 }
 
 #[test]
-fn a_pair_that_was_taken_unseen_is_answered_with_the_alternate_address() {
+fn an_address_pair_taken_unnoticed_leads_to_the_alternate_address() {
     let mut play = serving();
     play.host.add_strange_link(*at(A).ip()); // not read yet
     let proof = play.proof();
@@ -200,7 +200,7 @@ fn a_pair_that_was_taken_unseen_is_answered_with_the_alternate_address() {
 }
 
 #[test]
-fn a_link_that_somebody_renamed_is_made_anew_with_the_same_addresses() {
+fn a_renamed_link_is_made_again_with_the_same_addresses() {
     for foreign in [false, true] {
         let mut play = serving();
         if foreign {
@@ -239,7 +239,7 @@ fn an_authentication_runs_out_and_is_renewed() {
 }
 
 #[test]
-fn what_goes_missing_comes_back() {
+fn missing_parts_are_repaired() {
     let mut play = serving();
     let proof = play.proof();
     play.receive(at(A), &proof);
@@ -334,7 +334,7 @@ fn an_outer_address_that_goes_away_is_waited_for() {
 }
 
 #[test]
-fn a_client_makes_its_tunnel_and_proves_itself() {
+fn a_client_makes_its_tunnel_and_authenticates() {
     let play = calling(None);
     assert_eq!(play.sent.len(), 1);
     assert_eq!(play.sent[0].from, outer_at("203.0.113.1:10000"));
@@ -346,7 +346,7 @@ fn a_client_makes_its_tunnel_and_proves_itself() {
 }
 
 #[test]
-fn a_client_that_cannot_send_waits_without_haste() {
+fn a_client_that_cannot_send_does_not_loop() {
     let mut host = FakeHost::new();
     host.found.addresses.retain(|a| a.value.local != OUTER);
     let server = HostName::Name("server.example".into());
@@ -393,7 +393,7 @@ fn a_client_that_ends_sends_nothing_more() {
 }
 
 #[test]
-fn a_client_goes_on_with_the_tunnel_that_it_finds_until_the_name_is_looked_up() {
+fn a_client_uses_the_tunnel_it_finds_until_the_name_is_resolved() {
     let client = || client(HostName::Name("server.example".into()), None);
     let config = || Config::from(client());
     let mut play = Play::start(config(), FakeHost::new(), Memory::default());
@@ -463,7 +463,7 @@ fn a_client_without_keepalive_tries_again_until_something_comes_back() {
 }
 
 #[test]
-fn a_clock_that_was_set_and_a_resume_are_reasons_to_authenticate() {
+fn a_client_authenticates_again_after_a_clock_change_or_a_resume() {
     for keepalive in [None, Some(27 * SECOND), Some(3600 * SECOND)] {
         let mut play = calling(keepalive);
         let answered = |play: &mut Play| {
@@ -493,7 +493,7 @@ fn a_client_with_a_long_keepalive_does_not_wait_for_it_when_nothing_comes_back()
 }
 
 #[test]
-fn a_client_proves_itself_anew_behind_another_router() {
+fn a_client_authenticates_again_behind_another_router() {
     let mut play = calling(None);
     for (router, packets) in [(None, 1), (Some("203.0.113.254"), 2), (Some("203.0.113.253"), 3)] {
         let way = play.host.found.way.as_mut().unwrap();
@@ -520,7 +520,7 @@ fn a_fixed_outer_address_that_goes_away_is_waited_for() {
 }
 
 #[test]
-fn a_client_keeps_proving_itself_and_does_so_when_asked() {
+fn a_client_authenticates_regularly_and_on_request() {
     let mut play = calling(Some(27 * SECOND));
     play.pass(27 * 3 * SECOND);
     assert_eq!(play.sent.len(), 4);
@@ -529,7 +529,7 @@ fn a_client_keeps_proving_itself_and_does_so_when_asked() {
 }
 
 #[test]
-fn a_client_proves_itself_anew_from_a_new_address() {
+fn a_client_authenticates_again_from_a_new_address() {
     let mut play = calling(None);
     play.host.found.addresses.retain(|a| a.value.local != OUTER);
     play.read();
@@ -554,7 +554,7 @@ fn outer_of(addresses: &[(&str, Scope, AddressState)]) -> Option<String> {
 }
 
 #[test]
-fn the_outer_address_is_one_that_is_good_beyond_the_link() {
+fn the_outer_address_is_usable_beyond_the_link() {
     use AddressState::{Deprecated, Preferred, Secondary, Tentative};
     let first = ("192.0.2.1", Scope::Global, Preferred);
     for (addresses, taken) in [
@@ -604,7 +604,7 @@ fn the_outer_address_in_use_stays_while_it_is_there() {
 }
 
 #[test]
-fn the_kernel_says_which_outer_address_a_client_has() {
+fn the_kernels_route_decides_a_clients_outer_address() {
     let mut host = FakeHost::new();
     let routed = "192.0.2.7".parse().unwrap();
     host.add_address(super::host::ETH0, routed, 24);
@@ -699,7 +699,7 @@ fn a_server_does_not_authenticate_itself() {
 }
 
 #[test]
-fn who_else_has_the_addresses_inside_is_told_once() {
+fn an_interface_with_the_inner_addresses_is_reported_once() {
     let mut play = serving();
     play.host.add_interface("br-1", 50, InterfaceKind::Other);
     play.host.add_address(50, "172.28.0.0".parse().unwrap(), 16); // our own: no matter
@@ -727,7 +727,7 @@ fn who_else_has_the_addresses_inside_is_told_once() {
 }
 
 #[test]
-fn an_interface_in_a_vrf_is_told_once_and_left_there() {
+fn an_interface_in_a_vrf_is_reported_once_and_left_there() {
     for datapath in [Datapath::Kernel, Datapath::Tun] {
         let config = Config::from(server(None));
         let mut play = Play::start_on(datapath, config, FakeHost::new(), Memory::default());
@@ -782,7 +782,7 @@ fn a_foreign_interface_of_our_name_is_never_removed() {
 }
 
 #[test]
-fn the_check_of_sources_is_what_the_kernel_calls_so() {
+fn the_source_check_sets_the_reverse_path_filter() {
     for (check, value) in [
         (SourceCheck::Off, 0), // as it was
         (SourceCheck::Strict, 1),
@@ -829,7 +829,7 @@ fn nothing_is_sent_without_an_address_nor_after_the_end() {
 }
 
 #[test]
-fn a_client_goes_on_with_the_servers_address_until_its_name_is_looked_up() {
+fn a_client_keeps_the_servers_address_until_its_name_is_resolved() {
     let mut play = calling(None);
     play.host.found.rules = RulesFound::Unknown;
     let start = |name: &str, port: u16| {
@@ -851,7 +851,7 @@ fn a_client_goes_on_with_the_servers_address_until_its_name_is_looked_up() {
 }
 
 #[test]
-fn a_client_behind_a_nat_goes_on_after_a_kill_of_its_server() {
+fn a_client_behind_nat_stays_connected_after_a_kill_of_its_server() {
     let foreign = "198.51.100.7:23456";
     let mut play = serving();
     let proof = play.proof();
@@ -867,7 +867,7 @@ fn a_client_behind_a_nat_goes_on_after_a_kill_of_its_server() {
 }
 
 #[test]
-fn two_servers_do_not_answer_each_other_without_end() {
+fn two_servers_do_not_answer_each_other_endlessly() {
     let mut config = server(None);
     config.reply = Reply::Reversed;
     let mut play = Play::start(Config::from(config), FakeHost::new(), Memory::default());
@@ -887,7 +887,7 @@ fn two_servers_do_not_answer_each_other_without_end() {
 }
 
 #[test]
-fn who_forges_an_address_that_is_the_proof_gets_no_more_answers_by_other_ports() {
+fn packets_from_many_ports_of_one_address_get_three_answers() {
     let mut config = server(None);
     config.reply = Reply::Reversed;
     config.policy.proof = Proof::Nothing;
@@ -900,7 +900,7 @@ fn who_forges_an_address_that_is_the_proof_gets_no_more_answers_by_other_ports()
 }
 
 #[test]
-fn a_alternate_address_in_a_vrf_is_told() {
+fn an_alternate_address_in_a_vrf_is_reported() {
     let mut host = FakeHost::new();
     host.named("eth0").in_vrf = true;
     host.add_strange_link(*at(A).ip());
@@ -970,7 +970,7 @@ fn a_client_whose_server_is_silent_tries_the_next_address_of_its_name() {
 }
 
 #[test]
-fn who_only_sends_does_not_change_servers_all_the_time() {
+fn a_client_that_only_sends_changes_servers_rarely() {
     let mut play = calling_one_of(Datapath::Kernel, &["203.0.113.9", "203.0.113.10"]);
     server_after(&mut play, 3600, 0, 1);
     let said = |r: &&Report| matches!(r, Report::NextAddress { .. });
@@ -979,7 +979,7 @@ fn who_only_sends_does_not_change_servers_all_the_time() {
 }
 
 #[test]
-fn a_reply_to_an_authentication_packet_is_word_of_the_server() {
+fn a_reply_to_an_authentication_packet_shows_that_the_server_is_there() {
     let mut play = calling_one_of(Datapath::Tun, &["203.0.113.9", "203.0.113.10"]);
     for _ in 0..20 {
         play.host.found.answers += 1;
@@ -989,7 +989,7 @@ fn a_reply_to_an_authentication_packet_is_word_of_the_server() {
 }
 
 #[test]
-fn an_address_of_the_server_without_a_way_is_passed_over() {
+fn an_unreachable_address_of_the_server_is_skipped() {
     let (v4, v6) = ("203.0.113.9", "2001:db8::9");
     let own: std::net::IpAddr = "2001:db8::1".parse().unwrap();
     let mut play = calling_one_of(Datapath::Tun, &[v6, v4]);
@@ -1011,7 +1011,7 @@ fn an_address_of_the_server_without_a_way_is_passed_over() {
 }
 
 #[test]
-fn an_address_of_the_server_without_a_route_is_the_last_resort() {
+fn an_unrouted_address_of_the_server_is_the_last_resort() {
     let (one, two) = ("203.0.113.9", "203.0.113.10");
     let mut play = calling_one_of(Datapath::Kernel, &[one, two]);
     play.host.found.unrouted.insert(one.parse().unwrap());
@@ -1027,7 +1027,7 @@ fn an_address_of_the_server_without_a_route_is_the_last_resort() {
 }
 
 #[test]
-fn what_the_kernels_datapath_cannot_send_to_is_said_once() {
+fn an_address_the_kernel_datapath_cannot_use_is_reported_once() {
     let config = Config::from(client(HostName::Name("server.example".into()), None));
     let mut play = Play::start(config, FakeHost::new(), Memory::default());
     for _ in 0..3 {
@@ -1073,7 +1073,7 @@ fn a_server_on_a_host_without_ipv4_takes_ipv6_or_says_why_not() {
 }
 
 #[test]
-fn a_link_from_our_port_or_rules_of_ours_are_left_over() {
+fn links_and_rules_of_the_tunnel_count_as_leftovers() {
     let left = |found: &Found| ipipou::engine::has_leftovers(&tunnel(), found);
     let mut play = serving();
     play.host.found.rules = RulesFound::Missing;

@@ -21,7 +21,7 @@ fn remotes(play: &Play) -> Vec<SocketAddr> {
 }
 
 #[test]
-fn a_server_listens_and_forwards_to_nobody_until_somebody_proves_himself() {
+fn a_server_forwards_to_nobody_until_a_peer_authenticates() {
     let config = Config::from(server(None));
     let mut play = Play::start_on(Datapath::Tun, config, FakeHost::new(), Memory::default());
     assert_eq!(play.applied, ["open UDP socket 203.0.113.1:10000 on eth0", "forward to nobody"]);
@@ -170,7 +170,7 @@ fn each_of_many_clients_is_answered() {
 }
 
 #[test]
-fn who_ran_out_while_nobody_ran_is_not_let_in_by_a_restart() {
+fn a_session_that_expired_while_the_server_was_down_is_not_admitted() {
     let mut config = learning(false);
     config.lifetime = Some(10 * SECOND);
     let start = |memory| {
@@ -191,7 +191,7 @@ fn who_ran_out_while_nobody_ran_is_not_let_in_by_a_restart() {
 }
 
 #[test]
-fn without_a_proof_anybody_is_learned_from() {
+fn a_server_that_demands_no_proof_learns_from_anybody() {
     for anybody in [false, true] {
         let config = Config::from(learning(anybody));
         let play = Play::start_on(Datapath::Tun, config, FakeHost::new(), Memory::default());
@@ -247,7 +247,7 @@ fn a_node_forwards_by_its_table() {
 /// A prefix that holds our own inner address is ours, if nothing else is known; behind NAT its remote
 /// is none of our addresses.
 #[test]
-fn a_prefix_with_our_own_address_is_left_out_with_a_word() {
+fn a_prefix_with_the_nodes_own_address_is_left_out_and_reported() {
     for datapath in [Datapath::Tun, Datapath::Kernel] {
         let mut play = Play::start_on(datapath, node(), FakeHost::new(), Memory::default());
         play.handle(Event::Hosts(table(&[
@@ -273,7 +273,7 @@ fn a_prefix_with_our_own_address_is_left_out_with_a_word() {
 }
 
 #[test]
-fn a_network_around_outer_addresses_leads_only_unmarked_packets_into_the_tunnel() {
+fn a_route_around_outer_addresses_takes_only_unmarked_packets() {
     let mut play = Play::start_on(Datapath::Tun, node(), FakeHost::new(), Memory::default());
     let mark = play.host.found.userspace.socket.clone().unwrap().mark;
     assert!(mark.is_some(), "before any such network comes");
@@ -314,7 +314,7 @@ fn only_the_node_whose_addresses_are_taken_gets_an_alternate_one() {
 /// The kernel's links lead there by addresses of theirs, and a network around outer addresses by a route
 /// of its own.
 #[test]
-fn a_link_is_never_the_way_of_its_own_outer_packets() {
+fn a_link_never_carries_its_own_outer_packets() {
     let mut play = Play::start(node(), FakeHost::new(), Memory::default());
     const MARK: u32 = 0x6970_0000;
     let index = |play: &Play, remote: &str| {
@@ -366,7 +366,7 @@ fn a_link_is_never_the_way_of_its_own_outer_packets() {
 
 /// The network of the inner addresses may itself be around outer ones.
 #[test]
-fn an_inner_network_around_outer_addresses_takes_in_unmarked_packets_only() {
+fn an_inner_network_around_outer_addresses_takes_only_unmarked_packets() {
     for datapath in [Datapath::Kernel, Datapath::Tun] {
         let mut config = node();
         config.tunnel.inner = "198.51.1.1".parse().unwrap();
@@ -394,7 +394,7 @@ fn an_inner_network_around_outer_addresses_takes_in_unmarked_packets_only() {
 }
 
 #[test]
-fn our_outer_address_is_never_one_of_the_tunnel() {
+fn the_outer_address_is_never_one_of_the_tunnel() {
     for datapath in [Datapath::Tun, Datapath::Kernel] {
         let mut config = client(HostName::Address("198.51.100.9".parse().unwrap()), None);
         config.tunnel.outer = Outer::Route;
@@ -463,7 +463,7 @@ fn a_node_has_a_link_for_every_remote_in_the_kernels_datapath() {
 }
 
 #[test]
-fn a_process_that_is_handed_the_interface_goes_on() {
+fn a_process_that_inherits_the_interface_continues_the_tunnel() {
     let config = || Config::from(server(None));
     let mut play = Play::start_on(Datapath::Tun, config(), FakeHost::new(), Memory::default());
     let proof = play.proof();

@@ -64,7 +64,7 @@ def test_a_published_port_answers(lab, internet, checks):
     assert state(client) == before
 
 
-def test_a_port_published_over_ipv6(lab):
+def test_a_port_published_over_ipv6_answers(lab):
     near, far = lab.host("server"), lab.host("client")
     lab.link(near, "eth0", "2001:db8:f::1/64", far, "eth0", "2001:db8:f::2/64")
     near.run("ip addr add 2001:db8::1/128 dev lo")
@@ -88,7 +88,7 @@ def test_a_port_published_over_ipv6(lab):
 
 
 @pytest.mark.parametrize("address", [Container.BRIDGE, "127.0.0.1"])
-def test_a_process_of_the_host_that_others_reach_by_another_address(lab, internet, address):
+def test_a_host_process_at_a_container_network_address_answers(lab, internet, address):
     """It has an address of a network of containers; its answers are the host's own packets."""
     client, third = internet.client, internet.third
     Container(lab, client).publish(8000, to=address)
@@ -100,7 +100,7 @@ def test_a_process_of_the_host_that_others_reach_by_another_address(lab, interne
         assert door.answers(*door.enter(third, *FROM_OUTSIDE))
 
 
-def test_a_host_behind_that_is_reached_as_it_is(lab, internet):
+def test_a_host_behind_answers_without_translation(lab, internet):
     """No address is translated here: the connection is known by a mark of its own."""
     client, third = internet.client, internet.third
     container = Container(lab, client)
@@ -117,7 +117,7 @@ def test_a_host_behind_that_is_reached_as_it_is(lab, internet):
     assert far.process.stop() == 0
 
 
-def test_marks_of_others_stay(lab, internet):
+def test_foreign_marks_stay(lab, internet):
     """Those of packets and of connections, on whatever our rules are about."""
     client, third = internet.client, internet.third
     container = Container(lab, client)
@@ -151,7 +151,7 @@ def test_marks_of_others_stay(lab, internet):
     assert client.counter("others", "lost") == 0
 
 
-def test_nothing_is_tracked_for_it(lab, internet):
+def test_the_tunnel_does_not_turn_connection_tracking_on(lab, internet):
     """The rules come when somebody else has connections tracked, and not before."""
     client, third = internet.client, internet.third
     container = Container(lab, client)
@@ -191,7 +191,7 @@ def test_the_rules_are_repaired_and_follow_the_address(lab, internet):
     assert rules_of(client) == ""
 
 
-def test_without_nft_the_tunnel_is_up_all_the_same(lab, internet):
+def test_without_nft_the_tunnel_still_comes_up(lab, internet):
     """It says once what does not work."""
     client, third = internet.client, internet.third
     Container(lab, client).publish(8000)

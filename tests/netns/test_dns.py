@@ -77,7 +77,7 @@ def connect(client):
     return ipipou.client(client, *TOKEN, "--route", "192.0.2.0/24", *servers)
 
 
-def test_programs_ask_through_the_tunnel(lab, resolv_conf):
+def test_programs_resolve_names_through_the_tunnel(lab, resolv_conf):
     internet = Internet(lab)
     resolv_conf(internet.client)
     internet.serve()
@@ -91,7 +91,7 @@ def test_programs_ask_through_the_tunnel(lab, resolv_conf):
     assert far.process.stop() == 0
 
 
-def test_the_file_is_put_back_byte_for_byte(client, resolv_conf):
+def test_the_file_is_restored_byte_for_byte(client, resolv_conf):
     file = resolv_conf(client)
     far = connect(client)
     assert file.text() == OURS
@@ -110,7 +110,7 @@ def test_a_crash_and_a_restart(client, resolv_conf):
     assert file.is_as_before()
 
 
-def test_a_crash_and_a_user_who_locks_the_file(client, resolv_conf):
+def test_a_user_who_locks_the_file_blocks_no_start_after_a_crash(client, resolv_conf):
     """Any user can lock what he can read: it keeps no tunnel from starting."""
     file = resolv_conf(client)
     far = connect(client)
@@ -124,7 +124,7 @@ def test_a_crash_and_a_user_who_locks_the_file(client, resolv_conf):
     assert file.is_as_before()
 
 
-def test_a_crash_and_a_start_without_name_servers(client, resolv_conf):
+def test_a_start_without_name_servers_restores_the_file_after_a_crash(client, resolv_conf):
     file = resolv_conf(client)
     far = connect(client)
     assert far.process.stop(signal.SIGKILL) == -signal.SIGKILL
@@ -135,7 +135,7 @@ def test_a_crash_and_a_start_without_name_servers(client, resolv_conf):
     assert file.is_as_before()
 
 
-def test_what_somebody_writes_while_it_is_up_comes_back_at_the_end(client, resolv_conf):
+def test_a_change_while_the_tunnel_is_up_is_restored_at_the_end(client, resolv_conf):
     """As a DHCP client does when its lease is renewed."""
     file = resolv_conf(client)
     far = connect(client)
@@ -147,7 +147,7 @@ def test_what_somebody_writes_while_it_is_up_comes_back_at_the_end(client, resol
 
 
 @pytest.mark.parametrize("crash", [False, True], ids=["end", "crash"])
-def test_the_last_change_of_somebody_else_stays(client, resolv_conf, crash):
+def test_the_last_change_by_another_program_stays(client, resolv_conf, crash):
     file = resolv_conf(client)
     far = connect(client)
     if crash:
@@ -271,7 +271,7 @@ def resolvconf(client, tmp_path, request):
     return Resolvconf(client, request.param, tmp_path)
 
 
-def test_resolvconf_is_told_where_it_has_the_file(resolvconf):
+def test_resolvconf_is_used_where_it_manages_the_file(resolvconf):
     """It makes the file; who asks for something else in the meantime gets that at the end."""
     name = pathlib.Path(resolvconf.record).name
     before = resolvconf.text()
@@ -304,7 +304,7 @@ def test_resolvconf_after_a_crash(resolvconf):
     assert resolvconf.text() == before
 
 
-def test_a_record_that_somebody_takes_away_comes_back(resolvconf):
+def test_a_removed_resolvconf_record_is_repaired(resolvconf):
     far = resolvconf.connect()
     resolvconf.run("resolvconf", "-d", pathlib.Path(resolvconf.record).name)
     await_(lambda: resolvconf.servers()[:1] == ["192.0.2.53"], what="our name servers")
@@ -312,7 +312,7 @@ def test_a_record_that_somebody_takes_away_comes_back(resolvconf):
     assert resolvconf.servers() == ["192.0.2.1"]
 
 
-def test_a_resolvconf_that_says_no(resolvconf):
+def test_a_failing_resolvconf_is_an_error(resolvconf):
     before = resolvconf.text()
     program = resolvconf.run("sh", "-c", "command -v resolvconf").strip()
     pathlib.Path(program).write_text("#!/bin/sh\necho it is broken >&2\nexit 1\n")

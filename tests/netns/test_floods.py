@@ -56,7 +56,7 @@ def await_limit(end):
 
 
 @pytest.mark.parametrize("proof", ["key", "token"])
-def test_junk_from_the_clients_own_address(lan, proof):
+def test_junk_from_a_clients_own_address_does_not_shut_it_out(lan, proof):
     """Forged, or by a neighbour behind its NAT: it is in after some tries."""
     keys = ipipou.Keys(lan.server) if proof == "key" else None
     token = [] if keys else ["--auth-token", "x" * len(JUNK)]
@@ -73,7 +73,7 @@ def test_junk_from_the_clients_own_address(lan, proof):
     await_(lambda: near.show()["accepted"] >= accepted + 2, what="keepalives that are accepted")
 
 
-def test_junk_from_elsewhere(lan):
+def test_junk_from_elsewhere_does_not_delay_a_client(lan):
     """The very first packet of somebody else is accepted."""
     keys = ipipou.Keys(lan.server)
     near = ipipou.server(lan.server, *TUN, keys=keys)
@@ -87,7 +87,7 @@ def test_junk_from_elsewhere(lan):
     assert far.show()["sent"] == 4
 
 
-def test_what_is_none_by_its_length(lan):
+def test_packets_of_impossible_length_cost_no_token(lan):
     """It takes no tokens of those that may be one, though it comes from the same address."""
     keys = ipipou.Keys(lan.server)
     near = ipipou.server(lan.server, *TUN, keys=keys)
@@ -98,7 +98,7 @@ def test_what_is_none_by_its_length(lan):
     assert far.show()["sent"] == 1 and near.show()["accepted"] == 1
 
 
-def test_a_host_with_a_network_of_its_own(lab):
+def test_a_flood_from_an_ipv6_network_counts_as_one_source(lab):
     """All addresses of an IPv6 /64 are one source."""
     server, client = ipipou.neighbours(lab)
     server.run(f"ip addr add {SERVER6}/64 dev eth0 nodad")
@@ -125,7 +125,7 @@ def udp6_sum(source, head):
     return (packets.checksum(pseudo + data) or 0xFFFF).to_bytes(2, "big")
 
 
-def test_nothing_is_sent_to_who_is_not_admitted(lan):
+def test_nothing_is_sent_to_a_remote_whose_session_has_expired(lan):
     """--auth-lifetime has run out: somebody else may have that address by now. The interface, its
     addresses and routes stay."""
     near = ipipou.server(lan.server, *TUN, "--auth-token", "hello", "--auth-lifetime", "1")
@@ -180,7 +180,7 @@ FEW_LINES = 300
 
 
 @pytest.mark.parametrize("proof", ["key", "nothing"])
-def test_spoofed_sources(lan, proof):
+def test_spoofed_sources_do_not_fill_log_memory_and_status(lan, proof):
     """What is logged and what is kept in memory does not grow with them, nor does a status: also
     where whoever comes moves the tunnel."""
     keys = ipipou.Keys(lan.server) if proof == "key" else None
@@ -205,7 +205,7 @@ def test_spoofed_sources(lan, proof):
     assert near.process.stop() == 0
 
 
-def test_a_deadline_and_a_question_come_before_packets(lan):
+def test_deadlines_and_status_requests_come_before_packets(lan):
     """While more junk comes than the program can look at, an authentication runs out and `show` has
     an answer."""
     keys = ipipou.Keys(lan.server)
@@ -225,7 +225,7 @@ def test_a_deadline_and_a_question_come_before_packets(lan):
         await_(lambda: looked_at(near) > looked, what="packets that are looked at")
 
 
-def test_two_servers_do_not_answer_each_other_without_end(lan):
+def test_two_servers_do_not_answer_each_other_endlessly(lan):
     """One forged packet, and each takes the other's answers for a client's."""
     common = "-s", "-b", "@eth0", "--auth-by-remote-ip", "--reply-on-auth-ok"
     near = ipipou.Tunnel(lan.server, *common, *TUN, "-r", CLIENT)

@@ -54,7 +54,7 @@ def test_only_outer_packets_take_the_uplink(internet):
     assert far.process.stop() == 0
 
 
-def test_nobody_is_locked_out(internet):
+def test_logins_by_the_uplink_stay_connected(internet):
     """Who logs in from outside by the uplink's address stays, and others may still come."""
     client, third = internet.client, internet.third
     internet.forward(22)
@@ -89,7 +89,7 @@ def test_big_transfers_fit(internet):
 
 
 @pytest.mark.parametrize("device", ["eth0", "auto"])
-def test_another_router(internet, device):
+def test_a_full_tunnel_follows_a_new_router(internet, device):
     """The address stays, the way changes; then everything is as it was."""
     client = internet.client
     before = state(client)
@@ -109,7 +109,7 @@ def test_another_router(internet, device):
     assert state(client) == before
 
 
-def test_another_network(internet):
+def test_a_full_tunnel_follows_another_uplink(internet):
     """A second uplink takes over, with an address of its own; the first one is gone for good."""
     client, lab = internet.client, internet.lab
     strict(client, "eth0")
@@ -217,7 +217,7 @@ def test_a_second_full_tunnel_takes_over_from_the_first(internet):
     assert state(client) == before
 
 
-def test_outer_packets_in_ipv6(lab):
+def test_outer_ipv6_packets_do_not_enter_the_tunnel(lab):
     """A full tunnel for both families over IPv6, whose packets must not enter it either."""
     near, far = lab.host("server"), lab.host("client")
     lab.link(near, "eth0", "2001:db8:f::1/64", far, "eth0", "2001:db8:f::2/64")
@@ -237,7 +237,7 @@ def test_outer_packets_in_ipv6(lab):
     assert state(far) == before
 
 
-def test_a_full_tunnel_without_a_server_is_no_way_around(internet):
+def test_a_full_tunnel_without_a_server_leaks_nothing(internet):
     """Nothing leaks: what cannot go through the tunnel does not go."""
     client = internet.client
     uplink = client.capture("eth0", "ip and not udp and not igmp")

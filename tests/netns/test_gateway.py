@@ -188,7 +188,7 @@ def test_damage_is_repaired(lab, damage):
     assert forwarding(server) == {"all": "0", "eth0": "1", "eth1": "1"}
 
 
-def test_an_interface_that_comes_later_is_no_way_for_others(lab):
+def test_a_later_interface_does_not_forward_for_others(lab):
     border = Border(lab)
     server = border.server
     border.connect("--masquerade")
@@ -205,7 +205,7 @@ def test_an_interface_that_comes_later_is_no_way_for_others(lab):
     assert server.sysctl(FORWARDING.format("eth2")) == "0"
 
 
-def test_a_crashed_gateway_is_put_back_by_the_next(lab):
+def test_the_next_start_restores_what_a_crashed_gateway_changed(lab):
     border = Border(lab)
     before = state(border.server)
     border.connect("--masquerade", "eth1")
@@ -220,7 +220,7 @@ def test_a_crashed_gateway_is_put_back_by_the_next(lab):
     assert state(border.server) == before
 
 
-def test_a_route_that_somebody_else_has_made(lab):
+def test_a_foreign_route_is_not_replaced(lab):
     border = Border(lab)
     client = border.client
     client.run(f"ip route add {Border.NETWORK} via {Border.STRANGER}")
@@ -233,7 +233,7 @@ def test_a_route_that_somebody_else_has_made(lab):
     assert state(client) == before
 
 
-def test_masquerading_by_an_interface_that_comes_later(lab):
+def test_masquerade_works_by_an_interface_that_appears_later(lab):
     border = Border(lab)
     server = border.server
     before = state(server)

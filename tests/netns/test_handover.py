@@ -106,7 +106,7 @@ def behind_nat(lab):
 
 @pytest.mark.parametrize("place", [ipipou.neighbours, behind_nat])
 @pytest.mark.parametrize("queues", [1, 2])
-def test_no_packet_is_lost(lab, manager, place, queues):
+def test_no_packet_is_lost_by_a_restart(lab, manager, place, queues):
     """The server is killed and started again under a running ping; the client notices nothing."""
     server, client = place(lab)
     keys = ipipou.Keys(server)
@@ -137,7 +137,7 @@ def test_no_packet_is_lost(lab, manager, place, queues):
     assert "ipipou0" not in server.run("ip link")
 
 
-def test_files_of_another_tunnel_are_of_no_use(lab, manager):
+def test_stored_descriptors_of_another_tunnel_are_not_used(lab, manager):
     """With another port and interface all is made anew, and the old interface goes."""
     server, client = ipipou.neighbours(lab)
     keys = ipipou.Keys(server)

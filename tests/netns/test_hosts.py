@@ -110,7 +110,7 @@ def test_networks_behind_nodes(lab, table):
     stop(near, far)
 
 
-def test_nobody_there(lab, table):
+def test_an_unknown_inner_address_is_unreachable(lab, table):
     """An address of the network that is in no table: host unreachable, of both families."""
     (host,) = Lan(lab, 1, ip6=True).hosts
     end = node(host, 1, "--hosts-file", table.path, "--ip6", f"{inner6(1)}/64")
@@ -124,7 +124,7 @@ def test_nobody_there(lab, table):
     await_(lambda: dropped(end).get("tx_unreachable") == 2, what="two answers counted")
 
 
-def test_ipv6_outside(lab, tmp_path):
+def test_nodes_reach_each_other_over_outer_ipv6(lab, tmp_path):
     """Nodes whose outer addresses are of IPv6; an IPv4 one is of no use to them."""
     lan = Lan(lab, 2, ip6=True)
     for i, host in enumerate(lan.hosts, 1):
@@ -171,7 +171,7 @@ def test_wrong_sources_and_strangers_are_dropped_and_counted(lab, table):
     }
 
 
-def test_a_loop_to_ourselves_is_left_out(lab, table):
+def test_a_prefix_with_the_nodes_own_remote_is_left_out(lab, table):
     lan = Lan(lab, 2)
     table.write({inner(i): {"host": outer(i)} for i in (1, 2)} | {inner(9): {"host": outer(1)}})
     ends = nodes(lan, table)
@@ -276,7 +276,7 @@ def test_a_bad_table_ends_the_program_at_the_start(lab, table):
     refused(": is not a file", table.path.parent)
 
 
-def test_a_bad_table_changes_nothing_later(lab, table):
+def test_a_bad_update_of_the_table_changes_nothing(lab, table):
     """The last good one stays, each mistake is told once, and the next good one is used."""
     lan = Lan(lab, 2)
     host = lan.hosts[0]

@@ -72,7 +72,7 @@ def at(port, path="/hosts.json", scheme="https"):
 # -- whose table it is ----------------------------------------------------------------------
 
 
-def test_good_servers(web):
+def test_tables_of_good_servers_are_used(web):
     """By address and by name, under authorities of a file and of a directory, and redirected."""
     certificates = web.directory / "authorities"
     certificates.mkdir()
@@ -121,7 +121,7 @@ REFUSED = {
 }
 
 
-def test_bad_servers(web):
+def test_faults_of_bad_servers_are_reported(web):
     """What is wrong is told in one line, and the tunnel starts without nodes."""
     with Names(web.first) as names:
         names.write(elsewhere=AT)
@@ -137,7 +137,7 @@ def test_bad_servers(web):
             assert near.process.stop() == 0
 
 
-def test_bad_tables(web):
+def test_mistakes_of_bad_tables_are_reported(web):
     """A table with a mistake is named by its place, as that of a file is."""
     for path, complaint in (
         ("/garbage", ":2:14: expected `:`"),
@@ -222,7 +222,7 @@ def test_bad_updates_and_an_absent_server_change_nothing(web):
     assert remotes(near) == {}
 
 
-def test_by_itself_within_ten_seconds(web):
+def test_a_failed_fetch_is_tried_again_within_ten_seconds(web):
     """What failed is tried again after 10 s, and what is good as often as one asks for."""
     web.server.stop()
     near = web.near(GOOD, *web.authority)

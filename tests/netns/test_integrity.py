@@ -143,7 +143,7 @@ def test_outer_checksum(hosts, option):
 
 
 @pytest.mark.parametrize("role", ["client", "server"])
-def test_plain_end(hosts, role):
+def test_the_other_end_may_be_a_plain_udp_and_tun_program(hosts, role):
     """The other end is a program that knows UDP and TUN, and no more."""
     server, client = hosts
     plain = server if role == "client" else client

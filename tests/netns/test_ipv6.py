@@ -66,7 +66,7 @@ def reach_by_both(hosts):
 
 
 @pytest.mark.parametrize("outer", ["IPv4", "IPv6"])
-def test_both_inside(hosts, outer):
+def test_ipv4_and_ipv6_pass_inside_the_tunnel(hosts, outer):
     """Pings, TCP and UDP of both kinds; nothing is left afterwards."""
     before = snapshots(hosts)
     near, far = connect(hosts, outer)
@@ -100,7 +100,7 @@ def bare_packets(text):
     return bytes.fromhex("".join(lines).replace(" ", ""))
 
 
-def test_outer_ipv6_is_bare_too(hosts):
+def test_outer_ipv6_carries_the_bare_inner_packet(hosts):
     """The inner packet is the payload of the UDP datagram, which has a checksum that is right."""
     server, client = hosts
     connect(hosts, "IPv6")
@@ -129,7 +129,7 @@ def test_outer_ipv6_is_bare_too(hosts):
 
 
 @pytest.mark.parametrize("outer", ["IPv4", "IPv6"])
-def test_inner_source_belongs_into_the_tunnel(hosts, outer):
+def test_inner_ipv6_sources_from_elsewhere_are_dropped(hosts, outer):
     """The kernel has no reverse path filter for IPv6: what is of elsewhere is dropped by us."""
     near, far = connect(hosts, outer)
     server, client = hosts
@@ -153,7 +153,7 @@ def test_inner_source_belongs_into_the_tunnel(hosts, outer):
     assert {why: more for why, more in gained.items() if more} == {"rx_wrong_source": len(wrong)}
 
 
-def test_strangers_and_moves(hosts):
+def test_strangers_over_ipv6_are_dropped_and_moves_followed(hosts):
     """Over IPv6: another port gets nothing in; the server follows another address."""
     server, client = hosts
     keys = ipipou.Keys(server)

@@ -83,7 +83,7 @@ def all_gets_through(hosts, ends):
         ("receive", None, "tun tso uso, udp gso"),
     ],
 )
-def test_done_without(hosts, connect, refused, line, offloads):
+def test_the_tunnel_works_without_the_refused_feature(hosts, connect, refused, line, offloads):
     ends = connect(refused)
     all_gets_through(hosts, ends)
     for end in ends:
@@ -91,7 +91,7 @@ def test_done_without(hosts, connect, refused, line, offloads):
         assert said(end) == ([line] if line else [])
 
 
-def test_several_queues_refused(hosts, connect):
+def test_the_tunnel_works_with_one_queue_if_several_are_refused(hosts, connect):
     ends = connect("queues", "--tun-queues", "3")
     all_gets_through(hosts, ends)
     for end in ends:
@@ -99,7 +99,7 @@ def test_several_queues_refused(hosts, connect):
         assert said(end) == [ONE_QUEUE]
 
 
-def test_nobody_elses_interface_is_taken_without_the_flag_for_that(hosts, preloaded):
+def test_a_foreign_interface_is_left_alone_on_old_kernels(hosts, preloaded):
     """Where a new interface cannot be asked for, one that is there is still left alone."""
     server, _ = hosts
     prefix = ["env", f"LD_PRELOAD={preloaded}", "REFUSE=header,exclusive"]

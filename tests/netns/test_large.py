@@ -80,7 +80,7 @@ def test_large_packet_is_taken_apart(lab, preloaded, refused, is_whole):  # noqa
     assert dropped(near) == {}
 
 
-def test_damaged_one_is_not_made_good(lab):
+def test_a_damaged_large_packet_stays_damaged(lab):
     border = Border(lab, back=[INNER])
     no_checksum_offload(border.server, "eth1")
     proof = ["--auth-by-remote-ip", "-r", CLIENT]

@@ -108,7 +108,7 @@ def test_clients_reach_the_server_and_each_other(lab, keys):
     assert [host.snapshot() for host in star.lan.hosts] == before
 
 
-def test_nobody_there(lab):
+def test_an_unknown_inner_address_is_unreachable(lab):
     """A client that asks for an address nobody has hears of it from the server."""
     star = Star(lab, clients=1, proof=TOKEN)
     # A router with one interface sends redirects as well, which ping may show first.
@@ -128,7 +128,7 @@ def test_nobody_there(lab):
 # -- who is learned -------------------------------------------------------------------------
 
 
-def test_one_key_and_clocks_that_differ(lab):
+def test_clients_of_one_key_may_have_different_clocks(lab):
     """Clients with one key need not be right about the time: two minutes are forgiven."""
     star = Star(lab, clients=3, keys=True)
     near = star.server()
@@ -151,7 +151,7 @@ def test_one_key_and_clocks_that_differ(lab):
     assert remotes(near) == {at(2), at(3), at(4)}
 
 
-def test_only_who_proved_himself_is_learned(lab):
+def test_addresses_are_learned_only_from_authenticated_clients(lab):
     star = Star(lab, clients=3, proof=TOKEN)
     near = star.server()
     star.client(2)
@@ -174,7 +174,7 @@ def test_only_who_proved_himself_is_learned(lab):
     assert learned(near) == {inner(2): at(2)} and remotes(near) == {at(2)}
 
 
-def test_without_a_proof_anybody_is_learned(lab):
+def test_a_server_that_demands_no_proof_learns_from_anybody(lab):
     star = Star(lab, clients=3)
     near = star.server()
     near.await_log("--learn with no key, no token, no --auth-by-remote-ip: anybody is let in")
@@ -221,7 +221,7 @@ def test_an_address_is_not_taken_over_while_its_owner_is_alive(lab):
     assert (owner.process.stop(), taker.process.stop()) == (0, 0)
 
 
-def test_limits(lab):
+def test_learn_limit_bounds_addresses_and_clients(lab):
     """--learn-limit: so many inner addresses, and so many clients. Who is silent makes room, and
     nobody else does."""
     star = Star(lab, clients=3, proof=TOKEN)
@@ -238,7 +238,7 @@ def test_limits(lab):
     await_(lambda: set(learned(near)) == {inner(21)}, what="another address")
 
 
-def test_who_is_alive_is_not_pushed_out(lab):
+def test_a_live_client_is_not_pushed_out(lab):
     """A third client finds no room while the others send something, if only data."""
     star = Star(lab, clients=3, proof=TOKEN)
     near = star.server("--learn-limit", "2", "--learn-lifetime", "4")
@@ -286,7 +286,7 @@ def test_a_client_that_roams(lab):
     assert reaches(host, inner(3), count=2)
 
 
-def test_a_server_that_was_killed(lab):
+def test_clients_with_a_key_continue_after_a_kill_of_the_server(lab):
     """Clients with a key go on at once: who they are is on the disk."""
     star = Star(lab, clients=2, keys=True)
     near = star.server()
@@ -301,7 +301,7 @@ def test_a_server_that_was_killed(lab):
     assert near.show()["accepted"] == 0 and dropped(near) == {}
 
 
-def test_a_server_that_was_killed_and_has_a_token(lab):
+def test_clients_with_a_token_return_after_a_kill_of_the_server(lab):
     """A token is not on the disk: clients are known again after their next keepalive."""
     star = Star(lab, clients=2, proof=TOKEN)
     near = star.server()
@@ -318,7 +318,7 @@ def test_a_server_that_was_killed_and_has_a_token(lab):
     assert not [line for line in warnings(near) if "refused" in line]
 
 
-def test_an_authentication_that_runs_out(lab):
+def test_each_clients_authentication_expires_separately(lab):
     """--auth-lifetime: each client's own, and what it had is learned anew."""
     star = Star(lab, clients=2, proof=TOKEN)
     near = star.server("--auth-lifetime", "4")

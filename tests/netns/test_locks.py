@@ -43,7 +43,7 @@ def test_a_tunnel_that_runs_as_a_service_is_not_run_by_hand_as_well(lan):
     reach_each_other(lan.server, lan.client)
 
 
-def test_two_servers_on_one_port(lan):
+def test_a_second_server_on_one_port_is_refused(lan):
     lan.connect(*TUN)
     message = f"{SERVER}:10000: the UDP port is in use by ipipou, process {lan.near.process.pid}"
     second = server_argv(lan, "-n1", "-b", f"{SERVER}:10000")
@@ -59,7 +59,7 @@ def test_a_port_of_another_program(lan, address):
     holders.refused(lan.server, argv, 53, f"in use by {name}, process {holder.pid}")
 
 
-def test_what_others_call_their_processes_is_printable(lan):
+def test_names_of_foreign_processes_are_escaped(lan):
     """Another user chooses a name that moves the cursor and begins another line."""
     called = "\x1b[2Ja\nERROR: b"
     shown = r"\u{1b}[2Ja\nERROR: b"  # in the log, tracing escapes some first, as \x1b
@@ -74,7 +74,7 @@ def test_what_others_call_their_processes_is_printable(lan):
     assert "\x1b" not in log and "\nERROR" not in log
 
 
-def test_two_addresses_have_one_port_each(lan):
+def test_two_servers_may_have_one_port_at_two_addresses(lan):
     """As before: who names the address may have the port of each."""
     lan.server.run("ip addr add 203.0.113.3/24 dev eth0")
     keys, ends = ipipou.Keys(lan.server), []
@@ -89,7 +89,7 @@ def test_two_addresses_have_one_port_each(lan):
 
 
 @pytest.mark.parametrize("prefix", [NOBODY, ["unshare", "-U", "-r"]], ids=["user", "namespace"])
-def test_a_holder_that_cannot_run_a_tunnel_holds_nobody_up(lan, prefix):
+def test_a_lock_of_an_unprivileged_process_blocks_no_start(lan, prefix):
     holder = holders.hold(lan.server, INTERFACE, PORT, prefix=prefix)
     lan.connect(*TUN)
     output = lan.near.process.output()
@@ -99,13 +99,13 @@ def test_a_holder_that_cannot_run_a_tunnel_holds_nobody_up(lan, prefix):
     reach_each_other(lan.server, lan.client)
 
 
-def test_a_holder_that_does_not_answer_holds_nobody_up(lan):
+def test_a_lock_holder_that_does_not_answer_blocks_no_start(lan):
     holders.hold(lan.server, INTERFACE, PORT, kind="silent", prefix=NOBODY)
     lan.connect(*TUN)
     assert "another process has it, and does not answer" in lan.near.process.output()
 
 
-def test_of_many_that_start_at_once_one_runs(lan):
+def test_one_of_many_simultaneous_starts_runs(lan):
     keys = ipipou.Keys(lan.server)
     near = ipipou.server(lan.server, *TUN, keys=keys, ready=False)
     others = [lan.server.spawn([*by_hand(near)]) for _ in range(5)]
@@ -137,7 +137,7 @@ def test_a_start_right_after_a_kill(lan):
     reach_each_other(lan.server, lan.client)
 
 
-def test_many_that_ask_do_not_fill_the_queue(lan):
+def test_many_requests_do_not_fill_the_queue_of_a_lock(lan):
     """Each refused start is one that asked; and any user may ask."""
     lan.connect(*TUN)
     ask = f"""
@@ -190,7 +190,7 @@ def test_two_namespaces_with_one_number(lan, defaults):
 
 
 @pytest.mark.parametrize("given", [False, True])
-def test_a_namespace_without_a_name(lan, defaults, given):
+def test_a_namespace_without_a_name_has_its_own_directory(lan, defaults, given):
     runtime, state = defaults
     before = set(state.iterdir()) if state.exists() else set()
     script = "ip link set lo up && exec ipipou -vvv -s -b 127.0.0.1 --auth-token x " + " ".join(TUN)

@@ -201,7 +201,7 @@ def counts(end):
 
 
 @pytest.mark.parametrize("to", [SERVER, CLIENT], ids=["server", "client"])
-def test_from_a_known_remote(ends, to):
+def test_malformed_packets_from_a_known_remote_are_counted(ends, to):
     """Every one is delivered or counted, and what is delivered is what was sent."""
     source = CLIENT if to == SERVER else SERVER
     (sender, _), (receiver, end) = ends.of(source), ends.of(to)
@@ -224,7 +224,7 @@ def test_from_a_known_remote(ends, to):
 
 
 @pytest.mark.parametrize("by", [SERVER, CLIENT], ids=["server", "client"])
-def test_from_the_host_itself(ends, by):
+def test_malformed_packets_from_the_host_itself_are_counted(ends, by):
     """Through a packet socket on the interface: all goes out that is an IP packet."""
     to = CLIENT if by == SERVER else SERVER
     host, end = ends.of(by)
@@ -253,7 +253,7 @@ def test_from_the_host_itself(ends, by):
     ends.are_well()
 
 
-def test_fragments_of_outer_packets(ends):
+def test_fragments_of_outer_packets_are_reassembled(ends):
     """Outer fragments in any order are put together first; half a datagram is none."""
     came_out = ends.server.capture("ipipou0", "-Q in")
     before = counts(ends.near)

@@ -113,7 +113,7 @@ def test_two_hundred_clients_in_the_same_second(lan):
     assert (near.show()["accepted"], near.rejected()) == (200, {})
 
 
-def test_a_disk_that_refuses(lan):
+def test_a_tunnel_moves_although_the_disk_refuses(lan):
     """The tunnel moves all the same, and that is said."""
     keys = ipipou.Keys(lan.server)
     near = ipipou.server(lan.server, *TUN, keys=keys)
@@ -153,7 +153,7 @@ LOSSES = {"truncated": truncate, "bent": bend, "empty": empty, "removed": pathli
 
 
 @pytest.mark.parametrize("lose", LOSSES.values(), ids=LOSSES.keys())
-def test_a_loss_does_not_make_captured_packets_good(lan, lose):
+def test_captured_packets_stay_refused_after_a_loss(lan, lose):
     keys = ipipou.Keys(lan.server)
     near = ipipou.server(lan.server, *TUN, keys=keys)
     captured, held_back = (signed(keys.private, seconds=int(time.time()) - n) for n in (60, 30))
@@ -266,7 +266,7 @@ def test_a_small_memory_is_written_as_a_whole(lan):
     assert remembered["authenticated"][0] == f"{CLIENT}:{PORT + 3}"
 
 
-def test_a_crash_does_not_make_a_refresh_good_once_more(lan):
+def test_a_refresh_cannot_be_replayed_after_a_crash(lan):
     keys = ipipou.Keys(lan.server)
     near = ipipou.server(lan.server, *TUN, keys=keys)
     send(lan, signed(keys.private))
@@ -281,7 +281,7 @@ def test_a_crash_does_not_make_a_refresh_good_once_more(lan):
     assert near.show()["accepted"] == 0
 
 
-def test_a_client_that_is_there_before_its_server(lan):
+def test_a_client_may_start_before_its_server(lan):
     """Without keepalive: it tries again until the server is there."""
     keys = ipipou.Keys(lan.server)
     far = ipipou.client(lan.client, *TUN, "--keepalive", "0", keys=keys)

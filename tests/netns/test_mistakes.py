@@ -82,7 +82,7 @@ def test_a_client_knows_whether_its_server_is_there(lab):
     assert "not connected" in text and "none come back" in text, text
 
 
-def test_a_reply_is_contact(lab):
+def test_a_reply_counts_as_contact(lab):
     """A server that answers is there, though no data has come yet."""
     server, client = ipipou.neighbours(lab)
     keys = Keys(server)
@@ -116,7 +116,7 @@ def reject(server, kind):
         ("admin-prohibited", "prohibited"),
     ],
 )
-def test_what_routers_say_of_the_server_is_told(lab, kind, what):
+def test_icmp_errors_about_the_server_are_reported(lab, kind, what):
     server, client = ipipou.neighbours(lab)
     if kind is not None:
         reject(server, kind)
@@ -131,7 +131,7 @@ def test_what_routers_say_of_the_server_is_told(lab, kind, what):
     assert max(map(len, shown.splitlines())) <= 100
 
 
-def test_what_routers_say_over_ipv6_is_told(lab):
+def test_icmpv6_errors_about_the_server_are_reported(lab):
     server, client = ipipou.neighbours(lab)
     for host, address in ((server, SERVER6), (client, CLIENT6)):
         host.run(f"ip addr add {address}/64 dev eth0 nodad")
@@ -142,7 +142,7 @@ def test_what_routers_say_over_ipv6_is_told(lab):
     assert (told()["what"], told()["by"]) == ("port unreachable", SERVER6)
 
 
-def test_a_forged_icmp_error_changes_nothing_but_the_word(lab):
+def test_a_forged_icmp_error_is_only_shown(lab):
     """It quotes our packets, address and port right, while all goes well."""
     server, client = ipipou.neighbours(lab)
     keys = Keys(server)

@@ -123,7 +123,7 @@ def test_client_follows_its_route(lab):
     reach_each_other(server, client)
 
 
-def test_routers_come_and_change(lab):
+def test_a_client_follows_a_new_router(lab):
     """A DHCP client sets the address first; and later the router is another one."""
     server, router, client = lab.host("server"), lab.host("router"), lab.host("client")
     lab.link(server, "eth0", f"{SERVER}/24", router, "eth0", "203.0.113.254/24")
@@ -225,7 +225,7 @@ def test_damage_is_repaired(hosts, side):
 
 
 @pytest.mark.parametrize("side", ["server", "client"])
-def test_a_new_address_is_told(lab, side):
+def test_a_new_address_is_followed_at_once(lab, side):
     """It is followed because the kernel tells of it, and not when the host is read by the way."""
     lan = ipipou.Lan(lab).connect(*TUN)
     end = lan.near if side == "server" else lan.far
@@ -271,7 +271,7 @@ def test_killed_and_started_again(hosts):
     assert [host.snapshot() for host in hosts] == before
 
 
-def test_stopped_while_it_works(hosts):
+def test_a_stop_under_load_is_clean(hosts):
     """SIGTERM under load: at once, and clean."""
     server, client = hosts
     before = [host.snapshot() for host in hosts]

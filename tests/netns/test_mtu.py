@@ -11,7 +11,7 @@ from traffic import no_damage, transfer_both_ways
 INNER_SERVER = "172.28.0.0"
 
 
-def test_it_follows_the_uplink(hosts):
+def test_the_mtu_follows_the_uplink(hosts):
     """Down and up again; one that is set by hand is good until then."""
     connect(hosts)
     for host in hosts:
@@ -31,7 +31,7 @@ def test_it_follows_the_uplink(hosts):
     no_damage(hosts)
 
 
-def test_another_uplink(lab):
+def test_another_uplink_changes_the_mtu(lab):
     """A client with two of them, which differ."""
     server, client = lab.host("server"), lab.host("client")
     lab.link(server, "eth0", f"{SERVER}/24", client, "eth0", f"{CLIENT}/24")
@@ -45,7 +45,7 @@ def test_another_uplink(lab):
     await_mtu(client, 1392)
 
 
-def test_what_is_asked_for_stays(hosts):
+def test_a_configured_mtu_stays(hosts):
     """Whatever becomes of the uplink, whoever changes it, and after a restart."""
     server, client = hosts
     near, far = connect(hosts, "--mtu", "1300")
@@ -66,6 +66,6 @@ def test_what_is_asked_for_stays(hosts):
 
 
 @pytest.mark.parametrize("size", [1372, 1400, 1472, 5000])
-def test_what_is_forwarded_passes_a_narrower_uplink(lab, size):
+def test_forwarded_packets_pass_a_narrower_uplink(lab, size):
     border = Border(lab, back=[INNER]).connect("--forward")
     assert border.passes_a_narrower_uplink(size)

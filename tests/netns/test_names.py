@@ -23,7 +23,7 @@ INNER_SERVER = "172.28.0.0"
 # -- tables ---------------------------------------------------------------------------------
 
 
-def test_nobody_waits_for_names_without_an_answer(lab, tmp_path):
+def test_unanswered_names_do_not_delay_others(lab, tmp_path):
     """Of 41 names one can be looked up, and it is the last; the table changes all the time."""
     lan = Lan(lab, 3)
     first, second, third = lan.hosts
@@ -99,7 +99,7 @@ def connect(hosts, options=()):
     return near, far
 
 
-def test_an_address_of_the_server_is_dead(lab):
+def test_the_next_address_is_tried_when_one_of_the_server_is_dead(lab):
     """The next one is tried while packets go out and none come back, to and fro."""
     hosts = ipipou.neighbours(lab)
     with NameServer(hosts[1], server=[DEAD, SERVER]):
@@ -116,7 +116,7 @@ def test_an_address_of_the_server_is_dead(lab):
         assert far.show()["tunnels"][0]["remote"] == f"{DEAD}:10000"
 
 
-def test_a_server_that_answers_nothing_inside_is_kept_for_its_replies(lab):
+def test_replies_keep_a_server_that_answers_nothing_inside(lab):
     """Pings into the tunnel are dropped by the server's firewall: replies show that it is there."""
     hosts = ipipou.neighbours(lab)
     drop = "chain c { type filter hook input priority 0; ip protocol icmp drop; }"
@@ -163,7 +163,7 @@ def test_a_host_without_ipv4(lab):
 
 
 @pytest.mark.parametrize("place", ["@eth0", "@auto"])
-def test_only_the_ipv6_address_of_a_name_is_of_use(lab, place):
+def test_the_reachable_ipv6_address_of_a_name_is_used(lab, place):
     """By name and by way, whichever of several addresses there is a way to."""
     hosts = ipipou.neighbours(lab)
     for host, address in zip(hosts, (SERVER6, CLIENT6)):

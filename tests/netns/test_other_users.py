@@ -60,7 +60,7 @@ else:
 
 
 @pytest.mark.parametrize("queues", [1, 2])
-def test_no_queue_for_others(lab, binary, queues):
+def test_other_users_cannot_attach_a_queue(lab, binary, queues):
     """Not even for one who waits for the interface to be made."""
     server, client = ipipou.neighbours(lab)
     thief = [*EVERYBODYS_DEVICE, sys.executable, "-c", THIEF, "ipipou0"]
@@ -80,7 +80,7 @@ def test_no_queue_for_others(lab, binary, queues):
     assert near.process.stop() == far.process.stop() == 0
 
 
-def test_a_service_user_is_no_exception(lab, binary):
+def test_the_service_user_cannot_attach_a_queue(lab, binary):
     """It runs as a user that is not root, and others of that very user attach nothing either."""
     server, client = ipipou.neighbours(lab)
     reachable(binary)
@@ -138,7 +138,7 @@ def test_the_port_at_a_new_address_is_not_shared(lab, connected):
     reach_each_other(server, client)
 
 
-def test_the_same_address_on_a_new_interface(lab):
+def test_the_port_is_not_shared_on_a_new_interface(lab):
     """The device that the socket is bound to is made again: no other user gets in between."""
     server, client = ipipou.neighbours(lab)
     keys = ipipou.Keys(server)
@@ -157,7 +157,7 @@ def test_the_same_address_on_a_new_interface(lab):
             other.bind((SERVER, PORT))
 
 
-def test_one_capability(lab):
+def test_one_capability_is_enough(lab):
     """What guards the interface needs no more than CAP_NET_ADMIN."""
     server, client = ipipou.neighbours(lab)
     near = ipipou.server(server, *TUN, "--auth-token", "x", prefix=only("net_admin"))

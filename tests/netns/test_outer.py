@@ -54,7 +54,7 @@ def ident(packet):
 # -- fragments ------------------------------------------------------------------------------
 
 
-def test_bulk_is_not_to_be_fragmented(hosts):
+def test_outer_packets_forbid_fragmentation(hosts):
     """All packets forbid it: the numbers in them, which begin anew with each call, mean nothing."""
     for host in hosts:
         no_checksum_offload(host, "eth0")  # so what is captured is what a network card sends
@@ -166,7 +166,7 @@ def test_congestion_outside_is_seen_inside(lab, outer):
 
 
 @pytest.mark.parametrize("outer", ["IPv4", "IPv6"])
-def test_inside_tells_outside_who_can_be_marked(lab, outer):
+def test_the_ecn_field_is_copied_to_the_outer_packet(lab, outer):
     """The ECN field is copied, the DSCP is not. Such a path marks, and TCP hears of it."""
     link = Congestible(lab, outer)
     command = ["tcpdump", "-i", "to-client", "-n", "-l", "-v", "--immediate-mode", "-s200"]
@@ -192,7 +192,7 @@ def test_inside_tells_outside_who_can_be_marked(lab, outer):
 # -- anew -----------------------------------------------------------------------------------
 
 
-def test_socket_of_another_configuration(hosts, manager):  # noqa: F811
+def test_an_inherited_socket_gets_the_new_configuration(hosts, manager):  # noqa: F811
     """A socket that is taken over has the mark and the checksums of the new configuration."""
     server, client = hosts
     no_checksum_offload(client, "eth0")
@@ -252,7 +252,7 @@ def few_processes():
     group.rmdir()
 
 
-def test_threads_that_could_not_be_started(hosts, few_processes):
+def test_threads_that_failed_to_start_are_started_later(hosts, few_processes):
     """They are started a moment later, all of them."""
     near = ipipou.server(hosts[0], *TUN, "--tun-queues", "3")
     (few_processes / "cgroup.procs").write_text(str(near.process.pid))

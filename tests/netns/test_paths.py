@@ -96,7 +96,7 @@ class Count(threading.Thread):
 
 
 @pytest.mark.parametrize("checksum", ["--encap-csum", "--no-encap-csum"])
-def test_one_narrow_path_is_nobody_elses(lab, tmp_path, checksum):
+def test_a_narrow_path_affects_only_its_remote(lab, tmp_path, checksum):
     """While the path to one remote is narrow, what goes to another is not fragmented by a router,
     where numbers that repeat would put together parts of different packets."""
     star = Star(lab, 1300, 1400)
@@ -144,7 +144,7 @@ def test_one_narrow_path_is_nobody_elses(lab, tmp_path, checksum):
 
 
 @pytest.mark.parametrize("queues", [1, 2])
-def test_what_does_not_fit_is_taken_apart_inside(lab, queues):
+def test_packets_that_do_not_fit_are_fragmented_inside(lab, queues):
     """What may be fragmented is, before it leaves; who forbids that is told how long a packet may be;
     what the kernel left to us to segment gets segments that fit."""
     hosts, routers = across(lab, 1400)
@@ -179,7 +179,7 @@ def test_what_does_not_fit_is_taken_apart_inside(lab, queues):
     no_damage(hosts)
 
 
-def test_ipv6_inside_of_the_narrowest_path(lab):
+def test_inner_ipv6_passes_the_narrowest_path(lab):
     """1280 bytes must pass everywhere (RFC 8200, 5), also with a header more."""
     hosts, _ = across(lab, 1280)
     near = ipipou.server(hosts[0], *TUN, "--ip6", f"{INNER6[0]}/64")
@@ -196,7 +196,7 @@ def test_ipv6_inside_of_the_narrowest_path(lab):
 
 
 @pytest.mark.parametrize("outer", ["IPv4", "IPv6"])
-def test_uplink_that_takes_less_than_ipv6_needs(hosts, outer):
+def test_an_uplink_too_narrow_for_ipv6_gets_outer_fragments(hosts, outer):
     """The ends' own cable: what does not fit into it leaves in fragments, and none is lost."""
     server, client = hosts
     near, far = (SERVER, CLIENT) if outer == "IPv4" else (f"[{SERVER6}]", f"[{CLIENT6}]")
@@ -256,7 +256,7 @@ FORGED = [
 ]
 
 
-def test_word_of_a_stranger_changes_nothing(hosts):
+def test_forged_icmp_errors_change_nothing(hosts):
     server, client = hosts
     near, _ = connect(hosts)
     on_wire = server.capture("eth0", f"src host {SERVER} and udp")
@@ -277,7 +277,7 @@ def test_word_of_a_stranger_changes_nothing(hosts):
     no_damage(hosts)
 
 
-def test_word_about_the_remote_makes_packets_shorter_and_loses_none(hosts):
+def test_icmp_errors_about_the_remote_shorten_packets_and_lose_none(hosts):
     """From 1280 on it may be true. Nothing that is sent goes lost by it, for it is no router."""
     server, client = hosts
     no_checksum_offload(server, "eth0")  # what is captured is what a card sends
@@ -316,7 +316,7 @@ def test_flood_of_forged_errors_loses_nothing(hosts):
     no_damage(hosts)
 
 
-def test_word_of_a_stranger_over_ipv6(hosts):
+def test_forged_icmpv6_errors_change_nothing(hosts):
     server, client = hosts
     for host, own6 in ((server, SERVER6), (client, CLIENT6)):
         host.run(f"ip addr add {own6}/64 dev eth0 nodad")

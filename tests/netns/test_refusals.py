@@ -140,7 +140,7 @@ def test_address_is_not_ours(machine, options, place):
     refused(machine, *options, *place, *TUN, code=51, names=names)
 
 
-def test_runs_already(machine):
+def test_a_running_tunnel_is_not_started_twice(machine):
     tunnel = ipipou.Tunnel(machine.host, *SERVER, *TUN)
     before = machine.state()
     again = ["--runtime-dir", tunnel.directory, "--memory-dir", tunnel.state]
@@ -174,7 +174,7 @@ def test_one_capability_is_enough(lab):
 
 
 @pytest.mark.parametrize("capability", ["net_raw", "sys_admin"])
-def test_another_capability_is_not(machine, capability):
+def test_another_capability_is_not_enough(machine, capability):
     prefix = only(capability)
     refused(machine, *SERVER, *TUN, code=1, names=["CAP_NET_ADMIN"], prefix=prefix)
 
@@ -189,7 +189,7 @@ def reachable(binary):
 
 
 @pytest.mark.parametrize("options", [SERVER, CLIENT], ids=["server", "client"])
-def test_nobody(machine, options):
+def test_a_user_without_capabilities_is_refused(machine, options):
     """A user without capabilities."""
     reachable(machine.binary)
     prefix = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--bounding-set=-all"]
@@ -207,5 +207,5 @@ def test_nobody(machine, options):
     ],
     ids=["device", "port", "remote", "key", "file"],
 )
-def test_usage(machine, options, names):
+def test_usage_errors_are_refused(machine, options, names):
     refused(machine, *options, code=2, names=names)

@@ -62,7 +62,7 @@ def routes_of_others_change(trace, end, host):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_foreign_links_and_routes(lab, kind):
+def test_foreign_links_and_routes_do_not_slow_a_reading(lab, kind):
     lan = ipipou.Lan(lab)
     keys = ipipou.Keys(lan.server)
     host = lan.server if kind == "server" else lan.client

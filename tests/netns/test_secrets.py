@@ -28,7 +28,7 @@ def open_to_nobody(lab, binary):
         os.chown(directory, pwd.getpwnam("nobody").pw_uid, -1)
 
 
-def test_the_memory_is_roots(lab, binary):
+def test_process_memory_is_readable_by_root_only(lab, binary):
     """`/proc/PID` belongs to root when no core dump may be made (task_dump_owner in the kernel)."""
     server, client = ipipou.neighbours(lab)
     open_to_nobody(lab, binary)

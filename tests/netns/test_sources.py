@@ -10,7 +10,7 @@ INNER_SERVER, INNER_CLIENT, UNROUTED = "172.28.0.0", "172.28.0.1", "10.99.0.7"
 
 
 @pytest.mark.parametrize("check", ["strict", "loose", "off"])
-def test_an_unrouted_ipv4_source(lab, check):
+def test_the_reverse_path_filter_judges_unrouted_ipv4_sources(lab, check):
     """Strict, the default: an inner packet comes from where it is routed to. The answer to the one
     that is taken is sent after it, if it is taken as well."""
     lan = ipipou.Lan(lab)
@@ -25,7 +25,7 @@ def test_an_unrouted_ipv4_source(lab, check):
     socket.close()
 
 
-def test_an_unrouted_ipv4_source_from_outside(lab):
+def test_an_unrouted_ipv4_source_from_outside_is_dropped(lab):
     """The same from the remote's address and port, without our own end."""
     lan = ipipou.Lan(lab)
     lan.connect(*TUN)
@@ -40,7 +40,7 @@ def test_an_unrouted_ipv4_source_from_outside(lab):
     socket.close()
 
 
-def test_a_network_of_the_host_that_has_the_other_ends_address(lab):
+def test_a_host_network_with_the_peers_inner_address_is_reported(lab):
     """Docker's bridge for 172.28.0.0/16: said at the start, and when it comes later."""
     lan = ipipou.Lan(lab)
     lan.connect(*TUN)

@@ -78,7 +78,7 @@ def gained(end, before):
 
 
 @pytest.mark.parametrize("check", ["strict", "loose", "off"])
-def test_nobody_steers_the_host(hosts, check):
+def test_packets_from_a_tunnel_cannot_reconfigure_the_host(hosts, check):
     """A router advertisement, redirects, and sources that are nobody's or the host's own, in every
     mode; although the host would believe routers and redirects."""
     server, client = hosts
@@ -109,7 +109,7 @@ def test_nobody_steers_the_host(hosts, check):
     assert "2001:db8:bad" not in server.run("ip -6 addr")
 
 
-def test_nobody_steers_a_full_tunnel(hosts):
+def test_packets_from_a_full_tunnel_cannot_reconfigure_the_host(hosts):
     """Every IPv6 source may come in, but for those."""
     server, client = hosts
     near, far = connect(hosts, "IPv4")
@@ -130,7 +130,7 @@ def test_nobody_steers_a_full_tunnel(hosts):
     assert client.run("ip -6 route show table all") == routes
 
 
-def test_nobody_steers_many_ends(lab):
+def test_packets_from_many_peers_cannot_reconfigure_the_host(lab):
     """--learn, where anybody is let in, and a table with a network around the host's own address."""
     lan = Lan(lab, 2, ip6=True)
     host, other = lan.hosts
@@ -175,7 +175,7 @@ def test_nobody_steers_many_ends(lab):
     assert gained(end, before) == {"rx_wrong_source": len(wrong)}
 
 
-def test_a_quiet_interface(hosts):
+def test_the_interface_sends_nothing_by_itself(hosts):
     """It has no link-local address and believes nobody; what the kernel would send of its own accord
     is not sent, so that nothing is dropped in a tunnel that is well."""
     for host in hosts:
@@ -240,7 +240,7 @@ def from_inside(source, sport, to, dport, payload):
     return packets.ipv4(source, to, packets.UDP, packets.udp(source, sport, to, dport, payload))
 
 
-def test_no_way_in_from_inside(lab):
+def test_packets_from_inside_a_tunnel_enter_no_tunnel(lab):
     """A client's own valid packet, sent through the tunnel, does not move the tunnel into itself; nor
     does data that comes so reach another tunnel."""
     server, client = ipipou.neighbours(lab)
@@ -273,7 +273,7 @@ def test_no_way_in_from_inside(lab):
 
 
 @pytest.mark.parametrize("place", ["@ipipou0", INNER_SERVER])
-def test_a_tunnel_in_a_tunnel(lab, place):
+def test_a_tunnel_inside_a_tunnel_works(lab, place):
     server, client = ipipou.neighbours(lab)
     near = ipipou.server(server, *TUN, "--auth-token", "outside")
     ipipou.client(client, *TUN, "--auth-token", "outside")
@@ -308,7 +308,7 @@ def calm(host, *links):
 
 
 @pytest.mark.parametrize("how", ["plain", "masqueraded", "IPv6"])
-def test_a_tunnel_in_itself(hosts, how):
+def test_packets_of_a_tunnel_led_into_itself_are_dropped(hosts, how):
     """A route moved by hand leads the tunnel's own packets into it: each is dropped, and it is said
     once."""
     server, client = hosts
@@ -347,7 +347,7 @@ def test_a_tunnel_in_itself(hosts, how):
     reach_each_other(server, client)
 
 
-def test_two_tunnels_in_each_other(hosts):
+def test_packets_of_two_tunnels_led_into_each_other_are_dropped(hosts):
     server, client = hosts
     server.run("ip addr add 203.0.113.7/24 dev eth0")
     ends = []
@@ -367,7 +367,7 @@ def test_two_tunnels_in_each_other(hosts):
     assert sum(dropped(end).get("tx_leads_back", 0) for end in ends) > 0
 
 
-def test_a_table_with_a_network_around_outer_addresses(lab):
+def test_a_table_may_have_networks_around_outer_addresses(lab):
     """As with --route: outer packets are marked and go by the uplink."""
     lan = Lan(lab, 2)
     nodes = {inner(i): {"host": outer(i)} for i in (1, 2)}

@@ -23,7 +23,7 @@ def repairs(end):
     return [line for line in end.process.output().splitlines() if "repairing: " in line]
 
 
-def test_a_route_that_somebody_else_does_not_want(lab):
+def test_a_route_that_is_removed_repeatedly_is_repaired_less_often(lab):
     lan = ipipou.Lan(lab)
     keys = ipipou.Keys(lan.server)
     near = ipipou.server(lan.server, *TUN, keys=keys)
@@ -49,7 +49,7 @@ def test_a_route_that_somebody_else_does_not_want(lab):
     assert far.process.stop() == 0
 
 
-def test_rules_that_somebody_else_removes(lab):
+def test_rules_that_are_removed_repeatedly_are_repaired_at_once(lab):
     """They guard, and are put back at once every time; who it is, the kernel tells."""
     lan = ipipou.Lan(lab)
     keys = ipipou.Keys(lan.server)
@@ -72,7 +72,7 @@ def test_rules_that_somebody_else_removes(lab):
 @pytest.mark.parametrize(
     "how", ["netns {other}", "down name other0", "down name other0 netns {other}"]
 )
-def test_an_interface_that_somebody_takes_away(lab, how, queues):
+def test_an_interface_that_is_taken_away_is_made_again(lab, how, queues):
     """Into another namespace, or by another name: here there is none any more, and a new one is made.
     The old one goes, wherever it is."""
     lan, other = ipipou.Lan(lab), lab.host("other")

@@ -30,7 +30,7 @@ def local(end):
 
 
 @pytest.mark.parametrize("scope", ["link", "host", "global"])
-def test_an_address_that_comes_leaves_the_outer_address_alone(lab, scope):
+def test_a_new_address_does_not_change_the_outer_address(lab, scope):
     server, client = ipipou.neighbours(lab)
     keys = ipipou.Keys(server)
     near, far = ipipou.server(server, *TUN, keys=keys), ipipou.client(client, *TUN, keys=keys)
@@ -60,7 +60,7 @@ def test_a_client_takes_the_address_of_its_route(lab):
     reach_each_other(server, client)
 
 
-def test_ipv6_addresses(lab):
+def test_the_preferred_ipv6_address_is_used(lab):
     """One that is still looked for in others is waited for; temporary and deprecated ones are not
     chosen; what is in use stays."""
     server, client = ipipou.neighbours(lab)

@@ -187,7 +187,7 @@ def test_authentication_runs_out(lan):
     assert {echo_number(packet) for packet in came_out.packets()} == {3}
 
 
-def test_refusals(lan):
+def test_wrong_credentials_are_refused_and_counted(lan):
     """Wrong keys, secrets, tokens, lengths: counted by reason, and nothing is made for them."""
     keys, others = ipipou.Keys(lan.server), ipipou.Keys(lan.server)
     near = ipipou.server(lan.server, *TUN, keys=keys)
@@ -218,7 +218,7 @@ def test_refusals(lan):
     assert near.show()["accepted"] == 0
 
 
-def test_replay(lan):
+def test_a_replay_moves_nothing_even_after_a_restart(lan):
     """What was sent once moves nothing, also after the server was killed or stopped."""
     keys = ipipou.Keys(lan.server)
     near = ipipou.server(lan.server, *TUN, keys=keys)

@@ -53,7 +53,7 @@ def left(tests):
     return [pid for pid in tests.running.read_text().split() if alive(pid)]
 
 
-def test_a_step_fails_early(tests):
+def test_a_failed_step_leaves_nothing_running(tests):
     tests.fake(
         "cargo",
         f"""[[ $1 == --version ]] && echo "cargo 1.96.0" && exit
@@ -71,7 +71,7 @@ def test_a_step_fails_early(tests):
 
 
 @pytest.mark.parametrize("way", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_it_is_ended(tests, way):
+def test_an_interrupted_run_leaves_nothing_running(tests, way):
     """A terminal's Ctrl-C and its end reach all that is in its foreground; `kill` only make."""
     tests.fake("cargo", '[[ $1 == --version ]] && echo "cargo 1.96.0" && exit\nexec sleep 1000')
     process = subprocess.Popen(

@@ -85,7 +85,7 @@ def test_uninstall_leaves_the_configuration(make):
 
 
 @pytest.mark.parametrize("target", ["install", "uninstall"])
-def test_not_ones_own(make, machine, target):
+def test_a_directory_of_another_user_is_refused(make, machine, target):
     root = make("install")
     before = files(root)
     line = machine.refusal("make", target, f"DESTDIR={root}", user=NOBODY)

@@ -8,7 +8,7 @@ ABSENT = "exit 1"
 INSTALLED = "printf installed"
 
 
-def test_everything_is_there(machine):
+def test_installed_packages_need_no_rights(machine):
     machine.fake("dpkg-query", INSTALLED)
     machine.fake("apt-get", "")
     machine.fake("sudo", "")
@@ -27,7 +27,7 @@ def test_neither_root_nor_sudo(machine, command):
     assert not machine.calls("apt-get")
 
 
-def test_make_test_says_it_first(machine):
+def test_make_test_names_missing_packages_first(machine):
     machine.fake("dpkg-query", ABSENT)
     machine.have("make")
     line = machine.refusal("make", "test", user=NOBODY)
@@ -41,7 +41,7 @@ def test_neither_debian_nor_ubuntu(machine, command):
 
 
 @pytest.mark.parametrize("user", [None, NOBODY])
-def test_lists_come_first_and_nothing_is_removed(machine, user):
+def test_package_lists_are_updated_first_and_nothing_is_removed(machine, user):
     machine.fake("dpkg-query", ABSENT)
     machine.fake("apt-get", "")
     machine.fake("sudo", '"$@"')

@@ -48,7 +48,7 @@ def found(machine, *arguments, **more):
 
 
 @pytest.mark.parametrize("version", ["1.88.0", "1.96.0", "1.100.0", "1.90.0-nightly", "2.0.0"])
-def test_what_is_there_and_new_enough_is_used(machine, version):
+def test_an_installed_rust_that_is_new_enough_is_used(machine, version):
     machine.rust(version)
     machine.fake("rustup", RUSTUP)
     machine.fake("apt-get", "")
@@ -56,7 +56,7 @@ def test_what_is_there_and_new_enough_is_used(machine, version):
     assert not machine.calls("rustup") and not machine.calls("apt-get")
 
 
-def test_that_of_rustups_own_installation_needs_no_path(machine):
+def test_the_rust_of_rustup_is_found_outside_path(machine):
     machine.rust("1.96.0", machine.home / ".cargo/bin")
     machine.rust("1.63.0")
     assert found(machine) == "1.96.0"
@@ -67,7 +67,7 @@ def test_home_is_not_set(machine):
     assert found(machine, HOME=None) == "1.96.0"
 
 
-def test_a_new_cargo_with_an_old_compiler_is_none(machine):
+def test_a_new_cargo_with_an_old_compiler_is_not_used(machine):
     machine.rust("1.96.0")
     machine.fake("rustc", "echo rustc 1.63.0")
     assert "Rust 1.88 or newer is needed" in machine.refusal("tests/setup/rust.sh", "true")
@@ -102,7 +102,7 @@ def test_another_toolchain_that_is_new_enough(machine):
     assert not [call for call in machine.calls("rustup") if "install" in call]
 
 
-def test_rustup_cannot(machine):
+def test_rustup_fails(machine):
     """No network, and rustup is Debian's, which its cargo-web would replace."""
     machine.fake("rustup", 'echo "error: could not download file" >&2; exit 1')
     apt(machine, "cargo-web", "1.96.0+dfsg1-1~deb13u1", install="echo Remv rustup")
@@ -112,7 +112,7 @@ def test_rustup_cannot(machine):
     assert "could not download file" in ended.stderr and "apt would remove rustup" in ended.stderr
 
 
-def test_the_distributions(machine):
+def test_the_rust_of_the_distribution_is_installed(machine):
     new = machine.path
     script = 'case "$*" in *" install -y"*) for p in cargo rustc; do ' + (
         f"printf '#!/bin/bash\\necho %s 1.96.0\\n' $p >{new}/$p; chmod +x {new}/$p; done ;; esac"
@@ -123,7 +123,7 @@ def test_the_distributions(machine):
     assert "--no-remove" in install and install.endswith(" cargo-web")
 
 
-def test_the_distributions_has_a_number(machine):
+def test_a_numbered_rust_of_the_distribution_is_used(machine):
     """Ubuntu's is in no PATH."""
     place = machine.place / "usr/lib/rust-1.91/bin"
     machine.rust("1.91.1", place)
@@ -139,7 +139,7 @@ def test_the_distributions_has_a_number(machine):
     assert found(machine) == "1.91.1"
 
 
-def test_the_distributions_is_too_old(machine):
+def test_the_rust_of_the_distribution_is_too_old(machine):
     """Without the lists of the security suite, which are fetched before this is said."""
     apt(machine, "cargo-web", "1.85.0+dfsg3-1~deb12u3")
     line = machine.refusal("tests/setup/rust.sh", "true")
@@ -147,7 +147,7 @@ def test_the_distributions_is_too_old(machine):
     assert [call for call in machine.calls("apt-get") if call.endswith(" update")]
 
 
-def test_nothing_is_removed_for_it(machine):
+def test_rust_is_not_installed_if_packages_would_be_removed(machine):
     machine.rust("1.63.0")
     apt(machine, "cargo-web", "1.96.0+dfsg1-1~deb12u2", install=CONFLICT)
     line = machine.refusal("tests/setup/rust.sh", "true")
@@ -162,7 +162,7 @@ def test_neither_root_nor_sudo(machine):
     assert not [call for call in machine.calls("apt-get") if "-s " not in call]
 
 
-def test_no_distribution_that_is_known(machine):
+def test_an_unknown_distribution_is_refused(machine):
     line = machine.refusal("tests/setup/rust.sh", "true")
     assert line == (
         "rust.sh: Rust 1.88 or newer is needed, here is none: "
@@ -199,7 +199,7 @@ def test_lint_from_rustup(machine):
     assert machine.calls("rustup") == ["rustup component add clippy rustfmt"]
 
 
-def test_no_lint_to_be_had(machine):
+def test_missing_lint_tools_are_reported(machine):
     machine.rust("1.96.0")
     machine.fake("cargo", LINT % machine.place)
     line = machine.refusal("tests/setup/rust.sh", "--lint", "true")

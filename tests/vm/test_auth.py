@@ -146,7 +146,7 @@ def test_signed_reply(hosts, sender):
     verify(own.public, reply)
 
 
-def test_a_group_is_no_remote(hosts):
+def test_a_multicast_source_cannot_be_a_remote(hosts):
     """A packet that proves a key, from an address that no host has: it can be sent again from a good
     one."""
     server, client = hosts
@@ -181,7 +181,7 @@ def test_reversed_reply(hosts, proof):
 # -- who does not ---------------------------------------------------------------------------
 
 
-def test_refusals_of_a_key(hosts):
+def test_wrong_keys_are_refused_and_counted(hosts):
     """Nothing is made for them, and each is counted."""
     server, client = hosts
     keys, others = ipipou.Keys(server), ipipou.Keys(server)
@@ -209,7 +209,7 @@ def test_refusals_of_a_key(hosts):
     near.await_accepted(1)
 
 
-def test_refusals_of_a_token(hosts):
+def test_wrong_tokens_are_refused_and_counted(hosts):
     server, client = hosts
     near = ipipou.server(server, "--auth-token", "hello")
     before = server.snapshot()
@@ -223,7 +223,7 @@ def test_refusals_of_a_token(hosts):
     near.await_accepted(1)
 
 
-def test_replay(hosts):
+def test_a_replay_moves_nothing_even_after_a_restart(hosts):
     """What was sent once moves nothing, also after the server was killed and started again."""
     server, client = hosts
     keys = ipipou.Keys(server)
@@ -260,7 +260,7 @@ def test_replay(hosts):
     assert near.show()["accepted"] == near.show()["moved"] == 0
 
 
-def test_replay_after_everything_is_gone(hosts):
+def test_a_replay_after_a_stop_is_refused(hosts):
     """The server was stopped: its memory is all that is left."""
     server, client = hosts
     keys = ipipou.Keys(server)
@@ -299,7 +299,7 @@ def test_time_discrepancy(hosts):
     reach_each_other(server, client)
 
 
-def test_any_time_without_that_option(hosts):
+def test_any_time_is_accepted_without_a_limit(hosts):
     server, client = hosts
     keys = ipipou.Keys(server)
     near = ipipou.server(server, keys=keys)

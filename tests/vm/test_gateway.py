@@ -33,7 +33,7 @@ def by_kernel(*ends):
         assert end.show()["datapath"] == "kernel"
 
 
-def test_everything_goes_through_the_tunnel_but_itself(lab):
+def test_everything_but_outer_packets_goes_through_the_tunnel(lab):
     """The gateway changes; packets of the tunnel find the new one, all others the tunnel."""
     internet = Internet(lab)
     client, third = internet.client, internet.third
@@ -90,7 +90,7 @@ def test_forwarding_is_for_the_tunnel_only(lab, options):
     assert state(server) == before
 
 
-def test_options_left_out_after_a_kill(lab):
+def test_options_left_out_after_a_kill_are_undone(lab):
     """The tunnel stays, and nothing of what led into it or forwarded out of it does."""
     border = Border(lab, back=[INNER])
     server, client = border.server, border.client
@@ -118,7 +118,7 @@ def test_options_left_out_after_a_kill(lab):
     border.stop()
 
 
-def test_a_route_that_says_no(lab):
+def test_a_blackhole_route_does_not_lead_to_the_server(lab):
     """A `blackhole` default, so that nothing goes past a VPN, is no route to the server."""
     internet = Internet(lab)
     client = internet.client

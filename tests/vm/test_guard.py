@@ -126,7 +126,7 @@ def test_no_way_around_the_rules(lab, options, side):
     assert lan.server.tracked() == lan.client.tracked() == 0
 
 
-def test_plain_ipip_of_others_goes_on(lab):
+def test_plain_ipip_of_others_still_passes(lab):
     """Beside our tunnel, between the same two hosts and with a third."""
     lan = ipipou.Lan(lab)
     lan.server.run(f"ip addr add {OTHER}/24 dev eth0")
@@ -167,7 +167,7 @@ def test_fragments_of_the_remote_arrive(lab, options, order):
 
 
 @pytest.mark.parametrize("check", ["strict", "off"])
-def test_inner_packets_come_from_inside(lab, check):
+def test_inner_packets_need_an_inner_source(lab, check):
     """A client that sends from an address that is not routed to it; with the check off the answer
     goes to whoever has that address."""
     lan = ipipou.Lan(lab)
@@ -189,7 +189,7 @@ def test_inner_packets_come_from_inside(lab, check):
 
 
 @pytest.mark.parametrize("number", [signal.SIGSTOP, signal.SIGKILL], ids=["stopped", "killed"])
-def test_a_dead_server_lets_nobody_in(lab, number):
+def test_a_dead_server_admits_nobody(lab, number):
     """The stranger has the client's key. The server takes its packet for the client's, but alive."""
     lan = ipipou.Lan(lab).connect()
     inside = lan.server.capture("ipipou0", "icmp")
@@ -280,7 +280,7 @@ def test_junk_from_a_clients_own_address_does_not_shut_it_out(lab):
     assert not re.search(r"(?m)ERROR", near.process.output())
 
 
-def test_a_flood_from_one_address_stops_nobody_else(lab):
+def test_a_flood_from_one_address_stops_no_other_client(lab):
     lan = ipipou.Lan(lab).connect()
     with Flood(lan.stranger, STRANGER, 73, 1000) as flood:
         await_(lambda: flood.sent > 500, what="flood")

@@ -27,7 +27,7 @@ def echo(asker, source, answerer, destination, port=7777):
     return seen
 
 
-def test_what_a_router_forwards_is_not_touched(lab):
+def test_forwarded_packets_are_not_touched(lab):
     """Both ends are routers. A host behind one sends from the tunnel's own port, and a DNAT leads a
     stranger to that port. The network behind the server has the addresses that alternate ones are of,
     and the server's address in there is the very one of its tunnel, which is not in use."""
@@ -71,7 +71,7 @@ def test_what_a_router_forwards_is_not_touched(lab):
     assert int.from_bytes(seen.payload[4:6]) == 0x222
 
 
-def test_a_client_behind_a_firewall_that_takes_only_answers(hosts):
+def test_a_client_works_behind_a_firewall_that_accepts_only_answers(hosts):
     """And at a server that tracks connections, no data packet is one."""
     server, client = hosts
     client.nft(
@@ -98,7 +98,7 @@ def test_a_client_behind_a_firewall_that_takes_only_answers(hosts):
     assert ours == []
 
 
-def test_plain_ipip_of_others_between_the_same_hosts(lab):
+def test_plain_ipip_of_others_between_the_same_hosts_still_passes(lab):
     """Calico's way: `tunl0`, from any address to any; before the tunnel and after it."""
     lan = ipipou.Lan(lab)
 
@@ -130,7 +130,7 @@ def test_plain_ipip_of_others_between_the_same_hosts(lab):
     assert lan.near.show()["dropped"]["plain_ipip"]["packets"] == 0
 
 
-def test_no_way_in_from_inside(lab):
+def test_packets_from_inside_a_tunnel_enter_no_tunnel(lab):
     """A client with a valid key sends its packets through the tunnel, for this one and for another."""
     lan = ipipou.Lan(lab)
     keys = [ipipou.Keys(lan.server) for _ in range(2)]
@@ -168,7 +168,7 @@ def test_no_way_in_from_inside(lab):
     assert b"ipipou-lab" not in b"".join(p.raw for p in echoes)
 
 
-def test_a_tunnel_in_a_tunnel(lab):
+def test_a_tunnel_inside_a_tunnel_works(lab):
     lan = ipipou.Lan(lab).connect()
     keys = ipipou.Keys(lan.server)
     nested = ipipou.server(lan.server, device="ipipou0", keys=keys, number=2)
@@ -251,7 +251,7 @@ def test_forged_icmp_does_not_change_the_path(lab, options):
 # -- what others do to the rules -----------------------------------------------------------------
 
 
-def test_an_old_dump_of_the_rules_is_loaded(lab):
+def test_loading_an_old_dump_of_the_rules_lets_nothing_in(lab):
     """`systemctl reload nftables`: at the server with a flush, and after the address has changed; at the
     client without one."""
     lan = ipipou.Lan(lab).connect()

@@ -189,7 +189,7 @@ def test_failed_starts_change_nothing(lab, role):
     assert end.process.stop() == 0
 
 
-def test_a_queue_that_is_taken(lab):
+def test_a_taken_queue_is_refused(lab):
     lan = ipipou.Lan(lab)
     holder = lan.server.spawn(["python3", "-c", HOLD_QUEUE])
     holder.await_output("held")
@@ -198,7 +198,7 @@ def test_a_queue_that_is_taken(lab):
     assert end.process.stop() == 0
 
 
-def test_without_nft_there_is_no_server(lab):
+def test_a_server_without_nft_is_refused(lab):
     lan = ipipou.Lan(lab)
     fails(lan.server, 40, "`nft` cannot be run", *options("server"), during=uninstalled("nft"))
 
@@ -236,7 +236,7 @@ def link_number(host):
     return json.loads(host.run("ip -j link show dev ipipou0"))[0]["ifindex"]
 
 
-def test_the_tunnel_of_a_killed_script_is_taken_over(lab):
+def test_the_tunnel_of_a_killed_script_is_adopted(lab):
     """Both ends, one after the other: the links stay, and not one ping is lost."""
     lan = ipipou.Lan(lab)
     before = snapshots(lan)

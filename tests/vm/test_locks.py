@@ -25,7 +25,7 @@ def server_argv(lan, *options):
     return ["ipipou", "-s", *options, *proof, "--runtime-dir", place, "--memory-dir", place]
 
 
-def test_two_servers_on_one_port(lan):
+def test_a_second_server_on_one_port_is_refused(lan):
     lan.connect()
     ping = lan.client.ping_background("172.28.0.0")
     ping.await_answers()
@@ -35,7 +35,7 @@ def test_two_servers_on_one_port(lan):
     assert ping.stop_complete().lost <= 1  # the last may be under way
 
 
-def test_two_addresses_have_one_port_each(lan):
+def test_two_servers_may_have_one_port_at_two_addresses(lan):
     lan.server.run(f"ip addr add {OTHER}/24 dev eth0")
     keys, ends = ipipou.Keys(lan.server), []
     for number, address in enumerate((SERVER, OTHER)):
@@ -57,7 +57,7 @@ def test_two_addresses_have_one_port_each(lan):
 
 
 @pytest.mark.parametrize("local", [f"local {SERVER}", f"local {SERVER} dev eth0", ""])
-def test_a_listener_of_others(lan, local):
+def test_a_foreign_listener_is_left_alone(lan, local):
     lan.server.run(f"ip fou add port 10000 ipproto 4 {local}")
     before = listeners(lan.server)
     message = "the UDP port is in use by another program or FOU listener"
@@ -71,7 +71,7 @@ def test_a_listener_of_others(lan, local):
 
 
 @pytest.mark.parametrize("flushed", [False, True])
-def test_a_listener_of_a_process_that_was_killed(lan, flushed):
+def test_the_listener_of_a_killed_process_is_adopted(lan, flushed):
     """Without a client there is no link; the rules may be gone as well."""
     before = lan.server.snapshot()
     near = ipipou.server(lan.server, keys=ipipou.Keys(lan.server))
@@ -85,7 +85,7 @@ def test_a_listener_of_a_process_that_was_killed(lan, flushed):
     assert not list(near.state.glob("listener"))
 
 
-def test_an_address_whose_port_another_process_has_is_waited_for(lan):
+def test_a_server_waits_for_an_address_whose_port_is_taken(lan):
     lan.connect()
     lan.server.batch("link add other0 type veth peer name other1", "link set other0 up")
     keys = ipipou.Keys(lan.server)

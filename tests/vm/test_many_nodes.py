@@ -15,7 +15,7 @@ def many(count):
     return {inner(1): outer(1), inner(2): outer(2), **table}
 
 
-def test_more_than_the_kernel_carries(lab):
+def test_more_remotes_than_the_kernel_carries_are_refused(lab):
     nodes = Nodes(lab, 1)
     nodes.write(many(1024))
     host = nodes.hosts[1]

@@ -17,7 +17,7 @@ def connect(hosts, *options):
     return near, far
 
 
-def test_it_follows_the_uplink(hosts):
+def test_the_mtu_follows_the_uplink(hosts):
     """Down and up again; one that is set by hand is good until then."""
     connect(hosts)
     for uplink in (1400, 1500):
@@ -35,7 +35,7 @@ def test_it_follows_the_uplink(hosts):
     await_mtu(hosts[0], 1372)
 
 
-def test_another_uplink(lab):
+def test_another_uplink_changes_the_mtu(lab):
     """A client with two of them, which differ."""
     server, client = lab.host("server"), lab.host("client")
     lab.link(server, "eth0", f"{SERVER}/24", client, "eth0", f"{CLIENT}/24")
@@ -52,7 +52,7 @@ def test_another_uplink(lab):
     await_mtu(client, 1472)
 
 
-def test_what_is_asked_for_stays(hosts):
+def test_a_configured_mtu_stays(hosts):
     """Whatever becomes of the uplink, whoever changes it, and after a restart and a crash."""
     server, client = hosts
     _, far = connect(hosts, "--mtu", "1300")
@@ -70,6 +70,6 @@ def test_what_is_asked_for_stays(hosts):
 
 
 @pytest.mark.parametrize("size", [1400, 1472, 5000])
-def test_what_is_forwarded_passes_a_narrower_uplink(lab, size):
+def test_forwarded_packets_pass_a_narrower_uplink(lab, size):
     border = Border(lab, back=[INNER]).connect("--forward")
     assert border.passes_a_narrower_uplink(size)

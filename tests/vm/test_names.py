@@ -36,7 +36,7 @@ def connect(hosts, *options):
     return near, ipipou.client(hosts[1], "--keepalive", 2, keys=keys, remote=NAME)
 
 
-def test_an_address_of_the_server_is_dead(lab):
+def test_the_next_address_is_tried_when_one_of_the_server_is_dead(lab):
     """The next one is tried while packets go out and none come back."""
     hosts = ipipou.neighbours(lab)
     with name_of(hosts[1], FIRST, SERVER):
@@ -53,7 +53,7 @@ def test_an_address_of_the_server_is_dead(lab):
         assert hosts[0].ping(INNER_CLIENT, count=2).received == 2
 
 
-def test_a_server_that_answers_nothing_inside_is_kept_for_its_replies(lab):
+def test_replies_keep_a_server_that_answers_nothing_inside(lab):
     """Pings into the tunnel are dropped by the server's firewall. The client's kernel counts the
     replies to authentication packets before it sees that they are none of the tunnel's."""
     hosts = ipipou.neighbours(lab)

@@ -44,7 +44,7 @@ def test_three_clients_two_behind_one_address(internet):
     assert internet.server.tracked() == 0
 
 
-def test_alternate_tunnel_follows_its_remote(internet):
+def test_a_tunnel_with_an_alternate_address_follows_its_remote(internet):
     """The one behind the router whose link has an alternate address gets a new mapping."""
     keys = ipipou.Keys(internet.server)
     clients = [internet.inside(7), internet.inside(8)]
@@ -64,7 +64,7 @@ def test_alternate_tunnel_follows_its_remote(internet):
     assert near[1].tunnel()["local"] == "172.29.0.1"
 
 
-def test_a_server_is_killed_and_goes_on_with_a_foreign_port(internet):
+def test_a_killed_server_adopts_a_tunnel_to_a_nat_port(internet):
     """What is found has the port of the NAT, and no packet is lost."""
     client, keys = internet.inside(7), ipipou.Keys(internet.server)
     near = ipipou.server(internet.server, keys=keys)

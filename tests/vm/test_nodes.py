@@ -162,7 +162,7 @@ def test_two_nodes_behind_one_address(lab):
     assert here.snapshot() == before
 
 
-def test_the_table_changes_and_the_process_dies(lab):
+def test_links_follow_the_table_and_outlive_the_process(lab):
     """Links follow the table, and go on without the process; others are not disturbed."""
     nodes = Nodes(lab, 1, 2, 3, 4)
     table = {inner(n): outer(n) for n in (1, 2, 3)}
@@ -230,7 +230,7 @@ def test_strangers_get_nothing_in(lab):
     nodes.ends[1].await_dropped(stranger_data=2, plain_ipip=1)
 
 
-def test_networks_around_outer_addresses(lab):
+def test_a_table_may_have_networks_around_outer_addresses(lab):
     """Those of the links themselves, that is: only packets of others are led into the links, whether
     the table has such networks from the start or not."""
     nodes = Nodes(lab, 1, 2)

@@ -171,7 +171,7 @@ def test_an_interface_goes_and_returns(lab, options, side):
 
 
 @pytest.mark.parametrize("side", ["server", "client"])
-def test_an_interface_that_is_moved_to_another_namespace(lab, side):
+def test_an_interface_moved_to_another_namespace_is_made_again(lab, side):
     """There it still has its pair of addresses, so that the new one is private while it lives."""
     lan, other = ipipou.Lan(lab).connect(), lab.host("other")
     end = lan.near if side == "server" else lan.far
@@ -187,7 +187,7 @@ def test_an_interface_that_is_moved_to_another_namespace(lab, side):
 
 @pytest.mark.parametrize("side", ["server", "client"])
 @MODES
-def test_an_interface_that_is_renamed(lab, options, side):
+def test_a_renamed_interface_is_made_again(lab, options, side):
     """The new one has the addresses of the old one."""
     lan = ipipou.Lan(lab).connect(*options)
     end = lan.near if side == "server" else lan.far
@@ -211,7 +211,7 @@ def test_an_interface_that_is_renamed(lab, options, side):
     assert "made by ipipou" not in end.host.run("ip -d link")
 
 
-def test_an_interface_in_a_vrf_is_told(lab):
+def test_an_interface_in_a_vrf_is_reported(lab):
     """It is left there: whoever put it there may want that."""
     lan = ipipou.Lan(lab).connect()
     host, end = lan.client, lan.far

@@ -73,7 +73,7 @@ def test_client_address_is_replaced(hosts):
     assert f"{OTHER}" not in client.run("ip fou show")
 
 
-def test_server_moves_between_direct_and_private(hosts):
+def test_a_server_moves_between_direct_and_alternate_address(hosts):
     """Two remotes at one address: one link is private until it roams, and after it returns."""
     server, client = hosts
     client.run(f"ip addr add {OTHER}/24 dev eth0")
@@ -108,7 +108,7 @@ def test_server_moves_between_direct_and_private(hosts):
     assert near[0].tunnel()["local"] == SERVER
 
 
-def test_server_is_a_name(hosts):
+def test_a_client_follows_the_name_of_its_server(hosts):
     """The server's address is replaced, and the name points to the new one."""
     server, client = hosts
     pathlib.Path("/etc/hosts").touch()  # in this host, the next one is seen in its place

@@ -17,7 +17,7 @@ def spent_by(end, times=10):
 
 
 @pytest.mark.parametrize("side", ["server", "client"])
-def test_foreign_links_and_routes(lab, side):
+def test_foreign_links_and_routes_do_not_slow_a_reading(lab, side):
     lan = ipipou.Lan(lab).connect()
     host, end = {"server": (lan.server, lan.near), "client": (lan.client, lan.far)}[side]
     end.await_quiet()

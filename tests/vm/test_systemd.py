@@ -248,7 +248,7 @@ def tun():
     os.chmod("/dev/net/tun", 0o666)  # as udev does
 
 
-def test_a_tunnel_of_its_own_process(machine, tun):
+def test_a_userspace_tunnel_runs_under_the_shipped_unit(machine, tun):
     """`datapath tun` needs a device, and no more rights than before."""
     before = machine.snapshot()
     serve_by("tun", machine)
@@ -265,7 +265,7 @@ def test_a_tunnel_of_its_own_process(machine, tun):
     assert machine.snapshot() == before
 
 
-def test_the_kernel_takes_over_when_it_is_asked_for(machine, tun):
+def test_the_kernel_datapath_takes_over_when_configured(machine, tun):
     """What systemd keeps of a killed process is no obstacle to one with another datapath."""
     serve_by("tun", machine)
     systemctl("start", SERVER_UNIT)
@@ -334,7 +334,7 @@ def assert_refused(machine, before, reason):
     return re.search("put (DynamicUser=no) and (ReadWritePaths=.*) below", said).groups()
 
 
-def test_name_servers_under_the_unit_as_shipped(machine, with_dns, drop_in):
+def test_name_servers_are_refused_under_the_shipped_unit(machine, with_dns, drop_in):
     """Neither the user nor the view of the files lets it write; what the complaint names does."""
     before, old = machine.snapshot(), RESOLV_CONF.read_text()
     remedy = assert_refused(machine, before, "Permission denied")
@@ -386,7 +386,7 @@ def owner(request, with_dns):
     RESOLV_CONF.write_text(old)
 
 
-def test_who_has_resolv_conf_does_not_listen_to_the_unit_as_shipped(machine, owner, drop_in):
+def test_the_owner_of_resolv_conf_refuses_the_shipped_unit(machine, owner, drop_in):
     before = machine.snapshot()
     assert systemctl("start", CLIENT_UNIT, check=False) == ""
     said = journal("-u", CLIENT_UNIT)

@@ -85,7 +85,7 @@ def test_both_ends_are_handed_over(machine):
     ping.stop_complete()
 
 
-def test_a_removal_stops_them_and_a_purge_forgets(machine):
+def test_a_removal_stops_tunnels_and_a_purge_removes_their_memory(machine):
     before = machine.snapshot()
     systemctl("enable", SERVER_UNIT)
     systemctl("start", SERVER_UNIT)
@@ -103,6 +103,6 @@ def test_a_removal_stops_them_and_a_purge_forgets(machine):
     assert pathlib.Path("/etc/ipipou/server0.conf").exists(), "it is the administrator's"
 
 
-def test_what_make_install_left_is_told_of(machine):
+def test_leftovers_of_make_install_are_reported(machine):
     """The units of this machine start /usr/local/bin/ipipou."""
     assert "make uninstall" in script("postinst", "configure")

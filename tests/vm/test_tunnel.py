@@ -104,7 +104,7 @@ def test_two_tunnels_between_two_hosts(hosts):
         assert "172.29.0.1" not in host.run("ip -4 -br addr")
 
 
-def test_forced_private_address(hosts):
+def test_forced_alternate_address(hosts):
     """--force-fou-local-ip-alt, with the default address and with another."""
     server, client = hosts
     keys = ipipou.Keys(server)

@@ -24,7 +24,7 @@ def test_a_server_replies_by_the_uplink_of_its_address(net, local):
     net.replies_by_the_second(local)
 
 
-def test_an_address_that_comes_leaves_the_outer_address_alone(net):
+def test_a_new_address_does_not_change_the_outer_address(net):
     near = net.server()
     net.client("-b", uplinks.SECOND)
     near.await_log("tunnel up")
@@ -49,7 +49,7 @@ def test_an_uplink_in_a_vrf(net, options):
     net.authenticates_by_the_second(uplinks.LOCAL_ENDS["device"], *options)
 
 
-def test_an_alternate_address_and_a_vrf(net):
+def test_an_alternate_address_is_refused_in_a_vrf(net):
     """It is an address of the loopback interface, which is outside of the VRF."""
     subprocess.run(["modprobe", "vrf"], check=True)
     net.host.batch("link add red type vrf table 300", "link set red up", "link set eth1 master red")

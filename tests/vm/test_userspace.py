@@ -71,7 +71,7 @@ def carry(server, client):
 
 
 @pytest.mark.parametrize("role", ["server", "client"])
-def test_one_end_is_this_process(hosts, role):
+def test_a_userspace_end_talks_to_a_kernel_end(hosts, role):
     """The other is the kernel's; the client moves, and both leave nothing."""
     server, client = hosts
     keys = ipipou.Keys(server)
@@ -142,7 +142,7 @@ def test_old_server(hosts):
     assert again.payload != packet.payload
 
 
-def test_the_kernels_is_taken_where_it_can_do_what_is_asked(hosts):
+def test_auto_prefers_the_kernel_datapath(hosts):
     """And where it cannot, the line that says so is no warning."""
     server, client = hosts
     keys = ipipou.Keys(server)

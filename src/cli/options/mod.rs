@@ -350,12 +350,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_table_is_sound() {
+    fn the_option_table_is_valid() {
         Options::command().debug_assert();
     }
 
     #[test]
-    fn every_option_has_attributes_and_they_are_of_options() {
+    fn every_option_has_attributes_and_all_attributes_belong_to_options() {
         let name = |arg: &clap::Arg| match arg.get_long() {
             Some(long) => {
                 assert_eq!(arg.get_id().as_str(), long.replace('-', "_"));

@@ -81,7 +81,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_number_is_given_or_the_queues() {
+    fn the_number_defaults_to_that_of_the_queue() {
         for (number, queue, expected) in [
             (None, None, 0),
             (Some(3), None, 3),
@@ -97,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn defaults_end_where_their_range_ends() {
+    fn a_number_beyond_the_range_of_a_default_is_refused() {
         assert_eq!(Number(55_535).port().unwrap().get(), 65_535);
         assert!(Number(55_536).port().is_err());
         assert!(Number(u32::MAX).port().is_err());

@@ -111,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn what_never_comes_out_of_a_tunnel() {
+    fn impossible_inner_sources_are_recognised() {
         let around = around();
         let steering = ["fe80::bad", "febf::1", "ff02::1", "::", "::1", "::ffff:10.9.0.2"];
         let nobody = ["0.0.0.0", "127.0.0.1", "224.0.0.1", "255.255.255.255"];
@@ -127,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn who_can_be_at_the_other_end() {
+    fn possible_remotes_are_recognised() {
         let around = around();
         for remote in ["224.0.0.5", "127.0.0.1", "203.0.113.1", "203.0.113.255", "10.9.0.1", "::1"]
         {
@@ -139,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn out_of_a_tunnel_only_to_its_own_end() {
+    fn packets_from_a_tunnel_may_only_be_for_its_own_address() {
         let around = around();
         let came_out = |link, to| around.came_out_of_tunnel(link, ip(to));
         assert!(!came_out(2, "203.0.113.1") && !came_out(5, "203.0.113.1"));

@@ -84,7 +84,7 @@ mod tests {
     const STEP: Step = Step::Dns(DnsStep::Use);
 
     #[test]
-    fn what_is_undone_again_and_again_is_repaired_less_often() {
+    fn a_step_that_is_undone_repeatedly_is_repaired_less_often() {
         let mut undone = Undone::default();
         let (mut now, mut repairs, mut told) = (Duration::ZERO, 0, 0);
         while now < Duration::from_secs(600) {
@@ -105,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_repaired_is_known_for_a_minute_and_what_failed_is_not() {
+    fn a_repair_is_remembered_for_a_minute_and_a_failed_one_is_not() {
         let second = Duration::from_secs(1);
         let mut undone = Undone::default();
         assert!(!undone.knows(&STEP, Duration::ZERO));
@@ -117,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn forty_times_at_once_and_then_after_pauses_that_grow() {
+    fn forty_repairs_are_immediate_and_later_ones_after_growing_pauses() {
         let mut undone = Undone::default();
         let (mut now, mut pauses) = (Duration::ZERO, Vec::new());
         for _ in 0..47 {
@@ -131,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn a_guard_is_never_put_off_and_told_a_few_times() {
+    fn a_guard_is_never_delayed_and_is_reported_a_few_times() {
         let mut undone = Undone::default();
         let step = KernelStep::Admit(std::collections::BTreeSet::new()).into();
         let mut told = 0;
