@@ -46,7 +46,7 @@ fn auth_packet(payload: &[u8]) {
 
 /// A `.conf` file: never a panic, and every error names its line.
 fn conf_file(text: &[u8]) {
-    // Making the table anew takes longer than all else.
+    // Making a new table takes longer than everything else.
     thread_local!(static TABLE: RefCell<clap::Command> = RefCell::new(Options::command()));
     let read =
         |table: &RefCell<_>| conf::arguments(text, Path::new("/f.conf"), &mut table.borrow_mut());

@@ -311,7 +311,7 @@ pub fn shared_secret(text: &str) -> Result<SharedSecret, ValueError> {
     Ok(SharedSecret::new(text.as_bytes().to_vec()))
 }
 
-/// Returns nothing for zero, which means "never" or "for ever" in every option that takes seconds.
+/// Returns `None` for zero, which means "never" or "never ends" in every option that takes seconds.
 pub fn unless_zero(duration: Option<Duration>) -> Option<Duration> {
     duration.filter(|duration| !duration.is_zero())
 }

@@ -223,7 +223,7 @@ impl Admission {
             }
             return Ok(Verdict::Refreshed);
         }
-        // One that is being written already must not have to wait for ever longer.
+        // The arrival is being written already: another packet must not prolong its wait.
         if let Some(arriving) = self.arriving.get_mut(&from).filter(|_| !must_write) {
             arriving.waiting.session = session;
             self.record_session(from, now.unix);
@@ -350,8 +350,8 @@ impl Admission {
         self.sessions.next_expiry()
     }
 
-    /// Ends the authentications that have run out; tells whose they were. The tunnel to a peer that is
-    /// alone stays, and lets nothing in.
+    /// Ends the sessions that have expired, and returns their remotes. The tunnel to a peer that is alone
+    /// stays, and lets nothing in.
     pub fn expire(&mut self, now: &Now) -> Vec<SocketAddr> {
         let gone = self.sessions.expire(now.monotonic);
         if self.learn().is_some() {

@@ -131,7 +131,7 @@ impl Engine {
             actions.push(Action::PeerAlive(from));
         }
         let Some(payload) = reply else { return };
-        // Where the address is the proof, whoever forges it has the choice of ports.
+        // Where the address is the only proof, a sender that forges it can choose any port.
         let asked = match self.endpoint.control.proof_is_address() {
             true => SocketAddr::new(from.ip(), 0),
             false => from,

@@ -124,7 +124,7 @@ impl Peers {
         arrivals
     }
 
-    /// Ends the authentications that have run out; tells whose they were.
+    /// Ends the sessions that have expired, and returns their remotes.
     pub fn expire(&mut self, now: &Now) -> Vec<SocketAddr> {
         self.admissions().flat_map(|admission| admission.expire(now)).collect()
     }

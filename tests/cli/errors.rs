@@ -2,7 +2,7 @@
 
 use super::*;
 
-/// `UPDATE_GOLDEN=1 cargo test --test cli` writes the messages anew.
+/// `UPDATE_GOLDEN=1 cargo test --test cli` writes the messages again.
 #[test]
 #[cfg(feature = "hosts-url")]
 fn every_usage_error_is_one_clear_line() {

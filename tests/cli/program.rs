@@ -60,7 +60,7 @@ fn keygen_prints_a_pair_that_works() {
     assert_eq!(key(public, "Public  key (ed25519, 32 bytes): "), Some(44));
 }
 
-/// `UPDATE_GOLDEN=1 cargo test --test cli` writes the file anew.
+/// `UPDATE_GOLDEN=1 cargo test --test cli` writes the file again.
 #[test]
 fn help_matches_the_golden_file() {
     let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/help.txt");

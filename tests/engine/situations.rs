@@ -754,7 +754,7 @@ fn an_interface_in_a_vrf_is_reported_once_and_left_there() {
     }
 }
 
-/// Somebody else's interface has the name of our tunnel's: it stays as it is, for ever.
+/// Somebody else's interface has the name of our tunnel: it is never changed.
 #[test]
 fn a_foreign_interface_of_our_name_is_never_removed() {
     let label = |text: &str| Some(text.to_owned());

@@ -449,7 +449,7 @@ fn a_node_has_a_link_for_every_remote_in_the_kernels_datapath() {
     assert_eq!(admitted, [A, "198.51.100.7:4999", B]);
     let not_ipv4 = |r: &Report| matches!(r, Report::NodeUnusable { why: Unusable::NotIpv4, .. });
     assert_eq!(play.reports.iter().filter(|r| not_ipv4(r)).count(), 1);
-    // The same table after a restart: the same names, and nothing is made anew.
+    // The same table after a restart: the same names, and nothing is made again.
     let before = links(&play);
     let mut left = play.host.clone();
     left.found.rules = ipipou::engine::host::RulesFound::Unknown;

@@ -127,7 +127,7 @@ def test_no_packet_is_lost_by_a_restart(lab, manager, place, queues):
     ping.await_answers(20)
     ping.stop_complete()
 
-    # The client said nothing in the meantime, and nothing of the interface was made anew.
+    # The client said nothing in the meantime, and nothing of the interface was made again.
     assert again.show()["accepted"] == 0
     assert far.show()["sent"] == 1
     assert server.snapshot(ifindex=True) == before
@@ -138,7 +138,7 @@ def test_no_packet_is_lost_by_a_restart(lab, manager, place, queues):
 
 
 def test_stored_descriptors_of_another_tunnel_are_not_used(lab, manager):
-    """With another port and interface all is made anew, and the old interface goes."""
+    """With another port and interface everything is made again, and the old interface is removed."""
     server, client = ipipou.neighbours(lab)
     keys = ipipou.Keys(server)
     near = ipipou.server(server, keys=keys, prefix=manager.prefix())

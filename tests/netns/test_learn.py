@@ -319,7 +319,7 @@ def test_clients_with_a_token_return_after_a_kill_of_the_server(lab):
 
 
 def test_each_clients_authentication_expires_separately(lab):
-    """--auth-lifetime: each client's own, and what it had is learned anew."""
+    """--auth-lifetime: each client's own, and its inner address is learned again."""
     star = Star(lab, clients=2, proof=TOKEN)
     near = star.server("--auth-lifetime", "4")
     star.client(2, "--keepalive", "0.5")

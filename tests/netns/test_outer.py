@@ -1,5 +1,5 @@
 """The headers outside, in the userspace datapath: what routers may do to the packets, and what the
-ends make of it. And what is set up anew when it was not as it should be."""
+ends make of it. And what is set up again when it is not as it should be."""
 
 import contextlib
 import os
@@ -55,7 +55,7 @@ def ident(packet):
 
 
 def test_outer_packets_forbid_fragmentation(hosts):
-    """All packets forbid it: the numbers in them, which begin anew with each call, mean nothing."""
+    """All packets forbid it: the numbers in them, which start again with each call, mean nothing."""
     for host in hosts:
         no_checksum_offload(host, "eth0")  # so what is captured is what a network card sends
     connect(hosts)
@@ -189,7 +189,7 @@ def test_the_ecn_field_is_copied_to_the_outer_packet(lab, outer):
     no_damage((link.server, link.client))
 
 
-# -- anew -----------------------------------------------------------------------------------
+# -- again ----------------------------------------------------------------------------------
 
 
 def test_an_inherited_socket_gets_the_new_configuration(hosts, manager):  # noqa: F811

@@ -109,7 +109,7 @@ def test_options_left_out_after_a_kill_are_undone(lab):
     await_(lambda: not gateway_rules(server) and not routes(client), what="nothing left")
     await_(lambda: "fwmark" not in client.run(f"ip -d link show dev {DEV}"), what="no mark")
     await_answer(client, INNER_SERVER)
-    # It is at rest: a mark that could not be taken off would be tried to for ever.
+    # It is at rest: a mark that could not be removed would be tried again and again.
     changes = far.process.output().count(f"change {DEV}")
     later_second()
     far.reauthenticate()

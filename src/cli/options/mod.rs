@@ -187,7 +187,7 @@ pub struct Options {
     /// --learn 120 [default: 0]
     #[arg(long, value_name = "SEC", value_parser = value::seconds, help_heading = "Server")]
     pub auth_max_time_discrepancy: Option<Duration>,
-    /// How long an authentication is good for, in seconds; 0: for ever [default: 0]
+    /// How long an authentication is good for, in seconds; 0: it never expires [default: 0]
     #[arg(long, value_name = "SEC", value_parser = value::seconds, help_heading = "Server")]
     pub auth_lifetime: Option<Duration>,
 

@@ -15,7 +15,7 @@ use crate::engine::config::Reply;
 
 /// The first version of `ipipou` has the same default. Everybody knows it, so it protects nothing.
 const DEFAULT_SECRET: &str = "netprickle.com";
-/// So many bytes fit in one packet on any path: RFC 791's 576 bytes without IP and UDP header.
+/// The bytes that fit in one packet on any path: RFC 791's 576 without the IP and UDP headers.
 const SAFE_TOKEN: usize = 548;
 
 /// Refuses secrets in files where they have no effect. These options are newer than the first

@@ -117,8 +117,8 @@ pub fn renamed(
     labelled.filter(|i| is_ours(i)).filter_map(|link| link.name.parse().ok()).collect()
 }
 
-/// The interfaces of this and other processes of ours, but the one that our outer address is on: a
-/// tunnel may be in another, but nobody gets into one from inside another.
+/// The interfaces of the tunnels of this and other ipipou processes, except the one that has the outer
+/// address: a tunnel may run inside another, but no packet gets from inside one into another.
 fn inside(peers: &Peers, outer: Ipv4Addr, found: &Found) -> BTreeSet<String> {
     let has_outer = |interface: &Interface| {
         let outer = IpAddr::V4(outer);

@@ -63,7 +63,7 @@ impl Datapath {
                 inner_ipv6: false, // `ipip` carries IPv4
                 learns: false,
                 link_per_remote: true,
-                // The sets of the rules have room for so many.
+                // The size of the nft sets that hold the remotes.
                 most_remotes: 1024,
                 many_remotes: 512,
             },

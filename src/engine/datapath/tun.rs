@@ -112,9 +112,10 @@ pub fn delta(
 }
 
 /// The remote of a tunnel with two ends: everything goes there, IPv6 only if it is asked for. The
-/// interface sends some of its own accord, and the other end, where the kernel's carries IPv4 only,
-/// would take it for authentication. What may come from there, the kernel's reverse path filter
-/// judges for IPv4. For IPv6 it has none: so it is the networks that are routed there by us.
+/// kernel sends some IPv6 packets into every interface by itself, and a peer whose datapath is the
+/// kernel's, which carries IPv4 only, would take them for authentication packets. The kernel's reverse
+/// path filter judges the sources of IPv4 packets that arrive. It has none for IPv6: there, only the
+/// networks that this tunnel routes to the peer may be sources.
 fn only_remote(tunnel: &TunnelConfig, admitted: bool) -> RemoteSpec {
     let all_v4 = Ipv4Net::new_assert(Ipv4Addr::UNSPECIFIED, 0).into();
     let all_v6 = Ipv6Net::new_assert(Ipv6Addr::UNSPECIFIED, 0).into();

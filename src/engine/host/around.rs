@@ -60,7 +60,7 @@ pub fn forget(before: &mut BTreeMap<String, Settings>, found: &Found) {
     before.retain(|name, saved| {
         // Somebody has made the host a router since: it forwards for them now.
         saved.turned_on = saved.turned_on.filter(|then| then.ip_forward || !found.ip_forward);
-        // With an interface its settings go; another one of that name starts anew.
+        // An interface's settings disappear with it; a new one of that name has its own.
         there.contains(name.as_str()) && *saved != Settings::default()
     });
 }

@@ -115,7 +115,7 @@ impl Control {
     }
 }
 
-/// How an authentication packet is told from data, without knowing who sent it.
+/// How an authentication packet differs from data, without knowing who sent it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PacketShape {
     /// Anything of at least `length` and at most `longest` payload bytes whose first four bits are not

@@ -45,7 +45,7 @@ impl fmt::Display for SocketSpec {
 /// What the userspace datapath forwards: which inner addresses are behind which remote.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct PeerTable {
-    /// How authentication packets are told from data; `None`: nobody reads them.
+    /// How authentication packets differ from data; `None`: they are not read.
     pub control: Option<PacketShape>,
     /// What goes to and may come from each remote that is known by now.
     pub remotes: BTreeMap<SocketAddr, RemoteSpec>,
