@@ -25,7 +25,7 @@ class Machine:
         self.log = place / "log"
         for directory in (self.tree, self.path, self.home):
             directory.mkdir()
-        for name in ("setup", "Makefile", "Cargo.toml", "examples", "tests", "etc"):
+        for name in ("setup", "Makefile", "Cargo.toml", "examples", "packaging", "tests", "etc"):
             source = TOP / name
             (shutil.copytree if source.is_dir() else shutil.copy)(source, self.tree / name)
         for unit in ("ipipou@.service", "ipipou.target"):
