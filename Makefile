@@ -41,7 +41,7 @@ build: ## the release binary, target/release/ipipou
 deb: ## a package for Debian and Ubuntu, in target/debian/
 	@packaging/deb.sh
 
-static: ## a program that needs no library of the machine, target/static/ipipou
+static: ## a program that needs no library of the machine, and its crates' licences: target/static/
 	@packaging/static.sh
 
 test: ## everything: here, and on stock kernels in virtual machines

@@ -28,6 +28,8 @@ sed 's|/usr/local/bin/|/usr/bin/|' ipipou@.service >"$made/ipipou@.service"
 for shell in bash zsh fish; do
     "$binary" generate "$shell" >"$made/completions/$shell"
 done
+triple=$(tests/setup/rust.sh rustc --print host-tuple)
+packaging/notices.sh "$triple" | gzip -9n >"$made/third-party-notices.gz"
 gzip -9n <CHANGELOG.md >"$made/changelog.gz"
 
 revision=1

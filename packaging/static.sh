@@ -68,4 +68,5 @@ if [[ $headers == *INTERP* ]]; then
     echo "static.sh: $static/ipipou still wants a loader" >&2
     exit 1
 fi
+packaging/notices.sh "$triple" /usr/share/doc/musl-dev/copyright >"$static/third-party-notices"
 echo "static.sh: target/static/ipipou, $(stat -c %s "$static/ipipou") bytes" >&2
