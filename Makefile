@@ -59,7 +59,7 @@ bench: ## the speed, against other tunnels; DATAPATH=kernel or tun; writes targe
 	*) echo "bench: DATAPATH is kernel or tun, not '$(DATAPATH)'" >&2; exit 2 ;; \
 	esac
 
-bare: ## the README's first commands in bare Debian 12 and 13, by root and by a user: four in all
+bare: ## the README's first commands and both packages in bare Debian 12 and 13: six roots in all
 	@tests/setup/packages.sh test
 	@tests/setup/bare.sh
 

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Tries what `make deb` and `make static` made, by root, on a machine that can be spoilt. Installs the
-# package with apt, looks at what is there, purges it, and looks for what it left.
+# package with apt, looks at what is there, purges it, and looks for what it left. Runs the static program
+# where nothing else is, and the demonstration with it.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -20,6 +21,13 @@ traces() {
     find / -xdev \( -path "$PWD" -o -path /proc -o -path /sys -o -path '/var/cache/apt' \
         -o -path /root/.cargo \) -prune -o -name '*ipipou*' -print | sort
 }
+# Each of these stands above its licence.
+check_notices() { # FILE NAME...
+    local name
+    for name in "${@:2}"; do
+        grep -q "^===== \(.*, \)\?$name" "$1" || fail "no licence of $name in the notices"
+    done
+}
 
 version=$(sed -n '0,/^version = /s/^version = "\(.*\)"/\1/p' Cargo.toml)
 package=$(echo target/debian/ipipou_"$version"-*_"$(dpkg --print-architecture)".deb)
@@ -30,7 +38,7 @@ before=$(traces)
 refresh_lists
 expect "systemd, to look at the unit" apt install -y --no-install-recommends systemd
 expect "install $package" apt install -y "./$package"
-for wanted in nftables kmod; do
+for wanted in nftables kmod procps; do
     expect "$wanted is recommended" dpkg-query -W "$wanted"
 done
 [[ $(command -v ipipou) == /usr/bin/ipipou ]] || fail "no /usr/bin/ipipou"
@@ -47,6 +55,8 @@ for shell in bash-completion/completions/ipipou zsh/vendor-completions/_ipipou \
     fish/vendor_completions.d/ipipou.fish; do
     [[ -s /usr/share/$shell ]] || fail "no /usr/share/$shell"
 done
+zcat /usr/share/doc/ipipou/third-party-notices.gz >"$said"
+check_notices "$said" tokio rustls "Rust's standard library"
 
 # Once more is an upgrade; the administrator's file outlives it, and the package.
 expect "install it again" apt install -y --reinstall "./$package"
@@ -69,4 +79,7 @@ empty=$(mktemp -d)
 cp "$static" "$empty/"
 [[ $(chroot "$empty" /ipipou --version) == "ipipou $version" ]] || fail "$static needs more than itself"
 rm -r "$empty"
+check_notices "${static%/*}/third-party-notices" tokio rustls "Rust's standard library" ".*musl"
+tests/setup/packages.sh hosts
+expect "demonstration with $static" env PATH="$PWD/${static%/*}:$PATH" bash demo/userspace.sh
 echo "try.sh: passed"

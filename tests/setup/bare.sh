@@ -2,8 +2,9 @@
 # Proves the README on machines that have nothing: runs its first commands in a bare Debian that has
 # git and certificates, and a copy of this tree.
 #
-#   bare.sh                              all four combinations: `make bare`
+#   bare.sh                              all four combinations, and the packages: `make bare`
 #   bare.sh SUITE root|user DATAPATH     one: bookworm or trixie; as root, or as a user with sudo
+#   bare.sh SUITE root packages          instead, builds both packages and tries them (RELEASING.md)
 #   bare.sh SUITE root|user -- COMMAND   that command instead of the README's
 #
 # What it gets from this machine says root.sh; what can be used again is in target/bare. A command
@@ -21,7 +22,8 @@ limit=${IPIPOU_BARE_TIMEOUT:-2400}
 
 if (($# == 0)); then
     failed=0
-    for combination in 'bookworm root kernel' 'trixie user tun' 'bookworm user tun' 'trixie root kernel'; do
+    for combination in 'bookworm root kernel' 'trixie user tun' 'bookworm user tun' 'trixie root kernel' \
+        'bookworm root packages' 'trixie root packages'; do
         # shellcheck disable=SC2086 # three words
         "${BASH_SOURCE[0]}" $combination || failed=1
     done
@@ -33,11 +35,15 @@ root) user=root home=root more='' ;;
 user) user=newcomer home=home/newcomer more=,sudo ;;
 *) echo "bare.sh: as whom? root or user, not '$who'" >&2 && exit 2 ;;
 esac
+readme() { # DEMO
+    commands=(./setup "$1" 'make build && sudo make install' 'ipipou --auth-keygen') document=README.md
+}
 case $datapath in
-kernel) demo='make demo' ;;
-tun) demo='make demo DATAPATH=tun' ;;
---) demo=${4:?what is to run?} ;;
-*) echo "bare.sh: the datapath is kernel or tun, not '$datapath'" >&2 && exit 2 ;;
+kernel) readme 'make demo' ;;
+tun) readme 'make demo DATAPATH=tun' ;;
+packages) commands=(./setup 'make deb' 'make static' packaging/try.sh) document=RELEASING.md ;;
+--) commands=("${4:?what is to run?}") document='' ;;
+*) echo "bare.sh: the datapath is kernel or tun, or it is packages, not '$datapath'" >&2 && exit 2 ;;
 esac
 say() { echo "bare.sh: $suite, as $who: $*" >&2; }
 # `make test` repeats this line at its end.
@@ -107,14 +113,10 @@ newcomer() { # COMMAND
 }
 noise='not found|o such file|nbound variable|syntax error|ermission denied|cannot |^[EW]: |[Ww]arning|panicked'
 
-if [[ $datapath == -- ]]; then
-    newcomer "$demo"
-    exit
-fi
-for command in ./setup "$demo" "make build && sudo make install" "ipipou --auth-keygen"; do
-    # What is tried here is what the README says.
-    if ! grep -qF -- "$command" README.md; then
-        fail "the README does not say '$command'"
+for command in "${commands[@]}"; do
+    # What is tried here is what the document says.
+    if [[ $document ]] && ! grep -qF -- "$command" "$document"; then
+        fail "$document does not say '$command'"
     fi
     [[ $who == user ]] || command=${command/sudo /}
     newcomer "$command"
