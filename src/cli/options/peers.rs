@@ -33,7 +33,7 @@ pub struct PeersOptions {
     /// The table, from an http:// or https:// URL
     #[arg(long, value_name = "URL", value_parser = value::url)]
     pub hosts_url: Option<String>,
-    /// Fetch the table again every SEC seconds, at least 10 [default: 300]
+    /// Fetch the table every SEC seconds, at least 10 [default: 300]
     #[arg(long, value_name = "SEC", value_parser = value::interval)]
     pub hosts_url_interval: Option<Duration>,
     /// Who may sign the certificate of the table's server: PEM certificates in a file [default:
