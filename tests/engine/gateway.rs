@@ -265,3 +265,22 @@ fn routes_into_the_tunnel_are_removed_before_its_packets_lose_their_mark() {
     let changed = position(&play, "change ipipou0");
     assert!(position(&play, "remove rule: not fwmark") < changed);
 }
+
+#[test]
+fn outer_packets_are_marked_and_routes_read_where_the_gateway_needs_it() {
+    type Ask<'a> = &'a dyn Fn(&mut ipipou::engine::config::GatewayConfig);
+    let asked: [(Ask<'_>, bool, bool); 5] = [
+        (&|_| {}, false, false),
+        (&|gateway| gateway.default_route = true, true, true),
+        (&|gateway| gateway.routes = vec![net("10.2.0.0/16")], true, true),
+        (&|gateway| gateway.forward = true, false, true),
+        (&|gateway| gateway.masquerade = Some(Masquerade::Anywhere), false, true),
+    ];
+    for (number, (ask, marks, asks_for_routing)) in asked.into_iter().enumerate() {
+        let mut tunnel = tunnel();
+        tunnel.gateway.mark = 7;
+        ask(&mut tunnel.gateway);
+        assert_eq!(tunnel.mark(), marks.then_some(7), "{number}");
+        assert_eq!(tunnel.asks_for_routing(), asks_for_routing, "{number}");
+    }
+}

@@ -723,7 +723,20 @@ fn an_interface_with_the_inner_addresses_is_reported_once() {
     play.host.found.inner_way = way;
     play.read();
     play.read();
-    assert_eq!(play.reports, [Report::LedAstray { inner, interface: "eth0".to_owned() }]);
+    let astray = Report::LedAstray { inner, interface: "eth0".to_owned() };
+    assert_eq!(play.reports, std::slice::from_ref(&astray));
+    // As long as our own steps are not done, its routes may be missing.
+    play.host.found.inner_way = None;
+    play.read();
+    play.reports.clear();
+    play.host.found.inner_way = way;
+    play.host.each_interface(|i| i.up &= i.name != "ipipou0");
+    play.host.broken = "set ipipou0 up";
+    play.read();
+    assert!(!play.reports.contains(&astray));
+    play.host.broken = "";
+    play.pass(Duration::from_secs(5));
+    assert!(play.reports.contains(&astray));
 }
 
 #[test]
@@ -1085,4 +1098,40 @@ fn links_and_rules_of_the_tunnel_count_as_leftovers() {
     play.receive(at(A), &proof);
     play.host.found.rules = RulesFound::Missing;
     assert!(left(&play.host.found), "a link");
+}
+
+#[test]
+fn the_status_has_the_time_of_the_last_authentication() {
+    let mut play = Play::start(Config::from(server(None)), FakeHost::new(), Memory::default());
+    assert_eq!(play.engine.status().last_authentication, None);
+    for second in [5, 10] {
+        play.pass(Duration::from_secs(5));
+        let proof = play.proof();
+        play.receive(at("198.51.100.7:4500"), &proof);
+        assert_eq!(play.engine.status().last_authentication, Some(START + second));
+    }
+}
+
+/// By the old memory the next start puts back what could not be removed.
+#[test]
+fn a_memory_says_that_it_runs_until_everything_is_removed() {
+    for (broken, is_running) in [("", false), ("remove", true)] {
+        let mut play = Play::start(Config::from(server(None)), FakeHost::new(), Memory::default());
+        let proof = play.proof();
+        play.receive(at("198.51.100.7:4500"), &proof);
+        play.host.broken = broken;
+        play.end();
+        assert_eq!(play.memory.running, is_running, "{broken:?}");
+    }
+}
+
+#[test]
+fn the_status_of_a_client_has_the_time_of_its_last_packet() {
+    let server = HostName::Address("203.0.113.9".parse().unwrap());
+    let keepalive = Some(Duration::from_secs(30));
+    let config = Config::from(client(server, keepalive));
+    let mut play = Play::start(config, FakeHost::new(), Memory::default());
+    assert_eq!(play.engine.status().last_authentication, Some(START));
+    play.pass(Duration::from_secs(30));
+    assert_eq!(play.engine.status().last_authentication, Some(START + 30));
 }

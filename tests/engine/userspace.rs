@@ -480,3 +480,22 @@ fn a_process_that_inherits_the_interface_continues_the_tunnel() {
     let again = Play::start_on(Datapath::Tun, config(), left, play.memory);
     assert!(remotes(&again).is_empty());
 }
+
+/// Whether a datapath was asked for or is chosen, it has to carry all that the configuration has.
+#[test]
+fn a_configuration_names_what_a_datapath_cannot_carry() {
+    let kernel = |config: &Config| config.exceeds(Datapath::Kernel);
+    let plain = Config::from(server(None));
+    assert_eq!(kernel(&plain), None);
+    let mut six = plain.clone();
+    six.tunnel.inner6 = Some("fd00::1/64".parse().unwrap());
+    assert_eq!(kernel(&six), Some("the kernel's carries IPv4 only (--ip6)"));
+    let mut over = plain.clone();
+    over.tunnel.outer = Outer::Address("2001:db8::1".parse().unwrap());
+    assert_eq!(kernel(&over), Some("the kernel's goes over IPv4 only"));
+    let learner = Config::from(super::memory::learning(8));
+    assert_eq!(kernel(&learner), Some("the kernel's cannot learn addresses (--learn)"));
+    for config in [&plain, &six, &over, &learner] {
+        assert_eq!(config.exceeds(Datapath::Tun), None);
+    }
+}
