@@ -167,3 +167,25 @@ fn an_arrival_and_an_expiry_are_one_step_each() {
     play.pass(Duration::from_secs(35));
     assert_eq!(play.applied[before..], ["forward to 198.51.100.4:1020 no more"]);
 }
+
+#[test]
+fn many_hosts_at_once_are_one_step() {
+    for (count, steps) in [(16, 16), (17, 1)] {
+        let mut play =
+            Play::start_on(Datapath::Tun, server(40), FakeHost::new(), Memory::default());
+        let first = play.proof();
+        play.receive(host(31), &first);
+        play.pass(Duration::from_secs(10));
+        play.slow_disk = true;
+        for number in 0..count {
+            let proof = play.proof();
+            play.receive(host(number), &proof);
+        }
+        let before = play.applied.len();
+        while play.unwritten.is_some() {
+            play.write();
+        }
+        assert_eq!(play.applied.len() - before, steps, "{count}");
+        assert_eq!(play.carried().len(), usize::from(count) + 1);
+    }
+}

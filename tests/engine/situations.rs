@@ -179,6 +179,7 @@ fn the_alternate_address_is_used_while_the_pair_is_taken() {
     let link = play.host.link("ipipou0").unwrap();
     assert_eq!(link.local, "172.29.0.0".parse::<std::net::Ipv4Addr>().unwrap());
     assert!(play.host.found.has_local(link.local.into()));
+    assert_eq!(play.engine.status().alternate, Some(link.local.into()));
     assert_eq!(
         play.host.admitted(),
         [Admitted { remote: at(A), alternate: Some(link.local) }].into()
@@ -188,6 +189,7 @@ fn the_alternate_address_is_used_while_the_pair_is_taken() {
     play.receive(at(B), &proof);
     assert_eq!(play.host.link("ipipou0").unwrap().local, OUTER);
     assert!(!play.host.found.has_local(link.local.into()));
+    assert_eq!(play.engine.status().alternate, None);
 }
 
 #[test]
