@@ -4,7 +4,9 @@ use ipipou::auth::Reject;
 
 use super::host::{OUTER, STRANGER};
 use super::*;
-use ipipou::engine::host::{AddressState, Admitted, InterfaceKind, RulesFound, Scope};
+use ipipou::engine::host::{
+    Address, AddressState, Admitted, InterfaceAddress, InterfaceKind, RulesFound, Scope,
+};
 
 pub const A: &str = "198.51.100.7:4500";
 pub const B: &str = "198.51.100.8:4501";
@@ -1136,4 +1138,41 @@ fn the_status_of_a_client_has_the_time_of_its_last_packet() {
     assert_eq!(play.engine.status().last_authentication, Some(START));
     play.pass(Duration::from_secs(30));
     assert_eq!(play.engine.status().last_authentication, Some(START + 30));
+}
+
+/// Ours are those with our address or our network; what else somebody adds to the interface stays.
+#[test]
+fn only_addresses_that_share_something_with_ours_are_removed() {
+    let mut play = serving();
+    let proof = play.proof();
+    play.receive(at(A), &proof);
+    let index = play.host.last_interface().index;
+    let ours = play.host.shape().addresses;
+    let mut add = |local: &str, network: &str| {
+        let value = InterfaceAddress::new(local.parse().unwrap(), network.parse().unwrap());
+        play.host.found.addresses.push(Address::new(index, value));
+    };
+    add("172.28.0.9", "172.28.0.1/32"); // our network
+    add("172.28.0.0", "172.28.0.7/32"); // our address
+    add("10.99.0.1", "10.99.0.1/24");
+    play.read();
+    let foreign = "10.99.0.1".parse::<std::net::IpAddr>().unwrap();
+    let left = play.host.shape().addresses;
+    assert!(left.iter().any(|address| address.value.local == foreign));
+    assert_eq!(left.len(), ours.len() + 1, "{left:?}");
+}
+
+#[test]
+fn an_ipv6_address_counts_as_global_if_others_than_neighbours_can_answer_it() {
+    for (address, is_global) in [
+        ("2001:db8::1/64", true),
+        ("fd00::1/64", true),
+        ("fe80::1/64", false),
+        ("::1/128", false),
+        ("203.0.113.7/24", false),
+    ] {
+        let mut host = FakeHost::new();
+        host.add_address_of(super::host::ETH0, address.parse().unwrap());
+        assert_eq!(host.found.has_global_ipv6(), is_global, "{address}");
+    }
 }
