@@ -2,7 +2,7 @@
 # Changes the code of the pure rooms, one small change at a time, and runs the tests: `make mutants`.
 # Hours for everything; ARGS are for cargo-mutants:
 #
-#   make mutants ARGS="--file src/engine/plan.rs"     one file instead of all of them
+#   make mutants ARGS="--file src/engine/host/plan.rs"     one file instead of all
 #   make mutants ARGS="--shard 1/8"                   an eighth
 #   make mutants ARGS="--in-diff ../change.diff"      what a change touched
 #
@@ -12,7 +12,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
 # The rooms that do no I/O, and what of the userspace datapath is arithmetic on packets; adapters are
 # tested on real kernels (tests/vm).
-files=(src/wire/*.rs src/auth/*.rs src/engine/*.rs src/cli/{,*/}*.rs
+files=(src/wire/*.rs src/auth/*.rs src/engine/{,*/}*.rs src/cli/{,*/}*.rs
     src/tun/{checksum,classify,coalesce,ecn,offloads,partial,segment,split,vnet}.rs)
 chosen=()
 if [[ " $* " != *" --file"* && " $* " != *" -f "* ]]; then
