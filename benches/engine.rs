@@ -15,12 +15,9 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use futures_util::FutureExt as _;
-use host::FakeHost;
+use host::{FakeHost, tunnel};
 use ipipou::auth::{Policy, Proof, Token};
-use ipipou::engine::config::{
-    Admits, AlternateAddress, Config, Datapath, DatapathChoice, Expects, GatewayConfig,
-    LearnConfig, Outer, QueueConfig, Reply, RulesConfig, SourceCheck, TunnelConfig,
-};
+use ipipou::engine::config::{Admits, Config, Datapath, Expects, LearnConfig, QueueConfig, Reply};
 use ipipou::engine::driver::Driver;
 use ipipou::engine::host::Found;
 use ipipou::engine::host::step::{Refused, Step};
@@ -42,23 +39,9 @@ struct Server {
 }
 
 fn config() -> Config {
-    let tunnel = TunnelConfig {
-        device: "ipipou0".parse().unwrap(),
-        inner: "10.9.0.1".parse().unwrap(),
-        inner_peer: "10.9.0.0/16".parse().unwrap(),
-        inner6: None,
-        mtu: None,
-        outer: Outer::Device("eth0".parse().unwrap()),
-        port: 10000.try_into().unwrap(),
-        alternate: AlternateAddress::WhenTaken("172.29.0.0".parse().unwrap()),
-        checksum: None,
-        source_check: SourceCheck::Strict,
-        auth_ttl: None,
-        rules: RulesConfig { table: "ipipou-0".to_owned(), counters: true },
-        gateway: GatewayConfig::default(),
-        datapath: DatapathChoice::Auto,
-        queues: None,
-    };
+    let mut tunnel = tunnel();
+    tunnel.inner = "10.9.0.1".parse().unwrap();
+    tunnel.inner_peer = "10.9.0.0/16".parse().unwrap();
     let proof = Proof::Token(Token::new(TOKEN.to_vec()).unwrap());
     let expects = Expects {
         queue: QueueConfig { number: 0, max_len: 24 },

@@ -25,12 +25,11 @@ use std::net::{SocketAddr, SocketAddrV4};
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
-use host::FakeHost;
+use host::{FakeHost, tunnel};
 use ipipou::auth::{Credential, Policy, Proof, SharedSecret, Signer, Verifier};
 use ipipou::engine::config::{
-    Admits, AlternateAddress, Config, Datapath, DatapathChoice, Expects, GatewayConfig, HostName,
-    LearnConfig, Outer, QueueConfig, Reply, RulesConfig, ServerName, Shows, SourceCheck,
-    TunnelConfig,
+    Admits, Config, Datapath, Expects, HostName, LearnConfig, Outer, QueueConfig, Reply,
+    ServerName, Shows, SourceCheck, TunnelConfig,
 };
 use ipipou::engine::driver::Driver;
 use ipipou::engine::host::Found;
@@ -43,26 +42,6 @@ const START: u64 = 1_700_000_000;
 
 fn signer() -> Signer {
     Signer::new(&[7; 32], SharedSecret::new(b"secret".to_vec()))
-}
-
-fn tunnel() -> TunnelConfig {
-    TunnelConfig {
-        device: "ipipou0".parse().unwrap(),
-        inner: "172.28.0.0".parse().unwrap(),
-        inner_peer: "172.28.0.1/32".parse().unwrap(),
-        inner6: None,
-        mtu: None,
-        outer: Outer::Device("eth0".parse().unwrap()),
-        port: 10000.try_into().unwrap(),
-        alternate: AlternateAddress::WhenTaken("172.29.0.0".parse().unwrap()),
-        checksum: None,
-        source_check: SourceCheck::Strict,
-        auth_ttl: None,
-        rules: RulesConfig { table: "ipipou-0".to_owned(), counters: true },
-        gateway: GatewayConfig::default(),
-        datapath: DatapathChoice::Auto,
-        queues: None,
-    }
 }
 
 /// A server as a test asks for it.

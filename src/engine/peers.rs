@@ -136,8 +136,7 @@ impl Peers {
 
     /// The remotes that came, went, or ran out since the last call.
     pub fn take_changed(&mut self) -> BTreeSet<SocketAddr> {
-        let admissions = self.0.iter_mut().filter_map(|peer| peer.admission.as_mut());
-        admissions.flat_map(Admission::take_changed).collect()
+        self.admissions().flat_map(Admission::take_changed).collect()
     }
 
     /// Notes that the kernel refused a link because another has its pair of addresses.
@@ -149,8 +148,7 @@ impl Peers {
 
     /// What was not to be forgotten since the last call; `None` when it is too much to be kept apart.
     pub fn take_records(&mut self) -> Option<Vec<Record>> {
-        let admissions = self.0.iter_mut().filter_map(|peer| peer.admission.as_mut());
-        let records: Vec<_> = admissions.map(Admission::take_records).collect();
+        let records: Vec<_> = self.admissions().map(Admission::take_records).collect();
         records.into_iter().collect::<Option<Vec<_>>>().map(|of_peers| of_peers.concat())
     }
 

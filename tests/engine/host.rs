@@ -4,7 +4,10 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
-use ipipou::engine::config::{DeviceName, SourceCheck};
+use ipipou::engine::config::{
+    AlternateAddress, DatapathChoice, DeviceName, GatewayConfig, Outer, RulesConfig, SourceCheck,
+    TunnelConfig,
+};
 use ipipou::engine::host::step::{
     DnsStep, HostStep, KernelLink, KernelStep, NatStep, Refused, Step, TunStep,
 };
@@ -19,6 +22,27 @@ pub const LOOPBACK: u32 = 1;
 pub const ETH0: u32 = 2;
 pub const OUTER: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 1);
 pub const STRANGER: &str = "stranger0";
+
+/// A tunnel of two hosts, as it is without options.
+pub fn tunnel() -> TunnelConfig {
+    TunnelConfig {
+        device: "ipipou0".parse().unwrap(),
+        inner: "172.28.0.0".parse().unwrap(),
+        inner_peer: "172.28.0.1/32".parse().unwrap(),
+        inner6: None,
+        mtu: None,
+        outer: Outer::Device("eth0".parse().unwrap()),
+        port: 10000.try_into().unwrap(),
+        alternate: AlternateAddress::WhenTaken("172.29.0.0".parse().unwrap()),
+        checksum: None,
+        source_check: SourceCheck::Strict,
+        auth_ttl: None,
+        rules: RulesConfig { table: "ipipou-0".to_owned(), counters: true },
+        gateway: GatewayConfig::default(),
+        datapath: DatapathChoice::Auto,
+        queues: None,
+    }
+}
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FakeHost {

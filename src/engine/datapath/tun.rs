@@ -47,10 +47,7 @@ pub fn wanted(
     let shared = peers.shared().and_then(|shared| Some((shared, shared.learn()?)));
     if let Some((shared, learn)) = shared {
         forwarding.learn = Some(LearnSpec {
-            within: through(endpoint, peers)
-                .into_iter()
-                .chain(tunnel.inner6.map(IpNet::V6))
-                .collect(),
+            within: inside(endpoint, peers).collect(),
             except: addresses(tunnel, outside).iter().map(|address| address.local).collect(),
             limit: learn.limit,
             lifetime: learn.lifetime,
@@ -80,6 +77,11 @@ pub fn wanted(
     }
 }
 
+/// The inner addresses of the other ends, of both families.
+fn inside(endpoint: &Endpoint, peers: &Peers) -> impl Iterator<Item = IpNet> {
+    through(endpoint, peers).into_iter().chain(endpoint.tunnel.inner6.map(IpNet::V6))
+}
+
 /// More entries than that are exchanged as a whole.
 const A_FEW: usize = 16;
 
@@ -93,9 +95,8 @@ pub fn delta(
     found: &Found,
 ) -> Option<Vec<Step>> {
     let tunnel = &endpoint.tunnel;
-    let networks = through(endpoint, peers).into_iter();
-    let networks = networks.chain(tunnel.inner6.map(IpNet::V6));
-    let networks: Vec<_> = networks.chain(tunnel.gateway.routes.iter().copied()).collect();
+    let routes = tunnel.gateway.routes.iter().copied();
+    let networks: Vec<_> = inside(endpoint, peers).chain(routes).collect();
     let is_inside = |remote: &SocketAddr| networks.iter().any(|net| net.contains(&remote.ip()));
     let is_more = changed.len() > A_FEW || changed.iter().any(is_inside);
     if peers.shared().is_none() || tunnel.gateway.default_route || is_more {
