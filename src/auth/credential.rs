@@ -4,8 +4,10 @@ use std::fmt;
 
 use ed25519_dalek::{Signer as _, SigningKey};
 
-use super::secret::{SharedSecret, Token};
+use super::pair::Pair;
+use super::secret::{KeyError, SharedSecret, Token};
 use crate::wire::auth_packet::{self, SALT_LEN};
+use crate::wire::control::{HELLO_LEN, HelloFields, may_begin};
 
 /// What an authentication packet is made of.
 #[derive(Debug, Clone)]
@@ -67,6 +69,33 @@ impl Signer {
     /// The public half, as the other end must know it.
     pub fn public(&self) -> [u8; 32] {
         self.key.verifying_key().to_bytes()
+    }
+
+    /// The keys that we share with the server that has this public key.
+    ///
+    /// # Errors
+    /// When its key cannot be used.
+    pub fn pair_with_server(&self, server: &[u8; 32]) -> Result<Pair, KeyError> {
+        Pair::of_signer(&self.key, server, &self.secret)
+    }
+
+    /// A signed hello with the first of the `salts` by which it begins as a hello may: seven of 16 do.
+    pub fn hello(
+        &self,
+        pair: &Pair,
+        fields: &HelloFields,
+        salts: impl IntoIterator<Item = [u8; SALT_LEN]>,
+    ) -> Option<[u8; HELLO_LEN]> {
+        salts.into_iter().find_map(|salt| {
+            let signed = pair.signed(&HelloFields { salt, ..*fields }.encode());
+            let signature = self.key.sign(&[&signed, self.secret.as_bytes()].concat()).to_bytes();
+            let first = signature.first().copied().unwrap_or_default();
+            let mut hello = [0; HELLO_LEN];
+            let (front, rest) = hello.split_at_mut(signature.len());
+            front.copy_from_slice(&signature);
+            rest.copy_from_slice(&signed);
+            may_begin(first).then_some(hello)
+        })
     }
 
     /// The packet for `seconds` (Unix time) and `salt`: signature, seconds, salt.

@@ -2,16 +2,22 @@
 //!
 //! This room is pure: time and salt come in as arguments.
 
+mod cookie;
 mod credential;
+mod key_check;
+mod pair;
 mod policy;
 mod replay;
 mod replay_disk;
 mod secret;
 
+pub use cookie::{CookieSecrets, Ends};
 pub use credential::{Credential, Signer};
+pub use key_check::check_public_keys;
+pub use pair::{Pair, check_public_key, hint, unsigned_hello};
 pub use policy::{Policy, Proof, Reject, Verifier};
 pub use replay::{ReplayMemory, ServerTime, Stale};
 pub use secret::{
-    KeyError, MAX_TOKEN, SharedSecret, Token, TokenError, generate_seed, is_public_key, key_text,
-    parse_key,
+    KeyError, MAX_TOKEN, SharedSecret, Token, TokenError, generate_seed, is_placeholder,
+    is_public_key, key_text, parse_key,
 };

@@ -93,6 +93,21 @@ pub enum KeyError {
     /// The point has a small order, so that a signature proves nothing.
     #[error("a weak key: any signature would hold, or none")]
     Weak,
+    /// Other bytes stand for the same point.
+    #[error("not the canonical form of a key")]
+    NotCanonical,
+    /// The point has a part of small order, so that another key gives the same X25519 result.
+    #[error("not a key that a private one makes: it has a part of small order")]
+    Torsion,
+}
+
+/// Whether this is a placeholder, as `<the shared secret>` in the examples in etc/ipipou. A secret
+/// that somebody made up has other characters in it.
+pub fn is_placeholder(value: &str) -> bool {
+    let value = value.trim();
+    let inside = value.strip_prefix('<').and_then(|rest| rest.strip_suffix('>'));
+    let is_word = |c: char| c.is_alphanumeric() || " '’-_./:[]".contains(c);
+    inside.is_some_and(|inside| !inside.is_empty() && inside.chars().all(is_word))
 }
 
 /// Reads the base64 form of 32 key bytes: a private seed or a public key (RFC 8032).

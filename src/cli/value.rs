@@ -4,6 +4,7 @@
 //! Blanks around a value are dropped, because they come easily into a `.conf` file; only tokens and
 //! secrets keep every byte, as the other end may have them with blanks.
 
+use std::ffi::OsStr;
 use std::net::Ipv4Addr;
 use std::num::{NonZeroU8, NonZeroU16, NonZeroU32, NonZeroUsize};
 use std::path::{Path, PathBuf};
@@ -17,6 +18,7 @@ use zeroize::Zeroizing;
 
 use crate::auth::{KeyError, SharedSecret, Token, TokenError, is_public_key, parse_key};
 use crate::engine::config::{DeviceName, DeviceNameError, LEAST_MTU, MOST_MTU};
+use crate::engine::hub::MemberState;
 
 /// Why a text is not a value of its option. The message follows the value in a sentence.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -72,6 +74,10 @@ pub enum ValueError {
     NotATable,
     #[error("is not the name of a tunnel (no '/', not '.' or '..')")]
     NotATunnel,
+    #[error("is not a version of the control protocol: 1 or 2")]
+    NotAProtocol,
+    #[error("is not one of connected, away, new, expired, disabled")]
+    NotAPeerState,
     #[error("is empty: give a path")]
     NoPath,
     #[error("is not base64")]
@@ -254,6 +260,26 @@ pub fn path(text: &str) -> Result<PathBuf, ValueError> {
     if text.trim().is_empty() { Err(ValueError::NoPath) } else { Ok(PathBuf::from(text.trim())) }
 }
 
+/// Takes a version of the control protocol.
+pub fn protocol(text: &str) -> Result<u8, ValueError> {
+    match text {
+        "1" => Ok(1),
+        "2" => Ok(2),
+        _ => Err(ValueError::NotAProtocol),
+    }
+}
+
+/// Takes the state of a peer, as `ipipou show` has it.
+pub fn peer_state(text: &str) -> Result<String, ValueError> {
+    let is_one = MemberState::ALL.iter().any(|state| state.name() == text);
+    if is_one { Ok(text.to_owned()) } else { Err(ValueError::NotAPeerState) }
+}
+
+/// Takes a path, or nothing at all.
+pub fn path_or_none(text: &str) -> Result<PathBuf, ValueError> {
+    Ok(PathBuf::from(text.trim()))
+}
+
 /// Returns the file that `--config NAME` means.
 pub fn conf_path(name: &Path) -> PathBuf {
     let bytes = name.as_os_str().as_encoded_bytes();
@@ -265,6 +291,13 @@ pub fn conf_path(name: &Path) -> PathBuf {
     Path::new(CONF_DIRECTORY).join(file)
 }
 
+/// Returns where the files of peers of the tunnel with this name are, unless it is said.
+pub fn peers_path(name: &OsStr) -> PathBuf {
+    let mut directory = name.to_owned();
+    directory.push(".peers.d");
+    Path::new(CONF_DIRECTORY).join(directory)
+}
+
 pub fn seed(text: &str) -> Result<Seed, ValueError> {
     Ok(Seed(parse_key(text).map_err(key_error)?))
 }
@@ -274,21 +307,14 @@ pub fn public_key(text: &str) -> Result<PublicKey, ValueError> {
     if is_public_key(&key) { Ok(PublicKey(key)) } else { Err(ValueError::NotAPublicKey) }
 }
 
-/// Whether this is a placeholder, as `<the shared secret>` in the examples in etc/ipipou. A secret
-/// that somebody made up has other characters in it.
-pub fn is_placeholder(value: &str) -> bool {
-    let value = value.trim();
-    let inside = value.strip_prefix('<').and_then(|rest| rest.strip_suffix('>'));
-    let is_word = |c: char| c.is_alphanumeric() || " '’-_./:[]".contains(c);
-    inside.is_some_and(|inside| !inside.is_empty() && inside.chars().all(is_word))
-}
-
 /// Converts an error without the decoder's message, which names a byte of the key.
 fn key_error(error: KeyError) -> ValueError {
     match error {
         KeyError::NotBase64(_) => ValueError::NotBase64,
         KeyError::Length(n) => ValueError::KeyLength(n),
-        KeyError::NotAPoint | KeyError::Weak => ValueError::NotAPublicKey,
+        KeyError::NotAPoint | KeyError::Weak | KeyError::NotCanonical | KeyError::Torsion => {
+            ValueError::NotAPublicKey
+        }
     }
 }
 

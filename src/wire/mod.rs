@@ -7,5 +7,6 @@
 
 pub mod address;
 pub mod auth_packet;
+pub mod control;
 pub mod inner;
 pub mod udp;

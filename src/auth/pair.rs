@@ -1,0 +1,179 @@
+//! The keys that one client and one server share in control protocol v2, and the MACs made with them.
+//!
+//! X25519 (RFC 7748) between the ed25519 keys of both (the private one is the clamped half of SHA-512 of
+//! the seed, RFC 8032, 5.1.5), then HKDF-SHA-512 (RFC 5869) without a salt over its result and the shared
+//! secret, with the label "ipipou 2" and both public keys. A MAC is the first 16 bytes of HMAC-SHA-512.
+
+use std::fmt;
+
+use ed25519_dalek::{SigningKey, VerifyingKey};
+use hkdf::Hkdf;
+use hmac::{Hmac, KeyInit as _, Mac as _};
+use sha2::Sha512;
+use subtle::ConstantTimeEq as _;
+use zeroize::Zeroizing;
+
+use super::secret::{KeyError, SharedSecret};
+use crate::wire::control::{Answer, HELLO_LEN, HelloFields, Hint, MAC_LEN, Tag};
+
+const LABEL: &[u8] = b"ipipou 2";
+
+/// The keys between one client and one server.
+#[derive(Clone)]
+pub struct Pair {
+    to_server: Hmac<Sha512>,
+    to_client: Hmac<Sha512>,
+}
+
+/// Checks that a public key can be used for both signatures and X25519, and that no other bytes stand for
+/// the same point.
+///
+/// # Errors
+/// When it is no point, not the canonical form of one, of small order, or has a part of small order.
+pub fn check_public_key(public: &[u8; 32]) -> Result<(), KeyError> {
+    let key = VerifyingKey::from_bytes(public).map_err(|_| KeyError::NotAPoint)?;
+    let point = key.to_edwards();
+    if point.compress().as_bytes() != public {
+        return Err(KeyError::NotCanonical);
+    }
+    if key.is_weak() {
+        return Err(KeyError::Weak);
+    }
+    if !point.is_torsion_free() {
+        return Err(KeyError::Torsion);
+    }
+    Ok(())
+}
+
+/// The first bytes of a public key.
+pub fn hint(public: &[u8; 32]) -> Hint {
+    let [a, b, c, d, e, f, g, h, ..] = *public;
+    [a, b, c, d, e, f, g, h]
+}
+
+impl Pair {
+    /// The server's: its private seed, and a client's public key.
+    ///
+    /// # Errors
+    /// When the client's key cannot be used.
+    pub fn of_server(
+        seed: &[u8; 32],
+        client: &[u8; 32],
+        secret: &SharedSecret,
+    ) -> Result<Self, KeyError> {
+        let own = SigningKey::from_bytes(seed);
+        let public = own.verifying_key().to_bytes();
+        Self::new(&own, client, (client, &public), secret)
+    }
+
+    /// The client's: its private seed, and the server's public key.
+    ///
+    /// # Errors
+    /// When the server's key cannot be used.
+    pub fn of_client(
+        seed: &[u8; 32],
+        server: &[u8; 32],
+        secret: &SharedSecret,
+    ) -> Result<Self, KeyError> {
+        Self::of_signer(&SigningKey::from_bytes(seed), server, secret)
+    }
+
+    pub(super) fn of_signer(
+        own: &SigningKey,
+        server: &[u8; 32],
+        secret: &SharedSecret,
+    ) -> Result<Self, KeyError> {
+        let public = own.verifying_key().to_bytes();
+        Self::new(own, server, (&public, server), secret)
+    }
+
+    fn new(
+        own: &SigningKey,
+        other: &[u8; 32],
+        (client, server): (&[u8; 32], &[u8; 32]),
+        secret: &SharedSecret,
+    ) -> Result<Self, KeyError> {
+        check_public_key(other)?;
+        let other = VerifyingKey::from_bytes(other).map_err(|_| KeyError::NotAPoint)?;
+        let scalar = Zeroizing::new(own.to_scalar_bytes());
+        let shared = Zeroizing::new(other.to_montgomery().mul_clamped(*scalar).to_bytes());
+        if shared.ct_eq(&[0; 32]).into() {
+            return Err(KeyError::Weak);
+        }
+        let material = Zeroizing::new([shared.as_slice(), secret.as_bytes()].concat());
+        let info = [LABEL, client, server].concat();
+        let mut keys = Zeroizing::new([0; 64]);
+        // 64 bytes are one block of what HKDF can give.
+        let expanded = Hkdf::<Sha512>::new(None, &material).expand(&info, keys.as_mut());
+        expanded.map_err(|_| KeyError::Weak)?;
+        let (to_server, to_client) = keys.split_at(32);
+        Ok(Pair { to_server: keyed(to_server)?, to_client: keyed(to_client)? })
+    }
+
+    /// The MAC of a hello.
+    pub fn hello_mac(&self, authenticated: &[u8]) -> Tag {
+        mac(&self.to_server, authenticated)
+    }
+
+    /// Whether this is the MAC of a hello; in constant time.
+    pub fn is_hello_mac(&self, authenticated: &[u8], tag: &Tag) -> bool {
+        self.hello_mac(authenticated).ct_eq(tag).into()
+    }
+
+    /// The MAC of an answer.
+    pub fn answer_mac(&self, authenticated: &[u8]) -> Tag {
+        mac(&self.to_client, authenticated)
+    }
+
+    /// Whether this is the MAC of an answer; in constant time.
+    pub fn is_answer_mac(&self, authenticated: &[u8], tag: &Tag) -> bool {
+        self.answer_mac(authenticated).ct_eq(tag).into()
+    }
+
+    /// An answer as it is sent: padded, with its MAC.
+    pub fn seal(&self, answer: &Answer) -> Vec<u8> {
+        let mut bytes = answer.encode_padded();
+        let tag = self.answer_mac(&bytes);
+        bytes.extend(tag);
+        bytes
+    }
+
+    /// What a hello consists of behind its signature: what it says, and its MAC.
+    pub(super) fn signed(&self, authenticated: &[u8; 48]) -> [u8; HELLO_LEN - 64] {
+        let mut signed = [0; HELLO_LEN - 64];
+        let (front, tag) = signed.split_at_mut(authenticated.len());
+        front.copy_from_slice(authenticated);
+        tag.copy_from_slice(&self.hello_mac(authenticated));
+        signed
+    }
+}
+
+/// A hello with noise in the place of its signature, whose first byte is made one that a hello may begin
+/// with. It keeps a session alive that is where it was.
+pub fn unsigned_hello(pair: &Pair, fields: &HelloFields, noise: [u8; 64]) -> [u8; HELLO_LEN] {
+    let mut hello = [0; HELLO_LEN];
+    let (signature, signed) = hello.split_at_mut(noise.len());
+    signature.copy_from_slice(&noise);
+    if let Some(first) = signature.first_mut() {
+        *first |= 0x90;
+    }
+    signed.copy_from_slice(&pair.signed(&fields.encode()));
+    hello
+}
+
+fn keyed(key: &[u8]) -> Result<Hmac<Sha512>, KeyError> {
+    Hmac::new_from_slice(key).map_err(|_| KeyError::Weak) // it takes keys of any length
+}
+
+fn mac(key: &Hmac<Sha512>, data: &[u8]) -> Tag {
+    let whole = key.clone().chain_update(data).finalize().into_bytes();
+    let mut tag = [0; MAC_LEN];
+    tag.copy_from_slice(&whole[..MAC_LEN]);
+    tag
+}
+
+impl fmt::Debug for Pair {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Pair(…)")
+    }
+}
