@@ -9,31 +9,59 @@ use std::path::Path;
 use std::sync::LazyLock;
 
 use clap::CommandFactory as _;
+use ipnet::IpNet;
 
-use ipipou::auth::{Policy, Proof, ReplayMemory, ServerTime, SharedSecret, Signer, Verifier};
+use ipipou::auth::{Pair, Policy, Proof, ReplayMemory, ServerTime, SharedSecret, Signer, Verifier};
 use ipipou::cli::{self, CliError, Options, conf};
+use ipipou::engine::peers_file::{Context, SourceFile, parse};
 use ipipou::engine::table::HostTable;
+use ipipou::wire::control::{Answer, Hello, HelloFields, is_answer, is_hello_to};
 use ipipou::wire::inner::{self, Inner};
 use ipipou::wire::udp::{Datagram, IPV4_HEADER_LEN, UDP_HEADER_LEN};
 
 pub type Target = fn(&[u8]);
 
 /// Their names are those of the directories in `corpus/`.
-pub const TARGETS: [(&str, Target); 6] = [
+pub const TARGETS: [(&str, Target); 9] = [
+    ("answer", answer),
     ("auth_packet", auth_packet),
     ("conf", conf_file),
     ("datagram", datagram),
+    ("hello", hello),
     ("hosts", hosts),
     ("inner", inner_packet),
     ("options", options),
+    ("peers", peers),
 ];
 
-static POLICY: LazyLock<Policy> = LazyLock::new(|| {
-    let secret = || SharedSecret::new(b"secret".to_vec());
+static VERIFIER: LazyLock<Verifier> = LazyLock::new(|| {
     let public = Signer::new(&[7; 32], secret()).public();
-    let verifier = Verifier::new(&public, secret(), None).expect("a fixed key");
-    Policy { remote_ip: None, remote_port: None, proof: Proof::Key(verifier) }
+    Verifier::new(&public, secret(), None).expect("a fixed key")
 });
+
+static POLICY: LazyLock<Policy> = LazyLock::new(|| Policy {
+    remote_ip: None,
+    remote_port: None,
+    proof: Proof::Key(VERIFIER.clone()),
+});
+
+static PAIR: LazyLock<Pair> = LazyLock::new(|| {
+    Pair::of_server(&[8; 32], &VERIFIER.public(), &secret()).expect("a fixed key")
+});
+
+fn secret() -> SharedSecret {
+    SharedSecret::new(b"secret".to_vec())
+}
+
+/// An answer of a server: never a panic, never one of whoever has no key, and what is understood of it
+/// takes no more bytes and is read as the same.
+fn answer(payload: &[u8]) {
+    let Ok(received) = Answer::parse(payload) else { return };
+    assert!(is_answer(payload) && !PAIR.is_answer_mac(received.authenticated, &received.mac));
+    let written = [received.answer.encode(), received.mac.to_vec()].concat();
+    assert!(written.len() <= payload.len());
+    assert_eq!(Answer::parse(&written).map(|again| again.answer), Ok(received.answer));
+}
 
 /// A payload from anybody: never a panic, and never accepted without the key.
 fn auth_packet(payload: &[u8]) {
@@ -61,6 +89,17 @@ fn datagram(packet: &[u8]) {
     if let Some(datagram) = Datagram::parse(packet) {
         assert!(datagram.payload.len() + IPV4_HEADER_LEN + UDP_HEADER_LEN <= packet.len());
     }
+}
+
+/// A hello: never a panic, neither MAC nor signature without the keys, and what is understood of it is
+/// written and read as the same.
+fn hello(payload: &[u8]) {
+    let Ok(hello) = Hello::parse(payload) else { return };
+    assert!(is_hello_to(payload, &hello.fields.receiver));
+    assert!(!PAIR.is_hello_mac(hello.authenticated, &hello.mac) && !VERIFIER.verify_hello(&hello));
+    let written = [&hello.signature[..], &hello.fields.encode(), &hello.mac].concat();
+    let again: Result<HelloFields, _> = Hello::parse(&written).map(|hello| hello.fields);
+    assert_eq!(again, Ok(hello.fields));
 }
 
 /// A host table: never a panic, a mistake is one line of bounded length, and a good table stays the
@@ -101,5 +140,48 @@ fn options(text: &[u8]) {
     let args = std::iter::once(OsString::from("ipipou")).chain(words);
     if let Err(CliError::Usage(line)) = cli::parse(args, &|_| None) {
         assert!(!line.is_empty() && !line.contains('\n'), "{line:?}");
+    }
+}
+
+/// Peers files, which NUL separates: never a panic, each mistake is one line of bounded length, and in a
+/// set without one no peer has what another has.
+fn peers(text: &[u8]) {
+    let texts = text.split(|b| *b == 0).take(4).zip(["a.toml", "b.toml", "c.toml", "d.toml"]);
+    let files: Vec<_> = texts
+        .map(|(text, name)| SourceFile {
+            name: name.to_owned(),
+            text: String::from_utf8_lossy(text).into_owned(),
+        })
+        .collect();
+    let context = Context {
+        own_public_key: Some([7; 32]),
+        inner: Ipv4Addr::new(10, 8, 0, 1),
+        network: "10.8.0.0/24".parse().expect("a network"),
+        inner6: Some("fd00:8::1/64".parse().expect("a network")),
+        default_secret: &SharedSecret::new(Vec::new()),
+        read_secret: &|path| Ok(path.as_os_str().as_encoded_bytes().to_vec()),
+    };
+    match parse(&files, &context) {
+        Ok(set) => {
+            let nets = |index: usize| {
+                let peer = &set.peers()[index];
+                let addresses = peer.addresses.iter().map(|address| IpNet::from(*address));
+                addresses.chain(peer.routes.iter().copied())
+            };
+            for (index, peer) in set.peers().iter().enumerate() {
+                assert!(!peer.addresses.is_empty() && peer.lease.as_secs() >= 30);
+                for (other, before) in set.peers()[..index].iter().enumerate() {
+                    assert!(before.name < peer.name && before.public_key != peer.public_key);
+                    let mut pairs = nets(index).flat_map(|a| nets(other).map(move |b| (a, b)));
+                    assert!(!pairs.any(|(a, b)| a.contains(&b) || b.contains(&a)));
+                }
+            }
+        }
+        Err(faults) => {
+            assert!(!faults.is_empty() && faults.is_sorted());
+            for line in faults.iter().map(ToString::to_string) {
+                assert!(!line.contains('\n') && line.len() < 1000, "{line}");
+            }
+        }
     }
 }

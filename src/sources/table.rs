@@ -1,7 +1,7 @@
 //! The host table: read from a file or fetched, and kept up to date with all its names looked up.
 
-use std::fs::{self, File};
-use std::io::{self, Read as _};
+use std::fs;
+use std::io;
 use std::num::NonZeroU16;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
@@ -14,7 +14,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Sleep, sleep};
 
 use super::lookups::Lookups;
-use super::{https, names, url};
+use super::{file, https, names, url};
 use crate::engine::config::{Datapath, HostName, HostsSource, HostsUrl};
 use crate::engine::host::Family;
 use crate::engine::table::{HostTable, Inner, MAX_SIZE, Node};
@@ -362,16 +362,7 @@ impl Stamp {
 
 fn read_file(path: &Path) -> Result<HostTable, String> {
     let name = path.display();
-    let say = |e: io::Error| format!("{name}: {e}");
-    if !fs::metadata(path).map_err(say)?.is_file() {
-        return Err(format!("{name}: is not a file")); // nor is it waited for, as a pipe would be
-    }
-    let mut text = Vec::new();
-    let limit = MAX_SIZE as u64 + 1;
-    File::open(path).map_err(say)?.take(limit).read_to_end(&mut text).map_err(say)?;
-    if text.len() > MAX_SIZE {
-        return Err(format!("{name}: has more than {MAX_SIZE} bytes"));
-    }
+    let text = file::contents(path, MAX_SIZE).map_err(|e| format!("{name}: {e}"))?;
     HostTable::parse(&text).map_err(|e| format!("{name}:{e}"))
 }
 

@@ -1,0 +1,219 @@
+//! The values of fields, by their TOML types.
+
+use std::time::Duration;
+
+use toml::Spanned;
+use toml::de::DeValue;
+use toml::value::{Date, Offset, Time};
+
+use super::fault::{Mistake, quoted};
+use super::field::Field;
+
+/// The shortest lease, in seconds: a client says hello every 27.
+const SHORTEST: u64 = 30;
+
+const DAY: i64 = 86_400;
+
+/// The values of a list, or the one that stands there without brackets.
+pub fn items<'a, 'i>(value: &'a Spanned<DeValue<'i>>) -> Vec<&'a Spanned<DeValue<'i>>> {
+    match value.get_ref() {
+        DeValue::Array(values) => values.iter().collect(),
+        DeValue::String(_)
+        | DeValue::Integer(_)
+        | DeValue::Float(_)
+        | DeValue::Boolean(_)
+        | DeValue::Datetime(_)
+        | DeValue::Table(_) => vec![value],
+    }
+}
+
+pub fn text<'a>(field: Field, value: &'a DeValue<'_>) -> Result<&'a str, Mistake> {
+    value.as_str().ok_or_else(|| wrong_type(field, value, "write a text, in quotes"))
+}
+
+pub fn boolean(field: Field, value: &DeValue) -> Result<bool, Mistake> {
+    value.as_bool().ok_or_else(|| wrong_type(field, value, "write true or false, without quotes"))
+}
+
+/// Reads whole seconds, as a number or as a text that may have a unit: `90`, `"90"`, `"90s"`, `"3m"`,
+/// `"1h"`, `"1d"`.
+pub fn lifetime(value: &DeValue) -> Result<Duration, Mistake> {
+    const FORMS: &str = "write it as \"30s\", \"3m\", \"1h\" or \"1d\", or as a number of seconds";
+    let (written, radix) = match value {
+        DeValue::Integer(number) => (number.as_str(), number.radix()),
+        DeValue::String(text) => (text.trim(), 10),
+        DeValue::Float(_)
+        | DeValue::Boolean(_)
+        | DeValue::Datetime(_)
+        | DeValue::Array(_)
+        | DeValue::Table(_) => return Err(wrong_type(Field::Lifetime, value, FORMS)),
+    };
+    let units = [('s', 1), ('m', 60), ('h', 3600), ('d', 86_400)];
+    let with = |(letter, unit)| Some((written.strip_suffix(letter)?.trim_end(), unit));
+    let unit = units.into_iter().filter(|_| value.is_str()).find_map(with);
+    let (number, unit) = unit.unwrap_or((written, 1));
+    let has_sign = number.starts_with(['+', '-']);
+    let number = u64::from_str_radix(number, radix).ok().filter(|_| !has_sign);
+    let seconds = number.and_then(|number| number.checked_mul(unit));
+    match seconds {
+        None => Err(Mistake::new(format!("`lifetime` {} is no time", quoted(written)), FORMS)),
+        Some(many) if u32::try_from(many).is_err() => {
+            let what = format!("`lifetime` is {many} s");
+            Err(Mistake::new(what, format!("give at most {} s", u32::MAX)))
+        }
+        Some(few) if few < SHORTEST => Err(Mistake::new(
+            format!("`lifetime` is {few} s"),
+            format!("give at least {SHORTEST} s, as a client says hello every 27"),
+        )),
+        Some(seconds) => Ok(Duration::from_secs(seconds)),
+    }
+}
+
+/// Reads the first second after a date, or that of a time, in Unix time; a local time is UTC. The text
+/// `"never"` is none, against a default.
+pub fn expires(value: &DeValue) -> Result<Option<u64>, Mistake> {
+    const FORMS: &str = "write a date, as 2027-01-31, or a date and a time, as \
+                         2027-01-31T18:00:00+01:00, both without quotes; or \"never\"";
+    let at = match value {
+        DeValue::Datetime(at) => at,
+        DeValue::String(text) if text.trim() == "never" => return Ok(None),
+        DeValue::String(text) => {
+            let what = format!("`expires` is the text {}", quoted(text));
+            return Err(Mistake::new(what, FORMS));
+        }
+        DeValue::Integer(_)
+        | DeValue::Float(_)
+        | DeValue::Boolean(_)
+        | DeValue::Array(_)
+        | DeValue::Table(_) => return Err(wrong_type(Field::Expires, value, FORMS)),
+    };
+    let (Some(date), time) = (at.date, at.time) else {
+        return Err(Mistake::new("`expires` is a time without a date", FORMS));
+    };
+    let start = days_since_1970(date) * DAY;
+    let unix = match time {
+        None => start + DAY,
+        Some(time) => start + seconds_of_day(time) - east(at.offset),
+    };
+    Ok(Some(unix.try_into().unwrap_or(0))) // before 1970 is long ago
+}
+
+/// Days from 1970-01-01 to a date of the Gregorian calendar.
+fn days_since_1970(date: Date) -> i64 {
+    let (year, month, day) = (i64::from(date.year), i64::from(date.month), i64::from(date.day));
+    // Years begin in March, so that the day that some of them lack is the last.
+    let (year, month) = if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
+    let leap_days = year.div_euclid(4) - year.div_euclid(100) + year.div_euclid(400);
+    let in_year = (153 * month + 2) / 5 + day - 1; // 153 days in five months from March or August
+    const TO_1970: i64 = 719_468; // from the first of March of the year 0
+    year * 365 + leap_days + in_year - TO_1970
+}
+
+/// The second of the day, the next one for a part of a second.
+fn seconds_of_day(time: Time) -> i64 {
+    let part = i64::from(time.nanosecond.is_some_and(|part| part > 0));
+    let minutes = i64::from(time.hour) * 60 + i64::from(time.minute);
+    minutes * 60 + i64::from(time.second.unwrap_or(0)) + part
+}
+
+/// How many seconds a clock is ahead of UTC.
+fn east(offset: Option<Offset>) -> i64 {
+    match offset {
+        None | Some(Offset::Z) => 0,
+        Some(Offset::Custom { minutes }) => i64::from(minutes) * 60,
+    }
+}
+
+pub fn wrong_type(field: Field, value: &DeValue, todo: &str) -> Mistake {
+    Mistake::new(format!("`{}` is {}", field.name(), kind(value)), todo)
+}
+
+/// What a value is, for people.
+pub fn kind(value: &DeValue) -> &'static str {
+    match value {
+        DeValue::String(_) => "a text",
+        DeValue::Integer(_) | DeValue::Float(_) => "a number",
+        DeValue::Boolean(_) => "true or false",
+        DeValue::Datetime(_) => "a date or a time",
+        DeValue::Array(_) => "a list",
+        DeValue::Table(_) => "a table",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read<T>(text: &str, parse: impl Fn(&DeValue) -> Result<T, Mistake>) -> Option<T> {
+        let value = DeValue::parse(text).unwrap_or_else(|e| panic!("{text}: {e}"));
+        parse(value.get_ref()).ok()
+    }
+
+    #[test]
+    fn lifetimes_have_units_and_bounds() {
+        for (text, seconds) in [
+            ("\"30s\"", 30),
+            ("\"3m\"", 180),
+            ("\" 1 h \"", 3600),
+            ("\"1d\"", 86_400),
+            ("\"90\"", 90),
+            ("90", 90),
+            ("1_000", 1000),
+            ("0x1e", 30),
+            ("4294967295", 4_294_967_295),
+        ] {
+            let expected = Some(Duration::from_secs(seconds));
+            assert_eq!(read(text, lifetime), expected, "{text}");
+        }
+        for text in [
+            "0",
+            "29",
+            "\"29s\"",
+            "-30",
+            "+30.0",
+            "90.5",
+            "\"90.5\"",
+            "\"+90\"",
+            "\"-90s\"",
+            "\"\"",
+            "\"m\"",
+            "\"3 minutes\"",
+            "\"3M\"",
+            "\"1h30m\"",
+            "4294967296",
+            "\"99999999999999999999h\"",
+            "\"9223372036854775807d\"",
+            "true",
+            "[90]",
+        ] {
+            assert_eq!(read(text, lifetime), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_date_lasts_until_its_end_and_a_time_until_it_comes() {
+        for (text, unix) in [
+            ("1970-01-01", 86_400),
+            ("2000-02-28", 951_782_400),
+            ("2000-02-29", 951_868_800),
+            ("2000-12-31", 978_307_200),
+            ("2100-02-28", 4_107_542_400),
+            ("2027-01-31", 1_801_440_000),
+            ("9999-12-31", 253_402_300_800),
+            ("2027-01-31T00:00:00Z", 1_801_353_600),
+            ("2027-01-31T00:00:00", 1_801_353_600),
+            ("2027-01-31 00:00:00.000", 1_801_353_600),
+            ("2027-01-31T00:00:00.001Z", 1_801_353_601),
+            ("2027-01-31T18:30:15+01:30", 1_801_414_815),
+            ("2027-01-31T18:30:15-01:30", 1_801_425_615),
+            ("0000-01-01", 0),
+            ("1969-12-31T23:59:59Z", 0),
+        ] {
+            assert_eq!(read(text, expires), Some(Some(unix)), "{text}");
+        }
+        assert_eq!(read("\"never\"", expires), Some(None));
+        for text in ["18:00:00", "\"2027-01-31\"", "1801353600", "true", "[2027-01-31]"] {
+            assert_eq!(read(text, expires), None, "{text}");
+        }
+    }
+}
