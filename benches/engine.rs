@@ -3,7 +3,8 @@
 //! A server that hosts share, on the userspace datapath, with a host that exists in memory. Each figure
 //! is the median time of one event with all that follows from it: the authentication of a remote that
 //! is new (a move, or somebody who comes), one from where the host is already, and one that runs out; and
-//! that of a regular reading of the host, which alone grows with the number of peers.
+//! that of a regular reading of the host, which alone grows with the number of peers. At last: how long
+//! a whole peers file takes.
 
 #![allow(clippy::unwrap_used, clippy::disallowed_methods)]
 
@@ -16,11 +17,12 @@ use std::time::{Duration, Instant};
 
 use futures_util::FutureExt as _;
 use host::{FakeHost, tunnel};
-use ipipou::auth::{Policy, Proof, Token};
+use ipipou::auth::{Policy, Proof, SharedSecret, Signer, Token, key_text};
 use ipipou::engine::config::{Admits, Config, Datapath, Expects, LearnConfig, QueueConfig, Reply};
 use ipipou::engine::driver::Driver;
 use ipipou::engine::host::Found;
 use ipipou::engine::host::step::{Refused, Step};
+use ipipou::engine::peers_file::{Context, SourceFile, parse};
 use ipipou::engine::{Engine, Event, Memory, Now, Outgoing, Report, Writing};
 
 const POPULATIONS: [u32; 4] = [5, 500, 5_000, 10_000];
@@ -56,6 +58,7 @@ fn config() -> Config {
 fn at(now: Duration) -> Now {
     Now {
         monotonic: now,
+        boot: now,
         unix: 1_700_000_000 + now.as_secs(),
         started: 1_700_000_000,
         random: [7; 64],
@@ -115,6 +118,36 @@ impl Server {
         }
         median(times)
     }
+}
+
+/// A peers file without faults.
+fn peers_file(peers: u32) -> SourceFile {
+    let peer = |number: u32| {
+        let mut seed = [7; 32];
+        seed[..4].copy_from_slice(&number.to_be_bytes());
+        let key = key_text(&Signer::new(&seed, SharedSecret::new(Vec::new())).public());
+        let [.., a, b] = (number + 2).to_be_bytes();
+        format!(
+            "[peer.shop-{number}]\npublic-key = \"{key}\"\naddress = [\"10.9.{a}.{b}\", \
+             \"fd00:9::{number:x}:2\"]\nroute = \"172.16.{a}.{b}\"\nexpires = 2027-01-31\n\n"
+        )
+    };
+    SourceFile { name: "peers.toml".to_owned(), text: (0..peers).map(peer).collect() }
+}
+
+/// Microseconds that it takes to read so many peers, the median of a few times.
+fn reading_a_file(peers: u32) -> f64 {
+    let files = [peers_file(peers)];
+    let context = Context {
+        own_public_key: None,
+        inner: "10.9.0.1".parse().unwrap(),
+        network: "10.9.0.0/16".parse().unwrap(),
+        inner6: Some("fd00:9::1/64".parse().unwrap()),
+        default_secret: &SharedSecret::new(Vec::new()),
+        read_secret: &|_| Err("no file".to_owned()),
+    };
+    let read = || assert_eq!(parse(&files, &context).map(|set| set.len()), Ok(peers as usize));
+    median((0..9).map(|_| timed(read)).collect())
 }
 
 /// Microseconds.
@@ -185,5 +218,9 @@ fn main() {
             figures.iter().zip(first).map(|(now, first)| format!("{now:.2} ({:.2})", now / *first));
         let cells: String = cells.map(|cell| format!(" {cell:>16}")).collect();
         println!("{clients:>8}{cells} {records:>8.2}");
+    }
+    println!("\nms of reading a peers file");
+    for peers in POPULATIONS {
+        println!("{peers:>8} {:>16.2}", reading_a_file(peers) / 1000.0);
     }
 }

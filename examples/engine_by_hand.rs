@@ -34,7 +34,7 @@ struct World {
 /// A program reads the clocks, and draws the random bytes from getrandom(2).
 fn moment(i: u8) -> Now {
     let (started, monotonic) = (1_700_000_000, Duration::from_secs(i.into()));
-    Now { monotonic, unix: started + u64::from(i), started, random: [i; 64] }
+    Now { monotonic, boot: monotonic, unix: started + u64::from(i), started, random: [i; 64] }
 }
 
 impl Driver for World {

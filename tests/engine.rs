@@ -6,6 +6,8 @@ mod gateway;
 mod guard;
 #[path = "engine/host.rs"]
 mod host;
+#[path = "engine/hub.rs"]
+mod hub;
 #[path = "engine/made.rs"]
 mod made;
 #[path = "engine/memory.rs"]
@@ -75,7 +77,7 @@ impl From<Server> for Config {
 impl From<Client> for Config {
     fn from(client: Client) -> Self {
         let Client { tunnel, server, credential, keepalive } = client;
-        Config::client(tunnel, server, Shows { credential, keepalive })
+        Config::client(tunnel, server, Shows { credential, keepalive, server: None })
     }
 }
 
@@ -325,7 +327,7 @@ fn moment(now: Duration, skew: i64, drawn: u64) -> Now {
     }
     let unix = (START + now.as_secs()).saturating_add_signed(skew);
     let started = START.saturating_add_signed(skew);
-    Now { monotonic: now, unix, started, random }
+    Now { monotonic: now, boot: now, unix, started, random }
 }
 
 fn at(text: &str) -> SocketAddrV4 {

@@ -7,7 +7,7 @@ use super::admission::{Accepted, Arrival, Verdict};
 use super::host::Control;
 use super::host::step::is_made;
 use super::memory::Writing;
-use super::peer::DuePacket;
+use super::peer::{DuePacket, Locator};
 use super::{Action, Engine, Now, Outgoing, Phase, Report};
 use crate::auth::Reject;
 
@@ -28,6 +28,12 @@ impl Engine {
         if self.cannot_be_remote(from) {
             return self.rejected(from, Reject::ImpossibleSource, payload.len(), actions);
         }
+        if self.hub.is_some() {
+            return self.hello(from, payload, now, actions);
+        }
+        if self.endpoint.control.is_client() {
+            return self.answer(from, payload, now, actions);
+        }
         let writing = self.writing.next();
         let Some(judged) = self.peers.receive(from, payload, writing, now) else { return };
         match judged {
@@ -45,6 +51,22 @@ impl Engine {
             }
             Err(reason) => self.rejected(from, reason, payload.len(), actions),
         }
+    }
+
+    /// Takes a server's answer to our hello.
+    fn answer(&mut self, from: SocketAddr, payload: &[u8], now: &Now, actions: &mut Vec<Action>) {
+        for peer in self.peers.own_mut().filter(|peer| peer.remote() == Some(from)) {
+            let Some(prover) = &mut peer.prover else { continue };
+            let (is_answer, report) = prover.receive(from, payload, now);
+            actions.extend(report.map(Action::Report));
+            if is_answer {
+                self.heard.answered(now.unix);
+                if let Locator::Named { addresses, .. } = &mut peer.locator {
+                    addresses.heard();
+                }
+            }
+        }
+        self.send_due(now, actions);
     }
 
     /// Refreshes are written together: after a crash, the time of the start shows which may be lost.
@@ -185,7 +207,11 @@ impl Engine {
         if !self.can_send() {
             return;
         }
-        let due: Vec<_> = self.peers.iter_mut().filter_map(|peer| peer.due_packet(now)).collect();
+        for peer in self.peers.own_mut() {
+            let (Some(server), Some(prover)) = (peer.remote(), &mut peer.prover) else { continue };
+            actions.extend(prover.tell(server, now).map(Action::Report));
+        }
+        let due: Vec<_> = self.peers.own_mut().filter_map(|peer| peer.due_packet(now)).collect();
         for DuePacket { to, payload, must_write } in due {
             if must_write {
                 actions.push(Action::Remember(self.memory()));
@@ -204,8 +230,10 @@ impl Engine {
             Control::Refuse if !self.peers.has_prover() => {
                 actions.push(Action::Report(Report::ReauthIgnored));
             }
-            Control::Queue { .. } => actions.push(Action::Report(Report::ReauthIgnored)),
-            Control::Refuse => {
+            Control::Queue { .. } if !self.endpoint.control.is_client() => {
+                actions.push(Action::Report(Report::ReauthIgnored));
+            }
+            Control::Refuse | Control::Queue { .. } => {
                 self.authenticate(now.monotonic);
                 self.send_due(now, actions);
             }

@@ -12,8 +12,10 @@ use std::time::Duration;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
+use zeroize::Zeroizing;
+
 use super::Now;
-use crate::auth::{Credential, Policy, Signer};
+use crate::auth::{Credential, Policy, SharedSecret, Signer};
 
 /// The smallest MTU that IPv4 knows, in bytes (RFC 791, 3.2).
 pub const LEAST_MTU: u32 = 68;
@@ -40,6 +42,28 @@ pub enum PeerSource {
     /// A table says where each is, and that is all the proof there is: each knows the others' addresses
     /// and is let in by them for its own.
     Table(HostsSource),
+    /// Files name each with its key and its addresses: a server that answers by control protocol v2.
+    Hub(HubConfig),
+}
+
+/// A server whose peers are named in files.
+#[derive(Debug, Clone)]
+pub struct HubConfig {
+    /// A file, or a directory of `*.toml` files.
+    pub peers: PathBuf,
+    /// The private half of the server's own key (the seed of RFC 8032).
+    pub seed: Zeroizing<[u8; 32]>,
+    /// The shared secret of peers that have none of their own.
+    pub secret: SharedSecret,
+    /// Where the kernel's datapath queues hellos.
+    pub queue: QueueConfig,
+}
+
+impl HubConfig {
+    /// The public half of the server's own key.
+    pub fn public_key(&self) -> [u8; 32] {
+        Signer::new(&self.seed, self.secret.clone()).public()
+    }
 }
 
 /// A peer as it is asked for.
@@ -82,8 +106,20 @@ pub enum Admits {
 pub struct Shows {
     /// The key or token that our authentication packets are made from.
     pub credential: Credential,
-    /// Time between two authentication packets; `None`: one at the start only.
+    /// Time between two authentication packets; `None`: one at the start only, but by control protocol
+    /// v2 every 27 s.
     pub keepalive: Option<Duration>,
+    /// The server that answers by control protocol v2; `None`: packets that stand alone.
+    pub server: Option<AnsweringServer>,
+}
+
+/// A server whose key we know: its answers prove that it is there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AnsweringServer {
+    /// Its public ed25519 key.
+    pub key: [u8; 32],
+    /// Where the kernel's datapath queues its answers.
+    pub queue: QueueConfig,
 }
 
 impl Config {
@@ -103,15 +139,23 @@ impl Config {
     pub fn peer(&self) -> Option<&PeerConfig> {
         match &self.peers {
             PeerSource::One(peer) => Some(peer),
-            PeerSource::Table(_) => None,
+            PeerSource::Table(_) | PeerSource::Hub(_) => None,
         }
     }
 
     /// The table that peers are from.
     pub fn table(&self) -> Option<&HostsSource> {
         match &self.peers {
-            PeerSource::One(_) => None,
+            PeerSource::One(_) | PeerSource::Hub(_) => None,
             PeerSource::Table(source) => Some(source),
+        }
+    }
+
+    /// The server whose peers are named in files.
+    pub fn hub(&self) -> Option<&HubConfig> {
+        match &self.peers {
+            PeerSource::One(_) | PeerSource::Table(_) => None,
+            PeerSource::Hub(hub) => Some(hub),
         }
     }
 
@@ -130,8 +174,18 @@ impl Config {
         self.peer()?.at.as_ref()
     }
 
+    /// The queue that packets which are no data come by, on the kernel's datapath.
+    pub fn queue(&self) -> Option<QueueConfig> {
+        let of_server = || self.expects().map(|expects| expects.queue);
+        let of_client = || Some(self.shows()?.server?.queue);
+        self.hub().map(|hub| hub.queue).or_else(of_server).or_else(of_client)
+    }
+
     /// Our own public key, as the other end must have it.
     pub fn public_key(&self) -> Option<[u8; 32]> {
+        if let Some(hub) = self.hub() {
+            return Some(hub.public_key());
+        }
         let shown = self.shows().and_then(|shows| shows.credential.public());
         shown.or_else(|| match &self.expects()?.reply {
             Reply::Signed(signer) => Some(signer.public()),

@@ -73,6 +73,14 @@ pub fn through(endpoint: &Endpoint, peers: &Peers) -> Vec<IpNet> {
     through
 }
 
+/// Whether an address is one of the other ends inside the tunnel, or of our own network there.
+pub fn is_inside(endpoint: &Endpoint, peers: &Peers, address: IpAddr) -> bool {
+    let tunnel = &endpoint.tunnel;
+    IpNet::V4(tunnel.inner_peer).contains(&address)
+        || tunnel.inner6.is_some_and(|net| IpNet::V6(net).contains(&address))
+        || peers.are_around(address)
+}
+
 /// Our addresses on the one interface of a tunnel.
 pub fn addresses(tunnel: &TunnelConfig, outside: &BTreeSet<IpAddr>) -> Vec<InterfaceAddress> {
     let v4 = link_addresses(tunnel.inner.into(), &[tunnel.inner_peer.into()], outside);
@@ -95,10 +103,13 @@ pub fn link_addresses(
         .collect()
 }
 
-pub fn forwards(tunnel: &TunnelConfig) -> LinkForwarding {
-    match tunnel.gateway.forward || tunnel.gateway.masquerade.is_some() {
-        true => LinkForwarding::Gateway,
-        false => LinkForwarding::HostDefault,
+/// What the links forward: on a server whose peers are named in files, packets from one of them to another.
+pub fn forwards(endpoint: &Endpoint) -> LinkForwarding {
+    let gateway = &endpoint.tunnel.gateway;
+    match (gateway.forward || gateway.masquerade.is_some(), endpoint.control.is_hub()) {
+        (true, _) => LinkForwarding::Gateway,
+        (false, true) => LinkForwarding::AmongClients,
+        (false, false) => LinkForwarding::HostDefault,
     }
 }
 

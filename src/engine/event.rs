@@ -11,9 +11,12 @@ use super::config::{DeviceName, Outer};
 use super::heard::Contact;
 use super::host::step::{Refused, Step};
 use super::host::{Found, Traffic};
+use super::hub::{Gone, Loaded};
+use super::peers_file::{PeerName, PeerSet};
 use super::table::{Inner, Node};
 use super::{Memory, Writing};
 use crate::auth::Reject;
+use crate::wire::control::Refusal;
 
 /// Something that happened, for [`Engine::handle`](super::Engine::handle).
 #[derive(Debug, Clone)]
@@ -31,6 +34,10 @@ pub enum Event<'a> {
     Resolved(Vec<IpAddr>),
     /// A table of nodes, all names looked up.
     Hosts(Vec<Node>),
+    /// An operator ends the session of a named peer, which may come back.
+    Kick(PeerName),
+    /// Another set of peers, whose files have no mistake.
+    Peers(PeerSet),
     /// The user asks for an authentication packet (SIGUSR1).
     ReauthRequested,
     /// The memory was written, as [`Action::Write`] asks, or the disk refused that.
@@ -165,6 +172,76 @@ pub enum Report {
     WayLeadsBack(DeviceName),
     /// Another table of hosts is in use, with this many nodes.
     HostsChanged(usize),
+    /// The files of peers were read.
+    PeersLoaded(Loaded),
+    /// A named peer is connected.
+    PeerUp {
+        /// Its name.
+        name: PeerName,
+        /// Where it is.
+        remote: SocketAddr,
+    },
+    /// A named peer is at another remote.
+    PeerMoved {
+        /// Its name.
+        name: PeerName,
+        /// The remote before.
+        from: SocketAddr,
+        /// The remote now.
+        to: SocketAddr,
+    },
+    /// A named peer is not connected any more.
+    PeerDown {
+        /// Its name.
+        name: PeerName,
+        /// Where it was.
+        remote: SocketAddr,
+        /// Why.
+        why: Gone,
+    },
+    /// A named peer may not come in, and was told so.
+    PeerRefused {
+        /// Its name.
+        name: PeerName,
+        /// Where it is.
+        remote: SocketAddr,
+        /// Why.
+        why: Refusal,
+    },
+    /// Somebody uses the name of a peer and does not prove to be it.
+    PeerUnproven {
+        /// The peer's name.
+        name: PeerName,
+        /// Where the hello came from.
+        from: SocketAddr,
+    },
+    /// Our server answered: we are connected.
+    Connected {
+        /// Our server.
+        server: SocketAddr,
+        /// Between a hello and its answer.
+        round_trip: Duration,
+        /// Our address and port as the server sees them.
+        seen: Option<SocketAddr>,
+    },
+    /// Our server does not let us in.
+    ServerRefused {
+        /// Our server.
+        server: SocketAddr,
+        /// Why.
+        why: Refusal,
+    },
+    /// Our server does not answer any more.
+    Disconnected {
+        /// Our server.
+        server: SocketAddr,
+        /// Hellos since its last answer.
+        tries: u32,
+        /// Since the first of them.
+        silent: Duration,
+        /// Whether it ever answered this process.
+        has_answered: bool,
+    },
     /// A node of the table cannot be used.
     NodeUnusable {
         /// The node, as the table has it.
@@ -374,6 +451,38 @@ impl fmt::Display for Report {
                     "the route to the server leads into {device}, the tunnel itself: waiting for \
                      another one; --default-route and --route keep the way to the server out"
                 )
+            }
+            Report::PeersLoaded(loaded) => write!(f, "peers: {loaded}"),
+            Report::PeerUp { name, remote } => write!(f, "{name} is connected, at {remote}"),
+            Report::PeerMoved { name, from, to } => write!(f, "{name} moved from {from} to {to}"),
+            Report::PeerDown { name, remote, why } => {
+                write!(f, "{name} is not connected any more, was at {remote}: {why}")
+            }
+            Report::PeerRefused { name, remote, why } => {
+                write!(f, "{name} at {remote} may not come in: {}", Report::refusal(*why))
+            }
+            Report::PeerUnproven { name, from } => write!(
+                f,
+                "{from} says that it is {name}, and does not prove it: another secret, or another \
+                 server key"
+            ),
+            Report::Connected { server, round_trip, seen } => {
+                write!(f, "connected to {server}, {:.1} ms", round_trip.as_secs_f64() * 1e3)?;
+                seen.map_or(Ok(()), |seen| write!(f, "; it sees us at {seen}"))
+            }
+            Report::ServerRefused { server, why } => {
+                write!(f, "{server} does not let us in: {}", Report::told(*why))
+            }
+            Report::Disconnected { server, tries, silent, has_answered } => {
+                let seconds = silent.as_secs();
+                write!(f, "not connected: no answer from {server}, {tries} tries in {seconds} s")?;
+                match has_answered {
+                    true => Ok(()),
+                    false => f.write_str(
+                        "; if it is an older ipipou, or one without --peers, it never answers: give \
+                         --protocol 1",
+                    ),
+                }
             }
             Report::HostsChanged(1) => f.write_str("the table of hosts has 1 node"),
             Report::HostsChanged(count) => write!(f, "the table of hosts has {count} nodes"),

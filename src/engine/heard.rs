@@ -62,6 +62,13 @@ impl Heard {
         received || answered
     }
 
+    /// The server answered a hello.
+    pub fn answered(&mut self, unix: u64) {
+        self.reply = Some(unix);
+        self.unanswered = None;
+        self.sending = None;
+    }
+
     /// The server is tried at another address.
     pub fn at_another(&mut self) {
         self.sending = None;

@@ -23,6 +23,7 @@
 use std::ops::RangeInclusive;
 
 use super::host::PacketShape;
+use crate::wire::control::{HELLO_LEN, MAX_ANSWER_LEN};
 
 /// A bucket of tokens, one for each packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,6 +37,10 @@ pub struct Budget {
 /// For each admitted remote; where there is only one bucket, for the packets of all of them.
 pub const KNOWN_REMOTE: Budget = Budget { per_second: 10, burst: 20 };
 
+/// For hellos of all admitted remotes of a hub, where there is only one bucket: a thousand peers say hello
+/// 40 times a second.
+pub const KNOWN_REMOTES: Budget = Budget { per_second: 1000, burst: 2000 };
+
 /// For each source address. People behind one NAT share it, and a client sends one packet at a time.
 pub const LIGHT_SOURCE: Budget = Budget { per_second: 20, burst: 50 };
 
@@ -48,6 +53,10 @@ pub const HEAVY: Budget = Budget { per_second: 3500, burst: 3500 };
 
 /// For packets that prove nothing by their length: they cost no signature check.
 pub const IMPOSSIBLE: Budget = Budget { per_second: 5, burst: 10 };
+
+/// For hellos that name this server and are not from a remote that is admitted. Each costs a MAC, 2 µs,
+/// and perhaps an answer.
+pub const HELLOS: Budget = Budget { per_second: 20_000, burst: 20_000 };
 
 /// The sample is drawn from this many packets.
 pub const HEAVY_OUT_OF: u32 = 3;
@@ -70,6 +79,8 @@ impl PacketShape {
             PacketShape::NotIpv4 { length: shortest, longest } => {
                 (usize::from(shortest)..=usize::from(longest)).contains(&length)
             }
+            PacketShape::Hellos { .. } => length == HELLO_LEN,
+            PacketShape::Answers => length <= MAX_ANSWER_LEN,
             PacketShape::FromRemote { .. } => true,
         }
     }

@@ -7,18 +7,23 @@ mod answers;
 mod authenticate;
 mod calendar;
 pub mod config;
+pub mod control;
 pub mod datapath;
 pub mod driver;
 mod endpoint;
 mod event;
 mod heard;
 pub mod host;
+pub mod hub;
 pub mod limits;
 mod memory;
+pub mod networks;
 mod peer;
 mod peers;
+pub mod peers_file;
 mod persistence;
 mod prover;
+mod random;
 mod reconcile;
 mod rivals;
 mod server;
@@ -32,7 +37,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use crate::auth::ServerTime;
+use crate::auth::{ServerTime, hint};
 use crate::wire::auth_packet::SALT_LEN;
 use answers::Answers;
 use config::{Config, Datapath, Expects, Outer, PeerSource, Shows, TunnelConfig};
@@ -45,10 +50,12 @@ use host::plan::Owned;
 use host::step::{HostStep, KernelStep, NatStep, Refused, Step};
 use host::undone::Undone;
 use host::{Control, Family, Found, PacketShape};
+use hub::Hub;
 pub use memory::{Memory, Record, Writing};
 use peer::Peer;
 use peers::Peers;
-use prover::Prover;
+pub use prover::Connection;
+use prover::Dated;
 use reconcile::Remotes;
 use rivals::Rivals;
 use table::Node;
@@ -68,6 +75,9 @@ const CLOCK_JUMP: u64 = 3;
 pub struct Now {
     /// Time since the process started, by a clock that never goes back.
     pub monotonic: Duration,
+    /// Time since the boot of the machine, by a clock that goes on while the machine sleeps
+    /// (`CLOCK_BOOTTIME`): leases are counted by it.
+    pub boot: Duration,
     /// Unix time in seconds, by a clock that may be set at any time.
     pub unix: u64,
     /// Unix time of the start of the process, by the clock as it is set now. (The difference of two
@@ -166,6 +176,10 @@ impl Now {
 pub struct Engine {
     endpoint: Endpoint,
     peers: Peers,
+    /// Who may come, where files name them, and who is there.
+    hub: Option<Hub>,
+    /// The instant of the last event.
+    last: Now,
     /// The table of hosts as it came; `None` where peers are configured.
     table: Option<Vec<Node>>,
     unusable: Vec<(Node, Unusable)>,
@@ -226,18 +240,18 @@ impl Engine {
     /// Makes the engine of a process that starts `now`; nothing is done before its first event.
     /// `memory` is what an earlier process left with [`Action::Remember`] or [`Action::Write`].
     pub fn new(config: Config, datapath: Datapath, mut memory: Memory, now: &Now) -> Self {
-        let control = config.expects().map_or(Control::Refuse, |expects| Control::Queue {
-            queue: expects.queue,
-            shape: control_shape(expects),
-        });
+        let control = control(&config);
         let Config { tunnel, peers } = config;
-        let (peer, table) = match peers {
-            PeerSource::One(peer) => (Some(Peer::new(peer, &tunnel, &mut memory, now)), None),
-            PeerSource::Table(_) => (None, Some(Vec::new())),
+        let (peer, table, hub) = match peers {
+            PeerSource::One(peer) => (Some(Peer::new(peer, &tunnel, &mut memory, now)), None, None),
+            PeerSource::Table(_) => (None, Some(Vec::new()), None),
+            PeerSource::Hub(hub) => (None, None, Some(Hub::new(&hub, &tunnel, now))),
         };
         Engine {
             endpoint: Endpoint { tunnel, datapath, control },
             peers: Peers::new(peer),
+            hub,
+            last: *now,
             table,
             unusable: Vec::new(),
             conflicts: Vec::new(),
@@ -267,10 +281,13 @@ impl Engine {
     /// Takes one event, and appends to `actions` what to do, in order.
     pub fn handle(&mut self, event: Event<'_>, now: &Now, actions: &mut Vec<Action>) {
         self.compare_clocks(now, actions);
+        self.last = *now;
         match event {
             Event::HostRead(found) => self.host_read(found, now, actions),
             Event::Datagram { from, payload } => self.datagram(from, payload, now, actions),
             Event::Hosts(nodes) => self.hosts_changed(nodes, now, actions),
+            Event::Kick(name) => self.kick(&name, actions),
+            Event::Peers(set) => self.members_changed(set, now, actions),
             Event::Resolved(addresses) => self.resolved(&addresses, now, actions),
             Event::ReauthRequested => self.reauth(now, actions),
             Event::Written(writing) => self.written(writing, now, actions),
@@ -279,7 +296,7 @@ impl Engine {
             Event::TornDown { failed } => self.torn_down(failed, actions),
             Event::SendFailed => self.authenticate(now.monotonic + RETRY_AFTER),
             Event::Deadline => self.deadline(now, actions),
-            Event::Shutdown(found) => self.shutdown(&found, actions),
+            Event::Shutdown(found) => self.shutdown(&found, now, actions),
         }
     }
 
@@ -288,17 +305,22 @@ impl Engine {
     fn compare_clocks(&mut self, now: &Now, actions: &mut Vec<Action>) {
         let before = std::mem::replace(&mut self.started, now.started);
         let jump = self.started.abs_diff(before);
-        if jump >= CLOCK_JUMP && self.peers.has_prover() {
+        if jump < CLOCK_JUMP {
+            return;
+        }
+        if self.peers.has_prover() {
             actions.push(Action::Report(Report::ClockJumped(jump)));
             self.authenticate(now.monotonic);
         }
+        self.reckon_members(now, actions);
     }
 
     /// When [`Event::Deadline`] is due, as [`Now::monotonic`]. It may have passed already, and every
     /// event may change it.
     pub fn next_deadline(&self) -> Duration {
         let of_peers = self.peers.next_deadline(self.can_send()).unwrap_or(Duration::MAX);
-        self.reread_at.min(self.write_at).min(of_peers)
+        let of_hub = self.hub.as_ref().and_then(|hub| hub.next_deadline(&self.last));
+        self.reread_at.min(self.write_at).min(of_peers).min(of_hub.unwrap_or(Duration::MAX))
     }
 
     /// What was accepted, refused, sent and repaired since the start of this process.
@@ -363,6 +385,7 @@ impl Engine {
 
     fn deadline(&mut self, now: &Now, actions: &mut Vec<Action>) {
         let expired = self.peers.expire(now);
+        self.expire_members(now, actions);
         if self.can_send() {
             for prover in self.peers.provers() {
                 if prover.asks_for_traffic(now) {
@@ -384,6 +407,17 @@ impl Engine {
             actions.push(Action::ReadHost);
         }
     }
+}
+
+/// What happens to packets that are no data.
+fn control(config: &Config) -> Control {
+    let shape = match (&config.peers, config.expects(), config.shows().and_then(|s| s.server)) {
+        (PeerSource::Hub(hub), ..) => PacketShape::Hellos { receiver: hint(&hub.public_key()) },
+        (PeerSource::One(_) | PeerSource::Table(_), Some(expects), _) => control_shape(expects),
+        (PeerSource::One(_) | PeerSource::Table(_), None, Some(_)) => PacketShape::Answers,
+        (PeerSource::One(_) | PeerSource::Table(_), None, None) => return Control::Refuse,
+    };
+    config.queue().map_or(Control::Refuse, |queue| Control::Queue { queue, shape })
 }
 
 /// How a server tells authentication packets from data.
@@ -420,5 +454,5 @@ pub fn has_leftovers(tunnel: &TunnelConfig, found: &Found) -> bool {
 
 /// Makes the one authentication packet of a client that sends no more than that.
 pub fn first_packet(shows: &Shows, memory: &Memory, now: &Now) -> Vec<u8> {
-    Prover::new(shows.clone(), memory, now).packet(now)
+    Dated::new(shows.clone(), memory, now).packet(now)
 }

@@ -20,6 +20,8 @@ pub struct Peer {
     pub alternate: AlternateAddress,
     /// Inner addresses behind it, as far as a table says.
     pub networks: Vec<IpNet>,
+    /// It reaches us and what is behind us, and no other peer.
+    pub isolated: bool,
     /// The kernel refused our outer address for this remote: somebody else's tunnel has the pair.
     pub conflicting_remote: Option<IpAddr>,
     pub locator: Locator,
@@ -57,6 +59,7 @@ impl Peer {
             device: tunnel.device.clone(),
             alternate: tunnel.alternate,
             networks: Vec::new(),
+            isolated: false,
             conflicting_remote: None,
             locator: config.at.as_ref().map_or(Locator::Sessions, Locator::at),
             admission: config.expects.map(|expects| Admission::new(expects, memory, now)),

@@ -1,4 +1,6 @@
-//! The population of peers: a single one, one that many hosts share, or one for each remote of a table.
+//! The population of peers: a single one, one that many hosts share, one for each remote of a table, or
+//! the members of a hub that are connected. Of these there may be thousands: what is done for one of
+//! them looks at no other.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
@@ -9,64 +11,119 @@ use super::addresses::Addresses;
 use super::admission::{Accepted, Admission, Arrival, Verdict};
 use super::config::DeviceName;
 use super::memory::{Memory, Record, Writing};
+use super::networks::Networks;
 use super::peer::{Locator, Peer};
 use super::prover::Prover;
 use crate::auth::Reject;
 
 /// All peers of an endpoint.
 #[derive(Debug, Default)]
-pub struct Peers(Vec<Peer>);
+pub struct Peers {
+    /// Those that are configured, or from a table.
+    own: Vec<Peer>,
+    /// The members of a hub that are connected, each at a remote of its own.
+    members: BTreeMap<SocketAddr, Peer>,
+    /// Inner addresses behind all of them.
+    behind: Networks<()>,
+    /// What changed among the members since this was asked for.
+    changed: Changed,
+}
+
+/// What changed among the peers.
+#[derive(Debug, Default)]
+pub struct Changed {
+    /// Remotes that came, went, or ran out.
+    pub remotes: BTreeSet<SocketAddr>,
+    /// Whether one of them has networks of its own, for which there are routes.
+    pub routes: bool,
+}
 
 impl Peers {
     pub fn new(peers: impl IntoIterator<Item = Peer>) -> Self {
-        Peers(peers.into_iter().collect())
+        Peers { own: peers.into_iter().collect(), ..Peers::default() }
     }
 
-    pub fn iter(&self) -> std::slice::Iter<'_, Peer> {
-        self.0.iter()
+    pub fn iter(&self) -> impl Iterator<Item = &Peer> {
+        self.own.iter().chain(self.members.values())
     }
 
-    pub fn iter_mut(&mut self) -> std::slice::IterMut<'_, Peer> {
-        self.0.iter_mut()
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut Peer> {
+        self.own.iter_mut().chain(self.members.values_mut())
+    }
+
+    /// Those that are not members of a hub.
+    pub fn own_mut(&mut self) -> std::slice::IterMut<'_, Peer> {
+        self.own.iter_mut()
+    }
+
+    /// The member at this remote.
+    pub fn member(&self, remote: SocketAddr) -> Option<&Peer> {
+        self.members.get(&remote)
+    }
+
+    /// Adds the member at `remote`, or exchanges it. `is_routed`: there are routes to its networks.
+    pub fn put_member(&mut self, remote: SocketAddr, member: Peer, is_routed: bool) {
+        self.remove_member(remote, is_routed);
+        member.networks.iter().for_each(|network| self.behind.insert(*network, ()));
+        self.members.insert(remote, member);
+        self.changed.remotes.insert(remote);
+        self.changed.routes |= is_routed;
+    }
+
+    pub fn remove_member(&mut self, remote: SocketAddr, is_routed: bool) {
+        let Some(gone) = self.members.remove(&remote) else { return };
+        gone.networks.iter().for_each(|network| self.behind.remove(*network));
+        self.changed.remotes.insert(remote);
+        self.changed.routes |= is_routed;
+    }
+
+    /// Whether an inner address is behind one of them, as far as tables and files say.
+    pub fn are_around(&self, inner: IpAddr) -> bool {
+        self.behind.get(inner).is_some()
     }
 
     /// Exchanges them for those of another table. What the kernel said of a remote stays known.
     pub fn replace(&mut self, mut peers: Vec<Peer>) {
         let conflict = |old: &Peer| Some((old.remote()?, old.conflicting_remote?));
-        let conflicts: BTreeMap<SocketAddr, IpAddr> = self.0.iter().filter_map(conflict).collect();
+        let conflicts: BTreeMap<SocketAddr, IpAddr> =
+            self.own.iter().filter_map(conflict).collect();
         for peer in &mut peers {
             let same = peer.remote().and_then(|remote| conflicts.get(&remote));
             peer.conflicting_remote = same.copied();
         }
-        self.0 = peers;
+        self.behind = Networks::default();
+        for network in peers.iter().flat_map(|peer| &peer.networks) {
+            self.behind.insert(*network, ());
+        }
+        self.own = peers;
     }
 
     /// The one that several hosts share.
     pub fn shared(&self) -> Option<&Admission> {
-        let mut admissions = self.0.iter().filter_map(|peer| peer.admission.as_ref());
+        let mut admissions = self.own.iter().filter_map(|peer| peer.admission.as_ref());
         admissions.find(|admission| admission.learn().is_some())
     }
 
     /// Every remote, and whether its packets may come in.
     pub fn remotes(&self) -> impl Iterator<Item = (SocketAddr, bool)> {
-        self.0.iter().flat_map(Peer::remotes)
+        self.iter().flat_map(Peer::remotes)
     }
 
     pub fn admits(&self, remote: SocketAddr) -> bool {
-        self.0.iter().any(|peer| peer.admits(remote))
+        self.members.contains_key(&remote) || self.own.iter().any(|peer| peer.admits(remote))
     }
 
     /// Whether there is one that we authenticate to.
     pub fn has_prover(&self) -> bool {
-        self.0.iter().any(|peer| peer.prover.is_some())
+        self.own.iter().any(|peer| peer.prover.is_some())
     }
 
     pub fn provers(&mut self) -> impl Iterator<Item = &mut Prover> {
-        self.0.iter_mut().filter_map(|peer| peer.prover.as_mut())
+        self.own.iter_mut().filter_map(|peer| peer.prover.as_mut())
     }
 
     fn admissions(&mut self) -> impl Iterator<Item = &mut Admission> {
-        self.0.iter_mut().filter_map(|peer| peer.admission.as_mut())
+        self.own.iter_mut().filter_map(|peer| peer.admission.as_mut())
     }
 
     /// The one that judges authentication packets.
@@ -76,14 +133,14 @@ impl Peers {
 
     /// The addresses of a peer that is looked up by its name.
     pub fn named(&self) -> Option<&Addresses> {
-        self.0.iter().find_map(|peer| match &peer.locator {
+        self.own.iter().find_map(|peer| match &peer.locator {
             Locator::Named { addresses, .. } => Some(addresses),
             Locator::Sessions | Locator::Fixed(_) => None,
         })
     }
 
     pub fn named_mut(&mut self) -> Option<&mut Addresses> {
-        self.0.iter_mut().find_map(|peer| match &mut peer.locator {
+        self.own.iter_mut().find_map(|peer| match &mut peer.locator {
             Locator::Named { addresses, .. } => Some(addresses),
             Locator::Sessions | Locator::Fixed(_) => None,
         })
@@ -91,7 +148,7 @@ impl Peers {
 
     /// The earliest time something is due. What is to be sent waits while `can_send` is false.
     pub fn next_deadline(&self, can_send: bool) -> Option<Duration> {
-        self.0.iter().filter_map(|peer| peer.next_deadline(can_send)).min()
+        self.own.iter().filter_map(|peer| peer.next_deadline(can_send)).min()
     }
 
     /// Judges an authentication packet; `None` where nobody has to prove anything.
@@ -113,7 +170,7 @@ impl Peers {
     /// Lets count what waited for this writing of the memory.
     pub fn written(&mut self, writing: Writing, now: &Now) -> Vec<Arrival> {
         let mut arrivals = Vec::new();
-        for peer in &mut self.0 {
+        for peer in &mut self.own {
             let Some(admission) = &mut peer.admission else { continue };
             let of_peer = admission.written(writing, now);
             if of_peer.iter().any(|arrival| matches!(arrival.accepted, Accepted::Moved { .. })) {
@@ -135,13 +192,15 @@ impl Peers {
     }
 
     /// The remotes that came, went, or ran out since the last call.
-    pub fn take_changed(&mut self) -> BTreeSet<SocketAddr> {
-        self.admissions().flat_map(Admission::take_changed).collect()
+    pub fn take_changed(&mut self) -> Changed {
+        let mut changed = std::mem::take(&mut self.changed);
+        changed.remotes.extend(self.admissions().flat_map(Admission::take_changed));
+        changed
     }
 
     /// Notes that the kernel refused a link because another has its pair of addresses.
     pub fn conflict(&mut self, device: &DeviceName) {
-        for peer in self.0.iter_mut().filter(|peer| peer.device == *device) {
+        for peer in self.iter_mut().filter(|peer| peer.device == *device) {
             peer.conflicting_remote = peer.remote().map(|remote| remote.ip());
         }
     }
@@ -154,6 +213,6 @@ impl Peers {
 
     /// Puts into the memory what a restart must not forget.
     pub fn remember(&self, memory: &mut Memory) {
-        self.0.iter().for_each(|peer| peer.remember(memory));
+        self.own.iter().for_each(|peer| peer.remember(memory));
     }
 }

@@ -9,17 +9,15 @@ use ipnet::IpNet;
 use super::config::{DeviceName, Outer};
 use super::datapath;
 use super::datapath::kernel::renamed;
-use super::endpoint::{Endpoint, OuterFound};
+use super::endpoint::{Endpoint, OuterFound, mtu};
 use super::host::plan::{Start, plan};
 use super::host::step::{HostStep, KernelStep, NatStep, Step, is_made};
 use super::host::undone::Verdict;
 use super::host::wanted::{Wanted, WantedLink};
 use super::host::{
-    Control, Encapsulation, Family, Found, Interface, InterfaceKind, RulesFound, forget,
-    is_labelled,
+    Encapsulation, Family, Found, Interface, InterfaceKind, RulesFound, forget, is_labelled,
 };
 use super::peer::Peer;
-use super::prover::Prover;
 use super::table::{Node, nodes};
 use super::wanted::wanted;
 use super::{Action, Applying, Engine, Now, Phase, REREAD_EVERY, Report};
@@ -50,6 +48,9 @@ impl Engine {
         let leads_back = found.forget_way_into(&devices);
         self.choose_server(&mut found, now, actions);
         self.find_outer(&found, leads_back, now, actions);
+        if let Some(outer) = self.outer {
+            self.tell_mtu(mtu(&self.endpoint.tunnel, outer, &found).bytes);
+        }
         // Behind another router our packets may have another address, which the server has to learn.
         if found.way.is_some() && self.found.as_ref().is_some_and(|last| last.way != found.way) {
             self.authenticate(now.monotonic);
@@ -178,7 +179,7 @@ impl Engine {
     /// Notes the start of this process. A server that does not end properly may have accepted more than
     /// it wrote: this note tells the next process.
     fn note_start(&mut self, actions: &mut Vec<Action>) {
-        if let Control::Queue { .. } = self.endpoint.control {
+        if self.peers.iter().any(|peer| peer.admission.is_some()) {
             self.memory.running = true;
             actions.push(Action::Remember(self.memory()));
         }
@@ -251,8 +252,9 @@ impl Engine {
         if found.userspace.interface {
             self.adopt_userspace(now, actions);
         }
+        self.adopt_members(found, now, actions);
         let port = self.endpoint.tunnel.port.get();
-        for peer in self.peers.iter_mut() {
+        for peer in self.peers.own_mut() {
             let Some(interface) = found.interface(&peer.device) else { continue };
             let InterfaceKind::Ipip(link) = interface.kind else { continue };
             let Encapsulation::Fou { source_port, destination_port, .. } = link.encapsulation
@@ -404,7 +406,8 @@ impl Engine {
         self.unusable = unusable;
     }
 
-    pub(super) fn shutdown(&mut self, found: &Found, actions: &mut Vec<Action>) {
+    pub(super) fn shutdown(&mut self, found: &Found, now: &Now, actions: &mut Vec<Action>) {
+        self.say_goodbye(now, actions);
         self.phase = Phase::Ending;
         let tunnel = &self.endpoint.tunnel;
         let mut unwanted = self.devices(found);
@@ -418,7 +421,18 @@ impl Engine {
         let steps = plan(&nothing, start, &mut before);
         actions.push(Action::TearDown(steps));
         self.memory.running = false;
-        self.peers.provers().for_each(Prover::close);
+    }
+
+    /// Tells the server that we go, before the way there is taken away.
+    fn say_goodbye(&mut self, now: &Now, actions: &mut Vec<Action>) {
+        let to_server = |peer: &mut Peer| {
+            let to = peer.remote();
+            Some((to?, peer.prover.as_mut()?.close(now)?))
+        };
+        let goodbyes: Vec<_> = self.peers.own_mut().filter_map(to_server).collect();
+        if self.can_send() {
+            goodbyes.into_iter().for_each(|(to, payload)| self.send(to, payload, actions));
+        }
     }
 
     /// Ends the process. If something could not be removed, the old memory is kept, by which the next

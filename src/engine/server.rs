@@ -102,7 +102,7 @@ impl Engine {
 
     /// The server is at another address now; the next reading of the host tells the way there.
     fn follow_server(&mut self, now: &Now) {
-        self.authenticate(now.monotonic);
+        self.peers.provers().for_each(|prover| prover.start_over(now));
         if self.phase == Phase::Settled {
             self.phase = Phase::Settling;
         }

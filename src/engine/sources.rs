@@ -4,8 +4,10 @@
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
+use ipnet::IpNet;
+
 use super::Engine;
-use super::endpoint::{addresses, through};
+use super::endpoint::{addresses, is_inside};
 
 impl Engine {
     /// Whether an outer packet from there is forged, or came out of the tunnel. The kernel refuses
@@ -17,7 +19,10 @@ impl Engine {
             let tunnel = &self.endpoint.tunnel;
             let own = addresses(tunnel, &BTreeSet::new());
             let own = own.iter().any(|own| own.local == ip || own.network.contains(&ip));
-            own || through(&self.endpoint, &self.peers).iter().any(|net| net.contains(&ip))
+            // What is behind members may be around their own remotes; the datapaths take nothing that came
+            // out of a tunnel.
+            let behind = self.hub.is_none() && is_inside(&self.endpoint, &self.peers, ip);
+            own || behind || IpNet::V4(tunnel.inner_peer).contains(&ip)
         };
         let on_host = || {
             self.found.as_ref().is_some_and(|found| found.has_local(ip) || found.is_broadcast(ip))

@@ -6,7 +6,7 @@ use ipnet::IpNet;
 
 use super::host::{Interface, InterfaceKind, Traffic};
 use super::peer::Peer;
-use super::{Engine, Status};
+use super::{Connection, Engine, Now, Status};
 
 impl Engine {
     /// The tunnel as it stands.
@@ -40,6 +40,11 @@ impl Engine {
             last_reply: self.heard.last_reply(),
             traffic: self.traffic(),
         }
+    }
+
+    /// What a client's server has told it; `None` where it tells nothing.
+    pub fn connection(&self, now: &Now) -> Option<Connection> {
+        self.peers.iter().find_map(|peer| peer.prover.as_ref()?.connection(now))
     }
 
     /// The interfaces of this tunnel, as last read.

@@ -652,7 +652,7 @@ fn seconds(payload: &[u8]) -> u64 {
 
 /// What a client that starts now, with this memory and this clock, puts in its first packet.
 fn first_seconds(memory: &Memory, skew: i64) -> u64 {
-    let shows = Shows { credential: Credential::Key(signer()), keepalive: None };
+    let shows = Shows { credential: Credential::Key(signer()), keepalive: None, server: None };
     seconds(&ipipou::engine::first_packet(&shows, memory, &moment(Duration::ZERO, skew, 1)))
 }
 

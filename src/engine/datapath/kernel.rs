@@ -84,7 +84,7 @@ pub fn wanted(
                 true => link_addresses(tunnel.inner.into(), &peer.networks, outside),
             },
             source_check: tunnel.source_check,
-            forwards: forwards(tunnel),
+            forwards: forwards(endpoint),
         });
     }
     if let Some(rules) = &mut wanted.rules {

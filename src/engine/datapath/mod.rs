@@ -3,22 +3,19 @@
 pub mod kernel;
 pub mod tun;
 
-use std::collections::BTreeSet;
-use std::net::SocketAddr;
-
 use super::config::Datapath;
 use super::endpoint::{Endpoint, OuterFound};
 use super::host::Found;
 use super::host::step::Step;
-use super::peers::Peers;
+use super::peers::{Changed, Peers};
 
-/// The steps that only the remotes `changed` need on a host that is as it was planned for; `None` where
+/// The steps that only the remotes that `changed` need on a host that is as it was planned for; `None` where
 /// more than these depends on them.
 pub(super) fn delta(
     endpoint: &Endpoint,
     outer: OuterFound,
     peers: &Peers,
-    changed: &BTreeSet<SocketAddr>,
+    changed: &Changed,
     found: &Found,
 ) -> Option<Vec<Step>> {
     match endpoint.datapath {

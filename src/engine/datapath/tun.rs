@@ -6,13 +6,14 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use crate::engine::config::{SourceCheck, TunnelConfig};
-use crate::engine::endpoint::{Endpoint, OuterFound, addresses, forwards, mtu, through};
+use crate::engine::endpoint::{Endpoint, OuterFound, addresses, forwards, is_inside, mtu, through};
 use crate::engine::host::step::{Step, TunStep};
 use crate::engine::host::wanted::{LinkKind, Wanted, WantedLink};
 use crate::engine::host::{
     Control, Found, LearnSpec, LinkForwarding, PeerTable, RemoteSpec, SocketSpec,
 };
-use crate::engine::peers::Peers;
+use crate::engine::peer::Peer;
+use crate::engine::peers::{Changed, Peers};
 
 /// What the datapath is to have for these peers.
 pub fn wanted(
@@ -36,10 +37,9 @@ pub fn wanted(
         let of_family =
             |(remote, _): &(SocketAddr, bool)| remote.is_ipv4() == outer.address.is_ipv4();
         for (remote, admitted) in peer.remotes().filter(of_family) {
-            let networks = || peer.networks.clone();
             let spec = match is_network {
                 false => only_remote(tunnel, admitted),
-                true => RemoteSpec { destinations: networks(), sources: networks() },
+                true => of_networks(peer),
             };
             forwarding.remotes.insert(remote, spec);
         }
@@ -63,7 +63,7 @@ pub fn wanted(
             true => addresses(tunnel, outside),
         },
         source_check: tunnel.source_check,
-        forwards: match forwards(tunnel) {
+        forwards: match forwards(endpoint) {
             LinkForwarding::HostDefault if shared.is_some() => LinkForwarding::AmongClients,
             gateway => gateway,
         },
@@ -85,31 +85,50 @@ fn inside(endpoint: &Endpoint, peers: &Peers) -> impl Iterator<Item = IpNet> {
 /// More entries than that are exchanged as a whole.
 const A_FEW: usize = 16;
 
-/// The steps for the remotes `changed` of a peer that several hosts share: one entry of the table each.
-/// A network around a remote would change routes and addresses, too.
+/// The steps for remotes of a peer that several hosts share, or for members of a hub: one entry of the
+/// table each. A network around a remote would change routes and addresses, too.
 pub fn delta(
     endpoint: &Endpoint,
     outer: OuterFound,
     peers: &Peers,
-    changed: &BTreeSet<SocketAddr>,
+    changed: &Changed,
     found: &Found,
 ) -> Option<Vec<Step>> {
-    let tunnel = &endpoint.tunnel;
-    let routes = tunnel.gateway.routes.iter().copied();
-    let networks: Vec<_> = inside(endpoint, peers).chain(routes).collect();
-    let is_inside = |remote: &SocketAddr| networks.iter().any(|net| net.contains(&remote.ip()));
-    let is_more = changed.len() > A_FEW || changed.iter().any(is_inside);
-    if peers.shared().is_none() || tunnel.gateway.default_route || is_more {
+    let gateway = &endpoint.tunnel.gateway;
+    let is_around = |remote: &SocketAddr| {
+        is_inside(endpoint, peers, remote.ip())
+            || gateway.routes.iter().any(|net| net.contains(&remote.ip()))
+    };
+    let Changed { remotes, routes } = changed;
+    let is_more = *routes || remotes.len() > A_FEW || remotes.iter().any(is_around);
+    let has_two_ends = !endpoint.tunnel.is_network();
+    if has_two_ends || gateway.default_route || is_more {
         return None;
     }
     let there = &found.userspace.forwarding.remotes;
-    let of_family = changed.iter().filter(|a| a.is_ipv4() == outer.address.is_ipv4());
-    let step = |remote: &SocketAddr| match (peers.admits(*remote), there.contains_key(remote)) {
-        (true, false) => Some(TunStep::AddRemote(*remote, RemoteSpec::default()).into()),
-        (false, true) => Some(TunStep::RemoveRemote(*remote).into()),
-        (true, true) | (false, false) => None,
-    };
-    Some(of_family.filter_map(step).collect())
+    let of_family = || remotes.iter().filter(|a| a.is_ipv4() == outer.address.is_ipv4());
+    // What goes from one remote to another is there at any time.
+    let added = of_family().filter_map(|remote| {
+        let spec = match peers.member(*remote) {
+            Some(member) => of_networks(member),
+            None if peers.admits(*remote) => RemoteSpec::default(),
+            None => return None,
+        };
+        (there.get(remote) != Some(&spec)).then(|| TunStep::AddRemote(*remote, spec).into())
+    });
+    let removed = of_family()
+        .filter(|remote| !peers.admits(**remote) && there.contains_key(remote))
+        .map(|remote| TunStep::RemoveRemote(*remote).into());
+    Some(added.chain(removed).collect())
+}
+
+/// The remote of a peer whose networks are known.
+fn of_networks(peer: &Peer) -> RemoteSpec {
+    RemoteSpec {
+        destinations: peer.networks.clone(),
+        sources: peer.networks.clone(),
+        isolated: peer.isolated,
+    }
 }
 
 /// The remote of a tunnel with two ends: everything goes there, IPv6 only if it is asked for. The
@@ -134,5 +153,5 @@ fn only_remote(tunnel: &TunnelConfig, admitted: bool) -> RemoteSpec {
             [all_v4].into_iter().chain(on_link).chain(routes.copied()).collect()
         }
     };
-    RemoteSpec { destinations, sources }
+    RemoteSpec { destinations, sources, isolated: false }
 }

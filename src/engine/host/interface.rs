@@ -1,7 +1,7 @@
 //! Interfaces and their addresses.
 
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use ipnet::IpNet;
 
@@ -60,6 +60,18 @@ pub struct IpipLink {
     pub mark: u32,
     /// What is put around its IPIP packets.
     pub encapsulation: Encapsulation,
+}
+
+impl IpipLink {
+    /// The remote that it leads to, if it puts UDP around its packets.
+    pub fn fou_remote(&self) -> Option<SocketAddr> {
+        match self.encapsulation {
+            Encapsulation::Fou { destination_port, .. } => {
+                Some(SocketAddr::from((self.remote, destination_port)))
+            }
+            Encapsulation::NoneOrOther => None,
+        }
+    }
 }
 
 /// What is put around the IPIP packet.

@@ -109,6 +109,16 @@ pub enum Control {
 }
 
 impl Control {
+    /// Whether this is a client whose server answers.
+    pub fn is_client(&self) -> bool {
+        matches!(self, Control::Queue { shape: PacketShape::Answers, .. })
+    }
+
+    /// Whether this is a server whose peers are named in files.
+    pub fn is_hub(&self) -> bool {
+        matches!(self, Control::Queue { shape: PacketShape::Hellos { .. }, .. })
+    }
+
     /// Whether the address that a packet comes from is its only proof.
     pub fn proof_is_address(&self) -> bool {
         matches!(self, Control::Queue { shape: PacketShape::FromRemote { .. }, .. })
@@ -127,6 +137,14 @@ pub enum PacketShape {
         /// Bytes of the longest payload.
         longest: u16,
     },
+    /// Hellos of control protocol v2 that name this server: 128 bytes that no inner packet begins with,
+    /// and the first eight bytes of the server's key where the receiver is named.
+    Hellos {
+        /// The first eight bytes of our own public key.
+        receiver: [u8; 8],
+    },
+    /// Answers of control protocol v2 from a remote that is admitted: they begin with 0x80 to 0x8f.
+    Answers,
     /// Anything at all from the remote that is let in by its address.
     FromRemote {
         /// Its address; `None`: any.

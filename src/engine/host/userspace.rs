@@ -60,6 +60,8 @@ pub struct RemoteSpec {
     pub destinations: Vec<IpNet>,
     /// Inner addresses that its packets may come from; none: its packets are not taken.
     pub sources: Vec<IpNet>,
+    /// It reaches no other remote.
+    pub isolated: bool,
 }
 
 /// Which inner addresses may be learned, and for how long.

@@ -56,10 +56,9 @@ pub fn peers(
         }
         Peer {
             device: device(tunnel, datapath, mark),
-            alternate: AlternateAddress::WhenTaken(Ipv4Addr::from_bits(
-                ALTERNATE.to_bits() | u32::from(mark),
-            )),
+            alternate: alternate(mark),
             networks,
+            isolated: false,
             conflicting_remote: None,
             locator: Locator::Fixed(remote),
             admission: None,
@@ -79,8 +78,15 @@ fn is_network(node: &Node) -> bool {
     node.inner.prefix_len() < node.inner.max_prefix_len()
 }
 
-/// The link to a remote. The same remote has the same name after a restart.
-fn device(tunnel: &TunnelConfig, datapath: Datapath, mark: u16) -> DeviceName {
+/// The alternate local address of the link that this number tells apart.
+pub fn alternate(mark: u16) -> AlternateAddress {
+    let address = Ipv4Addr::from_bits(ALTERNATE.to_bits() | u32::from(mark));
+    AlternateAddress::WhenTaken(address)
+}
+
+/// The link to the peer that this number tells apart; a datapath may have one link for all. The same peer
+/// has the same name after a restart.
+pub fn device(tunnel: &TunnelConfig, datapath: Datapath, mark: u16) -> DeviceName {
     let base = tunnel.device.clone();
     match datapath.capabilities().link_per_remote {
         true => format!("{}{mark:04x}", prefix(tunnel)).parse().unwrap_or(base),

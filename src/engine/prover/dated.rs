@@ -1,17 +1,18 @@
-//! Authenticates us to one peer: when a packet is due, what is in it, and whether something came back.
+//! Authenticates us by packets that stand alone: when one is due, what is in it, and whether something
+//! came back through the tunnel.
 
 use std::time::Duration;
 
-use super::Now;
-use super::calendar::Calendar;
-use super::config::Shows;
-use super::host::Traffic;
-use super::memory::Memory;
-use super::persistence::{self, Finding, Persistence};
+use crate::engine::Now;
+use crate::engine::calendar::Calendar;
+use crate::engine::config::Shows;
+use crate::engine::host::Traffic;
+use crate::engine::memory::Memory;
+use crate::engine::persistence::{self, Finding, Persistence};
 
 /// What authenticates us to one peer.
 #[derive(Debug)]
-pub struct Prover {
+pub struct Dated {
     shows: Shows,
     /// Time since the start of the process at which the next packet is due; `None` when none is.
     next_auth: Option<Duration>,
@@ -25,10 +26,10 @@ pub struct Prover {
     trying: bool,
 }
 
-impl Prover {
+impl Dated {
     pub fn new(shows: Shows, memory: &Memory, now: &Now) -> Self {
         let often = shows.keepalive.is_some_and(|every| every <= persistence::LONGEST);
-        Prover {
+        Dated {
             shows,
             next_auth: Some(now.monotonic),
             calendar: Calendar::new(memory, now.unix),

@@ -1,0 +1,315 @@
+//! What follows from a hello, from another set of files, and from time: who is let in, who goes, and what
+//! is said of it.
+
+use std::fmt;
+use std::net::SocketAddr;
+
+use super::entry::networks;
+use super::gone::Gone;
+use super::members::Followed;
+use super::{Hub, Loaded, Member, SAID_AGAIN_AFTER};
+use crate::auth::Ends;
+use crate::engine::config::TunnelConfig;
+use crate::engine::control::{Heard, Ignored, Outcome, PeerId};
+use crate::engine::endpoint::Endpoint;
+use crate::engine::host::Found;
+use crate::engine::peer::{Locator, Peer};
+use crate::engine::peers_file::{PeerEntry, PeerName, PeerSet};
+use crate::engine::random::Random;
+use crate::engine::table::nodes;
+use crate::engine::{Action, Engine, Now, Report};
+use crate::wire::control::Refusal;
+
+impl Engine {
+    /// Answers a hello. The datapath lets the peer in before it is told so.
+    pub(in crate::engine) fn hello(
+        &mut self,
+        from: SocketAddr,
+        payload: &[u8],
+        now: &Now,
+        actions: &mut Vec<Action>,
+    ) {
+        let (Some(outer), Some(hub)) = (self.outer, &mut self.hub) else { return };
+        let local = SocketAddr::new(outer.address, self.endpoint.tunnel.port.get());
+        let mut random = Random::of(now);
+        let ends = Ends { remote: from, local };
+        let heard = hub.server.receive(payload, ends, now.boot, &mut |bytes| random.fill(bytes));
+        let Heard { answer, outcome } = heard;
+        match outcome {
+            Outcome::Challenged { .. } => hub.answered.challenged += 1,
+            Outcome::Refreshed { peer } => {
+                hub.answered.refreshed += 1;
+                hub.note_hello(peer, now);
+                self.counters.accepted += 1;
+            }
+            Outcome::Up { peer, evicted } => {
+                self.admit_member(peer, from, None, evicted, now, actions);
+            }
+            Outcome::Moved { peer, from: before, evicted } => {
+                self.admit_member(peer, from, Some(before), evicted, now, actions);
+            }
+            Outcome::Left { peer, remote } => {
+                hub.answered.left += 1;
+                self.end_session(peer, remote, Gone::Left, actions);
+                let steps = self.follow_peers(actions);
+                actions.extend(Action::apply(steps));
+            }
+            Outcome::WasOut { .. } => hub.answered.left += 1,
+            Outcome::Refused { peer, why } => {
+                hub.answered.refused += 1;
+                let name = hub.names.get(&peer).cloned();
+                let report = name.map(|name| Report::PeerRefused { name, remote: from, why });
+                actions.extend(report.map(Action::Report));
+            }
+            Outcome::Ignored(why) => {
+                *hub.ignored.entry(why.name()).or_default() += 1;
+                actions.extend(hub.say_unproven(why, from, now).map(Action::Report));
+            }
+        }
+        if let Some(answer) = answer {
+            self.send(from, answer, actions);
+        }
+    }
+
+    /// Lets a member in at a remote that it proved.
+    fn admit_member(
+        &mut self,
+        id: PeerId,
+        remote: SocketAddr,
+        before: Option<SocketAddr>,
+        evicted: Option<PeerId>,
+        now: &Now,
+        actions: &mut Vec<Action>,
+    ) {
+        let Some(hub) = &mut self.hub else { return };
+        hub.answered.admitted += 1;
+        let was_in = hub.member(id).is_some_and(|(_, member)| member.since.is_some());
+        hub.note_hello(id, now);
+        self.counters.accepted += 1;
+        let Some(name) = hub.names.get(&id).cloned() else { return };
+        if let Some(other) = evicted {
+            self.end_session(other, remote, Gone::TakenOver(name.clone()), actions);
+        }
+        let moved = before.filter(|before| *before != remote);
+        if let Some(before) = moved {
+            self.counters.moved += 1;
+            self.forget_member(id, before);
+        }
+        self.put_member(id, remote);
+        let steps = self.follow_peers(actions);
+        actions.extend(Action::apply(steps));
+        match moved {
+            Some(from) => {
+                actions.push(Action::Report(Report::PeerMoved { name, from, to: remote }));
+            }
+            None if !was_in => actions.push(Action::Report(Report::PeerUp { name, remote })),
+            // It talks to another address of ours, or its entry was changed.
+            None => {}
+        }
+    }
+
+    /// Puts a member where it is into the population.
+    fn put_member(&mut self, id: PeerId, remote: SocketAddr) {
+        let Some((_, member)) = self.hub.as_mut().and_then(|hub| hub.member(id)) else { return };
+        let is_routed = is_routed(&member.entry, &self.endpoint.tunnel);
+        self.peers.put_member(remote, peer(member, remote, &self.endpoint), is_routed);
+    }
+
+    fn forget_member(&mut self, id: PeerId, remote: SocketAddr) {
+        let member = self.hub.as_mut().and_then(|hub| hub.member(id));
+        let is_routed = member.is_some_and(|(_, m)| is_routed(&m.entry, &self.endpoint.tunnel));
+        self.peers.remove_member(remote, is_routed);
+    }
+
+    /// Ends the session of a member; its steps are still to be planned.
+    fn end_session(
+        &mut self,
+        id: PeerId,
+        remote: SocketAddr,
+        why: Gone,
+        actions: &mut Vec<Action>,
+    ) {
+        self.forget_member(id, remote);
+        let Some((name, member)) = self.hub.as_mut().and_then(|hub| hub.member(id)) else { return };
+        member.since = None;
+        let name = name.clone();
+        actions.push(Action::Report(Report::PeerDown { name, remote, why }));
+    }
+
+    /// Takes another set of members.
+    pub(in crate::engine) fn members_changed(
+        &mut self,
+        set: PeerSet,
+        now: &Now,
+        actions: &mut Vec<Action>,
+    ) {
+        let Some(hub) = &mut self.hub else { return };
+        let (loaded, followed) = hub.replace(set, now);
+        actions.push(Action::Report(Report::PeersLoaded(loaded)));
+        // A network may go from one to another.
+        for (change, before) in &followed {
+            let (Followed::Ended(_, remote, _) | Followed::Changed(_, remote)) = change;
+            self.peers.remove_member(*remote, is_routed(before, &self.endpoint.tunnel));
+        }
+        for (change, _) in followed {
+            match change {
+                Followed::Ended(name, remote, why) => {
+                    actions.push(Action::Report(Report::PeerDown { name, remote, why }));
+                }
+                Followed::Changed(name, remote) => {
+                    let id = self.hub.as_ref().and_then(|hub| Some(hub.members.get(&name)?.id));
+                    id.into_iter().for_each(|id| self.put_member(id, remote));
+                }
+            }
+        }
+        let steps = self.follow_peers(actions);
+        actions.extend(Action::apply(steps));
+    }
+
+    /// Takes over the links to members that an earlier process left running: each member has one lease from
+    /// now to say hello.
+    pub(in crate::engine) fn adopt_members(
+        &mut self,
+        found: &Found,
+        now: &Now,
+        actions: &mut Vec<Action>,
+    ) {
+        let Endpoint { tunnel, datapath, .. } = &self.endpoint;
+        let (Some(outer), Some(hub)) = (self.outer, &mut self.hub) else { return };
+        let port = tunnel.port.get();
+        let local = SocketAddr::new(outer.address, port);
+        let link = |member: &Member| {
+            let device = nodes::device(tunnel, *datapath, member.mark);
+            let link = found.interface(&device)?.link_from(port)?;
+            Some((member.id, link.fou_remote()?)).filter(|_| hub.has_own_mark(member))
+        };
+        let links: Vec<_> = hub.members.values().filter_map(link).collect();
+        let mut adopted = Vec::new();
+        for (id, remote) in links {
+            if hub.server.adopt(id, Ends { remote, local }, now.boot) {
+                adopted.push((id, remote));
+            }
+        }
+        for (id, remote) in adopted {
+            self.put_member(id, remote);
+            actions.push(Action::Report(Report::Adopted(remote)));
+        }
+    }
+
+    /// Ends the session of a member, which may come back.
+    pub(in crate::engine) fn kick(&mut self, name: &PeerName, actions: &mut Vec<Action>) {
+        let Some(hub) = &mut self.hub else { return };
+        let Some(id) = hub.members.get(name).map(|member| member.id) else { return };
+        let Some(remote) = hub.server.kick(id) else { return };
+        self.end_session(id, remote, Gone::Kicked, actions);
+        let steps = self.follow_peers(actions);
+        actions.extend(Action::apply(steps));
+    }
+
+    /// Ends leases that are over, and lets members expire.
+    pub(in crate::engine) fn expire_members(&mut self, now: &Now, actions: &mut Vec<Action>) {
+        let gone = self.hub.as_mut().map(|hub| hub.expire(now)).unwrap_or_default();
+        self.end_sessions(gone, actions);
+    }
+
+    /// The clock was set: who has expired by it may be another one.
+    pub(in crate::engine) fn reckon_members(&mut self, now: &Now, actions: &mut Vec<Action>) {
+        let gone = self.hub.as_mut().map(|hub| hub.reckon(now)).unwrap_or_default();
+        self.end_sessions(gone, actions);
+    }
+
+    fn end_sessions(&mut self, gone: Vec<(PeerId, SocketAddr, Gone)>, actions: &mut Vec<Action>) {
+        if gone.is_empty() {
+            return;
+        }
+        for (id, remote, why) in gone {
+            self.end_session(id, remote, why, actions);
+        }
+        let steps = self.follow_peers(actions);
+        actions.extend(Action::apply(steps));
+    }
+
+    /// Tells accepted clients the MTU of the tunnel.
+    pub(in crate::engine) fn tell_mtu(&mut self, mtu: u32) {
+        if let Some(hub) = &mut self.hub {
+            hub.server.set_mtu(u16::try_from(mtu).ok());
+        }
+    }
+}
+
+impl Hub {
+    fn note_hello(&mut self, id: PeerId, now: &Now) {
+        if let Some((_, member)) = self.member(id) {
+            member.last_hello = Some(now.unix);
+            member.since = member.since.or(Some(now.unix));
+            member.said = None;
+        }
+    }
+
+    /// A hello of a known peer that proves nothing: that is said, but not often.
+    fn say_unproven(&mut self, why: Ignored, from: SocketAddr, now: &Now) -> Option<Report> {
+        let (Ignored::WrongMac { peer } | Ignored::WrongSignature { peer }) = why else {
+            return None;
+        };
+        let (name, member) = self.member(peer)?;
+        let is_news =
+            member.said.is_none_or(|said| now.boot.saturating_sub(said) >= SAID_AGAIN_AFTER);
+        if !is_news {
+            return None;
+        }
+        member.said = Some(now.boot);
+        Some(Report::PeerUnproven { name: name.clone(), from })
+    }
+}
+
+/// Whether a member has networks beside those of the tunnel, so that there are routes to them.
+fn is_routed(entry: &PeerEntry, tunnel: &TunnelConfig) -> bool {
+    !entry.routes.is_empty() || !tunnel.is_network()
+}
+
+/// A connected member in the population of peers.
+fn peer(member: &Member, remote: SocketAddr, endpoint: &Endpoint) -> Peer {
+    Peer {
+        device: nodes::device(&endpoint.tunnel, endpoint.datapath, member.mark),
+        alternate: nodes::alternate(member.mark),
+        networks: networks(&member.entry),
+        isolated: member.entry.isolate,
+        conflicting_remote: None,
+        locator: Locator::Fixed(remote),
+        admission: None,
+        prover: None,
+    }
+}
+
+impl fmt::Display for Loaded {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Loaded { at: _, added, changed, removed, untouched } = self;
+        write!(f, "{added} added, {changed} changed, {removed} removed, {untouched} untouched")
+    }
+}
+
+impl Report {
+    /// Why a peer was refused, for the people at the server.
+    pub(in crate::engine) fn refusal(why: Refusal) -> &'static str {
+        match why {
+            Refusal::Expired => "it has expired",
+            Refusal::Disabled => "it is disabled",
+            Refusal::Full => "the server is full",
+            Refusal::AddressTaken => "its inner address is taken",
+            Refusal::Elsewhere => "it should go to another server",
+            Refusal::Other(_) => "for a reason that this version does not know",
+        }
+    }
+
+    /// The same, for the people at the peer.
+    pub(in crate::engine) fn told(why: Refusal) -> &'static str {
+        match why {
+            Refusal::Expired => "our time there is over (`expires` in its files of peers)",
+            Refusal::Disabled => "we are disabled there (`enabled = false` in its files of peers)",
+            Refusal::Full => "it is full",
+            Refusal::AddressTaken => "our inner address is taken there",
+            Refusal::Elsewhere => "it asks us to go to another server",
+            Refusal::Other(_) => "for a reason that this version does not know",
+        }
+    }
+}

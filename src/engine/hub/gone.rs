@@ -1,0 +1,54 @@
+//! Why the session of a member ended.
+
+use std::fmt;
+
+use super::entry::is_expired;
+use crate::engine::Now;
+use crate::engine::peers_file::{PeerEntry, PeerName};
+
+/// Why a session ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Gone {
+    /// It said goodbye.
+    Left,
+    /// No hello came for as long as its lease.
+    Silent,
+    /// Another peer proved that it is at this address and port.
+    TakenOver(PeerName),
+    /// Its time is over.
+    Expired,
+    /// The files say `enabled = false`.
+    Disabled,
+    /// It has another key or secret now.
+    Rekeyed,
+    /// The files do not name it any more.
+    Removed,
+    /// An operator ended it; it may come back at once.
+    Kicked,
+}
+
+impl Gone {
+    /// Why the session of a member that was changed to `entry` ended.
+    pub(super) fn of(entry: &PeerEntry, now: &Now) -> Self {
+        match (entry.enabled, is_expired(entry, now)) {
+            (false, _) => Gone::Disabled,
+            (true, true) => Gone::Expired,
+            (true, false) => Gone::Rekeyed,
+        }
+    }
+}
+
+impl fmt::Display for Gone {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Gone::Left => f.write_str("it said goodbye"),
+            Gone::Silent => f.write_str("no hello came for its lifetime"),
+            Gone::TakenOver(name) => write!(f, "{name} is at this address and port now"),
+            Gone::Expired => f.write_str("it has expired"),
+            Gone::Disabled => f.write_str("it is disabled"),
+            Gone::Rekeyed => f.write_str("it has another key or secret now"),
+            Gone::Removed => f.write_str("its file does not name it any more"),
+            Gone::Kicked => f.write_str("it was kicked"),
+        }
+    }
+}

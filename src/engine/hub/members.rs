@@ -1,0 +1,169 @@
+//! Follows the files of peers: what is new, what changed, and what is gone. Members that are as they were
+//! notice nothing.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+
+use super::entry::{is_as, is_expired};
+use super::gone::Gone;
+use super::{Hub, Loaded, Member};
+use crate::engine::Now;
+use crate::engine::control::{Allowed, PeerId, ServerPeer};
+use crate::engine::peers_file::{PeerEntry, PeerName, PeerSet};
+
+/// A session that ended, or whose networks changed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Followed {
+    /// It ended.
+    Ended(PeerName, SocketAddr, Gone),
+    /// It goes on, with other networks.
+    Changed(PeerName, SocketAddr),
+}
+
+impl Hub {
+    /// Takes another set of members. Returns what became of sessions, with the entry as it was before.
+    pub fn replace(&mut self, set: PeerSet, now: &Now) -> (Loaded, Vec<(Followed, PeerEntry)>) {
+        let mut loaded = Loaded { at: now.unix, ..Loaded::default() };
+        let mut followed = Vec::new();
+        let all = std::mem::take(&mut self.members).into_iter();
+        let (mut before, gone): (BTreeMap<_, _>, BTreeMap<_, _>) =
+            all.partition(|(name, _)| set.get(name).is_some());
+        for (name, member) in gone {
+            loaded.removed += 1;
+            self.forget_expiry(&member);
+            self.names.remove(&member.id);
+            self.marks.remove(&member.mark);
+            if let Some(remote) = self.server.remove(member.id) {
+                followed.push((Followed::Ended(name, remote, Gone::Removed), member.entry));
+            }
+        }
+        for entry in set.into_peers() {
+            let name = entry.name.clone();
+            let Some(mut member) = before.remove(&name) else {
+                loaded.added += 1;
+                self.add(entry, now);
+                continue;
+            };
+            if is_as(&member.entry, &entry) {
+                member.entry = entry; // it may be on another line now
+                loaded.untouched += 1;
+                self.members.insert(name, member);
+                continue;
+            }
+            loaded.changed += 1;
+            let remote = self.server.session(member.id).map(|session| session.remote);
+            self.forget_expiry(&member);
+            self.server.insert(member.id, self.in_protocol(&entry, now));
+            let old = std::mem::replace(&mut member.entry, entry);
+            let goes_on = self.server.session(member.id).is_some();
+            if !goes_on {
+                member.since = None;
+            }
+            if let Some(remote) = remote {
+                let change = match goes_on {
+                    true => Followed::Changed(name.clone(), remote),
+                    false => Followed::Ended(name.clone(), remote, Gone::of(&member.entry, now)),
+                };
+                followed.push((change, old));
+            }
+            self.note_expiry(&member, now);
+            self.members.insert(name, member);
+        }
+        self.loaded = Some(loaded);
+        (loaded, followed)
+    }
+
+    fn add(&mut self, entry: PeerEntry, now: &Now) {
+        let id = PeerId(self.next_id);
+        self.next_id += 1;
+        let _ = self.server.insert(id, self.in_protocol(&entry, now));
+        let name = entry.name.clone();
+        let mut mark = short_hash(&name);
+        while !self.marks.insert(mark) {
+            mark = mark.wrapping_add(1);
+        }
+        let member = Member { id, mark, entry, last_hello: None, since: None, said: None };
+        self.note_expiry(&member, now);
+        self.names.insert(id, name.clone());
+        self.members.insert(name, member);
+    }
+
+    fn note_expiry(&mut self, member: &Member, now: &Now) {
+        let expires = member.entry.expires.filter(|expires| *expires > now.unix);
+        self.expiries.extend(expires.map(|expires| (expires, member.id)));
+    }
+
+    fn forget_expiry(&mut self, member: &Member) {
+        if let Some(expires) = member.entry.expires {
+            self.expiries.remove(&(expires, member.id));
+        }
+    }
+
+    /// Ends the leases of members that were silent, and lets those expire that do.
+    pub fn expire(&mut self, now: &Now) -> Vec<(PeerId, SocketAddr, Gone)> {
+        let silent = self.server.expire(now.boot).into_iter();
+        let mut gone: Vec<_> = silent.map(|(id, remote)| (id, remote, Gone::Silent)).collect();
+        while let Some((_, id)) = self.expiries.first().copied().filter(|(at, _)| *at <= now.unix) {
+            self.expiries.pop_first();
+            let remote = self.server.session(id).map(|session| session.remote);
+            let Some(entry) = self.member(id).map(|(_, member)| member.entry.clone()) else {
+                continue;
+            };
+            let peer = self.in_protocol(&entry, now);
+            let _ = self.server.insert(id, peer);
+            gone.extend(remote.map(|remote| (id, remote, Gone::Expired)));
+        }
+        gone
+    }
+
+    /// Works out again who has expired, by a clock that was set.
+    pub fn reckon(&mut self, now: &Now) -> Vec<(PeerId, SocketAddr, Gone)> {
+        let mut gone = Vec::new();
+        self.expiries.clear();
+        let dated = self.members.values().filter(|member| member.entry.expires.is_some());
+        for member in dated {
+            let peer = self.in_protocol(&member.entry, now);
+            let ended = self.server.insert(member.id, peer);
+            gone.extend(ended.map(|remote| (member.id, remote, Gone::Expired)));
+            let expires = member.entry.expires.filter(|expires| *expires > now.unix);
+            self.expiries.extend(expires.map(|expires| (expires, member.id)));
+        }
+        gone
+    }
+
+    /// Whether a member's link is called after its own name alone, so that it was the same one's before.
+    pub(super) fn has_own_mark(&self, member: &Member) -> bool {
+        let hash = short_hash(&member.entry.name);
+        let alike = self.members.keys().filter(|name| short_hash(name) == hash).count();
+        member.mark == hash && alike == 1
+    }
+
+    /// What the control protocol needs to know of a member.
+    fn in_protocol(&self, entry: &PeerEntry, now: &Now) -> ServerPeer {
+        let (v4, v6) = self.prefixes;
+        let inner = |address: &IpAddr| match address {
+            IpAddr::V4(v4_address) => Ipv4Net::new(*v4_address, v4).ok().map(IpNet::V4),
+            IpAddr::V6(v6_address) => Ipv6Net::new(*v6_address, v6?).ok().map(IpNet::V6),
+        };
+        ServerPeer {
+            public_key: entry.public_key,
+            secret: entry.secret.clone(),
+            lease: entry.lease,
+            inner: entry.addresses.iter().filter_map(inner).collect(),
+            allowed: match (entry.enabled, is_expired(entry, now)) {
+                (false, _) => Allowed::Disabled,
+                (true, true) => Allowed::Expired,
+                (true, false) => Allowed::Yes,
+            },
+        }
+    }
+}
+
+/// Tells names apart; the few that it does not get the next free number (FNV-1a, RFC 9923, folded).
+fn short_hash(name: &PeerName) -> u16 {
+    let mix = |hash: u32, byte: &u8| (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193);
+    let hash = name.as_str().as_bytes().iter().fold(0x811c_9dc5, mix);
+    u16::try_from((hash >> 16) ^ (hash & 0xffff)).unwrap_or_default()
+}

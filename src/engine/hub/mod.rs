@@ -1,0 +1,119 @@
+//! A server whose peers are named in files: who they are, which of them are connected, and what follows
+//! from their hellos. [`Server`] judges these; what is between it and the host is here.
+
+mod entry;
+mod events;
+mod gone;
+mod members;
+mod status;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use super::Now;
+use super::config::{HubConfig, TunnelConfig};
+use super::control::{PeerId, Server};
+use super::peers_file::{PeerEntry, PeerName};
+use super::random::Random;
+
+pub use gone::Gone;
+pub use status::{MemberState, MemberStatus};
+
+/// How long nothing more is said of a peer whose hellos prove nothing.
+const SAID_AGAIN_AFTER: Duration = Duration::from_secs(3600);
+
+/// The members of a server, and its end of the control protocol.
+#[derive(Debug)]
+pub struct Hub {
+    server: Server,
+    /// Lengths of the networks that inner addresses are from, IPv4 and IPv6.
+    prefixes: (u8, Option<u8>),
+    members: BTreeMap<PeerName, Member>,
+    names: BTreeMap<PeerId, PeerName>,
+    marks: BTreeSet<u16>,
+    /// When members expire that do, in Unix time.
+    expiries: BTreeSet<(u64, PeerId)>,
+    next_id: u32,
+    ignored: BTreeMap<&'static str, u64>,
+    answered: Answered,
+    /// What `show` says of the last change of the files.
+    loaded: Option<Loaded>,
+}
+
+/// A peer as a file has it, and what is known of it.
+#[derive(Debug)]
+struct Member {
+    id: PeerId,
+    /// What tells its link from others: a hash of its name, or the next number that is free.
+    mark: u16,
+    entry: PeerEntry,
+    /// Unix time of its last accepted hello.
+    last_hello: Option<u64>,
+    /// Unix time since which it is connected.
+    since: Option<u64>,
+    /// When it was said that its hellos prove nothing, by the clock of [`Now::boot`].
+    said: Option<Duration>,
+}
+
+/// How many hellos were answered, by answer.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Answered {
+    /// By an accept without a signature check: from where the peer was.
+    pub refreshed: u64,
+    /// By an accept after a signature check.
+    pub admitted: u64,
+    /// By a challenge.
+    pub challenged: u64,
+    /// By a refusal.
+    pub refused: u64,
+    /// Goodbyes.
+    pub left: u64,
+}
+
+/// What the last change of the files of peers did.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Loaded {
+    /// Unix time.
+    pub at: u64,
+    /// Peers that were not there before.
+    pub added: usize,
+    /// Peers with another key, address, route, or something else.
+    pub changed: usize,
+    /// Peers that are gone.
+    pub removed: usize,
+    /// Peers that are as they were.
+    pub untouched: usize,
+}
+
+impl Hub {
+    /// A server without members.
+    pub fn new(config: &HubConfig, tunnel: &TunnelConfig, now: &Now) -> Self {
+        let mut secret = [0; 32];
+        Random::of(now).fill(&mut secret);
+        Hub {
+            server: Server::new(&config.seed, now.boot, secret),
+            prefixes: (tunnel.inner_peer.prefix_len(), tunnel.inner6.map(|net| net.prefix_len())),
+            members: BTreeMap::new(),
+            names: BTreeMap::new(),
+            marks: BTreeSet::new(),
+            expiries: BTreeSet::new(),
+            next_id: 0,
+            ignored: BTreeMap::new(),
+            answered: Answered::default(),
+            loaded: None,
+        }
+    }
+
+    /// When a lease ends or a member expires, as time since the start of the process.
+    pub fn next_deadline(&self, now: &Now) -> Option<Duration> {
+        let lease = self.server.next_deadline().map(|boot| boot.saturating_sub(now.boot));
+        let expiry = self.expiries.first().map(|(unix, _)| unix.saturating_sub(now.unix));
+        let left = lease.into_iter().chain(expiry.map(Duration::from_secs)).min();
+        left.map(|left| now.monotonic.saturating_add(left))
+    }
+
+    fn member(&mut self, id: PeerId) -> Option<(&PeerName, &mut Member)> {
+        let name = self.names.get(&id)?;
+        self.members.get_mut(name).map(|member| (name, member))
+    }
+}

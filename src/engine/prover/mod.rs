@@ -1,0 +1,152 @@
+//! Authenticates us to one peer: by packets that stand alone, or by control protocol v2 where we know the
+//! server's key.
+
+mod conversation;
+mod dated;
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use super::config::Shows;
+use super::host::Traffic;
+use super::memory::Memory;
+use super::{Now, Report};
+pub use conversation::Connection;
+use conversation::Conversation;
+pub use dated::Dated;
+
+/// What authenticates us to one peer.
+#[derive(Debug)]
+pub enum Prover {
+    /// Packets that stand alone: a signed time, a token, or nothing.
+    Dated(Dated),
+    /// Hellos, which the server answers.
+    Conversation(Box<Conversation>),
+}
+
+impl Prover {
+    /// `memory` is an earlier process'.
+    pub fn new(shows: Shows, memory: &Memory, now: &Now) -> Self {
+        match Conversation::new(&shows, memory, now) {
+            Some(conversation) => Prover::Conversation(Box::new(conversation)),
+            None => Prover::Dated(Dated::new(shows, memory, now)),
+        }
+    }
+
+    /// A packet is due at `when`, time since the start of the process, unless one is due earlier.
+    pub fn authenticate_at(&mut self, when: Duration) {
+        match self {
+            Prover::Dated(dated) => dated.authenticate_at(when),
+            Prover::Conversation(conversation) => conversation.authenticate_at(when),
+        }
+    }
+
+    /// The server is at another address now.
+    pub fn start_over(&mut self, now: &Now) {
+        match self {
+            Prover::Dated(dated) => dated.authenticate_at(now.monotonic),
+            Prover::Conversation(conversation) => conversation.start_over(now),
+        }
+    }
+
+    /// The packet that is due; sets the time of the next.
+    pub fn due_packet(&mut self, now: &Now) -> Option<Vec<u8>> {
+        match self {
+            Prover::Dated(dated) => dated.due_packet(now),
+            Prover::Conversation(conversation) => conversation.due_packet(now),
+        }
+    }
+
+    /// When something is due, as time since the start of the process.
+    pub fn next_deadline(&self) -> Option<Duration> {
+        match self {
+            Prover::Dated(dated) => dated.next_deadline(),
+            Prover::Conversation(conversation) => Some(conversation.next_deadline()),
+        }
+    }
+
+    /// Takes a packet that came from the server: whether it is an answer to a hello, and what there is to
+    /// say.
+    pub fn receive(
+        &mut self,
+        from: SocketAddr,
+        payload: &[u8],
+        now: &Now,
+    ) -> (bool, Option<Report>) {
+        match self {
+            Prover::Dated(_) => (false, None),
+            Prover::Conversation(conversation) => conversation.receive(from, payload, now),
+        }
+    }
+
+    /// What there is to say now that time has passed.
+    pub fn tell(&mut self, server: SocketAddr, now: &Now) -> Option<Report> {
+        match self {
+            Prover::Dated(_) => None,
+            Prover::Conversation(conversation) => conversation.tell(server, now),
+        }
+    }
+
+    /// Whether the host should be read, to see whether something came back.
+    pub fn asks_for_traffic(&mut self, now: &Now) -> bool {
+        match self {
+            Prover::Dated(dated) => dated.asks_for_traffic(now),
+            Prover::Conversation(_) => false,
+        }
+    }
+
+    /// Takes the counters of the link: when nothing comes back, we authenticate again. True when that
+    /// should be said.
+    pub fn read_traffic(&mut self, traffic: Traffic, now: &Now) -> bool {
+        match self {
+            Prover::Dated(dated) => dated.read_traffic(traffic, now),
+            Prover::Conversation(conversation) => {
+                conversation.read_traffic(traffic, now);
+                false
+            }
+        }
+    }
+
+    /// Whether the times of the last packet must be written before it is sent.
+    pub fn must_write(&mut self) -> bool {
+        match self {
+            Prover::Dated(dated) => dated.must_write(),
+            Prover::Conversation(conversation) => conversation.must_write(),
+        }
+    }
+
+    /// Unix time of the last packet.
+    pub fn last_sent(&self) -> Option<u64> {
+        match self {
+            Prover::Dated(dated) => dated.last_sent(),
+            Prover::Conversation(conversation) => conversation.last_sent(),
+        }
+    }
+
+    /// Whether the server is there; `None` where it does not tell.
+    pub fn connection(&self, now: &Now) -> Option<Connection> {
+        match self {
+            Prover::Dated(_) => None,
+            Prover::Conversation(conversation) => Some(conversation.connection(now)),
+        }
+    }
+
+    /// Nothing more will be sent but the packet that this returns: it ends the session at once.
+    pub fn close(&mut self, now: &Now) -> Option<Vec<u8>> {
+        match self {
+            Prover::Dated(dated) => {
+                dated.close();
+                None
+            }
+            Prover::Conversation(conversation) => conversation.close(now),
+        }
+    }
+
+    /// Puts into the memory what a restart must not forget.
+    pub fn remember(&self, memory: &mut Memory) {
+        match self {
+            Prover::Dated(dated) => dated.remember(memory),
+            Prover::Conversation(conversation) => conversation.remember(memory),
+        }
+    }
+}

@@ -1,0 +1,430 @@
+//! A server whose peers are named in files: what comes, moves, goes and changes there is what the host
+//! follows, and nothing else.
+
+use std::fmt::Write as _;
+
+use ipipou::auth::key_text;
+use ipipou::engine::config::{HubConfig, PeerSource};
+use ipipou::engine::control::{Client as Guest, ClientConfig, ClientHeard};
+use ipipou::engine::hub::MemberState;
+use ipipou::engine::peers_file::{Context, PeerSet, SourceFile, parse};
+use proptest::prelude::*;
+
+use super::situations::SECOND;
+use super::*;
+
+const SEED: [u8; 32] = [9; 32];
+
+fn secret() -> SharedSecret {
+    SharedSecret::new(b"secret".to_vec())
+}
+
+fn key(number: u8) -> Signer {
+    Signer::new(&[number + 100; 32], secret())
+}
+
+fn tunnel_of_hub() -> TunnelConfig {
+    TunnelConfig {
+        inner: "10.8.0.1".parse().unwrap(),
+        inner_peer: "10.8.0.0/24".parse().unwrap(),
+        ..tunnel()
+    }
+}
+
+fn config() -> Config {
+    let hub = HubConfig {
+        peers: "/nowhere".into(),
+        seed: SEED.into(),
+        secret: secret(),
+        queue: QueueConfig { number: 0, max_len: 24 },
+    };
+    Config { tunnel: tunnel_of_hub(), peers: PeerSource::Hub(hub) }
+}
+
+/// The peers of this text; `KEY1` is the key of number 1.
+fn peers(text: &str) -> PeerSet {
+    let mut text = text.to_owned();
+    for number in (0..40).rev() {
+        let key = key_text(&key(number).public());
+        text = text.replace(&format!("KEY{number}\""), &format!("{key}\""));
+    }
+    let context = Context {
+        own_public_key: Some(Signer::new(&SEED, secret()).public()),
+        inner: tunnel_of_hub().inner,
+        network: tunnel_of_hub().inner_peer,
+        inner6: None,
+        default_secret: &secret(),
+        read_secret: &|_| Err("there are none".to_owned()),
+    };
+    parse(&[SourceFile { name: "peers.toml".to_owned(), text }], &context).unwrap()
+}
+
+/// A peer with this number, whose address ends in it, and more lines.
+fn entry(number: u8, more: &str) -> String {
+    format!(
+        "[peer.p{number}]\npublic-key = \"KEY{number}\"\naddress = \"10.8.0.{number}\"\n{more}\n"
+    )
+}
+
+fn hub(text: &str) -> Play {
+    let mut play = Play::stopped(Datapath::Tun, config(), FakeHost::new(), Memory::default());
+    play.handle(Event::Peers(peers(text)));
+    play.read();
+    play.read();
+    play
+}
+
+fn guest(number: u8) -> Guest {
+    let config = ClientConfig {
+        signer: key(number),
+        server_key: Signer::new(&SEED, secret()).public(),
+        keepalive: 20 * SECOND,
+        mtu: None,
+        wants_addresses: false,
+    };
+    Guest::new(config, Duration::ZERO).unwrap()
+}
+
+fn place(number: u8) -> SocketAddrV4 {
+    SocketAddrV4::new([198, 51, 100, number].into(), 4000)
+}
+
+impl Play {
+    /// The guest says hello until it has its answer.
+    fn visit(&mut self, guest: &mut Guest, from: SocketAddrV4) -> ClientHeard {
+        guest.say_now(self.now);
+        let mut heard = ClientHeard::Nothing;
+        for _ in 0..3 {
+            let mut number = self.drawn;
+            let mut random = |bytes: &mut [u8]| {
+                for byte in bytes {
+                    number = number.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                    *byte = number.to_be_bytes()[0];
+                }
+            };
+            let Some(hello) = guest.poll(self.now, START, &mut random) else { break };
+            let before = self.sent.len();
+            self.receive(from, &hello);
+            let answer = self.sent[before..].iter().find(|out| out.to == from.into());
+            let Some(answer) = answer.map(|out| out.payload.clone()) else { break };
+            heard = guest.receive(&answer, self.now);
+        }
+        heard
+    }
+
+    fn let_in(&self) -> Vec<(SocketAddr, Vec<String>)> {
+        let remotes = &self.host.found.userspace.forwarding.remotes;
+        let one = |(remote, spec): (&SocketAddr, &ipipou::engine::host::RemoteSpec)| {
+            assert_eq!(spec.destinations, spec.sources);
+            (*remote, spec.sources.iter().map(ToString::to_string).collect())
+        };
+        remotes.iter().map(one).collect()
+    }
+
+    fn states(&mut self) -> Vec<(String, MemberState)> {
+        let now = self.moment();
+        let members = self.engine.members(&now).unwrap().into_iter();
+        members.map(|member| (member.name, member.state)).collect()
+    }
+
+    fn told(&self) -> String {
+        self.reports.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
+    }
+}
+
+#[test]
+fn a_peer_that_comes_is_one_entry_of_the_table_and_is_told_after_that() {
+    let mut play = hub(&(entry(7, "") + &entry(8, "")));
+    let mut seven = guest(7);
+    let before = play.applied.len();
+    assert_eq!(play.visit(&mut seven, place(1)), ClientHeard::Accepted);
+    assert_eq!(play.applied[before..], [format!("forward to {} too", place(1))]);
+    assert_eq!(play.let_in(), [(place(1).into(), vec!["10.8.0.7/32".to_owned()])]);
+    let line = |words: &str| play.log.iter().position(|line| line.contains(words)).unwrap();
+    assert!(
+        line("forward to 198.51.100.1:4000 too") < line("p7 is connected, at 198.51.100.1:4000")
+    );
+    let sent = |line: &String| line.contains("sent 128 bytes to 198.51.100.1:4000");
+    assert!(play.log.iter().rposition(sent).unwrap() > line("forward to 198.51.100.1:4000 too"));
+    // A keepalive changes nothing, and nothing is written for any of it.
+    let before = (play.applied.len(), play.writings);
+    play.pass(20 * SECOND);
+    assert_eq!(play.visit(&mut seven, place(1)), ClientHeard::Accepted);
+    assert_eq!((play.applied.len(), play.writings), before);
+    assert_eq!(play.states()[0], ("p7".to_owned(), MemberState::Connected));
+    assert_eq!(play.states()[1], ("p8".to_owned(), MemberState::New));
+}
+
+#[test]
+fn a_move_adds_the_new_remote_before_the_former_one_goes() {
+    let mut play = hub(&entry(7, ""));
+    let mut seven = guest(7);
+    play.visit(&mut seven, place(2));
+    let before = play.applied.len();
+    assert_eq!(play.visit(&mut seven, place(1)), ClientHeard::Accepted);
+    assert_eq!(
+        play.applied[before..],
+        ["forward to 198.51.100.1:4000 too", "forward to 198.51.100.2:4000 no more"]
+    );
+    assert!(play.told().contains("p7 moved from 198.51.100.2:4000 to 198.51.100.1:4000"));
+}
+
+#[test]
+fn a_session_ends_by_goodbye_lease_kick_and_another_peer_at_its_place() {
+    let mut play = hub(&(entry(7, "lifetime = \"60s\"") + &entry(8, "")));
+    let mut seven = guest(7);
+    let last = |play: &Play, why: &str| {
+        let told = play.told();
+        assert!(told.lines().last().unwrap().ends_with(why), "{told}");
+        assert_eq!(play.let_in(), []);
+    };
+    play.visit(&mut seven, place(1));
+    let bye = seven.bye(play.now, START, &mut |bytes| bytes.fill(3)).unwrap();
+    play.receive(place(1), &bye);
+    let is_down = |report: &&Report| matches!(report, Report::PeerDown { .. });
+    let goodbye = play.reports.iter().find(is_down).unwrap().to_string();
+    assert!(goodbye.ends_with("it said goodbye"), "{goodbye}");
+    assert_eq!(play.let_in(), []);
+
+    let mut seven = guest(7);
+    play.visit(&mut seven, place(1));
+    play.pass(61 * SECOND);
+    last(&play, "no hello came for its lifetime");
+
+    play.visit(&mut seven, place(1));
+    play.handle(Event::Kick("p7".parse().unwrap()));
+    last(&play, "it was kicked");
+
+    play.visit(&mut seven, place(1));
+    assert_eq!(play.visit(&mut guest(8), place(1)), ClientHeard::Accepted);
+    assert!(play.told().contains("p8 is at this address and port now"));
+    assert_eq!(play.let_in(), [(place(1).into(), vec!["10.8.0.8/32".to_owned()])]);
+}
+
+#[test]
+fn networks_behind_a_peer_are_routed_while_it_is_connected() {
+    let mut play = hub(&entry(7, "route = \"192.168.7.0/24\""));
+    let routed =
+        |play: &Play| play.host.found.routes.iter().any(|r| r.to_string().contains("168.7.0"));
+    let mut seven = guest(7);
+    play.visit(&mut seven, place(1));
+    assert!(routed(&play), "{:?}", play.host.found.routes);
+    play.handle(Event::Kick("p7".parse().unwrap()));
+    assert!(!routed(&play));
+}
+
+#[test]
+fn a_remote_inside_of_the_tunnel_is_refused() {
+    let mut play = hub(&entry(7, ""));
+    let inside = SocketAddrV4::new([10, 8, 0, 9].into(), 4000);
+    assert_eq!(play.visit(&mut guest(7), inside), ClientHeard::Nothing);
+    assert_eq!((play.sent.len(), play.rejected()), (0, 1));
+}
+
+#[test]
+fn who_is_disabled_or_expired_goes_at_once_and_is_told_why() {
+    let mut play = hub(&(entry(7, "") + &entry(8, "")));
+    let (mut seven, mut eight) = (guest(7), guest(8));
+    play.visit(&mut seven, place(1));
+    play.visit(&mut eight, place(2));
+    // The tests begin at 2023-11-14 22:13:20 UTC.
+    let expires = "expires = 2023-11-14T22:14:00Z";
+    play.handle(Event::Peers(peers(&(entry(7, "enabled = false") + &entry(8, expires)))));
+    assert!(
+        play.told()
+            .contains("p7 is not connected any more, was at 198.51.100.1:4000: it is disabled")
+    );
+    assert_eq!(play.let_in().len(), 1);
+    assert!(matches!(play.visit(&mut seven, place(1)), ClientHeard::Refused(_)));
+    play.pass(41 * SECOND);
+    assert!(
+        play.told()
+            .contains("p8 is not connected any more, was at 198.51.100.2:4000: it has expired")
+    );
+    assert_eq!(play.let_in(), []);
+    assert!(matches!(play.visit(&mut eight, place(2)), ClientHeard::Refused(_)));
+    assert_eq!(
+        play.states(),
+        [("p7".to_owned(), MemberState::Disabled), ("p8".to_owned(), MemberState::Expired)]
+    );
+    // Enabled again it may come back.
+    play.handle(Event::Peers(peers(&entry(7, ""))));
+    assert_eq!(play.visit(&mut seven, place(1)), ClientHeard::Accepted);
+}
+
+#[test]
+fn a_clock_that_is_set_right_expires_and_admits_whom_it_should() {
+    // The tests begin at 2023-11-14 22:13:20 UTC.
+    let mut play = hub(&entry(7, "expires = 2023-11-14T23:00:00Z"));
+    let mut seven = guest(7);
+    assert_eq!(play.visit(&mut seven, place(1)), ClientHeard::Accepted);
+    play.skew = 100_000;
+    play.pass(4 * SECOND);
+    assert!(play.told().ends_with("it has expired"), "{}", play.told());
+    assert_eq!(play.let_in(), []);
+    play.skew = 0;
+    play.pass(4 * SECOND);
+    assert_eq!(play.visit(&mut seven, place(1)), ClientHeard::Accepted);
+}
+
+#[test]
+fn a_peer_may_be_in_a_network_that_is_behind_it() {
+    let mut play = hub(&entry(7, "route = \"198.51.100.0/28\""));
+    let mut seven = guest(7);
+    for _ in 0..3 {
+        assert_eq!(play.visit(&mut seven, place(1)), ClientHeard::Accepted);
+        play.pass(20 * SECOND);
+    }
+    assert_eq!(play.rejected(), 0);
+}
+
+#[test]
+fn a_network_goes_from_a_peer_that_is_removed_to_one_that_is_connected() {
+    let route = "route = \"192.168.7.0/24\"";
+    let mut play = hub(&(entry(7, route) + &entry(8, "")));
+    play.visit(&mut guest(7), place(1));
+    play.visit(&mut guest(8), place(2));
+    play.handle(Event::Peers(peers(&entry(8, route))));
+    let networks = ["10.8.0.8/32", "192.168.7.0/24"].map(str::to_owned).to_vec();
+    assert_eq!(play.let_in(), [(place(2).into(), networks)]);
+    // One more hello from where it is changes nothing of that.
+    play.read();
+    assert_eq!(play.let_in().len(), 1);
+}
+
+#[test]
+fn two_connected_peers_exchange_their_addresses() {
+    let mut play = hub(&(entry(7, "") + &entry(8, "")));
+    play.visit(&mut guest(7), place(1));
+    play.visit(&mut guest(8), place(2));
+    let swapped = entry(7, "").replace("10.8.0.7", "10.8.0.9")
+        + &entry(8, "").replace("10.8.0.8", "10.8.0.7");
+    play.handle(Event::Peers(peers(&swapped.replace("10.8.0.9", "10.8.0.8"))));
+    assert!(play.told().contains("0 added, 2 changed, 0 removed, 0 untouched"));
+    assert_eq!(
+        play.let_in(),
+        [
+            (place(1).into(), vec!["10.8.0.8/32".to_owned()]),
+            (place(2).into(), vec!["10.8.0.7/32".to_owned()])
+        ]
+    );
+}
+
+#[test]
+fn a_hello_that_proves_nothing_is_said_once_an_hour() {
+    let mut play = hub(&entry(7, ""));
+    let mut thief = {
+        let signer = Signer::new(&[107; 32], SharedSecret::new(b"another".to_vec()));
+        let server_key = Signer::new(&SEED, secret()).public();
+        let keepalive = SECOND;
+        let (mtu, wants_addresses) = (None, false);
+        let config = ClientConfig { signer, server_key, keepalive, mtu, wants_addresses };
+        Guest::new(config, Duration::ZERO).unwrap()
+    };
+    let said =
+        |play: &Play| play.told().matches("says that it is p7, and does not prove it").count();
+    for _ in 0..5 {
+        assert_eq!(play.visit(&mut thief, place(3)), ClientHeard::Nothing);
+        play.pass(60 * SECOND);
+    }
+    assert_eq!((said(&play), play.sent.len()), (1, 0));
+    play.pass(3600 * SECOND);
+    play.visit(&mut thief, place(3));
+    assert_eq!(said(&play), 2);
+}
+
+#[derive(Debug, Clone)]
+enum Happening {
+    /// This peer is at this place.
+    Visit(u8, u8),
+    Bye(u8),
+    Kick(u8),
+    Pass(u8),
+    Read,
+    /// The files name these peers: which, with a network behind them, disabled, isolated.
+    Reload(Vec<(u8, u8)>),
+    /// Steps with these words fail at what happens next.
+    Refusing(&'static str),
+}
+
+fn happening() -> impl Strategy<Value = Happening> {
+    use Happening::*;
+    let peers = prop::collection::btree_map(0..8u8, 0..8u8, 0..8);
+    prop_oneof![
+        8 => (0..8u8, 0..10u8).prop_map(|(peer, at)| Visit(peer, at)),
+        1 => (0..8u8).prop_map(Bye),
+        1 => (0..8u8).prop_map(Kick),
+        2 => (1..90u8).prop_map(Pass),
+        1 => Just(Read),
+        2 => peers.prop_map(|peers| Reload(peers.into_iter().collect())),
+        1 => prop::sample::select(vec!["too", "no more", "forward"]).prop_map(Refusing),
+    ]
+}
+
+fn text(named: &[(u8, u8)]) -> String {
+    named.iter().fold(String::new(), |text, (number, how)| {
+        let mut more = "lifetime = \"60s\"\n".to_owned();
+        if how & 1 == 1 {
+            let _ = writeln!(more, "route = \"192.168.{number}.0/24\"");
+        }
+        if how & 2 == 2 {
+            more += "isolate = true\n";
+        }
+        if how & 4 == 4 {
+            more += "enabled = false\n";
+        }
+        text + &entry(10 + number, &more)
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
+
+    /// What changes for one of them is what a whole plan would have made.
+    #[test]
+    fn one_of_many_changes_as_a_whole_plan_would(
+        happenings in prop::collection::vec(happening(), 1..40),
+    ) {
+        let mut play = hub(&text(&(0..8).map(|number| (number, 0)).collect::<Vec<_>>()));
+        let mut guests: Vec<Guest> = (0..8).map(|number| guest(10 + number)).collect();
+        for happening in happenings {
+            let was_broken = !std::mem::take(&mut play.host.broken).is_empty();
+            match happening {
+                Happening::Visit(peer, at) => {
+                    play.visit(&mut guests[usize::from(peer)], place(at));
+                }
+                Happening::Bye(peer) => {
+                    let mut leaving = guests[usize::from(peer)].clone();
+                    let bye = leaving.bye(play.now, START, &mut |bytes| bytes.fill(3));
+                    let session = play.let_in();
+                    if let (Some(bye), Some((SocketAddr::V4(at), _))) = (bye, session.first()) {
+                        play.receive(*at, &bye);
+                    }
+                }
+                Happening::Kick(peer) => {
+                    play.handle(Event::Kick(format!("p{}", 10 + peer).parse().unwrap()));
+                }
+                Happening::Pass(seconds) => play.pass(u32::from(seconds) * SECOND),
+                Happening::Read => play.read(),
+                Happening::Reload(named) => {
+                    play.handle(Event::Peers(peers(&text(&named))));
+                }
+                Happening::Refusing(words) => play.host.broken = words,
+            }
+            if was_broken {
+                play.pass(2 * SECOND);
+            }
+            if play.host.broken.is_empty() {
+                let before = play.applied.len();
+                play.read();
+                prop_assert_eq!(&play.applied[before..], &[] as &[String]);
+            }
+            // Whoever is carried is connected, and the other way round.
+            let connected =
+                play.states().iter().filter(|(_, s)| *s == MemberState::Connected).count();
+            if play.host.broken.is_empty() {
+                prop_assert_eq!(play.let_in().len(), connected);
+            }
+        }
+    }
+}
