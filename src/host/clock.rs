@@ -4,6 +4,8 @@
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use rustix::time::{ClockId, clock_gettime};
+
 use crate::engine::Now;
 
 /// A clock that counts from the start of the process.
@@ -23,7 +25,7 @@ impl Clock {
         let monotonic = self.elapsed();
         let unix = since_1970();
         let started = unix.saturating_sub(monotonic).as_secs();
-        Ok(Now { monotonic, unix: unix.as_secs(), started, random })
+        Ok(Now { monotonic, boot: since_boot(), unix: unix.as_secs(), started, random })
     }
 
     pub fn elapsed(&self) -> Duration {
@@ -34,6 +36,13 @@ impl Clock {
     pub fn instant(&self, elapsed: Duration) -> tokio::time::Instant {
         tokio::time::Instant::from_std(self.0 + elapsed)
     }
+}
+
+/// Time since the boot of the machine, with the time that it slept (`CLOCK_BOOTTIME`, clock_gettime(2)).
+fn since_boot() -> Duration {
+    let time = clock_gettime(ClockId::Boottime);
+    let seconds = u64::try_from(time.tv_sec).unwrap_or_default();
+    Duration::new(seconds, u32::try_from(time.tv_nsec).unwrap_or_default())
 }
 
 /// Seconds since 1970; 0 while the clock is before that.

@@ -77,8 +77,8 @@ use nftables::expr::{Elem, Expression, MetaKey, NamedExpression};
 use nftables::stmt::{Limit, Meter, Queue, Statement};
 
 use super::words::{
-    CHAIN_QUOTED, CHAIN_QUOTED_PORT, CHAIN_QUOTED_REMOTE, SET_ADDRESSES, SET_KNOWN, SET_REMOTES,
-    Statements, UDP_HEADER, control_length, refuse,
+    CHAIN_QUOTED, CHAIN_QUOTED_PORT, CHAIN_QUOTED_REMOTE, HELLO_LENGTH, SET_ADDRESSES, SET_KNOWN,
+    SET_REMOTES, Statements, UDP_HEADER, control_length, refuse,
 };
 use crate::engine::host::{Control, PacketShape, RuleSpec};
 use crate::engine::limits::{self, Budget};
@@ -86,6 +86,7 @@ use crate::host::expression::{
     above, address, any_of, below, eq, goto, icmp, interface, ip, jump, meta, named_set, ne,
     number, source, text, transport, udp,
 };
+use crate::wire::control::VERSION;
 
 const ICMP: u16 = 1;
 const IPIP: u16 = 4;
@@ -94,6 +95,12 @@ const UDP: u16 = 17;
 
 /// A path is never taken to be narrower (RFC 8200, section 5), unless the user sets less.
 const LEAST_MTU: u32 = 1280;
+
+/// Where the UDP payload begins, in bits behind the beginning of the UDP header.
+const PAYLOAD: u32 = 64;
+/// Bytes of a hello before its version, and before the eight bytes that name its receiver.
+const VERSION_AT: u32 = 73;
+const RECEIVER_AT: u32 = 84;
 
 /// Where the total length in an IPv4 header ends: a shorter payload does not have one.
 const IPV4_LENGTH_END: u16 = 4;
@@ -104,6 +111,7 @@ pub fn chains(spec: &RuleSpec) -> Vec<(&'static str, Vec<Statements>)> {
         ("outer", outer(spec)),
         ("port", port(spec)),
         ("control", control(spec)),
+        ("hello", hello(spec)),
         ("error", error()),
         (CHAIN_QUOTED, Vec::new()),
         (CHAIN_QUOTED_PORT, Vec::new()),
@@ -164,7 +172,11 @@ fn port(spec: &RuleSpec) -> Vec<Statements> {
         // A server that knows its client by address alone: that client's data proves as much as
         // anything.
         Control::Queue { shape: PacketShape::FromRemote { .. }, .. } => {}
-        Control::Queue { shape: PacketShape::NotIpv4 { .. }, .. } | Control::Refuse => {
+        Control::Queue {
+            shape: PacketShape::NotIpv4 { .. } | PacketShape::Hellos { .. } | PacketShape::Answers,
+            ..
+        }
+        | Control::Refuse => {
             rules.push(refuse(spec, vec![is_data()], "stranger_data"));
         }
     }
@@ -194,8 +206,19 @@ fn control(spec: &RuleSpec) -> Vec<Statements> {
     };
     let look = || Statement::Queue(Queue { num: number(queue.number), flags: None });
     let others = |matches| refuse(spec, matches, "stranger_other");
+    let known = || eq(source(), named_set(SET_KNOWN));
     let mut rules = Vec::new();
     match shape {
+        PacketShape::Hellos { receiver } => {
+            let mut hello = hello_to(receiver);
+            hello.push(goto("hello"));
+            return vec![hello, others(Vec::new())];
+        }
+        PacketShape::Answers => {
+            let answer = eq(transport(PAYLOAD, 4), number(8));
+            let queued = vec![answer, known(), limit(limits::KNOWN_REMOTE), look()];
+            return vec![queued, others(Vec::new())];
+        }
         PacketShape::NotIpv4 { length, longest } => {
             let udp_length = |length: u16| u32::from(length) + u32::from(UDP_HEADER);
             for impossible in [
@@ -213,15 +236,43 @@ fn control(spec: &RuleSpec) -> Vec<Statements> {
             rules.extend(elsewhere.map(|elsewhere| others(vec![elsewhere])));
         }
     }
-    let known = eq(source(), named_set(SET_KNOWN));
     let in_sample = below(meta(MetaKey::Random), SAMPLE_BELOW);
     rules.extend([
-        vec![known, limit(limits::KNOWN_REMOTE), look()],
+        vec![known(), limit(limits::KNOWN_REMOTE), look()],
         vec![each_source(limits::LIGHT_SOURCE), limit(limits::LIGHT), look()],
         vec![in_sample, limit(limits::HEAVY), look()],
         refuse(spec, Vec::new(), "flood"),
     ]);
     rules
+}
+
+/// The rules for hellos that name this server: they cost others no place, and a remote that is known
+/// none of theirs.
+fn hello(spec: &RuleSpec) -> Vec<Statements> {
+    let Control::Queue { queue, shape: PacketShape::Hellos { .. } } = spec.control else {
+        return Vec::new();
+    };
+    let look = || Statement::Queue(Queue { num: number(queue.number), flags: None });
+    let known = eq(source(), named_set(SET_KNOWN));
+    vec![
+        vec![known, limit(limits::KNOWN_REMOTES), look()],
+        vec![limit(limits::HELLOS), look()],
+        refuse(spec, Vec::new(), "flood"),
+    ]
+}
+
+/// Matches what has the length and the version of a hello, and names this server.
+fn hello_to(receiver: [u8; 8]) -> Statements {
+    let at = |byte: u32, bits| transport(PAYLOAD + 8 * byte, bits);
+    let (first, second) = (u64::from_be_bytes(receiver) >> 32, u64::from_be_bytes(receiver));
+    #[allow(clippy::cast_possible_truncation)] // the halves
+    let (first, second) = (first as u32, second as u32);
+    vec![
+        eq(udp("length"), number(HELLO_LENGTH)),
+        eq(at(VERSION_AT, 8), number(u16::from(VERSION))),
+        eq(at(RECEIVER_AT, 32), Expression::Number(first)),
+        eq(at(RECEIVER_AT + 4, 32), Expression::Number(second)),
+    ]
 }
 
 /// The sample is drawn when 32 random bits are below this number.

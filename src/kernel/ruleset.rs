@@ -32,7 +32,7 @@ const MANGLE: i32 = -150;
 const MOST_REMOTES: u32 = 1024;
 
 /// Chains that a table of this or an earlier version may have and another table does without.
-const CHAINS: [&str; 12] = [
+const CHAINS: [&str; 13] = [
     "prerouting",
     "rewrite",
     "input",
@@ -43,6 +43,7 @@ const CHAINS: [&str; 12] = [
     "quoted_remote",
     "port",
     "control",
+    "hello",
     "output",
     "reassemble",
 ];

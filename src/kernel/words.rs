@@ -7,6 +7,7 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 use nftables::stmt::{Counter, Statement};
 
 use crate::engine::host::{Admitted, Control, PacketShape, RuleSpec};
+use crate::wire::control::HELLO_LEN;
 
 /// (address . port) of remotes whose packets keep our outer address.
 pub const SET_REMOTES: &str = "remotes";
@@ -71,12 +72,20 @@ pub fn control_length(spec: &RuleSpec) -> Option<u16> {
         Control::Queue { shape: PacketShape::NotIpv4 { length, .. }, .. } => {
             Some(length.saturating_add(UDP_HEADER))
         }
+        // Both have the same length.
+        Control::Queue { shape: PacketShape::Hellos { .. } | PacketShape::Answers, .. } => {
+            Some(HELLO_LENGTH)
+        }
         Control::Queue { shape: PacketShape::FromRemote { .. }, .. } => Some(UDP_HEADER),
     }
 }
 
 /// Bytes of a UDP header, which `udp length` includes.
 pub const UDP_HEADER: u16 = 8;
+
+/// The UDP length of hellos and answers of control protocol v2.
+#[allow(clippy::cast_possible_truncation)] // 128
+pub const HELLO_LENGTH: u16 = HELLO_LEN as u16 + UDP_HEADER;
 
 /// Counts the packet in a named counter, if there are counters.
 pub fn count(spec: &RuleSpec, counter: &'static str) -> Option<Statement<'static>> {

@@ -4,6 +4,7 @@
 use std::net::SocketAddr;
 
 use crate::engine::host::PacketShape;
+use crate::wire::control;
 use crate::wire::inner::Inner;
 
 /// What a payload is, no matter who sent it.
@@ -26,20 +27,38 @@ pub fn classify(payload: &[u8], control: Option<PacketShape>) -> Class {
         {
             Class::Other
         }
-        Some(PacketShape::NotIpv4 { .. } | PacketShape::FromRemote { .. }) | None => {
-            Class::Data(inner)
-        }
+        Some(
+            PacketShape::NotIpv4 { .. }
+            | PacketShape::Hellos { .. }
+            | PacketShape::Answers
+            | PacketShape::FromRemote { .. },
+        )
+        | None => Class::Data(inner),
     }
 }
 
 /// Whether the engine reads a packet from `from` that is not data of an admitted remote.
-pub fn is_control(class: Class, from: SocketAddr, control: Option<PacketShape>) -> bool {
+pub fn is_control(
+    class: Class,
+    payload: &[u8],
+    from: SocketAddr,
+    control: Option<PacketShape>,
+) -> bool {
     match (control, class) {
-        (None, _) | (Some(PacketShape::NotIpv4 { .. }), Class::Data(_)) => false,
-        (Some(PacketShape::NotIpv4 { .. }), Class::Other) => true,
         (Some(PacketShape::FromRemote { ip, port }), Class::Data(_) | Class::Other) => {
             ip.is_none_or(|ip| ip == from.ip()) && port.is_none_or(|port| port == from.port())
         }
+        (
+            None
+            | Some(PacketShape::NotIpv4 { .. } | PacketShape::Hellos { .. } | PacketShape::Answers),
+            Class::Data(_),
+        )
+        | (None, Class::Other) => false,
+        (Some(PacketShape::NotIpv4 { .. }), Class::Other) => true,
+        (Some(PacketShape::Hellos { receiver }), Class::Other) => {
+            control::is_hello_to(payload, &receiver)
+        }
+        (Some(PacketShape::Answers), Class::Other) => control::is_answer(payload),
     }
 }
 
@@ -75,17 +94,17 @@ mod tests {
     fn control_packets_are_recognised_by_class_and_source() {
         let from: SocketAddr = "192.0.2.1:1000".parse().unwrap();
         let inner = classify(&data(100), None);
-        assert!(is_control(Class::Other, from, AUTH));
-        assert!(!is_control(inner, from, AUTH));
-        assert!(!is_control(Class::Other, from, None));
+        assert!(is_control(Class::Other, &[0x90], from, AUTH));
+        assert!(!is_control(inner, &[0x45], from, AUTH));
+        assert!(!is_control(Class::Other, &[0x90], from, None));
         let remote = |ip: Option<&str>, port| {
             Some(PacketShape::FromRemote { ip: ip.map(|ip| ip.parse().unwrap()), port })
         };
         for class in [inner, Class::Other] {
-            assert!(is_control(class, from, remote(None, None)));
-            assert!(is_control(class, from, remote(Some("192.0.2.1"), Some(1000))));
-            assert!(!is_control(class, from, remote(Some("192.0.2.2"), None)));
-            assert!(!is_control(class, from, remote(None, Some(1001))));
+            assert!(is_control(class, &[0x90], from, remote(None, None)));
+            assert!(is_control(class, &[0x90], from, remote(Some("192.0.2.1"), Some(1000))));
+            assert!(!is_control(class, &[0x90], from, remote(Some("192.0.2.2"), None)));
+            assert!(!is_control(class, &[0x90], from, remote(None, Some(1001))));
         }
     }
 

@@ -27,6 +27,8 @@ reasons! {
     TxTooLong = "tx_too_long",
     /// An outer packet of the tunnel itself, which would go round and round.
     TxLeadsBack = "tx_leads_back",
+    /// From one peer to another, one of which reaches no other peer.
+    TxIsolated = "tx_isolated",
     /// There was no socket, or the kernel refused.
     TxFailed = "tx_failed",
     /// Data from a remote that is not admitted.

@@ -7,8 +7,8 @@ use std::time::Duration;
 use super::lanes::Lane;
 use super::wake::millis;
 use crate::engine::limits::{
-    Budget, HEAVY, HEAVY_OUT_OF, HEAVY_SAMPLE, IMPOSSIBLE, KNOWN_REMOTE, LIGHT, LIGHT_SOURCE,
-    SOURCE_PREFIX_V6,
+    Budget, HEAVY, HEAVY_OUT_OF, HEAVY_SAMPLE, HELLOS, IMPOSSIBLE, KNOWN_REMOTE, LIGHT,
+    LIGHT_SOURCE, SOURCE_PREFIX_V6,
 };
 
 /// How many buckets there are. Sources that share a bucket share its tokens; nobody outside can know
@@ -36,6 +36,7 @@ pub struct ControlLimit {
     light: Bucket,
     heavy: Bucket,
     impossible: Bucket,
+    hellos: Bucket,
     lots: RandomState,
     lot: u64,
 }
@@ -58,6 +59,7 @@ impl ControlLimit {
             light: Bucket::full(LIGHT),
             heavy: Bucket::full(HEAVY),
             impossible: Bucket::full(IMPOSSIBLE),
+            hellos: Bucket::full(HELLOS),
             lots: RandomState::new(),
             lot: 0,
         }
@@ -75,6 +77,16 @@ impl ControlLimit {
             return Some(Lane::First);
         }
         (self.is_drawn() && self.heavy.passes(HEAVY, now)).then_some(Lane::Later)
+    }
+
+    /// The same for a hello, which costs a table and a MAC, and no signature unless its sender can read
+    /// what is sent to its source.
+    pub fn pass_hello(&mut self, packet: Unproven, now: Duration) -> Option<Lane> {
+        let Unproven { from, is_known, is_possible: _ } = packet;
+        if is_known && self.known.passes(&from, now) {
+            return Some(Lane::First);
+        }
+        self.hellos.passes(HELLOS, now).then_some(Lane::Later)
     }
 
     /// Draws the sample; nobody outside can predict it.

@@ -222,7 +222,15 @@ impl<'a> Receiver<'a> {
             is_known: forwarding.admits(sender.from),
             is_possible: shape.is_some_and(|shape| shape.may_have(range.len())),
         };
-        match self.limit.pass(packet, sender.now) {
+        let passed = match shape {
+            // The engine itself limits what it does for them; a source costs others nothing.
+            Some(PacketShape::Hellos { .. }) => self.limit.pass_hello(packet, sender.now),
+            Some(
+                PacketShape::NotIpv4 { .. } | PacketShape::Answers | PacketShape::FromRemote { .. },
+            )
+            | None => self.limit.pass(packet, sender.now),
+        };
+        match passed {
             Some(lane) => self.shared.pass_control(lane, sender.from, &self.buffer[range]),
             None => self.shared.drops.add(Reason::ControlLimited, 1),
         }
@@ -313,14 +321,14 @@ impl Sender {
         let control = forwarding.spec().control;
         let class = classify(payload, control);
         let Class::Data(inner) = class else {
-            return self.control_or(Reason::RxMalformed, class, control);
+            return self.control_or(Reason::RxMalformed, class, payload, forwarding);
         };
         if self.known != Some(inner.source) {
             match forwarding.judge(self.from, inner.source, self.now) {
                 Judgement::Deliver => self.known = Some(inner.source),
                 Judgement::Learn => return Verdict::Learn(inner.source),
                 Judgement::Stranger => {
-                    return self.control_or(Reason::RxStranger, class, control);
+                    return self.control_or(Reason::RxStranger, class, payload, forwarding);
                 }
                 Judgement::WrongSource => return Verdict::Drop(Reason::RxWrongSource),
             }
@@ -331,8 +339,16 @@ impl Sender {
         }
     }
 
-    fn control_or(&self, reason: Reason, class: Class, control: Option<PacketShape>) -> Verdict {
-        match is_control(class, self.from, control) {
+    fn control_or(
+        &self,
+        reason: Reason,
+        class: Class,
+        payload: &[u8],
+        forwarding: &Forwarding,
+    ) -> Verdict {
+        let control = forwarding.spec().control;
+        let is_expected = control != Some(PacketShape::Answers) || forwarding.admits(self.from);
+        match is_expected && is_control(class, payload, self.from, control) {
             true => Verdict::Control,
             false => Verdict::Drop(reason),
         }

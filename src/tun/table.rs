@@ -2,16 +2,14 @@
 //! for looking packets up. With `--learn` it also holds which inner address was seen behind which
 //! remote.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
-
-use ipnet::{IpNet, Ipv4Net, Ipv6Net};
-use prefix_trie::PrefixMap;
 
 use super::learned::LearnedAddresses;
 use crate::engine::host::surroundings::Surroundings;
 use crate::engine::host::{PeerTable, RemoteSpec};
+use crate::engine::networks::Networks;
 
 /// The table in which packets are looked up.
 #[derive(Debug, Default)]
@@ -19,6 +17,8 @@ pub struct Forwarding {
     spec: PeerTable,
     destinations: Networks<SocketAddr>,
     sources: HashMap<SocketAddr, Networks<()>>,
+    /// Remotes that reach no other remote.
+    isolated: HashSet<SocketAddr>,
     learned: LearnedAddresses,
     around: Surroundings,
 }
@@ -61,6 +61,7 @@ impl Forwarding {
         known.filter(|r| !spec.remotes.contains_key(*r)).for_each(|r| self.learned.forget(*r));
         self.destinations = Networks::default();
         self.sources.clear();
+        self.isolated.clear();
         for (address, remote) in &spec.remotes {
             self.index(*address, remote);
         }
@@ -79,6 +80,11 @@ impl Forwarding {
             sources.insert(*network, ());
         }
         self.sources.insert(address, sources);
+        if remote.isolated {
+            self.isolated.insert(address);
+        } else {
+            self.isolated.remove(&address);
+        }
     }
 
     /// Adds one remote, or replaces its entry. What was learned behind it is kept.
@@ -92,6 +98,7 @@ impl Forwarding {
     pub fn remove_remote(&mut self, address: SocketAddr) -> bool {
         self.forget_destinations(address);
         self.sources.remove(&address);
+        self.isolated.remove(&address);
         self.learned.forget(address);
         self.spec.remotes.remove(&address).is_some()
     }
@@ -99,7 +106,10 @@ impl Forwarding {
     fn forget_destinations(&mut self, address: SocketAddr) {
         let networks = self.spec.remotes.get(&address).map(|remote| &remote.destinations);
         for network in networks.into_iter().flatten() {
-            self.destinations.remove(*network);
+            // It may have gone to another remote already.
+            if self.destinations.get_exact(*network) == Some(&address) {
+                self.destinations.remove(*network);
+            }
         }
     }
 
@@ -107,6 +117,19 @@ impl Forwarding {
     pub fn remote_of(&self, destination: IpAddr) -> Option<SocketAddr> {
         let learned = || self.learned.get(destination).map(|learned| learned.remote);
         self.destinations.get(destination).copied().or_else(learned)
+    }
+
+    /// Whether some remotes reach no other remote.
+    pub fn isolates(&self) -> bool {
+        !self.isolated.is_empty()
+    }
+
+    /// Whether an inner packet from `source` must not be sent to this remote: it is from another one, and
+    /// one of both reaches nobody but us and what is behind us.
+    pub fn keeps_apart(&self, source: IpAddr, to: SocketAddr) -> bool {
+        self.remote_of(source).is_some_and(|from| {
+            from != to && (self.isolated.contains(&from) || self.isolated.contains(&to))
+        })
     }
 
     /// Whether this remote is admitted.
@@ -195,42 +218,6 @@ impl Forwarding {
     }
 }
 
-/// Networks, of which the longest matching prefix wins.
-#[derive(Debug)]
-struct Networks<T> {
-    v4: PrefixMap<Ipv4Net, T>,
-    v6: PrefixMap<Ipv6Net, T>,
-}
-
-impl<T> Default for Networks<T> {
-    fn default() -> Self {
-        Networks { v4: PrefixMap::new(), v6: PrefixMap::new() }
-    }
-}
-
-impl<T> Networks<T> {
-    fn insert(&mut self, network: IpNet, value: T) {
-        match network {
-            IpNet::V4(network) => drop(self.v4.insert(network.trunc(), value)),
-            IpNet::V6(network) => drop(self.v6.insert(network.trunc(), value)),
-        }
-    }
-
-    fn remove(&mut self, network: IpNet) {
-        match network {
-            IpNet::V4(network) => drop(self.v4.remove(&network.trunc())),
-            IpNet::V6(network) => drop(self.v6.remove(&network.trunc())),
-        }
-    }
-
-    fn get(&self, address: IpAddr) -> Option<&T> {
-        match address {
-            IpAddr::V4(address) => self.v4.get_lpm(&address.into()).map(|(_, value)| value),
-            IpAddr::V6(address) => self.v6.get_lpm(&address.into()).map(|(_, value)| value),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -272,6 +259,7 @@ mod tests {
         let to = |networks: &[&str]| RemoteSpec {
             destinations: networks.iter().map(|n| n.parse().unwrap()).collect(),
             sources: networks.iter().map(|n| n.parse().unwrap()).collect(),
+            isolated: false,
         };
         let remotes = [(remote(ALICE), to(&["10.0.0.0/8"])), (remote(BOB), to(&["10.1.0.0/16"]))];
         let table = Forwarding::new(PeerTable { remotes: remotes.into(), ..PeerTable::default() });

@@ -81,6 +81,8 @@ struct Route {
     destination: IpAddr,
     remote: Option<SocketAddr>,
     generation: u64,
+    /// Whether some peers may not reach others.
+    isolates: bool,
 }
 
 /// A packet that is longer than the path allows.
@@ -190,6 +192,10 @@ impl<'a> Transmitter<'a> {
             self.shared.drops.add(reason, 1);
             return;
         };
+        if self.keeps_apart(inner.source, to) {
+            self.shared.drops.add(Reason::TxIsolated, 1);
+            return;
+        }
         let packet = start..start + inner.length;
         let outer = Outer { to, ecn: Ecn::of_packet(&self.buffer[packet.clone()]) };
         let most = self.shared.paths.most(to);
@@ -274,9 +280,17 @@ impl<'a> Transmitter<'a> {
         {
             return route.remote;
         }
-        let remote = self.shared.forwarding().remote_of(destination);
-        self.route = Some(Route { destination, remote, generation });
+        let forwarding = self.shared.forwarding();
+        let (remote, isolates) = (forwarding.remote_of(destination), forwarding.isolates());
+        self.route = Some(Route { destination, remote, generation, isolates });
         remote
+    }
+
+    /// Whether a packet from one peer must not go to another.
+    #[inline]
+    fn keeps_apart(&self, source: IpAddr, to: SocketAddr) -> bool {
+        let isolates = self.route.as_ref().is_some_and(|route| route.isolates);
+        isolates && self.shared.forwarding().keeps_apart(source, to)
     }
 
     /// Handles a packet that is longer than the path allows: it leaves in fragments, or its sender is
