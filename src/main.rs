@@ -3,8 +3,8 @@
 use std::io::Write as _;
 use std::process::ExitCode;
 
-use ipipou::cli::{self, CliError, Invocation, LogConfig, Run};
-use ipipou::daemon::{self, Directories, Exit, Failure, Settings, Style};
+use ipipou::cli::{self, CliError, Invocation, LogConfig, PeersQuestion, Run};
+use ipipou::daemon::{self, Directories, Exit, Failure, PeersWanted, Settings, Style};
 use ipipou::observe::{log, printable};
 
 fn main() -> ExitCode {
@@ -22,9 +22,22 @@ fn main() -> ExitCode {
             };
             daemon::show(&runtime_root, name.as_deref(), style).map(|text| print(text.as_bytes()))
         }
-        Ok(Invocation::Checked(text)) => {
-            print(text.as_bytes());
-            Ok(())
+        Ok(Invocation::Genkey) => daemon::genkey(),
+        Ok(Invocation::Pubkey) => daemon::pubkey(),
+        Ok(Invocation::Peers(PeersQuestion { name, state, tunnel, runtime_root, json })) => {
+            let question = PeersWanted { name, state, json };
+            daemon::show_peers(&runtime_root, tunnel.as_deref(), &question)
+                .map(|text| print(text.as_bytes()))
+        }
+        Ok(Invocation::Kick { peer, tunnel, runtime_root }) => {
+            daemon::kick(&runtime_root, tunnel.as_deref(), peer).map(|text| print(text.as_bytes()))
+        }
+        Ok(Invocation::Reload { tunnel, runtime_root, if_peers, peers }) => {
+            daemon::reload(&runtime_root, tunnel.as_deref(), if_peers, peers)
+                .map(|text| print(text.as_bytes()))
+        }
+        Ok(Invocation::Checked { text, config }) => {
+            daemon::check_peers(&config).map(|more| print((text + &more).as_bytes()))
         }
         Ok(Invocation::Generate(document)) => {
             cli::render(document, &Exit::ALL.map(|exit| (exit.code(), exit.meaning())))

@@ -27,8 +27,9 @@ use std::time::Duration;
 use ipipou::auth::{Credential, Policy, Proof};
 use ipipou::cli::{self, CliError, Document, Invocation, Run};
 use ipipou::engine::config::{
-    Admits, AlternateAddress, Config, Expects, HostName, HostsSource, LearnConfig, Outer,
-    PeerConfig, PeerSource, QueueConfig, Reply, ServerName, Shows, SourceCheck, TunnelConfig,
+    Admits, AlternateAddress, AnsweringServer, Config, Expects, HostName, HostsSource, LearnConfig,
+    Outer, PeerConfig, PeerSource, QueueConfig, Reply, ServerName, Shows, SourceCheck,
+    TunnelConfig,
 };
 
 const PRIVATE: &str = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
@@ -68,6 +69,7 @@ struct Client {
     server: ServerName,
     credential: Credential,
     keepalive: Option<Duration>,
+    answers: Option<AnsweringServer>,
 }
 
 impl Server {
@@ -90,8 +92,8 @@ impl Client {
     fn of(config: Config) -> Self {
         match config.peers {
             PeerSource::One(PeerConfig { at: Some(server), expects: None, shows: Some(shows) }) => {
-                let Shows { credential, keepalive } = shows;
-                Client { tunnel: config.tunnel, server, credential, keepalive }
+                let Shows { credential, keepalive, server: answers } = shows;
+                Client { tunnel: config.tunnel, server, credential, keepalive, answers }
             }
             other => panic!("no client: {other:?}"),
         }
@@ -116,7 +118,7 @@ fn node(line: &str) -> Node {
     let Config { tunnel, peers } = run(line).config;
     match peers {
         PeerSource::Table(hosts) => Node { tunnel, hosts },
-        PeerSource::One(other) => panic!("{line}: {other:?}"),
+        other @ (PeerSource::One(_) | PeerSource::Hub(_)) => panic!("{line}: {other:?}"),
     }
 }
 

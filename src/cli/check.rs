@@ -26,10 +26,11 @@ pub fn check(
     name: &Path,
     running: Option<&Path>,
     command: &mut Command,
-) -> Result<String, CliError> {
+) -> Result<Invocation, CliError> {
     let file = value::conf_path(name);
     let path = file.display();
-    let ((now, options), warning) = read(name, command)?;
+    let ((now, mut options), warning) = read(name, command)?;
+    options.config.push(name.to_owned()); // files of peers may be called after it
     let mut warnings: Vec<_> = warning.into_iter().collect();
     let in_file = |problem: &dyn Display| usage(format!("{path}: {problem}"));
     let secrets = Secrets::read(&options.auth, &mut warnings).map_err(|error| in_file(&error))?;
@@ -50,7 +51,7 @@ pub fn check(
         Some(Err(problem)) => say(format!("{path}: changes cannot be told: {problem}")),
         None => {}
     }
-    Ok(text)
+    Ok(Invocation::Checked { text, config: Box::new(run.config) })
 }
 
 /// Returns the command line of the start that `ipipou check NAME OPTIONS` is about, if there are
@@ -81,14 +82,20 @@ pub fn start(args: &[OsString], command: &Command) -> Option<Vec<OsString>> {
 ///
 /// # Errors
 /// When they ask for something else.
-pub fn options(start: Invocation) -> Result<String, CliError> {
+pub fn options(start: Invocation) -> Result<Invocation, CliError> {
     match start {
         Invocation::Run(run) | Invocation::Reauth(run) => {
-            Ok(about(&run, &[]) + "the options: no mistakes\n")
+            let text = about(&run, &[]) + "the options: no mistakes\n";
+            Ok(Invocation::Checked { text, config: Box::new(run.config) })
         }
         Invocation::Keygen { .. }
+        | Invocation::Genkey
+        | Invocation::Pubkey
+        | Invocation::Peers(_)
+        | Invocation::Kick { .. }
+        | Invocation::Reload { .. }
         | Invocation::Show { .. }
-        | Invocation::Checked(_)
+        | Invocation::Checked { .. }
         | Invocation::Generate(_) => Err(usage("check: these options start no tunnel")),
     }
 }

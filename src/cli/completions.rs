@@ -29,7 +29,7 @@ _ipipou_and_names() {
     DEVICES) names=(/sys/class/net/*/) ;;
     CONF_FILES | check,check) [[ $value == [./~]* ]] || names=(/etc/ipipou/*.conf) ;;
     --runtime-root,*) ;;
-    *,show) names=(/run/ipipou/*/control.sock) ;;
+    *,show | *,reload) names=(/run/ipipou/*/control.sock) ;;
     esac
     if [[ ! ${names-} || $value == -* ]]; then
         _ipipou "$@"
@@ -65,11 +65,15 @@ _ipipou_local() {
 "#;
 
 /// What zsh's generated completion says about options, and what replaces it.
-const ZSH_ACTIONS: [(&str, &str); 5] = [
+const ZSH_ACTIONS: [(&str, &str); 6] = [
     (":LOCAL:_default'", ":LOCAL:_ipipou_local'"),
     (":DEV:_default'", ":DEV:_ipipou_devices'"),
     (":NAME:_files'", ":NAME:_ipipou_confs'"),
     (":name -- Only this tunnel:_default'", ":name -- Only this tunnel:_ipipou_running'"),
+    (
+        ":name -- The tunnel'\\''s file or interface, where several run:_default'",
+        ":name -- The tunnel'\\''s file or interface, where several run:_ipipou_running'",
+    ),
     (":name -- As in --config:_files'", ":name -- As in --config:_ipipou_confs'"),
 ];
 
@@ -103,6 +107,7 @@ function __ipipou_local
 end
 complete -c ipipou -n "__fish_ipipou_using_subcommand check" -f -a "(__ipipou_confs)"
 complete -c ipipou -n "__fish_ipipou_using_subcommand show" -f -a "(__ipipou_running)"
+complete -c ipipou -n "__fish_ipipou_using_subcommand reload" -f -a "(__ipipou_running)"
 "#;
 
 /// Returns the function by which fish finds values.
@@ -117,7 +122,7 @@ fn fish_function(proposals: Proposals) -> &'static str {
 /// clap's condition is false while an option waits for its value; the other one is not.
 const FISH_CONDITION: (&str, &str) = (
     "complete -c ipipou -n \"__fish_ipipou_needs_command\" ",
-    "complete -c ipipou -n \"not __fish_ipipou_using_subcommand show generate\" ",
+    "complete -c ipipou -n \"not __fish_ipipou_using_subcommand show generate reload genkey pubkey peer\" ",
 );
 
 /// Returns a line of fish's completion, with the function that finds the option's values if there

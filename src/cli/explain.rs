@@ -6,8 +6,9 @@ use std::ffi::OsString;
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 
-use super::value::{ValueError, is_placeholder};
+use super::value::ValueError;
 use super::{meant, options};
+use crate::auth::is_placeholder;
 
 /// How many characters of a value a message repeats at most.
 const SHOWN: usize = 60;

@@ -12,14 +12,45 @@ pub enum Invocation {
     Keygen { labelled: bool },
     /// Show the tunnels whose control sockets are in directories below `runtime_root`.
     Show { json: bool, wide: bool, name: Option<String>, runtime_root: PathBuf },
-    /// Print that there are no mistakes, and what else there is to say.
-    Checked(String),
+    /// Print a new private key.
+    Genkey,
+    /// Print the public key of the private one that comes by the standard input.
+    Pubkey,
+    /// Show the peers of a server.
+    Peers(PeersQuestion),
+    /// End the session of a peer.
+    Kick { peer: String, tunnel: Option<String>, runtime_root: PathBuf },
+    /// Have a running tunnel take its files of peers.
+    Reload {
+        tunnel: Option<String>,
+        runtime_root: PathBuf,
+        if_peers: bool,
+        /// Where the files of peers are by the tunnel's `.conf` file, if that can be told.
+        peers: Option<PathBuf>,
+    },
+    /// Print that there are no mistakes, and what else there is to say, if the files of peers have none
+    /// either.
+    Checked { text: String, config: Box<Config> },
     /// Print the text that [`super::render`] makes.
     Generate(Document),
     /// Send one authentication packet; the configuration is that of a client.
     Reauth(Box<Run>),
     /// Run a tunnel.
     Run(Box<Run>),
+}
+
+/// Which peers are to be shown.
+#[derive(Debug, Clone)]
+pub struct PeersQuestion {
+    /// Only this one.
+    pub name: Option<String>,
+    /// Only those in this state.
+    pub state: Option<String>,
+    /// The server's file or interface; `None`: there is one.
+    pub tunnel: Option<String>,
+    /// The control sockets are in directories below this one.
+    pub runtime_root: PathBuf,
+    pub json: bool,
 }
 
 /// A tunnel, and what else its process needs.

@@ -9,7 +9,7 @@ use zeroize::Zeroizing;
 use super::conf_file::{contents, warning_if_open};
 use super::options::auth::AuthOptions;
 use super::value::{self, Seed, ValueError};
-use crate::auth::{SharedSecret, Signer, Token};
+use crate::auth::{SharedSecret, Signer, Token, is_placeholder};
 
 /// The longest secret that is read. A larger file is a device, or the wrong file.
 const MAX_SIZE: u64 = 1 << 16;
@@ -109,7 +109,7 @@ fn bytes(path: &Path, warnings: &mut Vec<String>) -> Result<Zeroizing<Vec<u8>>, 
     if bytes.is_empty() {
         return Err(Problem::Empty);
     }
-    if std::str::from_utf8(&bytes).is_ok_and(value::is_placeholder) {
+    if std::str::from_utf8(&bytes).is_ok_and(is_placeholder) {
         return Err(ValueError::Placeholder.into());
     }
     warnings.extend(warning_if_open(path, open));

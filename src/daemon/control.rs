@@ -15,8 +15,8 @@ use tokio::net::{UnixListener, UnixStream};
 
 use super::Failure;
 use crate::host::clock::{self, Clock};
-use crate::observe::printable;
 use crate::observe::status::{self, ProcessStatus};
+use crate::observe::{peers, printable};
 
 const SOCKET: &str = "control.sock";
 
@@ -92,22 +92,7 @@ pub fn answer(mut stream: UnixStream, status: &ProcessStatus) {
 /// # Errors
 /// When there is nothing to show, or this user may not see it.
 pub fn show(root: &Path, name: Option<&str>, style: Style) -> Result<String, Failure> {
-    let mut processes = Vec::new();
-    for directory in directories(root)? {
-        let Some(process) = ask(&directory)? else { continue };
-        let file_name = directory.file_name().and_then(|n| n.to_str());
-        let is_named = |name: &str| {
-            file_name == Some(name) || process.tunnels.iter().any(|t| t.interface == name)
-        };
-        if name.is_none_or(is_named) {
-            processes.push(process);
-        }
-    }
-    if let (Some(name), []) = (name, processes.as_slice()) {
-        return Err(Failure::Generic(format!(
-            "no running tunnel is called {name}; `ipipou show` lists them"
-        )));
-    }
+    let processes = processes(root, name)?;
     if style == Style::Json {
         return serde_json::to_string_pretty(&processes)
             .map(|text| text + "\n")
@@ -122,6 +107,116 @@ pub fn show(root: &Path, name: Option<&str>, style: Style) -> Result<String, Fai
         text.extend(processes.iter().map(|process| status::details(process, now)));
     }
     Ok(text)
+}
+
+/// The directory of the process called `name`, or of the only one below `root` that `is_meant`.
+///
+/// # Errors
+/// When there is none, or there are several.
+pub fn directory(
+    root: &Path,
+    name: Option<&str>,
+    is_meant: impl Fn(&ProcessStatus) -> bool,
+) -> Result<PathBuf, Failure> {
+    let mut named = named(root, name)?;
+    if name.is_none() {
+        named.retain(|(_, process)| is_meant(process));
+    }
+    match (named.pop(), named.is_empty()) {
+        (Some((directory, _)), true) => Ok(directory),
+        (Some(_), false) => Err(Failure::Usage(
+            "several tunnels are running: which one? give its NAME; `ipipou show` lists them"
+                .to_owned(),
+        )),
+        (None, _) => Err(Failure::Generic(
+            "no such tunnel is running here; `ipipou show` lists those that are".to_owned(),
+        )),
+    }
+}
+
+/// The processes below `root`, or the one called `name`.
+fn processes(root: &Path, name: Option<&str>) -> Result<Vec<ProcessStatus>, Failure> {
+    Ok(named(root, name)?.into_iter().map(|(_, process)| process).collect())
+}
+
+fn named(root: &Path, name: Option<&str>) -> Result<Vec<(PathBuf, ProcessStatus)>, Failure> {
+    let mut processes = Vec::new();
+    for directory in directories(root)? {
+        let Some(process) = ask(&directory)? else { continue };
+        let is_named = |name: &str| {
+            directory.file_name().and_then(|n| n.to_str()) == Some(name)
+                || process.tunnels.iter().any(|t| t.interface == name)
+        };
+        if name.is_none_or(is_named) {
+            processes.push((directory, process));
+        }
+    }
+    if let (Some(name), []) = (name, processes.as_slice()) {
+        return Err(Failure::Generic(format!(
+            "no running tunnel is called {name}; `ipipou show` lists them"
+        )));
+    }
+    Ok(processes)
+}
+
+/// Which peers are to be shown.
+#[derive(Debug, Clone)]
+pub struct PeersWanted {
+    /// Only this one, with everything about it.
+    pub name: Option<String>,
+    /// Only those in this state.
+    pub state: Option<String>,
+    pub json: bool,
+}
+
+/// The text of `ipipou peer list` and `ipipou peer show`: the peers of the process called `tunnel`, or of
+/// the only one that has any.
+///
+/// # Errors
+/// When there is no such server or peer, or this user may not see it.
+pub fn show_peers(
+    root: &Path,
+    tunnel: Option<&str>,
+    wanted: &PeersWanted,
+) -> Result<String, Failure> {
+    let mut servers = processes(root, tunnel)?;
+    servers.retain(|process| process.peers.is_some());
+    let mut status = match (servers.pop().and_then(|process| process.peers), servers.is_empty()) {
+        (Some(status), true) => status,
+        (Some(_), false) => {
+            return Err(Failure::Usage(
+                "several servers have peers: which one? -i NAME; `ipipou show` lists them"
+                    .to_owned(),
+            ));
+        }
+        (None, _) => {
+            return Err(Failure::Generic(
+                "no server with --peers is running here; `ipipou show` lists the tunnels"
+                    .to_owned(),
+            ));
+        }
+    };
+    if let Some(name) = &wanted.name {
+        status.peers.retain(|peer| peer.name == *name);
+        if status.peers.is_empty() {
+            return Err(Failure::Generic(format!(
+                "no peer is called {name}; `ipipou peer list` lists them"
+            )));
+        }
+    }
+    if let Some(state) = &wanted.state {
+        status.peers.retain(|peer| peer.state == *state);
+    }
+    if wanted.json {
+        return serde_json::to_string_pretty(&status.peers)
+            .map(|text| text + "\n")
+            .map_err(|e| Failure::Generic(e.to_string()));
+    }
+    let now = clock::unix();
+    Ok(match (&wanted.name, status.peers.first()) {
+        (Some(_), Some(peer)) => peers::one(peer, now),
+        (Some(_), None) | (None, _) => peers::table(&status, now),
+    })
 }
 
 fn directories(root: &Path) -> Result<Vec<PathBuf>, Failure> {

@@ -8,15 +8,17 @@ mod failure;
 mod locks;
 mod memory;
 mod memory_log;
+mod peers;
 mod preflight;
 mod process;
 mod reauth;
 mod record;
+mod requests;
 mod signals;
 mod status;
 mod tunnel;
 
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
 use std::path::PathBuf;
 
 use zeroize::Zeroizing;
@@ -24,8 +26,9 @@ use zeroize::Zeroizing;
 use crate::auth;
 use crate::engine::config::Config;
 pub use crate::host::{Directories, close_memory};
-pub use control::{Style, show};
+pub use control::{PeersWanted, Style, show, show_peers};
 pub use failure::{Exit, Failure};
+pub use peers::{check_peers, kick, reload};
 pub use reauth::reauthenticate;
 pub use tunnel::run;
 
@@ -39,18 +42,52 @@ pub struct Settings {
     pub runtime_dir: PathBuf,
 }
 
+/// Prints a new private key in base64.
+///
+/// # Errors
+/// When there is no randomness, or the output cannot be written.
+pub fn genkey() -> Result<(), Failure> {
+    let (private, _) = new_pair()?;
+    writeln!(std::io::stdout(), "{}", private.as_str()).map_err(|e| Failure::Generic(e.to_string()))
+}
+
+/// Reads a private key in base64 from the standard input, and prints its public key. What
+/// `--auth-keygen` prints is read as well.
+///
+/// # Errors
+/// When it is no private key, or the output cannot be written.
+pub fn pubkey() -> Result<(), Failure> {
+    /// Both keys have 44 characters, and a newline each.
+    const MOST: u64 = 1024;
+    let mut text = Zeroizing::new(String::new());
+    std::io::stdin()
+        .take(MOST)
+        .read_to_string(&mut text)
+        .map_err(|e| Failure::Generic(format!("cannot read the key: {e}")))?;
+    let first = text.lines().next().unwrap_or_default();
+    let seed = auth::parse_key(first)
+        .map_err(|e| Failure::Usage(format!("the standard input holds no private key: {e}")))?;
+    let public = auth::Signer::new(&seed, auth::SharedSecret::new(Vec::new())).public();
+    writeln!(std::io::stdout(), "{}", auth::key_text(&public))
+        .map_err(|e| Failure::Generic(e.to_string()))
+}
+
+fn new_pair() -> Result<(Zeroizing<String>, String), Failure> {
+    loop {
+        let mut seed = Zeroizing::new([0; 32]);
+        getrandom::fill(seed.as_mut())?;
+        if let Some(pair) = auth::generate_seed(&seed) {
+            return Ok(pair);
+        }
+    }
+}
+
 /// Prints a new key pair in base64: private seed and public key, one line each.
 ///
 /// # Errors
 /// When there is no randomness, or the output cannot be written.
 pub fn keygen(labelled: bool) -> Result<(), Failure> {
-    let (private, public) = loop {
-        let mut seed = Zeroizing::new([0; 32]);
-        getrandom::fill(seed.as_mut())?;
-        if let Some(pair) = auth::generate_seed(&seed) {
-            break pair;
-        }
-    };
+    let (private, public) = new_pair()?;
     let [private_label, public_label] = match labelled {
         true => ["Private key (ed25519, 32 bytes): ", "Public  key (ed25519, 32 bytes): "],
         false => ["", ""],

@@ -15,7 +15,7 @@ use crate::engine::config::{
 use crate::engine::host::{Family, Found, InterfaceKind, Listener, is_labelled};
 use crate::host::nft::NftError;
 use crate::host::{
-    self, HostAdapter, Links, Question, WayTo, probe_port, require_modules, user_of_port,
+    self, HostAdapter, Links, Question, WayTo, probe_port, program, require_modules, user_of_port,
 };
 use crate::kernel::{KernelState, probe_fou};
 use crate::sources::names;
@@ -31,24 +31,44 @@ const TUN_DEVICE: &str = "/dev/net/tun";
 /// How long the choice of a datapath waits for the server's addresses.
 const FIRST_LOOKUP: Duration = Duration::from_secs(3);
 
+/// What a table or files of peers ask of a datapath.
+#[derive(Debug, Clone, Default)]
+pub struct Demand {
+    /// How many remotes it has at most.
+    pub remotes: usize,
+    /// A peer that is to reach no other peer.
+    pub isolated: Option<String>,
+}
+
 /// Chooses the datapath. `goes_on`: an earlier process left its userspace datapath, with packets in it.
-/// `remotes`: how many a table has.
 ///
 /// # Errors
 /// When the datapath that was requested cannot carry that many.
 pub async fn datapath(
     settings: &Settings,
     goes_on: bool,
-    remotes: usize,
+    demand: &Demand,
 ) -> Result<Datapath, Failure> {
+    let remotes = demand.remotes;
+    let what = match settings.config.hub() {
+        Some(_) => format!("the files of peers name {remotes} peers"),
+        None => format!("the table of hosts has {remotes} remotes"),
+    };
     Ok(match settings.tunnel().datapath {
         DatapathChoice::Only(Datapath::Kernel)
             if remotes > Datapath::Kernel.capabilities().most_remotes =>
         {
             return Err(Failure::Usage(format!(
-                "--datapath kernel: the table of hosts has {remotes} remotes, and the kernel's \
-                 datapath carries {} at most; leave the option out",
+                "--datapath kernel: {what}, and the kernel's datapath carries {} at most; leave the \
+                 option out",
                 Datapath::Kernel.capabilities().most_remotes
+            )));
+        }
+        DatapathChoice::Only(Datapath::Kernel) if demand.isolated.is_some() => {
+            let isolated = demand.isolated.as_deref().unwrap_or_default();
+            return Err(Failure::Usage(format!(
+                "--datapath kernel: peer {isolated} has `isolate`, which needs the userspace datapath; \
+                 leave the option out"
             )));
         }
         DatapathChoice::Only(datapath) => datapath,
@@ -60,10 +80,13 @@ pub async fn datapath(
         }
         DatapathChoice::Auto if remotes > Datapath::Kernel.capabilities().many_remotes => {
             tracing::info!(
-                "userspace datapath (tun): the table of hosts has {remotes} remotes, and the \
-                 kernel's is chosen for {} at most",
+                "userspace datapath (tun): {what}, and the kernel's is chosen for {} at most",
                 Datapath::Kernel.capabilities().many_remotes
             );
+            Datapath::Tun
+        }
+        DatapathChoice::Auto if demand.isolated.is_some() => {
+            tracing::info!("userspace datapath (tun): the kernel's cannot isolate peers");
             Datapath::Tun
         }
         DatapathChoice::Auto => choose(settings).await?,
@@ -101,8 +124,7 @@ impl Prepared {
         let tunnel = &config.tunnel;
         match self {
             Prepared::Kernel(state) => {
-                let queue = config.expects().map(|expects| expects.queue);
-                Ok(Box::new(state.start(queue, tunnel.outer.device())?))
+                Ok(Box::new(state.start(config.queue(), tunnel.outer.device())?))
             }
             Prepared::Tun => {
                 let datapath = TunDatapath::start(tunnel, host, stored).await;
@@ -218,6 +240,14 @@ async fn choose(settings: &Settings) -> Result<Datapath, Failure> {
         );
         return Ok(Datapath::Tun);
     }
+    let answers = settings.config.shows().is_some_and(|shows| shows.server.is_some());
+    if (answers || settings.config.hub().is_some()) && !program::is_installed("nft") {
+        tracing::info!(
+            "userspace datapath (tun): hellos and their answers reach the kernel's by rules, and there is \
+             no `nft`; install nftables"
+        );
+        return Ok(Datapath::Tun);
+    }
     Ok(match require_fou().and_then(|()| Ok(require_modules(&["ipip"])?)) {
         Ok(()) => Datapath::Kernel,
         Err(why) => {
@@ -276,7 +306,7 @@ fn require_kernel(host: &HostAdapter, settings: &Settings) -> Result<KernelState
     require_fou()?;
     require_modules(&["ipip"])?;
     let mut state = KernelState::of(settings.tunnel(), host);
-    match (state.probe_rules(), settings.config.expects()) {
+    match (state.probe_rules(), settings.config.queue()) {
         (Ok(_), _) => Ok(state),
         (Err(error @ NftError::NoProgram(_)), None) => {
             tracing::warn!(

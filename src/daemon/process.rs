@@ -10,7 +10,9 @@ use tracing::Level;
 use super::control::answer;
 use super::locks::Locks;
 use super::memory::{Loaded, MemoryFile};
-use super::preflight::{self, Ground};
+use super::peers::PeersReader;
+use super::preflight::{self, Demand, Ground};
+use super::requests::{Answer, Pending, Request};
 use super::{Failure, Settings};
 use crate::auth::Reject;
 use crate::engine::config::Datapath;
@@ -79,11 +81,11 @@ pub struct Process<'a> {
 }
 
 impl<'a> Process<'a> {
-    /// `remotes`: how many a table has.
-    pub async fn open(settings: &'a Settings, remotes: usize) -> Result<Self, Failure> {
+    /// Opens what a tunnel needs, before the first change to the host.
+    pub async fn open(settings: &'a Settings, demand: &Demand) -> Result<Self, Failure> {
         let clock = Clock::start();
         let mut kept = tun::inherited();
-        let datapath = preflight::datapath(settings, !kept.is_nothing(), remotes).await?;
+        let datapath = preflight::datapath(settings, !kept.is_nothing(), demand).await?;
         if datapath == Datapath::Kernel && !kept.is_nothing() {
             // These are the interface and the port that the kernel datapath is to have. They are
             // released, so that at least the next start finds them free, if they are not yet free for
@@ -323,15 +325,24 @@ impl<'a> Process<'a> {
             | Report::WayLeadsBack(_)
             | Report::Rivals { .. }
             | Report::ReauthIgnored
+            | Report::PeerRefused { .. }
+            | Report::PeerUnproven { .. }
+            | Report::ServerRefused { .. }
+            | Report::Disconnected { .. }
             | Report::NodeUnusable { .. } => Level::WARN,
             Report::Adopted(_)
             | Report::HostsChanged(_)
+            | Report::PeersLoaded(_)
+            | Report::PeerUp { .. }
+            | Report::PeerMoved { .. }
+            | Report::PeerDown { .. }
             | Report::MadeRoom(_)
             | Report::NothingBack(_)
             | Report::ClockJumped(_) => Level::INFO,
             Report::Refreshed(_) | Report::Sent { .. } => return tracing::debug!("{report}"),
             Report::Arrived(_)
             | Report::Moved { .. }
+            | Report::Connected { .. }
             | Report::ServerMoved(_)
             | Report::NextAddress { .. }
             | Report::OuterAddress(_) => {
@@ -368,6 +379,45 @@ impl<'a> Process<'a> {
             self.settings.tunnel().port,
             self.role()
         );
+    }
+
+    /// Does what an operator asks for; true at the end.
+    pub async fn fulfil(&mut self, pending: Pending, reader: Option<&PeersReader>) -> bool {
+        let (request, answer) = pending;
+        let mut done = false;
+        let said = match (request, reader) {
+            (Request::Where, reader) => {
+                Answer { path: reader.map(PeersReader::path), ..Answer::done("") }
+            }
+            (Request::Reload(Some(files)), Some(reader)) => {
+                match reader.take(files, Some(self.chosen)) {
+                    Ok(set) => {
+                        done = self.handle(Event::Peers(set)).await;
+                        let device = &self.settings.tunnel().device;
+                        let loaded = self.engine.loaded().unwrap_or_default();
+                        Answer::done(format!("{device}: {loaded}"))
+                    }
+                    Err(faults) => Answer::refused(faults),
+                }
+            }
+            (Request::Reload(None), _) if self.engine.proves_itself() => {
+                done = self.handle(Event::ReauthRequested).await;
+                Answer::done("authenticating again")
+            }
+            (Request::Reload(None), _) => Answer::done("nothing to reload"),
+            (Request::Kick(name), Some(_)) => match name.parse() {
+                Ok(name) if self.engine.has_member(&name) => {
+                    done = self.handle(Event::Kick(name)).await;
+                    Answer::done("its session is over; it may come back")
+                }
+                Ok(_) | Err(_) => Answer::refused(format!("no peer is called {name}")),
+            },
+            (Request::Reload(Some(_)) | Request::Kick(_), None) => {
+                Answer::refused("this tunnel has no files of peers")
+            }
+        };
+        let _ = answer.send(said); // who asked may be gone
+        done
     }
 
     /// Sends the status to a client of the control socket.

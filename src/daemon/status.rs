@@ -1,14 +1,17 @@
 //! The status that a process reports.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use super::process::Process;
-use crate::auth::Reject;
-use crate::engine::Contact;
+use crate::auth::{Reject, key_text};
 use crate::engine::config::PeerSource;
+use crate::engine::hub::{MemberState, MemberStatus};
+use crate::engine::{Connection, Contact};
 use crate::host::clock;
 use crate::host::datapath::{self, Statistics};
+use crate::observe::peers::{ConnectionStatus, PeerStatus, PeersStatus, ReloadStatus};
 use crate::observe::status::{
     Dropped, Learned, ProcessStatus, RemoteStatus, TunnelStatus, Unreachable,
 };
@@ -17,6 +20,7 @@ impl Process<'_> {
     pub(super) fn role(&self) -> &'static str {
         match &self.settings.config.peers {
             PeerSource::Table(_) => "node",
+            PeerSource::Hub(_) => "server",
             PeerSource::One(peer) if peer.shows.is_some() => "client",
             PeerSource::One(_) => "server",
         }
@@ -49,13 +53,49 @@ impl Process<'_> {
             repaired: counters.repaired,
             rejected: Reject::ALL.iter().map(|r| (r.name().to_owned(), refused(r))).collect(),
             dropped: by_rules.chain(by_us).collect(),
+            peers: self.peers_status(),
         }
     }
 
+    /// The peers of a server that files name.
+    fn peers_status(&self) -> Option<PeersStatus> {
+        let now = self.clock.now().ok()?;
+        let members = self.engine.members(&now)?;
+        let mut by_state: BTreeMap<String, usize> =
+            MemberState::ALL.iter().map(|state| (state.name().to_owned(), 0)).collect();
+        for member in &members {
+            *by_state.entry(member.state.name().to_owned()).or_default() += 1;
+        }
+        let hellos = self.engine.hellos().unwrap_or_default().into_iter();
+        Some(PeersStatus {
+            public_key: self.settings.config.public_key().map(|k| key_text(&k)).unwrap_or_default(),
+            reload: self.engine.loaded().map(|loaded| ReloadStatus {
+                at: loaded.at,
+                added: loaded.added,
+                changed: loaded.changed,
+                removed: loaded.removed,
+                untouched: loaded.untouched,
+            }),
+            by_state,
+            hellos: hellos.map(|(name, count)| (name.to_owned(), count)).collect(),
+            peers: members.into_iter().map(peer_status).collect(),
+        })
+    }
+
     fn tunnel_status(&self, word: Option<(datapath::Unreachable, Duration)>) -> TunnelStatus {
+        let now = self.clock.now().ok();
+        let connection = now.and_then(|now| self.engine.connection(&now));
         let tunnel = self.engine.status();
         let unreachable = word.and_then(|(word, ago)| unreachable(&tunnel, word, ago));
-        TunnelStatus { unreachable, ..tunnel_status(tunnel) }
+        let status = tunnel_status(tunnel);
+        let connected = match &connection {
+            Some(connection) if connection.has_answered => Some(connection.connected_for.is_some()),
+            // An old server never answers; what comes out of the tunnel tells.
+            Some(_) | None => status.connected,
+        };
+        let tells = |connection: &Connection| connection.has_answered || connected != Some(true);
+        let connection = connection.filter(tells).map(connection_status);
+        TunnelStatus { unreachable, connected, connection, ..status }
     }
 }
 
@@ -83,6 +123,38 @@ fn learned_status(learned: Vec<(IpAddr, SocketAddr, Duration)>) -> Vec<Learned> 
     let mut learned: Vec<_> = learned.into_iter().map(entry).collect();
     learned.sort_by(|a, b| a.inner.cmp(&b.inner));
     learned
+}
+
+fn peer_status(member: MemberStatus) -> PeerStatus {
+    PeerStatus {
+        name: member.name,
+        public_key: key_text(&member.public_key),
+        state: member.state.name().to_owned(),
+        protocol: 2,
+        remote: member.remote.map(|remote| remote.to_string()),
+        addresses: member.addresses.iter().map(ToString::to_string).collect(),
+        routes: member.routes.iter().map(ToString::to_string).collect(),
+        since: member.since,
+        last_hello: member.last_hello,
+        lease_until: member.lease_until,
+        moves: member.moves,
+        expires: member.expires,
+        file: member.file,
+        note: member.note,
+    }
+}
+
+fn connection_status(connection: Connection) -> ConnectionStatus {
+    let micros = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+    ConnectionStatus {
+        connected_for: connection.connected_for.map(|time| time.as_secs()),
+        why: connection.why.map(|why| why.to_string()),
+        rtt_us: connection.round_trip.map(micros),
+        seen_as: connection.seen.map(|seen| seen.to_string()),
+        lease: connection.lease.map(|lease| lease.as_secs()),
+        inner: connection.inner.iter().map(ToString::to_string).collect(),
+        mtu: connection.mtu,
+    }
 }
 
 fn tunnel_status(tunnel: crate::engine::Status) -> TunnelStatus {
@@ -114,6 +186,7 @@ fn tunnel_status(tunnel: crate::engine::Status) -> TunnelStatus {
         last_data: tunnel.last_data,
         last_reply: tunnel.last_reply,
         unreachable: None,
+        connection: None,
         connected: tunnel.contact.map(|contact| contact == Contact::Connected),
         unanswered: match tunnel.contact {
             Some(Contact::Unanswered(since)) => Some(since.as_secs()),

@@ -10,7 +10,10 @@ use tokio::time::sleep_until;
 
 use super::control::StatusSocket;
 use super::debounce::DebouncedChanges;
+use super::peers::{AtStart, PeersReader};
+use super::preflight::Demand;
 use super::process::Process;
+use super::requests::{self, Pending, Requests};
 use super::signals::{Caught, Signals};
 use super::{Failure, Settings, preflight};
 use crate::auth::key_text;
@@ -56,13 +59,42 @@ async fn serve(settings: &Settings) -> Result<(), Failure> {
         }
         None => None,
     };
-    let remotes = hosts.as_ref().map_or(0, TableSource::remotes);
-    let mut process = Process::open(settings, remotes).await?;
+    let reader = PeersReader::of(settings);
+    let members = match &reader {
+        Some(reader) => Some(reader.at_start(preflight::is_service())?),
+        None => None,
+    };
+    let demand = match (&hosts, &members) {
+        (Some(hosts), _) => Demand { remotes: hosts.remotes(), isolated: None },
+        (None, Some(members)) => members.demand(),
+        (None, None) => Demand::default(),
+    };
+    let mut process = Process::open(settings, &demand).await?;
     let hosts = hosts.map(|hosts| hosts.carried_by(process.chosen));
     let control = open_control(settings);
     let (mut answers, look_up_now) = keep_looking(&settings.config);
     let family = watch::Sender::new(process.family_at_start);
     let mut tables = keep_table(settings, hosts, &family, &look_up_now, process.clock);
+    if let Some(AtStart { set, faults }) = members {
+        match faults {
+            None => {}
+            // Its files are root's, who sends them right after the start (ExecStartPost).
+            Some(faults) if preflight::is_service() => {
+                let first = faults.lines().next().unwrap_or_default();
+                tracing::info!(
+                    "going on with the {} peers of the last good files, until `ipipou reload` sends \
+                     others: {first}",
+                    set.len()
+                );
+            }
+            Some(faults) => {
+                faults.lines().for_each(|fault| tracing::error!("{fault}"));
+                tracing::error!("going on with the {} peers of the last good files", set.len());
+            }
+        }
+        process.handle(Event::Peers(set)).await;
+    }
+    let mut asked = open_requests(settings);
     if let Some(table) = next_table(&mut tables, &settings.config).await {
         // This is done before the host is read, so that what an earlier process made for these nodes is
         // kept.
@@ -90,13 +122,15 @@ async fn serve(settings: &Settings) -> Result<(), Failure> {
                     look_up_now.notify_one();
                     match settings.config.peers {
                         PeerSource::One(_) => process.handle(Event::ReauthRequested).await,
+                        PeerSource::Hub(_) => false, // its peers authenticate
                         PeerSource::Table(_) => false, // the table is read again
                     }
                 }
                 Caught::Reload => {
-                    match settings.config.peers {
+                    match &settings.config.peers {
                         PeerSource::Table(_) => look_up_now.notify_one(),
                         PeerSource::One(_) => ignore("SIGHUP"),
+                        PeerSource::Hub(_) => read_again(&mut process, reader.as_ref()).await,
                     }
                     false
                 }
@@ -114,6 +148,9 @@ async fn serve(settings: &Settings) -> Result<(), Failure> {
                 process.handle(Event::Hosts(table)).await
             }
             Some(stream) = next_asker(control.as_ref()) => process.tell(stream).await,
+            Some(pending) = next_request(&mut asked) => {
+                process.fulfil(pending, reader.as_ref()).await
+            }
             changed = changes.debounced(process.clock) => process.host_changed(changed).await,
             // This is last, because anybody can send as many packets as they like.
             datagram = process.datapath.next_control() => match datagram {
@@ -129,6 +166,41 @@ async fn serve(settings: &Settings) -> Result<(), Failure> {
         if done {
             return Ok(());
         }
+    }
+}
+
+/// Reads the files of peers again. With a mistake in them, everything stays as it was.
+async fn read_again(process: &mut Process<'_>, reader: Option<&PeersReader>) {
+    let chosen = process.chosen;
+    match reader.map(|reader| reader.again(chosen)) {
+        Some(Ok(set)) => {
+            process.handle(Event::Peers(set)).await;
+        }
+        Some(Err(faults)) => {
+            faults.lines().for_each(|fault| tracing::error!("{fault}"));
+            tracing::error!("the files of peers have mistakes: everything stays as it was");
+        }
+        None => {}
+    }
+}
+
+/// Opens the socket for requests; a tunnel works without one.
+fn open_requests(settings: &Settings) -> Option<Requests> {
+    let directory = &settings.runtime_dir;
+    requests::listen(directory)
+        .inspect_err(|e| {
+            tracing::warn!(
+                "{}: {e}: `ipipou reload` will not reach this tunnel",
+                directory.display()
+            );
+        })
+        .ok()
+}
+
+async fn next_request(asked: &mut Option<Requests>) -> Option<Pending> {
+    match asked {
+        Some(asked) => asked.next().await,
+        None => pending().await,
     }
 }
 
@@ -180,7 +252,7 @@ fn keep_table(
 async fn next_table(tables: &mut mpsc::Receiver<Vec<Node>>, config: &Config) -> Option<Vec<Node>> {
     match config.peers {
         PeerSource::Table(_) => tables.recv().await,
-        PeerSource::One(_) => None,
+        PeerSource::One(_) | PeerSource::Hub(_) => None,
     }
 }
 

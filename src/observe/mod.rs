@@ -1,8 +1,10 @@
 //! What people and programs see of a tunnel: log lines and `ipipou show`.
 
 pub mod log;
+pub mod peers;
 pub mod rate;
 pub mod status;
+mod text;
 
 /// Puts a text on one line, without anything that a terminal would obey: the names of processes and the
 /// contents of tables are chosen by others.

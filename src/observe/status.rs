@@ -5,6 +5,9 @@ use std::fmt::Write as _;
 
 use serde::{Deserialize, Serialize};
 
+use super::peers::{self, ConnectionStatus, PeersStatus};
+use super::text::{age, duration, without_middle};
+
 /// One process and its tunnels. Field names are part of the interface; fields may be added.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProcessStatus {
@@ -36,6 +39,9 @@ pub struct ProcessStatus {
     pub dropped: BTreeMap<String, Dropped>,
     /// Inner addresses that were learned (`--learn`).
     pub learned: Vec<Learned>,
+    /// The peers of a server whose peers are named in files; `null`: it is another one.
+    #[serde(default)]
+    pub peers: Option<PeersStatus>,
 }
 
 /// An inner address that was learned.
@@ -101,6 +107,9 @@ pub struct TunnelStatus {
     /// Seconds since when packets go out and none come in, if that is why `connected` is false.
     #[serde(default)]
     pub unanswered: Option<u64>,
+    /// What a client's server has told it; `null` where it tells nothing.
+    #[serde(default)]
+    pub connection: Option<ConnectionStatus>,
     pub rx_bytes: u64,
     pub rx_packets: u64,
     pub tx_bytes: u64,
@@ -220,19 +229,6 @@ fn lines(mut rows: Vec<Vec<(&str, String)>>, wide: bool) -> String {
     text
 }
 
-/// Removes the middle of a text. More is kept of its end, which has the port.
-fn without_middle(text: &str, room: usize) -> String {
-    let length = text.chars().count();
-    if length <= room {
-        return text.to_owned();
-    }
-    let kept = room.saturating_sub(1);
-    let end = kept.min(kept / 2 + 3);
-    let start: String = text.chars().take(kept - end).collect();
-    let end: String = text.chars().skip(length - end).collect();
-    format!("{start}…{end}")
-}
-
 /// Everything about one process, one fact per line.
 pub fn details(process: &ProcessStatus, now: u64) -> String {
     let mut text = format!(
@@ -255,6 +251,11 @@ pub fn details(process: &ProcessStatus, now: u64) -> String {
     for (reason, dropped) in process.dropped.iter().filter(|(_, d)| d.packets > 0) {
         let reason = reason.replace('_', " ");
         let _ = writeln!(text, "dropped {}: {reason}", dropped.packets);
+    }
+    if let Some(status) = &process.peers {
+        text.push_str(&peers::details(status, now));
+        text.push_str(&peers::table(status, now));
+        return text;
     }
     for remote in process.tunnels.iter().flat_map(|tunnel| tunnel.remotes.iter().flatten()) {
         let networks = remote.networks.join(", ");
@@ -296,6 +297,7 @@ fn addresses(tunnel: &TunnelStatus, now: u64) -> String {
             let _ = writeln!(text, "last {what}: {}", age(now, at));
         }
     }
+    text.extend(tunnel.connection.as_ref().map(peers::connection));
     text
 }
 
@@ -320,6 +322,9 @@ fn state(tunnel: &TunnelStatus) -> &'static str {
 fn why_not_connected(tunnel: &TunnelStatus, now: u64) -> Option<String> {
     if !tunnel.up || tunnel.connected != Some(false) {
         return None;
+    }
+    if let Some(why) = tunnel.connection.as_ref().and_then(|connection| connection.why.clone()) {
+        return Some(why);
     }
     let remote = or_dash(tunnel.remote.as_deref());
     Some(match (tunnel.unanswered, tunnel.last_data.max(tunnel.last_reply)) {
@@ -352,19 +357,6 @@ fn last_authentication(tunnel: &TunnelStatus, now: u64) -> String {
 
 fn or_dash(text: Option<&str>) -> String {
     text.unwrap_or("-").to_owned()
-}
-
-fn age(now: u64, at: u64) -> String {
-    format!("{} ago", duration(now.saturating_sub(at)))
-}
-
-fn duration(seconds: u64) -> String {
-    match seconds {
-        0..=119 => format!("{seconds}s"),
-        120..=7199 => format!("{}m", seconds / 60),
-        7200..=172_799 => format!("{}h", seconds / 3600),
-        172_800.. => format!("{}d", seconds / 86400),
-    }
 }
 
 /// In powers of 1024, like `ip -s -h` with IEC units.
@@ -425,6 +417,7 @@ mod tests {
             }),
             connected: Some(false),
             unanswered: Some(119),
+            connection: None,
             rx_bytes: 1_022_000,
             rx_packets: 1,
             tx_bytes: 1_022_000,
@@ -446,6 +439,7 @@ mod tests {
             rejected: BTreeMap::new(),
             dropped: BTreeMap::new(),
             learned: Vec::new(),
+            peers: None,
         }
     }
 

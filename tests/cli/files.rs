@@ -104,7 +104,8 @@ fn the_files_to_install_work_once_their_keys_are_set() {
     for (name, key) in [
         ("server0", Some(PUBLIC)),
         ("client0", Some(PRIVATE)),
-        ("hub0", Some(PUBLIC)),
+        ("hub0", Some(PRIVATE)),
+        ("learn0", Some(PUBLIC)),
         ("node0", None),
     ] {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("etc/ipipou/{name}.conf"));
@@ -141,7 +142,7 @@ fn check(before: &str, now: &str) -> Result<String, String> {
     }
     let shown = |text: String| text.replace(&now.display().to_string(), "FILE");
     match result {
-        Ok(Invocation::Checked(text)) => Ok(shown(text)),
+        Ok(Invocation::Checked { text, .. }) => Ok(shown(text)),
         Err(CliError::Usage(line)) => Err(shown(line)),
         other => panic!("{other:?}"),
     }
@@ -178,7 +179,7 @@ fn a_file_is_checked_without_a_tunnel() {
     }
     let path = file(server.clone());
     let lost = parse([Path::new("check"), Path::new("--running"), Path::new("/nowhere"), &path]);
-    let Ok(Invocation::Checked(text)) = lost else { panic!("{lost:?}") };
+    let Ok(Invocation::Checked { text, .. }) = lost else { panic!("{lost:?}") };
     assert!(text.contains("changes cannot be told: /nowhere: cannot be read"), "{text}");
     std::fs::remove_file(&path).expect("it was just written");
     assert!(usage(["check", "/nowhere.conf"]).starts_with("/nowhere.conf: cannot be read"));
@@ -196,7 +197,7 @@ fn with_keys(text: &str, key: &str) -> String {
 #[test]
 fn check_finds_the_same_mistakes_as_a_start() {
     let said = |line: &str| match parse(format!("check {line}").split(' ')) {
-        Ok(Invocation::Checked(text)) => text,
+        Ok(Invocation::Checked { text, .. }) => text,
         other => panic!("{line}: {other:?}"),
     };
     let text = said("-s -b @eth0 --keepalive 27");

@@ -1,5 +1,7 @@
 //! What options that are right mean.
 
+use ipipou::auth::key_text;
+
 use super::*;
 
 #[test]
@@ -26,7 +28,8 @@ fn a_server_has_defaults_for_everything_but_its_endpoint() {
 
 #[test]
 fn a_client_needs_its_endpoint_its_server_and_its_inner_address() {
-    let Client { tunnel, server, credential, keepalive } = client("");
+    let Client { tunnel, server, credential, keepalive, answers } = client("");
+    assert_eq!(answers, None);
     assert_eq!(tunnel.inner.to_string(), "172.28.0.1");
     assert_eq!(tunnel.inner_peer.to_string(), "172.28.0.0/32");
     assert_eq!(server.host, HostName::Address("203.0.113.1".parse().unwrap()));
@@ -305,4 +308,44 @@ fn auto_follows_the_route_on_a_client_only() {
     assert_eq!(client.tunnel.outer, Outer::Route);
     assert_eq!(client.tunnel.port.get(), 10007);
     assert!(usage(["-s", "-b", "@auto"]).contains("-b @auto"));
+}
+
+#[test]
+fn a_client_with_both_keys_asks_its_server_to_answer() {
+    let keys = format!("--auth-key-b64 {PRIVATE} --auth-remote-pubkey-b64 {PUBLIC}");
+    let asked = client(&format!("{keys} -n3")).answers.expect("it knows the server's key");
+    assert_eq!((key_text(&asked.key).as_str(), asked.queue.number), (PUBLIC, 3));
+    assert!(client(&format!("{keys} --protocol 2")).answers.is_some());
+    assert_eq!(client(&format!("{keys} --protocol 1")).answers, None);
+    for lacking in ["", &format!("--auth-key-b64 {PRIVATE}"), "--auth-token x"] {
+        let said = usage(format!("{CLIENT} {lacking} --protocol 2").split_whitespace());
+        assert!(said.starts_with("--protocol 2 needs our own key"), "{said}");
+    }
+    let said = usage(format!("{CLIENT} {keys} --reauth-only").split(' '));
+    assert!(said.contains("`ipipou reload NAME`"), "{said}");
+}
+
+#[test]
+fn a_server_with_files_of_peers_needs_a_key_and_a_network() {
+    let with =
+        |more: &str| format!("{SERVER} --auth-key-b64 {PRIVATE} --tunl-ip 10.8.0.1/24 {more}");
+    let config = run(&with("--peers /p")).config;
+    let hub = config.hub().expect("it has files of peers");
+    assert_eq!((hub.peers.to_str(), hub.queue.max_len), (Some("/p"), 1024));
+    assert_eq!(config.public_key(), Some(hub.public_key()));
+    for (line, said) in [
+        (format!("{SERVER} --tunl-ip 10.8.0.1/24 --peers /p"), "needs a key of its own"),
+        (format!("{SERVER} --auth-key-b64 {PRIVATE} --peers /p"), "give --tunl-ip IP/LEN"),
+        (with("--peers"), "which files?"),
+        (with("--peers /p --learn"), "--learn: with --peers"),
+        (with("--peers /p --auth-token x"), "--auth-token: with --peers"),
+        (with(&format!("--peers /p --auth-remote-pubkey-b64 {PUBLIC}")), "-b64: with --peers"),
+        (with("--peers /p --hosts-file /h"), "--hosts-file: with --peers"),
+        (with("--peers /p --route 10.9.0.0/16"), "the files of --peers say"),
+        (with("--peers /p --rp-filter loose"), "--rp-filter: with --peers"),
+        (format!("{CLIENT} --peers /p"), "--peers: only a server has it"),
+    ] {
+        let usage = usage(line.split_whitespace());
+        assert!(usage.contains(said), "{line}: {usage}");
+    }
 }

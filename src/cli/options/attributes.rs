@@ -13,6 +13,8 @@ pub struct Attributes {
     pub role: Role,
     /// Whether it can be given with a table of hosts.
     pub with_table: bool,
+    /// Whether it can be given with files of peers.
+    pub with_peers: bool,
     /// The option without which this one has no effect.
     pub only_with: Option<&'static str>,
     /// The flag that says the opposite; of the two, the last one counts.
@@ -94,6 +96,7 @@ pub const fn both(name: &'static str) -> Attributes {
         name,
         role: Role::Both,
         with_table: true,
+        with_peers: true,
         only_with: None,
         opposite: None,
         userspace_only: false,
@@ -116,6 +119,10 @@ pub const fn client(name: &'static str, on_servers: Misplaced) -> Attributes {
 impl Attributes {
     pub const fn not_with_table(self) -> Self {
         Attributes { with_table: false, ..self }
+    }
+
+    pub const fn not_with_peers(self) -> Self {
+        Attributes { with_peers: false, ..self }
     }
 
     pub const fn only_with(self, other: &'static str) -> Self {

@@ -6,8 +6,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::attributes::Misplaced::Ignored;
-use super::attributes::{Attributes, Secrecy, both, server};
+use super::attributes::{Attributes, Secrecy, both};
 use super::choices::KeyType;
 use crate::auth::{SharedSecret, Token};
 use crate::cli::value::{self, PublicKey, Seed};
@@ -25,7 +24,8 @@ pub struct AuthOptions {
     #[arg(long, value_name = "BASE64", value_parser = value::seed,
           overrides_with = "auth_key_file")]
     pub auth_key_b64: Option<Seed>,
-    /// Ed25519 public key of the other end, 32 bytes in base64
+    /// Ed25519 public key of the other end, 32 bytes in base64. A client that has it asks its server to
+    /// answer, and knows whether it is connected
     #[arg(long, value_name = "BASE64", value_parser = value::public_key)]
     pub auth_remote_pubkey_b64: Option<PublicKey>,
     /// Secret that both ends share beside the keys; it is signed and never sent. One newline at the
@@ -67,12 +67,12 @@ pub struct AuthOptions {
 pub const ATTRIBUTES: &[Attributes] = &[
     both("auth-key-file").not_with_table(),
     both("auth-key-b64").not_with_table().value(Secrecy::Secret),
-    server("auth-remote-pubkey-b64", Ignored).not_with_table().value(Secrecy::PublicKey),
+    both("auth-remote-pubkey-b64").not_with_table().not_with_peers().value(Secrecy::PublicKey),
     both("auth-secret-file").not_with_table(),
     both("auth-secret").not_with_table().value(Secrecy::Secret),
-    both("auth-token-file").not_with_table(),
-    both("auth-token").not_with_table().value(Secrecy::Secret),
-    both("auth-token-b64").not_with_table().value(Secrecy::Secret),
+    both("auth-token-file").not_with_table().not_with_peers(),
+    both("auth-token").not_with_table().not_with_peers().value(Secrecy::Secret),
+    both("auth-token-b64").not_with_table().not_with_peers().value(Secrecy::Secret),
     both("auth-key-type").not_with_table(),
     both("auth-keygen"),
     both("auth-packet-ttl").not_with_table(),

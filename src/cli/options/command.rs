@@ -41,10 +41,102 @@ pub enum Command {
         #[arg(short = 'h', long, action = ArgAction::Help)]
         help: Option<bool>,
     },
+    /// Have a running tunnel take its files of peers as they are now; one without authenticates again
+    Reload {
+        /// Leave a tunnel without such files alone
+        #[arg(long, hide = true)]
+        if_peers: bool,
+        /// Where the tunnels' control sockets are
+        #[arg(long, value_name = "DIR", default_value = "/run/ipipou",
+              value_parser = value::path)]
+        runtime_root: PathBuf,
+        /// The tunnel's file or interface, where several run
+        #[arg(value_name = "NAME", value_parser = value::tunnel_name)]
+        name: Option<String>,
+        /// Print this help
+        #[arg(short = 'h', long, action = ArgAction::Help)]
+        help: Option<bool>,
+    },
+    /// Print a new private key in base64
+    Genkey {
+        /// Print this help
+        #[arg(short = 'h', long, action = ArgAction::Help)]
+        help: Option<bool>,
+    },
+    /// Read a private key from the standard input, and print its public key
+    Pubkey {
+        /// Print this help
+        #[arg(short = 'h', long, action = ArgAction::Help)]
+        help: Option<bool>,
+    },
+    /// Show the peers of a server whose peers are named in files
+    Peer {
+        #[command(subcommand)]
+        command: PeerCommand,
+    },
     /// Print the man page or shell completions
     #[command(hide = true)]
     Generate {
         document: Document,
+        /// Print this help
+        #[arg(short = 'h', long, action = ArgAction::Help)]
+        help: Option<bool>,
+    },
+}
+
+/// What is done with peers.
+#[derive(Debug, Clone, Subcommand)]
+pub enum PeerCommand {
+    /// A table of all peers
+    List {
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+        /// Only those that are connected, away, new, expired or disabled
+        #[arg(long, value_name = "STATE", value_parser = value::peer_state)]
+        state: Option<String>,
+        /// The server's file or interface, where several run
+        #[arg(short = 'i', long, value_name = "NAME", value_parser = value::tunnel_name)]
+        tunnel: Option<String>,
+        /// Where the tunnels' control sockets are
+        #[arg(long, value_name = "DIR", default_value = "/run/ipipou",
+              value_parser = value::path)]
+        runtime_root: PathBuf,
+        /// Print this help
+        #[arg(short = 'h', long, action = ArgAction::Help)]
+        help: Option<bool>,
+    },
+    /// End the session of a peer, which may come back: `enabled = false` in its file keeps it out
+    Kick {
+        /// The server's file or interface, where several run
+        #[arg(short = 'i', long, value_name = "NAME", value_parser = value::tunnel_name)]
+        tunnel: Option<String>,
+        /// Where the tunnels' control sockets are
+        #[arg(long, value_name = "DIR", default_value = "/run/ipipou",
+              value_parser = value::path)]
+        runtime_root: PathBuf,
+        /// The peer
+        #[arg(value_name = "NAME")]
+        name: String,
+        /// Print this help
+        #[arg(short = 'h', long, action = ArgAction::Help)]
+        help: Option<bool>,
+    },
+    /// Everything about one peer
+    Show {
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+        /// The server's file or interface, where several run
+        #[arg(short = 'i', long, value_name = "NAME", value_parser = value::tunnel_name)]
+        tunnel: Option<String>,
+        /// Where the tunnels' control sockets are
+        #[arg(long, value_name = "DIR", default_value = "/run/ipipou",
+              value_parser = value::path)]
+        runtime_root: PathBuf,
+        /// The peer
+        #[arg(value_name = "NAME")]
+        name: String,
         /// Print this help
         #[arg(short = 'h', long, action = ArgAction::Help)]
         help: Option<bool>,

@@ -22,7 +22,7 @@ use clap::{ArgAction, ArgMatches, FromArgMatches as _, Parser};
 use ipnet::Ipv6Net;
 
 pub use self::choices::{DatapathOption, RpFilter};
-pub use self::command::{Command, Document};
+pub use self::command::{Command, Document, PeerCommand};
 
 use self::attributes::Misplaced::{Ignored, Refused};
 use self::attributes::Proposals::{ConfFiles, Devices, LocalEnds};
@@ -194,6 +194,10 @@ pub struct Options {
     /// Authenticate again every SEC seconds, which keeps NAT mappings open; 0: never [default: 0]
     #[arg(long, value_name = "SEC", value_parser = value::seconds, help_heading = "Client")]
     pub keepalive: Option<Duration>,
+    /// Version of the control protocol: 1, packets that an older server takes, and never answers; 2, hellos,
+    /// which a server answers [default: 2 with the server's key (--auth-remote-pubkey-b64), else 1]
+    #[arg(long, value_name = "VERSION", value_parser = value::protocol, help_heading = "Client")]
+    pub protocol: Option<u8>,
     /// Send one authentication packet for a tunnel that is already up, and exit
     #[arg(long, help_heading = "Client")]
     pub reauth_only: bool,
@@ -280,12 +284,13 @@ const ATTRIBUTES: &[Attributes] = &[
     both("rp-filter"),
     both("datapath"),
     both("tun-queues").userspace_only(),
-    server("auth-by-remote-ip", Ignored).not_with_table(),
-    server("auth-by-remote-port", Ignored).not_with_table(),
-    server("auth-max-time-discrepancy", Ignored).not_with_table(),
-    server("auth-lifetime", Ignored).not_with_table(),
-    server("reply-on-auth-ok", Ignored).not_with_table(),
+    server("auth-by-remote-ip", Ignored).not_with_table().not_with_peers(),
+    server("auth-by-remote-port", Ignored).not_with_table().not_with_peers(),
+    server("auth-max-time-discrepancy", Ignored).not_with_table().not_with_peers(),
+    server("auth-lifetime", Ignored).not_with_table().not_with_peers(),
+    server("reply-on-auth-ok", Ignored).not_with_table().not_with_peers(),
     client("keepalive", Ignored).not_with_table(),
+    client("protocol", Refused).not_with_table(),
     client("reauth-only", Refused).not_with_table(),
     both("nfq-max-len"),
     both("nft-table"),

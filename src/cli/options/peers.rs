@@ -15,6 +15,12 @@ use crate::cli::value;
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Many ends")]
 pub struct PeersOptions {
+    /// Server: many clients, each with a key and addresses of its own, from a file or from the *.toml
+    /// files of a directory; read again at SIGHUP. In a .conf file NAME.conf the value may be missing:
+    /// /etc/ipipou/NAME.peers.d
+    #[arg(long, value_name = "PATH", value_parser = value::path_or_none,
+          num_args = 0..=1, default_missing_value = "")]
+    pub peers: Option<PathBuf>,
     /// Server: many clients, who reach each other too. From their packets learn which inner address
     /// is whose; all are from the network of --tunl-ip IP/LEN. For --datapath tun
     #[arg(long)]
@@ -46,11 +52,12 @@ pub struct PeersOptions {
 }
 
 pub const ATTRIBUTES: &[Attributes] = &[
-    server("learn", Refused).not_with_table().userspace_only(),
+    server("peers", Refused).not_with_table(),
+    server("learn", Refused).not_with_table().not_with_peers().userspace_only(),
     server("learn-lifetime", Refused).not_with_table().only_with("learn"),
     server("learn-limit", Refused).not_with_table().only_with("learn"),
-    both("hosts-file"),
-    both("hosts-url").value(Secrecy::Url),
+    both("hosts-file").not_with_peers(),
+    both("hosts-url").not_with_peers().value(Secrecy::Url),
     both("hosts-url-interval").only_with("hosts-url"),
     both("ca-file").only_with("hosts-url"),
     both("ca-path").only_with("hosts-url"),

@@ -3,6 +3,8 @@
 
 use std::net::IpAddr;
 
+use zeroize::Zeroizing;
+
 use super::error::UsageError;
 use super::peers::Peers;
 use super::resolver::Resolver;
@@ -25,7 +27,7 @@ const SAFE_TOKEN: usize = 548;
 /// When such an option would be ignored.
 pub fn check_files(resolver: &Resolver) -> Result<(), UsageError> {
     let Options { server, reply_on_auth_ok: replies, auth, .. } = resolver.options;
-    if matches!(resolver.peers, Peers::Table(_)) {
+    if matches!(resolver.peers, Peers::Table(_) | Peers::Members(_)) {
         return Ok(());
     }
     let has_remote_key = auth.auth_remote_pubkey_b64.is_some();
@@ -74,6 +76,19 @@ pub fn credential(resolver: &mut Resolver) -> Credential {
             Credential::Empty
         }
     }
+}
+
+/// Returns the key of a server that answers, and the secret of peers that have none of their own.
+///
+/// # Errors
+/// When it has no key.
+pub fn of_members(
+    resolver: &mut Resolver,
+) -> Result<(Zeroizing<[u8; 32]>, SharedSecret), UsageError> {
+    let seed = resolver.secrets.key.as_ref().ok_or(UsageError::NoServerKey)?;
+    let secret = shared_secret(resolver);
+    warn_of_public_key(seed, &Signer::new(seed.as_bytes(), secret.clone()), resolver);
+    Ok((Zeroizing::new(*seed.as_bytes()), secret))
 }
 
 /// Returns what a server demands.

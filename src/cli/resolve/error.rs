@@ -10,6 +10,15 @@ use crate::engine::config::DeviceName;
 /// Why options do not make a tunnel together.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum UsageError {
+    #[error(
+        "--reauth-only: a server whose key we know answers the running client, not another process: \
+         `ipipou reload NAME`, or SIGUSR1, has that say hello"
+    )]
+    ReauthOfConversation,
+    #[error(
+        "--protocol 2 needs our own key (--auth-key-file) and the server's (--auth-remote-pubkey-b64)"
+    )]
+    NoConversation,
     #[error("--reauth-only: only a client sends authentication packets, leave out --server")]
     ReauthOnServer,
     #[error(
@@ -64,6 +73,21 @@ pub enum UsageError {
          the proof: leave it out"
     )]
     NotWithTable(&'static str),
+    #[error("--{0}: with --peers the files say who may come in and for how long: leave it out")]
+    NotWithPeers(&'static str),
+    #[error("--rp-filter: with --peers each peer sends from its own addresses only: leave it out")]
+    LooseMembers,
+    #[error("--peers: which files? give a path, or the line `peers` in a file of --config NAME")]
+    NoPeersPath,
+    #[error(
+        "--peers: the server answers its peers and needs a key of its own: give --auth-key-file FILE; \
+         `ipipou --auth-keygen` makes one"
+    )]
+    NoServerKey,
+    #[error("--peers needs the network of the peers' inner addresses: give --tunl-ip IP/LEN")]
+    NoNetworkOfPeers,
+    #[error("--route: the files of --peers say what is behind each peer, leave it out")]
+    RoutesInPeers,
     #[error("--{option}: only a {role} has it, leave it out")]
     OtherRole { option: &'static str, role: &'static str },
     #[error("--route: with a table of hosts the table has the networks, leave it out")]

@@ -47,7 +47,9 @@ fn check_routes(options: &Options, peers: &Peers) -> Result<(), UsageError> {
     match (peers, routes.is_empty()) {
         (Peers::Table(_), false) => return Err(UsageError::RoutesInTable),
         (Peers::Clients(_), false) => return Err(UsageError::RoutesToClients),
-        (Peers::Table(_) | Peers::Clients(_), true) | (Peers::Client | Peers::Server, _) => {}
+        (Peers::Members(_), false) => return Err(UsageError::RoutesInPeers),
+        (Peers::Table(_) | Peers::Clients(_) | Peers::Members(_), true)
+        | (Peers::Client | Peers::Server, _) => {}
     }
     let v6 = routes.iter().find(|net| matches!(net, IpNet::V6(_)));
     match v6.filter(|_| options.ip6.is_none()) {

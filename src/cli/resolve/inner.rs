@@ -16,10 +16,13 @@ use crate::cli::options::Options;
 pub fn inner(resolver: &mut Resolver) -> Result<(Ipv4Addr, Ipv4Net), UsageError> {
     let options = resolver.options;
     let (own, peer) = match &resolver.peers {
-        Peers::Clients(_) | Peers::Table(_) if options.tunl_peer_ip.is_some() => {
+        Peers::Clients(_) | Peers::Table(_) | Peers::Members(_)
+            if options.tunl_peer_ip.is_some() =>
+        {
             return Err(UsageError::OnePeerOfMany);
         }
-        Peers::Clients(_) => return of_hub(options),
+        Peers::Clients(_) => return of_hub(options, UsageError::NoNetwork),
+        Peers::Members(_) => return of_hub(options, UsageError::NoNetworkOfPeers),
         Peers::Table(_) => return of_table_host(options),
         Peers::Server | Peers::Client => of_two(options, resolver.number)?,
     };
@@ -29,12 +32,12 @@ pub fn inner(resolver: &mut Resolver) -> Result<(Ipv4Addr, Ipv4Net), UsageError>
     Ok((own, peer.into()))
 }
 
-fn of_hub(options: &Options) -> Result<(Ipv4Addr, Ipv4Net), UsageError> {
+fn of_hub(options: &Options, otherwise: UsageError) -> Result<(Ipv4Addr, Ipv4Net), UsageError> {
     match options.tunl_ip {
         Some(Inner { address, network: Some(network) }) if has_room(&network) => {
             Ok((address, network))
         }
-        Some(_) | None => Err(UsageError::NoNetwork),
+        Some(_) | None => Err(otherwise),
     }
 }
 

@@ -22,9 +22,14 @@ use super::invocation::{LogConfig, Run};
 use super::options::Options;
 use super::secrets::Secrets;
 use super::value::unless_zero;
+use crate::auth::Credential;
 use crate::engine::config::{
-    Admits, Config, Expects, HostName, Outer, PeerSource, QueueConfig, ServerName, Shows,
+    Admits, AnsweringServer, Config, Expects, HostName, HubConfig, Outer, PeerSource, QueueConfig,
+    ServerName, Shows,
 };
+
+/// How many hellos wait in the queue at least: many clients of a restarted server come at once.
+const HELLOS: u32 = 1024;
 
 /// The directories that the service manager names (systemd.exec(5)).
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -54,6 +59,16 @@ pub fn resolve(
         Peers::Table(hosts) => {
             let tunnel = tunnel(&mut resolver, outer, None)?;
             Config { tunnel, peers: PeerSource::Table(hosts) }
+        }
+        Peers::Members(path) => {
+            let tunnel = tunnel(&mut resolver, outer, None)?;
+            let (seed, secret) = auth::of_members(&mut resolver)?;
+            let number = options.queue_number.map_or_else(|| resolver.number.queue(), Ok)?;
+            let queue = QueueConfig { number, max_len: options.nfq_max_len.get().max(HELLOS) };
+            Config {
+                tunnel,
+                peers: PeerSource::Hub(HubConfig { peers: path, seed, secret, queue }),
+            }
         }
     };
     Ok(Run {
@@ -110,8 +125,40 @@ fn client(resolver: &mut Resolver, outer: Outer) -> Result<Config, UsageError> {
     let port = port.ok_or(UsageError::NoServerPort)?;
     let tunnel = tunnel(resolver, outer, host.address())?;
     let credential = auth::credential(resolver);
-    let shows = Shows { credential, keepalive: unless_zero(options.keepalive) };
+    let server = answering(resolver, &credential)?;
+    let shows = Shows { credential, keepalive: unless_zero(options.keepalive), server };
     Ok(Config::client(tunnel, ServerName { host, port }, shows))
+}
+
+/// Returns the server that answers hellos, if it is one that we can ask: we know its key, and have our own.
+fn answering(
+    resolver: &mut Resolver,
+    credential: &Credential,
+) -> Result<Option<AnsweringServer>, UsageError> {
+    let options = resolver.options;
+    let key = options.auth.auth_remote_pubkey_b64.as_ref();
+    let key = match (credential, key, options.protocol) {
+        (_, _, Some(1)) => return Ok(None),
+        (Credential::Key(_), Some(key), _) => key,
+        (Credential::Token(_) | Credential::Empty, _, Some(_)) | (_, None, Some(_)) => {
+            return Err(UsageError::NoConversation);
+        }
+        (Credential::Token(_) | Credential::Empty, Some(_), None) => {
+            resolver.warn(
+                "--auth-remote-pubkey-b64: a client without a key of its own has no use for it",
+            );
+            return Ok(None);
+        }
+        (Credential::Key(_) | Credential::Token(_) | Credential::Empty, None, None) => {
+            return Ok(None);
+        }
+    };
+    if options.reauth_only {
+        return Err(UsageError::ReauthOfConversation);
+    }
+    let number = options.queue_number.map_or_else(|| resolver.number.queue(), Ok)?;
+    let queue = QueueConfig { number, max_len: options.nfq_max_len.get() };
+    Ok(Some(AnsweringServer { key: *key.as_bytes(), queue }))
 }
 
 /// Returns the peer's address and port. The parts of `--fou-remote` win over the single options.

@@ -2,11 +2,13 @@
 //! hosts of a table.
 
 use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::error::UsageError;
-use crate::cli::options::Options;
 use crate::cli::options::peers::PeersOptions;
+use crate::cli::options::{Options, RpFilter};
+use crate::cli::value;
 use crate::engine::config::{Authorities, HostsSource, HostsUrl, LearnConfig};
 
 const LEARN_LIFETIME: Duration = Duration::from_secs(60);
@@ -22,6 +24,8 @@ pub enum Peers {
     Clients(LearnConfig),
     /// The hosts of a table.
     Table(HostsSource),
+    /// Clients that are named in files.
+    Members(PathBuf),
 }
 
 impl Peers {
@@ -33,6 +37,9 @@ impl Peers {
         check_company(options)?;
         let table = table(options)?;
         let learn = learn(options)?;
+        if let Some(path) = &options.peers.peers {
+            return members(path, options);
+        }
         if options.server && options.reauth_only {
             return Err(UsageError::ReauthOnServer);
         }
@@ -49,16 +56,36 @@ impl Peers {
 /// who gives a key for a table would think that the peers must prove they have it.
 fn check_company(options: &Options) -> Result<(), UsageError> {
     let given = &options.given;
-    let has_table = given.has("hosts-file") || given.has("hosts-url");
+    let has_peers = given.has("peers");
+    let has_table = !has_peers && (given.has("hosts-file") || given.has("hosts-url"));
     for option in given.iter().map(|given| given.attributes) {
         if has_table && !option.with_table {
             return Err(UsageError::NotWithTable(option.name));
+        }
+        if has_peers && !option.with_peers {
+            return Err(UsageError::NotWithPeers(option.name));
         }
         if let Some(other) = option.only_with.filter(|other| !given.has(other)) {
             return Err(UsageError::OnlyWith { option: option.name, other });
         }
     }
     Ok(())
+}
+
+/// Returns the files that name the peers: without a path those that belong to the last `--config NAME`.
+fn members(path: &Path, options: &Options) -> Result<Peers, UsageError> {
+    if !options.server {
+        return Err(UsageError::OtherRole { option: "peers", role: "server" });
+    }
+    if options.rp_filter != RpFilter::Strict {
+        return Err(UsageError::LooseMembers);
+    }
+    if !path.as_os_str().is_empty() {
+        return Ok(Peers::Members(path.to_owned()));
+    }
+    let of_file = |name: &PathBuf| Some(value::peers_path(value::conf_path(name).file_stem()?));
+    let path = options.config.last().and_then(of_file);
+    path.map(Peers::Members).ok_or(UsageError::NoPeersPath)
 }
 
 /// Returns where the table of hosts is, if there is one.

@@ -30,7 +30,7 @@ impl<'a> Resolver<'a> {
         peers: Peers,
     ) -> Result<Self, UsageError> {
         let queue = match peers {
-            Peers::Client | Peers::Clients(_) => options.queue_number,
+            Peers::Client | Peers::Clients(_) | Peers::Members(_) => options.queue_number,
             Peers::Server | Peers::Table(_) => None,
         };
         let number = Number::new(options.number, queue);
@@ -65,6 +65,7 @@ impl<'a> Resolver<'a> {
         let mut names: Vec<_> = ignored.iter().map(|name| format!("--{name}")).collect();
         let has_secret = self.options.auth.auth_secret.is_some();
         let role = match self.peers {
+            Peers::Members(_) => "a server",
             Peers::Client | Peers::Clients(_) => {
                 if has_secret && self.options.auth.auth_remote_pubkey_b64.is_none() {
                     names.push("--auth-secret, without --auth-remote-pubkey-b64".to_owned());
@@ -91,11 +92,12 @@ impl<'a> Resolver<'a> {
 fn misplaced(role: Role, peers: &Peers) -> Option<(&'static str, Misplaced)> {
     match (role, peers) {
         (Role::Both, _)
-        | (Role::Server(_), Peers::Client | Peers::Clients(_))
+        | (Role::Server(_), Peers::Client | Peers::Clients(_) | Peers::Members(_))
         | (Role::Client(_), Peers::Server) => None,
         (Role::Server(otherwise), Peers::Server | Peers::Table(_)) => Some(("server", otherwise)),
-        (Role::Client(otherwise), Peers::Client | Peers::Clients(_) | Peers::Table(_)) => {
-            Some(("client", otherwise))
-        }
+        (
+            Role::Client(otherwise),
+            Peers::Client | Peers::Clients(_) | Peers::Table(_) | Peers::Members(_),
+        ) => Some(("client", otherwise)),
     }
 }

@@ -1,0 +1,253 @@
+//! The files of peers: who reads them, and the last good ones, which a start goes on with when the
+//! present ones have mistakes or cannot be read.
+
+use std::cell::RefCell;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::control::directory;
+use super::preflight::Demand;
+use super::requests::{self, Answer, Files, Request, RunsAs};
+use super::{Failure, Settings};
+use crate::auth::SharedSecret;
+use crate::engine::config::{Config, Datapath, HubConfig, TunnelConfig};
+use crate::engine::peers_file::{Context, PeerEntry, PeerSet, SourceFile, parse};
+use crate::host::atomic_file;
+use crate::host::clock;
+use crate::sources::peers::{self, read_secret};
+
+/// The last good files, in the state directory.
+const LAST_GOOD: &str = "peers.json";
+
+/// The last good files, and when they were taken.
+#[derive(Debug, Serialize, Deserialize)]
+struct LastGood {
+    /// Unix time.
+    at: u64,
+    files: Files,
+}
+
+/// What reads and checks files of peers for one server.
+#[derive(Debug, Clone)]
+pub struct PeersReader {
+    hub: HubConfig,
+    tunnel: TunnelConfig,
+    last_good: PathBuf,
+}
+
+/// What a start found.
+#[derive(Debug)]
+pub struct AtStart {
+    pub set: PeerSet,
+    /// What is wrong with the present files, a line each; the set is an earlier one then.
+    pub faults: Option<String>,
+}
+
+impl PeersReader {
+    /// The reader of a process' own files; `None`: it has none.
+    pub fn of(settings: &Settings) -> Option<Self> {
+        Some(PeersReader {
+            hub: settings.config.hub()?.clone(),
+            tunnel: settings.tunnel().clone(),
+            last_good: settings.state_dir.join(LAST_GOOD),
+        })
+    }
+
+    /// Where the files are.
+    pub fn path(&self) -> PathBuf {
+        std::path::absolute(&self.hub.peers).unwrap_or_else(|_| self.hub.peers.clone())
+    }
+
+    /// The peers of a start: those of the files, or else the last good ones.
+    ///
+    /// # Errors
+    /// The mistakes, when there was no good set before.
+    pub fn at_start(&self, is_service: bool) -> Result<AtStart, Failure> {
+        let faults = match read(&self.hub.peers).and_then(|files| self.take(files, None)) {
+            Ok(set) => return Ok(AtStart { set, faults: None }),
+            Err(faults) => faults,
+        };
+        match self.last_good() {
+            Some(set) => Ok(AtStart { set, faults: Some(faults) }),
+            // Its files are root's, who sends them at once (`ipipou reload`).
+            None if is_service => Ok(AtStart { set: PeerSet::default(), faults: Some(faults) }),
+            None => Err(Failure::Usage(faults)),
+        }
+    }
+
+    /// Reads the files of this process again.
+    ///
+    /// # Errors
+    /// Every mistake, a line each.
+    pub fn again(&self, datapath: Datapath) -> Result<PeerSet, String> {
+        read(&self.hub.peers).and_then(|files| self.take(files, Some(datapath)))
+    }
+
+    /// Checks files, and keeps them if they are good. `datapath`: the one in use, which has to carry them.
+    ///
+    /// # Errors
+    /// Every mistake, a line each.
+    pub fn take(&self, files: Files, datapath: Option<Datapath>) -> Result<PeerSet, String> {
+        let set = check(&files, &self.hub, &self.tunnel)?;
+        let problem = datapath.and_then(|datapath| exceeds(&set, datapath));
+        if let Some(problem) = problem {
+            return Err(problem);
+        }
+        let last = LastGood { at: clock::unix(), files };
+        let written = serde_json::to_vec(&last).map_err(std::io::Error::other);
+        if let Err(e) = written.and_then(|bytes| atomic_file::replace(&self.last_good, &bytes)) {
+            let path = self.last_good.display();
+            tracing::warn!(
+                "{path}: {e}: a start with mistakes in the files has no peers to go on with"
+            );
+        }
+        Ok(set)
+    }
+
+    fn last_good(&self) -> Option<PeerSet> {
+        let last: LastGood = serde_json::from_slice(&fs::read(&self.last_good).ok()?).ok()?;
+        check(&last.files, &self.hub, &self.tunnel).ok()
+    }
+}
+
+impl AtStart {
+    /// What these peers ask of a datapath.
+    pub fn demand(&self) -> Demand {
+        Demand {
+            remotes: self.set.len(),
+            isolated: isolated(&self.set).map(|it| it.name.to_string()),
+        }
+    }
+}
+
+fn isolated(set: &PeerSet) -> Option<&PeerEntry> {
+    set.peers().iter().find(|peer| peer.isolate && peer.enabled)
+}
+
+/// Why a running tunnel cannot carry these peers, in one line.
+fn exceeds(set: &PeerSet, datapath: Datapath) -> Option<String> {
+    let most = datapath.capabilities().most_remotes;
+    match (datapath, isolated(set)) {
+        (Datapath::Kernel, Some(peer)) => Some(format!(
+            "{}: peer {}: `isolate` needs the userspace datapath, and this tunnel runs on the kernel's: \
+             restart it",
+            peer.origin, peer.name
+        )),
+        _ if set.len() > most => Some(format!(
+            "the files name {} peers, and the datapath of this tunnel carries {most} at most: restart it",
+            set.len()
+        )),
+        (Datapath::Kernel, None) | (Datapath::Tun, _) => None,
+    }
+}
+
+/// Reads all files that are there, and those of the secrets that they name.
+fn read(path: &Path) -> Result<Files, String> {
+    let sources = peers::read(path)?;
+    let files = RefCell::new(Files::default());
+    let note = |path: &Path| {
+        let secret = read_secret(path);
+        files.borrow_mut().add_secret(path, &secret);
+        secret
+    };
+    // What is found here is found again by who takes them; it is about the paths.
+    let _ =
+        parse(&sources, &Context { read_secret: &note, ..anybody(&SharedSecret::new(Vec::new())) });
+    let mut files = files.into_inner();
+    files.texts = sources.iter().map(|file| (file.name.clone(), file.text.clone())).collect();
+    Ok(files)
+}
+
+/// A server that any peer may belong to.
+fn anybody(secret: &SharedSecret) -> Context<'_> {
+    Context {
+        own_public_key: None,
+        inner: std::net::Ipv4Addr::UNSPECIFIED,
+        network: ipnet::Ipv4Net::default(),
+        inner6: None,
+        default_secret: secret,
+        read_secret: &|_| Err(String::new()),
+    }
+}
+
+fn check(files: &Files, hub: &HubConfig, tunnel: &TunnelConfig) -> Result<PeerSet, String> {
+    let source =
+        |(name, text): &(String, String)| SourceFile { name: name.clone(), text: text.clone() };
+    let sources: Vec<_> = files.texts.iter().map(source).collect();
+    let context = Context {
+        own_public_key: Some(hub.public_key()),
+        inner: tunnel.inner,
+        network: tunnel.inner_peer,
+        inner6: tunnel.inner6,
+        default_secret: &hub.secret,
+        read_secret: &|path| files.secret(path),
+    };
+    parse(&sources, &context)
+        .map_err(|faults| faults.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))
+}
+
+/// Checks the files of a configuration, for `ipipou check`. Returns what there is to say.
+///
+/// # Errors
+/// Every mistake, a line each.
+pub fn check_peers(config: &Config) -> Result<String, Failure> {
+    let Some(hub) = config.hub() else { return Ok(String::new()) };
+    let set = read(&hub.peers).and_then(|files| check(&files, hub, &config.tunnel));
+    let count = set.map_err(Failure::Usage)?.len();
+    let peers = if count == 1 { "peer" } else { "peers" };
+    Ok(format!("{}: {count} {peers}, no mistakes\n", hub.peers.display()))
+}
+
+/// Sends the files of peers to the process of the tunnel called `name`, or to the only one below `root`;
+/// a process without any authenticates again, unless `if_peers`. `by_file` is where they are by the
+/// tunnel's `.conf` file: what a process of another user says is not read, because it may be any file.
+/// Returns what there is to say.
+///
+/// # Errors
+/// Every mistake, a line each; then nothing has changed.
+pub fn reload(
+    root: &Path,
+    name: Option<&str>,
+    if_peers: bool,
+    by_file: Option<PathBuf>,
+) -> Result<String, Failure> {
+    let directory = directory(root, name, |process| !if_peers || process.peers.is_some())?;
+    let path = match requests::ask(&directory, Request::Where) {
+        Ok((Answer { path: None, .. }, _)) => None,
+        Ok((Answer { path, .. }, RunsAs::Us)) => path,
+        Ok((Answer { path: Some(_), .. }, RunsAs::Another)) => Some(by_file.ok_or_else(|| {
+            Failure::Usage(
+                "the process runs as another user: give the NAME of its file /etc/ipipou/NAME.conf, which \
+                 has to say `peers`"
+                    .to_owned(),
+            )
+        })?),
+        // It is older than this program, and has no peers.
+        Err(_) if if_peers => None,
+        Err(failure) => return Err(failure),
+    };
+    if path.is_none() && if_peers {
+        return Ok(String::new());
+    }
+    let files = path.as_deref().map(read).transpose().map_err(Failure::Usage)?;
+    said(requests::ask(&directory, Request::Reload(files))?.0)
+}
+
+/// Ends the session of a peer of the tunnel called `name`, or of the only server below `root` that has
+/// any.
+///
+/// # Errors
+/// When there is no such tunnel or peer.
+pub fn kick(root: &Path, name: Option<&str>, peer: String) -> Result<String, Failure> {
+    let directory = directory(root, name, |process| process.peers.is_some())?;
+    said(requests::ask(&directory, Request::Kick(peer))?.0)
+}
+
+fn said(answer: Answer) -> Result<String, Failure> {
+    match answer.ok {
+        true => Ok(answer.text + "\n"),
+        false => Err(Failure::Usage(answer.text)),
+    }
+}

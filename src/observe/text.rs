@@ -1,0 +1,27 @@
+//! Times and long texts, as people read them.
+
+/// Removes the middle of a text. More is kept of its end, which has the port.
+pub(super) fn without_middle(text: &str, room: usize) -> String {
+    let length = text.chars().count();
+    if length <= room {
+        return text.to_owned();
+    }
+    let kept = room.saturating_sub(1);
+    let end = kept.min(kept / 2 + 3);
+    let start: String = text.chars().take(kept - end).collect();
+    let end: String = text.chars().skip(length - end).collect();
+    format!("{start}…{end}")
+}
+
+pub(super) fn age(now: u64, at: u64) -> String {
+    format!("{} ago", duration(now.saturating_sub(at)))
+}
+
+pub(super) fn duration(seconds: u64) -> String {
+    match seconds {
+        0..=119 => format!("{seconds}s"),
+        120..=7199 => format!("{}m", seconds / 60),
+        7200..=172_799 => format!("{}h", seconds / 3600),
+        172_800.. => format!("{}d", seconds / 86400),
+    }
+}
