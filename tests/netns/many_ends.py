@@ -7,15 +7,18 @@ import pathlib
 import shutil
 import signal
 
-from gateways import Switch, only_ipv4
 from ipipou import Tunnel
-from lab import await_
+from lan import (  # noqa: F401  (tests import them from here)
+    Lan,
+    await_dropped,
+    await_reached,
+    dropped,
+    no_answer,
+    outer,
+    reaches,
+)
 
 TUN = ["--datapath", "tun"]
-
-
-def outer(i):
-    return f"10.0.0.{i}"
 
 
 def inner(i):
@@ -24,22 +27,6 @@ def inner(i):
 
 def inner6(i):
     return f"fd00::{i}"
-
-
-class Lan(Switch):
-    """A switch, which is a host itself, and hosts at it: 10.0.0.1, 10.0.0.2, …
-
-    Without IPv6, every packet in a tunnel is the test's: no host asks for routers."""
-
-    ADDRESS = outer(100)
-
-    def __init__(self, lab, count, ip6=False):
-        super().__init__(lab)
-        self.host.run(f"ip addr add {self.ADDRESS}/24 dev br0")
-        self.hosts = [lab.host(f"h{i}") for i in range(1, count + 1)]
-        for i, host in enumerate(self.hosts, 1):
-            self.plug(host, "eth0", f"{outer(i)}/24")
-            only_ipv4(host, not ip6)
 
 
 class Table:
@@ -106,28 +93,6 @@ def remotes(end):
     """{remote: its inner networks}, as `show` has them."""
     (tunnel,) = end.show()["tunnels"]
     return {remote["remote"]: remote["networks"] for remote in tunnel["remotes"]}
-
-
-def dropped(end):
-    """What the datapath dropped, by reason, without the zeros."""
-    return {why: d["packets"] for why, d in end.show()["dropped"].items() if d["packets"]}
-
-
-def await_dropped(end, **counts):
-    await_(lambda: dropped(end) == counts, what=f"{counts} dropped by {end.host}")
-
-
-def reaches(host, address, count=1, timeout=5):
-    return host.ping(address, count=count, timeout=timeout).received == count
-
-
-def no_answer(host, address):
-    """No ping comes back in the time that others have for it."""
-    return not reaches(host, address, timeout=0.3)
-
-
-def await_reached(host, address):
-    await_(lambda: reaches(host, address, timeout=0.3), what=f"answers of {address} to {host}")
 
 
 def refusal(host, address):

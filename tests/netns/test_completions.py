@@ -168,6 +168,7 @@ def proposed(shell, line):
     }
 
 
+COMMANDS = {"show", "check", "reload", "genkey", "pubkey", "peer", "generate"}
 CONFS = {path.stem for path in (TOP / "etc/ipipou").glob("*.conf")}
 DEVICES = {"eth0", "lo", "odd$(id)"}  # a server has no tunnel before a client comes
 
@@ -186,6 +187,7 @@ def test_names(shell):
         "ipipou check server": servers,
         "ipipou show ": running,
         "ipipou show --json ": running,
+        "ipipou reload ": running,
         "ipipou show ipipou": running,
         "ipipou -b @": DEVICES,
         "ipipou -b ": DEVICES,
@@ -201,7 +203,7 @@ def test_names(shell):
     }.items():
         assert proposed(shell, line) == names, line
     # Its value may be left out: a command may follow as well.
-    assert proposed(shell, "ipipou -s --masquerade ") - {"show", "check", "generate"} == DEVICES
+    assert proposed(shell, "ipipou -s --masquerade ") - COMMANDS == DEVICES
     assert "--json" in shell.completed("ipipou show --js")
     assert "--hosts-url-interval" in shell.completed("ipipou --hosts-u")
 

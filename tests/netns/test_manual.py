@@ -33,7 +33,7 @@ NEAR_LAN, FAR_LAN = "192.168.7", "192.168.8"
 SERVER_INNER, CLIENT_INNER = "172.28.0.0", "172.28.0.1"
 TABLES = "https://tables.example.org"
 # A recipe fewer, and a feature of the program is not in the manual any more.
-RECIPES = 18
+RECIPES = 19
 
 
 def section(page, heading):
@@ -384,7 +384,43 @@ def _(page):
     assert len(re.findall(r"GET /hosts.json .* 200", served.output())) == len(hosts)
 
 
-@shows("Many clients of one server")
+@shows("A server for many clients")
+def _(page):
+    internet = Internet(page.lab)
+    server = internet.at("server", SERVER)
+    peers = page.directory / "hub0.peers.d"
+    peers.mkdir()
+    own = ipipou.Keys(server)
+    text = (TOP / "etc/ipipou/hub0.conf").read_text()
+    text = text.replace("<the server's private key>", own.private)
+    text = re.sub("^peers$", f"peers {peers}", text, flags=re.MULTILINE)
+    conf = page.directory / "hub0.conf"
+    conf.touch(0o640)
+    conf.write_text(text.replace("<the shared secret>", SECRET))
+    page.replaced["--config hub0"] = f"--config {conf}"
+    example = (TOP / "etc/ipipou/peer.toml").read_text()
+
+    def name(peer, key, i):
+        named = example.replace("anna", peer).replace("<the peer's public key>", key)
+        (peers / f"{peer}.toml").write_text(named.replace('"10.8.0.7"', f'"10.8.0.{i}"'))
+
+    name("anna", page.keys.public, 7)
+    near = page.start("ipipou --config hub0", server)
+    client = internet.at("client", CLIENT)
+    knows = {"--route": f"--auth-remote-pubkey-b64 {own.public} --route"}
+    far = page.start("ipipou --config client0", client, **knows)
+    far.await_log("connected to")
+    await_answer(client, "10.8.0.1")
+    here = ["--runtime-root", near.root]
+    listed = server.run(["ipipou", *page.words("ipipou peer list"), *here])
+    assert "anna" in listed and "connected" in listed
+    name("bob", ipipou.Keys(server).public, 8)
+    # The directory has the interface's name here, not the file's.
+    words = [word.replace("hub0", "ipipou0") for word in page.words("ipipou reload hub0")]
+    assert "1 added, 0 changed, 0 removed, 1 untouched" in server.run(["ipipou", *words, *here])
+
+
+@shows("Many clients that share a key")
 def _(page):
     internet = Internet(page.lab)
     server = internet.at("server", SERVER)

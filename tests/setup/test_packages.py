@@ -55,7 +55,7 @@ def test_package_lists_are_updated_first_and_nothing_is_removed(machine, user):
 def test_a_package_in_the_way_is_removed_on_a_machine_for_tests_alone(machine):
     machine.fake("dpkg-query", ABSENT)
     refuses = 'echo "E: Packages need to be removed but remove is disabled." >&2; exit 100'
-    machine.fake("apt-get", 'case $* in *--no-remove*) %s ;; esac' % refuses)
+    machine.fake("apt-get", "case $* in *--no-remove*) %s ;; esac" % refuses)
     ended = machine.run("./setup")
     assert ended.returncode != 0
     assert "says what is in the way; CI=1 removes it" in ended.stderr.splitlines()[-1]

@@ -3,6 +3,7 @@
 import os
 import pathlib
 import re
+import shutil
 import signal
 import subprocess
 
@@ -483,3 +484,82 @@ def test_the_service_is_confined():
     ).stdout
     level = re.search(r"Overall exposure level for \S+: ([\d.]+)", text)[1]
     assert float(level) < 2.5, text
+
+
+HUB_UNIT = "ipipou@hub3"
+
+
+@pytest.fixture
+def hub(machine):
+    """A server whose peers are named in files that only root can read, and one of its peers."""
+    directory = pathlib.Path("/etc/ipipou/hub3.peers.d")
+    directory.mkdir(mode=0o700)
+    machine.own, machine.peers = ipipou.Keys(machine.near), directory
+    configure(
+        "hub3",
+        "server",
+        "number 3",
+        "fou-dev lan0",
+        "tunl-ip 10.8.0.1/24",
+        "peers",
+        f"auth-key-b64 {machine.own.private}",
+    )
+    name_peer(machine, "anna", machine.keys.public, 7)
+    yield machine
+    systemctl("stop", HUB_UNIT, check=False)
+    shutil.rmtree(directory)
+
+
+def name_peer(machine, name, key, last):
+    file = machine.peers / f"{name}.toml"
+    file.touch(0o600)
+    file.write_text(f'[peer.{name}]\npublic-key = "{key}"\naddress = "10.8.0.{last}"\n')
+
+
+def peer_states():
+    """What `ipipou peer list` says of each peer."""
+    command = ["ipipou", "peer", "list", "-i", "hub3"]
+    listed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    return {line.split()[0]: line.split()[1] for line in listed.splitlines()[1:]}
+
+
+def test_peers_of_files_that_only_root_can_read(hub):
+    """They are read at a start and at a reload; a mistake fails the reload, and stops no start."""
+    systemctl("start", HUB_UNIT)
+    assert peer_states() == {"anna": "new"}
+    far = ipipou.client(
+        hub.near,
+        *("--tunl-ip", "10.8.0.7", "--tunl-peer-ip", "10.8.0.1"),
+        *("--auth-remote-pubkey-b64", hub.own.public),
+        remote=f"{SERVER}:10003",
+        keys=hub.keys,
+    )
+    far.await_log("connected to")
+    assert peer_states() == {"anna": "connected"}
+
+    name_peer(hub, "bob", ipipou.Keys(hub.near).public, 8)
+    systemctl("reload", HUB_UNIT)
+    assert "1 added, 0 changed, 0 removed, 1 untouched" in journal("-u", HUB_UNIT)
+    assert peer_states() == {"anna": "connected", "bob": "new"}
+
+    (hub.peers / "bob.toml").write_text('[peer.bob]\nadress = "10.8.0.8"\n')
+    reloaded = subprocess.run(
+        ["systemctl", "reload", HUB_UNIT], capture_output=True, text=True, check=False
+    )
+    assert reloaded.returncode != 0
+    assert 'bob.toml:2: peer bob: unknown field "adress"' in journal("-u", HUB_UNIT)
+    assert peer_states() == {"anna": "connected", "bob": "new"}
+
+    # Yesterday's peers, and the mistake is in the log.
+    mistakes = journal("-u", HUB_UNIT).count('unknown field "adress"')
+    systemctl("restart", HUB_UNIT)
+    assert set(peer_states()) == {"anna", "bob"}
+    assert journal("-u", HUB_UNIT).count('unknown field "adress"') > mistakes
+    assert "going on with the 2 peers of the last good files" in journal("-u", HUB_UNIT)
+    far.reauthenticate()
+    await_(lambda: peer_states()["anna"] == "connected", what="anna")
+    assert properties(HUB_UNIT, "ActiveState", "NRestarts") == {
+        "ActiveState": "active",
+        "NRestarts": "0",
+    }
+    assert far.process.stop() == 0

@@ -1,0 +1,121 @@
+"""A server whose peers are named in files, and its clients, in the hosts of a switch."""
+
+import pathlib
+
+import ipipou
+from ipipou import Tunnel
+from lab import await_
+from lan import Lan, outer
+
+PORT = 10000
+NETWORK, NETWORK6 = "10.8.0.0/24", "fd08::/64"
+LIFETIME = "60s"
+
+
+def inner(i):
+    return f"10.8.0.{i}"
+
+
+def inner6(i):
+    return f"fd08::{i}"
+
+
+class Hub:
+    """The server is host 1; the others are its clients, called peer2, peer3, …"""
+
+    def __init__(self, lab, clients=3, datapath="tun", ip6=False, prefix=24):
+        self.lan = Lan(lab, 1 + clients, ip6=ip6)
+        self.host, *self.clients = self.lan.hosts
+        self.datapath, self.ip6, self.prefix = ["--datapath", datapath], ip6, prefix
+        self.keys = {i: ipipou.Keys(self.host) for i in range(1, 2 + clients)}
+        self.peers = pathlib.Path(lab.directory) / "peers.d"
+        self.peers.mkdir()
+        for i in range(2, 2 + clients):
+            self.name(i)
+
+    def name(self, i, **more):
+        """Writes the file of a peer, as a whole, as `ipipou peer add` does."""
+        addresses = [inner(i), inner6(i)] if self.ip6 else [inner(i)]
+        fields = {
+            "public-key": self.keys[i].public,
+            "address": addresses,
+            "lifetime": LIFETIME,
+        } | {name.replace("_", "-"): value for name, value in more.items()}
+        lines = [f"[peer.peer{i}]"] + [f"{name} = {toml(value)}" for name, value in fields.items()]
+        self.write(f"peer{i}.toml", "\n".join(lines) + "\n")
+
+    def write(self, name, text):
+        beside = self.peers / (name + ".new")
+        beside.write_text(text)
+        beside.rename(self.peers / name)
+
+    def forget(self, i):
+        (self.peers / f"peer{i}.toml").unlink()
+
+    def server(self, *options, **more):
+        own = ["-s", "-b", "@eth0", "--tunl-ip", f"{inner(1)}/{self.prefix}", "--peers", self.peers]
+        own += ["--ip6", f"{inner6(1)}/64"] if self.ip6 else []
+        own += ["--auth-key-b64", self.keys[1].private, "--auth-secret", ipipou.SECRET]
+        return Tunnel(self.host, *own, *self.datapath, *options, **more)
+
+    def client(self, i, *options, **more):
+        """The client on host `i`; it has a keepalive that no test lives to see."""
+        own = ["-c", "-b", "@eth0", "-r", f"{outer(1)}:{PORT}", "--route", NETWORK]
+        own += ["--tunl-ip", inner(i), "--tunl-peer-ip", inner(1)]
+        own += ["--ip6", f"{inner6(i)}/64"] if self.ip6 else []
+        own += ["--auth-key-b64", self.keys[i].private, "--auth-secret", ipipou.SECRET]
+        own += ["--auth-remote-pubkey-b64", self.keys[1].public]
+        return Tunnel(self.lan.hosts[i - 1], *own, *self.datapath, *options, **more)
+
+    def connect(self, *options):
+        """Starts the server and all clients, which are connected when this returns."""
+        near = self.server(*options)
+        ends = [self.client(i) for i in range(2, 2 + len(self.clients))]
+        for end in ends:
+            end.await_log("connected to")
+        return near, ends
+
+
+def toml(value):
+    """A value as TOML has it."""
+    match value:
+        case bool():
+            return "true" if value else "false"
+        case list():
+            return "[" + ", ".join(map(toml, value)) + "]"
+        case str() if value.startswith("@"):
+            return value[1:]  # a date
+        case str():
+            return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
+        case _:
+            return str(value)
+
+
+def peers(server):
+    """What `show` says of each peer, by its name."""
+    return {peer["name"]: peer for peer in server.show()["peers"]["peers"]}
+
+
+def states(server):
+    return {name: peer["state"] for name, peer in peers(server).items()}
+
+
+def await_state(server, name, state):
+    await_(lambda: states(server).get(name) == state, what=f"{name} {state}")
+
+
+def hellos(server):
+    """Hellos by what became of them, without the zeros."""
+    return {what: n for what, n in server.show()["peers"]["hellos"].items() if n}
+
+
+def reload(server):
+    """Has the files read again; what the server says of them."""
+    seen = len(server.process.output())
+    server.process.send_signal(1)
+    sign = "untouched", "everything stays as it was"
+    await_(
+        lambda: any(word in server.process.output()[seen:] for word in sign),
+        what="files that were read",
+    )
+    return server.process.output()[seen:]

@@ -1,0 +1,363 @@
+"""A server whose peers are named in files (--peers): who is let in, by which inner addresses, and what a
+change of the files disturbs."""
+
+import base64
+import contextlib
+import ipaddress
+import json
+import os
+import signal
+import time
+
+import pytest
+
+import ipipou
+from control_v2 import Client
+from hub import (
+    LIFETIME,
+    PORT,
+    Hub,
+    await_state,
+    hellos,
+    inner,
+    inner6,
+    peers,
+    reload,
+    states,
+)
+from ipipou import SECRET
+from lab import await_
+from lan import await_dropped, await_reached, no_answer, outer, reaches
+
+
+def at(i, port=PORT):
+    return f"{outer(i)}:{port}"
+
+
+def test_peers_reach_the_server_and_each_other(lab):
+    hub = Hub(lab, ip6=True)
+    hub.host.sysctl("net.ipv6.conf.all.forwarding", 1)  # the program sees to IPv4 only
+    before = [host.snapshot() for host in hub.lan.hosts]
+    near, ends = hub.connect()
+    for i, host in enumerate(hub.clients, 2):
+        for other in {1, 2, 3, 4} - {i}:
+            assert reaches(host, inner(other), count=2)
+            assert reaches(host, inner6(other), count=2)
+        assert reaches(hub.host, inner(i)) and reaches(hub.host, inner6(i))
+    assert {name: peer["remote"] for name, peer in peers(near).items()} == {
+        "peer2": at(2),
+        "peer3": at(3),
+        "peer4": at(4),
+    }
+    assert set(states(near).values()) == {"connected"}
+    shown = near.show()["peers"]
+    assert shown["by_state"] == {"connected": 3, "away": 0, "new": 0, "expired": 0, "disabled": 0}
+    assert shown["public_key"] == hub.keys[1].public
+    # Each said hello twice: without a cookie, and with it.
+    assert hellos(near) == {"challenged": 3, "admitted": 3}
+    (tunnel,) = ends[0].show()["tunnels"]
+    assert (tunnel["connected"], tunnel["connection"]["seen_as"]) == (True, at(2))
+    assert tunnel["connection"]["inner"] == [f"{inner(2)}/24", f"{inner6(2)}/64"]
+    text = hub.host.run(["ipipou", "show", "--runtime-root", near.root, "ipipou0"])
+    assert "peers: 3 connected" in text and f"peer2  connected  {at(2)}" in text
+    assert [end.process.stop() for end in ends] == [0] * 3
+    await_(lambda: set(states(near).values()) == {"away"}, what="three who said goodbye")
+    assert near.process.stop() == 0
+    assert [host.snapshot() for host in hub.lan.hosts] == before
+
+
+def test_a_client_moves_and_says_goodbye(lab):
+    hub = Hub(lab, clients=2)
+    near, (one, _) = hub.connect()
+    one.process.kill()
+    (client, _) = hub.clients
+    moved = hub.client(2, "--fou-local-port", 10007)
+    moved.await_log("connected to")
+    near.await_log(f"peer2 moved from {at(2)} to {at(2, 10007)}")
+    await_reached(client, inner(1))
+    assert peers(near)["peer2"]["remote"] == at(2, 10007)
+    assert moved.process.stop() == 0
+    near.await_log("peer2 is not connected any more.*: it said goodbye")
+    assert states(near) == {"peer2": "away", "peer3": "connected"}
+    no_answer(hub.host, inner(2))
+
+
+def test_a_peer_sends_from_its_own_addresses_only(lab):
+    hub = Hub(lab, clients=2)
+    hub.name(2, route=["192.168.7.0/24"])
+    near, _ = hub.connect()
+    seen = hub.host.capture("ipipou0", "icmp")
+    one = hub.clients[0]
+
+    def send(source, host=one, i=2):
+        host.send_fou(outer(i), PORT, outer(1), PORT, source, inner(1))
+
+    for source in (inner(2), "192.168.7.9"):
+        send(source)
+        seen.await_packets(1, condition=lambda p: p.src == source)
+    for source in (inner(3), inner(1), "192.168.8.1"):
+        send(source)
+    await_dropped(near, rx_wrong_source=3)
+    # Nor may a stranger, whatever its source.
+    hub.lan.host.send_fou(hub.lan.ADDRESS, PORT, outer(1), PORT, inner(2), inner(1))
+    await_dropped(near, rx_wrong_source=3, rx_stranger=1)
+
+
+def test_networks_behind_a_peer_are_routed_while_it_is_connected(lab):
+    hub = Hub(lab, clients=1)
+    hub.name(2, route=["192.168.7.0/24"])
+    behind = hub.clients[0]
+    behind.run("ip addr add 192.168.7.1/32 dev lo")
+    near, (far,) = hub.connect()
+    await_(lambda: "192.168.7.0/24" in hub.host.run("ip route show proto 105"), what="route")
+    await_reached(hub.host, "192.168.7.1")
+    assert far.process.stop() == 0
+    await_(lambda: "192.168.7.0/24" not in hub.host.run("ip route"), what="route that is gone")
+
+
+def test_a_change_of_the_files_disturbs_nobody_else(lab):
+    """All pings of a bystander are answered while another peer is added, changed and removed."""
+    hub = Hub(lab, clients=3)
+    hub.forget(4)
+    near = hub.server()
+    bystander, other = hub.client(2), hub.client(3)
+    for end in (bystander, other):
+        end.await_log("connected to")
+    ping = hub.clients[0].ping_background(inner(1), interval=0.02)
+    ping.await_answers()
+    hub.name(4)
+    assert "1 added, 0 changed, 0 removed, 2 untouched" in reload(near)
+    late = hub.client(4)
+    late.await_log("connected to")
+    hub.name(3, address=[inner(33)])
+    assert "0 added, 1 changed, 0 removed, 2 untouched" in reload(near)
+    await_(lambda: peers(near)["peer3"]["addresses"] == [inner(33)], what="another address")
+    assert peers(near)["peer3"]["remote"] == at(3), "the session goes on"
+    hub.name(3, enabled=False)
+    said = reload(near)
+    assert "0 added, 1 changed, 0 removed, 2 untouched" in said and "it is disabled" in said
+    hub.forget(4)
+    assert "0 added, 0 changed, 1 removed, 2 untouched" in reload(near)
+    assert states(near) == {"peer2": "connected", "peer3": "disabled"}
+    ping.stop_complete()
+    # Who is disabled is told so, and only after it has shown that it is there.
+    other.reauthenticate()
+    other.await_log("does not let us in: we are disabled there")
+    (tunnel,) = other.show()["tunnels"]
+    assert tunnel["connected"] is False and "disabled" in tunnel["connection"]["why"]
+
+
+def test_a_mistake_in_the_files_changes_nothing(lab):
+    hub = Hub(lab, clients=2)
+    near, ends = hub.connect()
+    hub.name(3, address=[inner(2)])
+    hub.write("broken.toml", "[peer.x]\nadress = 1\n")
+    said = reload(near)
+    assert "everything stays as it was" in said
+    assert "peer3" in said and "broken.toml:2" in said, said
+    assert set(states(near).values()) == {"connected"}
+    assert reaches(hub.clients[0], inner(1)) and reaches(hub.clients[1], inner(1))
+    assert near.process.stop() == 0
+    # A start says the same, and goes on with the last good files.
+    again = hub.server()
+    said = again.process.output()
+    assert "broken.toml:2" in said and "going on with the 2 peers of the last good files" in said
+    for end in ends:
+        end.reauthenticate()
+    await_(lambda: set(states(again).values()) == {"connected"}, what="both peers")
+
+
+def test_a_first_start_with_a_mistake_changes_nothing(lab):
+    hub = Hub(lab, clients=1)
+    hub.write("broken.toml", "[peer.x]\nadress = 1\n")
+    before = hub.host.snapshot()
+    near = hub.server(ready=False)
+    assert near.process.wait() == 2
+    assert "broken.toml:2" in near.process.output()
+    assert hub.host.snapshot() == before
+
+
+def test_commands_about_peers(lab):
+    """`ipipou reload` and `ipipou peer`, as an operator types them."""
+    hub = Hub(lab, clients=2)
+    hub.name(3, note="behind CGNAT; Eva", expires="@2027-01-31")
+    near, _ = hub.connect()
+
+    def say(*words, code=0):
+        argv = ["ipipou", *words, "--runtime-root", near.root]
+        done = hub.host.run(argv, check=False)
+        assert done.returncode == code, done
+        return done.stdout + done.stderr
+
+    listed = say("peer", "list").splitlines()
+    assert listed[0].split() == ["PEER", "STATE", "REMOTE", "ADDRESS", "SEEN"]
+    assert [line.split()[:4] for line in listed[1:]] == [
+        ["peer2", "connected", at(2), inner(2)],
+        ["peer3", "connected", at(3), inner(3)],
+    ]
+    assert max(map(len, listed)) <= 100
+    assert say("peer", "list", "--state", "away").split() == listed[0].split()
+    assert "is not one of" in say("peer", "list", "--state", "gone", code=2)
+    shown = say("peer", "show", "peer3")
+    for words in ("peer3: connected", f"remote {at(3)}", "note behind CGNAT; Eva", "peer3.toml:1"):
+        assert words in shown, shown
+    (one,) = json.loads(say("peer", "show", "peer2", "--json"))
+    assert (one["name"], one["remote"], one["expires"]) == ("peer2", at(2), None)
+    (other,) = json.loads(say("peer", "show", "peer3", "--json"))
+    assert other["expires"] == 1801440000  # 2027-02-01 0:00 UTC
+    assert "no peer is called" in say("peer", "show", "peer4", code=1)
+    assert "no peer is called" in say("peer", "kick", "peer4", code=2)
+
+    assert "its session is over" in say("peer", "kick", "peer2")
+    near.await_log("peer2 is not connected any more.*: it was kicked")
+    await_reached(
+        hub.clients[0], inner(1)
+    )  # it may come back, and data without an answer brings it
+
+    hub.name(2, isolate=True)
+    assert say("reload").strip() == ("ipipou0: 0 added, 1 changed, 0 removed, 1 untouched")
+    hub.write("broken.toml", "[peer.x]\nadress = 1\n")
+    said = say("reload", "ipipou0", code=2)
+    assert "broken.toml:2" in said and len(said.splitlines()) == 2
+    assert states(near) == {"peer2": "connected", "peer3": "connected"}
+
+
+def test_a_client_says_that_nobody_answers(lab):
+    hub = Hub(lab, clients=1)
+    far = hub.client(2)
+    far.await_log("not connected: no answer from")
+    (tunnel,) = far.show()["tunnels"]
+    assert tunnel["connected"] is False and "no answer" in tunnel["connection"]["why"]
+    hub.server()
+    far.await_log("connected to", timeout=40)
+    await_reached(hub.clients[0], inner(1))
+
+
+def test_a_server_that_was_killed_has_its_clients_back(lab):
+    """A client whose packets are not answered says hello by itself."""
+    hub = Hub(lab, clients=2)
+    near, _ = hub.connect()
+    near.process.kill()
+    near = hub.server()
+    for host in hub.clients:
+        await_reached(host, inner(1))
+    assert set(states(near).values()) == {"connected"}
+
+
+def test_a_recorded_hello_moves_nobody(lab):
+    """Neither from the client's address, nor from another one, nor after a restart of the server."""
+    hub = Hub(lab, clients=1)
+    recorded = hub.host.capture("eth0", f"udp and dst port {PORT} and src host {outer(2)}")
+    near, (far,) = hub.connect()
+    packets = recorded.await_packets(2)
+    hello = [packet.payload for packet in packets]
+    assert [len(payload) for payload in hello] == [128, 128]
+
+    def replay():
+        for payload in hello:
+            hub.lan.host.send_udp(hub.lan.ADDRESS, PORT, outer(1), PORT, payload)
+            hub.lan.host.send_udp(outer(2), PORT, outer(1), PORT, payload)
+
+    challenged = hellos(near)["challenged"]
+    replay()
+    await_(lambda: hellos(near)["challenged"] == challenged + 4, what="four challenges")
+    assert peers(near)["peer2"]["remote"] == at(2)
+    assert hellos(near)["admitted"] == 1
+    far.process.send_signal(signal.SIGKILL)
+    near.process.kill()
+    near = hub.server()
+    replay()
+    await_(lambda: hellos(near) == {"challenged": 4}, what="four challenges")
+    assert states(near) == {"peer2": "new"}
+
+
+@pytest.mark.parametrize("isolated", [2, 3])
+def test_an_isolated_peer_reaches_the_server_alone(lab, isolated):
+    hub = Hub(lab, clients=3)
+    hub.name(isolated, isolate=True)
+    near, _ = hub.connect()
+    two, three, four = hub.clients
+    assert reaches(two, inner(1)) and reaches(three, inner(1))
+    for one, other in ((two, inner(3)), (three, inner(2))):
+        no_answer(one, other)
+    other = two if isolated == 3 else three
+    assert reaches(other, inner(4)) and reaches(four, inner(1))
+    assert near.show()["dropped"]["tx_isolated"]["packets"] > 0
+
+
+def test_an_older_server_takes_hellos_as_authentication_packets(lab):
+    """It never answers them; the client says so, and its data tells whether it is connected."""
+    server, client = ipipou.neighbours(lab)
+    keys = ipipou.Keys(server)
+    near = ipipou.server(server, "--datapath", "tun", keys=keys)
+    knows = ["--auth-remote-pubkey-b64", ipipou.Keys(server).public]
+    far = ipipou.client(client, "--datapath", "tun", *knows, keys=keys)
+    near.await_log("tunnel up")
+    ipipou.reach_each_other(server, client)
+    far.await_log("never answers: give --protocol 1")
+    await_(lambda: far.show()["tunnels"][0]["connected"], what="a client that hears data")
+    assert far.process.stop() == 0
+    sent = server.capture("eth0", "udp and dst port 10000")
+    far = ipipou.client(client, "--datapath", "tun", *knows, "--protocol", "1", keys=keys)
+    (packet, *_) = sent.await_packets(1)
+    assert len(packet.payload) == 73
+
+
+class Crowd:
+    """Peers that a test plays, at one address: behind one NAT, each has a port of its own."""
+
+    def __init__(self, hub, host, address, count):
+        self.address = address
+        self.players, lines = {}, []
+        for number in range(count):
+            key = base64.b64encode(os.urandom(32)).decode()
+            player = Client(key, hub.keys[1].public, SECRET)
+            inside = f"10.8.1.{number}" if number else "10.8.1.250"
+            lines += [f"[peer.played{number}]", f'public-key = "{player.public_text}"']
+            lines += [f'address = "{inside}"', f'lifetime = "{LIFETIME}"', ""]
+            socket = host.udp_socket(address, 20000 + number, timeout=0)
+            self.players[number] = (player, socket, inside)
+        hub.write("crowd.toml", "\n".join(lines))
+
+    def come_back(self, within):
+        """All of them say hello, each again after a second without an answer; how long that takes."""
+        begin = time.monotonic()
+        said = dict.fromkeys(self.players, float("-inf"))
+        left = dict(self.players)
+        while left:
+            now = time.monotonic()
+            assert now - begin < within, f"{len(left)} are not back after {within} s"
+            for number, (player, socket, _) in list(left.items()):
+                if now - said[number] >= 1:
+                    player.cookie = None  # the server was started again
+                    socket.sendto(player.hello(), (outer(1), PORT))
+                    said[number] = now
+                with contextlib.suppress(BlockingIOError):
+                    match player.hear(socket.recv(2048)):
+                        case 0x81:
+                            socket.sendto(player.hello(), (outer(1), PORT))
+                            said[number] = now
+                        case 0x82:
+                            del left[number]
+        return time.monotonic() - begin
+
+
+def test_two_hundred_peers_behind_one_address_are_back_soon_after_a_restart(lab):
+    hub = Hub(lab, clients=3, prefix=16)
+    crowd = Crowd(hub, hub.clients[0], outer(2), 197)
+    near, _ = hub.connect()
+    crowd.come_back(within=8)
+    assert set(states(near).values()) == {"connected"}
+    near.process.kill()
+    near = hub.server()
+    crowd.come_back(within=8)
+    # The three that are real say hello when their data is not answered.
+    for host in hub.clients:
+        await_reached(host, inner(1))
+    assert len(states(near)) == 200 and set(states(near).values()) == {"connected"}
+    # Each is where it is.
+    for _, socket, inside in crowd.players.values():
+        hub.host.run(["ping", "-c1", "-W0.01", inside], check=False)
+        socket.settimeout(5)
+        packet = socket.recv(2048)
+        assert (packet[0] >> 4, packet[16:20]) == (4, ipaddress.ip_address(inside).packed)

@@ -1,0 +1,145 @@
+"""A server whose peers are named in files, on the kernel's datapath: a link for each peer that is
+connected, and rules that queue hellos and answers."""
+
+import pytest
+
+from control_v2 import Client
+from hub import PORT, Hub, await_state, hellos, inner, peers, reload, states
+from ipipou import SECRET, await_
+from lan import await_reached, outer, reaches
+
+
+def at(i, port=PORT):
+    return f"{outer(i)}:{port}"
+
+
+@pytest.fixture
+def hub(lab):
+    return Hub(lab, clients=3, datapath="kernel")
+
+
+def links(host):
+    """The interfaces of peers."""
+    return [link for link in host.run("ip -br link").split() if link.startswith("ipipou0-")]
+
+
+def test_peers_reach_the_server_and_each_other(hub):
+    before = [host.snapshot() for host in hub.lan.hosts]
+    near, ends = hub.connect()
+    for i, host in enumerate(hub.clients, 2):
+        for other in {1, 2, 3, 4} - {i}:
+            assert reaches(host, inner(other), count=2)
+        assert reaches(hub.host, inner(i))
+    assert {name: peer["remote"] for name, peer in peers(near).items()} == {
+        "peer2": at(2),
+        "peer3": at(3),
+        "peer4": at(4),
+    }
+    assert len(links(hub.host)) == 3
+    assert hellos(near)["admitted"] == 3
+    (tunnel,) = ends[0].show()["tunnels"]
+    assert (tunnel["connected"], tunnel["connection"]["seen_as"]) == (True, at(2))
+    assert ends[0].process.stop() == 0
+    await_state(near, "peer2", "away")
+    await_(lambda: len(links(hub.host)) == 2, what="two links")
+    assert [end.process.stop() for end in (near, *ends[1:])] == [0] * 3
+    assert [host.snapshot() for host in hub.lan.hosts] == before
+
+
+def test_spoofed_sources_and_strangers_are_dropped(hub):
+    near, _ = hub.connect()
+    seen = hub.host.capture("any", f"icmp and src {inner(1)}")
+    one, stranger = hub.clients[0], hub.lan.host
+    one.send_fou(outer(2), PORT, outer(1), PORT, inner(3), inner(1))
+    stranger.send_fou(hub.lan.ADDRESS, PORT, outer(1), PORT, inner(2), inner(1))
+    stranger.send_udp(hub.lan.ADDRESS, PORT, outer(1), PORT, b"\x90" * 128)
+    near.await_dropped(stranger_data=1, stranger_other=1)
+    filtered = "nstat -asz TcpExtIPReversePathFilter"
+    await_(lambda: " 1 " in hub.host.run(filtered), what="a source that is not routed there")
+    one.send_fou(outer(2), PORT, outer(1), PORT, inner(2), inner(1))
+    seen.await_packets(1, condition=lambda p: p.dst == inner(2))
+    assert not seen.matching(lambda p: p.dst == inner(3))
+
+
+def test_a_server_that_was_killed_goes_on_without_a_loss(hub):
+    """Its links and rules carry data meanwhile; each peer has one lease to say hello."""
+    near, ends = hub.connect()
+    ping = hub.clients[0].ping_background(inner(1))
+    ping.await_answers()
+    near.process.kill()
+    near = hub.server()
+    near.await_log("took over the running tunnel to")
+    assert set(states(near).values()) == {"connected"}
+    ping.stop_complete()
+    for end in ends:
+        end.reauthenticate()
+    await_(
+        lambda: hellos(near).get("admitted", 0) + hellos(near).get("refreshed", 0) >= 3,
+        what="hellos of all",
+    )
+
+
+def test_a_change_of_the_files_disturbs_nobody_else(hub):
+    hub.forget(4)
+    near = hub.server()
+    for i in (2, 3):
+        hub.client(i).await_log("connected to")
+    ping = hub.clients[0].ping_background(inner(1))
+    ping.await_answers()
+    hub.name(4)
+    assert "1 added, 0 changed, 0 removed, 2 untouched" in reload(near)
+    hub.client(4).await_log("connected to")
+    hub.name(3, enabled=False)
+    assert "0 added, 1 changed, 0 removed, 2 untouched" in reload(near)
+    await_(lambda: len(links(hub.host)) == 2, what="two links")
+    ping.stop_complete()
+    assert hub.host.run(["ping", "-c1", inner(3)], check=False).returncode != 0
+
+
+def test_peers_are_isolated_by_userspace_only(hub):
+    """The kernel's datapath does not take a set that it cannot enforce."""
+    near = hub.server()
+    hub.name(2, isolate=True)
+    said = reload(near)
+    assert "peer peer2: `isolate` needs the userspace datapath" in said
+    assert "everything stays as it was" in said
+    assert near.process.stop() == 0
+    again = hub.server("--memory-dir", hub.peers.parent / "none", ready=False)
+    assert again.process.wait() == 2
+    assert "--datapath kernel: peer peer2 has `isolate`" in again.process.output()
+
+
+def test_a_peer_moves_behind_its_nat(hub):
+    """Two peers behind one address, one of which gets another port."""
+    near = hub.server()
+    players = [Client(hub.keys[i].private, hub.keys[1].public, SECRET) for i in (2, 3)]
+    host, seen = hub.clients[0], hub.clients[0].capture("eth0", f"udp and src port {PORT}")
+
+    def come(player, port):
+        for _ in range(2):
+            before = len(seen.packets())
+            host.send_udp(outer(2), port, outer(1), PORT, player.hello())
+            answer = seen.await_packets(before + 1)[-1]
+            heard = player.hear(answer.payload)
+        return heard
+
+    assert [come(player, port) for player, port in zip(players, (4001, 4002))] == [0x82, 0x82]
+    assert [peers(near)[f"peer{i}"]["remote"] for i in (2, 3)] == [at(2, 4001), at(2, 4002)]
+    # The second one's mapping is the first one's now.
+    assert come(players[1], 4001) == 0x82
+    near.await_log("peer2 is not connected any more.*: peer3 is at this address and port now")
+    assert states(near) == {"peer2": "away", "peer3": "connected", "peer4": "new"}
+
+
+def test_a_full_client_follows_its_server(hub):
+    """The client's rules queue answers, and nothing that others send."""
+    near, ends = hub.connect()
+    host = hub.clients[0]
+    for payload in (b"\x82" * 128, b"\x81\2" + bytes(126)):
+        hub.lan.host.send_udp(hub.lan.ADDRESS, PORT, outer(2), PORT, payload)
+    ends[0].await_dropped(stranger_other=2)
+    near.process.kill()
+    ends[0].reauthenticate()
+    ends[0].await_log("not connected: no answer from|connected to", timeout=30)
+    near = hub.server()
+    await_reached(host, inner(1))
