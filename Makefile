@@ -87,7 +87,7 @@ install: ## to PREFIX=/usr/local, configuration examples to /etc/ipipou; needs `
 	mkdir -p $(DESTDIR)$(UNITS) $(DESTDIR)$(CONF) $(dir $(man) $(completions))
 	sed 's|/usr/local/bin/|$(PREFIX)/bin/|' ipipou@.service >$(DESTDIR)$(UNITS)/ipipou@.service
 	install -m 644 ipipou.target $(DESTDIR)$(UNITS)/ipipou.target
-	for file in etc/ipipou/*.conf etc/ipipou/hosts.json; do \
+	for file in etc/ipipou/*.conf etc/ipipou/hosts.json etc/ipipou/peer.toml; do \
 		place=$(DESTDIR)$(CONF)/$${file##*/}; \
 		case $$file in *.conf) mode=640 ;; *) mode=644 ;; esac; \
 		test -e "$$place" || install -m $$mode "$$file" "$$place"; \
