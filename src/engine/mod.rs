@@ -25,6 +25,7 @@ mod persistence;
 mod prover;
 mod random;
 mod reconcile;
+mod report;
 mod rivals;
 mod server;
 mod sessions;
@@ -43,7 +44,7 @@ use answers::Answers;
 use config::{Config, Datapath, Expects, Outer, PeerSource, Shows, TunnelConfig};
 use endpoint::{Endpoint, OuterFound, find_outer};
 
-pub use event::{Action, Counters, Event, Failed, Outgoing, Report, Status, Unusable};
+pub use event::{Action, Counters, Event, Failed, Outgoing, Status};
 pub use heard::Contact;
 use heard::Heard;
 use host::plan::Owned;
@@ -57,6 +58,7 @@ use peers::Peers;
 pub use prover::Connection;
 use prover::Dated;
 use reconcile::Remotes;
+pub use report::{Report, Unusable};
 use rivals::Rivals;
 use table::Node;
 

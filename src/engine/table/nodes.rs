@@ -6,9 +6,9 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use ipnet::IpNet;
 
 use crate::engine::config::{AlternateAddress, Datapath, DeviceName, TunnelConfig};
-use crate::engine::event::Unusable;
 use crate::engine::host::{Found, is_labelled};
 use crate::engine::peer::{Locator, Peer};
+use crate::engine::report::Unusable;
 use crate::engine::table::Node;
 
 /// Alternate local addresses of nodes: a network that no number of a tunnel has.
