@@ -5,11 +5,11 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use hmac::{Hmac, KeyInit as _, Mac as _};
-use sha2::Sha512;
+use hmac::Mac as _;
 use subtle::ConstantTimeEq as _;
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
+use super::pair::keyed;
 use crate::wire::control::Cookie;
 
 const LABEL: &[u8] = b"ipipou 2 cookie";
@@ -92,9 +92,7 @@ impl Epoch {
     fn cookie(&self, client: &[u8; 32], generation: u64, ends: &Ends) -> Cookie {
         let mut cookie = [0; 16];
         let [selector, ..] = self.number.to_le_bytes();
-        // HMAC takes keys of any length.
-        let Ok(mac) = Hmac::<Sha512>::new_from_slice(&self.secret) else { return cookie };
-        let mac = mac
+        let mac = keyed(&self.secret)
             .chain_update(LABEL)
             .chain_update(client)
             .chain_update(generation.to_be_bytes())
@@ -161,13 +159,16 @@ mod tests {
                 "{remote} {local}"
             );
         }
-        let scoped = |scope| ends(&format!("[fe80::1%{scope}]:1"), "[fe80::2]:1");
-        let cookie = secrets.make(&CLIENT, 5, &scoped(2));
-        assert!(!secrets.is_good(&cookie, &CLIENT, 5, &scoped(3)));
+        let scoped =
+            |remote, local| ends(&format!("[fe80::1%{remote}]:1"), &format!("[fe80::2%{local}]:1"));
+        let cookie = secrets.make(&CLIENT, 5, &scoped(2, 2));
+        assert!(secrets.is_good(&cookie, &CLIENT, 5, &scoped(2, 2)));
+        assert!(!secrets.is_good(&cookie, &CLIENT, 5, &scoped(3, 2)));
+        assert!(!secrets.is_good(&cookie, &CLIENT, 5, &scoped(2, 3)));
         for byte in 0..16 {
             let mut other = cookie;
             other[byte] ^= 1;
-            assert!(!secrets.is_good(&other, &CLIENT, 5, &scoped(2)), "{byte}");
+            assert!(!secrets.is_good(&other, &CLIENT, 5, &scoped(2, 2)), "{byte}");
         }
     }
 

@@ -11,19 +11,29 @@ use hkdf::Hkdf;
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use sha2::Sha512;
 use subtle::ConstantTimeEq as _;
-use zeroize::Zeroizing;
+use zeroize::{ZeroizeOnDrop, Zeroizing};
 
 use super::secret::{KeyError, SharedSecret};
 use crate::wire::control::{Answer, HELLO_LEN, HelloFields, Hint, MAC_LEN, Tag};
 
 const LABEL: &[u8] = b"ipipou 2";
 
-/// The keys between one client and one server.
+/// The keys between one client and one server, each as the state of an HMAC that has taken it in, so that
+/// a MAC costs two blocks of SHA-512 less. They are wiped when dropped.
 #[derive(Clone)]
 pub struct Pair {
     to_server: Hmac<Sha512>,
     to_client: Hmac<Sha512>,
 }
+
+impl ZeroizeOnDrop for Pair {}
+
+/// What an HMAC consists of, states of its hash, is wiped: this does not compile without the feature
+/// `zeroize` of sha2.
+const _: fn() = || {
+    fn is_wiped<T: ZeroizeOnDrop>() {}
+    is_wiped::<Sha512>();
+};
 
 /// Checks that a public key can be used for both signatures and X25519, and that no other bytes stand for
 /// the same point.
@@ -102,12 +112,12 @@ impl Pair {
         }
         let material = Zeroizing::new([shared.as_slice(), secret.as_bytes()].concat());
         let info = [LABEL, client, server].concat();
-        let mut keys = Zeroizing::new([0; 64]);
+        let mut keys = Zeroizing::new([[0; 32]; 2]);
         // 64 bytes are one block of what HKDF can give.
-        let expanded = Hkdf::<Sha512>::new(None, &material).expand(&info, keys.as_mut());
+        let expanded = Hkdf::<Sha512>::new(None, &material).expand(&info, keys.as_flattened_mut());
         expanded.map_err(|_| KeyError::Weak)?;
-        let (to_server, to_client) = keys.split_at(32);
-        Ok(Pair { to_server: keyed(to_server)?, to_client: keyed(to_client)? })
+        let [to_server, to_client] = &*keys;
+        Ok(Pair { to_server: keyed(to_server), to_client: keyed(to_client) })
     }
 
     /// The MAC of a hello.
@@ -161,8 +171,12 @@ pub fn unsigned_hello(pair: &Pair, fields: &HelloFields, noise: [u8; 64]) -> [u8
     hello
 }
 
-fn keyed(key: &[u8]) -> Result<Hmac<Sha512>, KeyError> {
-    Hmac::new_from_slice(key).map_err(|_| KeyError::Weak) // it takes keys of any length
+/// An HMAC that has taken in its key: zeros fill it up to a block of SHA-512 (RFC 2104, 2).
+pub(super) fn keyed(key: &[u8; 32]) -> Hmac<Sha512> {
+    let mut block = Zeroizing::new([0; 128]);
+    let (start, _) = block.split_at_mut(key.len());
+    start.copy_from_slice(key);
+    Hmac::new((&*block).into())
 }
 
 fn mac(key: &Hmac<Sha512>, data: &[u8]) -> Tag {
