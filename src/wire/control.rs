@@ -26,7 +26,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
 
-use super::auth_packet::{SALT_LEN, SIGNATURE_LEN};
+use super::auth_packet::{self, SALT_LEN, SIGNATURE_LEN};
 
 /// Bytes of a hello or goodbye.
 pub const HELLO_LEN: usize = 128;
@@ -204,19 +204,24 @@ pub fn may_begin(first: u8) -> bool {
 impl HelloFields {
     /// The bytes that the MAC covers.
     pub fn encode(&self) -> [u8; AUTHENTICATED_LEN] {
-        let mut bytes = Vec::with_capacity(AUTHENTICATED_LEN);
-        bytes.extend(super::auth_packet::message(self.seconds, self.salt));
         let kind = match self.kind {
             HelloKind::Hello => 1,
             HelloKind::Bye => 2,
         };
         let flags = if self.wants_addresses { WANTS_ADDRESSES } else { 0 };
-        bytes.extend([VERSION, kind, flags]);
-        bytes.extend(self.sender);
-        bytes.extend(self.receiver);
-        bytes.extend(self.cookie);
-        bytes.extend(self.mtu.map(tlv_mtu).unwrap_or_default());
-        bytes.try_into().unwrap_or([0; AUTHENTICATED_LEN]) // they are 48 bytes
+        let parts: [&[u8]; 6] = [
+            &auth_packet::message(self.seconds, self.salt),
+            &[VERSION, kind, flags],
+            &self.sender,
+            &self.receiver,
+            &self.cookie,
+            &self.mtu.map(tlv_mtu).unwrap_or_default(),
+        ];
+        let mut bytes = [0; AUTHENTICATED_LEN];
+        for (byte, part) in bytes.iter_mut().zip(parts.into_iter().flatten()) {
+            *byte = *part;
+        }
+        bytes
     }
 }
 
