@@ -79,13 +79,18 @@ fn the_first_hello_of_all_does_not_count_once_its_peer_was_disabled() {
     world.server.insert(A, peer(A, LEASE, Allowed::Disabled));
     world.server.insert(A, peer(A, LEASE, Allowed::Yes));
     assert_eq!(world.outcome(&held_back, to_l1(a0()), 1050.0), CHALLENGED);
-    // Nor when it is another peer for the server.
-    let held_back = world.hello(&mut client, 1051.0);
-    world.exchange(&mut client, &held_back, to_l1(a0()), 1051.0);
-    let held_back = world.due(&mut client, 1051.0).unwrap();
+}
+
+#[test]
+fn the_first_hello_of_all_does_not_count_once_its_peer_was_removed_and_added() {
+    let mut world = World::new(1000.0);
+    let mut client = client(A, secs(1000.0));
+    let first = world.hello(&mut client, 1000.0);
+    world.exchange(&mut client, &first, to_l1(a0()), 1000.0);
+    let held_back = world.due(&mut client, 1000.0).unwrap();
     world.server.remove(A);
     world.server.insert(A, peer(A, LEASE, Allowed::Yes));
-    assert_eq!(world.outcome(&held_back, to_l1(a0()), 1051.0), CHALLENGED);
+    assert_eq!(world.outcome(&held_back, to_l1(a0()), 1050.0), CHALLENGED);
 }
 
 #[test]

@@ -219,6 +219,18 @@ fn an_accept_closes_its_hello_and_older_ones() {
 }
 
 #[test]
+fn the_cookie_of_a_late_accept_does_not_replace_a_newer_one() {
+    let mut talk = Talk::new();
+    let first = talk.poll(START).unwrap();
+    let (at, second) = talk.next();
+    talk.challenge(&second, COOKIE, at);
+    assert_eq!(talk.accept(&first, 180, at), ClientHeard::Accepted);
+    let third = talk.poll(at).unwrap();
+    assert_eq!(cookie(&third), COOKIE);
+    assert!(is_signed(&third));
+}
+
+#[test]
 fn a_connection_lasts_from_the_sending_of_the_hello() {
     let mut talk = Talk::new();
     let hello = talk.poll(START).unwrap();
