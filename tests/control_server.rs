@@ -404,6 +404,19 @@ fn two_peers_can_exchange_their_keys_in_one_reload() {
 }
 
 #[test]
+fn nobody_is_known_by_a_key_of_before() {
+    let (mut world, mut by) = inside();
+    let not_for_us = Outcome::Ignored(Ignored::NotForUs);
+    let new = PeerId(3);
+    assert_eq!(world.server.insert(A, peer(new, LEASE, Allowed::Yes)), Some(a0()));
+    assert_eq!(world.outcome(&by.hello([5; 16]), to_l1(a0()), NOW), not_for_us);
+    let mut by = ByHand::new(new);
+    assert_eq!(world.outcome(&by.hello([5; 16]), to_l1(a0()), NOW), CHALLENGED);
+    world.server.remove(A);
+    assert_eq!(world.outcome(&by.hello([5; 16]), to_l1(a0()), NOW), not_for_us);
+}
+
+#[test]
 fn an_adopted_session_has_one_lease() {
     let mut world = World::new(990.0);
     assert!(world.server.adopt(A, mapped(), secs(1000.0)));
