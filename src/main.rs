@@ -29,6 +29,10 @@ fn main() -> ExitCode {
             daemon::show_peers(&runtime_root, tunnel.as_deref(), &question)
                 .map(|text| print(text.as_bytes()))
         }
+        Ok(Invocation::EditPeers { edit, config, tunnel, runtime_root }) => {
+            daemon::edit_peers(&config, &edit, &tunnel, &runtime_root)
+                .map(|text| print(text.as_bytes()))
+        }
         Ok(Invocation::Kick { peer, tunnel, runtime_root }) => {
             daemon::kick(&runtime_root, tunnel.as_deref(), peer).map(|text| print(text.as_bytes()))
         }

@@ -92,6 +92,7 @@ pub fn options(start: Invocation) -> Result<Invocation, CliError> {
         | Invocation::Genkey
         | Invocation::Pubkey
         | Invocation::Peers(_)
+        | Invocation::EditPeers { .. }
         | Invocation::Kick { .. }
         | Invocation::Reload { .. }
         | Invocation::Show { .. }

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use super::options::Document;
 use crate::engine::config::Config;
+use crate::engine::peers_file::edit::Edit;
 
 /// What the program is asked to do.
 #[derive(Debug, Clone)]
@@ -18,6 +19,8 @@ pub enum Invocation {
     Pubkey,
     /// Show the peers of a server.
     Peers(PeersQuestion),
+    /// Change the files of peers of the server that this configuration is; its tunnel is called `tunnel`.
+    EditPeers { edit: Edit, config: Box<Config>, tunnel: String, runtime_root: PathBuf },
     /// End the session of a peer.
     Kick { peer: String, tunnel: Option<String>, runtime_root: PathBuf },
     /// Have a running tunnel take its files of peers.

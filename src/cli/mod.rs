@@ -22,12 +22,13 @@ mod explain;
 mod invocation;
 mod meant;
 mod options;
+mod peers;
 mod resolve;
 mod secrets;
 mod value;
 
 use std::ffi::{OsStr, OsString};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use clap::CommandFactory as _;
 
@@ -37,7 +38,7 @@ pub use invocation::{Invocation, LogConfig, PeersQuestion, Run};
 pub use options::{Document, Options};
 
 use error::{usage, usage_lines};
-use options::{Command, PeerCommand};
+use options::Command;
 use resolve::Directories;
 use secrets::Secrets;
 
@@ -68,9 +69,9 @@ pub fn parse(
         }
         Some(Command::Genkey { help: _ }) => return Ok(Invocation::Genkey),
         Some(Command::Pubkey { help: _ }) => return Ok(Invocation::Pubkey),
-        Some(Command::Peer { command }) => return Ok(about_peers(command)),
+        Some(Command::Peer { command: about }) => return peers::asked(about, &mut command),
         Some(Command::Reload { if_peers, runtime_root, name, help: _ }) => {
-            let peers = name.as_deref().and_then(|name| peers_by_file(name, &mut command));
+            let peers = name.as_deref().and_then(|name| peers::by_file(name, &mut command));
             return Ok(Invocation::Reload { tunnel: name, runtime_root, if_peers, peers });
         }
         Some(Command::Generate { document, help: _ }) => return Ok(Invocation::Generate(document)),
@@ -120,32 +121,6 @@ pub fn parse(
     warnings.append(&mut run.warnings);
     let run = Box::new(Run { warnings, ..run });
     Ok(if options.reauth_only { Invocation::Reauth(run) } else { Invocation::Run(run) })
-}
-
-fn about_peers(command: PeerCommand) -> Invocation {
-    match command {
-        PeerCommand::List { json, state, tunnel, runtime_root, help: _ } => {
-            Invocation::Peers(PeersQuestion { name: None, state, tunnel, runtime_root, json })
-        }
-        PeerCommand::Show { json, tunnel, runtime_root, name, help: _ } => {
-            let name = Some(name);
-            Invocation::Peers(PeersQuestion { name, state: None, tunnel, runtime_root, json })
-        }
-        PeerCommand::Kick { tunnel, runtime_root, name, help: _ } => {
-            Invocation::Kick { peer: name, tunnel, runtime_root }
-        }
-    }
-}
-
-/// Returns where the files of peers of a tunnel are by its `.conf` file.
-fn peers_by_file(name: &str, command: &mut clap::Command) -> Option<PathBuf> {
-    let file = conf_file::read(Path::new(name), command).ok()?;
-    let all: Vec<_> = std::iter::once("ipipou".into()).chain(file.arguments).collect();
-    let path = arguments::options(command, &all).ok()?.peers.peers?;
-    match path.as_os_str().is_empty() {
-        true => Some(value::peers_path(OsStr::new(name))),
-        false => Some(path),
-    }
 }
 
 /// Returns the first of the directories that systemd joined with colons.

@@ -74,6 +74,8 @@ pub enum ValueError {
     NotATable,
     #[error("is not the name of a tunnel (no '/', not '.' or '..')")]
     NotATunnel,
+    #[error("is not a day: write it as 2027-01-31")]
+    NotADate,
     #[error("is not a version of the control protocol: 1 or 2")]
     NotAProtocol,
     #[error("is not one of connected, away, new, expired, disabled")]
@@ -260,6 +262,18 @@ pub fn path(text: &str) -> Result<PathBuf, ValueError> {
     if text.trim().is_empty() { Err(ValueError::NoPath) } else { Ok(PathBuf::from(text.trim())) }
 }
 
+/// Takes a day, as TOML and RFC 3339 have it.
+pub fn date(text: &str) -> Result<String, ValueError> {
+    let digits =
+        |part: &str, count| part.len() == count && part.bytes().all(|b| b.is_ascii_digit());
+    match text.split('-').collect::<Vec<_>>().as_slice() {
+        [year, month, day] if digits(year, 4) && digits(month, 2) && digits(day, 2) => {
+            Ok(text.to_owned())
+        }
+        _ => Err(ValueError::NotADate),
+    }
+}
+
 /// Takes a version of the control protocol.
 pub fn protocol(text: &str) -> Result<u8, ValueError> {
     match text {
@@ -289,6 +303,17 @@ pub fn conf_path(name: &Path) -> PathBuf {
     let mut file = name.as_os_str().to_owned();
     file.push(".conf");
     Path::new(CONF_DIRECTORY).join(file)
+}
+
+/// Returns the names of the files that `--config NAME` can mean, sorted.
+pub fn conf_names() -> Vec<String> {
+    let entries = std::fs::read_dir(CONF_DIRECTORY).into_iter().flatten().flatten();
+    let name = |entry: std::fs::DirEntry| {
+        entry.file_name().to_str()?.strip_suffix(".conf").map(str::to_owned)
+    };
+    let mut names: Vec<_> = entries.filter_map(name).collect();
+    names.sort();
+    names
 }
 
 /// Returns where the files of peers of the tunnel with this name are, unless it is said.

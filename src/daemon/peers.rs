@@ -144,7 +144,10 @@ fn exceeds(set: &PeerSet, datapath: Datapath) -> Option<String> {
 }
 
 /// Reads all files that are there, and those of the secrets that they name.
-fn read(path: &Path) -> Result<Files, String> {
+///
+/// # Errors
+/// What cannot be read, in one line.
+pub(super) fn read(path: &Path) -> Result<Files, String> {
     let sources = peers::read(path)?;
     let files = RefCell::new(Files::default());
     let note = |path: &Path| {
@@ -172,7 +175,15 @@ fn anybody(secret: &SharedSecret) -> Context<'_> {
     }
 }
 
-fn check(files: &Files, hub: &HubConfig, tunnel: &TunnelConfig) -> Result<PeerSet, String> {
+/// The peers that the files name.
+///
+/// # Errors
+/// Every mistake, a line each.
+pub(super) fn check(
+    files: &Files,
+    hub: &HubConfig,
+    tunnel: &TunnelConfig,
+) -> Result<PeerSet, String> {
     let source =
         |(name, text): &(String, String)| SourceFile { name: name.clone(), text: text.clone() };
     let sources: Vec<_> = files.texts.iter().map(source).collect();

@@ -303,6 +303,61 @@ def test_an_older_server_takes_hellos_as_authentication_packets(lab):
     assert len(packet.payload) == 73
 
 
+def test_peers_are_added_disabled_and_removed_by_commands(lab):
+    """The files are changed, what is in them besides stays, and the running server takes them at once."""
+    hub = Hub(lab, clients=2)
+    hub.forget(3)
+    kept = "# Shops.\n[peer.old]   # Eva knows\n"
+    key = ipipou.Keys(hub.host).public
+    hub.write("shops.toml", f'{kept}public-key = "{key}"\naddress = "10.8.0.3"\n# the end\n')
+    near = hub.server(name="hub0")
+    hub.client(2).await_log("connected to")
+    conf = hub.peers.parent / "hub0.conf"
+    lines = ["server", "fou-dev eth0", "tunl-ip 10.8.0.1/24", f"peers {hub.peers}"]
+    lines += [f"auth-key-b64 {hub.keys[1].private}", f"auth-secret {SECRET}"]
+    conf.touch(0o600)
+    conf.write_text("\n".join(lines))
+
+    def peer(*words, code=0):
+        argv = ["ipipou", "peer", *words, "-i", conf, "--runtime-root", near.root]
+        done = hub.host.run(argv, check=False)
+        assert done.returncode == code, done
+        return done.stdout + done.stderr
+
+    # 1 is the server's, 2 and 3 are taken.
+    said = peer("add", "anna", "--public-key", hub.keys[3].public, "--expires", "2099-01-31")
+    assert "anna: added with 10.8.0.4 (" in said
+    assert "1 added, 0 changed, 0 removed, 2 untouched" in said
+    assert oct((hub.peers / "anna.toml").stat().st_mode)[-3:] == "600"
+    assert peers(near)["anna"]["addresses"] == [inner(4)]
+    assert "anna: unchanged" in peer("add", "anna", "--public-key", hub.keys[3].public)
+    text = (hub.peers / "anna.toml").read_text()
+    assert "expires = 2099-01-31" in text
+    assert "is there already" in peer("add", "anna", "--public-key", key, code=2)
+    # What would be a mistake is not written.
+    said = peer("add", "bob", "--public-key", key, "--address", inner(2), code=2)
+    assert len(said.splitlines()) == 2 and "peer bob and peer old" in said, said
+    assert not (hub.peers / "bob.toml").exists()
+    far = hub.client(3, "--tunl-ip", inner(4))
+    far.await_log("connected to")
+
+    said = peer("disable", "anna", "old")
+    assert "anna: disabled" in said and "0 added, 2 changed" in said
+    assert states(near) == {"peer2": "connected", "anna": "disabled", "old": "disabled"}
+    assert (hub.peers / "shops.toml").read_text().startswith(kept)
+    assert "anna: unchanged" in peer("disable", "anna")
+    assert "no peer is called eve" in peer("enable", "eve", code=2)
+    assert "anna: enabled" in peer("enable", "anna")
+    far.reauthenticate()
+    await_state(near, "anna", "connected")
+    assert "0 added, 0 changed, 2 removed, 1 untouched" in peer("remove", "anna", "old")
+    assert states(near) == {"peer2": "connected"}
+    assert [path.name for path in hub.peers.iterdir()] == ["peer2.toml"]
+    near.process.stop()
+    said = peer("add", "anna", "--public-key", hub.keys[3].public)
+    assert "the server is not running" in said
+
+
 class Crowd:
     """Peers that a test plays, at one address: behind one NAT, each has a port of its own."""
 

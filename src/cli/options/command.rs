@@ -1,11 +1,14 @@
 //! The program can do other things than run a tunnel. Each of them is a command, the first word of
 //! the command line.
 
+use std::net::IpAddr;
 use std::path::PathBuf;
 
-use clap::{ArgAction, Subcommand, ValueEnum};
+use clap::{ArgAction, Args, Subcommand, ValueEnum};
+use ipnet::IpNet;
 
-use crate::cli::value;
+use crate::cli::value::{self, PublicKey};
+use crate::engine::peers_file::PeerName;
 
 /// What else the program does, besides being a tunnel.
 #[derive(Debug, Clone, Subcommand)]
@@ -84,6 +87,20 @@ pub enum Command {
     },
 }
 
+/// Which server's files are changed.
+#[derive(Debug, Clone, Args)]
+pub struct ServerOptions {
+    /// The server's file, as in --config [default: the only one in /etc/ipipou that has `peers`]
+    #[arg(short = 'i', long = "tunnel", value_name = "NAME", value_parser = value::path)]
+    pub file: Option<PathBuf>,
+    /// Where the tunnels' control sockets are
+    #[arg(long, value_name = "DIR", default_value = "/run/ipipou", value_parser = value::path)]
+    pub runtime_root: PathBuf,
+    /// Print this help
+    #[arg(short = 'h', long, action = ArgAction::Help)]
+    pub help: Option<bool>,
+}
+
 /// What is done with peers.
 #[derive(Debug, Clone, Subcommand)]
 pub enum PeerCommand {
@@ -105,6 +122,51 @@ pub enum PeerCommand {
         /// Print this help
         #[arg(short = 'h', long, action = ArgAction::Help)]
         help: Option<bool>,
+    },
+    /// Name one more peer in a file of its own, and have the running server take it. Twice the same changes
+    /// nothing
+    Add {
+        /// The peer's name: 1 to 63 of a-z, 0-9, '-', '_' and '.'
+        #[arg(value_name = "NAME")]
+        name: PeerName,
+        /// Its ed25519 public key in base64
+        #[arg(long, value_name = "BASE64", value_parser = value::public_key)]
+        public_key: PublicKey,
+        /// Its address inside the tunnel; may be repeated [default: the first that is free]
+        #[arg(long, value_name = "IP", action = ArgAction::Append)]
+        address: Vec<IpAddr>,
+        /// A network behind it; may be repeated
+        #[arg(long, value_name = "NETWORK", action = ArgAction::Append)]
+        route: Vec<IpNet>,
+        /// Its last day, as 2027-01-31
+        #[arg(long, value_name = "DATE", value_parser = value::date)]
+        expires: Option<String>,
+        #[command(flatten)]
+        server: ServerOptions,
+    },
+    /// Let peers in again that were disabled
+    Enable {
+        /// The peers
+        #[arg(value_name = "NAME", required = true)]
+        names: Vec<PeerName>,
+        #[command(flatten)]
+        server: ServerOptions,
+    },
+    /// Keep peers out: `enabled = false` in their files
+    Disable {
+        /// The peers
+        #[arg(value_name = "NAME", required = true)]
+        names: Vec<PeerName>,
+        #[command(flatten)]
+        server: ServerOptions,
+    },
+    /// Take peers out of their files
+    Remove {
+        /// The peers
+        #[arg(value_name = "NAME", required = true)]
+        names: Vec<PeerName>,
+        #[command(flatten)]
+        server: ServerOptions,
     },
     /// End the session of a peer, which may come back: `enabled = false` in its file keeps it out
     Kick {

@@ -7,7 +7,7 @@
 pub mod attributes;
 pub mod auth;
 mod choices;
-mod command;
+pub mod command;
 mod gateway;
 mod given;
 pub mod help;

@@ -18,6 +18,7 @@
 
 mod clashes;
 mod document;
+pub mod edit;
 mod fault;
 mod field;
 mod inside;

@@ -1,0 +1,86 @@
+//! `ipipou peer`: what is asked about the peers of a server, and which server that is.
+
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+
+use super::error::{CliError, usage};
+use super::invocation::{Invocation, PeersQuestion};
+use super::options::PeerCommand;
+use super::options::command::ServerOptions;
+use super::{arguments, check, conf_file, value};
+use crate::engine::peers_file::edit::{Edit, NewPeer};
+
+/// Returns what is asked.
+///
+/// # Errors
+/// When it is about the files of a server, and that has none, or its own file has a mistake.
+pub fn asked(about: PeerCommand, command: &mut clap::Command) -> Result<Invocation, CliError> {
+    Ok(match about {
+        PeerCommand::List { json, state, tunnel, runtime_root, help: _ } => {
+            Invocation::Peers(PeersQuestion { name: None, state, tunnel, runtime_root, json })
+        }
+        PeerCommand::Show { json, tunnel, runtime_root, name, help: _ } => {
+            let name = Some(name);
+            Invocation::Peers(PeersQuestion { name, state: None, tunnel, runtime_root, json })
+        }
+        PeerCommand::Kick { tunnel, runtime_root, name, help: _ } => {
+            Invocation::Kick { peer: name, tunnel, runtime_root }
+        }
+        PeerCommand::Add { name, public_key, address, route, expires, server } => {
+            let (public_key, addresses) = (*public_key.as_bytes(), address);
+            let peer = NewPeer { name, public_key, addresses, routes: route, expires };
+            return edit(Edit::Add(peer), server, command);
+        }
+        PeerCommand::Enable { names, server } => return edit(Edit::Enable(names), server, command),
+        PeerCommand::Disable { names, server } => {
+            return edit(Edit::Disable(names), server, command);
+        }
+        PeerCommand::Remove { names, server } => return edit(Edit::Remove(names), server, command),
+    })
+}
+
+fn edit(
+    edit: Edit,
+    server: ServerOptions,
+    command: &mut clap::Command,
+) -> Result<Invocation, CliError> {
+    let file = match server.file {
+        Some(file) => file,
+        None => only_server(command)?,
+    };
+    let tunnel = value::conf_path(&file);
+    let tunnel = tunnel.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+    match check::check(&file, None, command)? {
+        Invocation::Checked { config, .. } => {
+            let runtime_root = server.runtime_root;
+            Ok(Invocation::EditPeers { edit, config, tunnel, runtime_root })
+        }
+        _ => Err(usage("the server's file means no tunnel")),
+    }
+}
+
+/// Returns the name of the only file in /etc/ipipou that has `peers`.
+fn only_server(command: &mut clap::Command) -> Result<PathBuf, CliError> {
+    let names = value::conf_names().into_iter();
+    let mut servers: Vec<_> = names.filter(|name| by_file(name, command).is_some()).collect();
+    match (servers.pop(), servers.is_empty()) {
+        (Some(name), true) => Ok(name.into()),
+        (Some(_), false) => {
+            Err(usage("several files in /etc/ipipou have `peers`: which one? -i NAME"))
+        }
+        (None, _) => {
+            Err(usage("no file in /etc/ipipou has `peers`: give the server's file, -i NAME"))
+        }
+    }
+}
+
+/// Returns where the files of peers of a tunnel are by its `.conf` file.
+pub fn by_file(name: &str, command: &mut clap::Command) -> Option<PathBuf> {
+    let file = conf_file::read(Path::new(name), command).ok()?;
+    let all: Vec<_> = std::iter::once("ipipou".into()).chain(file.arguments).collect();
+    let path = arguments::options(command, &all).ok()?.peers.peers?;
+    match path.as_os_str().is_empty() {
+        true => Some(value::peers_path(OsStr::new(name))),
+        false => Some(path),
+    }
+}

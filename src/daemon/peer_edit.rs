@@ -1,0 +1,156 @@
+//! `ipipou peer add`, `enable`, `disable` and `remove`: the files of peers are changed, and the running
+//! server takes them. What would be a mistake is not written.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use super::Failure;
+use super::peers::{check, read, reload};
+use super::requests::Files;
+use crate::engine::config::{Config, HubConfig};
+use crate::engine::peers_file::edit::{Edit, NewPeer, free_address, set_enabled, without};
+use crate::engine::peers_file::{PeerName, PeerSet};
+use crate::host::atomic_file;
+
+/// Changes the files of the server that `config` is, and has the running tunnel called `tunnel`, if there
+/// is one, take them. Returns what there is to say.
+///
+/// # Errors
+/// Every mistake that there is, or would be; then nothing has changed.
+pub fn edit_peers(
+    config: &Config,
+    edit: &Edit,
+    tunnel: &str,
+    root: &Path,
+) -> Result<String, Failure> {
+    let Some(hub) = config.hub() else {
+        return Err(Failure::Usage(format!("{tunnel} is no server with `peers` in its file")));
+    };
+    let mut files = match hub.peers.exists() {
+        true => read(&hub.peers).map_err(Failure::Usage)?,
+        false => Files::default(),
+    };
+    let set = check(&files, hub, &config.tunnel).map_err(Failure::Usage)?;
+    let mut changes = Changes { hub, files: &mut files, paths: Vec::new(), said: String::new() };
+    match edit {
+        Edit::Add(peer) => changes.add(peer, &set, config)?,
+        Edit::Enable(names) => {
+            changes.each(names, &set, "enabled", |text, name| set_enabled(text, name, true))?;
+        }
+        Edit::Disable(names) => {
+            changes.each(names, &set, "disabled", |text, name| set_enabled(text, name, false))?;
+        }
+        Edit::Remove(names) => changes.each(names, &set, "removed", without)?,
+    }
+    let Changes { paths, mut said, .. } = changes;
+    if paths.is_empty() {
+        return Ok(said);
+    }
+    check(&files, hub, &config.tunnel).map_err(Failure::Usage)?;
+    for (path, name) in paths {
+        let text =
+            files.texts.iter().find(|(file, _)| *file == name).map(|(_, text)| text.as_str());
+        write(&path, text.unwrap_or_default())?;
+    }
+    match reload(root, Some(tunnel), true, Some(hub.peers.clone())) {
+        Ok(loaded) => said += &loaded,
+        Err(Failure::Generic(_)) => {
+            said += "the server is not running: it reads them at its start\n"
+        }
+        Err(other) => return Err(other),
+    }
+    Ok(said)
+}
+
+/// What is to be written.
+struct Changes<'a> {
+    hub: &'a HubConfig,
+    files: &'a mut Files,
+    /// The files that have another text, each by its path and its name in messages.
+    paths: Vec<(PathBuf, String)>,
+    said: String,
+}
+
+impl Changes<'_> {
+    fn add(&mut self, peer: &NewPeer, set: &PeerSet, config: &Config) -> Result<(), Failure> {
+        let name = &peer.name;
+        if let Some(there) = set.get(name) {
+            let is_same = there.public_key == peer.public_key
+                && (peer.addresses.is_empty() || there.addresses == peer.addresses)
+                && there.routes == peer.routes;
+            if is_same {
+                self.said += &format!("{name}: unchanged ({})\n", there.origin);
+                return Ok(());
+            }
+            return Err(Failure::Usage(format!(
+                "{}: peer {name} is there already, with another key, address or route: change it there, \
+                 or remove it first",
+                there.origin
+            )));
+        }
+        let mut peer = peer.clone();
+        if peer.addresses.is_empty() {
+            let tunnel = &config.tunnel;
+            let free = free_address(set, tunnel.inner, tunnel.inner_peer).ok_or_else(|| {
+                let network = tunnel.inner_peer.trunc();
+                Failure::Usage(format!("{network} has no free address: give --address"))
+            })?;
+            peer.addresses.push(free.into());
+        }
+        let is_file = self.hub.peers.is_file();
+        let path = match is_file {
+            true => self.hub.peers.clone(),
+            false => self.hub.peers.join(format!("{name}.toml")),
+        };
+        let shown = path.display().to_string();
+        match self.files.texts.iter_mut().find(|(file, _)| *file == shown) {
+            Some((_, text)) => *text = format!("{}\n{}", text.trim_end(), peer.text()),
+            None => self.files.texts.push((shown.clone(), peer.text())),
+        }
+        let addresses: Vec<_> = peer.addresses.iter().map(ToString::to_string).collect();
+        self.said += &format!("{name}: added with {} ({shown})\n", addresses.join(", "));
+        self.paths.push((path, shown));
+        Ok(())
+    }
+
+    fn each(
+        &mut self,
+        names: &[PeerName],
+        set: &PeerSet,
+        what: &str,
+        change: impl Fn(&str, &PeerName) -> Option<String>,
+    ) -> Result<(), Failure> {
+        for name in names {
+            let Some(there) = set.get(name) else {
+                return Err(Failure::Usage(format!(
+                    "no peer is called {name}; `ipipou peer list` lists them"
+                )));
+            };
+            let file = &there.origin.file;
+            let text = self.files.texts.iter_mut().find(|(other, _)| other == file);
+            let Some((_, text)) = text else { continue };
+            let changed = change(text, name).ok_or_else(|| {
+                Failure::Usage(format!("{}: peer {name}: change this file by hand", there.origin))
+            })?;
+            if *text == changed {
+                self.said += &format!("{name}: unchanged ({file})\n");
+                continue;
+            }
+            *text = changed;
+            self.said += &format!("{name}: {what} ({file})\n");
+            if !self.paths.iter().any(|(_, other)| other == file) {
+                self.paths.push((PathBuf::from(file), file.clone()));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Writes a file as a whole; one that says nothing any more is removed.
+fn write(path: &Path, text: &str) -> Result<(), Failure> {
+    let result = match text.is_empty() {
+        true => fs::remove_file(path),
+        false => atomic_file::replace(path, text.as_bytes()),
+    };
+    result.map_err(|e| Failure::Generic(format!("{}: {e}", path.display())))
+}

@@ -1,0 +1,160 @@
+//! Changes the text of a peers file, for `ipipou peer add` and the like: comments, order and everything
+//! else stay as they are.
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr};
+
+use ipnet::{IpNet, Ipv4Net};
+use toml_edit::{Array, DocumentMut, Item, Key, Table, value};
+
+use super::{PeerName, PeerSet};
+use crate::auth::key_text;
+
+/// What is to become of the files of peers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Edit {
+    /// One peer more.
+    Add(NewPeer),
+    /// These may come in again.
+    Enable(Vec<PeerName>),
+    /// These may not come in.
+    Disable(Vec<PeerName>),
+    /// These are not named any more.
+    Remove(Vec<PeerName>),
+}
+
+/// A peer that is to be named.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewPeer {
+    /// Its name.
+    pub name: PeerName,
+    /// Its ed25519 public key.
+    pub public_key: [u8; 32],
+    /// Its own addresses; none: one that is free.
+    pub addresses: Vec<IpAddr>,
+    /// Networks behind it.
+    pub routes: Vec<IpNet>,
+    /// Its last day, or a time, as TOML has it.
+    pub expires: Option<String>,
+}
+
+impl NewPeer {
+    /// The text that names it.
+    pub fn text(&self) -> String {
+        let mut fields = Table::new();
+        fields.insert("public-key", value(key_text(&self.public_key)));
+        let many = |values: Vec<String>| match values.as_slice() {
+            [one] => value(one.as_str()),
+            many => value(many.iter().collect::<Array>()),
+        };
+        fields.insert("address", many(self.addresses.iter().map(ToString::to_string).collect()));
+        if !self.routes.is_empty() {
+            fields.insert("route", many(self.routes.iter().map(ToString::to_string).collect()));
+        }
+        let mut text = format!("[peer.{}]\n{fields}", Key::new(self.name.as_str()).display_repr());
+        if let Some(expires) = &self.expires {
+            text += &format!("expires = {expires}\n");
+        }
+        text
+    }
+}
+
+/// The text in which `enabled` of a peer is this; `None`: it does not name the peer.
+pub fn set_enabled(text: &str, name: &PeerName, enabled: bool) -> Option<String> {
+    let mut document: DocumentMut = text.parse().ok()?;
+    let peer = document.get_mut("peer")?.get_mut(name.as_str())?.as_table_like_mut()?;
+    match peer.get_mut("enabled").and_then(Item::as_value_mut) {
+        Some(before) => {
+            let around = before.decor().clone();
+            *before = enabled.into();
+            *before.decor_mut() = around;
+        }
+        None => drop(peer.insert("enabled", value(enabled))),
+    }
+    Some(document.to_string())
+}
+
+/// The text without a peer, empty when it names nobody then; `None`: it does not name the peer.
+pub fn without(text: &str, name: &PeerName) -> Option<String> {
+    let mut document: DocumentMut = text.parse().ok()?;
+    let peers = document.get_mut("peer")?.as_table_like_mut()?;
+    peers.remove(name.as_str())?;
+    if peers.is_empty() {
+        return Some(String::new());
+    }
+    Some(document.to_string())
+}
+
+/// The first address of the network that is neither ours nor any peer's, nor behind one.
+pub fn free_address(peers: &PeerSet, own: Ipv4Addr, network: Ipv4Net) -> Option<Ipv4Addr> {
+    let all = || peers.peers().iter();
+    let taken: BTreeSet<IpAddr> = all().flat_map(|peer| peer.addresses.iter().copied()).collect();
+    let behind: Vec<IpNet> = all().flat_map(|peer| peer.routes.iter().copied()).collect();
+    network.hosts().find(|address| {
+        let address = IpAddr::V4(*address);
+        address != own
+            && !taken.contains(&address)
+            && !behind.iter().any(|network| network.contains(&address))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TEXT: &str = "\
+# Shops.
+[peer.anna]   # Eva knows
+public-key = \"x\"
+enabled = true # for now
+
+[peer.\"b.ob\"]
+public-key = \"y\"
+# the last line
+";
+
+    fn name(text: &str) -> PeerName {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn a_change_leaves_comments_and_others_alone() {
+        let disabled = set_enabled(TEXT, &name("anna"), false).unwrap();
+        assert_eq!(disabled, TEXT.replace("= true # for now", "= false # for now"));
+        assert_eq!(set_enabled(&disabled, &name("anna"), true).unwrap(), TEXT);
+        let disabled = set_enabled(TEXT, &name("b.ob"), false).unwrap();
+        let added = "public-key = \"y\"\nenabled = false\n# the last line";
+        assert_eq!(disabled, TEXT.replace("public-key = \"y\"\n# the last line", added));
+        assert_eq!(set_enabled(TEXT, &name("b"), false), None);
+    }
+
+    #[test]
+    fn a_file_that_names_nobody_is_empty() {
+        let one = without(TEXT, &name("anna")).unwrap();
+        assert!(
+            !one.contains("anna") && one.contains("[peer.\"b.ob\"]\npublic-key = \"y\""),
+            "{one}"
+        );
+        assert_eq!(without(&one, &name("b.ob")).unwrap(), "");
+        assert_eq!(without(&one, &name("anna")), None);
+    }
+
+    #[test]
+    fn a_new_peer_is_written_as_a_person_would() {
+        let peer = NewPeer {
+            name: name("b.ob"),
+            public_key: [0; 32],
+            addresses: vec!["10.8.0.8".parse().unwrap(), "fd00::8".parse().unwrap()],
+            routes: vec!["192.168.7.0/24".parse().unwrap()],
+            expires: Some("2027-01-31".to_owned()),
+        };
+        let key = "A".repeat(43) + "=";
+        assert_eq!(
+            peer.text(),
+            format!(
+                "[peer.\"b.ob\"]\npublic-key = \"{key}\"\naddress = [\"10.8.0.8\", \"fd00::8\"]\n\
+                 route = \"192.168.7.0/24\"\nexpires = 2027-01-31\n"
+            )
+        );
+    }
+}
