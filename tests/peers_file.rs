@@ -241,12 +241,13 @@ fn a_server_without_ipv6_inside_takes_no_addresses_of_it() {
     assert_eq!(
         said(&faults),
         "f:3: peer anna: `address` fd00:8::2: the server has no IPv6 inside the tunnel: leave it out, \
+         or start the server with --ip6\n\
+         f:4: peer anna: `route` fd00:7::/64: the server has no IPv6 inside the tunnel: leave it out, \
          or start the server with --ip6\n"
     );
-    assert!(
-        parse(&[file("10.8.0.0")], &context).is_ok(),
-        "a network of two has no other addresses"
-    );
+    let text = with_keys(&peer("anna", 1)).replace("10.8.0.2", "10.8.0.0");
+    let in_two = SourceFile { name: "f".to_owned(), text };
+    assert!(parse(&[in_two], &context).is_ok(), "a network of two has no other addresses");
 }
 
 #[test]
