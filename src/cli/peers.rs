@@ -8,7 +8,7 @@ use super::invocation::{Invocation, PeersQuestion};
 use super::options::PeerCommand;
 use super::options::command::ServerOptions;
 use super::{arguments, check, conf_file, value};
-use crate::engine::peers_file::edit::{Edit, NewPeer};
+use crate::engine::peers_file::edit::{ClientConf, Edit, NewPeer};
 
 /// Returns what is asked.
 ///
@@ -26,9 +26,25 @@ pub fn asked(about: PeerCommand, command: &mut clap::Command) -> Result<Invocati
         PeerCommand::Kick { tunnel, runtime_root, name, help: _ } => {
             Invocation::Kick { peer: name, tunnel, runtime_root }
         }
-        PeerCommand::Add { name, public_key, address, route, expires, server } => {
-            let (public_key, addresses) = (*public_key.as_bytes(), address);
-            let peer = NewPeer { name, public_key, addresses, routes: route, expires };
+        PeerCommand::Add {
+            name,
+            public_key,
+            client_conf,
+            server_host,
+            address,
+            route,
+            expires,
+            server,
+        } => {
+            let host = server_host.map(|host| host.to_string());
+            let peer = NewPeer {
+                name,
+                public_key: public_key.map(|key| *key.as_bytes()),
+                addresses: address,
+                routes: route,
+                expires,
+                client_conf: client_conf.map(|path| ClientConf { path, server: host }),
+            };
             return edit(Edit::Add(peer), server, command);
         }
         PeerCommand::Enable { names, server } => return edit(Edit::Enable(names), server, command),

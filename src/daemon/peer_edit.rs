@@ -1,14 +1,22 @@
 //! `ipipou peer add`, `enable`, `disable` and `remove`: the files of peers are changed, and the running
 //! server takes them. What would be a mistake is not written.
 
-use std::fs;
+use std::fs::{self, OpenOptions};
+use std::io::Write as _;
+use std::net::IpAddr;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
-use super::Failure;
+use zeroize::Zeroizing;
+
 use super::peers::{check, read, reload};
 use super::requests::Files;
+use super::{Failure, new_pair};
+use crate::auth::{key_text, parse_key};
 use crate::engine::config::{Config, HubConfig};
-use crate::engine::peers_file::edit::{Edit, NewPeer, free_address, set_enabled, without};
+use crate::engine::peers_file::edit::{
+    ClientConf, Edit, NewPeer, free_address, set_enabled, without,
+};
 use crate::engine::peers_file::{PeerName, PeerSet};
 use crate::host::atomic_file;
 
@@ -31,7 +39,8 @@ pub fn edit_peers(
         false => Files::default(),
     };
     let set = check(&files, hub, &config.tunnel).map_err(Failure::Usage)?;
-    let mut changes = Changes { hub, files: &mut files, paths: Vec::new(), said: String::new() };
+    let (paths, said) = (Vec::new(), String::new());
+    let mut changes = Changes { hub, files: &mut files, paths, conf: None, said };
     match edit {
         Edit::Add(peer) => changes.add(peer, &set, config)?,
         Edit::Enable(names) => {
@@ -42,11 +51,14 @@ pub fn edit_peers(
         }
         Edit::Remove(names) => changes.each(names, &set, "removed", without)?,
     }
-    let Changes { paths, mut said, .. } = changes;
+    let Changes { paths, conf, mut said, .. } = changes;
     if paths.is_empty() {
         return Ok(said);
     }
     check(&files, hub, &config.tunnel).map_err(Failure::Usage)?;
+    if let Some((path, text)) = conf {
+        write_new(&path, &text)?;
+    }
     for (path, name) in paths {
         let text =
             files.texts.iter().find(|(file, _)| *file == name).map(|(_, text)| text.as_str());
@@ -68,6 +80,8 @@ struct Changes<'a> {
     files: &'a mut Files,
     /// The files that have another text, each by its path and its name in messages.
     paths: Vec<(PathBuf, String)>,
+    /// The file of a client that was made with its keys.
+    conf: Option<(PathBuf, Zeroizing<String>)>,
     said: String,
 }
 
@@ -75,7 +89,7 @@ impl Changes<'_> {
     fn add(&mut self, peer: &NewPeer, set: &PeerSet, config: &Config) -> Result<(), Failure> {
         let name = &peer.name;
         if let Some(there) = set.get(name) {
-            let is_same = there.public_key == peer.public_key
+            let is_same = peer.public_key == Some(there.public_key)
                 && (peer.addresses.is_empty() || there.addresses == peer.addresses)
                 && there.routes == peer.routes;
             if is_same {
@@ -97,6 +111,14 @@ impl Changes<'_> {
             })?;
             peer.addresses.push(free.into());
         }
+        let (private, public) = match peer.public_key {
+            Some(public) => (None, public),
+            None => {
+                let (private, public) = new_pair()?;
+                let public = parse_key(&public).map_err(|e| Failure::Generic(e.to_string()))?;
+                (Some(private), *public)
+            }
+        };
         let is_file = self.hub.peers.is_file();
         let path = match is_file {
             true => self.hub.peers.clone(),
@@ -104,12 +126,17 @@ impl Changes<'_> {
         };
         let shown = path.display().to_string();
         match self.files.texts.iter_mut().find(|(file, _)| *file == shown) {
-            Some((_, text)) => *text = format!("{}\n{}", text.trim_end(), peer.text()),
-            None => self.files.texts.push((shown.clone(), peer.text())),
+            Some((_, text)) => *text = format!("{}\n{}", text.trim_end(), peer.text(&public)),
+            None => self.files.texts.push((shown.clone(), peer.text(&public))),
         }
         let addresses: Vec<_> = peer.addresses.iter().map(ToString::to_string).collect();
         self.said += &format!("{name}: added with {} ({shown})\n", addresses.join(", "));
         self.paths.push((path, shown));
+        if let (Some(conf), Some(private)) = (&peer.client_conf, private) {
+            let text = client_conf(&peer, conf, &private, config, self.hub);
+            self.said += &format!("{name}: its client's file is {}\n", conf.path.display());
+            self.conf = Some((conf.path.clone(), text));
+        }
         Ok(())
     }
 
@@ -153,4 +180,56 @@ fn write(path: &Path, text: &str) -> Result<(), Failure> {
         false => atomic_file::replace(path, text.as_bytes()),
     };
     result.map_err(|e| Failure::Generic(format!("{}: {e}", path.display())))
+}
+
+/// Writes a file that only its owner may read, and that was not there.
+fn write_new(path: &Path, text: &str) -> Result<(), Failure> {
+    let failed = |e: std::io::Error| Failure::Generic(format!("{}: {e}", path.display()));
+    let mut options = OpenOptions::new();
+    let mut file = options.write(true).create_new(true).mode(0o600).open(path).map_err(failed)?;
+    file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).map_err(failed)
+}
+
+/// What the client of a new peer is started with.
+fn client_conf(
+    peer: &NewPeer,
+    conf: &ClientConf,
+    private: &str,
+    config: &Config,
+    hub: &HubConfig,
+) -> Zeroizing<String> {
+    let tunnel = &config.tunnel;
+    let name = &peer.name;
+    let host = match conf.server.as_deref() {
+        None => "<the server's address>".to_owned(),
+        Some(v6) if v6.contains(':') => format!("[{v6}]"),
+        Some(host) => host.to_owned(),
+    };
+    let mut text = Zeroizing::new(format!(
+        "# The client {name}: `ipipou --config {name}`, or `systemctl start ipipou@{name}`, once this is\n\
+         # /etc/ipipou/{name}.conf. It holds secrets: chmod 600.\n\n\
+         client\n\n\
+         # Whatever interface leads to the server.\n\
+         fou-local @auto\n\
+         fou-remote {host}:{}\n\n",
+        tunnel.port
+    ));
+    for address in &peer.addresses {
+        match (address, tunnel.inner6) {
+            (IpAddr::V4(address), _) => *text += &format!("tunl-ip {address}\n"),
+            (IpAddr::V6(address), Some(own)) => {
+                *text += &format!("ip6 {address}/{}\n", own.prefix_len());
+            }
+            (IpAddr::V6(_), None) => {}
+        }
+    }
+    *text += &format!("tunl-peer-ip {}\nroute {}\n\n", tunnel.inner, tunnel.inner_peer.trunc());
+    *text += &format!("auth-key-b64 {private}\n");
+    *text += &format!("auth-remote-pubkey-b64 {}\n", key_text(&hub.public_key()));
+    // A line of such a file cannot hold any bytes.
+    let secret = std::str::from_utf8(hub.secret.as_bytes()).ok();
+    let secret =
+        secret.filter(|secret| secret.trim() == *secret && !secret.contains(char::is_control));
+    *text += &format!("auth-secret {}\n", secret.unwrap_or("<the shared secret>"));
+    text
 }

@@ -25,7 +25,7 @@ from hub import (
     reload,
     states,
 )
-from ipipou import SECRET
+from ipipou import SECRET, Tunnel
 from lab import await_
 from lan import await_dropped, await_reached, no_answer, outer, reaches
 
@@ -353,6 +353,17 @@ def test_peers_are_added_disabled_and_removed_by_commands(lab):
     assert "0 added, 0 changed, 2 removed, 1 untouched" in peer("remove", "anna", "old")
     assert states(near) == {"peer2": "connected"}
     assert [path.name for path in hub.peers.iterdir()] == ["peer2.toml"]
+    # With a file that its client is started with.
+    file = hub.peers.parent / "eva.conf"
+    said = peer("add", "eva", "--client-conf", file, "--server-host", outer(1))
+    assert "eva: added with 10.8.0.3" in said and f"file is {file}" in said
+    assert oct(file.stat().st_mode)[-3:] == "600"
+    assert "exists" in peer("add", "eve", "--client-conf", file, code=1)
+    assert not (hub.peers / "eve.toml").exists()
+    assert far.process.stop() == 0
+    alone = Tunnel(hub.clients[1], "--config", file, *hub.datapath)
+    alone.await_log("connected to")
+    await_reached(hub.clients[1], inner(1))
     near.process.stop()
     said = peer("add", "anna", "--public-key", hub.keys[3].public)
     assert "the server is not running" in said

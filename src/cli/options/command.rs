@@ -7,7 +7,9 @@ use std::path::PathBuf;
 use clap::{ArgAction, Args, Subcommand, ValueEnum};
 use ipnet::IpNet;
 
+use crate::cli::endpoint;
 use crate::cli::value::{self, PublicKey};
+use crate::engine::config::HostName;
 use crate::engine::peers_file::PeerName;
 
 /// What else the program does, besides being a tunnel.
@@ -72,7 +74,7 @@ pub enum Command {
         #[arg(short = 'h', long, action = ArgAction::Help)]
         help: Option<bool>,
     },
-    /// Show the peers of a server whose peers are named in files
+    /// Show, name, keep out or remove the peers of a server whose peers are named in files
     Peer {
         #[command(subcommand)]
         command: PeerCommand,
@@ -130,8 +132,15 @@ pub enum PeerCommand {
         #[arg(value_name = "NAME")]
         name: PeerName,
         /// Its ed25519 public key in base64
-        #[arg(long, value_name = "BASE64", value_parser = value::public_key)]
-        public_key: PublicKey,
+        #[arg(long, value_name = "BASE64", value_parser = value::public_key,
+              required_unless_present = "client_conf", conflicts_with = "client_conf")]
+        public_key: Option<PublicKey>,
+        /// Make a key pair for it, and write the file that its client is started with
+        #[arg(long, value_name = "FILE", value_parser = value::path)]
+        client_conf: Option<PathBuf>,
+        /// In that file: name or address of this server, as clients reach it
+        #[arg(long, value_name = "HOST", value_parser = endpoint::host, requires = "client_conf")]
+        server_host: Option<HostName>,
         /// Its address inside the tunnel; may be repeated [default: the first that is free]
         #[arg(long, value_name = "IP", action = ArgAction::Append)]
         address: Vec<IpAddr>,

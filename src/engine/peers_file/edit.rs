@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
+use std::path::PathBuf;
 
 use ipnet::{IpNet, Ipv4Net};
 use toml_edit::{Array, DocumentMut, Item, Key, Table, value};
@@ -28,21 +29,32 @@ pub enum Edit {
 pub struct NewPeer {
     /// Its name.
     pub name: PeerName,
-    /// Its ed25519 public key.
-    pub public_key: [u8; 32],
+    /// Its ed25519 public key; `None`: a pair is made for it.
+    pub public_key: Option<[u8; 32]>,
     /// Its own addresses; none: one that is free.
     pub addresses: Vec<IpAddr>,
     /// Networks behind it.
     pub routes: Vec<IpNet>,
     /// Its last day, or a time, as TOML has it.
     pub expires: Option<String>,
+    /// Where its own configuration is to be written.
+    pub client_conf: Option<ClientConf>,
+}
+
+/// A file that a client is started with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClientConf {
+    /// Where it is written.
+    pub path: PathBuf,
+    /// Name or address of the server, as clients reach it; `None`: it is to be filled in.
+    pub server: Option<String>,
 }
 
 impl NewPeer {
-    /// The text that names it.
-    pub fn text(&self) -> String {
+    /// The text that names it, with this public key.
+    pub fn text(&self, public_key: &[u8; 32]) -> String {
         let mut fields = Table::new();
-        fields.insert("public-key", value(key_text(&self.public_key)));
+        fields.insert("public-key", value(key_text(public_key)));
         let many = |values: Vec<String>| match values.as_slice() {
             [one] => value(one.as_str()),
             many => value(many.iter().collect::<Array>()),
@@ -143,14 +155,15 @@ public-key = \"y\"
     fn a_new_peer_is_written_as_a_person_would() {
         let peer = NewPeer {
             name: name("b.ob"),
-            public_key: [0; 32],
+            public_key: None,
             addresses: vec!["10.8.0.8".parse().unwrap(), "fd00::8".parse().unwrap()],
             routes: vec!["192.168.7.0/24".parse().unwrap()],
             expires: Some("2027-01-31".to_owned()),
+            client_conf: None,
         };
         let key = "A".repeat(43) + "=";
         assert_eq!(
-            peer.text(),
+            peer.text(&[0; 32]),
             format!(
                 "[peer.\"b.ob\"]\npublic-key = \"{key}\"\naddress = [\"10.8.0.8\", \"fd00::8\"]\n\
                  route = \"192.168.7.0/24\"\nexpires = 2027-01-31\n"
