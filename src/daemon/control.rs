@@ -244,16 +244,27 @@ fn ask(directory: &Path) -> Result<Option<ProcessStatus>, Failure> {
 /// Reads a status. The process that answers may not be the one it claims to be, so its answer is
 /// limited in time and length, and cannot affect a terminal.
 fn read_status(stream: &mut Connection) -> io::Result<ProcessStatus> {
+    let json = read_all(stream, PATIENCE, MAX_STATUS)?;
+    let mut status = serde_json::from_slice(&json).map_err(io::Error::other)?;
+    make_printable(&mut status);
+    serde_json::from_value(status).map_err(io::Error::other)
+}
+
+/// Reads up to the end. All of it, not each part, has as long as `patience`.
+///
+/// # Errors
+/// When it takes longer, or is longer than `most` bytes and what one call reads.
+pub fn read_all(stream: &mut Connection, patience: Duration, most: usize) -> io::Result<Vec<u8>> {
     let start = Clock::start();
-    let mut json = Vec::new();
+    let mut bytes = Vec::new();
     let mut buffer = [0; 4096];
     loop {
-        let left = PATIENCE.checked_sub(start.elapsed()).filter(|left| !left.is_zero());
+        let left = patience.checked_sub(start.elapsed()).filter(|left| !left.is_zero());
         stream.set_read_timeout(Some(left.ok_or(io::ErrorKind::TimedOut)?))?;
         match stream.read(&mut buffer) {
-            Ok(0) => break,
-            Ok(_) if json.len() > MAX_STATUS => return Err(io::ErrorKind::FileTooLarge.into()),
-            Ok(length) => json.extend_from_slice(&buffer[..length]),
+            Ok(0) => return Ok(bytes),
+            Ok(_) if bytes.len() > most => return Err(io::ErrorKind::FileTooLarge.into()),
+            Ok(length) => bytes.extend_from_slice(&buffer[..length]),
             // The error of a time limit (SO_RCVTIMEO in socket(7)).
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
                 return Err(io::ErrorKind::TimedOut.into());
@@ -261,9 +272,6 @@ fn read_status(stream: &mut Connection) -> io::Result<ProcessStatus> {
             Err(e) => return Err(e),
         }
     }
-    let mut status = serde_json::from_slice(&json).map_err(io::Error::other)?;
-    make_printable(&mut status);
-    serde_json::from_value(status).map_err(io::Error::other)
 }
 
 /// Escapes control characters in all strings.

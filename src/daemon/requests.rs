@@ -6,7 +6,7 @@
 //! asks reads the files of peers, because a service without rights cannot.
 
 use std::collections::BTreeMap;
-use std::io::{self, Read as _, Write as _};
+use std::io::{self, Write as _};
 use std::net::Shutdown;
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixStream as Connection;
@@ -23,7 +23,7 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{mpsc, oneshot};
 
 use super::Failure;
-use crate::host::clock::Clock;
+use super::control::read_all;
 
 const SOCKET: &str = "request.sock";
 
@@ -209,27 +209,12 @@ pub fn ask(directory: &Path, request: Request) -> Result<(Answer, RunsAs), Failu
         _ => Failure::Generic(format!("{}: {e}", path.display())),
     };
     let mut stream = Connection::connect(&path).map_err(failed)?;
-    let start = Clock::start();
     stream.set_write_timeout(Some(PATIENCE)).map_err(failed)?;
     let envelope = Envelope { ipipou: VERSION, content: Asked { request } };
     let bytes = serde_json::to_vec(&envelope).map_err(|e| Failure::Generic(e.to_string()))?;
     stream.write_all(&bytes).map_err(failed)?;
     stream.shutdown(Shutdown::Write).map_err(failed)?;
-    let mut answer = Vec::new();
-    let mut buffer = [0; 4096];
-    // All of it, not each part of it, has this long.
-    loop {
-        let left = PATIENCE.checked_sub(start.elapsed()).filter(|left| !left.is_zero());
-        let left = left.ok_or(io::ErrorKind::TimedOut).map_err(|e| failed(e.into()))?;
-        stream.set_read_timeout(Some(left)).map_err(failed)?;
-        match stream.read(&mut buffer).map_err(failed)? {
-            0 => break,
-            _ if answer.len() > LONGEST_ANSWER => {
-                return Err(failed(io::ErrorKind::FileTooLarge.into()));
-            }
-            length => answer.extend_from_slice(&buffer[..length]),
-        }
-    }
+    let answer = read_all(&mut stream, PATIENCE, LONGEST_ANSWER).map_err(failed)?;
     let answer: Envelope<Answer> = serde_json::from_slice(&answer)
         .map_err(|e| Failure::Generic(format!("{}: no answer: {e}", path.display())))?;
     let user = socket_peercred(&stream).map_err(|e| failed(e.into()))?.uid;
