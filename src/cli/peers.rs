@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use super::error::{CliError, usage};
 use super::invocation::{Invocation, PeersQuestion};
 use super::options::PeerCommand;
-use super::options::command::ServerOptions;
+use super::options::command::{RunningOptions, ServerOptions};
 use super::{arguments, check, conf_file, value};
 use crate::engine::peers_file::edit::{ClientConf, Edit, NewPeer};
 
@@ -16,14 +16,17 @@ use crate::engine::peers_file::edit::{ClientConf, Edit, NewPeer};
 /// When it is about the files of a server, and that has none, or its own file has a mistake.
 pub fn asked(about: PeerCommand, command: &mut clap::Command) -> Result<Invocation, CliError> {
     Ok(match about {
-        PeerCommand::List { json, state, tunnel, runtime_root, help: _ } => {
+        PeerCommand::List { json, state, running } => {
+            let RunningOptions { tunnel, runtime_root, help: _ } = running;
             Invocation::Peers(PeersQuestion { name: None, state, tunnel, runtime_root, json })
         }
-        PeerCommand::Show { json, tunnel, runtime_root, name, help: _ } => {
+        PeerCommand::Show { json, name, running } => {
+            let RunningOptions { tunnel, runtime_root, help: _ } = running;
             let name = Some(name);
             Invocation::Peers(PeersQuestion { name, state: None, tunnel, runtime_root, json })
         }
-        PeerCommand::Kick { tunnel, runtime_root, name, help: _ } => {
+        PeerCommand::Kick { name, running } => {
+            let RunningOptions { tunnel, runtime_root, help: _ } = running;
             Invocation::Kick { peer: name, tunnel, runtime_root }
         }
         PeerCommand::Add {

@@ -103,6 +103,20 @@ pub struct ServerOptions {
     pub help: Option<bool>,
 }
 
+/// Which running server is asked.
+#[derive(Debug, Clone, Args)]
+pub struct RunningOptions {
+    /// The server's file or interface, where several run
+    #[arg(short = 'i', long, value_name = "NAME", value_parser = value::tunnel_name)]
+    pub tunnel: Option<String>,
+    /// Where the tunnels' control sockets are
+    #[arg(long, value_name = "DIR", default_value = "/run/ipipou", value_parser = value::path)]
+    pub runtime_root: PathBuf,
+    /// Print this help
+    #[arg(short = 'h', long, action = ArgAction::Help)]
+    pub help: Option<bool>,
+}
+
 /// What is done with peers.
 #[derive(Debug, Clone, Subcommand)]
 pub enum PeerCommand {
@@ -114,16 +128,8 @@ pub enum PeerCommand {
         /// Only those that are connected, away, new, expired or disabled
         #[arg(long, value_name = "STATE", value_parser = value::peer_state)]
         state: Option<String>,
-        /// The server's file or interface, where several run
-        #[arg(short = 'i', long, value_name = "NAME", value_parser = value::tunnel_name)]
-        tunnel: Option<String>,
-        /// Where the tunnels' control sockets are
-        #[arg(long, value_name = "DIR", default_value = "/run/ipipou",
-              value_parser = value::path)]
-        runtime_root: PathBuf,
-        /// Print this help
-        #[arg(short = 'h', long, action = ArgAction::Help)]
-        help: Option<bool>,
+        #[command(flatten)]
+        running: RunningOptions,
     },
     /// Name one more peer in a file of its own, and have the running server take it. Twice the same changes
     /// nothing
@@ -179,38 +185,22 @@ pub enum PeerCommand {
     },
     /// End the session of a peer, which may come back: `enabled = false` in its file keeps it out
     Kick {
-        /// The server's file or interface, where several run
-        #[arg(short = 'i', long, value_name = "NAME", value_parser = value::tunnel_name)]
-        tunnel: Option<String>,
-        /// Where the tunnels' control sockets are
-        #[arg(long, value_name = "DIR", default_value = "/run/ipipou",
-              value_parser = value::path)]
-        runtime_root: PathBuf,
         /// The peer
         #[arg(value_name = "NAME")]
         name: String,
-        /// Print this help
-        #[arg(short = 'h', long, action = ArgAction::Help)]
-        help: Option<bool>,
+        #[command(flatten)]
+        running: RunningOptions,
     },
     /// Everything about one peer
     Show {
         /// As JSON
         #[arg(long)]
         json: bool,
-        /// The server's file or interface, where several run
-        #[arg(short = 'i', long, value_name = "NAME", value_parser = value::tunnel_name)]
-        tunnel: Option<String>,
-        /// Where the tunnels' control sockets are
-        #[arg(long, value_name = "DIR", default_value = "/run/ipipou",
-              value_parser = value::path)]
-        runtime_root: PathBuf,
         /// The peer
         #[arg(value_name = "NAME")]
         name: String,
-        /// Print this help
-        #[arg(short = 'h', long, action = ArgAction::Help)]
-        help: Option<bool>,
+        #[command(flatten)]
+        running: RunningOptions,
     },
 }
 
