@@ -91,8 +91,7 @@ impl Hub {
     }
 
     fn note_expiry(&mut self, member: &Member, now: &Now) {
-        let expires = member.entry.expires.filter(|expires| *expires > now.unix);
-        self.expiries.extend(expires.map(|expires| (expires, member.id)));
+        self.expiries.extend(expiry(member, now));
     }
 
     fn forget_expiry(&mut self, member: &Member) {
@@ -127,8 +126,7 @@ impl Hub {
             let peer = self.in_protocol(&member.entry, now);
             let ended = self.server.insert(member.id, peer);
             gone.extend(ended.map(|remote| (member.id, remote, Gone::Expired)));
-            let expires = member.entry.expires.filter(|expires| *expires > now.unix);
-            self.expiries.extend(expires.map(|expires| (expires, member.id)));
+            self.expiries.extend(expiry(member, now));
         }
         gone
     }
@@ -159,6 +157,12 @@ impl Hub {
             },
         }
     }
+}
+
+/// When a member expires that has not yet.
+fn expiry(member: &Member, now: &Now) -> Option<(u64, PeerId)> {
+    let expires = member.entry.expires.filter(|expires| *expires > now.unix);
+    expires.map(|expires| (expires, member.id))
 }
 
 /// Tells names apart; the few that it does not get the next free number (FNV-1a, RFC 9923, folded).
