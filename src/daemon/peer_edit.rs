@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use zeroize::Zeroizing;
 
-use super::peers::{check, read, reload};
+use super::peers::{check, read_checked, reload};
 use super::requests::Files;
 use super::{Failure, new_pair};
 use crate::auth::{key_text, parse_key};
@@ -34,11 +34,10 @@ pub fn edit_peers(
     let Some(hub) = config.hub() else {
         return Err(Failure::Usage(format!("{tunnel} is no server with `peers` in its file")));
     };
-    let mut files = match hub.peers.exists() {
-        true => read(&hub.peers).map_err(Failure::Usage)?,
-        false => Files::default(),
+    let (mut files, set) = match hub.peers.exists() {
+        true => read_checked(hub, &config.tunnel).map_err(Failure::Usage)?,
+        false => (Files::default(), PeerSet::default()),
     };
-    let set = check(&files, hub, &config.tunnel).map_err(Failure::Usage)?;
     let (paths, said) = (Vec::new(), String::new());
     let mut changes = Changes { hub, files: &mut files, paths, conf: None, said };
     match edit {

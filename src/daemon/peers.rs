@@ -13,7 +13,7 @@ use super::requests::{self, Answer, Files, Request, RunsAs};
 use super::{Failure, Settings};
 use crate::auth::SharedSecret;
 use crate::engine::config::{Config, Datapath, HubConfig, TunnelConfig};
-use crate::engine::peers_file::{Context, PeerEntry, PeerSet, SourceFile, parse};
+use crate::engine::peers_file::{Context, Fault, PeerEntry, PeerSet, SourceFile, parse};
 use crate::host::atomic_file;
 use crate::host::clock;
 use crate::sources::peers::{self, read_secret};
@@ -65,8 +65,11 @@ impl PeersReader {
     /// # Errors
     /// The mistakes, when there was no good set before.
     pub fn at_start(&self, is_service: bool) -> Result<AtStart, Failure> {
-        let faults = match read(&self.hub.peers).and_then(|files| self.take(files, None)) {
-            Ok(set) => return Ok(AtStart { set, faults: None }),
+        let faults = match read_checked(&self.hub, &self.tunnel) {
+            Ok((files, set)) => {
+                self.keep(files);
+                return Ok(AtStart { set, faults: None });
+            }
             Err(faults) => faults,
         };
         match self.last_good() {
@@ -82,19 +85,30 @@ impl PeersReader {
     /// # Errors
     /// Every mistake, a line each.
     pub fn again(&self, datapath: Datapath) -> Result<PeerSet, String> {
-        read(&self.hub.peers).and_then(|files| self.take(files, Some(datapath)))
+        let (files, set) = read_checked(&self.hub, &self.tunnel)?;
+        self.accept(files, set, datapath)
     }
 
-    /// Checks files, and keeps them if they are good. `datapath`: the one in use, which has to carry them.
+    /// Checks files that were sent, and keeps them if they are good. `datapath`: the one in use, which has to
+    /// carry them.
     ///
     /// # Errors
     /// Every mistake, a line each.
-    pub fn take(&self, files: Files, datapath: Option<Datapath>) -> Result<PeerSet, String> {
+    pub fn take(&self, files: Files, datapath: Datapath) -> Result<PeerSet, String> {
         let set = check(&files, &self.hub, &self.tunnel)?;
-        let problem = datapath.and_then(|datapath| exceeds(&set, datapath));
-        if let Some(problem) = problem {
+        self.accept(files, set, datapath)
+    }
+
+    fn accept(&self, files: Files, set: PeerSet, datapath: Datapath) -> Result<PeerSet, String> {
+        if let Some(problem) = exceeds(&set, datapath) {
             return Err(problem);
         }
+        self.keep(files);
+        Ok(set)
+    }
+
+    /// Keeps good files for a start with mistakes in them.
+    fn keep(&self, files: Files) {
         let last = LastGood { at: clock::unix(), files };
         let written = serde_json::to_vec(&last).map_err(std::io::Error::other);
         if let Err(e) = written.and_then(|bytes| atomic_file::replace(&self.last_good, &bytes)) {
@@ -103,7 +117,6 @@ impl PeersReader {
                 "{path}: {e}: a start with mistakes in the files has no peers to go on with"
             );
         }
-        Ok(set)
     }
 
     fn last_good(&self) -> Option<PeerSet> {
@@ -147,35 +160,64 @@ fn exceeds(set: &PeerSet, datapath: Datapath) -> Option<String> {
 ///
 /// # Errors
 /// What cannot be read, in one line.
-pub(super) fn read(path: &Path) -> Result<Files, String> {
-    let sources = peers::read(path)?;
-    let files = RefCell::new(Files::default());
-    let note = |path: &Path| {
-        let secret = read_secret(path);
-        files.borrow_mut().add_secret(path, &secret);
-        secret
-    };
-    // What is found here is found again by who takes them; it is about the paths.
-    let _ =
-        parse(&sources, &Context { read_secret: &note, ..anybody(&SharedSecret::new(Vec::new())) });
-    let mut files = files.into_inner();
-    files.texts = sources.iter().map(|file| (file.name.clone(), file.text.clone())).collect();
-    Ok(files)
-}
-
-/// A server that any peer may belong to.
-fn anybody(secret: &SharedSecret) -> Context<'_> {
-    Context {
+fn read(path: &Path) -> Result<Files, String> {
+    // Who takes them finds the mistakes; here, they are read for their paths.
+    let anybody = Context {
         own_public_key: None,
         inner: std::net::Ipv4Addr::UNSPECIFIED,
         network: ipnet::Ipv4Net::default(),
         inner6: None,
-        default_secret: secret,
-        read_secret: &|_| Err(String::new()),
+        default_secret: &SharedSecret::new(Vec::new()),
+        read_secret: &read_secret,
+    };
+    read_for(path, &anybody).map(|(files, _)| files)
+}
+
+/// Reads the files of a server, and those of the secrets that they name, and checks them.
+///
+/// # Errors
+/// Every mistake, a line each.
+pub(super) fn read_checked(
+    hub: &HubConfig,
+    tunnel: &TunnelConfig,
+) -> Result<(Files, PeerSet), String> {
+    let (files, set) = read_for(&hub.peers, &context(hub, tunnel, &read_secret))?;
+    Ok((files, set.map_err(|faults| lines(&faults))?))
+}
+
+type Checked = Result<PeerSet, Vec<Fault>>;
+
+/// Reads files for a server, whose context reads secrets.
+fn read_for(path: &Path, server: &Context<'_>) -> Result<(Files, Checked), String> {
+    let sources = peers::read(path)?;
+    let files = RefCell::new(Files::default());
+    let note = |path: &Path| {
+        let secret = (server.read_secret)(path);
+        files.borrow_mut().add_secret(path, &secret);
+        secret
+    };
+    let set = parse(&sources, &Context { read_secret: &note, ..*server });
+    let mut files = files.into_inner();
+    files.texts = sources.iter().map(|file| (file.name.clone(), file.text.clone())).collect();
+    Ok((files, set))
+}
+
+fn context<'a>(
+    hub: &'a HubConfig,
+    tunnel: &TunnelConfig,
+    read_secret: &'a dyn Fn(&Path) -> Result<Vec<u8>, String>,
+) -> Context<'a> {
+    Context {
+        own_public_key: Some(hub.public_key()),
+        inner: tunnel.inner,
+        network: tunnel.inner_peer,
+        inner6: tunnel.inner6,
+        default_secret: &hub.secret,
+        read_secret,
     }
 }
 
-/// The peers that the files name.
+/// The peers that files name which were read before.
 ///
 /// # Errors
 /// Every mistake, a line each.
@@ -187,16 +229,12 @@ pub(super) fn check(
     let source =
         |(name, text): &(String, String)| SourceFile { name: name.clone(), text: text.clone() };
     let sources: Vec<_> = files.texts.iter().map(source).collect();
-    let context = Context {
-        own_public_key: Some(hub.public_key()),
-        inner: tunnel.inner,
-        network: tunnel.inner_peer,
-        inner6: tunnel.inner6,
-        default_secret: &hub.secret,
-        read_secret: &|path| files.secret(path),
-    };
-    parse(&sources, &context)
-        .map_err(|faults| faults.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))
+    let read_secret = |path: &Path| files.secret(path);
+    parse(&sources, &context(hub, tunnel, &read_secret)).map_err(|faults| lines(&faults))
+}
+
+fn lines(faults: &[Fault]) -> String {
+    faults.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
 }
 
 /// Checks the files of a configuration, for `ipipou check`. Returns what there is to say.
@@ -205,8 +243,8 @@ pub(super) fn check(
 /// Every mistake, a line each.
 pub fn check_peers(config: &Config) -> Result<String, Failure> {
     let Some(hub) = config.hub() else { return Ok(String::new()) };
-    let set = read(&hub.peers).and_then(|files| check(&files, hub, &config.tunnel));
-    let count = set.map_err(Failure::Usage)?.len();
+    let (_, set) = read_checked(hub, &config.tunnel).map_err(Failure::Usage)?;
+    let count = set.len();
     let peers = if count == 1 { "peer" } else { "peers" };
     Ok(format!("{}: {count} {peers}, no mistakes\n", hub.peers.display()))
 }

@@ -389,17 +389,15 @@ impl<'a> Process<'a> {
             (Request::Where, reader) => {
                 Answer { path: reader.map(PeersReader::path), ..Answer::done("") }
             }
-            (Request::Reload(Some(files)), Some(reader)) => {
-                match reader.take(files, Some(self.chosen)) {
-                    Ok(set) => {
-                        done = self.handle(Event::Peers(set)).await;
-                        let device = &self.settings.tunnel().device;
-                        let loaded = self.engine.loaded().unwrap_or_default();
-                        Answer::done(format!("{device}: {loaded}"))
-                    }
-                    Err(faults) => Answer::refused(faults),
+            (Request::Reload(Some(files)), Some(reader)) => match reader.take(files, self.chosen) {
+                Ok(set) => {
+                    done = self.handle(Event::Peers(set)).await;
+                    let device = &self.settings.tunnel().device;
+                    let loaded = self.engine.loaded().unwrap_or_default();
+                    Answer::done(format!("{device}: {loaded}"))
                 }
-            }
+                Err(faults) => Answer::refused(faults),
+            },
             (Request::Reload(None), _) if self.engine.proves_itself() => {
                 done = self.handle(Event::ReauthRequested).await;
                 Answer::done("authenticating again")
