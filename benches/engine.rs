@@ -140,6 +140,7 @@ fn reading_a_file(peers: u32) -> f64 {
     let files = [peers_file(peers)];
     let context = Context {
         own_public_key: None,
+        port: None,
         inner: "10.9.0.1".parse().unwrap(),
         network: "10.9.0.0/16".parse().unwrap(),
         inner6: Some("fd00:9::1/64".parse().unwrap()),

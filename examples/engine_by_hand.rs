@@ -115,6 +115,7 @@ fn config(verifier: Verifier) -> Result<Config, Box<dyn Error>> {
         auth_ttl: None,
         rules: RulesConfig { table: "ipipou-0".to_owned(), counters: true },
         gateway: GatewayConfig::default(),
+        among_peers: false,
         datapath: DatapathChoice::Only(Datapath::Kernel),
         queues: None,
     };

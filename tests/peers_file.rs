@@ -1,11 +1,14 @@
 //! Peers files as people write them: what is accepted, what it means, and what is said of mistakes.
 
 use std::net::IpAddr;
+use std::num::NonZeroU16;
 use std::path::Path;
 use std::time::Duration;
 
-use ipipou::auth::{SharedSecret, Signer, is_public_key, key_text};
-use ipipou::engine::peers_file::{Context, Fault, PeerEntry, PeerSet, SourceFile, parse};
+use ipipou::auth::{SharedSecret, Signer, Token, is_public_key, key_text};
+use ipipou::engine::peers_file::{
+    Context, Fault, OldPeer, OldProof, PeerEntry, PeerSet, SourceFile, Speaks, parse,
+};
 use ipnet::IpNet;
 use proptest::prelude::*;
 
@@ -61,6 +64,7 @@ fn read(files: &[(&str, &str)]) -> Result<PeerSet, Vec<Fault>> {
     let files: Vec<_> = files.iter().map(file).collect();
     let context = Context {
         own_public_key: Some(key(9)),
+        port: NonZeroU16::new(10000),
         inner: "10.8.0.1".parse().unwrap(),
         network: "10.8.0.0/24".parse().unwrap(),
         inner6: Some("fd00:8::1/64".parse().unwrap()),
@@ -115,6 +119,33 @@ fn mistakes_of_addresses_and_routes_are_clear() {
 }
 
 #[test]
+fn mistakes_about_peers_with_the_old_program_are_clear() {
+    golden("peers-old.txt");
+}
+
+#[test]
+fn a_peer_with_the_old_program_has_a_port_and_a_key_or_a_token() {
+    let peers = good(
+        "[defaults]\nlifetime = \"5m\"\n\
+         [peer.key]\npublic-key = \"KEY-1\"\naddress = \"10.8.0.2\"\nold = 10_003\n\
+         [peer.token]\ntoken-file = \"/secrets/line\"\naddress = \"10.8.0.3\"\nold = 0x2714\n\
+         lifetime = \"1m\"\n\
+         [peer.new]\npublic-key = \"KEY-2\"\naddress = \"10.8.0.4\"\n",
+    );
+    let port = |port| NonZeroU16::new(port).unwrap();
+    let token = Token::new(b" a secret ".to_vec()).unwrap();
+    let minute = Some(Duration::from_secs(60));
+    let speaks: Vec<_> = peers.iter().map(|peer| (peer.name.as_str(), &peer.speaks)).collect();
+    // Many old clients send one packet only: the default for all is not theirs.
+    let key = OldPeer { port: port(10003), proof: OldProof::Key(key(1)), lifetime: None };
+    let token = OldPeer { port: port(10004), proof: OldProof::Token(token), lifetime: minute };
+    let new = Speaks::Hellos(self::key(2));
+    let expected = [("key", &Speaks::Old(key)), ("new", &new), ("token", &Speaks::Old(token))];
+    assert_eq!(speaks, expected);
+    assert_eq!(peers[2].public_key(), None);
+}
+
+#[test]
 fn mistakes_of_fields_and_tables_are_clear() {
     golden("peers-fields.txt");
 }
@@ -161,7 +192,7 @@ fn a_peer_says_everything() {
         note = "behind CGNAT; Eva, 2nd floor""#,
     );
     let [anna] = &peers[..] else { panic!("{peers:?}") };
-    assert_eq!((anna.name.as_str(), anna.public_key), ("anna-router", key(1)));
+    assert_eq!((anna.name.as_str(), anna.public_key()), ("anna-router", Some(&key(1))));
     assert_eq!(anna.addresses, ["10.8.0.7", "fd00:8::7"].map(|a| a.parse::<IpAddr>().unwrap()));
     let routes = ["192.168.7.0/24", "fd00:7::/64", "192.0.2.1/32"];
     assert_eq!(anna.routes, routes.map(|net| net.parse::<IpNet>().unwrap()));
@@ -231,6 +262,7 @@ fn a_server_without_ipv6_inside_takes_no_addresses_of_it() {
     };
     let context = Context {
         own_public_key: None,
+        port: NonZeroU16::new(10000),
         inner: "10.8.0.1".parse().unwrap(),
         network: "10.8.0.0/31".parse().unwrap(),
         inner6: None,
@@ -271,6 +303,7 @@ fn a_file_of_secrets_is_read_once() {
     let count = std::cell::Cell::new(0);
     let context = Context {
         own_public_key: None,
+        port: NonZeroU16::new(10000),
         inner: "10.8.0.1".parse().unwrap(),
         network: "10.8.0.0/24".parse().unwrap(),
         inner6: None,

@@ -41,7 +41,7 @@ impl Proof {
     /// How many bytes a payload that proves something has; `None`: any number.
     pub fn lengths(&self) -> Option<RangeInclusive<usize>> {
         match self {
-            Proof::Key(_) => Some(AUTH_PACKET_LEN..=MAX_AUTH_PACKET_LEN),
+            Proof::Key(verifier) => Some(AUTH_PACKET_LEN..=verifier.longest()),
             Proof::Token(token) => Some(token.as_bytes().len()..=token.as_bytes().len()),
             Proof::Nothing => None,
         }
@@ -60,6 +60,8 @@ pub struct Verifier {
     secret: SharedSecret,
     /// `None`: the packet's time is compared only with those that were accepted.
     max_discrepancy: Option<Duration>,
+    /// Whether something may follow the packet.
+    takes_tail: bool,
 }
 
 /// Why a packet was refused. The names are those of the counters.
@@ -174,7 +176,19 @@ impl Verifier {
         if key.is_weak() {
             return Err(KeyError::Weak);
         }
-        Ok(Verifier { key, secret, max_discrepancy })
+        Ok(Verifier { key, secret, max_discrepancy, takes_tail: true })
+    }
+
+    /// The same, for packets of exactly [`AUTH_PACKET_LEN`] bytes: a hello of control protocol v2, which is
+    /// such a packet with a tail, proves nothing then.
+    #[must_use]
+    pub fn without_tail(self) -> Self {
+        Verifier { takes_tail: false, ..self }
+    }
+
+    /// Bytes of the longest packet.
+    fn longest(&self) -> usize {
+        if self.takes_tail { MAX_AUTH_PACKET_LEN } else { AUTH_PACKET_LEN }
     }
 
     /// The 32 bytes of the public key (RFC 8032, 5.1.5).
@@ -197,6 +211,9 @@ impl Verifier {
         seen: &mut ReplayMemory,
     ) -> Result<(), Reject> {
         let packet = AuthPacket::parse(payload)?;
+        if payload.len() > self.longest() {
+            return Err(Reject::Oversized);
+        }
         let difference = time.now.abs_diff(packet.seconds);
         if self.max_discrepancy.is_some_and(|max| difference > max.as_secs()) {
             return Err(Reject::ClockDiffers);

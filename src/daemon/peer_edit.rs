@@ -88,7 +88,7 @@ impl Changes<'_> {
     fn add(&mut self, peer: &NewPeer, set: &PeerSet, config: &Config) -> Result<(), Failure> {
         let name = &peer.name;
         if let Some(there) = set.get(name) {
-            let is_same = peer.public_key == Some(there.public_key)
+            let is_same = peer.public_key.as_ref() == there.public_key()
                 && (peer.addresses.is_empty() || there.addresses == peer.addresses)
                 && there.routes == peer.routes;
             if is_same {

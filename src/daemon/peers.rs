@@ -164,6 +164,7 @@ fn read(path: &Path) -> Result<Files, String> {
     // Who takes them finds the mistakes; here, they are read for their paths.
     let anybody = Context {
         own_public_key: None,
+        port: None,
         inner: std::net::Ipv4Addr::UNSPECIFIED,
         network: ipnet::Ipv4Net::default(),
         inner6: None,
@@ -209,6 +210,7 @@ fn context<'a>(
 ) -> Context<'a> {
     Context {
         own_public_key: Some(hub.public_key()),
+        port: Some(tunnel.port),
         inner: tunnel.inner,
         network: tunnel.inner_peer,
         inner6: tunnel.inner6,

@@ -19,7 +19,7 @@ use crate::host::{
 };
 use crate::kernel::{KernelState, probe_fou};
 use crate::sources::names;
-use crate::tun::{StoredFds, TunDatapath};
+use crate::tun::{Owner, StoredFds, TunDatapath};
 
 /// Bits of capability sets (capabilities(7)).
 const CAP_NET_ADMIN: u32 = 12;
@@ -111,7 +111,8 @@ pub enum Prepared {
 }
 
 impl Prepared {
-    /// Starts the datapath. `stored` is what an earlier process of the userspace datapath left.
+    /// Starts the datapath of `owner`'s tunnel. `stored` is what an earlier process of the userspace datapath
+    /// left.
     ///
     /// # Errors
     /// When the kernel refuses a socket or a thread, or another process reads the queue.
@@ -119,7 +120,7 @@ impl Prepared {
         self,
         config: &Config,
         host: &HostAdapter,
-        stored: StoredFds,
+        (owner, stored): (Owner, StoredFds),
     ) -> Result<Box<dyn host::Datapath>, Failure> {
         let tunnel = &config.tunnel;
         match self {
@@ -127,7 +128,7 @@ impl Prepared {
                 Ok(Box::new(state.start(config.queue(), tunnel.outer.device())?))
             }
             Prepared::Tun => {
-                let datapath = TunDatapath::start(tunnel, host, stored).await;
+                let datapath = TunDatapath::start(tunnel, host, (owner, stored)).await;
                 Ok(Box::new(datapath.map_err(Failure::system("start threads"))?))
             }
         }

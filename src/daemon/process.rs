@@ -10,6 +10,7 @@ use tracing::Level;
 use super::control::answer;
 use super::locks::Locks;
 use super::memory::{Loaded, MemoryFile};
+use super::old::OldPeers;
 use super::peers::PeersReader;
 use super::preflight::{self, Demand, Ground};
 use super::requests::{Answer, Pending, Request};
@@ -19,13 +20,14 @@ use crate::engine::config::Datapath;
 use crate::engine::driver::Driver as _;
 use crate::engine::host::step::{DnsStep, StepKind};
 use crate::engine::host::{Family, Found, NameServers, RulesFound};
+use crate::engine::peers_file::PeerSet;
 use crate::engine::{Engine, Event, Memory, Report, Writing};
-use crate::host::clock::Clock;
+use crate::host::clock::{self, Clock};
 use crate::host::datapath::Warnings;
 use crate::host::dns::Dns;
 use crate::host::{self, Changed, HostAdapter, Question, StepError, WayTo};
 use crate::observe::rate::Limiter;
-use crate::tun::{self, StoredFds};
+use crate::tun::{self, Owner, StoredFds};
 
 /// The log lines of each kind are limited per this interval. A kind that repeats because somebody sends
 /// much gets one line.
@@ -48,6 +50,8 @@ pub(super) enum Failing {
 
 pub struct Process<'a> {
     pub(super) settings: &'a Settings,
+    /// Whose tunnel this is.
+    pub(super) owner: Owner,
     /// The family of the outer addresses.
     pub(super) family_at_start: Family,
     pub(super) clock: Clock,
@@ -78,21 +82,36 @@ pub struct Process<'a> {
     pub(super) rules: &'static str,
     /// The program that changed nftables since the last reading.
     ruleset_by: Option<String>,
+    /// The peers with the old program, each with a tunnel of its own.
+    pub(super) old: OldPeers,
 }
 
 impl<'a> Process<'a> {
-    /// Opens what a tunnel needs, before the first change to the host.
-    pub async fn open(settings: &'a Settings, demand: &Demand) -> Result<Self, Failure> {
-        let clock = Clock::start();
-        let mut kept = tun::inherited();
+    /// Opens what the tunnel of this process needs, before the first change to the host. `kept` is what an
+    /// earlier process left.
+    pub async fn open(
+        settings: &'a Settings,
+        demand: &Demand,
+        mut kept: StoredFds,
+    ) -> Result<Self, Failure> {
         let datapath = preflight::datapath(settings, !kept.is_nothing(), demand).await?;
         if datapath == Datapath::Kernel && !kept.is_nothing() {
             // These are the interface and the port that the kernel datapath is to have. They are
             // released, so that at least the next start finds them free, if they are not yet free for
             // this one.
             kept = StoredFds::default();
-            let _ = tun::forget();
+            let _ = tun::forget(Owner::Tunnel);
         }
+        Process::open_on(settings, datapath, (Owner::Tunnel, kept)).await
+    }
+
+    /// Opens what the tunnel of `owner` needs, which has this datapath.
+    pub async fn open_on(
+        settings: &'a Settings,
+        datapath: Datapath,
+        (owner, kept): (Owner, StoredFds),
+    ) -> Result<Self, Failure> {
+        let clock = Clock::start();
         let Ground { host, datapath: prepared, locks, adopts_listeners, family } =
             preflight::open_host(settings, datapath, !kept.is_nothing()).await?;
         let tunnel = settings.tunnel();
@@ -106,7 +125,7 @@ impl<'a> Process<'a> {
             step: Box::new(DnsStep::Use.into()),
             error: StepError::Dns(error),
         })?;
-        let in_use = prepared.start(&settings.config, &host, kept).await?;
+        let in_use = prepared.start(&settings.config, &host, (owner, kept)).await?;
         let file = MemoryFile::in_directory(&settings.state_dir);
         let memory = match file.load() {
             Loaded::Whole(memory) => memory,
@@ -126,6 +145,7 @@ impl<'a> Process<'a> {
         let now = clock.now()?;
         Ok(Process {
             settings,
+            owner,
             family_at_start: family,
             clock,
             engine: Engine::new(settings.config.clone(), datapath, memory, &now),
@@ -147,6 +167,7 @@ impl<'a> Process<'a> {
             leads_back: false,
             rules: "missing",
             ruleset_by: None,
+            old: OldPeers::default(),
         })
     }
 
@@ -163,8 +184,9 @@ impl<'a> Process<'a> {
 
     /// Removes everything that the tunnel made.
     pub async fn end(&mut self) -> Result<(), Failure> {
-        let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
-        let _ = tun::forget(); // without a service manager there is nothing to forget
+        self.old.end().await;
+        self.tell_manager(sd_notify::NotifyState::Stopping);
+        let _ = tun::forget(self.owner); // without a service manager there is nothing to forget
         // Notifications about the last changes may still be on their way.
         self.host.note(&Changed { lost: true, ..Changed::default() });
         let found = self.read_host().await.map_err(Failure::Netlink)?;
@@ -346,7 +368,7 @@ impl<'a> Process<'a> {
             | Report::ServerMoved(_)
             | Report::NextAddress { .. }
             | Report::OuterAddress(_) => {
-                let _ = sd_notify::notify(&[sd_notify::NotifyState::Status(&report.to_string())]);
+                self.tell_manager(sd_notify::NotifyState::Status(&report.to_string()));
                 Level::INFO
             }
         };
@@ -369,8 +391,15 @@ impl<'a> Process<'a> {
         }
     }
 
+    /// Tells the service manager; it knows of the tunnel of the process only.
+    fn tell_manager(&self, state: sd_notify::NotifyState<'_>) {
+        if self.owner == Owner::Tunnel {
+            let _ = sd_notify::notify(&[state]);
+        }
+    }
+
     pub fn notify_ready(&mut self) {
-        let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+        self.tell_manager(sd_notify::NotifyState::Ready);
         let datapath = self.chosen.name();
         let offloads = self.datapath.statistics().offloads;
         let offloads = offloads.map_or_else(String::new, |with| format!(" with {with}"));
@@ -379,6 +408,14 @@ impl<'a> Process<'a> {
             self.settings.tunnel().port,
             self.role()
         );
+    }
+
+    /// Takes another set of peers; true at the end.
+    pub async fn take_peers(&mut self, set: PeerSet) -> bool {
+        let old = set.peers().iter().filter(|peer| peer.old().is_some()).cloned().collect();
+        let done = self.handle(Event::Peers(set)).await;
+        self.old.replace(old, clock::unix());
+        done
     }
 
     /// Does what an operator asks for; true at the end.
@@ -391,7 +428,7 @@ impl<'a> Process<'a> {
             }
             (Request::Reload(Some(files)), Some(reader)) => match reader.take(files, self.chosen) {
                 Ok(set) => {
-                    done = self.handle(Event::Peers(set)).await;
+                    done = self.take_peers(set).await;
                     let device = &self.settings.tunnel().device;
                     let loaded = self.engine.loaded().unwrap_or_default();
                     Answer::done(format!("{device}: {loaded}"))
@@ -405,6 +442,7 @@ impl<'a> Process<'a> {
             (Request::Reload(None), _) => Answer::done("nothing to reload"),
             (Request::Kick(name), Some(_)) => match name.parse() {
                 Ok(name) if self.engine.has_member(&name) => {
+                    self.old.kick(&name);
                     done = self.handle(Event::Kick(name)).await;
                     Answer::done("its session is over; it may come back")
                 }

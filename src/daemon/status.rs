@@ -60,7 +60,10 @@ impl Process<'_> {
     /// The peers of a server that files name.
     fn peers_status(&self) -> Option<PeersStatus> {
         let now = self.clock.now().ok()?;
-        let members = self.engine.members(&now)?;
+        let mut members = self.engine.members(&now)?;
+        for member in members.iter_mut().filter(|member| member.old.is_some()) {
+            self.note_old(member);
+        }
         let mut by_state: BTreeMap<String, usize> =
             MemberState::ALL.iter().map(|state| (state.name().to_owned(), 0)).collect();
         for member in &members {
@@ -80,6 +83,19 @@ impl Process<'_> {
             hellos: hellos.map(|(name, count)| (name.to_owned(), count)).collect(),
             peers: members.into_iter().map(peer_status).collect(),
         })
+    }
+
+    /// Adds what is known of a peer with the old program: the engine of its own tunnel has it.
+    fn note_old(&self, member: &mut MemberStatus) {
+        let Some(state) = self.old.state(&member.name) else { return };
+        member.last_hello = state.last_authentication;
+        member.remote = state.remote.filter(|_| state.admitted);
+        member.moves = state.moves;
+        member.state = match (member.remote, member.last_hello) {
+            (Some(_), _) => MemberState::Connected,
+            (None, Some(_)) => MemberState::Away,
+            (None, None) => MemberState::New,
+        };
     }
 
     fn tunnel_status(&self, word: Option<(datapath::Unreachable, Duration)>) -> TunnelStatus {
@@ -128,9 +144,9 @@ fn learned_status(learned: Vec<(IpAddr, SocketAddr, Duration)>) -> Vec<Learned> 
 fn peer_status(member: MemberStatus) -> PeerStatus {
     PeerStatus {
         name: member.name,
-        public_key: key_text(&member.public_key),
+        public_key: member.public_key.map(|key| key_text(&key)).unwrap_or_default(),
         state: member.state.name().to_owned(),
-        protocol: 2,
+        protocol: if member.old.is_some() { 1 } else { 2 },
         remote: member.remote.map(|remote| remote.to_string()),
         addresses: member.addresses.iter().map(ToString::to_string).collect(),
         routes: member.routes.iter().map(ToString::to_string).collect(),

@@ -6,24 +6,26 @@ use std::sync::Arc;
 
 use tokio::net::UnixStream;
 use tokio::sync::{Notify, mpsc, watch};
-use tokio::time::sleep_until;
+use tokio::task::LocalSet;
 
 use super::control::StatusSocket;
 use super::debounce::DebouncedChanges;
+use super::old::Base;
 use super::peers::{AtStart, PeersReader};
 use super::preflight::Demand;
 use super::process::Process;
 use super::requests::{self, Pending, Requests};
 use super::signals::{Caught, Signals};
-use super::{Failure, Settings, preflight};
+use super::{Failure, Settings, old_tunnel, preflight};
 use crate::auth::key_text;
 use crate::engine::Event;
 use crate::engine::config::{Config, HostName, PeerSource};
 use crate::engine::driver::Driver as _;
 use crate::engine::host::Family;
 use crate::engine::table::Node;
-use crate::host::clock::Clock;
+use crate::host::clock::{self, Clock};
 use crate::sources::{TableSource, names};
+use crate::tun::{self, Owner};
 
 /// Runs a tunnel until SIGTERM or SIGINT.
 ///
@@ -37,7 +39,7 @@ pub fn run(settings: &Settings) -> Result<(), Failure> {
         .enable_all()
         .build()
         .map_err(Failure::system("start"))?;
-    let result = runtime.block_on(serve(settings));
+    let result = runtime.block_on(LocalSet::new().run_until(serve(settings)));
     // A lookup or a fetch that is in progress delays nothing.
     runtime.shutdown_background();
     result.map_err(|failure| match preflight::is_service() {
@@ -69,7 +71,9 @@ async fn serve(settings: &Settings) -> Result<(), Failure> {
         (None, Some(members)) => members.demand(),
         (None, None) => Demand::default(),
     };
-    let mut process = Process::open(settings, &demand).await?;
+    let mut inherited = tun::inherited();
+    let kept = inherited.remove(&Owner::Tunnel).unwrap_or_default();
+    let mut process = Process::open(settings, &demand, kept).await?;
     let hosts = hosts.map(|hosts| hosts.carried_by(process.chosen));
     let control = open_control(settings);
     let (mut answers, look_up_now) = keep_looking(&settings.config);
@@ -92,7 +96,7 @@ async fn serve(settings: &Settings) -> Result<(), Failure> {
                 tracing::error!("going on with the {} peers of the last good files", set.len());
             }
         }
-        process.handle(Event::Peers(set)).await;
+        process.take_peers(set).await;
     }
     let mut asked = open_requests(settings);
     if let Some(table) = next_table(&mut tables, &settings.config).await {
@@ -102,18 +106,23 @@ async fn serve(settings: &Settings) -> Result<(), Failure> {
     }
 
     process.start().await?;
-    process.notify_ready();
+    let base = Base { settings: settings.clone(), datapath: process.chosen, run: old_tunnel::run };
+    process.old.start(base, inherited, clock::unix());
+    let mut is_ready = false;
     loop {
+        if !is_ready && process.old.are_made() {
+            is_ready = true;
+            process.notify_ready();
+        }
         family.send_if_modified(|last| {
             let family = process.engine.family();
             std::mem::replace(last, family) != family
         });
         // A socket that always has something to read must not keep deadlines from being met.
-        if process.clock.elapsed() >= process.engine.next_deadline() {
-            process.handle(Event::Deadline).await;
+        if process.is_due() {
+            process.meet_deadline().await;
         }
-        let deadline = process.clock.instant(process.engine.next_deadline());
-        changes.watch(process.destinations());
+        let made = process.old.made();
         let done = tokio::select! {
             biased;
             signal = signals.next() => match signal {
@@ -139,10 +148,6 @@ async fn serve(settings: &Settings) -> Result<(), Failure> {
                     false
                 }
             },
-            () = sleep_until(deadline) => process.handle(Event::Deadline).await,
-            (writing, result) = process.memory.written(&mut process.engine) => {
-                process.written(writing, result).await
-            }
             Some(addresses) = answers.recv() => process.handle(Event::Resolved(addresses)).await,
             Some(table) = next_table(&mut tables, &settings.config) => {
                 process.handle(Event::Hosts(table)).await
@@ -151,17 +156,9 @@ async fn serve(settings: &Settings) -> Result<(), Failure> {
             Some(pending) = next_request(&mut asked) => {
                 process.fulfil(pending, reader.as_ref()).await
             }
-            changed = changes.debounced(process.clock) => process.host_changed(changed).await,
+            () = made, if !is_ready => false,
             // This is last, because anybody can send as many packets as they like.
-            datagram = process.datapath.next_control() => match datagram {
-                Some((from, payload)) => {
-                    process.handle(Event::Datagram { from, payload: &payload }).await
-                }
-                None => {
-                    let _ = process.end().await;
-                    return Err(Failure::Generic("the NFQUEUE broke; see above".to_owned()));
-                }
-            },
+            next = process.next(&mut changes) => process.follow(next).await?,
         };
         if done {
             return Ok(());
@@ -174,7 +171,7 @@ async fn read_again(process: &mut Process<'_>, reader: Option<&PeersReader>) {
     let chosen = process.chosen;
     match reader.map(|reader| reader.again(chosen)) {
         Some(Ok(set)) => {
-            process.handle(Event::Peers(set)).await;
+            process.take_peers(set).await;
         }
         Some(Err(faults)) => {
             faults.lines().for_each(|fault| tracing::error!("{fault}"));

@@ -303,6 +303,8 @@ pub struct TunnelConfig {
     pub rules: RulesConfig,
     /// What else goes through the tunnel, and what the host does for it.
     pub gateway: GatewayConfig,
+    /// Whether it is one of several tunnels of a server, from each of which packets go into the others.
+    pub among_peers: bool,
     /// Which datapath is asked for; [`Engine::new`](super::Engine::new) takes the one chosen.
     pub datapath: DatapathChoice,
     /// Threads of the userspace datapath that read from the tunnel; `None`: by number of CPUs.
@@ -512,6 +514,11 @@ pub struct QueueConfig {
     pub max_len: u32,
 }
 
+impl QueueConfig {
+    /// How many packets wait unless it is said.
+    pub const MAX_LEN: u32 = 24;
+}
+
 /// What a server answers to a valid authentication packet (`--reply-on-auth-ok`).
 #[derive(Debug, Clone)]
 pub enum Reply {
@@ -543,6 +550,9 @@ pub enum DeviceNameError {
 }
 
 impl DeviceName {
+    /// Bytes of the longest name (`IFNAMSIZ` without the closing NUL).
+    pub const MAX_LEN: usize = 15;
+
     /// The name as the kernel has it, without a closing NUL.
     pub fn as_str(&self) -> &str {
         &self.0
@@ -553,11 +563,10 @@ impl FromStr for DeviceName {
     type Err = DeviceNameError;
 
     fn from_str(name: &str) -> Result<Self, Self::Err> {
-        const IFNAMSIZ: usize = 16; // with the closing NUL
         if name.is_empty() {
             return Err(DeviceNameError::Empty);
         }
-        if name.len() >= IFNAMSIZ {
+        if name.len() > DeviceName::MAX_LEN {
             return Err(DeviceNameError::TooLong(name.len()));
         }
         let bad = |c: char| c == '/' || c == ':' || c.is_whitespace() || c == '\0';

@@ -105,8 +105,9 @@ pub fn link_addresses(
 
 /// What the links forward: on a server whose peers are named in files, packets from one of them to another.
 pub fn forwards(endpoint: &Endpoint) -> LinkForwarding {
-    let gateway = &endpoint.tunnel.gateway;
-    match (gateway.forward || gateway.masquerade.is_some(), endpoint.control.is_hub()) {
+    let TunnelConfig { gateway, among_peers, .. } = &endpoint.tunnel;
+    let is_hub = endpoint.control.is_hub() || *among_peers;
+    match (gateway.forward || gateway.masquerade.is_some(), is_hub) {
         (true, _) => LinkForwarding::Gateway,
         (false, true) => LinkForwarding::AmongClients,
         (false, false) => LinkForwarding::HostDefault,

@@ -1,11 +1,11 @@
 //! Log lines on standard error: time, program and process number, level, text.
 
-use std::fmt;
+use std::fmt::{self, Write as _};
 
 use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::time::{FormatTime, SystemTime as Clock};
-use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
+use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields, FormattedFields};
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt as _;
@@ -68,6 +68,12 @@ where
             write!(writer, "{level}: ")?;
         }
         let mut text = String::new();
+        // What the line is about, where a process has several tunnels.
+        if let Some(span) = context.lookup_current()
+            && let Some(fields) = span.extensions().get::<FormattedFields<N>>()
+        {
+            let _ = write!(text, "{fields}: "); // a String takes everything
+        }
         context.field_format().format_fields(Writer::new(&mut text), event)?;
         writeln!(writer, "{}", super::printable(&text))
     }

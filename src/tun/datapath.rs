@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use futures_util::FutureExt as _;
 use futures_util::future::LocalBoxFuture;
 
-use super::fd_store::{self, StoredFds};
+use super::fd_store::{self, Owner, StoredFds};
 use super::forwarder::Forwarder;
 use crate::engine::Outgoing;
 use crate::engine::config::{DeviceName, Outer, TunnelConfig};
@@ -20,10 +20,11 @@ use crate::host::{Datapath, HostAdapter, Links, StepError, absent_is_fine};
 pub struct TunDatapath {
     forwarder: Forwarder,
     links: Links,
+    owner: Owner,
 }
 
 impl TunDatapath {
-    /// Starts the threads. `stored` is what an earlier process left: this one goes on where that one
+    /// Starts the threads of `owner`'s tunnel. `stored` is what an earlier process left: this one goes on where that one
     /// was killed or, where that is impossible, makes everything again.
     ///
     /// # Errors
@@ -31,10 +32,10 @@ impl TunDatapath {
     pub async fn start(
         tunnel: &TunnelConfig,
         host: &HostAdapter,
-        stored: StoredFds,
+        (owner, stored): (Owner, StoredFds),
     ) -> io::Result<Self> {
-        let forwarder = Forwarder::new(tunnel.queues)?;
-        let datapath = TunDatapath { forwarder, links: host.links().clone() };
+        let forwarder = Forwarder::new(tunnel.queues, owner)?;
+        let datapath = TunDatapath { forwarder, links: host.links().clone(), owner };
         if !stored.is_nothing() {
             datapath.take_over(tunnel, stored);
         }
@@ -55,7 +56,7 @@ impl TunDatapath {
             }
             Err(error) => {
                 tracing::warn!("what an earlier process left is of no use: {error}");
-                let _ = fd_store::forget(); // `store` reports it when there is something to keep
+                let _ = fd_store::forget(self.owner); // `store` reports it when there is something to keep
             }
         }
     }

@@ -2,7 +2,9 @@
 //! there is none (`FileDescriptorStoreMax=` in systemd.service(5), sd_notify(3)). Meanwhile the
 //! interface stays, and packets wait in its queue and in the socket's buffer.
 
+use std::collections::BTreeMap;
 use std::io;
+use std::num::NonZeroU16;
 use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd};
 
 use sd_notify::NotifyState;
@@ -10,7 +12,34 @@ use sd_notify::NotifyState;
 const QUEUE: &str = "tun";
 const SOCKET: &str = "udp";
 
-/// What an earlier process left.
+/// Whose open files these are: the service manager keeps them by name.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Owner {
+    /// The tunnel of the process.
+    #[default]
+    Tunnel,
+    /// The tunnel to a peer with the old program, at this UDP port of ours.
+    OldPeer(NonZeroU16),
+}
+
+impl Owner {
+    fn name(self, kind: &str) -> String {
+        match self {
+            Owner::Tunnel => kind.to_owned(),
+            Owner::OldPeer(port) => format!("{kind}-{port}"),
+        }
+    }
+
+    /// The kind of file that has this name, and whose it is.
+    fn of(name: &str) -> (&str, Option<Owner>) {
+        match name.split_once('-') {
+            None => (name, Some(Owner::Tunnel)),
+            Some((kind, port)) => (kind, port.parse().ok().map(Owner::OldPeer)),
+        }
+    }
+}
+
+/// What an earlier process left of one tunnel.
 #[derive(Debug, Default)]
 pub struct StoredFds {
     /// The queues of the interface.
@@ -26,31 +55,33 @@ impl StoredFds {
 }
 
 /// Takes what the service manager hands to this process. Must be called only once.
-pub fn inherited() -> StoredFds {
-    let mut kept = StoredFds::default();
-    let Ok(files) = sd_notify::listen_fds_with_names() else { return kept };
+pub fn inherited() -> BTreeMap<Owner, StoredFds> {
+    let mut all: BTreeMap<Owner, StoredFds> = BTreeMap::new();
+    let Ok(files) = sd_notify::listen_fds_with_names() else { return all };
     for (number, name) in files {
         // SAFETY: the service manager opened them for this process (LISTEN_PID), and nothing else in it
         // knows of them.
         let file = unsafe { OwnedFd::from_raw_fd(number) };
-        match name.as_str() {
-            QUEUE => kept.queues.push(file),
-            SOCKET => kept.socket = Some(file),
+        match Owner::of(&name) {
+            (QUEUE, Some(owner)) => all.entry(owner).or_default().queues.push(file),
+            (SOCKET, Some(owner)) => all.entry(owner).or_default().socket = Some(file),
             _ => {}
         }
     }
-    kept
+    all
 }
 
 /// Has these kept, in place of what was kept before.
 pub fn keep<'a>(
+    owner: Owner,
     queues: impl Iterator<Item = BorrowedFd<'a>>,
     socket: Option<BorrowedFd<'a>>,
 ) -> io::Result<()> {
-    forget()?;
+    forget(owner)?;
     let files = queues.map(|queue| (QUEUE, queue)).chain(socket.map(|socket| (SOCKET, socket)));
     for (name, file) in files {
-        let state = [NotifyState::FdStore, NotifyState::FdName(name)];
+        let name = owner.name(name);
+        let state = [NotifyState::FdStore, NotifyState::FdName(&name)];
         sd_notify::notify_with_fds(&state, &[file])?;
     }
     Ok(())
@@ -60,9 +91,24 @@ pub fn keep<'a>(
 ///
 /// # Errors
 /// When the service manager cannot be reached.
-pub fn forget() -> io::Result<()> {
-    for name in [QUEUE, SOCKET] {
-        sd_notify::notify(&[NotifyState::FdStoreRemove, NotifyState::FdName(name)])?;
+pub fn forget(owner: Owner) -> io::Result<()> {
+    for name in [QUEUE, SOCKET].map(|kind| owner.name(kind)) {
+        sd_notify::notify(&[NotifyState::FdStoreRemove, NotifyState::FdName(&name)])?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_are_kept_by_the_names_that_older_versions_know() {
+        let port = NonZeroU16::new(10003).unwrap();
+        for (owner, name) in [(Owner::Tunnel, "tun"), (Owner::OldPeer(port), "tun-10003")] {
+            assert_eq!(owner.name(QUEUE), name);
+            assert_eq!(Owner::of(name), (QUEUE, Some(owner)));
+        }
+        assert_eq!(Owner::of("tun-x"), (QUEUE, None));
+    }
 }

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use super::device::{Interface, Offload};
 use super::drops::{Drops, Reason};
-use super::fd_store::{self, StoredFds};
+use super::fd_store::{self, Owner, StoredFds};
 use super::lanes::{Inlet, Lane, Outlet, lanes};
 use super::offloads::Offloads;
 use super::path::Paths;
@@ -35,6 +35,7 @@ pub struct Forwarder {
     control: tokio::sync::Mutex<Outlet>,
     threads: Mutex<Vec<JoinHandle<()>>>,
     queues: usize,
+    owner: Owner,
 }
 
 /// The state that the threads share.
@@ -65,7 +66,7 @@ impl Forwarder {
     ///
     /// # Errors
     /// Too many open files, too many threads.
-    pub fn new(queues: Option<NonZeroUsize>) -> io::Result<Self> {
+    pub fn new(queues: Option<NonZeroUsize>, owner: Owner) -> io::Result<Self> {
         let (inlet, outlet) = lanes();
         let shared = Arc::new(Shared {
             forwarding: RwLock::default(),
@@ -88,6 +89,7 @@ impl Forwarder {
             control: tokio::sync::Mutex::new(outlet),
             threads: Mutex::default(),
             queues,
+            owner,
         };
         forwarder.spawn("tun-rx".to_owned(), move || receive::run(&shared))?;
         Ok(forwarder)
@@ -136,7 +138,8 @@ impl Forwarder {
     pub fn keep(&self) -> io::Result<()> {
         let (interface, socket) = (self.shared.interface(), self.shared.socket());
         let queues = interface.iter().flat_map(|interface| interface.queues());
-        fd_store::keep(queues.map(AsFd::as_fd), socket.as_ref().map(|socket| socket.as_fd()))
+        let socket = socket.as_ref().map(|socket| socket.as_fd());
+        fd_store::keep(self.owner, queues.map(AsFd::as_fd), socket)
     }
 
     fn use_interface(&self, interface: Interface) -> io::Result<()> {
@@ -187,7 +190,7 @@ impl Forwarder {
             {
                 *write(&self.shared.socket) = None;
                 self.shared.changed.wake();
-                let _ = fd_store::forget(); // the service manager may hold it as well
+                let _ = fd_store::forget(self.owner); // the service manager may hold it as well
                 return Err(e);
             }
             opened => opened?,

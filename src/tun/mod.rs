@@ -60,7 +60,7 @@ mod wake;
 use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 
 pub use datapath::TunDatapath;
-pub use fd_store::{StoredFds, forget, inherited};
+pub use fd_store::{Owner, StoredFds, forget, inherited};
 use forwarder::Shared;
 pub use table::{Forwarding, Judgement};
 

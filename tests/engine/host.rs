@@ -39,6 +39,7 @@ pub fn tunnel() -> TunnelConfig {
         auth_ttl: None,
         rules: RulesConfig { table: "ipipou-0".to_owned(), counters: true },
         gateway: GatewayConfig::default(),
+        among_peers: false,
         datapath: DatapathChoice::Auto,
         queues: None,
     }

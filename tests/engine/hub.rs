@@ -50,6 +50,7 @@ fn peers(text: &str) -> PeerSet {
     }
     let context = Context {
         own_public_key: Some(Signer::new(&SEED, secret()).public()),
+        port: std::num::NonZeroU16::new(10000),
         inner: tunnel_of_hub().inner,
         network: tunnel_of_hub().inner_peer,
         inner6: None,

@@ -31,12 +31,12 @@ def verify(public, packet):
     assert abs(int.from_bytes(message[:5], "big") - time.time()) < 5
 
 
-def handmade_tunnel(host, local, remote, inner_local, inner_remote):
-    """An end of a tunnel, by the program `ip`."""
+def handmade_tunnel(host, local, remote, inner_local, inner_remote, port=10000):
+    """An end of a tunnel to this port, by the program `ip`."""
     host.batch(
         "fou add port 10000 ipproto 4",
         f"link add ipipou0 type ipip local {local} remote {remote}"
-        " encap fou encap-sport 10000 encap-dport 10000",
+        f" encap fou encap-sport 10000 encap-dport {port}",
         f"addr add {inner_local} peer {inner_remote} dev ipipou0",
         "link set ipipou0 up",
     )

@@ -76,6 +76,31 @@ class Hub:
         return near, ends
 
 
+class MixedHub(Hub):
+    """A hub whose peer 4 runs the old program, at a port of the server that is its own."""
+
+    OLD = 10003
+
+    def __init__(self, lab, datapath="tun", **more):
+        super().__init__(lab, clients=3, datapath=datapath)
+        self.old = self.clients[-1]
+        self.name_old(**more)
+
+    def name_old(self, i=4, **more):
+        """Names peer `i` as one with the old program; a field that is None is left out."""
+        fields = {"public-key": self.keys[i].public, "address": inner(i), "old": self.OLD}
+        fields |= {name.replace("_", "-"): value for name, value in more.items()}
+        lines = [f"{name} = {toml(value)}" for name, value in fields.items() if value is not None]
+        self.write(f"peer{i}.toml", "\n".join([f"[peer.peer{i}]", *lines, ""]))
+
+    def old_client(self, *options, i=4, port=OLD, proof=None):
+        """A client that sends one packet of the old kind."""
+        own = ["-c", "-b", "@eth0", "-r", f"{outer(1)}:{port}", "--route", NETWORK]
+        own += ["--tunl-ip", inner(i), "--tunl-peer-ip", inner(1), "--protocol", "1"]
+        own += proof or ["--auth-key-b64", self.keys[i].private, "--auth-secret", ipipou.SECRET]
+        return Tunnel(self.lan.hosts[i - 1], *own, *self.datapath, *options)
+
+
 def toml(value):
     """A value as TOML has it."""
     match value:

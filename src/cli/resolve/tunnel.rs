@@ -70,6 +70,7 @@ pub fn tunnel(
         auth_ttl: options.auth.auth_packet_ttl.map(|ttl| ttl.get()),
         rules: rules(resolver),
         gateway,
+        among_peers: false,
         queues: options.tun_queues,
     })
 }

@@ -2,7 +2,6 @@
 
 use std::fmt;
 
-use super::entry::is_expired;
 use crate::engine::Now;
 use crate::engine::peers_file::{PeerEntry, PeerName};
 
@@ -30,7 +29,7 @@ pub enum Gone {
 impl Gone {
     /// Why the session of a member that was changed to `entry` ended.
     pub(super) fn of(entry: &PeerEntry, now: &Now) -> Self {
-        match (entry.enabled, is_expired(entry, now)) {
+        match (entry.enabled, entry.has_expired(now.unix)) {
             (false, _) => Gone::Disabled,
             (true, true) => Gone::Expired,
             (true, false) => Gone::Rekeyed,

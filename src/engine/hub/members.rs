@@ -6,12 +6,11 @@ use std::net::{IpAddr, SocketAddr};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
-use super::entry::{is_as, is_expired};
 use super::gone::Gone;
 use super::{Hub, Loaded, Member};
 use crate::engine::Now;
 use crate::engine::control::{Allowed, PeerId, ServerPeer};
-use crate::engine::peers_file::{PeerEntry, PeerName, PeerSet};
+use crate::engine::peers_file::{PeerEntry, PeerName, PeerSet, Speaks};
 
 /// A session that ended, or whose networks changed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,7 +45,7 @@ impl Hub {
                 self.add(entry, now);
                 continue;
             };
-            if is_as(&member.entry, &entry) {
+            if member.entry.is_as(&entry) {
                 member.entry = entry; // it may be on another line now
                 loaded.untouched += 1;
                 self.members.insert(name, member);
@@ -55,7 +54,7 @@ impl Hub {
             loaded.changed += 1;
             let remote = self.server.session(member.id).map(|session| session.remote);
             self.forget_expiry(&member);
-            self.server.insert(member.id, self.in_protocol(&entry, now));
+            self.put_in_protocol(member.id, &entry, now);
             let old = std::mem::replace(&mut member.entry, entry);
             let goes_on = self.server.session(member.id).is_some();
             if !goes_on {
@@ -78,7 +77,7 @@ impl Hub {
     fn add(&mut self, entry: PeerEntry, now: &Now) {
         let id = PeerId(self.next_id);
         self.next_id += 1;
-        let _ = self.server.insert(id, self.in_protocol(&entry, now));
+        let _ = self.put_in_protocol(id, &entry, now);
         let name = entry.name.clone();
         let mut mark = short_hash(&name);
         while !self.marks.insert(mark) {
@@ -110,8 +109,7 @@ impl Hub {
             let Some(entry) = self.member(id).map(|(_, member)| member.entry.clone()) else {
                 continue;
             };
-            let peer = self.in_protocol(&entry, now);
-            let _ = self.server.insert(id, peer);
+            let _ = self.put_in_protocol(id, &entry, now);
             gone.extend(remote.map(|remote| (id, remote, Gone::Expired)));
         }
         gone
@@ -121,13 +119,13 @@ impl Hub {
     pub fn reckon(&mut self, now: &Now) -> Vec<(PeerId, SocketAddr, Gone)> {
         let mut gone = Vec::new();
         self.expiries.clear();
-        let dated = self.members.values().filter(|member| member.entry.expires.is_some());
-        for member in dated {
-            let peer = self.in_protocol(&member.entry, now);
-            let ended = self.server.insert(member.id, peer);
+        let members = std::mem::take(&mut self.members);
+        for member in members.values().filter(|member| member.entry.expires.is_some()) {
+            let ended = self.put_in_protocol(member.id, &member.entry, now);
             gone.extend(ended.map(|remote| (member.id, remote, Gone::Expired)));
-            self.expiries.extend(expiry(member, now));
+            self.note_expiry(member, now);
         }
+        self.members = members;
         gone
     }
 
@@ -138,24 +136,34 @@ impl Hub {
         member.mark == hash && alike == 1
     }
 
+    /// Tells the control protocol of a member. One with the old program is unknown to it. Returns the remote
+    /// of the session that ends by this.
+    fn put_in_protocol(&mut self, id: PeerId, entry: &PeerEntry, now: &Now) -> Option<SocketAddr> {
+        match self.in_protocol(entry, now) {
+            Some(peer) => self.server.insert(id, peer),
+            None => self.server.remove(id),
+        }
+    }
+
     /// What the control protocol needs to know of a member.
-    fn in_protocol(&self, entry: &PeerEntry, now: &Now) -> ServerPeer {
+    fn in_protocol(&self, entry: &PeerEntry, now: &Now) -> Option<ServerPeer> {
+        let Speaks::Hellos(public_key) = entry.speaks else { return None };
         let (v4, v6) = self.prefixes;
         let inner = |address: &IpAddr| match address {
             IpAddr::V4(v4_address) => Ipv4Net::new(*v4_address, v4).ok().map(IpNet::V4),
             IpAddr::V6(v6_address) => Ipv6Net::new(*v6_address, v6?).ok().map(IpNet::V6),
         };
-        ServerPeer {
-            public_key: entry.public_key,
+        Some(ServerPeer {
+            public_key,
             secret: entry.secret.clone(),
             lease: entry.lease,
             inner: entry.addresses.iter().filter_map(inner).collect(),
-            allowed: match (entry.enabled, is_expired(entry, now)) {
+            allowed: match (entry.enabled, entry.has_expired(now.unix)) {
                 (false, _) => Allowed::Disabled,
                 (true, true) => Allowed::Expired,
                 (true, false) => Allowed::Yes,
             },
-        }
+        })
     }
 }
 

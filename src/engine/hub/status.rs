@@ -4,7 +4,6 @@ use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
 
-use super::entry::is_expired;
 use super::{Answered, Hub, Loaded, Member};
 use crate::engine::control::Ignored;
 use crate::engine::peers_file::PeerName;
@@ -52,8 +51,10 @@ impl MemberState {
 pub struct MemberStatus {
     /// Its name.
     pub name: String,
-    /// Its public ed25519 key.
-    pub public_key: [u8; 32],
+    /// Its public ed25519 key; `None`: it has a token.
+    pub public_key: Option<[u8; 32]>,
+    /// Our port for it, where it runs the old program.
+    pub old: Option<u16>,
     /// Whether it is there.
     pub state: MemberState,
     /// Where it is.
@@ -120,7 +121,7 @@ impl Hub {
     fn status(&self, member: &Member, now: &Now) -> MemberStatus {
         let Member { id, mark: _, entry, last_hello, since, said: _ } = member;
         let session = self.server.session(*id);
-        let state = match (entry.enabled, is_expired(entry, now), session, last_hello) {
+        let state = match (entry.enabled, entry.has_expired(now.unix), session, last_hello) {
             (false, ..) => MemberState::Disabled,
             (true, true, ..) => MemberState::Expired,
             (true, false, Some(_), _) => MemberState::Connected,
@@ -132,7 +133,8 @@ impl Hub {
         });
         MemberStatus {
             name: entry.name.to_string(),
-            public_key: entry.public_key,
+            public_key: entry.public_key().copied(),
+            old: entry.old().map(|old| old.port.get()),
             state,
             remote: session.map(|session| session.remote),
             addresses: entry.addresses.clone(),

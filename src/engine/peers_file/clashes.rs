@@ -1,13 +1,14 @@
 //! What two peers cannot both have.
 
 use std::collections::BTreeMap;
+use std::num::NonZeroU16;
 
 use ipnet::IpNet;
 
 use super::Origin;
 use super::fault::{Fault, Mistake};
 use super::name::PeerName;
-use super::peer::Draft;
+use super::peer::{Draft, Written};
 use crate::auth::hint;
 use crate::engine::table::Inner;
 use crate::wire::control::Hint;
@@ -51,6 +52,23 @@ pub fn keys(drafts: &[Draft], faults: &mut Vec<Fault>) {
             ),
         };
         faults.push(fault(draft, Some(other), key.line, mistake));
+    }
+}
+
+/// Adds the peers with the old program that have the port of an earlier one.
+pub fn ports(drafts: &[Draft], faults: &mut Vec<Fault>) {
+    let mut first: BTreeMap<NonZeroU16, (&Draft, usize)> = BTreeMap::new();
+    for draft in drafts {
+        let Some(Written { value: port, line }) = draft.old else { continue };
+        match first.get(&port) {
+            None => drop(first.insert(port, (draft, line))),
+            Some((other, other_line)) => {
+                let place = place(other, *other_line);
+                let what = format!("both have `old` {port} (the other in {place})");
+                let todo = "give each the port that it alone sends to";
+                faults.push(fault(draft, Some(other), line, Mistake::new(what, todo)));
+            }
+        }
     }
 }
 

@@ -22,7 +22,7 @@ pub enum Field {
 }
 
 impl Field {
-    /// Those that this version takes first.
+    /// All of them, the usual ones first.
     const ALL: [Field; 12] = [
         Field::PublicKey,
         Field::Address,
@@ -73,23 +73,6 @@ impl Field {
             | Field::Address
             | Field::Route
             | Field::Old
-            | Field::Note => false,
-        }
-    }
-
-    /// Whether only peers of the old program have it.
-    pub fn is_old(self) -> bool {
-        match self {
-            Field::TokenFile | Field::Old => true,
-            Field::PublicKey
-            | Field::Address
-            | Field::Route
-            | Field::Secret
-            | Field::SecretFile
-            | Field::Lifetime
-            | Field::Expires
-            | Field::Enabled
-            | Field::Isolate
             | Field::Note => false,
         }
     }
@@ -149,8 +132,8 @@ fn advice(name: &str) -> (String, Option<Field>) {
     match nearest.filter(|field| distance(*field) <= (field.name().len() / 3).max(1)) {
         Some(field) => (format!("did you mean `{}`?", field.name()), Some(field)),
         None => {
-            let new = Field::ALL.into_iter().filter(|field| !field.is_old()).map(Field::name);
-            (format!("the fields are {}", new.collect::<Vec<_>>().join(", ")), None)
+            let names = Field::ALL.map(Field::name).join(", ");
+            (format!("the fields are {names}"), None)
         }
     }
 }

@@ -19,6 +19,7 @@
 mod clashes;
 mod document;
 pub mod edit;
+mod entry;
 mod fault;
 mod field;
 mod inside;
@@ -33,11 +34,11 @@ mod syntax;
 mod value;
 
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::Ipv4Addr;
+use std::num::NonZeroU16;
 use std::path::Path;
-use std::time::Duration;
 
-use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use ipnet::{Ipv4Net, Ipv6Net};
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
 use crate::auth::SharedSecret;
@@ -45,6 +46,7 @@ use peer::Draft;
 use reader::Findings;
 use secrets::Secrets;
 
+pub use entry::{OldPeer, OldProof, Origin, PeerEntry, Speaks};
 pub use fault::Fault;
 pub use name::{NameError, PeerName};
 
@@ -62,6 +64,8 @@ pub struct SourceFile {
 pub struct Context<'a> {
     /// The server's public key (RFC 8032), if it has one: no peer has the same.
     pub own_public_key: Option<[u8; 32]>,
+    /// The server's UDP port, which no peer with the old program has for itself.
+    pub port: Option<NonZeroU16>,
     /// The server's address inside the tunnel.
     pub inner: Ipv4Addr,
     /// The network inside the tunnel, which the peers' addresses are from.
@@ -73,43 +77,6 @@ pub struct Context<'a> {
     /// Reads all bytes of a `secret-file`, whose path is absolute; or says in half a sentence why it
     /// cannot. Each path is asked for once.
     pub read_secret: &'a dyn Fn(&Path) -> Result<Vec<u8>, String>,
-}
-
-/// One peer, with nothing left open.
-#[derive(Debug, Clone)]
-pub struct PeerEntry {
-    /// Its name, which no other peer has.
-    pub name: PeerName,
-    /// Its ed25519 public key (RFC 8032, 5.1.5); no other peer has it, or one that begins with the
-    /// same eight bytes.
-    pub public_key: [u8; 32],
-    /// Its own addresses inside the tunnel, at least one.
-    pub addresses: Vec<IpAddr>,
-    /// Networks behind it, without host bits. No other peer has an address or a route in them.
-    pub routes: Vec<IpNet>,
-    /// What it signs beside its hellos.
-    pub secret: SharedSecret,
-    /// How long one hello is good for: whole seconds, at least 30.
-    pub lease: Duration,
-    /// Unix time of the first second in which it is no longer let in.
-    pub expires: Option<u64>,
-    /// Whether it is let in at all.
-    pub enabled: bool,
-    /// Whether it reaches no other peer.
-    pub isolate: bool,
-    /// What somebody wanted to remember of it.
-    pub note: Option<String>,
-    /// Where it is written.
-    pub origin: Origin,
-}
-
-/// A place in a file.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Origin {
-    /// The file's name, as [`SourceFile`] has it.
-    pub file: String,
-    /// The line, from 1.
-    pub line: usize,
 }
 
 /// Peers that go together: no two have the same name, key or addresses.
@@ -149,6 +116,9 @@ impl PeerSet {
 /// The most peers of a server.
 const MOST_PEERS: usize = 32_768;
 
+/// The most peers with the old program: each has a tunnel of its own.
+const MOST_OLD: usize = 64;
+
 /// Reads all files of a server. No file, or none with a peer in it, is an empty set.
 ///
 /// # Errors
@@ -164,14 +134,20 @@ pub fn parse(files: &[SourceFile], context: &Context) -> Result<PeerSet, Vec<Fau
     let drafts = clashes::names(drafts, &mut faults);
     clashes::keys(&drafts, &mut faults);
     clashes::ranges(&drafts, &mut faults);
-    if let Some(one_too_many) = drafts.get(MOST_PEERS) {
-        faults.push(Fault {
-            file: one_too_many.origin.file.clone(),
-            line: one_too_many.origin.line,
-            peers: vec![one_too_many.name.clone()],
-            what: format!("there are more than {MOST_PEERS} peers"),
-            todo: "give the others a server of their own".to_owned(),
-        });
+    clashes::ports(&drafts, &mut faults);
+    let too_many = |draft: &Draft, what: String| Fault {
+        file: draft.origin.file.clone(),
+        line: draft.origin.line,
+        peers: vec![draft.name.clone()],
+        what,
+        todo: "give the others a server of their own".to_owned(),
+    };
+    if let Some(draft) = drafts.get(MOST_PEERS) {
+        faults.push(too_many(draft, format!("there are more than {MOST_PEERS} peers")));
+    }
+    if let Some(draft) = drafts.iter().filter(|draft| draft.old.is_some()).nth(MOST_OLD) {
+        let what = format!("there are more than {MOST_OLD} peers with the old program");
+        faults.push(too_many(draft, what));
     }
     if !faults.is_empty() {
         faults.sort();
@@ -183,12 +159,25 @@ pub fn parse(files: &[SourceFile], context: &Context) -> Result<PeerSet, Vec<Fau
     Ok(PeerSet { peers })
 }
 
-/// The peer of a draft without faults: it has a key.
+/// The peer of a draft without faults: it has a key, or a token.
 fn entry(draft: Draft, default_secret: &SharedSecret) -> Option<PeerEntry> {
-    let Draft { name, origin, key, addresses, routes, settings, note } = draft;
+    let Draft { name, origin, key, token, old, addresses, routes, settings, own_lifetime, note } =
+        draft;
+    let speaks = match (key, token, old) {
+        (Some(key), _, None) => Speaks::Hellos(key.value),
+        (key, token, Some(port)) => Speaks::Old(OldPeer {
+            port: port.value,
+            proof: match token {
+                Some(token) => OldProof::Token(token),
+                None => OldProof::Key(key?.value),
+            },
+            lifetime: own_lifetime,
+        }),
+        (None, _, None) => return None,
+    };
     Some(PeerEntry {
         name,
-        public_key: key?.value,
+        speaks,
         addresses: addresses.into_iter().map(|address| address.value).collect(),
         routes: routes.into_iter().map(|route| route.value).collect(),
         secret: settings.secret(default_secret).clone(),
@@ -204,11 +193,5 @@ fn entry(draft: Draft, default_secret: &SharedSecret) -> Option<PeerEntry> {
 impl fmt::Debug for SourceFile {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "SourceFile({}, {} bytes)", self.name, self.text.len())
-    }
-}
-
-impl fmt::Display for Origin {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}", self.file, self.line)
     }
 }

@@ -1,7 +1,9 @@
 //! One peer as it is written, and what is wrong with it alone.
 
 use std::net::IpAddr;
+use std::num::NonZeroU16;
 use std::ops::Range;
+use std::time::Duration;
 
 use ipnet::IpNet;
 use toml::Spanned;
@@ -14,6 +16,7 @@ use super::name::PeerName;
 use super::reader::Reader;
 use super::settings::Settings;
 use super::{Origin, inside, key, value};
+use crate::auth::Token;
 
 /// A peer as far as it could be read: where something is missing, a fault says why.
 #[derive(Debug)]
@@ -21,9 +24,14 @@ pub struct Draft {
     pub name: PeerName,
     pub origin: Origin,
     pub key: Option<Written<[u8; 32]>>,
+    pub token: Option<Token>,
+    /// The port of a peer with the old program.
+    pub old: Option<Written<NonZeroU16>>,
     pub addresses: Vec<Written<IpAddr>>,
     pub routes: Vec<Written<IpNet>>,
     pub settings: Settings,
+    /// The lifetime that stands with the peer itself.
+    pub own_lifetime: Option<Duration>,
     pub note: Option<String>,
 }
 
@@ -38,15 +46,17 @@ pub struct Written<T> {
 #[derive(Default)]
 struct Fields {
     key: Option<Written<[u8; 32]>>,
+    token: Option<Token>,
+    old: Option<Written<NonZeroU16>>,
     addresses: Vec<Written<IpAddr>>,
     routes: Vec<Written<IpNet>>,
     settings: Settings,
     note: Option<String>,
-    /// Whether there is something in the place of a key, or of an address, right or wrong.
+    /// Whether there is something in the place of a key, a token, a port, or an address, right or wrong.
     has_key: bool,
+    has_token: bool,
+    has_old: bool,
     has_address: bool,
-    /// Whether it was said that peers with the old program are not taken.
-    is_old: bool,
 }
 
 /// Reads one peer. Of one with a bad name only the faults are kept.
@@ -64,11 +74,25 @@ pub fn read(
         return None;
     };
     let name = reader.kept(at.clone(), None, parse_name(written));
-    let fields = read_fields(reader, name.as_ref(), table);
+    let mut fields = read_fields(reader, name.as_ref(), table);
     missing(reader, at.clone(), name.as_ref(), &fields);
-    let Fields { key, addresses, routes, settings, note, .. } = fields;
-    let (settings, origin) = (settings.or(defaults), reader.origin(at));
-    Some(Draft { name: name?, origin, key, addresses, routes, settings, note })
+    let own_lifetime = fields.settings.lifetime();
+    fields.settings = fields.settings.or(defaults);
+    check_old(reader, at.clone(), name.as_ref(), &fields);
+    let Fields { key, token, old, addresses, routes, settings, note, .. } = fields;
+    let origin = reader.origin(at);
+    Some(Draft {
+        name: name?,
+        origin,
+        key,
+        token,
+        old,
+        addresses,
+        routes,
+        settings,
+        own_lifetime,
+        note,
+    })
 }
 
 fn parse_name(written: &str) -> Result<PeerName, Mistake> {
@@ -166,15 +190,16 @@ fn read_field(
             let set = fields.settings.set(field, value.get_ref(), reader.secrets);
             reader.kept(at, peer, set);
         }
-        Field::TokenFile | Field::Old => {
-            fields.has_key |= field == Field::TokenFile;
-            if std::mem::replace(&mut fields.is_old, true) {
-                return;
-            }
-            let what = format!("`{}` is for a peer with the old program", field.name());
-            let todo = "leave the peer out of this file, which takes no such peers yet; it goes on as \
-                        a server of its own, with its own .conf file";
-            reader.fault(at, peer, Mistake::new(what, todo));
+        Field::TokenFile => {
+            fields.has_token = true;
+            let path = value::text(field, value.get_ref());
+            let token = path.and_then(|path| reader.secrets.token_in(path));
+            fields.token = reader.kept(at, peer, token);
+        }
+        Field::Old => {
+            fields.has_old = true;
+            let port = value::port(value.get_ref(), context.port);
+            fields.old = written(reader, at, peer, port);
         }
     }
 }
@@ -191,7 +216,7 @@ fn written<T>(
 
 /// Says what a peer cannot do without.
 fn missing(reader: &mut Reader, at: Range<usize>, peer: Option<&PeerName>, fields: &Fields) {
-    if !fields.has_key {
+    if !(fields.has_key || fields.has_token) {
         let mistake = Mistake::new("it has no `public-key`", key::GIVE);
         reader.fault(at.clone(), peer, mistake);
     }
@@ -199,5 +224,38 @@ fn missing(reader: &mut Reader, at: Range<usize>, peer: Option<&PeerName>, field
         let what = "it has no `address`, so it could neither send nor receive";
         let todo = format!("give it one of {}", reader.context.network.trunc());
         reader.fault(at, peer, Mistake::new(what, todo));
+    }
+}
+
+/// Says what does not go together where only one of two peers runs the old program.
+fn check_old(reader: &mut Reader, at: Range<usize>, peer: Option<&PeerName>, fields: &Fields) {
+    let mut say = |what: &str, todo: &str| {
+        reader.fault(at.clone(), peer, Mistake::new(what.to_owned(), todo));
+    };
+    if fields.has_token && fields.has_key {
+        say("it has a `public-key` and a `token-file`", "leave out the one that it does not use");
+    }
+    if !fields.has_old {
+        if fields.has_token {
+            say(
+                "it has a `token-file` and no `old`, and only peers with the old program have tokens",
+                "add `old = PORT`, the port that it sends to, or give it a `public-key` instead",
+            );
+        }
+        return;
+    }
+    if fields.settings.isolate() {
+        say("it has `old` and `isolate`", "leave `isolate` out: it is for peers without `old`");
+    }
+    let is_v4 = |address: &IpAddr| address.is_ipv4();
+    let (v4, all) = (
+        fields.addresses.iter().filter(|address| is_v4(&address.value)).count(),
+        fields.addresses.len(),
+    );
+    if all > 1 || all != v4 {
+        say("it has `old`, so its `address` is one IPv4 address", "leave the others out");
+    }
+    if fields.routes.iter().any(|route| matches!(route.value, IpNet::V6(_))) {
+        say("it has `old`, so its `route` holds IPv4 networks only", "leave the others out");
     }
 }

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use super::fault::{Mistake, quoted};
-use crate::auth::{SharedSecret, is_placeholder};
+use super::field::Field;
+use crate::auth::{SharedSecret, Token, is_placeholder};
 
 /// Reads the files that hold secrets, each once.
 pub struct Secrets<'a> {
@@ -17,42 +18,54 @@ impl<'a> Secrets<'a> {
         Secrets { read, known: BTreeMap::new() }
     }
 
+    /// The secret in the file of a `secret-file`.
     pub fn in_file(&mut self, path: &str) -> Result<SharedSecret, Mistake> {
         let read = self.read;
         match self.known.get(Path::new(path)) {
             Some(known) => known.clone(),
             None => {
-                let secret = secret_in(path, read);
+                let secret = bytes_in(Field::SecretFile, path, read).map(SharedSecret::new);
                 self.known.insert(path.into(), secret.clone());
                 secret
             }
         }
     }
+
+    /// The token in the file of a `token-file`.
+    pub fn token_in(&mut self, path: &str) -> Result<Token, Mistake> {
+        let bytes = bytes_in(Field::TokenFile, path, self.read)?;
+        Token::new(bytes).map_err(|why| {
+            let what = format!("`token-file` {}: {why}", quoted(path));
+            Mistake::new(what, "write the token of the old server into it")
+        })
+    }
 }
 
-fn secret_in(
+/// What stands in the file that a field names.
+fn bytes_in(
+    field: Field,
     path: &str,
     read: &dyn Fn(&Path) -> Result<Vec<u8>, String>,
-) -> Result<SharedSecret, Mistake> {
+) -> Result<Vec<u8>, Mistake> {
     let say = |what: &str, todo: &str| {
-        Mistake::new(format!("`secret-file` {}{what}", quoted(path)), todo)
+        Mistake::new(format!("`{}` {}{what}", field.name(), quoted(path)), todo)
     };
     if !Path::new(path).is_absolute() {
         return Err(say(" is not an absolute path", "write the whole path, from / on"));
     }
     let mut bytes = read(Path::new(path))
         .map_err(|error| say(&format!(": {error}"), "mend that, or name another file"))?;
-    // As in a file of --auth-secret-file: one newline at the end does not belong to it.
+    // As in files of --auth-secret-file and --auth-token-file: one newline at the end does not belong to it.
     let line = bytes.strip_suffix(b"\n").map(|line| line.strip_suffix(b"\r").unwrap_or(line));
     let length = line.map_or(bytes.len(), <[u8]>::len);
     bytes.truncate(length);
     if bytes.is_empty() {
-        return Err(say(" is empty", "write the secret into it"));
+        return Err(say(" is empty", "write it into the file"));
     }
     if str::from_utf8(&bytes).is_ok_and(is_placeholder) {
-        return Err(say(" holds a placeholder", "write the secret into it"));
+        return Err(say(" holds a placeholder", "write it into the file"));
     }
-    Ok(SharedSecret::new(bytes))
+    Ok(bytes)
 }
 
 /// Takes a secret as it is written, with all its blanks.

@@ -81,6 +81,10 @@ impl Settings {
         self.lifetime.unwrap_or(LEASE)
     }
 
+    pub fn lifetime(&self) -> Option<Duration> {
+        self.lifetime
+    }
+
     pub fn expires(&self) -> Option<u64> {
         self.expires.flatten()
     }

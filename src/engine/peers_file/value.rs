@@ -1,5 +1,6 @@
 //! The values of fields, by their TOML types.
 
+use std::num::NonZeroU16;
 use std::time::Duration;
 
 use toml::Spanned;
@@ -121,6 +122,25 @@ fn east(offset: Option<Offset>) -> i64 {
     match offset {
         None | Some(Offset::Z) => 0,
         Some(Offset::Custom { minutes }) => i64::from(minutes) * 60,
+    }
+}
+
+/// Reads the UDP port that a peer sends to. `own` is the server's own.
+pub fn port(value: &DeValue, own: Option<NonZeroU16>) -> Result<NonZeroU16, Mistake> {
+    const FORM: &str = "write the port that it sends to, as `old = 10003`";
+    let DeValue::Integer(written) = value else {
+        return Err(wrong_type(Field::Old, value, FORM));
+    };
+    let number = u16::from_str_radix(written.as_str(), written.radix()).ok();
+    let port = number.and_then(NonZeroU16::new).ok_or_else(|| {
+        Mistake::new(format!("`old` {} is no UDP port", quoted(written.as_str())), FORM)
+    })?;
+    match own == Some(port) {
+        false => Ok(port),
+        true => Err(Mistake::new(
+            format!("`old` {port} is the server's own port"),
+            "write the port that this peer alone sends to, or give the server another one",
+        )),
     }
 }
 

@@ -1,0 +1,206 @@
+//! Peers with the old program: which of them have a tunnel now. Each sends to a UDP port that is its own, as it
+//! always did, and to each of these belongs what a server with one client has: a link, rules, a memory. So
+//! that is what it is: a tunnel of its own within this process, whose log lines begin with the peer's name.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::rc::Rc;
+
+use futures_util::future::LocalBoxFuture;
+use tokio::sync::{Notify, watch};
+use tokio::task::{JoinHandle, spawn_local};
+use tracing::Instrument as _;
+
+use super::Settings;
+use crate::engine::config::Datapath;
+use crate::engine::peers_file::{PeerEntry, PeerName};
+use crate::tun::{self, Owner, StoredFds};
+
+/// The peers with the old program, and their tunnels.
+#[derive(Debug, Default)]
+pub struct OldPeers {
+    /// What the tunnels have in common; `None`: the server itself is not up yet.
+    base: Option<Rc<Base>>,
+    entries: Vec<PeerEntry>,
+    running: BTreeMap<PeerName, Running>,
+    /// What an earlier process left.
+    kept: BTreeMap<Owner, StoredFds>,
+    unmade: Rc<Unmade>,
+}
+
+/// Tunnels that nothing was tried for yet.
+#[derive(Debug, Default)]
+struct Unmade {
+    count: Cell<usize>,
+    made: Notify,
+}
+
+/// What the tunnels of a server have in common.
+#[derive(Debug)]
+pub struct Base {
+    pub settings: Settings,
+    pub datapath: Datapath,
+    /// Keeps one tunnel as it should be, until its peer is named no more.
+    pub run: fn(Order) -> LocalBoxFuture<'static, ()>,
+}
+
+/// A tunnel to keep.
+#[derive(Debug)]
+pub struct Order {
+    pub base: Rc<Base>,
+    /// What an earlier process left of it.
+    pub kept: StoredFds,
+    /// Dropped when the first try to make it is over.
+    pub first: First,
+    pub wanted: watch::Receiver<Wanted>,
+    pub state: Rc<RefCell<OldState>>,
+}
+
+#[derive(Debug)]
+struct Running {
+    wanted: watch::Sender<Wanted>,
+    state: Rc<RefCell<OldState>>,
+    task: JoinHandle<()>,
+}
+
+/// What a tunnel should be.
+#[derive(Debug, Clone, Default)]
+pub struct Wanted {
+    /// `None`: it should not be.
+    pub entry: Option<PeerEntry>,
+    /// Raised when its session is to end.
+    kicks: u64,
+}
+
+/// A peer with the old program as it stands.
+#[derive(Debug, Clone, Default)]
+pub struct OldState {
+    /// Where it is.
+    pub remote: Option<SocketAddr>,
+    /// Whether its data is let in.
+    pub admitted: bool,
+    /// Unix time of its last packet that was accepted.
+    pub last_authentication: Option<u64>,
+    /// How often it moved since its tunnel was made.
+    pub moves: u64,
+}
+
+impl OldPeers {
+    /// Makes the tunnels, now that the server is up. `kept` is what an earlier process left of them.
+    pub fn start(&mut self, base: Base, kept: BTreeMap<Owner, StoredFds>, unix: u64) {
+        self.kept = kept;
+        if base.datapath == Datapath::Kernel {
+            self.forget();
+        }
+        self.base = Some(Rc::new(base));
+        self.follow_time(unix);
+        self.forget();
+    }
+
+    /// Gives up what was kept of peers that are not named any more, or whose datapath is another one.
+    fn forget(&mut self) {
+        for owner in std::mem::take(&mut self.kept).into_keys() {
+            let _ = tun::forget(owner); // without a service manager nothing was kept
+        }
+    }
+
+    /// Takes another set of peers with the old program.
+    pub fn replace(&mut self, entries: Vec<PeerEntry>, unix: u64) {
+        self.entries = entries;
+        self.follow_time(unix);
+    }
+
+    /// Makes the tunnels that should be at this Unix time, changes those that have become others, and removes
+    /// the rest.
+    pub fn follow_time(&mut self, unix: u64) {
+        let Some(base) = self.base.clone() else { return };
+        let welcome = |entry: &&PeerEntry| entry.is_welcome(unix);
+        let mut wanted: BTreeMap<PeerName, PeerEntry> = (self.entries.iter().filter(welcome))
+            .map(|entry| (entry.name.clone(), entry.clone()))
+            .collect();
+        for (name, running) in &self.running {
+            let entry = wanted.remove(name);
+            running.wanted.send_if_modified(|before| {
+                let is_same = match (&before.entry, &entry) {
+                    (Some(before), Some(entry)) => before.is_as(entry),
+                    (None, None) => true,
+                    (Some(_), None) | (None, Some(_)) => false,
+                };
+                before.entry = entry;
+                !is_same
+            });
+        }
+        for (name, entry) in wanted {
+            let kept = entry.old().and_then(|old| self.kept.remove(&Owner::OldPeer(old.port)));
+            let (sender, receiver) = watch::channel(Wanted { entry: Some(entry), kicks: 0 });
+            let state = Rc::default();
+            let span = tracing::error_span!(target: "ipipou", "peer", "{name}");
+            let order = Order {
+                base: Rc::clone(&base),
+                kept: kept.unwrap_or_default(),
+                first: First::of(&self.unmade),
+                wanted: receiver,
+                state: Rc::clone(&state),
+            };
+            let task = spawn_local((base.run)(order).instrument(span));
+            self.running.insert(name, Running { wanted: sender, state, task });
+        }
+    }
+
+    /// Whether all tunnels are made, or could not be at the first try.
+    pub fn are_made(&self) -> bool {
+        self.unmade.count.get() == 0
+    }
+
+    /// Waits until a tunnel is made, or could not be. Safe to cancel.
+    pub fn made(&self) -> impl Future<Output = ()> + use<> {
+        let unmade = Rc::clone(&self.unmade);
+        async move { unmade.made.notified().await }
+    }
+
+    /// Ends the session of a peer, which may come back.
+    pub fn kick(&self, name: &PeerName) {
+        if let Some(running) = self.running.get(name) {
+            running.wanted.send_modify(|wanted| wanted.kicks += 1);
+        }
+    }
+
+    /// How a peer stands; `None`: it does not run the old program, or may not come in.
+    pub fn state(&self, name: &str) -> Option<OldState> {
+        let running = self.running.get(&name.parse::<PeerName>().ok()?)?;
+        running.wanted.borrow().entry.as_ref()?;
+        Some(running.state.borrow().clone())
+    }
+
+    /// Removes all that the tunnels made.
+    pub async fn end(&mut self) {
+        let running = std::mem::take(&mut self.running);
+        for one in running.values() {
+            one.wanted.send_modify(|wanted| wanted.entry = None);
+        }
+        for one in running.into_values() {
+            let Running { wanted, task, .. } = one;
+            drop(wanted);
+            let _ = task.await; // what it could not remove, it has said
+        }
+    }
+}
+
+/// The first try to make a tunnel; dropped when it is over.
+#[derive(Debug)]
+pub struct First(Rc<Unmade>);
+
+impl First {
+    fn of(unmade: &Rc<Unmade>) -> Self {
+        unmade.count.update(|count| count + 1);
+        First(Rc::clone(unmade))
+    }
+}
+
+impl Drop for First {
+    fn drop(&mut self) {
+        self.0.count.update(|count| count - 1);
+        self.0.made.notify_one();
+    }
+}

@@ -1,0 +1,67 @@
+"""A peer with the old program at a server with many, on the kernel's datapath: it has a listener, a link and
+rules of its own."""
+
+import pytest
+
+from first_version import handmade_tunnel, signed
+from hub import PORT, MixedHub, await_state, inner, peers, reload, states
+from ipipou import await_
+from lan import await_reached, outer, reaches
+
+OLD = MixedHub.OLD
+LINK = f"ipipou0_{OLD}"
+
+
+@pytest.fixture
+def hub(lab):
+    return MixedHub(lab, datapath="kernel")
+
+
+def test_it_is_one_of_the_peers(hub):
+    before = [host.snapshot() for host in hub.lan.hosts]
+    near = hub.server()
+    ends = [hub.client(i) for i in (2, 3)]
+    for end in ends:
+        end.await_log("connected to")
+    far = hub.old_client()
+    await_state(near, "peer4", "connected")
+    await_reached(hub.old, inner(1))
+    for i in (2, 3):
+        assert reaches(hub.old, inner(i), count=2)
+    assert reaches(hub.clients[0], inner(4), count=2) and reaches(hub.host, inner(4))
+    # Nobody else comes in by its port, and it sends from its own address only: what is let in is answered.
+    seen = hub.host.capture("any", f"icmp and src {inner(1)}")
+    hub.old.send_fou(outer(4), PORT, outer(1), OLD, inner(2), inner(1))
+    hub.lan.host.send_fou(hub.lan.ADDRESS, PORT, outer(1), OLD, inner(4), inner(1))
+    hub.old.send_fou(outer(4), PORT, outer(1), OLD, inner(4), inner(1))
+    seen.await_packets(1, condition=lambda p: p.dst == inner(4))
+    assert not seen.matching(lambda p: p.dst == inner(2))
+    # The process is killed, and the next one goes on.
+    ping = hub.old.ping_background(inner(1))
+    ping.await_answers()
+    near.process.kill()
+    near = hub.server()
+    near.await_log("peer4: took over the running tunnel to")
+    ping.await_answers()
+    ping.stop_complete()
+    assert states(near)["peer4"] == "connected"
+    # Another peer changes, and the ping goes on; this one goes.
+    hub.name_old(enabled=False)
+    assert "0 added, 1 changed, 0 removed, 2 untouched" in reload(near)
+    await_(lambda: LINK not in hub.host.run("ip link"), what="no link")
+    for end in (far, *ends, near):
+        assert end.process.stop() == 0
+    assert [host.snapshot() for host in hub.lan.hosts] == before
+
+
+def test_the_old_packet_byte_for_byte(hub):
+    """The first version's end, made by hand: the packet, and a tunnel to the port."""
+    near = hub.server()
+    handmade_tunnel(hub.old, outer(4), outer(1), inner(4), inner(1), port=OLD)
+    hub.old.send_udp(outer(4), PORT, outer(1), OLD, signed(hub.keys[4].private))
+    await_state(near, "peer4", "connected")
+    await_reached(hub.old, inner(1))
+    assert peers(near)["peer4"]["remote"] == f"{outer(4)}:{PORT}"
+    # It moves, as behind a NAT; what was sent before is worth nothing any more.
+    hub.old.send_udp(outer(4), 4444, outer(1), OLD, signed(hub.keys[4].private))
+    await_(lambda: peers(near)["peer4"]["remote"] == f"{outer(4)}:4444", what="another port")
