@@ -14,6 +14,8 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::net::{UnixListener, UnixStream};
 
 use super::Failure;
+use super::requests::{self, PeersAsked, rendered};
+use super::status::Snapshot;
 use crate::host::clock::{self, Clock};
 use crate::observe::status::{self, ProcessStatus};
 use crate::observe::{peers, printable};
@@ -21,7 +23,7 @@ use crate::observe::{peers, printable};
 const SOCKET: &str = "control.sock";
 
 /// The longest status that is read: there is room for many thousand remotes.
-const MAX_STATUS: usize = 16 << 20;
+pub(super) const MAX_STATUS: usize = 64 << 20;
 
 /// How long `show` waits for one process.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -80,9 +82,9 @@ impl Drop for StatusSocket {
 }
 
 /// Sends the status in the background, so that a reader that does not read blocks nothing.
-pub fn answer(mut stream: UnixStream, status: &ProcessStatus) {
-    let Ok(json) = serde_json::to_vec(status) else { return };
+pub fn answer(mut stream: UnixStream, snapshot: Snapshot) {
     tokio::spawn(async move {
+        let json = rendered(snapshot).await;
         let _ = tokio::time::timeout(PATIENCE, stream.write_all(&json)).await;
     });
 }
@@ -92,7 +94,11 @@ pub fn answer(mut stream: UnixStream, status: &ProcessStatus) {
 /// # Errors
 /// When there is nothing to show, or this user may not see it.
 pub fn show(root: &Path, name: Option<&str>, style: Style) -> Result<String, Failure> {
-    let processes = processes(root, name)?;
+    let asked = match (name, style) {
+        (None, Style::Table | Style::Wide) => PeersAsked::None,
+        (Some(_), _) | (None, Style::Json) => PeersAsked::All,
+    };
+    let processes = processes(root, name, &asked)?;
     if style == Style::Json {
         return serde_json::to_string_pretty(&processes)
             .map(|text| text + "\n")
@@ -118,7 +124,7 @@ pub fn directory(
     name: Option<&str>,
     is_meant: impl Fn(&ProcessStatus) -> bool,
 ) -> Result<PathBuf, Failure> {
-    let mut named = named(root, name)?;
+    let mut named = named(root, name, &PeersAsked::None)?;
     if name.is_none() {
         named.retain(|(_, process)| is_meant(process));
     }
@@ -135,19 +141,31 @@ pub fn directory(
 }
 
 /// The processes below `root`, or the one called `name`.
-fn processes(root: &Path, name: Option<&str>) -> Result<Vec<ProcessStatus>, Failure> {
-    Ok(named(root, name)?.into_iter().map(|(_, process)| process).collect())
+fn processes(
+    root: &Path,
+    name: Option<&str>,
+    peers: &PeersAsked,
+) -> Result<Vec<ProcessStatus>, Failure> {
+    Ok(named(root, name, peers)?.into_iter().map(|(_, process)| process).collect())
 }
 
-fn named(root: &Path, name: Option<&str>) -> Result<Vec<(PathBuf, ProcessStatus)>, Failure> {
+fn named(
+    root: &Path,
+    name: Option<&str>,
+    peers: &PeersAsked,
+) -> Result<Vec<(PathBuf, ProcessStatus)>, Failure> {
     let mut processes = Vec::new();
     for directory in directories(root)? {
-        let Some(process) = ask(&directory)? else { continue };
-        let is_named = |name: &str| {
-            directory.file_name().and_then(|n| n.to_str()) == Some(name)
-                || process.tunnels.iter().any(|t| t.interface == name)
-        };
-        if name.is_none_or(is_named) {
+        let file_name = directory.file_name().and_then(|n| n.to_str());
+        // Who is asked for by the name of an interface is found out without the peers of all others.
+        let by_interface = name.filter(|name| file_name != Some(name));
+        if let Some(interface) = by_interface {
+            let Some(process) = ask(&directory, &PeersAsked::None)? else { continue };
+            if !process.tunnels.iter().any(|tunnel| tunnel.interface == interface) {
+                continue;
+            }
+        }
+        if let Some(process) = ask(&directory, peers)? {
             processes.push((directory, process));
         }
     }
@@ -179,7 +197,12 @@ pub fn show_peers(
     tunnel: Option<&str>,
     wanted: &PeersWanted,
 ) -> Result<String, Failure> {
-    let mut servers = processes(root, tunnel)?;
+    let asked = match (&wanted.name, &wanted.state) {
+        (Some(name), _) => PeersAsked::Named(name.clone()),
+        (None, Some(state)) => PeersAsked::InState(state.clone()),
+        (None, None) => PeersAsked::All,
+    };
+    let mut servers = processes(root, tunnel, &asked)?;
     servers.retain(|process| process.peers.is_some());
     let mut status = match (servers.pop().and_then(|process| process.peers), servers.is_empty()) {
         (Some(status), true) => status,
@@ -196,6 +219,7 @@ pub fn show_peers(
             ));
         }
     };
+    // A process that is older than this program sends all of them.
     if let Some(name) = &wanted.name {
         status.peers.retain(|peer| peer.name == *name);
         if status.peers.is_empty() {
@@ -231,8 +255,12 @@ fn directories(root: &Path) -> Result<Vec<PathBuf>, Failure> {
 }
 
 /// `None` when nothing answers: a process that was killed leaves its socket behind.
-fn ask(directory: &Path) -> Result<Option<ProcessStatus>, Failure> {
+fn ask(directory: &Path, peers: &PeersAsked) -> Result<Option<ProcessStatus>, Failure> {
     let path = directory.join(SOCKET);
+    if let Ok(Some(json)) = requests::ask_status(directory, peers.clone()) {
+        return parsed(&json).map(Some).map_err(|e| unreadable(&path, &e));
+    }
+    // It may be older than this program, or not running.
     let mut stream = match Connection::connect(&path) {
         Ok(stream) => stream,
         Err(e) if e.kind() == io::ErrorKind::PermissionDenied => return Err(unreadable(&path, &e)),
@@ -244,10 +272,22 @@ fn ask(directory: &Path) -> Result<Option<ProcessStatus>, Failure> {
 /// Reads a status. The process that answers may not be the one it claims to be, so its answer is
 /// limited in time and length, and cannot affect a terminal.
 fn read_status(stream: &mut Connection) -> io::Result<ProcessStatus> {
-    let json = read_all(stream, PATIENCE, MAX_STATUS)?;
-    let mut status = serde_json::from_slice(&json).map_err(io::Error::other)?;
+    parsed(&read_all(stream, PATIENCE, MAX_STATUS)?)
+}
+
+fn parsed(json: &[u8]) -> io::Result<ProcessStatus> {
+    if !may_hold_controls(json) {
+        return serde_json::from_slice(json).map_err(io::Error::other);
+    }
+    let mut status = serde_json::from_slice(json).map_err(io::Error::other)?;
     make_printable(&mut status);
     serde_json::from_value(status).map_err(io::Error::other)
+}
+
+/// Whether any string in this JSON may have a control character: an escape (RFC 8259, 7), DEL, or one of
+/// C1, whose first byte in UTF-8 is 0xc2.
+fn may_hold_controls(json: &[u8]) -> bool {
+    json.iter().any(|byte| matches!(byte, b'\\' | 0x7f | 0xc2))
 }
 
 /// Reads up to the end. All of it, not each part, has as long as `patience`.
@@ -257,7 +297,7 @@ fn read_status(stream: &mut Connection) -> io::Result<ProcessStatus> {
 pub fn read_all(stream: &mut Connection, patience: Duration, most: usize) -> io::Result<Vec<u8>> {
     let start = Clock::start();
     let mut bytes = Vec::new();
-    let mut buffer = [0; 4096];
+    let mut buffer = vec![0; 64 * 1024];
     loop {
         let left = patience.checked_sub(start.elapsed()).filter(|left| !left.is_zero());
         stream.set_read_timeout(Some(left.ok_or(io::ErrorKind::TimedOut)?))?;

@@ -14,6 +14,8 @@ use tracing::Instrument as _;
 
 use super::Settings;
 use crate::engine::config::Datapath;
+use crate::engine::host::Traffic;
+use crate::engine::hub::{MemberState, MemberStatus};
 use crate::engine::peers_file::{PeerEntry, PeerName};
 use crate::tun::{self, Owner, StoredFds};
 
@@ -84,6 +86,8 @@ pub struct OldState {
     pub last_authentication: Option<u64>,
     /// How often it moved since its tunnel was made.
     pub moves: u64,
+    /// What its link carried.
+    pub traffic: Traffic,
 }
 
 impl OldPeers {
@@ -166,11 +170,25 @@ impl OldPeers {
         }
     }
 
-    /// How a peer stands; `None`: it does not run the old program, or may not come in.
-    pub fn state(&self, name: &str) -> Option<OldState> {
-        let running = self.running.get(&name.parse::<PeerName>().ok()?)?;
-        running.wanted.borrow().entry.as_ref()?;
-        Some(running.state.borrow().clone())
+    /// Adds to what is known of a peer what its own tunnel knows, if it has one.
+    pub fn note(&self, member: &mut MemberStatus) {
+        let Some(running) = member.entry.old().and_then(|_| self.running.get(&member.entry.name))
+        else {
+            return;
+        };
+        if running.wanted.borrow().entry.is_none() {
+            return;
+        }
+        let state = running.state.borrow();
+        member.last_hello = state.last_authentication;
+        member.remote = state.remote.filter(|_| state.admitted);
+        member.moves = state.moves;
+        member.traffic = Some(state.traffic);
+        member.state = match (member.remote, member.last_hello) {
+            (Some(_), _) => MemberState::Connected,
+            (None, Some(_)) => MemberState::Away,
+            (None, None) => MemberState::New,
+        };
     }
 
     /// Removes all that the tunnels made.

@@ -111,6 +111,7 @@ impl Process<'_> {
             admitted: status.admitted,
             last_authentication: status.last_authentication,
             moves: self.engine.counters().moved,
+            traffic: status.traffic,
         }
     }
 }

@@ -7,13 +7,13 @@ use std::time::Duration;
 use tokio::net::UnixStream;
 use tracing::Level;
 
-use super::control::answer;
+use super::control;
 use super::locks::Locks;
 use super::memory::{Loaded, MemoryFile};
 use super::old::OldPeers;
 use super::peers::PeersReader;
 use super::preflight::{self, Demand, Ground};
-use super::requests::{Answer, Pending, Request};
+use super::requests::{Answer, PeersAsked, Pending, Reply, Request};
 use super::{Failure, Settings};
 use crate::auth::Reject;
 use crate::engine::config::Datapath;
@@ -451,15 +451,20 @@ impl<'a> Process<'a> {
             (Request::Reload(Some(_)) | Request::Kick(_), None) => {
                 Answer::refused("this tunnel has no files of peers")
             }
+            (Request::Show(peers), _) => {
+                done = self.look().await; // for fresh traffic counters
+                let _ = answer.send(Reply::Status(Box::new(self.snapshot(peers))));
+                return done;
+            }
         };
-        let _ = answer.send(said); // who asked may be gone
+        let _ = answer.send(Reply::Said(said)); // who asked may be gone
         done
     }
 
     /// Sends the status to a client of the control socket.
     pub async fn tell(&mut self, stream: UnixStream) -> bool {
         let done = self.look().await; // for fresh traffic counters
-        answer(stream, &self.status());
+        control::answer(stream, self.snapshot(PeersAsked::All));
         done
     }
 }

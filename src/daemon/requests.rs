@@ -11,6 +11,7 @@ use std::net::Shutdown;
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixStream as Connection;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use base64::Engine as _;
@@ -20,10 +21,11 @@ use rustix::process::geteuid;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use super::Failure;
-use super::control::read_all;
+use super::control::{MAX_STATUS, read_all};
+use super::status::Snapshot;
 
 const SOCKET: &str = "request.sock";
 
@@ -35,6 +37,9 @@ const LONGEST: u64 = 64 << 20;
 
 /// The longest answer that is read.
 const LONGEST_ANSWER: usize = 4 << 20;
+
+/// How many are asked for something at a time: each may be long.
+const AT_A_TIME: usize = 8;
 
 /// How long one side waits for the other.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -49,6 +54,22 @@ pub enum Request {
     Reload(Option<Files>),
     /// End the session of a peer, which may come back.
     Kick(String),
+    /// The status, with these peers.
+    Show(PeersAsked),
+}
+
+/// Of which peers everything is said; those of each state are counted anyway.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PeersAsked {
+    /// Of none.
+    None,
+    /// Of all.
+    All,
+    /// Of the one that is called so, if there is one.
+    Named(String),
+    /// Of those in this state ([`MemberState`](crate::engine::hub::MemberState)).
+    InState(String),
 }
 
 /// Files of peers, and the files of secrets that they name.
@@ -95,8 +116,17 @@ impl Answer {
     }
 }
 
+/// What the process says to a request.
+#[derive(Debug)]
+pub enum Reply {
+    /// An answer.
+    Said(Answer),
+    /// The status, which is rendered on another thread: ten thousand peers are megabytes.
+    Status(Box<Snapshot>),
+}
+
 /// A request, and where its answer goes.
-pub type Pending = (Request, oneshot::Sender<Answer>);
+pub type Pending = (Request, oneshot::Sender<Reply>);
 
 /// What is asked, one after the other. The socket is removed when it is dropped.
 #[derive(Debug)]
@@ -132,9 +162,15 @@ pub fn listen(directory: &Path) -> io::Result<Requests> {
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))?;
     let (sender, pending) = mpsc::channel(1);
     tokio::spawn(async move {
-        while let Ok((stream, _)) = listener.accept().await {
-            // One at a time: each may be long.
-            let _ = tokio::time::timeout(PATIENCE, serve(stream, &sender)).await;
+        let places = Arc::new(Semaphore::new(AT_A_TIME));
+        while let Ok(place) = Arc::clone(&places).acquire_owned().await
+            && let Ok((stream, _)) = listener.accept().await
+        {
+            let sender = sender.clone();
+            tokio::spawn(async move {
+                let _ = tokio::time::timeout(PATIENCE, serve(stream, &sender)).await;
+                drop(place);
+            });
         }
     });
     Ok(Requests { pending, path })
@@ -143,19 +179,31 @@ pub fn listen(directory: &Path) -> io::Result<Requests> {
 async fn serve(mut stream: UnixStream, requests: &mpsc::Sender<Pending>) -> io::Result<()> {
     let mut bytes = Vec::new();
     (&mut stream).take(LONGEST + 1).read_to_end(&mut bytes).await?;
-    let answer = match read(&bytes) {
+    let reply = match read(&bytes) {
         Ok(request) => {
             let (sender, answer) = oneshot::channel();
-            let closed = || Answer::refused("the process is ending");
+            let closed = || Reply::Said(Answer::refused("the process is ending"));
             match requests.send((request, sender)).await {
                 Ok(()) => answer.await.unwrap_or_else(|_| closed()),
                 Err(_) => closed(),
             }
         }
-        Err(why) => Answer::refused(why),
+        Err(why) => Reply::Said(Answer::refused(why)),
     };
-    let envelope = Envelope { ipipou: VERSION, content: answer };
-    stream.write_all(&serde_json::to_vec(&envelope).unwrap_or_default()).await
+    let bytes = match reply {
+        Reply::Said(answer) => {
+            let envelope = Envelope { ipipou: VERSION, content: answer };
+            serde_json::to_vec(&envelope).unwrap_or_default()
+        }
+        Reply::Status(snapshot) => rendered(*snapshot).await,
+    };
+    stream.write_all(&bytes).await
+}
+
+/// The status as JSON, made on a thread that nobody waits for.
+pub(super) async fn rendered(snapshot: Snapshot) -> Vec<u8> {
+    let render = move || serde_json::to_vec(&snapshot.status()).unwrap_or_default();
+    tokio::task::spawn_blocking(render).await.unwrap_or_default()
 }
 
 /// Takes a request apart.
@@ -196,6 +244,32 @@ pub enum RunsAs {
 /// When it does not answer in time.
 pub fn ask(directory: &Path, request: Request) -> Result<(Answer, RunsAs), Failure> {
     let path = directory.join(SOCKET);
+    let (answer, runs_as) = exchange(directory, request, LONGEST_ANSWER)?;
+    let answer: Envelope<Answer> = serde_json::from_slice(&answer)
+        .map_err(|e| Failure::Generic(format!("{}: no answer: {e}", path.display())))?;
+    Ok((answer.content, runs_as))
+}
+
+/// Asks for the status with some of the peers. `None`: the process has no such socket, or does not know
+/// this request.
+///
+/// # Errors
+/// When it does not answer in time.
+pub fn ask_status(directory: &Path, peers: PeersAsked) -> Result<Option<Vec<u8>>, Failure> {
+    if !directory.join(SOCKET).exists() {
+        return Ok(None);
+    }
+    let (answer, _) = exchange(directory, Request::Show(peers), MAX_STATUS)?;
+    let is_refused = serde_json::from_slice::<Envelope<Answer>>(&answer).is_ok();
+    Ok((!is_refused).then_some(answer))
+}
+
+fn exchange(
+    directory: &Path,
+    request: Request,
+    longest: usize,
+) -> Result<(Vec<u8>, RunsAs), Failure> {
+    let path = directory.join(SOCKET);
     let failed = |e: io::Error| match e.kind() {
         io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => Failure::Generic(format!(
             "{}: no process answers there: it is not running, or older than this program; see \
@@ -214,12 +288,10 @@ pub fn ask(directory: &Path, request: Request) -> Result<(Answer, RunsAs), Failu
     let bytes = serde_json::to_vec(&envelope).map_err(|e| Failure::Generic(e.to_string()))?;
     stream.write_all(&bytes).map_err(failed)?;
     stream.shutdown(Shutdown::Write).map_err(failed)?;
-    let answer = read_all(&mut stream, PATIENCE, LONGEST_ANSWER).map_err(failed)?;
-    let answer: Envelope<Answer> = serde_json::from_slice(&answer)
-        .map_err(|e| Failure::Generic(format!("{}: no answer: {e}", path.display())))?;
+    let answer = read_all(&mut stream, PATIENCE, longest).map_err(failed)?;
     let user = socket_peercred(&stream).map_err(|e| failed(e.into()))?.uid;
     let is_ours = user.is_root() || user == geteuid();
-    Ok((answer.content, if is_ours { RunsAs::Us } else { RunsAs::Another }))
+    Ok((answer, if is_ours { RunsAs::Us } else { RunsAs::Another }))
 }
 
 impl Files {

@@ -1,17 +1,21 @@
-//! The status that a process reports.
+//! The status that a process reports: a snapshot, taken between two events, and what is made of it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use super::process::Process;
+use super::requests::PeersAsked;
 use crate::auth::{Reject, key_text};
 use crate::engine::config::PeerSource;
-use crate::engine::hub::{MemberState, MemberStatus};
-use crate::engine::{Connection, Contact};
+use crate::engine::host::Traffic;
+use crate::engine::hub::{LastRefusal, Loaded, MemberState, MemberStatus};
+use crate::engine::{Connection, Contact, Counters, Report, Status};
 use crate::host::clock;
 use crate::host::datapath::{self, Statistics};
-use crate::observe::peers::{ConnectionStatus, PeerStatus, PeersStatus, ReloadStatus};
+use crate::observe::peers::{
+    ConnectionStatus, PeerStatus, PeersStatus, RefusalStatus, ReloadStatus,
+};
 use crate::observe::status::{
     Dropped, Learned, ProcessStatus, RemoteStatus, TunnelStatus, Unreachable,
 };
@@ -26,53 +30,124 @@ impl Process<'_> {
         }
     }
 
-    pub(super) fn status(&mut self) -> ProcessStatus {
-        let Statistics { offloads, by_rules, dropped, learned, unreachable } =
-            self.datapath.statistics();
+    /// Everything that `show` shows, as it stands. This copies as little as it can: what it takes is time
+    /// in which no hello is answered. The rest is done elsewhere, by [`Snapshot::status`].
+    pub(super) fn snapshot(&mut self, asked: PeersAsked) -> Snapshot {
+        let now = self.clock.now().ok();
+        let statistics = self.datapath.statistics();
+        let connection = now.and_then(|now| self.engine.connection(&now));
+        let mut members = now.and_then(|now| self.engine.members(&now));
+        for member in members.iter_mut().flatten() {
+            self.old.note(member);
+        }
+        Snapshot {
+            asked,
+            datapath: self.chosen.name(),
+            role: self.role(),
+            uptime: self.clock.elapsed(),
+            rules: self.rules,
+            counters: self.engine.counters().clone(),
+            tunnel: self.engine.status(),
+            connection,
+            statistics,
+            hub: members.map(|members| HubSnapshot {
+                public_key: self.settings.config.public_key().unwrap_or_default(),
+                loaded: self.engine.loaded(),
+                hellos: self.engine.hellos().unwrap_or_default(),
+                members,
+            }),
+        }
+    }
+}
+
+/// A process as it stood.
+#[derive(Debug)]
+pub struct Snapshot {
+    asked: PeersAsked,
+    datapath: &'static str,
+    role: &'static str,
+    uptime: Duration,
+    rules: &'static str,
+    counters: Counters,
+    tunnel: Status,
+    connection: Option<Connection>,
+    statistics: Statistics,
+    /// The peers of a server that files name.
+    hub: Option<HubSnapshot>,
+}
+
+#[derive(Debug)]
+struct HubSnapshot {
+    public_key: [u8; 32],
+    loaded: Option<Loaded>,
+    hellos: Vec<(&'static str, u64)>,
+    members: Vec<MemberStatus>,
+}
+
+impl Snapshot {
+    /// The status as it is shown.
+    pub fn status(self) -> ProcessStatus {
+        let Snapshot {
+            asked,
+            datapath,
+            role,
+            uptime,
+            rules,
+            counters,
+            tunnel,
+            connection,
+            statistics,
+            hub,
+        } = self;
+        let Statistics { offloads, by_rules, dropped, learned, unreachable, by_remote } =
+            statistics;
         let by_rules = by_rules
             .into_iter()
             .map(|c| (c.name, Dropped { packets: c.packets, bytes: Some(c.bytes) }));
         let by_us = dropped
             .into_iter()
             .map(|(reason, packets)| (reason.to_owned(), Dropped { packets, bytes: None }));
-        let counters = self.engine.counters();
         let refused = |reason| counters.rejected.get(reason).copied().unwrap_or(0);
         ProcessStatus {
-            datapath: self.chosen.name().to_owned(),
+            datapath: datapath.to_owned(),
             offloads,
             learned: learned_status(learned),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
-            role: self.role().to_owned(),
-            uptime: self.clock.elapsed().as_secs(),
-            rules: self.rules.to_owned(),
-            tunnels: vec![self.tunnel_status(unreachable)],
+            role: role.to_owned(),
+            uptime: uptime.as_secs(),
+            rules: rules.to_owned(),
+            tunnels: vec![whole_tunnel_status(tunnel, connection, unreachable)],
             accepted: counters.accepted,
             moved: counters.moved,
             sent: counters.sent,
             repaired: counters.repaired,
             rejected: Reject::ALL.iter().map(|r| (r.name().to_owned(), refused(r))).collect(),
             dropped: by_rules.chain(by_us).collect(),
-            peers: self.peers_status(),
+            peers: hub.map(|hub| hub.status(&asked, &by_remote)),
         }
     }
+}
 
-    /// The peers of a server that files name.
-    fn peers_status(&self) -> Option<PeersStatus> {
-        let now = self.clock.now().ok()?;
-        let mut members = self.engine.members(&now)?;
-        for member in members.iter_mut().filter(|member| member.old.is_some()) {
-            self.note_old(member);
-        }
+impl HubSnapshot {
+    fn status(self, asked: &PeersAsked, by_remote: &HashMap<SocketAddr, Traffic>) -> PeersStatus {
+        let HubSnapshot { public_key, loaded, hellos, members } = self;
         let mut by_state: BTreeMap<String, usize> =
             MemberState::ALL.iter().map(|state| (state.name().to_owned(), 0)).collect();
         for member in &members {
-            *by_state.entry(member.state.name().to_owned()).or_default() += 1;
+            if let Some(count) = by_state.get_mut(member.state.name()) {
+                *count += 1;
+            }
         }
-        let hellos = self.engine.hellos().unwrap_or_default().into_iter();
-        Some(PeersStatus {
-            public_key: self.settings.config.public_key().map(|k| key_text(&k)).unwrap_or_default(),
-            reload: self.engine.loaded().map(|loaded| ReloadStatus {
+        let asked_for = members.iter().filter(|member| match asked {
+            PeersAsked::None => false,
+            PeersAsked::All => true,
+            PeersAsked::Named(name) => member.entry.name.as_str() == name,
+            PeersAsked::InState(state) => member.state.name() == state,
+        });
+        PeersStatus {
+            public_key: key_text(&public_key),
+            reload: loaded.map(|loaded| ReloadStatus {
                 at: loaded.at,
                 added: loaded.added,
                 changed: loaded.changed,
@@ -80,47 +155,31 @@ impl Process<'_> {
                 untouched: loaded.untouched,
             }),
             by_state,
-            hellos: hellos.map(|(name, count)| (name.to_owned(), count)).collect(),
-            peers: members.into_iter().map(peer_status).collect(),
-        })
-    }
-
-    /// Adds what is known of a peer with the old program: the engine of its own tunnel has it.
-    fn note_old(&self, member: &mut MemberStatus) {
-        let Some(state) = self.old.state(&member.name) else { return };
-        member.last_hello = state.last_authentication;
-        member.remote = state.remote.filter(|_| state.admitted);
-        member.moves = state.moves;
-        member.state = match (member.remote, member.last_hello) {
-            (Some(_), _) => MemberState::Connected,
-            (None, Some(_)) => MemberState::Away,
-            (None, None) => MemberState::New,
-        };
-    }
-
-    fn tunnel_status(&self, word: Option<(datapath::Unreachable, Duration)>) -> TunnelStatus {
-        let now = self.clock.now().ok();
-        let connection = now.and_then(|now| self.engine.connection(&now));
-        let tunnel = self.engine.status();
-        let unreachable = word.and_then(|(word, ago)| unreachable(&tunnel, word, ago));
-        let status = tunnel_status(tunnel);
-        let connected = match &connection {
-            Some(connection) if connection.has_answered => Some(connection.connected_for.is_some()),
-            // An old server never answers; what comes out of the tunnel tells.
-            Some(_) | None => status.connected,
-        };
-        let tells = |connection: &Connection| connection.has_answered || connected != Some(true);
-        let connection = connection.filter(tells).map(connection_status);
-        TunnelStatus { unreachable, connected, connection, ..status }
+            hellos: hellos.into_iter().map(|(name, count)| (name.to_owned(), count)).collect(),
+            peers: asked_for.map(|member| peer_status(member, by_remote)).collect(),
+        }
     }
 }
 
+fn whole_tunnel_status(
+    tunnel: Status,
+    connection: Option<Connection>,
+    word: Option<(datapath::Unreachable, Duration)>,
+) -> TunnelStatus {
+    let unreachable = word.and_then(|(word, ago)| unreachable(&tunnel, word, ago));
+    let status = tunnel_status(tunnel);
+    let connected = match &connection {
+        Some(connection) if connection.has_answered => Some(connection.connected_for.is_some()),
+        // An old server never answers; what comes out of the tunnel tells.
+        Some(_) | None => status.connected,
+    };
+    let tells = |connection: &Connection| connection.has_answered || connected != Some(true);
+    let connection = connection.filter(tells).map(connection_status);
+    TunnelStatus { unreachable, connected, connection, ..status }
+}
+
 /// The last report that packets did not reach the remote, if nothing has come from there since.
-fn unreachable(
-    tunnel: &crate::engine::Status,
-    word: datapath::Unreachable,
-    ago: Duration,
-) -> Option<Unreachable> {
+fn unreachable(tunnel: &Status, word: datapath::Unreachable, ago: Duration) -> Option<Unreachable> {
     let at = clock::unix().saturating_sub(ago.as_secs());
     let is_news = tunnel.last_data.max(tunnel.last_reply) < Some(at);
     (tunnel.remote == Some(word.to) && is_news).then(|| Unreachable {
@@ -141,22 +200,36 @@ fn learned_status(learned: Vec<(IpAddr, SocketAddr, Duration)>) -> Vec<Learned> 
     learned
 }
 
-fn peer_status(member: MemberStatus) -> PeerStatus {
+fn peer_status(member: &MemberStatus, by_remote: &HashMap<SocketAddr, Traffic>) -> PeerStatus {
+    let entry = &member.entry;
+    let carried = || by_remote.get(&member.remote?).copied();
+    let traffic = member.traffic.or_else(carried);
     PeerStatus {
-        name: member.name,
-        public_key: member.public_key.map(|key| key_text(&key)).unwrap_or_default(),
+        name: entry.name.to_string(),
+        public_key: entry.public_key().map(key_text),
         state: member.state.name().to_owned(),
-        protocol: if member.old.is_some() { 1 } else { 2 },
+        protocol: if entry.old().is_some() { 1 } else { 2 },
         remote: member.remote.map(|remote| remote.to_string()),
-        addresses: member.addresses.iter().map(ToString::to_string).collect(),
-        routes: member.routes.iter().map(ToString::to_string).collect(),
+        addresses: entry.addresses.iter().map(ToString::to_string).collect(),
+        routes: entry.routes.iter().map(ToString::to_string).collect(),
         since: member.since,
         last_hello: member.last_hello,
         lease_until: member.lease_until,
+        // The server sends nothing that is answered at once, and keeps nothing of a hello that it
+        // challenges.
+        rtt_us: None,
         moves: member.moves,
-        expires: member.expires,
-        file: member.file,
-        note: member.note,
+        expires: entry.expires,
+        file: entry.origin.to_string(),
+        note: entry.note.clone(),
+        rx_bytes: traffic.map(|traffic| traffic.rx_bytes),
+        rx_packets: traffic.map(|traffic| traffic.rx_packets),
+        tx_bytes: traffic.map(|traffic| traffic.tx_bytes),
+        tx_packets: traffic.map(|traffic| traffic.tx_packets),
+        last_refusal: member.last_refusal.map(|LastRefusal { at, why }| RefusalStatus {
+            at,
+            why: Report::refusal(why).to_owned(),
+        }),
     }
 }
 
@@ -173,7 +246,7 @@ fn connection_status(connection: Connection) -> ConnectionStatus {
     }
 }
 
-fn tunnel_status(tunnel: crate::engine::Status) -> TunnelStatus {
+fn tunnel_status(tunnel: Status) -> TunnelStatus {
     let is_client = tunnel.contact.is_some();
     TunnelStatus {
         interface: tunnel.device,

@@ -2,7 +2,7 @@
 //! [`config::Datapath`](crate::engine::config::Datapath), where its capabilities stand, and a line in
 //! `daemon/preflight.rs`, where it is chosen.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
@@ -12,9 +12,9 @@ use futures_util::future::LocalBoxFuture;
 use super::StepError;
 use super::table::RuleCounter;
 use crate::engine::Outgoing;
-use crate::engine::host::Found;
 use crate::engine::host::step::Step;
 use crate::engine::host::surroundings::Surroundings;
+use crate::engine::host::{Found, Traffic};
 
 /// A datapath in use. What it made itself is gone when it is dropped; what steps made stays.
 pub trait Datapath {
@@ -79,6 +79,8 @@ pub struct Statistics {
     pub learned: Vec<(IpAddr, SocketAddr, Duration)>,
     /// The last error about a remote that packets did not reach, and how long ago it came.
     pub unreachable: Option<(Unreachable, Duration)>,
+    /// What was carried from and to each remote, where the interfaces do not tell.
+    pub by_remote: HashMap<SocketAddr, Traffic>,
 }
 
 /// What a router or a host said about a remote.

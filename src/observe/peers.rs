@@ -6,14 +6,15 @@ use std::fmt::Write as _;
 
 use serde::{Deserialize, Serialize};
 
-use super::text::{age, duration, without_middle};
+use super::status::WIDTH;
+use super::text::{age, bytes, duration, without_middle};
 
 /// One peer. Field names are part of the interface; fields may be added.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PeerStatus {
     pub name: String,
     /// Its ed25519 key in base64.
-    pub public_key: String,
+    pub public_key: Option<String>,
     /// `connected`, `away` (it was here), `new` (it was never here), `expired` or `disabled`.
     pub state: String,
     /// Version of the control protocol.
@@ -29,6 +30,9 @@ pub struct PeerStatus {
     pub last_hello: Option<u64>,
     /// Unix time at which its session ends if it says nothing more.
     pub lease_until: Option<u64>,
+    /// Microseconds there and back, where they are known.
+    #[serde(default)]
+    pub rtt_us: Option<u64>,
     /// How often its remote changed in this session.
     pub moves: u64,
     /// Unix time at which it may not come in any more.
@@ -36,6 +40,28 @@ pub struct PeerStatus {
     /// Where it is named: file and line.
     pub file: String,
     pub note: Option<String>,
+    /// What came from it and went to it in this session, as inner packets; `null` while it is not
+    /// connected.
+    #[serde(default)]
+    pub rx_bytes: Option<u64>,
+    #[serde(default)]
+    pub rx_packets: Option<u64>,
+    #[serde(default)]
+    pub tx_bytes: Option<u64>,
+    #[serde(default)]
+    pub tx_packets: Option<u64>,
+    /// The last hello of it that was refused, since this process started.
+    #[serde(default)]
+    pub last_refusal: Option<RefusalStatus>,
+}
+
+/// Why a peer was refused.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RefusalStatus {
+    /// Unix time.
+    pub at: u64,
+    /// In words.
+    pub why: String,
 }
 
 /// What the last reading of the files of peers changed.
@@ -81,33 +107,37 @@ pub struct ConnectionStatus {
     pub mtu: Option<u16>,
 }
 
+const HEADINGS: [&str; 8] = ["PEER", "STATE", "REMOTE", "ADDRESS", "SEEN", "RTT", "RX", "TX"];
+
+/// Columns that give way when a line is too long: names may have 63 characters, an IPv6 address and port 47.
+const GIVE_WAY: [usize; 3] = [0, 2, 3];
+
+/// No column is made narrower than this.
+const LEAST: usize = 12;
+
 /// A table of peers, one line for each, at most 100 columns wide. `now` is Unix time.
 pub fn table(status: &PeersStatus, now: u64) -> String {
-    const HEADINGS: [&str; 5] = ["PEER", "STATE", "REMOTE", "ADDRESS", "SEEN"];
-    /// A name may have 63 characters, an IPv6 address and port 47.
-    const MOST: [usize; 5] = [24, 9, 24, 22, 10];
-    let mut rows = vec![HEADINGS.map(str::to_owned)];
-    rows.extend(status.peers.iter().map(|peer| {
-        [
-            peer.name.clone(),
-            peer.state.clone(),
-            peer.remote.clone().unwrap_or_else(|| "-".to_owned()),
-            peer.addresses.join(","),
-            peer.last_hello.map_or_else(|| "-".to_owned(), |at| age(now, at)),
-        ]
-    }));
-    let mut widths = [0; 5];
-    for row in &mut rows {
-        for ((cell, most), width) in row.iter_mut().zip(MOST).zip(&mut widths) {
-            *cell = without_middle(cell, most);
-            *width = cell.chars().count().max(*width);
+    const GAP: usize = 2;
+    let rows: Vec<_> = std::iter::once(HEADINGS.map(str::to_owned))
+        .chain(status.peers.iter().map(|peer| row(peer, now)))
+        .collect();
+    let width = |column: usize| {
+        rows.iter().map(|row| row[column].chars().count()).max().unwrap_or_default()
+    };
+    let mut widths: [usize; 8] = std::array::from_fn(width);
+    let room = WIDTH - GAP * (HEADINGS.len() - 1);
+    while widths.iter().sum::<usize>() > room {
+        let widest = GIVE_WAY.into_iter().max_by_key(|&column| widths[column]);
+        match widest.filter(|&column| widths[column] > LEAST) {
+            Some(column) => widths[column] -= 1,
+            None => break,
         }
     }
     let mut text = String::new();
     for row in &rows {
         let mut line = String::new();
         for (cell, width) in row.iter().zip(widths) {
-            let _ = write!(line, "{cell:<width$}  "); // a String takes everything
+            let _ = write!(line, "{:<width$}  ", without_middle(cell, width)); // a String takes all
         }
         text.push_str(line.trim_end());
         text.push('\n');
@@ -115,9 +145,34 @@ pub fn table(status: &PeersStatus, now: u64) -> String {
     text
 }
 
+fn row(peer: &PeerStatus, now: u64) -> [String; 8] {
+    let or_dash = |cell: Option<String>| cell.unwrap_or_else(|| "-".to_owned());
+    [
+        peer.name.clone(),
+        peer.state.clone(),
+        or_dash(peer.remote.clone()),
+        peer.addresses.join(","),
+        or_dash(peer.last_hello.map(|at| age(now, at))),
+        or_dash(peer.rtt_us.map(milliseconds)),
+        or_dash(peer.rx_bytes.map(bytes)),
+        or_dash(peer.tx_bytes.map(bytes)),
+    ]
+}
+
+fn milliseconds(us: u64) -> String {
+    match us {
+        0..=99_949 => format!("{}.{} ms", us / 1000, us % 1000 / 100),
+        99_950.. => format!("{} ms", us / 1000),
+    }
+}
+
 /// Everything about one peer, one fact per line.
 pub fn one(peer: &PeerStatus, now: u64) -> String {
-    let mut text = format!("{}: {}\npublic key {}\n", peer.name, peer.state, peer.public_key);
+    let mut text = format!("{}: {}\n", peer.name, peer.state);
+    text += &match &peer.public_key {
+        Some(key) => format!("public key {key}\n"),
+        None => "a token, sent in the clear\n".to_owned(),
+    };
     let mut say = |what: &str, value: Option<String>| {
         if let Some(value) = value.filter(|value| !value.is_empty()) {
             let _ = writeln!(text, "{what} {value}"); // a String takes everything
@@ -132,6 +187,14 @@ pub fn one(peer: &PeerStatus, now: u64) -> String {
     let left = |at: u64| format!("in {}", duration(at.saturating_sub(now)));
     say("lease ends", peer.lease_until.map(left));
     say("expires", peer.expires.map(|at| if at > now { left(at) } else { age(now, at) }));
+    say("round trip", peer.rtt_us.map(milliseconds));
+    let carried = |size: Option<u64>, packets: Option<u64>| {
+        Some(format!("{} in {} packets", bytes(size?), packets?))
+    };
+    say("received", carried(peer.rx_bytes, peer.rx_packets));
+    say("sent", carried(peer.tx_bytes, peer.tx_packets));
+    let refusal = peer.last_refusal.as_ref();
+    say("refused", refusal.map(|refused| format!("{}: {}", age(now, refused.at), refused.why)));
     say("note", peer.note.clone());
     say("from", Some(peer.file.clone()));
     text
@@ -165,8 +228,7 @@ pub fn connection(status: &ConnectionStatus) -> String {
         (None, None) => "not connected yet\n".to_owned(),
     };
     if let Some(rtt) = status.rtt_us {
-        let (ms, us) = (rtt / 1000, rtt % 1000);
-        let _ = writeln!(text, "round trip {ms}.{:01} ms", us / 100);
+        let _ = writeln!(text, "round trip {}", milliseconds(rtt));
     }
     if let Some(seen) = &status.seen_as {
         let _ = writeln!(text, "seen by the server at {seen}");
@@ -175,4 +237,86 @@ pub fn connection(status: &ConnectionStatus) -> String {
         let _ = writeln!(text, "inside, the server has us at {}", status.inner.join(", "));
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn peer(name: &str, remote: &str, address: &str) -> PeerStatus {
+        PeerStatus {
+            name: name.to_owned(),
+            public_key: Some(String::new()),
+            state: "connected".to_owned(),
+            protocol: 2,
+            remote: Some(remote.to_owned()),
+            addresses: vec![address.to_owned()],
+            routes: Vec::new(),
+            since: Some(1),
+            last_hello: Some(1),
+            lease_until: Some(2),
+            rtt_us: Some(999_000),
+            moves: 0,
+            expires: None,
+            file: String::new(),
+            note: None,
+            rx_bytes: Some(1_022_000),
+            rx_packets: Some(1),
+            tx_bytes: Some(u64::MAX),
+            tx_packets: Some(1),
+            last_refusal: None,
+        }
+    }
+
+    fn shown(peers: Vec<PeerStatus>) -> String {
+        let status = PeersStatus {
+            public_key: String::new(),
+            reload: None,
+            by_state: BTreeMap::new(),
+            hellos: BTreeMap::new(),
+            peers,
+        };
+        table(&status, 120)
+    }
+
+    #[test]
+    fn a_line_has_a_hundred_columns_at_most_and_is_cut_only_for_that() {
+        const V6: &str = "[2001:db8:1111:2222:3333:4444:5555:6666]:65535";
+        let long = "a-name-that-has-as-many-characters-as-any-may-have-which-is-63";
+        let text = shown(vec![peer(long, V6, V6), peer("anna", "192.0.2.7:4000", "10.8.0.7")]);
+        for line in text.lines() {
+            assert!(line.chars().count() <= WIDTH, "{}: {line}", line.chars().count());
+        }
+        assert!(text.contains("5535  "), "the port is there: {text}");
+        let usual = shown(vec![peer("anna-and-bob-home", "203.0.113.200:52011", "10.8.120.7")]);
+        let line = usual.lines().nth(1).unwrap();
+        assert_eq!(
+            line.split("  ").filter(|cell| !cell.is_empty()).map(str::trim).collect::<Vec<_>>(),
+            [
+                "anna-and-bob-home",
+                "connected",
+                "203.0.113.200:52011",
+                "10.8.120.7",
+                "119s ago",
+                "999 ms",
+                "998 KiB",
+                "16.0 EiB"
+            ]
+        );
+    }
+
+    #[test]
+    fn what_is_not_known_is_a_dash() {
+        let away = PeerStatus {
+            remote: None,
+            last_hello: None,
+            rtt_us: None,
+            rx_bytes: None,
+            tx_bytes: None,
+            ..peer("anna", "", "10.8.0.7")
+        };
+        let text = shown(vec![away]);
+        let cells: Vec<_> = text.lines().nth(1).unwrap().split_whitespace().collect();
+        assert_eq!(cells, ["anna", "connected", "-", "10.8.0.7", "-", "-", "-", "-"]);
+    }
 }

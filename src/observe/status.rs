@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use serde::{Deserialize, Serialize};
 
 use super::peers::{self, ConnectionStatus, PeersStatus};
-use super::text::{age, duration, without_middle};
+use super::text::{age, bytes, duration, without_middle};
 
 /// One process and its tunnels. Field names are part of the interface; fields may be added.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -136,7 +136,7 @@ pub struct Dropped {
 }
 
 /// A width that fits on most terminals.
-const WIDTH: usize = 100;
+pub(super) const WIDTH: usize = 100;
 /// An address is never shortened below this, whatever else is in its line.
 const LEAST_REMOTE: usize = 12;
 
@@ -357,22 +357,6 @@ fn last_authentication(tunnel: &TunnelStatus, now: u64) -> String {
 
 fn or_dash(text: Option<&str>) -> String {
     text.unwrap_or("-").to_owned()
-}
-
-/// In powers of 1024, like `ip -s -h` with IEC units.
-fn bytes(count: u64) -> String {
-    const UNITS: [&str; 7] = ["B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
-    let mut value = count as f64;
-    let mut unit = 0;
-    while value >= 999.5 && unit + 1 < UNITS.len() {
-        value /= 1024.0;
-        unit += 1;
-    }
-    match unit {
-        0 => format!("{count} B"),
-        _ if value < 99.95 => format!("{value:.1} {}", UNITS[unit]),
-        _ => format!("{value:.0} {}", UNITS[unit]),
-    }
 }
 
 #[cfg(test)]

@@ -25,3 +25,19 @@ pub(super) fn duration(seconds: u64) -> String {
         172_800.. => format!("{}d", seconds / 86400),
     }
 }
+
+/// In powers of 1024, like `ip -s -h` with IEC units.
+pub(super) fn bytes(count: u64) -> String {
+    const UNITS: [&str; 7] = ["B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
+    let mut value = count as f64;
+    let mut unit = 0;
+    while value >= 999.5 && unit + 1 < UNITS.len() {
+        value /= 1024.0;
+        unit += 1;
+    }
+    match unit {
+        0 => format!("{count} B"),
+        _ if value < 99.95 => format!("{value:.1} {}", UNITS[unit]),
+        _ => format!("{value:.0} {}", UNITS[unit]),
+    }
+}

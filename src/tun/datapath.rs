@@ -165,6 +165,7 @@ impl Datapath for TunDatapath {
             dropped: self.forwarder.dropped(),
             learned: self.forwarder.learned(),
             unreachable: self.forwarder.unreachable(),
+            by_remote: self.forwarder.traffic(),
             ..Statistics::default()
         }
     }

@@ -1,6 +1,6 @@
 //! The threads of the userspace datapath, and the state that they share.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -24,7 +24,7 @@ use super::{lock, read, receive, transmit, unreachable, write};
 use crate::engine::Outgoing;
 use crate::engine::config::DeviceName;
 use crate::engine::host::surroundings::Surroundings;
-use crate::engine::host::{PeerTable, RemoteSpec, SocketSpec};
+use crate::engine::host::{PeerTable, RemoteSpec, SocketSpec, Traffic};
 
 /// More readers than this gain nothing, because one thread writes.
 const MOST_QUEUES: usize = 4;
@@ -258,6 +258,11 @@ impl Forwarder {
 
     pub fn forwarding(&self) -> PeerTable {
         self.shared.forwarding().spec().clone()
+    }
+
+    /// What was carried from and to each remote that is named.
+    pub fn traffic(&self) -> HashMap<SocketAddr, Traffic> {
+        self.shared.forwarding().traffic()
     }
 
     /// Inner addresses that were learned, the remotes behind which they are, and how long ago they were

@@ -26,6 +26,7 @@ mod circle;
 mod classify;
 mod cmsg;
 mod coalesce;
+mod counts;
 mod datapath;
 mod device;
 mod drops;

@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use super::classify::{Class, classify, is_control};
 use super::coalesce::{Coalescer, Merged, SEGMENTS};
+use super::counts::{Counts, Tally};
 use super::device::{Interface, Offload, Queue, is_gone, is_refused};
 use super::drops::Reason;
 use super::ecn::{self, Ecn};
@@ -99,6 +100,14 @@ struct Receiver<'a> {
     expired: Duration,
     /// The MTU of the interface, and when it was read.
     mtu: Option<(usize, Duration)>,
+    counted: Option<Counted>,
+}
+
+/// The counters of the last sender: most packets come from the same one as those before.
+struct Counted {
+    from: SocketAddr,
+    generation: u64,
+    counts: Option<Arc<Counts>>,
 }
 
 impl<'a> Receiver<'a> {
@@ -111,6 +120,7 @@ impl<'a> Receiver<'a> {
             limit: ControlLimit::new(),
             expired: Duration::ZERO,
             mtu: None,
+            counted: None,
         }
     }
 
@@ -184,14 +194,16 @@ impl<'a> Receiver<'a> {
             shared.drops.add(Reason::RxInside, length.div_ceil(size.max(1)).max(1));
             return false;
         }
-        let mut any = false;
+        let mut delivered = Tally::default();
         let (mut at, end) = (start, start + length);
         // A datagram may be empty.
         loop {
             let next = (at + size).min(end);
             match sender.verdict(&forwarding, &self.buffer[at..next]) {
                 Verdict::Deliver(inner) => {
-                    any |= self.deliver(socket, at, &inner, datagrams, ecn);
+                    if self.deliver(socket, at, &inner, datagrams, ecn) {
+                        delivered.add(inner.length);
+                    }
                 }
                 Verdict::Learn(source) => {
                     drop(forwarding);
@@ -212,7 +224,23 @@ impl<'a> Receiver<'a> {
                 break;
             }
         }
+        let any = delivered != Tally::default();
+        if any {
+            self.count(&forwarding, from, delivered);
+        }
         any
+    }
+
+    fn count(&mut self, forwarding: &Forwarding, from: SocketAddr, delivered: Tally) {
+        let generation = self.shared.generation.load(Ordering::Acquire);
+        let is_known = |counted: &Counted| (counted.from, counted.generation) == (from, generation);
+        if !self.counted.as_ref().is_some_and(is_known) {
+            let counts = forwarding.counts(from).cloned();
+            self.counted = Some(Counted { from, generation, counts });
+        }
+        if let Some(counts) = self.counted.as_ref().and_then(|counted| counted.counts.as_ref()) {
+            counts.received(delivered);
+        }
     }
 
     fn limit_control(&mut self, forwarding: &Forwarding, sender: &Sender, range: Range<usize>) {

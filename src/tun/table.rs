@@ -4,11 +4,13 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
+use super::counts::Counts;
 use super::learned::LearnedAddresses;
 use crate::engine::host::surroundings::Surroundings;
-use crate::engine::host::{PeerTable, RemoteSpec};
+use crate::engine::host::{PeerTable, RemoteSpec, Traffic};
 use crate::engine::networks::Networks;
 
 /// The table in which packets are looked up.
@@ -16,11 +18,18 @@ use crate::engine::networks::Networks;
 pub struct Forwarding {
     spec: PeerTable,
     destinations: Networks<SocketAddr>,
-    sources: HashMap<SocketAddr, Networks<()>>,
+    entries: HashMap<SocketAddr, Entry>,
     /// Remotes that reach no other remote.
     isolated: HashSet<SocketAddr>,
     learned: LearnedAddresses,
     around: Surroundings,
+}
+
+/// What is kept of one remote.
+#[derive(Debug)]
+struct Entry {
+    sources: Networks<()>,
+    counts: Arc<Counts>,
 }
 
 /// What is done with an inner packet that came from outside.
@@ -55,15 +64,18 @@ impl Forwarding {
         self.around = around;
     }
 
-    /// Replaces the specification. What was learned behind remotes that stay is kept.
+    /// Replaces the specification. What was learned behind remotes that stay is kept, and so are the
+    /// counters of peers that stay.
     pub fn replace(&mut self, spec: PeerTable) {
         let known = self.spec.remotes.keys();
         known.filter(|r| !spec.remotes.contains_key(*r)).for_each(|r| self.learned.forget(*r));
+        let counts: Vec<_> =
+            spec.remotes.iter().map(|(address, remote)| self.counts_of(*address, remote)).collect();
         self.destinations = Networks::default();
-        self.sources.clear();
+        self.entries.clear();
         self.isolated.clear();
-        for (address, remote) in &spec.remotes {
-            self.index(*address, remote);
+        for ((address, remote), counts) in spec.remotes.iter().zip(counts) {
+            self.index(*address, remote, counts);
         }
         self.spec = spec;
         if self.spec.learn.is_none() {
@@ -71,7 +83,24 @@ impl Forwarding {
         }
     }
 
-    fn index(&mut self, address: SocketAddr, remote: &RemoteSpec) {
+    /// The counters of a peer that is there already, here or at the remote that it moves from. It is the
+    /// same one if it has a network still.
+    fn counts_of(&self, address: SocketAddr, remote: &RemoteSpec) -> Arc<Counts> {
+        let before = self.spec.remotes.get(&address);
+        let is_same = before.is_some_and(|before| {
+            before.destinations.is_empty() && remote.destinations.is_empty()
+                || before.destinations.iter().any(|net| remote.destinations.contains(net))
+        });
+        let elsewhere = || {
+            let holder = *self.destinations.get_exact(*remote.destinations.first()?)?;
+            (self.spec.remotes.get(&holder) == Some(remote)).then_some(holder)
+        };
+        let holder = if is_same { Some(address) } else { elsewhere() };
+        let entry = holder.and_then(|holder| self.entries.get(&holder));
+        entry.map(|entry| Arc::clone(&entry.counts)).unwrap_or_default()
+    }
+
+    fn index(&mut self, address: SocketAddr, remote: &RemoteSpec, counts: Arc<Counts>) {
         for network in &remote.destinations {
             self.destinations.insert(*network, address);
         }
@@ -79,7 +108,7 @@ impl Forwarding {
         for network in &remote.sources {
             sources.insert(*network, ());
         }
-        self.sources.insert(address, sources);
+        self.entries.insert(address, Entry { sources, counts });
         if remote.isolated {
             self.isolated.insert(address);
         } else {
@@ -89,15 +118,16 @@ impl Forwarding {
 
     /// Adds one remote, or replaces its entry. What was learned behind it is kept.
     pub fn add_remote(&mut self, address: SocketAddr, remote: RemoteSpec) {
+        let counts = self.counts_of(address, &remote);
         self.forget_destinations(address);
-        self.index(address, &remote);
+        self.index(address, &remote, counts);
         self.spec.remotes.insert(address, remote);
     }
 
     /// Removes one remote, and forgets what was learned behind it. Returns whether it was there.
     pub fn remove_remote(&mut self, address: SocketAddr) -> bool {
         self.forget_destinations(address);
-        self.sources.remove(&address);
+        self.entries.remove(&address);
         self.isolated.remove(&address);
         self.learned.forget(address);
         self.spec.remotes.remove(&address).is_some()
@@ -117,6 +147,16 @@ impl Forwarding {
     pub fn remote_of(&self, destination: IpAddr) -> Option<SocketAddr> {
         let learned = || self.learned.get(destination).map(|learned| learned.remote);
         self.destinations.get(destination).copied().or_else(learned)
+    }
+
+    /// The counters of a remote that is named.
+    pub fn counts(&self, remote: SocketAddr) -> Option<&Arc<Counts>> {
+        self.entries.get(&remote).map(|entry| &entry.counts)
+    }
+
+    /// What was carried from and to each remote that is named.
+    pub fn traffic(&self) -> HashMap<SocketAddr, Traffic> {
+        self.entries.iter().map(|(remote, entry)| (*remote, entry.counts.read())).collect()
     }
 
     /// Whether some remotes reach no other remote.
@@ -147,7 +187,7 @@ impl Forwarding {
     /// Decides about an inner packet from `source` that came from the remote `from`. `now` is the
     /// monotonic clock.
     pub fn judge(&self, from: SocketAddr, source: IpAddr, now: Duration) -> Judgement {
-        let sources = self.sources.get(&from);
+        let sources = self.entries.get(&from).map(|entry| &entry.sources);
         let may_be_inside = self.around.may_be_inside(source);
         if may_be_inside && sources.is_some_and(|sources| sources.get(source).is_some()) {
             return Judgement::Deliver;
@@ -220,6 +260,7 @@ impl Forwarding {
 
 #[cfg(test)]
 mod tests {
+    use super::super::counts::Tally;
     use super::*;
     use crate::engine::host::LearnSpec;
 
@@ -256,11 +297,6 @@ mod tests {
 
     #[test]
     fn the_longest_prefix_wins() {
-        let to = |networks: &[&str]| RemoteSpec {
-            destinations: networks.iter().map(|n| n.parse().unwrap()).collect(),
-            sources: networks.iter().map(|n| n.parse().unwrap()).collect(),
-            isolated: false,
-        };
         let remotes = [(remote(ALICE), to(&["10.0.0.0/8"])), (remote(BOB), to(&["10.1.0.0/16"]))];
         let table = Forwarding::new(PeerTable { remotes: remotes.into(), ..PeerTable::default() });
         assert_eq!(table.remote_of(ip("10.2.3.4")), Some(remote(ALICE)));
@@ -270,6 +306,35 @@ mod tests {
         assert_eq!(table.judge(remote(BOB), ip("10.1.0.1"), at(0)), Judgement::Deliver);
         assert_eq!(table.judge(remote(BOB), ip("10.2.0.1"), at(0)), Judgement::WrongSource);
         assert_eq!(table.judge(remote("192.0.2.3:1"), ip("10.2.0.1"), at(0)), Judgement::Stranger);
+    }
+
+    fn to(networks: &[&str]) -> RemoteSpec {
+        let networks: Vec<_> = networks.iter().map(|net| net.parse().unwrap()).collect();
+        RemoteSpec { destinations: networks.clone(), sources: networks, isolated: false }
+    }
+
+    #[test]
+    fn a_peer_that_moves_takes_its_counters_along_and_leaves_none_to_who_comes_after_it() {
+        let (alice, bob) = (remote(ALICE), remote(BOB));
+        let count = |table: &Forwarding, of| {
+            table.counts(of).unwrap().received(Tally { packets: 1, bytes: 20 });
+        };
+        let packets = |table: &Forwarding, of| table.traffic()[&of].rx_packets;
+        let mut table = Forwarding::default();
+        table.add_remote(alice, to(&["10.0.0.7/32"]));
+        count(&table, alice);
+        table.add_remote(bob, to(&["10.0.0.7/32"]));
+        table.remove_remote(alice);
+        count(&table, bob);
+        assert_eq!(packets(&table, bob), 2);
+        // It has one more network.
+        table.add_remote(bob, to(&["10.0.0.7/32", "10.1.0.0/16"]));
+        assert_eq!(packets(&table, bob), 2);
+        // All at once: it moves back, and another one has its former place.
+        let whole = to(&["10.0.0.7/32", "10.1.0.0/16"]);
+        let remotes = [(alice, whole), (bob, to(&["10.0.0.8/32"]))];
+        table.replace(PeerTable { remotes: remotes.into(), ..PeerTable::default() });
+        assert_eq!((packets(&table, alice), packets(&table, bob)), (2, 0));
     }
 
     #[test]

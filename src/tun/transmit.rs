@@ -16,6 +16,7 @@ use crate::wire::inner::{self, Inner};
 
 use super::Shared;
 use super::circle;
+use super::counts::{Counts, Tally};
 use super::device::{Interface, Queue, is_gone, is_refused};
 use super::drops::Reason;
 use super::ecn::Ecn;
@@ -83,6 +84,8 @@ struct Route {
     generation: u64,
     /// Whether some peers may not reach others.
     isolates: bool,
+    /// The counters of the remote.
+    counts: Option<Arc<Counts>>,
 }
 
 /// A packet that is longer than the path allows.
@@ -100,6 +103,8 @@ struct Long<'a> {
 /// Datagrams that wait to be sent.
 struct Batch {
     outer: Option<Outer>,
+    /// The counters of the remote that the first datagram is for.
+    counts: Option<Arc<Counts>>,
     /// The size of each datagram except the last.
     size: usize,
     bytes: usize,
@@ -251,6 +256,9 @@ impl<'a> Transmitter<'a> {
         if !self.batch.takes(outer, datagram.length()) {
             self.flush(socket);
         }
+        if self.batch.outer.is_none() {
+            self.batch.count_by(self.route.as_ref().and_then(|route| route.counts.as_ref()));
+        }
         self.batch.push(outer, datagram);
         // Sent at once, while it is in the processor's cache and the buffer can be used again.
         if !self.batch.takes(outer, self.batch.size) {
@@ -282,7 +290,8 @@ impl<'a> Transmitter<'a> {
         }
         let forwarding = self.shared.forwarding();
         let (remote, isolates) = (forwarding.remote_of(destination), forwarding.isolates());
-        self.route = Some(Route { destination, remote, generation, isolates });
+        let counts = remote.and_then(|remote| forwarding.counts(remote)).cloned();
+        self.route = Some(Route { destination, remote, generation, isolates, counts });
         remote
     }
 
@@ -307,6 +316,10 @@ impl<'a> Transmitter<'a> {
             self.flush(socket);
             let sent = socket.is_some_and(|s| s.send_in_fragments(long.outer, &packet).is_ok());
             self.shared.drops.add(Reason::TxFailed, usize::from(!sent));
+            let counts = self.route.as_ref().and_then(|route| route.counts.as_ref());
+            if let Some(counts) = counts.filter(|_| sent) {
+                counts.sent(Tally { packets: 1, bytes: packet.len() as u64 });
+            }
             return;
         }
         self.shared.drops.add(Reason::TxTooLong, 1);
@@ -392,6 +405,7 @@ impl<'a> Transmitter<'a> {
         if failed > 0 {
             self.shared.drops.add(Reason::TxFailed, failed);
         }
+        batch.count(failed);
         batch.clear();
     }
 }
@@ -406,6 +420,7 @@ impl Batch {
     fn new() -> Self {
         Batch {
             outer: None,
+            counts: None,
             size: 0,
             bytes: 0,
             datagrams: Vec::with_capacity(MAX_SEGMENTS),
@@ -449,6 +464,29 @@ impl Batch {
         self.is_closed = length < self.size;
         self.bytes += length;
         self.datagrams.push(datagram);
+    }
+
+    /// Has what is to be sent next counted here.
+    fn count_by(&mut self, counts: Option<&Arc<Counts>>) {
+        let is_same = match (&self.counts, counts) {
+            (Some(before), Some(counts)) => Arc::ptr_eq(before, counts),
+            (None, None) => true,
+            (Some(_), None) | (None, Some(_)) => false,
+        };
+        if !is_same {
+            self.counts = counts.cloned();
+        }
+    }
+
+    /// Counts what was sent: all but so many, which are taken to have the size of most.
+    fn count(&self, failed: usize) {
+        let sent = Tally {
+            packets: self.datagrams.len().saturating_sub(failed) as u64,
+            bytes: self.bytes.saturating_sub(failed * self.size) as u64,
+        };
+        if let Some(counts) = self.counts.as_ref().filter(|_| sent.packets > 0) {
+            counts.sent(sent);
+        }
     }
 
     fn clear(&mut self) {

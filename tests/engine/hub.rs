@@ -125,7 +125,7 @@ impl Play {
     fn states(&mut self) -> Vec<(String, MemberState)> {
         let now = self.moment();
         let members = self.engine.members(&now).unwrap().into_iter();
-        members.map(|member| (member.name, member.state)).collect()
+        members.map(|member| (member.entry.name.to_string(), member.state)).collect()
     }
 
     fn told(&self) -> String {

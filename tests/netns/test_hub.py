@@ -30,6 +30,9 @@ from lab import await_
 from lan import await_dropped, await_reached, no_answer, outer, reaches
 
 
+HEADINGS = ["PEER", "STATE", "REMOTE", "ADDRESS", "SEEN", "RTT", "RX", "TX"]
+
+
 def at(i, port=PORT):
     return f"{outer(i)}:{port}"
 
@@ -80,6 +83,39 @@ def test_a_client_moves_and_says_goodbye(lab):
     near.await_log("peer2 is not connected any more.*: it said goodbye")
     assert states(near) == {"peer2": "away", "peer3": "connected"}
     no_answer(hub.host, inner(2))
+
+
+def test_traffic_is_counted_for_each_peer(lab):
+    """Inner packets and their bytes, while it is connected, wherever it goes meanwhile."""
+    hub = Hub(lab, clients=2)
+    near, (one, _) = hub.connect()
+
+    def counted(name="peer2"):
+        peer = peers(near)[name]
+        return [peer[f"{way}_{what}"] for way in ("rx", "tx") for what in ("packets", "bytes")]
+
+    assert counted() == counted("peer3") == [0, 0, 0, 0]
+    assert reaches(hub.clients[0], inner(1), count=3)
+    each = 20 + 8 + 56  # of ping(8)
+    assert counted() == [3, 3 * each, 3, 3 * each]
+    assert counted("peer3") == [0, 0, 0, 0]
+    # What goes from one to the other is counted for both; the host may send redirects beside it.
+    assert reaches(hub.clients[0], inner(3), count=2)
+    for name, packets in (("peer2", 5), ("peer3", 2)):
+        *received, sent, _ = counted(name)
+        assert received == [packets, packets * each] and sent in (packets, packets + 1)
+    # What is not let in is not counted.
+    hub.clients[0].send_fou(outer(2), PORT, outer(1), PORT, inner(3), inner(1))
+    await_dropped(near, rx_wrong_source=1)
+    one.process.kill()
+    moved = hub.client(2, "--fou-local-port", 10007)
+    near.await_log("peer2 moved from")
+    await_reached(hub.clients[0], inner(1))
+    packets, size, *_ = counted()
+    assert packets > 5 and size == packets * each
+    moved.process.stop()
+    await_state(near, "peer2", "away")
+    assert counted() == [None] * 4
 
 
 def test_a_peer_sends_from_its_own_addresses_only(lab):
@@ -145,6 +181,7 @@ def test_a_change_of_the_files_disturbs_nobody_else(lab):
     other.await_log("does not let us in: we are disabled there")
     (tunnel,) = other.show()["tunnels"]
     assert tunnel["connected"] is False and "disabled" in tunnel["connection"]["why"]
+    assert peers(near)["peer3"]["last_refusal"]["why"] == "it is disabled"
 
 
 def test_a_mistake_in_the_files_changes_nothing(lab):
@@ -190,7 +227,7 @@ def test_commands_about_peers(lab):
         return done.stdout + done.stderr
 
     listed = say("peer", "list").splitlines()
-    assert listed[0].split() == ["PEER", "STATE", "REMOTE", "ADDRESS", "SEEN"]
+    assert listed[0].split() == HEADINGS
     assert [line.split()[:4] for line in listed[1:]] == [
         ["peer2", "connected", at(2), inner(2)],
         ["peer3", "connected", at(3), inner(3)],

@@ -1,6 +1,8 @@
 """A server whose peers are named in files, on the kernel's datapath: a link for each peer that is
 connected, and rules that queue hellos and answers."""
 
+import json
+
 import pytest
 
 from control_v2 import Client
@@ -11,6 +13,15 @@ from lan import await_reached, outer, reaches
 
 def at(i, port=PORT):
     return f"{outer(i)}:{port}"
+
+
+COUNTERS = [(way, what) for way in ("rx", "tx") for what in ("bytes", "packets")]
+
+
+def link_of(host, peer):
+    """The link that leads to the address of a peer."""
+    (route,) = json.loads(host.run(["ip", "-j", "route", "get", peer["addresses"][0]]))
+    return route["dev"]
 
 
 @pytest.fixture
@@ -36,6 +47,12 @@ def test_peers_reach_the_server_and_each_other(hub):
         "peer4": at(4),
     }
     assert len(links(hub.host)) == 3
+    for peer in peers(near).values():
+        # Those of its own link.
+        (link,) = json.loads(hub.host.run(f"ip -j -s link show {link_of(hub.host, peer)}"))
+        counted = {f"{way}_{what}": link["stats64"][way][what] for way, what in COUNTERS}
+        assert {name: peer[name] for name in counted} == counted
+        assert peer["rx_packets"] >= 6 and peer["tx_bytes"] >= 6 * 84
     assert hellos(near)["admitted"] == 3
     (tunnel,) = ends[0].show()["tunnels"]
     assert (tunnel["connected"], tunnel["connection"]["seen_as"]) == (True, at(2))

@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use super::entry::networks;
 use super::gone::Gone;
 use super::members::Followed;
-use super::{Hub, Loaded, Member, SAID_AGAIN_AFTER};
+use super::{Hub, LastRefusal, Loaded, Member, SAID_AGAIN_AFTER};
 use crate::auth::Ends;
 use crate::engine::config::TunnelConfig;
 use crate::engine::control::{Heard, Ignored, Outcome, PeerId};
@@ -57,6 +57,7 @@ impl Engine {
             Outcome::WasOut { .. } => hub.answered.left += 1,
             Outcome::Refused { peer, why } => {
                 hub.answered.refused += 1;
+                hub.note_refusal(peer, why, now);
                 let name = hub.names.get(&peer).cloned();
                 let report = name.map(|name| Report::PeerRefused { name, remote: from, why });
                 actions.extend(report.map(Action::Report));
@@ -246,6 +247,12 @@ impl Hub {
         }
     }
 
+    fn note_refusal(&mut self, id: PeerId, why: Refusal, now: &Now) {
+        if let Some((_, member)) = self.member(id) {
+            member.refused = Some(LastRefusal { at: now.unix, why });
+        }
+    }
+
     /// A hello of a known peer that proves nothing: that is said, but not often.
     fn say_unproven(&mut self, why: Ignored, from: SocketAddr, now: &Now) -> Option<Report> {
         let (Ignored::WrongMac { peer } | Ignored::WrongSignature { peer }) = why else {
@@ -290,7 +297,7 @@ impl fmt::Display for Loaded {
 
 impl Report {
     /// Why a peer was refused, for the people at the server.
-    pub(in crate::engine) fn refusal(why: Refusal) -> &'static str {
+    pub fn refusal(why: Refusal) -> &'static str {
         match why {
             Refusal::Expired => "it has expired",
             Refusal::Disabled => "it is disabled",

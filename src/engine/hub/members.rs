@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
@@ -23,7 +24,11 @@ pub enum Followed {
 
 impl Hub {
     /// Takes another set of members. Returns what became of sessions, with the entry as it was before.
-    pub fn replace(&mut self, set: PeerSet, now: &Now) -> (Loaded, Vec<(Followed, PeerEntry)>) {
+    pub fn replace(
+        &mut self,
+        set: PeerSet,
+        now: &Now,
+    ) -> (Loaded, Vec<(Followed, Arc<PeerEntry>)>) {
         let mut loaded = Loaded { at: now.unix, ..Loaded::default() };
         let mut followed = Vec::new();
         let all = std::mem::take(&mut self.members).into_iter();
@@ -38,7 +43,7 @@ impl Hub {
                 followed.push((Followed::Ended(name, remote, Gone::Removed), member.entry));
             }
         }
-        for entry in set.into_peers() {
+        for entry in set.into_peers().into_iter().map(Arc::new) {
             let name = entry.name.clone();
             let Some(mut member) = before.remove(&name) else {
                 loaded.added += 1;
@@ -74,7 +79,7 @@ impl Hub {
         (loaded, followed)
     }
 
-    fn add(&mut self, entry: PeerEntry, now: &Now) {
+    fn add(&mut self, entry: Arc<PeerEntry>, now: &Now) {
         let id = PeerId(self.next_id);
         self.next_id += 1;
         let _ = self.put_in_protocol(id, &entry, now);
@@ -83,7 +88,8 @@ impl Hub {
         while !self.marks.insert(mark) {
             mark = mark.wrapping_add(1);
         }
-        let member = Member { id, mark, entry, last_hello: None, since: None, said: None };
+        let member =
+            Member { id, mark, entry, last_hello: None, since: None, refused: None, said: None };
         self.note_expiry(&member, now);
         self.names.insert(id, name.clone());
         self.members.insert(name, member);

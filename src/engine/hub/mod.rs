@@ -8,6 +8,7 @@ mod members;
 mod status;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::Now;
@@ -17,7 +18,7 @@ use super::peers_file::{PeerEntry, PeerName};
 use super::random::Random;
 
 pub use gone::Gone;
-pub use status::{MemberState, MemberStatus};
+pub use status::{LastRefusal, MemberState, MemberStatus};
 
 /// How long nothing more is said of a peer whose hellos prove nothing.
 const SAID_AGAIN_AFTER: Duration = Duration::from_secs(3600);
@@ -46,11 +47,14 @@ struct Member {
     id: PeerId,
     /// What tells its link from others: a hash of its name, or the next number that is free.
     mark: u16,
-    entry: PeerEntry,
+    /// Shared with who is shown it.
+    entry: Arc<PeerEntry>,
     /// Unix time of its last accepted hello.
     last_hello: Option<u64>,
     /// Unix time since which it is connected.
     since: Option<u64>,
+    /// The last hello of it that was refused.
+    refused: Option<LastRefusal>,
     /// When it was said that its hellos prove nothing, by the clock of [`Now::boot`].
     said: Option<Duration>,
 }

@@ -1,13 +1,17 @@
 //! The members of a server as they stand, for `show`.
 
-use std::net::{IpAddr, SocketAddr};
-
-use ipnet::IpNet;
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
 
 use super::{Answered, Hub, Loaded, Member};
 use crate::engine::control::Ignored;
-use crate::engine::peers_file::PeerName;
+use crate::engine::endpoint::Endpoint;
+use crate::engine::host::Traffic;
+use crate::engine::peers_file::{PeerEntry, PeerName};
+use crate::engine::table::nodes;
 use crate::engine::{Engine, Now};
+use crate::wire::control::Refusal;
 
 /// Whether a member is there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -46,23 +50,25 @@ impl MemberState {
     }
 }
 
-/// A member as it stands.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// A hello that was refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LastRefusal {
+    /// Unix time.
+    pub at: u64,
+    /// What the peer was told.
+    pub why: Refusal,
+}
+
+/// A member as it stands. To make one costs little, so that those of ten thousand hold nobody up: what the
+/// files say is not copied.
+#[derive(Debug, Clone)]
 pub struct MemberStatus {
-    /// Its name.
-    pub name: String,
-    /// Its public ed25519 key; `None`: it has a token.
-    pub public_key: Option<[u8; 32]>,
-    /// Our port for it, where it runs the old program.
-    pub old: Option<u16>,
+    /// What the files say of it.
+    pub entry: Arc<PeerEntry>,
     /// Whether it is there.
     pub state: MemberState,
     /// Where it is.
     pub remote: Option<SocketAddr>,
-    /// Its inner addresses.
-    pub addresses: Vec<IpAddr>,
-    /// The networks behind it.
-    pub routes: Vec<IpNet>,
     /// Unix time since which it is connected.
     pub since: Option<u64>,
     /// Unix time of its last accepted hello.
@@ -71,19 +77,30 @@ pub struct MemberStatus {
     pub lease_until: Option<u64>,
     /// How often it moved since it is connected.
     pub moves: u64,
-    /// Unix time at which it expires.
-    pub expires: Option<u64>,
-    /// Where it stands: `FILE:LINE`.
-    pub file: String,
-    /// What somebody noted about it.
-    pub note: Option<String>,
+    /// The last hello of it that was refused.
+    pub last_refusal: Option<LastRefusal>,
+    /// What was carried from it and to it, as the last reading shows; `None` where it has no interface of
+    /// its own.
+    pub traffic: Option<Traffic>,
 }
 
 impl Engine {
     /// The members of a server whose peers are named in files, by name; `None`: it is another one.
     pub fn members(&self, now: &Now) -> Option<Vec<MemberStatus>> {
         let hub = self.hub.as_ref()?;
-        Some(hub.members.values().map(|member| hub.status(member, now)).collect())
+        let Endpoint { tunnel, datapath, .. } = &self.endpoint;
+        let found = self.found.as_ref().filter(|_| datapath.capabilities().link_per_remote);
+        let links: HashMap<&str, Traffic> = found.map_or_else(HashMap::new, |found| {
+            found.interfaces.iter().map(|i| (i.name.as_str(), i.traffic)).collect()
+        });
+        let status = |member: &Member| {
+            let status = hub.status(member, now);
+            let is_carried = status.remote.is_some() && !links.is_empty();
+            let link = is_carried.then(|| nodes::device(tunnel, *datapath, member.mark));
+            let traffic = link.and_then(|link| links.get(link.as_str()).copied());
+            MemberStatus { traffic, ..status }
+        };
+        Some(hub.members.values().map(status).collect())
     }
 
     /// Whether the files name such a peer.
@@ -119,7 +136,7 @@ impl Engine {
 
 impl Hub {
     fn status(&self, member: &Member, now: &Now) -> MemberStatus {
-        let Member { id, mark: _, entry, last_hello, since, said: _ } = member;
+        let Member { id, mark: _, entry, last_hello, since, refused, said: _ } = member;
         let session = self.server.session(*id);
         let state = match (entry.enabled, entry.has_expired(now.unix), session, last_hello) {
             (false, ..) => MemberState::Disabled,
@@ -132,20 +149,15 @@ impl Hub {
             now.unix.saturating_add(session.until.saturating_sub(now.boot).as_secs())
         });
         MemberStatus {
-            name: entry.name.to_string(),
-            public_key: entry.public_key().copied(),
-            old: entry.old().map(|old| old.port.get()),
+            entry: Arc::clone(entry),
             state,
             remote: session.map(|session| session.remote),
-            addresses: entry.addresses.clone(),
-            routes: entry.routes.clone(),
             since: *since,
             last_hello: *last_hello,
             lease_until,
             moves: session.map_or(0, |session| session.moves),
-            expires: entry.expires,
-            file: format!("{}:{}", entry.origin.file, entry.origin.line),
-            note: entry.note.clone(),
+            last_refusal: *refused,
+            traffic: None,
         }
     }
 }
