@@ -14,6 +14,7 @@ use super::old::OldPeers;
 use super::peers::PeersReader;
 use super::preflight::{self, Demand, Ground};
 use super::requests::{Answer, PeersAsked, Pending, Reply, Request};
+use super::status::Mistakes;
 use super::{Failure, Settings};
 use crate::auth::Reject;
 use crate::engine::config::Datapath;
@@ -80,6 +81,8 @@ pub struct Process<'a> {
     /// Whether the log has said that the tunnel leads into itself.
     leads_back: bool,
     pub(super) rules: &'static str,
+    /// What was wrong with the files of peers when they were read last.
+    pub(super) mistakes: Option<Mistakes>,
     /// The program that changed nftables since the last reading.
     ruleset_by: Option<String>,
     /// The peers with the old program, each with a tunnel of its own.
@@ -166,6 +169,7 @@ impl<'a> Process<'a> {
             surroundings_due: true,
             leads_back: false,
             rules: "missing",
+            mistakes: None,
             ruleset_by: None,
             old: OldPeers::default(),
         })
@@ -428,12 +432,16 @@ impl<'a> Process<'a> {
             }
             (Request::Reload(Some(files)), Some(reader)) => match reader.take(files, self.chosen) {
                 Ok(set) => {
+                    self.mistakes = None;
                     done = self.take_peers(set).await;
                     let device = &self.settings.tunnel().device;
                     let loaded = self.engine.loaded().unwrap_or_default();
                     Answer::done(format!("{device}: {loaded}"))
                 }
-                Err(faults) => Answer::refused(faults),
+                Err(faults) => {
+                    self.mistakes = Some(Mistakes::now(&faults));
+                    Answer::refused(faults)
+                }
             },
             (Request::Reload(None), _) if self.engine.proves_itself() => {
                 done = self.handle(Event::ReauthRequested).await;

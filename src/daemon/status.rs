@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::process::Process;
@@ -17,7 +19,7 @@ use crate::observe::peers::{
     ConnectionStatus, PeerStatus, PeersStatus, RefusalStatus, ReloadStatus,
 };
 use crate::observe::status::{
-    Dropped, Learned, ProcessStatus, RemoteStatus, TunnelStatus, Unreachable,
+    Dropped, Learned, ProcessStatus, RemoteStatus, SCHEMA, TunnelStatus, Unreachable,
 };
 
 impl Process<'_> {
@@ -42,6 +44,8 @@ impl Process<'_> {
         }
         Snapshot {
             asked,
+            name: self.settings.runtime_dir.clone(),
+            public_key: self.settings.config.public_key(),
             datapath: self.chosen.name(),
             role: self.role(),
             uptime: self.clock.elapsed(),
@@ -51,8 +55,8 @@ impl Process<'_> {
             connection,
             statistics,
             hub: members.map(|members| HubSnapshot {
-                public_key: self.settings.config.public_key().unwrap_or_default(),
                 loaded: self.engine.loaded(),
+                mistakes: self.mistakes.clone(),
                 hellos: self.engine.hellos().unwrap_or_default(),
                 members,
             }),
@@ -64,6 +68,9 @@ impl Process<'_> {
 #[derive(Debug)]
 pub struct Snapshot {
     asked: PeersAsked,
+    /// The directory that is called as the tunnel is.
+    name: PathBuf,
+    public_key: Option<[u8; 32]>,
     datapath: &'static str,
     role: &'static str,
     uptime: Duration,
@@ -76,10 +83,31 @@ pub struct Snapshot {
     hub: Option<HubSnapshot>,
 }
 
+/// What was wrong with the files of peers when they were read last.
+#[derive(Debug, Clone)]
+pub struct Mistakes {
+    /// Unix time.
+    at: u64,
+    lines: Arc<[String]>,
+}
+
+impl Mistakes {
+    /// So many are shown; the log has all.
+    const MOST: usize = 100;
+
+    /// The mistakes, a line each, of files that were read just now.
+    pub fn now(lines: &str) -> Self {
+        Mistakes {
+            at: clock::unix(),
+            lines: lines.lines().take(Self::MOST).map(str::to_owned).collect(),
+        }
+    }
+}
+
 #[derive(Debug)]
 struct HubSnapshot {
-    public_key: [u8; 32],
     loaded: Option<Loaded>,
+    mistakes: Option<Mistakes>,
     hellos: Vec<(&'static str, u64)>,
     members: Vec<MemberStatus>,
 }
@@ -89,6 +117,8 @@ impl Snapshot {
     pub fn status(self) -> ProcessStatus {
         let Snapshot {
             asked,
+            name,
+            public_key,
             datapath,
             role,
             uptime,
@@ -99,8 +129,18 @@ impl Snapshot {
             statistics,
             hub,
         } = self;
-        let Statistics { offloads, by_rules, dropped, learned, unreachable, by_remote } =
-            statistics;
+        let Statistics {
+            offloads,
+            offloads_used,
+            by_rules,
+            dropped,
+            learned,
+            unreachable,
+            by_remote,
+        } = statistics;
+        let name = name.file_name().unwrap_or_default();
+        let tunnel = whole_tunnel_status(tunnel, connection, unreachable);
+        let public_key = public_key.map(|key| key_text(&key));
         let by_rules = by_rules
             .into_iter()
             .map(|c| (c.name, Dropped { packets: c.packets, bytes: Some(c.bytes) }));
@@ -109,29 +149,41 @@ impl Snapshot {
             .map(|(reason, packets)| (reason.to_owned(), Dropped { packets, bytes: None }));
         let refused = |reason| counters.rejected.get(reason).copied().unwrap_or(0);
         ProcessStatus {
+            schema: SCHEMA,
+            tunnel: name.to_string_lossy().into_owned(),
+            interface: tunnel.interface.clone(),
+            local: tunnel.local.clone(),
             datapath: datapath.to_owned(),
             offloads,
+            offloads_used: offloads_used.into_iter().map(str::to_owned).collect(),
+            started: clock::unix().saturating_sub(uptime.as_secs()),
             learned: learned_status(learned),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
             role: role.to_owned(),
             uptime: uptime.as_secs(),
             rules: rules.to_owned(),
-            tunnels: vec![whole_tunnel_status(tunnel, connection, unreachable)],
+            tunnels: vec![tunnel],
             accepted: counters.accepted,
             moved: counters.moved,
             sent: counters.sent,
             repaired: counters.repaired,
             rejected: Reject::ALL.iter().map(|r| (r.name().to_owned(), refused(r))).collect(),
             dropped: by_rules.chain(by_us).collect(),
-            peers: hub.map(|hub| hub.status(&asked, &by_remote)),
+            peers: hub.map(|hub| hub.status(public_key.as_deref(), &asked, &by_remote)),
+            public_key,
         }
     }
 }
 
 impl HubSnapshot {
-    fn status(self, asked: &PeersAsked, by_remote: &HashMap<SocketAddr, Traffic>) -> PeersStatus {
-        let HubSnapshot { public_key, loaded, hellos, members } = self;
+    fn status(
+        self,
+        public_key: Option<&str>,
+        asked: &PeersAsked,
+        by_remote: &HashMap<SocketAddr, Traffic>,
+    ) -> PeersStatus {
+        let HubSnapshot { loaded, mistakes, hellos, members } = self;
         let mut by_state: BTreeMap<String, usize> =
             MemberState::ALL.iter().map(|state| (state.name().to_owned(), 0)).collect();
         for member in &members {
@@ -146,9 +198,11 @@ impl HubSnapshot {
             PeersAsked::InState(state) => member.state.name() == state,
         });
         PeersStatus {
-            public_key: key_text(&public_key),
+            public_key: public_key.unwrap_or_default().to_owned(),
             reload: loaded.map(|loaded| ReloadStatus {
-                at: loaded.at,
+                at: mistakes.as_ref().map_or(loaded.at, |mistakes| mistakes.at),
+                ok: mistakes.is_none(),
+                errors: mistakes.map(|mistakes| mistakes.lines.to_vec()).unwrap_or_default(),
                 added: loaded.added,
                 changed: loaded.changed,
                 removed: loaded.removed,

@@ -16,6 +16,7 @@ use super::preflight::Demand;
 use super::process::Process;
 use super::requests::{self, Pending, Requests};
 use super::signals::{Caught, Signals};
+use super::status::Mistakes;
 use super::{Failure, Settings, old_tunnel, preflight};
 use crate::auth::key_text;
 use crate::engine::Event;
@@ -80,6 +81,7 @@ async fn serve(settings: &Settings) -> Result<(), Failure> {
     let family = watch::Sender::new(process.family_at_start);
     let mut tables = keep_table(settings, hosts, &family, &look_up_now, process.clock);
     if let Some(AtStart { set, faults }) = members {
+        process.mistakes = faults.as_deref().map(Mistakes::now);
         match faults {
             None => {}
             // Its files are root's, who sends them right after the start (ExecStartPost).
@@ -171,9 +173,11 @@ async fn read_again(process: &mut Process<'_>, reader: Option<&PeersReader>) {
     let chosen = process.chosen;
     match reader.map(|reader| reader.again(chosen)) {
         Some(Ok(set)) => {
+            process.mistakes = None;
             process.take_peers(set).await;
         }
         Some(Err(faults)) => {
+            process.mistakes = Some(Mistakes::now(&faults));
             faults.lines().for_each(|fault| tracing::error!("{fault}"));
             tracing::error!("the files of peers have mistakes: everything stays as it was");
         }

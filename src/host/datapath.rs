@@ -71,6 +71,8 @@ pub struct Warnings {
 pub struct Statistics {
     /// The offloads in use.
     pub offloads: Option<String>,
+    /// The same, one by one.
+    pub offloads_used: Vec<&'static str>,
     /// Packets that were dropped by rules.
     pub by_rules: Vec<RuleCounter>,
     /// Packets that this process dropped, by reason.

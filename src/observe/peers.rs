@@ -64,15 +64,26 @@ pub struct RefusalStatus {
     pub why: String,
 }
 
-/// What the last reading of the files of peers changed.
+/// The last reading of the files of peers.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ReloadStatus {
     /// Unix time.
     pub at: u64,
+    /// Whether they had no mistake. If they had one, the counts are those of the last time without.
+    #[serde(default = "yes")]
+    pub ok: bool,
+    /// The mistakes, a line each.
+    #[serde(default)]
+    pub errors: Vec<String>,
     pub added: usize,
     pub changed: usize,
     pub removed: usize,
     pub untouched: usize,
+}
+
+/// A process that is older than this field had no mistake to tell of.
+fn yes() -> bool {
+    true
 }
 
 /// The peers of a server.
@@ -207,7 +218,14 @@ pub fn details(status: &PeersStatus, now: u64) -> String {
     let states: Vec<_> = states.map(|(state, count)| format!("{count} {state}")).collect();
     let states = if states.is_empty() { "none".to_owned() } else { states.join(", ") };
     let _ = writeln!(text, "peers: {states}");
-    if let Some(ReloadStatus { at, added, changed, removed, untouched }) = &status.reload {
+    if let Some(ReloadStatus { at, ok: false, errors, .. }) = &status.reload {
+        let at = age(now, *at);
+        let _ = writeln!(text, "the files of peers had mistakes {at}, and nothing was taken:");
+        text.extend(errors.iter().map(|error| format!("  {error}\n")));
+    }
+    if let Some(ReloadStatus { at, ok: true, errors: _, added, changed, removed, untouched }) =
+        &status.reload
+    {
         let _ = writeln!(
             text,
             "peers read {}: {added} added, {changed} changed, {removed} removed, {untouched} untouched",

@@ -8,10 +8,28 @@ use serde::{Deserialize, Serialize};
 use super::peers::{self, ConnectionStatus, PeersStatus};
 use super::text::{age, bytes, duration, without_middle};
 
+/// The version of the fields.
+pub const SCHEMA: u32 = 1;
+
 /// One process and its tunnels. Field names are part of the interface; fields may be added.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProcessStatus {
+    /// The version of what is shown: docs/show.schema.json is of this one. Fields that are added do not
+    /// change it.
+    #[serde(default)]
+    pub schema: u32,
     pub version: String,
+    /// What the tunnel is called, as in `ipipou show NAME`.
+    #[serde(default)]
+    pub tunnel: String,
+    #[serde(default)]
+    pub interface: String,
+    /// The local outer address and UDP port, `null` while the interface has no address.
+    #[serde(default)]
+    pub local: Option<String>,
+    /// Our own ed25519 key in base64, which the other end knows us by; `null`: we have none.
+    #[serde(default)]
+    pub public_key: Option<String>,
     pub pid: u32,
     /// `server` or `client`.
     pub role: String,
@@ -19,6 +37,12 @@ pub struct ProcessStatus {
     pub datapath: String,
     /// The offloads in use, when the datapath is `tun`.
     pub offloads: Option<String>,
+    /// The same, one by one: `tun-tso`, `tun-uso`, `udp-gso`, `udp-gro`.
+    #[serde(default)]
+    pub offloads_used: Vec<String>,
+    /// Unix time at which the process started, by the clock as it is now.
+    #[serde(default)]
+    pub started: u64,
     /// Seconds since the process started.
     pub uptime: u64,
     /// `installed`, `missing`, or `unavailable` on a client without nftables.
@@ -408,7 +432,14 @@ mod tests {
             tx_packets: 1,
         };
         ProcessStatus {
+            schema: SCHEMA,
             version: String::new(),
+            tunnel: String::new(),
+            interface: String::new(),
+            local: None,
+            public_key: None,
+            offloads_used: Vec::new(),
+            started: 0,
             pid: 1,
             role: "server".to_owned(),
             datapath: "kernel".to_owned(),

@@ -160,8 +160,10 @@ impl Datapath for TunDatapath {
     }
 
     fn statistics(&mut self) -> Statistics {
+        let offloads = self.forwarder.offloads();
         Statistics {
-            offloads: Some(self.forwarder.offloads().to_string()),
+            offloads: Some(offloads.to_string()),
+            offloads_used: offloads.used(),
             dropped: self.forwarder.dropped(),
             learned: self.forwarder.learned(),
             unreachable: self.forwarder.unreachable(),

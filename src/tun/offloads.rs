@@ -17,6 +17,19 @@ pub struct Offloads {
     pub queues: usize,
 }
 
+impl Offloads {
+    /// The names of those in use.
+    pub fn used(&self) -> Vec<&'static str> {
+        let all = [
+            ("tun-tso", self.tun_tso),
+            ("tun-uso", self.tun_uso),
+            ("udp-gso", self.udp_gso),
+            ("udp-gro", self.udp_gro),
+        ];
+        all.into_iter().filter(|(_, on)| *on).map(|(name, _)| name).collect()
+    }
+}
+
 impl fmt::Display for Offloads {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("tun")?;

@@ -20,7 +20,7 @@ declare -A groups=(
     [shells]='bash bash-completion zsh fish'
     # captures, system calls, load, certificates, and the test programs
     [test]='tcpdump strace iperf3 util-linux openssl
-        python3 python3-pytest python3-pytest-rerunfailures python3-nacl'
+        python3 python3-pytest python3-pytest-rerunfailures python3-nacl python3-jsonschema'
     # libFuzzer is C++
     [fuzz]='g++'
     [lint]='shellcheck black'
