@@ -14,7 +14,7 @@ use super::old::OldPeers;
 use super::peers::PeersReader;
 use super::preflight::{self, Demand, Ground};
 use super::requests::{Answer, PeersAsked, Pending, Reply, Request};
-use super::status::Mistakes;
+use super::status::{Mistakes, Snapshot};
 use super::{Failure, Settings};
 use crate::auth::Reject;
 use crate::engine::config::Datapath;
@@ -460,8 +460,8 @@ impl<'a> Process<'a> {
                 Answer::refused("this tunnel has no files of peers")
             }
             (Request::Show(peers), _) => {
-                done = self.look().await; // for fresh traffic counters
-                let _ = answer.send(Reply::Status(Box::new(self.snapshot(peers))));
+                let (snapshot, done) = self.status_now(peers).await;
+                let _ = answer.send(Reply::Status(Box::new(snapshot)));
                 return done;
             }
         };
@@ -471,9 +471,18 @@ impl<'a> Process<'a> {
 
     /// Sends the status to a client of the control socket.
     pub async fn tell(&mut self, stream: UnixStream) -> bool {
-        let done = self.look().await; // for fresh traffic counters
-        control::answer(stream, self.snapshot(PeersAsked::All));
+        let (snapshot, done) = self.status_now(PeersAsked::All).await;
+        control::answer(stream, snapshot);
         done
+    }
+
+    async fn status_now(&mut self, peers: PeersAsked) -> (Snapshot, bool) {
+        let begin = self.clock.elapsed();
+        let done = self.look().await; // for fresh traffic counters
+        let snapshot = self.snapshot(peers);
+        let taken = self.clock.elapsed().saturating_sub(begin);
+        tracing::trace!("the status was taken in {} µs", taken.as_micros());
+        (snapshot, done)
     }
 }
 

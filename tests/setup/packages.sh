@@ -29,7 +29,8 @@ declare -A groups=(
     # a C library that can be linked in
     [static]='musl-tools'
     # other userspace tunnels to compare with; load, certificates
-    [bench]='wireguard-go wireguard-tools fastd openvpn iperf3 openssl python3'
+    [bench]='wireguard-go wireguard-tools fastd openvpn iperf3 openssl
+        python3 python3-nacl'
 )
 
 groups[test]+=" ${groups[hosts]} ${groups[machines]} ${groups[shells]}"
