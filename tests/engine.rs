@@ -16,6 +16,8 @@ mod memory;
 mod mtu;
 #[path = "engine/random.rs"]
 mod random;
+#[path = "engine/servers.rs"]
+mod servers;
 #[path = "engine/shared.rs"]
 mod shared;
 #[path = "engine/situations.rs"]

@@ -23,6 +23,16 @@ pub struct RemoteEnd {
     pub port: Option<NonZeroU16>,
 }
 
+/// The other ends, of which only a client has more than one.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct RemoteEnds {
+    pub first: RemoteEnd,
+    pub others: Vec<RemoteEnd>,
+}
+
+/// How many servers a client asks in turn.
+const MOST_SERVERS: usize = 8;
+
 pub fn local(text: &str) -> Result<LocalEnd, ValueError> {
     let text = text.trim();
     if let Some(meant) = reordered(text) {
@@ -88,6 +98,20 @@ pub fn remote(text: &str) -> Result<RemoteEnd, ValueError> {
     let (name, port) = split_port(text)?;
     let host = if name.is_empty() { None } else { Some(host(name)?) };
     Ok(RemoteEnd { host, port })
+}
+
+/// Parses one remote end, or several with commas between.
+pub fn remotes(text: &str) -> Result<RemoteEnds, ValueError> {
+    let mut ends = text.split(',').map(|end| match end.trim() {
+        "" if text.contains(',') => Err(ValueError::EmptyInList),
+        end => remote(end),
+    });
+    let first = ends.next().unwrap_or_else(|| Ok(RemoteEnd::default()))?;
+    let others = ends.collect::<Result<Vec<_>, _>>()?;
+    match others.len() < MOST_SERVERS {
+        true => Ok(RemoteEnds { first, others }),
+        false => Err(ValueError::TooManyServers(MOST_SERVERS)),
+    }
 }
 
 /// Parses an address, or a host name.
@@ -176,6 +200,20 @@ mod tests {
         assert_eq!(remote("a@eth0"), Err(ValueError::RemoteWithDevice));
         assert_eq!(remote("2001:db8::1"), Err(ValueError::NoBrackets));
         assert_eq!(remote("[a.example]:5"), Err(ValueError::NotIpv6));
+    }
+
+    #[test]
+    fn several_remotes_have_commas_between() {
+        let ends = remotes("a.example:1, 192.0.2.1:2,[2001:db8::1]:3").unwrap();
+        assert_eq!(ends.first, remote("a.example:1").unwrap());
+        assert_eq!(ends.others, ["192.0.2.1:2", "[2001:db8::1]:3"].map(|r| remote(r).unwrap()));
+        assert_eq!(remotes("a:1").unwrap().others, []);
+        for empty in ["a:1,", ",a:1", "a:1,,b:1"] {
+            assert_eq!(remotes(empty), Err(ValueError::EmptyInList), "{empty}");
+        }
+        assert_eq!(remotes("a:1,b:0"), Err(ValueError::NotAPort));
+        assert!(remotes(&["a:1"; 8].join(",")).is_ok());
+        assert_eq!(remotes(&["a:1"; 9].join(",")), Err(ValueError::TooManyServers(8)));
     }
 
     #[test]

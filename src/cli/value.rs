@@ -61,6 +61,10 @@ pub enum ValueError {
     LocalEndMeant(String),
     #[error("is neither an address nor a host name")]
     NotAHost,
+    #[error("has nothing between two commas, or at an end")]
+    EmptyInList,
+    #[error("has too many servers: {0} at most")]
+    TooManyServers(usize),
     #[error("names an interface: that belongs to --fou-local or --fou-dev")]
     RemoteWithDevice,
     #[error("is not a number of seconds (0..4294967295, at most three decimals)")]
@@ -126,6 +130,13 @@ impl PublicKey {
     pub fn as_bytes(&self) -> &[u8; 32] {
         &self.0
     }
+}
+
+/// The keys of the other ends, of which only a client has more than one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PublicKeys {
+    pub first: PublicKey,
+    pub others: Vec<PublicKey>,
 }
 
 pub fn port(text: &str) -> Result<NonZeroU16, ValueError> {
@@ -330,6 +341,17 @@ pub fn seed(text: &str) -> Result<Seed, ValueError> {
 pub fn public_key(text: &str) -> Result<PublicKey, ValueError> {
     let key = *parse_key(text).map_err(key_error)?;
     if is_public_key(&key) { Ok(PublicKey(key)) } else { Err(ValueError::NotAPublicKey) }
+}
+
+/// Parses one key, or several with commas between.
+pub fn public_keys(text: &str) -> Result<PublicKeys, ValueError> {
+    let (first, others) = match text.split_once(',') {
+        None => (public_key(text)?, Vec::new()),
+        Some((first, others)) => {
+            (public_key(first)?, others.split(',').map(public_key).collect::<Result<_, _>>()?)
+        }
+    };
+    Ok(PublicKeys { first, others })
 }
 
 /// Converts an error without the decoder's message, which names a byte of the key.

@@ -355,6 +355,7 @@ impl<'a> Process<'a> {
             | Report::PeerUnproven { .. }
             | Report::ServerRefused { .. }
             | Report::Disconnected { .. }
+            | Report::NextServer { .. }
             | Report::NodeUnusable { .. } => Level::WARN,
             Report::Adopted(_)
             | Report::HostsChanged(_)
@@ -363,6 +364,7 @@ impl<'a> Process<'a> {
             | Report::PeerMoved { .. }
             | Report::PeerDown { .. }
             | Report::MadeRoom(_)
+            | Report::BackToFirst { .. }
             | Report::NothingBack(_)
             | Report::ClockJumped(_) => Level::INFO,
             Report::Refreshed(_) | Report::Sent { .. } => return tracing::debug!("{report}"),

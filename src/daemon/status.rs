@@ -12,11 +12,11 @@ use crate::auth::{Reject, key_text};
 use crate::engine::config::PeerSource;
 use crate::engine::host::Traffic;
 use crate::engine::hub::{LastRefusal, Loaded, MemberState, MemberStatus};
-use crate::engine::{Connection, Contact, Counters, Report, Status};
+use crate::engine::{self, Connection, Contact, Counters, Report, Status};
 use crate::host::clock;
 use crate::host::datapath::{self, Statistics};
 use crate::observe::peers::{
-    ConnectionStatus, PeerStatus, PeersStatus, RefusalStatus, ReloadStatus,
+    ConnectionStatus, PeerStatus, PeersStatus, RefusalStatus, ReloadStatus, ServerStatus,
 };
 use crate::observe::status::{
     Dropped, Learned, ProcessStatus, RemoteStatus, SCHEMA, TunnelStatus, Unreachable,
@@ -53,6 +53,7 @@ impl Process<'_> {
             counters: self.engine.counters().clone(),
             tunnel: self.engine.status(),
             connection,
+            servers: self.engine.servers(),
             statistics,
             hub: members.map(|members| HubSnapshot {
                 loaded: self.engine.loaded(),
@@ -78,6 +79,8 @@ pub struct Snapshot {
     counters: Counters,
     tunnel: Status,
     connection: Option<Connection>,
+    /// Those that a client may choose from.
+    servers: Vec<engine::ServerStatus>,
     statistics: Statistics,
     /// The peers of a server that files name.
     hub: Option<HubSnapshot>,
@@ -126,6 +129,7 @@ impl Snapshot {
             counters,
             tunnel,
             connection,
+            servers,
             statistics,
             hub,
         } = self;
@@ -139,7 +143,7 @@ impl Snapshot {
             by_remote,
         } = statistics;
         let name = name.file_name().unwrap_or_default();
-        let tunnel = whole_tunnel_status(tunnel, connection, unreachable);
+        let tunnel = whole_tunnel_status(tunnel, (connection, servers), unreachable);
         let public_key = public_key.map(|key| key_text(&key));
         let by_rules = by_rules
             .into_iter()
@@ -217,7 +221,7 @@ impl HubSnapshot {
 
 fn whole_tunnel_status(
     tunnel: Status,
-    connection: Option<Connection>,
+    (connection, servers): (Option<Connection>, Vec<engine::ServerStatus>),
     word: Option<(datapath::Unreachable, Duration)>,
 ) -> TunnelStatus {
     let unreachable = word.and_then(|(word, ago)| unreachable(&tunnel, word, ago));
@@ -228,7 +232,10 @@ fn whole_tunnel_status(
         Some(_) | None => status.connected,
     };
     let tells = |connection: &Connection| connection.has_answered || connected != Some(true);
-    let connection = connection.filter(tells).map(connection_status);
+    let connection = connection.filter(tells).map(|connection| ConnectionStatus {
+        servers: servers_status(servers),
+        ..connection_status(connection)
+    });
     TunnelStatus { unreachable, connected, connection, ..status }
 }
 
@@ -297,6 +304,20 @@ fn connection_status(connection: Connection) -> ConnectionStatus {
         lease: connection.lease.map(|lease| lease.as_secs()),
         inner: connection.inner.iter().map(ToString::to_string).collect(),
         mtu: connection.mtu,
+        servers: Vec::new(),
+    }
+}
+
+/// The servers of a client that has several.
+fn servers_status(servers: Vec<engine::ServerStatus>) -> Vec<ServerStatus> {
+    let status = |server: engine::ServerStatus| ServerStatus {
+        name: server.name.to_string(),
+        remote: server.remote.map(|remote| remote.to_string()),
+        in_use: server.is_in_use,
+    };
+    match servers.len() {
+        0 | 1 => Vec::new(),
+        _ => servers.into_iter().map(status).collect(),
     }
 }
 

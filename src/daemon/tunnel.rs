@@ -1,7 +1,6 @@
 //! The loop of a tunnel process: everything that happens becomes an event for the engine.
 
 use std::future::pending;
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use tokio::net::UnixStream;
@@ -25,6 +24,7 @@ use crate::engine::driver::Driver as _;
 use crate::engine::host::Family;
 use crate::engine::table::Node;
 use crate::host::clock::{self, Clock};
+use crate::sources::names::LookedUp;
 use crate::sources::{TableSource, names};
 use crate::tun::{self, Owner};
 
@@ -78,8 +78,9 @@ async fn serve(settings: &Settings) -> Result<(), Failure> {
     let hosts = hosts.map(|hosts| hosts.carried_by(process.chosen));
     let control = open_control(settings);
     let (mut answers, look_up_now) = keep_looking(&settings.config);
+    let table_now = Arc::new(Notify::new());
     let family = watch::Sender::new(process.family_at_start);
-    let mut tables = keep_table(settings, hosts, &family, &look_up_now, process.clock);
+    let mut tables = keep_table(settings, hosts, &family, &table_now, process.clock);
     if let Some(AtStart { set, faults }) = members {
         process.mistakes = faults.as_deref().map(Mistakes::now);
         match faults {
@@ -130,7 +131,7 @@ async fn serve(settings: &Settings) -> Result<(), Failure> {
             signal = signals.next() => match signal {
                 Caught::End => process.end().await.map(|()| true)?,
                 Caught::Reauthenticate => {
-                    look_up_now.notify_one();
+                    look_up_now.iter().chain([&table_now]).for_each(|now| now.notify_one());
                     match settings.config.peers {
                         PeerSource::One(_) => process.handle(Event::ReauthRequested).await,
                         PeerSource::Hub(_) => false, // its peers authenticate
@@ -139,7 +140,7 @@ async fn serve(settings: &Settings) -> Result<(), Failure> {
                 }
                 Caught::Reload => {
                     match &settings.config.peers {
-                        PeerSource::Table(_) => look_up_now.notify_one(),
+                        PeerSource::Table(_) => table_now.notify_one(),
                         PeerSource::One(_) => ignore("SIGHUP"),
                         PeerSource::Hub(_) => read_again(&mut process, reader.as_ref()).await,
                     }
@@ -150,7 +151,9 @@ async fn serve(settings: &Settings) -> Result<(), Failure> {
                     false
                 }
             },
-            Some(addresses) = answers.recv() => process.handle(Event::Resolved(addresses)).await,
+            Some((server, addresses)) = answers.recv() => {
+                process.handle(Event::Resolved { server, addresses }).await
+            }
             Some(table) = next_table(&mut tables, &settings.config) => {
                 process.handle(Event::Hosts(table)).await
             }
@@ -221,15 +224,23 @@ fn open_control(settings: &Settings) -> Option<StatusSocket> {
         .ok()
 }
 
-fn keep_looking(config: &Config) -> (mpsc::Receiver<Vec<IpAddr>>, Arc<Notify>) {
+/// Looks up the names of a client's servers: the addresses of each come with its number. Also what has
+/// them looked up now.
+fn keep_looking(config: &Config) -> (mpsc::Receiver<LookedUp>, Vec<Arc<Notify>>) {
     let (sender, answers) = mpsc::channel(1);
-    let now = Arc::new(Notify::new());
-    match config.server_name().map(|server| &server.host) {
-        Some(HostName::Name(name)) => {
-            let (name, now) = (name.clone(), Arc::clone(&now));
-            tokio::spawn(async move { names::keep_looking(name, sender, &now).await });
+    let mut now = Vec::new();
+    for (number, server) in config.server_names().enumerate() {
+        match &server.host {
+            HostName::Name(name) => {
+                let (name, sender, at_once) =
+                    (name.clone(), sender.clone(), Arc::new(Notify::new()));
+                now.push(Arc::clone(&at_once));
+                tokio::spawn(async move {
+                    names::keep_looking(number, name, sender, &at_once).await;
+                });
+            }
+            HostName::Address(_) => {}
         }
-        Some(HostName::Address(_)) | None => {}
     }
     (answers, now)
 }

@@ -7,7 +7,7 @@ use super::admission::{Accepted, Arrival, Verdict};
 use super::host::Control;
 use super::host::step::is_made;
 use super::memory::Writing;
-use super::peer::{DuePacket, Locator};
+use super::peer::DuePacket;
 use super::{Action, Engine, Now, Outgoing, Phase, Report};
 use crate::auth::Reject;
 
@@ -55,15 +55,24 @@ impl Engine {
 
     /// Takes a server's answer to our hello.
     fn answer(&mut self, from: SocketAddr, payload: &[u8], now: &Now, actions: &mut Vec<Action>) {
-        for peer in self.peers.own_mut().filter(|peer| peer.remote() == Some(from)) {
+        let mut heard = Vec::new();
+        for peer in self.peers.own_mut() {
+            let servers = peer.servers_at(from);
             let Some(prover) = &mut peer.prover else { continue };
-            let (is_answer, report) = prover.receive(from, payload, now);
-            actions.extend(report.map(Action::Report));
-            if is_answer {
+            for server in servers {
+                let (is_answer, report) = prover.receive(server, from, payload, now);
+                actions.extend(report.map(Action::Report));
+                heard.extend(is_answer.then_some(server));
+            }
+        }
+        self.follow_choice(actions);
+        for server in heard {
+            let Some(servers) = self.peers.servers_mut() else { continue };
+            if server == servers.number_in_use() {
                 self.heard.answered(now.unix);
-                if let Locator::Named { addresses, .. } = &mut peer.locator {
-                    addresses.heard();
-                }
+            }
+            if let Some(place) = servers.get_mut(server) {
+                place.addresses.heard();
             }
         }
         self.send_due(now, actions);
@@ -204,6 +213,7 @@ impl Engine {
 
     /// Clients send what is due, once there is an address to send it from.
     pub(super) fn send_due(&mut self, now: &Now, actions: &mut Vec<Action>) {
+        let access = self.take_turns(now, actions);
         if !self.can_send() {
             return;
         }
@@ -211,7 +221,8 @@ impl Engine {
             let (Some(server), Some(prover)) = (peer.remote(), &mut peer.prover) else { continue };
             actions.extend(prover.tell(server, now).map(Action::Report));
         }
-        let due: Vec<_> = self.peers.own_mut().filter_map(|peer| peer.due_packet(now)).collect();
+        let due: Vec<_> =
+            self.peers.own_mut().flat_map(|peer| peer.due_packets(&access, now)).collect();
         for DuePacket { to, payload, must_write } in due {
             if must_write {
                 actions.push(Action::Remember(self.memory()));

@@ -69,7 +69,8 @@ impl HubConfig {
 /// A peer as it is asked for.
 #[derive(Debug, Clone)]
 pub struct PeerConfig {
-    /// Where it is; `None`: where its authentication comes from.
+    /// Where it is; `None`: where its authentication comes from. It may have a standby
+    /// ([`AnsweringServer::standby`]).
     pub at: Option<ServerName>,
     /// What it has to prove; `None`: its address is enough.
     pub expects: Option<Expects>,
@@ -114,12 +115,23 @@ pub struct Shows {
 }
 
 /// A server whose key we know: its answers prove that it is there.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AnsweringServer {
     /// Its public ed25519 key.
     pub key: [u8; 32],
     /// Where the kernel's datapath queues its answers.
     pub queue: QueueConfig,
+    /// Servers that are asked in turn when it does not answer, or refuses.
+    pub standby: Vec<StandbyServer>,
+}
+
+/// A server that takes the place of the first one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StandbyServer {
+    /// Where it is.
+    pub at: ServerName,
+    /// Its public ed25519 key.
+    pub key: [u8; 32],
 }
 
 impl Config {
@@ -174,10 +186,16 @@ impl Config {
         self.peer()?.at.as_ref()
     }
 
+    /// All servers of a client, the first one first.
+    pub fn server_names(&self) -> impl Iterator<Item = &ServerName> {
+        let standby = self.shows().and_then(|shows| shows.server.as_ref()).map(|s| &s.standby);
+        self.server_name().into_iter().chain(standby.into_iter().flatten().map(|s| &s.at))
+    }
+
     /// The queue that packets which are no data come by, on the kernel's datapath.
     pub fn queue(&self) -> Option<QueueConfig> {
         let of_server = || self.expects().map(|expects| expects.queue);
-        let of_client = || Some(self.shows()?.server?.queue);
+        let of_client = || Some(self.shows()?.server.as_ref()?.queue);
         self.hub().map(|hub| hub.queue).or_else(of_server).or_else(of_client)
     }
 
@@ -200,8 +218,8 @@ impl Config {
         let over_ipv6 = match &self.tunnel.outer {
             Outer::Address(address) | Outer::AddressOn(address, _) => address.is_ipv6(),
             Outer::Device(_) | Outer::Route => {
-                let address = self.server_name().and_then(|server| server.host.address());
-                address.is_some_and(|address| address.is_ipv6())
+                let mut addresses = self.server_names().map(|server| server.host.address());
+                addresses.any(|address| address.is_some_and(|address| address.is_ipv6()))
             }
         };
         let learns = self.expects().is_some_and(|e| matches!(e.admits, Admits::Shared(_)));
@@ -249,6 +267,17 @@ impl HostName {
         match self {
             HostName::Address(address) => Some(*address),
             HostName::Name(_) => None,
+        }
+    }
+}
+
+impl fmt::Display for ServerName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.host {
+            HostName::Address(IpAddr::V6(address)) => write!(f, "[{address}]:{}", self.port),
+            HostName::Address(IpAddr::V4(_)) | HostName::Name(_) => {
+                write!(f, "{}:{}", self.host, self.port)
+            }
         }
     }
 }

@@ -27,8 +27,13 @@ pub enum Event<'a> {
         /// Its UDP payload.
         payload: &'a [u8],
     },
-    /// The server's name was looked up; the addresses come in the order in which to try them.
-    Resolved(Vec<IpAddr>),
+    /// A server's name was looked up.
+    Resolved {
+        /// Which one of a client's servers; the first has number 0.
+        server: usize,
+        /// Its addresses in the order in which to try them.
+        addresses: Vec<IpAddr>,
+    },
     /// A table of nodes, all names looked up.
     Hosts(Vec<Node>),
     /// An operator ends the session of a named peer, which may come back.

@@ -28,13 +28,14 @@ mod reconcile;
 mod report;
 mod rivals;
 mod server;
+mod servers;
 mod sessions;
 mod sources;
 mod status;
 pub mod table;
 mod wanted;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
@@ -55,11 +56,12 @@ use hub::Hub;
 pub use memory::{Memory, Record, Writing};
 use peer::Peer;
 use peers::Peers;
-pub use prover::Connection;
 use prover::Dated;
+pub use prover::{Connection, Passed};
 use reconcile::Remotes;
 pub use report::{Report, Unusable};
 use rivals::Rivals;
+pub use status::ServerStatus;
 use table::Node;
 
 /// How often the host is read although no notification came: the kernel sends none for FOU listeners.
@@ -213,8 +215,8 @@ pub struct Engine {
     started: u64,
     /// The server's address is another one, and that was not said yet.
     server_moved: bool,
-    /// That its name stands for no address of use to us was said.
-    name_unusable: bool,
+    /// The servers of which it was said that their name stands for no address of use to us.
+    names_unusable: BTreeSet<usize>,
     answers: Answers,
 }
 
@@ -275,7 +277,7 @@ impl Engine {
             write_at: Duration::MAX,
             started: now.started,
             server_moved: false,
-            name_unusable: false,
+            names_unusable: BTreeSet::new(),
             answers: Answers::default(),
         }
     }
@@ -290,7 +292,9 @@ impl Engine {
             Event::Hosts(nodes) => self.hosts_changed(nodes, now, actions),
             Event::Kick(name) => self.kick(&name, actions),
             Event::Peers(set) => self.members_changed(set, now, actions),
-            Event::Resolved(addresses) => self.resolved(&addresses, now, actions),
+            Event::Resolved { server, addresses } => {
+                self.resolved(server, &addresses, now, actions);
+            }
             Event::ReauthRequested => self.reauth(now, actions),
             Event::Written(writing) => self.written(writing, now, actions),
             Event::Applied(Ok(())) => self.applied(actions),
@@ -413,12 +417,13 @@ impl Engine {
 
 /// What happens to packets that are no data.
 fn control(config: &Config) -> Control {
-    let shape = match (&config.peers, config.expects(), config.shows().and_then(|s| s.server)) {
-        (PeerSource::Hub(hub), ..) => PacketShape::Hellos { receiver: hint(&hub.public_key()) },
-        (PeerSource::One(_) | PeerSource::Table(_), Some(expects), _) => control_shape(expects),
-        (PeerSource::One(_) | PeerSource::Table(_), None, Some(_)) => PacketShape::Answers,
-        (PeerSource::One(_) | PeerSource::Table(_), None, None) => return Control::Refuse,
-    };
+    let shape =
+        match (&config.peers, config.expects(), config.shows().and_then(|s| s.server.as_ref())) {
+            (PeerSource::Hub(hub), ..) => PacketShape::Hellos { receiver: hint(&hub.public_key()) },
+            (PeerSource::One(_) | PeerSource::Table(_), Some(expects), _) => control_shape(expects),
+            (PeerSource::One(_) | PeerSource::Table(_), None, Some(_)) => PacketShape::Answers,
+            (PeerSource::One(_) | PeerSource::Table(_), None, None) => return Control::Refuse,
+        };
     config.queue().map_or(Control::Refuse, |queue| Control::Queue { queue, shape })
 }
 

@@ -6,11 +6,11 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use super::Now;
-use super::addresses::Addresses;
 use super::admission::Admission;
-use super::config::{AlternateAddress, DeviceName, PeerConfig, ServerName, TunnelConfig};
+use super::config::{AlternateAddress, DeviceName, PeerConfig, TunnelConfig};
 use super::memory::Memory;
-use super::prover::Prover;
+use super::prover::{Access, Prover};
+use super::servers::{Place, Servers};
 
 /// One peer.
 #[derive(Debug)]
@@ -47,21 +47,26 @@ pub enum Locator {
     Sessions,
     /// Where a table says.
     Fixed(SocketAddr),
-    /// At one of the addresses of a name.
-    Named { addresses: Addresses, port: u16 },
+    /// Where a server is: one of several, each at one of the addresses of its name.
+    Servers(Servers),
 }
 
 impl Peer {
     /// The peer of a tunnel between two hosts, or the one that many hosts share. `memory` is an earlier
     /// process'.
     pub fn new(config: PeerConfig, tunnel: &TunnelConfig, memory: &mut Memory, now: &Now) -> Self {
+        let standby = config.shows.as_ref().and_then(|shows| shows.server.as_ref());
+        let standby = standby.into_iter().flat_map(|server| &server.standby);
+        let standby = standby.map(|server| server.at.clone());
         Peer {
             device: tunnel.device.clone(),
             alternate: tunnel.alternate,
             networks: Vec::new(),
             isolated: false,
             conflicting_remote: None,
-            locator: config.at.as_ref().map_or(Locator::Sessions, Locator::at),
+            locator: config
+                .at
+                .map_or(Locator::Sessions, |first| Locator::Servers(Servers::new(first, standby))),
             admission: config.expects.map(|expects| Admission::new(expects, memory, now)),
             prover: config.shows.map(|shows| Prover::new(shows, memory, now)),
         }
@@ -87,13 +92,11 @@ impl Peer {
         let located = match &self.locator {
             Locator::Sessions => None,
             Locator::Fixed(remote) => Some(*remote),
-            Locator::Named { addresses, port } => {
-                addresses.in_use().map(|ip| SocketAddr::new(ip, *port))
-            }
+            Locator::Servers(servers) => servers.in_use().remote(),
         };
         let sessions = match self.locator {
             Locator::Sessions => self.admission.as_ref(),
-            Locator::Fixed(_) | Locator::Named { .. } => None,
+            Locator::Fixed(_) | Locator::Servers(_) => None,
         };
         let located = located.map(|remote| (remote, true));
         located.into_iter().chain(sessions.into_iter().flat_map(Admission::remotes))
@@ -104,7 +107,7 @@ impl Peer {
         match (&self.locator, &self.admission) {
             (Locator::Sessions, Some(admission)) => admission.admits(remote),
             (Locator::Sessions, None) => false,
-            (Locator::Fixed(_) | Locator::Named { .. }, _) => self.remote() == Some(remote),
+            (Locator::Fixed(_) | Locator::Servers(_), _) => self.remote() == Some(remote),
         }
     }
 
@@ -123,15 +126,35 @@ impl Peer {
     pub fn next_deadline(&self, can_send: bool) -> Option<Duration> {
         let sends = self.prover.as_ref().filter(|_| can_send && self.remote().is_some());
         let expiry = self.admission.as_ref().and_then(Admission::next_expiry);
-        sends.and_then(Prover::next_deadline).into_iter().chain(expiry).min()
+        let turn = self.prover.as_ref().and_then(Prover::turn_deadline);
+        sends.and_then(Prover::next_deadline).into_iter().chain(expiry).chain(turn).min()
     }
 
-    /// The authentication packet that is due.
-    pub fn due_packet(&mut self, now: &Now) -> Option<DuePacket> {
-        let to = self.remote()?;
-        let prover = self.prover.as_mut()?;
-        let payload = prover.due_packet(now)?;
-        Some(DuePacket { to, payload, must_write: prover.must_write() })
+    /// The authentication packets that are due. `access`: how they get to each of several servers.
+    pub fn due_packets(&mut self, access: &[Access], now: &Now) -> Vec<DuePacket> {
+        let remote = self.remote();
+        let Some(prover) = self.prover.as_mut().filter(|_| remote.is_some()) else {
+            return Vec::new();
+        };
+        let due = prover.due_packets(access, now);
+        let to = |server| match &self.locator {
+            Locator::Servers(servers) => servers.get(server).and_then(Place::remote),
+            Locator::Sessions | Locator::Fixed(_) => remote,
+        };
+        let due = due.into_iter().filter_map(|(server, payload)| Some((to(server)?, payload)));
+        due.map(|(to, payload)| DuePacket { to, payload, must_write: prover.must_write() })
+            .collect()
+    }
+
+    /// The numbers of the servers that are at this remote.
+    pub fn servers_at(&self, remote: SocketAddr) -> Vec<usize> {
+        match &self.locator {
+            Locator::Servers(servers) => {
+                let at = servers.iter().map(Place::remote).enumerate();
+                at.filter(|(_, at)| *at == Some(remote)).map(|(number, _)| number).collect()
+            }
+            Locator::Sessions | Locator::Fixed(_) => Vec::new(),
+        }
     }
 
     /// Takes over the tunnel to `remote` that an earlier process left running.
@@ -143,9 +166,9 @@ impl Peer {
                 }
             }
             // Until the name is looked up.
-            Locator::Named { addresses, port } => {
-                if addresses.in_use().is_none() && remote.port() == *port {
-                    addresses.use_one(remote.ip());
+            Locator::Servers(servers) => {
+                if let (Some(server), Some(prover)) = (servers.adopt(remote), &mut self.prover) {
+                    prover.adopt(server);
                 }
             }
             Locator::Fixed(_) => {}
@@ -160,12 +183,5 @@ impl Peer {
         if let Some(prover) = &self.prover {
             prover.remember(memory);
         }
-    }
-}
-
-impl Locator {
-    fn at(server: &ServerName) -> Self {
-        let addresses = Addresses::new(server.host.address());
-        Locator::Named { addresses, port: server.port.get() }
     }
 }

@@ -14,6 +14,7 @@ use super::memory::{Memory, Record, Writing};
 use super::networks::Networks;
 use super::peer::{Locator, Peer};
 use super::prover::Prover;
+use super::servers::Servers;
 use crate::auth::Reject;
 
 /// All peers of an endpoint.
@@ -131,19 +132,33 @@ impl Peers {
         self.admissions().next()
     }
 
-    /// The addresses of a peer that is looked up by its name.
-    pub fn named(&self) -> Option<&Addresses> {
+    /// The servers of a client.
+    pub fn servers(&self) -> Option<&Servers> {
         self.own.iter().find_map(|peer| match &peer.locator {
-            Locator::Named { addresses, .. } => Some(addresses),
+            Locator::Servers(servers) => Some(servers),
             Locator::Sessions | Locator::Fixed(_) => None,
         })
     }
 
-    pub fn named_mut(&mut self) -> Option<&mut Addresses> {
+    pub fn servers_mut(&mut self) -> Option<&mut Servers> {
         self.own.iter_mut().find_map(|peer| match &mut peer.locator {
-            Locator::Named { addresses, .. } => Some(addresses),
+            Locator::Servers(servers) => Some(servers),
             Locator::Sessions | Locator::Fixed(_) => None,
         })
+    }
+
+    /// The addresses of the server that has a client's data.
+    pub fn named(&self) -> Option<&Addresses> {
+        self.servers().map(|servers| &servers.in_use().addresses)
+    }
+
+    pub fn named_mut(&mut self) -> Option<&mut Addresses> {
+        self.servers_mut().map(|servers| &mut servers.in_use_mut().addresses)
+    }
+
+    /// Where answers may come from besides data.
+    pub fn answering(&self) -> BTreeSet<SocketAddr> {
+        self.servers().map(Servers::answering).unwrap_or_default()
     }
 
     /// The earliest time something is due. What is to be sent waits while `can_send` is false.

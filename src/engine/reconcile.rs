@@ -1,6 +1,7 @@
 //! Decides what follows from a reading of the host: what of it is ours, and which steps lead to what
 //! should be there.
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
@@ -27,6 +28,7 @@ use super::{Action, Applying, Engine, Now, Phase, REREAD_EVERY, Report};
 pub struct Remotes {
     outer: Option<OuterFound>,
     peers: Vec<Planned>,
+    answering: BTreeSet<SocketAddr>,
 }
 
 /// The state of one peer that a plan depends on.
@@ -105,7 +107,11 @@ impl Engine {
             remotes: peer.remotes().collect(),
             conflicting_remote: peer.conflicting_remote,
         };
-        Remotes { outer: self.outer, peers: self.peers.iter().map(of_peer).collect() }
+        Remotes {
+            outer: self.outer,
+            peers: self.peers.iter().map(of_peer).collect(),
+            answering: self.peers.answering(),
+        }
     }
 
     /// Reports the repairs among `steps`, or puts them off. If the host was not `settled`, a step

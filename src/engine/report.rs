@@ -4,10 +4,11 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
-use super::config::{DeviceName, Outer};
+use super::config::{DeviceName, Outer, ServerName};
 use super::host::step::Step;
 use super::hub::{Gone, Loaded};
 use super::peers_file::PeerName;
+use super::prover::Passed;
 use super::table::{Inner, Node};
 use crate::auth::Reject;
 use crate::wire::control::Refusal;
@@ -52,6 +53,22 @@ pub enum Report {
         to: IpAddr,
         /// How long packets have gone out and none has come in.
         silent: Duration,
+    },
+    /// The next of several servers is asked.
+    NextServer {
+        /// The one that was asked until now.
+        from: ServerName,
+        /// The one that is asked from now on.
+        to: ServerName,
+        /// What was the matter.
+        why: Passed,
+    },
+    /// The first of several servers answers again, and is asked to let us in.
+    BackToFirst {
+        /// The first server.
+        to: ServerName,
+        /// For how long it has answered.
+        answers_for: Duration,
     },
     /// The server's name stands for no address that ours can send to; this is one of them.
     NameUnusable {
@@ -238,6 +255,19 @@ impl fmt::Display for Report {
                     "nothing has come back from {from} for {seconds} s: trying {to}, another address \
                      of the server's name"
                 )
+            }
+            Report::NextServer { from, to, why: Passed::Silent } => {
+                write!(f, "no answer from {from}: asking {to}")
+            }
+            Report::NextServer { from, to, why: Passed::Refused } => {
+                write!(f, "{from} does not let us in: asking {to}")
+            }
+            Report::NextServer { from, to, why: Passed::NoWay } => {
+                write!(f, "there is no way to {from}: asking {to}")
+            }
+            Report::BackToFirst { to, answers_for } => {
+                let seconds = answers_for.as_secs();
+                write!(f, "{to}, the first server, has answered for {seconds} s: going back to it")
             }
             Report::NameUnusable {
                 address,

@@ -7,6 +7,8 @@ use super::addresses::Addresses;
 use super::config::Outer;
 use super::endpoint::{Endpoint, OuterFound, find_outer};
 use super::host::{Family, Found, Way};
+use super::prover::{Access, Passed, Turn};
+use super::servers::{Place, Servers};
 use super::{Action, Engine, Now, Phase, Report, outer_family};
 
 /// Whether packets get to an address of the server, as far as this host knows.
@@ -25,9 +27,10 @@ impl Engine {
         self.peers.named()?.in_use()
     }
 
-    /// Where else it may be: the host is asked for the ways there, too.
+    /// Where else it may be, and where its other servers are: the host is asked for the ways there, too.
     pub fn other_addresses(&self) -> impl Iterator<Item = IpAddr> {
-        self.peers.named().into_iter().flat_map(Addresses::others)
+        let standby = self.peers.servers().into_iter().flat_map(Servers::standby_addresses);
+        self.peers.named().into_iter().flat_map(Addresses::others).chain(standby)
     }
 
     /// The server's address, and the way to it: that in use while there is a way, else the next.
@@ -48,7 +51,8 @@ impl Engine {
 
     /// The server's other addresses, in the order in which they come next.
     fn other_servers(&self, found: &Found) -> impl Iterator<Item = (Option<IpAddr>, Option<Way>)> {
-        self.other_addresses().map(|a| (Some(a), found.other_ways.get(&a).copied()))
+        let others = self.peers.named().into_iter().flat_map(Addresses::others);
+        others.map(|a| (Some(a), found.other_ways.get(&a).copied()))
     }
 
     /// What is known of the way to an address of the server.
@@ -75,8 +79,144 @@ impl Engine {
         find_outer(&tunnel.outer, (family, way), in_use, &inside, found)
     }
 
-    /// The server's name was looked up.
-    pub(super) fn resolved(&mut self, addresses: &[IpAddr], now: &Now, actions: &mut Vec<Action>) {
+    /// How packets get to each of several servers, by the last reading of the host. Nothing where there is
+    /// only one.
+    fn access(&self) -> Vec<Access> {
+        let Some((servers, found)) =
+            self.peers.servers().filter(|servers| servers.are_several()).zip(self.found.as_ref())
+        else {
+            return Vec::new();
+        };
+        let in_use = servers.number_in_use();
+        let access = |(number, place): (usize, &Place)| {
+            let address = place.addresses.in_use();
+            let way = match number == in_use {
+                true => found.way,
+                false => address.and_then(|address| found.other_ways.get(&address).copied()),
+            };
+            if self.reach((address, way), found) == Reach::Nowhere {
+                return Access::Nowhere;
+            }
+            match self.outer.filter(|_| !self.outer_missing) {
+                Some(outer) if self.outer_towards((address, way), found) == Some(outer) => {
+                    Access::Beside
+                }
+                Some(_) | None => Access::Instead,
+            }
+        };
+        servers.iter().enumerate().map(access).collect()
+    }
+
+    /// Asks another of several servers, when the turn of the one that is asked is over; how packets get to
+    /// each of them.
+    pub(super) fn take_turns(&mut self, now: &Now, actions: &mut Vec<Action>) -> Vec<Access> {
+        if self.phase == Phase::Ending {
+            return Vec::new();
+        }
+        self.choose_standby_addresses(now);
+        let access = self.access();
+        let turn = self.peers.provers().find_map(|prover| prover.take_turns(&access, now));
+        let name = |number: usize| Some(self.peers.servers()?.get(number)?.name.clone());
+        match turn {
+            None => return access,
+            Some(Turn::Back(answers_for)) => {
+                let report = name(0).map(|to| Report::BackToFirst { to, answers_for });
+                actions.extend(report.map(Action::Report));
+            }
+            Some(Turn::Next { from, to, why, is_news }) => {
+                if let (Some(from), Some(to), true) = (name(from), name(to), is_news) {
+                    actions.push(Action::Report(Report::NextServer { from, to, why }));
+                }
+                if why == Passed::Silent {
+                    self.next_address_of(from, is_news, now, actions);
+                }
+            }
+        }
+        self.follow_choice(actions);
+        self.access()
+    }
+
+    /// A server was silent: its next turn is at another address. That of the one that has our data is
+    /// exchanged only when all are silent.
+    fn next_address_of(
+        &mut self,
+        number: usize,
+        is_first_round: bool,
+        now: &Now,
+        actions: &mut Vec<Action>,
+    ) {
+        let Some((servers, found)) = self.peers.servers().zip(self.found.as_ref()) else { return };
+        let is_in_use = number == servers.number_in_use();
+        let Some(place) = servers.get(number).filter(|_| !(is_in_use && is_first_round)) else {
+            return;
+        };
+        let ways = place.addresses.others().map(|a| (Some(a), found.other_ways.get(&a).copied()));
+        let reachable = ways.filter(|other| self.reach(*other, found) > Reach::Nowhere);
+        let reachable: Vec<IpAddr> = reachable.filter_map(|(address, _)| address).collect();
+        let place = self.peers.servers_mut().and_then(|servers| servers.get_mut(number));
+        let next = place.and_then(|place| place.addresses.next(|a| reachable.contains(&a)));
+        match next {
+            None => {}
+            Some(_) if is_in_use => {
+                self.follow_server(now);
+                actions.push(Action::ReadHost);
+            }
+            Some(_) => self.peers.provers().for_each(|prover| prover.start_over(number, now)),
+        }
+    }
+
+    /// Exchanges the addresses of servers that do not have our data for others, where there is no way.
+    fn choose_standby_addresses(&mut self, now: &Now) {
+        let Some((servers, found)) = self.peers.servers().zip(self.found.as_ref()) else { return };
+        let in_use = servers.number_in_use();
+        let reach = |a: IpAddr| self.reach((Some(a), found.other_ways.get(&a).copied()), found);
+        let standby = servers.iter().enumerate().filter(|(number, _)| *number != in_use);
+        let better: Vec<(usize, IpAddr)> = standby
+            .filter_map(|(number, place)| {
+                let address = place.addresses.in_use()?;
+                let is_lost = reach(address) == Reach::Nowhere;
+                let other = place.addresses.others().find(|a| reach(*a) > Reach::Nowhere)?;
+                is_lost.then_some((number, other))
+            })
+            .collect();
+        for (number, address) in better {
+            if let Some(place) = self.peers.servers_mut().and_then(|s| s.get_mut(number)) {
+                place.addresses.use_one(address);
+            }
+            self.peers.provers().for_each(|prover| prover.start_over(number, now));
+        }
+    }
+
+    /// Sends data to the server that let us in.
+    pub(super) fn follow_choice(&mut self, actions: &mut Vec<Action>) {
+        let Some(chosen) = self.peers.provers().next().map(|prover| prover.server()) else {
+            return;
+        };
+        let Some(servers) = self.peers.servers_mut() else { return };
+        if servers.number_in_use() == chosen || servers.get(chosen).is_none() {
+            return;
+        }
+        let before = servers.in_use().addresses.in_use();
+        servers.use_one(chosen);
+        let address = servers.in_use().addresses.in_use();
+        if let Some(found) = &mut self.found {
+            // Until the host is read again.
+            let way = address.and_then(|address| found.other_ways.remove(&address));
+            let former = std::mem::replace(&mut found.way, way);
+            found.other_ways.extend(before.zip(former));
+        }
+        self.moves_to_server();
+        actions.push(Action::ReadHost);
+    }
+
+    /// A server's name was looked up.
+    pub(super) fn resolved(
+        &mut self,
+        number: usize,
+        addresses: &[IpAddr],
+        now: &Now,
+        actions: &mut Vec<Action>,
+    ) {
         // What we can send to, IPv4 first. To which of these there is a way, the host tells.
         let (outer, datapath) = (&self.endpoint.tunnel.outer, self.endpoint.datapath);
         let families = match outer {
@@ -89,25 +229,44 @@ impl Engine {
         let of = |family| addresses.iter().copied().filter(move |a| Family::of(*a) == family);
         let usable: Vec<IpAddr> = families.into_iter().flat_map(of).collect();
         let unusable = addresses.first().filter(|_| usable.is_empty());
-        if let Some(address) = unusable.filter(|_| !self.name_unusable) {
+        if let Some(address) = unusable.filter(|_| !self.names_unusable.contains(&number)) {
             let (address, outer) = (*address, outer.clone());
             actions.push(Action::Report(Report::NameUnusable { address, outer }));
         }
-        self.name_unusable = unusable.is_some();
-        if self.peers.named_mut().is_some_and(|server| server.resolved(&usable).is_some()) {
+        match unusable {
+            Some(_) => self.names_unusable.insert(number),
+            None => self.names_unusable.remove(&number),
+        };
+        let Some(servers) = self.peers.servers_mut() else { return };
+        let is_in_use = servers.number_in_use() == number;
+        let Some(place) = servers.get_mut(number) else { return };
+        let before: Vec<IpAddr> = place.addresses.others().collect();
+        let is_moved = place.addresses.resolved(&usable).is_some();
+        let has_others = !is_in_use && !place.addresses.others().eq(before);
+        if is_moved && is_in_use {
             self.follow_server(now);
+        } else if is_moved {
+            self.peers.provers().for_each(|prover| prover.start_over(number, now));
+        }
+        if is_moved || has_others {
             actions.push(Action::ReadHost);
         }
     }
 
     /// The server is at another address now; the next reading of the host tells the way there.
     fn follow_server(&mut self, now: &Now) {
-        self.peers.provers().for_each(|prover| prover.start_over(now));
+        let number = self.peers.servers().map_or(0, Servers::number_in_use);
+        self.peers.provers().for_each(|prover| prover.start_over(number, now));
+        self.moves_to_server();
+        self.server_moved = true;
+    }
+
+    /// Data goes elsewhere now, which is no repair.
+    fn moves_to_server(&mut self) {
         if self.phase == Phase::Settled {
             self.phase = Phase::Settling;
         }
         self.heard.at_another();
-        self.server_moved = true;
     }
 
     /// Tries the next address of the server's name, when this one has been silent for long.

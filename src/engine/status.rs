@@ -4,9 +4,22 @@ use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
 
+use super::config::ServerName;
 use super::host::{Interface, InterfaceKind, Traffic};
 use super::peer::Peer;
+use super::servers::Place;
 use super::{Connection, Engine, Now, Status};
+
+/// One of a client's servers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServerStatus {
+    /// What it is called in the configuration.
+    pub name: ServerName,
+    /// Where it is; `None`: its name was not looked up.
+    pub remote: Option<SocketAddr>,
+    /// Whether it has our data.
+    pub is_in_use: bool,
+}
 
 impl Engine {
     /// The tunnel as it stands.
@@ -45,6 +58,18 @@ impl Engine {
     /// What a client's server has told it; `None` where it tells nothing.
     pub fn connection(&self, now: &Now) -> Option<Connection> {
         self.peers.iter().find_map(|peer| peer.prover.as_ref()?.connection(now))
+    }
+
+    /// The servers of a client in the order in which they are tried; none on a server.
+    pub fn servers(&self) -> Vec<ServerStatus> {
+        let Some(servers) = self.peers.servers() else { return Vec::new() };
+        let in_use = servers.number_in_use();
+        let status = |(number, place): (usize, &Place)| ServerStatus {
+            name: place.name.clone(),
+            remote: place.remote(),
+            is_in_use: number == in_use,
+        };
+        servers.iter().enumerate().map(status).collect()
     }
 
     /// The interfaces of this tunnel, as last read.

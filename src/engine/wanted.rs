@@ -22,8 +22,13 @@ pub fn wanted(
     before: &BTreeMap<String, Settings>,
 ) -> Wanted {
     let own = endpoint.tunnel.is_network().then_some(outer.address);
-    let outside: BTreeSet<IpAddr> =
-        peers.remotes().map(|(remote, _)| remote.ip()).chain(own).collect();
+    let outside: BTreeSet<IpAddr> = peers
+        .remotes()
+        .map(|(remote, _)| remote)
+        .chain(peers.answering())
+        .map(|r| r.ip())
+        .chain(own)
+        .collect();
     let mut wanted = match (endpoint.datapath, outer.address) {
         (Datapath::Kernel, IpAddr::V4(address)) => {
             let own = datapath::kernel::Outer4 { address, bound_to: outer.bound_to };

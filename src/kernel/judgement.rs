@@ -73,6 +73,8 @@
 //! narrower than 1280 bytes, the least of IPv6, is not believed at all. Anybody can make the host send
 //! an echo reply; because the kernel sends it without DF, no router ever says that it did not fit.
 
+use std::net::SocketAddrV4;
+
 use nftables::expr::{Elem, Expression, MetaKey, NamedExpression};
 use nftables::stmt::{Limit, Meter, Queue, Statement};
 
@@ -215,9 +217,21 @@ fn control(spec: &RuleSpec) -> Vec<Statements> {
             return vec![hello, others(Vec::new())];
         }
         PacketShape::Answers => {
-            let answer = eq(transport(PAYLOAD, 4), number(8));
-            let queued = vec![answer, known(), limit(limits::KNOWN_REMOTE), look()];
-            return vec![queued, others(Vec::new())];
+            let answer = || eq(transport(PAYLOAD, 4), number(8));
+            let queued = |from| vec![answer(), from, limit(limits::KNOWN_REMOTE), look()];
+            let mut rules = vec![queued(known())];
+            if !spec.answering.is_empty() {
+                let remote = |remote: &SocketAddrV4| {
+                    let parts = vec![address(*remote.ip()), number(remote.port())];
+                    Expression::Named(NamedExpression::Concat(parts))
+                };
+                rules.push(queued(eq(
+                    source(),
+                    any_of(spec.answering.iter().map(remote).collect()),
+                )));
+            }
+            rules.push(others(Vec::new()));
+            return rules;
         }
         PacketShape::NotIpv4 { length, longest } => {
             let udp_length = |length: u16| u32::from(length) + u32::from(UDP_HEADER);

@@ -259,6 +259,7 @@ mod tests {
             bound: true,
             inside: ["ipipou0".to_owned()].into(),
             silenced: BTreeSet::new(),
+            answering: BTreeSet::new(),
             untracked: true,
             control,
             counters: true,

@@ -116,6 +116,20 @@ pub struct ConnectionStatus {
     pub inner: Vec<String>,
     /// Bytes of the largest packet inside the server's tunnel.
     pub mtu: Option<u16>,
+    /// The servers of `-r` in their order, where there are several.
+    #[serde(default)]
+    pub servers: Vec<ServerStatus>,
+}
+
+/// One of several servers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServerStatus {
+    /// Its name or address, and its port, as they are configured.
+    pub name: String,
+    /// Its outer address and UDP port, as far as its name was looked up.
+    pub remote: Option<String>,
+    /// Whether it has our data.
+    pub in_use: bool,
 }
 
 const HEADINGS: [&str; 8] = ["PEER", "STATE", "REMOTE", "ADDRESS", "SEEN", "RTT", "RX", "TX"];
@@ -250,6 +264,14 @@ pub fn connection(status: &ConnectionStatus) -> String {
     }
     if let Some(seen) = &status.seen_as {
         let _ = writeln!(text, "seen by the server at {seen}");
+    }
+    if !status.servers.is_empty() {
+        let server = |server: &ServerStatus| match server.in_use {
+            true => format!("{} (in use)", server.name),
+            false => server.name.clone(),
+        };
+        let servers: Vec<_> = status.servers.iter().map(server).collect();
+        let _ = writeln!(text, "servers: {}", servers.join(", "));
     }
     if !status.inner.is_empty() {
         let _ = writeln!(text, "inside, the server has us at {}", status.inner.join(", "));

@@ -8,6 +8,9 @@ use tokio::sync::{Notify, mpsc};
 
 use crate::engine::config::HostName;
 
+/// The number of a server, and the addresses of its name.
+pub type LookedUp = (usize, Vec<IpAddr>);
+
 /// The pause between two lookups.
 const EVERY: Duration = Duration::from_secs(60);
 /// The pause after a lookup that failed.
@@ -30,15 +33,20 @@ pub async fn look_up(host: &HostName) -> io::Result<Vec<IpAddr>> {
     }
 }
 
-/// Sends every answer to `answers` until the receiver is dropped. `now` requests a lookup at once.
-pub async fn keep_looking(name: String, answers: mpsc::Sender<Vec<IpAddr>>, now: &Notify) {
+/// Sends every answer to `answers`, for the server with this number, until the receiver is dropped. `now` requests a lookup at once.
+pub async fn keep_looking(
+    number: usize,
+    name: String,
+    answers: mpsc::Sender<LookedUp>,
+    now: &Notify,
+) {
     let host = HostName::Name(name.clone());
     let mut told = false;
     loop {
         let pause = match look_up(&host).await {
             Ok(addresses) => {
                 told = false;
-                if answers.send(addresses).await.is_err() {
+                if answers.send((number, addresses)).await.is_err() {
                     return;
                 }
                 EVERY

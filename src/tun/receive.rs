@@ -247,7 +247,7 @@ impl<'a> Receiver<'a> {
         let shape = forwarding.spec().control;
         let packet = Unproven {
             from: sender.from,
-            is_known: forwarding.admits(sender.from),
+            is_known: forwarding.hears(sender.from),
             is_possible: shape.is_some_and(|shape| shape.may_have(range.len())),
         };
         let passed = match shape {
@@ -375,7 +375,7 @@ impl Sender {
         forwarding: &Forwarding,
     ) -> Verdict {
         let control = forwarding.spec().control;
-        let is_expected = control != Some(PacketShape::Answers) || forwarding.admits(self.from);
+        let is_expected = control != Some(PacketShape::Answers) || forwarding.hears(self.from);
         match is_expected && is_control(class, payload, self.from, control) {
             true => Verdict::Control,
             false => Verdict::Drop(reason),

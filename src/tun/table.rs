@@ -178,6 +178,11 @@ impl Forwarding {
         self.spec.remotes.get(&remote).is_some_and(admits)
     }
 
+    /// Whether packets from this remote are admitted, or at least its answers.
+    pub fn hears(&self, remote: SocketAddr) -> bool {
+        self.admits(remote) || self.spec.answering.contains(&remote)
+    }
+
     /// Whether any inner packet is sent to this remote.
     pub fn is_remote(&self, remote: SocketAddr) -> bool {
         let from_anybody = self.spec.learn.as_ref().is_some_and(|learn| learn.from_anybody);

@@ -102,6 +102,27 @@ fn combined_options_win_over_single_ones() {
 }
 
 #[test]
+fn a_client_that_knows_their_keys_has_several_servers() {
+    let keys = format!("--auth-key-b64 {PRIVATE} --auth-secret topsecret");
+    let several = |line: &str| client(&format!("{keys} {line}"));
+    let one_key = format!("-r a.example:1,192.0.2.9:2 --auth-remote-pubkey-b64 {OTHER_PUBLIC}");
+    let known = several(&one_key);
+    assert_eq!(known.server.to_string(), "a.example:1");
+    let answering = known.answers.unwrap();
+    let [standby] = &answering.standby[..] else { panic!("{answering:?}") };
+    assert_eq!((standby.at.to_string().as_str(), standby.key), ("192.0.2.9:2", answering.key));
+    // The keys come in the same order; a port that is left out is the one of its own option.
+    let two = "-r a.example,b.example:2 --fou-remote-port 7 --auth-remote-pubkey-b64";
+    let known = several(&format!("{two} {OTHER_PUBLIC},{PUBLIC}"));
+    assert_eq!(known.server.to_string(), "a.example:7");
+    let answering = known.answers.unwrap();
+    assert_eq!(answering.standby[0].at.to_string(), "b.example:2");
+    assert_ne!(answering.standby[0].key, answering.key);
+    // A second -r replaces the first.
+    assert!(several(&format!("{one_key} -r c.example:3")).answers.unwrap().standby.is_empty());
+}
+
+#[test]
 fn a_client_authenticates_by_its_key_or_its_token() {
     let key = client(&format!("--auth-key-b64 {PRIVATE} --auth-secret topsecret")).credential;
     let Credential::Key(signer) = key else { panic!("no key") };

@@ -360,7 +360,7 @@ fn a_client_that_cannot_send_does_not_loop() {
         assert!(play.engine.next_deadline() > play.now, "a deadline that has come stays due");
         play.pass(60 * SECOND);
         assert!(play.sent.is_empty());
-        play.handle(Event::Resolved(vec!["203.0.113.9".parse().unwrap()]));
+        play.handle(Event::Resolved { server: 0, addresses: vec!["203.0.113.9".parse().unwrap()] });
     }
     let missing = |r: &&Report| matches!(r, Report::OuterMissing(_));
     assert_eq!(play.reports.iter().filter(missing).count(), 1, "said once");
@@ -402,13 +402,13 @@ fn a_client_uses_the_tunnel_it_finds_until_the_name_is_resolved() {
     let config = || Config::from(client());
     let mut play = Play::start(config(), FakeHost::new(), Memory::default());
     let (one, two) = ("203.0.113.9".parse().unwrap(), "203.0.113.10".parse().unwrap());
-    play.handle(Event::Resolved(vec![one]));
+    play.handle(Event::Resolved { server: 0, addresses: vec![one] });
     let left = play.host.clone();
     let mut again = Play::start(config(), left.clone(), play.memory.clone());
     let to = outer_at("203.0.113.9:10000");
     assert_eq!(again.reports[0], Report::Adopted(to));
     assert_eq!(again.sent.iter().map(|out| out.to).collect::<Vec<_>>(), [to]);
-    again.handle(Event::Resolved(vec![two, one]));
+    again.handle(Event::Resolved { server: 0, addresses: vec![two, one] });
     assert_eq!(again.sent.len(), 1, "it is still one of its addresses");
     assert_eq!(again.host.link("ipipou0").unwrap().remote, one);
     // What leads to another port of the server is none of this tunnel.
@@ -637,10 +637,10 @@ fn a_client_follows_a_server_that_moved() {
     assert!(play.sent.is_empty() && play.host.link("ipipou0").is_none());
     let one = "203.0.113.9".parse().unwrap();
     let two: std::net::IpAddr = "203.0.113.10".parse().unwrap();
-    play.handle(Event::Resolved(vec![one, two]));
-    play.handle(Event::Resolved(vec![two, one])); // the order alone is no move
+    play.handle(Event::Resolved { server: 0, addresses: vec![one, two] });
+    play.handle(Event::Resolved { server: 0, addresses: vec![two, one] }); // the order alone is no move
     assert_eq!(play.sent.len(), 1);
-    play.handle(Event::Resolved(vec![two]));
+    play.handle(Event::Resolved { server: 0, addresses: vec![two] });
     assert_eq!(play.sent.last().unwrap().to, outer_at("203.0.113.10:10000"));
     assert_eq!(play.host.link("ipipou0").unwrap().remote, two);
     assert_eq!(play.engine.counters().repaired, 0, "a move is no repair");
@@ -943,7 +943,7 @@ fn calling_one_of(datapath: Datapath, addresses: &[&str]) -> Play {
     let all: Vec<std::net::IpAddr> = addresses.iter().map(|a| a.parse().unwrap()).collect();
     host.found.other_ways = all.iter().map(|address| (*address, way)).collect();
     let mut play = Play::start_on(datapath, config, host, Memory::default());
-    play.handle(Event::Resolved(all));
+    play.handle(Event::Resolved { server: 0, addresses: all });
     play
 }
 
@@ -977,7 +977,7 @@ fn a_client_whose_server_is_silent_tries_the_next_address_of_its_name() {
         assert_eq!(server_after(&mut play, 1000, 0, 0), "203.0.113.10");
         // Another lookup alone is no reason.
         let order = ["203.0.113.9", "203.0.113.10"].map(|a| a.parse().unwrap());
-        play.handle(Event::Resolved(order.to_vec()));
+        play.handle(Event::Resolved { server: 0, addresses: order.to_vec() });
         assert_eq!(server_after(&mut play, 1, 0, 0), "203.0.113.10");
         assert_eq!(server_after(&mut play, 16, 0, 1), "203.0.113.9", "it is gone, too");
         assert_eq!(play.engine.counters().repaired, 0, "that is no repair");
@@ -1048,7 +1048,7 @@ fn an_address_the_kernel_datapath_cannot_use_is_reported_once() {
     let config = Config::from(client(HostName::Name("server.example".into()), None));
     let mut play = Play::start(config, FakeHost::new(), Memory::default());
     for _ in 0..3 {
-        play.handle(Event::Resolved(vec!["2001:db8::9".parse().unwrap()]));
+        play.handle(Event::Resolved { server: 0, addresses: vec!["2001:db8::9".parse().unwrap()] });
     }
     let said: Vec<_> = play.reports.iter().map(ToString::to_string).collect();
     assert_eq!(
@@ -1058,7 +1058,7 @@ fn an_address_the_kernel_datapath_cannot_use_is_reported_once() {
           waiting for an IPv4 one; --datapath tun goes over both"
         ]
     );
-    play.handle(Event::Resolved(vec!["203.0.113.9".parse().unwrap()]));
+    play.handle(Event::Resolved { server: 0, addresses: vec!["203.0.113.9".parse().unwrap()] });
     assert_eq!(play.sent.len(), 1);
 }
 

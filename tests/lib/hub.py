@@ -58,6 +58,23 @@ class Hub:
         own += ["--auth-key-b64", self.keys[1].private, "--auth-secret", ipipou.SECRET]
         return Tunnel(self.host, *own, *self.datapath, *options, **more)
 
+    def standby(self, i, *options, **more):
+        """Another server, on host `i`; it has the same peers and the same address inside."""
+        own = ["-s", "-b", "@eth0", "--tunl-ip", f"{inner(1)}/{self.prefix}", "--peers", self.peers]
+        own += ["--auth-key-b64", self.keys[i].private, "--auth-secret", ipipou.SECRET]
+        return Tunnel(self.lan.hosts[i - 1], *own, *self.datapath, *options, **more)
+
+    def servers(self, *standby):
+        """What makes a client ask host 1 first, and then these."""
+        every = [1, *standby]
+        keys = ",".join(self.keys[i].public for i in every)
+        return [
+            "-r",
+            ",".join(f"{outer(i)}:{PORT}" for i in every),
+            "--auth-remote-pubkey-b64",
+            keys,
+        ]
+
     def client(self, i, *options, **more):
         """The client on host `i`; it has a keepalive that no test lives to see."""
         own = ["-c", "-b", "@eth0", "-r", f"{outer(1)}:{PORT}", "--route", NETWORK]

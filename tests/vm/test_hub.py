@@ -6,6 +6,7 @@ import json
 import pytest
 
 from control_v2 import Client
+from failover import first_goes_and_comes_back
 from hub import PORT, Hub, await_state, hellos, inner, peers, reload, states
 from ipipou import SECRET, await_
 from lan import await_reached, outer, reaches
@@ -61,6 +62,10 @@ def test_peers_reach_the_server_and_each_other(hub):
     await_(lambda: len(links(hub.host)) == 2, what="two links")
     assert [end.process.stop() for end in (near, *ends[1:])] == [0] * 3
     assert [host.snapshot() for host in hub.lan.hosts] == before
+
+
+def test_a_client_goes_to_the_next_server_and_back_to_the_first(lab):
+    first_goes_and_comes_back(Hub(lab, clients=2, datapath="kernel"))
 
 
 def test_spoofed_sources_and_strangers_are_dropped(hub):

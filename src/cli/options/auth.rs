@@ -9,7 +9,7 @@ use clap::Args;
 use super::attributes::{Attributes, Secrecy, both};
 use super::choices::KeyType;
 use crate::auth::{SharedSecret, Token};
-use crate::cli::value::{self, PublicKey, Seed};
+use crate::cli::value::{self, PublicKeys, Seed};
 
 /// The authentication options as given.
 #[derive(Debug, Clone, Args)]
@@ -25,9 +25,10 @@ pub struct AuthOptions {
           overrides_with = "auth_key_file")]
     pub auth_key_b64: Option<Seed>,
     /// Ed25519 public key of the other end, 32 bytes in base64. A client that has it asks its server to
-    /// answer, and knows whether it is connected
-    #[arg(long, value_name = "BASE64", value_parser = value::public_key)]
-    pub auth_remote_pubkey_b64: Option<PublicKey>,
+    /// answer, and knows whether it is connected; of several servers it has one key for all, or one
+    /// each, with commas
+    #[arg(long, value_name = "BASE64", value_parser = value::public_keys)]
+    pub auth_remote_pubkey_b64: Option<PublicKeys>,
     /// Secret that both ends share beside the keys; it is signed and never sent. One newline at the
     /// end of FILE is not part of it [default: netprickle.com]
     #[arg(long, value_name = "FILE", value_parser = value::path,

@@ -33,7 +33,7 @@ use self::given::Given;
 use self::help::{EXAMPLES, USAGE};
 use self::peers::PeersOptions;
 use super::address::{self, Inner};
-use super::endpoint::{self, LocalEnd, RemoteEnd};
+use super::endpoint::{self, LocalEnd, RemoteEnds};
 use super::value;
 use crate::engine::config::{DeviceName, HostName};
 
@@ -107,10 +107,12 @@ pub struct Options {
     #[arg(long, alias = "for", help_heading = "Outer packets")]
     pub force_fou_local_ip_alt: bool,
     /// The other end as [IP-or-name][:PORT], IPv6 in brackets; wins over the single options. A
-    /// client needs both parts; it looks a name up again when the server may have moved
-    #[arg(short = 'r', long, value_name = "REMOTE", value_parser = endpoint::remote,
+    /// client needs both parts; it looks a name up again when the server may have moved. With the
+    /// servers' keys it may have several, with commas: when one does not answer for 3 s, or refuses,
+    /// the next is asked
+    #[arg(short = 'r', long, value_name = "REMOTE", value_parser = endpoint::remotes,
           help_heading = "Outer packets")]
-    pub fou_remote: Option<RemoteEnd>,
+    pub fou_remote: Option<RemoteEnds>,
     /// Address or name of the other end
     #[arg(long, value_name = "HOST", value_parser = endpoint::host,
           help_heading = "Outer packets")]

@@ -12,7 +12,7 @@ use crate::auth::{
     Credential, Policy, Proof, SharedSecret, Signer, Token, Verifier, is_public_key, key_text,
 };
 use crate::cli::options::Options;
-use crate::cli::value::{Seed, ValueError, unless_zero};
+use crate::cli::value::{PublicKey, PublicKeys, Seed, ValueError, unless_zero};
 use crate::engine::config::Reply;
 
 /// The first version of `ipipou` has the same default. Everybody knows it, so it protects nothing.
@@ -105,7 +105,7 @@ pub fn policy(
             resolver.warn(TOKEN_BEFORE_KEY);
         }
         Proof::Token(token.clone())
-    } else if let Some(public) = remote_key {
+    } else if let Some(public) = only_key(remote_key.as_ref())? {
         let discrepancy = unless_zero(options.auth_max_time_discrepancy);
         let secret = shared_secret(resolver);
         let verifier = Verifier::new(public.as_bytes(), secret, discrepancy)
@@ -134,7 +134,8 @@ pub fn reply(resolver: &mut Resolver, policy: &Policy) -> Reply {
         true => Reply::Reversed,
         false => Reply::Silent,
     };
-    match (&resolver.secrets.key, &options.auth.auth_remote_pubkey_b64) {
+    let remote_key = options.auth.auth_remote_pubkey_b64.as_ref().map(|keys| keys.first);
+    match (&resolver.secrets.key, &remote_key) {
         (Some(own), Some(remote)) => {
             // Where the client's key is used, the secret has been warned about.
             let secret = resolver.secrets.shared.clone().unwrap_or_else(default_secret);
@@ -155,6 +156,14 @@ pub fn reply(resolver: &mut Resolver, policy: &Policy) -> Reply {
             unsigned
         }
         (None, _) => unsigned,
+    }
+}
+
+/// Returns the key of a server's one client.
+fn only_key(keys: Option<&PublicKeys>) -> Result<Option<PublicKey>, UsageError> {
+    match keys {
+        Some(keys) if !keys.others.is_empty() => Err(UsageError::KeysOfOneClient),
+        keys => Ok(keys.map(|keys| keys.first)),
     }
 }
 

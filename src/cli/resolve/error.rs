@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use ipnet::IpNet;
 
 use crate::cli::value::ValueError;
-use crate::engine::config::DeviceName;
+use crate::engine::config::{DeviceName, ServerName};
 
 /// Why options do not make a tunnel together.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -32,6 +32,22 @@ pub enum UsageError {
     NoServer,
     #[error("a client needs its server's port: give -r HOST:PORT (or --fou-remote-port)")]
     NoServerPort,
+    #[error(
+        "-r: several servers are asked in turn by what they answer: give their keys \
+         (--auth-remote-pubkey-b64) and our own (--auth-key-file), and no --protocol 1"
+    )]
+    SeveralServers,
+    #[error("--fou-remote: only a client has several servers, give one")]
+    SeveralClients,
+    #[error("-r: {0} is given twice")]
+    ServerTwice(ServerName),
+    #[error(
+        "--auth-remote-pubkey-b64 has {keys} keys, and -r {servers}: give one each, in that order, or \
+         one for all"
+    )]
+    KeysOfServers { keys: usize, servers: usize },
+    #[error("--auth-remote-pubkey-b64: a server has one client, give one key")]
+    KeysOfOneClient,
     #[error("a client needs its address inside the tunnel: give --tunl-ip, the server's plus 1")]
     NoInnerAddress,
     #[error("--tunl-ip: {0} leaves no address for the other end: give --tunl-peer-ip too")]

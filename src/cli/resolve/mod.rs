@@ -18,6 +18,7 @@ use self::error::UsageError;
 use self::peers::Peers;
 use self::resolver::Resolver;
 use self::tunnel::{outer, tunnel};
+use super::endpoint::RemoteEnd;
 use super::invocation::{LogConfig, Run};
 use super::options::Options;
 use super::secrets::Secrets;
@@ -25,7 +26,7 @@ use super::value::unless_zero;
 use crate::auth::Credential;
 use crate::engine::config::{
     Admits, AnsweringServer, Config, Expects, HostName, HubConfig, Outer, PeerSource, QueueConfig,
-    ServerName, Shows,
+    ServerName, Shows, StandbyServer,
 };
 
 /// How many hellos wait in the queue at least: many clients of a restarted server come at once.
@@ -83,6 +84,9 @@ pub fn resolve(
 fn server(resolver: &mut Resolver, outer: Outer, admits: Admits) -> Result<Config, UsageError> {
     let options = resolver.options;
     let (host, port) = remote(options);
+    if options.fou_remote.as_ref().is_some_and(|remotes| !remotes.others.is_empty()) {
+        return Err(UsageError::SeveralClients);
+    }
     if (host.is_some() && !options.auth_by_remote_ip)
         || (port.is_some() && !options.auth_by_remote_port)
     {
@@ -123,21 +127,46 @@ fn client(resolver: &mut Resolver, outer: Outer) -> Result<Config, UsageError> {
     let (host, port) = remote(options);
     let host = host.ok_or(UsageError::NoServer)?;
     let port = port.ok_or(UsageError::NoServerPort)?;
+    let others = other_servers(options, &ServerName { host: host.clone(), port })?;
+    for address in others.iter().filter_map(|server| server.host.address()) {
+        tunnel::check_standby(options, &outer, address)?;
+    }
     let tunnel = tunnel(resolver, outer, host.address())?;
     let credential = auth::credential(resolver);
-    let server = answering(resolver, &credential)?;
+    let is_alone = others.is_empty();
+    let server = answering(resolver, &credential, others)?;
+    if server.is_none() && !is_alone {
+        return Err(UsageError::SeveralServers);
+    }
     let shows = Shows { credential, keepalive: unless_zero(options.keepalive), server };
     Ok(Config::client(tunnel, ServerName { host, port }, shows))
+}
+
+/// Returns the servers that are asked when the first does not answer.
+fn other_servers(options: &Options, first: &ServerName) -> Result<Vec<ServerName>, UsageError> {
+    let others = options.fou_remote.as_ref().map(|remotes| remotes.others.as_slice());
+    let mut servers = vec![first.clone()];
+    for RemoteEnd { host, port } in others.unwrap_or_default() {
+        let host = host.clone().ok_or(UsageError::NoServer)?;
+        let port = port.or(options.fou_remote_port).ok_or(UsageError::NoServerPort)?;
+        let server = ServerName { host, port };
+        if servers.contains(&server) {
+            return Err(UsageError::ServerTwice(server));
+        }
+        servers.push(server);
+    }
+    Ok(servers.split_off(1))
 }
 
 /// Returns the server that answers hellos, if it is one that we can ask: we know its key, and have our own.
 fn answering(
     resolver: &mut Resolver,
     credential: &Credential,
+    others: Vec<ServerName>,
 ) -> Result<Option<AnsweringServer>, UsageError> {
     let options = resolver.options;
     let key = options.auth.auth_remote_pubkey_b64.as_ref();
-    let key = match (credential, key, options.protocol) {
+    let keys = match (credential, key, options.protocol) {
         (_, _, Some(1)) => return Ok(None),
         (Credential::Key(_), Some(key), _) => key,
         (Credential::Token(_) | Credential::Empty, _, Some(_)) | (_, None, Some(_)) => {
@@ -158,12 +187,21 @@ fn answering(
     }
     let number = options.queue_number.map_or_else(|| resolver.number.queue(), Ok)?;
     let queue = QueueConfig { number, max_len: options.nfq_max_len.get() };
-    Ok(Some(AnsweringServer { key: *key.as_bytes(), queue }))
+    let (given, servers) = (1 + keys.others.len(), 1 + others.len());
+    if ![1, servers].contains(&given) {
+        return Err(UsageError::KeysOfServers { keys: given, servers });
+    }
+    let standby = others.into_iter().enumerate().map(|(number, at)| {
+        let key = keys.others.get(number).unwrap_or(&keys.first);
+        StandbyServer { at, key: *key.as_bytes() }
+    });
+    let standby = standby.collect();
+    Ok(Some(AnsweringServer { key: *keys.first.as_bytes(), queue, standby }))
 }
 
 /// Returns the peer's address and port. The parts of `--fou-remote` win over the single options.
 fn remote(options: &Options) -> (Option<HostName>, Option<NonZeroU16>) {
-    let given = options.fou_remote.clone().unwrap_or_default();
+    let given = options.fou_remote.clone().unwrap_or_default().first;
     (given.host.or_else(|| options.fou_remote_ip.clone()), given.port.or(options.fou_remote_port))
 }
 

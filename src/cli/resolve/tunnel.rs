@@ -85,16 +85,35 @@ fn mtu(options: &Options) -> Result<Option<u32>, UsageError> {
     }
 }
 
+/// Checks that packets from our end can go to this server, which is another than the first.
+///
+/// # Errors
+/// When they cannot.
+pub fn check_standby(options: &Options, outer: &Outer, remote: IpAddr) -> Result<(), UsageError> {
+    check_family(outer, remote)?;
+    match remote.is_ipv6() && options.datapath == DatapathOption::Kernel {
+        true => Err(UsageError::Ipv6NotInKernel("fou-remote")),
+        false => Ok(()),
+    }
+}
+
+fn check_family(outer: &Outer, remote: IpAddr) -> Result<(), UsageError> {
+    match outer.address() {
+        Some(local) if local.is_ipv4() != remote.is_ipv4() => {
+            Err(UsageError::TwoFamilies { local, remote })
+        }
+        Some(_) | None => Ok(()),
+    }
+}
+
 fn datapath(
     options: &Options,
     outer: &Outer,
     remote: Option<IpAddr>,
 ) -> Result<DatapathChoice, UsageError> {
     let local = outer.address();
-    if let (Some(local), Some(remote)) = (local, remote)
-        && local.is_ipv4() != remote.is_ipv4()
-    {
-        return Err(UsageError::TwoFamilies { local, remote });
+    if let Some(remote) = remote {
+        check_family(outer, remote)?;
     }
     match options.datapath {
         DatapathOption::Auto => return Ok(DatapathChoice::Auto),

@@ -75,6 +75,8 @@ pub struct Client {
     refused: Option<(Refusal, usize)>,
     leaving: Option<Leaving>,
     lot: Lot,
+    /// There are other servers, whose turn comes when this one does not answer.
+    is_one_of_several: bool,
 }
 
 /// A cookie that the next hello carries.
@@ -116,7 +118,14 @@ impl Client {
             refused: None,
             leaving: None,
             lot: 0,
+            is_one_of_several: false,
         })
+    }
+
+    /// The same client, when there are other servers: its first retries come quickly.
+    #[must_use]
+    pub fn one_of_several(self) -> Self {
+        Client { is_one_of_several: true, ..self }
     }
 
     /// The hello or goodbye that is due, as a UDP payload. `unix_seconds` is only for old servers.
@@ -173,6 +182,65 @@ impl Client {
         if self.leaving.is_none() {
             (self.due, self.step) = (boot, 0);
         }
+    }
+
+    /// It is this server's turn again: one hello is due now, and the next ones as rarely as before.
+    pub fn take_turn(&mut self, boot: Duration) {
+        self.due = boot;
+    }
+
+    /// Another server is asked, or has let us in: what this one did not answer does not count any more.
+    pub fn rest(&mut self, boot: Duration) {
+        (self.tries, self.step, self.trying_since) = (0, 0, boot);
+    }
+
+    /// Whether `tries` hellos came due without an accept, and the last one's time is over.
+    pub fn is_silent(&self, tries: u32, boot: Duration) -> bool {
+        self.tries >= tries && self.due <= boot && !self.at_once
+    }
+
+    /// Whether the server lets us in.
+    pub fn is_connected(&self, boot: Duration) -> bool {
+        matches!(self.state(boot), State::Connected { .. })
+    }
+
+    /// Hellos that came due since the last accept or refusal.
+    pub fn tries(&self) -> u32 {
+        self.tries
+    }
+
+    /// When a server that refused us is to be asked again; `None`: it did not refuse.
+    pub fn refused_until(&self) -> Option<Duration> {
+        self.refused.filter(|_| self.tries == 0).map(|_| self.due)
+    }
+
+    /// A hello that leads to a challenge at most: it shows no cookie, so the server keeps nothing of it and
+    /// moves nothing. Its answer ([`ClientHeard::Challenged`]) shows that the server is there, and leaves a
+    /// cookie for the next hello.
+    pub fn ask(
+        &mut self,
+        boot: Duration,
+        unix_seconds: u64,
+        random: Random<'_>,
+    ) -> Option<[u8; HELLO_LEN]> {
+        self.cookie = None;
+        self.hello(HelloKind::Hello, boot, unix_seconds, random)
+    }
+
+    /// Takes leave of a server that another one takes the place of: one goodbye, and nothing that it
+    /// answered counts any more. `None` when there is no session that we could know of.
+    pub fn leave(
+        &mut self,
+        boot: Duration,
+        unix_seconds: u64,
+        random: Random<'_>,
+    ) -> Option<[u8; HELLO_LEN]> {
+        let goodbye = match self.cookie {
+            Some(_) => self.hello(HelloKind::Bye, boot, unix_seconds, random),
+            None => None,
+        };
+        self.server_changed(boot);
+        goodbye
     }
 
     /// Hellos go to another address now: what the last one answered does not count there.
@@ -371,7 +439,10 @@ impl Client {
     }
 
     fn retry_after(&self, step: usize) -> Duration {
-        timing::retry_after(step, self.round_trip, self.lot)
+        match self.is_one_of_several {
+            true => timing::retry_in_turn(step, self.round_trip, self.lot),
+            false => timing::retry_after(step, self.round_trip, self.lot),
+        }
     }
 }
 

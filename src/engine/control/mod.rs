@@ -25,6 +25,7 @@ pub use client::{Client, ClientConfig};
 pub use outcome::{Heard, Ignored, Outcome};
 pub use peer::{Allowed, PeerId, ServerPeer, Session};
 pub use server::Server;
+pub use timing::HELLOS_IN_TURN;
 
 /// Fills a slice with random bytes that were never used before and that nobody else knows.
 pub type Random<'a> = &'a mut dyn FnMut(&mut [u8]);

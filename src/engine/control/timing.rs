@@ -12,6 +12,9 @@ const RETRIES: [Duration; 6] = [
     Duration::from_secs(27),
 ];
 
+/// How many hellos one of several servers gets before the next is asked, a second apart.
+pub const HELLOS_IN_TURN: u32 = 3;
+
 /// How long a client that is refused waits, first and from then on.
 const REFUSED: [Duration; 2] = [Duration::from_secs(30), Duration::from_secs(60)];
 
@@ -30,6 +33,18 @@ pub fn retry_after(step: usize, round_trip: Option<Duration>, lot: Lot) -> Durat
     let round_trips = round_trip.unwrap_or_default().saturating_mul(2);
     let wait = step.max(round_trips).min(longest);
     within(wait * 4 / 5, wait * 6 / 5, lot)
+}
+
+/// The same where there are several servers: the first three answers are waited for no longer than 1 s each,
+/// unless two round trips take longer.
+pub fn retry_in_turn(step: usize, round_trip: Option<Duration>, lot: Lot) -> Duration {
+    let quick = HELLOS_IN_TURN as usize;
+    if step >= quick {
+        return retry_after(step + 1 - quick, round_trip, lot);
+    }
+    let [wait, .., longest] = RETRIES;
+    let wait = wait.max(round_trip.unwrap_or_default().saturating_mul(2)).min(longest);
+    within(wait * 4 / 5, wait, lot)
 }
 
 /// How long after an accept the next hello is due: what is configured, 2 s more or less, and never more
@@ -74,6 +89,15 @@ mod tests {
             assert_eq!(millis(wait), expected, "{step}");
         }
         assert_eq!(millis([0, LATEST].map(|lot| retry_after(1000, None, lot))), [21600, 32400]);
+    }
+
+    #[test]
+    fn one_of_several_servers_has_three_seconds_to_answer() {
+        let times = |lot| [0, 1, 2].map(|step| retry_in_turn(step, None, lot).as_millis());
+        assert_eq!((times(0), times(LATEST)), ([800; 3], [1000; 3]));
+        let later = [3, 4, 5].map(|step| retry_in_turn(step, None, LATEST).as_millis());
+        assert_eq!(later, [2400, 4800, 9600]);
+        assert_eq!(retry_in_turn(0, Some(seconds(0.8)), LATEST).as_millis(), 1600);
     }
 
     #[test]

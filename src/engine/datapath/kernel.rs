@@ -51,6 +51,7 @@ pub fn wanted(
                 && !found.listeners.iter().any(|l| l.port == port && l.bound_to.is_none()),
             inside: inside(peers, outer.address, found),
             silenced: peers.iter().filter_map(silenced).collect(),
+            answering: peers.answering().into_iter().filter_map(v4).collect(),
             untracked: found.tracks && !peers.has_prover(),
             control: endpoint.control,
             counters: tunnel.rules.counters,
@@ -127,6 +128,13 @@ fn inside(peers: &Peers, outer: Ipv4Addr, found: &Found) -> BTreeSet<String> {
     let others = found.interfaces.iter().filter(|i| is_labelled(i) && !has_outer(i));
     let own = peers.iter().map(|peer| peer.device.to_string());
     own.chain(others.map(|interface| interface.name.clone())).collect()
+}
+
+fn v4(remote: SocketAddr) -> Option<SocketAddrV4> {
+    match remote {
+        SocketAddr::V4(remote) => Some(remote),
+        SocketAddr::V6(_) => None,
+    }
 }
 
 /// The remote of a link that is there, whose authentication has run out or does not count.

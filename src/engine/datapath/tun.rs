@@ -29,6 +29,7 @@ pub fn wanted(
             Control::Refuse => None,
             Control::Queue { shape, .. } => Some(shape),
         },
+        answering: peers.answering(),
         ..PeerTable::default()
     };
     let is_network = tunnel.is_network();

@@ -86,6 +86,8 @@ pub struct RuleSpec {
     pub inside: BTreeSet<String>,
     /// Remotes that nothing is sent to: they are not admitted any more.
     pub silenced: BTreeSet<SocketAddrV4>,
+    /// Remotes whose answers are queued besides those of admitted ones: all of several servers.
+    pub answering: BTreeSet<SocketAddrV4>,
     /// Whether outer packets of admitted remotes are kept from conntrack.
     pub untracked: bool,
     /// What becomes of packets that may be authentication packets.

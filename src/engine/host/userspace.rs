@@ -1,6 +1,6 @@
 //! What the userspace datapath has besides its interface: a UDP socket, and a table of remotes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
@@ -49,6 +49,8 @@ pub struct PeerTable {
     pub control: Option<PacketShape>,
     /// What goes to and may come from each remote that is known by now.
     pub remotes: BTreeMap<SocketAddr, RemoteSpec>,
+    /// Remotes whose answers are read besides those of admitted ones: all of several servers.
+    pub answering: BTreeSet<SocketAddr>,
     /// How inner addresses are learned; `None`: they are all known.
     pub learn: Option<LearnSpec>,
 }

@@ -1,12 +1,15 @@
-//! Authenticates us by hellos that the server answers: control protocol v2. [`Client`] says when one is
-//! due; here it is told what happens around it, and what it knows is put into words.
+//! Authenticates us by hellos that the server answers: control protocol v2. A [`Client`] for each server says
+//! when one is due, and [`Turns`] whose turn it is; here they are told what happens around them, and what
+//! they know is put into words.
 
 use std::fmt;
+use std::mem;
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use ipnet::IpNet;
 
+use super::turns::{Access, Turn, Turns};
 use crate::auth::Credential;
 use crate::engine::calendar::Calendar;
 use crate::engine::config::Shows;
@@ -15,7 +18,7 @@ use crate::engine::host::Traffic;
 use crate::engine::memory::Memory;
 use crate::engine::random::Random;
 use crate::engine::{Now, Report};
-use crate::wire::control::Refusal;
+use crate::wire::control::{HELLO_LEN, Refusal};
 
 /// How often we say hello, unless it is configured: a NAT forgets a mapping after 30 s.
 const KEEPALIVE: Duration = Duration::from_secs(27);
@@ -26,10 +29,17 @@ const UNANSWERED: Duration = Duration::from_secs(5);
 /// How many hellos without an answer it takes to say that we are not connected.
 const TOLD_AFTER: u32 = 3;
 
-/// The hellos to one server.
+/// By how much the times differ at which the first of several servers is asked whether it is there.
+const SPREAD: Duration = Duration::from_secs(2);
+
+/// The hellos to a server, or to several in turn.
 #[derive(Debug)]
 pub struct Conversation {
-    client: Client,
+    /// One for each server; there is always one.
+    clients: Vec<Client>,
+    turns: Turns,
+    /// Servers that we take leave of.
+    left: Vec<usize>,
     calendar: Calendar,
     /// Time since the boot of the machine less time since the start of the process.
     offset: Duration,
@@ -39,8 +49,10 @@ pub struct Conversation {
     last_sent: Option<u64>,
     /// The server answered once: it needs no clock of ours.
     is_answering: bool,
-    /// The counters at the last reading, and since when data goes out and none comes in.
+    /// The counters at the last reading and when that was, and since when data goes out and none comes in:
+    /// from the reading before the first that saw it.
     traffic: Traffic,
+    read_at: Duration,
     unanswered: Option<Duration>,
     /// What was said last.
     told: Told,
@@ -103,24 +115,32 @@ impl fmt::Display for Why {
 impl Conversation {
     /// `None`: there is nothing to say hello with, or the server does not answer.
     pub fn new(shows: &Shows, memory: &Memory, now: &Now) -> Option<Self> {
-        let (Some(server), Credential::Key(signer)) = (shows.server, &shows.credential) else {
+        let (Some(server), Credential::Key(signer)) = (&shows.server, &shows.credential) else {
             return None;
         };
-        let config = ClientConfig {
-            signer: signer.clone(),
-            server_key: server.key,
-            keepalive: shows.keepalive.unwrap_or(KEEPALIVE),
-            mtu: None,
-            wants_addresses: true,
-        };
+        let keys = std::iter::once(server.key).chain(server.standby.iter().map(|s| s.key));
+        let clients = keys.map(|server_key| {
+            let config = ClientConfig {
+                signer: signer.clone(),
+                server_key,
+                keepalive: shows.keepalive.unwrap_or(KEEPALIVE),
+                mtu: None,
+                wants_addresses: true,
+            };
+            let client = Client::new(config, now.boot).ok()?;
+            Some(if server.standby.is_empty() { client } else { client.one_of_several() })
+        });
         Some(Conversation {
-            client: Client::new(config, now.boot).ok()?,
+            clients: clients.collect::<Option<_>>()?,
+            turns: Turns::new(now.boot),
+            left: Vec::new(),
             calendar: Calendar::new(memory, now.unix),
             offset: now.boot.saturating_sub(now.monotonic),
             wanted_at: None,
             last_sent: None,
             is_answering: false,
             traffic: Traffic::default(),
+            read_at: now.boot,
             unanswered: None,
             told: Told::Nothing,
         })
@@ -131,43 +151,145 @@ impl Conversation {
         self.wanted_at = Some(self.wanted_at.map_or(when, |wanted| wanted.min(when)));
     }
 
-    /// Hellos go to another address now.
-    pub fn start_over(&mut self, now: &Now) {
-        self.client.server_changed(now.boot);
+    /// Hellos to this server go to another address now.
+    pub fn start_over(&mut self, server: usize, now: &Now) {
+        if let Some(client) = self.clients.get_mut(server) {
+            client.server_changed(now.boot);
+        }
     }
 
-    /// The hello that is due.
-    pub fn due_packet(&mut self, now: &Now) -> Option<Vec<u8>> {
-        self.offset = now.boot.saturating_sub(now.monotonic);
-        if self.wanted_at.take_if(|at| *at <= now.monotonic).is_some() {
-            self.client.say_now(now.boot);
+    /// The number of the server that is to have our data.
+    pub fn server(&self) -> usize {
+        self.turns.in_use()
+    }
+
+    /// An earlier process left the tunnel to this server.
+    pub fn adopt(&mut self, server: usize) {
+        self.turns.adopt(server);
+    }
+
+    /// Gives the turn to another server, when that of the one that is asked is over. `access`: how hellos
+    /// get to each of them.
+    pub fn take_turns(&mut self, access: &[Access], now: &Now) -> Option<Turn> {
+        if self.clients.len() < 2 {
+            return None;
         }
+        self.offset = now.boot.saturating_sub(now.monotonic);
+        self.say_if_wanted(now);
+        let before = self.turns.in_use();
+        let turn = self.turns.go_on(&mut self.clients, access, now.boot);
+        if self.turns.in_use() != before {
+            self.told = Told::Nothing;
+        }
+        turn
+    }
+
+    fn say_if_wanted(&mut self, now: &Now) {
+        if self.wanted_at.take_if(|at| *at <= now.monotonic).is_some() {
+            self.say_now(now);
+        }
+    }
+
+    fn say_now(&mut self, now: &Now) {
+        if let Some(client) = self.clients.get_mut(self.turns.asking()) {
+            client.say_now(now.boot);
+            self.turns.begin_again(client);
+        }
+    }
+
+    /// The hellos that are due, each with the number of the server that it is for. `access`: how hellos get
+    /// to each of them.
+    pub fn due_packets(&mut self, access: &[Access], now: &Now) -> Vec<(usize, Vec<u8>)> {
+        self.offset = now.boot.saturating_sub(now.monotonic);
+        self.say_if_wanted(now);
         let mut random = Random::of(now);
         let mut calendar = self.calendar;
         let date = calendar.date(now.unix);
-        let hello = self.client.poll(now.boot, date, &mut |bytes| random.fill(bytes))?;
-        self.calendar = calendar;
-        self.last_sent = Some(now.unix);
-        Some(hello.to_vec())
+        let mut lot = [0; 2];
+        let mut fill = |bytes: &mut [u8]| random.fill(bytes);
+        let asking = self.turns.asking();
+        let mut packets = Vec::new();
+        let mut add = |server, packet: Option<[u8; HELLO_LEN]>| {
+            packets.extend(packet.map(|packet| (server, packet.to_vec())));
+        };
+        if let Some(client) = self.clients.get_mut(asking) {
+            add(asking, client.poll(now.boot, date, &mut fill));
+        }
+        for server in mem::take(&mut self.left) {
+            if let Some(client) = self.clients.get_mut(server) {
+                add(server, client.leave(now.boot, date, &mut fill));
+            }
+        }
+        fill(&mut lot);
+        let spread = SPREAD * u32::from(u16::from_ne_bytes(lot)) / u32::from(u16::MAX);
+        if self.turns.asks_first(now.boot, spread)
+            && access.first() == Some(&Access::Beside)
+            && let Some(client) = self.clients.first_mut()
+        {
+            add(0, client.ask(now.boot, date, &mut fill));
+        }
+        if !packets.is_empty() {
+            self.calendar = calendar;
+            self.last_sent = Some(now.unix);
+        }
+        packets
     }
 
     /// As [`Prover::next_deadline`](super::Prover::next_deadline).
     pub fn next_deadline(&self) -> Duration {
-        let due = self.client.next_deadline().saturating_sub(self.offset);
+        let hello = self.clients.get(self.turns.asking()).map(Client::next_deadline);
+        let due = hello.into_iter().chain(self.turns.asks_at()).min().unwrap_or(Duration::MAX);
+        let due = due.saturating_sub(self.offset);
         self.wanted_at.map_or(due, |wanted| wanted.min(due))
     }
 
-    /// Takes what came from the server's address and port. Another answer than the one that is awaited is
-    /// none.
+    /// When another server has to be chosen because there is no way to the one that is asked.
+    pub fn turn_deadline(&self) -> Option<Duration> {
+        self.turns.no_way_until().map(|until| until.saturating_sub(self.offset))
+    }
+
+    /// Takes what came from the address and port of the server with this number. Another answer than the
+    /// one that is awaited is none.
     pub fn receive(
         &mut self,
+        server: usize,
         from: SocketAddr,
         payload: &[u8],
         now: &Now,
     ) -> (bool, Option<Report>) {
-        let heard = self.client.receive(payload, now.boot);
+        let Some(client) = self.clients.get_mut(server) else { return (false, None) };
+        let heard = client.receive(payload, now.boot);
         self.is_answering |= heard != ClientHeard::Nothing;
-        (heard != ClientHeard::Nothing, self.news(from, heard, now))
+        if heard == ClientHeard::Accepted && !self.takes(server, now) {
+            return (true, None);
+        }
+        if heard != ClientHeard::Nothing && server == 0 {
+            self.turns.answered(now.boot);
+        }
+        let is_beside = server != self.turns.asking();
+        let report = if is_beside { None } else { self.news(from, heard, now) };
+        (heard != ClientHeard::Nothing, report)
+    }
+
+    /// Whether a server that let us in has our data from now on. One that does so late, when another one
+    /// has our data already, is left.
+    fn takes(&mut self, server: usize, now: &Now) -> bool {
+        let in_use = self.turns.in_use();
+        let is_connected =
+            self.clients.get(in_use).is_some_and(|client| client.is_connected(now.boot));
+        if server != self.turns.asking() && server != in_use && is_connected {
+            self.left.push(server);
+            return false;
+        }
+        if self.turns.accepted(server, now.boot) {
+            self.told = Told::Nothing;
+            if is_connected {
+                self.left.push(in_use);
+            }
+        }
+        let others = self.clients.iter_mut().enumerate().filter(|(number, _)| *number != server);
+        others.for_each(|(_, client)| client.rest(now.boot));
+        true
     }
 
     /// What there is to say of an answer.
@@ -178,11 +300,11 @@ impl Conversation {
                 self.unanswered = None;
                 let Connection { round_trip, seen, .. } = self.connection(now);
                 let round_trip = round_trip.unwrap_or_default();
-                let is_news = std::mem::replace(&mut self.told, Told::Connected) != Told::Connected;
+                let is_news = mem::replace(&mut self.told, Told::Connected) != Told::Connected;
                 is_news.then_some(Report::Connected { server: from, round_trip, seen })
             }
             ClientHeard::Refused(why) => {
-                let is_news = std::mem::replace(&mut self.told, Told::Refused) != Told::Refused;
+                let is_news = mem::replace(&mut self.told, Told::Refused) != Told::Refused;
                 is_news.then_some(Report::ServerRefused { server: from, why })
             }
         }
@@ -191,7 +313,9 @@ impl Conversation {
     /// What there is to say now that time has passed.
     pub fn tell(&mut self, server: SocketAddr, now: &Now) -> Option<Report> {
         let Some(Why::NoAnswer { tries, silent }) = self.connection(now).why else { return None };
-        if tries < TOLD_AFTER || self.told == Told::Disconnected {
+        let is_round_over = self.turns.is_round_over(self.clients.len());
+        let is_told = tries >= TOLD_AFTER && (self.clients.len() == 1 || is_round_over);
+        if !is_told || self.told == Told::Disconnected {
             return None;
         }
         self.told = Told::Disconnected;
@@ -201,15 +325,17 @@ impl Conversation {
 
     /// Takes the counters of the link.
     pub fn read_traffic(&mut self, traffic: Traffic, now: &Now) {
-        let last = std::mem::replace(&mut self.traffic, traffic);
+        let last = mem::replace(&mut self.traffic, traffic);
+        let read_at = mem::replace(&mut self.read_at, now.boot);
         if traffic.rx_packets != last.rx_packets {
             self.unanswered = None;
         } else if traffic.tx_packets > last.tx_packets {
-            let since = *self.unanswered.get_or_insert(now.boot);
+            let since = *self.unanswered.get_or_insert(read_at);
             if now.boot.saturating_sub(since) >= UNANSWERED {
                 self.unanswered = None;
-                if !self.client.is_confirming() {
-                    self.client.say_now(now.boot);
+                let asked = self.clients.get(self.turns.asking());
+                if !asked.is_some_and(Client::is_confirming) {
+                    self.say_now(now);
                 }
             }
         }
@@ -227,14 +353,15 @@ impl Conversation {
 
     /// Whether the server is there.
     pub fn connection(&self, now: &Now) -> Connection {
-        let last = self.client.last_accept();
-        let (connected_for, why) = match self.client.state(now.boot) {
-            State::Connected { since } => (Some(now.boot.saturating_sub(since)), None),
-            State::Trying { tries, since } => {
-                let silent = now.boot.saturating_sub(since);
-                (None, Some(Why::NoAnswer { tries, silent }))
+        let client = |number: usize| self.clients.get(number);
+        let state = |number: usize| client(number).map(|client| client.state(now.boot));
+        let last = client(self.turns.in_use()).and_then(Client::last_accept);
+        let (connected_for, why) = match (state(self.turns.in_use()), state(self.turns.asking())) {
+            (Some(State::Connected { since }), _) => (Some(now.boot.saturating_sub(since)), None),
+            (_, Some(State::Refused { why })) | (Some(State::Refused { why }), _) => {
+                (None, Some(Why::Refused(why)))
             }
-            State::Refused { why } => (None, Some(Why::Refused(why))),
+            (Some(State::Trying { .. }) | None, _) => (None, Some(self.no_answer(now))),
         };
         let last = last.filter(|_| connected_for.is_some());
         Connection {
@@ -249,12 +376,27 @@ impl Conversation {
         }
     }
 
+    /// The hellos to all servers since one of them let us in, or since each of them has been asked.
+    fn no_answer(&self, now: &Now) -> Why {
+        let asking = self.turns.asking();
+        let states = self.clients.iter().map(|client| client.state(now.boot)).enumerate();
+        let asked = states.filter_map(|(number, state)| match state {
+            State::Trying { tries, since } if tries > 0 || number == asking => Some((tries, since)),
+            State::Trying { .. } | State::Connected { .. } | State::Refused { .. } => None,
+        });
+        let (tries, since) = asked.fold((0u32, now.boot), |(all, first), (tries, since)| {
+            (all.saturating_add(tries), first.min(since))
+        });
+        Why::NoAnswer { tries, silent: now.boot.saturating_sub(since) }
+    }
+
     /// The goodbye that ends the session at once.
     pub fn close(&mut self, now: &Now) -> Option<Vec<u8>> {
         self.calendar.close();
         let mut random = Random::of(now);
         let date = self.calendar.date(now.unix);
-        let bye = self.client.bye(now.boot, date, &mut |bytes| random.fill(bytes))?;
+        let client = self.clients.get_mut(self.turns.in_use())?;
+        let bye = client.bye(now.boot, date, &mut |bytes| random.fill(bytes))?;
         Some(bye.to_vec())
     }
 

@@ -3,6 +3,7 @@
 
 mod conversation;
 mod dated;
+mod turns;
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -14,6 +15,7 @@ use super::{Now, Report};
 pub use conversation::Connection;
 use conversation::Conversation;
 pub use dated::Dated;
+pub use turns::{Access, Passed, Turn};
 
 /// What authenticates us to one peer.
 #[derive(Debug)]
@@ -41,19 +43,55 @@ impl Prover {
         }
     }
 
-    /// The server is at another address now.
-    pub fn start_over(&mut self, now: &Now) {
+    /// The server with this number is at another address now.
+    pub fn start_over(&mut self, server: usize, now: &Now) {
         match self {
             Prover::Dated(dated) => dated.authenticate_at(now.monotonic),
-            Prover::Conversation(conversation) => conversation.start_over(now),
+            Prover::Conversation(conversation) => conversation.start_over(server, now),
         }
     }
 
-    /// The packet that is due; sets the time of the next.
-    pub fn due_packet(&mut self, now: &Now) -> Option<Vec<u8>> {
+    /// The number of the server that is to have our data.
+    pub fn server(&self) -> usize {
         match self {
-            Prover::Dated(dated) => dated.due_packet(now),
-            Prover::Conversation(conversation) => conversation.due_packet(now),
+            Prover::Dated(_) => 0,
+            Prover::Conversation(conversation) => conversation.server(),
+        }
+    }
+
+    /// An earlier process left the tunnel to the server with this number.
+    pub fn adopt(&mut self, server: usize) {
+        match self {
+            Prover::Dated(_) => {}
+            Prover::Conversation(conversation) => conversation.adopt(server),
+        }
+    }
+
+    /// Gives the turn to another server, when that of the one that is asked is over. `access`: how packets
+    /// get to each of them.
+    pub fn take_turns(&mut self, access: &[Access], now: &Now) -> Option<Turn> {
+        match self {
+            Prover::Dated(_) => None,
+            Prover::Conversation(conversation) => conversation.take_turns(access, now),
+        }
+    }
+
+    /// When [`Prover::take_turns`] has something to do, even though nothing can be sent.
+    pub fn turn_deadline(&self) -> Option<Duration> {
+        match self {
+            Prover::Dated(_) => None,
+            Prover::Conversation(conversation) => conversation.turn_deadline(),
+        }
+    }
+
+    /// The packets that are due, each with the number of the server that it is for; sets the time of the
+    /// next.
+    pub fn due_packets(&mut self, access: &[Access], now: &Now) -> Vec<(usize, Vec<u8>)> {
+        match self {
+            Prover::Dated(dated) => {
+                dated.due_packet(now).map(|packet| (0, packet)).into_iter().collect()
+            }
+            Prover::Conversation(conversation) => conversation.due_packets(access, now),
         }
     }
 
@@ -65,17 +103,18 @@ impl Prover {
         }
     }
 
-    /// Takes a packet that came from the server: whether it is an answer to a hello, and what there is to
-    /// say.
+    /// Takes a packet that came from the server with this number: whether it is an answer to a hello, and
+    /// what there is to say.
     pub fn receive(
         &mut self,
+        server: usize,
         from: SocketAddr,
         payload: &[u8],
         now: &Now,
     ) -> (bool, Option<Report>) {
         match self {
             Prover::Dated(_) => (false, None),
-            Prover::Conversation(conversation) => conversation.receive(from, payload, now),
+            Prover::Conversation(conversation) => conversation.receive(server, from, payload, now),
         }
     }
 

@@ -1,0 +1,113 @@
+//! The servers of a client, in the order in which they are tried: where each is, and which has our data.
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, SocketAddr};
+
+use super::addresses::Addresses;
+use super::config::ServerName;
+
+/// All servers of a client; there is always one.
+#[derive(Debug)]
+pub struct Servers {
+    first: Place,
+    others: Vec<Place>,
+    in_use: usize,
+}
+
+/// One server.
+#[derive(Debug)]
+pub struct Place {
+    pub name: ServerName,
+    pub addresses: Addresses,
+}
+
+impl Place {
+    fn new(name: ServerName) -> Self {
+        Place { addresses: Addresses::new(name.host.address()), name }
+    }
+
+    /// Where it is, as far as that is known.
+    pub fn remote(&self) -> Option<SocketAddr> {
+        self.addresses.in_use().map(|ip| SocketAddr::new(ip, self.name.port.get()))
+    }
+}
+
+impl Servers {
+    pub fn new(first: ServerName, others: impl IntoIterator<Item = ServerName>) -> Self {
+        let others = others.into_iter().map(Place::new).collect();
+        Servers { first: Place::new(first), others, in_use: 0 }
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = &Place> {
+        std::iter::once(&self.first).chain(&self.others)
+    }
+
+    /// The server with this number; the first has number 0.
+    pub fn get_mut(&mut self, number: usize) -> Option<&mut Place> {
+        match number.checked_sub(1) {
+            None => Some(&mut self.first),
+            Some(number) => self.others.get_mut(number),
+        }
+    }
+
+    pub fn get(&self, number: usize) -> Option<&Place> {
+        self.iter().nth(number)
+    }
+
+    /// Whether there is more than one.
+    pub fn are_several(&self) -> bool {
+        !self.others.is_empty()
+    }
+
+    /// The number of the one that has our data.
+    pub fn number_in_use(&self) -> usize {
+        self.in_use
+    }
+
+    /// The one that has our data.
+    pub fn in_use(&self) -> &Place {
+        self.get(self.in_use).unwrap_or(&self.first)
+    }
+
+    pub fn in_use_mut(&mut self) -> &mut Place {
+        match self.in_use.checked_sub(1) {
+            Some(number) if number < self.others.len() => &mut self.others[number],
+            Some(_) | None => &mut self.first,
+        }
+    }
+
+    /// Data goes to the server with this number.
+    pub fn use_one(&mut self, number: usize) {
+        self.in_use = number;
+    }
+
+    /// The addresses of those that do not have our data.
+    pub fn standby_addresses(&self) -> impl Iterator<Item = IpAddr> {
+        let standby = self.iter().enumerate().filter(|(number, _)| *number != self.in_use);
+        standby.flat_map(|(_, place)| {
+            place.addresses.in_use().into_iter().chain(place.addresses.others())
+        })
+    }
+
+    /// Where answers may come from besides data: all of them, where there are several.
+    pub fn answering(&self) -> BTreeSet<SocketAddr> {
+        match self.are_several() {
+            true => self.iter().filter_map(Place::remote).collect(),
+            false => BTreeSet::new(),
+        }
+    }
+
+    /// Takes over a tunnel to `remote` from an earlier process, before a name was looked up. The number of
+    /// the server that is there, if one can be.
+    pub fn adopt(&mut self, remote: SocketAddr) -> Option<usize> {
+        let is_there = |place: &Place| place.remote() == Some(remote);
+        let may_be_there = |place: &Place| {
+            place.addresses.in_use().is_none() && place.name.port.get() == remote.port()
+        };
+        let number =
+            self.iter().position(is_there).or_else(|| self.iter().position(may_be_there))?;
+        self.get_mut(number)?.addresses.use_one(remote.ip());
+        self.in_use = number;
+        Some(number)
+    }
+}

@@ -1,0 +1,392 @@
+//! A client of control protocol v2 with one server or several, which are played by the server's end of the
+//! protocol on the same clock.
+
+use std::collections::BTreeSet;
+
+use ipipou::auth::Ends;
+use ipipou::engine::config::{AnsweringServer, StandbyServer};
+use ipipou::engine::control::{Allowed, PeerId, Server as Answering, ServerPeer};
+use ipipou::engine::host::Encapsulation;
+
+use super::situations::SECOND;
+use super::*;
+
+const TICK: Duration = Duration::from_millis(100);
+const ROUND_TRIP: Duration = Duration::from_millis(20);
+const CLIENT: PeerId = PeerId(1);
+const LEASE: Duration = Duration::from_secs(180);
+
+fn seed(number: usize) -> [u8; 32] {
+    [u8::try_from(40 + number).unwrap(); 32]
+}
+
+fn place(number: usize) -> SocketAddrV4 {
+    SocketAddrV4::new([198, 51, 100, u8::try_from(number).unwrap()].into(), 10000)
+}
+
+fn secret() -> SharedSecret {
+    SharedSecret::new(b"secret".to_vec())
+}
+
+/// A server that is played.
+struct Played {
+    answering: Answering,
+    at: BTreeSet<SocketAddr>,
+    is_alive: bool,
+    heard: usize,
+}
+
+impl Played {
+    fn new(number: usize) -> Self {
+        let mut played = Played {
+            answering: Answering::new(&seed(number), Duration::ZERO, [1; 32]),
+            at: [place(number).into()].into(),
+            is_alive: true,
+            heard: 0,
+        };
+        played.know(Allowed::Yes, &["10.8.0.7/24"]);
+        played
+    }
+
+    fn know(&mut self, allowed: Allowed, inner: &[&str]) {
+        let inner: Vec<IpNet> = inner.iter().map(|inner| net(inner)).collect();
+        let public_key = signer().public();
+        let peer = ServerPeer { public_key, secret: secret(), lease: LEASE, inner, allowed };
+        self.answering.insert(CLIENT, peer);
+    }
+
+    /// It is started again, and knows nobody's cookie.
+    fn restart(&mut self, now: Duration) {
+        self.answering = Answering::new(&seed(0), now, [2; 32]);
+        self.know(Allowed::Yes, &["10.8.0.7/24"]);
+        self.is_alive = true;
+    }
+
+    fn has_session(&self) -> bool {
+        self.answering.session(CLIENT).is_some()
+    }
+}
+
+/// A client and its servers.
+struct Scene {
+    play: Play,
+    servers: Vec<Played>,
+    delivered: usize,
+}
+
+fn config(servers: usize) -> Config {
+    let name = |number| ServerName {
+        host: HostName::Address((*place(number).ip()).into()),
+        port: place(number).port().try_into().unwrap(),
+    };
+    let key = |number| Signer::new(&seed(number), secret()).public();
+    let standby = (1..servers).map(|n| StandbyServer { at: name(n), key: key(n) }).collect();
+    let queue = QueueConfig { number: 0, max_len: 24 };
+    let server = Some(AnsweringServer { key: key(0), queue, standby });
+    let shows = Shows { credential: Credential::Key(signer()), keepalive: None, server };
+    Config::client(tunnel(), name(0), shows)
+}
+
+fn host_that_reaches(addresses: impl IntoIterator<Item = SocketAddrV4>) -> FakeHost {
+    let mut host = FakeHost::new();
+    let way = host.found.way.unwrap();
+    host.found.other_ways =
+        addresses.into_iter().map(|address| ((*address.ip()).into(), way)).collect();
+    host
+}
+
+impl Scene {
+    fn new(datapath: Datapath, servers: usize) -> Self {
+        let host = host_that_reaches((0..servers).map(place));
+        Scene::of(datapath, config(servers), host, servers)
+    }
+
+    fn of(datapath: Datapath, config: Config, host: FakeHost, servers: usize) -> Self {
+        let play = Play::start_on(datapath, config, host, Memory::default());
+        let servers = (0..servers).map(Played::new).collect();
+        let mut scene = Scene { play, servers, delivered: 0 };
+        scene.deliver();
+        scene
+    }
+
+    /// Time passes, and what is sent arrives and is answered.
+    fn pass(&mut self, time: Duration) {
+        let end = self.play.now + time;
+        while self.play.now < end {
+            self.play.pass(TICK.min(end - self.play.now));
+            self.deliver();
+        }
+    }
+
+    fn deliver(&mut self) {
+        while let Some(packet) = self.play.sent.get(self.delivered).cloned() {
+            self.delivered += 1;
+            let server = self.servers.iter_mut().find(|server| server.at.contains(&packet.to));
+            let Some(server) = server.filter(|server| server.is_alive) else { continue };
+            server.heard += 1;
+            let ends = Ends { remote: packet.from, local: packet.to };
+            let now = self.play.now;
+            server.answering.expire(now);
+            let mut fill = |bytes: &mut [u8]| bytes.fill(7);
+            let heard = server.answering.receive(&packet.payload, ends, now, &mut fill);
+            if let (Some(answer), SocketAddr::V4(from)) = (heard.answer, packet.to) {
+                self.play.now += ROUND_TRIP;
+                self.play.receive(from, &answer);
+            }
+        }
+    }
+
+    fn remote(&self) -> Option<SocketAddr> {
+        self.play.engine.status().remote
+    }
+
+    fn is_at(&mut self, number: usize) -> bool {
+        let now = self.play.moment();
+        let connection = self.play.engine.connection(&now).unwrap();
+        self.remote() == Some(place(number).into()) && connection.connected_for.is_some()
+    }
+
+    /// Seconds until the client is connected to this server.
+    fn seconds_until_at(&mut self, number: usize, most: u32) -> f64 {
+        let begin = self.play.now;
+        for _ in 0..most * 10 {
+            if self.is_at(number) {
+                return (self.play.now - begin).as_secs_f64();
+            }
+            self.pass(TICK);
+        }
+        panic!("not at {number} after {most} s: {:?}", self.play.log);
+    }
+
+    fn told(&self, words: &str) -> usize {
+        self.play.reports.iter().filter(|report| report.to_string().contains(words)).count()
+    }
+
+    /// Where the host sends data.
+    fn data_goes_to(&self) -> Vec<SocketAddr> {
+        let found = &self.play.host.found;
+        match self.play.host.link("ipipou0") {
+            Some(link) => {
+                let Encapsulation::Fou { destination_port, .. } = link.encapsulation else {
+                    panic!("{link:?}")
+                };
+                vec![SocketAddr::new(link.remote.into(), destination_port)]
+            }
+            None => found.userspace.forwarding.remotes.keys().copied().collect(),
+        }
+    }
+}
+
+const BOTH: [Datapath; 2] = [Datapath::Kernel, Datapath::Tun];
+
+#[test]
+fn the_next_server_is_asked_three_seconds_after_the_first_unanswered_hello() {
+    for datapath in BOTH {
+        let mut scene = Scene::new(datapath, 3);
+        assert!(scene.is_at(0));
+        assert_eq!(scene.told("connected to 198.51.100.0:10000"), 1);
+        scene.pass(60 * SECOND);
+        scene.servers[0].is_alive = false;
+        scene.servers[1].is_alive = false;
+        // The keepalive is what shows it: at most 29 s, then 3 s for each that is silent.
+        let seconds = scene.seconds_until_at(2, 40);
+        assert!((6.0 - 1.5..=29.0 + 6.5).contains(&seconds), "{seconds}");
+        assert_eq!(scene.data_goes_to(), [place(2).into()], "{datapath:?}");
+        assert_eq!(scene.told("no answer from 198.51.100.0:10000: asking 198.51.100.1:10000"), 1);
+        assert_eq!(scene.told("no answer from 198.51.100.1:10000: asking 198.51.100.2:10000"), 1);
+        assert_eq!(scene.told("connected to 198.51.100.2:10000"), 1);
+        assert_eq!(scene.told("not connected"), 0);
+        assert_eq!(scene.play.engine.counters().repaired, 0, "that is no repair");
+        let moves =
+            scene.play.applied.iter().filter(|step| step.contains("change ipipou0")).count();
+        assert!(moves <= 1, "{:?}", scene.play.applied);
+    }
+}
+
+#[test]
+fn a_busy_tunnel_notices_within_twelve_seconds() {
+    let mut scene = Scene::new(Datapath::Tun, 2);
+    scene.pass(10 * SECOND);
+    scene.servers[0].is_alive = false;
+    let begin = scene.play.now;
+    for _ in 0..12 {
+        scene.play.host.named("ipipou0").traffic.tx_packets += 1;
+        scene.pass(SECOND);
+        if scene.is_at(1) {
+            break;
+        }
+    }
+    let seconds = (scene.play.now - begin).as_secs();
+    // The counters are read every 3 s: after 6 to 9 s it is asked, three times.
+    assert!((8..=12).contains(&seconds) && scene.is_at(1), "{seconds}");
+}
+
+#[test]
+fn a_client_goes_back_after_a_minute_of_answers_and_moves_nothing_before() {
+    for datapath in BOTH {
+        let mut scene = Scene::new(datapath, 2);
+        scene.servers[0].is_alive = false;
+        scene.seconds_until_at(1, 40);
+        scene.pass(300 * SECOND);
+        let now = scene.play.now;
+        scene.servers[0].restart(now);
+        scene.pass(55 * SECOND);
+        assert!(scene.is_at(1));
+        assert!(scene.servers[0].heard >= 5, "it is asked");
+        assert!(!scene.servers[0].has_session(), "and holds nothing");
+        let seconds = scene.seconds_until_at(0, 40);
+        assert!(seconds <= 30.0, "{seconds}");
+        assert_eq!(scene.told("198.51.100.0:10000, the first server, has answered for"), 1);
+        assert_eq!(scene.told("connected to 198.51.100.0:10000"), 2);
+        scene.pass(SECOND);
+        assert_eq!(scene.data_goes_to(), [place(0).into()]);
+        assert!(!scene.servers[1].has_session(), "it was told goodbye");
+        scene.pass(300 * SECOND);
+        assert!(scene.is_at(0));
+        assert_eq!(scene.told("no answer from"), 1);
+    }
+}
+
+#[test]
+fn a_server_that_answers_now_and_then_is_not_gone_back_to() {
+    let mut scene = Scene::new(Datapath::Tun, 2);
+    scene.servers[0].is_alive = false;
+    scene.seconds_until_at(1, 40);
+    for _ in 0..20 {
+        let now = scene.play.now;
+        scene.servers[0].restart(now);
+        scene.pass(40 * SECOND);
+        scene.servers[0].is_alive = false;
+        scene.pass(40 * SECOND);
+    }
+    assert!(scene.is_at(1));
+    assert_eq!(scene.told("going back"), 0);
+}
+
+#[test]
+fn a_first_server_that_refuses_is_asked_more_and_more_rarely() {
+    let mut scene = Scene::new(Datapath::Tun, 2);
+    scene.servers[0].know(Allowed::Disabled, &[]);
+    scene.pass(10 * SECOND);
+    scene.play.handle(Event::ReauthRequested);
+    scene.deliver();
+    let seconds = scene.seconds_until_at(1, 5);
+    assert!(seconds < 2.0, "a refusal is followed at once: {seconds}");
+    assert_eq!(scene.told("198.51.100.0:10000 does not let us in: asking 198.51.100.1:10000"), 1);
+    let data = scene.play.applied.len();
+    scene.pass(3600 * SECOND);
+    assert!(scene.is_at(1));
+    // After 1, 2, 4, 8, 16 and 32 minutes, of which each begins with a first answer.
+    let tries = scene.told("going back to it");
+    assert!((4..=6).contains(&tries), "{tries}");
+    assert_eq!(scene.play.applied.len(), data, "data stays where it is");
+    let now = scene.play.now;
+    scene.servers[0].restart(now);
+    scene.seconds_until_at(0, 3600);
+}
+
+#[test]
+fn an_outage_changes_nothing_on_the_host_and_whoever_answers_first_is_used() {
+    for datapath in BOTH {
+        let mut scene = Scene::new(datapath, 2);
+        scene.pass(5 * SECOND);
+        scene.servers.iter_mut().for_each(|server| server.is_alive = false);
+        let (applied, sent) = (scene.play.applied.len(), scene.play.sent.len());
+        scene.pass(3600 * SECOND);
+        assert_eq!(scene.play.applied.len(), applied);
+        assert_eq!(scene.told("not connected: no answer from"), 1);
+        assert_eq!(scene.told("asking"), 1, "the first round is told");
+        let sent = scene.play.sent.len() - sent;
+        assert!((100..200).contains(&sent), "{sent} hellos in an hour");
+        scene.servers[1].is_alive = true;
+        scene.seconds_until_at(1, 70);
+        assert_eq!(scene.data_goes_to(), [place(1).into()]);
+    }
+}
+
+#[test]
+fn a_route_that_changes_makes_every_server_have_three_quick_hellos() {
+    let mut scene = Scene::new(Datapath::Tun, 2);
+    scene.servers.iter_mut().for_each(|server| server.is_alive = false);
+    scene.pass(3600 * SECOND);
+    scene.servers[1].is_alive = true;
+    scene.play.handle(Event::ReauthRequested);
+    scene.deliver();
+    let seconds = scene.seconds_until_at(1, 10);
+    assert!(seconds <= 4.0, "{seconds}");
+}
+
+#[test]
+fn a_server_to_which_there_is_no_way_is_passed_over() {
+    let host = host_that_reaches([place(1), place(2)]);
+    let mut scene = Scene::of(Datapath::Kernel, config(3), host, 3);
+    scene.play.read();
+    let seconds = scene.seconds_until_at(1, 10);
+    assert!((2.0..=4.5).contains(&seconds), "{seconds}");
+    assert_eq!(scene.told("there is no way to 198.51.100.0:10000: asking 198.51.100.1:10000"), 1);
+    // There is one again.
+    let way = scene.play.host.found.way.unwrap();
+    scene.play.host.found.other_ways.insert((*place(0).ip()).into(), way);
+    scene.seconds_until_at(0, 120);
+}
+
+#[test]
+fn a_standby_server_with_several_addresses_is_asked_at_each() {
+    let mut config = config(2);
+    let other: SocketAddrV4 = at("198.51.100.9:10000");
+    let ipipou::engine::config::PeerSource::One(peer) = &mut config.peers else { panic!() };
+    let server = peer.shows.as_mut().unwrap().server.as_mut().unwrap();
+    server.standby[0].at.host = HostName::Name("b.example".into());
+    let host = host_that_reaches([place(0), place(1), other]);
+    let mut scene = Scene::of(Datapath::Tun, config, host, 2);
+    let addresses = vec![(*place(1).ip()).into(), (*other.ip()).into()];
+    scene.play.handle(Event::Resolved { server: 1, addresses });
+    assert!(scene.is_at(0), "a name that is looked up moves nothing");
+    scene.servers[0].is_alive = false;
+    scene.servers[1].at = [other.into()].into();
+    let begin = scene.play.now;
+    while scene.remote() != Some(other.into()) {
+        assert!(scene.play.now - begin < 60 * SECOND, "{:?}", scene.play.log);
+        scene.pass(SECOND);
+    }
+    // What a restart finds is kept.
+    let name = scene.play.engine.servers()[1].name.to_string();
+    assert_eq!(name, "b.example:10000");
+}
+
+#[test]
+fn answers_of_all_servers_are_heard_and_data_of_one() {
+    let scene = Scene::new(Datapath::Kernel, 2);
+    let rules = scene.play.host.rules.as_ref().unwrap();
+    assert_eq!(rules.answering, [place(0), place(1)].into());
+    let ipipou::engine::host::RulesFound::Intact(admitted) = &scene.play.host.found.rules else {
+        panic!()
+    };
+    let admitted: Vec<_> = admitted.iter().map(|admitted| admitted.remote).collect();
+    assert_eq!(admitted, [place(0)]);
+    let scene = Scene::new(Datapath::Tun, 2);
+    let table = &scene.play.host.found.userspace.forwarding;
+    assert_eq!(table.answering, [place(0).into(), place(1).into()].into());
+    assert_eq!(table.remotes.len(), 1);
+    // A client with one server has no such rules.
+    let scene = Scene::new(Datapath::Kernel, 1);
+    assert!(scene.play.host.rules.as_ref().unwrap().answering.is_empty());
+}
+
+#[test]
+fn a_restart_goes_on_with_the_server_that_has_the_tunnel() {
+    let mut scene = Scene::new(Datapath::Kernel, 2);
+    scene.servers[0].is_alive = false;
+    scene.seconds_until_at(1, 40);
+    let Scene { play, servers, .. } = scene;
+    let mut again = Play::stopped(Datapath::Kernel, config(2), play.host, play.memory);
+    again.now = play.now;
+    let mut scene = Scene { play: again, servers, delivered: 0 };
+    let applied = scene.play.applied.len();
+    scene.play.read();
+    scene.deliver();
+    assert_eq!(scene.remote(), Some(place(1).into()));
+    let moved = scene.play.applied[applied..].iter().any(|step| step.contains("change ipipou0"));
+    assert!(!moved, "{:?}", scene.play.applied);
+    assert!(scene.is_at(1), "{:?}", scene.play.log);
+}

@@ -1,0 +1,54 @@
+"""A client with two servers, of which the first goes and comes back."""
+
+import time
+
+from hub import PORT, inner, states
+from lab import await_
+from lan import outer
+
+
+def in_use(client):
+    """The server that has the client's data, of those that `show` lists."""
+    (tunnel,) = client.show()["tunnels"]
+    servers = tunnel["connection"]["servers"]
+    (name,) = [server["name"] for server in servers if server["in_use"]]
+    assert tunnel["remote"] == name
+    return name
+
+
+def first_goes_and_comes_back(hub):
+    """Host 2 is the client; host 1 is its first server, host 3 the next."""
+    hub.forget(3)
+    near, standby = hub.server(), hub.standby(3)
+    far = hub.client(2, *hub.servers(3))
+    far.await_log(f"connected to {outer(1)}")
+    client = hub.clients[0]
+    ping = client.ping_background(inner(1))
+    ping.await_answers()
+    assert in_use(far) == f"{outer(1)}:{PORT}"
+    assert states(standby) == {"peer2": "new"}
+
+    near.process.kill()
+    hub.host.run("ip link set eth0 down")
+    gone = time.monotonic()
+    far.await_log(f"no answer from {outer(1)}:{PORT}: asking {outer(3)}:{PORT}", timeout=30)
+    far.await_log(f"connected to {outer(3)}", timeout=5)
+    # Data without an answer for 5 s, of which the counters tell every 3 s, and three hellos.
+    assert time.monotonic() - gone < 5 + 3 + 3 + 3
+    ping.await_answers()
+    assert in_use(far) == f"{outer(3)}:{PORT}"
+    assert states(standby) == {"peer2": "connected"}
+
+    hub.host.run("ip link set eth0 up")
+    near = hub.server()
+    back = time.monotonic()
+    await_(lambda: near.show()["peers"]["hellos"]["challenged"] >= 3, 60, what="three hellos")
+    assert states(near) == {"peer2": "new"}, "it is only asked whether it is there"
+    assert in_use(far) == f"{outer(3)}:{PORT}"
+    far.await_log(f"{outer(1)}:{PORT}, the first server, has answered for 6. s", timeout=80)
+    assert time.monotonic() - back >= 60
+    await_(lambda: in_use(far) == f"{outer(1)}:{PORT}", what="the first server")
+    await_(lambda: states(near) == {"peer2": "connected"}, what="a client that is back")
+    await_(lambda: states(standby) == {"peer2": "away"}, what="a goodbye to the other")
+    ping.await_answers()
+    assert far.process.stop() == 0
