@@ -186,6 +186,17 @@ impl<'a> Process<'a> {
         Err(failure)
     }
 
+    /// Tells a client's server that we go, while the tunnel is still there; true at the end.
+    pub async fn leave(&mut self) -> bool {
+        let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+        self.handle(Event::Leaving).await
+    }
+
+    /// Whether the server has still to hear that, or to answer it.
+    pub fn says_goodbye(&self) -> bool {
+        self.clock.now().is_ok_and(|now| self.engine.says_goodbye(&now))
+    }
+
     /// Removes everything that the tunnel made.
     pub async fn end(&mut self) -> Result<(), Failure> {
         self.old.end().await;

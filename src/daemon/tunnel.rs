@@ -2,10 +2,12 @@
 
 use std::future::pending;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::net::UnixStream;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::LocalSet;
+use tokio::time::{Instant, sleep_until};
 
 use super::control::StatusSocket;
 use super::debounce::DebouncedChanges;
@@ -27,6 +29,9 @@ use crate::host::clock::{self, Clock};
 use crate::sources::names::LookedUp;
 use crate::sources::{TableSource, names};
 use crate::tun::{self, Owner};
+
+/// How long a client waits at the end until its server has heard that it goes: three times 300 ms.
+const GOODBYE: Duration = Duration::from_millis(900);
 
 /// Runs a tunnel until SIGTERM or SIGINT.
 ///
@@ -112,10 +117,16 @@ async fn serve(settings: &Settings) -> Result<(), Failure> {
     let base = Base { settings: settings.clone(), datapath: process.chosen, run: old_tunnel::run };
     process.old.start(base, inherited, clock::unix());
     let mut is_ready = false;
+    let mut leaves_until = None;
     loop {
         if !is_ready && process.old.are_made() {
             is_ready = true;
             process.notify_ready();
+        }
+        if let Some(until) = leaves_until
+            && (process.clock.elapsed() >= until || !process.says_goodbye())
+        {
+            return process.end().await;
         }
         family.send_if_modified(|last| {
             let family = process.engine.family();
@@ -126,10 +137,16 @@ async fn serve(settings: &Settings) -> Result<(), Failure> {
             process.meet_deadline().await;
         }
         let made = process.old.made();
+        let leave = leaves_until.map(|until| process.clock.instant(until));
         let done = tokio::select! {
             biased;
             signal = signals.next() => match signal {
-                Caught::End => process.end().await.map(|()| true)?,
+                // Asked twice, it does not wait.
+                Caught::End if leaves_until.is_some() => process.end().await.map(|()| true)?,
+                Caught::End => {
+                    leaves_until = Some(process.clock.elapsed() + GOODBYE);
+                    process.leave().await
+                }
                 Caught::Reauthenticate => {
                     look_up_now.iter().chain([&table_now]).for_each(|now| now.notify_one());
                     match settings.config.peers {
@@ -162,12 +179,21 @@ async fn serve(settings: &Settings) -> Result<(), Failure> {
                 process.fulfil(pending, reader.as_ref()).await
             }
             () = made, if !is_ready => false,
+            () = reach(leave) => false,
             // This is last, because anybody can send as many packets as they like.
             next = process.next(&mut changes) => process.follow(next).await?,
         };
         if done {
             return Ok(());
         }
+    }
+}
+
+/// Waits until then, if there is such an instant.
+async fn reach(instant: Option<Instant>) {
+    match instant {
+        Some(instant) => sleep_until(instant).await,
+        None => pending().await,
     }
 }
 

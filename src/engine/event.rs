@@ -55,6 +55,10 @@ pub enum Event<'a> {
     SendFailed,
     /// [`Engine::next_deadline`](super::Engine::next_deadline) has come.
     Deadline,
+    /// The user asks for the end: a client tells its server, while its tunnel is still there.
+    /// [`Event::Shutdown`] follows once [`Engine::says_goodbye`](super::Engine::says_goodbye) is false, or
+    /// at any time.
+    Leaving,
     /// The user asks for the end; the host was read for it.
     Shutdown(Found),
 }

@@ -302,6 +302,7 @@ impl Engine {
             Event::TornDown { failed } => self.torn_down(failed, actions),
             Event::SendFailed => self.authenticate(now.monotonic + RETRY_AFTER),
             Event::Deadline => self.deadline(now, actions),
+            Event::Leaving => self.say_goodbye(now, actions),
             Event::Shutdown(found) => self.shutdown(&found, now, actions),
         }
     }

@@ -429,8 +429,14 @@ impl Engine {
         self.memory.running = false;
     }
 
+    /// Whether a client's server has still to hear that we go, or to answer that.
+    pub fn says_goodbye(&self, now: &Now) -> bool {
+        let mut provers = self.peers.iter().filter_map(|peer| peer.prover.as_ref());
+        self.can_send() && provers.any(|prover| prover.says_goodbye(now))
+    }
+
     /// Tells the server that we go, before the way there is taken away.
-    fn say_goodbye(&mut self, now: &Now, actions: &mut Vec<Action>) {
+    pub(super) fn say_goodbye(&mut self, now: &Now, actions: &mut Vec<Action>) {
         let to_server = |peer: &mut Peer| {
             let to = peer.remote();
             Some((to?, peer.prover.as_mut()?.close(now)?))

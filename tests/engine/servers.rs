@@ -390,3 +390,58 @@ fn a_restart_goes_on_with_the_server_that_has_the_tunnel() {
     assert!(!moved, "{:?}", scene.play.applied);
     assert!(scene.is_at(1), "{:?}", scene.play.log);
 }
+
+/// How long a client that ends says goodbye, and how many times.
+fn goodbyes(scene: &mut Scene) -> (Duration, usize) {
+    let (begin, sent) = (scene.play.now, scene.play.sent.len());
+    scene.play.handle(Event::Leaving);
+    scene.deliver();
+    loop {
+        let now = scene.play.moment();
+        if !scene.play.engine.says_goodbye(&now) {
+            return (scene.play.now - begin, scene.play.sent.len() - sent);
+        }
+        assert!(scene.play.now - begin <= SECOND, "{:?}", scene.play.log);
+        scene.pass(TICK);
+    }
+}
+
+#[test]
+fn a_goodbye_is_said_until_the_server_has_heard_it_and_for_less_than_a_second() {
+    for datapath in BOTH {
+        let mut scene = Scene::new(datapath, 1);
+        scene.pass(10 * SECOND);
+        assert_eq!(goodbyes(&mut scene), (ROUND_TRIP, 1));
+        assert!(!scene.servers[0].has_session());
+        scene.play.end();
+        assert_eq!(scene.delivered, scene.play.sent.len(), "nothing more is said");
+
+        let mut scene = Scene::new(datapath, 2);
+        scene.servers[0].is_alive = false;
+        let lost = Duration::from_millis(900);
+        assert_eq!(goodbyes(&mut scene), (lost, 3));
+        scene.pass(60 * SECOND);
+        assert_eq!(scene.play.sent.len(), scene.delivered);
+        scene.play.end();
+    }
+}
+
+#[test]
+fn a_goodbye_that_is_lost_is_said_again() {
+    let mut scene = Scene::new(Datapath::Tun, 1);
+    scene.servers[0].is_alive = false;
+    scene.play.handle(Event::Leaving);
+    scene.deliver();
+    scene.servers[0].is_alive = true;
+    scene.pass(Duration::from_millis(400));
+    assert!(!scene.servers[0].has_session());
+    let now = scene.play.moment();
+    assert!(!scene.play.engine.says_goodbye(&now));
+}
+
+#[test]
+fn a_client_that_no_server_ever_answered_ends_at_once() {
+    let mut scene = Scene::of(Datapath::Tun, config(1), host_that_reaches([place(0)]), 0);
+    scene.pass(10 * SECOND);
+    assert_eq!(goodbyes(&mut scene), (Duration::ZERO, 0));
+}

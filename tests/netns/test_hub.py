@@ -118,6 +118,25 @@ def test_traffic_is_counted_for_each_peer(lab):
     assert counted() == [None] * 4
 
 
+def test_a_goodbye_is_said_until_it_is_heard(lab):
+    hub = Hub(lab, clients=2)
+    near, (one, other) = hub.connect()
+    hub.host.nft(
+        "table ip loss { chain lost { type filter hook prerouting priority -400;"
+        f" ip saddr {outer(2)} udp dport {PORT} counter drop\n}}\n}}"
+    )
+    one.process.send_signal(signal.SIGTERM)
+    await_(lambda: "packets 1 " in hub.host.run("nft list table ip loss"), what="a lost goodbye")
+    hub.host.run("nft delete table ip loss")
+    assert one.process.wait() == 0
+    near.await_log("peer2 is not connected any more.*: it said goodbye")
+    # Without a server it takes less than a second.
+    near.process.kill()
+    begin = time.monotonic()
+    assert other.process.stop() == 0
+    assert time.monotonic() - begin < 2
+
+
 def test_a_peer_sends_from_its_own_addresses_only(lab):
     hub = Hub(lab, clients=2)
     hub.name(2, route=["192.168.7.0/24"])

@@ -265,8 +265,14 @@ impl Client {
             (self.at_once, self.answered_at_once) = (false, 0);
             let goodbyes = if self.cookie.is_some() { GOODBYES } else { 0 };
             self.leaving = Some(Leaving(goodbyes));
+            self.due = Duration::ZERO;
         }
         self.goodbye(boot, unix_seconds, random)
+    }
+
+    /// Whether a goodbye is still to be said, or the answer to the last one may come.
+    pub fn says_goodbye(&self, boot: Duration) -> bool {
+        self.leaving.is_some_and(|Leaving(left)| left > 0 || boot < self.due)
     }
 
     /// Takes a UDP payload that came from the address and port that hellos go to.
@@ -347,6 +353,7 @@ impl Client {
                 return ClientHeard::Nothing; // of a hello from before
             }
             *leaving = Leaving(0);
+            self.due = Duration::ZERO;
             return ClientHeard::Gone;
         }
         if lease.is_zero() {

@@ -40,6 +40,8 @@ pub struct Conversation {
     turns: Turns,
     /// Servers that we take leave of.
     left: Vec<usize>,
+    /// This process ends: nothing but goodbyes is said any more.
+    is_closed: bool,
     calendar: Calendar,
     /// Time since the boot of the machine less time since the start of the process.
     offset: Duration,
@@ -134,6 +136,7 @@ impl Conversation {
             clients: clients.collect::<Option<_>>()?,
             turns: Turns::new(now.boot),
             left: Vec::new(),
+            is_closed: false,
             calendar: Calendar::new(memory, now.unix),
             offset: now.boot.saturating_sub(now.monotonic),
             wanted_at: None,
@@ -171,7 +174,7 @@ impl Conversation {
     /// Gives the turn to another server, when that of the one that is asked is over. `access`: how hellos
     /// get to each of them.
     pub fn take_turns(&mut self, access: &[Access], now: &Now) -> Option<Turn> {
-        if self.clients.len() < 2 {
+        if self.clients.len() < 2 || self.is_closed {
             return None;
         }
         self.offset = now.boot.saturating_sub(now.monotonic);
@@ -201,6 +204,10 @@ impl Conversation {
     /// to each of them.
     pub fn due_packets(&mut self, access: &[Access], now: &Now) -> Vec<(usize, Vec<u8>)> {
         self.offset = now.boot.saturating_sub(now.monotonic);
+        if self.is_closed {
+            let packet = self.goodbye(now).map(|goodbye| (self.turns.in_use(), goodbye));
+            return packet.into_iter().collect();
+        }
         self.say_if_wanted(now);
         let mut random = Random::of(now);
         let mut calendar = self.calendar;
@@ -237,6 +244,10 @@ impl Conversation {
 
     /// As [`Prover::next_deadline`](super::Prover::next_deadline).
     pub fn next_deadline(&self) -> Duration {
+        if self.is_closed {
+            let goodbye = self.clients.get(self.turns.in_use()).map(Client::next_deadline);
+            return goodbye.unwrap_or(Duration::MAX).saturating_sub(self.offset);
+        }
         let hello = self.clients.get(self.turns.asking()).map(Client::next_deadline);
         let due = hello.into_iter().chain(self.turns.asks_at()).min().unwrap_or(Duration::MAX);
         let due = due.saturating_sub(self.offset);
@@ -312,6 +323,9 @@ impl Conversation {
 
     /// What there is to say now that time has passed.
     pub fn tell(&mut self, server: SocketAddr, now: &Now) -> Option<Report> {
+        if self.is_closed {
+            return None;
+        }
         let Some(Why::NoAnswer { tries, silent }) = self.connection(now).why else { return None };
         let is_round_over = self.turns.is_round_over(self.clients.len());
         let is_told = tries >= TOLD_AFTER && (self.clients.len() == 1 || is_round_over);
@@ -390,14 +404,31 @@ impl Conversation {
         Why::NoAnswer { tries, silent: now.boot.saturating_sub(since) }
     }
 
-    /// The goodbye that ends the session at once.
+    /// The first of the goodbyes that end the session at once, or the next one.
     pub fn close(&mut self, now: &Now) -> Option<Vec<u8>> {
         self.calendar.close();
+        self.is_closed = true;
         let mut random = Random::of(now);
         let date = self.calendar.date(now.unix);
         let client = self.clients.get_mut(self.turns.in_use())?;
         let bye = client.bye(now.boot, date, &mut |bytes| random.fill(bytes))?;
         Some(bye.to_vec())
+    }
+
+    /// The goodbye that is due after the first.
+    fn goodbye(&mut self, now: &Now) -> Option<Vec<u8>> {
+        let mut random = Random::of(now);
+        let mut calendar = self.calendar;
+        let date = calendar.date(now.unix);
+        let client = self.clients.get_mut(self.turns.in_use())?;
+        let bye = client.poll(now.boot, date, &mut |bytes| random.fill(bytes))?;
+        Some(bye.to_vec())
+    }
+
+    /// Whether the server has still to hear a goodbye, or to answer it.
+    pub fn says_goodbye(&self, now: &Now) -> bool {
+        let client = self.clients.get(self.turns.in_use());
+        client.is_some_and(|client| client.says_goodbye(now.boot))
     }
 
     /// Puts into the memory what a restart must not forget.

@@ -181,6 +181,14 @@ impl Prover {
         }
     }
 
+    /// Whether the server has still to hear that we go, or to answer that.
+    pub fn says_goodbye(&self, now: &Now) -> bool {
+        match self {
+            Prover::Dated(_) => false,
+            Prover::Conversation(conversation) => conversation.says_goodbye(now),
+        }
+    }
+
     /// Puts into the memory what a restart must not forget.
     pub fn remember(&self, memory: &mut Memory) {
         match self {
