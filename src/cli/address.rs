@@ -6,6 +6,7 @@ use std::ops::RangeInclusive;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use super::value::ValueError;
+use crate::engine::peers_file::pool::Pool;
 
 /// The prefix length of our IPv6 address inside the tunnel if none is given. The peer is in that
 /// network.
@@ -16,6 +17,22 @@ const USUAL_LENGTH6: u8 = 64;
 pub struct Inner {
     pub address: Ipv4Addr,
     pub network: Option<Ipv4Net>,
+}
+
+/// `--address`: what a new peer is called inside the tunnel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PeerAddress {
+    /// What is free.
+    Auto,
+    Given(IpAddr),
+}
+
+/// Parses an address, or "auto".
+pub fn of_peer(text: &str) -> Result<PeerAddress, ValueError> {
+    match text.trim() {
+        "auto" => Ok(PeerAddress::Auto),
+        text => text.parse().map(PeerAddress::Given).map_err(|_| ValueError::NotAnIp),
+    }
 }
 
 /// Parses an address that one host can have: not 0.0.0.0, broadcast or multicast.
@@ -105,6 +122,25 @@ pub fn prefix(text: &str) -> Result<IpNet, ValueError> {
     } else {
         Ok(right)
     }
+}
+
+/// Parses the value of `--pool`: a network of each family at most, with a comma between them.
+pub fn pool(text: &str) -> Result<Pool, ValueError> {
+    let mut pool = Pool::default();
+    for network in text.split(',') {
+        let network: IpNet = network.trim().parse().map_err(|_| ValueError::NotANetwork)?;
+        if network != network.trunc() {
+            return Err(ValueError::HostBits(network.trunc()));
+        }
+        let is_second = match network {
+            IpNet::V4(network) => pool.v4.replace(network).is_some(),
+            IpNet::V6(network) => pool.v6.replace(network).is_some(),
+        };
+        if is_second {
+            return Err(ValueError::SecondPool);
+        }
+    }
+    Ok(pool)
 }
 
 /// Whether a network that begins with `first` has hosts that are not on one link only.

@@ -8,10 +8,11 @@ use std::path::Path;
 use clap::{ArgMatches, Command};
 
 use super::arguments::matches;
+use super::conf::bare;
 use super::conf_file::{self, ConfFile};
 use super::error::{CliError, usage, usage_lines};
 use super::invocation::{Invocation, Run};
-use super::options::Options;
+use super::options::{self, Options};
 use super::resolve::{self, Directories};
 use super::secrets::Secrets;
 use super::value;
@@ -29,13 +30,18 @@ pub fn check(
 ) -> Result<Invocation, CliError> {
     let file = value::conf_path(name);
     let path = file.display();
-    let ((now, mut options), warning) = read(name, command)?;
+    let ((now, mut options), conf) = read(name, command)?;
     options.config.push(name.to_owned()); // files of peers may be called after it
-    let mut warnings: Vec<_> = warning.into_iter().collect();
+    let mut warnings: Vec<_> = conf.warning.iter().cloned().collect();
     let in_file = |problem: &dyn Display| usage(format!("{path}: {problem}"));
     let secrets = Secrets::read(&options.auth, &mut warnings).map_err(|error| in_file(&error))?;
-    let run = resolve::resolve(&options, &secrets, &Directories::default())
-        .map_err(|error| in_file(&error))?;
+    let run =
+        resolve::resolve(&options, &secrets, &Directories::default()).map_err(
+            |error| match error.option().and_then(|option| conf.place(option)) {
+                Some(place) => usage(format!("{place}: {}", bare(&error.to_string()))),
+                None => in_file(&error),
+            },
+        )?;
     warnings.extend(options.given.warnings());
     let mut text = about(&run, &warnings);
     let mut say = |line: String| writeln!(text, "{line}").unwrap_or_default();
@@ -110,16 +116,17 @@ fn about(run: &Run, warnings: &[String]) -> String {
     text
 }
 
-type Read = ((ArgMatches, Options), Option<String>);
+type Read = ((ArgMatches, Options), ConfFile);
 
 fn read(name: &Path, command: &mut Command) -> Result<Read, CliError> {
-    let ConfFile { arguments, warning } =
-        conf_file::read(name, command).map_err(|errors| usage_lines(&errors.lines()))?;
-    let all: Vec<_> = std::iter::once("ipipou".into()).chain(arguments).collect();
-    Ok((matches(command, &all)?, warning))
+    let file = conf_file::read(name, command).map_err(|errors| usage_lines(&errors.lines()))?;
+    let all: Vec<_> =
+        std::iter::once("ipipou".into()).chain(file.arguments.iter().cloned()).collect();
+    Ok((matches(command, &all)?, file))
 }
 
-/// Returns the names of the options whose values differ, or that were given in one of the two only.
+/// Returns the names of the options whose values differ, or that were given in one of the two only, if
+/// they matter to a tunnel that runs.
 fn differing(before: &ArgMatches, now: &ArgMatches, command: &Command) -> Vec<String> {
     let options = command.get_arguments().filter(|option| {
         let id = option.get_id().as_str();
@@ -128,7 +135,8 @@ fn differing(before: &ArgMatches, now: &ArgMatches, command: &Command) -> Vec<St
             let values = matches.get_raw(id).into_iter().flatten();
             values.map(OsString::from).collect()
         };
-        given(before) != given(now)
+        let attributes = option.get_long().and_then(options::attributes);
+        given(before) != given(now) && !attributes.is_some_and(|it| it.for_commands)
     });
     let name = |option: &clap::Arg| match option.get_long() {
         Some(long) => long.to_owned(),

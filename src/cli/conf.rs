@@ -72,13 +72,25 @@ pub fn arguments(
     path: &Path,
     command: &mut clap::Command,
 ) -> Result<Vec<OsString>, ConfErrors> {
+    Ok(numbered(text, path, command)?.into_iter().map(|(_, argument)| argument).collect())
+}
+
+/// Returns the arguments, each with the number of its line, from 1.
+///
+/// # Errors
+/// As [`arguments`].
+pub fn numbered(
+    text: &[u8],
+    path: &Path,
+    command: &mut clap::Command,
+) -> Result<Vec<(usize, OsString)>, ConfErrors> {
     // Without this, help and the derived settings are not in the table yet.
     command.build();
     let text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text); // byte order mark
     let (mut arguments, mut errors) = (Vec::new(), Vec::new());
     for (index, line) in text.split(|&byte| byte == b'\n').enumerate() {
         match checked(line, command) {
-            Ok(argument) => arguments.extend(argument),
+            Ok(argument) => arguments.extend(argument.map(|argument| (index + 1, argument))),
             Err(problem) => {
                 errors.push(ConfError { file: path.into(), line: Some(index + 1), problem });
             }
@@ -185,7 +197,7 @@ fn no_option(key: &str, letter: bool, command: &clap::Command) -> String {
 }
 
 /// Removes the hyphens before options, which have none in a file.
-fn bare(problem: &str) -> String {
+pub fn bare(problem: &str) -> String {
     problem.strip_prefix("--").unwrap_or(problem).replace(" --", " ").replace("(--", "(")
 }
 

@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Read as _};
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use zeroize::Zeroizing;
 
@@ -19,6 +19,9 @@ const MAX_SIZE: u64 = 1 << 20;
 #[derive(Debug)]
 pub struct ConfFile {
     pub arguments: Vec<OsString>,
+    path: PathBuf,
+    /// The line of each argument, from 1.
+    lines: Vec<usize>,
     pub warning: Option<String>,
 }
 
@@ -30,14 +33,28 @@ pub fn read(name: &Path, command: &mut clap::Command) -> Result<ConfFile, ConfEr
     let (text, readable_by_all) = contents(&path, MAX_SIZE)
         .map_err(|error| fail(format!("cannot be read: {error}{}", shorter(name, &error))))?
         .ok_or_else(|| fail("is larger than 1 MiB: that is no configuration file".to_owned()))?;
-    let arguments = conf::arguments(&text, &path, command)?;
+    let (lines, arguments): (Vec<_>, Vec<_>) =
+        conf::numbered(&text, &path, command)?.into_iter().unzip();
     let secret = arguments.iter().filter_map(|argument| argument.to_str()).any(|argument| {
         let (name, value) = argument.split_once('=').unwrap_or((argument, ""));
         let attributes = options::attributes(name.trim_start_matches('-'));
         attributes.is_some_and(|option| option.secrecy.is_secret(value.as_bytes()))
     });
     let warning = warning_if_open(&path, secret && readable_by_all);
-    Ok(ConfFile { arguments, warning })
+    Ok(ConfFile { arguments, path, lines, warning })
+}
+
+impl ConfFile {
+    /// Where an option stands last, as the beginning of a message about it.
+    pub fn place(&self, option: &str) -> Option<String> {
+        let is_option = |argument: &OsString| {
+            let argument = argument.as_encoded_bytes();
+            let name = argument.split(|&byte| byte == b'=').next().unwrap_or_default();
+            name.strip_prefix(b"--") == Some(option.as_bytes())
+        };
+        let at = self.arguments.iter().rposition(is_option)?;
+        Some(format!("{}:{}", self.path.display(), self.lines.get(at)?))
+    }
 }
 
 /// Returns a hint for users who gave the file's whole name instead of the part before `.conf`.

@@ -77,7 +77,8 @@ pub fn parse(
         Some(Command::Generate { document, help: _ }) => return Ok(Invocation::Generate(document)),
         None => {}
     }
-    let mut warnings = Vec::new();
+    let (mut warnings, mut files) = (Vec::new(), Vec::new());
+    let on_command_line = options.given.clone();
     let exposed: Vec<_> = options.given.secrets().map(|name| format!("--{name}")).collect();
     warnings.extend(options.given.warnings());
     if !options.config.is_empty() {
@@ -89,8 +90,9 @@ pub fn parse(
                     let mut own = vec![args[0].clone()];
                     own.extend_from_slice(&file.arguments);
                     warnings.extend(arguments::options(&mut command, &own)?.given.warnings());
-                    all.extend(file.arguments);
-                    warnings.extend(file.warning);
+                    all.extend_from_slice(&file.arguments);
+                    warnings.extend(file.warning.clone());
+                    files.push(file);
                 }
                 Err(errors) => problems.extend(errors.lines()),
             }
@@ -117,7 +119,14 @@ pub fn parse(
         ));
     }
     let secrets = Secrets::read(&options.auth, &mut warnings).map_err(usage)?;
-    let mut run = resolve::resolve(&options, &secrets, &directories).map_err(usage)?;
+    let mut run = resolve::resolve(&options, &secrets, &directories).map_err(|error| {
+        // The command line wins over files, and of files the last one.
+        let option = error.option().filter(|option| !on_command_line.has(option));
+        match option.and_then(|option| files.iter().rev().find_map(|file| file.place(option))) {
+            Some(place) => usage(format!("{place}: {}", conf::bare(&error.to_string()))),
+            None => usage(error),
+        }
+    })?;
     warnings.append(&mut run.warnings);
     let run = Box::new(Run { warnings, ..run });
     Ok(if options.reauth_only { Invocation::Reauth(run) } else { Invocation::Run(run) })

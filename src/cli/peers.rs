@@ -1,8 +1,10 @@
 //! `ipipou peer`: what is asked about the peers of a server, and which server that is.
 
 use std::ffi::OsStr;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
+use super::address::PeerAddress;
 use super::error::{CliError, usage};
 use super::invocation::{Invocation, PeersQuestion};
 use super::options::PeerCommand;
@@ -40,6 +42,7 @@ pub fn asked(about: PeerCommand, command: &mut clap::Command) -> Result<Invocati
             server,
         } => {
             let host = server_host.map(|host| host.to_string());
+            let address = given(address)?;
             let peer = NewPeer {
                 name,
                 public_key: public_key.map(|key| *key.as_bytes()),
@@ -56,6 +59,20 @@ pub fn asked(about: PeerCommand, command: &mut clap::Command) -> Result<Invocati
         }
         PeerCommand::Remove { names, server } => return edit(Edit::Remove(names), server, command),
     })
+}
+
+/// Returns the addresses of a new peer; none: what is free.
+fn given(addresses: Vec<PeerAddress>) -> Result<Vec<IpAddr>, CliError> {
+    let given = |address: &PeerAddress| match address {
+        PeerAddress::Auto => None,
+        PeerAddress::Given(address) => Some(*address),
+    };
+    let all: Vec<_> = addresses.iter().filter_map(given).collect();
+    match all.len() {
+        0 => Ok(all),
+        len if len == addresses.len() => Ok(all),
+        _ => Err(usage("--address auto stands alone: the pool says of which families it is")),
+    }
 }
 
 fn edit(

@@ -47,6 +47,8 @@ pub enum ValueError {
     NotALength { min: u8, max: u8 },
     #[error("is not a network (ADDRESS/LENGTH)")]
     NotANetwork,
+    #[error("names two networks of one family: a pool has one of IPv4 and one of IPv6 at most")]
+    SecondPool,
     #[error("has bits set behind its length: the network is {0}")]
     HostBits(IpNet),
     #[error("is everything: that is --default-route, on a client")]

@@ -14,9 +14,8 @@ use super::requests::Files;
 use super::{Failure, new_pair};
 use crate::auth::{key_text, parse_key};
 use crate::engine::config::{Config, HubConfig};
-use crate::engine::peers_file::edit::{
-    ClientConf, Edit, NewPeer, free_address, set_enabled, without,
-};
+use crate::engine::peers_file::edit::{ClientConf, Edit, NewPeer, set_enabled, without};
+use crate::engine::peers_file::pool::{Exhausted, Networks};
 use crate::engine::peers_file::{PeerName, PeerSet};
 use crate::host::atomic_file;
 
@@ -104,11 +103,14 @@ impl Changes<'_> {
         let mut peer = peer.clone();
         if peer.addresses.is_empty() {
             let tunnel = &config.tunnel;
-            let free = free_address(set, tunnel.inner, tunnel.inner_peer).ok_or_else(|| {
-                let network = tunnel.inner_peer.trunc();
-                Failure::Usage(format!("{network} has no free address: give --address"))
+            let networks =
+                Networks { inner: tunnel.inner, network: tunnel.inner_peer, inner6: tunnel.inner6 };
+            let free = self.hub.pool.free(set, &networks);
+            peer.addresses = free.map_err(|Exhausted(network)| {
+                Failure::Usage(format!(
+                    "{network} has no free address: remove a peer, or give --address or a larger --pool"
+                ))
             })?;
-            peer.addresses.push(free.into());
         }
         let (private, public) = match peer.public_key {
             Some(public) => (None, public),

@@ -15,6 +15,7 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use zeroize::Zeroizing;
 
 use super::Now;
+use super::peers_file::pool::Pool;
 use crate::auth::{Credential, Policy, SharedSecret, Signer};
 
 /// The smallest MTU that IPv4 knows, in bytes (RFC 791, 3.2).
@@ -53,6 +54,8 @@ pub struct HubConfig {
     pub peers: PathBuf,
     /// The private half of the server's own key (the seed of RFC 8032).
     pub seed: Zeroizing<[u8; 32]>,
+    /// Where the addresses of new peers are from.
+    pub pool: Pool,
     /// The shared secret of peers that have none of their own.
     pub secret: SharedSecret,
     /// Where the kernel's datapath queues hellos.

@@ -185,6 +185,26 @@ fn a_file_is_checked_without_a_tunnel() {
     assert!(usage(["check", "/nowhere.conf"]).starts_with("/nowhere.conf: cannot be read"));
 }
 
+#[test]
+fn a_pool_outside_of_the_servers_network_is_told_with_its_line() {
+    let hub = "server\nb @eth0\npeers /p\ntunl-ip 10.8.0.1/24\nauth-secret s\n";
+    let hub = format!("{hub}auth-key-b64 {PRIVATE}\n");
+    let good = format!("{hub}pool 10.8.0.128/25\n");
+    let bad = format!("{hub}pool 10.8.0.0/25\n\npool 10.9.0.0/24\n");
+    let outside = "pool: 10.9.0.0/24 is not within the server's network 10.8.0.0/24";
+    assert_eq!(check(&hub, &bad), Err(format!("FILE:9: {outside}")));
+    let start = |line: &str| match with_file(&bad, line) {
+        Err(CliError::Usage(said)) => said,
+        other => panic!("{line}: {other:?}"),
+    };
+    assert_eq!(start(""), format!("FILE:9: {outside}"));
+    // What the command line says is no line of the file.
+    assert_eq!(start("--pool 10.9.0.0/24"), format!("--{outside}"));
+    // Only commands use it, and they read the file.
+    let checked = check(&hub, &good).expect("it is good");
+    assert!(!checked.contains("a restart is needed"), "{checked}");
+}
+
 /// A file with `key` in place of `<…>`.
 fn with_keys(text: &str, key: &str) -> String {
     let lines = text.lines().map(|line| match line.split_once(" <") {

@@ -354,10 +354,23 @@ fn a_server_with_files_of_peers_needs_a_key_and_a_network() {
     let hub = config.hub().expect("it has files of peers");
     assert_eq!((hub.peers.to_str(), hub.queue.max_len), (Some("/p"), 1024));
     assert_eq!(config.public_key(), Some(hub.public_key()));
+    let pool = run(&with("--peers /p --ip6 fd00::1 --pool 10.8.0.128/25,fd00::/112")).config;
+    let hub = pool.hub().expect("as before");
+    let given: Vec<_> = hub.pool.given().map(|network| network.to_string()).collect();
+    assert_eq!(given, ["10.8.0.128/25", "fd00::/112"]);
     for (line, said) in [
         (format!("{SERVER} --tunl-ip 10.8.0.1/24 --peers /p"), "needs a key of its own"),
         (format!("{SERVER} --auth-key-b64 {PRIVATE} --peers /p"), "give --tunl-ip IP/LEN"),
         (with("--peers"), "which files?"),
+        (with("--pool 10.8.0.0/25"), "--pool counts only with --peers"),
+        (with("--peers /p --pool 10.9.0.0/24"), "10.9.0.0/24 is not within the server's network"),
+        (with("--peers /p --pool 10.8.0.0/23"), "10.8.0.0/23 is not within the server's network"),
+        (with("--peers /p --pool 10.8.0.0/25,fd00::/64"), "fd00::/64 is IPv6, and the server has"),
+        (with("--peers /p --ip6 fd00::1 --pool fd01::/64"), "network fd00::/64"),
+        (with("--peers /p --pool 10.8.0.0/25,10.8.0.128/25"), "names two networks of one family"),
+        (with("--peers /p --pool 10.8.0.5/25"), "the network is 10.8.0.0/25"),
+        (with("--peers /p --pool 10.8.0.9-20"), "is not a network"),
+        (format!("{CLIENT} --pool 10.8.0.0/25"), "--pool"),
         (with("--peers /p --learn"), "--learn: with --peers"),
         (with("--peers /p --auth-token x"), "--auth-token: with --peers"),
         (with(&format!("--peers /p --auth-remote-pubkey-b64 {PUBLIC}")), "-b64: with --peers"),

@@ -7,6 +7,7 @@ use ipipou::auth::key_text;
 use ipipou::engine::config::{HubConfig, PeerSource};
 use ipipou::engine::control::{Client as Guest, ClientConfig, ClientHeard};
 use ipipou::engine::hub::MemberState;
+use ipipou::engine::peers_file::pool::Pool;
 use ipipou::engine::peers_file::{Context, PeerSet, SourceFile, parse};
 use proptest::prelude::*;
 
@@ -35,6 +36,7 @@ fn config() -> Config {
     let hub = HubConfig {
         peers: "/nowhere".into(),
         seed: SEED.into(),
+        pool: Pool::default(),
         secret: secret(),
         queue: QueueConfig { number: 0, max_len: 24 },
     };

@@ -49,6 +49,20 @@ class Hub:
         beside.write_text(text)
         beside.rename(self.peers / name)
 
+    def write_conf(self, *more):
+        """The server's file, for commands; its path."""
+        conf = self.peers.parent / "hub0.conf"
+        lines = [
+            "server",
+            "fou-dev eth0",
+            f"tunl-ip {inner(1)}/{self.prefix}",
+            f"peers {self.peers}",
+        ]
+        lines += [f"auth-key-b64 {self.keys[1].private}", f"auth-secret {ipipou.SECRET}", *more]
+        conf.touch(0o600)
+        conf.write_text("\n".join(lines))
+        return conf
+
     def forget(self, i):
         (self.peers / f"peer{i}.toml").unlink()
 

@@ -368,11 +368,7 @@ def test_peers_are_added_disabled_and_removed_by_commands(lab):
     hub.write("shops.toml", f'{kept}public-key = "{key}"\naddress = "10.8.0.3"\n# the end\n')
     near = hub.server(name="hub0")
     hub.client(2).await_log("connected to")
-    conf = hub.peers.parent / "hub0.conf"
-    lines = ["server", "fou-dev eth0", "tunl-ip 10.8.0.1/24", f"peers {hub.peers}"]
-    lines += [f"auth-key-b64 {hub.keys[1].private}", f"auth-secret {SECRET}"]
-    conf.touch(0o600)
-    conf.write_text("\n".join(lines))
+    conf = hub.write_conf()
 
     def peer(*words, code=0):
         argv = ["ipipou", "peer", *words, "-i", conf, "--runtime-root", near.root]
@@ -423,6 +419,29 @@ def test_peers_are_added_disabled_and_removed_by_commands(lab):
     near.process.stop()
     said = peer("add", "anna", "--public-key", hub.keys[3].public)
     assert "the server is not running" in said
+
+
+def test_new_peers_have_addresses_from_the_pool(lab):
+    hub = Hub(lab, clients=1)
+    conf = hub.write_conf("pool 10.8.0.64/30,fd08::5:0/112", f"ip6 {inner6(1)}/64")
+
+    def add(name, *words, code=0):
+        key = ipipou.Keys(hub.host).public
+        argv = ["ipipou", "peer", "add", name, "--public-key", key, "-i", conf, *words]
+        done = hub.host.run(argv, check=False)
+        assert done.returncode == code, done
+        return done.stdout + done.stderr
+
+    assert "one: added with 10.8.0.65, fd08::5:1 (" in add("one")
+    assert "own: added with 10.8.0.9 (" in add("own", "--address", "10.8.0.9")
+    assert "two: added with 10.8.0.66, fd08::5:2 (" in add("two", "--address", "auto")
+    said = add("three", code=2)
+    assert said.startswith("ipipou: 10.8.0.64/30 has no free address: ") and said.count("\n") == 1
+    assert not (hub.peers / "three.toml").exists()
+    assert "stands alone" in add("four", "--address", "auto", "--address", "10.8.0.9", code=2)
+    hub.write_conf("pool 10.9.0.0/24")
+    said = add("five", code=2)
+    assert f"{conf}:7: pool: 10.9.0.0/24 is not within the server's network 10.8.0.0/24" in said
 
 
 class Crowd:

@@ -25,6 +25,8 @@ pub struct Attributes {
     pub secrecy: Secrecy,
     /// Whether it can stand in a `.conf` file.
     pub in_files: bool,
+    /// Whether the tunnel has no use for it, and commands that change its files of peers read it.
+    pub for_commands: bool,
     /// What a shell proposes as its value.
     pub proposals: Option<Proposals>,
 }
@@ -102,6 +104,7 @@ pub const fn both(name: &'static str) -> Attributes {
         userspace_only: false,
         secrecy: Secrecy::Public,
         in_files: true,
+        for_commands: false,
         proposals: None,
     }
 }
@@ -143,6 +146,10 @@ impl Attributes {
 
     pub const fn not_in_files(self) -> Self {
         Attributes { in_files: false, ..self }
+    }
+
+    pub const fn for_commands(self) -> Self {
+        Attributes { for_commands: true, ..self }
     }
 
     pub const fn propose(self, proposals: Proposals) -> Self {

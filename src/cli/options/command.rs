@@ -1,12 +1,12 @@
 //! The program can do other things than run a tunnel. Each of them is a command, the first word of
 //! the command line.
 
-use std::net::IpAddr;
 use std::path::PathBuf;
 
 use clap::{ArgAction, Args, Subcommand, ValueEnum};
 use ipnet::IpNet;
 
+use crate::cli::address::{self, PeerAddress};
 use crate::cli::endpoint;
 use crate::cli::value::{self, PublicKey};
 use crate::engine::config::HostName;
@@ -147,9 +147,10 @@ pub enum PeerCommand {
         /// In that file: name or address of this server, as clients reach it
         #[arg(long, value_name = "HOST", value_parser = endpoint::host, requires = "client_conf")]
         server_host: Option<HostName>,
-        /// Its address inside the tunnel; may be repeated [default: the first that is free]
-        #[arg(long, value_name = "IP", action = ArgAction::Append)]
-        address: Vec<IpAddr>,
+        /// Its address inside the tunnel; may be repeated. "auto": the first of the server's --pool
+        /// that is free [default: auto]
+        #[arg(long, value_name = "IP", action = ArgAction::Append, value_parser = address::of_peer)]
+        address: Vec<PeerAddress>,
         /// A network behind it; may be repeated
         #[arg(long, value_name = "NETWORK", action = ArgAction::Append)]
         route: Vec<IpNet>,

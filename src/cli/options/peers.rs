@@ -9,7 +9,8 @@ use clap::Args;
 
 use super::attributes::Misplaced::Refused;
 use super::attributes::{Attributes, Secrecy, both, server};
-use crate::cli::value;
+use crate::cli::{address, value};
+use crate::engine::peers_file::pool::Pool;
 
 /// The options of many peers as given.
 #[derive(Debug, Clone, Args)]
@@ -21,6 +22,10 @@ pub struct PeersOptions {
     #[arg(long, value_name = "PATH", value_parser = value::path_or_none,
           num_args = 0..=1, default_missing_value = "")]
     pub peers: Option<PathBuf>,
+    /// With --peers: the networks of new peers' addresses, one of IPv4 and one of IPv6 at most, within
+    /// the server's own [default: its network of IPv4]
+    #[arg(long, value_name = "NETWORK[,NETWORK]", value_parser = address::pool)]
+    pub pool: Option<Pool>,
     /// Server: many clients, who reach each other too. From their packets learn which inner address
     /// is whose; all are from the network of --tunl-ip IP/LEN. For --datapath tun
     #[arg(long)]
@@ -53,6 +58,7 @@ pub struct PeersOptions {
 
 pub const ATTRIBUTES: &[Attributes] = &[
     server("peers", Refused).not_with_table(),
+    server("pool", Refused).not_with_table().only_with("peers").for_commands(),
     server("learn", Refused).not_with_table().not_with_peers().userspace_only(),
     server("learn-lifetime", Refused).not_with_table().only_with("learn"),
     server("learn-limit", Refused).not_with_table().only_with("learn"),

@@ -100,6 +100,12 @@ pub enum UsageError {
          `ipipou --auth-keygen` makes one"
     )]
     NoServerKey,
+    #[error("--pool: {0} is not within the server's network {1}")]
+    PoolOutside(IpNet, IpNet),
+    #[error(
+        "--pool: {0} is IPv6, and the server has none inside the tunnel: give --ip6, or leave it out"
+    )]
+    PoolNeedsIp6(IpNet),
     #[error("--peers needs the network of the peers' inner addresses: give --tunl-ip IP/LEN")]
     NoNetworkOfPeers,
     #[error("--route: the files of --peers say what is behind each peer, leave it out")]
@@ -133,4 +139,12 @@ pub enum UsageError {
     NumberTooBig { number: u32, option: &'static str, max: u32 },
     #[error("--auth-remote-pubkey-b64: the value {0}")]
     RemoteKey(ValueError),
+}
+
+impl UsageError {
+    /// The option whose value is wrong, if it is that alone.
+    pub fn option(&self) -> Option<&'static str> {
+        let is_pool = matches!(self, UsageError::PoolOutside(..) | UsageError::PoolNeedsIp6(_));
+        is_pool.then_some("pool")
+    }
 }

@@ -2,7 +2,7 @@
 
 use std::net::Ipv4Addr;
 
-use ipnet::Ipv4Net;
+use ipnet::{IpNet, Ipv4Net};
 
 use super::error::UsageError;
 use super::number::Number;
@@ -10,6 +10,8 @@ use super::peers::Peers;
 use super::resolver::Resolver;
 use crate::cli::address::Inner;
 use crate::cli::options::Options;
+use crate::engine::config::TunnelConfig;
+use crate::engine::peers_file::pool::Pool;
 
 /// Returns our address inside the tunnel, and the peer's. With many peers it is the network of
 /// their addresses.
@@ -76,4 +78,20 @@ fn of_two(options: &Options, number: Number) -> Result<(Ipv4Addr, Ipv4Addr), Usa
         (Some(peer), _) | (None, Some(peer)) => Ok((inner, peer)),
         (None, None) => Err(UsageError::NoPeerAddress(inner)),
     }
+}
+
+/// Returns where the addresses of new peers are from, which is within the networks of all.
+pub fn pool(options: &Options, tunnel: &TunnelConfig) -> Result<Pool, UsageError> {
+    let pool = options.peers.pool.unwrap_or_default();
+    for given in pool.given() {
+        let network = match (given, tunnel.inner6) {
+            (IpNet::V4(_), _) => IpNet::V4(tunnel.inner_peer.trunc()),
+            (IpNet::V6(_), Some(own)) => IpNet::V6(own.trunc()),
+            (IpNet::V6(_), None) => return Err(UsageError::PoolNeedsIp6(given)),
+        };
+        if !network.contains(&given) {
+            return Err(UsageError::PoolOutside(given, network));
+        }
+    }
+    Ok(pool)
 }

@@ -1,14 +1,13 @@
 //! Changes the text of a peers file, for `ipipou peer add` and the like: comments, order and everything
 //! else stay as they are.
 
-use std::collections::BTreeSet;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::path::PathBuf;
 
-use ipnet::{IpNet, Ipv4Net};
+use ipnet::IpNet;
 use toml_edit::{Array, DocumentMut, Item, Key, Table, value};
 
-use super::{PeerName, PeerSet};
+use super::PeerName;
 use crate::auth::key_text;
 
 /// What is to become of the files of peers.
@@ -31,7 +30,7 @@ pub struct NewPeer {
     pub name: PeerName,
     /// Its ed25519 public key; `None`: a pair is made for it.
     pub public_key: Option<[u8; 32]>,
-    /// Its own addresses; none: one that is free.
+    /// Its own addresses; none: those that are free in the server's pool.
     pub addresses: Vec<IpAddr>,
     /// Networks behind it.
     pub routes: Vec<IpNet>,
@@ -95,19 +94,6 @@ pub fn without(text: &str, name: &PeerName) -> Option<String> {
         return Some(String::new());
     }
     Some(document.to_string())
-}
-
-/// The first address of the network that is neither ours nor any peer's, nor behind one.
-pub fn free_address(peers: &PeerSet, own: Ipv4Addr, network: Ipv4Net) -> Option<Ipv4Addr> {
-    let all = || peers.peers().iter();
-    let taken: BTreeSet<IpAddr> = all().flat_map(|peer| peer.addresses.iter().copied()).collect();
-    let behind: Vec<IpNet> = all().flat_map(|peer| peer.routes.iter().copied()).collect();
-    network.hosts().find(|address| {
-        let address = IpAddr::V4(*address);
-        address != own
-            && !taken.contains(&address)
-            && !behind.iter().any(|network| network.contains(&address))
-    })
 }
 
 #[cfg(test)]

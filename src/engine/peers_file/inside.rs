@@ -60,7 +60,7 @@ pub fn address(text: &str, context: &Context) -> Result<IpAddr, Mistake> {
 
 /// Whether a host can have this address of its network: not the one of the network itself, nor that for
 /// all hosts (RFC 1122, 3.2.1.3), nor that for all routers (RFC 4291, 2.6.1).
-fn is_for_hosts(address: IpAddr, network: IpNet) -> bool {
+pub fn is_for_hosts(address: IpAddr, network: IpNet) -> bool {
     match network {
         IpNet::V4(net) if net.prefix_len() < 31 => {
             address != net.network() && address != net.broadcast()

@@ -27,6 +27,7 @@ mod key;
 mod lines;
 mod name;
 mod peer;
+pub mod pool;
 mod reader;
 mod secrets;
 mod settings;
