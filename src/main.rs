@@ -24,6 +24,9 @@ fn main() -> ExitCode {
         }
         Ok(Invocation::Genkey) => daemon::genkey(),
         Ok(Invocation::Pubkey) => daemon::pubkey(),
+        Ok(Invocation::PubkeyOf { config, tunnel, runtime_root }) => {
+            daemon::pubkey_of(&config, &tunnel, &runtime_root).map(|text| print(text.as_bytes()))
+        }
         Ok(Invocation::Peers(PeersQuestion { name, state, tunnel, runtime_root, json })) => {
             let question = PeersWanted { name, state, json };
             daemon::show_peers(&runtime_root, tunnel.as_deref(), &question)

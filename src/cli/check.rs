@@ -97,6 +97,7 @@ pub fn options(start: Invocation) -> Result<Invocation, CliError> {
         Invocation::Keygen { .. }
         | Invocation::Genkey
         | Invocation::Pubkey
+        | Invocation::PubkeyOf { .. }
         | Invocation::Peers(_)
         | Invocation::EditPeers { .. }
         | Invocation::Kick { .. }

@@ -17,6 +17,8 @@ pub enum Invocation {
     Genkey,
     /// Print the public key of the private one that comes by the standard input.
     Pubkey,
+    /// Print the public key of the tunnel called `tunnel`, which has this configuration.
+    PubkeyOf { config: Box<Config>, tunnel: String, runtime_root: PathBuf },
     /// Show the peers of a server.
     Peers(PeersQuestion),
     /// Change the files of peers of the server that this configuration is; its tunnel is called `tunnel`.

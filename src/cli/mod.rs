@@ -68,7 +68,11 @@ pub fn parse(
             return check::check(&name, running.as_deref(), &mut command);
         }
         Some(Command::Genkey { help: _ }) => return Ok(Invocation::Genkey),
-        Some(Command::Pubkey { help: _ }) => return Ok(Invocation::Pubkey),
+        Some(Command::Pubkey { name: None, .. }) => return Ok(Invocation::Pubkey),
+        Some(Command::Pubkey { name: Some(name), runtime_root, help: _ }) => {
+            let (config, tunnel) = peers::configured(&name, &mut command)?;
+            return Ok(Invocation::PubkeyOf { config, tunnel, runtime_root });
+        }
         Some(Command::Peer { command: about }) => return peers::asked(about, &mut command),
         Some(Command::Reload { if_peers, runtime_root, name, help: _ }) => {
             let peers = name.as_deref().and_then(|name| peers::by_file(name, &mut command));

@@ -10,6 +10,7 @@ use super::invocation::{Invocation, PeersQuestion};
 use super::options::PeerCommand;
 use super::options::command::{RunningOptions, ServerOptions};
 use super::{arguments, check, conf_file, value};
+use crate::engine::config::Config;
 use crate::engine::peers_file::edit::{ClientConf, Edit, NewPeer};
 
 /// Returns what is asked.
@@ -84,14 +85,20 @@ fn edit(
         Some(file) => file,
         None => only_server(command)?,
     };
-    let tunnel = value::conf_path(&file);
+    let (config, tunnel) = configured(&file, command)?;
+    Ok(Invocation::EditPeers { edit, config, tunnel, runtime_root: server.runtime_root })
+}
+
+/// Returns what a `.conf` file asks for, and the name of its tunnel.
+pub fn configured(
+    file: &Path,
+    command: &mut clap::Command,
+) -> Result<(Box<Config>, String), CliError> {
+    let tunnel = value::conf_path(file);
     let tunnel = tunnel.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-    match check::check(&file, None, command)? {
-        Invocation::Checked { config, .. } => {
-            let runtime_root = server.runtime_root;
-            Ok(Invocation::EditPeers { edit, config, tunnel, runtime_root })
-        }
-        _ => Err(usage("the server's file means no tunnel")),
+    match check::check(file, None, command)? {
+        Invocation::Checked { config, .. } => Ok((config, tunnel)),
+        _ => Err(usage("the file means no tunnel")),
     }
 }
 

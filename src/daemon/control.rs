@@ -16,6 +16,7 @@ use tokio::net::{UnixListener, UnixStream};
 use super::Failure;
 use super::requests::{self, PeersAsked, rendered};
 use super::status::Snapshot;
+use crate::auth;
 use crate::host::clock::{self, Clock};
 use crate::observe::status::{self, ProcessStatus};
 use crate::observe::{peers, printable};
@@ -113,6 +114,13 @@ pub fn show(root: &Path, name: Option<&str>, style: Style) -> Result<String, Fai
         text.extend(processes.iter().map(|process| status::details(process, now)));
     }
     Ok(text)
+}
+
+/// The public key that the server called `name` says is its own; `None`: none is running.
+pub fn running_key(root: &Path, name: &str) -> Option<[u8; 32]> {
+    let servers = processes(root, Some(name), &PeersAsked::None).ok()?;
+    let status = servers.into_iter().find_map(|process| process.peers)?;
+    auth::parse_key(&status.public_key).ok().map(|key| *key)
 }
 
 /// The directory of the process called `name`, or of the only one below `root` that `is_meant`.

@@ -18,12 +18,13 @@ mod process;
 mod reauth;
 mod record;
 mod requests;
+mod server_key;
 mod signals;
 mod status;
 mod tunnel;
 
 use std::io::{Read as _, Write as _};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use zeroize::Zeroizing;
 
@@ -75,6 +76,19 @@ pub fn pubkey() -> Result<(), Failure> {
     let public = auth::Signer::new(&seed, auth::SharedSecret::new(Vec::new())).public();
     writeln!(std::io::stdout(), "{}", auth::key_text(&public))
         .map_err(|e| Failure::Generic(e.to_string()))
+}
+
+/// The public key of the tunnel called `tunnel`, a line.
+///
+/// # Errors
+/// When it has none that can be used.
+pub fn pubkey_of(config: &Config, tunnel: &str, root: &Path) -> Result<String, Failure> {
+    let key = server_key::public_key(config, tunnel, root)?;
+    let none = match config.hub() {
+        Some(_) => "this server has no key yet: its first start makes it",
+        None => "this tunnel has no key of its own",
+    };
+    key.map(|key| auth::key_text(&key) + "\n").ok_or_else(|| Failure::Generic(none.to_owned()))
 }
 
 fn new_pair() -> Result<(Zeroizing<String>, String), Failure> {

@@ -11,7 +11,7 @@ use zeroize::Zeroizing;
 
 use super::peers::{check, read_checked, reload};
 use super::requests::Files;
-use super::{Failure, new_pair};
+use super::{Failure, new_pair, server_key};
 use crate::auth::{key_text, parse_key};
 use crate::engine::config::{Config, HubConfig};
 use crate::engine::peers_file::edit::{ClientConf, Edit, NewPeer, set_enabled, without};
@@ -33,12 +33,17 @@ pub fn edit_peers(
     let Some(hub) = config.hub() else {
         return Err(Failure::Usage(format!("{tunnel} is no server with `peers` in its file")));
     };
+    let makes_client = matches!(edit, Edit::Add(peer) if peer.client_conf.is_some());
+    let own_key = match makes_client {
+        true => server_key::public_key(config, tunnel, root)?,
+        false => None,
+    };
     let (mut files, set) = match hub.peers.exists() {
         true => read_checked(hub, &config.tunnel).map_err(Failure::Usage)?,
         false => (Files::default(), PeerSet::default()),
     };
     let (paths, said) = (Vec::new(), String::new());
-    let mut changes = Changes { hub, files: &mut files, paths, conf: None, said };
+    let mut changes = Changes { hub, own_key, files: &mut files, paths, conf: None, said };
     match edit {
         Edit::Add(peer) => changes.add(peer, &set, config)?,
         Edit::Enable(names) => {
@@ -75,6 +80,8 @@ pub fn edit_peers(
 /// What is to be written.
 struct Changes<'a> {
     hub: &'a HubConfig,
+    /// The server's public key, if it has one yet.
+    own_key: Option<[u8; 32]>,
     files: &'a mut Files,
     /// The files that have another text, each by its path and its name in messages.
     paths: Vec<(PathBuf, String)>,
@@ -134,7 +141,14 @@ impl Changes<'_> {
         self.said += &format!("{name}: added with {} ({shown})\n", addresses.join(", "));
         self.paths.push((path, shown));
         if let (Some(conf), Some(private)) = (&peer.client_conf, private) {
-            let text = client_conf(&peer, conf, &private, config, self.hub);
+            let own = self.own_key.ok_or_else(|| {
+                Failure::Usage(
+                    "this server has no key yet, which its client has to know: start it once, or give it \
+                     --auth-key-file"
+                        .to_owned(),
+                )
+            })?;
+            let text = client_conf(&peer, conf, &private, &own, config, self.hub);
             self.said += &format!("{name}: its client's file is {}\n", conf.path.display());
             self.conf = Some((conf.path.clone(), text));
         }
@@ -196,6 +210,7 @@ fn client_conf(
     peer: &NewPeer,
     conf: &ClientConf,
     private: &str,
+    own: &[u8; 32],
     config: &Config,
     hub: &HubConfig,
 ) -> Zeroizing<String> {
@@ -226,7 +241,7 @@ fn client_conf(
     }
     *text += &format!("tunl-peer-ip {}\nroute {}\n\n", tunnel.inner, tunnel.inner_peer.trunc());
     *text += &format!("auth-key-b64 {private}\n");
-    *text += &format!("auth-remote-pubkey-b64 {}\n", key_text(&hub.public_key()));
+    *text += &format!("auth-remote-pubkey-b64 {}\n", key_text(own));
     // A line of such a file cannot hold any bytes.
     let secret = std::str::from_utf8(hub.secret.as_bytes()).ok();
     let secret =

@@ -209,7 +209,7 @@ fn context<'a>(
     read_secret: &'a dyn Fn(&Path) -> Result<Vec<u8>, String>,
 ) -> Context<'a> {
     Context {
-        own_public_key: Some(hub.public_key()),
+        own_public_key: hub.public_key(),
         port: Some(tunnel.port),
         inner: tunnel.inner,
         network: tunnel.inner_peer,

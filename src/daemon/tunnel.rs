@@ -18,7 +18,7 @@ use super::process::Process;
 use super::requests::{self, Pending, Requests};
 use super::signals::{Caught, Signals};
 use super::status::Mistakes;
-use super::{Failure, Settings, old_tunnel, preflight};
+use super::{Failure, Settings, old_tunnel, preflight, server_key};
 use crate::auth::key_text;
 use crate::engine::Event;
 use crate::engine::config::{Config, HostName, PeerSource};
@@ -38,8 +38,11 @@ const GOODBYE: Duration = Duration::from_millis(900);
 /// # Errors
 /// Why it could not start, or what it could not remove.
 pub fn run(settings: &Settings) -> Result<(), Failure> {
-    if let Some(key) = settings.config.public_key() {
-        tracing::info!("our public key is {}: the other end needs it", key_text(&key));
+    let settings = &server_key::with_key(settings)?;
+    match (settings.config.public_key().map(|key| key_text(&key)), settings.config.hub()) {
+        (Some(key), Some(_)) => tracing::info!("public key of this server: {key}"),
+        (Some(key), None) => tracing::info!("our public key is {key}: the other end needs it"),
+        (None, _) => {}
     }
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()

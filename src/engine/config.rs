@@ -52,8 +52,9 @@ pub enum PeerSource {
 pub struct HubConfig {
     /// A file, or a directory of `*.toml` files.
     pub peers: PathBuf,
-    /// The private half of the server's own key (the seed of RFC 8032).
-    pub seed: Zeroizing<[u8; 32]>,
+    /// The private half of the server's own key (the seed of RFC 8032); `None`: it is kept in the state
+    /// directory, where the first start makes it. An engine without it answers nobody.
+    pub seed: Option<Zeroizing<[u8; 32]>>,
     /// Where the addresses of new peers are from.
     pub pool: Pool,
     /// The shared secret of peers that have none of their own.
@@ -63,9 +64,9 @@ pub struct HubConfig {
 }
 
 impl HubConfig {
-    /// The public half of the server's own key.
-    pub fn public_key(&self) -> [u8; 32] {
-        Signer::new(&self.seed, self.secret.clone()).public()
+    /// The public half of the server's own key, if that is known yet.
+    pub fn public_key(&self) -> Option<[u8; 32]> {
+        Some(Signer::new(self.seed.as_ref()?, self.secret.clone()).public())
     }
 }
 
@@ -205,7 +206,7 @@ impl Config {
     /// Our own public key, as the other end must have it.
     pub fn public_key(&self) -> Option<[u8; 32]> {
         if let Some(hub) = self.hub() {
-            return Some(hub.public_key());
+            return hub.public_key();
         }
         let shown = self.shows().and_then(|shows| shows.credential.public());
         shown.or_else(|| match &self.expects()?.reply {

@@ -249,7 +249,7 @@ impl Engine {
         let (peer, table, hub) = match peers {
             PeerSource::One(peer) => (Some(Peer::new(peer, &tunnel, &mut memory, now)), None, None),
             PeerSource::Table(_) => (None, Some(Vec::new()), None),
-            PeerSource::Hub(hub) => (None, None, Some(Hub::new(&hub, &tunnel, now))),
+            PeerSource::Hub(hub) => (None, None, Hub::new(&hub, &tunnel, now)),
         };
         Engine {
             endpoint: Endpoint { tunnel, datapath, control },
@@ -418,13 +418,16 @@ impl Engine {
 
 /// What happens to packets that are no data.
 fn control(config: &Config) -> Control {
-    let shape =
-        match (&config.peers, config.expects(), config.shows().and_then(|s| s.server.as_ref())) {
-            (PeerSource::Hub(hub), ..) => PacketShape::Hellos { receiver: hint(&hub.public_key()) },
-            (PeerSource::One(_) | PeerSource::Table(_), Some(expects), _) => control_shape(expects),
-            (PeerSource::One(_) | PeerSource::Table(_), None, Some(_)) => PacketShape::Answers,
-            (PeerSource::One(_) | PeerSource::Table(_), None, None) => return Control::Refuse,
-        };
+    let server = config.shows().and_then(|shows| shows.server.as_ref());
+    let shape = match (&config.peers, config.expects(), server) {
+        (PeerSource::Hub(hub), ..) => match hub.public_key() {
+            Some(key) => PacketShape::Hellos { receiver: hint(&key) },
+            None => return Control::Refuse,
+        },
+        (PeerSource::One(_) | PeerSource::Table(_), Some(expects), _) => control_shape(expects),
+        (PeerSource::One(_) | PeerSource::Table(_), None, Some(_)) => PacketShape::Answers,
+        (PeerSource::One(_) | PeerSource::Table(_), None, None) => return Control::Refuse,
+    };
     config.queue().map_or(Control::Refuse, |queue| Control::Queue { queue, shape })
 }
 

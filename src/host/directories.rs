@@ -30,6 +30,11 @@ impl Directories {
         Directories::within(&namespace, state, runtime, device)
     }
 
+    /// Where the service of this name has its state (StateDirectory= of its unit).
+    pub fn of_service(name: &str) -> PathBuf {
+        Path::new(STATE).join(name)
+    }
+
     fn within(
         namespace: &Namespace,
         state: Option<PathBuf>,

@@ -104,7 +104,7 @@ fn the_files_to_install_work_once_their_keys_are_set() {
     for (name, key) in [
         ("server0", Some(PUBLIC)),
         ("client0", Some(PRIVATE)),
-        ("hub0", Some(PRIVATE)),
+        ("hub0", None),
         ("learn0", Some(PUBLIC)),
         ("node0", None),
     ] {
@@ -117,7 +117,7 @@ fn the_files_to_install_work_once_their_keys_are_set() {
             let error = usage([Path::new("--config"), &path]);
             assert!(error.contains(&format!("{name}.conf:{line}: auth-")), "{error}");
         }
-        let text = with_keys(&text, key.unwrap_or_default());
+        let text = with_keys(&text, key.unwrap_or("s"));
         assert!(matches!(with_file(&text, ""), Ok(Invocation::Run(_))), "{name}");
         // What stands there as a proposal works too, all of it together.
         let proposed: Vec<_> =

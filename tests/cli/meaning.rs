@@ -347,19 +347,21 @@ fn a_client_with_both_keys_asks_its_server_to_answer() {
 }
 
 #[test]
-fn a_server_with_files_of_peers_needs_a_key_and_a_network() {
+fn a_server_with_files_of_peers_needs_a_network() {
     let with =
         |more: &str| format!("{SERVER} --auth-key-b64 {PRIVATE} --tunl-ip 10.8.0.1/24 {more}");
     let config = run(&with("--peers /p")).config;
     let hub = config.hub().expect("it has files of peers");
     assert_eq!((hub.peers.to_str(), hub.queue.max_len), (Some("/p"), 1024));
-    assert_eq!(config.public_key(), Some(hub.public_key()));
+    assert_eq!(config.public_key().map(|key| key_text(&key)).as_deref(), Some(PUBLIC));
+    // Its first start makes a key.
+    let without = run(&format!("{SERVER} --tunl-ip 10.8.0.1/24 --peers /p")).config;
+    assert_eq!(without.public_key(), None);
     let pool = run(&with("--peers /p --ip6 fd00::1 --pool 10.8.0.128/25,fd00::/112")).config;
     let hub = pool.hub().expect("as before");
     let given: Vec<_> = hub.pool.given().map(|network| network.to_string()).collect();
     assert_eq!(given, ["10.8.0.128/25", "fd00::/112"]);
     for (line, said) in [
-        (format!("{SERVER} --tunl-ip 10.8.0.1/24 --peers /p"), "needs a key of its own"),
         (format!("{SERVER} --auth-key-b64 {PRIVATE} --peers /p"), "give --tunl-ip IP/LEN"),
         (with("--peers"), "which files?"),
         (with("--pool 10.8.0.0/25"), "--pool counts only with --peers"),

@@ -35,7 +35,7 @@ fn tunnel_of_hub() -> TunnelConfig {
 fn config() -> Config {
     let hub = HubConfig {
         peers: "/nowhere".into(),
-        seed: SEED.into(),
+        seed: Some(SEED.into()),
         pool: Pool::default(),
         secret: secret(),
         queue: QueueConfig { number: 0, max_len: 24 },

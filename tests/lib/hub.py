@@ -49,7 +49,7 @@ class Hub:
         beside.write_text(text)
         beside.rename(self.peers / name)
 
-    def write_conf(self, *more):
+    def write_conf(self, *more, key=True):
         """The server's file, for commands; its path."""
         conf = self.peers.parent / "hub0.conf"
         lines = [
@@ -58,7 +58,8 @@ class Hub:
             f"tunl-ip {inner(1)}/{self.prefix}",
             f"peers {self.peers}",
         ]
-        lines += [f"auth-key-b64 {self.keys[1].private}", f"auth-secret {ipipou.SECRET}", *more]
+        lines += [f"auth-key-b64 {self.keys[1].private}"] if key else []
+        lines += [f"auth-secret {ipipou.SECRET}", *more]
         conf.touch(0o600)
         conf.write_text("\n".join(lines))
         return conf

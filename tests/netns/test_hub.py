@@ -6,6 +6,7 @@ import contextlib
 import ipaddress
 import json
 import os
+import re
 import signal
 import time
 
@@ -419,6 +420,59 @@ def test_peers_are_added_disabled_and_removed_by_commands(lab):
     near.process.stop()
     said = peer("add", "anna", "--public-key", hub.keys[3].public)
     assert "the server is not running" in said
+
+
+def test_a_server_makes_its_key_at_its_first_start(lab):
+    hub = Hub(lab, clients=1)
+    conf = hub.write_conf(key=False)
+
+    def say(*words, code=0):
+        done = hub.host.run(["ipipou", *words, *root], check=False)
+        assert done.returncode == code, done
+        return done.stdout + done.stderr
+
+    def start(ready=True):
+        return Tunnel(hub.host, "--config", conf, *hub.datapath, name="hub0", ready=ready)
+
+    root = ["--runtime-root", lab.directory / "nowhere"]
+    file = hub.peers.parent / "eva.conf"
+    add = ["peer", "add", "eva", "--client-conf", file, "--server-host", outer(1), "-i", conf]
+    assert "has no key yet" in say(*add, code=2) and not file.exists()
+    assert "has no key yet" in say("pubkey", conf, code=1)
+    near = start()
+    public = near.show()["peers"]["public_key"]
+    log = near.process.output()
+    assert f"public key of this server: {public}" in log and "server.key: this server's key" in log
+    kept = near.state / "server.key"
+    assert oct(kept.stat().st_mode)[-3:] == "600"
+    root = ["--runtime-root", near.root]
+    assert say("pubkey", conf).strip() == public
+    assert "eva: added" in say(*add)
+    far = Tunnel(hub.clients[0], "--config", file, *hub.datapath)
+    far.await_log("connected to")
+    # Ever after.
+    near.process.kill()
+    near = start()
+    assert near.show()["peers"]["public_key"] == public
+    assert near.process.stop() == 0
+    # Never another one in silence.
+    text = kept.read_text()
+    for bad, words in (("", "is damaged"), (text[:50], "is damaged")):
+        kept.write_text(bad)
+        near = start(ready=False)
+        assert near.process.wait() == 2
+        assert re.search(f"ipipou: .*server.key: {words}", near.process.output())
+        assert kept.read_text() == bad
+    kept.write_text(text)
+    kept.chmod(0o644)
+    near = start(ready=False)
+    assert near.process.wait() == 2
+    assert "server.key: other users can read this key" in near.process.output()
+    kept.chmod(0o600)
+    moved = kept.rename(kept.with_suffix(".moved"))
+    kept.symlink_to(moved)
+    near = start(ready=False)
+    assert near.process.wait() == 2 and "is a symbolic link" in near.process.output()
 
 
 def test_new_peers_have_addresses_from_the_pool(lab):

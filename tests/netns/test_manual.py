@@ -390,9 +390,7 @@ def _(page):
     server = internet.at("server", SERVER)
     peers = page.directory / "hub0.peers.d"
     peers.mkdir()
-    own = ipipou.Keys(server)
     text = (TOP / "etc/ipipou/hub0.conf").read_text()
-    text = text.replace("<the server's private key>", own.private)
     text = re.sub("^peers$", f"peers {peers}", text, flags=re.MULTILINE)
     conf = page.directory / "hub0.conf"
     conf.touch(0o640)
@@ -407,7 +405,8 @@ def _(page):
     name("anna", page.keys.public, 7)
     near = page.start("ipipou --config hub0", server)
     client = internet.at("client", CLIENT)
-    knows = {"--route": f"--auth-remote-pubkey-b64 {own.public} --route"}
+    own = near.show()["peers"]["public_key"]
+    knows = {"--route": f"--auth-remote-pubkey-b64 {own} --route"}
     far = page.start("ipipou --config client0", client, **knows)
     far.await_log("connected to")
     await_answer(client, "10.8.0.1")

@@ -68,8 +68,15 @@ pub enum Command {
         #[arg(short = 'h', long, action = ArgAction::Help)]
         help: Option<bool>,
     },
-    /// Read a private key from the standard input, and print its public key
+    /// Print the public key of the tunnel NAME, or of a private key that is read from the standard input
     Pubkey {
+        /// As in --config
+        #[arg(value_name = "NAME", value_parser = value::path)]
+        name: Option<PathBuf>,
+        /// Where the tunnels' control sockets are
+        #[arg(long, value_name = "DIR", default_value = "/run/ipipou",
+              value_parser = value::path)]
+        runtime_root: PathBuf,
         /// Print this help
         #[arg(short = 'h', long, action = ArgAction::Help)]
         help: Option<bool>,

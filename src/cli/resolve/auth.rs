@@ -78,17 +78,15 @@ pub fn credential(resolver: &mut Resolver) -> Credential {
     }
 }
 
-/// Returns the key of a server that answers, and the secret of peers that have none of their own.
-///
-/// # Errors
-/// When it has no key.
-pub fn of_members(
-    resolver: &mut Resolver,
-) -> Result<(Zeroizing<[u8; 32]>, SharedSecret), UsageError> {
-    let seed = resolver.secrets.key.as_ref().ok_or(UsageError::NoServerKey)?;
+/// Returns the key of a server that answers, if one was given, and the secret of peers that have none of
+/// their own.
+pub fn of_members(resolver: &mut Resolver) -> (Option<Zeroizing<[u8; 32]>>, SharedSecret) {
     let secret = shared_secret(resolver);
-    warn_of_public_key(seed, &Signer::new(seed.as_bytes(), secret.clone()), resolver);
-    Ok((Zeroizing::new(*seed.as_bytes()), secret))
+    let seed = resolver.secrets.key.as_ref();
+    if let Some(seed) = seed {
+        warn_of_public_key(seed, &Signer::new(seed.as_bytes(), secret.clone()), resolver);
+    }
+    (seed.map(|seed| Zeroizing::new(*seed.as_bytes())), secret)
 }
 
 /// Returns what a server demands.

@@ -95,11 +95,6 @@ pub enum UsageError {
     LooseMembers,
     #[error("--peers: which files? give a path, or the line `peers` in a file of --config NAME")]
     NoPeersPath,
-    #[error(
-        "--peers: the server answers its peers and needs a key of its own: give --auth-key-file FILE; \
-         `ipipou --auth-keygen` makes one"
-    )]
-    NoServerKey,
     #[error("--pool: {0} is not within the server's network {1}")]
     PoolOutside(IpNet, IpNet),
     #[error(

@@ -64,7 +64,7 @@ pub fn resolve(
         Peers::Members(path) => {
             let tunnel = tunnel(&mut resolver, outer, None)?;
             let pool = inner::pool(options, &tunnel)?;
-            let (seed, secret) = auth::of_members(&mut resolver)?;
+            let (seed, secret) = auth::of_members(&mut resolver);
             let number = options.queue_number.map_or_else(|| resolver.number.queue(), Ok)?;
             let queue = QueueConfig { number, max_len: options.nfq_max_len.get().max(HELLOS) };
             Config {

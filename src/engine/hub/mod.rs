@@ -90,12 +90,13 @@ pub struct Loaded {
 }
 
 impl Hub {
-    /// A server without members.
-    pub fn new(config: &HubConfig, tunnel: &TunnelConfig, now: &Now) -> Self {
+    /// A server without members; `None`: it has no key.
+    pub fn new(config: &HubConfig, tunnel: &TunnelConfig, now: &Now) -> Option<Self> {
+        let seed = config.seed.as_ref()?;
         let mut secret = [0; 32];
         Random::of(now).fill(&mut secret);
-        Hub {
-            server: Server::new(&config.seed, now.boot, secret),
+        Some(Hub {
+            server: Server::new(seed, now.boot, secret),
             prefixes: (tunnel.inner_peer.prefix_len(), tunnel.inner6.map(|net| net.prefix_len())),
             members: BTreeMap::new(),
             names: BTreeMap::new(),
@@ -105,7 +106,7 @@ impl Hub {
             ignored: BTreeMap::new(),
             answered: Answered::default(),
             loaded: None,
-        }
+        })
     }
 
     /// When a lease ends or a member expires, as time since the start of the process.

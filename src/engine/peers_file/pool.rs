@@ -125,6 +125,7 @@ mod tests {
         }
         let context = Context {
             own_public_key: None,
+            port: None,
             inner: networks.inner,
             network: networks.network,
             inner6: networks.inner6,
