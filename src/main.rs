@@ -36,6 +36,10 @@ fn main() -> ExitCode {
             daemon::edit_peers(&config, &edit, &tunnel, &runtime_root)
                 .map(|text| print(text.as_bytes()))
         }
+        Ok(Invocation::ImportPeers { servers, dry_run, config, tunnel, runtime_root }) => {
+            daemon::import_peers(&config, &servers, dry_run, &tunnel, &runtime_root)
+                .map(|text| print(text.as_bytes()))
+        }
         Ok(Invocation::Kick { peer, tunnel, runtime_root }) => {
             daemon::kick(&runtime_root, tunnel.as_deref(), peer).map(|text| print(text.as_bytes()))
         }

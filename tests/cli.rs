@@ -7,6 +7,8 @@ mod errors;
 mod files;
 #[path = "cli/gateway.rs"]
 mod gateway;
+#[path = "cli/import.rs"]
+mod import;
 #[path = "cli/meaning.rs"]
 mod meaning;
 #[path = "cli/peers.rs"]

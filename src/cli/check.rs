@@ -28,26 +28,14 @@ pub fn check(
     running: Option<&Path>,
     command: &mut Command,
 ) -> Result<Invocation, CliError> {
-    let file = value::conf_path(name);
-    let path = file.display();
-    let ((now, mut options), conf) = read(name, command)?;
-    options.config.push(name.to_owned()); // files of peers may be called after it
-    let mut warnings: Vec<_> = conf.warning.iter().cloned().collect();
-    let in_file = |problem: &dyn Display| usage(format!("{path}: {problem}"));
-    let secrets = Secrets::read(&options.auth, &mut warnings).map_err(|error| in_file(&error))?;
-    let run =
-        resolve::resolve(&options, &secrets, &Directories::default()).map_err(
-            |error| match error.option().and_then(|option| conf.place(option)) {
-                Some(place) => usage(format!("{place}: {}", bare(&error.to_string()))),
-                None => in_file(&error),
-            },
-        )?;
-    warnings.extend(options.given.warnings());
+    let path = value::conf_path(name);
+    let path = path.display();
+    let Read { matches: now, run, warnings, .. } = understood(name, command)?;
     let mut text = about(&run, &warnings);
     let mut say = |line: String| writeln!(text, "{line}").unwrap_or_default();
     say(format!("{path}: no mistakes"));
     match running.map(|running| read(running, command)) {
-        Some(Ok(((before, _), _))) => {
+        Some(Ok((before, ..))) => {
             let changed = differing(&before, &now, command);
             if !changed.is_empty() {
                 say(format!("{path}: a restart is needed for: {}", changed.join(", ")));
@@ -100,6 +88,7 @@ pub fn options(start: Invocation) -> Result<Invocation, CliError> {
         | Invocation::PubkeyOf { .. }
         | Invocation::Peers(_)
         | Invocation::EditPeers { .. }
+        | Invocation::ImportPeers { .. }
         | Invocation::Kick { .. }
         | Invocation::Reload { .. }
         | Invocation::Show { .. }
@@ -117,13 +106,44 @@ fn about(run: &Run, warnings: &[String]) -> String {
     text
 }
 
-type Read = ((ArgMatches, Options), ConfFile);
+/// A file, and what it means.
+pub struct Read {
+    matches: ArgMatches,
+    pub options: Options,
+    pub conf: ConfFile,
+    pub secrets: Secrets,
+    pub run: Run,
+    warnings: Vec<String>,
+}
 
-fn read(name: &Path, command: &mut Command) -> Result<Read, CliError> {
+/// Reads the file that `--config NAME` means, and the files of secrets that it names.
+///
+/// # Errors
+/// When no tunnel could be started with this file.
+pub fn understood(name: &Path, command: &mut Command) -> Result<Read, CliError> {
+    let file = value::conf_path(name);
+    let in_file = |problem: &dyn Display| usage(format!("{}: {problem}", file.display()));
+    let (matches, mut options, conf) = read(name, command)?;
+    options.config.push(name.to_owned()); // files of peers may be called after it
+    let mut warnings: Vec<_> = conf.warning.iter().cloned().collect();
+    let secrets = Secrets::read(&options.auth, &mut warnings).map_err(|error| in_file(&error))?;
+    let run =
+        resolve::resolve(&options, &secrets, &Directories::default()).map_err(
+            |error| match error.option().and_then(|option| conf.place(option)) {
+                Some(place) => usage(format!("{place}: {}", bare(&error.to_string()))),
+                None => in_file(&error),
+            },
+        )?;
+    warnings.extend(options.given.warnings());
+    Ok(Read { matches, options, conf, secrets, run, warnings })
+}
+
+fn read(name: &Path, command: &mut Command) -> Result<(ArgMatches, Options, ConfFile), CliError> {
     let file = conf_file::read(name, command).map_err(|errors| usage_lines(&errors.lines()))?;
     let all: Vec<_> =
         std::iter::once("ipipou".into()).chain(file.arguments.iter().cloned()).collect();
-    Ok((matches(command, &all)?, file))
+    let (matches, options) = matches(command, &all)?;
+    Ok((matches, options, file))
 }
 
 /// Returns the names of the options whose values differ, or that were given in one of the two only, if

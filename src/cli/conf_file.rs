@@ -47,13 +47,18 @@ pub fn read(name: &Path, command: &mut clap::Command) -> Result<ConfFile, ConfEr
 impl ConfFile {
     /// Where an option stands last, as the beginning of a message about it.
     pub fn place(&self, option: &str) -> Option<String> {
+        Some(format!("{}:{}", self.path.display(), self.line(option)?))
+    }
+
+    /// The line in which an option stands last, from 1. `-v`, which has no long name, stands in none.
+    pub fn line(&self, option: &str) -> Option<usize> {
         let is_option = |argument: &OsString| {
             let argument = argument.as_encoded_bytes();
             let name = argument.split(|&byte| byte == b'=').next().unwrap_or_default();
             name.strip_prefix(b"--") == Some(option.as_bytes())
         };
         let at = self.arguments.iter().rposition(is_option)?;
-        Some(format!("{}:{}", self.path.display(), self.lines.get(at)?))
+        self.lines.get(at).copied()
     }
 }
 

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use super::options::Document;
 use crate::engine::config::Config;
 use crate::engine::peers_file::edit::Edit;
+use crate::engine::peers_file::import::OldServer;
 
 /// What the program is asked to do.
 #[derive(Debug, Clone)]
@@ -23,6 +24,14 @@ pub enum Invocation {
     Peers(PeersQuestion),
     /// Change the files of peers of the server that this configuration is; its tunnel is called `tunnel`.
     EditPeers { edit: Edit, config: Box<Config>, tunnel: String, runtime_root: PathBuf },
+    /// Make peers of the server that this configuration is from servers with one client.
+    ImportPeers {
+        servers: Vec<OldServer>,
+        dry_run: bool,
+        config: Box<Config>,
+        tunnel: String,
+        runtime_root: PathBuf,
+    },
     /// End the session of a peer.
     Kick { peer: String, tunnel: Option<String>, runtime_root: PathBuf },
     /// Have a running tunnel take its files of peers.

@@ -19,6 +19,7 @@ mod document;
 mod endpoint;
 mod error;
 mod explain;
+mod import;
 mod invocation;
 mod meant;
 mod options;

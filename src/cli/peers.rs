@@ -9,7 +9,7 @@ use super::error::{CliError, usage};
 use super::invocation::{Invocation, PeersQuestion};
 use super::options::PeerCommand;
 use super::options::command::{RunningOptions, ServerOptions};
-use super::{arguments, check, conf_file, value};
+use super::{arguments, check, conf_file, import, value};
 use crate::engine::config::Config;
 use crate::engine::peers_file::edit::{ClientConf, Edit, NewPeer};
 
@@ -54,6 +54,13 @@ pub fn asked(about: PeerCommand, command: &mut clap::Command) -> Result<Invocati
             };
             return edit(Edit::Add(peer), server, command);
         }
+        PeerCommand::Import { files, dry_run, server } => {
+            let ServerOptions { file, runtime_root, help: _ } = server;
+            let file = file.map_or_else(|| only_server(command), Ok)?;
+            let (config, tunnel) = configured(&file, command)?;
+            let servers = import::servers(&files, command)?;
+            Invocation::ImportPeers { servers, dry_run, config, tunnel, runtime_root }
+        }
         PeerCommand::Enable { names, server } => return edit(Edit::Enable(names), server, command),
         PeerCommand::Disable { names, server } => {
             return edit(Edit::Disable(names), server, command);
@@ -81,10 +88,7 @@ fn edit(
     server: ServerOptions,
     command: &mut clap::Command,
 ) -> Result<Invocation, CliError> {
-    let file = match server.file {
-        Some(file) => file,
-        None => only_server(command)?,
-    };
+    let file = server.file.map_or_else(|| only_server(command), Ok)?;
     let (config, tunnel) = configured(&file, command)?;
     Ok(Invocation::EditPeers { edit, config, tunnel, runtime_root: server.runtime_root })
 }

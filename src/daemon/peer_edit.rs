@@ -60,21 +60,25 @@ pub fn edit_peers(
     }
     check(&files, hub, &config.tunnel).map_err(Failure::Usage)?;
     if let Some((path, text)) = conf {
-        write_new(&path, &text)?;
+        write_new(&path, text.as_bytes())?;
     }
     for (path, name) in paths {
         let text =
             files.texts.iter().find(|(file, _)| *file == name).map(|(_, text)| text.as_str());
         write(&path, text.unwrap_or_default())?;
     }
-    match reload(root, Some(tunnel), true, Some(hub.peers.clone())) {
-        Ok(loaded) => said += &loaded,
-        Err(Failure::Generic(_)) => {
-            said += "the server is not running: it reads them at its start\n"
-        }
-        Err(other) => return Err(other),
-    }
+    said += &taken(hub, tunnel, root)?;
     Ok(said)
+}
+
+/// Has the running server called `tunnel`, if there is one, take its files. Returns what there is to say.
+pub(super) fn taken(hub: &HubConfig, tunnel: &str, root: &Path) -> Result<String, Failure> {
+    match reload(root, Some(tunnel), true, Some(hub.peers.clone())) {
+        Err(Failure::Generic(_)) => {
+            Ok("the server is not running: it reads them at its start\n".to_owned())
+        }
+        said => said,
+    }
 }
 
 /// What is to be written.
@@ -189,7 +193,7 @@ impl Changes<'_> {
 }
 
 /// Writes a file as a whole; one that says nothing any more is removed.
-fn write(path: &Path, text: &str) -> Result<(), Failure> {
+pub(super) fn write(path: &Path, text: &str) -> Result<(), Failure> {
     let result = match text.is_empty() {
         true => fs::remove_file(path),
         false => atomic_file::replace(path, text.as_bytes()),
@@ -198,11 +202,11 @@ fn write(path: &Path, text: &str) -> Result<(), Failure> {
 }
 
 /// Writes a file that only its owner may read, and that was not there.
-fn write_new(path: &Path, text: &str) -> Result<(), Failure> {
+pub(super) fn write_new(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
     let failed = |e: std::io::Error| Failure::Generic(format!("{}: {e}", path.display()));
     let mut options = OpenOptions::new();
     let mut file = options.write(true).create_new(true).mode(0o600).open(path).map_err(failed)?;
-    file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).map_err(failed)
+    file.write_all(bytes).and_then(|()| file.sync_all()).map_err(failed)
 }
 
 /// What the client of a new peer is started with.

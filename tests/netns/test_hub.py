@@ -475,6 +475,31 @@ def test_a_server_makes_its_key_at_its_first_start(lab):
     assert near.process.wait() == 2 and "is a symbolic link" in near.process.output()
 
 
+def test_old_servers_that_cannot_be_moved_leave_everything_as_it_was(lab):
+    """Everything that hinders all of them is said at once, with file and line."""
+    hub = Hub(lab, clients=1)
+    conf = hub.write_conf("number 100")
+    before = sorted(hub.peers.iterdir())
+    old = hub.peers.parent / "old"
+    old.mkdir()
+    for number, lines in enumerate((["auth-token x"], ["auth-by-remote-ip", "r 192.0.2.1"]), 1):
+        lines = ["server", "b @eth0", f"number {number}", *lines]
+        (old / f"server{number}.conf").write_text("\n".join(lines))
+    # As a shell makes it from server*.conf.
+    argv = ["sh", "-c", f"cd {old} && exec ipipou peer import server*.conf -i {conf}"]
+    done = hub.host.run(argv, check=False)
+    assert done.returncode == 2
+    said = done.stderr.replace("ipipou: ./", "").splitlines()
+    assert [line.split(": ")[0] for line in said] == [
+        "server1.conf:3",
+        "server2.conf:4",
+        "server2.conf",
+        "server2.conf:3",
+    ]
+    assert "the client has 172.28.0.3 inside the tunnel, which no host of 10.8.0.0/24" in said[0]
+    assert sorted(hub.peers.iterdir()) == before
+
+
 def test_new_peers_have_addresses_from_the_pool(lab):
     hub = Hub(lab, clients=1)
     conf = hub.write_conf("pool 10.8.0.64/30,fd08::5:0/112", f"ip6 {inner6(1)}/64")

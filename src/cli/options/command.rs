@@ -167,6 +167,18 @@ pub enum PeerCommand {
         #[command(flatten)]
         server: ServerOptions,
     },
+    /// Make peers of servers with one client each, whose clients stay as they are. Nothing is written if
+    /// one of them cannot be
+    Import {
+        /// The servers' files
+        #[arg(value_name = "FILE", required = true, value_parser = value::path)]
+        files: Vec<PathBuf>,
+        /// Print what would be written, without secrets
+        #[arg(long)]
+        dry_run: bool,
+        #[command(flatten)]
+        server: ServerOptions,
+    },
     /// Let peers in again that were disabled
     Enable {
         /// The peers

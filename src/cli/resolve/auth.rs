@@ -181,7 +181,8 @@ fn warn_of_public_key(seed: &Seed, signer: &Signer, resolver: &mut Resolver) {
 const TOKEN_BEFORE_KEY: &str =
     "both a token and a key: the token is used, leave it out at both ends to use the keys";
 
-fn default_secret() -> SharedSecret {
+/// Returns the secret where none is given.
+pub fn default_secret() -> SharedSecret {
     SharedSecret::new(DEFAULT_SECRET.into())
 }
 

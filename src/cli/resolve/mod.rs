@@ -14,6 +14,8 @@ mod tunnel;
 use std::num::NonZeroU16;
 use std::path::PathBuf;
 
+pub use self::auth::default_secret;
+
 use self::error::UsageError;
 use self::peers::Peers;
 use self::resolver::Resolver;

@@ -22,6 +22,7 @@ pub mod edit;
 mod entry;
 mod fault;
 mod field;
+pub mod import;
 mod inside;
 mod key;
 mod lines;
