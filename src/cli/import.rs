@@ -79,7 +79,7 @@ fn proof(expects: &Expects, options: &Options, secrets: &Secrets) -> Option<OldP
             Some(OldProof::Token(Kept { secret: token.clone(), file }))
         }
         Proof::Key(_) => {
-            let key = *auth.auth_remote_pubkey_b64.as_ref()?.as_bytes();
+            let key = *auth.auth_remote_pubkey_b64.as_ref()?.first.as_bytes();
             let file = auth.auth_secret_file.as_ref().map(absolute);
             let secret = secrets.shared.clone().unwrap_or_else(super::resolve::default_secret);
             Some(OldProof::Key(key, Kept { secret, file }))

@@ -24,7 +24,7 @@ use crate::engine::peers_file::{OldPeer, OldProof, PeerEntry};
 use crate::tun::{Owner, StoredFds};
 
 /// How long to wait after a tunnel could not be made before the next try.
-const RETRY_AFTER: Duration = Duration::from_secs(10);
+const RETRY_AFTER: Duration = Duration::from_secs(2);
 /// Where the memories of these peers are, each in a directory with its name, below the state directory.
 const STATE: &str = "old";
 /// Alternate addresses: those of tunnels with the number of the port.
@@ -40,6 +40,7 @@ pub fn run(order: Order) -> LocalBoxFuture<'static, ()> {
 async fn keep(order: Order) {
     let Order { base, mut kept, first, mut wanted, state } = order;
     let mut first = Some(first);
+    let mut said = String::new();
     loop {
         let entry = wanted.borrow_and_update().entry.clone();
         let done = match entry.as_ref().and_then(|entry| Some((entry, entry.old()?))) {
@@ -60,14 +61,19 @@ async fn keep(order: Order) {
         first = None;
         match done {
             // It should be another one, or none for now.
-            Ok(()) if entry.is_some() => {}
+            Ok(()) if entry.is_some() => said.clear(),
             Ok(()) => {
+                said.clear();
                 if wanted.changed().await.is_err() {
                     return;
                 }
             }
             Err(failure) => {
-                tracing::error!("{failure}; trying again");
+                let why = failure.to_string();
+                if said != why {
+                    tracing::error!("{why}; trying again");
+                    said = why;
+                }
                 let _ = tokio::time::timeout(RETRY_AFTER, wanted.changed()).await;
             }
         }
