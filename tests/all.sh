@@ -185,31 +185,29 @@ for part in "cargo-test cargo test --locked --no-fail-fast" "fuzz tests/setup/fu
     start limit 30 "$cargo"
     wait "$cargo" || true
 done
-wait "$namespaces" "$setup" || true
+wait "$setup" || true
 
-# The scenarios, on stock kernels: all kernels at once, because a scenario waits a lot.
+# The scenarios, on stock kernels: of each kernel one machine after the other. A scenario waits a lot, so two
+# parts run beside each other: the first kernel's beside what is left in namespaces, then the others'.
 wait "$machines" || { cat "$logs/machines.log" && finish; }
-expected=(namespaces setup cargo-test fuzz "bare 12 root" "bare 13 user")
-scenarios() { # KERNEL
-    beside "$1" tests/vm/run.sh "$1" --binary "$binary" -- "${pytest[@]}"
-}
-services() { # KERNEL...
-    local kernel
+scenarios() { # KERNEL...
+    local kernel run
     for kernel; do
-        beside "$kernel systemd" tests/vm/run.sh "$kernel" --binary "$binary" --systemd -- \
-            "${pytest[@]}"
+        run=(tests/vm/run.sh "$kernel" --binary "$binary")
+        beside "$kernel" "${run[@]}" -- "${pytest[@]}"
+        beside "$kernel systemd" "${run[@]}" --systemd -- "${pytest[@]}"
     done
 }
 mapfile -t kernels <"$vm_cache/kernels"
-guests=()
+start scenarios "${kernels[0]}"
+guests=("${jobs[-1]}")
+wait "$namespaces" || true
+start scenarios "${kernels[@]:1}"
+wait "${guests[@]}" "${jobs[-1]}" "${bares[@]}" || true
+expected=(namespaces setup cargo-test fuzz "bare 12 root" "bare 13 user")
 for kernel in "${kernels[@]}"; do
     expected+=("$kernel" "$kernel systemd")
-    start scenarios "$kernel"
-    guests+=("${jobs[-1]}")
 done
-wait -n "${guests[@]}" || true # a processor is free: one kernel is slower than the other
-start services "${kernels[@]}"
-wait "${guests[@]}" "${jobs[-1]}" "${bares[@]}" || true
 for name in "${expected[@]}"; do
     grep -qF "$(printf '%-20s ' "$name")" "$summary" || echo "$name FAILED: did not end" >>"$summary"
 done
