@@ -40,6 +40,9 @@ fn main() -> ExitCode {
             daemon::import_peers(&config, &servers, dry_run, &tunnel, &runtime_root)
                 .map(|text| print(text.as_bytes()))
         }
+        Ok(Invocation::Monitor { peer, tunnel, runtime_root, json }) => {
+            daemon::monitor(&runtime_root, tunnel.as_deref(), peer, json)
+        }
         Ok(Invocation::Kick { peer, tunnel, runtime_root }) => {
             daemon::kick(&runtime_root, tunnel.as_deref(), peer).map(|text| print(text.as_bytes()))
         }

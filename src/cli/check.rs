@@ -90,6 +90,7 @@ pub fn options(start: Invocation) -> Result<Invocation, CliError> {
         | Invocation::EditPeers { .. }
         | Invocation::ImportPeers { .. }
         | Invocation::Kick { .. }
+        | Invocation::Monitor { .. }
         | Invocation::Reload { .. }
         | Invocation::Show { .. }
         | Invocation::Checked { .. }

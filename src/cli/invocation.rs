@@ -32,6 +32,8 @@ pub enum Invocation {
         tunnel: String,
         runtime_root: PathBuf,
     },
+    /// Print what happens from now on, to one peer or to all.
+    Monitor { peer: Option<String>, tunnel: Option<String>, runtime_root: PathBuf, json: bool },
     /// End the session of a peer.
     Kick { peer: String, tunnel: Option<String>, runtime_root: PathBuf },
     /// Have a running tunnel take its files of peers.

@@ -40,6 +40,7 @@ pub use options::{Document, Options};
 
 use error::{usage, usage_lines};
 use options::Command;
+use options::command::RunningOptions;
 use resolve::Directories;
 use secrets::Secrets;
 
@@ -78,6 +79,10 @@ pub fn parse(
         Some(Command::Reload { if_peers, runtime_root, name, help: _ }) => {
             let peers = name.as_deref().and_then(|name| peers::by_file(name, &mut command));
             return Ok(Invocation::Reload { tunnel: name, runtime_root, if_peers, peers });
+        }
+        Some(Command::Monitor { json, peer, running }) => {
+            let RunningOptions { tunnel, runtime_root, help: _ } = running;
+            return Ok(Invocation::Monitor { peer, tunnel, runtime_root, json });
         }
         Some(Command::Generate { document, help: _ }) => return Ok(Invocation::Generate(document)),
         None => {}

@@ -13,9 +13,10 @@ use tokio::task::{JoinHandle, spawn_local};
 use tracing::Instrument as _;
 
 use super::Settings;
+use super::monitor::Events;
 use crate::engine::config::Datapath;
 use crate::engine::host::Traffic;
-use crate::engine::hub::{MemberState, MemberStatus};
+use crate::engine::hub::{Gone, MemberState, MemberStatus};
 use crate::engine::peers_file::{PeerEntry, PeerName};
 use crate::tun::{self, Owner, StoredFds};
 
@@ -43,6 +44,7 @@ struct Unmade {
 pub struct Base {
     pub settings: Settings,
     pub datapath: Datapath,
+    pub events: Events,
     /// Keeps one tunnel as it should be, until its peer is named no more.
     pub run: fn(Order) -> LocalBoxFuture<'static, ()>,
 }
@@ -71,7 +73,9 @@ struct Running {
 pub struct Wanted {
     /// `None`: it should not be.
     pub entry: Option<PeerEntry>,
-    /// Raised when its session is to end.
+    /// Why a session ended that does.
+    pub why: Option<Gone>,
+    /// How many of them were ended by an operator.
     kicks: u64,
 }
 
@@ -125,19 +129,22 @@ impl OldPeers {
             .collect();
         for (name, running) in &self.running {
             let entry = wanted.remove(name);
+            let named = self.entries.iter().find(|entry| entry.name == *name);
+            let why = named.map_or(Gone::Removed, |named| Gone::of(named, unix));
             running.wanted.send_if_modified(|before| {
                 let is_same = match (&before.entry, &entry) {
-                    (Some(before), Some(entry)) => before.is_as(entry),
+                    (Some(before), Some(entry)) => before.has_tunnel_of(entry),
                     (None, None) => true,
                     (Some(_), None) | (None, Some(_)) => false,
                 };
-                before.entry = entry;
+                (before.entry, before.why) = (entry, Some(why));
                 !is_same
             });
         }
         for (name, entry) in wanted {
             let kept = entry.old().and_then(|old| self.kept.remove(&Owner::OldPeer(old.port)));
-            let (sender, receiver) = watch::channel(Wanted { entry: Some(entry), kicks: 0 });
+            let (sender, receiver) =
+                watch::channel(Wanted { entry: Some(entry), ..Wanted::default() });
             let state = Rc::default();
             let span = tracing::error_span!(target: "ipipou", "peer", "{name}");
             let order = Order {
@@ -166,7 +173,10 @@ impl OldPeers {
     /// Ends the session of a peer, which may come back.
     pub fn kick(&self, name: &PeerName) {
         if let Some(running) = self.running.get(name) {
-            running.wanted.send_modify(|wanted| wanted.kicks += 1);
+            running.wanted.send_modify(|wanted| {
+                wanted.kicks += 1;
+                wanted.why = Some(Gone::Kicked);
+            });
         }
     }
 
@@ -195,7 +205,7 @@ impl OldPeers {
     pub async fn end(&mut self) {
         let running = std::mem::take(&mut self.running);
         for one in running.values() {
-            one.wanted.send_modify(|wanted| wanted.entry = None);
+            one.wanted.send_modify(|wanted| *wanted = Wanted::default());
         }
         for one in running.into_values() {
             let Running { wanted, task, .. } = one;

@@ -12,10 +12,12 @@ use ipnet::Ipv4Net;
 use tokio::sync::watch;
 
 use super::debounce::DebouncedChanges;
+use super::monitor::Events;
 use super::old::{Base, First, OldState, Order, Wanted};
 use super::process::Process;
 use super::{Failure, Settings};
 use crate::auth::{Policy, Proof, Verifier};
+use crate::engine::Report;
 use crate::engine::config::{
     Admits, AlternateAddress, Config, Datapath, DatapathChoice, DeviceName, Expects, GatewayConfig,
     QueueConfig, Reply, RulesConfig, TunnelConfig,
@@ -51,7 +53,8 @@ async fn keep(order: Order) {
                 match settings {
                     Ok(settings) => {
                         let ends = (&mut wanted, first.take());
-                        serve(&settings, base.datapath, owner, ends, &state).await
+                        let ours = (base.events.about(entry.name.clone()), owner);
+                        serve(&settings, base.datapath, ours, ends, &state).await
                     }
                     Err(failure) => Err(failure),
                 }
@@ -84,14 +87,15 @@ async fn keep(order: Order) {
 async fn serve(
     settings: &Settings,
     datapath: Datapath,
-    (owner, kept): (Owner, StoredFds),
+    (events, owner): (Events, (Owner, StoredFds)),
     (wanted, first): (&mut watch::Receiver<Wanted>, Option<First>),
     state: &RefCell<OldState>,
 ) -> Result<(), Failure> {
     std::fs::create_dir_all(&settings.state_dir).map_err(Failure::system("keep a memory"))?;
     let looks_at_routes = settings.tunnel().asks_for_routing();
     let mut changes = DebouncedChanges::open(looks_at_routes).map_err(Failure::Netlink)?;
-    let mut process = Process::open_on(settings, datapath, (owner, kept)).await?;
+    let mut process = Process::open_on(settings, datapath, owner).await?;
+    process.events = events;
     process.start().await?;
     process.notify_ready();
     drop(first);
@@ -102,7 +106,10 @@ async fn serve(
         }
         let next = tokio::select! {
             biased;
-            _ = wanted.changed() => return process.end().await,
+            _ = wanted.changed() => {
+                process.tell_end(wanted);
+                return process.end().await;
+            }
             next = process.next(&mut changes) => next,
         };
         process.follow(next).await?;
@@ -110,6 +117,18 @@ async fn serve(
 }
 
 impl Process<'_> {
+    /// Tells that the session ends, if there is one and somebody ended it.
+    fn tell_end(&mut self, wanted: &watch::Receiver<Wanted>) {
+        let OldState { remote, admitted, .. } = self.old_state();
+        let (Some(remote), Some(why)) = (remote.filter(|_| admitted), wanted.borrow().why.clone())
+        else {
+            return;
+        };
+        if let Some(name) = self.events.peer().cloned() {
+            self.tell_report(&Report::PeerDown { name, remote, why });
+        }
+    }
+
     fn old_state(&self) -> OldState {
         let status = self.engine.status();
         OldState {

@@ -10,6 +10,7 @@ use tracing::Level;
 use super::control;
 use super::locks::Locks;
 use super::memory::{Loaded, MemoryFile};
+use super::monitor::Events;
 use super::old::OldPeers;
 use super::peers::PeersReader;
 use super::preflight::{self, Demand, Ground};
@@ -81,6 +82,7 @@ pub struct Process<'a> {
     /// Whether the log has said that the tunnel leads into itself.
     leads_back: bool,
     pub(super) rules: &'static str,
+    pub(super) events: Events,
     /// What was wrong with the files of peers when they were read last.
     pub(super) mistakes: Option<Mistakes>,
     /// The program that changed nftables since the last reading.
@@ -169,6 +171,7 @@ impl<'a> Process<'a> {
             surroundings_due: true,
             leads_back: false,
             rules: "missing",
+            events: Events::of(&settings.runtime_dir),
             mistakes: None,
             ruleset_by: None,
             old: OldPeers::default(),
@@ -347,6 +350,7 @@ impl<'a> Process<'a> {
     }
 
     pub(super) fn tell_report(&mut self, report: &Report) {
+        self.events.tell(report);
         let level = match report {
             Report::Rejected { .. }
             | Report::Repairing(_)
@@ -452,7 +456,7 @@ impl<'a> Process<'a> {
                     Answer::done(format!("{device}: {loaded}"))
                 }
                 Err(faults) => {
-                    self.mistakes = Some(Mistakes::now(&faults));
+                    self.note_mistakes(&faults);
                     Answer::refused(faults)
                 }
             },
@@ -472,6 +476,8 @@ impl<'a> Process<'a> {
             (Request::Reload(Some(_)) | Request::Kick(_), None) => {
                 Answer::refused("this tunnel has no files of peers")
             }
+            // It has its events from another one.
+            (Request::Monitor(_), _) => Answer::refused("no events here"),
             (Request::Show(peers), _) => {
                 let (snapshot, done) = self.status_now(peers).await;
                 let _ = answer.send(Reply::Status(Box::new(snapshot)));
@@ -480,6 +486,12 @@ impl<'a> Process<'a> {
         };
         let _ = answer.send(Reply::Said(said)); // who asked may be gone
         done
+    }
+
+    /// Notes that the files of peers have mistakes, a line each.
+    pub(super) fn note_mistakes(&mut self, lines: &str) {
+        self.events.tell_mistakes(lines);
+        self.mistakes = Some(Mistakes::now(lines));
     }
 
     /// Sends the status to a client of the control socket.

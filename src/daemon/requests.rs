@@ -25,6 +25,7 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use super::Failure;
 use super::control::{MAX_STATUS, read_all};
+use super::monitor::Events;
 use super::status::Snapshot;
 
 const SOCKET: &str = "request.sock";
@@ -56,6 +57,8 @@ pub enum Request {
     Kick(String),
     /// The status, with these peers.
     Show(PeersAsked),
+    /// A line for each event from now on, or for each of one peer. The answer is a line of its own before.
+    Monitor(Option<String>),
 }
 
 /// Of which peers everything is said; those of each state are counted anyway.
@@ -152,7 +155,7 @@ impl Drop for Requests {
 ///
 /// # Errors
 /// When the socket cannot be made.
-pub fn listen(directory: &Path) -> io::Result<Requests> {
+pub fn listen(directory: &Path, events: &Events) -> io::Result<Requests> {
     let path = directory.join(SOCKET);
     match std::fs::remove_file(&path) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
@@ -161,14 +164,15 @@ pub fn listen(directory: &Path) -> io::Result<Requests> {
     let listener = UnixListener::bind(&path)?;
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))?;
     let (sender, pending) = mpsc::channel(1);
+    let events = events.clone();
     tokio::spawn(async move {
         let places = Arc::new(Semaphore::new(AT_A_TIME));
         while let Ok(place) = Arc::clone(&places).acquire_owned().await
             && let Ok((stream, _)) = listener.accept().await
         {
-            let sender = sender.clone();
+            let (sender, events) = (sender.clone(), events.clone());
             tokio::spawn(async move {
-                let _ = tokio::time::timeout(PATIENCE, serve(stream, &sender)).await;
+                let _ = tokio::time::timeout(PATIENCE, serve(stream, &sender, &events)).await;
                 drop(place);
             });
         }
@@ -176,10 +180,21 @@ pub fn listen(directory: &Path) -> io::Result<Requests> {
     Ok(Requests { pending, path })
 }
 
-async fn serve(mut stream: UnixStream, requests: &mpsc::Sender<Pending>) -> io::Result<()> {
+async fn serve(
+    mut stream: UnixStream,
+    requests: &mpsc::Sender<Pending>,
+    events: &Events,
+) -> io::Result<()> {
     let mut bytes = Vec::new();
     (&mut stream).take(LONGEST + 1).read_to_end(&mut bytes).await?;
     let reply = match read(&bytes) {
+        Ok(Request::Monitor(peer)) => match events.follow(stream, peer) {
+            Ok(()) => return Ok(()),
+            Err((back, why)) => {
+                stream = back;
+                Reply::Said(Answer::refused(why))
+            }
+        },
         Ok(request) => {
             let (sender, answer) = oneshot::channel();
             let closed = || Reply::Said(Answer::refused("the process is ending"));
@@ -270,28 +285,61 @@ fn exchange(
     longest: usize,
 ) -> Result<(Vec<u8>, RunsAs), Failure> {
     let path = directory.join(SOCKET);
-    let failed = |e: io::Error| match e.kind() {
-        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => Failure::Generic(format!(
-            "{}: no process answers there: it is not running, or older than this program; see \
-             `ipipou show`",
-            path.display()
-        )),
-        io::ErrorKind::PermissionDenied => Failure::Generic(format!(
-            "{}: {e}: only root and the service's user may ask",
-            path.display()
-        )),
-        _ => Failure::Generic(format!("{}: {e}", path.display())),
-    };
+    let mut stream = connect(directory, request)?;
+    let answer = read_all(&mut stream, PATIENCE, longest).map_err(|e| failed(&path, &e))?;
+    let user = socket_peercred(&stream).map_err(|e| failed(&path, &e.into()))?.uid;
+    let is_ours = user.is_root() || user == geteuid();
+    Ok((answer, if is_ours { RunsAs::Us } else { RunsAs::Another }))
+}
+
+/// Sends a request to the process whose directory this is.
+///
+/// # Errors
+/// When there is no such process, or this user may not ask.
+pub(super) fn connect(directory: &Path, request: Request) -> Result<Connection, Failure> {
+    let path = directory.join(SOCKET);
+    let failed = |e: io::Error| failed(&path, &e);
     let mut stream = Connection::connect(&path).map_err(failed)?;
     stream.set_write_timeout(Some(PATIENCE)).map_err(failed)?;
     let envelope = Envelope { ipipou: VERSION, content: Asked { request } };
     let bytes = serde_json::to_vec(&envelope).map_err(|e| Failure::Generic(e.to_string()))?;
     stream.write_all(&bytes).map_err(failed)?;
     stream.shutdown(Shutdown::Write).map_err(failed)?;
-    let answer = read_all(&mut stream, PATIENCE, longest).map_err(failed)?;
-    let user = socket_peercred(&stream).map_err(|e| failed(e.into()))?.uid;
-    let is_ours = user.is_root() || user == geteuid();
-    Ok((answer, if is_ours { RunsAs::Us } else { RunsAs::Another }))
+    Ok(stream)
+}
+
+fn failed(path: &Path, error: &io::Error) -> Failure {
+    match error.kind() {
+        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => Failure::Generic(format!(
+            "{}: no process answers there: it is not running, or older than this program; see \
+             `ipipou show`",
+            path.display()
+        )),
+        io::ErrorKind::PermissionDenied => Failure::Generic(format!(
+            "{}: {error}: only root and the service's user may ask",
+            path.display()
+        )),
+        _ => Failure::Generic(format!("{}: {error}", path.display())),
+    }
+}
+
+/// The answer that precedes events.
+pub(super) fn accepted() -> Vec<u8> {
+    let envelope = Envelope { ipipou: VERSION, content: Answer::done("") };
+    serde_json::to_vec(&envelope).unwrap_or_default()
+}
+
+/// Whether an answer says that it is done.
+///
+/// # Errors
+/// What it says otherwise.
+pub(super) fn is_accepted(answer: &[u8]) -> Result<(), Failure> {
+    let answer: Envelope<Answer> = serde_json::from_slice(answer)
+        .map_err(|_| Failure::Generic("the process is older than this program".to_owned()))?;
+    match answer.content.ok {
+        true => Ok(()),
+        false => Err(Failure::Generic(answer.content.text)),
+    }
 }
 
 impl Files {

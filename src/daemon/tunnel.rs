@@ -11,6 +11,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::control::StatusSocket;
 use super::debounce::DebouncedChanges;
+use super::monitor::Events;
 use super::old::Base;
 use super::peers::{AtStart, PeersReader};
 use super::preflight::Demand;
@@ -109,7 +110,7 @@ async fn serve(settings: &Settings) -> Result<(), Failure> {
         }
         process.take_peers(set).await;
     }
-    let mut asked = open_requests(settings);
+    let mut asked = open_requests(settings, &process.events);
     if let Some(table) = next_table(&mut tables, &settings.config).await {
         // This is done before the host is read, so that what an earlier process made for these nodes is
         // kept.
@@ -117,7 +118,12 @@ async fn serve(settings: &Settings) -> Result<(), Failure> {
     }
 
     process.start().await?;
-    let base = Base { settings: settings.clone(), datapath: process.chosen, run: old_tunnel::run };
+    let base = Base {
+        settings: settings.clone(),
+        datapath: process.chosen,
+        events: process.events.clone(),
+        run: old_tunnel::run,
+    };
     process.old.start(base, inherited, clock::unix());
     let mut is_ready = false;
     let mut leaves_until = None;
@@ -209,7 +215,7 @@ async fn read_again(process: &mut Process<'_>, reader: Option<&PeersReader>) {
             process.take_peers(set).await;
         }
         Some(Err(faults)) => {
-            process.mistakes = Some(Mistakes::now(&faults));
+            process.note_mistakes(&faults);
             faults.lines().for_each(|fault| tracing::error!("{fault}"));
             tracing::error!("the files of peers have mistakes: everything stays as it was");
         }
@@ -218,9 +224,9 @@ async fn read_again(process: &mut Process<'_>, reader: Option<&PeersReader>) {
 }
 
 /// Opens the socket for requests; a tunnel works without one.
-fn open_requests(settings: &Settings) -> Option<Requests> {
+fn open_requests(settings: &Settings, events: &Events) -> Option<Requests> {
     let directory = &settings.runtime_dir;
-    requests::listen(directory)
+    requests::listen(directory, events)
         .inspect_err(|e| {
             tracing::warn!(
                 "{}: {e}: `ipipou reload` will not reach this tunnel",

@@ -1,5 +1,6 @@
 //! What people and programs see of a tunnel: log lines and `ipipou show`.
 
+pub mod events;
 pub mod log;
 pub mod peers;
 pub mod rate;

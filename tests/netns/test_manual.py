@@ -384,25 +384,31 @@ def _(page):
     assert len(re.findall(r"GET /hosts.json .* 200", served.output())) == len(hosts)
 
 
+class HubFiles:
+    """The files of a server for many clients, one of whom is anna, with the key of client0.conf."""
+
+    def __init__(self, page):
+        self.peers = page.directory / "hub0.peers.d"
+        self.peers.mkdir()
+        text = (TOP / "etc/ipipou/hub0.conf").read_text()
+        text = re.sub("^peers$", f"peers {self.peers}", text, flags=re.MULTILINE)
+        conf = page.directory / "hub0.conf"
+        conf.touch(0o640)
+        conf.write_text(text.replace("<the shared secret>", SECRET))
+        page.replaced["--config hub0"] = f"--config {conf}"
+        self.name("anna", page.keys.public, 7)
+
+    def name(self, peer, key, i):
+        example = (TOP / "etc/ipipou/peer.toml").read_text()
+        named = example.replace("anna", peer).replace("<the peer's public key>", key)
+        (self.peers / f"{peer}.toml").write_text(named.replace('"10.8.0.7"', f'"10.8.0.{i}"'))
+
+
 @shows("A server for many clients")
 def _(page):
     internet = Internet(page.lab)
     server = internet.at("server", SERVER)
-    peers = page.directory / "hub0.peers.d"
-    peers.mkdir()
-    text = (TOP / "etc/ipipou/hub0.conf").read_text()
-    text = re.sub("^peers$", f"peers {peers}", text, flags=re.MULTILINE)
-    conf = page.directory / "hub0.conf"
-    conf.touch(0o640)
-    conf.write_text(text.replace("<the shared secret>", SECRET))
-    page.replaced["--config hub0"] = f"--config {conf}"
-    example = (TOP / "etc/ipipou/peer.toml").read_text()
-
-    def name(peer, key, i):
-        named = example.replace("anna", peer).replace("<the peer's public key>", key)
-        (peers / f"{peer}.toml").write_text(named.replace('"10.8.0.7"', f'"10.8.0.{i}"'))
-
-    name("anna", page.keys.public, 7)
+    files = HubFiles(page)
     near = page.start("ipipou --config hub0", server)
     client = internet.at("client", CLIENT)
     own = near.show()["peers"]["public_key"]
@@ -413,10 +419,33 @@ def _(page):
     here = ["--runtime-root", near.root]
     listed = server.run(["ipipou", *page.words("ipipou peer list"), *here])
     assert "anna" in listed and "connected" in listed
-    name("bob", ipipou.Keys(server).public, 8)
+    files.name("bob", ipipou.Keys(server).public, 8)
     # The directory has the interface's name here, not the file's.
     words = [word.replace("hub0", "ipipou0") for word in page.words("ipipou reload hub0")]
     assert "1 added, 0 changed, 0 removed, 1 untouched" in server.run(["ipipou", *words, *here])
+
+
+@shows("Do something when a peer comes or goes")
+def _(page):
+    """The loop of the page, with another command in it."""
+    internet = Internet(page.lab)
+    server, client = internet.pair()
+    HubFiles(page)
+    near = page.other_end("hub0", server)
+    near.await_log("ready on")
+    assert page.words("ipipou monitor --json") == ["monitor", "--json"]
+    text = section("docs/guide.md", "## Recipes")
+    (loop,) = re.findall(r"^```sh\n(ipipou monitor .*?)\n```$", text, re.DOTALL | re.MULTILINE)
+    loop = loop.replace("monitor ", f"monitor --runtime-root {near.root} ")
+    watcher = server.spawn(["sh", "-c", loop.replace("wakeonlan", "echo woken")])
+    watcher.await_output("watching")
+    inside = "--tunl-ip 10.8.0.7 --tunl-peer-ip 10.8.0.1".split()
+    knows = ["--auth-remote-pubkey-b64", near.show()["peers"]["public_key"]]
+    page.other_end("client0", client, *inside, *knows).await_log("connected to")
+    watcher.await_output("woken 52:54:00:12:34:56")
+    near.process.stop()
+    watcher.wait()
+    assert watcher.output().count("woken") == 1
 
 
 @shows("Many clients that share a key")

@@ -62,6 +62,18 @@ pub enum Command {
         #[arg(short = 'h', long, action = ArgAction::Help)]
         help: Option<bool>,
     },
+    /// Print a line for each thing that happens to a tunnel: peers that come, move and go, what is refused
+    /// and repaired, and whether a client is connected
+    Monitor {
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+        /// Only what happens to this peer
+        #[arg(long, value_name = "NAME")]
+        peer: Option<String>,
+        #[command(flatten)]
+        running: RunningOptions,
+    },
     /// Print a new private key in base64
     Genkey {
         /// Print this help

@@ -309,7 +309,7 @@ impl Report {
     }
 
     /// The same, for the people at the peer.
-    pub(in crate::engine) fn told(why: Refusal) -> &'static str {
+    pub fn told(why: Refusal) -> &'static str {
         match why {
             Refusal::Expired => "our time there is over (`expires` in its files of peers)",
             Refusal::Disabled => "we are disabled there (`enabled = false` in its files of peers)",

@@ -2,7 +2,6 @@
 
 use std::fmt;
 
-use crate::engine::Now;
 use crate::engine::peers_file::{PeerEntry, PeerName};
 
 /// Why a session ended.
@@ -28,8 +27,8 @@ pub enum Gone {
 
 impl Gone {
     /// Why the session of a member that was changed to `entry` ended.
-    pub(super) fn of(entry: &PeerEntry, now: &Now) -> Self {
-        match (entry.enabled, entry.has_expired(now.unix)) {
+    pub fn of(entry: &PeerEntry, unix: u64) -> Self {
+        match (entry.enabled, entry.has_expired(unix)) {
             (false, _) => Gone::Disabled,
             (true, true) => Gone::Expired,
             (true, false) => Gone::Rekeyed,

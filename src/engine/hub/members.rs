@@ -68,7 +68,9 @@ impl Hub {
             if let Some(remote) = remote {
                 let change = match goes_on {
                     true => Followed::Changed(name.clone(), remote),
-                    false => Followed::Ended(name.clone(), remote, Gone::of(&member.entry, now)),
+                    false => {
+                        Followed::Ended(name.clone(), remote, Gone::of(&member.entry, now.unix))
+                    }
                 };
                 followed.push((change, old));
             }

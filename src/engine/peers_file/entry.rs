@@ -105,6 +105,14 @@ impl PeerEntry {
         self.expires.is_some_and(|expires| expires <= unix)
     }
 
+    /// Whether a tunnel to the one is a tunnel to the other.
+    pub fn has_tunnel_of(&self, other: &PeerEntry) -> bool {
+        self.speaks == other.speaks
+            && self.addresses == other.addresses
+            && self.routes == other.routes
+            && self.secret.as_bytes() == other.secret.as_bytes()
+    }
+
     /// Whether two entries say the same of a peer, wherever they stand.
     pub fn is_as(&self, other: &PeerEntry) -> bool {
         let PeerEntry {
