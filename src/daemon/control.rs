@@ -3,7 +3,7 @@
 //! Only root and the service's own user can connect: the directory and the socket are closed to others.
 
 use std::fs::{self, DirBuilder, Permissions};
-use std::io::{self, Read as _};
+use std::io;
 use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::os::unix::net::UnixStream as Connection;
 use std::path::{Path, PathBuf};
@@ -14,17 +14,15 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::net::{UnixListener, UnixStream};
 
 use super::Failure;
-use super::requests::{self, PeersAsked, rendered};
-use super::status::Snapshot;
+use super::requests;
+use super::snapshot::{PeersAsked, Snapshot};
+use super::stream::{MAX_STATUS, read_all};
 use crate::auth;
-use crate::host::clock::{self, Clock};
+use crate::host::clock;
 use crate::observe::status::{self, ProcessStatus};
 use crate::observe::{peers, printable};
 
 const SOCKET: &str = "control.sock";
-
-/// The longest status that is read: there is room for many thousand remotes.
-pub(super) const MAX_STATUS: usize = 64 << 20;
 
 /// How long `show` waits for one process.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -85,7 +83,7 @@ impl Drop for StatusSocket {
 /// Sends the status in the background, so that a reader that does not read blocks nothing.
 pub fn answer(mut stream: UnixStream, snapshot: Snapshot) {
     tokio::spawn(async move {
-        let json = rendered(snapshot).await;
+        let json = snapshot.rendered().await;
         let _ = tokio::time::timeout(PATIENCE, stream.write_all(&json)).await;
     });
 }
@@ -296,30 +294,6 @@ fn parsed(json: &[u8]) -> io::Result<ProcessStatus> {
 /// C1, whose first byte in UTF-8 is 0xc2.
 fn may_hold_controls(json: &[u8]) -> bool {
     json.iter().any(|byte| matches!(byte, b'\\' | 0x7f | 0xc2))
-}
-
-/// Reads up to the end. All of it, not each part, has as long as `patience`.
-///
-/// # Errors
-/// When it takes longer, or is longer than `most` bytes and what one call reads.
-pub fn read_all(stream: &mut Connection, patience: Duration, most: usize) -> io::Result<Vec<u8>> {
-    let start = Clock::start();
-    let mut bytes = Vec::new();
-    let mut buffer = vec![0; 64 * 1024];
-    loop {
-        let left = patience.checked_sub(start.elapsed()).filter(|left| !left.is_zero());
-        stream.set_read_timeout(Some(left.ok_or(io::ErrorKind::TimedOut)?))?;
-        match stream.read(&mut buffer) {
-            Ok(0) => return Ok(bytes),
-            Ok(_) if bytes.len() > most => return Err(io::ErrorKind::FileTooLarge.into()),
-            Ok(length) => bytes.extend_from_slice(&buffer[..length]),
-            // The error of a time limit (SO_RCVTIMEO in socket(7)).
-            Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
-                return Err(io::ErrorKind::TimedOut.into());
-            }
-            Err(e) => return Err(e),
-        }
-    }
 }
 
 /// Escapes control characters in all strings.

@@ -4,6 +4,7 @@
 mod control;
 mod debounce;
 mod driver;
+mod events;
 mod failure;
 mod locks;
 mod memory;
@@ -22,7 +23,9 @@ mod record;
 mod requests;
 mod server_key;
 mod signals;
+mod snapshot;
 mod status;
+mod stream;
 mod tunnel;
 
 use std::io::{Read as _, Write as _};

@@ -13,7 +13,7 @@ use tokio::task::{JoinHandle, spawn_local};
 use tracing::Instrument as _;
 
 use super::Settings;
-use super::monitor::Events;
+use super::events::Events;
 use crate::engine::config::Datapath;
 use crate::engine::host::Traffic;
 use crate::engine::hub::{Gone, MemberState, MemberStatus};

@@ -12,7 +12,7 @@ use ipnet::Ipv4Net;
 use tokio::sync::watch;
 
 use super::debounce::DebouncedChanges;
-use super::monitor::Events;
+use super::events::Events;
 use super::old::{Base, First, OldState, Order, Wanted};
 use super::process::Process;
 use super::{Failure, Settings};

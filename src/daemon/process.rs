@@ -8,14 +8,14 @@ use tokio::net::UnixStream;
 use tracing::Level;
 
 use super::control;
+use super::events::Events;
 use super::locks::Locks;
 use super::memory::{Loaded, MemoryFile};
-use super::monitor::Events;
 use super::old::OldPeers;
 use super::peers::PeersReader;
 use super::preflight::{self, Demand, Ground};
-use super::requests::{Answer, PeersAsked, Pending, Reply, Request};
-use super::status::{Mistakes, Snapshot};
+use super::requests::{Answer, Pending, Reply, Request};
+use super::snapshot::{Mistakes, PeersAsked, Snapshot};
 use super::{Failure, Settings};
 use crate::auth::Reject;
 use crate::engine::config::Datapath;

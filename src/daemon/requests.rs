@@ -24,9 +24,9 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use super::Failure;
-use super::control::{MAX_STATUS, read_all};
-use super::monitor::Events;
-use super::status::Snapshot;
+use super::events::Events;
+use super::snapshot::{PeersAsked, Snapshot};
+use super::stream::{MAX_STATUS, read_all};
 
 const SOCKET: &str = "request.sock";
 
@@ -59,20 +59,6 @@ pub enum Request {
     Show(PeersAsked),
     /// A line for each event from now on, or for each of one peer. The answer is a line of its own before.
     Monitor(Option<String>),
-}
-
-/// Of which peers everything is said; those of each state are counted anyway.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum PeersAsked {
-    /// Of none.
-    None,
-    /// Of all.
-    All,
-    /// Of the one that is called so, if there is one.
-    Named(String),
-    /// Of those in this state ([`MemberState`](crate::engine::hub::MemberState)).
-    InState(String),
 }
 
 /// Files of peers, and the files of secrets that they name.
@@ -188,7 +174,7 @@ async fn serve(
     let mut bytes = Vec::new();
     (&mut stream).take(LONGEST + 1).read_to_end(&mut bytes).await?;
     let reply = match read(&bytes) {
-        Ok(Request::Monitor(peer)) => match events.follow(stream, peer) {
+        Ok(Request::Monitor(peer)) => match events.follow(stream, peer, accepted()) {
             Ok(()) => return Ok(()),
             Err((back, why)) => {
                 stream = back;
@@ -210,15 +196,9 @@ async fn serve(
             let envelope = Envelope { ipipou: VERSION, content: answer };
             serde_json::to_vec(&envelope).unwrap_or_default()
         }
-        Reply::Status(snapshot) => rendered(*snapshot).await,
+        Reply::Status(snapshot) => snapshot.rendered().await,
     };
     stream.write_all(&bytes).await
-}
-
-/// The status as JSON, made on a thread that nobody waits for.
-pub(super) async fn rendered(snapshot: Snapshot) -> Vec<u8> {
-    let render = move || serde_json::to_vec(&snapshot.status()).unwrap_or_default();
-    tokio::task::spawn_blocking(render).await.unwrap_or_default()
 }
 
 /// Takes a request apart.
@@ -323,10 +303,12 @@ fn failed(path: &Path, error: &io::Error) -> Failure {
     }
 }
 
-/// The answer that precedes events.
-pub(super) fn accepted() -> Vec<u8> {
+/// The line that precedes events.
+fn accepted() -> Vec<u8> {
     let envelope = Envelope { ipipou: VERSION, content: Answer::done("") };
-    serde_json::to_vec(&envelope).unwrap_or_default()
+    let mut line = serde_json::to_vec(&envelope).unwrap_or_default();
+    line.push(b'\n');
+    line
 }
 
 /// Whether an answer says that it is done.

@@ -11,14 +11,14 @@ use tokio::time::{Instant, sleep_until};
 
 use super::control::StatusSocket;
 use super::debounce::DebouncedChanges;
-use super::monitor::Events;
+use super::events::Events;
 use super::old::Base;
 use super::peers::{AtStart, PeersReader};
 use super::preflight::Demand;
 use super::process::Process;
 use super::requests::{self, Pending, Requests};
 use super::signals::{Caught, Signals};
-use super::status::Mistakes;
+use super::snapshot::Mistakes;
 use super::{Failure, Settings, old_tunnel, preflight, server_key};
 use crate::auth::key_text;
 use crate::engine::Event;

@@ -6,8 +6,7 @@ use std::fmt::Write as _;
 
 use serde::{Deserialize, Serialize};
 
-use super::status::WIDTH;
-use super::text::{age, bytes, duration, without_middle};
+use super::text::{WIDTH, age, bytes, duration, without_middle};
 
 /// One peer. Field names are part of the interface; fields may be added.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use serde::{Deserialize, Serialize};
 
 use super::peers::{self, ConnectionStatus, PeersStatus};
-use super::text::{age, bytes, duration, without_middle};
+use super::text::{WIDTH, age, bytes, duration, without_middle};
 
 /// The version of the fields.
 pub const SCHEMA: u32 = 1;
@@ -159,8 +159,6 @@ pub struct Dropped {
     pub bytes: Option<u64>,
 }
 
-/// A width that fits on most terminals.
-pub(super) const WIDTH: usize = 100;
 /// An address is never shortened below this, whatever else is in its line.
 const LEAST_REMOTE: usize = 12;
 

@@ -1,5 +1,8 @@
 //! Times and long texts, as people read them.
 
+/// A width that fits on most terminals.
+pub(super) const WIDTH: usize = 100;
+
 /// Removes the middle of a text. More is kept of its end, which has the port.
 pub(super) fn without_middle(text: &str, room: usize) -> String {
     let length = text.chars().count();
