@@ -106,6 +106,7 @@ fn config(verifier: Verifier) -> Result<Config, Box<dyn Error>> {
         inner: "172.28.0.0".parse()?,
         inner_peer: "172.28.0.1/32".parse()?,
         inner6: None,
+        inner_from_server: false,
         mtu: None,
         outer: Outer::Address("203.0.113.1".parse()?),
         port: 10000.try_into()?,

@@ -2,6 +2,8 @@
 
 #[path = "engine/gateway.rs"]
 mod gateway;
+#[path = "engine/given.rs"]
+mod given;
 #[path = "engine/guard.rs"]
 mod guard;
 #[path = "engine/host.rs"]

@@ -35,6 +35,14 @@ pub fn of_peer(text: &str) -> Result<PeerAddress, ValueError> {
     }
 }
 
+/// `--tunl-ip`: an address, or the word that the server gives one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum GivenInner {
+    /// `auto`
+    FromServer,
+    Address(Inner),
+}
+
 /// Parses an address that one host can have: not 0.0.0.0, broadcast or multicast.
 pub fn v4(text: &str) -> Result<Ipv4Addr, ValueError> {
     let text = text.trim();
@@ -86,6 +94,14 @@ pub fn inner(text: &str) -> Result<Inner, ValueError> {
     let address = v4(address)?;
     let network = length.transpose()?.and_then(|length| Ipv4Net::new(address, length).ok());
     Ok(Inner { address, network: network.as_ref().map(Ipv4Net::trunc) })
+}
+
+/// Parses the value of `--tunl-ip`.
+pub fn given_inner(text: &str) -> Result<GivenInner, ValueError> {
+    match text.trim() {
+        "auto" => Ok(GivenInner::FromServer),
+        text => inner(text).map(GivenInner::Address),
+    }
 }
 
 /// Parses `ADDR` or `ADDR/LEN`. The result keeps the address, not only its network.

@@ -234,16 +234,11 @@ fn client_conf(
          fou-remote {host}:{}\n\n",
         tunnel.port
     ));
-    for address in &peer.addresses {
-        match (address, tunnel.inner6) {
-            (IpAddr::V4(address), _) => *text += &format!("tunl-ip {address}\n"),
-            (IpAddr::V6(address), Some(own)) => {
-                *text += &format!("ip6 {address}/{}\n", own.prefix_len());
-            }
-            (IpAddr::V6(_), None) => {}
-        }
+    *text += "# The server tells the address.\ntunl-ip auto\n";
+    if peer.addresses.iter().any(IpAddr::is_ipv6) {
+        *text += "# The kernel's datapath carries IPv4 only.\ndatapath tun\n";
     }
-    *text += &format!("tunl-peer-ip {}\nroute {}\n\n", tunnel.inner, tunnel.inner_peer.trunc());
+    text.push('\n');
     *text += &format!("auth-key-b64 {private}\n");
     *text += &format!("auth-remote-pubkey-b64 {}\n", key_text(own));
     // A line of such a file cannot hold any bytes.

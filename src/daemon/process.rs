@@ -220,7 +220,8 @@ impl<'a> Process<'a> {
     /// The peer's address inside the tunnel, if there is only one peer.
     fn inner_peer(&self) -> Option<IpAddr> {
         let peer = self.settings.tunnel().inner_peer;
-        (peer.prefix_len() == peer.max_prefix_len()).then(|| peer.addr().into())
+        let is_one = peer.prefix_len() == peer.max_prefix_len() && !peer.addr().is_unspecified();
+        is_one.then(|| peer.addr().into())
     }
 
     /// The addresses to which the routes of the host matter.
@@ -371,6 +372,7 @@ impl<'a> Process<'a> {
             | Report::ServerRefused { .. }
             | Report::Disconnected { .. }
             | Report::NextServer { .. }
+            | Report::NoInnerGiven
             | Report::NodeUnusable { .. } => Level::WARN,
             Report::Adopted(_)
             | Report::HostsChanged(_)
@@ -380,6 +382,8 @@ impl<'a> Process<'a> {
             | Report::PeerDown { .. }
             | Report::MadeRoom(_)
             | Report::BackToFirst { .. }
+            | Report::InnerAwaited
+            | Report::InnerGiven(_)
             | Report::NothingBack(_)
             | Report::ClockJumped(_) => Level::INFO,
             Report::Refreshed(_) | Report::Sent { .. } => return tracing::debug!("{report}"),

@@ -314,8 +314,12 @@ fn tunnel_status(tunnel: Status) -> TunnelStatus {
             remotes.into_iter().map(one).collect()
         }),
         admitted: tunnel.admitted,
-        inner: tunnel.inner.to_string(),
+        inner: match tunnel.inner.is_unspecified() {
+            true => "-".to_owned(),
+            false => tunnel.inner.to_string(),
+        },
         inner_peer: match tunnel.inner_peer.prefix_len() {
+            _ if tunnel.inner_peer.addr().is_unspecified() => "-".to_owned(),
             32 => tunnel.inner_peer.addr().to_string(),
             _ => tunnel.inner_peer.trunc().to_string(),
         },

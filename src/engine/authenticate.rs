@@ -66,6 +66,9 @@ impl Engine {
             }
         }
         self.follow_choice(actions);
+        if !heard.is_empty() {
+            self.take_inner(now, actions);
+        }
         for server in heard {
             let Some(servers) = self.peers.servers_mut() else { continue };
             if server == servers.number_in_use() {

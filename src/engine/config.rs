@@ -310,13 +310,16 @@ pub fn is_host_name(text: &str) -> bool {
 pub struct TunnelConfig {
     /// The tunnel interface, `ipipouN` unless named.
     pub device: DeviceName,
-    /// Our address inside the tunnel.
+    /// Our address inside the tunnel; 0.0.0.0 while there is none.
     pub inner: Ipv4Addr,
     /// The other end's address inside the tunnel. Tunnels with many ends have a network there
     /// instead, that all inner addresses are from.
     pub inner_peer: Ipv4Net,
     /// Our IPv6 address inside the tunnel, with the network that is on it.
     pub inner6: Option<Ipv6Net>,
+    /// The server tells the three above when it lets us in; until then there is no inner address. Then
+    /// `inner_peer` is the network of ours, and there is one peer nevertheless.
+    pub inner_from_server: bool,
     /// Bytes of the largest packet inside the tunnel; `None`: what fits into a packet of the uplink.
     pub mtu: Option<u32>,
     /// Where the outer packets come from and go to.
@@ -451,7 +454,7 @@ impl TunnelConfig {
     /// Whether the inner addresses of all peers are from one network with ours; otherwise there is one
     /// peer, which has one.
     pub fn is_network(&self) -> bool {
-        self.inner_peer.contains(&self.inner)
+        !self.inner_from_server && self.inner_peer.contains(&self.inner)
     }
 
     /// Whether routes, policy rules or gateway rules are asked for.

@@ -1,6 +1,7 @@
 //! The endpoint is our end of all links: its outer address as it is now, and what follows from it for
 //! every link.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
@@ -68,7 +69,8 @@ pub struct Endpoint {
 
 /// The inner addresses of the other ends.
 pub fn through(endpoint: &Endpoint, peers: &Peers) -> Vec<IpNet> {
-    let mut through = vec![IpNet::V4(endpoint.tunnel.inner_peer)];
+    let own = [IpNet::V4(endpoint.tunnel.inner_peer)].into_iter();
+    let mut through: Vec<_> = own.filter(|net| !net.addr().is_unspecified()).collect();
     through.extend(peers.iter().flat_map(|p| p.networks.iter().copied()));
     through
 }
@@ -83,9 +85,24 @@ pub fn is_inside(endpoint: &Endpoint, peers: &Peers, address: IpAddr) -> bool {
 
 /// Our addresses on the one interface of a tunnel.
 pub fn addresses(tunnel: &TunnelConfig, outside: &BTreeSet<IpAddr>) -> Vec<InterfaceAddress> {
-    let v4 = link_addresses(tunnel.inner.into(), &[tunnel.inner_peer.into()], outside);
+    let v4 = match tunnel.inner.is_unspecified() {
+        true => Vec::new(),
+        false => link_addresses(tunnel.inner.into(), &[tunnel.inner_peer.into()], outside),
+    };
     let v6 = tunnel.inner6.map(|net| link_addresses(net.addr().into(), &[net.into()], outside));
     v4.into_iter().chain(v6.into_iter().flatten()).collect()
+}
+
+/// The outer addresses that the addresses of a tunnel with two ends must not lead into it. What a user
+/// configures is as it is; of what a server tells, nothing may.
+pub fn kept_out<'a>(
+    tunnel: &TunnelConfig,
+    outside: &'a BTreeSet<IpAddr>,
+) -> Cow<'a, BTreeSet<IpAddr>> {
+    match tunnel.inner_from_server {
+        true => Cow::Borrowed(outside),
+        false => Cow::Owned(BTreeSet::new()),
+    }
 }
 
 /// Our addresses on a link that leads to these networks. The kernel routes the network of an address

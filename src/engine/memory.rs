@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::net::SocketAddr;
 
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use super::{Engine, Now};
@@ -29,6 +30,8 @@ pub struct Memory {
     pub highest_clock: u64,
     /// Server with many clients: where each was, and when (Unix time) it last proved itself.
     pub clients: BTreeMap<SocketAddr, u64>,
+    /// Client: the inner addresses that the server gave it last.
+    pub inner: Vec<IpNet>,
     /// Settings of interfaces as they were before us, by name.
     pub settings: BTreeMap<String, Settings>,
     /// A server is running, or did not come to its end: it may have accepted more than is in here.

@@ -12,6 +12,7 @@ pub mod datapath;
 pub mod driver;
 mod endpoint;
 mod event;
+mod given;
 mod heard;
 pub mod host;
 pub mod hub;
@@ -218,6 +219,8 @@ pub struct Engine {
     /// The servers of which it was said that their name stands for no address of use to us.
     names_unusable: BTreeSet<usize>,
     answers: Answers,
+    /// It was said that the server gives us no inner address.
+    tells_no_inner: bool,
 }
 
 /// What is being applied.
@@ -245,7 +248,12 @@ impl Engine {
     /// `memory` is what an earlier process left with [`Action::Remember`] or [`Action::Write`].
     pub fn new(config: Config, datapath: Datapath, mut memory: Memory, now: &Now) -> Self {
         let control = control(&config);
-        let Config { tunnel, peers } = config;
+        let Config { mut tunnel, peers } = config;
+        if tunnel.inner_from_server {
+            let (v4, v6) = given::usable(&memory.inner, &tunnel, datapath);
+            let last: Vec<_> = v4.map(Into::into).into_iter().chain(v6.map(Into::into)).collect();
+            given::set(&mut tunnel, &last);
+        }
         let (peer, table, hub) = match peers {
             PeerSource::One(peer) => (Some(Peer::new(peer, &tunnel, &mut memory, now)), None, None),
             PeerSource::Table(_) => (None, Some(Vec::new()), None),
@@ -279,6 +287,7 @@ impl Engine {
             server_moved: false,
             names_unusable: BTreeSet::new(),
             answers: Answers::default(),
+            tells_no_inner: false,
         }
     }
 

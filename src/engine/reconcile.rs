@@ -64,6 +64,7 @@ impl Engine {
         let is_as_planned = before.is_some_and(|before| self.is_as_planned(before));
         self.listen(now);
         if first {
+            self.await_inner(actions);
             self.note_start(actions);
         }
         self.make_room(now, actions);

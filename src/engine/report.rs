@@ -4,6 +4,8 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
+use ipnet::IpNet;
+
 use super::config::{DeviceName, Outer, ServerName};
 use super::host::step::Step;
 use super::hub::{Gone, Loaded};
@@ -146,6 +148,12 @@ pub enum Report {
         /// Our address and port as the server sees them.
         seen: Option<SocketAddr>,
     },
+    /// Our inner addresses come from the server, which has not told them yet.
+    InnerAwaited,
+    /// The server gives us these inner addresses, with their networks.
+    InnerGiven(Vec<IpNet>),
+    /// The server lets us in and gives us no inner address that we can have.
+    NoInnerGiven,
     /// Our server does not let us in.
     ServerRefused {
         /// Our server.
@@ -328,6 +336,17 @@ impl fmt::Display for Report {
                 write!(f, "connected to {server}, {:.1} ms", round_trip.as_secs_f64() * 1e3)?;
                 seen.map_or(Ok(()), |seen| write!(f, "; it sees us at {seen}"))
             }
+            Report::InnerAwaited => {
+                f.write_str("no address inside the tunnel yet: waiting for the server to give one")
+            }
+            Report::InnerGiven(given) => {
+                f.write_str("our address inside the tunnel, from the server:")?;
+                given.iter().try_for_each(|address| write!(f, " {address}"))
+            }
+            Report::NoInnerGiven => f.write_str(
+                "the server gives us no address inside the tunnel that we can have: see its file of \
+                 peers, or give --tunl-ip",
+            ),
             Report::ServerRefused { server, why } => {
                 write!(f, "{server} does not let us in: {}", Report::told(*why))
             }

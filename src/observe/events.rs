@@ -204,6 +204,9 @@ impl Happened {
             | Report::InVrf(_)
             | Report::Rivals { .. }
             | Report::AlternateInVrf { .. }
+            | Report::InnerAwaited
+            | Report::InnerGiven(_)
+            | Report::NoInnerGiven
             | Report::KeepsBeingUndone(_)
             | Report::ReauthIgnored
             | Report::ClockJumped(_) => return None,

@@ -123,6 +123,19 @@ fn a_client_that_knows_their_keys_has_several_servers() {
 }
 
 #[test]
+fn a_client_that_knows_its_server_may_be_given_its_address() {
+    let line = format!(
+        "-b @eth0 -r a.example:1 --tunl-ip auto --route fd08::/64 --default-route \
+         --auth-key-b64 {PRIVATE} --auth-secret topsecret --auth-remote-pubkey-b64 {OTHER_PUBLIC}"
+    );
+    let run = run(&line);
+    assert!(!run.warnings.iter().any(|warning| warning.contains("--ip6")), "{:?}", run.warnings);
+    let tunnel = Client::of(run.config).tunnel;
+    assert!(tunnel.inner_from_server && tunnel.inner.is_unspecified() && !tunnel.is_network());
+    assert!(!client("").tunnel.inner_from_server);
+}
+
+#[test]
 fn a_client_authenticates_by_its_key_or_its_token() {
     let key = client(&format!("--auth-key-b64 {PRIVATE} --auth-secret topsecret")).credential;
     let Credential::Key(signer) = key else { panic!("no key") };

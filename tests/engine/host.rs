@@ -30,6 +30,7 @@ pub fn tunnel() -> TunnelConfig {
         inner: "172.28.0.0".parse().unwrap(),
         inner_peer: "172.28.0.1/32".parse().unwrap(),
         inner6: None,
+        inner_from_server: false,
         mtu: None,
         outer: Outer::Device("eth0".parse().unwrap()),
         port: 10000.try_into().unwrap(),

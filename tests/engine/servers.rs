@@ -14,13 +14,13 @@ use super::*;
 const TICK: Duration = Duration::from_millis(100);
 const ROUND_TRIP: Duration = Duration::from_millis(20);
 const CLIENT: PeerId = PeerId(1);
-const LEASE: Duration = Duration::from_secs(180);
+pub const LEASE: Duration = Duration::from_secs(180);
 
 fn seed(number: usize) -> [u8; 32] {
     [u8::try_from(40 + number).unwrap(); 32]
 }
 
-fn place(number: usize) -> SocketAddrV4 {
+pub fn place(number: usize) -> SocketAddrV4 {
     SocketAddrV4::new([198, 51, 100, u8::try_from(number).unwrap()].into(), 10000)
 }
 
@@ -29,10 +29,10 @@ fn secret() -> SharedSecret {
 }
 
 /// A server that is played.
-struct Played {
+pub struct Played {
     answering: Answering,
     at: BTreeSet<SocketAddr>,
-    is_alive: bool,
+    pub is_alive: bool,
     heard: usize,
 }
 
@@ -48,7 +48,7 @@ impl Played {
         played
     }
 
-    fn know(&mut self, allowed: Allowed, inner: &[&str]) {
+    pub fn know(&mut self, allowed: Allowed, inner: &[&str]) {
         let inner: Vec<IpNet> = inner.iter().map(|inner| net(inner)).collect();
         let public_key = signer().public();
         let peer = ServerPeer { public_key, secret: secret(), lease: LEASE, inner, allowed };
@@ -68,13 +68,13 @@ impl Played {
 }
 
 /// A client and its servers.
-struct Scene {
-    play: Play,
-    servers: Vec<Played>,
+pub struct Scene {
+    pub play: Play,
+    pub servers: Vec<Played>,
     delivered: usize,
 }
 
-fn config(servers: usize) -> Config {
+pub fn config(servers: usize) -> Config {
     let name = |number| ServerName {
         host: HostName::Address((*place(number).ip()).into()),
         port: place(number).port().try_into().unwrap(),
@@ -87,7 +87,7 @@ fn config(servers: usize) -> Config {
     Config::client(tunnel(), name(0), shows)
 }
 
-fn host_that_reaches(addresses: impl IntoIterator<Item = SocketAddrV4>) -> FakeHost {
+pub fn host_that_reaches(addresses: impl IntoIterator<Item = SocketAddrV4>) -> FakeHost {
     let mut host = FakeHost::new();
     let way = host.found.way.unwrap();
     host.found.other_ways =
@@ -96,12 +96,12 @@ fn host_that_reaches(addresses: impl IntoIterator<Item = SocketAddrV4>) -> FakeH
 }
 
 impl Scene {
-    fn new(datapath: Datapath, servers: usize) -> Self {
+    pub fn new(datapath: Datapath, servers: usize) -> Self {
         let host = host_that_reaches((0..servers).map(place));
         Scene::of(datapath, config(servers), host, servers)
     }
 
-    fn of(datapath: Datapath, config: Config, host: FakeHost, servers: usize) -> Self {
+    pub fn of(datapath: Datapath, config: Config, host: FakeHost, servers: usize) -> Self {
         let play = Play::start_on(datapath, config, host, Memory::default());
         let servers = (0..servers).map(Played::new).collect();
         let mut scene = Scene { play, servers, delivered: 0 };
@@ -110,7 +110,7 @@ impl Scene {
     }
 
     /// Time passes, and what is sent arrives and is answered.
-    fn pass(&mut self, time: Duration) {
+    pub fn pass(&mut self, time: Duration) {
         let end = self.play.now + time;
         while self.play.now < end {
             self.play.pass(TICK.min(end - self.play.now));
@@ -118,7 +118,7 @@ impl Scene {
         }
     }
 
-    fn deliver(&mut self) {
+    pub fn deliver(&mut self) {
         while let Some(packet) = self.play.sent.get(self.delivered).cloned() {
             self.delivered += 1;
             let server = self.servers.iter_mut().find(|server| server.at.contains(&packet.to));
@@ -140,7 +140,7 @@ impl Scene {
         self.play.engine.status().remote
     }
 
-    fn is_at(&mut self, number: usize) -> bool {
+    pub fn is_at(&mut self, number: usize) -> bool {
         let now = self.play.moment();
         let connection = self.play.engine.connection(&now).unwrap();
         self.remote() == Some(place(number).into()) && connection.connected_for.is_some()
@@ -158,7 +158,7 @@ impl Scene {
         panic!("not at {number} after {most} s: {:?}", self.play.log);
     }
 
-    fn told(&self, words: &str) -> usize {
+    pub fn told(&self, words: &str) -> usize {
         self.play.reports.iter().filter(|report| report.to_string().contains(words)).count()
     }
 
@@ -177,7 +177,7 @@ impl Scene {
     }
 }
 
-const BOTH: [Datapath; 2] = [Datapath::Kernel, Datapath::Tun];
+pub const BOTH: [Datapath; 2] = [Datapath::Kernel, Datapath::Tun];
 
 #[test]
 fn the_next_server_is_asked_three_seconds_after_the_first_unanswered_hello() {

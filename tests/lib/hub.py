@@ -99,6 +99,13 @@ class Hub:
         own += ["--auth-remote-pubkey-b64", self.keys[1].public]
         return Tunnel(self.lan.hosts[i - 1], *own, *self.datapath, *options, **more)
 
+    def guest(self, i, *options, **more):
+        """A client on host `i` whose inner addresses the server tells."""
+        own = ["-c", "-b", "@eth0", "-r", f"{outer(1)}:{PORT}", "--tunl-ip", "auto"]
+        own += ["--auth-key-b64", self.keys[i].private, "--auth-secret", ipipou.SECRET]
+        own += ["--auth-remote-pubkey-b64", self.keys[1].public]
+        return Tunnel(self.lan.hosts[i - 1], *own, *self.datapath, *options, **more)
+
     def connect(self, *options):
         """Starts the server and all clients, which are connected when this returns."""
         near = self.server(*options)

@@ -14,6 +14,7 @@ import pytest
 
 import ipipou
 from control_v2 import Client
+from given import addresses, given_and_changed
 from hub import (
     LIFETIME,
     PORT,
@@ -136,6 +137,26 @@ def test_a_goodbye_is_said_until_it_is_heard(lab):
     begin = time.monotonic()
     assert other.process.stop() == 0
     assert time.monotonic() - begin < 2
+
+
+def test_a_client_has_the_address_that_the_server_gives_it(lab):
+    given_and_changed(Hub(lab, clients=2, ip6=True))
+
+
+def test_a_client_without_a_server_has_no_address_until_it_answers(lab):
+    hub = Hub(lab, clients=1)
+    far = hub.guest(2)
+    far.await_log("no address inside the tunnel yet: waiting for the server to give one")
+    assert addresses(hub.clients[0]) == [] and "10.8" not in hub.clients[0].run("ip route")
+    (tunnel,) = far.show()["tunnels"]
+    assert (tunnel["inner"], tunnel["inner_peer"]) == ("-", "-")
+    near = hub.server()
+    far.await_log("connected to", timeout=40)
+    await_reached(hub.clients[0], inner(1))
+    assert near.process.stop() == 0 and far.process.stop() == 0
+    # The next start has it before anybody answers.
+    far = hub.guest(2)
+    assert addresses(hub.clients[0]) == [f"{inner(2)}/24"]
 
 
 def test_a_peer_sends_from_its_own_addresses_only(lab):

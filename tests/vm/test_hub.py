@@ -7,6 +7,7 @@ import pytest
 
 from control_v2 import Client
 from failover import first_goes_and_comes_back
+from given import given_and_changed
 from hub import PORT, Hub, await_state, hellos, inner, peers, reload, states
 from ipipou import SECRET, await_
 from lan import await_reached, outer, reaches
@@ -66,6 +67,10 @@ def test_peers_reach_the_server_and_each_other(hub):
 
 def test_a_client_goes_to_the_next_server_and_back_to_the_first(lab):
     first_goes_and_comes_back(Hub(lab, clients=2, datapath="kernel"))
+
+
+def test_a_client_has_the_address_that_the_server_gives_it(lab):
+    given_and_changed(Hub(lab, clients=2, datapath="kernel"))
 
 
 def test_spoofed_sources_and_strangers_are_dropped(hub):

@@ -32,7 +32,7 @@ use self::gateway::GatewayOptions;
 use self::given::Given;
 use self::help::{EXAMPLES, USAGE};
 use self::peers::PeersOptions;
-use super::address::{self, Inner};
+use super::address::{self, GivenInner};
 use super::endpoint::{self, LocalEnd, RemoteEnds};
 use super::value;
 use crate::engine::config::{DeviceName, HostName};
@@ -133,9 +133,10 @@ pub struct Options {
     #[arg(long, value_name = "DEV", value_parser = value::device, help_heading = "Tunnel")]
     pub tunl_dev: Option<DeviceName>,
     /// Our address inside the tunnel; a client must give it [default on a server: 172.28.0.0+2N].
-    /// With many ends also the network that all inner addresses are from
-    #[arg(long, value_name = "IP[/LEN]", value_parser = address::inner, help_heading = "Tunnel")]
-    pub tunl_ip: Option<Inner>,
+    /// With many ends also the network that all inner addresses are from. "auto", on a client that
+    /// knows its server's key: the addresses, of both families, that the server has for it
+    #[arg(long, value_name = "IP[/LEN]", value_parser = address::given_inner, help_heading = "Tunnel")]
+    pub tunl_ip: Option<GivenInner>,
     /// The other end's address inside the tunnel [default: on a server --tunl-ip plus 1, on a
     /// client minus 1]
     #[arg(long, value_name = "IP", value_parser = address::v4, help_heading = "Tunnel")]

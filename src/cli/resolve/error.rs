@@ -50,6 +50,13 @@ pub enum UsageError {
     KeysOfOneClient,
     #[error("a client needs its address inside the tunnel: give --tunl-ip, the server's plus 1")]
     NoInnerAddress,
+    #[error(
+        "--tunl-ip auto: only a client whose server's key is known is given its address: give \
+         --auth-remote-pubkey-b64 and our own key (--auth-key-file), or an address"
+    )]
+    AutoInner,
+    #[error("--tunl-ip auto: the server gives that, too: leave out --{0}")]
+    WithAutoInner(&'static str),
     #[error("--tunl-ip: {0} leaves no address for the other end: give --tunl-peer-ip too")]
     NoPeerAddress(Ipv4Addr),
     #[error(

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use ipnet::IpNet;
 
 use super::error::UsageError;
+use super::inner::is_from_server;
 use super::peers::Peers;
 use super::resolver::Resolver;
 use crate::cli::options::Options;
@@ -23,7 +24,7 @@ pub fn gateway(resolver: &mut Resolver) -> Result<GatewayConfig, UsageError> {
     check_routes(options, &resolver.peers)?;
     no_duplicates("route", &given.route)?;
     no_duplicates("dns", &given.dns)?;
-    if given.default_route && options.ip6.is_none() {
+    if given.default_route && options.ip6.is_none() && !is_from_server(options) {
         resolver.warn("--default-route: IPv6 goes past the tunnel without --ip6");
     }
     if given.dns.len() > MAX_NAME_SERVERS {
@@ -52,7 +53,7 @@ fn check_routes(options: &Options, peers: &Peers) -> Result<(), UsageError> {
         | (Peers::Client | Peers::Server, _) => {}
     }
     let v6 = routes.iter().find(|net| matches!(net, IpNet::V6(_)));
-    match v6.filter(|_| options.ip6.is_none()) {
+    match v6.filter(|_| options.ip6.is_none() && !is_from_server(options)) {
         Some(net) => Err(UsageError::RouteNeedsIp6(*net)),
         None => Ok(()),
     }

@@ -8,7 +8,7 @@ use super::error::UsageError;
 use super::number::Number;
 use super::peers::Peers;
 use super::resolver::Resolver;
-use crate::cli::address::Inner;
+use crate::cli::address::{GivenInner, Inner};
 use crate::cli::options::Options;
 use crate::engine::config::TunnelConfig;
 use crate::engine::peers_file::pool::Pool;
@@ -17,6 +17,9 @@ use crate::engine::peers_file::pool::Pool;
 /// their addresses.
 pub fn inner(resolver: &mut Resolver) -> Result<(Ipv4Addr, Ipv4Net), UsageError> {
     let options = resolver.options;
+    if options.tunl_ip == Some(GivenInner::FromServer) {
+        return from_server(options, &resolver.peers);
+    }
     let (own, peer) = match &resolver.peers {
         Peers::Clients(_) | Peers::Table(_) | Peers::Members(_)
             if options.tunl_peer_ip.is_some() =>
@@ -34,8 +37,39 @@ pub fn inner(resolver: &mut Resolver) -> Result<(Ipv4Addr, Ipv4Net), UsageError>
     Ok((own, peer.into()))
 }
 
-fn of_hub(options: &Options, otherwise: UsageError) -> Result<(Ipv4Addr, Ipv4Net), UsageError> {
+/// Whether the server gives us our addresses.
+pub fn is_from_server(options: &Options) -> bool {
+    options.tunl_ip == Some(GivenInner::FromServer)
+}
+
+/// There are none until the server has told them.
+fn from_server(options: &Options, peers: &Peers) -> Result<(Ipv4Addr, Ipv4Net), UsageError> {
+    match peers {
+        Peers::Server => {}
+        Peers::Client | Peers::Clients(_) | Peers::Table(_) | Peers::Members(_) => {
+            return Err(UsageError::AutoInner);
+        }
+    }
+    for (option, is_given) in
+        [("tunl-peer-ip", options.tunl_peer_ip.is_some()), ("ip6", options.ip6.is_some())]
+    {
+        if is_given {
+            return Err(UsageError::WithAutoInner(option));
+        }
+    }
+    Ok((Ipv4Addr::UNSPECIFIED, Ipv4Addr::UNSPECIFIED.into()))
+}
+
+/// The address that was given.
+fn given(options: &Options) -> Option<Inner> {
     match options.tunl_ip {
+        Some(GivenInner::Address(inner)) => Some(inner),
+        Some(GivenInner::FromServer) | None => None,
+    }
+}
+
+fn of_hub(options: &Options, otherwise: UsageError) -> Result<(Ipv4Addr, Ipv4Net), UsageError> {
+    match given(options) {
         Some(Inner { address, network: Some(network) }) if has_room(&network) => {
             Ok((address, network))
         }
@@ -44,7 +78,7 @@ fn of_hub(options: &Options, otherwise: UsageError) -> Result<(Ipv4Addr, Ipv4Net
 }
 
 fn of_table_host(options: &Options) -> Result<(Ipv4Addr, Ipv4Net), UsageError> {
-    let Inner { address, network } = options.tunl_ip.ok_or(UsageError::NoInnerAddressOfHost)?;
+    let Inner { address, network } = given(options).ok_or(UsageError::NoInnerAddressOfHost)?;
     Ok((address, network.unwrap_or(address.into())))
 }
 
@@ -56,13 +90,13 @@ fn has_room(network: &Ipv4Net) -> bool {
 /// Resolves the addresses of a tunnel with one peer. A server's peer has the next address, a
 /// client's peer the one before.
 fn of_two(options: &Options, number: Number) -> Result<(Ipv4Addr, Ipv4Addr), UsageError> {
-    if let Some(inner) = options.tunl_ip
+    if let Some(inner) = given(options)
         && let Some(network) = inner.network.filter(has_room)
     {
         let (address, length) = (inner.address, network.prefix_len());
         return Err(UsageError::NetworkOfTwo { address, length });
     }
-    let inner = match (options.tunl_ip, options.server) {
+    let inner = match (given(options), options.server) {
         (Some(inner), _) => inner.address,
         (None, true) => number.server_inner()?,
         (None, false) => return Err(UsageError::NoInnerAddress),

@@ -138,6 +138,9 @@ fn client(resolver: &mut Resolver, outer: Outer) -> Result<Config, UsageError> {
     let credential = auth::credential(resolver);
     let is_alone = others.is_empty();
     let server = answering(resolver, &credential, others)?;
+    if server.is_none() && tunnel.inner_from_server {
+        return Err(UsageError::AutoInner);
+    }
     if server.is_none() && !is_alone {
         return Err(UsageError::SeveralServers);
     }

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use super::error::UsageError;
 use super::gateway::gateway;
-use super::inner::inner;
+use super::inner::{inner, is_from_server};
 use super::peers::Peers;
 use super::resolver::Resolver;
 use crate::cli::options::{DatapathOption, Options, RpFilter};
@@ -52,6 +52,7 @@ pub fn tunnel(
         inner,
         inner_peer,
         inner6: options.ip6,
+        inner_from_server: is_from_server(options),
         mtu: mtu(options)?,
         datapath: datapath(options, &outer, remote)?,
         outer,

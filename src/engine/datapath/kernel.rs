@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
 
 use crate::engine::config::{AlternateAddress, DeviceName, TunnelConfig};
-use crate::engine::endpoint::{Endpoint, addresses, forwards, link_addresses};
+use crate::engine::endpoint::{Endpoint, addresses, forwards, kept_out, link_addresses};
 use crate::engine::host::wanted::{LinkKind, Mtu, Wanted, WantedLink};
 use crate::engine::host::{
     Admitted, Encapsulation, Found, Interface, InterfaceKind, IpipLink, Listener, RuleSpec,
@@ -81,7 +81,7 @@ pub fn wanted(
             kind: LinkKind::Ipip(link(tunnel, remote, outer, alternate)),
             mtu,
             addresses: match tunnel.is_network() {
-                false => addresses(tunnel, &BTreeSet::new()),
+                false => addresses(tunnel, &kept_out(tunnel, outside)),
                 true => link_addresses(tunnel.inner.into(), &peer.networks, outside),
             },
             source_check: tunnel.source_check,

@@ -6,7 +6,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use crate::engine::config::{SourceCheck, TunnelConfig};
-use crate::engine::endpoint::{Endpoint, OuterFound, addresses, forwards, is_inside, mtu, through};
+use crate::engine::endpoint::{
+    Endpoint, OuterFound, addresses, forwards, is_inside, kept_out, mtu, through,
+};
 use crate::engine::host::step::{Step, TunStep};
 use crate::engine::host::wanted::{LinkKind, Wanted, WantedLink};
 use crate::engine::host::{
@@ -60,7 +62,7 @@ pub fn wanted(
         kind: LinkKind::Tun,
         mtu: mtu(tunnel, outer, found),
         addresses: match is_network {
-            false => addresses(tunnel, &BTreeSet::new()),
+            false => addresses(tunnel, &kept_out(tunnel, outside)),
             true => addresses(tunnel, outside),
         },
         source_check: tunnel.source_check,

@@ -92,11 +92,13 @@ pub fn wanted(
     let mut whole = Vec::new();
     if let Some(interface) = extent.devices.iter().find_map(index_of) {
         wanted.name_servers = !config.dns.is_empty();
-        routes.extend(config.routes.iter().map(|net| via(*net, interface)));
+        let led = config.routes.iter().filter(|net| has_source(tunnel, net));
+        let led = led.filter(|net| !is_given(tunnel, net));
+        routes.extend(led.map(|net| via(*net, interface)));
         if config.default_route {
             let v4 = Ipv4Net::new_assert(Ipv4Addr::UNSPECIFIED, 0);
             let v6 = Ipv6Net::new_assert(Ipv6Addr::UNSPECIFIED, 0);
-            whole.push(via(v4.into(), interface));
+            whole.extend(has_source(tunnel, &v4.into()).then(|| via(v4.into(), interface)));
             whole.extend(tunnel.inner6.map(|_| via(v6.into(), interface)));
         }
     }
@@ -131,9 +133,20 @@ fn unreachable(network: Ipv4Net) -> Route {
 /// The address of ours inside the tunnel that packets to `destination` should have as their source.
 fn source(tunnel: &TunnelConfig, destination: IpNet) -> Option<IpAddr> {
     match destination {
-        IpNet::V4(_) => Some(tunnel.inner.into()),
+        IpNet::V4(_) => Some(tunnel.inner.into()).filter(|inner: &IpAddr| !inner.is_unspecified()),
         IpNet::V6(_) => tunnel.inner6.map(|net| net.addr().into()),
     }
+}
+
+/// Whether packets there have an address of ours to come from.
+fn has_source(tunnel: &TunnelConfig, destination: &IpNet) -> bool {
+    !tunnel.inner_from_server || source(tunnel, *destination).is_some()
+}
+
+/// Whether the address that the server gave us leads there already.
+fn is_given(tunnel: &TunnelConfig, destination: &IpNet) -> bool {
+    let own = [IpNet::V4(tunnel.inner_peer)].into_iter().chain(tunnel.inner6.map(IpNet::V6));
+    tunnel.inner_from_server && own.into_iter().any(|net| net.contains(destination))
 }
 
 fn full_tunnel(family: Family, mark: u32) -> [PolicyRule; 2] {

@@ -26,6 +26,8 @@ pub struct Owned {
     pub listeners: BTreeSet<Listener>,
     /// The alternate addresses on the loopback interface to remove in the same way.
     pub alternate: BTreeSet<Ipv4Addr>,
+    /// Addresses on our links that the server gave us before, to remove in the same way.
+    pub given: BTreeSet<IpAddr>,
     /// Whether the nftables table of this tunnel is removed at the end.
     pub rules: bool,
     /// What the rules now in the kernel were made from.
@@ -191,9 +193,10 @@ fn plan_link(wanted: &WantedLink, found: &Found, owned: &Owned, steps: &mut Vec<
     let on_link = || found.addresses.iter().filter(|a| a.interface == interface.index);
     let wrong = on_link().filter(|found| {
         !wanted.addresses.contains(&found.value)
-            && wanted.addresses.iter().any(|wanted| {
-                wanted.local == found.value.local || wanted.network == found.value.network
-            })
+            && (owned.given.contains(&found.value.local)
+                || wanted.addresses.iter().any(|wanted| {
+                    wanted.local == found.value.local || wanted.network == found.value.network
+                }))
     });
     steps.extend(wrong.map(|address| HostStep::RemoveInnerAddress(*address).into()));
     let missing = wanted.addresses.iter().filter(|w| !on_link().any(|a| a.value == **w));
