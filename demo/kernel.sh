@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Two clients behind one NAT and their server, step by step, in network namespaces that are removed
-# at the end. Needs root, ipipou in the PATH and a kernel with FOU; `make demo` sees to all of it.
+# Two clients behind one NAT and their server, and a server of many clients, step by step, in network
+# namespaces that are removed at the end. Needs root, ipipou in the PATH and a kernel with FOU; `make demo` sees to all of it.
 #
 #     alice 192.168.1.11 ──┐
 #                          ├── router ═══════════════ server 203.0.113.1
@@ -9,6 +9,8 @@ set -euo pipefail
 
 # shellcheck source-path=SCRIPTDIR
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+# shellcheck source-path=SCRIPTDIR
+source "$(dirname "${BASH_SOURCE[0]}")/hub.sh"
 
 say "== Four hosts: a server, a home router, and two machines behind it =="
 home_and_server
@@ -68,6 +70,9 @@ ping_from bob 172.28.0.2
 
 say "== What the tunnels say of themselves =="
 on server ipipou show
+stop_all
+
+show_a_hub kernel
 
 say "== SIGTERM: nothing stays behind =="
 stop_all

@@ -22,7 +22,7 @@ new_hosts() { # HOST...
         # Nothing here is about IPv6, and its routers would be asked for through the tunnels.
         ip netns exec "demo-$host" sysctl -q -e net.ipv6.conf.default.disable_ipv6=1
         ip -n "demo-$host" link set lo up
-        mkdir -p "$place/$host/run" "$place/$host/lib" /run/ipipou /var/lib/ipipou
+        mkdir -p "$place/$host/run" "$place/$host/lib" /run/ipipou /var/lib/ipipou /etc/ipipou
         echo 'nameserver 192.168.1.1' >"$place/$host/resolv.conf"
     done
 }
@@ -38,8 +38,8 @@ cable() { # HOST DEV ADDRESS OTHER PORT
 # Runs a command in a host, with the host's own files in place. They are mounted for that command
 # only: `ip netns exec` gives it a view of its own.
 # shellcheck disable=SC2016 # the variables are the inner shell's
-mount_own='for pair in run:/run/ipipou lib:/var/lib/ipipou resolv.conf:/etc/resolv.conf; do
-    [ ! -e "${pair#*:}" ] || mount --bind "$0/${pair%%:*}" "${pair#*:}" || exit
+mount_own='for pair in run:/run/ipipou lib:/var/lib/ipipou etc:/etc/ipipou resolv.conf:/etc/resolv.conf; do
+    [ ! -e "$0/${pair%%:*}" ] || [ ! -e "${pair#*:}" ] || mount --bind "$0/${pair%%:*}" "${pair#*:}" || exit
 done
 exec "$@"'
 
@@ -101,7 +101,7 @@ clean_up() {
     for host in "${hosts[@]}"; do
         ip netns del "demo-$host" 2>/dev/null || true
     done
-    rmdir /run/ipipou /var/lib/ipipou 2>/dev/null || true
+    rmdir /run/ipipou /var/lib/ipipou /etc/ipipou 2>/dev/null || true
     cd /
     rm -rf "$place"
 }

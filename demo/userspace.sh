@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # What the userspace datapath does, step by step, in network namespaces that are removed at the end:
 # two clients behind one NAT, hosts that know each other from a table, a server that learns who its
-# clients are, and a full tunnel. Needs root, /dev/net/tun and ipipou in the PATH: any kernel will
+# clients are, a full tunnel, and a server of many clients who have names. Needs root, /dev/net/tun and ipipou in the PATH: any kernel will
 # do. `make demo DATAPATH=tun` sees to it.
 #
 #     alice 192.168.1.11 ──┐
@@ -11,6 +11,8 @@ set -euo pipefail
 
 # shellcheck source-path=SCRIPTDIR
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+# shellcheck source-path=SCRIPTDIR
+source "$(dirname "${BASH_SOURCE[0]}")/hub.sh"
 
 # What a tunnel may leave behind on a host, as text that two moments agree on.
 traces() { # HOST
@@ -130,6 +132,10 @@ ping_from alice 198.51.100.80
 on web nft list set ip seen clients | sed -n '/^web#/p; s/^.*elements = /    /p'
 on alice ip route get 198.51.100.80 | sed -n 1,2p
 on alice grep nameserver /etc/resolv.conf
+
+stop_all
+
+show_a_hub tun
 
 say "== SIGTERM: nothing stays behind =="
 stop_all

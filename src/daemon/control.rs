@@ -18,6 +18,8 @@ use super::requests;
 use super::snapshot::{PeersAsked, Snapshot};
 use super::stream::{MAX_STATUS, read_all};
 use crate::auth;
+use crate::engine::config::DeviceName;
+use crate::host::Directories;
 use crate::host::clock;
 use crate::observe::status::{self, ProcessStatus};
 use crate::observe::{peers, printable};
@@ -119,6 +121,16 @@ pub fn running_key(root: &Path, name: &str) -> Option<[u8; 32]> {
     let servers = processes(root, Some(name), &PeersAsked::None).ok()?;
     let status = servers.into_iter().find_map(|process| process.peers)?;
     auth::parse_key(&status.public_key).ok().map(|key| *key)
+}
+
+/// What the running process of this tunnel is called below `root`: after its file, as a service is, or after
+/// its interface.
+pub fn running_name(root: &Path, tunnel: &str, device: &DeviceName) -> String {
+    let by_hand = Directories::new(None, None, device).runtime;
+    let by_hand = by_hand.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let is_running = |name: &str| named(root, Some(name)).is_ok();
+    let is_by_hand = !is_running(tunnel) && is_running(&by_hand);
+    if is_by_hand { by_hand } else { tunnel.to_owned() }
 }
 
 /// The directory of the process called `name`, or of the only one below `root` that `is_meant`.

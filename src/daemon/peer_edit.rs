@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use zeroize::Zeroizing;
 
+use super::control::running_name;
 use super::peers::{check, read_checked, reload};
 use super::requests::Files;
 use super::{Failure, new_pair, server_key};
@@ -67,13 +68,19 @@ pub fn edit_peers(
             files.texts.iter().find(|(file, _)| *file == name).map(|(_, text)| text.as_str());
         write(&path, text.unwrap_or_default())?;
     }
-    said += &taken(hub, tunnel, root)?;
+    said += &taken(hub, config, tunnel, root)?;
     Ok(said)
 }
 
 /// Has the running server called `tunnel`, if there is one, take its files. Returns what there is to say.
-pub(super) fn taken(hub: &HubConfig, tunnel: &str, root: &Path) -> Result<String, Failure> {
-    match reload(root, Some(tunnel), true, Some(hub.peers.clone())) {
+pub(super) fn taken(
+    hub: &HubConfig,
+    config: &Config,
+    tunnel: &str,
+    root: &Path,
+) -> Result<String, Failure> {
+    let name = running_name(root, tunnel, &config.tunnel.device);
+    match reload(root, Some(&name), true, Some(hub.peers.clone())) {
         Err(Failure::Generic(_)) => {
             Ok("the server is not running: it reads them at its start\n".to_owned())
         }

@@ -57,7 +57,7 @@ pub fn import_peers(
     }
     if !changes.is_nothing() {
         changes.write()?;
-        changes.said += &taken(hub, tunnel, root)?;
+        changes.said += &taken(hub, config, tunnel, root)?;
         changes.said += &to_stop(servers);
     }
     Ok(changes.said)

@@ -13,7 +13,7 @@ use rustix::fs::OFlags;
 use rustix::io::Errno;
 use zeroize::Zeroizing;
 
-use super::control::running_key;
+use super::control::{running_key, running_name};
 use super::{Failure, Settings, new_pair};
 use crate::auth::{SharedSecret, Signer, key_text, parse_key};
 use crate::engine::config::{Config, HubConfig, PeerSource};
@@ -82,7 +82,8 @@ pub fn public_key(config: &Config, tunnel: &str, root: &Path) -> Result<Option<[
     if config.hub().is_none() {
         return Ok(None);
     }
-    if let Some(key) = running_key(root, tunnel) {
+    let name = running_name(root, tunnel, &config.tunnel.device);
+    if let Some(key) = running_key(root, &name) {
         return Ok(Some(key));
     }
     for path in places(config, tunnel) {

@@ -58,6 +58,7 @@ if [[ $place == here ]]; then
     exit
 fi
 echo "The demo runs in an emulated machine with the stock kernel $kernel: a little slow."
-# One file goes there: the library takes the place of the line that sources it.
-sed -e '/^source .*lib\.sh/{r demo/lib.sh' -e 'd}' demo/kernel.sh >"$work/demo.sh"
+# One file goes there: what is sourced takes the place of the lines that do it.
+sed -e '/^source .*lib\.sh/{r demo/lib.sh' -e 'd}' -e '/^source .*hub\.sh/{r demo/hub.sh' -e 'd}' \
+    demo/kernel.sh >"$work/demo.sh"
 tests/vm/run.sh "$kernel" --binary "$binary" --run "$work/demo.sh"
