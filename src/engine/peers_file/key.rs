@@ -13,7 +13,7 @@ const EXAMPLES: [&str; 3] = [
 ];
 
 pub const GIVE: &str =
-    "give the peer's public key, which is the second line of `ipipou --auth-keygen`";
+    "give the peer's public key, which `ipipou pubkey` prints for a key of `ipipou genkey`";
 
 /// 32 bytes in the place of a public key, which are checked with all others, as that is quicker.
 pub struct Unchecked {
