@@ -25,14 +25,13 @@ text() { # OWNER FILE
 
 # The standard library's, of rustup (there it is a page of the web) or of the distribution.
 standard_library() {
-    local rustc page
-    rustc=$(tests/setup/rust.sh bash -c 'command -v rustc')
-    page=$("$rustc" --print sysroot)/share/doc/rust/COPYRIGHT-library.html
+    local page
+    page=$(tests/setup/rust.sh rustc --print sysroot)/share/doc/rust/COPYRIGHT-library.html
     if [[ -e $page ]]; then
         sed -e 's/<[^>]*>//g' -e 's/&lt;/</g; s/&gt;/>/g; s/&quot;/"/g; s/&amp;/\&/g' "$page" |
             sed 's/[[:space:]]*$//' | cat -s
     else
-        cat "/usr/share/doc/$(dpkg-query -S "$(readlink -f "$rustc")" | cut -d : -f 1)/copyright"
+        cat "/usr/share/doc/$(package_of_rustc)/copyright"
     fi
 }
 

@@ -21,11 +21,6 @@ has_target() {
     compgen -G "$(rust rustc --print target-libdir --target "$triple")/libstd-*.rlib" >/dev/null
 }
 
-# The package that the compiler is from, if it is from one.
-package_of_rustc() {
-    dpkg-query -S "$(readlink -f "$(rust bash -c 'command -v rustc')")" 2>/dev/null | cut -d : -f 1 || true
-}
-
 # What the linker lacks in a Rust without a target for musl, and has in rustup's. Where they are the
 # linker finds the objects that a program starts with, too.
 link_with_musl() {
@@ -44,7 +39,7 @@ UNWIND
 }
 
 if ! has_target && ! { rust rustup target add "$triple" >/dev/null 2>&1 && has_target; }; then
-    rustc=$(package_of_rustc)
+    rustc=$(package_of_rustc) || true # what is no package is refused below
     case $rustc in
     rustc) sources=rust-src ;;
     rustc-*) sources=rust-${rustc#rustc-}-src ;;

@@ -36,6 +36,14 @@ refresh_lists() {
     as_root flock /var/lib/apt/lists apt-get -qq update >/dev/null 2>&1 || true
 }
 
+# The package that the Rust in use is from; fails where it is from none, as rustup's.
+package_of_rustc() {
+    local rustc
+    # shellcheck disable=SC2016 # where the PATH is another one
+    rustc=$(tests/setup/rust.sh bash -c 'readlink -f "$(command -v rustc)"')
+    dpkg-query -S "$rustc" 2>/dev/null | cut -d : -f 1 | grep .
+}
+
 # Installs packages of the distribution, silently. Fails with what apt called an error, and what to do.
 install_packages() { # PACKAGE...
     if ! command -v apt-get >/dev/null; then
