@@ -7,7 +7,7 @@
 use ed25519_dalek::VerifyingKey;
 use sha2::{Digest as _, Sha256};
 
-use super::secret::{KeyError, is_public_key};
+use super::secret::KeyError;
 
 /// With fewer, the sums take longer.
 const FEW: usize = 128;
@@ -15,9 +15,17 @@ const FEW: usize = 128;
 /// Each bit of a point's weight says whether it is in one of the sums.
 type Weight = [u8; 5];
 
-/// Whether each of these is a public key that only its owner can use: in its canonical form (RFC 8032,
-/// 5.1.3), not of small order, and without torsion. A key with torsion passes with a probability of
-/// 2⁻⁴⁰ where there are many.
+/// Whether this is a public key that only its owner can use, for signatures and X25519: in its canonical form
+/// (RFC 8032, 5.1.3), so that no other bytes stand for the same point, not of small order, and without
+/// torsion.
+///
+/// # Errors
+/// Which of these it is not.
+pub fn check_public_key(public: &[u8; 32]) -> Result<(), KeyError> {
+    without_torsion(&point(public)?)
+}
+
+/// The same of each of these. A key with torsion passes with a probability of 2⁻⁴⁰ where there are many.
 ///
 /// # Errors
 /// For each key, in their order.
@@ -26,8 +34,8 @@ pub fn check_public_keys(keys: &[[u8; 32]]) -> Vec<Result<(), KeyError>> {
     let good: Vec<_> = points.iter().filter_map(|point| point.as_ref().ok()).collect();
     let proven = good.len() >= FEW && has_no_torsion(&good);
     let check = |point: Result<VerifyingKey, KeyError>| match point {
-        Ok(key) if proven || is_public_key(key.as_bytes()) => Ok(()),
-        Ok(_) => Err(KeyError::NotAPoint),
+        Ok(_) if proven => Ok(()),
+        Ok(key) => without_torsion(&key),
         Err(error) => Err(error),
     };
     points.into_iter().map(check).collect()
@@ -36,10 +44,17 @@ pub fn check_public_keys(keys: &[[u8; 32]]) -> Vec<Result<(), KeyError>> {
 /// The point of a key, which may have torsion.
 fn point(bytes: &[u8; 32]) -> Result<VerifyingKey, KeyError> {
     let key = VerifyingKey::from_bytes(bytes).map_err(|_| KeyError::NotAPoint)?;
-    match (key.is_weak(), is_canonical(bytes)) {
-        (true, _) => Err(KeyError::Weak),
-        (false, false) => Err(KeyError::NotAPoint),
-        (false, true) => Ok(key),
+    match (is_canonical(bytes), key.is_weak()) {
+        (false, _) => Err(KeyError::NotCanonical),
+        (true, true) => Err(KeyError::Weak),
+        (true, false) => Ok(key),
+    }
+}
+
+fn without_torsion(key: &VerifyingKey) -> Result<(), KeyError> {
+    match key.to_edwards().is_torsion_free() {
+        true => Ok(()),
+        false => Err(KeyError::Torsion),
     }
 }
 

@@ -13,8 +13,8 @@ mod secret;
 
 pub use cookie::{CookieSecrets, Ends};
 pub use credential::{Credential, Signer};
-pub use key_check::check_public_keys;
-pub use pair::{Pair, check_public_key, hint, unsigned_hello};
+pub use key_check::{check_public_key, check_public_keys};
+pub use pair::{Pair, hint, unsigned_hello};
 pub use policy::{Policy, Proof, Reject, Verifier};
 pub use replay::{ReplayMemory, ServerTime, Stale};
 pub use secret::{

@@ -13,6 +13,7 @@ use sha2::Sha512;
 use subtle::ConstantTimeEq as _;
 use zeroize::{ZeroizeOnDrop, Zeroizing};
 
+use super::key_check::check_public_key;
 use super::secret::{KeyError, SharedSecret};
 use crate::wire::control::{Answer, HELLO_LEN, HelloFields, Hint, MAC_LEN, Tag};
 
@@ -34,26 +35,6 @@ const _: fn() = || {
     fn is_wiped<T: ZeroizeOnDrop>() {}
     is_wiped::<Sha512>();
 };
-
-/// Checks that a public key can be used for both signatures and X25519, and that no other bytes stand for
-/// the same point.
-///
-/// # Errors
-/// When it is no point, not the canonical form of one, of small order, or has a part of small order.
-pub fn check_public_key(public: &[u8; 32]) -> Result<(), KeyError> {
-    let key = VerifyingKey::from_bytes(public).map_err(|_| KeyError::NotAPoint)?;
-    let point = key.to_edwards();
-    if point.compress().as_bytes() != public {
-        return Err(KeyError::NotCanonical);
-    }
-    if key.is_weak() {
-        return Err(KeyError::Weak);
-    }
-    if !point.is_torsion_free() {
-        return Err(KeyError::Torsion);
-    }
-    Ok(())
-}
 
 /// The first bytes of a public key.
 pub fn hint(public: &[u8; 32]) -> Hint {

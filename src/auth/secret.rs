@@ -8,6 +8,8 @@ use ed25519_dalek::{SigningKey, VerifyingKey};
 use subtle::ConstantTimeEq;
 use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
+use super::key_check::check_public_key;
+
 /// The most bytes a token may have: what fits in one UDP datagram on Ethernet.
 pub const MAX_TOKEN: usize = 1472;
 
@@ -140,6 +142,5 @@ pub fn generate_seed(random: &[u8; 32]) -> Option<(Zeroizing<String>, String)> {
 /// order, and nothing else (RFC 8032, 5.1.5: a multiple of the base point); of random bytes, as a
 /// private key has, one in sixteen is such a point by chance.
 pub fn is_public_key(bytes: &[u8; 32]) -> bool {
-    VerifyingKey::from_bytes(bytes)
-        .is_ok_and(|key| !key.is_weak() && key.to_edwards().is_torsion_free())
+    check_public_key(bytes).is_ok()
 }

@@ -307,7 +307,7 @@ fn keys_to_refuse_are_refused_alone_and_among_many() {
             other => panic!("{other:?}"),
         };
         assert_eq!(check_public_key(&key), Err(reason.clone()), "{public}: {why}");
-        assert!(check_public_keys(&[key])[0].is_err(), "{public}: {why}");
+        assert_eq!(check_public_keys(&[key]), [Err(reason.clone())], "{public}: {why}");
         keys[77] = key;
         let checked = check_public_keys(&keys);
         let bad: Vec<_> = (0..keys.len()).filter(|at| checked[*at].is_err()).collect();
