@@ -90,8 +90,8 @@ impl MemoryFile {
     }
 
     fn decode_with_log(&self, bytes: &[u8]) -> io::Result<Memory> {
-        let mut memory = decode(bytes)?;
-        let records = memory_log::read(&memory_log::path(&self.path), &checksum(bytes))?;
+        let (mut memory, checksum) = decode(bytes)?;
+        let records = memory_log::read(&memory_log::path(&self.path), &checksum)?;
         records.into_iter().for_each(|record| memory.apply(record));
         Ok(memory)
     }
@@ -203,10 +203,10 @@ impl Work {
     fn done(self, path: &Path) -> io::Result<MemoryLog> {
         match self {
             Work::Replace(memory) => {
-                let bytes = encode(&memory)?;
+                let (bytes, checksum) = encode(&memory)?;
                 save(path, &bytes)?;
                 let _ = fs::remove_file(memory_log::path(path)); // it says nothing of this file
-                MemoryLog::after(path, &checksum(&bytes))
+                MemoryLog::after(path, &checksum)
             }
             Work::Append(mut log, records) => {
                 log.append(&records)?;
@@ -228,26 +228,27 @@ fn save(path: &Path, bytes: &[u8]) -> io::Result<()> {
     replace(path, bytes)
 }
 
-/// The memory as JSON whose last field is the checksum of everything before it.
-fn encode(memory: &Memory) -> io::Result<Vec<u8>> {
+/// The memory as JSON whose last field is the checksum of everything before it, and that checksum.
+fn encode(memory: &Memory) -> io::Result<(Vec<u8>, String)> {
     let mut bytes = serde_json::to_vec(memory).map_err(io::Error::other)?;
     bytes.pop();
     let checksum = checksum(&bytes);
     bytes.extend_from_slice(CHECKSUM.as_bytes());
     bytes.extend_from_slice(checksum.as_bytes());
     bytes.extend_from_slice(b"\"}");
-    Ok(bytes)
+    Ok((bytes, checksum))
 }
 
-/// Reads the memory back.
+/// Reads the memory back, and the checksum by which a log names its file.
 ///
 /// # Errors
 /// When this is not what was written.
-fn decode(bytes: &[u8]) -> io::Result<Memory> {
+fn decode(bytes: &[u8]) -> io::Result<(Memory, String)> {
     let damaged = || io::Error::new(io::ErrorKind::InvalidData, "the file is damaged");
     let tail = CHECKSUM.len() + 2 * Sha256::output_size() + 2;
     let (body, tail) = bytes.split_at(bytes.len().saturating_sub(tail));
-    let expected = format!("{CHECKSUM}{}\"}}", checksum(body));
+    let checksum = checksum(body);
+    let expected = format!("{CHECKSUM}{checksum}\"}}");
     if tail != expected.as_bytes() {
         // A file without a checksum must be the whole file of an older version, and nothing more.
         let fields: serde_json::Map<_, _> = serde_json::from_slice(bytes).map_err(|_| damaged())?;
@@ -255,7 +256,7 @@ fn decode(bytes: &[u8]) -> io::Result<Memory> {
             return Err(damaged());
         }
     }
-    serde_json::from_slice(bytes).map_err(|_| damaged())
+    Ok((serde_json::from_slice(bytes).map_err(|_| damaged())?, checksum))
 }
 
 #[cfg(test)]
@@ -269,12 +270,13 @@ mod tests {
 
     #[test]
     fn a_written_memory_is_read_back() {
-        assert_eq!(decode(&encode(&memory()).unwrap()).unwrap(), memory());
+        let (bytes, checksum) = encode(&memory()).unwrap();
+        assert_eq!(decode(&bytes).unwrap(), (memory(), checksum));
     }
 
     #[test]
     fn damage_is_seen_wherever_it_is() {
-        let whole = encode(&memory()).unwrap();
+        let (whole, _) = encode(&memory()).unwrap();
         for length in 0..whole.len() {
             assert!(decode(&whole[..length]).is_err(), "cut after {length} bytes");
         }
@@ -294,11 +296,11 @@ mod tests {
         let old = r#"{"key":null,"seen":{"newest":0,"within":[],"before":{},"span":0},
             "authenticated":["192.0.2.7:4500",1700000000],"reserved":1700003600,
             "clock_from":1700000000,"clients":{},"settings":{}}"#;
-        let memory = decode(old.as_bytes()).unwrap();
+        let (memory, _) = decode(old.as_bytes()).unwrap();
         assert_eq!(memory.authenticated, Some(("192.0.2.7:4500".parse().unwrap(), 1_700_000_000)));
         assert_eq!((memory.reserved, memory.clock_from), (1_700_003_600, 1_700_000_000));
         // 0.3.0 can read the new file: every field that it needs is there under its name.
-        let new: serde_json::Value = serde_json::from_slice(&encode(&memory).unwrap()).unwrap();
+        let new: serde_json::Value = serde_json::from_slice(&encode(&memory).unwrap().0).unwrap();
         assert!(OLD_FIELDS.iter().all(|name| !new[name].is_null() || *name == "key"));
         let seen = &new["seen"];
         assert!(["newest", "within", "before", "span"].iter().all(|name| !seen[name].is_null()));
