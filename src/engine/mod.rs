@@ -62,6 +62,7 @@ pub use prover::{Connection, Passed};
 use reconcile::Remotes;
 pub use report::{Report, Unusable};
 use rivals::Rivals;
+use sources::OwnAddresses;
 pub use status::ServerStatus;
 use table::Node;
 
@@ -193,6 +194,8 @@ pub struct Engine {
     /// Kept until the first reading shows whether there is something to adopt.
     memory: Memory,
     found: Option<Found>,
+    /// What was found of addresses, to look sources up in.
+    own_addresses: OwnAddresses,
     /// As it is, or as it was before it went missing.
     outer: Option<OuterFound>,
     outer_missing: bool,
@@ -269,6 +272,7 @@ impl Engine {
             conflicts: Vec::new(),
             memory,
             found: None,
+            own_addresses: OwnAddresses::default(),
             outer: None,
             outer_missing: false,
             owned: Owned::default(),
@@ -365,7 +369,9 @@ impl Engine {
             Applying::Plan => actions.push(Action::ReadHost),
             Applying::Delta(steps) => {
                 if let Some(found) = &mut self.found {
+                    let known = found.addresses.len();
                     steps.iter().for_each(|step| found.note(step));
+                    self.own_addresses.add(found.addresses.get(known..).unwrap_or_default());
                 }
                 self.tell_arrivals(actions);
             }

@@ -19,6 +19,7 @@ use super::host::{
     Encapsulation, Family, Found, Interface, InterfaceKind, RulesFound, forget, is_labelled,
 };
 use super::peer::Peer;
+use super::sources::OwnAddresses;
 use super::table::{Node, nodes};
 use super::wanted::wanted;
 use super::{Action, Applying, Engine, Now, Phase, REREAD_EVERY, Report};
@@ -60,6 +61,7 @@ impl Engine {
         if first {
             self.adopt(&found, now, actions);
         }
+        self.own_addresses = OwnAddresses::of(&found);
         let before = self.found.replace(found);
         let is_as_planned = before.is_some_and(|before| self.is_as_planned(before));
         self.listen(now);

@@ -8,6 +8,34 @@ use ipnet::IpNet;
 
 use super::Engine;
 use super::endpoint::{addresses, is_inside};
+use super::host::{Address, Found};
+
+/// The addresses of this host, and those that stand for all hosts of its networks, for a lookup with each
+/// packet that may be an authentication.
+#[derive(Debug, Default)]
+pub(super) struct OwnAddresses(BTreeSet<IpAddr>);
+
+impl OwnAddresses {
+    /// Those of a reading.
+    pub fn of(found: &Found) -> Self {
+        let mut own = OwnAddresses::default();
+        own.add(&found.addresses);
+        own
+    }
+
+    /// Adds some that came after it.
+    pub fn add(&mut self, addresses: &[Address]) {
+        for Address { value, .. } in addresses {
+            self.0.insert(value.local);
+            match value.network {
+                IpNet::V4(net) if net.prefix_len() <= 30 => {
+                    self.0.extend([net.broadcast(), net.network()].map(IpAddr::V4));
+                }
+                IpNet::V4(_) | IpNet::V6(_) => {}
+            }
+        }
+    }
+}
 
 impl Engine {
     /// Whether an outer packet from there is forged, or came out of the tunnel. The kernel refuses
@@ -24,10 +52,7 @@ impl Engine {
             let behind = self.hub.is_none() && is_inside(&self.endpoint, &self.peers, ip);
             own || behind || IpNet::V4(tunnel.inner_peer).contains(&ip)
         };
-        let on_host = || {
-            self.found.as_ref().is_some_and(|found| found.has_local(ip) || found.is_broadcast(ip))
-        };
-        of_no_host || inside() || on_host()
+        of_no_host || inside() || self.own_addresses.0.contains(&ip)
     }
 }
 
