@@ -128,7 +128,7 @@ pub fn running_key(root: &Path, name: &str) -> Option<[u8; 32]> {
 pub fn running_name(root: &Path, tunnel: &str, device: &DeviceName) -> String {
     let by_hand = Directories::new(None, None, device).runtime;
     let by_hand = by_hand.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    let is_running = |name: &str| named(root, Some(name)).is_ok();
+    let is_running = |name: &str| named(root, Some(name), &PeersAsked::None).is_ok();
     let is_by_hand = !is_running(tunnel) && is_running(&by_hand);
     if is_by_hand { by_hand } else { tunnel.to_owned() }
 }
