@@ -129,7 +129,7 @@ fn a_peer_with_the_old_program_has_a_port_and_a_key_or_a_token() {
         "[defaults]\nlifetime = \"5m\"\n\
          [peer.key]\npublic-key = \"KEY-1\"\naddress = \"10.8.0.2\"\nold = 10_003\n\
          [peer.token]\ntoken-file = \"/secrets/line\"\naddress = \"10.8.0.3\"\nold = 0x2714\n\
-         lifetime = \"1m\"\n\
+         lifetime = \"1m\"\nserver-address = \"172.28.0.2\"\n\
          [peer.new]\npublic-key = \"KEY-2\"\naddress = \"10.8.0.4\"\n",
     );
     let port = |port| NonZeroU16::new(port).unwrap();
@@ -137,8 +137,18 @@ fn a_peer_with_the_old_program_has_a_port_and_a_key_or_a_token() {
     let minute = Some(Duration::from_secs(60));
     let speaks: Vec<_> = peers.iter().map(|peer| (peer.name.as_str(), &peer.speaks)).collect();
     // Many old clients send one packet only: the default for all is not theirs.
-    let key = OldPeer { port: port(10003), proof: OldProof::Key(key(1)), lifetime: None };
-    let token = OldPeer { port: port(10004), proof: OldProof::Token(token), lifetime: minute };
+    let key = OldPeer {
+        port: port(10003),
+        server_address: None,
+        proof: OldProof::Key(key(1)),
+        lifetime: None,
+    };
+    let token = OldPeer {
+        port: port(10004),
+        server_address: Some("172.28.0.2".parse().unwrap()),
+        proof: OldProof::Token(token),
+        lifetime: minute,
+    };
     let new = Speaks::Hellos(self::key(2));
     let expected = [("key", &Speaks::Old(key)), ("new", &new), ("token", &Speaks::Old(token))];
     assert_eq!(speaks, expected);

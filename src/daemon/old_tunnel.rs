@@ -153,6 +153,7 @@ fn settings_of(base: &Base, entry: &PeerEntry, old: &OldPeer) -> Result<Settings
     let no_address = || Failure::Generic("it has no IPv4 address inside the tunnel".to_owned());
     let tunnel = TunnelConfig {
         device: device(&hub.device, port),
+        inner: old.server_address.unwrap_or(hub.inner),
         inner_peer: Ipv4Net::from(address.ok_or_else(no_address)?),
         inner6: None,
         port,

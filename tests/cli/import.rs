@@ -83,15 +83,11 @@ fn a_server_of_the_old_program_becomes_a_peer() {
     let expected = format!(
         "# From DIR/server1.conf.\n[peer.server1]\npublic-key = \"{PUBLIC}\"\n\
          secret = \"\"\"it's \"two words\" \"\"\"\naddress = \"172.28.0.3\"\nold = 10001\n\
-         lifetime = \"91s\"\n"
+         server-address = \"172.28.0.2\"\nlifetime = \"91s\"\n"
     );
     assert_eq!(text, expected);
     assert_eq!(token, None);
-    assert_eq!(
-        notes,
-        "server1: its client knows the server as 172.28.0.2 inside the tunnel: where that is used, \
-         `ip address add 172.28.0.2/32 dev lo`, at every start"
-    );
+    assert_eq!(notes, "");
 }
 
 #[test]

@@ -4,9 +4,9 @@ is what it always sent."""
 import ipipou
 from first_version import signed
 from hub import PORT, MixedHub, await_state, inner, peers, reload, states
-from ipipou import SECRET
+from ipipou import SECRET, Tunnel
 from lab import await_
-from lan import await_reached, no_answer, outer, reaches
+from lan import Lan, await_reached, no_answer, outer, reaches
 
 OLD = MixedHub.OLD
 
@@ -135,3 +135,61 @@ def test_a_port_in_use_stops_nobody_else(lab):
     near.process.await_output("peer4: ready on")
     hub.old_client()
     await_state(near, "peer4", "connected")
+
+
+def test_servers_with_one_client_each_become_peers(lab):
+    """`ipipou peer import`: the clients go on as they are, with their ports, keys, tokens and addresses."""
+    lan = Lan(lab, 4)
+    host, *clients = lan.hosts
+    keys = {n: ipipou.Keys(host) for n in (1, 2, 3)}
+    tun = ["--datapath", "tun"]
+    proofs = {
+        1: (f"auth-remote-pubkey-b64 {keys[1].public}\nauth-secret two words ", "two words "),
+        2: (f"auth-remote-pubkey-b64 {keys[2].public}\nauth-lifetime 90", None),
+        3: ("auth-token a token", None),
+    }
+    etc = lab.directory / "etc"
+    etc.mkdir()
+    old, ends = [], []
+    for n, (proof, secret) in proofs.items():
+        # As the first version's own files are.
+        conf = etc / f"server{n}.conf"
+        conf.write_text(f"# tunnel {n}\nserver\n\nn {n}\n  --fou-dev eth0\n{proof}\n")
+        old.append(Tunnel(host, "--config", conf, *tun, number=n))
+        own = ["--auth-token", "a token"] if n == 3 else ["--auth-key-b64", keys[n].private]
+        own += ["--auth-secret", secret] if secret else []
+        own += ["-b", "@eth0", "-r", f"{outer(1)}:{10000 + n}", "--keepalive", "1"]
+        inside = f"172.28.0.{2 * n + 1}"
+        ends.append(Tunnel(clients[n - 1], "-c", "--tunl-ip", inside, *own, *tun))
+    for n in proofs:
+        await_reached(clients[n - 1], f"172.28.0.{2 * n}")
+    conf, files = etc / "hub0.conf", etc / "hub0.peers.d"
+    files.mkdir()
+    lines = ["server", f"peers {files}", "number 100", "fou-dev eth0", "auth-secret s"]
+    conf.write_text("\n".join([*lines, "tunl-ip 172.28.0.254/24"]))
+    near = Tunnel(host, "--config", conf, *tun, number=100, name="hub0")
+
+    def take(*words):
+        more = [*words, "-i", conf, "--runtime-root", near.root]
+        return host.run(
+            ["sh", "-c", f'cd {etc} && ipipou peer import server*.conf "$@"', "-", *more]
+        )
+
+    said = take("--dry-run")
+    assert "old = 10001" in said and "two words" not in said and not list(files.iterdir())
+    said = take()
+    assert "server1: from ./server1.conf, by port 10001" in said
+    assert "3 added, 0 changed, 0 removed, 0 untouched" in said
+    modes = {path.name: oct(path.stat().st_mode)[-3:] for path in files.iterdir()}
+    names = ["server1.toml", "server2.toml", "server3.toml", "server3.token"]
+    assert modes == dict.fromkeys(names, "600")
+    assert "server1: unchanged" in take()
+    for tunnel in old:
+        assert tunnel.process.stop() == 0
+    for n in proofs:
+        await_state(near, f"server{n}", "connected")
+        assert peers(near)[f"server{n}"]["remote"] == f"{outer(n + 1)}:{PORT}"
+        await_reached(clients[n - 1], f"172.28.0.{2 * n}")
+        assert reaches(host, f"172.28.0.{2 * n + 1}")
+    for end in (*ends, near):
+        assert end.process.stop() == 0

@@ -1,6 +1,7 @@
 //! What two peers cannot both have.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::num::NonZeroU16;
 
 use ipnet::IpNet;
@@ -52,6 +53,24 @@ pub fn keys(drafts: &[Draft], faults: &mut Vec<Fault>) {
             ),
         };
         faults.push(fault(draft, Some(other), key.line, mistake));
+    }
+}
+
+/// Adds the peers with the old program that know the server by an address of a peer, or by one behind it.
+pub fn server_addresses(drafts: &[Draft], faults: &mut Vec<Fault>) {
+    for draft in drafts {
+        let Some(Written { value: address, line }) = draft.server_address else { continue };
+        let address = IpAddr::V4(address);
+        let has = |other: &&Draft| {
+            other.addresses.iter().any(|its| its.value == address)
+                || other.routes.iter().any(|its| its.value.contains(&address))
+        };
+        let Some(other) = drafts.iter().find(has) else { continue };
+        let place = place(other, other.origin.line);
+        let what = format!("`server-address` {address} is that of a peer, or behind it ({place})");
+        let todo = "give the one that the old server had inside the tunnel";
+        let other = (other.name != draft.name).then_some(other);
+        faults.push(fault(draft, other, line, Mistake::new(what, todo)));
     }
 }
 

@@ -1,7 +1,7 @@
 //! A peer as it stands in a file, with nothing left open.
 
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::num::NonZeroU16;
 use std::time::Duration;
 
@@ -52,6 +52,8 @@ pub enum Speaks {
 pub struct OldPeer {
     /// Our UDP port for it, in host byte order.
     pub port: NonZeroU16,
+    /// Our address inside the tunnel as it knows it; `None`: the server's own.
+    pub server_address: Option<Ipv4Addr>,
     /// What its packets prove.
     pub proof: OldProof,
     /// How long one of them is good for; `None`: for ever, as many old clients send only one.

@@ -18,12 +18,13 @@ pub enum Field {
     Enabled,
     Isolate,
     Old,
+    ServerAddress,
     Note,
 }
 
 impl Field {
     /// All of them, the usual ones first.
-    const ALL: [Field; 12] = [
+    const ALL: [Field; 13] = [
         Field::PublicKey,
         Field::Address,
         Field::Route,
@@ -36,6 +37,7 @@ impl Field {
         Field::Note,
         Field::TokenFile,
         Field::Old,
+        Field::ServerAddress,
     ];
 
     pub fn name(self) -> &'static str {
@@ -51,6 +53,7 @@ impl Field {
             Field::Enabled => "enabled",
             Field::Isolate => "isolate",
             Field::Old => "old",
+            Field::ServerAddress => "server-address",
             Field::Note => "note",
         }
     }
@@ -73,6 +76,7 @@ impl Field {
             | Field::Address
             | Field::Route
             | Field::Old
+            | Field::ServerAddress
             | Field::Note => false,
         }
     }

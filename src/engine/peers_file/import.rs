@@ -205,6 +205,9 @@ impl OldServer {
         }
         fields.insert("address", value(self.address().to_string()));
         fields.insert("old", value(i64::from(self.port().get())));
+        if self.tunnel.inner != hub.inner {
+            fields.insert("server-address", value(self.tunnel.inner.to_string()));
+        }
         let routes = &self.tunnel.gateway.routes;
         if !routes.is_empty() {
             fields.insert("route", many(routes.iter().map(ToString::to_string).collect()));
@@ -215,18 +218,11 @@ impl OldServer {
         }
         let head = Key::new(name.as_str());
         let text = format!("# From {}.\n[peer.{}]\n{fields}", self.file, head.display_repr());
-        Imported { text, token, named, notes: self.notes(name, hub) }
+        Imported { text, token, named, notes: self.notes(name) }
     }
 
-    fn notes(&self, name: &PeerName, hub: &TunnelConfig) -> Vec<String> {
+    fn notes(&self, name: &PeerName) -> Vec<String> {
         let mut notes = Vec::new();
-        let old = self.tunnel.inner;
-        if old != hub.inner {
-            notes.push(format!(
-                "{name}: its client knows the server as {old} inside the tunnel: where that is used, \
-                 `ip address add {old}/32 dev lo`, at every start"
-            ));
-        }
         for (option, what) in [
             ("reply-on-auth-ok", "peers with the old program are not answered"),
             (

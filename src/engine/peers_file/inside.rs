@@ -90,6 +90,22 @@ fn no_address(text: &str) -> Mistake {
     }
 }
 
+/// Reads the server's address as a client with the old program knows it: any that a host can have.
+pub fn server_address(text: &str) -> Result<Ipv4Addr, Mistake> {
+    let text = text.trim();
+    let address: Ipv4Addr = text.parse().map_err(|_| {
+        let what = format!("`server-address` {} is no IPv4 address", quoted(text));
+        Mistake::new(what, "write it as \"172.28.0.2\"")
+    })?;
+    match is_nobodys(&IpNet::from(IpAddr::V4(address))) {
+        false => Ok(address),
+        true => {
+            let what = format!("`server-address` {address} is no address that a host can have");
+            Err(Mistake::new(what, "give the one that the old server had inside the tunnel"))
+        }
+    }
+}
+
 /// Reads a network behind a peer, or one address there.
 pub fn route(text: &str, context: &Context) -> Result<IpNet, Mistake> {
     let text = text.trim();

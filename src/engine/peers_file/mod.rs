@@ -137,6 +137,7 @@ pub fn parse(files: &[SourceFile], context: &Context) -> Result<PeerSet, Vec<Fau
     clashes::keys(&drafts, &mut faults);
     clashes::ranges(&drafts, &mut faults);
     clashes::ports(&drafts, &mut faults);
+    clashes::server_addresses(&drafts, &mut faults);
     let too_many = |draft: &Draft, what: String| Fault {
         file: draft.origin.file.clone(),
         line: draft.origin.line,
@@ -163,12 +164,24 @@ pub fn parse(files: &[SourceFile], context: &Context) -> Result<PeerSet, Vec<Fau
 
 /// The peer of a draft without faults: it has a key, or a token.
 fn entry(draft: Draft, default_secret: &SharedSecret) -> Option<PeerEntry> {
-    let Draft { name, origin, key, token, old, addresses, routes, settings, own_lifetime, note } =
-        draft;
+    let Draft {
+        name,
+        origin,
+        key,
+        token,
+        old,
+        server_address,
+        addresses,
+        routes,
+        settings,
+        own_lifetime,
+        note,
+    } = draft;
     let speaks = match (key, token, old) {
         (Some(key), _, None) => Speaks::Hellos(key.value),
         (key, token, Some(port)) => Speaks::Old(OldPeer {
             port: port.value,
+            server_address: server_address.map(|address| address.value),
             proof: match token {
                 Some(token) => OldProof::Token(token),
                 None => OldProof::Key(key?.value),

@@ -1,6 +1,6 @@
 //! One peer as it is written, and what is wrong with it alone.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::num::NonZeroU16;
 use std::ops::Range;
 use std::time::Duration;
@@ -27,6 +27,8 @@ pub struct Draft {
     pub token: Option<Token>,
     /// The port of a peer with the old program.
     pub old: Option<Written<NonZeroU16>>,
+    /// Our address as it knows it, with the old program.
+    pub server_address: Option<Written<Ipv4Addr>>,
     pub addresses: Vec<Written<IpAddr>>,
     pub routes: Vec<Written<IpNet>>,
     pub settings: Settings,
@@ -48,6 +50,7 @@ struct Fields {
     key: Option<Written<[u8; 32]>>,
     token: Option<Token>,
     old: Option<Written<NonZeroU16>>,
+    server_address: Option<Written<Ipv4Addr>>,
     addresses: Vec<Written<IpAddr>>,
     routes: Vec<Written<IpNet>>,
     settings: Settings,
@@ -56,6 +59,7 @@ struct Fields {
     has_key: bool,
     has_token: bool,
     has_old: bool,
+    has_server_address: bool,
     has_address: bool,
 }
 
@@ -79,7 +83,7 @@ pub fn read(
     let own_lifetime = fields.settings.lifetime();
     fields.settings = fields.settings.or(defaults);
     check_old(reader, at.clone(), name.as_ref(), &fields);
-    let Fields { key, token, old, addresses, routes, settings, note, .. } = fields;
+    let Fields { key, token, old, server_address, addresses, routes, settings, note, .. } = fields;
     let origin = reader.origin(at);
     Some(Draft {
         name: name?,
@@ -87,6 +91,7 @@ pub fn read(
         key,
         token,
         old,
+        server_address,
         addresses,
         routes,
         settings,
@@ -201,6 +206,12 @@ fn read_field(
             let port = value::port(value.get_ref(), context.port);
             fields.old = written(reader, at, peer, port);
         }
+        Field::ServerAddress => {
+            fields.has_server_address = true;
+            let address = value::text(field, value.get_ref());
+            let address = address.and_then(inside::server_address);
+            fields.server_address = written(reader, at, peer, address);
+        }
     }
 }
 
@@ -236,6 +247,12 @@ fn check_old(reader: &mut Reader, at: Range<usize>, peer: Option<&PeerName>, fie
         say("it has a `public-key` and a `token-file`", "leave out the one that it does not use");
     }
     if !fields.has_old {
+        if fields.has_server_address {
+            say(
+                "it has a `server-address` and no `old`, and other peers know the server's own",
+                "leave it out",
+            );
+        }
         if fields.has_token {
             say(
                 "it has a `token-file` and no `old`, and only peers with the old program have tokens",

@@ -52,7 +52,12 @@ impl Pool {
 
 fn first_free(pool: IpNet, peers: &PeerSet, networks: &Networks) -> Option<IpAddr> {
     let all = || peers.peers().iter();
-    let taken: BTreeSet<IpAddr> = all().flat_map(|peer| peer.addresses.iter().copied()).collect();
+    let taken: BTreeSet<IpAddr> = all()
+        .flat_map(|peer| {
+            let ours = peer.old().and_then(|old| old.server_address).map(IpAddr::V4);
+            peer.addresses.iter().copied().chain(ours)
+        })
+        .collect();
     let behind: Vec<IpNet> = all().flat_map(|peer| peer.routes.iter().copied()).collect();
     let network = match (pool, networks.inner6) {
         (IpNet::V4(_), _) => IpNet::V4(networks.network.trunc()),

@@ -48,6 +48,7 @@ impl Settings {
             | Field::Address
             | Field::Route
             | Field::Old
+            | Field::ServerAddress
             | Field::Note => {}
         }
         Ok(())
