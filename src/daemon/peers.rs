@@ -16,6 +16,7 @@ use crate::engine::config::{Config, Datapath, HubConfig, TunnelConfig};
 use crate::engine::peers_file::{Context, Fault, PeerEntry, PeerSet, SourceFile, parse};
 use crate::host::atomic_file;
 use crate::host::clock;
+use crate::sources::exposed;
 use crate::sources::peers::{self, read_secret};
 
 /// The last good files, in the state directory.
@@ -67,6 +68,7 @@ impl PeersReader {
     pub fn at_start(&self, is_service: bool) -> Result<AtStart, Failure> {
         let faults = match read_checked(&self.hub, &self.tunnel) {
             Ok((files, set)) => {
+                warn_of(&files);
                 self.keep(files);
                 return Ok(AtStart { set, faults: None });
             }
@@ -86,6 +88,7 @@ impl PeersReader {
     /// Every mistake, a line each.
     pub fn again(&self, datapath: Datapath) -> Result<PeerSet, String> {
         let (files, set) = read_checked(&self.hub, &self.tunnel)?;
+        warn_of(&files);
         self.accept(files, set, datapath)
     }
 
@@ -123,6 +126,24 @@ impl PeersReader {
         let last: LastGood = serde_json::from_slice(&fs::read(&self.last_good).ok()?).ok()?;
         check(&last.files, &self.hub, &self.tunnel).ok()
     }
+}
+
+/// A warning about secrets in files that every user can read, for the log of a process that reads its files
+/// itself.
+fn warn_of(files: &Files) {
+    if let Some(warning) = exposed(files) {
+        tracing::warn!("{warning}");
+    }
+}
+
+fn exposed(files: &Files) -> Option<String> {
+    let peers = files.texts.iter().map(|(name, text)| (Path::new(name), text.as_str()));
+    exposed::warning(peers, files.secrets.keys().map(PathBuf::as_path))
+}
+
+/// The same, as a command says it.
+fn warned(files: &Files) -> String {
+    exposed(files).map(|warning| format!("warning: {warning}\n")).unwrap_or_default()
 }
 
 impl AtStart {
@@ -245,10 +266,10 @@ fn lines(faults: &[Fault]) -> String {
 /// Every mistake, a line each.
 pub fn check_peers(config: &Config) -> Result<String, Failure> {
     let Some(hub) = config.hub() else { return Ok(String::new()) };
-    let (_, set) = read_checked(hub, &config.tunnel).map_err(Failure::Usage)?;
+    let (files, set) = read_checked(hub, &config.tunnel).map_err(Failure::Usage)?;
     let count = set.len();
     let peers = if count == 1 { "peer" } else { "peers" };
-    Ok(format!("{}: {count} {peers}, no mistakes\n", hub.peers.display()))
+    Ok(format!("{}{}: {count} {peers}, no mistakes\n", warned(&files), hub.peers.display()))
 }
 
 /// Sends the files of peers to the process of the tunnel called `name`, or to the only one below `root`;
@@ -283,7 +304,8 @@ pub fn reload(
         return Ok(String::new());
     }
     let files = path.as_deref().map(read).transpose().map_err(Failure::Usage)?;
-    said(requests::ask(&directory, Request::Reload(files))?.0)
+    let warning = files.as_ref().map(warned).unwrap_or_default();
+    Ok(warning + &said(requests::ask(&directory, Request::Reload(files))?.0)?)
 }
 
 /// Ends the session of a peer of the tunnel called `name`, or of the only server below `root` that has

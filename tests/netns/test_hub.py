@@ -521,6 +521,25 @@ def test_old_servers_that_cannot_be_moved_leave_everything_as_it_was(lab):
     assert sorted(hub.peers.iterdir()) == before
 
 
+def test_secrets_in_files_that_everybody_reads_cause_a_warning(lab):
+    hub = Hub(lab, clients=2)
+    hub.name(2, secret=SECRET)
+    secret = hub.peers / "secret"
+    secret.write_text(SECRET)
+    hub.name(3, secret_file=str(secret))
+    for path in (hub.peers / "peer2.toml", secret):
+        path.chmod(0o644)
+    hub.peers.chmod(0o755)
+    near = hub.server()
+    what = f"{hub.peers}/peer2.toml, {secret} hold secrets and every user can read them: chmod o-r "
+    assert near.process.output().count(what) == 1
+    said = hub.host.run(["ipipou", "reload", "--runtime-root", near.root])
+    assert said.startswith(f"warning: {what}") and "2 untouched" in said
+    for path in (hub.peers / "peer2.toml", secret):
+        path.chmod(0o640)
+    assert "warning" not in hub.host.run(["ipipou", "reload", "--runtime-root", near.root])
+
+
 def test_new_peers_have_addresses_from_the_pool(lab):
     hub = Hub(lab, clients=1)
     conf = hub.write_conf("pool 10.8.0.64/30,fd08::5:0/112", f"ip6 {inner6(1)}/64")
