@@ -16,6 +16,8 @@ mod made;
 mod memory;
 #[path = "engine/mtu.rs"]
 mod mtu;
+#[path = "engine/one_of_many.rs"]
+mod one_of_many;
 #[path = "engine/random.rs"]
 mod random;
 #[path = "engine/servers.rs"]

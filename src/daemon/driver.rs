@@ -107,6 +107,8 @@ impl Process<'_> {
             KernelStep::RemoveRules => record::remove(directory),
             KernelStep::InstallRules(..)
             | KernelStep::Admit(_)
+            | KernelStep::AdmitToo(_)
+            | KernelStep::AdmitNoMore(_)
             | KernelStep::AddAlternateAddress(_)
             | KernelStep::RemoveAlternateAddress(_)
             | KernelStep::RemoveListener(_)

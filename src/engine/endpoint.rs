@@ -69,9 +69,11 @@ pub struct Endpoint {
 
 /// The inner addresses of the other ends.
 pub fn through(endpoint: &Endpoint, peers: &Peers) -> Vec<IpNet> {
-    let own = [IpNet::V4(endpoint.tunnel.inner_peer)].into_iter();
-    let mut through: Vec<_> = own.filter(|net| !net.addr().is_unspecified()).collect();
-    through.extend(peers.iter().flat_map(|p| p.networks.iter().copied()));
+    let inner_peer = IpNet::V4(endpoint.tunnel.inner_peer);
+    let mut through: Vec<_> =
+        [inner_peer].into_iter().filter(|net| !net.addr().is_unspecified()).collect();
+    let all = peers.iter().flat_map(|p| p.networks.iter().copied());
+    through.extend(all.filter(|net| !inner_peer.contains(net)));
     through
 }
 

@@ -387,6 +387,12 @@ impl Engine {
             self.peers.conflict(&link.device);
             actions.push(Action::ReadHost);
         }
+        if let (Applying::Delta(steps), Some(found)) =
+            (std::mem::take(&mut self.applying), &mut self.found)
+        {
+            let done = steps.len().saturating_sub(1 + failed.untried.len());
+            steps.iter().take(done).for_each(|step| found.note(step));
+        }
         for step in std::iter::once(&failed.step).chain(&failed.untried) {
             self.not_made(step);
             self.undone.failed(step);

@@ -3,8 +3,10 @@
 //! them looks at no other.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, SocketAddrV6};
 use std::time::Duration;
+
+use ipnet::IpNet;
 
 use super::Now;
 use super::addresses::Addresses;
@@ -35,8 +37,20 @@ pub struct Peers {
 pub struct Changed {
     /// Remotes that came, went, or ran out.
     pub remotes: BTreeSet<SocketAddr>,
-    /// Whether one of them has networks of its own, for which there are routes.
-    pub routes: bool,
+    /// Inner networks of members that came, went, or changed.
+    pub networks: BTreeSet<IpNet>,
+    /// Links of these members; where there is one link for all, it is that one.
+    pub links: BTreeSet<DeviceName>,
+}
+
+impl Changed {
+    fn note(&mut self, remote: SocketAddr, member: &Peer) {
+        self.remotes.insert(remote);
+        self.networks.extend(&member.networks);
+        if !self.links.contains(&member.device) {
+            self.links.insert(member.device.clone());
+        }
+    }
 }
 
 impl Peers {
@@ -62,20 +76,33 @@ impl Peers {
         self.members.get(&remote)
     }
 
-    /// Adds the member at `remote`, or exchanges it. `is_routed`: there are routes to its networks.
-    pub fn put_member(&mut self, remote: SocketAddr, member: Peer, is_routed: bool) {
-        self.remove_member(remote, is_routed);
-        member.networks.iter().for_each(|network| self.behind.insert(*network, ()));
-        self.members.insert(remote, member);
-        self.changed.remotes.insert(remote);
-        self.changed.routes |= is_routed;
+    /// The members whose outer addresses are in a network, whatever their ports.
+    pub fn members_within(&self, network: IpNet) -> impl Iterator<Item = (SocketAddr, &Peer)> {
+        let last = match network.broadcast() {
+            IpAddr::V4(last) => SocketAddr::from((last, u16::MAX)),
+            IpAddr::V6(last) => SocketAddrV6::new(last, u16::MAX, u32::MAX, u32::MAX).into(),
+        };
+        let range = self.members.range(SocketAddr::new(network.network(), 0)..=last);
+        range.map(|(remote, member)| (*remote, member))
     }
 
-    pub fn remove_member(&mut self, remote: SocketAddr, is_routed: bool) {
+    /// Adds the member at `remote`, or exchanges it.
+    pub fn put_member(&mut self, remote: SocketAddr, member: Peer) {
+        self.remove_member(remote);
+        member.networks.iter().for_each(|network| self.behind.insert(*network, ()));
+        self.changed.note(remote, &member);
+        self.members.insert(remote, member);
+    }
+
+    pub fn remove_member(&mut self, remote: SocketAddr) {
         let Some(gone) = self.members.remove(&remote) else { return };
         gone.networks.iter().for_each(|network| self.behind.remove(*network));
-        self.changed.remotes.insert(remote);
-        self.changed.routes |= is_routed;
+        self.changed.note(remote, &gone);
+    }
+
+    /// Whether this is one of the networks behind them.
+    pub fn have_network(&self, network: IpNet) -> bool {
+        self.behind.get_exact(network).is_some()
     }
 
     /// Whether an inner address is behind one of them, as far as tables and files say.

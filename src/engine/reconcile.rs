@@ -8,7 +8,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 
 use super::config::{DeviceName, Outer};
-use super::datapath;
+use super::datapath::delta::{self, delta};
 use super::datapath::kernel::renamed;
 use super::endpoint::{Endpoint, OuterFound, mtu};
 use super::host::plan::{Start, plan};
@@ -323,10 +323,12 @@ impl Engine {
             self.phase == Phase::Settled && !self.outer_missing && self.needs_nothing.is_some()
         });
         let delta = outer.zip(self.found.as_ref()).and_then(|(outer, found)| {
-            datapath::delta(&self.endpoint, outer, &self.peers, &changed, found)
+            let Engine { endpoint, peers, owned, .. } = &*self;
+            delta(delta::Start { endpoint, outer, peers, changed: &changed, found, owned })
         });
         match delta {
             Some(steps) => {
+                steps.iter().for_each(|step| self.owned.note(step));
                 self.applying = Applying::Delta(steps.clone());
                 steps
             }

@@ -70,6 +70,11 @@ pub fn interface(name: &str) -> Expression<'static> {
     }
 }
 
+/// Every interface whose name begins like that.
+pub fn interfaces(start: &str) -> Expression<'static> {
+    text(format!("{start}*"))
+}
+
 pub fn named_set(name: &str) -> Expression<'static> {
     text(format!("@{name}"))
 }

@@ -30,9 +30,15 @@ const PORTION: u32 = 200;
 /// The sets of a tunnel's table.
 pub struct Elements {
     pub table: Table,
+    /// The remotes that were let in last.
+    pub(super) let_in: BTreeSet<Admitted>,
 }
 
 impl Elements {
+    pub fn of(table: Table) -> Self {
+        Elements { table, let_in: BTreeSet::new() }
+    }
+
     /// The remotes that are let in; `None` when the sets contradict each other.
     pub fn admitted(&mut self) -> io::Result<Option<BTreeSet<Admitted>>> {
         let remote = |element: &IterableSetelemAttrs<'_>| read_remote(element.get_key().ok()?);
@@ -96,23 +102,7 @@ impl Elements {
                 .push_chain_bytes(chain.as_bytes());
         }
         self.add_rules(&mut batch, portions.next().unwrap_or_default());
-        let remotes = |remotes: &BTreeSet<SocketAddrV4>| -> Vec<_> {
-            remotes.iter().map(|remote| (remote_key(*remote).to_vec(), None)).collect()
-        };
-        let addresses = |addresses: &BTreeSet<Ipv4Addr>| -> Vec<_> {
-            addresses.iter().map(|address| (address.octets().to_vec(), None)).collect()
-        };
-        let alternate = |(remote, alternate): (&SocketAddrV4, &Ipv4Addr)| {
-            (remote_key(*remote).to_vec(), Some(*alternate))
-        };
-        let sets = [
-            (SET_REMOTES, remotes(&wanted.remotes)),
-            (SET_ADDRESSES, addresses(&wanted.addresses)),
-            (SET_ALTERNATES, wanted.alternates.iter().map(alternate).collect()),
-            (SET_KNOWN, remotes(&wanted.known)),
-            (SET_KNOWN_ADDRESSES, addresses(&wanted.known_addresses)),
-        ];
-        for (set, elements) in sets {
+        for (set, elements) in sets(&wanted) {
             // Without elements this deletes all of them (`nf_tables_delsetelem`).
             batch
                 .request()
@@ -134,10 +124,11 @@ impl Elements {
             self.add_rules(&mut batch, portion);
             self.table.commit(batch)?;
         }
+        self.let_in.clone_from(admitted);
         Ok(())
     }
 
-    fn add_rules(&self, batch: &mut Chained<'static>, rules: &[QuotedRule]) {
+    pub(super) fn add_rules(&self, batch: &mut Chained<'static>, rules: &[QuotedRule]) {
         for rule in rules {
             let mut message =
                 batch.request().set_create().set_append().op_newrule_do(&self.table.header);
@@ -146,10 +137,33 @@ impl Elements {
     }
 }
 
-type ElementList<'a> = PushSetelemListElemAttrs<PushSetelemListAttrs<RequestBuf<'a>>>;
+/// An element of a set: its key, and of a map its value.
+type Entry = (Vec<u8>, Option<Ipv4Addr>);
+
+/// Each set with its elements.
+pub(super) fn sets(contents: &Contents) -> [(&'static str, Vec<Entry>); 5] {
+    let remotes = |remotes: &BTreeSet<SocketAddrV4>| -> Vec<_> {
+        remotes.iter().map(|remote| (remote_key(*remote).to_vec(), None)).collect()
+    };
+    let addresses = |addresses: &BTreeSet<Ipv4Addr>| -> Vec<_> {
+        addresses.iter().map(|address| (address.octets().to_vec(), None)).collect()
+    };
+    let alternate = |(remote, alternate): (&SocketAddrV4, &Ipv4Addr)| {
+        (remote_key(*remote).to_vec(), Some(*alternate))
+    };
+    [
+        (SET_REMOTES, remotes(&contents.remotes)),
+        (SET_ADDRESSES, addresses(&contents.addresses)),
+        (SET_ALTERNATES, contents.alternates.iter().map(alternate).collect()),
+        (SET_KNOWN, remotes(&contents.known)),
+        (SET_KNOWN_ADDRESSES, addresses(&contents.known_addresses)),
+    ]
+}
+
+pub(super) type ElementList<'a> = PushSetelemListElemAttrs<PushSetelemListAttrs<RequestBuf<'a>>>;
 
 /// Starts a message that adds elements to a set; it ends when the list is dropped.
-fn add_to<'a>(
+pub(super) fn add_to<'a>(
     batch: &'a mut Chained<'static>,
     header: &Nfgenmsg,
     table: &CString,
@@ -165,7 +179,11 @@ fn add_to<'a>(
         .nested_elements()
 }
 
-fn push_element<'a>(list: ElementList<'a>, key: &[u8], data: Option<Ipv4Addr>) -> ElementList<'a> {
+pub(super) fn push_element<'a>(
+    list: ElementList<'a>,
+    key: &[u8],
+    data: Option<Ipv4Addr>,
+) -> ElementList<'a> {
     let element = list.nested_elem().nested_key().push_value(key).end_nested();
     match data {
         Some(address) => {

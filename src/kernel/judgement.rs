@@ -85,8 +85,8 @@ use super::words::{
 use crate::engine::host::{Control, PacketShape, RuleSpec};
 use crate::engine::limits::{self, Budget};
 use crate::host::expression::{
-    above, address, any_of, below, eq, goto, icmp, interface, ip, jump, meta, named_set, ne,
-    number, source, text, transport, udp,
+    above, address, any_of, below, eq, goto, icmp, interface, interfaces, ip, jump, meta,
+    named_set, ne, number, source, text, transport, udp,
 };
 use crate::wire::control::VERSION;
 
@@ -124,8 +124,8 @@ pub fn chains(spec: &RuleSpec) -> Vec<(&'static str, Vec<Statements>)> {
 fn input(spec: &RuleSpec) -> Vec<Statements> {
     let to_port = |local| {
         let mut matches = vec![eq(ip("daddr"), local), eq(udp("dport"), number(spec.port))];
-        if !spec.bound && !spec.inside.is_empty() {
-            matches.push(ne(meta(MetaKey::Iifname), inside(spec)));
+        if !spec.bound {
+            matches.extend(inside(spec).map(|name| ne(meta(MetaKey::Iifname), name)));
         }
         matches
     };
@@ -150,8 +150,11 @@ fn alternates(spec: &RuleSpec) -> Expression<'static> {
     any_of(spec.alternate.iter().map(|alternate| address(*alternate)).collect())
 }
 
-fn inside(spec: &RuleSpec) -> Expression<'static> {
-    any_of(spec.inside.iter().map(|name| interface(name)).collect())
+/// The interfaces of tunnels: those with a name of the first kind, and of the second.
+fn inside(spec: &RuleSpec) -> impl Iterator<Item = Expression<'static>> {
+    let named: Vec<_> = spec.inside.iter().map(|name| interface(name)).collect();
+    let named = (!named.is_empty()).then(|| any_of(named));
+    named.into_iter().chain(spec.inside_too.as_deref().map(interfaces))
 }
 
 fn outer(spec: &RuleSpec) -> Vec<Statements> {
@@ -162,8 +165,8 @@ fn outer(spec: &RuleSpec) -> Vec<Statements> {
 fn port(spec: &RuleSpec) -> Vec<Statements> {
     let is_data = || eq(inner_version(), number(4));
     let mut rules: Vec<Statements> = Vec::new();
-    if !spec.inside.is_empty() {
-        let from_inside = vec![eq(meta(MetaKey::Iifname), inside(spec))];
+    for name in inside(spec) {
+        let from_inside = vec![eq(meta(MetaKey::Iifname), name)];
         rules.push(refuse(spec, from_inside, "inside_tunnel"));
     }
     rules.extend(

@@ -6,6 +6,7 @@
 mod elements;
 mod fou;
 mod judgement;
+mod one;
 mod queue;
 mod quoted;
 mod raw;
@@ -118,6 +119,8 @@ impl KernelState {
         match step {
             KernelStep::InstallRules(spec, admitted) => Ok(rules.install(spec, admitted)?),
             KernelStep::Admit(admitted) => Ok(rules.admit(admitted)?),
+            KernelStep::AdmitToo(one) => Ok(rules.admit_too(one)?),
+            KernelStep::AdmitNoMore(one) => Ok(rules.admit_no_more(one)?),
             KernelStep::RemoveRules => Ok(rules.remove()?),
             KernelStep::AddListener(listener) => fou.add(listener).map_err(StepError::Listener),
             KernelStep::RemoveListener(listener) => {

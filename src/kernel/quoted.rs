@@ -12,7 +12,9 @@
 
 use std::ffi::CStr;
 
-use netlink_bindings::nftables::{PushExprListAttrs, PushRuleAttrs};
+use netlink_bindings::nftables::{
+    ExprListAttrs, ExprOps, IterableExprListAttrs, PushExprListAttrs, PushRuleAttrs,
+};
 use netlink_bindings::traits::Pusher;
 
 use super::words::{CHAIN_QUOTED, CHAIN_QUOTED_PORT, CHAIN_QUOTED_REMOTE, Contents};
@@ -63,6 +65,21 @@ pub fn rules(contents: &Contents) -> Vec<QuotedRule> {
 }
 
 impl QuotedRule {
+    /// The chain that it is in.
+    pub fn chain(&self) -> &'static str {
+        self.chain
+    }
+
+    /// Whether a rule that the kernel tells is this one: it compares the same values.
+    pub fn is(&self, expressions: IterableExprListAttrs<'_>) -> bool {
+        let compared = expressions.filter_map(|expression| {
+            let Ok(ExprListAttrs::Elem(expression)) = expression else { return None };
+            let Ok(ExprOps::Cmp(cmp)) = expression.get_data() else { return None };
+            cmp.get_data().ok()?.get_value().ok()
+        });
+        compared.eq(self.compares.iter().map(|(_, value)| value.as_slice()))
+    }
+
     /// Writes the rule into the netlink message that creates it.
     pub fn push<P: Pusher>(&self, message: PushRuleAttrs<P>, table: &CStr) {
         let mut list: PushExprListAttrs<_> =

@@ -24,10 +24,7 @@ pub enum Rules {
 
 impl Rules {
     pub fn in_table(table: &str) -> Self {
-        Rules::InTable {
-            elements: Elements { table: Table::new(Family::V4, table) },
-            installed: None,
-        }
+        Rules::InTable { elements: Elements::of(Table::new(Family::V4, table)), installed: None }
     }
 
     pub fn unavailable() -> Self {
@@ -89,6 +86,22 @@ impl Rules {
     pub fn admit(&mut self, admitted: &BTreeSet<Admitted>) -> Result<(), NftError> {
         match self {
             Rules::InTable { elements, .. } => Ok(elements.admit(admitted)?),
+            Rules::Unavailable => Ok(()),
+        }
+    }
+
+    /// Lets one remote in beside the others.
+    pub fn admit_too(&mut self, one: &Admitted) -> Result<(), NftError> {
+        match self {
+            Rules::InTable { elements, .. } => Ok(elements.admit_too(one)?),
+            Rules::Unavailable => Ok(()),
+        }
+    }
+
+    /// Lets one remote in no more.
+    pub fn admit_no_more(&mut self, one: &Admitted) -> Result<(), NftError> {
+        match self {
+            Rules::InTable { elements, .. } => Ok(elements.admit_no_more(one)?),
             Rules::Unavailable => Ok(()),
         }
     }

@@ -258,6 +258,7 @@ mod tests {
             alternate: BTreeSet::new(),
             bound: true,
             inside: ["ipipou0".to_owned()].into(),
+            inside_too: None,
             silenced: BTreeSet::new(),
             answering: BTreeSet::new(),
             untracked: true,

@@ -12,9 +12,9 @@ use ipipou::engine::host::step::{
     DnsStep, HostStep, KernelLink, KernelStep, NatStep, Refused, Step, TunStep,
 };
 use ipipou::engine::host::{
-    Address, Encapsulation, Found, GatewayFound, GatewaySpec, Interface, InterfaceAddress,
-    InterfaceKind, IpipLink, LinkForwarding, Listener, NameServers, Route, RouteTarget, RuleSpec,
-    RulesFound, Traffic, Way,
+    Address, Admitted, Encapsulation, Found, GatewayFound, GatewaySpec, Interface,
+    InterfaceAddress, InterfaceKind, IpipLink, LinkForwarding, Listener, NameServers, Route,
+    RouteTarget, RuleSpec, RulesFound, Traffic, Way,
 };
 use ipnet::IpNet;
 
@@ -198,6 +198,10 @@ impl FakeHost {
                 self.check_guarded();
             }
             KernelStep::Admit(admitted) => self.found.rules = RulesFound::Intact(admitted.clone()),
+            KernelStep::AdmitToo(one) => assert!(self.let_in().insert(*one), "{one} is let in"),
+            KernelStep::AdmitNoMore(one) => {
+                assert!(self.let_in().remove(one), "{one} is not let in")
+            }
             KernelStep::RemoveRules => {
                 self.found.rules = RulesFound::Missing;
                 self.check_guarded();
@@ -224,6 +228,15 @@ impl FakeHost {
             }
         }
         Ok(())
+    }
+
+    fn let_in(&mut self) -> &mut BTreeSet<Admitted> {
+        match &mut self.found.rules {
+            RulesFound::Intact(admitted) => admitted,
+            RulesFound::Missing | RulesFound::Unknown | RulesFound::Unavailable => {
+                panic!("there are no rules")
+            }
+        }
     }
 
     fn apply_host(&mut self, step: &HostStep) {

@@ -1,18 +1,15 @@
 //! A server whose peers are named in files: what comes, moves, goes and changes there is what the host
 //! follows, and nothing else.
 
-use std::fmt::Write as _;
-
+use super::situations::SECOND;
+use super::*;
 use ipipou::auth::key_text;
 use ipipou::engine::config::{HubConfig, PeerSource};
 use ipipou::engine::control::{Client as Guest, ClientConfig, ClientHeard};
+use ipipou::engine::host::Address;
 use ipipou::engine::hub::MemberState;
 use ipipou::engine::peers_file::pool::Pool;
 use ipipou::engine::peers_file::{Context, PeerSet, SourceFile, parse};
-use proptest::prelude::*;
-
-use super::situations::SECOND;
-use super::*;
 
 const SEED: [u8; 32] = [9; 32];
 
@@ -44,7 +41,7 @@ fn config() -> Config {
 }
 
 /// The peers of this text; `KEY1` is the key of number 1.
-fn peers(text: &str) -> PeerSet {
+pub fn peers(text: &str) -> PeerSet {
     let mut text = text.to_owned();
     for number in (0..40).rev() {
         let key = key_text(&key(number).public());
@@ -63,21 +60,25 @@ fn peers(text: &str) -> PeerSet {
 }
 
 /// A peer with this number, whose address ends in it, and more lines.
-fn entry(number: u8, more: &str) -> String {
+pub fn entry(number: u8, more: &str) -> String {
     format!(
         "[peer.p{number}]\npublic-key = \"KEY{number}\"\naddress = \"10.8.0.{number}\"\n{more}\n"
     )
 }
 
-fn hub(text: &str) -> Play {
-    let mut play = Play::stopped(Datapath::Tun, config(), FakeHost::new(), Memory::default());
+pub fn hub(text: &str) -> Play {
+    hub_on(Datapath::Tun, text)
+}
+
+pub fn hub_on(datapath: Datapath, text: &str) -> Play {
+    let mut play = Play::stopped(datapath, config(), FakeHost::new(), Memory::default());
     play.handle(Event::Peers(peers(text)));
     play.read();
     play.read();
     play
 }
 
-fn guest(number: u8) -> Guest {
+pub fn guest(number: u8) -> Guest {
     let config = ClientConfig {
         signer: key(number),
         server_key: Signer::new(&SEED, secret()).public(),
@@ -88,13 +89,14 @@ fn guest(number: u8) -> Guest {
     Guest::new(config, Duration::ZERO).unwrap()
 }
 
-fn place(number: u8) -> SocketAddrV4 {
-    SocketAddrV4::new([198, 51, 100, number].into(), 4000)
+/// Numbers that differ by 7 are at one address.
+pub fn place(number: u8) -> SocketAddrV4 {
+    SocketAddrV4::new([198, 51, 100, number % 7].into(), 4000 + u16::from(number / 7))
 }
 
 impl Play {
     /// The guest says hello until it has its answer.
-    fn visit(&mut self, guest: &mut Guest, from: SocketAddrV4) -> ClientHeard {
+    pub fn visit(&mut self, guest: &mut Guest, from: SocketAddrV4) -> ClientHeard {
         guest.say_now(self.now);
         let mut heard = ClientHeard::Nothing;
         for _ in 0..3 {
@@ -115,7 +117,7 @@ impl Play {
         heard
     }
 
-    fn let_in(&self) -> Vec<(SocketAddr, Vec<String>)> {
+    pub fn let_in(&self) -> Vec<(SocketAddr, Vec<String>)> {
         let remotes = &self.host.found.userspace.forwarding.remotes;
         let one = |(remote, spec): (&SocketAddr, &ipipou::engine::host::RemoteSpec)| {
             assert_eq!(spec.destinations, spec.sources);
@@ -124,7 +126,27 @@ impl Play {
         remotes.iter().map(one).collect()
     }
 
-    fn states(&mut self) -> Vec<(String, MemberState)> {
+    /// The remotes that are let in, by either datapath: all that it has says the same.
+    pub fn members_carried(&self) -> Vec<SocketAddr> {
+        let found = &self.host.found;
+        let links = found.interfaces.iter().filter_map(|i| Some((i, i.link_from(10000)?)));
+        let mut remotes: Vec<SocketAddr> = links
+            .filter_map(|(interface, link)| {
+                let inner = |a: &&Address| a.interface == interface.index;
+                assert!(found.addresses.iter().any(|a| inner(&a)), "{} without", interface.name);
+                assert!(interface.up && interface.label.is_some(), "{}", interface.name);
+                link.fou_remote()
+            })
+            .collect();
+        remotes.sort_unstable();
+        let admitted: Vec<SocketAddr> =
+            self.host.admitted().iter().map(|one| one.remote.into()).collect();
+        assert_eq!(remotes, admitted);
+        remotes.extend(self.let_in().iter().map(|(remote, _)| *remote));
+        remotes
+    }
+
+    pub fn states(&mut self) -> Vec<(String, MemberState)> {
         let now = self.moment();
         let members = self.engine.members(&now).unwrap().into_iter();
         members.map(|member| (member.entry.name.to_string(), member.state)).collect()
@@ -336,98 +358,75 @@ fn a_hello_that_proves_nothing_is_said_once_an_hour() {
     assert_eq!(said(&play), 2);
 }
 
-#[derive(Debug, Clone)]
-enum Happening {
-    /// This peer is at this place.
-    Visit(u8, u8),
-    Bye(u8),
-    Kick(u8),
-    Pass(u8),
-    Read,
-    /// The files name these peers: which, with a network behind them, disabled, isolated.
-    Reload(Vec<(u8, u8)>),
-    /// Steps with these words fail at what happens next.
-    Refusing(&'static str),
+#[test]
+fn a_peer_with_a_route_costs_its_entry_and_its_route_and_nothing_else() {
+    let route = "route = \"192.168.7.0/24\"";
+    let mut play = hub(&(entry(7, route) + &entry(8, "")));
+    play.visit(&mut guest(8), place(2));
+    let mut seven = guest(7);
+    let is_in = |heard| heard == ClientHeard::Accepted;
+    let applied = |play: &mut Play, what: &mut dyn FnMut(&mut Play)| {
+        let before = play.applied.len();
+        what(play);
+        play.applied[before..].to_vec()
+    };
+    assert_eq!(
+        applied(&mut play, &mut |play| assert!(is_in(play.visit(&mut seven, place(1))))),
+        ["forward to 198.51.100.1:4000 too", "add route to 192.168.7.0/24"]
+    );
+    assert_eq!(
+        applied(&mut play, &mut |play| assert!(is_in(play.visit(&mut seven, place(3))))),
+        ["forward to 198.51.100.3:4000 too", "forward to 198.51.100.1:4000 no more"]
+    );
+    assert_eq!(
+        applied(&mut play, &mut |play| {
+            play.handle(Event::Kick("p7".parse().unwrap()));
+        }),
+        ["remove route to 192.168.7.0/24", "forward to 198.51.100.3:4000 no more"]
+    );
 }
 
-fn happening() -> impl Strategy<Value = Happening> {
-    use Happening::*;
-    let peers = prop::collection::btree_map(0..8u8, 0..8u8, 0..8);
-    prop_oneof![
-        8 => (0..8u8, 0..10u8).prop_map(|(peer, at)| Visit(peer, at)),
-        1 => (0..8u8).prop_map(Bye),
-        1 => (0..8u8).prop_map(Kick),
-        2 => (1..90u8).prop_map(Pass),
-        1 => Just(Read),
-        2 => peers.prop_map(|peers| Reload(peers.into_iter().collect())),
-        1 => prop::sample::select(vec!["too", "no more", "forward"]).prop_map(Refusing),
-    ]
+#[test]
+fn a_peer_of_the_kernels_datapath_costs_its_link_and_what_lets_it_in() {
+    let mut play = hub_on(Datapath::Kernel, &(entry(7, "") + &entry(8, "")));
+    play.visit(&mut guest(8), place(2));
+    let mut seven = guest(7);
+    let before = play.applied.len();
+    play.visit(&mut seven, place(1));
+    let made = play.applied[before..].to_vec();
+    let device = made[0].split(' ').nth(1).unwrap().to_owned();
+    assert_eq!(
+        made[1..],
+        [
+            format!("set {device} up"),
+            format!("add 10.8.0.1 peer 10.8.0.7 to {device}"),
+            "admit 198.51.100.1:4000 too".to_owned(),
+        ]
+    );
+    let before = play.applied.len();
+    play.visit(&mut seven, place(3));
+    let moved = &play.applied[before..];
+    assert!(moved[0].starts_with(&format!("change {device} to local 203.0.113.1")), "{moved:?}");
+    assert_eq!(moved[1..], ["admit 198.51.100.3:4000 too", "admit 198.51.100.1:4000 no more"]);
+    let before = play.applied.len();
+    play.handle(Event::Kick("p7".parse().unwrap()));
+    assert_eq!(
+        play.applied[before..],
+        [format!("remove {device}"), "admit 198.51.100.3:4000 no more".to_owned()]
+    );
 }
 
-fn text(named: &[(u8, u8)]) -> String {
-    named.iter().fold(String::new(), |text, (number, how)| {
-        let mut more = "lifetime = \"60s\"\n".to_owned();
-        if how & 1 == 1 {
-            let _ = writeln!(more, "route = \"192.168.{number}.0/24\"");
-        }
-        if how & 2 == 2 {
-            more += "isolate = true\n";
-        }
-        if how & 4 == 4 {
-            more += "enabled = false\n";
-        }
-        text + &entry(10 + number, &more)
-    })
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
-
-    /// What changes for one of them is what a whole plan would have made.
-    #[test]
-    fn one_of_many_changes_as_a_whole_plan_would(
-        happenings in prop::collection::vec(happening(), 1..40),
-    ) {
-        let mut play = hub(&text(&(0..8).map(|number| (number, 0)).collect::<Vec<_>>()));
-        let mut guests: Vec<Guest> = (0..8).map(|number| guest(10 + number)).collect();
-        for happening in happenings {
-            let was_broken = !std::mem::take(&mut play.host.broken).is_empty();
-            match happening {
-                Happening::Visit(peer, at) => {
-                    play.visit(&mut guests[usize::from(peer)], place(at));
-                }
-                Happening::Bye(peer) => {
-                    let mut leaving = guests[usize::from(peer)].clone();
-                    let bye = leaving.bye(play.now, START, &mut |bytes| bytes.fill(3));
-                    let session = play.let_in();
-                    if let (Some(bye), Some((SocketAddr::V4(at), _))) = (bye, session.first()) {
-                        play.receive(*at, &bye);
-                    }
-                }
-                Happening::Kick(peer) => {
-                    play.handle(Event::Kick(format!("p{}", 10 + peer).parse().unwrap()));
-                }
-                Happening::Pass(seconds) => play.pass(u32::from(seconds) * SECOND),
-                Happening::Read => play.read(),
-                Happening::Reload(named) => {
-                    play.handle(Event::Peers(peers(&text(&named))));
-                }
-                Happening::Refusing(words) => play.host.broken = words,
-            }
-            if was_broken {
-                play.pass(2 * SECOND);
-            }
-            if play.host.broken.is_empty() {
-                let before = play.applied.len();
-                play.read();
-                prop_assert_eq!(&play.applied[before..], &[] as &[String]);
-            }
-            // Whoever is carried is connected, and the other way round.
-            let connected =
-                play.states().iter().filter(|(_, s)| *s == MemberState::Connected).count();
-            if play.host.broken.is_empty() {
-                prop_assert_eq!(play.let_in().len(), connected);
-            }
-        }
-    }
+#[test]
+fn what_a_step_for_one_peer_did_before_another_was_refused_is_known() {
+    let mut play = hub_on(Datapath::Kernel, &(entry(7, "") + &entry(8, "")));
+    play.visit(&mut guest(8), place(2));
+    play.host.broken = "admit 198.51.100.1:4000";
+    play.visit(&mut guest(7), place(1));
+    play.host.broken = "";
+    // The next change comes before the next reading.
+    let before = play.log.len();
+    play.handle(Event::Kick("p8".parse().unwrap()));
+    play.pass(2 * SECOND);
+    assert!(!play.log[before..].iter().any(|line| line.starts_with("refused")), "{:?}", play.log);
+    assert_eq!(play.members_carried(), [place(1).into()]);
 }

@@ -123,6 +123,31 @@ def test_a_change_of_the_files_disturbs_nobody_else(hub):
     assert hub.host.run(["ping", "-c1", inner(3)], check=False).returncode != 0
 
 
+def test_links_and_rules_of_the_others_stay_as_one_comes_and_goes(hub):
+    near, ends = hub.connect()
+
+    def there():
+        """All rules by their numbers, and all links by theirs."""
+        rules = hub.host.run("nft -a list ruleset").splitlines()
+        shown = hub.host.run("ip -o link").splitlines()
+        mine = {link.split("@")[0] for link in shown if "ipipou0-" in link}
+        return {rule.split("# handle ")[1] for rule in rules if "# handle " in rule} | mine
+
+    with_all = there()
+    assert ends[0].process.stop() == 0
+    await_state(near, "peer2", "away")
+    await_(lambda: len(links(hub.host)) == 2, what="two links")
+    without = there()
+    # Its link, and two rules about what ICMP errors quote.
+    assert without < with_all and len(with_all - without) == 3
+    hub.client(2).await_log("connected to")
+    await_reached(hub.host, inner(2))
+    assert without < there() and len(there() - without) == 3
+    near.show()  # the host is read
+    near.show()
+    assert there() > without and "repairing" not in near.process.output()
+
+
 def test_peers_are_isolated_by_userspace_only(hub):
     """The kernel's datapath does not take a set that it cannot enforce."""
     near = hub.server()

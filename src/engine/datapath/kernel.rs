@@ -4,12 +4,15 @@
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
 
+use super::delta::Start;
 use crate::engine::config::{AlternateAddress, DeviceName, TunnelConfig};
-use crate::engine::endpoint::{Endpoint, addresses, forwards, kept_out, link_addresses};
+use crate::engine::endpoint::{Endpoint, addresses, forwards, kept_out, link_addresses, mtu};
+use crate::engine::host::plan::plan_link;
+use crate::engine::host::step::{HostStep, KernelStep, Step};
 use crate::engine::host::wanted::{LinkKind, Mtu, Wanted, WantedLink};
 use crate::engine::host::{
-    Admitted, Encapsulation, Found, Interface, InterfaceKind, IpipLink, Listener, RuleSpec,
-    is_labelled,
+    Admitted, Encapsulation, Found, Interface, InterfaceKind, IpipLink, LinkForwarding, Listener,
+    RuleSpec, RulesFound, is_labelled,
 };
 use crate::engine::peer::Peer;
 use crate::engine::peers::Peers;
@@ -49,7 +52,8 @@ pub fn wanted(
             // A listener that was found and serves as well may be bound to none.
             bound: outer.bound_to.is_some()
                 && !found.listeners.iter().any(|l| l.port == port && l.bound_to.is_none()),
-            inside: inside(peers, outer.address, found),
+            inside: inside(tunnel, peers, outer.address, found),
+            inside_too: tunnel.is_network().then(|| nodes::prefix(tunnel)),
             silenced: peers.iter().filter_map(silenced).collect(),
             answering: peers.answering().into_iter().filter_map(v4).collect(),
             untracked: found.tracks && !peers.has_prover(),
@@ -76,17 +80,8 @@ pub fn wanted(
         if peer.admitted().is_some() {
             wanted.admitted.insert(Admitted { remote, alternate });
         }
-        wanted.links.push(WantedLink {
-            device: peer.device.clone(),
-            kind: LinkKind::Ipip(link(tunnel, remote, outer, alternate)),
-            mtu,
-            addresses: match tunnel.is_network() {
-                false => addresses(tunnel, &kept_out(tunnel, outside)),
-                true => link_addresses(tunnel.inner.into(), &peer.networks, outside),
-            },
-            source_check: tunnel.source_check,
-            forwards: forwards(endpoint),
-        });
+        let kind = LinkKind::Ipip(link(tunnel, remote, outer, alternate));
+        wanted.links.push(wanted_link(endpoint, peer, kind, mtu, outside));
     }
     if let Some(rules) = &mut wanted.rules {
         rules.alternate.clone_from(&wanted.alternate);
@@ -98,6 +93,88 @@ pub fn wanted(
     }
     wanted.unwanted.extend(renamed);
     wanted
+}
+
+fn wanted_link(
+    endpoint: &Endpoint,
+    peer: &Peer,
+    kind: LinkKind,
+    mtu: Mtu,
+    outside: &BTreeSet<IpAddr>,
+) -> WantedLink {
+    let tunnel = &endpoint.tunnel;
+    WantedLink {
+        device: peer.device.clone(),
+        kind,
+        mtu,
+        addresses: match tunnel.is_network() {
+            false => addresses(tunnel, &kept_out(tunnel, outside)),
+            true => link_addresses(tunnel.inner.into(), &peer.networks, outside),
+        },
+        source_check: tunnel.source_check,
+        forwards: forwards(endpoint),
+    }
+}
+
+/// The steps for members of a hub: the link of each, and what lets it in. Where several are at one
+/// address, or another link there has our outer address, alternate addresses, listeners and rules follow,
+/// too.
+pub fn delta(start: Start<'_>) -> Option<Vec<Step>> {
+    let Start { endpoint, outer, peers, changed, found, owned } = start;
+    let config = &endpoint.tunnel.gateway;
+    let is_plain = config.routes.is_empty()
+        && config.dns.is_empty()
+        && forwards(endpoint) == LinkForwarding::AmongClients;
+    let let_in = match &found.rules {
+        RulesFound::Intact(admitted) => Some(admitted),
+        RulesFound::Unavailable => None,
+        RulesFound::Missing | RulesFound::Unknown => return None,
+    };
+    let IpAddr::V4(address) = outer.address else { return None };
+    if !is_plain {
+        return None;
+    }
+    let own = Outer4 { address, bound_to: outer.bound_to };
+    let mtu = mtu(&endpoint.tunnel, outer, found);
+    let (mut links, mut used, mut steps) = (Vec::new(), BTreeSet::new(), Vec::new());
+    let (mut come, mut gone) = (Vec::new(), Vec::new());
+    for remote in &changed.remotes {
+        let SocketAddr::V4(remote) = *remote else { return None };
+        let here = peers.member(remote.into());
+        let is_let_in = let_in.is_none_or(|all| all.contains(&direct(remote)));
+        match (here, is_let_in) {
+            (Some(_), false) => come.push(KernelStep::AdmitToo(direct(remote)).into()),
+            (None, true) if let_in.is_some() => {
+                gone.push(KernelStep::AdmitNoMore(direct(remote)).into());
+            }
+            (Some(_), true) | (None, _) => {}
+        }
+        let Some(member) = here else { continue };
+        let shared = peers.members_within(IpAddr::V4(*remote.ip()).into()).nth(1).is_some();
+        if alternate_for(member, *remote.ip(), shared, own, (found, &[])).is_some() {
+            return None;
+        }
+        used.insert(&member.device);
+        let kind = LinkKind::Ipip(link(&endpoint.tunnel, remote, own, None));
+        links.push(wanted_link(endpoint, member, kind, mtu, &BTreeSet::new()));
+    }
+    for device in &changed.links {
+        let Some(there) = found.interface(device) else { continue };
+        let InterfaceKind::Ipip(link) = there.kind else { return None };
+        if link.local != address {
+            return None;
+        }
+        if !used.contains(device) && is_labelled(there) {
+            steps.push(HostStep::RemoveLink(device.clone()).into());
+        }
+    }
+    links.iter().for_each(|link| plan_link(link, found, owned, &mut steps));
+    Some(steps.into_iter().chain(come).chain(gone).collect())
+}
+
+/// A remote whose packets keep our outer address.
+fn direct(remote: SocketAddrV4) -> Admitted {
+    Admitted { remote, alternate: None }
 }
 
 /// Links of this tunnel that somebody gave another name: a new one of the right name cannot have their
@@ -120,14 +197,23 @@ pub fn renamed(
 
 /// The interfaces of the tunnels of this and other ipipou processes, except the one that has the outer
 /// address: a tunnel may run inside another, but no packet gets from inside one into another.
-fn inside(peers: &Peers, outer: Ipv4Addr, found: &Found) -> BTreeSet<String> {
+fn inside(
+    tunnel: &TunnelConfig,
+    peers: &Peers,
+    outer: Ipv4Addr,
+    found: &Found,
+) -> BTreeSet<String> {
     let has_outer = |interface: &Interface| {
         let outer = IpAddr::V4(outer);
         found.addresses.iter().any(|a| a.interface == interface.index && a.value.local == outer)
     };
     let others = found.interfaces.iter().filter(|i| is_labelled(i) && !has_outer(i));
     let own = peers.iter().map(|peer| peer.device.to_string());
-    own.chain(others.map(|interface| interface.name.clone())).collect()
+    let all = own.chain(others.map(|interface| interface.name.clone()));
+    match tunnel.is_network().then(|| nodes::prefix(tunnel)) {
+        Some(prefix) => all.filter(|name| !name.starts_with(&prefix)).collect(),
+        None => all.collect(),
+    }
 }
 
 fn v4(remote: SocketAddr) -> Option<SocketAddrV4> {

@@ -1,29 +1,10 @@
 //! What each datapath can do, and what it needs of the host.
 
+pub(super) mod delta;
 pub mod kernel;
 pub mod tun;
 
 use super::config::Datapath;
-use super::endpoint::{Endpoint, OuterFound};
-use super::host::Found;
-use super::host::step::Step;
-use super::peers::{Changed, Peers};
-
-/// The steps that only the remotes that `changed` need on a host that is as it was planned for; `None` where
-/// more than these depends on them.
-pub(super) fn delta(
-    endpoint: &Endpoint,
-    outer: OuterFound,
-    peers: &Peers,
-    changed: &Changed,
-    found: &Found,
-) -> Option<Vec<Step>> {
-    match endpoint.datapath {
-        // Each has a link and rules of its own.
-        Datapath::Kernel => None,
-        Datapath::Tun => tun::delta(endpoint, outer, peers, changed, found),
-    }
-}
 
 /// The limits of a datapath.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

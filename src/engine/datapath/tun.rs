@@ -5,17 +5,16 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
+use super::delta::Start;
 use crate::engine::config::{SourceCheck, TunnelConfig};
-use crate::engine::endpoint::{
-    Endpoint, OuterFound, addresses, forwards, is_inside, kept_out, mtu, through,
-};
+use crate::engine::endpoint::{Endpoint, OuterFound, addresses, forwards, kept_out, mtu, through};
 use crate::engine::host::step::{Step, TunStep};
 use crate::engine::host::wanted::{LinkKind, Wanted, WantedLink};
 use crate::engine::host::{
     Control, Found, LearnSpec, LinkForwarding, PeerTable, RemoteSpec, SocketSpec,
 };
 use crate::engine::peer::Peer;
-use crate::engine::peers::{Changed, Peers};
+use crate::engine::peers::Peers;
 
 /// What the datapath is to have for these peers.
 pub fn wanted(
@@ -85,31 +84,12 @@ fn inside(endpoint: &Endpoint, peers: &Peers) -> impl Iterator<Item = IpNet> {
     through(endpoint, peers).into_iter().chain(endpoint.tunnel.inner6.map(IpNet::V6))
 }
 
-/// More entries than that are exchanged as a whole.
-const A_FEW: usize = 16;
-
 /// The steps for remotes of a peer that several hosts share, or for members of a hub: one entry of the
-/// table each. A network around a remote would change routes and addresses, too.
-pub fn delta(
-    endpoint: &Endpoint,
-    outer: OuterFound,
-    peers: &Peers,
-    changed: &Changed,
-    found: &Found,
-) -> Option<Vec<Step>> {
-    let gateway = &endpoint.tunnel.gateway;
-    let is_around = |remote: &SocketAddr| {
-        is_inside(endpoint, peers, remote.ip())
-            || gateway.routes.iter().any(|net| net.contains(&remote.ip()))
-    };
-    let Changed { remotes, routes } = changed;
-    let is_more = *routes || remotes.len() > A_FEW || remotes.iter().any(is_around);
-    let has_two_ends = !endpoint.tunnel.is_network();
-    if has_two_ends || gateway.default_route || is_more {
-        return None;
-    }
+/// table each.
+pub fn delta(start: Start<'_>) -> Option<Vec<Step>> {
+    let Start { outer, peers, changed, found, .. } = start;
     let there = &found.userspace.forwarding.remotes;
-    let of_family = || remotes.iter().filter(|a| a.is_ipv4() == outer.address.is_ipv4());
+    let of_family = || changed.remotes.iter().filter(|a| a.is_ipv4() == outer.address.is_ipv4());
     // What goes from one remote to another is there at any time.
     let added = of_family().filter_map(|remote| {
         let spec = match peers.member(*remote) {

@@ -10,7 +10,6 @@ use ipnet::IpNet;
 use super::interface::{Address, AddressState, Interface, Scope};
 use super::routing::{Family, PolicyRule, Route};
 use super::rules::{Listener, RulesFound};
-use super::step::{Step, TunStep};
 use super::userspace::{PeerTable, SocketSpec};
 use crate::engine::config::DeviceName;
 
@@ -107,20 +106,6 @@ pub enum GatewayFound {
 }
 
 impl Found {
-    /// Notes a step that was applied, so that the next reading is no surprise.
-    pub(in crate::engine) fn note(&mut self, step: &Step) {
-        let remotes = &mut self.userspace.forwarding.remotes;
-        match step {
-            Step::Tun(TunStep::AddRemote(remote, spec)) => {
-                remotes.insert(*remote, spec.clone());
-            }
-            Step::Tun(TunStep::RemoveRemote(remote)) => {
-                remotes.remove(remote);
-            }
-            Step::Tun(_) | Step::Host(_) | Step::Kernel(_) | Step::Nat(_) | Step::Dns(_) => {}
-        }
-    }
-
     /// The interface of this name.
     pub fn interface(&self, name: &DeviceName) -> Option<&Interface> {
         self.interfaces.iter().find(|i| i.name == name.as_str()).map(Arc::as_ref)

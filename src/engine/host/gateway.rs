@@ -79,13 +79,8 @@ pub fn wanted(
     }
     // The index of the interface is known once the interface is there: its routes come with the next
     // reading.
-    let index_of = |device: &DeviceName| Some(found.interface(device)?.index);
-    let via = |destination, index| Route {
-        destination,
-        table: MAIN,
-        target: RouteTarget::Interface(index),
-        source: source(tunnel, destination),
-    };
+    let index_of = |device: &DeviceName| found.interface(device)?.known_index();
+    let via = |destination, index| route_into(tunnel, destination, index);
     let routed =
         extent.routed.iter().filter_map(|(net, device)| Some(via(*net, index_of(device)?)));
     let mut routes: Vec<_> = routed.chain(extent.unreachable.map(unreachable)).collect();
@@ -118,6 +113,16 @@ pub fn wanted(
         wanted.loose.extend(strict_uplink(extent, found, before));
     }
     wanted
+}
+
+/// The route to a network behind a tunnel, by the interface with this index.
+pub fn route_into(tunnel: &TunnelConfig, destination: IpNet, index: u32) -> Route {
+    Route {
+        destination,
+        table: MAIN,
+        target: RouteTarget::Interface(index),
+        source: source(tunnel, destination),
+    }
 }
 
 /// The unreachable route of a tunnel with many links: it covers addresses to which no link leads.

@@ -32,6 +32,17 @@ pub struct Interface {
     pub traffic: Traffic,
 }
 
+/// What is noted for an interface that was made after the last reading, and for the next of these one
+/// more: the kernel's own numbers are positive in an `int`.
+pub(super) const UNKNOWN_INDEX: u32 = 1 << 31;
+
+impl Interface {
+    /// Its number, unless it was made after the last reading.
+    pub fn known_index(&self) -> Option<u32> {
+        (self.index < UNKNOWN_INDEX).then_some(self.index)
+    }
+}
+
 /// Two kinds matter to us.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum InterfaceKind {

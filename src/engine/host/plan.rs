@@ -10,7 +10,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use super::around;
 use super::found::{Found, GatewayFound};
-use super::interface::InterfaceKind;
+use super::interface::{Address, Interface, InterfaceKind};
 use super::label::{LinkForwarding, forwards_by_us, is_labelled};
 use super::routing::GatewaySpec;
 use super::rules::{Listener, RuleSpec, RulesFound};
@@ -36,6 +36,19 @@ pub struct Owned {
     pub installed_gateway: Option<GatewaySpec>,
     /// The MTUs that our links were given last.
     pub mtus: BTreeMap<DeviceName, u32>,
+}
+
+impl Owned {
+    /// Notes a step that was planned for a few of many peers.
+    pub(in crate::engine) fn note(&mut self, step: &Step) {
+        match step {
+            Step::Kernel(KernelStep::CreateLink(link)) => {
+                self.mtus.insert(link.device.clone(), link.mtu);
+            }
+            Step::Host(HostStep::RemoveLink(device)) => drop(self.mtus.remove(device)),
+            Step::Host(_) | Step::Kernel(_) | Step::Tun(_) | Step::Nat(_) | Step::Dns(_) => {}
+        }
+    }
 }
 
 /// What a plan starts from.
@@ -144,14 +157,30 @@ fn plan_rules(wanted: &Wanted, found: &Found, owned: &Owned, steps: &mut Vec<Ste
     }
 }
 
-fn plan_link(wanted: &WantedLink, found: &Found, owned: &Owned, steps: &mut Vec<Step>) {
+/// What one link needs.
+pub fn plan_link(wanted: &WantedLink, found: &Found, owned: &Owned, steps: &mut Vec<Step>) {
     let device = || wanted.device.clone();
     let add = |address| HostStep::AddInnerAddress(device(), address).into();
     let is_tun = wanted.kind == LinkKind::Tun;
     // A TUN interface that this process does not hold must be one that is about to vanish.
     let interface =
         found.interface(&wanted.device).filter(|_| !is_tun || found.userspace.interface);
-    let Some(interface) = interface else {
+    let is_wrong = |found: &Address| {
+        !wanted.addresses.contains(&found.value)
+            && (owned.given.contains(&found.value.local)
+                || wanted.addresses.iter().any(|wanted| {
+                    wanted.local == found.value.local || wanted.network == found.value.network
+                }))
+    };
+    let on_link = |index| found.addresses.iter().filter(move |a| a.interface == index);
+    // An address is removed by the number of its interface.
+    let is_to_be_made_again = |interface: &&Interface| {
+        interface.known_index().is_none() && on_link(interface.index).any(is_wrong)
+    };
+    if interface.is_some_and(|interface| is_to_be_made_again(&interface)) {
+        steps.push(HostStep::RemoveLink(device()).into());
+    }
+    let Some(interface) = interface.filter(|interface| !is_to_be_made_again(interface)) else {
         let (device, mtu) = (device(), wanted.mtu.bytes);
         steps.push(match wanted.kind {
             LinkKind::Ipip(link) => KernelStep::CreateLink(KernelLink { device, link, mtu }).into(),
@@ -190,14 +219,8 @@ fn plan_link(wanted: &WantedLink, found: &Found, owned: &Owned, steps: &mut Vec<
     {
         steps.push(HostStep::ConfigureLink(wanted.clone()).into());
     }
-    let on_link = || found.addresses.iter().filter(|a| a.interface == interface.index);
-    let wrong = on_link().filter(|found| {
-        !wanted.addresses.contains(&found.value)
-            && (owned.given.contains(&found.value.local)
-                || wanted.addresses.iter().any(|wanted| {
-                    wanted.local == found.value.local || wanted.network == found.value.network
-                }))
-    });
+    let on_link = || on_link(interface.index);
+    let wrong = on_link().filter(|found| is_wrong(found));
     steps.extend(wrong.map(|address| HostStep::RemoveInnerAddress(*address).into()));
     let missing = wanted.addresses.iter().filter(|w| !on_link().any(|a| a.value == **w));
     steps.extend(missing.copied().map(add));

@@ -84,6 +84,9 @@ pub struct RuleSpec {
     /// Tunnel interfaces of this and other processes: what comes out of them is no outer packet of
     /// this tunnel.
     pub inside: BTreeSet<String>,
+    /// What the names of this tunnel's links begin with, where there is one for each remote; they are
+    /// not in `inside` then, so that the rules stay while links come and go.
+    pub inside_too: Option<String>,
     /// Remotes that nothing is sent to: they are not admitted any more.
     pub silenced: BTreeSet<SocketAddrV4>,
     /// Remotes whose answers are queued besides those of admitted ones: all of several servers.

@@ -72,6 +72,10 @@ pub enum KernelStep {
     InstallRules(RuleSpec, BTreeSet<Admitted>),
     /// Makes the admitted remotes exactly these, in one transaction.
     Admit(BTreeSet<Admitted>),
+    /// Admits one remote beside the others, in one transaction.
+    AdmitToo(Admitted),
+    /// Admits one remote no more, in one transaction.
+    AdmitNoMore(Admitted),
     /// Deletes the whole table of this tunnel.
     RemoveRules,
     /// Adds a /32 to the loopback interface.
@@ -171,6 +175,8 @@ impl Step {
             Step::Kernel(step) => match step {
                 KernelStep::InstallRules(..)
                 | KernelStep::Admit(_)
+                | KernelStep::AdmitToo(_)
+                | KernelStep::AdmitNoMore(_)
                 | KernelStep::RemoveListener(_) => true,
                 KernelStep::RemoveRules
                 | KernelStep::AddAlternateAddress(_)
@@ -300,6 +306,8 @@ impl fmt::Display for KernelStep {
             }
             KernelStep::Admit(admitted) if admitted.is_empty() => f.write_str("admit nobody"),
             KernelStep::Admit(admitted) => list(f, "admit", admitted),
+            KernelStep::AdmitToo(one) => write!(f, "admit {one} too"),
+            KernelStep::AdmitNoMore(one) => write!(f, "admit {one} no more"),
             KernelStep::RemoveRules => f.write_str("remove rules"),
             KernelStep::AddAlternateAddress(address) => {
                 write!(f, "add alternate address {address}")

@@ -9,12 +9,11 @@ use super::gone::Gone;
 use super::members::Followed;
 use super::{Hub, LastRefusal, Loaded, Member, SAID_AGAIN_AFTER};
 use crate::auth::Ends;
-use crate::engine::config::TunnelConfig;
 use crate::engine::control::{Heard, Ignored, Outcome, PeerId};
 use crate::engine::endpoint::Endpoint;
 use crate::engine::host::Found;
 use crate::engine::peer::{Locator, Peer};
-use crate::engine::peers_file::{PeerEntry, PeerName, PeerSet};
+use crate::engine::peers_file::{PeerName, PeerSet};
 use crate::engine::random::Random;
 use crate::engine::table::nodes;
 use crate::engine::{Action, Engine, Now, Report};
@@ -94,7 +93,7 @@ impl Engine {
         let moved = before.filter(|before| *before != remote);
         if let Some(before) = moved {
             self.counters.moved += 1;
-            self.forget_member(id, before);
+            self.peers.remove_member(before);
         }
         self.put_member(id, remote);
         let steps = self.follow_peers(actions);
@@ -112,14 +111,7 @@ impl Engine {
     /// Puts a member where it is into the population.
     fn put_member(&mut self, id: PeerId, remote: SocketAddr) {
         let Some((_, member)) = self.hub.as_mut().and_then(|hub| hub.member(id)) else { return };
-        let is_routed = is_routed(&member.entry, &self.endpoint.tunnel);
-        self.peers.put_member(remote, peer(member, remote, &self.endpoint), is_routed);
-    }
-
-    fn forget_member(&mut self, id: PeerId, remote: SocketAddr) {
-        let member = self.hub.as_mut().and_then(|hub| hub.member(id));
-        let is_routed = member.is_some_and(|(_, m)| is_routed(&m.entry, &self.endpoint.tunnel));
-        self.peers.remove_member(remote, is_routed);
+        self.peers.put_member(remote, peer(member, remote, &self.endpoint));
     }
 
     /// Ends the session of a member; its steps are still to be planned.
@@ -130,7 +122,7 @@ impl Engine {
         why: Gone,
         actions: &mut Vec<Action>,
     ) {
-        self.forget_member(id, remote);
+        self.peers.remove_member(remote);
         let Some((name, member)) = self.hub.as_mut().and_then(|hub| hub.member(id)) else { return };
         member.since = None;
         let name = name.clone();
@@ -148,11 +140,11 @@ impl Engine {
         let (loaded, followed) = hub.replace(set, now);
         actions.push(Action::Report(Report::PeersLoaded(loaded)));
         // A network may go from one to another.
-        for (change, before) in &followed {
+        for change in &followed {
             let (Followed::Ended(_, remote, _) | Followed::Changed(_, remote)) = change;
-            self.peers.remove_member(*remote, is_routed(before, &self.endpoint.tunnel));
+            self.peers.remove_member(*remote);
         }
-        for (change, _) in followed {
+        for change in followed {
             match change {
                 Followed::Ended(name, remote, why) => {
                     actions.push(Action::Report(Report::PeerDown { name, remote, why }));
@@ -267,11 +259,6 @@ impl Hub {
         member.said = Some(now.boot);
         Some(Report::PeerUnproven { name: name.clone(), from })
     }
-}
-
-/// Whether a member has networks beside those of the tunnel, so that there are routes to them.
-fn is_routed(entry: &PeerEntry, tunnel: &TunnelConfig) -> bool {
-    !entry.routes.is_empty() || !tunnel.is_network()
 }
 
 /// A connected member in the population of peers.

@@ -23,12 +23,8 @@ pub enum Followed {
 }
 
 impl Hub {
-    /// Takes another set of members. Returns what became of sessions, with the entry as it was before.
-    pub fn replace(
-        &mut self,
-        set: PeerSet,
-        now: &Now,
-    ) -> (Loaded, Vec<(Followed, Arc<PeerEntry>)>) {
+    /// Takes another set of members. Returns what became of sessions.
+    pub fn replace(&mut self, set: PeerSet, now: &Now) -> (Loaded, Vec<Followed>) {
         let mut loaded = Loaded { at: now.unix, ..Loaded::default() };
         let mut followed = Vec::new();
         let all = std::mem::take(&mut self.members).into_iter();
@@ -40,7 +36,7 @@ impl Hub {
             self.names.remove(&member.id);
             self.marks.remove(&member.mark);
             if let Some(remote) = self.server.remove(member.id) {
-                followed.push((Followed::Ended(name, remote, Gone::Removed), member.entry));
+                followed.push(Followed::Ended(name, remote, Gone::Removed));
             }
         }
         for entry in set.into_peers().into_iter().map(Arc::new) {
@@ -60,19 +56,18 @@ impl Hub {
             let remote = self.server.session(member.id).map(|session| session.remote);
             self.forget_expiry(&member);
             self.put_in_protocol(member.id, &entry, now);
-            let old = std::mem::replace(&mut member.entry, entry);
+            member.entry = entry;
             let goes_on = self.server.session(member.id).is_some();
             if !goes_on {
                 member.since = None;
             }
             if let Some(remote) = remote {
-                let change = match goes_on {
+                followed.push(match goes_on {
                     true => Followed::Changed(name.clone(), remote),
                     false => {
                         Followed::Ended(name.clone(), remote, Gone::of(&member.entry, now.unix))
                     }
-                };
-                followed.push((change, old));
+                });
             }
             self.note_expiry(&member, now);
             self.members.insert(name, member);

@@ -102,7 +102,7 @@ pub fn interfaces(found: &Found, tunnel: &TunnelConfig) -> Vec<DeviceName> {
 }
 
 /// What the names of the interfaces begin with.
-fn prefix(tunnel: &TunnelConfig) -> String {
+pub fn prefix(tunnel: &TunnelConfig) -> String {
     const ROOM: usize = 15 - "-ffff".len();
     let name = tunnel.device.as_str();
     let mut end = ROOM.min(name.len());

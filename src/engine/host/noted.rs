@@ -1,0 +1,125 @@
+//! What a step leaves on the host, noted in the last reading of it, so that the next reading is no surprise
+//! and the next change can be planned before it.
+
+use std::sync::Arc;
+
+use super::found::Found;
+use super::interface::{
+    Address, Interface, InterfaceAddress, InterfaceKind, Traffic, UNKNOWN_INDEX,
+};
+use super::label::LinkForwarding;
+use super::routing::RouteTarget;
+use super::rules::RulesFound;
+use super::step::{HostStep, KernelLink, KernelStep, Step, TunStep};
+use super::wanted::{WantedLink, rp_filter};
+use crate::engine::config::DeviceName;
+
+impl Found {
+    /// Notes a step that was applied for a few of many peers.
+    pub(in crate::engine) fn note(&mut self, step: &Step) {
+        match step {
+            Step::Tun(step) => self.note_tun(step),
+            Step::Kernel(step) => self.note_kernel(step),
+            Step::Host(step) => self.note_host(step),
+            Step::Nat(_) | Step::Dns(_) => {}
+        }
+    }
+
+    fn note_tun(&mut self, step: &TunStep) {
+        let remotes = &mut self.userspace.forwarding.remotes;
+        match step {
+            TunStep::AddRemote(remote, spec) => drop(remotes.insert(*remote, spec.clone())),
+            TunStep::RemoveRemote(remote) => drop(remotes.remove(remote)),
+            TunStep::Bind(_) | TunStep::Forward(_) | TunStep::CreateLink { .. } => {}
+        }
+    }
+
+    fn note_kernel(&mut self, step: &KernelStep) {
+        match (step, &mut self.rules) {
+            (KernelStep::AdmitToo(one), RulesFound::Intact(all)) => drop(all.insert(*one)),
+            (KernelStep::AdmitNoMore(one), RulesFound::Intact(all)) => drop(all.remove(one)),
+            (KernelStep::CreateLink(link), _) => self.note_new_link(link),
+            (KernelStep::ChangeLink(link), _) => self.note_of(&link.device, |interface| {
+                (interface.kind, interface.mtu) = (InterfaceKind::Ipip(link.link), link.mtu);
+            }),
+            (
+                KernelStep::AdmitToo(_)
+                | KernelStep::AdmitNoMore(_)
+                | KernelStep::InstallRules(..)
+                | KernelStep::Admit(_)
+                | KernelStep::RemoveRules
+                | KernelStep::AddAlternateAddress(_)
+                | KernelStep::RemoveAlternateAddress(_)
+                | KernelStep::AddListener(_)
+                | KernelStep::RemoveListener(_),
+                _,
+            ) => {}
+        }
+    }
+
+    fn note_host(&mut self, step: &HostStep) {
+        match step {
+            HostStep::AddRoute(route) => drop(self.routes.insert(*route)),
+            HostStep::RemoveRoute(route) => drop(self.routes.remove(route)),
+            HostStep::RemoveLink(device) => self.note_no_link(device),
+            HostStep::AddInnerAddress(device, address) => self.note_address(device, *address),
+            HostStep::RemoveInnerAddress(address) => self.addresses.retain(|a| a != address),
+            HostStep::SetMtu(device, mtu) => self.note_of(device, |i| i.mtu = *mtu),
+            HostStep::ConfigureLink(link) => self.note_configured(link),
+            HostStep::AddPolicyRule(_)
+            | HostStep::RemovePolicyRule(_)
+            | HostStep::SetForwarding { .. }
+            | HostStep::SetRpFilter { .. } => {}
+        }
+    }
+
+    /// The kernel gives it a number that the next reading tells.
+    fn note_new_link(&mut self, KernelLink { device, link, mtu }: &KernelLink) {
+        let last = self.interfaces.last().map_or(0, |last| last.index);
+        self.interfaces.push(Arc::new(Interface {
+            index: last.saturating_add(1).max(UNKNOWN_INDEX),
+            name: device.to_string(),
+            up: false,
+            loopback: false,
+            label: None,
+            rp_filter: None,
+            forwarding: None,
+            mtu: *mtu,
+            in_vrf: false,
+            kind: InterfaceKind::Ipip(*link),
+            traffic: Traffic::default(),
+        }));
+    }
+
+    fn note_configured(&mut self, link: &WantedLink) {
+        self.note_of(&link.device, |interface| {
+            interface.up = true;
+            interface.label = Some(link.forwards.label().to_owned());
+            interface.rp_filter = rp_filter(link.source_check).or(interface.rp_filter);
+            if link.forwards != LinkForwarding::HostDefault {
+                interface.forwarding = Some(true);
+            }
+        });
+    }
+
+    fn note_no_link(&mut self, device: &DeviceName) {
+        let Some(at) = self.interfaces.iter().position(|i| i.name == device.as_str()) else {
+            return;
+        };
+        let gone = self.interfaces.remove(at).index;
+        self.addresses.retain(|address| address.interface != gone);
+        self.routes.retain(|route| route.target != RouteTarget::Interface(gone));
+    }
+
+    fn note_address(&mut self, device: &DeviceName, address: InterfaceAddress) {
+        let index = self.interface(device).map(|interface| interface.index);
+        self.addresses.extend(index.map(|index| Address::new(index, address)));
+    }
+
+    fn note_of(&mut self, device: &DeviceName, change: impl FnOnce(&mut Interface)) {
+        let mut all = self.interfaces.iter_mut();
+        if let Some(interface) = all.find(|interface| interface.name == device.as_str()) {
+            change(Arc::make_mut(interface));
+        }
+    }
+}
