@@ -20,6 +20,7 @@ mod preflight;
 mod process;
 mod reauth;
 mod record;
+mod reloads;
 mod requests;
 mod server_key;
 mod signals;

@@ -14,6 +14,7 @@ use super::memory::{Loaded, MemoryFile};
 use super::old::OldPeers;
 use super::peers::PeersReader;
 use super::preflight::{self, Demand, Ground};
+use super::reloads::Reloads;
 use super::requests::{Answer, Pending, Reply, Request};
 use super::snapshot::{Mistakes, PeersAsked, Snapshot};
 use super::{Failure, Settings};
@@ -444,26 +445,17 @@ impl<'a> Process<'a> {
     }
 
     /// Does what an operator asks for; true at the end.
-    pub async fn fulfil(&mut self, pending: Pending, reader: Option<&PeersReader>) -> bool {
+    pub async fn fulfil(&mut self, pending: Pending, reloads: &mut Reloads) -> bool {
         let (request, answer) = pending;
         let mut done = false;
-        let said = match (request, reader) {
+        let said = match (request, reloads.reader()) {
             (Request::Where, reader) => {
                 Answer { path: reader.map(PeersReader::path), ..Answer::done("") }
             }
-            (Request::Reload(Some(files)), Some(reader)) => match reader.take(files, self.chosen) {
-                Ok(set) => {
-                    self.mistakes = None;
-                    done = self.take_peers(set).await;
-                    let device = &self.settings.tunnel().device;
-                    let loaded = self.engine.loaded().unwrap_or_default();
-                    Answer::done(format!("{device}: {loaded}"))
-                }
-                Err(faults) => {
-                    self.note_mistakes(&faults);
-                    Answer::refused(faults)
-                }
-            },
+            (Request::Reload(Some(files)), Some(_)) => {
+                reloads.take(files, answer);
+                return false;
+            }
             (Request::Reload(None), _) if self.engine.proves_itself() => {
                 done = self.handle(Event::ReauthRequested).await;
                 Answer::done("authenticating again")

@@ -22,6 +22,7 @@ use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::task::spawn_blocking;
 
 use super::Failure;
 use super::events::Events;
@@ -173,7 +174,9 @@ async fn serve(
 ) -> io::Result<()> {
     let mut bytes = Vec::new();
     (&mut stream).take(LONGEST + 1).read_to_end(&mut bytes).await?;
-    let reply = match read(&bytes) {
+    // That many bytes would hold the loop.
+    let request = spawn_blocking(move || read(&bytes)).await.map_err(io::Error::other)?;
+    let reply = match request {
         Ok(Request::Monitor(peer)) => match events.follow(stream, peer, accepted()) {
             Ok(()) => return Ok(()),
             Err((back, why)) => {

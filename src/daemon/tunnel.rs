@@ -16,6 +16,7 @@ use super::old::Base;
 use super::peers::{AtStart, PeersReader};
 use super::preflight::Demand;
 use super::process::Process;
+use super::reloads::Reloads;
 use super::requests::{self, Pending, Requests};
 use super::signals::{Caught, Signals};
 use super::snapshot::Mistakes;
@@ -110,6 +111,7 @@ async fn serve(settings: &Settings) -> Result<(), Failure> {
         }
         process.take_peers(set).await;
     }
+    let mut reloads = Reloads::new(reader, process.chosen);
     let mut asked = open_requests(settings, &process.events);
     if let Some(table) = next_table(&mut tables, &settings.config).await {
         // This is done before the host is read, so that what an earlier process made for these nodes is
@@ -168,7 +170,7 @@ async fn serve(settings: &Settings) -> Result<(), Failure> {
                     match &settings.config.peers {
                         PeerSource::Table(_) => table_now.notify_one(),
                         PeerSource::One(_) => ignore("SIGHUP"),
-                        PeerSource::Hub(_) => read_again(&mut process, reader.as_ref()).await,
+                        PeerSource::Hub(_) => reloads.read_again(),
                     }
                     false
                 }
@@ -184,8 +186,9 @@ async fn serve(settings: &Settings) -> Result<(), Failure> {
                 process.handle(Event::Hosts(table)).await
             }
             Some(stream) = next_asker(control.as_ref()) => process.tell(stream).await,
-            Some(pending) = next_request(&mut asked) => {
-                process.fulfil(pending, reader.as_ref()).await
+            checked = reloads.checked() => process.reloaded(checked).await,
+            Some(pending) = next_request(&mut asked), if !reloads.is_busy() => {
+                process.fulfil(pending, &mut reloads).await
             }
             () = made, if !is_ready => false,
             () = reach(leave) => false,
@@ -203,23 +206,6 @@ async fn reach(instant: Option<Instant>) {
     match instant {
         Some(instant) => sleep_until(instant).await,
         None => pending().await,
-    }
-}
-
-/// Reads the files of peers again. With a mistake in them, everything stays as it was.
-async fn read_again(process: &mut Process<'_>, reader: Option<&PeersReader>) {
-    let chosen = process.chosen;
-    match reader.map(|reader| reader.again(chosen)) {
-        Some(Ok(set)) => {
-            process.mistakes = None;
-            process.take_peers(set).await;
-        }
-        Some(Err(faults)) => {
-            process.note_mistakes(&faults);
-            faults.lines().for_each(|fault| tracing::error!("{fault}"));
-            tracing::error!("the files of peers have mistakes: everything stays as it was");
-        }
-        None => {}
     }
 }
 

@@ -10,6 +10,7 @@ import re
 import signal
 import time
 
+import nacl.signing
 import pytest
 
 import ipipou
@@ -621,3 +622,25 @@ def test_two_hundred_peers_behind_one_address_are_back_soon_after_a_restart(lab)
         socket.settimeout(5)
         packet = socket.recv(2048)
         assert (packet[0] >> 4, packet[16:20]) == (4, ipaddress.ip_address(inside).packed)
+
+
+def test_hellos_are_answered_while_many_peers_are_checked(lab):
+    hub = Hub(lab, clients=1, prefix=16)
+    crowd = Crowd(hub, hub.clients[0], outer(2), 1)
+    near = hub.server()
+    crowd.come_back(within=8)
+    ((player, socket, _),) = crowd.players.values()
+    socket.settimeout(5)
+    lines = []
+    for number in range(3000):
+        key = base64.b64encode(bytes(nacl.signing.SigningKey(os.urandom(32)).verify_key)).decode()
+        lines += [f"[peer.many{number}]", f'public-key = "{key}"']
+        lines += [f'address = "10.8.{2 + number // 250}.{1 + number % 250}"', ""]
+    hub.write("many.toml", "\n".join(lines))
+    near.process.send_signal(signal.SIGHUP)
+    answered = 0
+    while "3000 added, 0 changed, 0 removed, 2 untouched" not in near.process.output():
+        socket.sendto(player.hello(signed=False), (outer(1), PORT))
+        assert player.hear(socket.recv(2048)) == 0x82
+        answered += 1
+    assert answered >= 5
