@@ -11,6 +11,7 @@ use ipipou::engine::driver::Driver;
 use ipipou::engine::host::Found;
 use ipipou::engine::host::step::{Refused, Step};
 use ipipou::engine::hub::MemberState;
+use ipipou::engine::peers_file::pool::Pool;
 use ipipou::engine::peers_file::{Context, PeerSet, SourceFile, parse};
 use ipipou::engine::{Engine, Event, Memory, Now, Outgoing, Report, Writing};
 
@@ -44,7 +45,8 @@ fn config() -> Config {
     tunnel.inner_peer = "10.8.0.0/16".parse().unwrap();
     let hub = HubConfig {
         peers: "/nowhere".into(),
-        seed: SERVER_SEED.into(),
+        seed: Some(SERVER_SEED.into()),
+        pool: Pool::default(),
         secret: SharedSecret::new(Vec::new()),
         queue: QueueConfig { number: 0, max_len: 24 },
     };
@@ -69,6 +71,7 @@ pub fn set(text: String) -> PeerSet {
     let config = config();
     let context = Context {
         own_public_key: Some(public(&SERVER_SEED)),
+        port: None,
         inner: config.tunnel.inner,
         network: config.tunnel.inner_peer,
         inner6: None,
@@ -112,7 +115,7 @@ impl Server {
         let connected: BTreeMap<_, _> = members
             .iter()
             .filter(|member| member.state == MemberState::Connected)
-            .map(|member| (member.remote.unwrap(), peer_of(&member.name)))
+            .map(|member| (member.remote.unwrap(), peer_of(member.entry.name.as_str())))
             .collect();
         let told: BTreeMap<_, _> = self.sessions.iter().map(|(peer, at)| (*at, *peer)).collect();
         assert_eq!(told.len(), self.sessions.len(), "two peers have one remote");
