@@ -46,6 +46,9 @@ fn main() -> ExitCode {
         Ok(Invocation::Kick { peer, tunnel, runtime_root }) => {
             daemon::kick(&runtime_root, tunnel.as_deref(), peer).map(|text| print(text.as_bytes()))
         }
+        Ok(Invocation::Ping { host, tunnel, count, runtime_root }) => {
+            daemon::ping(&runtime_root, tunnel.as_deref(), host.as_deref(), count)
+        }
         Ok(Invocation::Reload { tunnel, runtime_root, if_peers, peers }) => {
             daemon::reload(&runtime_root, tunnel.as_deref(), if_peers, peers)
                 .map(|text| print(text.as_bytes()))

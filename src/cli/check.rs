@@ -91,6 +91,7 @@ pub fn options(start: Invocation) -> Result<Invocation, CliError> {
         | Invocation::ImportPeers { .. }
         | Invocation::Kick { .. }
         | Invocation::Monitor { .. }
+        | Invocation::Ping { .. }
         | Invocation::Reload { .. }
         | Invocation::Show { .. }
         | Invocation::Checked { .. }

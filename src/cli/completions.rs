@@ -122,7 +122,7 @@ fn fish_function(proposals: Proposals) -> &'static str {
 /// clap's condition is false while an option waits for its value; the other one is not.
 const FISH_CONDITION: (&str, &str) = (
     "complete -c ipipou -n \"__fish_ipipou_needs_command\" ",
-    "complete -c ipipou -n \"not __fish_ipipou_using_subcommand show generate reload monitor genkey pubkey peer\" ",
+    "complete -c ipipou -n \"not __fish_ipipou_using_subcommand show generate reload ping monitor genkey pubkey peer\" ",
 );
 
 /// Returns a line of fish's completion, with the function that finds the option's values if there

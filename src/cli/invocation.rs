@@ -36,6 +36,8 @@ pub enum Invocation {
     Monitor { peer: Option<String>, tunnel: Option<String>, runtime_root: PathBuf, json: bool },
     /// End the session of a peer.
     Kick { peer: String, tunnel: Option<String>, runtime_root: PathBuf },
+    /// Have a running client ask its server whether it is there.
+    Ping { host: Option<String>, tunnel: Option<String>, count: u32, runtime_root: PathBuf },
     /// Have a running tunnel take its files of peers.
     Reload {
         tunnel: Option<String>,

@@ -69,6 +69,9 @@ pub fn parse(
         Some(Command::Check { running, name, help: _ }) => {
             return check::check(&name, running.as_deref(), &mut command);
         }
+        Some(Command::Ping { count, tunnel, runtime_root, host, help: _ }) => {
+            return Ok(Invocation::Ping { host, tunnel, count, runtime_root });
+        }
         Some(Command::Genkey { help: _ }) => return Ok(Invocation::Genkey),
         Some(Command::Pubkey { name: None, .. }) => return Ok(Invocation::Pubkey),
         Some(Command::Pubkey { name: Some(name), runtime_root, help: _ }) => {

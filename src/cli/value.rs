@@ -145,6 +145,13 @@ pub fn port(text: &str) -> Result<NonZeroU16, ValueError> {
     text.trim().parse().map_err(|_| ValueError::NotAPort)
 }
 
+/// Parses how many times `ipipou ping` asks.
+pub fn pings(text: &str) -> Result<u32, ValueError> {
+    const MOST: u32 = 1_000_000;
+    let count = text.trim().parse().ok().filter(|count| (1..=MOST).contains(count));
+    count.ok_or(ValueError::NotANumber { min: 1, max: MOST })
+}
+
 pub fn number(text: &str) -> Result<u32, ValueError> {
     integer(text, 0, u32::MAX)
 }

@@ -16,6 +16,8 @@ mod old_tunnel;
 mod peer_edit;
 mod peer_import;
 mod peers;
+mod ping;
+mod pings;
 mod preflight;
 mod process;
 mod reauth;
@@ -43,6 +45,7 @@ pub use monitor::monitor;
 pub use peer_edit::edit_peers;
 pub use peer_import::import_peers;
 pub use peers::{check_peers, kick, reload};
+pub use ping::ping;
 pub use reauth::reauthenticate;
 pub use tunnel::run;
 

@@ -13,6 +13,7 @@ use super::locks::Locks;
 use super::memory::{Loaded, MemoryFile};
 use super::old::OldPeers;
 use super::peers::PeersReader;
+use super::pings::Pings;
 use super::preflight::{self, Demand, Ground};
 use super::reloads::Reloads;
 use super::requests::{Answer, Pending, Reply, Request};
@@ -90,6 +91,7 @@ pub struct Process<'a> {
     ruleset_by: Option<String>,
     /// The peers with the old program, each with a tunnel of its own.
     pub(super) old: OldPeers,
+    pub(super) pings: Pings,
 }
 
 impl<'a> Process<'a> {
@@ -176,6 +178,7 @@ impl<'a> Process<'a> {
             mistakes: None,
             ruleset_by: None,
             old: OldPeers::default(),
+            pings: Pings::default(),
         })
     }
 
@@ -446,7 +449,13 @@ impl<'a> Process<'a> {
 
     /// Does what an operator asks for; true at the end.
     pub async fn fulfil(&mut self, pending: Pending, reloads: &mut Reloads) -> bool {
-        let (request, answer) = pending;
+        let (request, answer) = match pending {
+            (Request::Ping(server), answer) => {
+                self.begin_ping(server.as_deref(), answer);
+                return false;
+            }
+            other => other,
+        };
         let mut done = false;
         let said = match (request, reloads.reader()) {
             (Request::Where, reader) => {
@@ -469,6 +478,7 @@ impl<'a> Process<'a> {
                 }
                 Ok(_) | Err(_) => Answer::refused(format!("no peer is called {name}")),
             },
+            (Request::Ping(_), _) => Answer::refused("one at a time"), // it is begun above
             (Request::Reload(Some(_)) | Request::Kick(_), None) => {
                 Answer::refused("this tunnel has no files of peers")
             }

@@ -60,6 +60,8 @@ pub enum Request {
     Show(PeersAsked),
     /// A line for each event from now on, or for each of one peer. The answer is a line of its own before.
     Monitor(Option<String>),
+    /// Have a client ask the server with this name or address whether it is there; `None`: the one in use.
+    Ping(Option<String>),
 }
 
 /// Files of peers, and the files of secrets that they name.
@@ -92,17 +94,25 @@ pub struct Answer {
     pub text: String,
     /// Where the files of peers are, for [`Request::Where`]; `None`: this is no server with such files.
     pub path: Option<PathBuf>,
+    /// For [`Request::Ping`]: the server was asked, and did not answer or does not let us in.
+    #[serde(default)]
+    pub unanswered: bool,
 }
 
 impl Answer {
     /// It was done.
     pub fn done(text: impl Into<String>) -> Self {
-        Answer { ok: true, text: text.into(), path: None }
+        Answer { ok: true, text: text.into(), path: None, unanswered: false }
     }
 
     /// It was not done, and why.
     pub fn refused(text: impl Into<String>) -> Self {
-        Answer { ok: false, text: text.into(), path: None }
+        Answer { ok: false, text: text.into(), path: None, unanswered: false }
+    }
+
+    /// The server that was asked said nothing, or nothing good.
+    pub fn unanswered(text: impl Into<String>) -> Self {
+        Answer { unanswered: true, ..Answer::refused(text) }
     }
 }
 

@@ -147,8 +147,10 @@ async fn serve(settings: &Settings) -> Result<(), Failure> {
         if process.is_due() {
             process.meet_deadline().await;
         }
+        process.go_on_with_ping().await;
         let made = process.old.made();
-        let leave = leaves_until.map(|until| process.clock.instant(until));
+        let wake = process.pings.next_deadline().min(leaves_until.unwrap_or(Duration::MAX));
+        let wake = (wake < Duration::MAX).then(|| process.clock.instant(wake));
         let done = tokio::select! {
             biased;
             signal = signals.next() => match signal {
@@ -191,7 +193,7 @@ async fn serve(settings: &Settings) -> Result<(), Failure> {
                 process.fulfil(pending, &mut reloads).await
             }
             () = made, if !is_ready => false,
-            () = reach(leave) => false,
+            () = reach(wake) => false,
             // This is last, because anybody can send as many packets as they like.
             next = process.next(&mut changes) => process.follow(next).await?,
         };

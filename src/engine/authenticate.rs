@@ -8,6 +8,7 @@ use super::host::Control;
 use super::host::step::is_made;
 use super::memory::Writing;
 use super::peer::DuePacket;
+use super::prover::{Pong, Prover};
 use super::{Action, Engine, Now, Outgoing, Phase, Report};
 use crate::auth::Reject;
 
@@ -232,6 +233,17 @@ impl Engine {
             }
             self.send(to, payload, actions);
         }
+    }
+
+    /// Asks a server whether it is there.
+    pub(super) fn ping(&mut self, server: usize, now: &Now, actions: &mut Vec<Action>) {
+        self.peers.provers().for_each(|prover| prover.ping(server, now));
+        self.send_due(now, actions);
+    }
+
+    /// What the server said that [`Event::Ping`](super::Event::Ping) was about.
+    pub fn take_pong(&mut self) -> Option<Pong> {
+        self.peers.provers().find_map(Prover::take_pong)
     }
 
     /// Clients authenticate at `when`, unless they do so earlier anyway.

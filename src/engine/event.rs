@@ -55,6 +55,9 @@ pub enum Event<'a> {
     SendFailed,
     /// [`Engine::next_deadline`](super::Engine::next_deadline) has come.
     Deadline,
+    /// Somebody asks whether the server with this number is there;
+    /// [`Engine::take_pong`](super::Engine::take_pong) has what it says. Not more often than once a second.
+    Ping(usize),
     /// The user asks for the end: a client tells its server, while its tunnel is still there.
     /// [`Event::Shutdown`] follows once [`Engine::says_goodbye`](super::Engine::says_goodbye) is false, or
     /// at any time.

@@ -58,7 +58,7 @@ pub use memory::{Memory, Record, Writing};
 use peer::Peer;
 use peers::Peers;
 use prover::Dated;
-pub use prover::{Connection, Passed};
+pub use prover::{Connection, Passed, Pong};
 use reconcile::Remotes;
 pub use report::{Report, Unusable};
 use rivals::Rivals;
@@ -315,6 +315,7 @@ impl Engine {
             Event::TornDown { failed } => self.torn_down(failed, actions),
             Event::SendFailed => self.authenticate(now.monotonic + RETRY_AFTER),
             Event::Deadline => self.deadline(now, actions),
+            Event::Ping(server) => self.ping(server, now, actions),
             Event::Leaving => self.say_goodbye(now, actions),
             Event::Shutdown(found) => self.shutdown(&found, now, actions),
         }

@@ -398,3 +398,14 @@ fn a_server_with_files_of_peers_needs_a_network() {
         assert!(usage.contains(said), "{line}: {usage}");
     }
 }
+
+#[test]
+fn ping_is_for_one_client_and_one_of_its_servers() {
+    let ping = |line: &str| match parse(line.split(' ')) {
+        Ok(Invocation::Ping { host, tunnel, count, .. }) => (host, tunnel, count),
+        other => panic!("{line}: {other:?}"),
+    };
+    assert_eq!(ping("ping"), (None, None, 3));
+    let (host, tunnel) = (Some("b.example:10000".to_owned()), Some("client0".to_owned()));
+    assert_eq!(ping("ping -c5 -i client0 b.example:10000"), (host, tunnel, 5));
+}

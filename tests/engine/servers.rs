@@ -445,3 +445,33 @@ fn a_client_that_no_server_ever_answered_ends_at_once() {
     scene.pass(10 * SECOND);
     assert_eq!(goodbyes(&mut scene), (Duration::ZERO, 0));
 }
+
+#[test]
+fn a_server_that_is_pinged_answers_and_one_that_is_not_in_use_moves_nothing() {
+    use ipipou::engine::Pong;
+
+    let mut scene = Scene::new(Datapath::Tun, 2);
+    scene.pass(10 * SECOND);
+    let ping = |scene: &mut Scene, server: usize| {
+        scene.play.handle(Event::Ping(server));
+        scene.deliver();
+        scene.play.engine.take_pong()
+    };
+    let seen = Some(SocketAddr::new(host::OUTER.into(), 10000));
+    let answered = |server, seen| {
+        Some(Pong::Answered { from: place(server).into(), round_trip: ROUND_TRIP, seen })
+    };
+    assert_eq!(ping(&mut scene, 0), answered(0, seen));
+    assert_eq!(ping(&mut scene, 1), answered(1, None));
+    assert!(scene.is_at(0) && !scene.servers[1].has_session());
+    assert_eq!(scene.play.engine.take_pong(), None, "it is told once");
+    scene.servers[1].is_alive = false;
+    assert_eq!(ping(&mut scene, 1), None);
+    scene.pass(60 * SECOND);
+    assert!(scene.is_at(0));
+    assert_eq!(scene.play.engine.take_pong(), None, "a keepalive is no answer to that");
+    scene.servers[0].know(Allowed::Disabled, &[]);
+    let pong = ping(&mut scene, 0);
+    assert!(matches!(pong, Some(Pong::Refused { .. })), "{pong:?}");
+    assert!(pong.unwrap().to_string().contains("we are disabled there"));
+}

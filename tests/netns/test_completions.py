@@ -168,7 +168,7 @@ def proposed(shell, line):
     }
 
 
-COMMANDS = {"show", "check", "reload", "monitor", "genkey", "pubkey", "peer", "generate"}
+COMMANDS = {"show", "check", "reload", "ping", "monitor", "genkey", "pubkey", "peer", "generate"}
 CONFS = {path.stem for path in (TOP / "etc/ipipou").glob("*.conf")}
 DEVICES = {"eth0", "lo", "odd$(id)"}  # a server has no tunnel before a client comes
 

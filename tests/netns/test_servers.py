@@ -1,8 +1,11 @@
 """A client with several servers (-r A,B): it asks the next when one does not answer or refuses, and goes
 back to the first."""
 
+import re
+import time
+
 from failover import first_goes_and_comes_back, in_use
-from hub import PORT, Hub, inner, states
+from hub import PORT, Hub, inner, reload, states
 from lan import await_reached, outer
 
 
@@ -24,6 +27,52 @@ def test_a_server_that_refuses_is_followed_by_the_next_at_once(lab):
     assert (states(near), states(standby)) == ({"peer2": "disabled"}, {"peer2": "connected"})
     text = hub.clients[0].run(["ipipou", "show", "--runtime-root", far.root, "ipipou0"])
     assert f"servers: {outer(1)}:{PORT}, {outer(3)}:{PORT} (in use)" in text
+
+
+def ping(host, end, *words, code=0):
+    argv = ["ipipou", "ping", *words, "--runtime-root", end.root]
+    done = host.run(argv, check=False)
+    assert done.returncode == code, done
+    return done.stdout, done.stderr
+
+
+def test_a_client_is_asked_whether_its_servers_are_there(lab):
+    hub = Hub(lab, clients=2)
+    hub.forget(3)
+    near, standby = hub.server(), hub.standby(3)
+    far = hub.client(2, *hub.servers(3))
+    far.await_log("connected to")
+    client, first, other = hub.clients[0], f"{outer(1)}:{PORT}", f"{outer(3)}:{PORT}"
+    begin = time.monotonic()
+    lines = ping(client, far)[0].splitlines()
+    assert len(lines) == 3 and time.monotonic() - begin >= 2
+    for line in lines:
+        assert re.fullmatch(rf"answer from {first}: time \d+\.\d ms, seen as 10.0.0.2:{PORT}", line)
+    # The other one is asked too, and moves nothing.
+    for host in (outer(3), other):
+        said, _ = ping(client, far, "-c1", host)
+        assert re.fullmatch(rf"answer from {other}: time \d+\.\d ms\n", said), said
+    assert states(standby) == {"peer2": "new"} and in_use(far) == first
+    _, said = ping(client, far, "a.example", code=2)
+    assert f"no server is called a.example; -r has {first}, {other}" in said
+    # Whoever asks as often as he can is answered once a second.
+    hellos = near.show()["peers"]["hellos"]
+    begin, before = time.monotonic(), hellos["refreshed"] + hellos["challenged"]
+    askers = [client.spawn(["ipipou", "ping", "-c1", "--runtime-root", far.root]) for _ in range(3)]
+    assert [asker.wait() for asker in askers] == [0] * 3
+    assert time.monotonic() - begin >= 2
+    hellos = near.show()["peers"]["hellos"]
+    assert hellos["refreshed"] + hellos["challenged"] <= before + 2 * 4
+
+    said, error = ping(hub.host, near, code=2)
+    assert "this is a server" in error and "ipipou peer list" in error, error
+    standby.process.kill()
+    said, error = ping(client, far, "-c1", "-i", "ipipou0", outer(3), code=1)
+    assert said == f"no answer from {other}\n" and error == f"ipipou: no answer from {other}\n"
+    hub.name(2, enabled=False)
+    reload(near)
+    said, _ = ping(client, far, "-c1", outer(1), code=1)
+    assert said.startswith(f"answer from {first}: it does not let us in: we are disabled there")
 
 
 def test_a_client_starts_where_only_the_last_server_is_there(lab):

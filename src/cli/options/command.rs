@@ -62,6 +62,26 @@ pub enum Command {
         #[arg(short = 'h', long, action = ArgAction::Help)]
         help: Option<bool>,
     },
+    /// Have a running client ask its server whether it is there, as often as once a second
+    Ping {
+        /// How many times
+        #[arg(short = 'c', long, value_name = "COUNT", default_value_t = 3,
+              value_parser = value::pings)]
+        count: u32,
+        /// The client's file or interface, where several run
+        #[arg(short = 'i', long, value_name = "NAME", value_parser = value::tunnel_name)]
+        tunnel: Option<String>,
+        /// Where the tunnels' control sockets are
+        #[arg(long, value_name = "DIR", default_value = "/run/ipipou",
+              value_parser = value::path)]
+        runtime_root: PathBuf,
+        /// Which of several servers, as in -r [default: the one in use]
+        #[arg(value_name = "HOST")]
+        host: Option<String>,
+        /// Print this help
+        #[arg(short = 'h', long, action = ArgAction::Help)]
+        help: Option<bool>,
+    },
     /// Print a line for each thing that happens to a tunnel: peers that come, move and go, what is refused
     /// and repaired, and whether a client is connected
     Monitor {

@@ -314,6 +314,11 @@ impl Client {
         }
     }
 
+    /// From a hello to its answer, the last time.
+    pub fn round_trip(&self) -> Option<Duration> {
+        self.round_trip
+    }
+
     /// Whether a hello waits for its accept. A client that is connected still is.
     pub fn is_confirming(&self) -> bool {
         self.tries > 0

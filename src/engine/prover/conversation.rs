@@ -40,6 +40,8 @@ pub struct Conversation {
     turns: Turns,
     /// Servers that we take leave of.
     left: Vec<usize>,
+    /// A server that is asked now whether it is there, although it is not its turn.
+    ping_due: Option<usize>,
     /// This process ends: nothing but goodbyes is said any more.
     is_closed: bool,
     calendar: Calendar,
@@ -58,6 +60,9 @@ pub struct Conversation {
     unanswered: Option<Duration>,
     /// What was said last.
     told: Told,
+    /// The server that somebody asks whether it is there, and what it said.
+    pinged: Option<usize>,
+    pong: Option<Pong>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -103,6 +108,41 @@ pub enum Why {
     Refused(Refusal),
 }
 
+/// What a server said when somebody asked whether it is there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pong {
+    /// It answered.
+    Answered {
+        /// Its outer address and port.
+        from: SocketAddr,
+        /// Between the hello and the answer.
+        round_trip: Duration,
+        /// Our address and port as it sees them; `None`: it was only asked whether it is there.
+        seen: Option<SocketAddr>,
+    },
+    /// It does not let us in.
+    Refused {
+        /// Its outer address and port.
+        from: SocketAddr,
+        /// Why.
+        why: Refusal,
+    },
+}
+
+impl fmt::Display for Pong {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Pong::Answered { round_trip, seen, .. } => {
+                write!(f, "time {:.1} ms", round_trip.as_secs_f64() * 1e3)?;
+                seen.map_or(Ok(()), |seen| write!(f, ", seen as {seen}"))
+            }
+            Pong::Refused { why, .. } => {
+                write!(f, "it does not let us in: {}", Report::told(*why))
+            }
+        }
+    }
+}
+
 impl fmt::Display for Why {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -136,6 +176,7 @@ impl Conversation {
             clients: clients.collect::<Option<_>>()?,
             turns: Turns::new(now.boot),
             left: Vec::new(),
+            ping_due: None,
             is_closed: false,
             calendar: Calendar::new(memory, now.unix),
             offset: now.boot.saturating_sub(now.monotonic),
@@ -146,6 +187,8 @@ impl Conversation {
             read_at: now.boot,
             unanswered: None,
             told: Told::Nothing,
+            pinged: None,
+            pong: None,
         })
     }
 
@@ -222,6 +265,11 @@ impl Conversation {
         if let Some(client) = self.clients.get_mut(asking) {
             add(asking, client.poll(now.boot, date, &mut fill));
         }
+        if let Some(server) = mem::take(&mut self.ping_due)
+            && let Some(client) = self.clients.get_mut(server)
+        {
+            add(server, client.ask(now.boot, date, &mut fill));
+        }
         for server in mem::take(&mut self.left) {
             if let Some(client) = self.clients.get_mut(server) {
                 add(server, client.leave(now.boot, date, &mut fill));
@@ -271,15 +319,57 @@ impl Conversation {
         let Some(client) = self.clients.get_mut(server) else { return (false, None) };
         let heard = client.receive(payload, now.boot);
         self.is_answering |= heard != ClientHeard::Nothing;
+        let round_trip = client.round_trip();
         if heard == ClientHeard::Accepted && !self.takes(server, now) {
             return (true, None);
         }
+        self.note_pong(server, from, heard, round_trip);
         if heard != ClientHeard::Nothing && server == 0 {
             self.turns.answered(now.boot);
         }
         let is_beside = server != self.turns.asking();
         let report = if is_beside { None } else { self.news(from, heard, now) };
         (heard != ClientHeard::Nothing, report)
+    }
+
+    /// Somebody asks whether a server is there: the one that is asked anyway is said hello to, another one
+    /// by a hello that moves nothing.
+    pub fn ping(&mut self, server: usize, now: &Now) {
+        (self.pinged, self.pong) = (Some(server), None);
+        match server == self.turns.asking() {
+            true => self.say_now(now),
+            false => self.ping_due = Some(server),
+        }
+    }
+
+    /// What the server said that was asked for by [`Conversation::ping`].
+    pub fn take_pong(&mut self) -> Option<Pong> {
+        self.pong.take()
+    }
+
+    fn note_pong(
+        &mut self,
+        server: usize,
+        from: SocketAddr,
+        heard: ClientHeard,
+        round_trip: Option<Duration>,
+    ) {
+        if self.pinged != Some(server) {
+            return;
+        }
+        let client = self.clients.get(server);
+        let seen = client.and_then(Client::last_accept).and_then(|accept| accept.seen);
+        let round_trip = round_trip.unwrap_or_default();
+        let is_asked = server == self.turns.asking();
+        self.pong = match heard {
+            // The accept follows.
+            ClientHeard::Challenged if is_asked => return,
+            ClientHeard::Challenged => Some(Pong::Answered { from, round_trip, seen: None }),
+            ClientHeard::Accepted => Some(Pong::Answered { from, round_trip, seen }),
+            ClientHeard::Refused(why) => Some(Pong::Refused { from, why }),
+            ClientHeard::Nothing | ClientHeard::Gone => return,
+        };
+        self.pinged = None;
     }
 
     /// Whether a server that let us in has our data from now on. One that does so late, when another one

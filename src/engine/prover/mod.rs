@@ -12,8 +12,8 @@ use super::config::Shows;
 use super::host::Traffic;
 use super::memory::Memory;
 use super::{Now, Report};
-pub use conversation::Connection;
 use conversation::Conversation;
+pub use conversation::{Connection, Pong};
 pub use dated::Dated;
 pub use turns::{Access, Passed, Turn};
 
@@ -178,6 +178,22 @@ impl Prover {
                 None
             }
             Prover::Conversation(conversation) => conversation.close(now),
+        }
+    }
+
+    /// Somebody asks whether the server with this number is there.
+    pub fn ping(&mut self, server: usize, now: &Now) {
+        match self {
+            Prover::Dated(_) => {}
+            Prover::Conversation(conversation) => conversation.ping(server, now),
+        }
+    }
+
+    /// What it said.
+    pub fn take_pong(&mut self) -> Option<Pong> {
+        match self {
+            Prover::Dated(_) => None,
+            Prover::Conversation(conversation) => conversation.take_pong(),
         }
     }
 
