@@ -1,6 +1,7 @@
 //! Authenticates us to one peer: by packets that stand alone, or by control protocol v2 where we know the
 //! server's key.
 
+mod connection;
 mod conversation;
 mod dated;
 mod turns;
@@ -12,8 +13,8 @@ use super::config::Shows;
 use super::host::Traffic;
 use super::memory::Memory;
 use super::{Now, Report};
+pub use connection::{Connection, Pong};
 use conversation::Conversation;
-pub use conversation::{Connection, Pong};
 pub use dated::Dated;
 pub use turns::{Access, Passed, Turn};
 
