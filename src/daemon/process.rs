@@ -510,7 +510,7 @@ impl<'a> Process<'a> {
     async fn status_now(&mut self, peers: PeersAsked) -> (Snapshot, bool) {
         let begin = self.clock.elapsed();
         let done = self.look().await; // for fresh traffic counters
-        let snapshot = self.snapshot(peers);
+        let snapshot = self.snapshot(&peers);
         let taken = self.clock.elapsed().saturating_sub(begin);
         tracing::trace!("the status was taken in {} µs", taken.as_micros());
         (snapshot, done)

@@ -38,7 +38,6 @@ pub enum PeersAsked {
 /// A process as it stood.
 #[derive(Debug)]
 pub struct Snapshot {
-    pub(super) asked: PeersAsked,
     /// The directory that is called as the tunnel is.
     pub(super) name: PathBuf,
     pub(super) public_key: Option<[u8; 32]>,
@@ -82,6 +81,9 @@ pub struct HubSnapshot {
     pub(super) loaded: Option<Loaded>,
     pub(super) mistakes: Option<Mistakes>,
     pub(super) hellos: Vec<(&'static str, u64)>,
+    /// How many there are in each state.
+    pub(super) by_state: BTreeMap<MemberState, usize>,
+    /// Those that are asked for.
     pub(super) members: Vec<MemberStatus>,
 }
 
@@ -95,7 +97,6 @@ impl Snapshot {
     /// The status as it is shown.
     pub fn status(self) -> ProcessStatus {
         let Snapshot {
-            asked,
             name,
             public_key,
             datapath,
@@ -150,33 +151,41 @@ impl Snapshot {
             repaired: counters.repaired,
             rejected: Reject::ALL.iter().map(|r| (r.name().to_owned(), refused(r))).collect(),
             dropped: by_rules.chain(by_us).collect(),
-            peers: hub.map(|hub| hub.status(public_key.as_deref(), &asked, &by_remote)),
+            peers: hub.map(|hub| hub.status(public_key.as_deref(), &by_remote)),
             public_key,
         }
     }
 }
 
-impl HubSnapshot {
-    fn status(
-        self,
-        public_key: Option<&str>,
-        asked: &PeersAsked,
-        by_remote: &HashMap<SocketAddr, Traffic>,
-    ) -> PeersStatus {
-        let HubSnapshot { loaded, mistakes, hellos, members } = self;
-        let mut by_state: BTreeMap<String, usize> =
-            MemberState::ALL.iter().map(|state| (state.name().to_owned(), 0)).collect();
-        for member in &members {
-            if let Some(count) = by_state.get_mut(member.state.name()) {
-                *count += 1;
-            }
-        }
-        let asked_for = members.iter().filter(|member| match asked {
+impl PeersAsked {
+    /// Whether everything is to be said of a peer.
+    fn takes(&self, member: &MemberStatus) -> bool {
+        match self {
             PeersAsked::None => false,
             PeersAsked::All => true,
             PeersAsked::Named(name) => member.entry.name.as_str() == name,
             PeersAsked::InState(state) => member.state.name() == state,
-        });
+        }
+    }
+}
+
+impl HubSnapshot {
+    /// Notes a member.
+    pub fn add(&mut self, member: MemberStatus, asked: &PeersAsked) {
+        *self.by_state.entry(member.state).or_default() += 1;
+        if asked.takes(&member) {
+            self.members.push(member);
+        }
+    }
+
+    fn status(
+        self,
+        public_key: Option<&str>,
+        by_remote: &HashMap<SocketAddr, Traffic>,
+    ) -> PeersStatus {
+        let HubSnapshot { loaded, mistakes, hellos, by_state, members } = self;
+        let count = |state: &MemberState| by_state.get(state).copied().unwrap_or(0);
+        let by_state = MemberState::ALL.iter().map(|state| (state.name().to_owned(), count(state)));
         PeersStatus {
             public_key: public_key.unwrap_or_default().to_owned(),
             reload: loaded.map(|loaded| ReloadStatus {
@@ -188,9 +197,9 @@ impl HubSnapshot {
                 removed: loaded.removed,
                 untouched: loaded.untouched,
             }),
-            by_state,
+            by_state: by_state.collect(),
             hellos: hellos.into_iter().map(|(name, count)| (name.to_owned(), count)).collect(),
-            peers: asked_for.map(|member| peer_status(member, by_remote)).collect(),
+            peers: members.iter().map(|member| peer_status(member, by_remote)).collect(),
         }
     }
 }

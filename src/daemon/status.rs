@@ -1,5 +1,7 @@
 //! What a process reports of itself.
 
+use std::collections::BTreeMap;
+
 use super::process::Process;
 use super::snapshot::{HubSnapshot, PeersAsked, Snapshot};
 use crate::engine::config::PeerSource;
@@ -16,16 +18,26 @@ impl Process<'_> {
 
     /// Everything that `show` shows, as it stands. This copies as little as it can: what it takes is time
     /// in which no hello is answered. The rest is done elsewhere, by [`Snapshot::status`].
-    pub(super) fn snapshot(&mut self, asked: PeersAsked) -> Snapshot {
+    pub(super) fn snapshot(&mut self, asked: &PeersAsked) -> Snapshot {
         let now = self.clock.now().ok();
         let statistics = self.datapath.statistics();
         let connection = now.and_then(|now| self.engine.connection(&now));
-        let mut members = now.and_then(|now| self.engine.members(&now));
-        for member in members.iter_mut().flatten() {
-            self.old.note(member);
-        }
+        let hub = now.and_then(|now| {
+            let members = self.engine.members(&now)?;
+            let mut hub = HubSnapshot {
+                loaded: self.engine.loaded(),
+                mistakes: self.mistakes.clone(),
+                hellos: self.engine.hellos().unwrap_or_default(),
+                by_state: BTreeMap::new(),
+                members: Vec::new(),
+            };
+            members.for_each(|mut member| {
+                self.old.note(&mut member);
+                hub.add(member, asked);
+            });
+            Some(hub)
+        });
         Snapshot {
-            asked,
             name: self.settings.runtime_dir.clone(),
             public_key: self.settings.config.public_key(),
             datapath: self.chosen.name(),
@@ -37,12 +49,7 @@ impl Process<'_> {
             connection,
             servers: self.engine.servers(),
             statistics,
-            hub: members.map(|members| HubSnapshot {
-                loaded: self.engine.loaded(),
-                mistakes: self.mistakes.clone(),
-                hellos: self.engine.hellos().unwrap_or_default(),
-                members,
-            }),
+            hub,
         }
     }
 }

@@ -148,7 +148,7 @@ impl Play {
 
     pub fn states(&mut self) -> Vec<(String, MemberState)> {
         let now = self.moment();
-        let members = self.engine.members(&now).unwrap().into_iter();
+        let members = self.engine.members(&now).unwrap();
         members.map(|member| (member.entry.name.to_string(), member.state)).collect()
     }
 

@@ -1,6 +1,7 @@
 """`ipipou show --json` is what docs/show.schema.json says: no field is missing, and there is no other."""
 
 import json
+import socket
 
 import jsonschema
 import pytest
@@ -33,6 +34,16 @@ def named(end):
     )
     VALIDATOR.validate(shown)
     return shown
+
+
+def asked(end, request):
+    """What the process answers to a request of its socket."""
+    with socket.socket(socket.AF_UNIX) as stream:
+        stream.connect(str(end.directory / "request.sock"))
+        stream.sendall(json.dumps({"ipipou": 1, "request": request}).encode())
+        stream.shutdown(socket.SHUT_WR)
+        with stream.makefile("rb") as answer:
+            return json.loads(answer.read())
 
 
 def objects(schema):
@@ -106,6 +117,12 @@ def test_a_server_with_peers_and_its_clients(lab):
         some = json.loads(hub.host.run([*listed, *(["--state", state] if state else [])]))
         of_peers.validate(some)
         assert [peer["name"] for peer in some] == names
+    # The server itself leaves the others out: ten thousand are megabytes.
+    for words, names in (({"in_state": "away"}, ["peer3"]), ({"named": "peer2"}, ["peer2"])):
+        answer = asked(near, {"show": words})["peers"]
+        assert [peer["name"] for peer in answer["peers"]] == names
+        assert answer["by_state"]["disabled"] == 1
+    assert asked(near, {"show": "none"})["peers"]["peers"] == []
     (hub.peers / "broken.toml").unlink()
     reload(near)
     assert check(near)["peers"]["reload"]["ok"] is True

@@ -86,21 +86,21 @@ pub struct MemberStatus {
 
 impl Engine {
     /// The members of a server whose peers are named in files, by name; `None`: it is another one.
-    pub fn members(&self, now: &Now) -> Option<Vec<MemberStatus>> {
+    pub fn members(&self, now: &Now) -> Option<impl Iterator<Item = MemberStatus>> {
         let hub = self.hub.as_ref()?;
         let Endpoint { tunnel, datapath, .. } = &self.endpoint;
         let found = self.found.as_ref().filter(|_| datapath.capabilities().link_per_remote);
         let links: HashMap<&str, Traffic> = found.map_or_else(HashMap::new, |found| {
             found.interfaces.iter().map(|i| (i.name.as_str(), i.traffic)).collect()
         });
-        let status = |member: &Member| {
+        let status = move |member: &Member| {
             let status = hub.status(member, now);
             let is_carried = status.remote.is_some() && !links.is_empty();
             let link = is_carried.then(|| nodes::device(tunnel, *datapath, member.mark));
             let traffic = link.and_then(|link| links.get(link.as_str()).copied());
             MemberStatus { traffic, ..status }
         };
-        Some(hub.members.values().map(status).collect())
+        Some(hub.members.values().map(status))
     }
 
     /// Whether the files name such a peer.
