@@ -275,7 +275,7 @@ fn directories(root: &Path) -> Result<Vec<PathBuf>, Failure> {
 /// `None` when nothing answers: a process that was killed leaves its socket behind.
 fn ask(directory: &Path, peers: &PeersAsked) -> Result<Option<ProcessStatus>, Failure> {
     let path = directory.join(SOCKET);
-    if let Ok(Some(json)) = requests::ask_status(directory, peers.clone()) {
+    if let Some(json) = requests::ask_status(directory, peers.clone())? {
         return parsed(&json).map(Some).map_err(|e| unreadable(&path, &e));
     }
     // It may be older than this program, or not running.

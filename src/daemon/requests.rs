@@ -46,6 +46,9 @@ const AT_A_TIME: usize = 8;
 /// How long one side waits for the other.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// How long `show` waits for one process.
+const STATUS_PATIENCE: Duration = Duration::from_secs(5);
+
 /// What is asked.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -252,37 +255,29 @@ pub enum RunsAs {
 /// When it does not answer in time.
 pub fn ask(directory: &Path, request: Request) -> Result<(Answer, RunsAs), Failure> {
     let path = directory.join(SOCKET);
-    let (answer, runs_as) = exchange(directory, request, LONGEST_ANSWER)?;
+    let mut stream = connect(directory, request)?;
+    let answer = read_all(&mut stream, PATIENCE, LONGEST_ANSWER).map_err(|e| failed(&path, &e))?;
+    let user = socket_peercred(&stream).map_err(|e| failed(&path, &e.into()))?.uid;
+    let is_ours = user.is_root() || user == geteuid();
+    let runs_as = if is_ours { RunsAs::Us } else { RunsAs::Another };
     let answer: Envelope<Answer> = serde_json::from_slice(&answer)
         .map_err(|e| Failure::Generic(format!("{}: no answer: {e}", path.display())))?;
     Ok((answer.content, runs_as))
 }
 
 /// Asks for the status with some of the peers. `None`: the process has no such socket, or does not know
-/// this request.
+/// this request, or is ending.
 ///
 /// # Errors
 /// When it does not answer in time.
 pub fn ask_status(directory: &Path, peers: PeersAsked) -> Result<Option<Vec<u8>>, Failure> {
-    if !directory.join(SOCKET).exists() {
-        return Ok(None);
-    }
-    let (answer, _) = exchange(directory, Request::Show(peers), MAX_STATUS)?;
-    // A refusal is an answer in its envelope; a status has none, and may be megabytes.
-    Ok((!answer.starts_with(br#"{"ipipou":"#)).then_some(answer))
-}
-
-fn exchange(
-    directory: &Path,
-    request: Request,
-    longest: usize,
-) -> Result<(Vec<u8>, RunsAs), Failure> {
     let path = directory.join(SOCKET);
-    let mut stream = connect(directory, request)?;
-    let answer = read_all(&mut stream, PATIENCE, longest).map_err(|e| failed(&path, &e))?;
-    let user = socket_peercred(&stream).map_err(|e| failed(&path, &e.into()))?.uid;
-    let is_ours = user.is_root() || user == geteuid();
-    Ok((answer, if is_ours { RunsAs::Us } else { RunsAs::Another }))
+    let Ok(mut stream) = Connection::connect(&path) else { return Ok(None) };
+    let failed = |e: io::Error| failed(&path, &e);
+    send(&mut stream, Request::Show(peers)).map_err(failed)?;
+    let answer = read_all(&mut stream, STATUS_PATIENCE, MAX_STATUS).map_err(failed)?;
+    // A refusal is an answer in its envelope; a status has none, and may be megabytes.
+    Ok((!answer.is_empty() && !answer.starts_with(br#"{"ipipou":"#)).then_some(answer))
 }
 
 /// Sends a request to the process whose directory this is.
@@ -293,12 +288,15 @@ pub(super) fn connect(directory: &Path, request: Request) -> Result<Connection, 
     let path = directory.join(SOCKET);
     let failed = |e: io::Error| failed(&path, &e);
     let mut stream = Connection::connect(&path).map_err(failed)?;
-    stream.set_write_timeout(Some(PATIENCE)).map_err(failed)?;
-    let envelope = Envelope { ipipou: VERSION, content: Asked { request } };
-    let bytes = serde_json::to_vec(&envelope).map_err(|e| Failure::Generic(e.to_string()))?;
-    stream.write_all(&bytes).map_err(failed)?;
-    stream.shutdown(Shutdown::Write).map_err(failed)?;
+    send(&mut stream, request).map_err(failed)?;
     Ok(stream)
+}
+
+fn send(stream: &mut Connection, request: Request) -> io::Result<()> {
+    stream.set_write_timeout(Some(PATIENCE))?;
+    let envelope = Envelope { ipipou: VERSION, content: Asked { request } };
+    stream.write_all(&serde_json::to_vec(&envelope)?)?;
+    stream.shutdown(Shutdown::Write)
 }
 
 fn failed(path: &Path, error: &io::Error) -> Failure {
