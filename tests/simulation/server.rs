@@ -113,7 +113,6 @@ impl Server {
         let now = moment(&mut self.rng, self.now, self.skew);
         let members = self.engine.members(&now).unwrap();
         let connected: BTreeMap<_, _> = members
-            .iter()
             .filter(|member| member.state == MemberState::Connected)
             .map(|member| (member.remote.unwrap(), peer_of(member.entry.name.as_str())))
             .collect();
