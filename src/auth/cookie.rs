@@ -5,9 +5,10 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use hmac::Mac as _;
+use hmac::{Hmac, Mac as _};
+use sha2::Sha512;
 use subtle::ConstantTimeEq as _;
-use zeroize::{Zeroize, ZeroizeOnDrop};
+use zeroize::Zeroizing;
 
 use super::pair::keyed;
 use crate::wire::control::Cookie;
@@ -30,10 +31,11 @@ pub struct CookieSecrets {
     last: Option<Epoch>,
 }
 
-#[derive(Clone, Zeroize, ZeroizeOnDrop)]
+/// Its secret is kept as the state of an HMAC that has taken it in, which is wiped when dropped.
+#[derive(Clone)]
 struct Epoch {
     number: u64,
-    secret: [u8; 32],
+    secret: Hmac<Sha512>,
 }
 
 impl CookieSecrets {
@@ -42,7 +44,7 @@ impl CookieSecrets {
 
     /// `boot_time` is CLOCK_BOOTTIME, `secret` is random.
     pub fn new(boot_time: Duration, secret: [u8; 32]) -> Self {
-        CookieSecrets { present: Epoch { number: number(boot_time), secret }, last: None }
+        CookieSecrets { present: Epoch::new(number(boot_time), secret), last: None }
     }
 
     /// Whether [`turn`](Self::turn) needs another secret now.
@@ -57,7 +59,7 @@ impl CookieSecrets {
         if number == self.present.number {
             return;
         }
-        let before = std::mem::replace(&mut self.present, Epoch { number, secret });
+        let before = std::mem::replace(&mut self.present, Epoch::new(number, secret));
         self.last = Some(before).filter(|before| before.number + 1 == number);
     }
 
@@ -89,10 +91,16 @@ fn number(boot_time: Duration) -> u64 {
 }
 
 impl Epoch {
+    fn new(number: u64, secret: [u8; 32]) -> Self {
+        Epoch { number, secret: keyed(&Zeroizing::new(secret)) }
+    }
+
     fn cookie(&self, client: &[u8; 32], generation: u64, ends: &Ends) -> Cookie {
         let mut cookie = [0; 16];
         let [selector, ..] = self.number.to_le_bytes();
-        let mac = keyed(&self.secret)
+        let mac = self
+            .secret
+            .clone()
             .chain_update(LABEL)
             .chain_update(client)
             .chain_update(generation.to_be_bytes())
