@@ -1,6 +1,7 @@
 //! Types for secrets, which are never printed, compared in constant time, and wiped when dropped.
 
 use std::fmt;
+use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -59,13 +60,16 @@ impl fmt::Debug for Token {
 }
 
 /// The string both ends share beside the keys. It is signed, and never sent.
-#[derive(Clone, Zeroize, ZeroizeOnDrop)]
-pub struct SharedSecret(Vec<u8>);
+/// Clones share one copy, which is wiped with the last of them: thousands of peers may have the same.
+#[derive(Clone)]
+pub struct SharedSecret(Arc<Zeroizing<Vec<u8>>>);
+
+impl ZeroizeOnDrop for SharedSecret {}
 
 impl SharedSecret {
     /// Takes the bytes as they are, of any length; none at all is a valid secret.
     pub fn new(bytes: Vec<u8>) -> Self {
-        SharedSecret(bytes)
+        SharedSecret(Arc::new(Zeroizing::new(bytes)))
     }
 
     /// The secret in clear, to be signed after the message.

@@ -179,7 +179,7 @@ impl Changes<'_> {
                     "no peer is called {name}; `ipipou peer list` lists them"
                 )));
             };
-            let file = &there.origin.file;
+            let file: &str = &there.origin.file;
             let text = self.files.texts.iter_mut().find(|(other, _)| other == file);
             let Some((_, text)) = text else { continue };
             let changed = change(text, name).ok_or_else(|| {
@@ -192,7 +192,7 @@ impl Changes<'_> {
             *text = changed;
             self.said += &format!("{name}: {what} ({file})\n");
             if !self.paths.iter().any(|(_, other)| other == file) {
-                self.paths.push((PathBuf::from(file), file.clone()));
+                self.paths.push((PathBuf::from(file), file.to_owned()));
             }
         }
         Ok(())

@@ -25,10 +25,10 @@ pub struct Peer {
     /// The kernel refused our outer address for this remote: somebody else's tunnel has the pair.
     pub conflicting_remote: Option<IpAddr>,
     pub locator: Locator,
-    /// What it has to prove. `None`: its address is enough.
-    pub admission: Option<Admission>,
+    /// What it has to prove. `None`: its address is enough. Boxed: of a hub's thousands, none has any.
+    pub admission: Option<Box<Admission>>,
     /// What we prove to it.
-    pub prover: Option<Prover>,
+    pub prover: Option<Box<Prover>>,
 }
 
 /// A packet that authenticates us.
@@ -67,8 +67,8 @@ impl Peer {
             locator: config
                 .at
                 .map_or(Locator::Sessions, |first| Locator::Servers(Servers::new(first, standby))),
-            admission: config.expects.map(|expects| Admission::new(expects, memory, now)),
-            prover: config.shows.map(|shows| Prover::new(shows, memory, now)),
+            admission: config.expects.map(|expects| Box::new(Admission::new(expects, memory, now))),
+            prover: config.shows.map(|shows| Box::new(Prover::new(shows, memory, now))),
         }
     }
 
@@ -95,7 +95,7 @@ impl Peer {
             Locator::Servers(servers) => servers.in_use().remote(),
         };
         let sessions = match self.locator {
-            Locator::Sessions => self.admission.as_ref(),
+            Locator::Sessions => self.admission.as_deref(),
             Locator::Fixed(_) | Locator::Servers(_) => None,
         };
         let located = located.map(|remote| (remote, true));
@@ -118,15 +118,15 @@ impl Peer {
 
     /// Unix time of the last authentication: accepted by us, or sent.
     pub fn last_authentication(&self) -> Option<u64> {
-        let accepted = self.admission.as_ref().and_then(Admission::last_authentication);
-        accepted.max(self.prover.as_ref().and_then(Prover::last_sent))
+        let accepted = self.admission.as_deref().and_then(Admission::last_authentication);
+        accepted.max(self.prover.as_deref().and_then(Prover::last_sent))
     }
 
     /// The earliest time something is due. What is to be sent waits while `can_send` is false.
     pub fn next_deadline(&self, can_send: bool) -> Option<Duration> {
-        let sends = self.prover.as_ref().filter(|_| can_send && self.remote().is_some());
-        let expiry = self.admission.as_ref().and_then(Admission::next_expiry);
-        let turn = self.prover.as_ref().and_then(Prover::turn_deadline);
+        let sends = self.prover.as_deref().filter(|_| can_send && self.remote().is_some());
+        let expiry = self.admission.as_deref().and_then(Admission::next_expiry);
+        let turn = self.prover.as_deref().and_then(Prover::turn_deadline);
         sends.and_then(Prover::next_deadline).into_iter().chain(expiry).chain(turn).min()
     }
 

@@ -128,7 +128,7 @@ impl Peers {
 
     /// The one that several hosts share.
     pub fn shared(&self) -> Option<&Admission> {
-        let mut admissions = self.own.iter().filter_map(|peer| peer.admission.as_ref());
+        let mut admissions = self.own.iter().filter_map(|peer| peer.admission.as_deref());
         admissions.find(|admission| admission.learn().is_some())
     }
 
@@ -147,11 +147,11 @@ impl Peers {
     }
 
     pub fn provers(&mut self) -> impl Iterator<Item = &mut Prover> {
-        self.own.iter_mut().filter_map(|peer| peer.prover.as_mut())
+        self.own.iter_mut().filter_map(|peer| peer.prover.as_deref_mut())
     }
 
     fn admissions(&mut self) -> impl Iterator<Item = &mut Admission> {
-        self.own.iter_mut().filter_map(|peer| peer.admission.as_mut())
+        self.own.iter_mut().filter_map(|peer| peer.admission.as_deref_mut())
     }
 
     /// The one that judges authentication packets.

@@ -171,7 +171,7 @@ impl Engine {
         let (Some(outer), Some(hub)) = (self.outer, &mut self.hub) else { return };
         let port = tunnel.port.get();
         let local = SocketAddr::new(outer.address, port);
-        let link = |member: &Member| {
+        let link = |member: &Box<Member>| {
             let device = nodes::device(tunnel, *datapath, member.mark);
             let link = found.interface(&device)?.link_from(port)?;
             Some((member.id, link.fou_remote()?)).filter(|_| hub.has_own_mark(member))

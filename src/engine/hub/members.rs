@@ -1,7 +1,6 @@
 //! Follows the files of peers: what is new, what changed, and what is gone. Members that are as they were
 //! notice nothing.
 
-use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
@@ -27,10 +26,9 @@ impl Hub {
     pub fn replace(&mut self, set: PeerSet, now: &Now) -> (Loaded, Vec<Followed>) {
         let mut loaded = Loaded { at: now.unix, ..Loaded::default() };
         let mut followed = Vec::new();
-        let all = std::mem::take(&mut self.members).into_iter();
-        let (mut before, gone): (BTreeMap<_, _>, BTreeMap<_, _>) =
-            all.partition(|(name, _)| set.get(name).is_some());
-        for (name, member) in gone {
+        // A key or a hint may go from one to another.
+        for name in self.missing_in(&set) {
+            let Some(member) = self.members.remove(&name) else { continue };
             loaded.removed += 1;
             self.forget_expiry(&member);
             self.names.remove(&member.id);
@@ -39,44 +37,63 @@ impl Hub {
                 followed.push(Followed::Ended(name, remote, Gone::Removed));
             }
         }
+        // Both are sorted by name, and whoever is left is named.
+        let mut before = std::mem::take(&mut self.members).into_iter().peekable();
+        let mut members = Vec::with_capacity(set.len());
         for entry in set.into_peers().into_iter().map(Arc::new) {
-            let name = entry.name.clone();
-            let Some(mut member) = before.remove(&name) else {
+            let Some((name, mut member)) = before.next_if(|(name, _)| *name == entry.name) else {
                 loaded.added += 1;
-                self.add(entry, now);
+                members.push(self.add(entry, now));
                 continue;
             };
             if member.entry.is_as(&entry) {
                 member.entry = entry; // it may be on another line now
                 loaded.untouched += 1;
-                self.members.insert(name, member);
-                continue;
+            } else {
+                loaded.changed += 1;
+                followed.extend(self.change(&mut member, entry, now));
             }
-            loaded.changed += 1;
-            let remote = self.server.session(member.id).map(|session| session.remote);
-            self.forget_expiry(&member);
-            self.put_in_protocol(member.id, &entry, now);
-            member.entry = entry;
-            let goes_on = self.server.session(member.id).is_some();
-            if !goes_on {
-                member.since = None;
-            }
-            if let Some(remote) = remote {
-                followed.push(match goes_on {
-                    true => Followed::Changed(name.clone(), remote),
-                    false => {
-                        Followed::Ended(name.clone(), remote, Gone::of(&member.entry, now.unix))
-                    }
-                });
-            }
-            self.note_expiry(&member, now);
-            self.members.insert(name, member);
+            members.push((name, member));
         }
+        self.members = members.into_iter().collect();
         self.loaded = Some(loaded);
         (loaded, followed)
     }
 
-    fn add(&mut self, entry: Arc<PeerEntry>, now: &Now) {
+    /// The members that a set does not name, without looking each up.
+    fn missing_in(&self, set: &PeerSet) -> Vec<PeerName> {
+        let mut named = set.peers().iter().map(|peer| &peer.name).peekable();
+        let is_missing = |name: &&PeerName| {
+            while named.next_if(|next| next < name).is_some() {}
+            named.peek() != Some(name)
+        };
+        self.members.keys().filter(is_missing).cloned().collect()
+    }
+
+    /// Changes a member to what the files say now. Returns what became of its session, if it had one.
+    fn change(
+        &mut self,
+        member: &mut Member,
+        entry: Arc<PeerEntry>,
+        now: &Now,
+    ) -> Option<Followed> {
+        let remote = self.server.session(member.id).map(|session| session.remote);
+        self.forget_expiry(member);
+        let _ = self.put_in_protocol(member.id, &entry, now);
+        member.entry = entry;
+        let goes_on = self.server.session(member.id).is_some();
+        if !goes_on {
+            member.since = None;
+        }
+        self.note_expiry(member, now);
+        let name = member.entry.name.clone();
+        Some(match goes_on {
+            true => Followed::Changed(name, remote?),
+            false => Followed::Ended(name, remote?, Gone::of(&member.entry, now.unix)),
+        })
+    }
+
+    fn add(&mut self, entry: Arc<PeerEntry>, now: &Now) -> (PeerName, Box<Member>) {
         let id = PeerId(self.next_id);
         self.next_id += 1;
         let _ = self.put_in_protocol(id, &entry, now);
@@ -89,7 +106,7 @@ impl Hub {
             Member { id, mark, entry, last_hello: None, since: None, refused: None, said: None };
         self.note_expiry(&member, now);
         self.names.insert(id, name.clone());
-        self.members.insert(name, member);
+        (name, Box::new(member))
     }
 
     fn note_expiry(&mut self, member: &Member, now: &Now) {

@@ -29,7 +29,7 @@ pub struct Hub {
     server: Server,
     /// Lengths of the networks that inner addresses are from, IPv4 and IPv6.
     prefixes: (u8, Option<u8>),
-    members: BTreeMap<PeerName, Member>,
+    members: BTreeMap<PeerName, Box<Member>>,
     names: BTreeMap<PeerId, PeerName>,
     marks: BTreeSet<u16>,
     /// When members expire that do, in Unix time.
@@ -119,6 +119,6 @@ impl Hub {
 
     fn member(&mut self, id: PeerId) -> Option<(&PeerName, &mut Member)> {
         let name = self.names.get(&id)?;
-        self.members.get_mut(name).map(|member| (name, member))
+        self.members.get_mut(name).map(|member| (name, &mut **member))
     }
 }

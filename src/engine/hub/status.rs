@@ -93,7 +93,7 @@ impl Engine {
         let links: HashMap<&str, Traffic> = found.map_or_else(HashMap::new, |found| {
             found.interfaces.iter().map(|i| (i.name.as_str(), i.traffic)).collect()
         });
-        let status = move |member: &Member| {
+        let status = move |member: &Box<Member>| {
             let status = hub.status(member, now);
             let is_carried = status.remote.is_some() && !links.is_empty();
             let link = is_carried.then(|| nodes::device(tunnel, *datapath, member.mark));

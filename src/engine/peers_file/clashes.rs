@@ -185,5 +185,5 @@ fn fault(draft: &Draft, other: Option<&Draft>, line: usize, mistake: Mistake) ->
     let Mistake { what, todo } = mistake;
     let peers =
         [Some(draft), other].into_iter().flatten().map(|draft| draft.name.clone()).collect();
-    Fault { file: draft.origin.file.clone(), line, peers, what, todo }
+    Fault { file: draft.origin.file.to_string(), line, peers, what, todo }
 }

@@ -22,7 +22,14 @@ pub fn read<'c>(
     findings: &mut Findings,
 ) -> Vec<Draft> {
     let (document, errors) = DeTable::parse_recoverable(&file.text);
-    let mut reader = Reader { file, lines: Lines::of(&file.text), context, secrets, findings };
+    let mut reader = Reader {
+        file,
+        name: file.name.as_str().into(),
+        lines: Lines::of(&file.text),
+        context,
+        secrets,
+        findings,
+    };
     if !errors.is_empty() {
         syntax::faults(&mut reader, &errors);
         return Vec::new();

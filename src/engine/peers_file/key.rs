@@ -28,6 +28,7 @@ pub fn check(keys: Vec<Unchecked>, faults: &mut Vec<Fault>) {
     for (it, checked) in keys.into_iter().zip(checked) {
         let Err(error) = checked else { continue };
         let (Mistake { what, todo }, Origin { file, line }) = (refused(&error), it.origin);
+        let file = file.to_string();
         faults.push(Fault { file, line, peers: it.peer.into_iter().collect(), what, todo });
     }
 }

@@ -139,7 +139,7 @@ pub fn parse(files: &[SourceFile], context: &Context) -> Result<PeerSet, Vec<Fau
     clashes::ports(&drafts, &mut faults);
     clashes::server_addresses(&drafts, &mut faults);
     let too_many = |draft: &Draft, what: String| Fault {
-        file: draft.origin.file.clone(),
+        file: draft.origin.file.to_string(),
         line: draft.origin.line,
         peers: vec![draft.name.clone()],
         what,

@@ -1,6 +1,7 @@
 //! What reading one file needs, and where its faults go.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use super::fault::{Fault, Mistake};
 use super::key::Unchecked;
@@ -12,6 +13,8 @@ use super::{Context, Origin, SourceFile};
 /// A file that is being read.
 pub struct Reader<'a, 'c> {
     pub file: &'a SourceFile,
+    /// The file's name, which its peers share.
+    pub name: Arc<str>,
     pub lines: Lines<'a>,
     pub context: &'a Context<'c>,
     pub secrets: &'a mut Secrets<'c>,
@@ -56,6 +59,6 @@ impl Reader<'_, '_> {
     }
 
     pub fn origin(&self, at: Range<usize>) -> Origin {
-        Origin { file: self.file.name.clone(), line: self.lines.at(at.start) }
+        Origin { file: Arc::clone(&self.name), line: self.lines.at(at.start) }
     }
 }
