@@ -11,6 +11,7 @@ use super::process::Process;
 use super::requests::{Answer, Files, Reply};
 use crate::engine::config::Datapath;
 use crate::engine::peers_file::PeerSet;
+use crate::host::heap;
 
 /// What is read and checked at the moment: one set at a time, so that the last one that was asked for is
 /// the one that stays.
@@ -58,7 +59,7 @@ impl Reloads {
             return;
         }
         let datapath = self.datapath;
-        let work = spawn_blocking(move || reader.again(datapath));
+        let work = spawn_blocking(move || then_give_back(reader.again(datapath)));
         self.running = Some(Running { work, asked: None });
     }
 
@@ -66,7 +67,7 @@ impl Reloads {
     pub fn take(&mut self, files: Files, asked: oneshot::Sender<Reply>) {
         let Some(reader) = self.reader.clone() else { return };
         let datapath = self.datapath;
-        let work = spawn_blocking(move || reader.take(files, datapath));
+        let work = spawn_blocking(move || then_give_back(reader.take(files, datapath)));
         self.running = Some(Running { work, asked: Some(asked) });
     }
 
@@ -81,6 +82,12 @@ impl Reloads {
         }
         Checked { set, asked }
     }
+}
+
+/// What was needed to read them is free.
+fn then_give_back<T>(read: T) -> T {
+    heap::give_back();
+    read
 }
 
 impl Process<'_> {

@@ -28,6 +28,7 @@ use crate::engine::driver::Driver as _;
 use crate::engine::host::Family;
 use crate::engine::table::Node;
 use crate::host::clock::{self, Clock};
+use crate::host::heap;
 use crate::sources::names::LookedUp;
 use crate::sources::{TableSource, names};
 use crate::tun::{self, Owner};
@@ -110,6 +111,7 @@ async fn serve(settings: &Settings) -> Result<(), Failure> {
             }
         }
         process.take_peers(set).await;
+        heap::give_back();
     }
     let mut reloads = Reloads::new(reader, process.chosen);
     let mut asked = open_requests(settings, &process.events);

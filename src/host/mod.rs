@@ -15,6 +15,7 @@ mod directories;
 pub mod dns;
 mod dump;
 pub mod expression;
+pub mod heap;
 mod links;
 mod lock;
 mod modules;
