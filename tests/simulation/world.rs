@@ -359,10 +359,14 @@ impl World {
         self.is_over = true;
         self.enabled.fill(true);
         self.server.handle(Event::Peers(set(text(&self.enabled))));
+        self.hosts.iter_mut().for_each(|host| host.relayed_until = f64::MIN);
+        // What is on its way may still be a refusal.
+        let arrived = secs(self.now + 1.0);
+        while self.run_one(arrived) {}
+        self.now += 1.0;
         for host in 0..self.hosts.len() {
-            self.hosts[host].relayed_until = f64::MIN;
-            self.hosts[host].client.say_now(secs(self.now + 3.0));
-            self.later(self.now + 3.0, Flight::Wake(host));
+            self.hosts[host].client.say_now(secs(self.now));
+            self.later(self.now, Flight::Wake(host));
         }
         let end = secs(self.now + 45.0);
         while self.run_one(end) {}
