@@ -1,5 +1,7 @@
 //! The engine against a played host: single situations, and random ones.
 
+#[path = "engine/client.rs"]
+mod client;
 #[path = "engine/gateway.rs"]
 mod gateway;
 #[path = "engine/given.rs"]
@@ -18,8 +20,12 @@ mod memory;
 mod mtu;
 #[path = "engine/one_of_many.rs"]
 mod one_of_many;
+#[path = "engine/outer.rs"]
+mod outer;
 #[path = "engine/random.rs"]
 mod random;
+#[path = "engine/server_names.rs"]
+mod server_names;
 #[path = "engine/servers.rs"]
 mod servers;
 #[path = "engine/shared.rs"]

@@ -171,12 +171,12 @@ impl Engine {
         let (Some(outer), Some(hub)) = (self.outer, &mut self.hub) else { return };
         let port = tunnel.port.get();
         let local = SocketAddr::new(outer.address, port);
-        let link = |member: &Box<Member>| {
+        let link = |member: &Member| {
             let device = nodes::device(tunnel, *datapath, member.mark);
             let link = found.interface(&device)?.link_from(port)?;
             Some((member.id, link.fou_remote()?)).filter(|_| hub.has_own_mark(member))
         };
-        let links: Vec<_> = hub.members.values().filter_map(link).collect();
+        let links: Vec<_> = hub.members.values().map(Box::as_ref).filter_map(link).collect();
         let mut adopted = Vec::new();
         for (id, remote) in links {
             if hub.server.adopt(id, Ends { remote, local }, now.boot) {

@@ -93,14 +93,14 @@ impl Engine {
         let links: HashMap<&str, Traffic> = found.map_or_else(HashMap::new, |found| {
             found.interfaces.iter().map(|i| (i.name.as_str(), i.traffic)).collect()
         });
-        let status = move |member: &Box<Member>| {
+        let status = move |member: &Member| {
             let status = hub.status(member, now);
             let is_carried = status.remote.is_some() && !links.is_empty();
             let link = is_carried.then(|| nodes::device(tunnel, *datapath, member.mark));
             let traffic = link.and_then(|link| links.get(link.as_str()).copied());
             MemberStatus { traffic, ..status }
         };
-        Some(hub.members.values().map(status))
+        Some(hub.members.values().map(Box::as_ref).map(status))
     }
 
     /// Whether the files name such a peer.
