@@ -16,9 +16,9 @@ def in_use(client):
     return name
 
 
-def first_goes_and_comes_back(hub, within):
+def first_goes(hub, within):
     """Host 2 is the client; host 1 is its first server, host 3 the next, which it is with after so many
-    seconds."""
+    seconds. Returns the client, the next server, and a ping."""
     hub.forget(3)
     near, standby = hub.server(), hub.standby(3)
     far = hub.client(2, *hub.servers(3))
@@ -38,7 +38,12 @@ def first_goes_and_comes_back(hub, within):
     ping.await_answers()
     assert in_use(far) == f"{outer(3)}:{PORT}"
     assert states(standby) == {"peer2": "connected"}
+    return far, standby, ping
 
+
+def first_goes_and_comes_back(hub, within):
+    """The same, and the first server is there again; the client is back with it after a minute."""
+    far, standby, ping = first_goes(hub, within)
     hub.host.run("ip link set eth0 up")
     near = hub.server()
     back = time.monotonic()
