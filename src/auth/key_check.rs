@@ -25,6 +25,13 @@ pub fn check_public_key(public: &[u8; 32]) -> Result<(), KeyError> {
     without_torsion(&point(public)?)
 }
 
+/// Whether these bytes can be a public key. A private one makes a point in the subgroup of prime
+/// order, and nothing else (RFC 8032, 5.1.5: a multiple of the base point); of random bytes, as a
+/// private key has, one in sixteen is such a point by chance.
+pub fn is_public_key(bytes: &[u8; 32]) -> bool {
+    check_public_key(bytes).is_ok()
+}
+
 /// The same of each of these. A key with torsion passes with a probability of 2⁻⁴⁰ where there are many.
 ///
 /// # Errors

@@ -13,11 +13,11 @@ mod secret;
 
 pub use cookie::{CookieSecrets, Ends};
 pub use credential::{Credential, Signer};
-pub use key_check::{check_public_key, check_public_keys};
+pub use key_check::{check_public_key, check_public_keys, is_public_key};
 pub use pair::{Pair, hint, unsigned_hello};
 pub use policy::{Policy, Proof, Reject, Verifier};
 pub use replay::{ReplayMemory, ServerTime, Stale};
 pub use secret::{
-    KeyError, MAX_TOKEN, SharedSecret, Token, TokenError, generate_seed, is_placeholder,
-    is_public_key, key_text, parse_key,
+    KeyError, MAX_TOKEN, SharedSecret, Token, TokenError, generate_seed, is_placeholder, key_text,
+    parse_key,
 };

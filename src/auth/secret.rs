@@ -9,8 +9,6 @@ use ed25519_dalek::{SigningKey, VerifyingKey};
 use subtle::ConstantTimeEq;
 use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
-use super::key_check::check_public_key;
-
 /// The most bytes a token may have: what fits in one UDP datagram on Ethernet.
 pub const MAX_TOKEN: usize = 1472;
 
@@ -133,18 +131,11 @@ pub fn key_text(public: &[u8; 32]) -> String {
 
 /// A key pair from 32 random bytes, as (private seed, public key) in base64. `None` when the bytes
 /// are a point of the curve, as half of all are: nobody can then take one key of a pair for the
-/// other ([`is_public_key`]).
+/// other ([`is_public_key`](super::is_public_key)).
 pub fn generate_seed(random: &[u8; 32]) -> Option<(Zeroizing<String>, String)> {
     if VerifyingKey::from_bytes(random).is_ok() {
         return None;
     }
     let key = SigningKey::from_bytes(random);
     Some((Zeroizing::new(STANDARD.encode(random)), key_text(key.verifying_key().as_bytes())))
-}
-
-/// Whether these bytes can be a public key. A private one makes a point in the subgroup of prime
-/// order, and nothing else (RFC 8032, 5.1.5: a multiple of the base point); of random bytes, as a
-/// private key has, one in sixteen is such a point by chance.
-pub fn is_public_key(bytes: &[u8; 32]) -> bool {
-    check_public_key(bytes).is_ok()
 }
