@@ -3,16 +3,23 @@
 //! `cli` makes these values, the engine reads them. Times are [`Duration`]s, ports are in host byte
 //! order and never zero.
 
-use std::fmt;
-use std::net::{IpAddr, Ipv4Addr};
+mod gateway;
+mod names;
+mod outer;
+mod peers;
+
+use std::net::Ipv4Addr;
 use std::num::{NonZeroU16, NonZeroUsize};
 use std::path::PathBuf;
-use std::str::FromStr;
 use std::time::Duration;
 
-use ipnet::{IpNet, Ipv4Net, Ipv6Net};
-
+use ipnet::{Ipv4Net, Ipv6Net};
 use zeroize::Zeroizing;
+
+pub use gateway::{GatewayConfig, Masquerade};
+pub use names::{DeviceName, DeviceNameError, HostName, ServerName, is_host_name};
+pub use outer::{AlternateAddress, Outer};
+pub use peers::{Authorities, HostsSource, HostsUrl, LearnConfig};
 
 use super::Now;
 use super::peers_file::pool::Pool;
@@ -247,64 +254,6 @@ impl Expects {
     }
 }
 
-/// Where the server is.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ServerName {
-    /// Its outer address, or a name that stands for one or more.
-    pub host: HostName,
-    /// Its UDP port, in host byte order.
-    pub port: NonZeroU16,
-}
-
-/// An address, or a name that is looked up again and again because servers move.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum HostName {
-    /// An IPv4 or IPv6 address, which is never looked up.
-    Address(IpAddr),
-    /// A name that [`is_host_name`] accepts, in the form that the resolver is asked for.
-    Name(String),
-}
-
-impl HostName {
-    /// The address; `None`: it has to be looked up.
-    pub fn address(&self) -> Option<IpAddr> {
-        match self {
-            HostName::Address(address) => Some(*address),
-            HostName::Name(_) => None,
-        }
-    }
-}
-
-impl fmt::Display for ServerName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.host {
-            HostName::Address(IpAddr::V6(address)) => write!(f, "[{address}]:{}", self.port),
-            HostName::Address(IpAddr::V4(_)) | HostName::Name(_) => {
-                write!(f, "{}:{}", self.host, self.port)
-            }
-        }
-    }
-}
-
-impl fmt::Display for HostName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            HostName::Address(address) => address.fmt(f),
-            HostName::Name(name) => f.write_str(name),
-        }
-    }
-}
-
-/// Whether this can be a host name (RFC 1123; underscores are common, so they pass).
-pub fn is_host_name(text: &str) -> bool {
-    let name = text.strip_suffix('.').unwrap_or(text);
-    let byte = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'_';
-    let label = |label: &str| (1..=63).contains(&label.len()) && label.bytes().all(byte);
-    // A last label of digits is a mistyped address: no top-level domain is a number.
-    let numeric = name.rsplit('.').next().is_some_and(|l| l.bytes().all(|b| b.is_ascii_digit()));
-    name.len() <= 253 && !numeric && !name.starts_with('-') && name.split('.').all(label)
-}
-
 /// Our end of a tunnel: the interface, its inner addresses, the outer address and the UDP port.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TunnelConfig {
@@ -366,81 +315,6 @@ pub enum DatapathChoice {
     Only(Datapath),
 }
 
-/// What goes through the tunnel besides the other end's own address, and what the host does for it.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct GatewayConfig {
-    /// Networks behind the other end.
-    pub routes: Vec<IpNet>,
-    /// Everything but our own outer packets goes through the tunnel.
-    pub default_route: bool,
-    /// The firewall mark on outer packets, and the number of the routing table for all others, for
-    /// routes that the remote's own address is in: outer packets must not enter the tunnel they make.
-    pub mark: u32,
-    /// Name servers while the tunnel is up.
-    pub dns: Vec<IpAddr>,
-    /// IPv4 packets are forwarded between the tunnel and other interfaces.
-    pub forward: bool,
-    /// Source addresses of the tunnel are replaced by ours on the way out.
-    pub masquerade: Option<Masquerade>,
-}
-
-impl GatewayConfig {
-    /// The mark on outer packets, where routes could lead them into the tunnel.
-    pub fn mark(&self) -> Option<u32> {
-        (self.default_route || !self.routes.is_empty()).then_some(self.mark)
-    }
-}
-
-/// Where packets leave with our address.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Masquerade {
-    /// By any interface but the tunnel's.
-    Anywhere,
-    /// By this interface alone.
-    By(DeviceName),
-}
-
-/// A table of inner addresses and the remotes they are behind.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum HostsSource {
-    /// Read again when it changes.
-    File(PathBuf),
-    /// Fetched again and again.
-    Url(HostsUrl),
-}
-
-/// Where a table is fetched from.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct HostsUrl {
-    /// An `http` or `https` URL, as it was given.
-    pub url: String,
-    /// Time between two fetches.
-    pub interval: Duration,
-    /// The certificates that an `https` server's must be signed by.
-    pub authorities: Authorities,
-}
-
-/// Whose signature makes a server's certificate good.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub enum Authorities {
-    /// Those of the operating system.
-    #[default]
-    System,
-    /// The PEM certificates in this file.
-    File(PathBuf),
-    /// The PEM certificates in the files of this directory.
-    Directory(PathBuf),
-}
-
-/// Many clients share one server, which learns who has which inner address.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct LearnConfig {
-    /// How long an inner address may be silent before it is forgotten.
-    pub lifetime: Duration,
-    /// How many inner addresses are learned at most, and how many clients are admitted.
-    pub limit: usize,
-}
-
 impl TunnelConfig {
     /// The mark on outer packets. A table of hosts may come to have a network around an outer address
     /// at any time.
@@ -466,58 +340,6 @@ impl TunnelConfig {
     /// The name of the gateway's nftables table.
     pub fn gateway_table(&self) -> String {
         format!("{}-gateway", self.rules.table)
-    }
-}
-
-/// Our side of the outer packets.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Outer {
-    /// This address, on whatever interface it is.
-    Address(IpAddr),
-    /// This address; listener and tunnel are bound to the interface.
-    AddressOn(IpAddr, DeviceName),
-    /// An address of the interface, followed when it changes; listener and tunnel are bound to the
-    /// interface. Of several: that of a client's route to its server, otherwise the one in use
-    /// while it is there, otherwise the first that is good beyond the link.
-    Device(DeviceName),
-    /// Whatever address the kernel's route to the server has as its source (`-b @auto`, clients
-    /// only): the tunnel follows when the machine moves to another network or interface.
-    Route,
-}
-
-impl Outer {
-    /// The interface that listener and tunnel are bound to.
-    pub fn device(&self) -> Option<&DeviceName> {
-        match self {
-            Outer::Address(_) | Outer::Route => None,
-            Outer::AddressOn(_, device) | Outer::Device(device) => Some(device),
-        }
-    }
-
-    /// The address that outer packets come from, if it is always the same.
-    pub fn address(&self) -> Option<IpAddr> {
-        match self {
-            Outer::Address(address) | Outer::AddressOn(address, _) => Some(*address),
-            Outer::Device(_) | Outer::Route => None,
-        }
-    }
-}
-
-/// The alternate local address of the link, and when it is used.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum AlternateAddress {
-    /// Only when the outer address is taken by another tunnel to the same remote.
-    WhenTaken(Ipv4Addr),
-    /// `--force-fou-local-ip-alt`.
-    Always(Ipv4Addr),
-}
-
-impl AlternateAddress {
-    /// The address, whenever it is used.
-    pub fn address(self) -> Ipv4Addr {
-        match self {
-            AlternateAddress::WhenTaken(address) | AlternateAddress::Always(address) => address,
-        }
     }
 }
 
@@ -564,57 +386,4 @@ pub enum Reply {
     Signed(Signer),
     /// The request's payload, last byte first.
     Reversed,
-}
-
-/// An interface name that the kernel takes: 1 to 15 bytes, no `/`, no white space, not `.` or `..`
-/// (`dev_valid_name` in net/core/dev.c).
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct DeviceName(String);
-
-/// Why a string cannot be an interface name.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum DeviceNameError {
-    /// The name has no byte.
-    #[error("an interface name cannot be empty")]
-    Empty,
-    /// The name has this many bytes, and `IFNAMSIZ` leaves room for 15.
-    #[error("an interface name has at most 15 bytes, this one has {0}")]
-    TooLong(usize),
-    /// The name has a byte that the kernel refuses, or is `.` or `..`.
-    #[error("an interface name cannot hold '/', ':' or white space, nor be '.' or '..'")]
-    BadCharacter,
-}
-
-impl DeviceName {
-    /// Bytes of the longest name (`IFNAMSIZ` without the closing NUL).
-    pub const MAX_LEN: usize = 15;
-
-    /// The name as the kernel has it, without a closing NUL.
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-impl FromStr for DeviceName {
-    type Err = DeviceNameError;
-
-    fn from_str(name: &str) -> Result<Self, Self::Err> {
-        if name.is_empty() {
-            return Err(DeviceNameError::Empty);
-        }
-        if name.len() > DeviceName::MAX_LEN {
-            return Err(DeviceNameError::TooLong(name.len()));
-        }
-        let bad = |c: char| c == '/' || c == ':' || c.is_whitespace() || c == '\0';
-        if name == "." || name == ".." || name.contains(bad) {
-            return Err(DeviceNameError::BadCharacter);
-        }
-        Ok(DeviceName(name.to_owned()))
-    }
-}
-
-impl fmt::Display for DeviceName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
 }
