@@ -1,5 +1,5 @@
-# The end of both demonstrations: one server and three clients, who have names. For bash; to be sourced
-# after lib.sh.
+# The end of both demonstrations: one server and three clients, who have names. For bash; to be sourced,
+# beside lib.sh.
 # shellcheck shell=bash
 # shellcheck disable=SC2154 # lib.sh assigns `processes`, and printf those that end in _process
 
