@@ -1,6 +1,7 @@
 //! A peer is who is at the other end: where it is, what it proves to us and we to it, and its link.
 
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -19,7 +20,7 @@ pub struct Peer {
     pub device: DeviceName,
     pub alternate: AlternateAddress,
     /// Inner addresses behind it, as far as a table says.
-    pub networks: Vec<IpNet>,
+    pub networks: Arc<[IpNet]>,
     /// It reaches us and what is behind us, and no other peer.
     pub isolated: bool,
     /// The kernel refused our outer address for this remote: somebody else's tunnel has the pair.
@@ -61,7 +62,7 @@ impl Peer {
         Peer {
             device: tunnel.device.clone(),
             alternate: tunnel.alternate,
-            networks: Vec::new(),
+            networks: Arc::default(),
             isolated: false,
             conflicting_remote: None,
             locator: config

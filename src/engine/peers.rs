@@ -46,7 +46,7 @@ pub struct Changed {
 impl Changed {
     fn note(&mut self, remote: SocketAddr, member: &Peer) {
         self.remotes.insert(remote);
-        self.networks.extend(&member.networks);
+        self.networks.extend(&*member.networks);
         if !self.links.contains(&member.device) {
             self.links.insert(member.device.clone());
         }
@@ -120,7 +120,7 @@ impl Peers {
             peer.conflicting_remote = same.copied();
         }
         self.behind = Networks::default();
-        for network in peers.iter().flat_map(|peer| &peer.networks) {
+        for network in peers.iter().flat_map(|peer| peer.networks.iter()) {
             self.behind.insert(*network, ());
         }
         self.own = peers;

@@ -33,7 +33,7 @@ impl Engine {
         let only = self.peers.iter().next().filter(|_| !tunnel.is_network());
         let of_peer = |peer: &Peer| {
             let networks = peer.networks.clone();
-            peer.remotes().map(move |(remote, _)| (remote, networks.clone())).collect::<Vec<_>>()
+            peer.remotes().map(move |(remote, _)| (remote, networks.to_vec())).collect::<Vec<_>>()
         };
         let remotes = tunnel.is_network().then(|| self.peers.iter().flat_map(of_peer).collect());
         Status {

@@ -49,6 +49,7 @@ mod segment;
 mod send;
 mod shared_port;
 mod socket;
+mod sources;
 mod split;
 mod table;
 #[cfg(test)]

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use super::counts::Counts;
 use super::learned::LearnedAddresses;
+use super::sources::Sources;
 use crate::engine::host::surroundings::Surroundings;
 use crate::engine::host::{PeerTable, RemoteSpec, Traffic};
 use crate::engine::networks::Networks;
@@ -28,7 +29,7 @@ pub struct Forwarding {
 /// What is kept of one remote.
 #[derive(Debug)]
 struct Entry {
-    sources: Networks<()>,
+    sources: Sources,
     counts: Arc<Counts>,
 }
 
@@ -101,13 +102,10 @@ impl Forwarding {
     }
 
     fn index(&mut self, address: SocketAddr, remote: &RemoteSpec, counts: Arc<Counts>) {
-        for network in &remote.destinations {
+        for network in remote.destinations.iter() {
             self.destinations.insert(*network, address);
         }
-        let mut sources = Networks::default();
-        for network in &remote.sources {
-            sources.insert(*network, ());
-        }
+        let sources = Sources::of(&remote.sources);
         self.entries.insert(address, Entry { sources, counts });
         if remote.isolated {
             self.isolated.insert(address);
@@ -135,7 +133,7 @@ impl Forwarding {
 
     fn forget_destinations(&mut self, address: SocketAddr) {
         let networks = self.spec.remotes.get(&address).map(|remote| &remote.destinations);
-        for network in networks.into_iter().flatten() {
+        for network in networks.into_iter().flat_map(|networks| networks.iter()) {
             // It may have gone to another remote already.
             if self.destinations.get_exact(*network) == Some(&address) {
                 self.destinations.remove(*network);
@@ -194,7 +192,7 @@ impl Forwarding {
     pub fn judge(&self, from: SocketAddr, source: IpAddr, now: Duration) -> Judgement {
         let sources = self.entries.get(&from).map(|entry| &entry.sources);
         let may_be_inside = self.around.may_be_inside(source);
-        if may_be_inside && sources.is_some_and(|sources| sources.get(source).is_some()) {
+        if may_be_inside && sources.is_some_and(|sources| sources.contain(source)) {
             return Judgement::Deliver;
         }
         match (sources, &self.spec.learn) {
@@ -315,7 +313,8 @@ mod tests {
 
     fn to(networks: &[&str]) -> RemoteSpec {
         let networks: Vec<_> = networks.iter().map(|net| net.parse().unwrap()).collect();
-        RemoteSpec { destinations: networks.clone(), sources: networks, isolated: false }
+        let networks: Arc<[IpNet]> = networks.into();
+        RemoteSpec { destinations: Arc::clone(&networks), sources: networks, isolated: false }
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
@@ -108,8 +109,8 @@ pub fn delta(start: Start<'_>) -> Option<Vec<Step>> {
 /// The remote of a peer whose networks are known.
 fn of_networks(peer: &Peer) -> RemoteSpec {
     RemoteSpec {
-        destinations: peer.networks.clone(),
-        sources: peer.networks.clone(),
+        destinations: Arc::clone(&peer.networks),
+        sources: Arc::clone(&peer.networks),
         isolated: peer.isolated,
     }
 }
@@ -136,5 +137,5 @@ fn only_remote(tunnel: &TunnelConfig, admitted: bool) -> RemoteSpec {
             [all_v4].into_iter().chain(on_link).chain(routes.copied()).collect()
         }
     };
-    RemoteSpec { destinations, sources, isolated: false }
+    RemoteSpec { destinations: destinations.into(), sources: sources.into(), isolated: false }
 }

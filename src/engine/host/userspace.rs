@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -55,13 +56,14 @@ pub struct PeerTable {
     pub learn: Option<LearnSpec>,
 }
 
-/// What goes to one remote, and what may come from it.
+/// What goes to one remote, and what may come from it. There may be thousands, and a reading of the host
+/// has them, too: networks are shared.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct RemoteSpec {
     /// Inner addresses that are reached through it.
-    pub destinations: Vec<IpNet>,
+    pub destinations: Arc<[IpNet]>,
     /// Inner addresses that its packets may come from; none: its packets are not taken.
-    pub sources: Vec<IpNet>,
+    pub sources: Arc<[IpNet]>,
     /// It reaches no other remote.
     pub isolated: bool,
 }

@@ -266,7 +266,7 @@ fn peer(member: &Member, remote: SocketAddr, endpoint: &Endpoint) -> Peer {
     Peer {
         device: nodes::device(&endpoint.tunnel, endpoint.datapath, member.mark),
         alternate: nodes::alternate(member.mark),
-        networks: networks(&member.entry),
+        networks: networks(&member.entry).into(),
         isolated: member.entry.isolate,
         conflicting_remote: None,
         locator: Locator::Fixed(remote),

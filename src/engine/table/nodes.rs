@@ -57,7 +57,7 @@ pub fn peers(
         Peer {
             device: device(tunnel, datapath, mark),
             alternate: alternate(mark),
-            networks,
+            networks: networks.into(),
             isolated: false,
             conflicting_remote: None,
             locator: Locator::Fixed(remote),
