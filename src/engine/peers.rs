@@ -25,7 +25,7 @@ pub struct Peers {
     /// Those that are configured, or from a table.
     own: Vec<Peer>,
     /// The members of a hub that are connected, each at a remote of its own.
-    members: BTreeMap<SocketAddr, Peer>,
+    members: BTreeMap<SocketAddr, Box<Peer>>,
     /// Inner addresses behind all of them.
     behind: Networks<()>,
     /// What changed among the members since this was asked for.
@@ -59,11 +59,11 @@ impl Peers {
     }
 
     pub fn iter(&self) -> impl Iterator<Item = &Peer> {
-        self.own.iter().chain(self.members.values())
+        self.own.iter().chain(self.members.values().map(Box::as_ref))
     }
 
     pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut Peer> {
-        self.own.iter_mut().chain(self.members.values_mut())
+        self.own.iter_mut().chain(self.members.values_mut().map(Box::as_mut))
     }
 
     /// Those that are not members of a hub.
@@ -73,7 +73,7 @@ impl Peers {
 
     /// The member at this remote.
     pub fn member(&self, remote: SocketAddr) -> Option<&Peer> {
-        self.members.get(&remote)
+        self.members.get(&remote).map(Box::as_ref)
     }
 
     /// The members whose outer addresses are in a network, whatever their ports.
@@ -83,7 +83,7 @@ impl Peers {
             IpAddr::V6(last) => SocketAddrV6::new(last, u16::MAX, u32::MAX, u32::MAX).into(),
         };
         let range = self.members.range(SocketAddr::new(network.network(), 0)..=last);
-        range.map(|(remote, member)| (*remote, member))
+        range.map(|(remote, member)| (*remote, &**member))
     }
 
     /// Adds the member at `remote`, or exchanges it.
@@ -91,7 +91,7 @@ impl Peers {
         self.remove_member(remote);
         member.networks.iter().for_each(|network| self.behind.insert(*network, ()));
         self.changed.note(remote, &member);
-        self.members.insert(remote, member);
+        self.members.insert(remote, Box::new(member));
     }
 
     pub fn remove_member(&mut self, remote: SocketAddr) {

@@ -15,7 +15,7 @@ const A_FEW: usize = 8;
 #[derive(Debug)]
 pub enum Sources {
     Few(Arc<[IpNet]>),
-    Many(Networks<()>),
+    Many(Box<Networks<()>>),
 }
 
 impl Sources {
@@ -25,7 +25,7 @@ impl Sources {
         }
         let mut many = Networks::default();
         networks.iter().for_each(|network| many.insert(*network, ()));
-        Sources::Many(many)
+        Sources::Many(Box::new(many))
     }
 
     /// Whether an address is in one of them.
