@@ -55,7 +55,8 @@ bench: ## the speed, against other tunnels; DATAPATH=kernel or tun; writes targe
 	kernel) benches/run.sh $(KERNEL) ;; \
 	tun) benches/native.sh $(ARGS) ;; \
 	both) status=0; benches/run.sh $(KERNEL) || status=$$?; benches/native.sh $(ARGS) || status=$$?; \
-	    benches/scale.sh || status=$$?; exit $$status ;; \
+	    benches/scale.sh || status=$$?; tests/setup/rust.sh cargo bench --bench engine || status=$$?; \
+	    exit $$status ;; \
 	*) echo "bench: DATAPATH is kernel or tun, not '$(DATAPATH)'" >&2; exit 2 ;; \
 	esac
 

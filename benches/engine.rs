@@ -3,20 +3,25 @@
 //! A server that hosts share, on the userspace datapath, with a host that exists in memory. Each figure
 //! is the median time of one event with all that follows from it: the authentication of a remote that
 //! is new (a move, or somebody who comes), one from where the host is already, and one that runs out; and
-//! that of a regular reading of the host, which alone grows with the number of peers. At last: how long
-//! a whole peers file takes.
+//! that of a regular reading of the host, which alone grows with the number of peers. Then: how long a
+//! whole peers file takes, and what one of the peers of a server costs whose peers are named in files.
+//! With a target missed, it ends with 1.
 
 #![allow(clippy::unwrap_used, clippy::disallowed_methods)]
 
 #[path = "../tests/engine/host.rs"]
 #[allow(dead_code)]
 mod host;
+#[path = "engine/hub.rs"]
+mod hub;
 
 use std::net::SocketAddr;
+use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use futures_util::FutureExt as _;
 use host::{FakeHost, tunnel};
+use hub::Kind;
 use ipipou::auth::{Policy, Proof, SharedSecret, Signer, Token, key_text};
 use ipipou::engine::config::{Admits, Config, Datapath, Expects, LearnConfig, QueueConfig, Reply};
 use ipipou::engine::driver::Driver;
@@ -197,7 +202,77 @@ impl Driver for Server {
     }
 }
 
-fn main() {
+/// Prints whether a target is met.
+fn judge(met: bool, what: &str, missed: &mut bool) {
+    *missed |= !met;
+    println!("{}: {what}", if met { "ok" } else { "MISSED" });
+}
+
+/// What one of the peers costs that are named in files, and the targets. False when one is missed.
+fn named_peers() -> bool {
+    const MOST: f64 = 1.5;
+    let tun = |name, routed| Kind { name, datapath: Datapath::Tun, routed };
+    let kernel = Kind { name: "kernel", datapath: Datapath::Kernel, routed: false };
+    let kinds = [
+        (tun("tun", false), [5, 5_000, 10_000].as_slice()),
+        (tun("tun, route", true), &[5, 5_000]),
+        (kernel, &[5, 500]),
+    ];
+    println!("\npeers that are named in files: median µs of one, and its ratio to one of 5");
+    let heads = ["comes", "moves", "expires", "kicked", "keepalive", "reload", "one changes"];
+    let head: String = heads.iter().map(|head| format!(" {head:>15}")).collect();
+    println!("{:>11} {:>7}{head} {:>9}", "", "peers", "junk");
+    let mut missed = false;
+    let check = hub::signature_check();
+    for (kind, populations) in kinds {
+        let mut first = None;
+        for peers in populations {
+            let costs = hub::costs(kind, *peers);
+            let hub::Costs { comes, moves, expires, kicked, keepalive, .. } = costs;
+            let figures =
+                [comes, moves, expires, kicked, keepalive, costs.reload, costs.reload_one];
+            let first = *first.get_or_insert(figures);
+            let ratios: Vec<f64> =
+                figures.iter().zip(first).map(|(now, then)| now / then).collect();
+            let cells: String = figures
+                .iter()
+                .zip(&ratios)
+                .map(|(figure, ratio)| format!(" {:>15}", format!("{figure:.2} ({ratio:.2})")))
+                .collect();
+            println!("{:>11} {peers:>7}{cells} {:>9.3}", kind.name, costs.junk);
+            for (what, ratio) in heads.iter().zip(&ratios).take(3) {
+                let what = format!("{}: {what}, one of {peers}: {ratio:.2}", kind.name);
+                if *ratio > MOST {
+                    judge(false, &what, &mut missed);
+                }
+            }
+            if kind.datapath == Datapath::Tun && !kind.routed {
+                let held = costs.reload.max(costs.reload_one) / 1000.0;
+                judge(
+                    held <= 5.0,
+                    &format!("a reload holds the loop for {held:.2} ms"),
+                    &mut missed,
+                );
+                let moved = check / costs.proves;
+                judge(
+                    keepalive <= 4.0,
+                    &format!("a keepalive takes {keepalive:.2} µs"),
+                    &mut missed,
+                );
+                let cheaper = check / costs.junk;
+                let what = format!("junk is {cheaper:.0} times cheaper than a signature check");
+                judge(cheaper >= 40.0, &what, &mut missed);
+                let what =
+                    format!("moves are as many as {:.0} % of signature checks", 100.0 * moved);
+                judge(moved >= 0.8, &what, &mut missed);
+            }
+        }
+    }
+    println!("a strict signature check alone: {check:.2} µs");
+    !missed
+}
+
+fn main() -> ExitCode {
     println!("median µs of an event, and its ratio to that with {} peers", POPULATIONS[0]);
     let [comes, again, goes, reads] = ["comes", "again", "goes", "reading"];
     println!("{:>8} {comes:>16} {again:>16} {goes:>16} {reads:>16} {:>8}", "peers", "records");
@@ -223,5 +298,9 @@ fn main() {
     println!("\nms of reading a peers file");
     for peers in POPULATIONS {
         println!("{peers:>8} {:>16.2}", reading_a_file(peers) / 1000.0);
+    }
+    match named_peers() {
+        true => ExitCode::SUCCESS,
+        false => ExitCode::FAILURE,
     }
 }
