@@ -10,6 +10,7 @@ use ipipou::engine::control::{Client, ClientConfig, ClientHeard};
 use ipipou::engine::driver::Driver;
 use ipipou::engine::host::Found;
 use ipipou::engine::host::step::{Refused, Step};
+use ipipou::engine::peers_file::pool::Pool;
 use ipipou::engine::peers_file::{Context, PeerSet, SourceFile, parse};
 use ipipou::engine::{Engine, Event, Memory, Now, Outgoing, Report, Writing};
 
@@ -84,6 +85,7 @@ fn peers(config: &Config, count: u32, routed: bool, note: &str) -> PeerSet {
     let secret = SharedSecret::new(Vec::new());
     let context = Context {
         own_public_key: None,
+        port: None,
         inner: config.tunnel.inner,
         network: config.tunnel.inner_peer,
         inner6: None,
@@ -99,7 +101,8 @@ fn config() -> Config {
     tunnel.inner_peer = "10.9.0.0/16".parse().unwrap();
     let hub = HubConfig {
         peers: "/nowhere".into(),
-        seed: SEED.into(),
+        seed: Some(SEED.into()),
+        pool: Pool::default(),
         secret: SharedSecret::new(Vec::new()),
         queue: QueueConfig { number: 0, max_len: 24 },
     };

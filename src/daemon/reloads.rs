@@ -7,8 +7,7 @@ use tokio::sync::oneshot;
 use tokio::task::{JoinHandle, spawn_blocking};
 
 use super::peers::PeersReader;
-use super::process::Process;
-use super::requests::{Answer, Files, Reply};
+use super::requests::{Files, Reply};
 use crate::engine::config::Datapath;
 use crate::engine::peers_file::PeerSet;
 use crate::host::heap;
@@ -32,8 +31,8 @@ struct Running {
 
 /// What was read, and who sent it.
 pub struct Checked {
-    set: Result<PeerSet, String>,
-    asked: Option<oneshot::Sender<Reply>>,
+    pub set: Result<PeerSet, String>,
+    pub asked: Option<oneshot::Sender<Reply>>,
 }
 
 impl Reloads {
@@ -88,30 +87,4 @@ impl Reloads {
 fn then_give_back<T>(read: T) -> T {
     heap::give_back();
     read
-}
-
-impl Process<'_> {
-    /// Follows files that were checked; with a mistake in them, everything stays as it was. True at the
-    /// end.
-    pub async fn reloaded(&mut self, Checked { set, asked }: Checked) -> bool {
-        let (done, said) = match set {
-            Ok(set) => {
-                self.mistakes = None;
-                let done = self.take_peers(set).await;
-                let device = &self.settings.tunnel().device;
-                let loaded = self.engine.loaded().unwrap_or_default();
-                (done, Answer::done(format!("{device}: {loaded}")))
-            }
-            Err(faults) => {
-                self.note_mistakes(&faults);
-                if asked.is_none() {
-                    faults.lines().for_each(|fault| tracing::error!("{fault}"));
-                    tracing::error!("the files of peers have mistakes: everything stays as it was");
-                }
-                (false, Answer::refused(faults))
-            }
-        };
-        let _ = asked.map(|asked| asked.send(Reply::Said(said))); // who asked may be gone
-        done
-    }
 }

@@ -16,8 +16,8 @@ use super::old::Base;
 use super::peers::{AtStart, PeersReader};
 use super::preflight::Demand;
 use super::process::Process;
-use super::reloads::Reloads;
-use super::requests::{self, Pending, Requests};
+use super::reloads::{Checked, Reloads};
+use super::requests::{self, Answer, Pending, Reply, Requests};
 use super::signals::{Caught, Signals};
 use super::snapshot::Mistakes;
 use super::{Failure, Settings, old_tunnel, preflight, server_key};
@@ -190,7 +190,7 @@ async fn serve(settings: &Settings) -> Result<(), Failure> {
                 process.handle(Event::Hosts(table)).await
             }
             Some(stream) = next_asker(control.as_ref()) => process.tell(stream).await,
-            checked = reloads.checked() => process.reloaded(checked).await,
+            checked = reloads.checked() => reloaded(&mut process, checked).await,
             Some(pending) = next_request(&mut asked), if !reloads.is_busy() => {
                 process.fulfil(pending, &mut reloads).await
             }
@@ -211,6 +211,29 @@ async fn reach(instant: Option<Instant>) {
         Some(instant) => sleep_until(instant).await,
         None => pending().await,
     }
+}
+
+/// Follows files that were checked; with a mistake in them, everything stays as it was. True at the end.
+async fn reloaded(process: &mut Process<'_>, Checked { set, asked }: Checked) -> bool {
+    let (done, said) = match set {
+        Ok(set) => {
+            process.mistakes = None;
+            let done = process.take_peers(set).await;
+            let device = &process.settings.tunnel().device;
+            let loaded = process.engine.loaded().unwrap_or_default();
+            (done, Answer::done(format!("{device}: {loaded}")))
+        }
+        Err(faults) => {
+            process.note_mistakes(&faults);
+            if asked.is_none() {
+                faults.lines().for_each(|fault| tracing::error!("{fault}"));
+                tracing::error!("the files of peers have mistakes: everything stays as it was");
+            }
+            (false, Answer::refused(faults))
+        }
+    };
+    let _ = asked.map(|asked| asked.send(Reply::Said(said))); // who asked may be gone
+    done
 }
 
 /// Opens the socket for requests; a tunnel works without one.

@@ -313,7 +313,7 @@ mod tests {
 
     fn to(networks: &[&str]) -> RemoteSpec {
         let networks: Vec<_> = networks.iter().map(|net| net.parse().unwrap()).collect();
-        let networks: Arc<[IpNet]> = networks.into();
+        let networks: Arc<[ipnet::IpNet]> = networks.into();
         RemoteSpec { destinations: Arc::clone(&networks), sources: networks, isolated: false }
     }
 

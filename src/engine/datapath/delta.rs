@@ -6,27 +6,16 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
+pub use super::start::Start;
 use super::{kernel, tun};
 use crate::engine::config::Datapath;
-use crate::engine::endpoint::{Endpoint, OuterFound, is_inside};
-use crate::engine::host::plan::Owned;
+use crate::engine::endpoint::{Endpoint, is_inside};
+use crate::engine::host::gateway;
 use crate::engine::host::step::{HostStep, Step};
-use crate::engine::host::{Found, gateway};
-use crate::engine::peers::{Changed, Peers};
+use crate::engine::peers::Changed;
 
 /// More of them are planned for with all others.
 const A_FEW: usize = 16;
-
-/// The peers as they are now, what changed among them, and the host as it was before.
-#[derive(Clone, Copy)]
-pub struct Start<'a> {
-    pub endpoint: &'a Endpoint,
-    pub outer: OuterFound,
-    pub peers: &'a Peers,
-    pub changed: &'a Changed,
-    pub found: &'a Found,
-    pub owned: &'a Owned,
-}
 
 /// The steps, in the order of a whole plan; `None` where more than the changed peers depends on them.
 pub fn delta(start: Start<'_>) -> Option<Vec<Step>> {

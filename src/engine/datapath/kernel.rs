@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
 
-use super::delta::Start;
+use super::start::Start;
 use crate::engine::config::{AlternateAddress, DeviceName, TunnelConfig};
 use crate::engine::endpoint::{Endpoint, addresses, forwards, kept_out, link_addresses, mtu};
 use crate::engine::host::plan::plan_link;

@@ -2,6 +2,7 @@
 
 pub(super) mod delta;
 pub mod kernel;
+mod start;
 pub mod tun;
 
 use super::config::Datapath;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
-use super::delta::Start;
+use super::start::Start;
 use crate::engine::config::{SourceCheck, TunnelConfig};
 use crate::engine::endpoint::{Endpoint, OuterFound, addresses, forwards, kept_out, mtu, through};
 use crate::engine::host::step::{Step, TunStep};
