@@ -26,10 +26,10 @@ const PATIENCE: Duration = Duration::from_secs(2);
 impl Process<'_> {
     /// Begins to ask a server whether it is there, or says why that is not possible.
     pub(super) fn begin_ping(&mut self, server: Option<&str>, asked: oneshot::Sender<Reply>) {
-        let begins = self.pings.last.map_or(Duration::ZERO, |last| last.saturating_add(EVERY));
         match self.server_called(server) {
             Ok((server, name)) => {
-                self.pings.pending = Some(Ping { server, name, asked, begins, until: None });
+                let begins = Duration::ZERO;
+                self.pings.add(Ping { server, name, asked, begins, until: None });
             }
             Err(why) => drop(asked.send(Reply::Said(Answer::refused(why)))), // who asked may be gone
         }
@@ -75,6 +75,7 @@ impl Process<'_> {
     /// Says the hello that is due, and tells who asked for it what came.
     pub(super) async fn go_on_with_ping(&mut self) {
         let now = self.clock.elapsed();
+        self.pings.turn(EVERY);
         let Some(Ping { server, begins, until, .. }) = &mut self.pings.pending else { return };
         match until {
             None if now < *begins => return,
@@ -98,6 +99,7 @@ impl Process<'_> {
         };
         if let Some(ping) = self.pings.pending.take() {
             let _ = ping.asked.send(Reply::Said(answer)); // who asked may be gone
+            self.pings.turn(EVERY);
         }
     }
 }
