@@ -43,6 +43,8 @@ impl Driver for Process<'_> {
                  trying an alternate local address"
             );
             self.complain(failing, &text);
+        } else if self.engine.can_do_without(step) {
+            self.complain(failing, &format!("cannot {step}: {error}; going on without it"));
         } else if let Some(first @ None) = &mut self.starting {
             *first = Some(Failure::Step { step: Box::new(step.clone()), error });
         } else {

@@ -7,6 +7,7 @@ use std::net::IpAddr;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
+use ipnet::IpNet;
 use zeroize::Zeroizing;
 
 use super::control::running_name;
@@ -15,6 +16,7 @@ use super::requests::Files;
 use super::{Failure, new_pair, server_key};
 use crate::auth::{key_text, parse_key};
 use crate::engine::config::{Config, HubConfig};
+use crate::engine::given::is_private;
 use crate::engine::peers_file::edit::{ClientConf, Edit, NewPeer, set_enabled, without};
 use crate::engine::peers_file::pool::{Exhausted, Networks};
 use crate::engine::peers_file::{PeerName, PeerSet};
@@ -242,6 +244,14 @@ fn client_conf(
         tunnel.port
     ));
     *text += "# The server tells the address.\ntunl-ip auto\n";
+    let networks = [IpNet::V4(tunnel.inner_peer)].into_iter().chain(tunnel.inner6.map(IpNet::V6));
+    for network in networks.filter(|network| !is_private(network)) {
+        *text += &format!(
+            "# A server gives away only addresses for private use, and what its client names.\n\
+             route {}\n",
+            network.trunc()
+        );
+    }
     if peer.addresses.iter().any(IpAddr::is_ipv6) {
         *text += "# The kernel's datapath carries IPv4 only.\ndatapath tun\n";
     }

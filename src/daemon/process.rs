@@ -26,6 +26,7 @@ use crate::engine::host::step::{DnsStep, StepKind};
 use crate::engine::host::{Family, Found, NameServers, RulesFound};
 use crate::engine::peers_file::PeerSet;
 use crate::engine::{Engine, Event, Memory, Report, Writing};
+use crate::host::asked;
 use crate::host::clock::{self, Clock};
 use crate::host::datapath::Warnings;
 use crate::host::dns::Dns;
@@ -245,6 +246,7 @@ impl<'a> Process<'a> {
                 .map(|address| WayTo::of_tunnel(tunnel, address))
                 .collect(),
             inner: self.inner_peer(),
+            given: self.engine.given_addresses().collect(),
             interfaces: self.engine.changed_interfaces().cloned().collect(),
         };
         let mut found = self.host.read(&question).await?;
@@ -255,6 +257,9 @@ impl<'a> Process<'a> {
             self.surroundings_due = false;
         }
         self.warn();
+        if self.settings.tunnel().inner_from_server {
+            found.asked = asked::name_servers(RESOLV_CONF.as_ref());
+        }
         found.name_servers = match (self.dns.is_applied(), self.dns.needs_restoring()) {
             (true, _) => NameServers::Ours,
             (false, true) => NameServers::Changed,
@@ -377,6 +382,7 @@ impl<'a> Process<'a> {
             | Report::Disconnected { .. }
             | Report::NextServer { .. }
             | Report::NoInnerGiven
+            | Report::GivenNotTaken(_)
             | Report::NodeUnusable { .. } => Level::WARN,
             Report::Adopted(_)
             | Report::HostsChanged(_)

@@ -1,7 +1,6 @@
 //! The endpoint is our end of all links: its outer address as it is now, and what follows from it for
 //! every link.
 
-use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
@@ -93,18 +92,6 @@ pub fn addresses(tunnel: &TunnelConfig, outside: &BTreeSet<IpAddr>) -> Vec<Inter
     };
     let v6 = tunnel.inner6.map(|net| link_addresses(net.addr().into(), &[net.into()], outside));
     v4.into_iter().chain(v6.into_iter().flatten()).collect()
-}
-
-/// The outer addresses that the addresses of a tunnel with two ends must not lead into it. What a user
-/// configures is as it is; of what a server tells, nothing may.
-pub fn kept_out<'a>(
-    tunnel: &TunnelConfig,
-    outside: &'a BTreeSet<IpAddr>,
-) -> Cow<'a, BTreeSet<IpAddr>> {
-    match tunnel.inner_from_server {
-        true => Cow::Borrowed(outside),
-        false => Cow::Owned(BTreeSet::new()),
-    }
 }
 
 /// Our addresses on a link that leads to these networks. The kernel routes the network of an address

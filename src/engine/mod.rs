@@ -12,7 +12,7 @@ pub mod datapath;
 pub mod driver;
 mod endpoint;
 mod event;
-mod given;
+pub mod given;
 mod heard;
 pub mod host;
 pub mod hub;
@@ -222,8 +222,7 @@ pub struct Engine {
     /// The servers of which it was said that their name stands for no address of use to us.
     names_unusable: BTreeSet<usize>,
     answers: Answers,
-    /// It was said that the server gives us no inner address.
-    tells_no_inner: bool,
+    given: given::Given,
 }
 
 /// What is being applied.
@@ -251,12 +250,7 @@ impl Engine {
     /// `memory` is what an earlier process left with [`Action::Remember`] or [`Action::Write`].
     pub fn new(config: Config, datapath: Datapath, mut memory: Memory, now: &Now) -> Self {
         let control = control(&config);
-        let Config { mut tunnel, peers } = config;
-        if tunnel.inner_from_server {
-            let (v4, v6) = given::usable(&memory.inner, &tunnel, datapath);
-            let last: Vec<_> = v4.map(Into::into).into_iter().chain(v6.map(Into::into)).collect();
-            given::set(&mut tunnel, &last);
-        }
+        let Config { tunnel, peers } = config;
         let (peer, table, hub) = match peers {
             PeerSource::One(peer) => (Some(Peer::new(peer, &tunnel, &mut memory, now)), None, None),
             PeerSource::Table(_) => (None, Some(Vec::new()), None),
@@ -291,7 +285,7 @@ impl Engine {
             server_moved: false,
             names_unusable: BTreeSet::new(),
             answers: Answers::default(),
-            tells_no_inner: false,
+            given: given::Given::default(),
         }
     }
 
@@ -393,6 +387,9 @@ impl Engine {
         {
             let done = steps.len().saturating_sub(1 + failed.untried.len());
             steps.iter().take(done).for_each(|step| found.note(step));
+        }
+        if self.inner_refused(&failed.step, actions) {
+            actions.push(Action::ReadHost);
         }
         for step in std::iter::once(&failed.step).chain(&failed.untried) {
             self.not_made(step);

@@ -64,6 +64,9 @@ impl Engine {
         self.own_addresses = OwnAddresses::of(&found);
         let before = self.found.replace(found);
         let is_as_planned = before.is_some_and(|before| self.is_as_planned(before));
+        self.take_inner(now, actions);
+        self.accept_inner(actions);
+        self.judge_inner(actions);
         self.listen(now);
         if first {
             self.await_inner(actions);
@@ -341,6 +344,7 @@ impl Engine {
     #[must_use]
     pub(super) fn reconcile(&mut self, actions: &mut Vec<Action>) -> Vec<Step> {
         self.applying = Applying::Plan;
+        self.judge_inner(actions);
         let (Some(found), Some(outer)) = (&self.found, self.outer) else { return Vec::new() };
         let mut before = self.memory.settings.clone();
         forget(&mut before, found);
@@ -378,6 +382,9 @@ impl Engine {
         }
         let needs_nothing = steps.is_empty() && before == self.memory.settings;
         self.needs_nothing = needs_nothing.then(|| self.remotes());
+        if needs_nothing {
+            self.forget_given();
+        }
         // The former state is written to disk before it is changed, or a crash would leave it changed.
         if before != self.memory.settings {
             self.memory.settings = before;

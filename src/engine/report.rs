@@ -7,6 +7,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use super::config::{DeviceName, Outer, ServerName};
+use super::given::NotTaken;
 use super::host::step::Step;
 use super::hub::{Gone, Loaded};
 use super::peers_file::PeerName;
@@ -154,6 +155,8 @@ pub enum Report {
     InnerGiven(Vec<IpNet>),
     /// The server lets us in and gives us no inner address that we can have.
     NoInnerGiven,
+    /// Something that the server gives cannot be had here, or not all of it.
+    GivenNotTaken(NotTaken),
     /// Our server does not let us in.
     ServerRefused {
         /// Our server.
@@ -343,6 +346,7 @@ impl fmt::Display for Report {
                 f.write_str("our address inside the tunnel, from the server:")?;
                 given.iter().try_for_each(|address| write!(f, " {address}"))
             }
+            Report::GivenNotTaken(what) => write!(f, "of what the server gives us, {what}"),
             Report::NoInnerGiven => f.write_str(
                 "the server gives us no address inside the tunnel that we can have: see its file of \
                  peers, or give --tunl-ip",

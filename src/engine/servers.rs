@@ -81,6 +81,13 @@ impl Servers {
         self.in_use = number;
     }
 
+    /// All addresses at which any of them may be.
+    pub fn addresses(&self) -> impl Iterator<Item = IpAddr> {
+        let of_place = |place: &Place| place.addresses.in_use().into_iter().collect::<Vec<_>>();
+        self.iter()
+            .flat_map(move |place| of_place(place).into_iter().chain(place.addresses.others()))
+    }
+
     /// The addresses of those that do not have our data.
     pub fn standby_addresses(&self) -> impl Iterator<Item = IpAddr> {
         let standby = self.iter().enumerate().filter(|(number, _)| *number != self.in_use);

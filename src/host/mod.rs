@@ -6,6 +6,7 @@
 
 mod addresses;
 mod answers;
+pub mod asked;
 pub mod atomic_file;
 mod changes;
 pub mod clock;

@@ -24,6 +24,8 @@ pub struct Question {
     pub other_ways: Vec<WayTo>,
     /// The peer's address inside the tunnel.
     pub inner: Option<IpAddr>,
+    /// Addresses that the server gives: the routes to them are read.
+    pub given: Vec<IpAddr>,
     /// Interfaces to read besides those of the tunnel.
     pub interfaces: BTreeSet<String>,
 }
@@ -208,6 +210,11 @@ impl HostAdapter {
         }
         if let Some(inner) = question.inner {
             found.inner_way = links.matching_route(inner).await?;
+        }
+        for address in &question.given {
+            if let Some(route) = links.route_of(*address).await? {
+                found.routed.insert(*address, route);
+            }
         }
         let outer_ways = || found.way.into_iter().chain(found.other_ways.values().copied());
         let ways: Vec<u32> = outer_ways().chain(found.inner_way).map(|way| way.interface).collect();

@@ -63,6 +63,26 @@ impl Links {
         Ok(route.and_then(|route| read_way(&route.attributes, Some(destination))))
     }
 
+    /// The destination and the interface of that route. An address of this host has a route of its own,
+    /// by the interface that has it.
+    pub async fn route_of(&self, destination: IpAddr) -> io::Result<Option<(IpNet, u32)>> {
+        let mut message = route_to(destination);
+        message.header.flags |= RouteFlags::FibMatch;
+        let Some(route) = self.ask_route(message).await? else { return Ok(None) };
+        let network = route.attributes.iter().find_map(|attribute| match attribute {
+            RouteAttribute::Destination(network) => address(network),
+            _ => None,
+        });
+        // A default route has no destination.
+        let unspecified = match destination {
+            IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+            IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+        };
+        let length = route.header.destination_prefix_length;
+        let network = IpNet::new(network.unwrap_or(unspecified), length).ok();
+        Ok(network.zip(interface(&route.attributes)))
+    }
+
     async fn ask_way(
         &self,
         to: &WayTo,
@@ -109,11 +129,6 @@ fn way_message(to: &WayTo, source: Option<IpAddr>, interface: Option<u32>) -> Ro
 /// Reads the answer. The kernel does not repeat a source that was in the request (`rt_fill_info` in
 /// net/ipv4/route.c).
 fn read_way(attributes: &[RouteAttribute], asked: Option<IpAddr>) -> Option<Way> {
-    let address = |address: &RouteAddress| match address {
-        RouteAddress::Inet(v4) => Some(IpAddr::V4(*v4)),
-        RouteAddress::Inet6(v6) => Some(IpAddr::V6(*v6)),
-        _ => None,
-    };
     let preferred = attributes.iter().find_map(|attribute| match attribute {
         RouteAttribute::PrefSource(source) => address(source),
         _ => None,
@@ -123,9 +138,20 @@ fn read_way(attributes: &[RouteAttribute], asked: Option<IpAddr>) -> Option<Way>
         RouteAttribute::Gateway(router) => address(router),
         _ => None,
     });
-    let interface = attributes.iter().find_map(|attribute| match attribute {
+    Some(Way { source, interface: interface(attributes)?, router })
+}
+
+fn interface(attributes: &[RouteAttribute]) -> Option<u32> {
+    attributes.iter().find_map(|attribute| match attribute {
         RouteAttribute::Oif(index) => Some(*index),
         _ => None,
-    })?;
-    Some(Way { source, interface, router })
+    })
+}
+
+fn address(address: &RouteAddress) -> Option<IpAddr> {
+    match address {
+        RouteAddress::Inet(v4) => Some(IpAddr::V4(*v4)),
+        RouteAddress::Inet6(v6) => Some(IpAddr::V6(*v6)),
+        _ => None,
+    }
 }

@@ -207,6 +207,7 @@ impl Happened {
             | Report::InnerAwaited
             | Report::InnerGiven(_)
             | Report::NoInnerGiven
+            | Report::GivenNotTaken(_)
             | Report::KeepsBeingUndone(_)
             | Report::ReauthIgnored
             | Report::ClockJumped(_) => return None,

@@ -1,6 +1,7 @@
 //! A client whose inner addresses come from its server (`--tunl-ip auto`).
 
 use ipipou::engine::control::Allowed;
+use ipipou::engine::host::InterfaceKind;
 
 use super::servers::{BOTH, Scene, config, host_that_reaches, place};
 use super::situations::SECOND;
@@ -29,7 +30,13 @@ fn inside(scene: &Scene) -> (Vec<String>, Vec<String>) {
     (on_link.map(|address| address.value.to_string()).collect(), routes)
 }
 
+/// What the server says now is heard, and addresses may change again.
 fn hear_again(scene: &mut Scene) {
+    scene.pass(11 * SECOND);
+    hear(scene);
+}
+
+fn hear(scene: &mut Scene) {
     scene.play.handle(Event::ReauthRequested);
     scene.deliver();
     scene.play.read();
@@ -111,12 +118,204 @@ fn addresses_that_no_host_can_have_are_not_taken() {
     }
 }
 
+/// A client with two servers, after the first has given these.
+fn given(datapath: Datapath, config: Config, addresses: &[&str]) -> Scene {
+    let host = host_that_reaches([place(0), place(1)]);
+    let mut scene = Scene::of(datapath, config, host, 2);
+    give(&mut scene, addresses);
+    scene
+}
+
+fn give(scene: &mut Scene, addresses: &[&str]) {
+    scene.servers[0].know(Allowed::Yes, addresses);
+    hear_again(scene);
+}
+
+fn two_servers() -> Config {
+    Config { tunnel: config_that_asks().tunnel, ..config(2) }
+}
+
+/// Another network of the host, a router and a name server.
+fn surround(scene: &mut Scene) {
+    let host = &mut scene.play.host;
+    host.add_interface("eth1", 77, InterfaceKind::Other);
+    host.add_address(77, [192, 168, 1, 10].into(), 24);
+    let ways = host.found.way.iter_mut().chain(host.found.other_ways.values_mut());
+    ways.for_each(|way| way.router = Some([10, 1, 2, 3].into()));
+    host.found.asked.insert([10, 99, 0, 53].into());
+    for address in ["10.77.0.9", "10.77.3.9", "10.66.0.9"] {
+        let network = if address.starts_with("10.77") { "10.77.0.0/16" } else { "0.0.0.0/0" };
+        host.found.routed.insert(address.parse().unwrap(), (net(network), host::ETH0));
+    }
+}
+
+/// The same tunnel with what it remembers, on the same host.
+fn restarted(scene: Scene, config: Config) -> Scene {
+    let Scene { play, servers, .. } = scene;
+    let mut again = Play::stopped(Datapath::Tun, config, play.host, play.memory);
+    again.now = play.now;
+    again.host.remove_interface("ipipou0");
+    let mut scene = Scene { play: again, servers, delivered: 0 };
+    scene.pass(SECOND);
+    scene
+}
+
 #[test]
-fn a_network_around_the_server_does_not_lead_to_it() {
-    let mut scene = scene(Datapath::Kernel, 1);
-    scene.servers[0].know(Allowed::Yes, &["198.51.100.200/24"]);
-    hear_again(&mut scene);
-    assert_eq!(inside(&scene).0, ["198.51.100.200/32"]);
+fn what_the_host_has_or_needs_is_not_taken_from_a_server() {
+    let cases = [
+        ("198.51.100.1/32", "packets of the tunnel itself go to or from 198.51.100.1"),
+        ("203.0.113.1/32", "packets of the tunnel itself go to or from 203.0.113.1"),
+        ("192.168.1.10/32", "another interface of this host has 192.168.1.10"),
+        (
+            "192.168.1.77/32",
+            "another interface has the network 192.168.1.0/24; --route 192.168.1.77",
+        ),
+        ("10.1.2.3/32", "10.1.2.3 is the router on the way to the server"),
+        ("10.99.0.53/24", "10.99.0.53 is a name server of this host"),
+        ("10.77.0.9/32", "this host has a route to 10.77.0.0/16; --route 10.77.0.9/32 takes"),
+        ("10.77.3.9/24", "this host has a route to 10.77.0.0/16; --route 10.77.3.0/24 takes"),
+        ("8.8.8.8/8", "it is not for private use; --route 8.0.0.0/8 takes it nevertheless"),
+        (
+            "2001:db8::1/64",
+            "it is not for private use; --route 2001:db8::/64 takes it nevertheless",
+        ),
+    ];
+    for (address, why) in cases {
+        let mut scene = given(Datapath::Tun, two_servers(), &["10.8.0.7/24"]);
+        surround(&mut scene);
+        give(&mut scene, &[address]);
+        assert_eq!(inside(&scene).0, ["10.8.0.7/24"], "{address}: the last good one stays");
+        scene.pass(3600 * SECOND);
+        assert_eq!(scene.told(why), 1, "{address}: {:?}", scene.play.log);
+        assert_eq!(scene.told("is not taken"), 1, "{address}");
+        assert!(scene.is_at(0));
+        // Nor after a restart, from a memory that has it.
+        scene.play.memory.inner = vec![net(address)];
+        scene.servers[0].know(Allowed::Yes, &[]);
+        let mut scene = restarted(scene, two_servers());
+        assert_eq!(inside(&scene).0, Vec::<String>::new(), "{address}");
+        assert!(scene.told(why) >= 1, "{address}: {:?}", scene.play.log);
+        scene.pass(60 * SECOND);
+        assert!(scene.is_at(0), "{:?}", scene.play.log);
+    }
+}
+
+#[test]
+fn a_network_that_the_host_has_or_needs_is_left_out() {
+    let cases = [
+        (
+            "192.168.0.5/16",
+            "another interface has the network 192.168.1.0/24; --route 192.168.0.0/16",
+        ),
+        ("10.1.2.4/24", "10.1.2.3 is the router on the way to the server"),
+        ("10.99.0.7/8", "is the router on the way"),
+        ("10.99.0.7/24", "10.99.0.53 is a name server of this host"),
+        ("172.16.0.1/8", "it is not for private use; --route 172.0.0.0/8 takes it nevertheless"),
+    ];
+    for (address, why) in cases {
+        let mut scene = given(Datapath::Kernel, two_servers(), &[]);
+        surround(&mut scene);
+        give(&mut scene, &[address]);
+        let alone = format!("{}/32", net(address).addr());
+        assert_eq!(inside(&scene).0, [alone], "{address}");
+        scene.pass(3600 * SECOND);
+        assert_eq!(scene.told(why), 1, "{address}: {:?}", scene.play.log);
+        assert_eq!(scene.told("taken without its network"), 1, "{address}");
+        assert!(scene.is_at(0));
+    }
+}
+
+#[test]
+fn what_the_user_names_is_taken_even_from_another_network() {
+    for datapath in BOTH {
+        let mut config = two_servers();
+        config.tunnel.gateway.routes =
+            vec![net("192.0.2.0/24"), net("192.168.1.64/26"), net("2000::/3")];
+        let mut scene = given(datapath, config, &[]);
+        surround(&mut scene);
+        give(&mut scene, &["192.0.2.7/24"]);
+        assert_eq!(inside(&scene).0, ["192.0.2.7/24"], "{datapath:?}");
+        give(&mut scene, &["192.168.1.77/26", "2001:db8::1/64"]);
+        assert_eq!(inside(&scene).0, ["192.168.1.77/26"], "{datapath:?}: half of all is no name");
+        give(&mut scene, &["10.66.0.9/26"]);
+        assert_eq!(inside(&scene).0, ["10.66.0.9/26"], "{datapath:?}: by the default route");
+        give(&mut scene, &["192.168.1.77/26"]);
+        give(&mut scene, &["192.168.1.10/26"]);
+        assert_eq!(inside(&scene).0, ["192.168.1.77/26"], "{datapath:?}: it would be on two");
+    }
+}
+
+#[test]
+fn a_network_around_the_server_does_not_lead_to_it_and_leaves_the_client_its_ears() {
+    for datapath in BOTH {
+        let mut config = two_servers();
+        config.tunnel.gateway.routes = vec![net("198.51.100.0/24"), net("198.51.100.128/25")];
+        let mut scene = given(datapath, config.clone(), &["198.51.100.200/24"]);
+        assert_eq!(inside(&scene).0, ["198.51.100.200/32"], "{datapath:?}");
+        let routes = inside(&scene).1.join(", ");
+        assert!(routes.contains("198.51.100.128/25"), "{routes}");
+        let heard = scene.servers[0].heard;
+        scene.pass(3600 * SECOND);
+        assert!(scene.is_at(0) && scene.servers[0].heard > heard, "{:?}", scene.play.log);
+        assert_eq!(scene.play.engine.counters().rejected.len(), 0);
+        if datapath == Datapath::Tun {
+            let mut scene = restarted(scene, config);
+            scene.pass(120 * SECOND);
+            assert_eq!(inside(&scene).0, ["198.51.100.200/32"]);
+            assert!(scene.is_at(0), "{:?}", scene.play.log);
+        }
+    }
+}
+
+#[test]
+fn a_network_that_the_host_joins_later_is_given_up_and_comes_back() {
+    let mut scene = given(Datapath::Kernel, two_servers(), &["10.9.0.7/24"]);
+    assert_eq!(inside(&scene).0, ["10.9.0.7/24"]);
+    scene.play.host.add_interface("wlan0", 77, InterfaceKind::Other);
+    scene.play.host.add_address(77, [10, 9, 0, 200].into(), 16);
+    scene.pass(10 * SECOND);
+    assert_eq!(inside(&scene).0, Vec::<String>::new());
+    assert_eq!(scene.told("10.9.0.7/24 is not taken: another interface has the network"), 1);
+    assert_eq!(scene.play.engine.counters().repaired, 0, "{:?}", scene.play.log);
+    scene.play.host.remove_interface("wlan0");
+    scene.pass(10 * SECOND);
+    assert_eq!(inside(&scene).0, ["10.9.0.7/24"]);
+    assert!(scene.is_at(0));
+}
+
+#[test]
+fn an_address_that_the_kernel_refuses_costs_its_family_alone() {
+    let mut scene = scene(Datapath::Tun, 1);
+    scene.play.host.broken = "fd08::7";
+    give(&mut scene, &["10.8.0.7/24", "fd08::7/64"]);
+    scene.pass(3600 * SECOND);
+    let (addresses, routes) = inside(&scene);
+    assert_eq!((&addresses[..], routes.len()), (&["10.8.0.7/24".to_owned()][..], 1), "{routes:?}");
+    assert_eq!(scene.told("fd08::7/64 is not taken: the kernel refuses it"), 1);
+    let refused = scene.play.log.iter().filter(|line| line.contains("refused: add fd08::7"));
+    assert_eq!(refused.count(), 1, "{:?}", scene.play.log);
+    // It does not fail a start, either.
+    assert_eq!(scene.play.memory.inner.len(), 2);
+    let memory = scene.play.memory.clone();
+    let mut again = Play::stopped(Datapath::Tun, config_that_asks(), scene.play.host, memory);
+    again.host.remove_interface("ipipou0");
+    again.read();
+    let steps = again.applied.join("\n");
+    assert!(steps.contains("add 10.8.0.7/24 to ipipou0"), "{steps}");
+}
+
+#[test]
+fn a_server_that_gives_others_each_time_has_them_followed_now_and_then() {
+    let mut scene = scene(Datapath::Tun, 1);
+    for second in 0..=60u8 {
+        scene.servers[0].know(Allowed::Yes, &[&format!("10.8.0.{second}/24")]);
+        hear(&mut scene);
+        scene.pass(SECOND);
+    }
+    let followed = scene.told("our address inside");
+    assert!((5..=8).contains(&followed), "{followed}");
+    scene.pass(20 * SECOND);
+    assert_eq!(inside(&scene).0, ["10.8.0.60/24"], "the last one is not forgotten");
 }
 
 #[test]

@@ -33,7 +33,7 @@ pub struct Played {
     answering: Answering,
     at: BTreeSet<SocketAddr>,
     pub is_alive: bool,
-    heard: usize,
+    pub heard: usize,
 }
 
 impl Played {
@@ -71,7 +71,7 @@ impl Played {
 pub struct Scene {
     pub play: Play,
     pub servers: Vec<Played>,
-    delivered: usize,
+    pub delivered: usize,
 }
 
 pub fn config(servers: usize) -> Config {

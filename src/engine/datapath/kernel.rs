@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
 
 use super::start::Start;
 use crate::engine::config::{AlternateAddress, DeviceName, TunnelConfig};
-use crate::engine::endpoint::{Endpoint, addresses, forwards, kept_out, link_addresses, mtu};
+use crate::engine::endpoint::{Endpoint, addresses, forwards, link_addresses, mtu};
 use crate::engine::host::plan::plan_link;
 use crate::engine::host::step::{HostStep, KernelStep, Step};
 use crate::engine::host::wanted::{LinkKind, Mtu, Wanted, WantedLink};
@@ -108,7 +108,7 @@ fn wanted_link(
         kind,
         mtu,
         addresses: match tunnel.is_network() {
-            false => addresses(tunnel, &kept_out(tunnel, outside)),
+            false => addresses(tunnel, &BTreeSet::new()),
             true => link_addresses(tunnel.inner.into(), &peer.networks, outside),
         },
         source_check: tunnel.source_check,

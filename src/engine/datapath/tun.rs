@@ -8,7 +8,7 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use super::start::Start;
 use crate::engine::config::{SourceCheck, TunnelConfig};
-use crate::engine::endpoint::{Endpoint, OuterFound, addresses, forwards, kept_out, mtu, through};
+use crate::engine::endpoint::{Endpoint, OuterFound, addresses, forwards, mtu, through};
 use crate::engine::host::step::{Step, TunStep};
 use crate::engine::host::wanted::{LinkKind, Wanted, WantedLink};
 use crate::engine::host::{
@@ -62,7 +62,7 @@ pub fn wanted(
         kind: LinkKind::Tun,
         mtu: mtu(tunnel, outer, found),
         addresses: match is_network {
-            false => addresses(tunnel, &kept_out(tunnel, outside)),
+            false => addresses(tunnel, &BTreeSet::new()),
             true => addresses(tunnel, outside),
         },
         source_check: tunnel.source_check,

@@ -1,0 +1,191 @@
+//! The inner addresses that a client's server gives it (`--tunl-ip auto`): each accept has them. The last
+//! ones are remembered, so that a restart begins with them.
+//!
+//! They come from outside, so they are wishes: [`judge`] holds them against each reading of the host,
+//! those that are remembered, too.
+
+mod judge;
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr};
+use std::time::Duration;
+
+use ipnet::{IpNet, Ipv4Net};
+
+use super::config::TunnelConfig;
+use super::endpoint::Endpoint;
+use super::host::step::{HostStep, Step};
+use super::servers::Servers;
+use super::{Action, Engine, Now, Phase, Report};
+use judge::{Facts, usable};
+pub use judge::{NotTaken, Obstacle, is_private};
+
+/// The addresses change at most once in this time: each change is a plan and a writing.
+const CHANGE_EVERY: Duration = Duration::from_secs(10);
+
+/// What is known of what the server gives, besides the memory.
+#[derive(Debug, Default)]
+pub struct Given {
+    /// What the last accept had.
+    wish: Vec<IpNet>,
+    /// Addresses that the kernel refused; tried again when the server gives others.
+    refused: BTreeSet<IpAddr>,
+    /// When the server gave others last.
+    changed: Option<Duration>,
+    /// It was said that the server gives us no inner address.
+    tells_none: bool,
+    /// What was said of those that are remembered.
+    told: Vec<NotTaken>,
+    /// What was said of those that came instead and could not be taken.
+    told_of_new: Vec<NotTaken>,
+}
+
+impl Engine {
+    /// Takes the inner addresses of the last accept, where they come from the server. The host is read
+    /// before they are judged: whether it has a route to them, too.
+    pub(super) fn take_inner(&mut self, now: &Now, actions: &mut Vec<Action>) {
+        let Endpoint { tunnel, datapath, .. } = &self.endpoint;
+        if !tunnel.inner_from_server {
+            return;
+        }
+        let connection = self.peers.iter().find_map(|peer| peer.prover.as_ref()?.connection(now));
+        let Some(connection) = connection.filter(|c| c.connected_for.is_some()) else { return };
+        let wish = usable(&connection.inner, tunnel, *datapath);
+        if wish.is_empty() {
+            if !std::mem::replace(&mut self.given.tells_none, true) {
+                actions.push(Action::Report(Report::NoInnerGiven));
+            }
+            return;
+        }
+        let Given { changed, wish: former, tells_none, .. } = &mut self.given;
+        *tells_none = false;
+        let is_early = changed.is_some_and(|at| now.monotonic < at + CHANGE_EVERY);
+        if *former != wish && !is_early {
+            (*former, *changed) = (wish, Some(now.monotonic));
+            self.reread_at = now.monotonic;
+        }
+    }
+
+    /// The addresses to which the host's routes have to be known.
+    pub fn given_addresses(&self) -> impl Iterator<Item = IpAddr> {
+        self.given.wish.iter().chain(&self.memory.inner).map(IpNet::addr)
+    }
+
+    /// Holds what the server gives against the host as it was read, and remembers what can be had of it.
+    pub(super) fn accept_inner(&mut self, actions: &mut Vec<Action>) {
+        if self.given.wish.is_empty() || self.given.wish == self.memory.inner {
+            return;
+        }
+        let (taken, not_taken) = self.judge(&self.given.wish);
+        if taken.is_empty() {
+            return tell(&mut self.given.told_of_new, not_taken, actions);
+        }
+        self.given.told_of_new.clear();
+        self.given.refused.clear();
+        self.memory.inner.clone_from(&self.given.wish);
+        actions.push(Action::Remember(self.memory()));
+    }
+
+    /// Holds what the server gave last against the host as it was read last. The tunnel has what is left
+    /// of it, which is planned for next.
+    pub(super) fn judge_inner(&mut self, actions: &mut Vec<Action>) {
+        if !self.endpoint.tunnel.inner_from_server || self.found.is_none() {
+            return;
+        }
+        let (taken, not_taken) = self.judge(&self.memory.inner);
+        tell(&mut self.given.told, not_taken, actions);
+        let before = own(&self.endpoint.tunnel);
+        // An earlier process may have had others than this one.
+        let former = before.iter().chain(&self.memory.inner).map(IpNet::addr);
+        self.owned.given.extend(former);
+        self.owned.given.retain(|former| taken.iter().all(|address| address.addr() != *former));
+        if before == taken {
+            return;
+        }
+        set(&mut self.endpoint.tunnel, &taken);
+        if !taken.is_empty() {
+            actions.push(Action::Report(Report::InnerGiven(taken)));
+        }
+        self.needs_nothing = None;
+        if self.phase == Phase::Settled {
+            self.phase = Phase::Settling;
+        }
+    }
+
+    fn judge(&self, given: &[IpNet]) -> (Vec<IpNet>, Vec<NotTaken>) {
+        let Some(found) = &self.found else { return (Vec::new(), Vec::new()) };
+        let servers = self.peers.servers().into_iter().flat_map(Servers::addresses);
+        let facts = Facts {
+            tunnel: &self.endpoint.tunnel,
+            found,
+            outer: servers.chain(self.outer.map(|outer| outer.address)).collect(),
+            refused: &self.given.refused,
+        };
+        let (mut taken, mut not_taken) = (Vec::new(), Vec::new());
+        for (can_have, cannot) in given.iter().map(|one| facts.judge(*one)) {
+            taken.extend(can_have);
+            not_taken.extend(cannot);
+        }
+        (taken, not_taken)
+    }
+
+    /// Whether the tunnel goes on without what this step makes: an address that the server gave.
+    pub fn can_do_without(&self, step: &Step) -> bool {
+        self.endpoint.tunnel.inner_from_server
+            && matches!(step, Step::Host(HostStep::AddInnerAddress(..)))
+    }
+
+    /// The kernel refused an address. It costs its family alone; whether it was one of the server's.
+    pub(super) fn inner_refused(&mut self, step: &Step, actions: &mut Vec<Action>) -> bool {
+        let Step::Host(HostStep::AddInnerAddress(_, address)) = step else { return false };
+        if !self.endpoint.tunnel.inner_from_server {
+            return false;
+        }
+        self.given.refused.insert(address.local);
+        self.judge_inner(actions);
+        true
+    }
+
+    /// Forgets former addresses, once the host has what it should have and not these.
+    pub(super) fn forget_given(&mut self) {
+        if let Some(found) = &self.found {
+            self.owned.given.retain(|former| found.has_local(*former));
+        }
+    }
+
+    /// Says that there is no inner address yet.
+    pub(super) fn await_inner(&self, actions: &mut Vec<Action>) {
+        let tunnel = &self.endpoint.tunnel;
+        if tunnel.inner_from_server && own(tunnel).is_empty() {
+            actions.push(Action::Report(Report::InnerAwaited));
+        }
+    }
+}
+
+/// Says what is not taken and was not said before.
+fn tell(told: &mut Vec<NotTaken>, not_taken: Vec<NotTaken>, actions: &mut Vec<Action>) {
+    let new = not_taken.iter().filter(|one| !told.contains(one));
+    actions.extend(new.map(|one| Action::Report(Report::GivenNotTaken(*one))));
+    *told = not_taken;
+}
+
+/// The addresses that the tunnel has now, with their networks.
+fn own(tunnel: &TunnelConfig) -> Vec<IpNet> {
+    let v4 = Ipv4Net::new(tunnel.inner, tunnel.inner_peer.prefix_len());
+    let v4 = v4.ok().filter(|v4| !v4.addr().is_unspecified());
+    v4.map(IpNet::V4).into_iter().chain(tunnel.inner6.map(IpNet::V6)).collect()
+}
+
+/// Gives the tunnel these addresses, one of each family at most.
+fn set(tunnel: &mut TunnelConfig, given: &[IpNet]) {
+    let v4 = given.iter().find_map(|address| match address {
+        IpNet::V4(v4) => Some(*v4),
+        IpNet::V6(_) => None,
+    });
+    tunnel.inner = v4.map_or(Ipv4Addr::UNSPECIFIED, |v4| v4.addr());
+    tunnel.inner_peer = v4.map_or(Ipv4Addr::UNSPECIFIED.into(), |v4| v4.trunc());
+    tunnel.inner6 = given.iter().find_map(|address| match address {
+        IpNet::V4(_) => None,
+        IpNet::V6(v6) => Some(*v6),
+    });
+}
