@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 
 use super::event::Failed;
 use super::host::Found;
+use super::host::needs::needs;
 use super::host::step::{Refused, Step};
 use super::{Action, Engine, Event, Memory, Now, Outgoing, Report, Writing};
 
@@ -100,13 +101,19 @@ fn feed<D: Driver + ?Sized>(driver: &mut D, event: Event<'_>, work: &mut VecDequ
     work.extend(actions);
 }
 
-/// Applies the steps in order. One may need another: after a failure none is tried.
+/// Applies the steps in order. One may need another: then it is not tried when that was refused.
 async fn apply_all<D: Driver + ?Sized>(driver: &mut D, steps: Vec<Step>) -> Result<(), Failed> {
-    let mut steps = steps.into_iter();
-    while let Some(step) = steps.next() {
-        if let Err(refused) = driver.apply(&step).await {
-            return Err(Failed { step, refused, untried: steps.collect() });
+    let mut failed = Failed::default();
+    for step in steps {
+        let refused = failed.refused.iter().map(|(refused, _)| refused);
+        if refused.chain(&failed.untried).any(|missing| needs(&step, missing)) {
+            failed.untried.push(step);
+        } else {
+            match driver.apply(&step).await {
+                Ok(()) => failed.done.push(step),
+                Err(refused) => failed.refused.push((step, refused)),
+            }
         }
     }
-    Ok(())
+    if failed.refused.is_empty() { Ok(()) } else { Err(failed) }
 }

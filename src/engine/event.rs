@@ -66,21 +66,21 @@ pub enum Event<'a> {
     Shutdown(Found),
 }
 
-/// A batch of steps of which one was refused.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// A batch of steps of which some were refused.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Failed {
-    /// The step that was refused.
-    pub step: Step,
-    /// Why it was refused.
-    pub refused: Refused,
-    /// The steps after it, in order: none of them was tried.
+    /// What was done, in order.
+    pub done: Vec<Step>,
+    /// What was refused, and why.
+    pub refused: Vec<(Step, Refused)>,
+    /// What needs one of the refused steps, and was not tried.
     pub untried: Vec<Step>,
 }
 
 /// Something for the caller to do; [`Driver`](super::driver::Driver) carries it out.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Action {
-    /// Apply these in order, up to the first that is refused.
+    /// Apply these in order, but for those that [need](super::host::needs) one that was refused.
     Apply(Vec<Step>),
     /// Apply these in order, whatever becomes of each.
     TearDown(Vec<Step>),

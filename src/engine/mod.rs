@@ -194,6 +194,8 @@ pub struct Engine {
     /// Kept until the first reading shows whether there is something to adopt.
     memory: Memory,
     found: Option<Found>,
+    /// Some of a plan was done since that reading: nothing is planned by it any more.
+    is_old: bool,
     /// What was found of addresses, to look sources up in.
     own_addresses: OwnAddresses,
     /// As it is, or as it was before it went missing.
@@ -266,6 +268,7 @@ impl Engine {
             conflicts: Vec::new(),
             memory,
             found: None,
+            is_old: false,
             own_addresses: OwnAddresses::default(),
             outer: None,
             outer_missing: false,
@@ -374,24 +377,27 @@ impl Engine {
     }
 
     fn failed(&mut self, failed: &Failed, now: &Now, actions: &mut Vec<Action>) {
-        if let (
-            Step::Kernel(KernelStep::CreateLink(link) | KernelStep::ChangeLink(link)),
-            Refused::Taken,
-        ) = (&failed.step, failed.refused)
-        {
-            self.peers.conflict(&link.device);
-            actions.push(Action::ReadHost);
+        let mut is_answered = false;
+        for (step, refused) in &failed.refused {
+            is_answered |= self.inner_refused(step, actions);
+            if let (
+                Step::Kernel(KernelStep::CreateLink(link) | KernelStep::ChangeLink(link)),
+                Refused::Taken,
+            ) = (step, refused)
+            {
+                self.peers.conflict(&link.device);
+                is_answered = true;
+            }
         }
-        if let (Applying::Delta(steps), Some(found)) =
-            (std::mem::take(&mut self.applying), &mut self.found)
-        {
-            let done = steps.len().saturating_sub(1 + failed.untried.len());
-            steps.iter().take(done).for_each(|step| found.note(step));
+        actions.extend(is_answered.then_some(Action::ReadHost));
+        match (std::mem::take(&mut self.applying), &mut self.found) {
+            (Applying::Delta(_), Some(found)) => {
+                failed.done.iter().for_each(|step| found.note(step));
+            }
+            (Applying::Delta(_), None) => {}
+            (Applying::Plan, _) => self.is_old = true,
         }
-        if self.inner_refused(&failed.step, actions) {
-            actions.push(Action::ReadHost);
-        }
-        for step in std::iter::once(&failed.step).chain(&failed.untried) {
+        for step in failed.refused.iter().map(|(step, _)| step).chain(&failed.untried) {
             self.not_made(step);
             self.undone.failed(step);
         }

@@ -62,6 +62,7 @@ impl Engine {
             self.adopt(&found, now, actions);
         }
         self.own_addresses = OwnAddresses::of(&found);
+        self.is_old = false;
         let before = self.found.replace(found);
         let is_as_planned = before.is_some_and(|before| self.is_as_planned(before));
         self.take_inner(now, actions);
@@ -343,6 +344,10 @@ impl Engine {
     /// `actions` receives what has to come before them.
     #[must_use]
     pub(super) fn reconcile(&mut self, actions: &mut Vec<Action>) -> Vec<Step> {
+        if self.is_old {
+            actions.push(Action::ReadHost);
+            return Vec::new();
+        }
         self.applying = Applying::Plan;
         self.judge_inner(actions);
         let (Some(found), Some(outer)) = (&self.found, self.outer) else { return Vec::new() };

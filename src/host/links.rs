@@ -90,7 +90,16 @@ impl Links {
     /// # Errors
     /// `AlreadyExists` when there is one of this name, or with this pair of addresses.
     pub async fn create(&self, wanted: &KernelLink) -> io::Result<()> {
-        self.handle.link().add(ipip_message(wanted)).execute().await.map_err(into_io)
+        let made = self.handle.link().add(ipip_message(wanted)).execute().await.map_err(into_io);
+        let Err(error) = made else { return Ok(()) };
+        // The kernel says the same of a name and of a pair of addresses.
+        if error.kind() == io::ErrorKind::AlreadyExists
+            && self.named(wanted.device.as_str()).await?.is_some()
+        {
+            let text = "an interface of that name is there, and is not ours: remove or rename it";
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
+        }
+        Err(error)
     }
 
     /// Changes the remote, local address and ports of an existing `ipip` link. Of the fields that a

@@ -6,7 +6,7 @@ use super::*;
 use ipipou::auth::key_text;
 use ipipou::engine::config::{HubConfig, PeerSource};
 use ipipou::engine::control::{Client as Guest, ClientConfig, ClientHeard};
-use ipipou::engine::host::Address;
+use ipipou::engine::host::{Address, Encapsulation, InterfaceKind};
 use ipipou::engine::hub::MemberState;
 use ipipou::engine::peers_file::pool::Pool;
 use ipipou::engine::peers_file::{Context, PeerSet, SourceFile, parse};
@@ -429,4 +429,79 @@ fn what_a_step_for_one_peer_did_before_another_was_refused_is_known() {
     play.pass(2 * SECOND);
     assert!(!play.log[before..].iter().any(|line| line.starts_with("refused")), "{:?}", play.log);
     assert_eq!(play.members_carried(), [place(1).into()]);
+}
+
+#[test]
+fn what_is_refused_for_one_peer_costs_no_other_one_anything() {
+    let route = |number: u8| format!("route = \"192.168.{number}.0/24\"");
+    let text = |numbers: &[u8]| -> String {
+        numbers.iter().map(|number| entry(*number, &route(*number))).collect()
+    };
+    for (datapath, broken) in [
+        (Datapath::Tun, "add route to 192.168.2.0/24"),
+        (Datapath::Kernel, "peer 192.168.2.0/24"),
+        (Datapath::Kernel, "remote 198.51.100.2:4000"),
+        (Datapath::Kernel, "add FOU listener 172.30"),
+        (Datapath::Kernel, "add 172.30"),
+    ] {
+        let mut play = hub_on(datapath, &text(&[2, 3, 4, 9]));
+        let mut guests = [2, 3, 4, 9].map(|number| (number, guest(number)));
+        let [second, third, fourth, ninth] = &mut guests;
+        play.visit(&mut fourth.1, place(4));
+        play.read();
+        play.host.broken = broken;
+        play.visit(&mut second.1, place(2));
+        play.visit(&mut ninth.1, place(9)); // at the same address as number 2
+        play.visit(&mut third.1, place(3));
+        play.read();
+        play.read();
+        let routes: Vec<_> = play.host.found.routes.iter().map(ToString::to_string).collect();
+        let is_routed = routes.iter().any(|r| r.contains("192.168.3.0/24"));
+        assert!(is_routed || datapath == Datapath::Kernel, "{broken}: {routes:?}");
+        let admitted = |play: &Play, number: u8| {
+            let by_rule = play.host.admitted().iter().any(|one| one.remote == place(number));
+            by_rule || play.let_in().iter().any(|(remote, _)| *remote == place(number).into())
+        };
+        assert!(admitted(&play, 3), "{broken}: {:?}", play.log);
+        // Who is gone is out at once.
+        play.handle(Event::Peers(peers(&text(&[2, 3, 9]))));
+        assert!(!admitted(&play, 4), "{broken}: {:?}", play.log);
+        play.handle(Event::Kick("p3".parse().unwrap()));
+        assert!(!admitted(&play, 3), "{broken}: {:?}", play.log);
+        // And who comes back is in at once.
+        play.visit(&mut third.1, place(3));
+        assert!(admitted(&play, 3), "{broken}: {:?}", play.log);
+    }
+}
+
+#[test]
+fn links_of_others_whose_names_begin_alike_are_left_alone() {
+    let mut play = hub_on(Datapath::Kernel, &entry(2, ""));
+    play.visit(&mut guest(2), place(2));
+    let links = |play: &Play| -> Vec<String> {
+        play.host.found.interfaces.iter().map(|i| i.name.clone()).collect()
+    };
+    let own = links(&play).last().unwrap().clone();
+    let one = play.host.found.interface(&own.parse().unwrap()).unwrap().clone();
+    let others = ["ipipou0-bak", "ipipou0-cafe1", "ipipou0-cafe"];
+    for (number, name) in (500..).zip(others) {
+        let mut other = one.clone();
+        (other.index, other.name) = (number, name.to_owned());
+        if let InterfaceKind::Ipip(link) = &mut other.kind
+            && let Encapsulation::Fou { source_port, .. } = &mut link.encapsulation
+        {
+            *source_port = 10001; // another process' port
+            link.remote = [192, 0, 2, name.len().try_into().unwrap()].into();
+        }
+        play.host.found.interfaces.push(other.into());
+    }
+    let before = play.applied.len();
+    play.pass(10 * SECOND);
+    assert_eq!(play.applied[before..], Vec::<String>::new());
+    for name in others {
+        assert!(links(&play).contains(&name.to_owned()), "{name}");
+    }
+    play.end();
+    assert!(!links(&play).contains(&own));
+    assert!(others.iter().all(|name| links(&play).contains(&(*name).to_owned())));
 }

@@ -20,7 +20,7 @@ use crate::engine::config::{DeviceName, GatewayConfig, Masquerade, TunnelConfig}
 use crate::engine::memory::Settings;
 
 /// The main routing table (`RT_TABLE_MAIN` in linux/rtnetlink.h).
-const MAIN: u32 = 254;
+pub const MAIN: u32 = 254;
 
 /// Just before the rule for the main table (32766). Rules with lower numbers come first.
 const FROM_OWN_PRIORITY: u32 = 32763;

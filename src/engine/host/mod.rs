@@ -5,6 +5,7 @@ mod found;
 pub mod gateway;
 mod interface;
 mod label;
+pub mod needs;
 mod noted;
 pub mod plan;
 mod routing;

@@ -127,8 +127,8 @@ fn establish(
 
 /// Admits the peers, and removes what only former peers needed, and the rules that guarded what is
 /// gone.
-fn admit(wanted: &Wanted, Start { found, owned, .. }: Start, steps: &mut Vec<Step>) {
-    plan_admitted(wanted, found, steps);
+fn admit(wanted: &Wanted, Start { tunnel, found, owned }: Start, steps: &mut Vec<Step>) {
+    plan_admitted(wanted, found, tunnel.is_network(), steps);
     let stale = owned.alternate.difference(&wanted.alternate);
     let stale = stale.filter(|alternate| found.has_local(IpAddr::V4(**alternate)));
     steps.extend(stale.map(|a| Step::from(KernelStep::RemoveAlternateAddress(*a))));
@@ -232,11 +232,25 @@ fn rp_filter_holds(check: SourceCheck, found: Option<u32>) -> bool {
     rp_filter(check).is_none_or(|wanted| found.is_none_or(|found| found == wanted))
 }
 
-fn plan_admitted(wanted: &Wanted, found: &Found, steps: &mut Vec<Step>) {
+/// How many are admitted one by one: each is a transaction of its own.
+const A_FEW: usize = 64;
+
+/// Where there are `many` peers, one whose link is refused must not be admitted, and must not keep the others
+/// out.
+fn plan_admitted(wanted: &Wanted, found: &Found, many: bool, steps: &mut Vec<Step>) {
     let installs = steps.iter().any(|s| matches!(s, Step::Kernel(KernelStep::InstallRules(..))));
     match &found.rules {
         RulesFound::Intact(admitted) if !installs && *admitted != wanted.admitted => {
-            steps.push(KernelStep::Admit(wanted.admitted.clone()).into());
+            let come: Vec<_> = wanted.admitted.difference(admitted).collect();
+            if !many || come.len() > A_FEW {
+                steps.push(KernelStep::Admit(wanted.admitted.clone()).into());
+                return;
+            }
+            let stay: BTreeSet<_> = admitted.intersection(&wanted.admitted).cloned().collect();
+            if stay != *admitted {
+                steps.push(KernelStep::Admit(stay).into());
+            }
+            steps.extend(come.into_iter().map(|one| KernelStep::AdmitToo(*one).into()));
         }
         RulesFound::Intact(_)
         | RulesFound::Missing

@@ -11,6 +11,7 @@ use super::{Hub, Loaded, Member};
 use crate::engine::Now;
 use crate::engine::control::{Allowed, PeerId, ServerPeer};
 use crate::engine::peers_file::{PeerEntry, PeerName, PeerSet, Speaks};
+use crate::engine::table::nodes;
 
 /// A session that ended, or whose networks changed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -98,7 +99,7 @@ impl Hub {
         self.next_id += 1;
         let _ = self.put_in_protocol(id, &entry, now);
         let name = entry.name.clone();
-        let mut mark = short_hash(&name);
+        let mut mark = self.hash(&name);
         while !self.marks.insert(mark) {
             mark = mark.wrapping_add(1);
         }
@@ -151,9 +152,14 @@ impl Hub {
 
     /// Whether a member's link is called after its own name alone, so that it was the same one's before.
     pub(super) fn has_own_mark(&self, member: &Member) -> bool {
-        let hash = short_hash(&member.entry.name);
-        let alike = self.members.keys().filter(|name| short_hash(name) == hash).count();
+        let hash = self.hash(&member.entry.name);
+        let alike = self.members.keys().filter(|name| self.hash(name) == hash).count();
         member.mark == hash && alike == 1
+    }
+
+    /// Tells names apart; the few that it does not get the next free number.
+    fn hash(&self, name: &PeerName) -> u16 {
+        nodes::hash_of_text(self.scope, name.as_str())
     }
 
     /// Tells the control protocol of a member. One with the old program is unknown to it. Returns the remote
@@ -191,11 +197,4 @@ impl Hub {
 fn expiry(member: &Member, now: &Now) -> Option<(u64, PeerId)> {
     let expires = member.entry.expires.filter(|expires| *expires > now.unix);
     expires.map(|expires| (expires, member.id))
-}
-
-/// Tells names apart; the few that it does not get the next free number (FNV-1a, RFC 9923, folded).
-fn short_hash(name: &PeerName) -> u16 {
-    let mix = |hash: u32, byte: &u8| (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193);
-    let hash = name.as_str().as_bytes().iter().fold(0x811c_9dc5, mix);
-    u16::try_from((hash >> 16) ^ (hash & 0xffff)).unwrap_or_default()
 }

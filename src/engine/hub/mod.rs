@@ -16,6 +16,7 @@ use super::config::{HubConfig, TunnelConfig};
 use super::control::{PeerId, Server};
 use super::peers_file::{PeerEntry, PeerName};
 use super::random::Random;
+use super::table::nodes;
 
 pub use gone::Gone;
 pub use status::{LastRefusal, MemberState, MemberStatus};
@@ -32,6 +33,8 @@ pub struct Hub {
     members: BTreeMap<PeerName, Box<Member>>,
     names: BTreeMap<PeerId, PeerName>,
     marks: BTreeSet<u16>,
+    /// Tells the server from others of this host, which may have peers of the same name.
+    scope: u16,
     /// When members expire that do, in Unix time.
     expiries: BTreeSet<(u64, PeerId)>,
     next_id: u32,
@@ -101,6 +104,7 @@ impl Hub {
             members: BTreeMap::new(),
             names: BTreeMap::new(),
             marks: BTreeSet::new(),
+            scope: nodes::hash_of_text(0, tunnel.device.as_str()),
             expiries: BTreeSet::new(),
             next_id: 0,
             ignored: BTreeMap::new(),

@@ -94,22 +94,40 @@ pub fn device(tunnel: &TunnelConfig, datapath: Datapath, mark: u16) -> DeviceNam
     }
 }
 
-/// The interfaces that this or an earlier process made for nodes.
+/// The interfaces that this or an earlier process made for nodes. Another process may have given its own one
+/// a name that begins alike.
 pub fn interfaces(found: &Found, tunnel: &TunnelConfig) -> Vec<DeviceName> {
     let prefix = prefix(tunnel);
-    let ours = found.interfaces.iter().filter(|i| i.name.starts_with(&prefix) && is_labelled(i));
+    let is_number = |rest: &str| rest.len() == 4 && rest.bytes().all(|b| b.is_ascii_hexdigit());
+    let ours = found.interfaces.iter().filter(|i| {
+        i.name.strip_prefix(&prefix).is_some_and(is_number)
+            && is_labelled(i)
+            && i.link_from(tunnel.port.get()).is_some()
+    });
     ours.filter_map(|i| i.name.parse().ok()).collect()
 }
 
-/// What the names of the interfaces begin with.
+/// What the names of the interfaces begin with: that of the tunnel, or what there is room for of it and a
+/// number that tells it from others which begin alike.
 pub fn prefix(tunnel: &TunnelConfig) -> String {
     const ROOM: usize = 15 - "-ffff".len();
     let name = tunnel.device.as_str();
-    let mut end = ROOM.min(name.len());
+    if name.len() <= ROOM {
+        return format!("{name}-");
+    }
+    let mut end = ROOM - "ffff".len();
     while !name.is_char_boundary(end) {
         end -= 1;
     }
-    format!("{}-", &name[..end])
+    format!("{}{:04x}-", &name[..end], hash_of_text(0, name))
+}
+
+/// Tells texts apart, within a `scope` (FNV-1a, RFC 9923, folded).
+pub fn hash_of_text(scope: u16, text: &str) -> u16 {
+    let mix = |hash: u32, byte: &u8| (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193);
+    let start = scope.to_be_bytes().iter().fold(0x811c_9dc5, mix);
+    let hash = text.as_bytes().iter().fold(start, mix);
+    u16::try_from((hash >> 16) ^ (hash & 0xffff)).unwrap_or_default()
 }
 
 /// Tells remotes apart; the few that it does not get the next free number.

@@ -1,0 +1,116 @@
+//! Which steps of a batch need another one. What one peer's part refuses costs no other peer.
+
+use std::net::IpAddr;
+
+use super::gateway::MAIN;
+use super::rules::Admitted;
+use super::step::{HostStep, KernelStep, Step, TunStep};
+use crate::engine::config::DeviceName;
+
+/// What cannot be done once a step was not done.
+enum Costs<'a> {
+    /// Everything after it: it guards, or the tunnel as a whole needs it.
+    All,
+    /// What is done to this link.
+    Link(&'a DeviceName),
+    /// What has this local address.
+    Local(IpAddr),
+    /// Nothing else.
+    Itself,
+}
+
+/// Whether `step`, which comes later in the batch, cannot be tried once `other` was not done.
+pub fn needs(step: &Step, other: &Step) -> bool {
+    match costs(other) {
+        Costs::All => true,
+        Costs::Link(device) => link(step) == Some(device) || lets_in(step, other),
+        Costs::Local(address) => local(step) == Some(address),
+        Costs::Itself => false,
+    }
+}
+
+fn costs(step: &Step) -> Costs<'_> {
+    match step {
+        Step::Host(HostStep::AddRoute(route) | HostStep::RemoveRoute(route)) => {
+            // Policy rules lead into other tables.
+            if route.table == MAIN { Costs::Itself } else { Costs::All }
+        }
+        Step::Host(HostStep::RemoveInnerAddress(_))
+        | Step::Kernel(
+            KernelStep::AdmitToo(_)
+            | KernelStep::AdmitNoMore(_)
+            | KernelStep::RemoveAlternateAddress(_),
+        )
+        | Step::Tun(TunStep::AddRemote(..) | TunStep::RemoveRemote(_)) => Costs::Itself,
+        Step::Kernel(KernelStep::AddAlternateAddress(address)) => Costs::Local((*address).into()),
+        Step::Kernel(KernelStep::AddListener(listener)) => match listener.local {
+            Some(local) => Costs::Local(local.into()),
+            None => Costs::All,
+        },
+        Step::Host(
+            HostStep::AddPolicyRule(_)
+            | HostStep::RemovePolicyRule(_)
+            | HostStep::SetForwarding { .. }
+            | HostStep::SetRpFilter { .. },
+        )
+        | Step::Kernel(
+            KernelStep::InstallRules(..)
+            | KernelStep::Admit(_)
+            | KernelStep::RemoveRules
+            | KernelStep::RemoveListener(_),
+        )
+        | Step::Tun(TunStep::Bind(_) | TunStep::Forward(_))
+        | Step::Nat(_)
+        | Step::Dns(_) => Costs::All,
+        Step::Host(
+            HostStep::ConfigureLink(_)
+            | HostStep::SetMtu(..)
+            | HostStep::RemoveLink(_)
+            | HostStep::AddInnerAddress(..),
+        )
+        | Step::Kernel(KernelStep::CreateLink(_) | KernelStep::ChangeLink(_))
+        | Step::Tun(TunStep::CreateLink { .. }) => link(step).map_or(Costs::All, Costs::Link),
+    }
+}
+
+/// Whether `step` lets in the remote to which the link `other` leads. Without its link, its packets would come
+/// in by another one.
+fn lets_in(step: &Step, other: &Step) -> bool {
+    let Step::Kernel(KernelStep::CreateLink(link) | KernelStep::ChangeLink(link)) = other else {
+        return false;
+    };
+    let is_there = |one: &Admitted| Some(one.remote.into()) == link.link.fou_remote();
+    match step {
+        Step::Kernel(KernelStep::Admit(all)) if all.len() == 1 => all.iter().any(is_there),
+        Step::Kernel(KernelStep::AdmitToo(one)) => is_there(one),
+        Step::Host(_) | Step::Kernel(_) | Step::Tun(_) | Step::Nat(_) | Step::Dns(_) => false,
+    }
+}
+
+/// The link that a step makes or changes.
+fn link(step: &Step) -> Option<&DeviceName> {
+    match step {
+        Step::Host(HostStep::ConfigureLink(link)) => Some(&link.device),
+        Step::Host(
+            HostStep::SetMtu(device, _)
+            | HostStep::RemoveLink(device)
+            | HostStep::AddInnerAddress(device, _),
+        )
+        | Step::Tun(TunStep::CreateLink { device, .. }) => Some(device),
+        Step::Kernel(KernelStep::CreateLink(link) | KernelStep::ChangeLink(link)) => {
+            Some(&link.device)
+        }
+        Step::Host(_) | Step::Kernel(_) | Step::Tun(_) | Step::Nat(_) | Step::Dns(_) => None,
+    }
+}
+
+/// The local address of what a step makes.
+fn local(step: &Step) -> Option<IpAddr> {
+    match step {
+        Step::Kernel(KernelStep::CreateLink(link) | KernelStep::ChangeLink(link)) => {
+            Some(link.link.local.into())
+        }
+        Step::Kernel(KernelStep::AddListener(listener)) => listener.local.map(IpAddr::V4),
+        Step::Host(_) | Step::Kernel(_) | Step::Tun(_) | Step::Nat(_) | Step::Dns(_) => None,
+    }
+}
