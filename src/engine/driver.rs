@@ -76,6 +76,10 @@ pub trait Driver {
                         feed(self, Event::SendFailed, &mut work);
                     }
                 }
+                Action::ReadHost if work.contains(&Action::ReadHost) => {}
+                Action::ReadHost if work.iter().any(|next| matches!(next, Action::Apply(_))) => {
+                    work.push_back(Action::ReadHost);
+                }
                 Action::ReadHost if readings < MAX_READINGS => {
                     readings += 1;
                     if let Some(found) = self.read().await {

@@ -88,7 +88,8 @@ pub enum Action {
     Send(Outgoing),
     /// A remote of the userspace datapath proved itself again: what was learned behind it is alive.
     PeerAlive(SocketAddr),
-    /// Read the host and come back with [`Event::HostRead`].
+    /// Read the host and come back with [`Event::HostRead`], once all steps are applied that wait for it: of
+    /// a reading before, they would be planned again.
     ReadHost,
     /// Write this before what follows is done.
     Remember(Memory),

@@ -165,6 +165,13 @@ impl FakeHost {
         }
         match step {
             Step::Kernel(step) => self.apply_kernel(step)?,
+            Step::Host(HostStep::AddInnerAddress(device, value)) => {
+                let address = Address::new(self.interface(device).index, *value);
+                if self.found.addresses.contains(&address) {
+                    return Err(Refused::Otherwise); // EEXIST
+                }
+                self.found.addresses.push(address);
+            }
             Step::Host(step) => self.apply_host(step),
             Step::Tun(TunStep::Bind(spec)) => self.found.userspace.socket = Some(spec.clone()),
             Step::Tun(TunStep::Forward(spec)) => self.found.userspace.forwarding = spec.clone(),
@@ -257,8 +264,7 @@ impl FakeHost {
             }
             HostStep::SetMtu(device, mtu) => self.interface(device).mtu = *mtu,
             HostStep::AddInnerAddress(device, value) => {
-                let interface = self.interface(device).index;
-                self.found.addresses.push(Address::new(interface, *value));
+                panic!("{value} on {device} may be refused");
             }
             HostStep::RemoveInnerAddress(address) => self.found.addresses.retain(|a| a != address),
             HostStep::RemoveLink(device) => self.remove_interface(device.as_str()),
