@@ -493,3 +493,68 @@ fn a_key_that_no_server_can_have_is_refused() {
     };
     assert!(Client::new(config, secs(START)).is_err());
 }
+
+#[test]
+fn a_hello_besides_those_that_are_due_changes_nothing_of_them() {
+    let mut talk = Talk::connected();
+    talk.client.say_now(secs(START + 1.0));
+    assert!(talk.poll(START + 1.0).is_some());
+    let (due, tries) = (talk.due(), talk.client.tries());
+    for n in 1..=7 {
+        let now = START + 1.0 + 0.1 * f64::from(n);
+        talk.client.say_too(secs(now));
+        assert!((talk.due() - now).abs() < 1e-9);
+        let hello = talk.poll(now).unwrap();
+        assert_ne!(cookie(&hello), COOKIE);
+        assert_eq!((talk.due(), talk.client.tries()), (due, tries));
+    }
+    assert!(talk.poll(due).is_some());
+    assert_eq!(talk.client.tries(), tries + 1);
+    // What has an answer is not said again.
+    talk.client.say_too(secs(due + 0.1));
+    let hello = talk.poll(due + 0.1).unwrap();
+    talk.client.say_too(secs(due + 0.2));
+    assert_eq!(talk.accept(&hello, 180, due + 0.15), ClientHeard::Accepted);
+    assert!(talk.due() > due + 20.0, "{}", talk.due());
+}
+
+#[test]
+fn a_question_whether_the_server_is_there_costs_no_goodbye() {
+    let mut talk = Talk::connected();
+    let ask = |talk: &mut Talk, boot: f64| {
+        let rng = &mut talk.rng;
+        talk.client.ask(secs(boot), UNIX, &mut |bytes| rng.fill(bytes)).unwrap()
+    };
+    let asked = ask(&mut talk, START + 5.0);
+    assert_ne!(cookie(&asked), [2; 16], "it shows no cookie");
+    assert!(is_signed(&asked));
+    let goodbye = talk.bye(START + 6.0).unwrap();
+    assert_eq!(cookie(&goodbye), [2; 16]);
+}
+
+#[test]
+fn a_goodbye_shows_the_cookie_of_the_accept_for_as_long_as_the_lease_lasts() {
+    for (silent_for, goodbyes) in [(100.0, true), (181.0, false)] {
+        let mut talk = Talk::connected();
+        let mut now = START + 60.0;
+        while now < START + silent_for {
+            now = talk.due().max(now);
+            talk.poll(now).unwrap();
+        }
+        assert!(talk.client.tries() > 3);
+        let goodbye = talk.bye(START + silent_for);
+        assert_eq!(goodbye.map(|bye| cookie(&bye)), goodbyes.then_some([2; 16]), "{silent_for}");
+    }
+}
+
+#[test]
+fn a_lease_is_taken_to_be_half_a_minute_at_least() {
+    for lease in [1, 29, 30] {
+        let mut talk = Talk::new();
+        let hello = talk.poll(START).unwrap();
+        assert_eq!(talk.accept(&hello, lease, START), ClientHeard::Accepted);
+        assert!((START + 8.0..=START + 10.0).contains(&talk.due()), "{}", talk.due() - START);
+        assert!(talk.client.is_connected(secs(START + 29.9)));
+        assert!(!talk.client.is_connected(secs(START + 30.0)));
+    }
+}

@@ -2,6 +2,8 @@
 
 #[path = "engine/client.rs"]
 mod client;
+#[path = "engine/failover.rs"]
+mod failover;
 #[path = "engine/gateway.rs"]
 mod gateway;
 #[path = "engine/given.rs"]
@@ -35,6 +37,7 @@ mod situations;
 #[path = "engine/userspace.rs"]
 mod userspace;
 
+use std::collections::BTreeSet;
 use std::net::{SocketAddr, SocketAddrV4};
 use std::time::Duration;
 
@@ -124,7 +127,13 @@ struct Play {
     drawn: u64,
     /// What the wall clock is off by.
     skew: i64,
+    /// How long the machine slept.
+    slept: Duration,
     sent: Vec<Outgoing>,
+    /// How many steps were applied before each of them.
+    steps_before: Vec<usize>,
+    /// Packets to these are refused by the host.
+    unsendable: BTreeSet<SocketAddr>,
     /// Of each packet: the clock, what was on disk, and its payload.
     dated: Vec<(u64, Memory, Vec<u8>)>,
     reports: Vec<Report>,
@@ -173,7 +182,10 @@ impl Play {
             now: Duration::ZERO,
             drawn: 0,
             skew,
+            slept: Duration::ZERO,
             sent: Vec::new(),
+            steps_before: Vec::new(),
+            unsendable: BTreeSet::new(),
             dated: Vec::new(),
             reports: Vec::new(),
             memory,
@@ -188,7 +200,15 @@ impl Play {
 
     fn moment(&mut self) -> Now {
         self.drawn += 1;
-        moment(self.now, self.skew, self.drawn)
+        let now = moment(self.now, self.skew, self.drawn);
+        Now { boot: now.boot + self.slept, ..now }
+    }
+
+    /// The machine sleeps: only one of the clocks of the kernel goes on.
+    fn sleep(&mut self, time: Duration) {
+        self.slept += time;
+        self.skew += i64::try_from(time.as_secs()).unwrap();
+        self.handle(Event::Deadline);
     }
 
     /// Hands over an event, and writes what a quick disk writes; true at the end.
@@ -312,6 +332,10 @@ impl Driver for Play {
     }
 
     fn send(&mut self, packet: &Outgoing) -> bool {
+        if self.unsendable.contains(&packet.to) {
+            return false;
+        }
+        self.steps_before.push(self.applied.len());
         let clock = moment(self.now, self.skew, 0).unix;
         self.dated.push((clock, self.memory.clone(), packet.payload.clone()));
         self.sent.push(packet.clone());

@@ -225,6 +225,10 @@ impl Engine {
             let (Some(server), Some(prover)) = (peer.remote(), &mut peer.prover) else { continue };
             actions.extend(prover.tell(server, now).map(Action::Report));
         }
+        // By the last reading; one that comes after a change of the server is awaited.
+        if self.phase == Phase::Settled && self.needs_nothing.is_some() {
+            self.peers.provers().for_each(Prover::data_has_moved);
+        }
         let due: Vec<_> =
             self.peers.own_mut().flat_map(|peer| peer.due_packets(&access, now)).collect();
         for DuePacket { to, payload, must_write } in due {

@@ -310,7 +310,7 @@ impl Engine {
             Event::Applied(Ok(())) => self.applied(actions),
             Event::Applied(Err(failed)) => self.failed(&failed, now, actions),
             Event::TornDown { failed } => self.torn_down(failed, actions),
-            Event::SendFailed => self.authenticate(now.monotonic + RETRY_AFTER),
+            Event::SendFailed => self.peers.provers().for_each(|prover| prover.send_failed(now)),
             Event::Deadline => self.deadline(now, actions),
             Event::Ping(server) => self.ping(server, now, actions),
             Event::Leaving => self.say_goodbye(now, actions),

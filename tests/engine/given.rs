@@ -8,7 +8,11 @@ use super::situations::SECOND;
 use super::*;
 
 fn config_that_asks() -> Config {
-    let mut config = config(1);
+    config_that_asks_one_of(1)
+}
+
+pub fn config_that_asks_one_of(servers: usize) -> Config {
+    let mut config = config(servers);
     config.tunnel.inner = std::net::Ipv4Addr::UNSPECIFIED;
     config.tunnel.inner_peer = std::net::Ipv4Addr::UNSPECIFIED.into();
     config.tunnel.inner_from_server = true;

@@ -11,8 +11,8 @@ use ipipou::engine::host::Encapsulation;
 use super::situations::SECOND;
 use super::*;
 
-const TICK: Duration = Duration::from_millis(100);
-const ROUND_TRIP: Duration = Duration::from_millis(20);
+pub const TICK: Duration = Duration::from_millis(100);
+pub const ROUND_TRIP: Duration = Duration::from_millis(20);
 const CLIENT: PeerId = PeerId(1);
 pub const LEASE: Duration = Duration::from_secs(180);
 
@@ -34,6 +34,7 @@ pub struct Played {
     at: BTreeSet<SocketAddr>,
     pub is_alive: bool,
     pub heard: usize,
+    lease: Duration,
 }
 
 impl Played {
@@ -43,6 +44,7 @@ impl Played {
             at: [place(number).into()].into(),
             is_alive: true,
             heard: 0,
+            lease: LEASE,
         };
         played.know(Allowed::Yes, &["10.8.0.7/24"]);
         played
@@ -51,18 +53,24 @@ impl Played {
     pub fn know(&mut self, allowed: Allowed, inner: &[&str]) {
         let inner: Vec<IpNet> = inner.iter().map(|inner| net(inner)).collect();
         let public_key = signer().public();
-        let peer = ServerPeer { public_key, secret: secret(), lease: LEASE, inner, allowed };
+        let peer = ServerPeer { public_key, secret: secret(), lease: self.lease, inner, allowed };
         self.answering.insert(CLIENT, peer);
     }
 
+    /// It keeps the client for this long.
+    pub fn lease(&mut self, lease: Duration) {
+        self.lease = lease;
+        self.know(Allowed::Yes, &["10.8.0.7/24"]);
+    }
+
     /// It is started again, and knows nobody's cookie.
-    fn restart(&mut self, now: Duration) {
+    pub fn restart(&mut self, now: Duration) {
         self.answering = Answering::new(&seed(0), now, [2; 32]);
         self.know(Allowed::Yes, &["10.8.0.7/24"]);
         self.is_alive = true;
     }
 
-    fn has_session(&self) -> bool {
+    pub fn has_session(&self) -> bool {
         self.answering.session(CLIENT).is_some()
     }
 }
@@ -136,7 +144,7 @@ impl Scene {
         }
     }
 
-    fn remote(&self) -> Option<SocketAddr> {
+    pub fn remote(&self) -> Option<SocketAddr> {
         self.play.engine.status().remote
     }
 
@@ -147,7 +155,7 @@ impl Scene {
     }
 
     /// Seconds until the client is connected to this server.
-    fn seconds_until_at(&mut self, number: usize, most: u32) -> f64 {
+    pub fn seconds_until_at(&mut self, number: usize, most: u32) -> f64 {
         let begin = self.play.now;
         for _ in 0..most * 10 {
             if self.is_at(number) {
@@ -163,7 +171,7 @@ impl Scene {
     }
 
     /// Where the host sends data.
-    fn data_goes_to(&self) -> Vec<SocketAddr> {
+    pub fn data_goes_to(&self) -> Vec<SocketAddr> {
         let found = &self.play.host.found;
         match self.play.host.link("ipipou0") {
             Some(link) => {

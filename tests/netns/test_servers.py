@@ -4,8 +4,12 @@ back to the first."""
 import re
 import time
 
+import ipipou
 from failover import first_goes_and_comes_back, in_use
+from given import addresses
 from hub import PORT, Hub, inner, reload, states
+from ipipou import Tunnel
+from lab import await_
 from lan import await_reached, outer
 
 
@@ -84,3 +88,67 @@ def test_a_client_starts_where_only_the_last_server_is_there(lab):
     far = hub.client(2, *hub.servers(3, 4))
     far.await_log(f"connected to {outer(4)}", timeout=10)
     await_reached(hub.clients[0], inner(1))
+
+
+def connected_to_first_of_two(lab):
+    hub = Hub(lab, clients=2)
+    hub.forget(3)
+    near, standby = hub.server(), hub.standby(3)
+    far = hub.client(2, *hub.servers(3))
+    far.await_log(f"connected to {outer(1)}")
+    return hub, near, far
+
+
+def test_pings_in_an_outage_do_not_keep_a_client_from_its_next_server(lab):
+    hub, near, far = connected_to_first_of_two(lab)
+    client = hub.clients[0]
+    hub.host.run("ip link set eth0 down")
+    begin = time.monotonic()
+    near.process.stop()
+    # Each asks once and waits for two seconds.
+    asker = client.spawn(["ipipou", "ping", "-c30", "--runtime-root", far.root])
+    far.await_log(f"connected to {outer(3)}", timeout=20)
+    assert time.monotonic() - begin < 8
+    assert in_use(far) == f"{outer(3)}:{PORT}"
+    asker.stop()
+
+
+def test_hellos_that_a_rule_of_the_host_refuses_do_not_keep_it_from_the_next_server(lab):
+    hub, _, far = connected_to_first_of_two(lab)
+    client = hub.clients[0]
+    client.nft(
+        f"""
+        table ip mine {{
+            chain out {{
+                type filter hook output priority 0;
+                ip daddr {outer(1)} udp dport {PORT} drop
+            }}
+        }}"""
+    )
+    far.reauthenticate()
+    far.await_log(f"no answer from {outer(1)}:{PORT}: asking {outer(3)}:{PORT}", timeout=8)
+    far.await_log(f"connected to {outer(3)}", timeout=3)
+    await_reached(client, inner(1))
+
+
+def test_another_inner_address_of_the_next_server_is_no_error(lab):
+    hub = Hub(lab, clients=2)
+    hub.forget(3)
+    near = hub.server()
+    files = hub.peers.parent / "others.d"
+    files.mkdir()
+    named = f'[peer.guest]\npublic-key = "{hub.keys[2].public}"\naddress = "10.9.0.7"\n'
+    (files / "guest.toml").write_text(named)
+    own = ["-s", "-b", "@eth0", "--tunl-ip", "10.9.0.1/24", "--peers", files, *hub.datapath]
+    own += ["--auth-key-b64", hub.keys[3].private, "--auth-secret", ipipou.SECRET]
+    Tunnel(hub.clients[1], *own)
+    client, far = hub.clients[0], hub.guest(2, *hub.servers(3))
+    far.await_log(f"our address inside the tunnel, from the server: {inner(2)}/24")
+    await_reached(client, inner(1))
+    hub.host.run("ip link set eth0 down")
+    near.process.stop()
+    far.reauthenticate()
+    far.await_log("our address inside the tunnel, from the server: 10.9.0.7/24", timeout=15)
+    await_(lambda: addresses(client) == ["10.9.0.7/24"], what="the other address alone")
+    await_reached(client, "10.9.0.1")
+    assert "ERROR" not in far.process.output(), far.process.output()

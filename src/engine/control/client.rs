@@ -16,7 +16,7 @@ use crate::wire::control::{
 /// servers in turn; then hellos would be sent without end.
 const ANSWERED_AT_ONCE: u8 = 2;
 
-/// After so many tries without an accept, the cookie of an accept is not shown any more. With it, a hello
+/// After so many tries without an accept, hellos do not show the cookie of an accept any more. With it, a hello
 /// is not signed, so an old server that has taken the place of a new one could not understand it.
 const SHOWN_FOR: u32 = 3;
 
@@ -29,6 +29,9 @@ const TAG_LEN: usize = size_of::<Tag>();
 
 /// The lease of an accept that does not say one.
 const DEFAULT_LEASE: Duration = Duration::from_secs(180);
+
+/// No server has a shorter one: one that says so would have us say hello several times a second.
+const LEAST_LEASE: Duration = Duration::from_secs(30);
 
 /// What a client is told.
 #[derive(Debug, Clone)]
@@ -62,6 +65,8 @@ pub struct Client {
     /// When the next hello is due, and how many had no accept before it.
     due: Duration,
     step: usize,
+    /// When one more is sent, whatever is due.
+    extra_at: Option<Duration>,
     /// A challenge is to be answered before that.
     at_once: bool,
     answered_at_once: u8,
@@ -108,6 +113,7 @@ impl Client {
             cookie_of: 0,
             due: boot,
             step: 0,
+            extra_at: None,
             at_once: false,
             answered_at_once: 0,
             is_brought_forward: false,
@@ -143,25 +149,23 @@ impl Client {
             };
         }
         if std::mem::take(&mut self.at_once) {
-            let hello = self.hello(HelloKind::Hello, boot, unix_seconds, random);
+            let hello = self.hello(self.shown(), boot, unix_seconds, random);
             // What was due right now has been said by this.
             self.due = self.due.max(boot.saturating_add(self.retry_after(0)));
             return hello;
         }
         if self.due > boot {
-            return None;
+            self.extra_at.take_if(|at| *at <= boot)?;
+            return self.hello(self.shown(), boot, unix_seconds, random);
         }
         if self.tries == 0 {
             self.trying_since = boot;
         } else {
             self.refused = None; // its last word was another one, but now it is silent
         }
-        if self.tries >= SHOWN_FOR {
-            self.cookie = self.cookie.filter(|cookie| !cookie.is_of_accept);
-        }
         self.tries = self.tries.saturating_add(1);
-        self.answered_at_once = 0;
-        let hello = self.hello(HelloKind::Hello, boot, unix_seconds, random);
+        (self.answered_at_once, self.extra_at) = (0, None);
+        let hello = self.hello(self.shown(), boot, unix_seconds, random);
         self.due = boot.saturating_add(self.retry_after(self.step));
         self.step = self.step.saturating_add(1);
         hello
@@ -172,15 +176,24 @@ impl Client {
         match self.leaving {
             Some(Leaving(0)) => Duration::MAX,
             Some(_) | None if self.at_once => Duration::ZERO,
-            Some(_) | None => self.due,
+            Some(_) => self.due,
+            None => self.extra_at.map_or(self.due, |at| at.min(self.due)),
         }
     }
 
-    /// A hello is due now: the machine woke up, an address or route changed, data has no answer, or
-    /// somebody asks for it.
+    /// A hello is due now, and quick ones after it: the machine woke up, an address or route changed, data
+    /// has no answer, or somebody asks for it.
     pub fn say_now(&mut self, boot: Duration) {
         if self.leaving.is_none() {
             (self.due, self.step) = (boot, 0);
+        }
+    }
+
+    /// One more hello is sent at `at`: it counts as no try, and what is due comes as if it had not been.
+    /// Nothing that comes again and again can put off the end of the tries by it.
+    pub fn say_too(&mut self, at: Duration) {
+        if self.leaving.is_none() {
+            self.extra_at = Some(self.extra_at.map_or(at, |extra| extra.min(at)));
         }
     }
 
@@ -192,6 +205,7 @@ impl Client {
     /// Another server is asked, or has let us in: what this one did not answer does not count any more.
     pub fn rest(&mut self, boot: Duration) {
         (self.tries, self.step, self.trying_since) = (0, 0, boot);
+        self.extra_at = None;
     }
 
     /// Whether `tries` hellos came due without an accept, and the last one's time is over.
@@ -223,8 +237,7 @@ impl Client {
         unix_seconds: u64,
         random: Random<'_>,
     ) -> Option<[u8; HELLO_LEN]> {
-        self.cookie = None;
-        self.hello(HelloKind::Hello, boot, unix_seconds, random)
+        self.hello((HelloKind::Hello, None), boot, unix_seconds, random)
     }
 
     /// Takes leave of a server that another one takes the place of: one goodbye, and nothing that it
@@ -235,9 +248,9 @@ impl Client {
         unix_seconds: u64,
         random: Random<'_>,
     ) -> Option<[u8; HELLO_LEN]> {
-        let goodbye = match self.cookie {
-            Some(_) => self.hello(HelloKind::Bye, boot, unix_seconds, random),
-            None => None,
+        let goodbye = match self.has_session(boot) {
+            true => self.hello((HelloKind::Bye, self.cookie), boot, unix_seconds, random),
+            false => None,
         };
         self.server_changed(boot);
         goodbye
@@ -249,7 +262,7 @@ impl Client {
         (self.cookie, self.cookie_of) = (None, self.outstanding.last());
         (self.accepted, self.refused, self.round_trip) = (None, None, None);
         (self.tries, self.trying_since) = (0, boot);
-        (self.at_once, self.is_brought_forward) = (false, false);
+        (self.at_once, self.is_brought_forward, self.extra_at) = (false, false, None);
         self.say_now(boot);
     }
 
@@ -263,7 +276,7 @@ impl Client {
     ) -> Option<[u8; HELLO_LEN]> {
         if self.leaving.is_none() {
             (self.at_once, self.answered_at_once) = (false, 0);
-            let goodbyes = if self.cookie.is_some() { GOODBYES } else { 0 };
+            let goodbyes = if self.has_session(boot) { GOODBYES } else { 0 };
             self.leaving = Some(Leaving(goodbyes));
             self.due = Duration::ZERO;
         }
@@ -352,7 +365,11 @@ impl Client {
             self.cookie = Some(Shown { cookie: answer.cookie, is_of_accept: true });
             self.cookie_of = sent.number;
         }
-        let lease = answer.lease.map_or(DEFAULT_LEASE, |lease| Duration::from_secs(lease.into()));
+        let lease =
+            answer.lease.map_or(DEFAULT_LEASE, |lease| match Duration::from_secs(lease.into()) {
+                Duration::ZERO => Duration::ZERO,
+                lease => lease.max(LEAST_LEASE),
+            });
         if let Some(leaving) = &mut self.leaving {
             if !lease.is_zero() {
                 return ClientHeard::Nothing; // of a hello from before
@@ -376,7 +393,7 @@ impl Client {
         });
         self.round_trip = Some(round_trip);
         (self.refused, self.tries, self.trying_since) = (None, 0, boot);
-        (self.answered_at_once, self.is_brought_forward) = (0, false);
+        (self.answered_at_once, self.is_brought_forward, self.extra_at) = (0, false, None);
         // A later hello still has to be accepted: it may have gone from where we are now.
         if sent.number == self.outstanding.last() {
             self.step = 0;
@@ -396,7 +413,7 @@ impl Client {
         self.refused = Some((why, before + 1));
         self.accepted = None;
         (self.tries, self.trying_since) = (0, boot);
-        (self.at_once, self.is_brought_forward) = (false, false);
+        (self.at_once, self.is_brought_forward, self.extra_at) = (false, false, None);
         (self.due, self.step) = (boot.saturating_add(timing::refused_after(before)), 0);
         ClientHeard::Refused(why)
     }
@@ -412,12 +429,23 @@ impl Client {
         let Leaving(left) = self.leaving?;
         self.leaving = Some(Leaving(left.checked_sub(1)?));
         self.due = boot.saturating_add(GOODBYE_EVERY);
-        self.hello(HelloKind::Bye, boot, unix_seconds, random)
+        self.hello((HelloKind::Bye, self.cookie), boot, unix_seconds, random)
+    }
+
+    /// Whether the server may have a session of ours that a goodbye can end.
+    fn has_session(&self, boot: Duration) -> bool {
+        self.cookie.is_some_and(|shown| !shown.is_of_accept || self.is_connected(boot))
+    }
+
+    /// A hello that lets us in, with the cookie that it shows.
+    fn shown(&self) -> (HelloKind, Option<Shown>) {
+        let is_understood = |shown: &Shown| !shown.is_of_accept || self.tries <= SHOWN_FOR;
+        (HelloKind::Hello, self.cookie.filter(is_understood))
     }
 
     fn hello(
         &mut self,
-        kind: HelloKind,
+        (kind, shown): (HelloKind, Option<Shown>),
         boot: Duration,
         unix_seconds: u64,
         random: Random<'_>,
@@ -434,10 +462,10 @@ impl Client {
             wants_addresses: self.config.wants_addresses,
             sender: self.sender,
             receiver: self.receiver,
-            cookie: self.cookie.map_or(no_cookie, |shown| shown.cookie),
+            cookie: shown.map_or(no_cookie, |shown| shown.cookie),
             mtu: self.config.mtu,
         };
-        let packet = if self.cookie.is_some_and(|shown| shown.is_of_accept) {
+        let packet = if shown.is_some_and(|shown| shown.is_of_accept) {
             let mut noise = [0; 64];
             random(&mut noise);
             unsigned_hello(&self.pair, &fields, noise)

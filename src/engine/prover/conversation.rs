@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::connection::{Connection, Pong, Why};
-use super::turns::{Access, Turn, Turns};
+use super::turns::{Access, SPREAD, Turn, Turns};
 use crate::auth::Credential;
 use crate::engine::calendar::Calendar;
 use crate::engine::config::Shows;
@@ -15,7 +15,7 @@ use crate::engine::control::{Client, ClientConfig, ClientHeard, State};
 use crate::engine::host::Traffic;
 use crate::engine::memory::Memory;
 use crate::engine::random::Random;
-use crate::engine::{Now, Report};
+use crate::engine::{Now, RETRY_AFTER, Report};
 use crate::wire::control::HELLO_LEN;
 
 /// How often we say hello, unless it is configured: a NAT forgets a mapping after 30 s.
@@ -27,17 +27,15 @@ const UNANSWERED: Duration = Duration::from_secs(5);
 /// How many hellos without an answer it takes to say that we are not connected.
 const TOLD_AFTER: u32 = 3;
 
-/// By how much the times differ at which the first of several servers is asked whether it is there.
-const SPREAD: Duration = Duration::from_secs(2);
-
 /// The hellos to a server, or to several in turn.
 #[derive(Debug)]
 pub struct Conversation {
     /// One for each server; there is always one.
     clients: Vec<Client>,
     turns: Turns,
-    /// Servers that we take leave of.
+    /// Servers that we take leave of once our data goes elsewhere, and those that are told now.
     left: Vec<usize>,
+    goodbye_due: Vec<usize>,
     /// A server that is asked now whether it is there, although it is not its turn.
     ping_due: Option<usize>,
     /// This process ends: nothing but goodbyes is said any more.
@@ -93,6 +91,7 @@ impl Conversation {
             clients: clients.collect::<Option<_>>()?,
             turns: Turns::new(now.boot),
             left: Vec::new(),
+            goodbye_due: Vec::new(),
             ping_due: None,
             is_closed: false,
             calendar: Calendar::new(memory, now.unix),
@@ -117,11 +116,25 @@ impl Conversation {
     /// Hellos to this server go to another address now.
     pub fn start_over(&mut self, server: usize, now: &Now) {
         if let Some(client) = self.clients.get_mut(server) {
+            let tries = client.tries();
             client.server_changed(now.boot);
             if server == self.turns.asking() {
-                self.turns.begin_again(client);
+                self.turns.count_from_zero(tries);
             }
         }
+    }
+
+    /// As [`Prover::send_failed`](super::Prover::send_failed).
+    pub fn send_failed(&mut self, now: &Now) {
+        let asked = self.clients.get_mut(self.turns.asking());
+        if let Some(client) = asked.filter(|client| client.is_confirming()) {
+            client.say_too(now.boot.saturating_add(RETRY_AFTER));
+        }
+    }
+
+    /// As [`Prover::data_has_moved`](super::Prover::data_has_moved).
+    pub fn data_has_moved(&mut self) {
+        self.goodbye_due.append(&mut self.left);
     }
 
     /// The number of the server that is to have our data.
@@ -152,14 +165,18 @@ impl Conversation {
 
     fn say_if_wanted(&mut self, now: &Now) {
         if self.wanted_at.take_if(|at| *at <= now.monotonic).is_some() {
-            self.say_now(now);
+            self.hear_news(now);
         }
     }
 
-    fn say_now(&mut self, now: &Now) {
+    /// There are news of the host, or somebody asks for a hello.
+    fn hear_news(&mut self, now: &Now) {
+        let is_alone = self.clients.len() == 1;
         if let Some(client) = self.clients.get_mut(self.turns.asking()) {
-            client.say_now(now.boot);
-            self.turns.begin_again(client);
+            match self.turns.begin_again(client, now.boot) || is_alone {
+                true => client.say_now(now.boot),
+                false => client.say_too(now.boot),
+            }
         }
     }
 
@@ -190,7 +207,7 @@ impl Conversation {
         {
             add(server, client.ask(now.boot, date, &mut fill));
         }
-        for server in mem::take(&mut self.left) {
+        for server in mem::take(&mut self.goodbye_due) {
             if let Some(client) = self.clients.get_mut(server) {
                 add(server, client.leave(now.boot, date, &mut fill));
             }
@@ -256,9 +273,12 @@ impl Conversation {
     /// by a hello that moves nothing.
     pub fn ping(&mut self, server: usize, now: &Now) {
         (self.pinged, self.pong) = (Some(server), None);
-        match server == self.turns.asking() {
-            true => self.say_now(now),
-            false => self.ping_due = Some(server),
+        match self.clients.get_mut(server) {
+            Some(client) if server == self.turns.asking() => match client.is_confirming() {
+                true => client.say_too(now.boot),
+                false => client.say_now(now.boot),
+            },
+            Some(_) | None => self.ping_due = Some(server),
         }
     }
 
@@ -307,6 +327,9 @@ impl Conversation {
             if is_connected {
                 self.left.push(in_use);
             }
+        }
+        for leaving in [&mut self.left, &mut self.goodbye_due] {
+            leaving.retain(|left| *left != server);
         }
         let others = self.clients.iter_mut().enumerate().filter(|(number, _)| *number != server);
         others.for_each(|(_, client)| client.rest(now.boot));
@@ -357,9 +380,12 @@ impl Conversation {
             let since = *self.unanswered.get_or_insert(read_at);
             if now.boot.saturating_sub(since) >= UNANSWERED {
                 self.unanswered = None;
-                let asked = self.clients.get(self.turns.asking());
-                if !asked.is_some_and(Client::is_confirming) {
-                    self.say_now(now);
+                let asked = self.clients.get_mut(self.turns.asking());
+                let is_asked = |client: &Client| {
+                    client.is_confirming() || client.refused_until().is_some_and(|at| now.boot < at)
+                };
+                if let Some(client) = asked.filter(|client| !is_asked(client)) {
+                    client.say_now(now.boot);
                 }
             }
         }

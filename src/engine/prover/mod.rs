@@ -12,7 +12,7 @@ use std::time::Duration;
 use super::config::Shows;
 use super::host::Traffic;
 use super::memory::Memory;
-use super::{Now, Report};
+use super::{Now, RETRY_AFTER, Report};
 pub use connection::{Connection, Pong};
 use conversation::Conversation;
 pub use dated::Dated;
@@ -41,6 +41,22 @@ impl Prover {
         match self {
             Prover::Dated(dated) => dated.authenticate_at(when),
             Prover::Conversation(conversation) => conversation.authenticate_at(when),
+        }
+    }
+
+    /// A packet could not be sent: it is tried again soon, which counts as no other try.
+    pub fn send_failed(&mut self, now: &Now) {
+        match self {
+            Prover::Dated(dated) => dated.authenticate_at(now.monotonic + RETRY_AFTER),
+            Prover::Conversation(conversation) => conversation.send_failed(now),
+        }
+    }
+
+    /// Data goes to the server that is to have it: those that had it before can be told goodbye.
+    pub fn data_has_moved(&mut self) {
+        match self {
+            Prover::Dated(_) => {}
+            Prover::Conversation(conversation) => conversation.data_has_moved(),
         }
     }
 

@@ -16,12 +16,19 @@ use crate::engine::control::{Client, HELLOS_IN_TURN};
 const BACK_AFTER: Duration = Duration::from_secs(60);
 const BACK_AT_LAST: Duration = Duration::from_secs(32 * 60);
 
-/// How often the first server is asked, and how many times in a row it may be silent.
+/// How often the first server is asked, by how much that differs, and how many times in a row it may be
+/// silent. When its last answer is older than that, time passed in which nobody asked: the machine slept.
 const ASK_EVERY: Duration = Duration::from_secs(10);
+pub const SPREAD: Duration = Duration::from_secs(2);
 const MAY_MISS: u32 = 1;
+const LONGEST_GAP: Duration = Duration::from_secs(25);
 
 /// How long there may be no way to a server before the next one is asked.
 const NO_WAY_FOR: Duration = Duration::from_secs(3);
+
+/// How often news make the servers be asked from the beginning, while none lets us in. A route that comes
+/// and goes every second would otherwise keep us with a server that is silent.
+const NEWS_EVERY: Duration = Duration::from_secs(60);
 
 /// How hellos get to a server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -73,6 +80,8 @@ pub struct Turns {
     /// How many hellos without an accept the server that is asked has before its turn is over.
     tries: u32,
     no_way_since: Option<Duration>,
+    /// When news made the servers be asked from the beginning, since one let us in last.
+    news_at: Option<Duration>,
     /// The first server is asked to let us in, and another one has.
     is_going_back: bool,
     back: Back,
@@ -83,6 +92,7 @@ pub struct Turns {
 struct Back {
     ask_at: Duration,
     answers_since: Option<Duration>,
+    answered_at: Duration,
     missed: u32,
     after: Duration,
 }
@@ -95,8 +105,15 @@ impl Turns {
             over: 0,
             tries: HELLOS_IN_TURN,
             no_way_since: None,
+            news_at: None,
             is_going_back: false,
-            back: Back { ask_at: boot, answers_since: None, missed: 0, after: BACK_AFTER },
+            back: Back {
+                ask_at: boot,
+                answers_since: None,
+                answered_at: boot,
+                missed: 0,
+                after: BACK_AFTER,
+            },
         }
     }
 
@@ -120,16 +137,32 @@ impl Turns {
         (self.in_use, self.asking) = (number, number);
     }
 
-    /// The server that is asked is asked from the beginning, three times.
-    pub fn begin_again(&mut self, client: &Client) {
-        self.over = 0;
-        self.tries = client.tries().saturating_add(HELLOS_IN_TURN);
+    /// There are news of the host: the server that is asked is asked from the beginning, three times. False
+    /// when it goes on as before, because that has happened a short time ago and none has let us in.
+    pub fn begin_again(&mut self, client: &Client, boot: Duration) -> bool {
+        let tries = client.tries();
+        if self.over > 0 || tries > 0 || self.no_way_since.is_some() {
+            if self.news_at.is_some_and(|at| boot.saturating_sub(at) < NEWS_EVERY) {
+                return tries == 0;
+            }
+            self.news_at = Some(boot);
+        }
+        (self.over, self.tries) = (0, tries.saturating_add(HELLOS_IN_TURN));
+        self.no_way_since = self.no_way_since.and(Some(boot));
+        true
+    }
+
+    /// The server that is asked is at another address, where it has had no hello yet. It had `before` where it
+    /// was: its turn goes on with what is left.
+    pub fn count_from_zero(&mut self, before: u32) {
+        self.tries = self.tries.saturating_sub(before).max(1);
     }
 
     /// A server let us in. True when it has our data from now on, and another had before.
     pub fn accepted(&mut self, number: usize, boot: Duration) -> bool {
         (self.asking, self.is_going_back) = (number, false);
         (self.over, self.tries, self.no_way_since) = (0, HELLOS_IN_TURN, None);
+        self.news_at = None;
         let before = std::mem::replace(&mut self.in_use, number);
         if number == 0 {
             self.back.after = BACK_AFTER;
@@ -140,9 +173,13 @@ impl Turns {
         before != number
     }
 
-    /// The first server answered a hello that showed no cookie, or one that did.
+    /// The first server answered. It counts while another one has our data.
     pub fn answered(&mut self, boot: Duration) {
-        self.back.missed = 0;
+        if !self.watches_first() {
+            return;
+        }
+        self.back.forget_if_old(boot);
+        (self.back.missed, self.back.answered_at) = (0, boot);
         self.back.answers_since.get_or_insert(boot);
     }
 
@@ -201,6 +238,7 @@ impl Turns {
 
     /// Asks the first server to let us in, when it has answered for long enough.
     fn go_back(&mut self, clients: &mut [Client], first: Access, boot: Duration) -> Option<Turn> {
+        self.back.forget_if_old(boot);
         let since = self.back.answers_since.filter(|_| self.watches_first())?;
         let answers_for = boot.saturating_sub(since);
         if answers_for < self.back.after || self.back.missed > 0 || first != Access::Beside {
@@ -266,6 +304,7 @@ impl Turns {
         }
         if access(to) == Access::Instead || access(self.in_use) == Access::Nowhere {
             self.in_use = to;
+            self.back.forget(boot); // what it answered while it had our data says nothing of later
         }
         Some(Turn::Next { from, to, why, is_news: self.over < count })
     }
@@ -275,5 +314,11 @@ impl Back {
     fn forget(&mut self, boot: Duration) {
         (self.answers_since, self.missed) = (None, 0);
         self.ask_at = boot.saturating_add(ASK_EVERY);
+    }
+
+    fn forget_if_old(&mut self, boot: Duration) {
+        if boot.saturating_sub(self.answered_at) > LONGEST_GAP {
+            self.answers_since = None;
+        }
     }
 }
