@@ -2,7 +2,7 @@
 //! for looking packets up. With `--learn` it also holds which inner address was seen behind which
 //! remote.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,7 +24,13 @@ pub struct Forwarding {
     isolated: HashSet<SocketAddr>,
     learned: LearnedAddresses,
     around: Surroundings,
+    /// Counters of peers whose remote another one has taken, the oldest first: the same change may give them
+    /// another remote.
+    displaced: VecDeque<(RemoteSpec, Arc<Counts>)>,
 }
+
+/// How many peers may be without a remote within one change: one of more than sixteen is made as a whole.
+const MOST_DISPLACED: usize = 16;
 
 /// What is kept of one remote.
 #[derive(Debug)]
@@ -74,6 +80,7 @@ impl Forwarding {
             spec.remotes.iter().map(|(address, remote)| self.counts_of(*address, remote)).collect();
         self.destinations = Networks::default();
         self.entries.clear();
+        self.displaced.clear();
         self.isolated.clear();
         for ((address, remote), counts) in spec.remotes.iter().zip(counts) {
             self.index(*address, remote, counts);
@@ -98,7 +105,26 @@ impl Forwarding {
         };
         let holder = if is_same { Some(address) } else { elsewhere() };
         let entry = holder.and_then(|holder| self.entries.get(&holder));
-        entry.map(|entry| Arc::clone(&entry.counts)).unwrap_or_default()
+        let displaced = || self.displaced.iter().find(|(spec, _)| spec == remote);
+        let counts = entry.map(|entry| &entry.counts);
+        counts.or_else(|| displaced().map(|(_, counts)| counts)).cloned().unwrap_or_default()
+    }
+
+    /// Keeps the counters of the peer that is at `address`, and nowhere else, where another one comes with
+    /// its own.
+    fn displace(&mut self, address: SocketAddr, coming: &Arc<Counts>) {
+        let Some((spec, entry)) = self.spec.remotes.get(&address).zip(self.entries.get(&address))
+        else {
+            return;
+        };
+        let holder = spec.destinations.first().and_then(|net| self.destinations.get_exact(*net));
+        if holder != Some(&address) || Arc::ptr_eq(&entry.counts, coming) {
+            return;
+        }
+        if self.displaced.len() >= MOST_DISPLACED {
+            self.displaced.pop_front();
+        }
+        self.displaced.push_back((spec.clone(), Arc::clone(&entry.counts)));
     }
 
     fn index(&mut self, address: SocketAddr, remote: &RemoteSpec, counts: Arc<Counts>) {
@@ -117,6 +143,8 @@ impl Forwarding {
     /// Adds one remote, or replaces its entry. What was learned behind it is kept.
     pub fn add_remote(&mut self, address: SocketAddr, remote: RemoteSpec) {
         let counts = self.counts_of(address, &remote);
+        self.displace(address, &counts);
+        self.displaced.retain(|(spec, _)| *spec != remote);
         self.forget_destinations(address);
         self.index(address, &remote, counts);
         self.spec.remotes.insert(address, remote);
@@ -339,6 +367,44 @@ mod tests {
         let remotes = [(alice, whole), (bob, to(&["10.0.0.8/32"]))];
         table.replace(PeerTable { remotes: remotes.into(), ..PeerTable::default() });
         assert_eq!((packets(&table, alice), packets(&table, bob)), (2, 0));
+    }
+
+    #[test]
+    fn peers_that_exchange_their_remotes_keep_their_counters() {
+        let remotes = ["192.0.2.1:1", "192.0.2.2:1", "192.0.2.3:1"].map(remote);
+        let peers = ["10.0.0.1/32", "10.0.0.2/32", "10.0.0.3/32"];
+        let packets = |table: &Forwarding, of| table.traffic()[&of].rx_packets;
+        // Where each is in the end; all are put there one after the other, in every order.
+        let ends: [[usize; 3]; 3] = [[1, 0, 2], [1, 2, 0], [2, 0, 1]];
+        let orders: [[usize; 3]; 6] =
+            [[0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]];
+        for (end, order) in ends.iter().flat_map(|end| orders.map(|order| (end, order))) {
+            let mut table = Forwarding::default();
+            for (n, peer) in peers.iter().enumerate() {
+                table.add_remote(remotes[n], to(&[peer]));
+                (0..=n).for_each(|_| {
+                    let tally = Tally { packets: 1, bytes: 20 };
+                    table.counts(remotes[n]).unwrap().received(tally);
+                });
+            }
+            for n in order {
+                table.add_remote(remotes[end[n]], to(&[peers[n]]));
+            }
+            let counted = [0, 1, 2].map(|n| packets(&table, remotes[end[n]]));
+            assert_eq!(counted, [1, 2, 3], "{end:?}, {order:?}");
+            assert_eq!(table.remote_of(ip("10.0.0.1")), Some(remotes[end[0]]));
+            assert!(table.displaced.is_empty(), "{:?}", table.displaced);
+        }
+    }
+
+    #[test]
+    fn what_is_kept_of_peers_without_a_remote_is_bounded() {
+        let mut table = Forwarding::default();
+        for n in 0..1000u32 {
+            let inside = std::net::Ipv4Addr::from_bits(0x0a00_0000 + n);
+            table.add_remote(remote(ALICE), to(&[&format!("{inside}/32")]));
+        }
+        assert_eq!(table.displaced.len(), MOST_DISPLACED);
     }
 
     #[test]
