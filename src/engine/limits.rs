@@ -17,6 +17,10 @@
 //! A packet that cannot be one by its length costs none of these tokens. [`IMPOSSIBLE`] of these are
 //! looked at, so that the log can say why somebody is not admitted.
 //!
+//! A client looks at answers from the addresses and ports of its servers only. They cost no signature, a MAC
+//! only where they name a hello of ours. Each server is a known remote; above that, an answer is looked at if
+//! it is in the sample.
+//!
 //! Where nothing can be remembered about a source (a full table), its packets go on to the next budget,
 //! so a full table makes the limit stricter. All budgets together cost a sixth of a core at worst.
 
@@ -34,11 +38,11 @@ pub struct Budget {
     pub burst: u32,
 }
 
-/// For each admitted remote; where there is only one bucket, for the packets of all of them.
+/// For each admitted remote of a server, and for each server of a client.
 pub const KNOWN_REMOTE: Budget = Budget { per_second: 10, burst: 20 };
 
-/// For hellos of all admitted remotes of a hub, where there is only one bucket: a thousand peers say hello
-/// 40 times a second.
+/// For hellos of all admitted remotes of a hub that are within [`KNOWN_REMOTE`], on the kernel datapath: a
+/// thousand peers say hello 40 times a second.
 pub const KNOWN_REMOTES: Budget = Budget { per_second: 1000, burst: 2000 };
 
 /// For each source address. People behind one NAT share it, and a client sends one packet at a time.

@@ -61,9 +61,7 @@
 //! The queue has no `bypass`: without the daemon, nothing is let in. INSIDE are the links of this and
 //! other ipipou processes, except the one that has our outer address: a tunnel may be in a tunnel.
 //!
-//! The budgets are in [`limits`]. When a set is full, or an address has used up its share, the rule
-//! does not match, and the packet goes on to the next rule, which all others share. So a full set makes
-//! the limit stricter.
+//! What the chain `control` is like for clients, and for servers with named peers, is in `control.rs`.
 //!
 //! The kernel believes an ICMP error that quotes one of our packets, no matter who sent it and to which
 //! local address: "fragmentation needed" changes the path to the remote for all protocols
@@ -73,22 +71,19 @@
 //! narrower than 1280 bytes, the least of IPv6, is not believed at all. Anybody can make the host send
 //! an echo reply; because the kernel sends it without DF, no router ever says that it did not fit.
 
-use std::net::SocketAddrV4;
+use nftables::expr::{Expression, MetaKey};
+use nftables::stmt::Statement;
 
-use nftables::expr::{Elem, Expression, MetaKey, NamedExpression};
-use nftables::stmt::{Limit, Meter, Queue, Statement};
-
+use super::control::{control, hello};
 use super::words::{
-    CHAIN_QUOTED, CHAIN_QUOTED_PORT, CHAIN_QUOTED_REMOTE, HELLO_LENGTH, SET_ADDRESSES, SET_KNOWN,
-    SET_REMOTES, Statements, UDP_HEADER, control_length, refuse,
+    CHAIN_QUOTED, CHAIN_QUOTED_PORT, CHAIN_QUOTED_REMOTE, SET_ADDRESSES, SET_REMOTES, Statements,
+    UDP_HEADER, control_length, refuse,
 };
 use crate::engine::host::{Control, PacketShape, RuleSpec};
-use crate::engine::limits::{self, Budget};
 use crate::host::expression::{
-    above, address, any_of, below, eq, goto, icmp, interface, interfaces, ip, jump, meta,
-    named_set, ne, number, source, text, transport, udp,
+    address, any_of, below, eq, goto, icmp, interface, interfaces, ip, jump, meta, named_set, ne,
+    number, source, text, transport, udp,
 };
-use crate::wire::control::VERSION;
 
 const ICMP: u16 = 1;
 const IPIP: u16 = 4;
@@ -97,12 +92,6 @@ const UDP: u16 = 17;
 
 /// A path is never taken to be narrower (RFC 8200, section 5), unless the user sets less.
 const LEAST_MTU: u32 = 1280;
-
-/// Where the UDP payload begins, in bits behind the beginning of the UDP header.
-const PAYLOAD: u32 = 64;
-/// Bytes of a hello before its version, and before the eight bytes that name its receiver.
-const VERSION_AT: u32 = 73;
-const RECEIVER_AT: u32 = 84;
 
 /// Where the total length in an IPv4 header ends: a shorter payload does not have one.
 const IPV4_LENGTH_END: u16 = 4;
@@ -203,127 +192,6 @@ pub fn lookalike(spec: &RuleSpec) -> Option<Statements> {
         matches.push(ne(inner_length(), number(length)));
     }
     Some(matches)
-}
-
-fn control(spec: &RuleSpec) -> Vec<Statements> {
-    let Control::Queue { queue, shape } = spec.control else {
-        return vec![refuse(spec, Vec::new(), "stranger_other")];
-    };
-    let look = || Statement::Queue(Queue { num: number(queue.number), flags: None });
-    let others = |matches| refuse(spec, matches, "stranger_other");
-    let known = || eq(source(), named_set(SET_KNOWN));
-    let mut rules = Vec::new();
-    match shape {
-        PacketShape::Hellos { receiver } => {
-            let mut hello = hello_to(receiver);
-            hello.push(goto("hello"));
-            return vec![hello, others(Vec::new())];
-        }
-        PacketShape::Answers => {
-            let answer = || eq(transport(PAYLOAD, 4), number(8));
-            let queued = |from| vec![answer(), from, limit(limits::KNOWN_REMOTE), look()];
-            let mut rules = vec![queued(known())];
-            if !spec.answering.is_empty() {
-                let remote = |remote: &SocketAddrV4| {
-                    let parts = vec![address(*remote.ip()), number(remote.port())];
-                    Expression::Named(NamedExpression::Concat(parts))
-                };
-                rules.push(queued(eq(
-                    source(),
-                    any_of(spec.answering.iter().map(remote).collect()),
-                )));
-            }
-            rules.push(others(Vec::new()));
-            return rules;
-        }
-        PacketShape::NotIpv4 { length, longest } => {
-            let udp_length = |length: u16| u32::from(length) + u32::from(UDP_HEADER);
-            for impossible in [
-                below(udp("length"), udp_length(length)),
-                above(udp("length"), udp_length(longest)),
-            ] {
-                rules.push(vec![impossible.clone(), limit(limits::IMPOSSIBLE), look()]);
-                rules.push(others(vec![impossible]));
-            }
-        }
-        PacketShape::FromRemote { ip: remote, port } => {
-            let elsewhere = remote.map(|remote| ne(ip("saddr"), text(remote.to_string())));
-            rules.extend(elsewhere.map(|elsewhere| others(vec![elsewhere])));
-            let elsewhere = port.map(|port| ne(udp("sport"), number(port)));
-            rules.extend(elsewhere.map(|elsewhere| others(vec![elsewhere])));
-        }
-    }
-    let in_sample = below(meta(MetaKey::Random), SAMPLE_BELOW);
-    rules.extend([
-        vec![known(), limit(limits::KNOWN_REMOTE), look()],
-        vec![each_source(limits::LIGHT_SOURCE), limit(limits::LIGHT), look()],
-        vec![in_sample, limit(limits::HEAVY), look()],
-        refuse(spec, Vec::new(), "flood"),
-    ]);
-    rules
-}
-
-/// The rules for hellos that name this server: they cost others no place, and a remote that is known
-/// none of theirs.
-fn hello(spec: &RuleSpec) -> Vec<Statements> {
-    let Control::Queue { queue, shape: PacketShape::Hellos { .. } } = spec.control else {
-        return Vec::new();
-    };
-    let look = || Statement::Queue(Queue { num: number(queue.number), flags: None });
-    let known = eq(source(), named_set(SET_KNOWN));
-    vec![
-        vec![known, limit(limits::KNOWN_REMOTES), look()],
-        vec![limit(limits::HELLOS), look()],
-        refuse(spec, Vec::new(), "flood"),
-    ]
-}
-
-/// Matches what has the length and the version of a hello, and names this server.
-fn hello_to(receiver: [u8; 8]) -> Statements {
-    let at = |byte: u32, bits| transport(PAYLOAD + 8 * byte, bits);
-    let (first, second) = (u64::from_be_bytes(receiver) >> 32, u64::from_be_bytes(receiver));
-    #[allow(clippy::cast_possible_truncation)] // the halves
-    let (first, second) = (first as u32, second as u32);
-    vec![
-        eq(udp("length"), number(HELLO_LENGTH)),
-        eq(at(VERSION_AT, 8), number(u16::from(VERSION))),
-        eq(at(RECEIVER_AT, 32), Expression::Number(first)),
-        eq(at(RECEIVER_AT + 4, 32), Expression::Number(second)),
-    ]
-}
-
-/// The sample is drawn when 32 random bits are below this number.
-#[allow(clippy::cast_possible_truncation)] // the sample is a part of the whole
-const SAMPLE_BELOW: u32 =
-    ((1u64 << 32) * limits::HEAVY_SAMPLE as u64 / limits::HEAVY_OUT_OF as u64) as u32;
-
-/// Matches while the budget is not used up.
-fn limit(budget: Budget) -> Statement<'static> {
-    Statement::Limit(Limit {
-        rate: budget.per_second,
-        rate_unit: None,
-        per: Some("second".into()),
-        burst: Some(budget.burst),
-        burst_unit: None,
-        inv: None,
-    })
-}
-
-/// Matches while the source address has not used up its budget.
-fn each_source(budget: Budget) -> Statement<'static> {
-    /// Seconds of silence after which an address has its whole budget again.
-    const FORGOTTEN_AFTER: u32 = 10;
-    Statement::Meter(Meter {
-        name: "light".into(),
-        key: Expression::Named(NamedExpression::Elem(Elem {
-            val: Box::new(ip("saddr")),
-            timeout: Some(FORGOTTEN_AFTER),
-            expires: None,
-            comment: None,
-            counter: None,
-        })),
-        stmt: Box::new(limit(budget)),
-    })
 }
 
 fn error() -> Vec<Statements> {

@@ -3,6 +3,7 @@
 //!
 //! Its rules are drawn in [`ruleset`]; no packet of the tunnel passes through this process.
 
+mod control;
 mod elements;
 mod fou;
 mod judgement;

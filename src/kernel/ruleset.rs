@@ -249,6 +249,7 @@ mod tests {
     use super::*;
     use crate::engine::config::QueueConfig;
     use crate::engine::host::PacketShape;
+    use crate::engine::limits;
 
     fn spec(control: Control) -> RuleSpec {
         RuleSpec {
@@ -347,5 +348,39 @@ mod tests {
             serde_json::to_string(&judgement::chains(&spec)[0].1[0]).unwrap()
         };
         assert!(!rules(true).contains("iifname") && rules(false).contains("iifname"));
+    }
+
+    fn rules(shape: PacketShape, answering: &[&str]) -> Vec<String> {
+        let queue = QueueConfig { number: 0, max_len: 1024 };
+        let answering = answering.iter().map(|server| server.parse().unwrap()).collect();
+        let spec = RuleSpec { answering, ..spec(Control::Queue { queue, shape }) };
+        let chains = judgement::chains(&spec).into_iter();
+        let chains = chains.filter(|(name, _)| ["control", "hello"].contains(name));
+        let rules = chains.flat_map(|(_, rules)| rules);
+        rules.map(|rule| serde_json::to_string(&rule).unwrap()).collect()
+    }
+
+    #[test]
+    fn each_server_of_a_client_has_a_budget_before_the_sample_that_all_share() {
+        let servers = ["192.0.2.1:10000", "192.0.2.2:10000", "192.0.2.3:10001"];
+        let rules = rules(PacketShape::Answers, &servers);
+        let budget = format!(r#""rate":{}"#, limits::KNOWN_REMOTE.per_second);
+        let of_budget: BTreeSet<_> = rules.iter().filter(|rule| rule.contains(&budget)).collect();
+        // One more for whoever is admitted.
+        assert_eq!(of_budget.len(), servers.len() + 1, "{rules:#?}");
+        assert!(of_budget.iter().all(|rule| !rule.contains(r#""set""#)), "{of_budget:#?}");
+        let sampled = rules.iter().position(|rule| rule.contains("random")).unwrap();
+        assert_eq!(sampled, servers.len() + 1, "{rules:#?}");
+        assert_eq!(rules.len(), sampled + 2, "{rules:#?}");
+    }
+
+    #[test]
+    fn each_known_remote_of_a_hub_has_a_budget_within_that_of_all() {
+        let rules = rules(PacketShape::Hellos { receiver: [1; 8] }, &[]);
+        let known = rules.iter().find(|rule| rule.contains("@known")).unwrap();
+        let at = |what: &str| known.find(what).unwrap_or_else(|| panic!("{known}"));
+        let each = at(&format!(r#""rate":{}"#, limits::KNOWN_REMOTE.per_second));
+        let all = at(&format!(r#""rate":{}"#, limits::KNOWN_REMOTES.per_second));
+        assert!(at(r#""meter""#) < each && each < all && all < at(r#""queue""#), "{known}");
     }
 }

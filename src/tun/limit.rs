@@ -249,6 +249,19 @@ mod tests {
     }
 
     #[test]
+    fn answers_forged_from_one_server_cost_another_none() {
+        let mut limit = ControlLimit::new();
+        let answer = |n: u32| Unproven { is_known: true, ..packet(&format!("192.0.2.{n}:10000")) };
+        for millisecond in 0..10_000 {
+            passed(&mut limit, 5, answer(0), at(millisecond));
+        }
+        let others: u32 = (1..=100).map(|n| passed(&mut limit, 2, answer(n), at(10_000))).sum();
+        assert!(others >= 190, "{others}"); // a few share the flood's bucket, and half of the sample
+        let of_its_own = passed(&mut limit, 300, answer(0), at(10_000));
+        assert!((120..=280).contains(&of_its_own), "{of_its_own} of 300: two of three are drawn");
+    }
+
+    #[test]
     fn junk_from_a_clients_own_address_does_not_shut_it_out() {
         let mut limit = ControlLimit::new();
         let client = packet("192.0.2.1:1000");

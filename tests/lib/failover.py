@@ -1,10 +1,12 @@
 """A client with two servers, of which the first goes and comes back."""
 
+import os
 import time
 
+from flood import Flood
 from hub import PORT, inner, states
 from lab import await_
-from lan import outer
+from lan import dropped, outer
 
 
 def in_use(client):
@@ -57,3 +59,22 @@ def first_goes_and_comes_back(hub, within):
     await_(lambda: states(standby) == {"peer2": "away"}, what="a goodbye to the other")
     ping.await_answers()
     assert far.process.stop() == 0
+
+
+def flooded_by_the_first_and_let_in_by_the_next(hub):
+    """The first server is gone, and somebody forges answers from its address and port."""
+    hub.forget(3)
+    near, _ = hub.server(), hub.standby(3)
+    far = hub.client(2, *hub.servers(3))
+    far.await_log(f"connected to {outer(1)}")
+    hub.host.run("ip link set eth0 down")
+    assert near.process.stop() == 0
+    junk = lambda: b"\x81\x02" + os.urandom(126)  # of just the length of an answer
+    forged, client = (outer(1), PORT), (outer(2), PORT)
+    with Flood(hub.lan.host, forged, client, junk, 300) as flood:
+        await_(lambda: flood.sent >= 300 and dropped(far), what="a limit that is felt")
+        far.reauthenticate()
+        far.await_log(f"connected to {outer(3)}", timeout=30)
+        await_(lambda: in_use(far) == f"{outer(3)}:{PORT}", what="the next server")
+    tries = far.process.output().count(f"asking {outer(3)}:{PORT}")
+    assert tries == 1, "it was let in when it was asked first"

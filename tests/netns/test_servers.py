@@ -5,7 +5,11 @@ import re
 import time
 
 import ipipou
-from failover import first_goes_and_comes_back, in_use
+from failover import (
+    first_goes_and_comes_back,
+    flooded_by_the_first_and_let_in_by_the_next,
+    in_use,
+)
 from given import addresses
 from hub import PORT, Hub, inner, reload, states
 from ipipou import Tunnel
@@ -152,3 +156,7 @@ def test_another_inner_address_of_the_next_server_is_no_error(lab):
     await_(lambda: addresses(client) == ["10.9.0.7/24"], what="the other address alone")
     await_reached(client, "10.9.0.1")
     assert "ERROR" not in far.process.output(), far.process.output()
+
+
+def test_answers_forged_from_one_server_cost_another_none(lab):
+    flooded_by_the_first_and_let_in_by_the_next(Hub(lab, clients=2))

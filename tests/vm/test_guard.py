@@ -4,14 +4,13 @@ import json
 import os
 import re
 import signal
-import socket
-import threading
 import time
 
 import pytest
 
 import ipipou
 import packets
+from flood import Flood
 from ipipou import CLIENT, SERVER, STRANGER
 from lab import await_, inner_icmp_echo
 
@@ -225,35 +224,10 @@ def test_a_dead_server_admits_nobody(lab, number):
     inside.await_packets(1, condition=lambda p: ident(p) == 0x67)
 
 
-class Flood:
-    """Sends datagrams of junk to the server's port, so many a second, until it is left."""
-
-    def __init__(self, sender, source, length, per_second):
-        self.sender, self.source = sender, source
-        self.length, self.per_second = length, per_second
-        self.sent, self._end = 0, threading.Event()
-
-    def send(self, count):
-        with self.sender.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW) as raw:
-            for _ in range(count):
-                junk = b"\x80" + os.urandom(self.length - 1)
-                datagram = packets.udp(self.source, 9, SERVER, PORT, junk)
-                raw.sendto(packets.ipv4(self.source, SERVER, packets.UDP, datagram), (SERVER, 0))
-        self.sent += count
-
-    def _run(self):
-        each = 10
-        while not self._end.wait(each / self.per_second):
-            self.send(each)
-
-    def __enter__(self):
-        self._thread = threading.Thread(target=self._run)
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_):
-        self._end.set()
-        self._thread.join()
+def flood_of(sender, source, length):
+    """Junk that is sent to the server's port a thousand times a second."""
+    junk = lambda: b"\x80" + os.urandom(length - 1)
+    return Flood(sender, (source, 9), (SERVER, PORT), junk, 1000)
 
 
 def test_junk_from_a_clients_own_address_does_not_shut_it_out(lab):
@@ -262,7 +236,7 @@ def test_junk_from_a_clients_own_address_does_not_shut_it_out(lab):
     lan = ipipou.Lan(lab)
     keys = ipipou.Keys(lan.server)
     near = ipipou.server(lan.server, keys=keys)
-    flood, short = (Flood(lan.stranger, CLIENT, length, 1000) for length in (73, 1))
+    flood, short = (flood_of(lan.stranger, CLIENT, length) for length in (73, 1))
     started = time.monotonic()
     flood.send(1000)
     dropped = near.show()["dropped"]["flood"]["packets"]
@@ -282,7 +256,7 @@ def test_junk_from_a_clients_own_address_does_not_shut_it_out(lab):
 
 def test_a_flood_from_one_address_stops_no_other_client(lab):
     lan = ipipou.Lan(lab).connect()
-    with Flood(lan.stranger, STRANGER, 73, 1000) as flood:
+    with flood_of(lan.stranger, STRANGER, 73) as flood:
         await_(lambda: flood.sent > 500, what="flood")
 
         def again():

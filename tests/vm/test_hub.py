@@ -6,7 +6,7 @@ import json
 import pytest
 
 from control_v2 import Client
-from failover import first_goes
+from failover import first_goes, flooded_by_the_first_and_let_in_by_the_next
 from given import given_and_changed
 from hub import PORT, Hub, await_state, hellos, inner, peers, reload, states
 from ipipou import SECRET, await_
@@ -68,6 +68,10 @@ def test_peers_reach_the_server_and_each_other(hub):
 def test_a_client_goes_to_the_next_server(lab):
     # The first answers take long in emulation, and two round trips are waited for.
     first_goes(Hub(lab, clients=2, datapath="kernel"), within=25)
+
+
+def test_answers_forged_from_one_server_cost_another_none(lab):
+    flooded_by_the_first_and_let_in_by_the_next(Hub(lab, clients=2, datapath="kernel"))
 
 
 def test_a_client_has_the_address_that_the_server_gives_it(lab):
