@@ -60,7 +60,7 @@ impl Locks {
         let held = self.port.as_ref().map(|(at, _)| at.ip());
         found.listeners.retain(|listener| match listener.local.map(IpAddr::V4) {
             Some(local) if listener.port == port && Some(local) != held => {
-                Lock::holder(&port_name(SocketAddr::new(local, port))).is_none()
+                !Lock::is_held(&port_name(SocketAddr::new(local, port)))
             }
             Some(_) | None => true,
         });

@@ -11,7 +11,7 @@ use ipnet::IpNet;
 use zeroize::Zeroizing;
 
 use super::control::running_name;
-use super::peers::{check, read_checked, reload};
+use super::peers::{are_there, check, read_checked, reload};
 use super::requests::Files;
 use super::{Failure, new_pair, server_key};
 use crate::auth::{key_text, parse_key};
@@ -41,7 +41,7 @@ pub fn edit_peers(
         true => server_key::public_key(config, tunnel, root)?,
         false => None,
     };
-    let (mut files, set) = match hub.peers.exists() {
+    let (mut files, set) = match are_there(&hub.peers)? {
         true => read_checked(hub, &config.tunnel).map_err(Failure::Usage)?,
         false => (Files::default(), PeerSet::default()),
     };

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use super::Failure;
 use super::peer_edit::{taken, write, write_new};
-use super::peers::{check, read_checked};
+use super::peers::{are_there, check, read_checked};
 use super::requests::Files;
 use crate::engine::config::{Config, HubConfig, TunnelConfig};
 use crate::engine::peers_file::import::{Imported, OldServer, clashes, network_for};
@@ -39,7 +39,7 @@ pub fn import_peers(
     if !hindrances.is_empty() {
         return Err(Failure::Usage(hindrances.join("\n")));
     }
-    let (files, set) = match hub.peers.exists() {
+    let (files, set) = match are_there(&hub.peers)? {
         true => read_checked(hub, own).map_err(Failure::Usage)?,
         false => (Files::default(), PeerSet::default()),
     };

@@ -3,6 +3,7 @@
 
 use std::cell::RefCell;
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -74,7 +75,11 @@ impl PeersReader {
             }
             Err(faults) => faults,
         };
-        match self.last_good() {
+        let last_good = self.last_good().unwrap_or_else(|why| {
+            tracing::warn!("{}: {why}: these peers are lost", self.last_good.display());
+            None
+        });
+        match last_good {
             Some(set) => Ok(AtStart { set, faults: Some(faults) }),
             // Its files are root's, who sends them at once (`ipipou reload`).
             None if is_service => Ok(AtStart { set: PeerSet::default(), faults: Some(faults) }),
@@ -113,7 +118,7 @@ impl PeersReader {
     /// Keeps good files for a start with mistakes in them.
     fn keep(&self, files: Files) {
         let last = LastGood { at: clock::unix(), files };
-        let written = serde_json::to_vec(&last).map_err(std::io::Error::other);
+        let written = serde_json::to_vec(&last).map_err(io::Error::other);
         if let Err(e) = written.and_then(|bytes| atomic_file::replace(&self.last_good, &bytes)) {
             let path = self.last_good.display();
             tracing::warn!(
@@ -122,10 +127,26 @@ impl PeersReader {
         }
     }
 
-    fn last_good(&self) -> Option<PeerSet> {
-        let last: LastGood = serde_json::from_slice(&fs::read(&self.last_good).ok()?).ok()?;
-        check(&last.files, &self.hub, &self.tunnel).ok()
+    /// The last good peers; `None`: there were none.
+    ///
+    /// # Errors
+    /// Why those that there were are of no use.
+    fn last_good(&self) -> Result<Option<PeerSet>, String> {
+        let bytes = match fs::read(&self.last_good) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+            bytes => bytes.map_err(|e| e.to_string())?,
+        };
+        let last: LastGood = serde_json::from_slice(&bytes).map_err(|e| e.to_string())?;
+        check(&last.files, &self.hub, &self.tunnel).map(Some)
     }
+}
+
+/// Whether there are files of peers, or a directory for them.
+///
+/// # Errors
+/// When that cannot be seen: then nothing may be written in their place.
+pub(super) fn are_there(path: &Path) -> Result<bool, Failure> {
+    path.try_exists().map_err(|e| Failure::Generic(format!("{}: {e}", path.display())))
 }
 
 /// A warning about secrets in files that every user can read, for the log of a process that reads its files

@@ -23,7 +23,7 @@ use crate::auth::Reject;
 use crate::engine::config::Datapath;
 use crate::engine::driver::Driver as _;
 use crate::engine::host::step::{DnsStep, StepKind};
-use crate::engine::host::{Family, Found, NameServers, RulesFound};
+use crate::engine::host::{Family, Found, RulesFound};
 use crate::engine::peers_file::PeerSet;
 use crate::engine::{Engine, Event, Memory, Report, Writing};
 use crate::host::asked;
@@ -260,11 +260,7 @@ impl<'a> Process<'a> {
         if self.settings.tunnel().inner_from_server {
             found.asked = asked::name_servers(RESOLV_CONF.as_ref());
         }
-        found.name_servers = match (self.dns.is_applied(), self.dns.needs_restoring()) {
-            (true, _) => NameServers::Ours,
-            (false, true) => NameServers::Changed,
-            (false, false) => NameServers::Theirs,
-        };
+        found.name_servers = self.dns.in_use();
         self.rules = match found.rules {
             RulesFound::Missing | RulesFound::Unknown => "missing",
             RulesFound::Intact(_) => "installed",

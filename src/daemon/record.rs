@@ -15,7 +15,7 @@ const FILE: &str = "listener";
 /// # Errors
 /// When the directory cannot be written.
 pub fn write(state_dir: &Path, port: u16) -> std::io::Result<()> {
-    let text = line(port);
+    let text = line(port)?;
     let path = state_dir.join(FILE);
     match fs::read_to_string(&path) {
         Ok(before) if before == text => Ok(()),
@@ -30,10 +30,12 @@ pub fn remove(state_dir: &Path) {
 
 /// Whether a process of this tunnel has had a listener at this port since the machine started.
 pub fn names(state_dir: &Path, port: NonZeroU16) -> bool {
-    fs::read_to_string(state_dir.join(FILE)).is_ok_and(|text| text == line(port.get()))
+    // Without proof, a listener is somebody else's.
+    let written = fs::read_to_string(state_dir.join(FILE));
+    written.is_ok_and(|text| line(port.get()).is_ok_and(|line| text == line))
 }
 
-fn line(port: u16) -> String {
-    let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
-    format!("{port} {}\n", boot.trim())
+fn line(port: u16) -> std::io::Result<String> {
+    let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id")?;
+    Ok(format!("{port} {}\n", boot.trim()))
 }

@@ -12,6 +12,7 @@ use super::resolv_file::{self, ResolvFile, forget};
 use super::resolvconf::Resolvconf;
 use super::resolved;
 use crate::engine::config::DeviceName;
+use crate::engine::host::NameServers;
 
 /// The name servers of one tunnel.
 #[derive(Debug)]
@@ -20,6 +21,10 @@ pub struct Dns {
     told: bool,
     resolvconf: Resolvconf,
     file: ResolvFile,
+    /// What was seen last.
+    last: NameServers,
+    /// Why nothing can be seen, as the log has it.
+    said: Option<String>,
 }
 
 /// What manages the file.
@@ -40,17 +45,19 @@ impl Dns {
     ) -> Self {
         let resolvconf = Resolvconf::new(&device);
         let file = ResolvFile::new(path, state_dir, device, servers);
-        Dns { told: false, resolvconf, file }
+        Dns { told: false, resolvconf, file, last: NameServers::default(), said: None }
     }
 
-    fn owner(&self) -> Owner {
-        if resolved::has(&self.file.path) {
+    /// # Errors
+    /// When the file cannot be read.
+    fn owner(&self) -> io::Result<Owner> {
+        Ok(if resolved::has(&self.file.path) {
             Owner::Resolved
-        } else if Resolvconf::has(&self.file.path) {
+        } else if Resolvconf::has(&self.file.path)? {
             Owner::Resolvconf
         } else {
             Owner::Nobody
-        }
+        })
     }
 
     /// Checks that nothing will keep this process from setting them, as far as that can be seen
@@ -59,8 +66,10 @@ impl Dns {
     /// # Errors
     /// Why it cannot, and what to do.
     pub fn check(&self) -> io::Result<()> {
-        match self.owner() {
-            _ if self.file.servers.is_empty() => Ok(()),
+        if self.file.servers.is_empty() {
+            return Ok(());
+        }
+        match self.owner()? {
             Owner::Resolved => Ok(()), // polkit's policy decides who may set servers there
             // openresolv reports success when it cannot write the file.
             Owner::Resolvconf | Owner::Nobody => {
@@ -72,12 +81,12 @@ impl Dns {
     /// The settings that a service needs for it; the unit's comment has the same.
     fn settings(&self) -> &'static str {
         match self.owner() {
-            Owner::Resolved => "DynamicUser=no",
-            Owner::Resolvconf if self.file.path.is_symlink() => {
+            Ok(Owner::Resolved) => "DynamicUser=no",
+            Ok(Owner::Resolvconf) if self.file.path.is_symlink() => {
                 "DynamicUser=no and ReadWritePaths=/run/resolvconf"
             }
-            Owner::Resolvconf => "DynamicUser=no and ReadWritePaths=/run/resolvconf /etc",
-            Owner::Nobody => resolv_file::BY_HAND,
+            Ok(Owner::Resolvconf) => "DynamicUser=no and ReadWritePaths=/run/resolvconf /etc",
+            Ok(Owner::Nobody) | Err(_) => resolv_file::BY_HAND,
         }
     }
 
@@ -99,7 +108,7 @@ impl Dns {
     /// `AlreadyExists` when another tunnel has written the file; otherwise what the kernel,
     /// `resolvectl` or `resolvconf` said.
     pub fn apply(&mut self) -> io::Result<()> {
-        match self.owner() {
+        match self.owner()? {
             Owner::Resolved => {
                 replace_file(&self.file.in_state_dir(TOLD_RESOLVED), &[])?;
                 resolved::ask(&self.file.servers, &self.file.device)
@@ -116,23 +125,47 @@ impl Dns {
         }
     }
 
+    /// Whose name servers the host uses. What cannot be read, as without a free descriptor, has not
+    /// changed: it is as it was last, and a line in the log says so once.
+    pub fn in_use(&mut self) -> NameServers {
+        let found = match (self.is_applied(), self.needs_restoring()) {
+            (Ok(true), _) => Ok(NameServers::Ours),
+            (Ok(false), Ok(true)) => Ok(NameServers::Changed),
+            (Ok(false), Ok(false)) => Ok(NameServers::Theirs),
+            (Err(e), _) | (Ok(false), Err(e)) => Err(e.to_string()),
+        };
+        match found {
+            Ok(found) => (self.last, self.said) = (found, None),
+            Err(why) if self.said.as_ref() != Some(&why) => {
+                tracing::warn!("cannot see whose name servers the host uses: {why}; trying again");
+                self.said = Some(why);
+            }
+            Err(_) => {}
+        }
+        self.last
+    }
+
     /// Whether the name servers are set. For systemd-resolved only what this process told it is known:
     /// after the interface was made again, apply again.
-    pub fn is_applied(&self) -> bool {
+    fn is_applied(&self) -> io::Result<bool> {
         if self.file.servers.is_empty() {
-            return false; // nothing is read for a tunnel that does not ask
+            return Ok(false); // nothing is read for a tunnel that does not ask
         }
-        match self.owner() {
-            Owner::Resolved => self.told,
+        match self.owner()? {
+            Owner::Resolved => Ok(self.told),
             Owner::Resolvconf => self.resolvconf.has_ours(),
             Owner::Nobody => self.file.is_applied(),
         }
     }
 
     /// Whether this process, or one that crashed, left something to put back.
-    pub fn needs_restoring(&self) -> bool {
-        [TOLD_RESOLVED, TOLD_RESOLVCONF].iter().any(|told| self.file.in_state_dir(told).exists())
-            || self.file.needs_restoring()
+    fn needs_restoring(&self) -> io::Result<bool> {
+        for told in [TOLD_RESOLVED, TOLD_RESOLVCONF] {
+            if self.file.in_state_dir(told).try_exists()? {
+                return Ok(true);
+            }
+        }
+        self.file.needs_restoring()
     }
 
     /// Puts back what was there, if nobody else has changed it. Must be called while the tunnel's
@@ -142,13 +175,13 @@ impl Dns {
     /// When a file cannot be read or written.
     pub fn restore(&mut self) -> io::Result<()> {
         let told = self.file.in_state_dir(TOLD_RESOLVED);
-        if told.exists() {
+        if told.try_exists()? {
             warn(resolved::revert(&self.file.device)); // an interface that is gone has no name servers
             self.told = false;
             forget(&told)?;
         }
         let told = self.file.in_state_dir(TOLD_RESOLVCONF);
-        if told.exists() {
+        if told.try_exists()? {
             warn(self.resolvconf.delete()); // resolvconf may have been removed from the host since
             forget(&told)?;
         }

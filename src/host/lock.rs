@@ -100,9 +100,10 @@ impl Lock {
             Err(e) => return Err(Doubt::Unavailable(e)),
         }
         match holder(name) {
-            Some(holder) if holder.may_run_a_tunnel() => Ok(Err(holder)),
-            Some(holder) => Err(Doubt::Powerless(holder)),
-            None => Err(Doubt::Unanswered),
+            Ok(Some(holder)) if holder.may_run_a_tunnel() => Ok(Err(holder)),
+            Ok(Some(holder)) => Err(Doubt::Powerless(holder)),
+            Ok(None) => Err(Doubt::Unanswered),
+            Err(e) => Err(Doubt::Unavailable(e)),
         }
     }
 
@@ -117,9 +118,10 @@ impl Lock {
         }
     }
 
-    /// The other process that holds a name, if it may run a tunnel.
-    pub fn holder(name: &str) -> Option<Holder> {
-        holder(name).filter(Holder::may_run_a_tunnel)
+    /// Whether another process holds a name that may run a tunnel. One that cannot be asked, as without a
+    /// free descriptor, counts as well.
+    pub fn is_held(name: &str) -> bool {
+        holder(name).map_or(true, |holder| holder.is_some_and(|holder| holder.may_run_a_tunnel()))
     }
 }
 
@@ -129,17 +131,25 @@ fn bind(name: &str) -> io::Result<UnixListener> {
     Ok(listener)
 }
 
-/// The process that listens at a name. Its credentials are from the moment it began to listen.
-fn holder(name: &str) -> Option<Holder> {
+/// The process that listens at a name; `None`: none does, or its queue is full. Its credentials are from
+/// the moment it began to listen.
+///
+/// # Errors
+/// When this process can ask nobody.
+fn holder(name: &str) -> io::Result<Option<Holder>> {
     // A blocking socket would wait for room in the queue.
-    let socket = Socket::new(Domain::UNIX, Type::STREAM.nonblocking(), None).ok()?;
-    socket.connect(&SockAddr::unix(format!("\0{name}")).ok()?).ok()?;
+    let socket = Socket::new(Domain::UNIX, Type::STREAM.nonblocking(), None)?;
+    match socket.connect(&SockAddr::unix(format!("\0{name}"))?) {
+        Ok(()) => {}
+        Err(e) if e.kind() == io::ErrorKind::OutOfMemory => return Err(e),
+        Err(_) => return Ok(None), // any user may have taken it for any kind of socket
+    }
     let stream = std::os::unix::net::UnixStream::from(OwnedFd::from(socket));
-    let peer = tokio::net::UnixStream::from_std(stream).ok()?.peer_cred().ok()?;
+    let peer = tokio::net::UnixStream::from_std(stream)?.peer_cred()?;
     let pid = peer.pid().filter(|pid| *pid != 0);
     let name = pid.and_then(|pid| fs::read_to_string(format!("/proc/{pid}/comm")).ok());
     let name = name.map(|name| name.trim().to_owned()).filter(|name| !name.is_empty());
-    Some(Holder { pid, uid: peer.uid(), name })
+    Ok(Some(Holder { pid, uid: peer.uid(), name }))
 }
 
 impl Holder {

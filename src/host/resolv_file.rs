@@ -111,16 +111,20 @@ impl ResolvFile {
     }
 
     /// Whether the name servers are set.
-    pub fn is_applied(&self) -> bool {
-        let (Ok(current), Ok(Some(before))) = (read(&self.path), self.saved()) else {
-            return false;
-        };
-        current == Before::Contents(self.contents(&before))
+    ///
+    /// # Errors
+    /// When a file cannot be read: it is not known then.
+    pub fn is_applied(&self) -> io::Result<bool> {
+        let (current, saved) = (read(&self.path)?, self.saved()?);
+        Ok(saved.is_some_and(|before| current == Before::Contents(self.contents(&before))))
     }
 
     /// Whether this process, or one that crashed, left something to put back.
-    pub fn needs_restoring(&self) -> bool {
-        !matches!(self.saved(), Ok(None))
+    ///
+    /// # Errors
+    /// When that cannot be read: it is not known then.
+    pub fn needs_restoring(&self) -> io::Result<bool> {
+        Ok(self.saved()?.is_some())
     }
 
     /// Puts back what was there, if nobody else has changed it.
@@ -202,11 +206,10 @@ impl ResolvFile {
     }
 
     fn saved(&self) -> io::Result<Option<Before>> {
-        match read(&self.in_state_dir(SAVED))? {
-            Before::NoFile if self.in_state_dir(NO_FILE).exists() => Ok(Some(Before::NoFile)),
-            Before::NoFile => Ok(None),
-            saved @ Before::Contents(_) => Ok(Some(saved)),
-        }
+        Ok(match read(&self.in_state_dir(SAVED))? {
+            Before::NoFile => self.in_state_dir(NO_FILE).try_exists()?.then_some(Before::NoFile),
+            saved @ Before::Contents(_) => Some(saved),
+        })
     }
 
     pub(super) fn in_state_dir(&self, name: &str) -> PathBuf {
@@ -289,7 +292,7 @@ fn read(path: &Path) -> io::Result<Before> {
     match fs::read(path) {
         Ok(bytes) => Ok(Before::Contents(bytes)),
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Before::NoFile),
-        Err(e) => Err(e),
+        Err(e) => Err(io::Error::new(e.kind(), format!("{}: {e}", path.display()))),
     }
 }
 

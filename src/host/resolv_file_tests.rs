@@ -61,16 +61,16 @@ fn the_file_is_restored_byte_for_byte_in_the_same_inode() {
     fs::set_permissions(place.file(), Permissions::from_mode(0o664)).unwrap();
     let inode = || fs::metadata(place.file()).map(|m| (m.ino(), m.mode())).unwrap();
     let (before, mut dns) = (inode(), place.ipipou0());
-    assert!(!dns.is_applied() && !dns.needs_restoring());
+    assert!(!dns.is_applied().unwrap() && !dns.needs_restoring().unwrap());
     for _ in 0..2 {
         dns.apply().unwrap();
         assert_eq!((place.contents().as_str(), inode()), (OURS, before));
-        assert!(dns.is_applied() && dns.needs_restoring());
+        assert!(dns.is_applied().unwrap() && dns.needs_restoring().unwrap());
     }
     for _ in 0..2 {
         dns.restore().unwrap();
         assert_eq!((fs::read(place.file()).unwrap().as_slice(), inode()), (ORIGINAL, before));
-        assert!(!dns.is_applied() && !dns.needs_restoring());
+        assert!(!dns.is_applied().unwrap() && !dns.needs_restoring().unwrap());
     }
 }
 
@@ -78,14 +78,14 @@ fn the_file_is_restored_byte_for_byte_in_the_same_inode() {
 fn a_process_after_a_crash_knows_the_original() {
     let place = Place::with(ORIGINAL);
     place.ipipou0().apply().unwrap();
-    assert!(place.ipipou0().is_applied());
+    assert!(place.ipipou0().is_applied().unwrap());
     place.ipipou0().apply().unwrap();
     let mut other_servers = place.dns("ipipou0", &["10.0.0.54", "fd00::53"]);
-    assert!(!other_servers.is_applied());
+    assert!(!other_servers.is_applied().unwrap());
     other_servers.apply().unwrap();
     assert!(place.contents().contains("\nnameserver 10.0.0.54\nnameserver fd00::53\n"));
     let mut without = place.dns("ipipou0", &[]);
-    assert!(without.needs_restoring());
+    assert!(without.needs_restoring().unwrap());
     without.restore().unwrap();
     assert_eq!(fs::read(place.file()).unwrap(), ORIGINAL);
 }
@@ -129,10 +129,10 @@ fn a_change_by_another_program_stays() {
     let mut dns = place.ipipou0();
     dns.apply().unwrap();
     fs::write(place.file(), "nameserver 198.51.100.1\n").unwrap();
-    assert!(!dns.is_applied());
+    assert!(!dns.is_applied().unwrap());
     dns.restore().unwrap();
     assert_eq!(place.contents(), "nameserver 198.51.100.1\n");
-    assert!(!dns.needs_restoring());
+    assert!(!dns.needs_restoring().unwrap());
 }
 
 #[test]
@@ -142,7 +142,7 @@ fn a_change_by_another_program_is_restored_after_a_repair() {
     dns.apply().unwrap();
     fs::write(place.file(), "nameserver 198.51.100.1\n").unwrap();
     dns.apply().unwrap();
-    assert!(dns.is_applied());
+    assert!(dns.is_applied().unwrap());
     dns.restore().unwrap();
     assert_eq!(place.contents(), "nameserver 198.51.100.1\n");
 }
@@ -152,11 +152,11 @@ fn a_file_that_did_not_exist_is_removed_again() {
     let place = Place::empty();
     place.ipipou0().apply().unwrap();
     assert_eq!(fs::metadata(place.file()).unwrap().mode() & 0o777, 0o644);
-    assert!(place.ipipou0().is_applied());
+    assert!(place.ipipou0().is_applied().unwrap());
     place.ipipou0().apply().unwrap();
     place.ipipou0().restore().unwrap();
     assert!(!place.file().exists());
-    assert!(!place.ipipou0().needs_restoring());
+    assert!(!place.ipipou0().needs_restoring().unwrap());
     for crashed in ["", "# ipip", OURS] {
         place.ipipou0().apply().unwrap();
         fs::write(place.file(), crashed).unwrap();
@@ -196,7 +196,7 @@ fn a_second_tunnel_is_refused() {
         let error = second.apply().unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::AlreadyExists);
         assert!(error.to_string().contains("another tunnel"), "{error}");
-        assert!(!second.is_applied() && !second.needs_restoring());
+        assert!(!second.is_applied().unwrap() && !second.needs_restoring().unwrap());
     }
     assert_eq!(place.contents(), OURS);
 }
@@ -209,7 +209,7 @@ fn the_mark_of_a_killed_process_blocks_no_other() {
     drop(first); // killed
     let mut second = place.dns("ipipou1", &["10.1.0.53"]);
     second.apply().unwrap();
-    assert!(second.is_applied());
+    assert!(second.is_applied().unwrap());
     // The first process is started again: now the second one has the file.
     let mut again = place.ipipou0();
     assert_eq!(again.apply().unwrap_err().kind(), io::ErrorKind::AlreadyExists);
@@ -249,5 +249,19 @@ fn without_a_saved_copy_the_tunnels_file_is_not_taken_for_the_original() {
     place.ipipou0().apply().unwrap();
     fs::remove_dir_all(place.0.join("state")).unwrap();
     assert_eq!(place.ipipou0().apply().unwrap_err().kind(), io::ErrorKind::NotFound);
-    assert!(!place.ipipou0().needs_restoring());
+    assert!(!place.ipipou0().needs_restoring().unwrap());
+}
+
+/// Not to be able to look is another thing than to see.
+#[test]
+fn what_cannot_be_read_is_neither_there_nor_absent() {
+    let place = Place::with(ORIGINAL);
+    let dns = place.ipipou0();
+    fs::create_dir_all(dns.in_state_dir(SAVED)).unwrap(); // which no user can read as a file
+    assert!(dns.needs_restoring().is_err() && dns.is_applied().is_err());
+    fs::remove_dir(dns.in_state_dir(SAVED)).unwrap();
+    symlink(dns.in_state_dir(NO_FILE), dns.in_state_dir(NO_FILE)).unwrap(); // ELOOP
+    assert!(dns.needs_restoring().is_err() && dns.is_applied().is_err());
+    fs::remove_file(dns.in_state_dir(NO_FILE)).unwrap();
+    assert!(!dns.needs_restoring().unwrap() && !dns.is_applied().unwrap());
 }

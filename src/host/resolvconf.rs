@@ -37,12 +37,15 @@ impl Resolvconf {
     }
 
     /// Whether resolvconf manages the file, and can be run.
-    pub fn has(file: &Path) -> bool {
+    ///
+    /// # Errors
+    /// When the file is there and cannot be read.
+    pub fn has(file: &Path) -> io::Result<bool> {
         let target = fs::canonicalize(file).or_else(|_| fs::read_link(file));
         let is_link =
             target.is_ok_and(|target| target.parent().is_some_and(|at| at.ends_with(DIRECTORY)));
-        (is_link || fs::read(file).is_ok_and(|contents| contents.starts_with(SIGNATURE)))
-            && program::is_installed("resolvconf")
+        let manages = is_link || contents(file)?.starts_with(SIGNATURE);
+        Ok(manages && program::is_installed("resolvconf"))
     }
 
     /// Adds the servers. From then on they are asked, and with openresolv no others (`-x`; Debian's has
@@ -53,7 +56,7 @@ impl Resolvconf {
     pub fn add(&mut self, servers: &[IpAddr], file: &Path) -> io::Result<()> {
         let lines = servers.iter().map(|server| format!("nameserver {server}\n"));
         let mut record = lines.collect::<String>().into_bytes();
-        record.extend(besides_servers(&fs::read(file).unwrap_or_default()));
+        record.extend(besides_servers(&contents(file)?));
         resolvconf(&["-a", &self.name, "-m", "0", "-x"], &record)?;
         self.added = true;
         let records = RECORDS.iter().map(|directory| Path::new(directory).join(&self.name));
@@ -62,8 +65,12 @@ impl Resolvconf {
     }
 
     /// Whether they were added, and nobody has removed them since.
-    pub fn has_ours(&self) -> bool {
-        self.added && self.record.as_ref().is_none_or(|record| record.exists())
+    ///
+    /// # Errors
+    /// When the record cannot be looked at.
+    pub fn has_ours(&self) -> io::Result<bool> {
+        let is_there = self.record.as_ref().map_or(Ok(true), |record| record.try_exists())?;
+        Ok(self.added && is_there)
     }
 
     /// Removes the servers.
@@ -73,6 +80,14 @@ impl Resolvconf {
     pub fn delete(&mut self) -> io::Result<()> {
         self.added = false;
         resolvconf(&["-d", &self.name, "-f"], &[])
+    }
+}
+
+/// What a file has; nothing, if it is not there.
+fn contents(file: &Path) -> io::Result<Vec<u8>> {
+    match fs::read(file) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        other => other,
     }
 }
 

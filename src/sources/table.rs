@@ -301,7 +301,7 @@ impl TableSource {
                 "starting with the table that was fetched last"
             }
             Err(e) => {
-                if self.cache.exists() {
+                if !matches!(self.cache.try_exists(), Ok(false)) {
                     tracing::warn!("{e}");
                 }
                 "starting without nodes"

@@ -135,6 +135,21 @@ def test_a_start_without_name_servers_restores_the_file_after_a_crash(client, re
     assert file.is_as_before()
 
 
+def test_what_cannot_be_read_is_not_put_back(client):
+    """A state file that cannot be read says nothing of the name servers."""
+    far = ipipou.client(client, *TOKEN)
+    assert far.process.stop() == 0
+    unreadable = far.state / "resolv.conf.before"
+    unreadable.mkdir(parents=True)
+    far.start()
+    far.await_log(
+        "cannot see whose name servers the host uses: .*resolv.conf.before: Is a directory"
+    )
+    assert far.show()["repaired"] == 0
+    assert far.process.stop() == 0
+    assert "restore the name servers" not in far.process.output()
+
+
 def test_a_change_while_the_tunnel_is_up_is_restored_at_the_end(client, resolv_conf):
     """As a DHCP client does when its lease is renewed."""
     file = resolv_conf(client)
