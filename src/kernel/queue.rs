@@ -8,6 +8,7 @@
 use std::io;
 use std::net::SocketAddrV4;
 use std::thread;
+use std::time::Duration;
 
 use tokio::sync::mpsc;
 
@@ -86,15 +87,16 @@ fn open(config: QueueConfig) -> io::Result<nfq::Queue> {
     Ok(queue)
 }
 
+/// Passes packets on until nobody takes them, or nothing has worked for long.
 fn forward(mut queue: nfq::Queue, datagrams: &mpsc::Sender<Queued>) {
+    let mut patience = Patience::default();
     loop {
         let mut message = match queue.recv() {
             Ok(message) => message,
-            Err(e) if is_passing(&e) => continue,
-            Err(e) => {
-                tracing::error!("NFQUEUE broke: {e}");
-                return;
-            }
+            Err(e) => match patience.goes_on(&e) {
+                true => continue,
+                false => return,
+            },
         };
         if let Some(datagram) = Datagram::parse(message.get_payload()) {
             let queued = Queued { from: datagram.from, payload: datagram.payload.to_vec() };
@@ -104,17 +106,60 @@ fn forward(mut queue: nfq::Queue, datagrams: &mpsc::Sender<Queued>) {
             }
         }
         message.set_verdict(nfq::Verdict::Drop);
-        if let Err(e) = queue.verdict(message)
-            && !is_passing(&e)
-        {
-            tracing::error!("NFQUEUE broke: {e}");
-            return;
+        match queue.verdict(message) {
+            Ok(()) => patience = Patience::default(),
+            Err(e) if patience.goes_on(&e) => {}
+            Err(_) => return,
         }
     }
 }
 
-/// Whether the next read may well succeed after this error: a signal, a burst.
-fn is_passing(error: &io::Error) -> bool {
-    const ENOBUFS: i32 = 105;
-    error.kind() == io::ErrorKind::Interrupted || error.raw_os_error() == Some(ENOBUFS)
+/// How often the queue has failed since it last worked.
+#[derive(Debug, Default)]
+struct Patience {
+    failures: u32,
+}
+
+impl Patience {
+    /// The pause after a failure that is not usual.
+    const PAUSE: Duration = Duration::from_millis(100);
+    /// After so many of them, ten seconds, the queue is broken.
+    const MOST: u32 = 100;
+
+    /// Whether the next read may well succeed after this error. Some are usual: a signal, a burst
+    /// (`ENOBUFS`), and a packet that the kernel has dropped before its verdict came, with its interface or
+    /// with the rule that queued it (`ENOENT` of `nfqnl_recv_verdict` in net/netfilter/nfnetlink_queue.c).
+    /// Others may pass, as a lack of memory: the first is logged, and each followed by a pause.
+    fn goes_on(&mut self, error: &io::Error) -> bool {
+        if let Some(libc::EINTR | libc::ENOBUFS | libc::ENOENT) = error.raw_os_error() {
+            return true;
+        }
+        if self.failures == 0 {
+            tracing::warn!("NFQUEUE: {error}; trying again");
+        }
+        self.failures += 1;
+        if self.failures > Self::MOST {
+            tracing::error!("NFQUEUE broke: {error}");
+            return false;
+        }
+        thread::sleep(Self::PAUSE);
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_passes_does_not_end_the_queue() {
+        let error = io::Error::from_raw_os_error;
+        let mut patience = Patience::default();
+        for number in [libc::EINTR, libc::ENOBUFS, libc::ENOENT] {
+            assert!((0..1000).all(|_| patience.goes_on(&error(number))), "{number}");
+        }
+        assert!(patience.goes_on(&error(libc::ENOMEM)));
+        patience.failures = Patience::MOST;
+        assert!(!patience.goes_on(&error(libc::EBADF)));
+    }
 }
