@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use ipipou::cli::{self, CliError, Invocation, LogConfig, PeersQuestion, Run};
 use ipipou::daemon::{self, Directories, Exit, Failure, PeersWanted, Settings, Style};
-use ipipou::observe::{log, printable};
+use ipipou::observe::{log, printable, printable_lines};
 
 fn main() -> ExitCode {
     // Before a key is read.
@@ -20,41 +20,39 @@ fn main() -> ExitCode {
                 (false, true) => Style::Wide,
                 (false, false) => Style::Table,
             };
-            daemon::show(&runtime_root, name.as_deref(), style).map(|text| print(text.as_bytes()))
+            daemon::show(&runtime_root, name.as_deref(), style).map(|text| show(&text))
         }
         Ok(Invocation::Genkey) => daemon::genkey(),
         Ok(Invocation::Pubkey) => daemon::pubkey(),
         Ok(Invocation::PubkeyOf { config, tunnel, runtime_root }) => {
-            daemon::pubkey_of(&config, &tunnel, &runtime_root).map(|text| print(text.as_bytes()))
+            daemon::pubkey_of(&config, &tunnel, &runtime_root).map(|text| show(&text))
         }
         Ok(Invocation::Peers(PeersQuestion { name, state, tunnel, runtime_root, json })) => {
             let question = PeersWanted { name, state, json };
-            daemon::show_peers(&runtime_root, tunnel.as_deref(), &question)
-                .map(|text| print(text.as_bytes()))
+            daemon::show_peers(&runtime_root, tunnel.as_deref(), &question).map(|text| show(&text))
         }
         Ok(Invocation::EditPeers { edit, config, tunnel, runtime_root }) => {
-            daemon::edit_peers(&config, &edit, &tunnel, &runtime_root)
-                .map(|text| print(text.as_bytes()))
+            daemon::edit_peers(&config, &edit, &tunnel, &runtime_root).map(|text| show(&text))
         }
         Ok(Invocation::ImportPeers { servers, dry_run, config, tunnel, runtime_root }) => {
             daemon::import_peers(&config, &servers, dry_run, &tunnel, &runtime_root)
-                .map(|text| print(text.as_bytes()))
+                .map(|text| show(&text))
         }
         Ok(Invocation::Monitor { peer, tunnel, runtime_root, json }) => {
             daemon::monitor(&runtime_root, tunnel.as_deref(), peer, json)
         }
         Ok(Invocation::Kick { peer, tunnel, runtime_root }) => {
-            daemon::kick(&runtime_root, tunnel.as_deref(), peer).map(|text| print(text.as_bytes()))
+            daemon::kick(&runtime_root, tunnel.as_deref(), peer).map(|text| show(&text))
         }
         Ok(Invocation::Ping { host, tunnel, count, runtime_root }) => {
             daemon::ping(&runtime_root, tunnel.as_deref(), host.as_deref(), count)
         }
         Ok(Invocation::Reload { tunnel, runtime_root, if_peers, peers }) => {
             daemon::reload(&runtime_root, tunnel.as_deref(), if_peers, peers)
-                .map(|text| print(text.as_bytes()))
+                .map(|text| show(&text))
         }
         Ok(Invocation::Checked { text, config }) => {
-            daemon::check_peers(&config).map(|more| print((text + &more).as_bytes()))
+            daemon::check_peers(&config).map(|more| show(&(text + &more)))
         }
         Ok(Invocation::Generate(document)) => {
             cli::render(document, &Exit::ALL.map(|exit| (exit.code(), exit.meaning())))
@@ -82,6 +80,11 @@ fn main() -> ExitCode {
             ExitCode::from(failure.exit().code())
         }
     }
+}
+
+/// What is said may come from others.
+fn show(text: &str) {
+    print(printable_lines(text).as_bytes());
 }
 
 /// A reader who closed the pipe has seen enough.
