@@ -2,31 +2,34 @@
 //!
 //! Only root and the service's own user can connect: the directory and the socket are closed to others.
 
-use std::fs::{self, DirBuilder, Permissions};
+use std::fs::{self, DirBuilder};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
+use std::os::unix::fs::DirBuilderExt as _;
 use std::os::unix::net::UnixStream as Connection;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde_json::Value;
 use tokio::io::AsyncWriteExt as _;
-use tokio::net::{UnixListener, UnixStream};
 
 use super::Failure;
+use super::listener::{Connected, Listener};
 use super::requests;
 use super::snapshot::{PeersAsked, Snapshot};
-use super::stream::{MAX_STATUS, read_all};
+use super::stream::{self, MAX_STATUS, read_all};
 use crate::auth;
 use crate::engine::config::DeviceName;
 use crate::host::Directories;
 use crate::host::clock;
 use crate::observe::status::{self, ProcessStatus};
-use crate::observe::{peers, printable};
+use crate::observe::{is_command, peers, printable, printable_json};
 
 const SOCKET: &str = "control.sock";
 
-/// How long `show` waits for one process.
+/// How many are answered at a time: a status may be megabytes.
+const AT_A_TIME: usize = 8;
+
+/// How long `show` waits for one process, and one process for `show`.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// How `ipipou show` presents the status.
@@ -39,54 +42,28 @@ pub enum Style {
     Json,
 }
 
-/// The listening socket; removed when dropped.
-#[derive(Debug)]
-pub struct StatusSocket {
-    listener: UnixListener,
-    path: PathBuf,
-}
-
-impl StatusSocket {
-    /// Listens in `directory`, which is made if it is missing. The socket of a dead process is
-    /// replaced.
-    ///
-    /// # Errors
-    /// When the directory cannot be made or written, or another process has its socket there.
-    pub fn open(directory: &Path) -> io::Result<Self> {
-        if Connection::connect(directory.join(SOCKET)).is_ok() {
-            return Err(io::Error::new(
-                io::ErrorKind::AddrInUse,
-                "another process has its control socket there",
-            ));
-        }
-        DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
-        let path = directory.join(SOCKET);
-        match fs::remove_file(&path) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
-            Ok(()) | Err(_) => {}
-        }
-        let listener = UnixListener::bind(&path)?;
-        fs::set_permissions(&path, Permissions::from_mode(0o600))?;
-        Ok(StatusSocket { listener, path })
+/// Listens in `directory`, which is made if it is missing. The socket of a dead process is replaced.
+///
+/// # Errors
+/// When the directory cannot be made or written, or another process has its socket there.
+pub fn listen(directory: &Path) -> io::Result<Listener> {
+    let path = directory.join(SOCKET);
+    if stream::connect(&path, PATIENCE).is_ok() {
+        return Err(io::Error::new(
+            io::ErrorKind::AddrInUse,
+            "another process has its control socket there",
+        ));
     }
-
-    /// Waits for the next connection.
-    pub async fn accept(&self) -> io::Result<UnixStream> {
-        self.listener.accept().await.map(|(stream, _)| stream)
-    }
-}
-
-impl Drop for StatusSocket {
-    fn drop(&mut self) {
-        let _ = fs::remove_file(&self.path); // it is fine if it is gone already
-    }
+    DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
+    Listener::bind(&path, AT_A_TIME)
 }
 
 /// Sends the status in the background, so that a reader that does not read blocks nothing.
-pub fn answer(mut stream: UnixStream, snapshot: Snapshot) {
+pub fn answer((mut stream, place): Connected, snapshot: Snapshot) {
     tokio::spawn(async move {
         let json = snapshot.rendered().await;
         let _ = tokio::time::timeout(PATIENCE, stream.write_all(&json)).await;
+        drop(place);
     });
 }
 
@@ -102,7 +79,7 @@ pub fn show(root: &Path, name: Option<&str>, style: Style) -> Result<String, Fai
     let processes = processes(root, name, &asked)?;
     if style == Style::Json {
         return serde_json::to_string_pretty(&processes)
-            .map(|text| text + "\n")
+            .map(|text| printable_json(&text) + "\n")
             .map_err(|e| Failure::Generic(e.to_string()));
     }
     if processes.is_empty() {
@@ -251,7 +228,7 @@ pub fn show_peers(
     }
     if wanted.json {
         return serde_json::to_string_pretty(&status.peers)
-            .map(|text| text + "\n")
+            .map(|text| printable_json(&text) + "\n")
             .map_err(|e| Failure::Generic(e.to_string()));
     }
     let now = clock::unix();
@@ -279,12 +256,18 @@ fn ask(directory: &Path, peers: &PeersAsked) -> Result<Option<ProcessStatus>, Fa
         return parsed(&json).map(Some).map_err(|e| unreadable(&path, &e));
     }
     // It may be older than this program, or not running.
-    let mut stream = match Connection::connect(&path) {
+    let mut stream = match stream::connect(&path, PATIENCE) {
         Ok(stream) => stream,
-        Err(e) if e.kind() == io::ErrorKind::PermissionDenied => return Err(unreadable(&path, &e)),
-        Err(_) => return Ok(None),
+        Err(e) if is_nobody(&e) => return Ok(None),
+        Err(e) => return Err(unreadable(&path, &e)),
     };
     read_status(&mut stream).map(Some).map_err(|e| unreadable(&path, &e))
+}
+
+/// Whether an error says that no process listens there.
+fn is_nobody(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionRefused, NotADirectory, NotFound};
+    matches!(error.kind(), ConnectionRefused | NotADirectory | NotFound)
 }
 
 /// Reads a status. The process that answers may not be the one it claims to be, so its answer is
@@ -302,16 +285,16 @@ fn parsed(json: &[u8]) -> io::Result<ProcessStatus> {
     serde_json::from_value(status).map_err(io::Error::other)
 }
 
-/// Whether any string in this JSON may have a control character: an escape (RFC 8259, 7), DEL, or one of
-/// C1, whose first byte in UTF-8 is 0xc2.
+/// Whether any string in this JSON may have a character that a terminal obeys ([`is_command`]): an escape
+/// (RFC 8259, 7), DEL, or the first byte of one in UTF-8.
 fn may_hold_controls(json: &[u8]) -> bool {
-    json.iter().any(|byte| matches!(byte, b'\\' | 0x7f | 0xc2))
+    json.iter().any(|byte| matches!(byte, b'\\' | 0x7f | 0xc2 | 0xd8 | 0xe2))
 }
 
 /// Escapes control characters in all strings.
 fn make_printable(value: &mut Value) {
     match value {
-        Value::String(text) if text.contains(char::is_control) => *text = printable(text),
+        Value::String(text) if text.contains(is_command) => *text = printable(text),
         Value::Array(values) => values.iter_mut().for_each(make_printable),
         Value::Object(fields) => {
             let escape = |(name, mut value): (String, Value)| {

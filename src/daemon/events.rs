@@ -12,6 +12,7 @@ use tokio::net::UnixStream;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{Semaphore, broadcast};
 
+use super::stream::gone;
 use crate::engine::Report;
 use crate::engine::peers_file::PeerName;
 use crate::host::clock;
@@ -156,17 +157,6 @@ async fn next(
             Ok(_) => {}
             Err(RecvError::Lagged(missed)) => return Next::Missed(missed),
             Err(RecvError::Closed) => return Next::End,
-        }
-    }
-}
-
-/// Waits until the reader has closed its end: its question was read up to the end before.
-async fn gone(stream: &UnixStream) {
-    loop {
-        match stream.ready(tokio::io::Interest::ERROR | tokio::io::Interest::WRITABLE).await {
-            Ok(ready) if ready.is_write_closed() || ready.is_error() => return,
-            Ok(_) => tokio::time::sleep(Duration::from_secs(1)).await,
-            Err(_) => return,
         }
     }
 }

@@ -27,10 +27,7 @@ impl Process<'_> {
     /// Begins to ask a server whether it is there, or says why that is not possible.
     pub(super) fn begin_ping(&mut self, server: Option<&str>, asked: oneshot::Sender<Reply>) {
         match self.server_called(server) {
-            Ok((server, name)) => {
-                let begins = Duration::ZERO;
-                self.pings.add(Ping { server, name, asked, begins, until: None });
-            }
+            Ok((server, name)) => self.pings.add(server, name, asked),
             Err(why) => drop(asked.send(Reply::Said(Answer::refused(why)))), // who asked may be gone
         }
     }
@@ -98,7 +95,9 @@ impl Process<'_> {
             None => return,
         };
         if let Some(ping) = self.pings.pending.take() {
-            let _ = ping.asked.send(Reply::Said(answer)); // who asked may be gone
+            for asked in ping.asked {
+                let _ = asked.send(Reply::Said(answer.clone())); // who asked may be gone
+            }
             self.pings.turn(EVERY);
         }
     }

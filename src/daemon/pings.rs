@@ -7,12 +7,12 @@ use tokio::sync::oneshot;
 
 use super::requests::Reply;
 
-/// The hellos that somebody asked for, one after the other, and when the last one was.
+/// The hellos that somebody asked for, one after the other, and when the last one was. Those who ask for
+/// the same server before its hello is said share it, so that there are never more than servers.
 #[derive(Debug, Default)]
 pub struct Pings {
     pub pending: Option<Ping>,
-    /// Those after it; there are as many as there are connections to the socket.
-    pub waiting: VecDeque<Ping>,
+    waiting: VecDeque<Ping>,
     /// When the last one was said.
     pub last: Option<Duration>,
 }
@@ -23,23 +23,41 @@ pub struct Ping {
     /// The number of the server, and what it is called.
     pub server: usize,
     pub name: String,
-    pub asked: oneshot::Sender<Reply>,
+    /// Who waits for what comes.
+    pub asked: Vec<oneshot::Sender<Reply>>,
     /// It is said then.
     pub begins: Duration,
     /// It is said, and the answer may take until then.
     pub until: Option<Duration>,
 }
 
+impl Ping {
+    /// Whether somebody still waits for it.
+    fn is_awaited(&mut self) -> bool {
+        self.asked.retain(|asked| !asked.is_closed());
+        !self.asked.is_empty()
+    }
+}
+
 impl Pings {
-    /// Adds one.
-    pub fn add(&mut self, ping: Ping) {
-        self.waiting.push_back(ping);
+    /// Adds somebody who asks for the server with this number and name.
+    pub fn add(&mut self, server: usize, name: String, asked: oneshot::Sender<Reply>) {
+        let pending = self.pending.iter_mut().filter(|ping| ping.until.is_none());
+        match pending.chain(&mut self.waiting).find(|ping| ping.server == server) {
+            Some(ping) => ping.asked.push(asked),
+            None => {
+                let (asked, begins) = (vec![asked], Duration::ZERO);
+                self.waiting.push_back(Ping { server, name, asked, begins, until: None });
+            }
+        }
     }
 
-    /// Goes on to the next one, once there is none. It begins `every` after the last.
+    /// Goes on to the next one, once there is none that somebody waits for. It begins `every` after the
+    /// last.
     pub fn turn(&mut self, every: Duration) {
-        if self.pending.is_none() {
+        if !self.pending.as_mut().is_some_and(Ping::is_awaited) {
             let begins = self.last.map_or(Duration::ZERO, |last| last.saturating_add(every));
+            self.waiting.retain_mut(Ping::is_awaited);
             self.pending = self.waiting.pop_front().map(|ping| Ping { begins, ..ping });
         }
     }
@@ -47,5 +65,46 @@ impl Pings {
     /// When there is something to do.
     pub fn next_deadline(&self) -> Duration {
         self.pending.as_ref().map_or(Duration::MAX, |ping| ping.until.unwrap_or(ping.begins))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const EVERY: Duration = Duration::from_secs(1);
+
+    fn asker(pings: &mut Pings, server: usize) -> oneshot::Receiver<Reply> {
+        let (sender, receiver) = oneshot::channel();
+        pings.add(server, format!("server {server}"), sender);
+        receiver
+    }
+
+    #[test]
+    fn those_who_ask_for_one_server_share_a_hello() {
+        let mut pings = Pings::default();
+        let mut waiting: Vec<_> = (0..100).map(|number| asker(&mut pings, number % 2)).collect();
+        pings.turn(EVERY);
+        waiting.push(asker(&mut pings, 0));
+        let first = pings.pending.as_mut().unwrap();
+        assert_eq!((first.server, first.asked.len()), (0, 51));
+        // What is said already is no answer to whoever asks now.
+        first.until = Some(EVERY);
+        waiting.push(asker(&mut pings, 0));
+        assert_eq!(pings.waiting.iter().map(|ping| ping.server).collect::<Vec<_>>(), [1, 0]);
+    }
+
+    #[test]
+    fn nothing_is_said_for_those_who_have_gone() {
+        let mut pings = Pings::default();
+        for server in 0..3 {
+            drop(asker(&mut pings, server));
+        }
+        let stays = asker(&mut pings, 2);
+        pings.turn(EVERY);
+        assert_eq!(pings.pending.as_ref().map(|ping| ping.server), Some(2));
+        drop(stays);
+        pings.turn(EVERY);
+        assert!(pings.pending.is_none() && pings.next_deadline() == Duration::MAX);
     }
 }

@@ -4,11 +4,11 @@ use std::mem::{Discriminant, discriminant};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use tokio::net::UnixStream;
 use tracing::Level;
 
 use super::control;
 use super::events::Events;
+use super::listener::Connected;
 use super::locks::Locks;
 use super::memory::{Loaded, MemoryFile};
 use super::old::OldPeers;
@@ -451,6 +451,9 @@ impl<'a> Process<'a> {
 
     /// Does what an operator asks for; true at the end.
     pub async fn fulfil(&mut self, pending: Pending, reloads: &mut Reloads) -> bool {
+        if pending.1.is_closed() {
+            return false; // who asked has gone, and was not answered
+        }
         let (request, answer) = match pending {
             (Request::Ping(server), answer) => {
                 self.begin_ping(server.as_deref(), answer);
@@ -503,9 +506,9 @@ impl<'a> Process<'a> {
     }
 
     /// Sends the status to a client of the control socket.
-    pub async fn tell(&mut self, stream: UnixStream) -> bool {
+    pub async fn tell(&mut self, asker: Connected) -> bool {
         let (snapshot, done) = self.status_now(PeersAsked::All).await;
-        control::answer(stream, snapshot);
+        control::answer(asker, snapshot);
         done
     }
 

@@ -1,6 +1,7 @@
 //! Files of peers that are read and checked while the tunnel goes on: 10,000 peers take longer than the
 //! loop of a process may be held.
 
+use std::collections::VecDeque;
 use std::future::pending;
 
 use tokio::sync::oneshot;
@@ -12,15 +13,22 @@ use crate::engine::config::Datapath;
 use crate::engine::peers_file::PeerSet;
 use crate::host::heap;
 
-/// What is read and checked at the moment: one set at a time, so that the last one that was asked for is
-/// the one that stays.
+/// What is read and checked: one set after the other, in the order in which they were asked for, so that
+/// the last one is the one that stays.
 pub struct Reloads {
     reader: Option<PeersReader>,
     /// The datapath in use, which has to carry them.
     datapath: Datapath,
     running: Option<Running>,
-    /// They are to be read again after that.
-    again: bool,
+    waiting: VecDeque<Work>,
+}
+
+/// Files to check.
+enum Work {
+    /// Those of this process.
+    Own,
+    /// Those that somebody sent.
+    Sent(Files, oneshot::Sender<Reply>),
 }
 
 struct Running {
@@ -35,9 +43,19 @@ pub struct Checked {
     pub asked: Option<oneshot::Sender<Reply>>,
 }
 
+impl Work {
+    /// Whether somebody still waits for it.
+    fn is_awaited(&self) -> bool {
+        match self {
+            Work::Own => true,
+            Work::Sent(_, asked) => !asked.is_closed(),
+        }
+    }
+}
+
 impl Reloads {
     pub fn new(reader: Option<PeersReader>, datapath: Datapath) -> Self {
-        Reloads { reader, datapath, running: None, again: false }
+        Reloads { reader, datapath, running: None, waiting: VecDeque::new() }
     }
 
     /// What reads files of peers; `None`: this tunnel has none.
@@ -45,29 +63,40 @@ impl Reloads {
         self.reader.as_ref()
     }
 
-    /// Whether the next request has to wait.
-    pub fn is_busy(&self) -> bool {
-        self.running.is_some()
-    }
-
-    /// Reads the files of this process again.
+    /// Reads the files of this process again, after those that were sent before.
     pub fn read_again(&mut self) {
-        let Some(reader) = self.reader.clone() else { return };
-        if self.is_busy() {
-            self.again = true;
-            return;
+        // They are read when it is their turn.
+        if !matches!(self.waiting.back(), Some(Work::Own)) {
+            self.add(Work::Own);
         }
-        let datapath = self.datapath;
-        let work = spawn_blocking(move || then_give_back(reader.again(datapath)));
-        self.running = Some(Running { work, asked: None });
     }
 
-    /// Checks files that were sent.
+    /// Checks files that were sent, after those that were sent before.
     pub fn take(&mut self, files: Files, asked: oneshot::Sender<Reply>) {
-        let Some(reader) = self.reader.clone() else { return };
+        self.add(Work::Sent(files, asked));
+    }
+
+    fn add(&mut self, work: Work) {
+        self.waiting.push_back(work);
+        self.go_on();
+    }
+
+    /// Begins with the next ones. Those of somebody who has gone in the meantime are not taken: they were
+    /// told nothing.
+    fn go_on(&mut self) {
+        self.waiting.retain(Work::is_awaited);
+        let Some(reader) = self.reader.clone().filter(|_| self.running.is_none()) else { return };
         let datapath = self.datapath;
-        let work = spawn_blocking(move || then_give_back(reader.take(files, datapath)));
-        self.running = Some(Running { work, asked: Some(asked) });
+        self.running = self.waiting.pop_front().map(|work| match work {
+            Work::Own => Running {
+                work: spawn_blocking(move || then_give_back(reader.again(datapath))),
+                asked: None,
+            },
+            Work::Sent(files, asked) => Running {
+                work: spawn_blocking(move || then_give_back(reader.take(files, datapath))),
+                asked: Some(asked),
+            },
+        });
     }
 
     /// Waits until files have been checked. Cancel safe.
@@ -76,9 +105,7 @@ impl Reloads {
         let result = (&mut running.work).await;
         let set = result.unwrap_or_else(|e| Err(format!("the files were not checked: {e}")));
         let asked = self.running.take().and_then(|running| running.asked);
-        if std::mem::take(&mut self.again) {
-            self.read_again();
-        }
+        self.go_on();
         Checked { set, asked }
     }
 }

@@ -8,10 +8,8 @@
 use std::collections::BTreeMap;
 use std::io::{self, Write as _};
 use std::net::Shutdown;
-use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixStream as Connection;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 
 use base64::Engine as _;
@@ -19,32 +17,32 @@ use base64::engine::general_purpose::STANDARD;
 use rustix::net::sockopt::socket_peercred;
 use rustix::process::geteuid;
 use serde::{Deserialize, Serialize};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::{Semaphore, mpsc, oneshot};
-use tokio::task::spawn_blocking;
+use tokio::sync::oneshot;
 
 use super::Failure;
-use super::events::Events;
 use super::snapshot::{PeersAsked, Snapshot};
-use super::stream::{MAX_STATUS, read_all};
+use super::stream::{self, MAX_STATUS, read_all};
 
-const SOCKET: &str = "request.sock";
+/// Its name in the runtime directory.
+pub(super) const SOCKET: &str = "request.sock";
 
 /// The version of requests and answers.
 const VERSION: u32 = 1;
 
 /// The longest request that is read: 10,000 peers need 4 MiB.
-const LONGEST: u64 = 64 << 20;
+pub(super) const LONGEST: u64 = 64 << 20;
 
 /// The longest answer that is read.
 const LONGEST_ANSWER: usize = 4 << 20;
 
-/// How many are asked for something at a time: each may be long.
-const AT_A_TIME: usize = 8;
+/// How long one side waits until the other has sent what it has to say at once, or has read it.
+pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 
-/// How long one side waits for the other.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// How long the answer to a ping is waited for: every server may be asked before, for two seconds each.
+const PING_PATIENCE: Duration = Duration::from_secs(60);
+
+/// How long it is waited until files are checked, after those of others who came before.
+const RELOAD_PATIENCE: Duration = Duration::from_secs(600);
 
 /// How long `show` waits for one process.
 const STATUS_PATIENCE: Duration = Duration::from_secs(5);
@@ -65,6 +63,21 @@ pub enum Request {
     Monitor(Option<String>),
     /// Have a client ask the server with this name or address whether it is there; `None`: the one in use.
     Ping(Option<String>),
+}
+
+impl Request {
+    /// How long who asks waits for the answer.
+    fn patience(&self) -> Duration {
+        match self {
+            Request::Where
+            | Request::Reload(None)
+            | Request::Kick(_)
+            | Request::Show(_)
+            | Request::Monitor(_) => PATIENCE,
+            Request::Reload(Some(_)) => RELOAD_PATIENCE,
+            Request::Ping(_) => PING_PATIENCE,
+        }
+    }
 }
 
 /// Files of peers, and the files of secrets that they name.
@@ -131,97 +144,11 @@ pub enum Reply {
 /// A request, and where its answer goes.
 pub type Pending = (Request, oneshot::Sender<Reply>);
 
-/// What is asked, one after the other. The socket is removed when it is dropped.
-#[derive(Debug)]
-pub struct Requests {
-    pending: mpsc::Receiver<Pending>,
-    path: PathBuf,
-}
-
-impl Requests {
-    /// Waits for the next request.
-    pub async fn next(&mut self) -> Option<Pending> {
-        self.pending.recv().await
-    }
-}
-
-impl Drop for Requests {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_file(&self.path); // it is fine if it is gone already
-    }
-}
-
-/// Listens in `directory`.
-///
-/// # Errors
-/// When the socket cannot be made.
-pub fn listen(directory: &Path, events: &Events) -> io::Result<Requests> {
-    let path = directory.join(SOCKET);
-    match std::fs::remove_file(&path) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
-        Ok(()) | Err(_) => {}
-    }
-    let listener = UnixListener::bind(&path)?;
-    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))?;
-    let (sender, pending) = mpsc::channel(1);
-    let events = events.clone();
-    tokio::spawn(async move {
-        let places = Arc::new(Semaphore::new(AT_A_TIME));
-        while let Ok(place) = Arc::clone(&places).acquire_owned().await
-            && let Ok((stream, _)) = listener.accept().await
-        {
-            let (sender, events) = (sender.clone(), events.clone());
-            tokio::spawn(async move {
-                let _ = tokio::time::timeout(PATIENCE, serve(stream, &sender, &events)).await;
-                drop(place);
-            });
-        }
-    });
-    Ok(Requests { pending, path })
-}
-
-async fn serve(
-    mut stream: UnixStream,
-    requests: &mpsc::Sender<Pending>,
-    events: &Events,
-) -> io::Result<()> {
-    let mut bytes = Vec::new();
-    (&mut stream).take(LONGEST + 1).read_to_end(&mut bytes).await?;
-    // That many bytes would hold the loop.
-    let request = spawn_blocking(move || read(&bytes)).await.map_err(io::Error::other)?;
-    let reply = match request {
-        Ok(Request::Monitor(peer)) => match events.follow(stream, peer, accepted()) {
-            Ok(()) => return Ok(()),
-            Err((back, why)) => {
-                stream = back;
-                Reply::Said(Answer::refused(why))
-            }
-        },
-        Ok(request) => {
-            let (sender, answer) = oneshot::channel();
-            let closed = || Reply::Said(Answer::refused("the process is ending"));
-            match requests.send((request, sender)).await {
-                Ok(()) => answer.await.unwrap_or_else(|_| closed()),
-                Err(_) => closed(),
-            }
-        }
-        Err(why) => Reply::Said(Answer::refused(why)),
-    };
-    let bytes = match reply {
-        Reply::Said(answer) => {
-            let envelope = Envelope { ipipou: VERSION, content: answer };
-            serde_json::to_vec(&envelope).unwrap_or_default()
-        }
-        Reply::Status(snapshot) => snapshot.rendered().await,
-    };
-    stream.write_all(&bytes).await
-}
-
 /// Takes a request apart.
 ///
 /// # Errors
 /// Why it is none.
-fn read(bytes: &[u8]) -> Result<Request, String> {
+pub(super) fn taken_apart(bytes: &[u8]) -> Result<Request, String> {
     if bytes.len() as u64 > LONGEST {
         return Err(format!("a request has at most {} MiB", LONGEST >> 20));
     }
@@ -255,8 +182,9 @@ pub enum RunsAs {
 /// When it does not answer in time.
 pub fn ask(directory: &Path, request: Request) -> Result<(Answer, RunsAs), Failure> {
     let path = directory.join(SOCKET);
+    let patience = request.patience();
     let mut stream = connect(directory, request)?;
-    let answer = read_all(&mut stream, PATIENCE, LONGEST_ANSWER).map_err(|e| failed(&path, &e))?;
+    let answer = read_all(&mut stream, patience, LONGEST_ANSWER).map_err(|e| failed(&path, &e))?;
     let user = socket_peercred(&stream).map_err(|e| failed(&path, &e.into()))?.uid;
     let is_ours = user.is_root() || user == geteuid();
     let runs_as = if is_ours { RunsAs::Us } else { RunsAs::Another };
@@ -266,16 +194,18 @@ pub fn ask(directory: &Path, request: Request) -> Result<(Answer, RunsAs), Failu
 }
 
 /// Asks for the status with some of the peers. `None`: the process has no such socket, or does not know
-/// this request, or is ending.
+/// this request, or is ending, or has other things to do there (one that is older than this program).
 ///
 /// # Errors
-/// When it does not answer in time.
+/// When what it answers cannot be read.
 pub fn ask_status(directory: &Path, peers: PeersAsked) -> Result<Option<Vec<u8>>, Failure> {
     let path = directory.join(SOCKET);
-    let Ok(mut stream) = Connection::connect(&path) else { return Ok(None) };
-    let failed = |e: io::Error| failed(&path, &e);
-    send(&mut stream, Request::Show(peers)).map_err(failed)?;
-    let answer = read_all(&mut stream, STATUS_PATIENCE, MAX_STATUS).map_err(failed)?;
+    let Ok(mut stream) = stream::connect(&path, STATUS_PATIENCE) else { return Ok(None) };
+    let asked = send(&mut stream, Request::Show(peers));
+    let answer = match asked.and_then(|()| read_all(&mut stream, STATUS_PATIENCE, MAX_STATUS)) {
+        Err(e) if e.kind() == io::ErrorKind::TimedOut => return Ok(None),
+        answer => answer.map_err(|e| failed(&path, &e))?,
+    };
     // A refusal is an answer in its envelope; a status has none, and may be megabytes.
     Ok((!answer.is_empty() && !answer.starts_with(br#"{"ipipou":"#)).then_some(answer))
 }
@@ -287,7 +217,7 @@ pub fn ask_status(directory: &Path, peers: PeersAsked) -> Result<Option<Vec<u8>>
 pub(super) fn connect(directory: &Path, request: Request) -> Result<Connection, Failure> {
     let path = directory.join(SOCKET);
     let failed = |e: io::Error| failed(&path, &e);
-    let mut stream = Connection::connect(&path).map_err(failed)?;
+    let mut stream = stream::connect(&path, PATIENCE).map_err(failed)?;
     send(&mut stream, request).map_err(failed)?;
     Ok(stream)
 }
@@ -314,10 +244,15 @@ fn failed(path: &Path, error: &io::Error) -> Failure {
     }
 }
 
+/// An answer as it is sent.
+pub(super) fn rendered(answer: Answer) -> Vec<u8> {
+    let envelope = Envelope { ipipou: VERSION, content: answer };
+    serde_json::to_vec(&envelope).unwrap_or_default()
+}
+
 /// The line that precedes events.
-fn accepted() -> Vec<u8> {
-    let envelope = Envelope { ipipou: VERSION, content: Answer::done("") };
-    let mut line = serde_json::to_vec(&envelope).unwrap_or_default();
+pub(super) fn accepted() -> Vec<u8> {
+    let mut line = rendered(Answer::done(""));
     line.push(b'\n');
     line
 }
@@ -360,12 +295,12 @@ mod tests {
     #[test]
     fn a_request_of_another_version_is_refused_by_its_number() {
         let later = br#"{"ipipou":2,"request":{"dance":7}}"#;
-        assert!(read(later).unwrap_err().contains("version 2"));
+        assert!(taken_apart(later).unwrap_err().contains("version 2"));
         let unknown = br#"{"ipipou":1,"request":{"dance":7}}"#;
-        assert!(read(unknown).unwrap_err().contains("no request"));
-        assert!(read(b"").unwrap_err().contains("no request"));
+        assert!(taken_apart(unknown).unwrap_err().contains("no request"));
+        assert!(taken_apart(b"").unwrap_err().contains("no request"));
         let kick = br#"{"ipipou":1,"request":{"kick":"anna"}}"#;
-        assert_eq!(read(kick), Ok(Request::Kick("anna".to_owned())));
+        assert_eq!(taken_apart(kick), Ok(Request::Kick("anna".to_owned())));
     }
 
     #[test]

@@ -4,20 +4,21 @@ use std::future::pending;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::net::UnixStream;
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::task::LocalSet;
 use tokio::time::{Instant, sleep_until};
 
-use super::control::StatusSocket;
+use super::control;
 use super::debounce::DebouncedChanges;
 use super::events::Events;
+use super::listener::{Connected, Listener};
 use super::old::Base;
 use super::peers::{AtStart, PeersReader};
 use super::preflight::Demand;
 use super::process::Process;
 use super::reloads::{Checked, Reloads};
-use super::requests::{self, Answer, Pending, Reply, Requests};
+use super::request_socket::{self, Requests};
+use super::requests::{Answer, Pending, Reply};
 use super::signals::{Caught, Signals};
 use super::snapshot::Mistakes;
 use super::{Failure, Settings, old_tunnel, preflight, server_key};
@@ -87,7 +88,7 @@ async fn serve(settings: &Settings) -> Result<(), Failure> {
     let kept = inherited.remove(&Owner::Tunnel).unwrap_or_default();
     let mut process = Process::open(settings, &demand, kept).await?;
     let hosts = hosts.map(|hosts| hosts.carried_by(process.chosen));
-    let control = open_control(settings);
+    let mut control = open_control(settings);
     let (mut answers, look_up_now) = keep_looking(&settings.config);
     let table_now = Arc::new(Notify::new());
     let family = watch::Sender::new(process.family_at_start);
@@ -189,9 +190,9 @@ async fn serve(settings: &Settings) -> Result<(), Failure> {
             Some(table) = next_table(&mut tables, &settings.config) => {
                 process.handle(Event::Hosts(table)).await
             }
-            Some(stream) = next_asker(control.as_ref()) => process.tell(stream).await,
+            asker = next_asker(&mut control) => process.tell(asker).await,
             checked = reloads.checked() => reloaded(&mut process, checked).await,
-            Some(pending) = next_request(&mut asked), if !reloads.is_busy() => {
+            Some(pending) = next_request(&mut asked) => {
                 process.fulfil(pending, &mut reloads).await
             }
             () = made, if !is_ready => false,
@@ -225,7 +226,7 @@ async fn reloaded(process: &mut Process<'_>, Checked { set, asked }: Checked) ->
         }
         Err(faults) => {
             process.note_mistakes(&faults);
-            if asked.is_none() {
+            if asked.as_ref().is_none_or(oneshot::Sender::is_closed) {
                 faults.lines().for_each(|fault| tracing::error!("{fault}"));
                 tracing::error!("the files of peers have mistakes: everything stays as it was");
             }
@@ -239,7 +240,7 @@ async fn reloaded(process: &mut Process<'_>, Checked { set, asked }: Checked) ->
 /// Opens the socket for requests; a tunnel works without one.
 fn open_requests(settings: &Settings, events: &Events) -> Option<Requests> {
     let directory = &settings.runtime_dir;
-    requests::listen(directory, events)
+    request_socket::listen(directory, events)
         .inspect_err(|e| {
             tracing::warn!(
                 "{}: {e}: `ipipou reload` will not reach this tunnel",
@@ -261,8 +262,8 @@ fn ignore(signal: &str) {
 }
 
 /// Opens the control socket; a tunnel works without one.
-fn open_control(settings: &Settings) -> Option<StatusSocket> {
-    StatusSocket::open(&settings.runtime_dir)
+fn open_control(settings: &Settings) -> Option<Listener> {
+    control::listen(&settings.runtime_dir)
         .inspect_err(|e| {
             tracing::warn!(
                 "{}: {e}: `ipipou show` will not see this tunnel; see --runtime-dir",
@@ -316,9 +317,9 @@ async fn next_table(tables: &mut mpsc::Receiver<Vec<Node>>, config: &Config) -> 
     }
 }
 
-async fn next_asker(control: Option<&StatusSocket>) -> Option<UnixStream> {
+async fn next_asker(control: &mut Option<Listener>) -> Connected {
     match control {
-        Some(control) => control.accept().await.ok(),
+        Some(control) => control.accept().await,
         None => pending().await,
     }
 }

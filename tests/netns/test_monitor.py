@@ -1,7 +1,12 @@
 """`ipipou monitor`: what happens to a tunnel, a line each, for hooks."""
 
 import json
+import re
 import signal
+import socket
+import subprocess
+import threading
+import time
 
 from control_v2 import Client
 from hub import PORT, Hub, hellos, reload
@@ -143,3 +148,86 @@ def test_there_are_a_few_readers_at_most(lab):
     readers[0].process.stop()
     again = ["timeout", "--signal=INT", "1", *command]
     await_(lambda: hub.host.run(again, check=False).returncode == 124, what="room for another one")
+
+
+class Silent:
+    """A process that answers nothing but what it is: the status of another one."""
+
+    def __init__(self, lab, status):
+        self.root = lab.directory / "run-silent"
+        (self.root / "silent0").mkdir(parents=True)
+        self.status = json.dumps(status).encode()
+        self.listener = socket.socket(socket.AF_UNIX)
+        self.listener.bind(str(self.root / "silent0" / "request.sock"))
+        self.listener.listen()
+        self.asked, self.answer = [], b""
+        threading.Thread(target=self.serve, daemon=True).start()
+
+    def serve(self):
+        while True:
+            stream, _ = self.listener.accept()
+            request = b"".join(iter(lambda: stream.recv(65536), b""))
+            if b'"monitor"' in request:
+                stream.sendall(self.answer)
+                self.asked.append(stream)
+            else:
+                stream.sendall(self.status)
+                stream.close()
+
+
+def test_a_monitor_that_hears_nothing_can_be_ended(lab):
+    hub = Hub(lab, clients=0)
+    near = hub.server()
+    silent = Silent(lab, near.show())
+    command = ["ipipou", "monitor", "--runtime-root", silent.root]
+    for count, number in enumerate((signal.SIGINT, signal.SIGTERM), start=1):
+        watcher = hub.host.spawn(command)
+        await_(lambda: len(silent.asked) == count, what="its question")
+        time.sleep(0.2)
+        watcher.send_signal(number)
+        assert watcher.wait(5) == 0
+    # A terminal that goes takes it along, as it does any other program.
+    watcher = hub.host.spawn(command)
+    await_(lambda: len(silent.asked) == 3, what="its question")
+    watcher.send_signal(signal.SIGHUP)
+    assert watcher.wait(5) == -signal.SIGHUP
+    watcher = hub.host.spawn(command)
+    await_(lambda: len(silent.asked) == 4, what="its question")
+    for stream in silent.asked:
+        stream.close()
+    assert watcher.wait(5) == 1
+    assert "the tunnel's process has ended" in watcher.output()
+
+
+def test_a_monitor_ends_with_who_reads_it(lab):
+    hub = Hub(lab, clients=0)
+    near = hub.server()
+    silent = Silent(lab, near.show())
+    for end in (silent.root, near.root):
+        argv = hub.host.inside(["ipipou", "monitor", "--runtime-root", end])
+        watcher = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+        time.sleep(0.5)
+        watcher.stdout.close()
+        try:
+            assert watcher.wait(5) == 0
+        finally:
+            watcher.kill()
+
+
+def test_what_a_process_says_is_no_command_to_a_terminal(lab):
+    hub = Hub(lab, clients=0)
+    near = hub.server()
+    silent = Silent(lab, near.show())
+    why = "a\u009b2Jb\u007f\u0085\u202ec"
+    event = {"schema": 1, "at": 1, "tunnel": "t\u009b", "event": "refused", "peer": None}
+    event |= {"remote": None, "from": None, "why": why, "missed": None}
+    said = {"ipipou": 1, "ok": True, "text": "", "path": None}
+    lines = [json.dumps(said), json.dumps(event, ensure_ascii=False), ""]
+    silent.answer = "\n".join(lines).encode()
+    for words in ([], ["--json"]):
+        watcher = hub.host.spawn(["ipipou", "monitor", *words, "--runtime-root", silent.root])
+        watcher.await_output("refused")
+        assert not re.search(r"[\x7f-\x9f\u202e]", watcher.output()), ascii(watcher.output())
+        if words:
+            shown = [line for line in watcher.output().splitlines() if line.startswith("{")]
+            assert json.loads(shown[0])["why"] == why
