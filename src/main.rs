@@ -20,7 +20,10 @@ fn main() -> ExitCode {
                 (false, true) => Style::Wide,
                 (false, false) => Style::Table,
             };
-            daemon::show(&runtime_root, name.as_deref(), style).map(|text| show(&text))
+            daemon::show(&runtime_root, name.as_deref(), style).and_then(|(text, failed)| {
+                show(&text);
+                failed.map_or(Ok(()), Err)
+            })
         }
         Ok(Invocation::Genkey) => daemon::genkey(),
         Ok(Invocation::Pubkey) => daemon::pubkey(),

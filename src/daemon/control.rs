@@ -67,30 +67,42 @@ pub fn answer((mut stream, place): Connected, snapshot: Snapshot) {
     });
 }
 
-/// The text of `ipipou show`: all processes below `root`, or the one called `name`.
+/// The text of `ipipou show`: all processes below `root`, or the one called `name`. With it comes why not all
+/// of them are in it.
 ///
 /// # Errors
 /// When there is nothing to show, or this user may not see it.
-pub fn show(root: &Path, name: Option<&str>, style: Style) -> Result<String, Failure> {
+pub fn show(
+    root: &Path,
+    name: Option<&str>,
+    style: Style,
+) -> Result<(String, Option<Failure>), Failure> {
     let asked = match (name, style) {
         (None, Style::Table | Style::Wide) => PeersAsked::None,
         (Some(_), _) | (None, Style::Json) => PeersAsked::All,
     };
-    let processes = processes(root, name, &asked)?;
+    let (processes, failed) = match name {
+        Some(_) => (named(root, name, &asked)?, None),
+        None => all(root, &asked)?,
+    };
+    if let ([], Some(failed)) = (processes.as_slice(), failed.as_ref()) {
+        return Err(Failure::Generic(failed.to_string()));
+    }
+    let processes: Vec<_> = processes.into_iter().map(|(_, process)| process).collect();
     if style == Style::Json {
         return serde_json::to_string_pretty(&processes)
-            .map(|text| printable_json(&text) + "\n")
+            .map(|text| (printable_json(&text) + "\n", failed))
             .map_err(|e| Failure::Generic(e.to_string()));
     }
     if processes.is_empty() {
-        return Ok("no tunnel is running\n".to_owned());
+        return Ok(("no tunnel is running\n".to_owned(), None));
     }
     let now = clock::unix();
     let mut text = status::table(&processes, now, style == Style::Wide);
     if name.is_some() {
         text.extend(processes.iter().map(|process| status::details(process, now)));
     }
-    Ok(text)
+    Ok((text, failed))
 }
 
 /// The public key that the server called `name` says is its own; `None`: none is running.
@@ -144,32 +156,55 @@ fn processes(
     Ok(named(root, name, peers)?.into_iter().map(|(_, process)| process).collect())
 }
 
-fn named(
-    root: &Path,
-    name: Option<&str>,
-    peers: &PeersAsked,
-) -> Result<Vec<(PathBuf, ProcessStatus)>, Failure> {
-    let mut processes = Vec::new();
-    for directory in directories(root)? {
-        let file_name = directory.file_name().and_then(|n| n.to_str());
-        // Who is asked for by the name of an interface is found out without the peers of all others.
-        let by_interface = name.filter(|name| file_name != Some(name));
-        if let Some(interface) = by_interface {
-            let Some(process) = ask(&directory, &PeersAsked::None)? else { continue };
-            if !process.tunnels.iter().any(|tunnel| tunnel.interface == interface) {
-                continue;
-            }
-        }
+/// A process, and its directory.
+type Found = (PathBuf, ProcessStatus);
+
+/// Those below `root`; with a name, those that are called so. One that is meant by nobody may stand still.
+fn named(root: &Path, name: Option<&str>, peers: &PeersAsked) -> Result<Vec<Found>, Failure> {
+    let Some(name) = name else {
+        return match all(root, peers)? {
+            (_, Some(failed)) => Err(failed),
+            (processes, None) => Ok(processes),
+        };
+    };
+    let (called, others): (Vec<_>, Vec<_>) = directories(root)?
+        .into_iter()
+        .partition(|directory| directory.file_name().is_some_and(|file| file == name));
+    for directory in called {
         if let Some(process) = ask(&directory, peers)? {
-            processes.push((directory, process));
+            return Ok(vec![(directory, process)]);
         }
     }
-    if let (Some(name), []) = (name, processes.as_slice()) {
-        return Err(Failure::Generic(format!(
-            "no running tunnel is called {name}; `ipipou show` lists them"
-        )));
+    // Who is asked for by the name of an interface is found out without the peers of all others.
+    let (mut processes, failed) = each(others, &PeersAsked::None);
+    processes.retain(|(_, it)| it.tunnels.iter().any(|tunnel| tunnel.interface == name));
+    if processes.is_empty() {
+        return Err(failed.unwrap_or_else(|| {
+            Failure::Generic(format!(
+                "no running tunnel is called {name}; `ipipou show` lists them"
+            ))
+        }));
     }
-    Ok(processes)
+    let again =
+        processes.into_iter().map(|(directory, _)| Ok((ask(&directory, peers)?, directory)));
+    let again = again.collect::<Result<Vec<_>, Failure>>()?;
+    Ok(again.into_iter().filter_map(|(process, directory)| Some((directory, process?))).collect())
+}
+
+/// All processes below `root`, and why one of them could not be asked.
+fn all(root: &Path, peers: &PeersAsked) -> Result<(Vec<Found>, Option<Failure>), Failure> {
+    Ok(each(directories(root)?, peers))
+}
+
+fn each(directories: Vec<PathBuf>, peers: &PeersAsked) -> (Vec<Found>, Option<Failure>) {
+    let (mut processes, mut failed) = (Vec::new(), None);
+    for directory in directories {
+        match ask(&directory, peers) {
+            Ok(process) => processes.extend(process.map(|process| (directory, process))),
+            Err(failure) => failed = failed.or(Some(failure)),
+        }
+    }
+    (processes, failed)
 }
 
 /// Which peers are to be shown.

@@ -1,6 +1,7 @@
 """The socket for requests: who waits for something long keeps nobody else from being answered, and nothing that
 passes ends it."""
 
+import json
 import os
 import pathlib
 import shutil
@@ -9,6 +10,7 @@ import socket
 import subprocess
 import time
 
+import ipipou
 import pytest
 from hub import Hub
 from lab import await_
@@ -150,3 +152,23 @@ def test_a_process_that_stands_still_is_waited_for_a_limited_time(lab):
         near.process.send_signal(signal.SIGCONT)
         for one in waiting:
             one.close()
+
+
+def test_a_process_that_stands_still_hides_no_other(lab):
+    hub = Hub(lab, clients=0)
+    near = hub.server()
+    other = ipipou.server(hub.host, "--auth-token", "x", number=1)
+    root = ["--runtime-root", near.root]
+    near.process.send_signal(signal.SIGSTOP)
+    try:
+        for words in (["show", "ipipou1"], ["reload", "ipipou1"]):
+            _, took = timed(hub.host, *words, *root)
+            assert took < PROMPT, (words, took)
+        # It is said that it is missing.
+        done, took = timed(hub.host, "show", "--json", *root, check=False)
+        assert took < 15 and done.returncode == 1
+        assert [it["interface"] for it in json.loads(done.stdout)] == ["ipipou1"]
+        assert "ipipou0/control.sock: timed out" in done.stderr, done.stderr
+    finally:
+        near.process.send_signal(signal.SIGCONT)
+    assert other.process.stop() == 0
