@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::IpAddr;
+use std::path::Path;
 use std::sync::Arc;
 
 use ipnet::IpNet;
@@ -237,8 +238,8 @@ impl HostAdapter {
 
     /// Routes, policy rules, and what a gateway needs besides.
     async fn read_routing(&mut self, found: &mut Found) -> io::Result<()> {
-        found.rp_filter_of_all = setting("conf/all/rp_filter");
-        found.ip_forward = setting("ip_forward") != 0;
+        found.rp_filter_of_all = setting(Path::new("/proc/sys/net/ipv4/conf/all/rp_filter"))?;
+        found.ip_forward = setting(Path::new("/proc/sys/net/ipv4/ip_forward"))? != 0;
         let families = [Family::V4, Family::V6].into_iter();
         // Needed only where other routes than those of the main table can lead into the tunnel.
         if self.reading.tunnel.gateway.mark().is_some() {
@@ -268,8 +269,29 @@ impl HostAdapter {
     }
 }
 
-/// A setting directly below net.ipv4 that belongs to no interface (ip-sysctl.rst).
-fn setting(name: &str) -> u32 {
-    let text = std::fs::read_to_string(format!("/proc/sys/net/ipv4/{name}"));
-    text.ok().and_then(|text| text.trim().parse().ok()).unwrap_or(0)
+/// A setting that belongs to no interface (ip-sysctl.rst); 0, where this process cannot see any.
+///
+/// # Errors
+/// When it is there and cannot be read now, as without a free descriptor: that is no 0, which would be put
+/// back one day.
+fn setting(path: &Path) -> io::Result<u32> {
+    match std::fs::read_to_string(path) {
+        Ok(text) => Ok(text.trim().parse().unwrap_or(0)),
+        Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied) => {
+            Ok(0)
+        }
+        Err(e) => Err(io::Error::new(e.kind(), format!("{}: {e}", path.display()))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_setting_that_cannot_be_read_now_is_not_off() {
+        assert!(setting(Path::new("/proc/sys/net/ipv4")).is_err()); // a directory
+        assert_eq!(setting(Path::new("/proc/sys/net/ipv4/absent")).unwrap(), 0);
+        assert_eq!(setting(Path::new("/proc/sys/net/ipv4/ip_default_ttl")).unwrap() & !0xff, 0);
+    }
 }
