@@ -268,3 +268,20 @@ def test_a_flood_from_one_address_stops_no_other_client(lab):
     assert 0 < status["dropped"]["flood"]["packets"] < flood.sent
     assert sum(status["rejected"].values()) > 0
     assert not re.search(r"(?m)ERROR", lan.near.process.output())
+
+
+def test_packets_that_wait_in_the_queue_may_be_flushed(lab):
+    """The kernel drops what waits when the rules go, and refuses the verdicts that come later."""
+    server, client = ipipou.neighbours(lab)
+    near = ipipou.server(server, "--auth-token", "a token")
+    with client.udp_socket(CLIENT, 5000) as junk:
+        near.process.send_signal(signal.SIGSTOP)
+        for _ in range(20):
+            junk.sendto(b"junk", (SERVER, PORT))
+        time.sleep(0.5)
+        server.run("nft flush ruleset")
+        near.process.send_signal(signal.SIGCONT)
+    near.await_log("repairing: install rules")
+    ipipou.client(client, "--auth-token", "a token")
+    ipipou.reach_each_other(server, client)
+    assert near.process.stop() == 0
