@@ -1,5 +1,6 @@
 //! One process and its tunnel: the engine, and the adapters that carry out its actions.
 
+use std::collections::BTreeSet;
 use std::mem::{Discriminant, discriminant};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
@@ -69,6 +70,8 @@ pub struct Process<'a> {
     pub(super) chosen: Datapath,
     pub(super) datapath: Box<dyn host::Datapath>,
     pub(super) dns: Dns,
+    /// The name servers that the host asked when they could be read last.
+    asked: BTreeSet<IpAddr>,
     pub(super) memory: MemoryFile,
     rejections: Limiter<Reject>,
     failures: Limiter<Failing>,
@@ -164,6 +167,7 @@ impl<'a> Process<'a> {
             chosen: datapath,
             datapath: in_use,
             dns,
+            asked: BTreeSet::new(),
             memory: file,
             rejections: Limiter::new(LOG_EVERY, 1),
             failures: Limiter::new(LOG_EVERY, SOME_LINES),
@@ -258,7 +262,10 @@ impl<'a> Process<'a> {
         }
         self.warn();
         if self.settings.tunnel().inner_from_server {
-            found.asked = asked::name_servers(RESOLV_CONF.as_ref());
+            if let Ok(asked) = asked::name_servers(RESOLV_CONF.as_ref()) {
+                self.asked = asked;
+            }
+            found.asked.clone_from(&self.asked);
         }
         found.name_servers = self.dns.in_use();
         self.rules = match found.rules {

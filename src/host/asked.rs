@@ -2,16 +2,29 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::io;
 use std::net::IpAddr;
 use std::path::Path;
 
 /// Where systemd-resolved tells which servers it asks (systemd-resolved.service(8)).
 const OF_RESOLVED: &str = "/run/systemd/resolve/resolv.conf";
 
-/// Those in `resolv_conf`, and those that systemd-resolved asks. A file that cannot be read tells none.
-pub fn name_servers(resolv_conf: &Path) -> BTreeSet<IpAddr> {
-    let texts = [resolv_conf, Path::new(OF_RESOLVED)].map(|path| fs::read_to_string(path).ok());
-    texts.iter().flatten().flat_map(|text| text.lines().filter_map(name_server)).collect()
+/// Those in `resolv_conf`, and those that systemd-resolved asks, as far as the files are there.
+///
+/// # Errors
+/// When a file that is there cannot be read: then it is unknown.
+pub fn name_servers(resolv_conf: &Path) -> io::Result<BTreeSet<IpAddr>> {
+    let mut servers = BTreeSet::new();
+    for path in [resolv_conf, Path::new(OF_RESOLVED)] {
+        match fs::read(path) {
+            Ok(bytes) => {
+                servers.extend(String::from_utf8_lossy(&bytes).lines().filter_map(name_server));
+            }
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(servers)
 }
 
 /// The address in a line `nameserver ADDRESS`, without an IPv6 address' interface (resolv.conf(5)).

@@ -88,6 +88,21 @@ def test_a_kick_ends_its_session(lab):
     await_state(near, "peer4", "connected")
 
 
+def test_it_sends_from_its_own_address_only_whatever_the_host_has_loosened(lab):
+    """`net.ipv4.conf.all.rp_filter` 2 turns every reverse path filter into a check for any route."""
+    hub = MixedHub(lab)
+    hub.host.run("sysctl -qw net.ipv4.conf.all.rp_filter=2")
+    near, far = hub.server(), hub.old_client()
+    await_state(near, "peer4", "connected")
+    await_reached(hub.old, inner(1))
+    answers = hub.host.capture("any", "icmp[icmptype] = icmp-echoreply")
+    for source in (inner(2), inner(77), inner(4)):
+        hub.old.send_fou(outer(4), PORT, outer(1), OLD, source, inner(1))
+    answers.await_packets(1, condition=lambda packet: packet.dst == inner(4))
+    assert {packet.dst for packet in answers.packets()} <= {inner(4), outer(4)}
+    far.process.stop(), near.process.stop()
+
+
 def test_a_token(lab):
     hub = MixedHub(lab)
     path = hub.peers / "token"

@@ -131,6 +131,11 @@ fn only_remote(tunnel: &TunnelConfig, admitted: bool) -> RemoteSpec {
         (false, _) => Vec::new(),
         (true, SourceCheck::Off | SourceCheck::Loose) => everything.clone(),
         (true, SourceCheck::Strict) if tunnel.gateway.default_route => everything.clone(),
+        // A filter that the host as a whole has loosened would let it send as any of the other peers.
+        (true, SourceCheck::Strict) if tunnel.among_peers => {
+            let own = IpNet::V4(tunnel.inner_peer);
+            [own].into_iter().chain(tunnel.gateway.routes.iter().copied()).collect()
+        }
         (true, SourceCheck::Strict) => {
             let routes = tunnel.gateway.routes.iter().filter(|net| matches!(net, IpNet::V6(_)));
             let on_link = tunnel.inner6.map(IpNet::V6);

@@ -74,6 +74,22 @@ pub fn server_addresses(drafts: &[Draft], faults: &mut Vec<Fault>) {
     }
 }
 
+/// Adds the first peer with the old program, where another one is to reach no peer: packets between the two
+/// are in two tunnels, neither of which knows all peers.
+pub fn isolation(drafts: &[Draft], faults: &mut Vec<Fault>) {
+    let is_enabled = |draft: &&Draft| draft.settings.enabled();
+    let isolated = |draft: &&Draft| draft.old.is_none() && draft.settings.isolate();
+    let Some(isolated) = drafts.iter().filter(is_enabled).find(isolated) else { return };
+    let old = drafts.iter().filter(is_enabled).filter_map(|draft| Some((draft, draft.old?)));
+    for (draft, Written { line, .. }) in old.take(1) {
+        let place = place(isolated, isolated.origin.line);
+        let what = format!("it has `old`, and the other has `isolate` ({place})");
+        let todo =
+            "give one of them a server of its own, as peers with the old program reach all others";
+        faults.push(fault(draft, Some(isolated), line, Mistake::new(what, todo)));
+    }
+}
+
 /// Adds the peers with the old program that have the port of an earlier one.
 pub fn ports(drafts: &[Draft], faults: &mut Vec<Fault>) {
     let mut first: BTreeMap<NonZeroU16, (&Draft, usize)> = BTreeMap::new();

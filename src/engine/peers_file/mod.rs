@@ -137,6 +137,7 @@ pub fn parse(files: &[SourceFile], context: &Context) -> Result<PeerSet, Vec<Fau
     clashes::keys(&drafts, &mut faults);
     clashes::ranges(&drafts, &mut faults);
     clashes::ports(&drafts, &mut faults);
+    clashes::isolation(&drafts, &mut faults);
     clashes::server_addresses(&drafts, &mut faults);
     let too_many = |draft: &Draft, what: String| Fault {
         file: draft.origin.file.to_string(),
