@@ -22,7 +22,7 @@ mod lock;
 mod modules;
 mod namespace;
 mod nat;
-mod netlink;
+pub(crate) mod netlink;
 pub mod nft;
 mod port;
 pub mod program;

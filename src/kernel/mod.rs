@@ -9,6 +9,7 @@ mod fou;
 mod judgement;
 mod one;
 mod queue;
+mod queue_messages;
 mod quoted;
 mod raw;
 mod rewriting;

@@ -65,3 +65,46 @@ def test_the_old_packet_byte_for_byte(hub):
     # It moves, as behind a NAT; what was sent before is worth nothing any more.
     hub.old.send_udp(outer(4), 4444, outer(1), OLD, signed(hub.keys[4].private))
     await_(lambda: peers(near)["peer4"]["remote"] == f"{outer(4)}:4444", what="another port")
+
+
+def test_it_comes_back_by_its_port(hub):
+    """The queue of a tunnel that ended is free for the next one at once: this process lives on."""
+    near, far = hub.server(), hub.old_client()
+    await_state(near, "peer4", "connected")
+
+    def ready(port, change):
+        sign = f"peer4: ready on {port}"
+        seen = near.process.output().count(sign)
+        change()
+        await_(lambda: near.process.output().count(sign) > seen, what=sign)
+
+    def kick():
+        hub.host.run(["ipipou", "peer", "kick", "peer4", "--runtime-root", near.root])
+
+    def again():
+        hub.name_old(enabled=False)
+        reload(near)
+        await_(lambda: LINK not in hub.host.run("ip link"), what="no link")
+        hub.name_old()
+        reload(near)
+
+    ready(OLD, kick)
+    ready(OLD, again)
+    hub.name_old(3, old=OLD + 1)
+    reload(near)
+    near.process.await_output(f"peer3: ready on {OLD + 1}")
+
+    def exchange():
+        hub.name_old(3, old=OLD)
+        hub.name_old(4, old=OLD + 1)
+        reload(near)
+
+    ready(OLD + 1, exchange)
+    near.process.await_output(f"peer3: ready on {OLD}")
+    hub.name_old(old=OLD)
+    hub.name_old(3, old=OLD + 2)
+    ready(OLD, lambda: reload(near))
+    assert "NFQUEUE" not in near.process.output()
+    far.reauthenticate()
+    await_state(near, "peer4", "connected")
+    await_reached(hub.old, inner(1))
