@@ -88,7 +88,7 @@ impl Process<'_> {
             Step::Dns(DnsStep::Use) => self.dns.apply().map_err(StepError::Dns),
             Step::Dns(DnsStep::Restore) => self.dns.restore().map_err(StepError::Dns),
             Step::Kernel(of_kernel) => {
-                self.keep_record(of_kernel);
+                self.keep_record(of_kernel).await;
                 self.datapath.apply(step).await
             }
             Step::Tun(_) => self.datapath.apply(step).await,
@@ -97,16 +97,16 @@ impl Process<'_> {
 
     /// Records the FOU listener before it is made: after a crash in between, the record names a
     /// listener that does not exist.
-    fn keep_record(&self, step: &KernelStep) {
+    async fn keep_record(&self, step: &KernelStep) {
         let directory = &self.settings.state_dir;
         match step {
             KernelStep::AddListener(listener) => {
-                if let Err(e) = record::write(directory, listener.port) {
+                if let Err(e) = record::write(directory, listener.port).await {
                     let directory = directory.display();
                     tracing::warn!("{directory}: {e}: a restart may not know its FOU listener");
                 }
             }
-            KernelStep::RemoveRules => record::remove(directory),
+            KernelStep::RemoveRules => record::remove(directory).await,
             KernelStep::InstallRules(..)
             | KernelStep::Admit(_)
             | KernelStep::AdmitToo(_)

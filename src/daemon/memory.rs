@@ -9,18 +9,15 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
-use std::time::Duration;
 
 use sha2::{Digest as _, Sha256};
 use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::{Sleep, sleep, timeout};
 
+use super::disk::{self, PATIENCE};
 use super::memory_log::{self, MemoryLog, checksum};
 use crate::engine::{Engine, Memory, Record, Writing};
 use crate::host::atomic_file::replace;
-
-/// The longest that anything waits for the disk.
-const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The fields that version 0.3 wrote, without a checksum.
 const OLD_FIELDS: [&str; 7] =
@@ -74,26 +71,19 @@ impl MemoryFile {
         &self.path
     }
 
-    /// What an earlier process remembered.
-    pub fn load(&self) -> Loaded {
-        match fs::read(&self.path) {
-            Ok(bytes) => match self.decode_with_log(&bytes) {
-                Ok(memory) => Loaded::Whole(memory),
-                Err(e) => Loaded::Lost(e),
-            },
-            Err(e) if e.kind() == io::ErrorKind::NotFound => match mark(&self.path).try_exists() {
-                Ok(false) => Loaded::FirstStart,
-                Ok(true) | Err(_) => Loaded::Lost(e),
-            },
-            Err(e) => Loaded::Lost(e),
-        }
+    /// What an earlier process remembered. Safe to cancel.
+    pub async fn load(&self) -> Loaded {
+        let path = self.path.clone();
+        disk::wait(move || Ok(load(&path))).await.unwrap_or_else(Loaded::Lost)
     }
 
-    fn decode_with_log(&self, bytes: &[u8]) -> io::Result<Memory> {
-        let (mut memory, checksum) = decode(bytes)?;
-        let records = memory_log::read(&memory_log::path(&self.path), &checksum)?;
-        records.into_iter().for_each(|record| memory.apply(record));
-        Ok(memory)
+    /// The same file for the next engine of this tunnel, once what is being written is: that engine counts
+    /// its writes from the beginning.
+    pub async fn at_rest(mut self) -> Self {
+        if let Some(UnderWay { task, .. }) = self.under_way.take() {
+            let _ = timeout(PATIENCE, task).await; // the next one writes all of it
+        }
+        MemoryFile { path: self.path, log: None, under_way: None, wanted: None, done: None }
     }
 
     /// Writes what `engine` remembers, now or after the write that is in progress.
@@ -190,6 +180,27 @@ impl MemoryFile {
         self.log = Some(result.map_err(io::Error::other)??);
         Ok(())
     }
+}
+
+fn load(path: &Path) -> Loaded {
+    match fs::read(path) {
+        Ok(bytes) => match decode_with_log(path, &bytes) {
+            Ok(memory) => Loaded::Whole(memory),
+            Err(e) => Loaded::Lost(e),
+        },
+        Err(e) if e.kind() == io::ErrorKind::NotFound => match mark(path).try_exists() {
+            Ok(false) => Loaded::FirstStart,
+            Ok(true) | Err(_) => Loaded::Lost(e),
+        },
+        Err(e) => Loaded::Lost(e),
+    }
+}
+
+fn decode_with_log(path: &Path, bytes: &[u8]) -> io::Result<Memory> {
+    let (mut memory, checksum) = decode(bytes)?;
+    let records = memory_log::read(&memory_log::path(path), &checksum)?;
+    records.into_iter().for_each(|record| memory.apply(record));
+    Ok(memory)
 }
 
 /// What the disk is to do.

@@ -3,9 +3,11 @@
 
 mod control;
 mod debounce;
+mod disk;
 mod driver;
 mod events;
 mod failure;
+mod leftovers;
 mod listener;
 mod locks;
 mod memory;
@@ -13,6 +15,8 @@ mod memory_log;
 mod monitor;
 mod next;
 mod old;
+mod old_leftovers;
+mod old_settings;
 mod old_tunnel;
 mod peer_edit;
 mod peer_import;

@@ -5,10 +5,12 @@
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
+use std::sync::Arc;
 
 use futures_util::future::LocalBoxFuture;
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Mutex, Notify, watch};
 use tokio::task::{JoinHandle, spawn_local};
 use tracing::Instrument as _;
 
@@ -47,6 +49,15 @@ pub struct Base {
     pub events: Events,
     /// Keeps one tunnel as it should be, until its peer is named no more.
     pub run: fn(Order) -> LocalBoxFuture<'static, ()>,
+    /// Who has which memory: one tunnel at a time.
+    pub memories: RefCell<BTreeMap<PathBuf, Arc<Mutex<()>>>>,
+}
+
+impl Base {
+    /// The turn to have the memory in this directory.
+    pub fn memory(&self, directory: &Path) -> Arc<Mutex<()>> {
+        Arc::clone(self.memories.borrow_mut().entry(directory.to_owned()).or_default())
+    }
 }
 
 /// A tunnel to keep.
@@ -94,6 +105,18 @@ pub struct OldState {
     pub traffic: Traffic,
 }
 
+impl Wanted {
+    /// Whether a session goes on where this is wanted instead of `before`.
+    pub fn goes_on_from(&self, before: &Wanted) -> bool {
+        match (&before.entry, &self.entry) {
+            (Some(before_it), Some(entry)) => {
+                self.kicks == before.kicks && entry.goes_on_from(before_it)
+            }
+            (None, _) | (_, None) => false,
+        }
+    }
+}
+
 impl OldPeers {
     /// Makes the tunnels, now that the server is up. `kept` is what an earlier process left of them.
     pub fn start(&mut self, base: Base, kept: BTreeMap<Owner, StoredFds>, unix: u64) {
@@ -113,6 +136,11 @@ impl OldPeers {
         }
     }
 
+    /// All of them, whether or not they have a tunnel now.
+    pub fn entries(&self) -> &[PeerEntry] {
+        &self.entries
+    }
+
     /// Takes another set of peers with the old program.
     pub fn replace(&mut self, entries: Vec<PeerEntry>, unix: u64) {
         self.entries = entries;
@@ -130,12 +158,16 @@ impl OldPeers {
         for (name, running) in &self.running {
             let entry = wanted.remove(name);
             let named = self.entries.iter().find(|entry| entry.name == *name);
-            let why = named.map_or(Gone::Removed, |named| Gone::of(named, unix));
             running.wanted.send_if_modified(|before| {
                 let is_same = match (&before.entry, &entry) {
                     (Some(before), Some(entry)) => before.has_tunnel_of(entry),
                     (None, None) => true,
                     (Some(_), None) | (None, Some(_)) => false,
+                };
+                let why = match (named, &before.entry) {
+                    (None, _) => Gone::Removed,
+                    (Some(named), Some(before)) => Gone::of_changed(before, named, unix),
+                    (Some(named), None) => Gone::of(named, unix),
                 };
                 (before.entry, before.why) = (entry, Some(why));
                 !is_same

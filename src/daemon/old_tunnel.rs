@@ -1,70 +1,93 @@
 //! The tunnel to one peer with the old program: what a server that has only this client would be.
 
 use std::cell::RefCell;
-use std::net::{IpAddr, Ipv4Addr};
-use std::num::{NonZeroU16, NonZeroUsize};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
 use futures_util::future::LocalBoxFuture;
-use ipnet::Ipv4Net;
 use tokio::sync::watch;
 
 use super::debounce::DebouncedChanges;
-use super::events::Events;
 use super::old::{Base, First, OldState, Order, Wanted};
-use super::process::Process;
+use super::old_settings;
+use super::process::{Kept, Opening, Process};
 use super::{Failure, Settings};
-use crate::auth::{Policy, Proof, Verifier};
 use crate::engine::Report;
-use crate::engine::config::{
-    Admits, AlternateAddress, Config, Datapath, DatapathChoice, DeviceName, Expects, GatewayConfig,
-    QueueConfig, Reply, RulesConfig, TunnelConfig,
-};
-use crate::engine::peers_file::{OldPeer, OldProof, PeerEntry};
-use crate::tun::{Owner, StoredFds};
+use crate::engine::peers_file::PeerEntry;
+use crate::tun::{self, Owner};
 
 /// How long to wait after a tunnel could not be made before the next try.
 const RETRY_AFTER: Duration = Duration::from_secs(2);
-/// Where the memories of these peers are, each in a directory with its name, below the state directory.
-const STATE: &str = "old";
-/// Alternate addresses: those of tunnels with the number of the port.
-const ALTERNATE: Ipv4Addr = Ipv4Addr::new(172, 29, 0, 0);
-/// Marks and routing tables, as of such a tunnel: "ip" in ASCII.
-const MARK: u32 = 0x6970_0000;
 
 /// Keeps the tunnel to one peer as it should be, until that is named no more.
 pub fn run(order: Order) -> LocalBoxFuture<'static, ()> {
     keep(order).boxed_local()
 }
 
+/// What is left for the next try, and of whose tunnel: it lasts until a tunnel has taken it.
+struct Left {
+    owner: Owner,
+    state_dir: PathBuf,
+    kept: Kept,
+}
+
+impl Left {
+    /// What of it is good for a tunnel that is started with these settings.
+    fn for_tunnel(left: &mut Option<Left>, owner: Owner, settings: &Settings) {
+        let fits = |left: &Left| left.owner == owner && left.state_dir == settings.state_dir;
+        if !left.as_ref().is_some_and(fits) {
+            Left::give_up(left);
+        }
+        left.get_or_insert_with(|| Left {
+            owner,
+            state_dir: settings.state_dir.clone(),
+            kept: Kept::default(),
+        });
+    }
+
+    fn give_up(left: &mut Option<Left>) {
+        if let Some(Left { owner, kept, .. }) = left.take()
+            && !kept.files.is_nothing()
+        {
+            let _ = tun::forget(owner); // without a service manager nothing was kept
+        }
+    }
+}
+
 async fn keep(order: Order) {
-    let Order { base, mut kept, first, mut wanted, state } = order;
+    let Order { base, kept, first, mut wanted, state } = order;
     let mut first = Some(first);
     let mut said = String::new();
+    let mut left = None;
+    let mut kept = Some(kept).filter(|kept| !kept.is_nothing());
     loop {
-        let entry = wanted.borrow_and_update().entry.clone();
-        let done = match entry.as_ref().and_then(|entry| Some((entry, entry.old()?))) {
-            None => Ok(()),
-            Some((entry, old)) => {
-                let settings = settings_of(&base, entry, old);
-                let owner = (Owner::OldPeer(old.port), std::mem::take(&mut kept));
-                match settings {
-                    Ok(settings) => {
-                        let ends = (&mut wanted, first.take());
-                        let ours = (base.events.about(entry.name.clone()), owner);
-                        serve(&settings, base.datapath, ours, ends, &state).await
-                    }
-                    Err(failure) => Err(failure),
-                }
+        let now = wanted.borrow_and_update().clone();
+        let done = match now.entry.as_ref().and_then(|entry| Some((entry, entry.old()?))) {
+            None => {
+                Left::give_up(&mut left);
+                Ok(())
             }
+            Some((entry, old)) => match old_settings::of(&base, entry, old) {
+                Ok(settings) => {
+                    let owner = Owner::OldPeer(old.port);
+                    if let Some(kept) = kept.take() {
+                        let state_dir = settings.state_dir.clone();
+                        left = Some(Left { owner, state_dir, kept: kept.into() });
+                    }
+                    Left::for_tunnel(&mut left, owner, &settings);
+                    let Some(Left { kept, .. }) = &mut left else { continue };
+                    let ends = (&mut wanted, first.take());
+                    serve(&settings, (&base, entry), (owner, kept), (&now, ends), &state).await
+                }
+                Err(failure) => Err(failure),
+            },
         };
         state.take();
         first = None;
         match done {
             // It should be another one, or none for now.
-            Ok(()) if entry.is_some() => said.clear(),
+            Ok(()) if now.entry.is_some() => said.clear(),
             Ok(()) => {
                 said.clear();
                 if wanted.changed().await.is_err() {
@@ -83,20 +106,36 @@ async fn keep(order: Order) {
     }
 }
 
-/// Runs the tunnel to one peer until it should be another one.
+/// Runs the tunnel to one peer until it should be another one. What can go on in that one is in `kept` then.
 async fn serve(
     settings: &Settings,
-    datapath: Datapath,
-    (events, owner): (Events, (Owner, StoredFds)),
-    (wanted, first): (&mut watch::Receiver<Wanted>, Option<First>),
+    (base, entry): (&Base, &PeerEntry),
+    (owner, kept): (Owner, &mut Kept),
+    (now, (wanted, first)): (&Wanted, (&mut watch::Receiver<Wanted>, Option<First>)),
     state: &RefCell<OldState>,
 ) -> Result<(), Failure> {
-    std::fs::create_dir_all(&settings.state_dir).map_err(Failure::system("keep a memory"))?;
+    // The tunnel that had this memory, under another name, may be about to end.
+    let memory = base.memory(&settings.state_dir);
     let looks_at_routes = settings.tunnel().asks_for_routing();
+    let opening = async {
+        let ours = memory.lock_owned().await;
+        Ok::<_, Failure>((ours, Opening::of(settings, base.datapath, kept).await?))
+    };
+    // The disk may be slow.
+    let (_ours, opening) = tokio::select! {
+        biased;
+        _ = wanted.changed() => return Ok(()),
+        opened = opening => opened?,
+    };
     let mut changes = DebouncedChanges::open(looks_at_routes).map_err(Failure::Netlink)?;
-    let mut process = Process::open_on(settings, datapath, owner).await?;
-    process.events = events;
-    process.start().await?;
+    let mut process = opening.start(owner, kept).await?;
+    process.events = base.events.about(entry.name.clone());
+    if let Err(failure) = process.start().await {
+        if !process.was_running() {
+            return Err(failure);
+        }
+        tracing::error!("{failure}; trying again"); // it is in place
+    }
     process.notify_ready();
     drop(first);
     loop {
@@ -107,6 +146,16 @@ async fn serve(
         let next = tokio::select! {
             biased;
             _ = wanted.changed() => {
+                if wanted.borrow().goes_on_from(now) {
+                    match process.leave_in_place().await {
+                        Ok(left) => *kept = left,
+                        Err((mut process, error)) => {
+                            tracing::error!("cannot change it in place: {error}");
+                            return process.end().await;
+                        }
+                    }
+                    return Ok(());
+                }
                 process.tell_end(wanted);
                 return process.end().await;
             }
@@ -139,71 +188,4 @@ impl Process<'_> {
             traffic: status.traffic,
         }
     }
-}
-
-/// What a server that has only this client would be started with.
-fn settings_of(base: &Base, entry: &PeerEntry, old: &OldPeer) -> Result<Settings, Failure> {
-    let Base { settings, datapath, .. } = base;
-    let hub = settings.tunnel();
-    let port = old.port;
-    let address = entry.addresses.iter().find_map(|address| match address {
-        IpAddr::V4(address) => Some(*address),
-        IpAddr::V6(_) => None,
-    });
-    let no_address = || Failure::Generic("it has no IPv4 address inside the tunnel".to_owned());
-    let tunnel = TunnelConfig {
-        device: device(&hub.device, port),
-        inner: old.server_address.unwrap_or(hub.inner),
-        inner_peer: Ipv4Net::from(address.ok_or_else(no_address)?),
-        inner6: None,
-        port,
-        alternate: AlternateAddress::WhenTaken(Ipv4Addr::from_bits(
-            ALTERNATE.to_bits() + u32::from(port.get()),
-        )),
-        rules: RulesConfig { table: format!("{}-{port}", hub.rules.table), ..hub.rules.clone() },
-        gateway: GatewayConfig {
-            routes: entry.routes.clone(),
-            mark: MARK + u32::from(port.get()),
-            forward: hub.gateway.forward,
-            masquerade: hub.gateway.masquerade.clone(),
-            ..GatewayConfig::default()
-        },
-        among_peers: true,
-        datapath: DatapathChoice::Only(*datapath),
-        queues: Some(NonZeroUsize::MIN),
-        ..hub.clone()
-    };
-    let proof = match &old.proof {
-        OldProof::Token(token) => Proof::Token(token.clone()),
-        OldProof::Key(key) => {
-            let verifier = Verifier::new(key, entry.secret.clone(), None);
-            let verifier = verifier.map_err(|why| Failure::Generic(format!("its key: {why}")))?;
-            Proof::Key(verifier.without_tail())
-        }
-    };
-    let max_len = settings.config.queue().map_or(QueueConfig::MAX_LEN, |queue| queue.max_len);
-    let expects = Expects {
-        queue: QueueConfig { number: port.get(), max_len },
-        policy: Policy { remote_ip: None, remote_port: None, proof },
-        lifetime: old.lifetime,
-        reply: Reply::Silent,
-        admits: Admits::One,
-    };
-    Ok(Settings {
-        config: Config::server(tunnel, expects),
-        state_dir: state_dir(settings, entry),
-        runtime_dir: settings.runtime_dir.clone(),
-    })
-}
-
-fn state_dir(settings: &Settings, entry: &PeerEntry) -> PathBuf {
-    settings.state_dir.join(STATE).join(entry.name.as_str())
-}
-
-/// The link to a peer with the old program: unlike those to other peers, it has its port in its name.
-fn device(hub: &DeviceName, port: NonZeroU16) -> DeviceName {
-    let suffix = format!("_{port}");
-    let room = DeviceName::MAX_LEN - suffix.len();
-    let name: String = hub.as_str().chars().take(room).collect();
-    format!("{name}{suffix}").parse().unwrap_or_else(|_| hub.clone())
 }

@@ -112,7 +112,7 @@ pub enum Prepared {
 
 impl Prepared {
     /// Starts the datapath of `owner`'s tunnel. `stored` is what an earlier process of the userspace datapath
-    /// left.
+    /// left; on an error it is still there.
     ///
     /// # Errors
     /// When the kernel refuses a socket or a thread, or another process reads the queue.
@@ -120,7 +120,7 @@ impl Prepared {
         self,
         config: &Config,
         host: &HostAdapter,
-        (owner, stored): (Owner, StoredFds),
+        (owner, stored): (Owner, &mut StoredFds),
     ) -> Result<Box<dyn host::Datapath>, Failure> {
         let tunnel = &config.tunnel;
         match self {
@@ -184,8 +184,8 @@ pub async fn open_host(
     let mut found = host.read(&question).await.map_err(Failure::Netlink)?;
     prepared.read(&mut found).map_err(Failure::Netlink)?;
     check_found(settings, datapath, goes_on, &found)?;
-    let adopts_listeners =
-        engine::has_leftovers(tunnel, &found) || record::names(&settings.state_dir, tunnel.port);
+    let adopts_listeners = engine::has_leftovers(tunnel, &found)
+        || record::names(&settings.state_dir, tunnel.port).await;
     let family = match server {
         Some(server) => Family::of(server),
         None => engine::outer_family(&tunnel.outer, datapath, &found),

@@ -15,7 +15,7 @@ use super::memory::{Loaded, MemoryFile};
 use super::old::OldPeers;
 use super::peers::PeersReader;
 use super::pings::Pings;
-use super::preflight::{self, Demand, Ground};
+use super::preflight::{self, Ground};
 use super::reloads::Reloads;
 use super::requests::{Answer, Pending, Reply, Request};
 use super::snapshot::{Mistakes, PeersAsked, Snapshot};
@@ -24,7 +24,7 @@ use crate::auth::Reject;
 use crate::engine::config::Datapath;
 use crate::engine::driver::Driver as _;
 use crate::engine::host::step::{DnsStep, StepKind};
-use crate::engine::host::{Family, Found, RulesFound};
+use crate::engine::host::{Family, Found, NameServers, RulesFound};
 use crate::engine::peers_file::PeerSet;
 use crate::engine::{Engine, Event, Memory, Report, Writing};
 use crate::host::asked;
@@ -98,34 +98,42 @@ pub struct Process<'a> {
     pub(super) pings: Pings,
 }
 
-impl<'a> Process<'a> {
-    /// Opens what the tunnel of this process needs, before the first change to the host. `kept` is what an
-    /// earlier process left.
-    pub async fn open(
-        settings: &'a Settings,
-        demand: &Demand,
-        mut kept: StoredFds,
-    ) -> Result<Self, Failure> {
-        let datapath = preflight::datapath(settings, !kept.is_nothing(), demand).await?;
-        if datapath == Datapath::Kernel && !kept.is_nothing() {
-            // These are the interface and the port that the kernel datapath is to have. They are
-            // released, so that at least the next start finds them free, if they are not yet free for
-            // this one.
-            kept = StoredFds::default();
-            let _ = tun::forget(Owner::Tunnel);
-        }
-        Process::open_on(settings, datapath, (Owner::Tunnel, kept)).await
-    }
+/// What is left of a tunnel whose place another one takes.
+#[derive(Debug, Default)]
+pub struct Kept {
+    pub files: StoredFds,
+    /// What it remembered, and where; `None`: that is on the disk.
+    pub memory: Option<(MemoryFile, Memory)>,
+}
 
-    /// Opens what the tunnel of `owner` needs, which has this datapath.
-    pub async fn open_on(
+impl From<StoredFds> for Kept {
+    fn from(files: StoredFds) -> Self {
+        Kept { files, memory: None }
+    }
+}
+
+/// What a tunnel needs, before anything of the host is changed or taken over.
+pub struct Opening<'a> {
+    settings: &'a Settings,
+    clock: Clock,
+    ground: Ground,
+    chosen: Datapath,
+    dns: Dns,
+    memory: Option<(MemoryFile, Memory)>,
+}
+
+impl<'a> Opening<'a> {
+    /// Opens it. Safe to cancel.
+    ///
+    /// # Errors
+    /// Names the first thing that is missing.
+    pub async fn of(
         settings: &'a Settings,
         datapath: Datapath,
-        (owner, kept): (Owner, StoredFds),
+        kept: &Kept,
     ) -> Result<Self, Failure> {
         let clock = Clock::start();
-        let Ground { host, datapath: prepared, locks, adopts_listeners, family } =
-            preflight::open_host(settings, datapath, !kept.is_nothing()).await?;
+        let ground = preflight::open_host(settings, datapath, !kept.files.is_nothing()).await?;
         let tunnel = settings.tunnel();
         let dns = Dns::new(
             RESOLV_CONF.into(),
@@ -137,34 +145,37 @@ impl<'a> Process<'a> {
             step: Box::new(DnsStep::Use.into()),
             error: StepError::Dns(error),
         })?;
-        let in_use = prepared.start(&settings.config, &host, (owner, kept)).await?;
-        let file = MemoryFile::in_directory(&settings.state_dir);
-        let memory = match file.load() {
-            Loaded::Whole(memory) => memory,
-            Loaded::FirstStart => Memory::default(),
-            Loaded::Lost(e) => {
-                let effect = match settings.config.expects() {
-                    Some(_) => {
-                        "authentication packets from before this start neither make a tunnel nor \
-                         move it"
-                    }
-                    None => "what was kept there is lost",
-                };
-                tracing::warn!("{}: {e}: {effect}", file.path().display());
-                Memory::lost()
-            }
+        let memory = match kept.memory {
+            Some(_) => None,
+            None => Some(remembered(settings).await),
         };
+        Ok(Opening { settings, clock, ground, chosen: datapath, dns, memory })
+    }
+
+    /// Takes over what was kept. On an error it is still there.
+    ///
+    /// # Errors
+    /// When there are no random numbers, or the datapath cannot be started.
+    pub async fn start(self, owner: Owner, kept: &mut Kept) -> Result<Process<'a>, Failure> {
+        let Opening { settings, clock, ground, chosen, dns, memory } = self;
+        let Ground { host, datapath, locks, adopts_listeners, family } = ground;
         let now = clock.now()?;
+        let in_use = datapath.start(&settings.config, &host, (owner, &mut kept.files)).await?;
+        let (file, memory) = kept
+            .memory
+            .take()
+            .or(memory)
+            .unwrap_or_else(|| (MemoryFile::in_directory(&settings.state_dir), Memory::lost()));
         Ok(Process {
             settings,
             owner,
             family_at_start: family,
             clock,
-            engine: Engine::new(settings.config.clone(), datapath, memory, &now),
+            engine: Engine::new(settings.config.clone(), chosen, memory, &now),
             host,
             locks,
             foreign_listeners: !adopts_listeners,
-            chosen: datapath,
+            chosen,
             datapath: in_use,
             dns,
             asked: BTreeSet::new(),
@@ -185,6 +196,55 @@ impl<'a> Process<'a> {
             old: OldPeers::default(),
             pings: Pings::default(),
         })
+    }
+}
+
+/// What an earlier process remembered, and where.
+async fn remembered(settings: &Settings) -> (MemoryFile, Memory) {
+    let file = MemoryFile::in_directory(&settings.state_dir);
+    let memory = match file.load().await {
+        Loaded::Whole(memory) => memory,
+        Loaded::FirstStart => Memory::default(),
+        Loaded::Lost(e) => {
+            let effect = match settings.config.expects() {
+                Some(_) => {
+                    "authentication packets from before this start neither make a tunnel nor move it"
+                }
+                None => "what was kept there is lost",
+            };
+            tracing::warn!("{}: {e}: {effect}", file.path().display());
+            Memory::lost()
+        }
+    };
+    (file, memory)
+}
+
+impl<'a> Process<'a> {
+    /// Opens what the tunnel of this process needs, before the first change to the host. `kept` is what an
+    /// earlier process left.
+    pub async fn open(
+        settings: &'a Settings,
+        datapath: Datapath,
+        mut kept: StoredFds,
+    ) -> Result<Self, Failure> {
+        if datapath == Datapath::Kernel && !kept.is_nothing() {
+            // These are the interface and the port that the kernel datapath is to have. They are
+            // released, so that at least the next start finds them free, if they are not yet free for
+            // this one.
+            kept = StoredFds::default();
+            let _ = tun::forget(Owner::Tunnel);
+        }
+        Process::open_on(settings, datapath, (Owner::Tunnel, &mut Kept::from(kept))).await
+    }
+
+    /// Opens what the tunnel of `owner` needs, which has this datapath. On an error, what was kept is still
+    /// there.
+    pub async fn open_on(
+        settings: &'a Settings,
+        datapath: Datapath,
+        (owner, kept): (Owner, &mut Kept),
+    ) -> Result<Self, Failure> {
+        Opening::of(settings, datapath, kept).await?.start(owner, kept).await
     }
 
     /// Sets the host up for the first time.
@@ -214,6 +274,19 @@ impl<'a> Process<'a> {
         self.old.end().await;
         self.tell_manager(sd_notify::NotifyState::Stopping);
         let _ = tun::forget(self.owner); // without a service manager there is nothing to forget
+        self.take_down().await
+    }
+
+    /// Removes what an earlier process of this tunnel left, before anything is made.
+    pub async fn remove_leftovers(&mut self) -> Result<(), Failure> {
+        let found = self.read_host().await.map_err(Failure::Netlink)?;
+        let now = self.clock.now()?;
+        // The engine takes over what is there; what it would do with it then is not done.
+        self.engine.handle(Event::HostRead(found), &now, &mut Vec::new());
+        self.take_down().await
+    }
+
+    async fn take_down(&mut self) -> Result<(), Failure> {
         // Notifications about the last changes may still be on their way.
         self.host.note(&Changed { lost: true, ..Changed::default() });
         let found = self.read_host().await.map_err(Failure::Netlink)?;
@@ -224,6 +297,24 @@ impl<'a> Process<'a> {
             None | Some(0) => Ok(()),
             Some(failed) => Err(Failure::Cleanup(failed)),
         }
+    }
+
+    /// Leaves everything in place, for the tunnel that takes the place of this one.
+    ///
+    /// # Errors
+    /// Too many open files; then the tunnel is as before.
+    pub async fn leave_in_place(self) -> Result<Kept, (Box<Self>, std::io::Error)> {
+        let files = match self.datapath.open_files() {
+            Ok(files) => files,
+            Err(error) => return Err((Box::new(self), error)),
+        };
+        let memory = Memory { running: false, ..self.engine.memory() }; // it misses nothing
+        Ok(Kept { files, memory: Some((self.memory.at_rest().await, memory)) })
+    }
+
+    /// Whether this tunnel was running before.
+    pub fn was_running(&self) -> bool {
+        self.adopted
     }
 
     /// The peer's address inside the tunnel, if there is only one peer.
@@ -267,7 +358,10 @@ impl<'a> Process<'a> {
             }
             found.asked.clone_from(&self.asked);
         }
-        found.name_servers = self.dns.in_use();
+        found.name_servers = match self.owner {
+            Owner::OldPeer(_) => NameServers::Theirs, // it never sets them
+            Owner::Tunnel => self.dns.in_use(),
+        };
         self.rules = match found.rules {
             RulesFound::Missing | RulesFound::Unknown => "missing",
             RulesFound::Intact(_) => "installed",

@@ -59,7 +59,7 @@ async fn send(name: &ServerName, shows: &Shows, settings: &Settings) -> Result<(
     let Some(address) = outer_address(&tunnel.outer, Family::of(server), &found) else {
         return Err(Failure::Address("there is no local address to send from".to_owned()));
     };
-    let memory = match MemoryFile::in_directory(&settings.state_dir).load() {
+    let memory = match MemoryFile::in_directory(&settings.state_dir).load().await {
         Loaded::Whole(memory) => memory,
         Loaded::FirstStart | Loaded::Lost(_) => Memory::default(),
     };

@@ -2,10 +2,13 @@
 //! that came with it may have been flushed; by the record, the next process recognises it after a
 //! crash.
 
+use std::collections::BTreeMap;
 use std::fs;
+use std::io;
 use std::num::NonZeroU16;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
+use super::disk;
 use crate::host::atomic_file::replace;
 
 const FILE: &str = "listener";
@@ -13,29 +16,49 @@ const FILE: &str = "listener";
 /// Writes the record.
 ///
 /// # Errors
-/// When the directory cannot be written.
-pub fn write(state_dir: &Path, port: u16) -> std::io::Result<()> {
-    let text = line(port)?;
+/// When the directory cannot be written, or the disk does not answer.
+pub async fn write(state_dir: &Path, port: u16) -> io::Result<()> {
     let path = state_dir.join(FILE);
-    match fs::read_to_string(&path) {
-        Ok(before) if before == text => Ok(()),
-        Ok(_) | Err(_) => replace(&path, text.as_bytes()),
-    }
+    disk::wait(move || {
+        let text = line(port)?;
+        match fs::read_to_string(&path) {
+            Ok(before) if before == text => Ok(()),
+            Ok(_) | Err(_) => replace(&path, text.as_bytes()),
+        }
+    })
+    .await
 }
 
 /// Removes the record together with the listener. A record that stays names a listener that is gone.
-pub fn remove(state_dir: &Path) {
-    let _ = fs::remove_file(state_dir.join(FILE));
+pub async fn remove(state_dir: &Path) {
+    let path = state_dir.join(FILE);
+    let _ = disk::wait(move || fs::remove_file(path)).await;
 }
 
 /// Whether a process of this tunnel has had a listener at this port since the machine started.
-pub fn names(state_dir: &Path, port: NonZeroU16) -> bool {
+pub async fn names(state_dir: &Path, port: NonZeroU16) -> bool {
+    let path = state_dir.join(FILE);
+    let read = disk::wait(move || fs::read_to_string(path)).await;
     // Without proof, a listener is somebody else's.
-    let written = fs::read_to_string(state_dir.join(FILE));
-    written.is_ok_and(|text| line(port.get()).is_ok_and(|line| text == line))
+    read.is_ok_and(|text| line(port.get()).is_ok_and(|line| text == line))
 }
 
-fn line(port: u16) -> std::io::Result<String> {
+/// The ports that the records in the directories below `parent` name, by directory.
+pub async fn below(parent: &Path) -> BTreeMap<PathBuf, NonZeroU16> {
+    let parent = parent.to_owned();
+    let found = disk::wait(move || {
+        let of_directory = |entry: io::Result<fs::DirEntry>| {
+            let directory = entry.ok()?.path();
+            let text = fs::read_to_string(directory.join(FILE)).ok()?;
+            let port: NonZeroU16 = text.split(' ').next()?.parse().ok()?;
+            (text == line(port.get()).ok()?).then_some((directory, port))
+        };
+        Ok(fs::read_dir(parent)?.filter_map(of_directory).collect())
+    });
+    found.await.unwrap_or_default()
+}
+
+fn line(port: u16) -> io::Result<String> {
     let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id")?;
     Ok(format!("{port} {}\n", boot.trim()))
 }

@@ -21,10 +21,10 @@ use super::request_socket::{self, Requests};
 use super::requests::{Answer, Pending, Reply};
 use super::signals::{Caught, Signals};
 use super::snapshot::Mistakes;
-use super::{Failure, Settings, old_tunnel, preflight, server_key};
+use super::{Failure, Settings, leftovers, old_leftovers, old_tunnel, preflight, server_key};
 use crate::auth::key_text;
 use crate::engine::Event;
-use crate::engine::config::{Config, HostName, PeerSource};
+use crate::engine::config::{Config, Datapath, HostName, PeerSource};
 use crate::engine::driver::Driver as _;
 use crate::engine::host::Family;
 use crate::engine::table::Node;
@@ -86,7 +86,11 @@ async fn serve(settings: &Settings) -> Result<(), Failure> {
     };
     let mut inherited = tun::inherited();
     let kept = inherited.remove(&Owner::Tunnel).unwrap_or_default();
-    let mut process = Process::open(settings, &demand, kept).await?;
+    let chosen = preflight::datapath(settings, !kept.is_nothing(), &demand).await?;
+    if chosen == Datapath::Tun && kept.is_nothing() {
+        leftovers::remove_of_kernel(settings, Owner::Tunnel).await;
+    }
+    let mut process = Process::open(settings, chosen, kept).await?;
     let hosts = hosts.map(|hosts| hosts.carried_by(process.chosen));
     let mut control = open_control(settings);
     let (mut answers, look_up_now) = keep_looking(&settings.config);
@@ -128,7 +132,9 @@ async fn serve(settings: &Settings) -> Result<(), Failure> {
         datapath: process.chosen,
         events: process.events.clone(),
         run: old_tunnel::run,
+        memories: std::cell::RefCell::default(),
     };
+    old_leftovers::remove(&base, process.old.entries(), clock::unix()).await;
     process.old.start(base, inherited, clock::unix());
     let mut is_ready = false;
     let mut leaves_until = None;

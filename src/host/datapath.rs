@@ -5,6 +5,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use futures_util::future::LocalBoxFuture;
@@ -34,6 +35,15 @@ pub trait Datapath {
     /// payload. `None` when no more will come. Safe to cancel.
     fn next_control(&mut self) -> LocalBoxFuture<'_, Option<(SocketAddr, Vec<u8>)>>;
 
+    /// The files that carry the packets, for a tunnel that takes the place of this one; none where the kernel
+    /// does so.
+    ///
+    /// # Errors
+    /// Too many open files.
+    fn open_files(&self) -> io::Result<OpenFiles> {
+        Ok(OpenFiles::default())
+    }
+
     /// Sends a packet from the port of the tunnel.
     ///
     /// # Errors
@@ -55,6 +65,22 @@ pub trait Datapath {
     fn warnings(&mut self) -> Warnings;
 
     fn statistics(&mut self) -> Statistics;
+}
+
+/// Open files that carry the packets of one tunnel.
+#[derive(Debug, Default)]
+pub struct OpenFiles {
+    /// The queues of the interface.
+    pub queues: Vec<OwnedFd>,
+    /// The socket of its port.
+    pub socket: Option<OwnedFd>,
+}
+
+impl OpenFiles {
+    /// Whether there is none.
+    pub fn is_nothing(&self) -> bool {
+        self.queues.is_empty() && self.socket.is_none()
+    }
 }
 
 /// What is wrong around a datapath.

@@ -17,6 +17,7 @@ mod rules;
 mod ruleset;
 mod words;
 
+use std::collections::BTreeSet;
 use std::io;
 use std::net::SocketAddr;
 
@@ -186,6 +187,13 @@ impl KernelDatapath {
     fn counters(&mut self) -> Vec<RuleCounter> {
         self.state.rules.counters().unwrap_or_default()
     }
+}
+
+/// The UDP ports of this network namespace at which the kernel has a FOU listener for IPIP; none where it
+/// has no FOU.
+pub fn listening_ports() -> BTreeSet<u16> {
+    let listeners = Fou::default().listeners().unwrap_or_default();
+    listeners.into_iter().map(|listener| listener.port).collect()
 }
 
 /// Checks, without changing anything, that FOU can be used.

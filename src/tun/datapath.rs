@@ -13,7 +13,7 @@ use crate::engine::config::{DeviceName, Outer, TunnelConfig};
 use crate::engine::host::step::{Step, TunStep};
 use crate::engine::host::surroundings::Surroundings;
 use crate::engine::host::{Found, RulesFound, SocketSpec, Userspace};
-use crate::host::datapath::{Statistics, Warnings};
+use crate::host::datapath::{OpenFiles, Statistics, Warnings};
 use crate::host::{Datapath, HostAdapter, Links, StepError, absent_is_fine};
 
 /// The userspace datapath in use.
@@ -25,19 +25,19 @@ pub struct TunDatapath {
 
 impl TunDatapath {
     /// Starts the threads of `owner`'s tunnel. `stored` is what an earlier process left: this one goes on where that one
-    /// was killed or, where that is impossible, makes everything again.
+    /// was killed or, where that is impossible, makes everything again. On an error it is still there.
     ///
     /// # Errors
     /// Too many open files, too many threads.
     pub async fn start(
         tunnel: &TunnelConfig,
         host: &HostAdapter,
-        (owner, stored): (Owner, StoredFds),
+        (owner, stored): (Owner, &mut StoredFds),
     ) -> io::Result<Self> {
         let forwarder = Forwarder::new(tunnel.queues, owner)?;
         let datapath = TunDatapath { forwarder, links: host.links().clone(), owner };
         if !stored.is_nothing() {
-            datapath.take_over(tunnel, stored);
+            datapath.take_over(tunnel, std::mem::take(stored));
         }
         if let Err(error) = datapath.check_queues(&tunnel.device).await {
             tracing::warn!("{}, of an earlier process: {error}", tunnel.device);
@@ -137,6 +137,10 @@ impl Datapath for TunDatapath {
 
     fn next_control(&mut self) -> LocalBoxFuture<'_, Option<(SocketAddr, Vec<u8>)>> {
         self.forwarder.control().map(Some).boxed_local()
+    }
+
+    fn open_files(&self) -> io::Result<OpenFiles> {
+        self.forwarder.open_files()
     }
 
     fn send(&self, packet: &Outgoing) -> io::Result<()> {

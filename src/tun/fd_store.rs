@@ -9,6 +9,8 @@ use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd};
 
 use sd_notify::NotifyState;
 
+use crate::host::datapath::OpenFiles;
+
 const QUEUE: &str = "tun";
 const SOCKET: &str = "udp";
 
@@ -39,20 +41,8 @@ impl Owner {
     }
 }
 
-/// What an earlier process left of one tunnel.
-#[derive(Debug, Default)]
-pub struct StoredFds {
-    /// The queues of the interface.
-    pub queues: Vec<OwnedFd>,
-    pub socket: Option<OwnedFd>,
-}
-
-impl StoredFds {
-    /// Whether there was no earlier process, or it left nothing.
-    pub fn is_nothing(&self) -> bool {
-        self.queues.is_empty() && self.socket.is_none()
-    }
-}
+/// What an earlier process, or an earlier tunnel of this one, left of one tunnel.
+pub type StoredFds = OpenFiles;
 
 /// Takes what the service manager hands to this process. Must be called only once.
 pub fn inherited() -> BTreeMap<Owner, StoredFds> {

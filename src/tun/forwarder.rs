@@ -25,6 +25,7 @@ use crate::engine::Outgoing;
 use crate::engine::config::DeviceName;
 use crate::engine::host::surroundings::Surroundings;
 use crate::engine::host::{PeerTable, RemoteSpec, SocketSpec, Traffic};
+use crate::host::datapath::OpenFiles;
 
 /// More readers than this gain nothing, because one thread writes.
 const MOST_QUEUES: usize = 4;
@@ -140,6 +141,23 @@ impl Forwarder {
         let queues = interface.iter().flat_map(|interface| interface.queues());
         let socket = socket.as_ref().map(|socket| socket.as_fd());
         fd_store::keep(self.owner, queues.map(AsFd::as_fd), socket)
+    }
+
+    /// The same files for a tunnel of this process that takes the place of this one: the interface and what
+    /// waits in them stay.
+    ///
+    /// # Errors
+    /// Too many open files.
+    pub fn open_files(&self) -> io::Result<OpenFiles> {
+        let interface = self.shared.interface();
+        let queues = interface.iter().flat_map(|interface| interface.queues());
+        let socket = self.shared.socket();
+        Ok(OpenFiles {
+            queues: queues
+                .map(|queue| queue.as_fd().try_clone_to_owned())
+                .collect::<Result<_, _>>()?,
+            socket: socket.map(|socket| socket.as_fd().try_clone_to_owned()).transpose()?,
+        })
     }
 
     fn use_interface(&self, interface: Interface) -> io::Result<()> {

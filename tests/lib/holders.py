@@ -11,8 +11,8 @@ held = []
 for name in names:
     held.append(socket.socket(socket.AF_UNIX))
     held[-1].bind("\\0" + name)
-    if kind == "listening":
-        held[-1].listen(0)
+    if kind in ("listening", "answering"):
+        held[-1].listen(0 if kind == "listening" else 1000)
 print("held", flush=True)
 time.sleep(1000)
 """

@@ -14,7 +14,9 @@ import threading
 
 import pytest
 
+import holders
 import ipipou
+from hub import MixedHub, await_state, inner, states
 from ipipou import CLIENT, SERVER
 from lab import await_
 
@@ -154,3 +156,22 @@ def test_stored_descriptors_of_another_tunnel_are_not_used(lab, manager):
     ipipou.client(client, keys=keys, number=5, peer=5)
     again.await_log("tunnel up")
     assert client.ping("172.28.0.10").received == 3
+
+
+def test_what_was_kept_outlives_a_try_that_failed(lab, manager):
+    """A peer with the old program: its interface exists once, and is there for the next try."""
+    hub = MixedHub(lab)
+    near = hub.server(prefix=manager.prefix())
+    hub.old_client()
+    await_state(near, "peer4", "connected")
+    ping = hub.old.ping_background(inner(1))
+    ping.await_answers()
+    near.process.kill()
+    holder = holders.hold(hub.host, f"ipipou/interface/ipipou0_{MixedHub.OLD}", kind="answering")
+    near = hub.server(prefix=manager.prefix())
+    near.process.await_output("ERROR: peer4: .*trying again")
+    holder.kill()
+    near.process.await_output("peer4: took over the running tunnel to")
+    ping.await_answers()
+    ping.stop_complete()
+    assert states(near)["peer4"] == "connected"

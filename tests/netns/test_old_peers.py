@@ -1,6 +1,9 @@
 """Peers with the old program (`old = PORT`): each has a port of the server for itself, and what it sends there
 is what it always sent."""
 
+import pathlib
+import subprocess
+
 import ipipou
 from first_version import signed
 from hub import PORT, MixedHub, await_state, inner, peers, reload, states
@@ -103,6 +106,121 @@ def test_it_sends_from_its_own_address_only_whatever_the_host_has_loosened(lab):
     far.process.stop(), near.process.stop()
 
 
+def test_nothing_is_left_of_a_hundred_sessions(lab):
+    hub = MixedHub(lab)
+    near = hub.server()
+
+    def kick():
+        seen = near.process.output().count("peer4: ready on")
+        hub.host.run(["ipipou", "peer", "kick", "peer4", "--runtime-root", near.root])
+        await_(lambda: near.process.output().count("peer4: ready on") > seen, what="another one")
+
+    def held():
+        place = pathlib.Path("/proc") / str(near.process.pid)
+        return len(list((place / "fd").iterdir())), len(list((place / "task").iterdir()))
+
+    kick()
+    fds, threads = held()
+    for _ in range(100):
+        kick()
+    # Threads that wait for the disk are kept for a while, and are few.
+    await_(
+        lambda: held()[0] <= fds and held()[1] <= threads + 4, what=f"{fds}, {threads}: {held()}"
+    )
+
+
+def test_a_change_around_a_session_does_not_interrupt_it(lab):
+    """The client of old sends one packet in its life: who is cut off stays so."""
+    hub = MixedHub(lab)
+    near = hub.server()
+    hub.old_client()
+    await_state(near, "peer4", "connected")
+    ping = hub.old.ping_background(inner(1), interval=0.02)
+    ping.await_answers()
+    changes = (
+        {"route": "192.168.77.0/24"},
+        {"route": "192.168.78.0/24", "lifetime": "90s"},
+        {"lifetime": "90s"},
+        {"server_address": "10.8.0.77"},
+        {},
+    )
+    for n, fields in enumerate(changes):
+        hub.name_old(**fields)
+        assert "0 added, 1 changed" in reload(near)
+        near.process.await_output(r"(?s)(peer4: ready on.*){%d}" % (n + 2))
+        assert states(near)["peer4"] == "connected"
+        routes = hub.host.run(f"ip route show dev ipipou0_{OLD}")
+        for network in ("192.168.77.0/24", "192.168.78.0/24"):
+            assert (network in routes) == (fields.get("route") == network), (fields, routes)
+        ping.await_answers()
+    ping.stop_complete()
+    assert "not connected any more" not in near.process.output()
+    hub.name_old(old=OLD + 5)
+    reload(near)
+    near.process.await_output("peer4 is not connected any more.*another port or address")
+    near.process.await_output(f"peer4: ready on {OLD + 5}")
+    hub.name_old(old=OLD + 5, public_key=hub.keys[3].public)
+    hub.forget(3)
+    hub.old.send_udp(outer(4), PORT, outer(1), OLD + 5, signed(hub.keys[4].private))
+    await_state(near, "peer4", "connected")
+    reload(near)
+    near.process.await_output("peer4 is not connected any more.*another key or secret")
+
+
+def test_another_name_makes_no_packet_new(lab):
+    """What was recorded of a peer is worth nothing under another name, and when its name is another's."""
+    hub = MixedHub(lab)
+    near = hub.server()
+    packet = signed(hub.keys[4].private)
+    hub.old.send_udp(outer(4), PORT, outer(1), OLD, packet)
+    await_state(near, "peer4", "connected")
+    path = hub.peers / "peer4.toml"
+    path.write_text(path.read_text().replace("peer.peer4", "peer.renamed"))
+    reload(near)
+    near.process.await_output("renamed: ready on")
+    stranger = hub.lan.host
+    stranger.send_udp(hub.lan.ADDRESS, PORT, outer(1), OLD, packet)
+    near.process.await_output(rf"renamed: .*{hub.lan.ADDRESS}.*seen before")
+    # So it was with memories that earlier versions kept by name.
+    assert near.process.stop() == 0
+    (memory,) = (near.state / "old").iterdir()
+    memory.rename(memory.with_name("renamed"))
+    near.start()
+    near.process.await_output("renamed: ready on")
+    stranger.send_udp(hub.lan.ADDRESS, PORT, outer(1), OLD, packet)
+    near.process.await_output(rf"renamed: .*{hub.lan.ADDRESS}.*seen before")
+    assert not memory.with_name("renamed").exists()
+
+
+def test_a_disk_that_refuses_keeps_no_old_peer_out(lab):
+    hub = MixedHub(lab)
+    state = lab.directory / f"state-{hub.host.name}" / "ipipou0"
+    state.mkdir(parents=True)
+    (state / "old").touch()
+    near = hub.server()
+    hub.old_client()
+    await_state(near, "peer4", "connected")
+    await_reached(hub.old, inner(1))
+    near.process.await_output("ERROR: peer4: .*a restart will forget replays")
+
+
+def test_a_disk_that_hangs_stops_nobody_else(lab, tmp_path):
+    hub = MixedHub(lab)
+    library, sign = tmp_path / "hung_disk.so", tmp_path / "hung"
+    source = pathlib.Path(__file__).with_name("hung_disk.c")
+    subprocess.run(["cc", "-shared", "-fPIC", "-O", "-o", library, source], check=True)
+    near = hub.server(prefix=["env", f"LD_PRELOAD={library}", f"HUNG_DISK={sign}"])
+    sign.touch()
+    hub.name_old(3, old=OLD + 1)
+    reload(near)
+    for _ in range(10):
+        hub.host.run(["ipipou", "peer", "list", "--runtime-root", near.root], timeout=2)
+    assert f"peer3: ready on {OLD + 1}" not in near.process.output()
+    hub.client(2).await_log("connected to")
+    sign.unlink()
+    near.process.await_output(f"peer3: ready on {OLD + 1}")
+
+
 def test_a_token(lab):
     hub = MixedHub(lab)
     path = hub.peers / "token"
@@ -134,7 +252,7 @@ def test_replays_and_hellos_prove_nothing(lab):
     stranger.send_udp(hub.lan.ADDRESS, PORT, outer(1), PORT, signed(hub.keys[4].private))
     assert peers(near)["peer4"]["remote"] is None
     # The memory is of this peer: another server's packets for the same key would be as new.
-    assert (near.state / "old" / "peer4" / "memory.json").exists()
+    assert len(list((near.state / "old").glob("ID-*/memory.json"))) == 1
     hub.old.send_udp(outer(4), PORT, outer(1), OLD, signed(hub.keys[4].private))
     await_state(near, "peer4", "connected")
     assert peers(near)["peer4"]["remote"] == f"{outer(4)}:{PORT}"

@@ -108,3 +108,45 @@ def test_it_comes_back_by_its_port(hub):
     far.reauthenticate()
     await_state(near, "peer4", "connected")
     await_reached(hub.old, inner(1))
+
+
+LEAVING = {
+    "removed": lambda hub: hub.forget(4),
+    "disabled": lambda hub: hub.name_old(enabled=False),
+    "at another port": lambda hub: hub.name_old(old=OLD + 1),
+    "with another key": lambda hub: (hub.name_old(public_key=hub.keys[3].public), hub.forget(3)),
+    "with the new program": lambda hub: hub.name(4),
+}
+
+
+@pytest.mark.parametrize("how", LEAVING)
+def test_who_left_while_the_server_was_dead_is_let_in_no_more(hub, how):
+    before = hub.host.snapshot()
+    near = hub.server()
+    hub.old_client()
+    await_state(near, "peer4", "connected")
+    await_reached(hub.old, inner(1))
+    near.process.kill()
+    LEAVING[how](hub)
+    near = hub.server()
+    assert LINK not in hub.host.run("ip link")
+    assert not reaches(hub.old, inner(1), count=2)
+    if how != "with another key":
+        assert f"port {OLD} " not in hub.host.run("ip fou show")
+        assert f"ipipou-0-{OLD}" not in hub.host.run("nft list tables")
+    assert near.process.stop() == 0
+    assert hub.host.snapshot() == before
+
+
+def test_another_datapath_takes_the_ports_of_one_that_was_killed(hub):
+    near = hub.server()
+    far = hub.old_client()
+    await_state(near, "peer4", "connected")
+    near.process.kill()
+    hub.datapath = ["--datapath", "tun"]
+    near = hub.server()
+    near.process.await_output("peer4: ready on 10003 as server, datapath tun")
+    assert "port" not in hub.host.run("ip fou show")
+    far.reauthenticate()
+    await_state(near, "peer4", "connected")
+    await_reached(hub.old, inner(1))

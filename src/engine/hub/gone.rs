@@ -19,6 +19,8 @@ pub enum Gone {
     Disabled,
     /// It has another key or secret now.
     Rekeyed,
+    /// It has another port of ours, or another address inside the tunnel.
+    Moved,
     /// The files do not name it any more.
     Removed,
     /// An operator ended it; it may come back at once.
@@ -34,6 +36,14 @@ impl Gone {
             (true, false) => Gone::Rekeyed,
         }
     }
+
+    /// Why the session of a peer with the old program ended that was `before` and is `entry` now.
+    pub fn of_changed(before: &PeerEntry, entry: &PeerEntry, unix: u64) -> Self {
+        match Gone::of(entry, unix) {
+            Gone::Rekeyed if entry.proves_as(before) => Gone::Moved,
+            why => why,
+        }
+    }
 }
 
 impl fmt::Display for Gone {
@@ -45,6 +55,7 @@ impl fmt::Display for Gone {
             Gone::Expired => f.write_str("it has expired"),
             Gone::Disabled => f.write_str("it is disabled"),
             Gone::Rekeyed => f.write_str("it has another key or secret now"),
+            Gone::Moved => f.write_str("it has another port or address now"),
             Gone::Removed => f.write_str("its file does not name it any more"),
             Gone::Kicked => f.write_str("it was kicked"),
         }

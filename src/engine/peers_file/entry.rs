@@ -116,6 +116,18 @@ impl PeerEntry {
             && self.secret.as_bytes() == other.secret.as_bytes()
     }
 
+    /// Whether a peer with the old program proves itself by the same as `before`.
+    pub fn proves_as(&self, before: &PeerEntry) -> bool {
+        let proof = |entry: &PeerEntry| entry.old().map(|old| old.proof.clone());
+        proof(self) == proof(before) && self.secret.as_bytes() == before.secret.as_bytes()
+    }
+
+    /// Whether a session of a peer with the old program that began when it was `before` goes on.
+    pub fn goes_on_from(&self, before: &PeerEntry) -> bool {
+        let port = |entry: &PeerEntry| entry.old().map(|old| old.port);
+        self.proves_as(before) && port(self) == port(before) && self.addresses == before.addresses
+    }
+
     /// Whether two entries say the same of a peer, wherever they stand.
     pub fn is_as(&self, other: &PeerEntry) -> bool {
         let PeerEntry {

@@ -1,0 +1,32 @@
+//! What a process that was killed left of the kernel's datapath, where the next one has no use for it.
+
+use super::process::{Kept, Process};
+use super::{Failure, Settings, record};
+use crate::engine::config::Datapath;
+use crate::kernel::listening_ports;
+use crate::tun::Owner;
+
+/// Removes what a process of this tunnel left of the kernel's datapath, if its record shows a listener that is
+/// there: the tunnel is to have another datapath, at the same port.
+pub async fn remove_of_kernel(settings: &Settings, owner: Owner) {
+    let port = settings.tunnel().port;
+    if listening_ports().contains(&port.get()) && record::names(&settings.state_dir, port).await {
+        remove(settings, owner).await;
+    }
+}
+
+/// Removes what is left of a tunnel with the kernel's datapath: link, listener and rules. Another process that
+/// runs it keeps it.
+pub async fn remove(settings: &Settings, owner: Owner) {
+    let device = &settings.tunnel().device;
+    match try_remove(settings, owner).await {
+        Ok(()) => tracing::info!("removed what an earlier process left of {device}"),
+        Err(why) => tracing::warn!("what an earlier process left of {device} stays: {why}"),
+    }
+}
+
+async fn try_remove(settings: &Settings, owner: Owner) -> Result<(), Failure> {
+    let mut kept = Kept::default();
+    let mut process = Process::open_on(settings, Datapath::Kernel, (owner, &mut kept)).await?;
+    process.remove_leftovers().await
+}
