@@ -143,6 +143,7 @@ def test_another_datapath_takes_the_ports_of_one_that_was_killed(hub):
     far = hub.old_client()
     await_state(near, "peer4", "connected")
     near.process.kill()
+    hub.host.run("modprobe tun")
     hub.datapath = ["--datapath", "tun"]
     near = hub.server()
     near.process.await_output("peer4: ready on 10003 as server, datapath tun")
