@@ -4,8 +4,8 @@
 //! The directory is the service's own, so what lies there may be anything that a service which was taken
 //! over left for root to read: a symbolic link, another name of a file of somebody else's, a pipe.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Read as _, Write as _};
+use std::fs::{self, DirBuilder, Metadata, OpenOptions};
+use std::io::{self, Read as _};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
@@ -17,10 +17,13 @@ use super::control::{running_key, running_name};
 use super::{Failure, Settings, new_pair};
 use crate::auth::{SharedSecret, Signer, key_text, parse_key};
 use crate::engine::config::{Config, HubConfig, PeerSource};
-use crate::host::Directories;
+use crate::host::{Directories, atomic_file};
 
 /// Its name in the state directory.
 const FILE: &str = "server.key";
+/// How a second name of the key begins and ends, which a start that was killed while it made the key has
+/// left: where a file cannot be moved to a place only if nothing is there, and before 2.0.
+const LEFT: [(&str, &str); 2] = [(".ipipou-", ".new"), ("server.", ".new")];
 /// Two lines of 44 characters.
 const LONGEST: u64 = 1024;
 
@@ -115,7 +118,11 @@ fn read(path: &Path) -> Result<Option<Seed>, KeyFileError> {
         }
         Err(e) => return Err(e.into()),
     };
-    let (metadata, directory) = (file.metadata()?, fs::metadata(parent(path)?)?);
+    let (mut metadata, directory) = (file.metadata()?, fs::metadata(parent(path)?)?);
+    if metadata.is_file() && metadata.nlink() != 1 {
+        remove_left(parent(path)?, &metadata);
+        metadata = file.metadata()?;
+    }
     if !metadata.is_file() || metadata.nlink() != 1 {
         return Err(KeyFileError::NotAFile);
     }
@@ -145,24 +152,31 @@ fn make(path: &Path) -> Result<(), Failure> {
     let (private, public) = new_pair()?;
     let text = Zeroizing::new(format!("{}\n{public}\n", private.as_str()));
     let write = || -> io::Result<()> {
-        let directory = parent(path)?;
-        DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
-        let beside = path.with_extension(format!("{}.new", std::process::id()));
-        let _ = fs::remove_file(&beside); // of a process with this number that was killed here
-        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&beside)?;
-        let written = file.write_all(text.as_bytes()).and_then(|()| file.sync_all());
-        let linked = written.and_then(|()| fs::hard_link(&beside, path));
-        fs::remove_file(&beside)?;
-        match linked {
+        DirBuilder::new().recursive(true).mode(0o700).create(parent(path)?)?;
+        match atomic_file::create(path, text.as_bytes()) {
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-            Err(e) => Err(e),
-            Ok(()) => File::open(directory)?.sync_all(),
+            made => made,
         }
     };
     write().map_err(|e| {
         let path = path.display();
         Failure::Generic(format!("{path}: this server's key cannot be kept there: {e}"))
     })
+}
+
+/// Removes further names of the key that the making of one may have left in its directory.
+fn remove_left(directory: &Path, key: &Metadata) {
+    for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        let is_left =
+            LEFT.iter().any(|(begin, end)| name.starts_with(begin) && name.ends_with(end));
+        // What a link leads to is not looked at (symlink(7)).
+        let is_key = |it: Metadata| (it.dev(), it.ino()) == (key.dev(), key.ino());
+        if is_left && entry.metadata().is_ok_and(is_key) {
+            let _ = fs::remove_file(entry.path());
+        }
+    }
 }
 
 fn parent(path: &Path) -> io::Result<&Path> {
@@ -213,6 +227,31 @@ mod tests {
         assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1);
     }
 
+    /// Both between giving the key its name and taking the one under which it was written from it.
+    #[test]
+    fn a_start_that_was_killed_or_goes_on_beside_is_in_nobodys_way() {
+        let directory = Directory::new("killed");
+        let path = directory.path();
+        make(&path).unwrap();
+        let first = read(&path).unwrap().unwrap();
+        for name in ["server.4711.new", ".ipipou-4711-0.new"] {
+            fs::hard_link(&path, path.with_file_name(name)).unwrap();
+            assert_eq!(read(&path).unwrap().unwrap(), first, "{name}");
+        }
+        assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1);
+        fs::remove_file(&path).unwrap();
+        let starts: Vec<_> = std::thread::scope(|scope| {
+            let start = || {
+                make(&path).unwrap();
+                read(&path).unwrap().unwrap()
+            };
+            let threads: Vec<_> = (0..8).map(|_| scope.spawn(start)).collect();
+            threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+        });
+        assert!(starts.iter().all(|seed| *seed == starts[0]));
+        assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1);
+    }
+
     #[test]
     fn a_damaged_or_readable_key_is_not_used() {
         let directory = Directory::new("damaged");
@@ -244,6 +283,7 @@ mod tests {
         assert!(said(&path).starts_with("is a symbolic link"));
         fs::remove_file(&path).unwrap();
         fs::hard_link(&elsewhere, &path).unwrap();
+        fs::hard_link(&elsewhere, path.with_file_name("server.1.new")).unwrap();
         assert!(said(&path).starts_with("is not a file of its own"));
         fs::remove_file(&path).unwrap();
         fs::create_dir(&path).unwrap();
