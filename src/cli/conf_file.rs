@@ -3,9 +3,10 @@
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Read as _};
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{FileTypeExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl, fstatfs};
 use zeroize::Zeroizing;
 
 use super::conf::{self, ConfError, ConfErrors};
@@ -14,6 +15,9 @@ use super::{options, value};
 /// The largest file that is read. A larger one is not a list of options, but a device, or the wrong
 /// file.
 const MAX_SIZE: u64 = 1 << 20;
+
+/// The file system of pipes without a name (linux/magic.h).
+const PIPEFS_MAGIC: i64 = 0x5049_5045;
 
 /// The arguments of one file, and a warning about it.
 #[derive(Debug)]
@@ -73,10 +77,19 @@ fn shorter(name: &Path, error: &io::Error) -> String {
 }
 
 /// Returns the bytes of a file, which may hold secrets, and whether every user can read them.
-/// Returns nothing if there are more than `max`.
+/// Returns nothing if there are more than `max`. Waits for nobody to write, unless a shell does, which has
+/// made the pipe for this (`<(…)`).
 pub fn contents(path: &Path, max: u64) -> io::Result<Option<(Zeroizing<Vec<u8>>, bool)>> {
-    let file = File::open(path)?;
-    let mode = file.metadata()?.permissions().mode();
+    let flags = i32::try_from((OFlags::NONBLOCK | OFlags::NOCTTY).bits()).unwrap_or_default();
+    let file = File::options().read(true).custom_flags(flags).open(path)?;
+    let metadata = file.metadata()?;
+    if metadata.file_type().is_fifo() {
+        if i64::from(fstatfs(&file)?.f_type) != PIPEFS_MAGIC {
+            return Err(io::Error::other("is a named pipe, and no file"));
+        }
+        fcntl_setfl(&file, fcntl_getfl(&file)? - OFlags::NONBLOCK)?;
+    }
+    let mode = metadata.permissions().mode();
     let mut text = Zeroizing::new(Vec::new());
     file.take(max + 1).read_to_end(&mut text)?;
     let fits = text.len() as u64 <= max;

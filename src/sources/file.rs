@@ -1,8 +1,11 @@
 //! Reads whole files of which somebody else decides what they are and how long.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{self, Read as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
+
+use rustix::fs::OFlags;
 
 /// Why a file is not read. The message follows the name of the file and a colon.
 #[derive(Debug, thiserror::Error)]
@@ -21,11 +24,13 @@ pub enum FileError {
 /// When it cannot be read, has more than `most` bytes, or is something else than a file: nothing is
 /// waited for, as a pipe would be.
 pub fn contents(path: &Path, most: usize) -> Result<Vec<u8>, FileError> {
-    if !fs::metadata(path)?.is_file() {
+    let flags = i32::try_from((OFlags::NONBLOCK | OFlags::NOCTTY).bits()).unwrap_or_default();
+    let file = File::options().read(true).custom_flags(flags).open(path)?;
+    if !file.metadata()?.is_file() {
         return Err(FileError::NotAFile);
     }
     let mut bytes = Vec::new();
     let limit = (most as u64).saturating_add(1);
-    File::open(path)?.take(limit).read_to_end(&mut bytes)?;
+    file.take(limit).read_to_end(&mut bytes)?;
     if bytes.len() > most { Err(FileError::TooLong(most)) } else { Ok(bytes) }
 }
