@@ -75,7 +75,7 @@ fn main() -> ExitCode {
         Err(failure) => {
             match &failure {
                 // A line for each mistake.
-                Failure::Usage(lines) => {
+                Failure::Usage(lines) | Failure::Generic(lines) => {
                     lines.lines().for_each(|line| eprintln!("ipipou: {}", printable(line)));
                 }
                 other => eprintln!("ipipou: {}", printable(&other.to_string())),

@@ -1,17 +1,15 @@
 //! `ipipou peer add`, `enable`, `disable` and `remove`: the files of peers are changed, and the running
 //! server takes them. What would be a mistake is not written.
 
-use std::fs::{self, OpenOptions};
-use std::io::Write as _;
 use std::net::IpAddr;
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use ipnet::IpNet;
 use zeroize::Zeroizing;
 
-use super::control::running_name;
-use super::peers::{are_there, check, read_checked, reload};
+use super::peer_files::{taken, write, write_new};
+use super::peers::{are_there, check, read_checked};
+use super::peers_lock::PeersLock;
 use super::requests::Files;
 use super::{Failure, new_pair, server_key};
 use crate::auth::{key_text, parse_key};
@@ -20,7 +18,7 @@ use crate::engine::given::is_private;
 use crate::engine::peers_file::edit::{ClientConf, Edit, NewPeer, set_enabled, without};
 use crate::engine::peers_file::pool::{Exhausted, Networks};
 use crate::engine::peers_file::{PeerName, PeerSet};
-use crate::host::atomic_file;
+use crate::host::clock;
 
 /// Changes the files of the server that `config` is, and has the running tunnel called `tunnel`, if there
 /// is one, take them. Returns what there is to say.
@@ -41,53 +39,64 @@ pub fn edit_peers(
         true => server_key::public_key(config, tunnel, root)?,
         false => None,
     };
+    let _lock = PeersLock::take(&hub.peers)?;
     let (mut files, set) = match are_there(&hub.peers)? {
         true => read_checked(hub, &config.tunnel).map_err(Failure::Usage)?,
         false => (Files::default(), PeerSet::default()),
     };
     let (paths, said) = (Vec::new(), String::new());
     let mut changes = Changes { hub, own_key, files: &mut files, paths, conf: None, said };
-    match edit {
-        Edit::Add(peer) => changes.add(peer, &set, config)?,
+    let done = match edit {
+        Edit::Add(peer) => changes.add(peer, &set, config),
         Edit::Enable(names) => {
-            changes.each(names, &set, "enabled", |text, name| set_enabled(text, name, true))?;
+            changes.each(names, &set, "enabled", |text, name| set_enabled(text, name, true))
         }
         Edit::Disable(names) => {
-            changes.each(names, &set, "disabled", |text, name| set_enabled(text, name, false))?;
+            changes.each(names, &set, "disabled", |text, name| set_enabled(text, name, false))
         }
-        Edit::Remove(names) => changes.each(names, &set, "removed", without)?,
-    }
+        Edit::Remove(names) => changes.each(names, &set, "removed", without),
+    };
     let Changes { paths, conf, mut said, .. } = changes;
-    if paths.is_empty() {
-        return Ok(said);
+    if let Err(failure) = done {
+        // The files may be another command's, which came no further: who was removed by it stays out.
+        let is_gone = matches!(edit, Edit::Remove(_)) && hub.peers.exists();
+        let _ = is_gone.then(|| taken(String::new(), hub, config, tunnel, root));
+        return Err(failure);
     }
-    check(&files, hub, &config.tunnel).map_err(Failure::Usage)?;
-    if let Some((path, text)) = conf {
-        write_new(&path, text.as_bytes())?;
+    let after = check(&files, hub, &config.tunnel).map_err(Failure::Usage)?;
+    if let Edit::Add(peer) = edit
+        && let Some(line) = kept_out(&after, &peer.name)
+    {
+        said += &line;
     }
+    let made = conf.as_ref().map(|(path, text)| write_new(path, text.as_bytes())).transpose();
+    made?;
     for (path, name) in paths {
         let text =
             files.texts.iter().find(|(file, _)| *file == name).map(|(_, text)| text.as_str());
-        write(&path, text.unwrap_or_default())?;
+        let written = write(&hub.peers, &path, text.unwrap_or_default());
+        if written.is_err()
+            && let Some((path, _)) = &conf
+        {
+            let _ = std::fs::remove_file(path); // its keys are nobody's
+        }
+        written?;
     }
-    said += &taken(hub, config, tunnel, root)?;
-    Ok(said)
+    match hub.peers.exists() {
+        true => taken(said, hub, config, tunnel, root),
+        false => Ok(said),
+    }
 }
 
-/// Has the running server called `tunnel`, if there is one, take its files. Returns what there is to say.
-pub(super) fn taken(
-    hub: &HubConfig,
-    config: &Config,
-    tunnel: &str,
-    root: &Path,
-) -> Result<String, Failure> {
-    let name = running_name(root, tunnel, &config.tunnel.device);
-    match reload(root, Some(&name), true, Some(hub.peers.clone())) {
-        Err(Failure::Generic(_)) => {
-            Ok("the server is not running: it reads them at its start\n".to_owned())
-        }
-        said => said,
-    }
+/// Says that a new peer cannot come in, by the defaults of its file.
+fn kept_out(set: &PeerSet, name: &PeerName) -> Option<String> {
+    let peer = set.get(name)?;
+    let why = match (peer.enabled, peer.has_expired(clock::unix())) {
+        (false, _) => "disabled",
+        (true, true) => "expired",
+        (true, false) => return None,
+    };
+    Some(format!("{name}: is {why} ({}), and not let in\n", peer.origin))
 }
 
 /// What is to be written.
@@ -199,23 +208,6 @@ impl Changes<'_> {
         }
         Ok(())
     }
-}
-
-/// Writes a file as a whole; one that says nothing any more is removed.
-pub(super) fn write(path: &Path, text: &str) -> Result<(), Failure> {
-    let result = match text.is_empty() {
-        true => fs::remove_file(path),
-        false => atomic_file::replace(path, text.as_bytes()),
-    };
-    result.map_err(|e| Failure::Generic(format!("{}: {e}", path.display())))
-}
-
-/// Writes a file that only its owner may read, and that was not there.
-pub(super) fn write_new(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
-    let failed = |e: std::io::Error| Failure::Generic(format!("{}: {e}", path.display()));
-    let mut options = OpenOptions::new();
-    let mut file = options.write(true).create_new(true).mode(0o600).open(path).map_err(failed)?;
-    file.write_all(bytes).and_then(|()| file.sync_all()).map_err(failed)
 }
 
 /// What the client of a new peer is started with.

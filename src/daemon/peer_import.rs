@@ -2,16 +2,18 @@
 //! do, or nothing is written.
 
 use std::fs::{self, DirBuilder};
-use std::io;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
 use super::Failure;
-use super::peer_edit::{taken, write, write_new};
+use super::peer_files::{failed, taken, write, write_new};
 use super::peers::{are_there, check, read_checked};
+use super::peers_lock::PeersLock;
 use super::requests::Files;
 use crate::engine::config::{Config, HubConfig, TunnelConfig};
-use crate::engine::peers_file::import::{Imported, OldServer, clashes, network_for};
+use crate::engine::peers_file::import::{
+    Imported, OldServer, against_defaults, clashes, network_for,
+};
 use crate::engine::peers_file::{PeerName, PeerSet};
 use crate::sources::peers::read_secret;
 
@@ -39,6 +41,7 @@ pub fn import_peers(
     if !hindrances.is_empty() {
         return Err(Failure::Usage(hindrances.join("\n")));
     }
+    let _lock = (!dry_run).then(|| PeersLock::take(&hub.peers)).transpose()?;
     let (files, set) = match are_there(&hub.peers)? {
         true => read_checked(hub, own).map_err(Failure::Usage)?,
         false => (Files::default(), PeerSet::default()),
@@ -55,12 +58,8 @@ pub fn import_peers(
     if dry_run {
         return Ok(changes.shown + &changes.said + "nothing was written\n");
     }
-    if !changes.is_nothing() {
-        changes.write()?;
-        changes.said += &taken(hub, config, tunnel, root)?;
-        changes.said += &to_stop(servers);
-    }
-    Ok(changes.said)
+    changes.write()?;
+    Ok(taken(changes.said, hub, config, tunnel, root)? + &to_stop(servers))
 }
 
 /// What is to be written.
@@ -83,10 +82,6 @@ impl<'a> Changes<'a> {
         Changes { hub, files, paths, tokens, names, said, shown }
     }
 
-    fn is_nothing(&self) -> bool {
-        self.paths.is_empty()
-    }
-
     /// The directory of the peers files.
     fn beside(&self) -> PathBuf {
         let directory = match self.hub.peers.is_file() {
@@ -98,7 +93,8 @@ impl<'a> Changes<'a> {
 
     /// Adds one peer, with a number behind its name if another one has that.
     fn add(&mut self, server: &OldServer, set: &PeerSet, own: &TunnelConfig) {
-        let numbered = (2..).filter_map(|number| format!("{}-{number}", server.name).parse().ok());
+        // No two of these are alike, and others have only some of them.
+        let numbered = (2..).map(|number| server.name.numbered(number));
         for name in std::iter::once(server.name.clone()).chain(numbered) {
             let imported = server.imported(&name, own, &self.beside());
             match set.get(&name) {
@@ -121,12 +117,14 @@ impl<'a> Changes<'a> {
     }
 
     fn add_as(&mut self, name: PeerName, imported: Imported, server: &OldServer) {
-        let Imported { text, token, named, notes } = imported;
+        let Imported { mut text, token, named, notes } = imported;
         let path = match self.hub.peers.is_file() {
             true => self.hub.peers.clone(),
             false => self.hub.peers.join(format!("{name}.toml")),
         };
         let file = path.display().to_string();
+        let before = self.files.texts.iter().find(|(other, _)| *other == file);
+        text += &before.map(|(_, before)| against_defaults(before)).unwrap_or_default();
         let secret = |line: &str| match line.starts_with("secret = ") {
             true => "secret = \"…\"\n".to_owned(),
             false => format!("{line}\n"),
@@ -152,22 +150,23 @@ impl<'a> Changes<'a> {
     }
 
     fn write(&self) -> Result<(), Failure> {
-        let failed =
-            |path: &Path, e: io::Error| Failure::Generic(format!("{}: {e}", path.display()));
         for (path, bytes) in &self.tokens {
-            match fs::read(path) {
-                Ok(there) if there == *bytes => continue, // of a try that went wrong later
-                Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(failed(path, e)),
-                Ok(_) | Err(_) => {}
-            }
             let directory = self.beside();
             let made = DirBuilder::new().recursive(true).mode(0o700).create(&directory);
-            made.map_err(|e| failed(&directory, e))?;
+            made.map_err(failed(&directory))?;
+            match read_secret(path) {
+                Ok(there) if there == *bytes => continue, // of a try that went wrong later
+                // Of one that was killed in the middle.
+                Ok(half) if bytes.starts_with(&half) => {
+                    fs::remove_file(path).map_err(failed(path))?
+                }
+                Ok(_) | Err(_) => {}
+            }
             write_new(path, bytes)?;
         }
         for (path, name) in &self.paths {
             let text = self.files.texts.iter().find(|(file, _)| file == name);
-            write(path, text.map(|(_, text)| text.as_str()).unwrap_or_default())?;
+            write(&self.hub.peers, path, text.map(|(_, text)| text.as_str()).unwrap_or_default())?;
         }
         Ok(())
     }

@@ -5,38 +5,29 @@ use std::cell::RefCell;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-
-use serde::{Deserialize, Serialize};
+use std::sync::Arc;
 
 use super::control::directory;
+use super::peers_keeper::{Keeper, LastGood};
+use super::peers_lock::PeersLock;
 use super::preflight::Demand;
 use super::requests::{self, Answer, Files, Request, RunsAs};
 use super::{Failure, Settings};
 use crate::auth::SharedSecret;
 use crate::engine::config::{Config, Datapath, HubConfig, TunnelConfig};
 use crate::engine::peers_file::{Context, Fault, PeerEntry, PeerSet, SourceFile, parse};
-use crate::host::atomic_file;
-use crate::host::clock;
 use crate::sources::exposed;
 use crate::sources::peers::{self, read_secret};
 
 /// The last good files, in the state directory.
 const LAST_GOOD: &str = "peers.json";
 
-/// The last good files, and when they were taken.
-#[derive(Debug, Serialize, Deserialize)]
-struct LastGood {
-    /// Unix time.
-    at: u64,
-    files: Files,
-}
-
 /// What reads and checks files of peers for one server.
 #[derive(Debug, Clone)]
 pub struct PeersReader {
     hub: HubConfig,
     tunnel: TunnelConfig,
-    last_good: PathBuf,
+    keeper: Arc<Keeper>,
 }
 
 /// What a start found.
@@ -53,7 +44,7 @@ impl PeersReader {
         Some(PeersReader {
             hub: settings.config.hub()?.clone(),
             tunnel: settings.tunnel().clone(),
-            last_good: settings.state_dir.join(LAST_GOOD),
+            keeper: Arc::new(Keeper::new(settings.state_dir.join(LAST_GOOD))),
         })
     }
 
@@ -70,13 +61,13 @@ impl PeersReader {
         let faults = match read_checked(&self.hub, &self.tunnel) {
             Ok((files, set)) => {
                 warn_of(&files);
-                self.keep(files);
+                self.keeper.keep(files);
                 return Ok(AtStart { set, faults: None });
             }
             Err(faults) => faults,
         };
         let last_good = self.last_good().unwrap_or_else(|why| {
-            tracing::warn!("{}: {why}: these peers are lost", self.last_good.display());
+            tracing::warn!("{}: {why}: these peers are lost", self.keeper.path().display());
             None
         });
         match last_good {
@@ -111,20 +102,8 @@ impl PeersReader {
         if let Some(problem) = exceeds(&set, datapath) {
             return Err(problem);
         }
-        self.keep(files);
+        self.keeper.keep(files);
         Ok(set)
-    }
-
-    /// Keeps good files for a start with mistakes in them.
-    fn keep(&self, files: Files) {
-        let last = LastGood { at: clock::unix(), files };
-        let written = serde_json::to_vec(&last).map_err(io::Error::other);
-        if let Err(e) = written.and_then(|bytes| atomic_file::replace(&self.last_good, &bytes)) {
-            let path = self.last_good.display();
-            tracing::warn!(
-                "{path}: {e}: a start with mistakes in the files has no peers to go on with"
-            );
-        }
     }
 
     /// The last good peers; `None`: there were none.
@@ -132,7 +111,7 @@ impl PeersReader {
     /// # Errors
     /// Why those that there were are of no use.
     fn last_good(&self) -> Result<Option<PeerSet>, String> {
-        let bytes = match fs::read(&self.last_good) {
+        let bytes = match fs::read(self.keeper.path()) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
             bytes => bytes.map_err(|e| e.to_string())?,
         };
@@ -296,7 +275,8 @@ pub fn check_peers(config: &Config) -> Result<String, Failure> {
 /// Sends the files of peers to the process of the tunnel called `name`, or to the only one below `root`;
 /// a process without any authenticates again, unless `if_peers`. `by_file` is where they are by the
 /// tunnel's `.conf` file: what a process of another user says is not read, because it may be any file.
-/// Returns what there is to say.
+/// Returns what there is to say. A command that is about to change the files is waited for, if it comes to an
+/// end: otherwise what it changed might be sent before what was read here.
 ///
 /// # Errors
 /// Every mistake, a line each; then nothing has changed.
@@ -305,6 +285,29 @@ pub fn reload(
     name: Option<&str>,
     if_peers: bool,
     by_file: Option<PathBuf>,
+) -> Result<String, Failure> {
+    send(root, name, if_peers, by_file, |peers| PeersLock::take(peers).ok())
+}
+
+/// The same for a command that changes the files, and is the one that does.
+///
+/// # Errors
+/// As [`reload`].
+pub(super) fn send_again(
+    root: &Path,
+    name: Option<&str>,
+    if_peers: bool,
+    by_file: Option<PathBuf>,
+) -> Result<String, Failure> {
+    send(root, name, if_peers, by_file, |_| None)
+}
+
+fn send(
+    root: &Path,
+    name: Option<&str>,
+    if_peers: bool,
+    by_file: Option<PathBuf>,
+    lock: impl Fn(&Path) -> Option<PeersLock>,
 ) -> Result<String, Failure> {
     let directory = directory(root, name, |process| !if_peers || process.peers.is_some())?;
     let path = match requests::ask(&directory, Request::Where) {
@@ -324,6 +327,7 @@ pub fn reload(
     if path.is_none() && if_peers {
         return Ok(String::new());
     }
+    let _lock = path.as_deref().and_then(lock);
     let files = path.as_deref().map(read).transpose().map_err(Failure::Usage)?;
     let warning = files.as_ref().map(warned).unwrap_or_default();
     Ok(warning + &said(requests::ask(&directory, Request::Reload(files))?.0)?)

@@ -147,9 +147,13 @@ fn holder(name: &str) -> io::Result<Option<Holder>> {
     let stream = std::os::unix::net::UnixStream::from(OwnedFd::from(socket));
     let peer = tokio::net::UnixStream::from_std(stream)?.peer_cred()?;
     let pid = peer.pid().filter(|pid| *pid != 0);
-    let name = pid.and_then(|pid| fs::read_to_string(format!("/proc/{pid}/comm")).ok());
-    let name = name.map(|name| name.trim().to_owned()).filter(|name| !name.is_empty());
-    Ok(Some(Holder { pid, uid: peer.uid(), name }))
+    Ok(Some(Holder { pid, uid: peer.uid(), name: pid.and_then(program) }))
+}
+
+/// The name of a process' program, where that can be seen.
+fn program(pid: i32) -> Option<String> {
+    let name = fs::read_to_string(format!("/proc/{pid}/comm")).ok()?;
+    Some(name.trim().to_owned()).filter(|name| !name.is_empty())
 }
 
 impl Holder {
@@ -168,19 +172,42 @@ impl Holder {
 /// # Errors
 /// When the file system has no locks.
 pub fn lock_file(file: &fs::File) -> io::Result<bool> {
+    Ok(lock_or_holder(file, |_| false)?.is_none())
+}
+
+/// The same for a directory that commands change one after the other: another process of the same user
+/// counts, too. Returns who has the lock; `None`: we do, or who has it does not count.
+///
+/// # Errors
+/// When the file system has no locks.
+pub fn lock_directory(directory: &fs::File) -> io::Result<Option<Holder>> {
+    let ours = rustix::process::geteuid().as_raw();
+    lock_or_holder(directory, |pid| effective_uid(pid) == Some(ours))
+}
+
+fn lock_or_holder(file: &fs::File, counts_too: impl Fn(i32) -> bool) -> io::Result<Option<Holder>> {
     // SAFETY: the descriptor is open for as long as `file` is borrowed.
     if unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) } == 0 {
-        return Ok(true);
+        return Ok(None);
     }
     let error = io::Error::last_os_error();
     if error.kind() != io::ErrorKind::WouldBlock {
         return Err(error);
     }
+    let metadata = file.metadata()?;
     let all = fs::read_to_string("/proc/locks").unwrap_or_default();
-    let holders = flock_holders(&all, file.metadata()?.ino());
+    let holders = flock_holders(&all, metadata.ino());
+    if holders.is_empty() {
+        return Ok(Some(Holder { pid: None, uid: metadata.uid(), name: None }));
+    }
     let ourselves = std::process::id();
-    let counts = |pid: &i32| u32::try_from(*pid) == Ok(ourselves) || has_net_admin_here(*pid);
-    Ok(!holders.is_empty() && !holders.iter().any(counts))
+    let counts = |pid: &i32| {
+        u32::try_from(*pid) == Ok(ourselves) || has_net_admin_here(*pid) || counts_too(*pid)
+    };
+    Ok(holders.into_iter().find(counts).map(|pid| {
+        let uid = effective_uid(pid).unwrap_or_default();
+        Holder { pid: Some(pid), uid, name: program(pid) }
+    }))
 }
 
 /// The processes that hold an inode's lock, from /proc/locks (proc_locks(5)); empty where that does not

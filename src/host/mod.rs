@@ -42,7 +42,7 @@ pub use datapath::Datapath;
 pub use directories::Directories;
 pub use dump::close_memory;
 pub use links::Links;
-pub use lock::{Doubt, Holder, Lock, lock_file};
+pub use lock::{Doubt, Holder, Lock, lock_directory, lock_file};
 pub use modules::{ModuleError, require_modules};
 pub use namespace::Namespace;
 pub use port::{PortUser, probe_port, user_of_port};

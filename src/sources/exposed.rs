@@ -29,7 +29,7 @@ pub fn warning<'a>(
 }
 
 /// Whether a text has the field `secret`, wherever in it. That of `secret-file` names a file only.
-fn has_secret(text: &str) -> bool {
+pub fn has_secret(text: &str) -> bool {
     const NAME: &str = "secret";
     let lines = text.lines().filter(|line| !line.trim_start().starts_with('#'));
     lines.into_iter().any(|line| {

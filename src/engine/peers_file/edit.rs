@@ -85,15 +85,18 @@ pub fn set_enabled(text: &str, name: &PeerName, enabled: bool) -> Option<String>
     Some(document.to_string())
 }
 
-/// The text without a peer, empty when it names nobody then; `None`: it does not name the peer.
+/// The text without a peer, empty when it says nothing else; `None`: it does not name the peer.
 pub fn without(text: &str, name: &PeerName) -> Option<String> {
     let mut document: DocumentMut = text.parse().ok()?;
     let peers = document.get_mut("peer")?.as_table_like_mut()?;
     peers.remove(name.as_str())?;
     if peers.is_empty() {
-        return Some(String::new());
+        document.remove("peer");
     }
-    Some(document.to_string())
+    match document.is_empty() {
+        true => Some(String::new()),
+        false => Some(document.to_string()),
+    }
 }
 
 #[cfg(test)]
@@ -135,6 +138,9 @@ public-key = \"y\"
         );
         assert_eq!(without(&one, &name("b.ob")).unwrap(), "");
         assert_eq!(without(&one, &name("anna")), None);
+        let defaults = "[defaults]\nlifetime = \"3m\"\n";
+        let last = without(&format!("{defaults}{TEXT}"), &name("anna")).unwrap();
+        assert!(without(&last, &name("b.ob")).unwrap().starts_with(defaults));
     }
 
     #[test]

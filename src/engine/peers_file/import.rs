@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ipnet::{IpNet, Ipv4Net};
-use toml_edit::{Array, Key, Table, value};
+use toml_edit::{Array, DocumentMut, Item, Key, Table, value};
 
 use super::PeerName;
 use super::inside::is_for_hosts;
@@ -243,6 +243,20 @@ impl OldServer {
 fn in_a_file(token: &[u8]) -> Vec<u8> {
     let end: &[u8] = if token.ends_with(b"\r") { b"" } else { b"\n" };
     [token, end].concat()
+}
+
+/// The lines that an imported peer needs besides in a file with this text, so that it is let in as before
+/// whatever the defaults of that file say. A secret and a lifetime of their own the imported have anyway, or
+/// defaults of them do not count for peers with the old program.
+pub fn against_defaults(text: &str) -> String {
+    const OTHERWISE: [(&str, &str); 3] =
+        [("expires", "\"never\""), ("enabled", "true"), ("isolate", "false")];
+    let document = text.parse::<DocumentMut>().ok();
+    let defaults =
+        document.as_ref().and_then(|it| it.get("defaults")).and_then(Item::as_table_like);
+    let needed =
+        OTHERWISE.iter().filter(|(field, _)| defaults.is_some_and(|it| it.contains_key(field)));
+    needed.map(|(field, value)| format!("{field} = {value}\n")).collect()
 }
 
 /// What the files have in common that only one peer can have, a line each.

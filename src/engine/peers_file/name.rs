@@ -35,6 +35,14 @@ impl PeerName {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// The name with a number behind it; its own end is left out where both would be too long. Two numbers
+    /// make two names.
+    pub fn numbered(&self, number: u32) -> PeerName {
+        let end = format!("-{number}");
+        let begin = self.0.chars().take(Self::LONGEST.saturating_sub(end.len()));
+        PeerName(begin.chain(end.chars()).collect())
+    }
 }
 
 impl FromStr for PeerName {
@@ -97,6 +105,17 @@ mod tests {
         ] {
             assert_eq!(bad.parse::<PeerName>(), Err(error), "{bad:?}");
         }
+    }
+
+    #[test]
+    fn a_name_with_a_number_is_a_name() {
+        for (length, number) in [(1, 2), (60, 99), (61, 2), (62, 2), (63, 2), (63, u32::MAX)] {
+            let name: PeerName = "a".repeat(length).parse().unwrap();
+            let numbered = name.numbered(number).to_string();
+            assert!(numbered.ends_with(&format!("a-{number}")), "{numbered}");
+            assert_eq!(numbered.parse::<PeerName>(), Ok(name.numbered(number)));
+        }
+        assert_eq!("anna".parse::<PeerName>().unwrap().numbered(2).as_str(), "anna-2");
     }
 
     #[test]

@@ -1,0 +1,80 @@
+//! How commands change the files of peers: each as a whole, and the running server takes them.
+
+use std::fs;
+use std::io;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+
+use super::Failure;
+use super::control::running_name;
+use super::peers::send_again;
+use crate::engine::config::{Config, HubConfig};
+use crate::host::atomic_file;
+use crate::sources::exposed::has_secret;
+
+/// Writes one of the files at `peers`. One of a directory that says nothing any more is removed.
+pub fn write(peers: &Path, path: &Path, text: &str) -> Result<(), Failure> {
+    let result = match text.is_empty() && path != peers {
+        true => fs::remove_file(path),
+        false => atomic_file::rewrite(path, text.as_bytes(), has_secret(text)),
+    };
+    result.map_err(failed(path))
+}
+
+/// Writes a file that only its owner may read, and that was not there.
+pub fn write_new(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
+    atomic_file::create(path, bytes).map_err(|e| match e.kind() {
+        io::ErrorKind::AlreadyExists => Failure::Generic(format!(
+            "{}: exists already: remove it, or have this one written elsewhere",
+            path.display()
+        )),
+        _ => failed(path)(e),
+    })
+}
+
+/// What a command says of a file that it cannot read or write.
+pub fn failed(path: &Path) -> impl Fn(io::Error) -> Failure {
+    move |error| Failure::Generic(format!("{}: {error}", path.display()))
+}
+
+/// Has the running server called `tunnel`, if there is one, take its files, whether they were changed now or
+/// by a command that came no further. `said` is what was done before; what there is to say comes behind it.
+///
+/// # Errors
+/// When a server is running and has not taken them.
+pub fn taken(
+    said: String,
+    hub: &HubConfig,
+    config: &Config,
+    tunnel: &str,
+    root: &Path,
+) -> Result<String, Failure> {
+    let name = running_name(root, tunnel, &config.tunnel.device);
+    let not_taken = |why: &dyn std::fmt::Display| {
+        format!(
+            "{said}the files are as they should be, and the running server has not taken them: \
+             `ipipou reload {name}`, or the same again\n{why}"
+        )
+    };
+    match send_again(root, Some(&name), true, Some(hub.peers.clone())) {
+        Ok(more) => Ok(said + &more),
+        Err(Failure::Generic(_)) if !answers(&root.join(&name)) => {
+            Ok(said + "the server is not running: it reads them at its start\n")
+        }
+        Err(Failure::Usage(why)) => Err(Failure::Usage(not_taken(&why))),
+        Err(failure) => Err(Failure::Generic(not_taken(&failure))),
+    }
+}
+
+/// Whether a process listens at a socket in its directory, as far as can be seen.
+fn answers(directory: &Path) -> bool {
+    let nobody = |e: &io::Error| {
+        matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused)
+    };
+    match fs::read_dir(directory) {
+        Ok(entries) => entries
+            .flatten()
+            .any(|entry| UnixStream::connect(entry.path()).err().is_none_or(|e| !nobody(&e))),
+        Err(e) => !nobody(&e),
+    }
+}
