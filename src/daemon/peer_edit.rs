@@ -12,13 +12,17 @@ use super::peers::{are_there, check, read_checked};
 use super::peers_lock::PeersLock;
 use super::requests::Files;
 use super::{Failure, new_pair, server_key};
-use crate::auth::{key_text, parse_key};
+use crate::auth::{SharedSecret, Signer, key_text, parse_key};
 use crate::engine::config::{Config, HubConfig};
 use crate::engine::given::is_private;
 use crate::engine::peers_file::edit::{ClientConf, Edit, NewPeer, set_enabled, without};
 use crate::engine::peers_file::pool::{Exhausted, Networks};
 use crate::engine::peers_file::{PeerName, PeerSet};
 use crate::host::clock;
+use crate::sources::peers::read_secret;
+
+/// How the line with the private key begins in the file of a client.
+const KEY_LINE: &str = "auth-key-b64 ";
 
 /// Changes the files of the server that `config` is, and has the running tunnel called `tunnel`, if there
 /// is one, take them. Returns what there is to say.
@@ -116,7 +120,8 @@ impl Changes<'_> {
     fn add(&mut self, peer: &NewPeer, set: &PeerSet, config: &Config) -> Result<(), Failure> {
         let name = &peer.name;
         if let Some(there) = set.get(name) {
-            let is_same = peer.public_key.as_ref() == there.public_key()
+            let made = peer.client_conf.as_ref().and_then(|conf| key_of(&conf.path));
+            let is_same = peer.public_key.or(made).as_ref() == there.public_key()
                 && (peer.addresses.is_empty() || there.addresses == peer.addresses)
                 && there.routes == peer.routes;
             if is_same {
@@ -210,6 +215,14 @@ impl Changes<'_> {
     }
 }
 
+/// The public key of a client whose file was written before.
+fn key_of(conf: &Path) -> Option<[u8; 32]> {
+    let bytes = Zeroizing::new(read_secret(conf).ok()?);
+    let mut lines = std::str::from_utf8(&bytes).ok()?.lines();
+    let seed = parse_key(lines.find_map(|line| line.strip_prefix(KEY_LINE))?).ok()?;
+    Some(Signer::new(&seed, SharedSecret::new(Vec::new())).public())
+}
+
 /// What the client of a new peer is started with.
 fn client_conf(
     peer: &NewPeer,
@@ -248,7 +261,7 @@ fn client_conf(
         *text += "# The kernel's datapath carries IPv4 only.\ndatapath tun\n";
     }
     text.push('\n');
-    *text += &format!("auth-key-b64 {private}\n");
+    *text += &format!("{KEY_LINE}{private}\n");
     *text += &format!("auth-remote-pubkey-b64 {}\n", key_text(own));
     // A line of such a file cannot hold any bytes.
     let secret = std::str::from_utf8(hub.secret.as_bytes()).ok();

@@ -2,20 +2,24 @@
 
 use std::fs;
 use std::io;
-use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::time::Duration;
 
 use super::Failure;
 use super::control::running_name;
 use super::peers::send_again;
+use super::stream::connect;
 use crate::engine::config::{Config, HubConfig};
 use crate::host::atomic_file;
 use crate::sources::exposed::has_secret;
 
+/// How long a process is waited for that may be there.
+const PATIENCE: Duration = Duration::from_secs(1);
+
 /// Writes one of the files at `peers`. One of a directory that says nothing any more is removed.
 pub fn write(peers: &Path, path: &Path, text: &str) -> Result<(), Failure> {
     let result = match text.is_empty() && path != peers {
-        true => fs::remove_file(path),
+        true => atomic_file::remove(path),
         false => atomic_file::rewrite(path, text.as_bytes(), has_secret(text)),
     };
     result.map_err(failed(path))
@@ -49,7 +53,11 @@ pub fn taken(
     tunnel: &str,
     root: &Path,
 ) -> Result<String, Failure> {
-    let name = running_name(root, tunnel, &config.tunnel.device);
+    // One that stands still has its name as well.
+    let name = match answers(&root.join(tunnel)) {
+        true => tunnel.to_owned(),
+        false => running_name(root, tunnel, &config.tunnel.device),
+    };
     let not_taken = |why: &dyn std::fmt::Display| {
         format!(
             "{said}the files are as they should be, and the running server has not taken them: \
@@ -69,12 +77,13 @@ pub fn taken(
 /// Whether a process listens at a socket in its directory, as far as can be seen.
 fn answers(directory: &Path) -> bool {
     let nobody = |e: &io::Error| {
-        matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused)
+        use io::ErrorKind::{ConnectionRefused, NotADirectory, NotFound};
+        matches!(e.kind(), ConnectionRefused | NotADirectory | NotFound)
     };
     match fs::read_dir(directory) {
         Ok(entries) => entries
             .flatten()
-            .any(|entry| UnixStream::connect(entry.path()).err().is_none_or(|e| !nobody(&e))),
+            .any(|entry| connect(&entry.path(), PATIENCE).err().is_none_or(|e| !nobody(&e))),
         Err(e) => !nobody(&e),
     }
 }

@@ -77,6 +77,15 @@ pub fn rewrite(path: &Path, bytes: &[u8], has_secrets: bool) -> io::Result<()> {
     beside.over(&path)
 }
 
+/// Removes a file for good: a crash does not bring it back.
+///
+/// # Errors
+/// When it is not there, or the directory cannot be written.
+pub fn remove(path: &Path) -> io::Result<()> {
+    fs::remove_file(path)?;
+    File::open(parent(path))?.sync_all()
+}
+
 /// The path of the file that a path leads to, whether there is one or not.
 ///
 /// # Errors

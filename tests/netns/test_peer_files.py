@@ -39,7 +39,7 @@ class Commands:
 
     def __call__(self, *words, code=0, timeout=30):
         argv = ["timeout", str(timeout), *self.argv(*words)]
-        done = self.hub.host.run(argv, check=False)
+        done = self.hub.host.run(argv, check=False, timeout=timeout + 5)
         assert done.returncode == code, done
         return done.stdout + done.stderr
 
@@ -117,6 +117,13 @@ def test_a_command_that_was_killed_is_made_good_by_the_next(lab):
     said = ask("import", old)
     assert "server1: unchanged" in said and "1 added" in said and "now end the servers" in said
     assert "server1" in states(near)
+    file = ask.etc / "eva.conf"
+    for said in ("eva: added", "eva: unchanged"):
+        assert said in ask("add", "eva", "--client-conf", file)
+    file.unlink()
+    assert "eva is there already, with another key" in ask(
+        "add", "eva", "--client-conf", file, code=2
+    )
     # A server that does not answer has not taken them.
     near.process.send_signal(signal.SIGSTOP)
     try:
