@@ -1,12 +1,13 @@
 //! This module reads `.conf` files.
 
 use std::ffi::OsString;
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, Read as _};
+use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::{FileTypeExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl, fstatfs};
+use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use zeroize::Zeroizing;
 
 use super::conf::{self, ConfError, ConfErrors};
@@ -15,9 +16,6 @@ use super::{options, value};
 /// The largest file that is read. A larger one is not a list of options, but a device, or the wrong
 /// file.
 const MAX_SIZE: u64 = 1 << 20;
-
-/// The file system of pipes without a name (linux/magic.h).
-const PIPEFS_MAGIC: i64 = 0x5049_5045;
 
 /// The arguments of one file, and a warning about it.
 #[derive(Debug)]
@@ -78,13 +76,14 @@ fn shorter(name: &Path, error: &io::Error) -> String {
 
 /// Returns the bytes of a file, which may hold secrets, and whether every user can read them.
 /// Returns nothing if there are more than `max`. Waits for nobody to write, unless a shell does, which has
-/// made the pipe for this (`<(…)`).
+/// made the pipe for this (`<(…)`), which has no name (pipefs_dname in fs/pipe.c).
 pub fn contents(path: &Path, max: u64) -> io::Result<Option<(Zeroizing<Vec<u8>>, bool)>> {
     let flags = i32::try_from((OFlags::NONBLOCK | OFlags::NOCTTY).bits()).unwrap_or_default();
     let file = File::options().read(true).custom_flags(flags).open(path)?;
     let metadata = file.metadata()?;
     if metadata.file_type().is_fifo() {
-        if i64::from(fstatfs(&file)?.f_type) != PIPEFS_MAGIC {
+        let name = fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd())).unwrap_or_default();
+        if !name.as_os_str().as_encoded_bytes().starts_with(b"pipe:[") {
             return Err(io::Error::other("is a named pipe, and no file"));
         }
         fcntl_setfl(&file, fcntl_getfl(&file)? - OFlags::NONBLOCK)?;

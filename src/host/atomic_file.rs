@@ -55,7 +55,7 @@ pub fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
 pub fn create(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let beside = Beside::new(parent(path))?;
     beside.write(bytes)?;
-    beside.to_new(path)
+    beside.place_new(path)
 }
 
 /// Writes another text of somebody's file: it stays what it is, with its owner, group, permissions and access
@@ -209,7 +209,7 @@ impl Beside {
     }
 
     /// Moves it to its place, where nothing is.
-    fn to_new(mut self, path: &Path) -> io::Result<()> {
+    fn place_new(mut self, path: &Path) -> io::Result<()> {
         match renameat_with(CWD, &self.path, CWD, path, RenameFlags::NOREPLACE) {
             Ok(()) => self.is_there = false,
             // The file system does not know the flag (renameat2(2)).
