@@ -241,3 +241,37 @@ fn a_goodbye_that_was_held_back_does_not_end_the_next_session() {
     assert_eq!(world.outcome(&held_back, to_l1(a0()), 1013.0), CHALLENGED);
     assert_eq!(world.remote(A), Some(a0()));
 }
+
+#[test]
+fn wrong_signatures_of_one_peer_leave_those_of_others_their_checks() {
+    let mut world = World::new(1000.0);
+    let mut evil = client(A, secs(1000.0));
+    let mut first = world.hello(&mut evil, 1000.0);
+    let (mut wrong, mut tried) = (0, 0);
+    for tick in 0..20_000u32 {
+        let at = 1000.0 + f64::from(tick) * 0.0005;
+        for _ in 0..2 {
+            let Some(answer) = world.hear(&first, to_l1(a0()), at).answer else { continue };
+            evil.receive(&answer, secs(at));
+            if let Some(signed) = world.due(&mut evil, at) {
+                for _ in 0..2 {
+                    let outcome = world.outcome(&flipped(&signed), to_l1(a0()), at);
+                    wrong += u32::from(format!("{outcome:?}").contains("WrongSignature"));
+                }
+            }
+            evil = client(A, secs(at));
+            first = world.due(&mut evil, at).unwrap_or(first);
+        }
+        if tick % 2500 == 2499 {
+            let mut good = client(B, secs(at));
+            let hello = world.hello(&mut good, at);
+            world.exchange(&mut good, &hello, to_l1(b0()), at);
+            let signed = world.due(&mut good, at).expect("an answer to a challenge");
+            let outcome = world.outcome(&signed, to_l1(b0()), at);
+            assert!(matches!(outcome, Outcome::Up { .. }), "{outcome:?} at {at}");
+            world.server.kick(B);
+            tried += 1;
+        }
+    }
+    assert!(tried == 8 && (20..=60).contains(&wrong), "{tried} tries beside {wrong}");
+}

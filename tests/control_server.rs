@@ -467,22 +467,29 @@ fn a_peer_moves_five_times_at_once_and_then_once_in_two_seconds() {
 }
 
 #[test]
-fn a_thousand_signatures_are_checked_in_a_second() {
+fn a_thousand_signatures_are_checked_in_a_second_and_twenty_wrong_ones_of_one_peer() {
     let mut world = World::new(990.0);
-    let mut by = ByHand::new(A);
-    let mut checked = |boot: f64, tries: u32| {
+    let mut all: Vec<_> = (10..70).map(|number| ByHand::new(PeerId(number))).collect();
+    for id in (10..70).map(PeerId) {
+        world.server.insert(id, peer(id, LEASE, Allowed::Yes));
+    }
+    let mut checked = |numbers: std::ops::Range<usize>, boot: f64, tries: u32| {
         let mut checked = 0;
-        for _ in 0..tries {
-            let cookie = by.cookie(&mut world, to_l1(a0()), boot);
-            let packet = flipped(&by.hello(cookie));
-            match world.outcome(&packet, to_l1(a0()), boot) {
-                WRONG_SIGNATURE => checked += 1,
-                other => assert_eq!(other, Outcome::Ignored(Ignored::TooManySignatures)),
+        for by in &mut all[numbers] {
+            for _ in 0..tries {
+                let cookie = by.cookie(&mut world, to_l1(a0()), boot);
+                let packet = flipped(&by.hello(cookie));
+                match world.outcome(&packet, to_l1(a0()), boot) {
+                    Outcome::Ignored(Ignored::WrongSignature { .. }) => checked += 1,
+                    other => assert_eq!(other, Outcome::Ignored(Ignored::TooManySignatures)),
+                }
             }
         }
         checked
     };
-    assert_eq!([checked(1000.0, 1003), checked(1000.01, 20)], [1000, 10]);
+    assert_eq!([checked(0..1, 1000.0, 30), checked(0..1, 1000.01, 20)], [20, 0]);
+    assert_eq!(checked(0..1, 1001.0, 10), 2);
+    assert_eq!([checked(1..60, 1003.0, 20), checked(55..60, 1003.01, 20)], [1000, 10]);
 }
 
 #[test]

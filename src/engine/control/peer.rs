@@ -72,6 +72,8 @@ pub(super) struct Peer {
     /// Wrong signatures with a right MAC and cookie, in this generation.
     pub wrong_signatures: u8,
     pub moves: Bucket,
+    /// Its wrong signatures.
+    pub doubts: Bucket,
     pub session: Option<Box<Session>>,
 }
 
@@ -83,6 +85,7 @@ impl Peer {
             generation,
             wrong_signatures: 0,
             moves: Bucket::default(),
+            doubts: Bucket::default(),
             session: None,
         }
     }

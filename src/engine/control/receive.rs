@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::Random;
 use super::outcome::{Heard, Ignored, Outcome};
 use super::peer::{Allowed, PeerId, canonical};
-use super::server::{self, CHALLENGES, MOVES, SIGNATURES, Server, WRONG_SIGNATURES};
+use super::server::{self, CHALLENGES, DOUBTS, MOVES, SIGNATURES, Server, WRONG_SIGNATURES};
 use crate::auth::{Ends, Pair, Verifier};
 use crate::wire::control::{Answer, AnswerKind, Hello, HelloKind, Refusal, Tag};
 
@@ -136,7 +136,7 @@ impl Server {
         if !peer.moves.has_token(MOVES, boot) {
             return Err(Ignored::TooManyMoves);
         }
-        if !self.signatures.take(SIGNATURES, boot) {
+        if !peer.doubts.has_token(DOUBTS, boot) || !self.signatures.take(SIGNATURES, boot) {
             return Err(Ignored::TooManySignatures);
         }
         // It is made for the few hellos that need it: kept for each peer, it would be half of the memory.
@@ -145,6 +145,7 @@ impl Server {
             peer.moves.take(MOVES, boot);
             return Ok(());
         }
+        peer.doubts.take(DOUBTS, boot);
         peer.wrong_signatures += 1;
         if peer.wrong_signatures >= WRONG_SIGNATURES {
             self.renew(id);

@@ -24,6 +24,10 @@ pub(super) const SIGNATURES: Rate = Rate { interval: Duration::from_millis(1), b
 /// How often one peer may come in or move: each time the datapath is changed.
 pub(super) const MOVES: Rate = Rate { interval: Duration::from_secs(2), burst: 5 };
 
+/// How often one peer may show a wrong signature with a right MAC and cookie, which only itself can make, or
+/// who reads its path: the others need the signatures that are checked.
+pub(super) const DOUBTS: Rate = Rate { interval: Duration::from_millis(500), burst: 20 };
+
 /// So many wrong signatures with a right MAC and cookie renew the generation. The MAC does not cover the
 /// signature, so a hello that was held back could otherwise be changed and sent for as long as its cookie
 /// is good.
