@@ -7,41 +7,34 @@ use std::time::Duration;
 
 use tracing::Level;
 
-use super::control;
 use super::events::Events;
-use super::listener::Connected;
 use super::locks::Locks;
-use super::memory::{Loaded, MemoryFile};
+use super::memory::MemoryFile;
 use super::old::OldPeers;
-use super::peers::PeersReader;
 use super::pings::Pings;
-use super::preflight::{self, Ground};
-use super::reloads::Reloads;
-use super::requests::{Answer, Pending, Reply, Request};
-use super::snapshot::{Mistakes, PeersAsked, Snapshot};
+use super::snapshot::Mistakes;
 use super::{Failure, Settings};
 use crate::auth::Reject;
 use crate::engine::config::Datapath;
 use crate::engine::driver::Driver as _;
-use crate::engine::host::step::{DnsStep, StepKind};
+use crate::engine::host::step::StepKind;
 use crate::engine::host::{Family, Found, NameServers, RulesFound};
-use crate::engine::peers_file::PeerSet;
 use crate::engine::{Engine, Event, Memory, Report, Writing};
 use crate::host::asked;
-use crate::host::clock::{self, Clock};
+use crate::host::clock::Clock;
 use crate::host::datapath::Warnings;
 use crate::host::dns::Dns;
-use crate::host::{self, Changed, HostAdapter, Question, StepError, WayTo};
+use crate::host::{self, Changed, HostAdapter, Question, WayTo};
 use crate::observe::rate::Limiter;
 use crate::tun::{self, Owner, StoredFds};
 
 /// The log lines of each kind are limited per this interval. A kind that repeats because somebody sends
 /// much gets one line.
-const LOG_EVERY: Duration = Duration::from_secs(10);
-const SOME_LINES: u32 = 5;
-const MANY_LINES: u32 = 50;
+pub(super) const LOG_EVERY: Duration = Duration::from_secs(10);
+pub(super) const SOME_LINES: u32 = 5;
+pub(super) const MANY_LINES: u32 = 50;
 /// Where programs read which name servers to ask (resolv.conf(5)).
-const RESOLV_CONF: &str = "/etc/resolv.conf";
+pub(super) const RESOLV_CONF: &str = "/etc/resolv.conf";
 
 /// What may fail again and again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -63,36 +56,36 @@ pub struct Process<'a> {
     pub(super) clock: Clock,
     pub(super) engine: Engine,
     pub(super) host: HostAdapter,
-    locks: Locks,
+    pub(super) locks: Locks,
     /// Whether the next reading finds listeners at our port that must not be taken over.
-    foreign_listeners: bool,
+    pub(super) foreign_listeners: bool,
     /// The datapath that was requested or chosen.
     pub(super) chosen: Datapath,
     pub(super) datapath: Box<dyn host::Datapath>,
     pub(super) dns: Dns,
     /// The name servers that the host asked when they could be read last.
-    asked: BTreeSet<IpAddr>,
+    pub(super) asked: BTreeSet<IpAddr>,
     pub(super) memory: MemoryFile,
-    rejections: Limiter<Reject>,
-    failures: Limiter<Failing>,
+    pub(super) rejections: Limiter<Reject>,
+    pub(super) failures: Limiter<Failing>,
     /// How many ICMP errors the rules had dropped at the last reading.
-    icmp_errors: Option<u64>,
-    changes: Limiter<Discriminant<Report>>,
+    pub(super) icmp_errors: Option<u64>,
+    pub(super) changes: Limiter<Discriminant<Report>>,
     /// The first failure so far; present until the tunnel has been set up once.
     pub(super) starting: Option<Option<Failure>>,
     /// While the tunnel is removed: how many of its parts could not be.
     pub(super) ending: Option<usize>,
-    adopted: bool,
+    pub(super) adopted: bool,
     /// Links or addresses may have changed since the datapath was last told of them.
     pub(super) surroundings_due: bool,
     /// Whether the log has said that the tunnel leads into itself.
-    leads_back: bool,
+    pub(super) leads_back: bool,
     pub(super) rules: &'static str,
     pub(super) events: Events,
     /// What was wrong with the files of peers when they were read last.
     pub(super) mistakes: Option<Mistakes>,
     /// The program that changed nftables since the last reading.
-    ruleset_by: Option<String>,
+    pub(super) ruleset_by: Option<String>,
     /// The peers with the old program, each with a tunnel of its own.
     pub(super) old: OldPeers,
     pub(super) pings: Pings,
@@ -112,141 +105,7 @@ impl From<StoredFds> for Kept {
     }
 }
 
-/// What a tunnel needs, before anything of the host is changed or taken over.
-pub struct Opening<'a> {
-    settings: &'a Settings,
-    clock: Clock,
-    ground: Ground,
-    chosen: Datapath,
-    dns: Dns,
-    memory: Option<(MemoryFile, Memory)>,
-}
-
-impl<'a> Opening<'a> {
-    /// Opens it. Safe to cancel.
-    ///
-    /// # Errors
-    /// Names the first thing that is missing.
-    pub async fn of(
-        settings: &'a Settings,
-        datapath: Datapath,
-        kept: &Kept,
-    ) -> Result<Self, Failure> {
-        let clock = Clock::start();
-        let ground = preflight::open_host(settings, datapath, !kept.files.is_nothing()).await?;
-        let tunnel = settings.tunnel();
-        let dns = Dns::new(
-            RESOLV_CONF.into(),
-            settings.state_dir.clone(),
-            tunnel.device.clone(),
-            tunnel.gateway.dns.clone(),
-        );
-        dns.check().map_err(|error| Failure::Step {
-            step: Box::new(DnsStep::Use.into()),
-            error: StepError::Dns(error),
-        })?;
-        let memory = match kept.memory {
-            Some(_) => None,
-            None => Some(remembered(settings).await),
-        };
-        Ok(Opening { settings, clock, ground, chosen: datapath, dns, memory })
-    }
-
-    /// Takes over what was kept. On an error it is still there.
-    ///
-    /// # Errors
-    /// When there are no random numbers, or the datapath cannot be started.
-    pub async fn start(self, owner: Owner, kept: &mut Kept) -> Result<Process<'a>, Failure> {
-        let Opening { settings, clock, ground, chosen, dns, memory } = self;
-        let Ground { host, datapath, locks, adopts_listeners, family } = ground;
-        let now = clock.now()?;
-        let in_use = datapath.start(&settings.config, &host, (owner, &mut kept.files)).await?;
-        let (file, memory) = kept
-            .memory
-            .take()
-            .or(memory)
-            .unwrap_or_else(|| (MemoryFile::in_directory(&settings.state_dir), Memory::lost()));
-        Ok(Process {
-            settings,
-            owner,
-            family_at_start: family,
-            clock,
-            engine: Engine::new(settings.config.clone(), chosen, memory, &now),
-            host,
-            locks,
-            foreign_listeners: !adopts_listeners,
-            chosen,
-            datapath: in_use,
-            dns,
-            asked: BTreeSet::new(),
-            memory: file,
-            rejections: Limiter::new(LOG_EVERY, 1),
-            failures: Limiter::new(LOG_EVERY, SOME_LINES),
-            icmp_errors: None,
-            changes: Limiter::new(LOG_EVERY, MANY_LINES),
-            starting: Some(None),
-            ending: None,
-            adopted: false,
-            surroundings_due: true,
-            leads_back: false,
-            rules: "missing",
-            events: Events::of(&settings.runtime_dir),
-            mistakes: None,
-            ruleset_by: None,
-            old: OldPeers::default(),
-            pings: Pings::default(),
-        })
-    }
-}
-
-/// What an earlier process remembered, and where.
-async fn remembered(settings: &Settings) -> (MemoryFile, Memory) {
-    let file = MemoryFile::in_directory(&settings.state_dir);
-    let memory = match file.load().await {
-        Loaded::Whole(memory) => memory,
-        Loaded::FirstStart => Memory::default(),
-        Loaded::Lost(e) => {
-            let effect = match settings.config.expects() {
-                Some(_) => {
-                    "authentication packets from before this start neither make a tunnel nor move it"
-                }
-                None => "what was kept there is lost",
-            };
-            tracing::warn!("{}: {e}: {effect}", file.path().display());
-            Memory::lost()
-        }
-    };
-    (file, memory)
-}
-
-impl<'a> Process<'a> {
-    /// Opens what the tunnel of this process needs, before the first change to the host. `kept` is what an
-    /// earlier process left.
-    pub async fn open(
-        settings: &'a Settings,
-        datapath: Datapath,
-        mut kept: StoredFds,
-    ) -> Result<Self, Failure> {
-        if datapath == Datapath::Kernel && !kept.is_nothing() {
-            // These are the interface and the port that the kernel datapath is to have. They are
-            // released, so that at least the next start finds them free, if they are not yet free for
-            // this one.
-            kept = StoredFds::default();
-            let _ = tun::forget(Owner::Tunnel);
-        }
-        Process::open_on(settings, datapath, (Owner::Tunnel, &mut Kept::from(kept))).await
-    }
-
-    /// Opens what the tunnel of `owner` needs, which has this datapath. On an error, what was kept is still
-    /// there.
-    pub async fn open_on(
-        settings: &'a Settings,
-        datapath: Datapath,
-        (owner, kept): (Owner, &mut Kept),
-    ) -> Result<Self, Failure> {
-        Opening::of(settings, datapath, kept).await?.start(owner, kept).await
-    }
-
+impl Process<'_> {
     /// Sets the host up for the first time.
     pub async fn start(&mut self) -> Result<(), Failure> {
         self.look().await;
@@ -540,86 +399,6 @@ impl<'a> Process<'a> {
             self.settings.tunnel().port,
             self.role()
         );
-    }
-
-    /// Takes another set of peers; true at the end.
-    pub async fn take_peers(&mut self, set: PeerSet) -> bool {
-        let old = set.peers().iter().filter(|peer| peer.old().is_some()).cloned().collect();
-        let done = self.handle(Event::Peers(set)).await;
-        self.old.replace(old, clock::unix());
-        done
-    }
-
-    /// Does what an operator asks for; true at the end.
-    pub async fn fulfil(&mut self, pending: Pending, reloads: &mut Reloads) -> bool {
-        if pending.1.is_closed() {
-            return false; // who asked has gone, and was not answered
-        }
-        let (request, answer) = match pending {
-            (Request::Ping(server), answer) => {
-                self.begin_ping(server.as_deref(), answer);
-                return false;
-            }
-            other => other,
-        };
-        let mut done = false;
-        let said = match (request, reloads.reader()) {
-            (Request::Where, reader) => {
-                Answer { path: reader.map(PeersReader::path), ..Answer::done("") }
-            }
-            (Request::Reload(Some(files)), Some(_)) => {
-                reloads.take(files, answer);
-                return false;
-            }
-            (Request::Reload(None), _) if self.engine.proves_itself() => {
-                done = self.handle(Event::ReauthRequested).await;
-                Answer::done("authenticating again")
-            }
-            (Request::Reload(None), _) => Answer::done("nothing to reload"),
-            (Request::Kick(name), Some(_)) => match name.parse() {
-                Ok(name) if self.engine.has_member(&name) => {
-                    self.old.kick(&name);
-                    done = self.handle(Event::Kick(name)).await;
-                    Answer::done("its session is over; it may come back")
-                }
-                Ok(_) | Err(_) => Answer::refused(format!("no peer is called {name}")),
-            },
-            (Request::Ping(_), _) => Answer::refused("one at a time"), // it is begun above
-            (Request::Reload(Some(_)) | Request::Kick(_), None) => {
-                Answer::refused("this tunnel has no files of peers")
-            }
-            // It has its events from another one.
-            (Request::Monitor(_), _) => Answer::refused("no events here"),
-            (Request::Show(peers), _) => {
-                let (snapshot, done) = self.status_now(peers).await;
-                let _ = answer.send(Reply::Status(Box::new(snapshot)));
-                return done;
-            }
-        };
-        let _ = answer.send(Reply::Said(said)); // who asked may be gone
-        done
-    }
-
-    /// Notes that the files of peers have mistakes, a line each.
-    pub(super) fn note_mistakes(&mut self, lines: &str) {
-        self.events.tell_mistakes(lines);
-        self.mistakes = Some(Mistakes::now(lines));
-    }
-
-    /// Sends the status to a client of the control socket.
-    pub async fn tell(&mut self, asker: Connected) -> bool {
-        let (snapshot, done) = self.status_now(PeersAsked::All).await;
-        control::answer(asker, snapshot);
-        done
-    }
-
-    async fn status_now(&mut self, peers: PeersAsked) -> (Snapshot, bool) {
-        let begin = self.clock.elapsed();
-        let done = self.look().await; // for fresh traffic counters
-        let snapshot = self.snapshot(&peers);
-        let taken = self.clock.elapsed().saturating_sub(begin);
-        tracing::trace!("the status was taken in {} µs", taken.as_micros());
-        (snapshot, done)
     }
 }
 

@@ -1,0 +1,95 @@
+//! What operators ask a process for: by commands, and by files of peers.
+
+use super::control;
+use super::listener::Connected;
+use super::peers::PeersReader;
+use super::process::Process;
+use super::reloads::Reloads;
+use super::requests::{Answer, Pending, Reply, Request};
+use super::snapshot::{Mistakes, PeersAsked, Snapshot};
+use crate::engine::Event;
+use crate::engine::driver::Driver as _;
+use crate::engine::peers_file::PeerSet;
+use crate::host::clock;
+
+impl Process<'_> {
+    /// Takes another set of peers; true at the end.
+    pub async fn take_peers(&mut self, set: PeerSet) -> bool {
+        let old = set.peers().iter().filter(|peer| peer.old().is_some()).cloned().collect();
+        let done = self.handle(Event::Peers(set)).await;
+        self.old.replace(old, clock::unix());
+        done
+    }
+
+    /// Does what an operator asks for; true at the end.
+    pub async fn fulfil(&mut self, pending: Pending, reloads: &mut Reloads) -> bool {
+        if pending.1.is_closed() {
+            return false; // who asked has gone, and was not answered
+        }
+        let (request, answer) = match pending {
+            (Request::Ping(server), answer) => {
+                self.begin_ping(server.as_deref(), answer);
+                return false;
+            }
+            other => other,
+        };
+        let mut done = false;
+        let said = match (request, reloads.reader()) {
+            (Request::Where, reader) => {
+                Answer { path: reader.map(PeersReader::path), ..Answer::done("") }
+            }
+            (Request::Reload(Some(files)), Some(_)) => {
+                reloads.take(files, answer);
+                return false;
+            }
+            (Request::Reload(None), _) if self.engine.proves_itself() => {
+                done = self.handle(Event::ReauthRequested).await;
+                Answer::done("authenticating again")
+            }
+            (Request::Reload(None), _) => Answer::done("nothing to reload"),
+            (Request::Kick(name), Some(_)) => match name.parse() {
+                Ok(name) if self.engine.has_member(&name) => {
+                    self.old.kick(&name);
+                    done = self.handle(Event::Kick(name)).await;
+                    Answer::done("its session is over; it may come back")
+                }
+                Ok(_) | Err(_) => Answer::refused(format!("no peer is called {name}")),
+            },
+            (Request::Ping(_), _) => Answer::refused("one at a time"), // it is begun above
+            (Request::Reload(Some(_)) | Request::Kick(_), None) => {
+                Answer::refused("this tunnel has no files of peers")
+            }
+            // It has its events from another one.
+            (Request::Monitor(_), _) => Answer::refused("no events here"),
+            (Request::Show(peers), _) => {
+                let (snapshot, done) = self.status_now(peers).await;
+                let _ = answer.send(Reply::Status(Box::new(snapshot)));
+                return done;
+            }
+        };
+        let _ = answer.send(Reply::Said(said)); // who asked may be gone
+        done
+    }
+
+    /// Notes that the files of peers have mistakes, a line each.
+    pub(super) fn note_mistakes(&mut self, lines: &str) {
+        self.events.tell_mistakes(lines);
+        self.mistakes = Some(Mistakes::now(lines));
+    }
+
+    /// Sends the status to a client of the control socket.
+    pub async fn tell(&mut self, asker: Connected) -> bool {
+        let (snapshot, done) = self.status_now(PeersAsked::All).await;
+        control::answer(asker, snapshot);
+        done
+    }
+
+    async fn status_now(&mut self, peers: PeersAsked) -> (Snapshot, bool) {
+        let begin = self.clock.elapsed();
+        let done = self.look().await; // for fresh traffic counters
+        let snapshot = self.snapshot(&peers);
+        let taken = self.clock.elapsed().saturating_sub(begin);
+        tracing::trace!("the status was taken in {} µs", taken.as_micros());
+        (snapshot, done)
+    }
+}

@@ -1,0 +1,155 @@
+//! Opens what a tunnel needs, and takes over what another one left: the beginning of a process.
+
+use std::collections::BTreeSet;
+
+use super::events::Events;
+use super::memory::{Loaded, MemoryFile};
+use super::old::OldPeers;
+use super::pings::Pings;
+use super::preflight::{self, Ground};
+use super::process::{Kept, LOG_EVERY, MANY_LINES, Process, RESOLV_CONF, SOME_LINES};
+use super::{Failure, Settings};
+use crate::engine::config::Datapath;
+use crate::engine::host::step::DnsStep;
+use crate::engine::{Engine, Memory};
+use crate::host::StepError;
+use crate::host::clock::Clock;
+use crate::host::dns::Dns;
+use crate::observe::rate::Limiter;
+use crate::tun::{self, Owner, StoredFds};
+
+/// What a tunnel needs, before anything of the host is changed or taken over.
+pub struct Opening<'a> {
+    settings: &'a Settings,
+    clock: Clock,
+    ground: Ground,
+    chosen: Datapath,
+    dns: Dns,
+    memory: Option<(MemoryFile, Memory)>,
+}
+
+impl<'a> Opening<'a> {
+    /// Opens it. Safe to cancel.
+    ///
+    /// # Errors
+    /// Names the first thing that is missing.
+    pub async fn of(
+        settings: &'a Settings,
+        datapath: Datapath,
+        kept: &Kept,
+    ) -> Result<Self, Failure> {
+        let clock = Clock::start();
+        let ground = preflight::open_host(settings, datapath, !kept.files.is_nothing()).await?;
+        let tunnel = settings.tunnel();
+        let dns = Dns::new(
+            RESOLV_CONF.into(),
+            settings.state_dir.clone(),
+            tunnel.device.clone(),
+            tunnel.gateway.dns.clone(),
+        );
+        dns.check().map_err(|error| Failure::Step {
+            step: Box::new(DnsStep::Use.into()),
+            error: StepError::Dns(error),
+        })?;
+        let memory = match kept.memory {
+            Some(_) => None,
+            None => Some(remembered(settings).await),
+        };
+        Ok(Opening { settings, clock, ground, chosen: datapath, dns, memory })
+    }
+
+    /// Takes over what was kept. On an error it is still there.
+    ///
+    /// # Errors
+    /// When there are no random numbers, or the datapath cannot be started.
+    pub async fn start(self, owner: Owner, kept: &mut Kept) -> Result<Process<'a>, Failure> {
+        let Opening { settings, clock, ground, chosen, dns, memory } = self;
+        let Ground { host, datapath, locks, adopts_listeners, family } = ground;
+        let now = clock.now()?;
+        let in_use = datapath.start(&settings.config, &host, (owner, &mut kept.files)).await?;
+        let (file, memory) = kept
+            .memory
+            .take()
+            .or(memory)
+            .unwrap_or_else(|| (MemoryFile::in_directory(&settings.state_dir), Memory::lost()));
+        Ok(Process {
+            settings,
+            owner,
+            family_at_start: family,
+            clock,
+            engine: Engine::new(settings.config.clone(), chosen, memory, &now),
+            host,
+            locks,
+            foreign_listeners: !adopts_listeners,
+            chosen,
+            datapath: in_use,
+            dns,
+            asked: BTreeSet::new(),
+            memory: file,
+            rejections: Limiter::new(LOG_EVERY, 1),
+            failures: Limiter::new(LOG_EVERY, SOME_LINES),
+            icmp_errors: None,
+            changes: Limiter::new(LOG_EVERY, MANY_LINES),
+            starting: Some(None),
+            ending: None,
+            adopted: false,
+            surroundings_due: true,
+            leads_back: false,
+            rules: "missing",
+            events: Events::of(&settings.runtime_dir),
+            mistakes: None,
+            ruleset_by: None,
+            old: OldPeers::default(),
+            pings: Pings::default(),
+        })
+    }
+}
+
+/// What an earlier process remembered, and where.
+async fn remembered(settings: &Settings) -> (MemoryFile, Memory) {
+    let file = MemoryFile::in_directory(&settings.state_dir);
+    let memory = match file.load().await {
+        Loaded::Whole(memory) => memory,
+        Loaded::FirstStart => Memory::default(),
+        Loaded::Lost(e) => {
+            let effect = match settings.config.expects() {
+                Some(_) => {
+                    "authentication packets from before this start neither make a tunnel nor move it"
+                }
+                None => "what was kept there is lost",
+            };
+            tracing::warn!("{}: {e}: {effect}", file.path().display());
+            Memory::lost()
+        }
+    };
+    (file, memory)
+}
+
+impl<'a> Process<'a> {
+    /// Opens what the tunnel of this process needs, before the first change to the host. `kept` is what an
+    /// earlier process left.
+    pub async fn open(
+        settings: &'a Settings,
+        datapath: Datapath,
+        mut kept: StoredFds,
+    ) -> Result<Self, Failure> {
+        if datapath == Datapath::Kernel && !kept.is_nothing() {
+            // These are the interface and the port that the kernel datapath is to have. They are
+            // released, so that at least the next start finds them free, if they are not yet free for
+            // this one.
+            kept = StoredFds::default();
+            let _ = tun::forget(Owner::Tunnel);
+        }
+        Process::open_on(settings, datapath, (Owner::Tunnel, &mut Kept::from(kept))).await
+    }
+
+    /// Opens what the tunnel of `owner` needs, which has this datapath. On an error, what was kept is still
+    /// there.
+    pub async fn open_on(
+        settings: &'a Settings,
+        datapath: Datapath,
+        (owner, kept): (Owner, &mut Kept),
+    ) -> Result<Self, Failure> {
+        Opening::of(settings, datapath, kept).await?.start(owner, kept).await
+    }
+}
