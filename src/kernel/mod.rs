@@ -9,7 +9,7 @@ mod fou;
 mod judgement;
 mod one;
 mod queue;
-mod queue_messages;
+mod queue_socket;
 mod quoted;
 mod raw;
 mod rewriting;
