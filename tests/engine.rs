@@ -38,7 +38,7 @@ mod situations;
 mod userspace;
 
 use std::collections::BTreeSet;
-use std::net::{SocketAddr, SocketAddrV4};
+use std::net::{IpAddr, SocketAddr, SocketAddrV4};
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
@@ -245,6 +245,9 @@ impl Play {
         if let (Some(server), false) = (self.engine.server_address(), found.other_ways.is_empty()) {
             found.way = found.other_ways.remove(&server);
         }
+        let asked = self.engine.given_addresses();
+        let route = |address: &IpAddr| self.host.found.routed.get(address).copied().flatten();
+        found.routed = asked.map(|address| (address, route(&address))).collect();
         found
     }
 

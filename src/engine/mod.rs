@@ -379,7 +379,7 @@ impl Engine {
     fn failed(&mut self, failed: &Failed, now: &Now, actions: &mut Vec<Action>) {
         let mut is_answered = false;
         for (step, refused) in &failed.refused {
-            is_answered |= self.inner_refused(step, actions);
+            is_answered |= self.inner_refused(step, now, actions);
             if let (
                 Step::Kernel(KernelStep::CreateLink(link) | KernelStep::ChangeLink(link)),
                 Refused::Taken,

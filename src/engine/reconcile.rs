@@ -11,6 +11,7 @@ use super::config::{DeviceName, Outer};
 use super::datapath::delta::{self, delta};
 use super::datapath::kernel::renamed;
 use super::endpoint::{Endpoint, OuterFound, mtu};
+use super::host::needs::needs;
 use super::host::plan::{Start, plan};
 use super::host::step::{HostStep, KernelStep, NatStep, Step, is_made};
 use super::host::undone::Verdict;
@@ -132,8 +133,13 @@ impl Engine {
     ) {
         let waits = |step: &Step| self.undone.wait(step, now.monotonic);
         if let Some(until) = steps.iter().filter_map(waits).max() {
-            // One step may need another: if any is put off, all are, except for steps that guard.
-            let (made, put_off) = steps.into_iter().partition::<Vec<_>, _>(Step::guards);
+            // One step may need another, which is put off, then, too; except for steps that guard.
+            let (mut made, mut put_off) = (Vec::new(), Vec::new());
+            for step in steps {
+                let is_late = self.undone.wait(&step, now.monotonic).is_some()
+                    || put_off.iter().any(|missing| needs(&step, missing));
+                if is_late && !step.guards() { put_off.push(step) } else { made.push(step) }
+            }
             put_off.iter().for_each(|step| self.not_made(step));
             steps = made;
             self.reread_at = self.reread_at.min(until);

@@ -213,9 +213,7 @@ impl HostAdapter {
             found.inner_way = links.matching_route(inner).await?;
         }
         for address in &question.given {
-            if let Some(route) = links.route_of(*address).await? {
-                found.routed.insert(*address, route);
-            }
+            found.routed.insert(*address, links.route_of(*address).await?);
         }
         let outer_ways = || found.way.into_iter().chain(found.other_ways.values().copied());
         let ways: Vec<u32> = outer_ways().chain(found.inner_way).map(|way| way.interface).collect();

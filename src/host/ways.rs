@@ -65,7 +65,7 @@ impl Links {
 
     /// The destination and the interface of that route. An address of this host has a route of its own,
     /// by the interface that has it.
-    pub async fn route_of(&self, destination: IpAddr) -> io::Result<Option<(IpNet, u32)>> {
+    pub async fn route_of(&self, destination: IpAddr) -> io::Result<Option<(IpNet, Option<u32>)>> {
         let mut message = route_to(destination);
         message.header.flags |= RouteFlags::FibMatch;
         let Some(route) = self.ask_route(message).await? else { return Ok(None) };
@@ -80,7 +80,7 @@ impl Links {
         };
         let length = route.header.destination_prefix_length;
         let network = IpNet::new(network.unwrap_or(unspecified), length).ok();
-        Ok(network.zip(interface(&route.attributes)))
+        Ok(network.map(|network| (network, interface(&route.attributes))))
     }
 
     async fn ask_way(

@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use crate::engine::config::{Datapath, LEAST_MTU_V6, TunnelConfig};
-use crate::engine::host::Found;
+use crate::engine::host::{Found, is_labelled};
 
 /// The shortest prefix of a network inside: none for private use is larger than 10.0.0.0/8 (RFC 1918).
 const SHORTEST: u8 = 8;
@@ -107,7 +107,7 @@ pub struct Facts<'a> {
     /// The addresses of all servers, and our outer ones.
     pub outer: BTreeSet<IpAddr>,
     /// Addresses that the kernel refused.
-    pub refused: &'a BTreeSet<IpAddr>,
+    pub refused: BTreeSet<IpAddr>,
 }
 
 impl Facts<'_> {
@@ -125,6 +125,7 @@ impl Facts<'_> {
 
     fn obstacle(&self, net: &IpNet) -> Option<Obstacle> {
         let Facts { tunnel, found, outer, refused } = self;
+        let alone = net.prefix_len() == net.max_prefix_len();
         let meets = |other: &IpNet| other.contains(net) || net.contains(other);
         let own = found.interface(&tunnel.device).map(|interface| interface.index);
         let others = || found.addresses.iter().filter(|a| Some(a.interface) != own);
@@ -141,15 +142,20 @@ impl Facts<'_> {
             // Half of all addresses names none of them.
             route.prefix_len() >= SHORTEST && route.contains(net)
         });
+        // A tunnel of another process may lead to the same network: then only that is left out.
+        let is_of_tunnel = |index| found.interface_at(index).is_some_and(is_labelled);
         let overlaps = || {
-            let networks = others().map(|other| other.value.network.trunc());
+            let others = others().filter(|other| !(alone && is_of_tunnel(other.interface)));
+            let networks = others.map(|other| other.value.network.trunc());
             networks.filter(meets).min_by_key(|network| network.prefix_len())
         };
         let routed = || {
-            let others = found.routed.values().filter(|(_, interface)| Some(*interface) != own);
-            others.map(|(route, _)| *route).find(|route| route.prefix_len() > 0 && meets(route))
+            let routes = found.routed.values().flatten();
+            let others = routes.filter(|(_, interface)| own.is_none() || *interface != own);
+            // Two halves of all addresses are a default route, too.
+            let mut others = others.map(|(route, _)| *route);
+            others.find(|route| route.prefix_len() >= SHORTEST && meets(route))
         };
-        let alone = net.prefix_len() == net.max_prefix_len();
         if alone && refused.contains(&net.addr()) {
             return Some(Obstacle::Kernel);
         }

@@ -6,7 +6,7 @@
 
 mod judge;
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
@@ -23,13 +23,16 @@ pub use judge::{NotTaken, Obstacle, is_private};
 /// The addresses change at most once in this time: each change is a plan and a writing.
 const CHANGE_EVERY: Duration = Duration::from_secs(10);
 
+/// An address that the kernel refused is tried again after this time: what it wanted of it may have passed.
+const TRY_AGAIN_AFTER: Duration = Duration::from_secs(3600);
+
 /// What is known of what the server gives, besides the memory.
 #[derive(Debug, Default)]
 pub struct Given {
     /// What the last accept had.
     wish: Vec<IpNet>,
-    /// Addresses that the kernel refused; tried again when the server gives others.
-    refused: BTreeSet<IpAddr>,
+    /// Addresses that the kernel refused, and when: they are tried again now and then.
+    refused: BTreeMap<IpAddr, Duration>,
     /// When the server gave others last.
     changed: Option<Duration>,
     /// It was said that the server gives us no inner address.
@@ -73,7 +76,11 @@ impl Engine {
 
     /// Holds what the server gives against the host as it was read, and remembers what can be had of it.
     pub(super) fn accept_inner(&mut self, actions: &mut Vec<Action>) {
-        if self.given.wish.is_empty() || self.given.wish == self.memory.inner {
+        let Some(found) = &self.found else { return };
+        let wish = &self.given.wish;
+        // It may have come after the host was asked.
+        let is_known = wish.iter().all(|given| found.routed.contains_key(&given.addr()));
+        if wish.is_empty() || *wish == self.memory.inner || !is_known {
             return;
         }
         let (taken, not_taken) = self.judge(&self.given.wish);
@@ -92,6 +99,7 @@ impl Engine {
         if !self.endpoint.tunnel.inner_from_server || self.found.is_none() {
             return;
         }
+        self.given.refused.retain(|_, at| self.last.monotonic < *at + TRY_AGAIN_AFTER);
         let (taken, not_taken) = self.judge(&self.memory.inner);
         tell(&mut self.given.told, not_taken, actions);
         let before = own(&self.endpoint.tunnel);
@@ -119,7 +127,7 @@ impl Engine {
             tunnel: &self.endpoint.tunnel,
             found,
             outer: servers.chain(self.outer.map(|outer| outer.address)).collect(),
-            refused: &self.given.refused,
+            refused: self.given.refused.keys().copied().collect(),
         };
         let (mut taken, mut not_taken) = (Vec::new(), Vec::new());
         for (can_have, cannot) in given.iter().map(|one| facts.judge(*one)) {
@@ -136,12 +144,17 @@ impl Engine {
     }
 
     /// The kernel refused an address. It costs its family alone; whether it was one of the server's.
-    pub(super) fn inner_refused(&mut self, step: &Step, actions: &mut Vec<Action>) -> bool {
+    pub(super) fn inner_refused(
+        &mut self,
+        step: &Step,
+        now: &Now,
+        actions: &mut Vec<Action>,
+    ) -> bool {
         let Step::Host(HostStep::AddInnerAddress(_, address)) = step else { return false };
         if !self.endpoint.tunnel.inner_from_server {
             return false;
         }
-        self.given.refused.insert(address.local);
+        self.given.refused.insert(address.local, now.monotonic);
         self.judge_inner(actions);
         true
     }

@@ -52,8 +52,9 @@ pub struct Found {
     pub userspace: Userspace,
     /// The name servers that programs of this host ask. Read where the server gives inner addresses.
     pub asked: BTreeSet<IpAddr>,
-    /// By which routes, with their interfaces, packets would go to addresses that the server gives.
-    pub routed: BTreeMap<IpAddr, (IpNet, u32)>,
+    /// By which routes, with their interfaces, packets would go to addresses that the server gives. The kernel
+    /// tells no interface of a route with several.
+    pub routed: BTreeMap<IpAddr, Option<(IpNet, Option<u32>)>>,
     /// Whether `--dns` is in force on the host.
     pub name_servers: NameServers,
     /// Packets that came from the other end and were no data, where the interface's counters leave

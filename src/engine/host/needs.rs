@@ -3,8 +3,8 @@
 use std::net::IpAddr;
 
 use super::gateway::MAIN;
-use super::rules::Admitted;
 use super::step::{HostStep, KernelStep, Step, TunStep};
+use super::wanted::{LinkKind, WantedLink};
 use crate::engine::config::DeviceName;
 
 /// What cannot be done once a step was not done.
@@ -76,13 +76,21 @@ fn costs(step: &Step) -> Costs<'_> {
 /// Whether `step` lets in the remote to which the link `other` leads. Without its link, its packets would come
 /// in by another one.
 fn lets_in(step: &Step, other: &Step) -> bool {
-    let Step::Kernel(KernelStep::CreateLink(link) | KernelStep::ChangeLink(link)) = other else {
-        return false;
+    let remote = match other {
+        Step::Kernel(KernelStep::CreateLink(link) | KernelStep::ChangeLink(link)) => {
+            link.link.fou_remote()
+        }
+        Step::Host(HostStep::ConfigureLink(WantedLink { kind: LinkKind::Ipip(link), .. })) => {
+            link.fou_remote()
+        }
+        Step::Host(_) | Step::Kernel(_) | Step::Tun(_) | Step::Nat(_) | Step::Dns(_) => None,
     };
-    let is_there = |one: &Admitted| Some(one.remote.into()) == link.link.fou_remote();
     match step {
-        Step::Kernel(KernelStep::Admit(all)) if all.len() == 1 => all.iter().any(is_there),
-        Step::Kernel(KernelStep::AdmitToo(one)) => is_there(one),
+        // That of a tunnel with one peer.
+        Step::Kernel(KernelStep::Admit(all)) if all.len() == 1 => {
+            all.iter().any(|one| Some(one.remote.into()) == remote)
+        }
+        Step::Kernel(KernelStep::AdmitToo(one)) => Some(one.remote.into()) == remote,
         Step::Host(_) | Step::Kernel(_) | Step::Tun(_) | Step::Nat(_) | Step::Dns(_) => false,
     }
 }

@@ -232,25 +232,19 @@ fn rp_filter_holds(check: SourceCheck, found: Option<u32>) -> bool {
     rp_filter(check).is_none_or(|wanted| found.is_none_or(|found| found == wanted))
 }
 
-/// How many are admitted one by one: each is a transaction of its own.
-const A_FEW: usize = 64;
-
-/// Where there are `many` peers, one whose link is refused must not be admitted, and must not keep the others
-/// out.
+/// Where there are `many` peers, each goes and comes by itself: one whose link is refused must not be
+/// admitted, and must not keep the others out, or in.
 fn plan_admitted(wanted: &Wanted, found: &Found, many: bool, steps: &mut Vec<Step>) {
     let installs = steps.iter().any(|s| matches!(s, Step::Kernel(KernelStep::InstallRules(..))));
     match &found.rules {
+        RulesFound::Intact(admitted) if !installs && *admitted != wanted.admitted && many => {
+            let gone = admitted.difference(&wanted.admitted).copied();
+            steps.extend(gone.map(|one| KernelStep::AdmitNoMore(one).into()));
+            let come = wanted.admitted.difference(admitted).copied();
+            steps.extend(come.map(|one| KernelStep::AdmitToo(one).into()));
+        }
         RulesFound::Intact(admitted) if !installs && *admitted != wanted.admitted => {
-            let come: Vec<_> = wanted.admitted.difference(admitted).collect();
-            if !many || come.len() > A_FEW {
-                steps.push(KernelStep::Admit(wanted.admitted.clone()).into());
-                return;
-            }
-            let stay: BTreeSet<_> = admitted.intersection(&wanted.admitted).cloned().collect();
-            if stay != *admitted {
-                steps.push(KernelStep::Admit(stay).into());
-            }
-            steps.extend(come.into_iter().map(|one| KernelStep::AdmitToo(*one).into()));
+            steps.push(KernelStep::Admit(wanted.admitted.clone()).into());
         }
         RulesFound::Intact(_)
         | RulesFound::Missing

@@ -175,10 +175,10 @@ impl Step {
             Step::Kernel(step) => match step {
                 KernelStep::InstallRules(..)
                 | KernelStep::Admit(_)
-                | KernelStep::AdmitToo(_)
                 | KernelStep::AdmitNoMore(_)
                 | KernelStep::RemoveListener(_) => true,
                 KernelStep::RemoveRules
+                | KernelStep::AdmitToo(_)
                 | KernelStep::AddAlternateAddress(_)
                 | KernelStep::RemoveAlternateAddress(_)
                 | KernelStep::AddListener(_)
