@@ -13,8 +13,9 @@ use super::old::{Base, First, OldState, Order, Wanted};
 use super::old_settings;
 use super::opening::Opening;
 use super::process::{Kept, Process};
-use super::{Failure, Settings};
+use super::{Failure, Settings, leftovers};
 use crate::engine::Report;
+use crate::engine::config::Datapath;
 use crate::engine::peers_file::PeerEntry;
 use crate::tun::{self, Owner};
 
@@ -35,10 +36,14 @@ struct Left {
 
 impl Left {
     /// What of it is good for a tunnel that is started with these settings.
-    fn for_tunnel(left: &mut Option<Left>, owner: Owner, settings: &Settings) {
+    async fn for_tunnel(
+        left: &mut Option<Left>,
+        owner: Owner,
+        (base, settings): (&Base, &Settings),
+    ) {
         let fits = |left: &Left| left.owner == owner && left.state_dir == settings.state_dir;
         if !left.as_ref().is_some_and(fits) {
-            Left::give_up(left);
+            Left::give_up(left, base).await;
         }
         left.get_or_insert_with(|| Left {
             owner,
@@ -47,11 +52,19 @@ impl Left {
         });
     }
 
-    fn give_up(left: &mut Option<Left>) {
-        if let Some(Left { owner, kept, .. }) = left.take()
-            && !kept.files.is_nothing()
-        {
+    /// Nothing takes it any more: what is in place lets its peer in until it is removed.
+    async fn give_up(left: &mut Option<Left>, base: &Base) {
+        let Some(Left { owner, state_dir, kept }) = left.take() else { return };
+        if !kept.files.is_nothing() {
             let _ = tun::forget(owner); // without a service manager nothing was kept
+        }
+        if let (Datapath::Kernel, true, Owner::OldPeer(port)) =
+            (base.datapath, kept.memory.is_some(), owner)
+        {
+            match old_settings::of_nobody(base, port, state_dir) {
+                Ok(settings) => leftovers::remove(&settings, owner).await,
+                Err(why) => tracing::error!("its tunnel stays as it is: {why}"),
+            }
         }
     }
 }
@@ -66,7 +79,7 @@ async fn keep(order: Order) {
         let now = wanted.borrow_and_update().clone();
         let done = match now.entry.as_ref().and_then(|entry| Some((entry, entry.old()?))) {
             None => {
-                Left::give_up(&mut left);
+                Left::give_up(&mut left, &base).await;
                 Ok(())
             }
             Some((entry, old)) => match old_settings::of(&base, entry, old) {
@@ -76,7 +89,7 @@ async fn keep(order: Order) {
                         let state_dir = settings.state_dir.clone();
                         left = Some(Left { owner, state_dir, kept: kept.into() });
                     }
-                    Left::for_tunnel(&mut left, owner, &settings);
+                    Left::for_tunnel(&mut left, owner, (&base, &settings)).await;
                     let Some(Left { kept, .. }) = &mut left else { continue };
                     let ends = (&mut wanted, first.take());
                     serve(&settings, (&base, entry), (owner, kept), (&now, ends), &state).await
