@@ -180,20 +180,12 @@ make_base() {
     # What it mounts is gone with it, however it ends; where / is no mount (a chroot), it sees to it.
     local alone=()
     ! as_root unshare --mount true 2>/dev/null || alone=(unshare --mount)
-    # A mirror may fail for a moment; what was fetched before is kept for the next try.
-    local try debs=$cache/debs
-    mkdir -p "$debs"
-    for try in 1 2 3; do
-        ! as_root "${alone[@]}" debootstrap --variant=minbase --include="$include" \
-            --cache-dir="$debs" ${components:+--components="$components"} \
-            "$host_suite" "$root" "$mirror" >"$cache/debootstrap.log" || break
+    if ! as_root "${alone[@]}" debootstrap --variant=minbase --include="$include" \
+        ${components:+--components="$components"} "$host_suite" "$root" "$mirror" \
+        >"$cache/debootstrap.log"; then
         tail -n 20 "$cache/debootstrap.log" >&2
-        ((try < 3)) || return 1
-        say "root file system: once more"
-        as_root rm -rf "$root"
-        sleep 10
-    done
-    as_root rm -rf "$debs"
+        return 1
+    fi
     # Nothing here is installed or read by a person: drop what only that needs.
     (
         cd "$root"
