@@ -16,6 +16,7 @@ use crate::engine::config::{
     QueueConfig, Reply, RulesConfig, TunnelConfig,
 };
 use crate::engine::peers_file::{OldPeer, OldProof, PeerEntry};
+use crate::engine::table::nodes::shortened;
 
 /// Where the memories of these peers are, below the state directory.
 pub const STATE: &str = "old";
@@ -139,15 +140,8 @@ pub fn state_dir(settings: &Settings, entry: &PeerEntry, old: &OldPeer) -> PathB
 /// The link to a peer with the old program: unlike those to other peers, it has its port in its name. A name
 /// of the server's that is too long for that is told from others that begin like it by a few digits.
 pub fn device(hub: &DeviceName, port: NonZeroU16) -> DeviceName {
-    const DIGITS: usize = 4;
     let suffix = format!("_{port}");
-    let room = DeviceName::MAX_LEN - suffix.len();
-    let mut name = hub.as_str().to_owned();
-    if name.len() > room {
-        let mut mark = checksum(name.as_bytes());
-        mark.truncate(DIGITS);
-        name = name.chars().take(room - DIGITS).collect::<String>() + &mark;
-    }
+    let name = shortened(hub, DeviceName::MAX_LEN - suffix.len());
     format!("{name}{suffix}").parse().unwrap_or_else(|_| hub.clone())
 }
 

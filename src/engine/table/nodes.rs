@@ -107,19 +107,23 @@ pub fn interfaces(found: &Found, tunnel: &TunnelConfig) -> Vec<DeviceName> {
     ours.filter_map(|i| i.name.parse().ok()).collect()
 }
 
-/// What the names of the interfaces begin with: that of the tunnel, or what there is room for of it and a
-/// number that tells it from others which begin alike.
+/// What the names of the interfaces begin with.
 pub fn prefix(tunnel: &TunnelConfig) -> String {
-    const ROOM: usize = 15 - "-ffff".len();
-    let name = tunnel.device.as_str();
-    if name.len() <= ROOM {
-        return format!("{name}-");
+    shortened(&tunnel.device, DeviceName::MAX_LEN - "-ffff".len()) + "-"
+}
+
+/// A name that has so many bytes at most: the whole one, or what there is room for of it and four digits that
+/// tell it from others which begin alike.
+pub fn shortened(name: &DeviceName, room: usize) -> String {
+    let name = name.as_str();
+    if name.len() <= room {
+        return name.to_owned();
     }
-    let mut end = ROOM - "ffff".len();
+    let mut end = room - "ffff".len();
     while !name.is_char_boundary(end) {
         end -= 1;
     }
-    format!("{}{:04x}-", &name[..end], hash_of_text(0, name))
+    format!("{}{:04x}", &name[..end], hash_of_text(0, name))
 }
 
 /// Tells texts apart, within a `scope` (FNV-1a, RFC 9923, folded).
