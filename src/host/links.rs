@@ -111,25 +111,25 @@ impl Links {
         request.execute().await.map_err(into_io)
     }
 
-    /// Labels a link, sets its reverse path filter, and brings it up.
+    /// Labels a link, sets its reverse path filter, lets its addresses be replaced one after the other,
+    /// and brings it up.
     pub async fn configure(&self, wanted: &WantedLink) -> io::Result<()> {
         if matches!(wanted.kind, LinkKind::Tun) {
             self.shield(wanted.device.as_str()).await;
         }
-        let mut builder = LinkUnspec::new_with_name(wanted.device.as_str())
+        let builder = LinkUnspec::new_with_name(wanted.device.as_str())
             .append_extra_attribute(LinkAttribute::IfAlias(wanted.forwards.label().to_owned()));
         // The format is that of `inet_set_link_af` in net/ipv4/devinet.c. No file under /proc/sys is
         // written, so a service that has these mounted read-only can do it.
         let mut conf = InetDevConf::default(); // zeros are not sent
+        conf.promote_secondaries = 1;
         if let Some(value) = rp_filter(wanted.source_check) {
             conf.rp_filter = value.cast_signed();
         }
         conf.forwarding = (wanted.forwards != LinkForwarding::HostDefault).into();
-        if conf != InetDevConf::default() {
-            builder = builder.append_extra_attribute(LinkAttribute::AfSpecUnspec(vec![
-                AfSpecUnspec::Inet(vec![AfSpecInet::DevConfRequest(conf)]),
-            ]));
-        }
+        let builder = builder.append_extra_attribute(LinkAttribute::AfSpecUnspec(vec![
+            AfSpecUnspec::Inet(vec![AfSpecInet::DevConfRequest(conf)]),
+        ]));
         self.handle.link().set(builder.up().build()).execute().await.map_err(into_io)
     }
 
@@ -299,6 +299,7 @@ fn read_interface(message: &LinkMessage) -> Interface {
         label: None,
         rp_filter: None,
         forwarding: None,
+        promotes: None,
         mtu: 0,
         in_vrf: false,
         kind: InterfaceKind::Other,
@@ -317,6 +318,7 @@ fn read_interface(message: &LinkMessage) -> Interface {
                 let conf = read_conf(specs);
                 interface.rp_filter = conf.and_then(|conf| u32::try_from(conf.rp_filter).ok());
                 interface.forwarding = conf.map(|conf| conf.forwarding != 0);
+                interface.promotes = conf.map(|conf| conf.promote_secondaries != 0);
             }
             LinkAttribute::Stats64(stats) => {
                 interface.traffic = Traffic {

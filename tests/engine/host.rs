@@ -88,6 +88,7 @@ impl FakeHost {
             label: None,
             rp_filter: Some(0),
             forwarding: Some(false),
+            promotes: Some(false),
             mtu: 1500,
             in_vrf: false,
             kind,
@@ -254,6 +255,7 @@ impl FakeHost {
                     interface.forwarding = Some(true);
                 }
                 interface.up = true;
+                interface.promotes = Some(true);
                 interface.label = Some(wanted.forwards.label().to_owned());
                 // As ip-sysctl.rst has them.
                 match wanted.source_check {
@@ -266,7 +268,7 @@ impl FakeHost {
             HostStep::AddInnerAddress(device, value) => {
                 panic!("{value} on {device} may be refused");
             }
-            HostStep::RemoveInnerAddress(address) => self.found.addresses.retain(|a| a != address),
+            HostStep::RemoveInnerAddress(address) => self.remove_address(address),
             HostStep::RemoveLink(device) => self.remove_interface(device.as_str()),
             HostStep::AddRoute(route) => assert!(self.found.routes.insert(*route), "{route}"),
             HostStep::RemoveRoute(route) => assert!(self.found.routes.remove(route), "{route}"),
@@ -282,6 +284,26 @@ impl FakeHost {
             HostStep::SetRpFilter { interface, value } => {
                 self.interface(&interface.parse().unwrap()).rp_filter = Some(*value);
             }
+        }
+    }
+
+    /// As `__inet_del_ifa` in net/ipv4/devinet.c: the first IPv4 address of a network takes those after
+    /// it along, unless the interface promotes them, and the last one of an interface all its routes.
+    fn remove_address(&mut self, gone: &Address) {
+        let found = &mut self.found;
+        let of_network = |a: &Address| {
+            (a.interface, a.value.network.trunc()) == (gone.interface, gone.value.network.trunc())
+                && a.value.local.is_ipv4()
+        };
+        let promotes = found
+            .interfaces
+            .iter()
+            .any(|i| i.index == gone.interface && i.promotes != Some(false));
+        let is_first = found.addresses.iter().find(|a| of_network(a)) == Some(gone);
+        found.addresses.retain(|a| a != gone && !(is_first && !promotes && of_network(a)));
+        let is_on_it = |a: &Address| a.interface == gone.interface && a.value.local.is_ipv4();
+        if gone.value.local.is_ipv4() && !found.addresses.iter().any(is_on_it) {
+            found.routes.retain(|r| r.target != RouteTarget::Interface(gone.interface));
         }
     }
 

@@ -192,6 +192,32 @@ fn a_renamed_link_is_made_again_with_the_same_addresses() {
     }
 }
 
+/// Without one, there is a moment in which no packet finds its way into the tunnel.
+#[test]
+fn an_address_is_there_before_the_one_that_it_replaces_goes() {
+    // As an older version left the link, and as this one makes it.
+    for promotes in [false, true] {
+        let mut play = serving();
+        let proof = play.proof();
+        play.receive(at(A), &proof);
+        let link = play.host.named("ipipou0");
+        link.promotes = Some(promotes);
+        let index = link.index;
+        let ours = |a: &&mut ipipou::engine::host::Address| a.interface == index;
+        let address = play.host.found.addresses.iter_mut().find(ours).unwrap();
+        let former = address.value.local;
+        address.value.local = "172.28.0.77".parse().unwrap();
+        let network = address.value.network;
+        let before = play.applied.len();
+        play.read();
+        let at = |step: &str| play.applied[before..].iter().position(|s| s.starts_with(step));
+        assert!(at("add ").unwrap() < at("remove ").unwrap(), "{:?}", &play.applied[before..]);
+        let on_link = play.host.found.addresses.iter().filter(|a| a.interface == index);
+        let now: Vec<_> = on_link.map(|a| (a.value.local, a.value.network)).collect();
+        assert_eq!(now, [(former, network)], "{:?}", &play.applied[before..]);
+    }
+}
+
 #[test]
 fn an_authentication_runs_out_and_is_renewed() {
     let config = Config::from(server(Some(10 * SECOND)));

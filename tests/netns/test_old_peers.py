@@ -59,7 +59,7 @@ def test_a_change_of_the_files_disturbs_nobody_else(lab):
     hub = MixedHub(lab)
     near, far = hub.server(), hub.old_client()
     await_state(near, "peer4", "connected")
-    ping = hub.old.ping_background(inner(1), interval=0.02)
+    ping = hub.old.ping_background(inner(1), interval=0.005)
     ping.await_answers()
     hub.name(2, note="another")
     assert "0 added, 1 changed, 0 removed, 2 untouched" in reload(near)
@@ -135,7 +135,7 @@ def test_a_change_around_a_session_does_not_interrupt_it(lab):
     near = hub.server()
     hub.old_client()
     await_state(near, "peer4", "connected")
-    ping = hub.old.ping_background(inner(1), interval=0.02)
+    ping = hub.old.ping_background(inner(1), interval=0.005)
     ping.await_answers()
     changes = (
         {"route": "192.168.77.0/24"},

@@ -22,6 +22,10 @@ pub struct Interface {
     pub rp_filter: Option<u32>,
     /// Whether IPv4 packets that come in by it are forwarded; `None` when the kernel did not tell.
     pub forwarding: Option<bool>,
+    /// Whether another IPv4 address of the same network takes the place of the first one when that is
+    /// removed, instead of going with it (`promote_secondaries` in ip-sysctl.rst); `None` when the
+    /// kernel did not tell.
+    pub promotes: Option<bool>,
     /// Bytes of the largest packet that it sends, without a link-layer header.
     pub mtu: u32,
     /// Whether it is in a VRF, whose routing tables are its own.

@@ -84,6 +84,7 @@ impl Found {
             label: None,
             rp_filter: None,
             forwarding: None,
+            promotes: None,
             mtu: *mtu,
             in_vrf: false,
             kind: InterfaceKind::Ipip(*link),
@@ -94,6 +95,7 @@ impl Found {
     fn note_configured(&mut self, link: &WantedLink) {
         self.note_of(&link.device, |interface| {
             interface.up = true;
+            interface.promotes = Some(true);
             interface.label = Some(link.forwards.label().to_owned());
             interface.rp_filter = rp_filter(link.source_check).or(interface.rp_filter);
             if link.forwards != LinkForwarding::HostDefault {

@@ -212,18 +212,29 @@ pub fn plan_link(wanted: &WantedLink, found: &Found, owned: &Owned, steps: &mut 
         let interface = interface.name.clone();
         steps.push(HostStep::SetForwarding { interface, on: false }.into());
     }
+    let on_link = || on_link(interface.index);
+    let wrong = || on_link().filter(|found| is_wrong(found));
+    let missing = || wanted.addresses.iter().filter(|w| !on_link().any(|a| a.value == **w));
+    let replaces = wrong().next().is_some() && missing().next().is_some();
     if !interface.up
+        || (replaces && interface.promotes == Some(false))
         || interface.label.as_deref() != Some(wanted.forwards.label())
         || !rp_filter_holds(wanted.source_check, interface.rp_filter)
         || (wanted.forwards != LinkForwarding::HostDefault && interface.forwarding == Some(false))
     {
         steps.push(HostStep::ConfigureLink(wanted.clone()).into());
     }
-    let on_link = || on_link(interface.index);
-    let wrong = on_link().filter(|found| is_wrong(found));
-    steps.extend(wrong.map(|address| HostStep::RemoveInnerAddress(*address).into()));
-    let missing = wanted.addresses.iter().filter(|w| !on_link().any(|a| a.value == **w));
-    steps.extend(missing.copied().map(add));
+    // With its last address a link loses all its routes (`fib_disable_ip` in net/ipv4/fib_frontend.c), and
+    // until there is another one packets take the way around the tunnel: the new address comes first.
+    // But an IPv6 address cannot be there twice, with two prefixes (`ipv6_add_addr`).
+    let is_in_the_way = |found: &&Address| {
+        found.value.local.is_ipv6() && missing().any(|wanted| wanted.local == found.value.local)
+    };
+    let (first, last): (Vec<_>, Vec<_>) = wrong().partition(is_in_the_way);
+    let remove = |address: &Address| HostStep::RemoveInnerAddress(*address).into();
+    steps.extend(first.into_iter().map(remove));
+    steps.extend(missing().copied().map(add));
+    steps.extend(last.into_iter().map(remove));
 }
 
 fn rp_filter_holds(check: SourceCheck, found: Option<u32>) -> bool {
