@@ -44,7 +44,7 @@ deb: ## a package for Debian and Ubuntu, in target/debian/
 static: ## a program that needs no library of the machine, and its crates' licences: target/static/
 	@packaging/static.sh
 
-test: ## everything: here, and on stock kernels in virtual machines
+test: ## everything: here, and on stock kernels in virtual machines; FULL=1: all on each kernel
 	@tests/all.sh
 
 demo: ## tunnels in network namespaces, explained step by step; DATAPATH=tun

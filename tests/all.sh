@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Everything that is tested, from a machine with nothing installed: `make test`. Goes on after a
-# failure, and ends with a table. Each step's output is also in target/test/STEP.log.
+# failure, and ends with a table. Each step's output is also in target/test/STEP.log. FULL=1 runs all
+# scenarios on each kernel, not only on the newest.
 # shellcheck disable=SC2317 # steps are called by name
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -22,7 +23,7 @@ summary=$logs/summary
 # Adds up what cargo's and pytest's last lines say: "12 passed, 3 skipped".
 counts() { # LOG
     grep -hE '^test result: |^(=+ )?[0-9]+ (passed|failed|skipped|error).* in [0-9.]+s' "$1" |
-        grep -oE '[0-9]+ (passed|failed|skipped|ignored|errors?|xfailed|rerun)' |
+        grep -oE '[0-9]+ (passed|failed|skipped|ignored|deselected|errors?|xfailed|rerun)' |
         awk '$1 { sum[$2] += $1 }
             END { for (word in sum) printf "%s%s %s", n++ ? ", " : "", sum[word], word }' || true
 }
@@ -187,27 +188,43 @@ for part in "cargo-test cargo test --locked --no-fail-fast" "fuzz tests/setup/fu
 done
 wait "$setup" || true
 
-# The scenarios, on stock kernels: of each kernel one machine after the other. A scenario waits a lot, so two
-# parts run beside each other: the first kernel's beside what is left in namespaces, then the others'.
+# Scenarios and services on stock kernels: all on the newest; on the others the scenarios that are marked
+# `each_kernel`, or with FULL=1 all, too. Of each kernel one machine after the other. A scenario waits a
+# lot, so two parts run beside each other: the newest kernel's beside what is left in namespaces, then
+# the others'.
 wait "$machines" || { cat "$logs/machines.log" && finish; }
-scenarios() { # KERNEL...
-    local kernel run
+scenarios() { # KERNEL ARGUMENT...
+    beside "$1" tests/vm/run.sh "$1" --binary "$binary" -- "${pytest[@]}" "${@:2}"
+}
+services() { # KERNEL
+    beside "$1 systemd" tests/vm/run.sh "$1" --binary "$binary" --systemd -- "${pytest[@]}"
+}
+whole() { # KERNEL...
+    local kernel
     for kernel; do
-        run=(tests/vm/run.sh "$kernel" --binary "$binary")
-        beside "$kernel" "${run[@]}" -- "${pytest[@]}"
-        beside "$kernel systemd" "${run[@]}" --systemd -- "${pytest[@]}"
+        scenarios "$kernel"
+        services "$kernel"
+    done
+}
+marked() { # KERNEL...
+    local kernel
+    for kernel; do
+        scenarios "$kernel" -m each_kernel
     done
 }
 mapfile -t kernels <"$vm_cache/kernels"
-start scenarios "${kernels[0]}"
+newest=${kernels[-1]} others=("${kernels[@]::${#kernels[@]}-1}")
+expected=(namespaces setup cargo-test fuzz "bare 12 root" "bare 13 user" "${kernels[@]}" "$newest systemd")
+on_others=marked
+if [[ ${FULL:-} ]]; then
+    on_others=whole
+    expected+=("${others[@]/%/ systemd}")
+fi
+start whole "$newest"
 guests=("${jobs[-1]}")
 wait "$namespaces" || true
-start scenarios "${kernels[@]:1}"
+start "$on_others" "${others[@]}"
 wait "${guests[@]}" "${jobs[-1]}" "${bares[@]}" || true
-expected=(namespaces setup cargo-test fuzz "bare 12 root" "bare 13 user")
-for kernel in "${kernels[@]}"; do
-    expected+=("$kernel" "$kernel systemd")
-done
 for name in "${expected[@]}"; do
     grep -qF "$(printf '%-20s ' "$name")" "$summary" || echo "$name FAILED: did not end" >>"$summary"
 done

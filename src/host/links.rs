@@ -127,9 +127,10 @@ impl Links {
             conf.rp_filter = value.cast_signed();
         }
         conf.forwarding = (wanted.forwards != LinkForwarding::HostDefault).into();
-        let builder = builder.append_extra_attribute(LinkAttribute::AfSpecUnspec(vec![
-            AfSpecUnspec::Inet(vec![AfSpecInet::DevConfRequest(conf)]),
-        ]));
+        let builder =
+            builder.append_extra_attribute(LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet(
+                vec![AfSpecInet::DevConfRequest(conf)],
+            )]));
         self.handle.link().set(builder.up().build()).execute().await.map_err(into_io)
     }
 

@@ -295,10 +295,8 @@ impl FakeHost {
             (a.interface, a.value.network.trunc()) == (gone.interface, gone.value.network.trunc())
                 && a.value.local.is_ipv4()
         };
-        let promotes = found
-            .interfaces
-            .iter()
-            .any(|i| i.index == gone.interface && i.promotes != Some(false));
+        let promotes =
+            found.interfaces.iter().any(|i| i.index == gone.interface && i.promotes != Some(false));
         let is_first = found.addresses.iter().find(|a| of_network(a)) == Some(gone);
         found.addresses.retain(|a| a != gone && !(is_first && !promotes && of_network(a)));
         let is_on_it = |a: &Address| a.interface == gone.interface && a.value.local.is_ipv4();

@@ -13,6 +13,13 @@ SYSTEMD = pathlib.Path("/proc/1/comm").read_text() == "systemd\n"
 SO_TIMESTAMP = 29  # asm-generic/socket.h
 
 
+def pytest_configure(config):
+    config.addinivalue_line(
+        "markers",
+        "each_kernel: what the kernel does for a tunnel; runs on each kernel also without FULL=1",
+    )
+
+
 def pytest_ignore_collect(collection_path):
     """test_systemd*.py run where systemd is PID 1 (run.sh --systemd), the others elsewhere."""
     name = collection_path.name

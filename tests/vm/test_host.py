@@ -12,6 +12,8 @@ from first_version import signed
 from ipipou import CLIENT, SERVER, STRANGER, reach_each_other
 from lab import await_, inner_icmp_echo
 
+pytestmark = pytest.mark.each_kernel
+
 INNER_SERVER, INNER_CLIENT, PORT = "172.28.0.0", "172.28.0.1", 10000
 MOVED = "203.0.113.9"
 

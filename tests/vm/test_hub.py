@@ -12,6 +12,8 @@ from hub import PORT, Hub, await_state, hellos, inner, peers, reload, states
 from ipipou import SECRET, await_
 from lan import await_reached, outer, reaches
 
+pytestmark = pytest.mark.each_kernel
+
 
 def at(i, port=PORT):
     return f"{outer(i)}:{port}"

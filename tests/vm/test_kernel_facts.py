@@ -2,6 +2,8 @@
 
 import pytest
 
+pytestmark = pytest.mark.each_kernel
+
 SERVER, CLIENT, ALTERNATE, PORT = "203.0.113.1", "203.0.113.2", "172.29.0.1", 10000
 
 # No packet comes to a chain that nothing hooks or jumps to. Its statement counts all the same:

@@ -6,6 +6,8 @@ import ipipou
 from gateways import INNER, Border, await_mtu, mtu
 from ipipou import CLIENT, SERVER, await_, reach_each_other
 
+pytestmark = pytest.mark.each_kernel
+
 INNER_SERVER = "172.28.0.0"
 
 

@@ -6,6 +6,8 @@ import ipipou
 from ipipou import SERVER, await_, reach_each_other
 from masquerade import DIRECT, NEW_PORTS, OUTSIDE, Internet
 
+pytestmark = pytest.mark.each_kernel
+
 
 @pytest.fixture
 def internet(lab):

@@ -7,6 +7,8 @@ import pytest
 import ipipou
 from ipipou import CLIENT, SERVER, await_, reach_each_other
 
+pytestmark = pytest.mark.each_kernel
+
 MOVED, OTHER = "203.0.113.9", "203.0.113.3"
 INNER_SERVER = "172.28.0.0"
 

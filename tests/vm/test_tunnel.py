@@ -9,6 +9,8 @@ import packets
 from ipipou import CLIENT, SERVER, reach_each_other
 from lab import no_checksum_offload
 
+pytestmark = pytest.mark.each_kernel
+
 TRACK_ALL = """
     table ip firewall {
         chain input { type filter hook input priority filter; ct state new counter; }

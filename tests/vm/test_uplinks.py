@@ -8,6 +8,8 @@ import holders
 import uplinks
 from ipipou import reach_each_other
 
+pytestmark = pytest.mark.each_kernel
+
 
 @pytest.fixture
 def net(lab):
