@@ -7,6 +7,7 @@ use futures_util::TryStreamExt;
 use ipnet::IpNet;
 use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteFlags, RouteMessage};
 use rtnetlink::RouteMessageBuilder;
+use rustix::io::Errno;
 
 use super::links::{Links, into_io};
 use crate::engine::config::TunnelConfig;
@@ -64,11 +65,23 @@ impl Links {
     }
 
     /// The destination and the interface of that route. An address of this host has a route of its own,
-    /// by the interface that has it.
+    /// by the interface that has it. Of a route that refuses packets (`blackhole`, `unreachable`,
+    /// `prohibit`) the kernel tells no more than that: it is one to the address alone here, unless it
+    /// refuses everything that has no other route.
     pub async fn route_of(&self, destination: IpAddr) -> io::Result<Option<(IpNet, Option<u32>)>> {
-        let mut message = route_to(destination);
-        message.header.flags |= RouteFlags::FibMatch;
-        let Some(route) = self.ask_route(message).await? else { return Ok(None) };
+        let route = match self.match_route(destination).await? {
+            Matched::Route(route) => route,
+            Matched::Nothing => return Ok(None),
+            Matched::Refused => {
+                // Of the networks for documentation (RFC 5737, RFC 3849): nobody has a route to it.
+                let elsewhere = match destination {
+                    IpAddr::V4(_) => Ipv4Addr::new(192, 0, 2, 1).into(),
+                    IpAddr::V6(_) => Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1).into(),
+                };
+                let refuses_all = matches!(self.match_route(elsewhere).await?, Matched::Refused);
+                return Ok((!refuses_all).then(|| (destination.into(), None)));
+            }
+        };
         let network = route.attributes.iter().find_map(|attribute| match attribute {
             RouteAttribute::Destination(network) => address(network),
             _ => None,
@@ -81,6 +94,24 @@ impl Links {
         let length = route.header.destination_prefix_length;
         let network = IpNet::new(network.unwrap_or(unspecified), length).ok();
         Ok(network.map(|network| (network, interface(&route.attributes))))
+    }
+
+    /// What a lookup finds for an address.
+    async fn match_route(&self, destination: IpAddr) -> io::Result<Matched> {
+        let mut message = route_to(destination);
+        message.header.flags |= RouteFlags::FibMatch;
+        match self.handle.route().get(message).execute().try_next().await {
+            Ok(route) => Ok(route.map_or(Matched::Nothing, Matched::Route)),
+            // The errors of `fib_props` in net/ipv4/fib_semantics.c, and of `ip6_rt_type_to_error`.
+            Err(rtnetlink::Error::NetlinkError(message)) => {
+                let error = message.to_io().raw_os_error().map(Errno::from_raw_os_error);
+                Ok(match error {
+                    Some(Errno::INVAL | Errno::HOSTUNREACH | Errno::ACCESS) => Matched::Refused,
+                    _ => Matched::Nothing,
+                })
+            }
+            Err(e) => Err(into_io(e)),
+        }
     }
 
     async fn ask_way(
@@ -100,6 +131,15 @@ impl Links {
             Err(e) => Err(into_io(e)),
         }
     }
+}
+
+/// What the kernel says of the route to an address.
+enum Matched {
+    Route(RouteMessage),
+    /// One that refuses packets.
+    Refused,
+    /// There is none, or none of this family.
+    Nothing,
 }
 
 fn route_to(destination: IpAddr) -> RouteMessage {

@@ -273,21 +273,55 @@ fn a_network_around_the_server_does_not_lead_to_it_and_leaves_the_client_its_ear
 }
 
 #[test]
-fn halves_of_all_addresses_are_no_network_of_the_host_and_a_tunnel_beside_costs_the_network_alone()
-{
+fn halves_of_all_addresses_are_no_network_of_the_host() {
     let mut scene = given(Datapath::Kernel, two_servers(), &[]);
+    let half = Some((net("0.0.0.0/1"), Some(host::ETH0)));
+    scene.play.host.found.routed.insert("10.9.0.7".parse().unwrap(), half);
+    give(&mut scene, &["10.9.0.7/24"]);
+    assert_eq!(inside(&scene).0, ["10.9.0.7/24"]);
+}
+
+/// What the server gives before a test has it give others.
+const FIRST: [&str; 1] = ["10.8.0.7/24"];
+
+fn add_tunnel_beside(scene: &mut Scene) {
     let host = &mut scene.play.host;
-    host.found
-        .routed
-        .insert("10.9.0.7".parse().unwrap(), Some((net("0.0.0.0/1"), Some(host::ETH0))));
     host.add_interface("ipipou1", 78, InterfaceKind::Tun);
     host.named("ipipou1").label = Some("made by ipipou".to_owned());
     host.add_address(78, [10, 9, 0, 8].into(), 24);
+}
+
+/// A server that waits for the moment in which the other one is restarted would have its network, and
+/// its server's address.
+#[test]
+fn the_network_of_another_tunnel_is_not_taken_while_that_is_restarted() {
+    let mut scene = given(Datapath::Kernel, two_servers(), &[]);
+    add_tunnel_beside(&mut scene);
+    for address in ["10.9.0.7/24", "10.9.0.1/32", "10.9.0.77/8"] {
+        give(&mut scene, &[address]);
+        assert_eq!(inside(&scene).0, FIRST, "{address}");
+    }
+    assert_eq!(scene.told("10.9.0.7/24 is not taken: another tunnel of this host has had"), 1);
+    scene.play.host.remove_interface("ipipou1");
+    for address in ["10.9.0.77/8", "10.9.0.77/32", "10.9.0.7/24"] {
+        give(&mut scene, &[address]);
+        assert_eq!(inside(&scene).0, FIRST, "{address}");
+    }
+    scene.pass(3600 * SECOND);
+    assert_eq!(inside(&scene).0, ["10.9.0.7/24"]);
+}
+
+#[test]
+fn a_second_tunnel_to_the_same_network_takes_the_address_that_the_user_names() {
+    let mut config = two_servers();
+    config.tunnel.gateway.routes.push(net("10.9.0.7/32"));
+    let mut scene = given(Datapath::Kernel, config, &[]);
+    add_tunnel_beside(&mut scene);
+    give(&mut scene, &["10.9.0.8/24"]);
+    assert_eq!(inside(&scene).0, FIRST, "the other one has that");
     give(&mut scene, &["10.9.0.7/24"]);
     assert_eq!(inside(&scene).0, ["10.9.0.7/32"]);
-    assert_eq!(scene.told("10.9.0.7 is taken without its network: another interface has"), 1);
-    give(&mut scene, &["10.9.0.8/24"]);
-    assert_eq!(inside(&scene).0, ["10.9.0.7/32"], "the other one has that");
+    assert_eq!(scene.told("10.9.0.7 is taken without its network: another tunnel"), 1);
 }
 
 #[test]

@@ -2,6 +2,8 @@
 
 import json
 
+import pytest
+
 import ipipou
 from hub import PORT, Hub, inner, states
 from ipipou import Tunnel
@@ -65,6 +67,23 @@ def test_an_address_of_another_server_is_not_taken_nor_remembered(lab):
     far.await_log(f"connected to {outer(OTHER)}")
     assert given.addresses() == {f"{inner(2)}/24"}
     await_(lambda: states(other) == {"peer2": "connected"})
+
+
+@pytest.mark.parametrize("kind", ["blackhole", "unreachable", "prohibit"])
+def test_what_a_route_refuses_is_not_taken(lab, kind):
+    """Such routes are there so that packets to private networks do not leave the host."""
+    given = Given(lab)
+    given.client.run("ip route add default via 10.0.0.1 dev eth0")
+    given.client.run(f"ip route add {kind} 192.168.0.0/16")
+    given.give("192.168.9.9")
+    given.server("192.168.9.1/24")
+    far = given.connect()
+    far.await_log("192.168.9.9/24 is not taken: this host has a route to 192.168.9.9/32")
+    assert given.addresses() == set()
+    # Where all that has no other route is refused, an address in a tunnel is no exception to make.
+    given.client.run(f"ip route replace {kind} default")
+    given.client.run(f"ip route del {kind} 192.168.0.0/16")
+    await_(lambda: given.addresses() == {"192.168.9.9/24"})
 
 
 def test_what_the_host_has_is_not_taken_and_what_the_user_names_is(lab):

@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use crate::engine::config::{Datapath, LEAST_MTU_V6, TunnelConfig};
-use crate::engine::host::{Found, is_labelled};
+use crate::engine::host::Found;
 
 /// The shortest prefix of a network inside: none for private use is larger than 10.0.0.0/8 (RFC 1918).
 const SHORTEST: u8 = 8;
@@ -44,6 +44,9 @@ pub enum Obstacle {
     NameServer(IpAddr),
     /// Another interface has addresses of this network.
     Overlaps(IpNet),
+    /// Another tunnel of this host has this network, or had it until not long ago: it may be restarted
+    /// at the moment.
+    OfTunnel(IpNet),
     /// The host has a route to this network, which is not the default route.
     Routed(IpNet),
     /// It is not for private use.
@@ -60,6 +63,9 @@ impl fmt::Display for Obstacle {
             Obstacle::Router(ip) => write!(f, "{ip} is the router on the way to the server"),
             Obstacle::NameServer(ip) => write!(f, "{ip} is a name server of this host"),
             Obstacle::Overlaps(net) => write!(f, "another interface has the network {net}"),
+            Obstacle::OfTunnel(net) => {
+                write!(f, "another tunnel of this host has had the network {net} within an hour")
+            }
             Obstacle::Routed(net) => write!(f, "this host has a route to {net}"),
             Obstacle::Public => write!(f, "it is not for private use"),
             Obstacle::Kernel => write!(f, "the kernel refuses it"),
@@ -87,7 +93,10 @@ impl fmt::Display for NotTaken {
         }
         match obstacle {
             // What the user names is taken even so.
-            Obstacle::Overlaps(_) | Obstacle::Routed(_) | Obstacle::Public => {
+            Obstacle::Overlaps(_)
+            | Obstacle::OfTunnel(_)
+            | Obstacle::Routed(_)
+            | Obstacle::Public => {
                 write!(f, "; --route {} takes it nevertheless", given.trunc())
             }
             Obstacle::Outer(_)
@@ -108,6 +117,8 @@ pub struct Facts<'a> {
     pub outer: BTreeSet<IpAddr>,
     /// Addresses that the kernel refused.
     pub refused: BTreeSet<IpAddr>,
+    /// Networks that other tunnels of this host have, or had until not long ago.
+    pub of_tunnels: BTreeSet<IpNet>,
 }
 
 impl Facts<'_> {
@@ -124,7 +135,7 @@ impl Facts<'_> {
     }
 
     fn obstacle(&self, net: &IpNet) -> Option<Obstacle> {
-        let Facts { tunnel, found, outer, refused } = self;
+        let Facts { tunnel, found, outer, refused, of_tunnels } = self;
         let alone = net.prefix_len() == net.max_prefix_len();
         let meets = |other: &IpNet| other.contains(net) || net.contains(other);
         let own = found.interface(&tunnel.device).map(|interface| interface.index);
@@ -142,13 +153,11 @@ impl Facts<'_> {
             // Half of all addresses names none of them.
             route.prefix_len() >= SHORTEST && route.contains(net)
         });
-        // A tunnel of another process may lead to the same network: then only that is left out.
-        let is_of_tunnel = |index| found.interface_at(index).is_some_and(is_labelled);
         let overlaps = || {
-            let others = others().filter(|other| !(alone && is_of_tunnel(other.interface)));
-            let networks = others.map(|other| other.value.network.trunc());
+            let networks = others().map(|other| other.value.network.trunc());
             networks.filter(meets).min_by_key(|network| network.prefix_len())
         };
+        let of_tunnel = || of_tunnels.iter().copied().find(meets);
         let routed = || {
             let routes = found.routed.values().flatten();
             let others = routes.filter(|(_, interface)| own.is_none() || *interface != own);
@@ -164,6 +173,7 @@ impl Facts<'_> {
             .or_else(|| first(&of_others).filter(|_| alone).map(Obstacle::OfHost))
             .or_else(|| first(&routers).map(Obstacle::Router))
             .or_else(|| name_servers().map(Obstacle::NameServer))
+            .or_else(|| of_tunnel().filter(|_| !is_named).map(Obstacle::OfTunnel))
             .or_else(|| overlaps().filter(|_| !is_named).map(Obstacle::Overlaps))
             .or_else(|| routed().filter(|_| !is_named).map(Obstacle::Routed))
             .or_else(|| (!is_named && !is_private(net)).then_some(Obstacle::Public))

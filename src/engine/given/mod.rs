@@ -15,6 +15,7 @@ use ipnet::{IpNet, Ipv4Net};
 use super::config::TunnelConfig;
 use super::endpoint::Endpoint;
 use super::host::step::{HostStep, Step};
+use super::host::{Interface, is_labelled};
 use super::servers::Servers;
 use super::{Action, Engine, Now, Phase, Report};
 use judge::{Facts, usable};
@@ -26,6 +27,9 @@ const CHANGE_EVERY: Duration = Duration::from_secs(10);
 /// An address that the kernel refused is tried again after this time: what it wanted of it may have passed.
 const TRY_AGAIN_AFTER: Duration = Duration::from_secs(3600);
 
+/// What another tunnel of this host had within this time is still its own: it may be restarted.
+const TUNNEL_MAY_COME_BACK: Duration = Duration::from_secs(3600);
+
 /// What is known of what the server gives, besides the memory.
 #[derive(Debug, Default)]
 pub struct Given {
@@ -33,6 +37,8 @@ pub struct Given {
     wish: Vec<IpNet>,
     /// Addresses that the kernel refused, and when: they are tried again now and then.
     refused: BTreeMap<IpAddr, Duration>,
+    /// Networks of other tunnels of this host, and when they had them last.
+    of_tunnels: BTreeMap<IpNet, Duration>,
     /// When the server gave others last.
     changed: Option<Duration>,
     /// It was said that the server gives us no inner address.
@@ -76,6 +82,7 @@ impl Engine {
 
     /// Holds what the server gives against the host as it was read, and remembers what can be had of it.
     pub(super) fn accept_inner(&mut self, actions: &mut Vec<Action>) {
+        self.note_other_tunnels();
         let Some(found) = &self.found else { return };
         let wish = &self.given.wish;
         // It may have come after the host was asked.
@@ -91,6 +98,20 @@ impl Engine {
         self.given.refused.clear();
         self.memory.inner.clone_from(&self.given.wish);
         actions.push(Action::Remember(self.memory()));
+    }
+
+    /// Notes which networks other tunnels of this host have.
+    fn note_other_tunnels(&mut self) {
+        let Some(found) = &self.found else { return };
+        let (now, device) = (self.last.monotonic, &self.endpoint.tunnel.device);
+        let is_another = |i: &Interface| is_labelled(i) && i.name != device.as_str();
+        let others = found
+            .addresses
+            .iter()
+            .filter(|address| found.interface_at(address.interface).is_some_and(is_another));
+        let seen = others.map(|address| (address.value.network.trunc(), now));
+        self.given.of_tunnels.extend(seen);
+        self.given.of_tunnels.retain(|_, at| now < *at + TUNNEL_MAY_COME_BACK);
     }
 
     /// Holds what the server gave last against the host as it was read last. The tunnel has what is left
@@ -128,6 +149,7 @@ impl Engine {
             found,
             outer: servers.chain(self.outer.map(|outer| outer.address)).collect(),
             refused: self.given.refused.keys().copied().collect(),
+            of_tunnels: self.given.of_tunnels.keys().copied().collect(),
         };
         let (mut taken, mut not_taken) = (Vec::new(), Vec::new());
         for (can_have, cannot) in given.iter().map(|one| facts.judge(*one)) {
