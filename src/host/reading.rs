@@ -49,6 +49,8 @@ pub struct State {
     addresses: Option<Vec<Address>>,
     /// Interfaces that are not this tunnel's.
     interfaces: Interfaces,
+    /// By which interface packets would leave to an address that the server gives.
+    ways_of_given: BTreeMap<IpAddr, u32>,
     /// This tunnel's interfaces at the last reading. When one goes, its routes go without a
     /// notification (`fib_sync_down_dev` in net/ipv4/fib_semantics.c).
     ours: Vec<(u32, bool)>,
@@ -63,6 +65,7 @@ impl State {
             routes: None,
             addresses: None,
             interfaces: Interfaces::of(tunnel),
+            ways_of_given: BTreeMap::new(),
             ours: Vec::new(),
         }
     }
@@ -169,7 +172,7 @@ impl HostAdapter {
 
     /// Interfaces, the routes out by them, and addresses.
     async fn read_links(&mut self, question: &Question, found: &mut Found) -> io::Result<()> {
-        let State { tunnel, link_per_remote, addresses, interfaces: others, .. } =
+        let State { tunnel, link_per_remote, addresses, interfaces: others, ways_of_given, .. } =
             &mut self.reading;
         let (links, outer_device) = (&self.links, tunnel.outer.device());
         found.addresses = match addresses {
@@ -212,8 +215,29 @@ impl HostAdapter {
         if let Some(inner) = question.inner {
             found.inner_way = links.matching_route(inner).await?;
         }
+        let own = interfaces.values().find(|i| i.name == tunnel.device.as_str());
+        let own = own.map(|own| own.index);
+        ways_of_given.retain(|address, _| question.given.contains(address));
         for address in &question.given {
-            found.routed.insert(*address, links.route_of(*address).await?);
+            let mut route = links.route_of(*address, None).await?;
+            let by = route.and_then(|(_, interface)| interface);
+            // Once the address is ours, so is the route. How packets would leave without it is asked of
+            // the interfaces by which they may.
+            if by.is_some() && by == own {
+                let ways = found.way.iter().chain(found.other_ways.values());
+                let before = ways_of_given.get(address).copied();
+                let all: BTreeSet<u32> = ways.map(|way| way.interface).chain(before).collect();
+                route = None;
+                for interface in all {
+                    let another = links.route_of(*address, Some(interface)).await?;
+                    let length =
+                        |route: &Option<(IpNet, _)>| route.map(|(net, _)| net.prefix_len());
+                    route = [route, another].into_iter().max_by_key(length).flatten();
+                }
+            } else if let Some(by) = by {
+                ways_of_given.insert(*address, by);
+            }
+            found.routed.insert(*address, route);
         }
         let outer_ways = || found.way.into_iter().chain(found.other_ways.values().copied());
         let ways: Vec<u32> = outer_ways().chain(found.inner_way).map(|way| way.interface).collect();

@@ -64,21 +64,28 @@ impl Links {
         Ok(route.and_then(|route| read_way(&route.attributes, Some(destination))))
     }
 
-    /// The destination and the interface of that route. An address of this host has a route of its own,
-    /// by the interface that has it. Of a route that refuses packets (`blackhole`, `unreachable`,
-    /// `prohibit`) the kernel tells no more than that: it is one to the address alone here, unless it
-    /// refuses everything that has no other route.
-    pub async fn route_of(&self, destination: IpAddr) -> io::Result<Option<(IpNet, Option<u32>)>> {
-        let route = match self.match_route(destination).await? {
+    /// The destination and the interface of that route, or of the one by `interface`. An address of this
+    /// host has a route of its own, by the interface that has it. Of a route that refuses packets
+    /// (`blackhole`, `unreachable`, `prohibit`) the kernel tells no more than that: it is one to the
+    /// address alone here, unless it refuses everything that has no other route.
+    pub async fn route_of(
+        &self,
+        destination: IpAddr,
+        interface: Option<u32>,
+    ) -> io::Result<Option<(IpNet, Option<u32>)>> {
+        let route = match self.match_route(destination, interface).await? {
             Matched::Route(route) => route,
             Matched::Nothing => return Ok(None),
+            // Without a route by that interface.
+            Matched::Refused if interface.is_some() => return Ok(None),
             Matched::Refused => {
                 // Of the networks for documentation (RFC 5737, RFC 3849): nobody has a route to it.
                 let elsewhere = match destination {
                     IpAddr::V4(_) => Ipv4Addr::new(192, 0, 2, 1).into(),
                     IpAddr::V6(_) => Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1).into(),
                 };
-                let refuses_all = matches!(self.match_route(elsewhere).await?, Matched::Refused);
+                let refuses_all =
+                    matches!(self.match_route(elsewhere, None).await?, Matched::Refused);
                 return Ok((!refuses_all).then(|| (destination.into(), None)));
             }
         };
@@ -93,12 +100,17 @@ impl Links {
         };
         let length = route.header.destination_prefix_length;
         let network = IpNet::new(network.unwrap_or(unspecified), length).ok();
-        Ok(network.map(|network| (network, interface(&route.attributes))))
+        Ok(network.map(|network| (network, interface_of(&route.attributes))))
     }
 
     /// What a lookup finds for an address.
-    async fn match_route(&self, destination: IpAddr) -> io::Result<Matched> {
+    async fn match_route(
+        &self,
+        destination: IpAddr,
+        interface: Option<u32>,
+    ) -> io::Result<Matched> {
         let mut message = route_to(destination);
+        message.attributes.extend(interface.map(RouteAttribute::Oif));
         message.header.flags |= RouteFlags::FibMatch;
         match self.handle.route().get(message).execute().try_next().await {
             Ok(route) => Ok(route.map_or(Matched::Nothing, Matched::Route)),
@@ -178,10 +190,10 @@ fn read_way(attributes: &[RouteAttribute], asked: Option<IpAddr>) -> Option<Way>
         RouteAttribute::Gateway(router) => address(router),
         _ => None,
     });
-    Some(Way { source, interface: interface(attributes)?, router })
+    Some(Way { source, interface: interface_of(attributes)?, router })
 }
 
-fn interface(attributes: &[RouteAttribute]) -> Option<u32> {
+fn interface_of(attributes: &[RouteAttribute]) -> Option<u32> {
     attributes.iter().find_map(|attribute| match attribute {
         RouteAttribute::Oif(index) => Some(*index),
         _ => None,

@@ -86,6 +86,36 @@ def test_what_a_route_refuses_is_not_taken(lab, kind):
     await_(lambda: given.addresses() == {"192.168.9.9/24"})
 
 
+def test_a_route_of_the_host_counts_also_once_the_address_is_ours(lab):
+    """The kernel finds our own route then. It must be no way to what the user did not name."""
+    given = Given(lab)
+    given.client.run("ip route add 192.168.0.0/16 via 10.0.0.1 dev eth0 metric 100")
+    given.give("192.168.9.9")
+    given.server("192.168.9.1/16")
+    far = given.connect("--route", "192.168.9.0/24")
+    far.await_log(
+        "192.168.9.9 is taken without its network: this host has a route to 192.168.0.0/16"
+    )
+    await_(lambda: given.addresses() == {"192.168.9.9/32"})
+    far.await_log("connected to")
+    given.client.run("ip link add brief0 type bridge")  # a reading
+    given.client.run("ip link del brief0")
+    await_reached(given.client, "192.168.9.1")
+    assert given.addresses() == {"192.168.9.9/32"}
+
+
+def test_a_route_that_comes_later_takes_the_address_away(lab):
+    given = Given(lab)
+    given.give("192.168.9.9")
+    given.server("192.168.9.1/16")
+    far = given.connect()
+    await_(lambda: given.addresses() == {"192.168.9.9/16"})
+    given.client.run("ip route add 192.168.9.0/24 via 10.0.0.1 dev eth0")
+    far.await_log("192.168.9.9/16 is not taken: this host has a route to 192.168.9.0/24")
+    await_(lambda: given.addresses() == set())
+    assert "dev eth0" in given.client.run("ip route get 192.168.9.9")
+
+
 def test_what_the_host_has_is_not_taken_and_what_the_user_names_is(lab):
     given = Given(lab)
     given.client.run("ip link add lan0 type bridge")
