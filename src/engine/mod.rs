@@ -94,9 +94,16 @@ pub struct Now {
     pub random: [u8; 64],
 }
 
+/// By how many seconds a clock that is kept right (ntpd, chronyd) may be set back.
+const CLOCK_CORRECTION: u64 = 120;
+
 impl Now {
-    /// How long ago a Unix time was; nothing when the clock went back behind it.
+    /// How long ago a Unix time was. When the clock went back behind it by more than a correction, nobody
+    /// knows: longer than anything lasts.
     pub(crate) fn since(&self, unix: u64) -> Duration {
+        if unix.saturating_sub(self.unix) > CLOCK_CORRECTION {
+            return Duration::MAX;
+        }
         Duration::from_secs(self.unix.saturating_sub(unix))
     }
 

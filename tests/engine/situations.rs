@@ -108,13 +108,18 @@ fn a_start_after_a_kill_adopts_the_running_tunnel() {
 
 /// Another process with this configuration, after one was killed that knows a client.
 fn after_a_kill(first: Server, age: Duration, second: Server) -> Play {
+    let skew = i64::try_from(age.as_secs()).unwrap();
+    after_a_kill_by_a_clock(skew, first, age, second)
+}
+
+/// The clock of the second process is off by `skew` from that of the first one's start.
+fn after_a_kill_by_a_clock(skew: i64, first: Server, age: Duration, second: Server) -> Play {
     let mut play = Play::start(Config::from(first), FakeHost::new(), Memory::default());
     let proof = play.proof();
     play.receive(at(A), &proof);
     play.pass(age);
     let mut left = play.host.clone();
     left.found.rules = RulesFound::Unknown;
-    let skew = i64::try_from(age.as_secs()).unwrap();
     let config = Config::from(second);
     let mut again = Play::stopped_at(skew, Datapath::Kernel, config, left, play.memory);
     again.read();
@@ -152,6 +157,17 @@ fn a_restart_does_not_renew_an_authentication() {
     assert_eq!(play.host.admitted().len(), 1);
     play.pass(2 * SECOND);
     assert!(play.host.admitted().is_empty());
+}
+
+/// Its age is not known then, and could be renewed for ever.
+#[test]
+fn a_restart_by_a_clock_that_went_back_renews_no_authentication() {
+    let play =
+        |skew, lifetime| after_a_kill_by_a_clock(skew, server(lifetime), SECOND, server(lifetime));
+    assert!(play(-1000, Some(600 * SECOND)).host.admitted().is_empty());
+    // A correction, and where nothing runs out.
+    assert_eq!(play(-100, Some(600 * SECOND)).host.admitted().len(), 1);
+    assert_eq!(play(-1000, None).host.admitted().len(), 1);
 }
 
 #[test]
