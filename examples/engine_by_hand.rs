@@ -93,6 +93,7 @@ fn made(KernelLink { device, link, mtu }: &KernelLink) -> Arc<Interface> {
         label: Some(LinkForwarding::HostDefault.label().to_owned()),
         rp_filter: None,
         forwarding: None,
+        promotes: None,
         mtu: *mtu,
         in_vrf: false,
         kind: InterfaceKind::Ipip(*link),

@@ -19,7 +19,7 @@ use crate::engine::peers_file::edit::{ClientConf, Edit, NewPeer, set_enabled, wi
 use crate::engine::peers_file::pool::{Exhausted, Networks};
 use crate::engine::peers_file::{PeerName, PeerSet};
 use crate::host::clock;
-use crate::sources::peers::read_secret;
+use crate::sources::peers::{plain, read_secret};
 
 /// How the line with the private key begins in the file of a client.
 const KEY_LINE: &str = "auth-key-b64 ";
@@ -46,7 +46,10 @@ pub fn edit_peers(
     let _lock = PeersLock::take(&hub.peers)?;
     let (mut files, set) = match are_there(&hub.peers)? {
         true => read_checked(hub, &config.tunnel).map_err(Failure::Usage)?,
-        false => (Files::default(), PeerSet::default()),
+        false => {
+            plain(&hub.peers).map_err(Failure::Usage)?;
+            (Files::default(), PeerSet::default())
+        }
     };
     let (paths, said) = (Vec::new(), String::new());
     let mut changes = Changes { hub, own_key, files: &mut files, paths, conf: None, said };
@@ -134,6 +137,7 @@ impl Changes<'_> {
                 there.origin
             )));
         }
+        let place = peer.client_conf.as_ref().map(|conf| self.place(&conf.path)).transpose()?;
         let mut peer = peer.clone();
         if peer.addresses.is_empty() {
             let tunnel = &config.tunnel;
@@ -167,7 +171,7 @@ impl Changes<'_> {
         let addresses: Vec<_> = peer.addresses.iter().map(ToString::to_string).collect();
         self.said += &format!("{name}: added with {} ({shown})\n", addresses.join(", "));
         self.paths.push((path, shown));
-        if let (Some(conf), Some(private)) = (&peer.client_conf, private) {
+        if let (Some(conf), Some(place), Some(private)) = (&peer.client_conf, place, private) {
             let own = self.own_key.ok_or_else(|| {
                 Failure::Usage(
                     "this server has no key yet, which its client has to know: start it once, or give it \
@@ -176,10 +180,24 @@ impl Changes<'_> {
                 )
             })?;
             let text = client_conf(&peer, conf, &private, &own, config, self.hub);
-            self.said += &format!("{name}: its client's file is {}\n", conf.path.display());
+            self.said += &format!("{name}: its client's file is {place}\n");
             self.conf = Some((conf.path.clone(), text));
         }
         Ok(())
+    }
+
+    /// Where the file of a client goes, as text: it has a private key, and the server does not read it.
+    fn place(&self, conf: &Path) -> Result<String, Failure> {
+        let place = plain(conf).map_err(|e| Failure::Usage(format!("--client-conf {e}")))?;
+        let directory = conf.parent().filter(|parent| *parent != Path::new(""));
+        let directory = directory.unwrap_or(Path::new(".")).canonicalize();
+        let peers = self.hub.peers.canonicalize();
+        if directory.is_ok_and(|directory| peers.is_ok_and(|peers| directory == peers)) {
+            return Err(Failure::Usage(format!(
+                "--client-conf {place}: that is the directory of the peers files: choose another one"
+            )));
+        }
+        Ok(place)
     }
 
     fn each(

@@ -15,7 +15,7 @@ use crate::engine::peers_file::import::{
     Imported, OldServer, against_defaults, clashes, network_for,
 };
 use crate::engine::peers_file::{PeerName, PeerSet};
-use crate::sources::peers::read_secret;
+use crate::sources::peers::{plain, read_secret};
 
 /// Makes peers of these servers, and has the running tunnel called `tunnel`, if there is one, take them. With
 /// `dry_run` nothing is written. Returns what there is to say.
@@ -44,7 +44,10 @@ pub fn import_peers(
     let _lock = (!dry_run).then(|| PeersLock::take(&hub.peers)).transpose()?;
     let (files, set) = match are_there(&hub.peers)? {
         true => read_checked(hub, own).map_err(Failure::Usage)?,
-        false => (Files::default(), PeerSet::default()),
+        false => {
+            plain(&hub.peers).map_err(Failure::Usage)?;
+            (Files::default(), PeerSet::default())
+        }
     };
     let mut changes = Changes::new(hub, files);
     for server in servers {

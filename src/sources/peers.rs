@@ -32,6 +32,7 @@ pub fn read(path: &Path) -> Result<Vec<SourceFile>, String> {
 }
 
 fn read_within(limits: &Limits, path: &Path) -> Result<Vec<SourceFile>, String> {
+    plain(path)?;
     let metadata = fs::metadata(path).map_err(|e| format!("{}: {e}", shown(path)))?;
     let paths = match metadata.is_dir() {
         true => listed(limits, path)?,
@@ -79,7 +80,7 @@ fn is_peers_file(name: &OsStr) -> bool {
 }
 
 fn read_file(limits: &Limits, path: &Path) -> Result<SourceFile, String> {
-    let name = shown(path);
+    let name = plain(path)?;
     let bytes = file::contents(path, limits.each).map_err(|e| format!("{name}: {e}"))?;
     let text = String::from_utf8(bytes).map_err(|error| {
         let good = error.utf8_error().valid_up_to();
@@ -90,6 +91,18 @@ fn read_file(limits: &Limits, path: &Path) -> Result<SourceFile, String> {
     Ok(SourceFile { name, text })
 }
 
+/// A path as text, by which commands name the file and find it again.
+///
+/// # Errors
+/// Text cannot say every path: one line says which has to be renamed.
+pub fn plain(path: &Path) -> Result<String, String> {
+    match path.to_str() {
+        Some(text) if !text.contains(char::is_control) => Ok(text.to_owned()),
+        Some(_) => Err(format!("{}: this path has control characters: rename it", shown(path))),
+        None => Err(format!("{}: this path is not UTF-8: rename it", shown(path))),
+    }
+}
+
 /// A path in one line.
 fn shown(path: &Path) -> String {
     path.display().to_string().replace(char::is_control, "?")
@@ -98,6 +111,7 @@ fn shown(path: &Path) -> String {
 #[cfg(test)]
 mod tests {
     use std::os::fd::AsRawFd as _;
+    use std::os::unix::ffi::OsStrExt as _;
     use std::os::unix::fs::symlink;
 
     use super::*;
@@ -166,8 +180,8 @@ mod tests {
     #[test]
     fn what_is_no_file_is_said_in_one_line_and_not_waited_for() {
         let directory = Directory::new("bad");
-        let missing = directory.0.join("x\ny");
-        assert_eq!(directory.error(&missing), "DIR/x?y: No such file or directory (os error 2)");
+        let missing = directory.0.join("x");
+        assert_eq!(directory.error(&missing), "DIR/x: No such file or directory (os error 2)");
         assert_eq!(directory.error(Path::new("/dev/zero")), "/dev/zero: is not a file");
         let bad = directory.write("20.toml", b"\n\n\xff");
         assert_eq!(directory.error(&bad), "DIR/20.toml:3: this is not UTF-8");
@@ -179,6 +193,22 @@ mod tests {
         fs::remove_file(&pipe).unwrap();
         fs::create_dir(&pipe).unwrap();
         assert_eq!(directory.error(&directory.0), "DIR/10.toml: is not a file");
+    }
+
+    /// A command that changes a peer would write another file.
+    #[test]
+    fn a_path_that_text_cannot_say_is_told() {
+        let directory = Directory::new("plain");
+        let control = directory.write("a\x1bb.toml", "");
+        let said = "DIR/a?b.toml: this path has control characters: rename it";
+        assert_eq!(directory.error(&directory.0), said);
+        fs::remove_file(control).unwrap();
+        let latin = OsStr::from_bytes(b"b\xfcro.toml");
+        fs::write(directory.0.join(latin), "").unwrap();
+        let said = "DIR/b\u{fffd}ro.toml: this path is not UTF-8: rename it";
+        assert_eq!(directory.error(&directory.0), said);
+        let said = "DIR/x?y: this path has control characters: rename it";
+        assert_eq!(directory.error(&directory.0.join("x\ny")), said);
     }
 
     #[test]

@@ -124,6 +124,11 @@ def test_a_command_that_was_killed_is_made_good_by_the_next(lab):
     assert "eva is there already, with another key" in ask(
         "add", "eva", "--client-conf", file, code=2
     )
+    among = ask.hub.peers / "eve.toml"
+    assert "the directory of the peers files: choose" in ask(
+        "add", "eve", "--client-conf", among, code=2
+    )
+    assert not among.exists()
     # A server that does not answer has not taken them.
     near.process.send_signal(signal.SIGSTOP)
     try:

@@ -86,6 +86,7 @@ mod tests {
             label: label.map(str::to_owned),
             rp_filter: None,
             forwarding: None,
+            promotes: None,
             mtu: 1500,
             in_vrf: false,
             kind: InterfaceKind::Other,
