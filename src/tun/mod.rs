@@ -3,9 +3,11 @@
 //! packet, and nothing else.
 //!
 //! ```text
-//! kernel ─▶ TUN ─▶ device.rs ─▶ split.rs ────────────▶ send.rs ─▶ UDP      transmit.rs, per queue
+//! transmit.rs, per queue:
+//! kernel ─▶ TUN ─▶ device.rs ─▶ split.rs ─▶ batch.rs ─▶ send.rs ─▶ UDP
 //!                               large packet: segments
-//! kernel ◀─ TUN ◀─ device.rs ◀─ coalesce.rs ◀─ classify.rs ◀─ socket.rs ◀─ UDP      receive.rs
+//! receive.rs:
+//! kernel ◀─ TUN ◀─ device.rs ◀─ coalesce.rs ◀─ classify.rs ◀─ socket.rs ◀─ UDP
 //!                                              └─ not data: to the engine
 //! ```
 //!
@@ -21,6 +23,7 @@
 //!
 //! Every offload is tried, and omitted where the kernel does not have it.
 
+mod batch;
 mod checksum;
 mod circle;
 mod classify;

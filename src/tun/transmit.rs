@@ -15,6 +15,7 @@ use std::time::Duration;
 use crate::wire::inner::{self, Inner};
 
 use super::Shared;
+use super::batch::{BUFFER, Batch, Datagram, HEADERS, ROOM};
 use super::circle;
 use super::counts::{Counts, Tally};
 use super::device::{Interface, Queue, is_gone, is_refused};
@@ -23,20 +24,12 @@ use super::ecn::Ecn;
 use super::fragment::{fragments, may_be_fragmented};
 use super::limit::Limit;
 use super::path::{LEAST, Refused};
-use super::send::{Datagrams, MAX_BYTES, MAX_SEGMENTS, Outer, Sender};
+use super::send::{Datagrams, MAX_SEGMENTS, Outer, Sender};
 use super::socket::UdpSocket;
 use super::split::{Super, complete_checksum};
 use super::vnet::{self, Gso, Vnet};
 use super::wake::{self, Patience};
 
-/// Room for the largest packet with its header.
-const ROOM: usize = vnet::LEN + 65_536;
-/// Room for a large packet whose last segments wait, and for the next one; no more, for the processor's
-/// cache.
-const BUFFER: usize = 2 * ROOM;
-/// Room for the headers of one call's segments: 64 of 120 bytes, which is IPv4 and TCP with all their
-/// options, and as much again for one packet with many IPv6 extension headers.
-const HEADERS: usize = 16 * 1024;
 /// The limit on errors about unreachable destinations and about packets that are too long, for each
 /// sender.
 const ERRORS_PER_SECOND: u32 = 10;
@@ -98,28 +91,6 @@ struct Long<'a> {
     body: Range<usize>,
     /// The size that the path allows.
     most: usize,
-}
-
-/// Datagrams that wait to be sent.
-struct Batch {
-    outer: Option<Outer>,
-    /// The counters of the remote that the first datagram is for.
-    counts: Option<Arc<Counts>>,
-    /// The size of each datagram except the last.
-    size: usize,
-    bytes: usize,
-    datagrams: Vec<Datagram>,
-    /// Bytes of `headers` that are used.
-    headers: usize,
-    /// The last datagram was shorter: nothing may follow.
-    is_closed: bool,
-}
-
-/// Headers that were written, and bytes as they were read.
-struct Datagram {
-    /// In the headers' buffer; empty for a packet that was not split.
-    header: Range<usize>,
-    body: Range<usize>,
 }
 
 impl<'a> Transmitter<'a> {
@@ -226,7 +197,7 @@ impl<'a> Transmitter<'a> {
         for index in 0..parts.count() {
             let payload = parts.payload(index);
             let length = parts.header_len() + payload.len();
-            if !self.batch.takes(outer, length) || !self.has_room(parts.header_len()) {
+            if !self.batch.takes(outer, length) || !self.batch.has_room(parts.header_len()) {
                 self.flush(socket);
             }
             let header = self.batch.headers..self.batch.headers + parts.header_len();
@@ -351,7 +322,7 @@ impl<'a> Transmitter<'a> {
                 header: start..start + length,
                 body: body(data.start)..body(data.end),
             };
-            if !self.batch.takes(long.outer, datagram(0).length()) || !self.has_room(length) {
+            if !self.batch.takes(long.outer, datagram(0).length()) || !self.batch.has_room(length) {
                 self.flush(socket);
             }
             let datagram = datagram(self.batch.headers);
@@ -362,11 +333,6 @@ impl<'a> Transmitter<'a> {
             self.batch.headers = datagram.header.end;
             self.append(socket, long.outer, datagram);
         }
-    }
-
-    /// Whether there is room for another header of this many bytes.
-    fn has_room(&self, header: usize) -> bool {
-        self.batch.headers + header <= HEADERS
     }
 
     /// Tells the sender that the destination is unreachable, if the sender may be told.
@@ -407,130 +373,5 @@ impl<'a> Transmitter<'a> {
         }
         batch.count(failed);
         batch.clear();
-    }
-}
-
-impl Datagram {
-    fn length(&self) -> usize {
-        self.header.len() + self.body.len()
-    }
-}
-
-impl Batch {
-    fn new() -> Self {
-        Batch {
-            outer: None,
-            counts: None,
-            size: 0,
-            bytes: 0,
-            datagrams: Vec::with_capacity(MAX_SEGMENTS),
-            headers: 0,
-            is_closed: false,
-        }
-    }
-
-    /// Where the next packet may be read to, when the last one ended at `used`: as near to the start as
-    /// the waiting datagrams allow.
-    fn room(&self, used: usize) -> Option<usize> {
-        let Some(first) = self.datagrams.first().map(|datagram| datagram.body.start) else {
-            return Some(0);
-        };
-        // The waiting datagrams begin at `first` and end at `used`; if `used` is the smaller one, they
-        // wrap around.
-        let (at, end) = match first < used {
-            true if first >= ROOM => (0, first),
-            true => (used, BUFFER),
-            false => (used, first),
-        };
-        (end - at >= ROOM).then_some(at)
-    }
-
-    /// Whether a datagram may follow those that wait.
-    fn takes(&self, outer: Outer, length: usize) -> bool {
-        self.outer.is_none()
-            || (self.outer == Some(outer)
-                && !self.is_closed
-                && length <= self.size
-                && self.datagrams.len() < MAX_SEGMENTS
-                && self.bytes + length <= MAX_BYTES)
-    }
-
-    fn push(&mut self, outer: Outer, datagram: Datagram) {
-        let length = datagram.length();
-        if self.outer.is_none() {
-            self.outer = Some(outer);
-            self.size = length;
-        }
-        self.is_closed = length < self.size;
-        self.bytes += length;
-        self.datagrams.push(datagram);
-    }
-
-    /// Has what is to be sent next counted here.
-    fn count_by(&mut self, counts: Option<&Arc<Counts>>) {
-        let is_same = match (&self.counts, counts) {
-            (Some(before), Some(counts)) => Arc::ptr_eq(before, counts),
-            (None, None) => true,
-            (Some(_), None) | (None, Some(_)) => false,
-        };
-        if !is_same {
-            self.counts = counts.cloned();
-        }
-    }
-
-    /// Counts what was sent: all but so many, which are taken to have the size of most.
-    fn count(&self, failed: usize) {
-        let sent = Tally {
-            packets: self.datagrams.len().saturating_sub(failed) as u64,
-            bytes: self.bytes.saturating_sub(failed * self.size) as u64,
-        };
-        if let Some(counts) = self.counts.as_ref().filter(|_| sent.packets > 0) {
-            counts.sent(sent);
-        }
-    }
-
-    fn clear(&mut self) {
-        self.outer = None;
-        self.bytes = 0;
-        self.datagrams.clear();
-        self.headers = 0;
-        self.is_closed = false;
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    fn length() -> impl Strategy<Value = usize> {
-        prop_oneof![vnet::LEN + 20..2000, ROOM / 2..=ROOM]
-    }
-
-    proptest! {
-        #[test]
-        fn waiting_datagrams_are_not_overwritten(
-            packets in proptest::collection::vec((length(), 1..2000usize, 0..4usize), 1..200),
-        ) {
-            let mut batch = Batch::new();
-            let mut used = 0;
-            for (length, end, waiting) in packets {
-                let from = batch.datagrams.len().saturating_sub(waiting);
-                batch.datagrams.drain(..from);
-                let at = batch.room(used).unwrap_or_else(|| {
-                    batch.clear();
-                    0
-                });
-                prop_assert!(at + ROOM <= BUFFER);
-                for Datagram { body, .. } in &batch.datagrams {
-                    prop_assert!(body.end <= at || at + ROOM <= body.start);
-                }
-                used = at + length;
-                // The end of a large packet may wait, and the whole of any other.
-                let body = used.saturating_sub(end).max(at + vnet::LEN)..used;
-                batch.datagrams.push(Datagram { header: 0..0, body });
-            }
-        }
     }
 }
