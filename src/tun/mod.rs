@@ -7,8 +7,8 @@
 //! kernel ─▶ TUN ─▶ device.rs ─▶ split.rs ─▶ batch.rs ─▶ send.rs ─▶ UDP
 //!                               large packet: segments
 //! receive.rs:
-//! kernel ◀─ TUN ◀─ device.rs ◀─ coalesce.rs ◀─ classify.rs ◀─ socket.rs ◀─ UDP
-//!                                              └─ not data: to the engine
+//! kernel ◀─ TUN ◀─ device.rs ◀─ delivery.rs ◀─ coalesce.rs ◀─ verdict.rs ◀─ socket.rs ◀─ UDP
+//!                                                             └─ not data: to the engine
 //! ```
 //!
 //! Its cost is system calls and copies. So the kernel hands over large packets that are not yet
@@ -31,6 +31,7 @@ mod cmsg;
 mod coalesce;
 mod counts;
 mod datapath;
+mod delivery;
 mod device;
 mod drops;
 mod ecn;
@@ -59,6 +60,7 @@ mod table;
 mod tests;
 mod transmit;
 mod unreachable;
+mod verdict;
 mod vnet;
 mod wake;
 

@@ -5,29 +5,29 @@
 //! processor; more threads would only reorder it. Datagrams are received one after the other into one
 //! buffer, put together there, and written from there when the socket has no more.
 
-use std::io::{self, IoSlice};
-use std::net::{IpAddr, SocketAddr};
+use std::io;
+use std::net::SocketAddr;
 use std::ops::Range;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use super::classify::{Class, classify, is_control};
-use super::coalesce::{Coalescer, Merged, SEGMENTS};
+use super::coalesce::Coalescer;
 use super::counts::{Counts, Tally};
-use super::device::{Interface, Offload, Queue, is_gone, is_refused};
+use super::delivery::write;
+use super::device::{Interface, Offload, is_gone};
 use super::drops::Reason;
 use super::ecn::{self, Ecn};
 use super::limit::{ControlLimit, Unproven};
 use super::send::is_about_others;
 use super::socket::{Received, UdpSocket};
-use super::table::{Forwarding, Judgement};
-use super::vnet::{Gso, Vnet};
+use super::table::Forwarding;
+use super::verdict::{Sender, Verdict};
 use super::wake::{self, Patience};
-use super::{Shared, large, split};
+use super::{Shared, large};
 use crate::engine::host::PacketShape;
-use crate::wire::inner::{self, Inner};
+use crate::wire::inner::Inner;
 
 /// Room for the most that one call receives.
 const ROOM: usize = 65_536;
@@ -36,8 +36,6 @@ const WRITE_FROM: usize = 32 * 1024;
 const BUFFER: usize = WRITE_FROM + ROOM;
 /// How many calls are made before other things are checked: another socket, another interface, the end.
 const TURN: usize = 64;
-/// The headers and payloads of one packet that is written.
-const SLICES: usize = 1 + SEGMENTS as usize;
 /// No Ethernet interface takes more, so a longer packet may be a large one.
 const LARGE: usize = 1500;
 /// How often the MTU of the interface is asked for, at most.
@@ -322,119 +320,4 @@ impl<'a> Receiver<'a> {
             shared.interface_gone(&interface);
         }
     }
-}
-
-/// The sender whose datagrams are sorted.
-struct Sender {
-    from: SocketAddr,
-    /// The monotonic clock.
-    now: Duration,
-    /// The last inner source address that was accepted: most packets have the same one as the packet
-    /// before.
-    known: Option<IpAddr>,
-}
-
-/// What is done with a datagram.
-enum Verdict {
-    Deliver(Inner),
-    /// Judge it again once it is noted where this inner address is.
-    Learn(IpAddr),
-    Control,
-    Drop(Reason),
-}
-
-impl Sender {
-    #[inline]
-    fn verdict(&mut self, forwarding: &Forwarding, payload: &[u8]) -> Verdict {
-        let control = forwarding.spec().control;
-        let class = classify(payload, control);
-        let Class::Data(inner) = class else {
-            return self.control_or(Reason::RxMalformed, class, payload, forwarding);
-        };
-        if self.known != Some(inner.source) {
-            match forwarding.judge(self.from, inner.source, self.now) {
-                Judgement::Deliver => self.known = Some(inner.source),
-                Judgement::Learn => return Verdict::Learn(inner.source),
-                Judgement::Stranger => {
-                    return self.control_or(Reason::RxStranger, class, payload, forwarding);
-                }
-                Judgement::WrongSource => return Verdict::Drop(Reason::RxWrongSource),
-            }
-        }
-        match inner::is_redirect_v4(payload, &inner) {
-            true => Verdict::Drop(Reason::RxRedirect),
-            false => Verdict::Deliver(inner),
-        }
-    }
-
-    fn control_or(
-        &self,
-        reason: Reason,
-        class: Class,
-        payload: &[u8],
-        forwarding: &Forwarding,
-    ) -> Verdict {
-        let control = forwarding.spec().control;
-        let is_expected = control != Some(PacketShape::Answers) || forwarding.hears(self.from);
-        match is_expected && is_control(class, payload, self.from, control) {
-            true => Verdict::Control,
-            false => Verdict::Drop(reason),
-        }
-    }
-}
-
-/// How many packets the interface did not take, and why.
-struct Failed {
-    packets: usize,
-    error: io::Error,
-}
-
-/// Writes a packet to the queue of its flow, always the same one: the kernel delivers the answers there
-/// (`tun_flow_update`). A packet that the kernel does not take as a whole is split.
-fn write(interface: &Interface, buffer: &[u8], merged: &Merged<'_>) -> Result<(), Failed> {
-    let queues = interface.queues();
-    let queue = &queues[merged.flow as usize % queues.len()];
-    let Vnet { gso, needs_csum, .. } = merged.vnet;
-    let is_left = gso != Gso::None || needs_csum;
-    let refused = if interface.takes().takes(gso) && (queue.has_header() || !needs_csum) {
-        let header = merged.vnet.bytes();
-        let mut slices = [IoSlice::new(&[]); SLICES];
-        slices[0] = IoSlice::new(&header);
-        slices[1] = IoSlice::new(&buffer[merged.head.clone()]);
-        let mut used = 2;
-        for payload in merged.rest().take(SLICES - 2) {
-            slices[used] = IoSlice::new(&buffer[payload]);
-            used += 1;
-        }
-        match queue.write(&slices[..used]) {
-            Ok(_) => return Ok(()),
-            Err(error) if is_left && is_refused(&error) => Some(error),
-            Err(error) => return Err(Failed { packets: merged.count.into(), error }),
-        }
-    } else {
-        None
-    };
-    let written = write_apart(queue, buffer, merged);
-    if let (Ok(()), Some(error), true) = (&written, refused, gso != Gso::None) {
-        interface.refuses(gso, &error);
-    }
-    written
-}
-
-/// Writes packet by packet, with nothing left to the kernel.
-fn write_apart(queue: &Queue, buffer: &[u8], merged: &Merged<'_>) -> Result<(), Failed> {
-    let mut packet = buffer[merged.head.clone()].to_vec();
-    merged.rest().for_each(|payload| packet.extend(&buffer[payload]));
-    let mut failed = None;
-    let each = |part: &[&[u8]]| {
-        let header = Vnet::PLAIN.bytes();
-        let mut slices = vec![IoSlice::new(&header)];
-        slices.extend(part.iter().map(|bytes| IoSlice::new(bytes)));
-        if let Err(error) = queue.write(&slices) {
-            let packets = failed.as_ref().map_or(1, |failed: &Failed| failed.packets + 1);
-            failed = Some(Failed { packets, error });
-        }
-    };
-    split::each(&mut packet, &merged.vnet, each);
-    failed.map_or(Ok(()), Err)
 }
