@@ -21,8 +21,8 @@ use crate::auth;
 use crate::engine::config::DeviceName;
 use crate::host::Directories;
 use crate::host::clock;
-use crate::observe::status::{self, ProcessStatus};
-use crate::observe::{is_command, peers, printable, printable_json};
+use crate::observe::status::ProcessStatus;
+use crate::observe::{is_command, peers, printable, printable_json, show};
 
 const SOCKET: &str = "control.sock";
 
@@ -98,9 +98,9 @@ pub fn show(
         return Ok(("no tunnel is running\n".to_owned(), None));
     }
     let now = clock::unix();
-    let mut text = status::table(&processes, now, style == Style::Wide);
+    let mut text = show::table(&processes, now, style == Style::Wide);
     if name.is_some() {
-        text.extend(processes.iter().map(|process| status::details(process, now)));
+        text.extend(processes.iter().map(|process| show::details(process, now)));
     }
     Ok((text, failed))
 }

@@ -4,6 +4,7 @@ pub mod events;
 pub mod log;
 pub mod peers;
 pub mod rate;
+pub mod show;
 pub mod status;
 mod text;
 

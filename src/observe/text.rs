@@ -44,3 +44,21 @@ pub(super) fn bytes(count: u64) -> String {
         _ => format!("{value:.0} {}", UNITS[unit]),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn amounts_are_shown_with_readable_units() {
+        assert_eq!(bytes(0), "0 B");
+        assert_eq!(bytes(999), "999 B");
+        assert_eq!(bytes(1000), "1.0 KiB");
+        assert_eq!(bytes(1536), "1.5 KiB");
+        assert_eq!(bytes(102_400), "100 KiB");
+        assert_eq!(bytes(1_023_000), "999 KiB");
+        assert_eq!(bytes(u64::MAX), "16.0 EiB");
+        assert_eq!(duration(119), "119s");
+        assert_eq!(duration(7200), "2h");
+    }
+}
