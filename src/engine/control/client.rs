@@ -1,23 +1,18 @@
-//! A client's end of the protocol: when a hello is due, what is in it, and what its answer means.
+//! A client's end of the protocol: when a hello is due, and what is in it. What its answer means is in
+//! `answered.rs`.
 
 use std::fmt;
 use std::time::Duration;
 
 use super::Random;
-use super::accepted::{Accepted, ClientHeard, State};
-use super::outstanding::{Outstanding, Sent};
+use super::accepted::{Accepted, State};
+use super::outstanding::Outstanding;
 use super::timing::{self, Lot};
 use crate::auth::{KeyError, Pair, Signer, check_public_key, hint, unsigned_hello};
-use crate::wire::control::{
-    Answer, AnswerKind, Cookie, HELLO_LEN, HelloFields, HelloKind, Hint, Refusal, Tag,
-};
+use crate::wire::control::{Cookie, HELLO_LEN, HelloFields, HelloKind, Hint, Refusal, Tag};
 
-/// So many challenges of one try are answered at once. More of them come when packets reach several
-/// servers in turn; then hellos would be sent without end.
-const ANSWERED_AT_ONCE: u8 = 2;
-
-/// After so many tries without an accept, hellos do not show the cookie of an accept any more. With it, a hello
-/// is not signed, so an old server that has taken the place of a new one could not understand it.
+/// After this many tries without an accept, hellos do not show the cookie of an accept any more. With it,
+/// a hello is not signed, so an old server that has taken the place of a new one could not understand it.
 const SHOWN_FOR: u32 = 3;
 
 /// How many goodbyes are said, and how far apart.
@@ -26,12 +21,6 @@ const GOODBYE_EVERY: Duration = Duration::from_millis(300);
 
 /// A hello ends with its tag.
 const TAG_LEN: usize = size_of::<Tag>();
-
-/// The lease of an accept that does not say one.
-const DEFAULT_LEASE: Duration = Duration::from_secs(180);
-
-/// No server has a shorter one: one that says so would have us say hello several times a second.
-const LEAST_LEASE: Duration = Duration::from_secs(30);
 
 /// What a client is told.
 #[derive(Debug, Clone)]
@@ -54,47 +43,47 @@ pub struct ClientConfig {
 /// time, [`poll`](Self::poll) gives what is to be sent.
 #[derive(Clone)]
 pub struct Client {
-    config: ClientConfig,
-    pair: Pair,
+    pub(super) config: ClientConfig,
+    pub(super) pair: Pair,
     sender: Hint,
     receiver: Hint,
-    outstanding: Outstanding,
-    cookie: Option<Shown>,
+    pub(super) outstanding: Outstanding,
+    pub(super) cookie: Option<Shown>,
     /// The hello whose answer the last cookie came in: older answers have older cookies.
-    cookie_of: u64,
+    pub(super) cookie_of: u64,
     /// When the next hello is due, and how many had no accept before it.
-    due: Duration,
-    step: usize,
+    pub(super) due: Duration,
+    pub(super) step: usize,
     /// When one more is sent, whatever is due.
-    extra_at: Option<Duration>,
+    pub(super) extra_at: Option<Duration>,
     /// A challenge is to be answered before that.
-    at_once: bool,
-    answered_at_once: u8,
+    pub(super) at_once: bool,
+    pub(super) answered_at_once: u8,
     /// A challenge has brought the retries forward once since the last accept.
-    is_brought_forward: bool,
+    pub(super) is_brought_forward: bool,
     /// Hellos that came due since the last accept or refusal, and when the first did.
-    tries: u32,
-    trying_since: Duration,
-    accepted: Option<Accepted>,
-    round_trip: Option<Duration>,
-    refused: Option<(Refusal, usize)>,
-    leaving: Option<Leaving>,
-    lot: Lot,
+    pub(super) tries: u32,
+    pub(super) trying_since: Duration,
+    pub(super) accepted: Option<Accepted>,
+    pub(super) round_trip: Option<Duration>,
+    pub(super) refused: Option<(Refusal, usize)>,
+    pub(super) leaving: Option<Leaving>,
+    pub(super) lot: Lot,
     /// There are other servers, whose turn comes when this one does not answer.
     is_one_of_several: bool,
 }
 
 /// A cookie that the next hello carries.
 #[derive(Clone, Copy)]
-struct Shown {
-    cookie: Cookie,
+pub(super) struct Shown {
+    pub(super) cookie: Cookie,
     /// It leads to a refresh at most, for which no signature is checked.
-    is_of_accept: bool,
+    pub(super) is_of_accept: bool,
 }
 
 /// How many goodbyes are left to be said.
 #[derive(Clone, Copy)]
-struct Leaving(u8);
+pub(super) struct Leaving(pub(super) u8);
 
 impl Client {
     /// A client whose first hello is due at once.
@@ -288,35 +277,6 @@ impl Client {
         self.leaving.is_some_and(|Leaving(left)| left > 0 || boot < self.due)
     }
 
-    /// Takes a UDP payload that came from the address and port that hellos go to.
-    pub fn receive(&mut self, payload: &[u8], boot: Duration) -> ClientHeard {
-        let Ok(received) = Answer::parse(payload) else { return ClientHeard::Nothing };
-        let Some(sent) = self.outstanding.find(&received.answer.echo, boot) else {
-            return ClientHeard::Nothing;
-        };
-        if !self.pair.is_answer_mac(received.authenticated, &received.mac) {
-            return ClientHeard::Nothing;
-        }
-        match received.answer.kind {
-            AnswerKind::Challenge => {
-                if sent.is_challenged || sent.number < self.cookie_of {
-                    return ClientHeard::Nothing;
-                }
-                sent.is_challenged = true;
-                let sent = *sent;
-                self.challenged(&received.answer, sent, boot)
-            }
-            AnswerKind::Accept => {
-                let sent = *sent;
-                self.accepted(received.answer, sent, boot)
-            }
-            AnswerKind::Refuse(why) => {
-                let sent = *sent;
-                self.refused(why, sent, boot)
-            }
-        }
-    }
-
     /// Whether we are connected.
     pub fn state(&self, boot: Duration) -> State {
         let accepted = self.accepted.as_ref().filter(|accepted| boot < accepted.until);
@@ -342,82 +302,6 @@ impl Client {
         self.accepted.as_ref()
     }
 
-    fn challenged(&mut self, answer: &Answer, sent: Sent, boot: Duration) -> ClientHeard {
-        self.round_trip = Some(boot.saturating_sub(sent.at));
-        self.cookie = Some(Shown { cookie: answer.cookie, is_of_accept: false });
-        self.cookie_of = sent.number;
-        if self.answered_at_once < ANSWERED_AT_ONCE && self.leaving.is_none_or(|l| l.0 > 0) {
-            self.answered_at_once += 1;
-            self.at_once = true;
-        }
-        // The server is there, so an answer can be waited for as at the start. But not each time: then
-        // hellos would never become rarer where challenges are all that ever comes.
-        if !std::mem::replace(&mut self.is_brought_forward, true) {
-            self.due = self.due.min(boot.saturating_add(self.retry_after(0)));
-            self.step = 1;
-        }
-        ClientHeard::Challenged
-    }
-
-    fn accepted(&mut self, answer: Answer, sent: Sent, boot: Duration) -> ClientHeard {
-        self.outstanding.close(sent.number);
-        if sent.number >= self.cookie_of {
-            self.cookie = Some(Shown { cookie: answer.cookie, is_of_accept: true });
-            self.cookie_of = sent.number;
-        }
-        let lease =
-            answer.lease.map_or(DEFAULT_LEASE, |lease| match Duration::from_secs(lease.into()) {
-                Duration::ZERO => Duration::ZERO,
-                lease => lease.max(LEAST_LEASE),
-            });
-        if let Some(leaving) = &mut self.leaving {
-            if !lease.is_zero() {
-                return ClientHeard::Nothing; // of a hello from before
-            }
-            *leaving = Leaving(0);
-            self.due = Duration::ZERO;
-            return ClientHeard::Gone;
-        }
-        if lease.is_zero() {
-            return ClientHeard::Nothing;
-        }
-        let round_trip = boot.saturating_sub(sent.at);
-        let goes_on = self.accepted.take().filter(|accepted| boot < accepted.until);
-        self.accepted = Some(Accepted {
-            since: goes_on.map_or(boot, |accepted| accepted.since),
-            until: sent.at.saturating_add(lease),
-            round_trip,
-            seen: answer.seen,
-            inner: answer.inner,
-            mtu: answer.mtu,
-        });
-        self.round_trip = Some(round_trip);
-        (self.refused, self.tries, self.trying_since) = (None, 0, boot);
-        (self.answered_at_once, self.is_brought_forward, self.extra_at) = (0, false, None);
-        // A later hello still has to be accepted: it may have gone from where we are now.
-        if sent.number == self.outstanding.last() {
-            self.step = 0;
-            let after = timing::keepalive_after(self.config.keepalive, lease, self.lot);
-            self.due = boot.saturating_add(after);
-        }
-        ClientHeard::Accepted
-    }
-
-    fn refused(&mut self, why: Refusal, sent: Sent, boot: Duration) -> ClientHeard {
-        self.outstanding.close(sent.number);
-        if self.leaving.is_some() {
-            return ClientHeard::Nothing;
-        }
-        self.round_trip = Some(boot.saturating_sub(sent.at));
-        let before = self.refused.map_or(0, |(_, times)| times);
-        self.refused = Some((why, before + 1));
-        self.accepted = None;
-        (self.tries, self.trying_since) = (0, boot);
-        (self.at_once, self.is_brought_forward, self.extra_at) = (false, false, None);
-        (self.due, self.step) = (boot.saturating_add(timing::refused_after(before)), 0);
-        ClientHeard::Refused(why)
-    }
-
     /// A goodbye, if one is left to be said.
     fn goodbye(
         &mut self,
@@ -432,7 +316,7 @@ impl Client {
         self.hello((HelloKind::Bye, self.cookie), boot, unix_seconds, random)
     }
 
-    /// Whether the server may have a session of ours that a goodbye can end.
+    /// Whether the server may have a session that a goodbye can end.
     fn has_session(&self, boot: Duration) -> bool {
         self.cookie.is_some_and(|shown| !shown.is_of_accept || self.is_connected(boot))
     }
@@ -478,7 +362,7 @@ impl Client {
         Some(packet)
     }
 
-    fn retry_after(&self, step: usize) -> Duration {
+    pub(super) fn retry_after(&self, step: usize) -> Duration {
         match self.is_one_of_several {
             true => timing::retry_in_turn(step, self.round_trip, self.lot),
             false => timing::retry_after(step, self.round_trip, self.lot),

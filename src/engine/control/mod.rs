@@ -11,6 +11,7 @@
 //! come from a [`Random`].
 
 mod accepted;
+mod answered;
 mod bucket;
 mod client;
 mod outcome;
