@@ -44,6 +44,15 @@ pub enum Why {
     Refused(Refusal),
 }
 
+/// What was reported last.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Told {
+    Nothing,
+    Connected,
+    Disconnected,
+    Refused,
+}
+
 /// What a server said when somebody asked whether it is there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Pong {

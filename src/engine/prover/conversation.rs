@@ -1,17 +1,17 @@
 //! Authenticates us by hellos that the server answers: control protocol v2. A [`Client`] for each server says
-//! when one is due, and [`Turns`] whose turn it is; here they are told what happens around them, and what
-//! they know is put into words.
+//! when one is due, and [`Turns`] whose turn it is; here they are told what happens around them. What they
+//! know is put into words in `told.rs`.
 
 use std::mem;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use super::connection::{Connection, Pong, Why};
+use super::connection::{Pong, Told};
 use super::turns::{Access, SPREAD, Turn, Turns};
 use crate::auth::Credential;
 use crate::engine::calendar::Calendar;
 use crate::engine::config::Shows;
-use crate::engine::control::{Client, ClientConfig, ClientHeard, State};
+use crate::engine::control::{Client, ClientConfig, ClientHeard};
 use crate::engine::host::Traffic;
 use crate::engine::memory::Memory;
 use crate::engine::random::Random;
@@ -24,22 +24,19 @@ const KEEPALIVE: Duration = Duration::from_secs(27);
 /// How long data goes out and none comes back before the server is asked.
 const UNANSWERED: Duration = Duration::from_secs(5);
 
-/// How many hellos without an answer it takes to say that we are not connected.
-const TOLD_AFTER: u32 = 3;
-
 /// The hellos to a server, or to several in turn.
 #[derive(Debug)]
 pub struct Conversation {
     /// One for each server; there is always one.
-    clients: Vec<Client>,
-    turns: Turns,
+    pub(super) clients: Vec<Client>,
+    pub(super) turns: Turns,
     /// Servers that we take leave of once our data goes elsewhere, and those that are told now.
     left: Vec<usize>,
     goodbye_due: Vec<usize>,
     /// A server that is asked now whether it is there, although it is not its turn.
     ping_due: Option<usize>,
     /// This process ends: nothing but goodbyes is said any more.
-    is_closed: bool,
+    pub(super) is_closed: bool,
     calendar: Calendar,
     /// Time since the boot of the machine less time since the start of the process.
     offset: Duration,
@@ -47,26 +44,18 @@ pub struct Conversation {
     wanted_at: Option<Duration>,
     /// Unix time.
     last_sent: Option<u64>,
-    /// The server answered once: it needs no clock of ours.
-    is_answering: bool,
+    /// The server answered once: it does not need our clock.
+    pub(super) is_answering: bool,
     /// The counters at the last reading and when that was, and since when data goes out and none comes in:
     /// from the reading before the first that saw it.
     traffic: Traffic,
     read_at: Duration,
-    unanswered: Option<Duration>,
+    pub(super) unanswered: Option<Duration>,
     /// What was said last.
-    told: Told,
+    pub(super) told: Told,
     /// The server that somebody asks whether it is there, and what it said.
     pinged: Option<usize>,
     pong: Option<Pong>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Told {
-    Nothing,
-    Connected,
-    Disconnected,
-    Refused,
 }
 
 impl Conversation {
@@ -336,40 +325,6 @@ impl Conversation {
         true
     }
 
-    /// What there is to say of an answer.
-    fn news(&mut self, from: SocketAddr, heard: ClientHeard, now: &Now) -> Option<Report> {
-        match heard {
-            ClientHeard::Nothing | ClientHeard::Challenged | ClientHeard::Gone => None,
-            ClientHeard::Accepted => {
-                self.unanswered = None;
-                let Connection { round_trip, seen, .. } = self.connection(now);
-                let round_trip = round_trip.unwrap_or_default();
-                let is_news = mem::replace(&mut self.told, Told::Connected) != Told::Connected;
-                is_news.then_some(Report::Connected { server: from, round_trip, seen })
-            }
-            ClientHeard::Refused(why) => {
-                let is_news = mem::replace(&mut self.told, Told::Refused) != Told::Refused;
-                is_news.then_some(Report::ServerRefused { server: from, why })
-            }
-        }
-    }
-
-    /// What there is to say now that time has passed.
-    pub fn tell(&mut self, server: SocketAddr, now: &Now) -> Option<Report> {
-        if self.is_closed {
-            return None;
-        }
-        let Some(Why::NoAnswer { tries, silent }) = self.connection(now).why else { return None };
-        let is_round_over = self.turns.is_round_over(self.clients.len());
-        let is_told = tries >= TOLD_AFTER && (self.clients.len() == 1 || is_round_over);
-        if !is_told || self.told == Told::Disconnected {
-            return None;
-        }
-        self.told = Told::Disconnected;
-        let has_answered = self.is_answering;
-        Some(Report::Disconnected { server, tries, silent, has_answered })
-    }
-
     /// Takes the counters of the link.
     pub fn read_traffic(&mut self, traffic: Traffic, now: &Now) {
         let last = mem::replace(&mut self.traffic, traffic);
@@ -399,45 +354,6 @@ impl Conversation {
     /// Unix time of the last hello.
     pub fn last_sent(&self) -> Option<u64> {
         self.last_sent
-    }
-
-    /// Whether the server is there.
-    pub fn connection(&self, now: &Now) -> Connection {
-        let client = |number: usize| self.clients.get(number);
-        let state = |number: usize| client(number).map(|client| client.state(now.boot));
-        let last = client(self.turns.in_use()).and_then(Client::last_accept);
-        let (connected_for, why) = match (state(self.turns.in_use()), state(self.turns.asking())) {
-            (Some(State::Connected { since }), _) => (Some(now.boot.saturating_sub(since)), None),
-            (_, Some(State::Refused { why })) | (Some(State::Refused { why }), _) => {
-                (None, Some(Why::Refused(why)))
-            }
-            (Some(State::Trying { .. }) | None, _) => (None, Some(self.no_answer(now))),
-        };
-        let last = last.filter(|_| connected_for.is_some());
-        Connection {
-            connected_for,
-            why,
-            has_answered: self.is_answering,
-            round_trip: last.map(|accept| accept.round_trip),
-            seen: last.and_then(|accept| accept.seen),
-            lease: last.map(|accept| accept.until.saturating_sub(now.boot)),
-            inner: last.map(|accept| accept.inner.clone()).unwrap_or_default(),
-            mtu: last.and_then(|accept| accept.mtu),
-        }
-    }
-
-    /// The hellos to all servers since one of them let us in, or since each of them has been asked.
-    fn no_answer(&self, now: &Now) -> Why {
-        let asking = self.turns.asking();
-        let states = self.clients.iter().map(|client| client.state(now.boot)).enumerate();
-        let asked = states.filter_map(|(number, state)| match state {
-            State::Trying { tries, since } if tries > 0 || number == asking => Some((tries, since)),
-            State::Trying { .. } | State::Connected { .. } | State::Refused { .. } => None,
-        });
-        let (tries, since) = asked.fold((0u32, now.boot), |(all, first), (tries, since)| {
-            (all.saturating_add(tries), first.min(since))
-        });
-        Why::NoAnswer { tries, silent: now.boot.saturating_sub(since) }
     }
 
     /// The first of the goodbyes that end the session at once, or the next one.

@@ -4,6 +4,7 @@
 mod connection;
 mod conversation;
 mod dated;
+mod told;
 mod turns;
 
 use std::net::SocketAddr;
