@@ -1,3 +1,5 @@
+use ipnet::IpNet;
+
 use super::*;
 
 fn hello(tlvs: [u8; 4]) -> [u8; HELLO_LEN] {
