@@ -1,4 +1,4 @@
-//! The table of a tunnel with many ends: which inner addresses are behind which remote.
+//! The table of a tunnel with many peers: which inner addresses are behind which remote.
 //!
 //! ```json
 //! {"nodes": {
@@ -15,6 +15,7 @@
 //! start the program ends; later the last good table stays. A name that cannot be looked up is not a
 //! mistake: its node alone is left out, and the name is looked up again.
 
+mod error;
 mod json;
 pub mod nodes;
 
@@ -27,6 +28,8 @@ use ipnet::IpNet;
 use serde::ser::{Serialize, Serializer};
 
 use crate::engine::config::{HostName, is_host_name};
+pub use error::{NodeError, TableError};
+use error::{json_error, line_at, shortened};
 use json::{Written, line_of, read};
 
 /// The most bytes that a table may have; those who read one stop there. With 18 bytes for the shortest
@@ -51,71 +54,6 @@ pub struct Node {
     pub inner: IpNet,
     /// The outer address and UDP port that it is reached at.
     pub remote: SocketAddr,
-}
-
-/// What is wrong with a table, to be read after the name of the file and a colon.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum TableError {
-    /// The file is not text.
-    #[error("{line}: this is not UTF-8")]
-    NotUtf8 {
-        /// Line of the first wrong byte, from 1.
-        line: usize,
-    },
-    /// It is not JSON, or not of the form above.
-    #[error("{line}:{column}: {what}")]
-    Json {
-        /// Line of the mistake, from 1.
-        line: usize,
-        /// Column of the mistake, from 1.
-        column: usize,
-        /// What serde_json says of it, shortened.
-        what: String,
-    },
-    /// One node cannot be used.
-    #[error("{line}: node {key:?} {fault}")]
-    Node {
-        /// Line of its key, from 1.
-        line: usize,
-        /// The key, shortened.
-        key: String,
-        /// What is wrong with it.
-        fault: NodeError,
-    },
-}
-
-/// What is wrong with a node: a sentence that goes on after its key.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum NodeError {
-    /// The key is not an address, and not an address with a prefix length.
-    #[error("is neither an IP address nor a prefix")]
-    NotAPrefix,
-    /// The key is a network with host bits; this is the network without them.
-    #[error("has bits set behind its prefix length: write \"{0}\"")]
-    HostBits(IpNet),
-    /// The key is a multicast network, or the address of no host.
-    #[error("holds no addresses that a host can have")]
-    NotUnicast,
-    /// The host is not one that packets can be sent to, shortened for the message.
-    #[error("has the host {0:?}, which is neither an address of one host nor a name")]
-    NotAHost(String),
-    /// The host has its port behind a colon: the text, and that port.
-    #[error("has the host {0:?}: write the port as \"port\": {1}")]
-    PortInHost(String, NonZeroU16),
-    /// Two keys mean the same addresses.
-    #[error("is there twice (first in line {first})")]
-    Twice {
-        /// Line of the first of the two.
-        first: usize,
-    },
-    /// A key is within another.
-    #[error("overlaps {other:?} of line {line}")]
-    Overlaps {
-        /// The other key, shortened.
-        other: String,
-        /// Its line.
-        line: usize,
-    },
 }
 
 impl HostTable {
@@ -261,26 +199,6 @@ fn is_unicast(address: IpAddr) -> bool {
     !(address.is_unspecified() || address.is_multicast() || broadcast)
 }
 
-fn json_error(error: &serde_json::Error) -> TableError {
-    let (line, column) = (error.line(), error.column());
-    let what = error.to_string();
-    let place = format!(" at line {line} column {column}");
-    TableError::Json { line, column, what: shortened(what.strip_suffix(&place).unwrap_or(&what)) }
-}
-
-fn line_at(text: &[u8], offset: usize) -> usize {
-    1 + text.iter().take(offset).filter(|b| **b == b'\n').count()
-}
-
-/// A message is one line that can be read, whatever stands in the file.
-fn shortened(text: &str) -> String {
-    const LONGEST: usize = 120;
-    match text.char_indices().nth(LONGEST) {
-        Some((end, _)) => format!("{}…", &text[..end]),
-        None => text.to_owned(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::net::Ipv4Addr;
@@ -328,7 +246,7 @@ mod tests {
 
     #[test]
     fn a_mistake_in_a_node_is_named_with_its_line() {
-        for (nodes, complaint) in [
+        for (nodes, message) in [
             (
                 "\"10.0.0.1\": {\"host\": \"a\"},\n\n\"10.0.0.1/32\": {\"host\": \"b\"}",
                 r#"4: node "10.0.0.1/32" is there twice (first in line 2)"#,
@@ -364,13 +282,13 @@ mod tests {
             (r#""10.0.0.1": {"host": "a", "host": "b"}"#, "2:38: duplicate field `host`"),
             (r#""10.0.0.1": {"host": "a"},"#, "3:1: trailing comma"),
         ] {
-            assert_eq!(table(nodes), Err(complaint.to_owned()), "{nodes}");
+            assert_eq!(table(nodes), Err(message.to_owned()), "{nodes}");
         }
     }
 
     #[test]
     fn a_mistake_around_the_nodes_is_named_with_its_line() {
-        for (text, complaint) in [
+        for (text, message) in [
             (&b""[..], "1:0: EOF while parsing a value"),
             (b"[]", "1:0: invalid type: sequence, expected a table: {\"nodes\": {…}}"),
             (b"{}", "1:2: missing field `nodes`"),
@@ -380,7 +298,7 @@ mod tests {
             (b"{\"nodes\":\n{\"\xff\"", "2: this is not UTF-8"),
         ] {
             let error = HostTable::parse(text).unwrap_err();
-            assert_eq!(error.to_string(), complaint);
+            assert_eq!(error.to_string(), message);
         }
     }
 
