@@ -13,9 +13,9 @@ use super::conf_file::{self, ConfFile};
 use super::error::{CliError, usage, usage_lines};
 use super::invocation::{Invocation, Run};
 use super::options::{self, Options};
+use super::places;
 use super::resolve::{self, Directories};
 use super::secrets::Secrets;
-use super::value;
 use crate::auth::key_text;
 
 /// Checks the file that `--config NAME` means. Returns warnings and, given the copy that a running
@@ -28,7 +28,7 @@ pub fn check(
     running: Option<&Path>,
     command: &mut Command,
 ) -> Result<Invocation, CliError> {
-    let path = value::conf_path(name);
+    let path = places::conf_path(name);
     let path = path.display();
     let Read { matches: now, run, warnings, .. } = understood(name, command)?;
     let mut text = about(&run, &warnings);
@@ -123,7 +123,7 @@ pub struct Read {
 /// # Errors
 /// When no tunnel could be started with this file.
 pub fn understood(name: &Path, command: &mut Command) -> Result<Read, CliError> {
-    let file = value::conf_path(name);
+    let file = places::conf_path(name);
     let in_file = |problem: &dyn Display| usage(format!("{}: {problem}", file.display()));
     let (matches, mut options, conf) = read(name, command)?;
     options.config.push(name.to_owned()); // files of peers may be called after it

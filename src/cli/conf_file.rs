@@ -11,7 +11,7 @@ use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use zeroize::Zeroizing;
 
 use super::conf::{self, ConfError, ConfErrors};
-use super::{options, value};
+use super::{options, places};
 
 /// The largest file that is read. A larger one is not a list of options, but a device, or the wrong
 /// file.
@@ -30,7 +30,7 @@ pub struct ConfFile {
 /// # Errors
 /// When the file cannot be read, is too big, or has a line that is no option.
 pub fn read(name: &Path, command: &mut clap::Command) -> Result<ConfFile, ConfErrors> {
-    let path = value::conf_path(name);
+    let path = places::conf_path(name);
     let fail = |problem| ConfErrors(vec![ConfError { file: path.clone(), line: None, problem }]);
     let (text, readable_by_all) = contents(&path, MAX_SIZE)
         .map_err(|error| fail(format!("cannot be read: {error}{}", shorter(name, &error))))?
@@ -67,7 +67,8 @@ impl ConfFile {
 /// Returns a hint for users who gave the file's whole name instead of the part before `.conf`.
 fn shorter(name: &Path, error: &io::Error) -> String {
     let bare = name.to_str().and_then(|name| name.strip_suffix(".conf"));
-    match bare.filter(|_| error.kind() == io::ErrorKind::NotFound && value::conf_path(name) != name)
+    match bare
+        .filter(|_| error.kind() == io::ErrorKind::NotFound && places::conf_path(name) != name)
     {
         Some(bare) => format!("; did you mean {bare}?"),
         None => String::new(),

@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use super::check::{Read, understood};
 use super::error::{CliError, usage};
 use super::options::Options;
+use super::places;
 use super::secrets::Secrets;
-use super::value;
 use crate::auth::Proof;
 use crate::engine::config::{Admits, Config, Expects};
 use crate::engine::peers_file::PeerName;
@@ -43,7 +43,7 @@ fn as_path(file: &Path) -> PathBuf {
 }
 
 fn server(name: &Path, command: &mut clap::Command) -> Result<OldServer, CliError> {
-    let path = value::conf_path(name);
+    let path = places::conf_path(name);
     let Read { options, conf, secrets, run, .. } = understood(name, command)?;
     let file = path.display().to_string();
     let named = |what: &str| usage(format!("{file}: {what}"));

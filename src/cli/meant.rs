@@ -5,7 +5,7 @@ use std::path::Path;
 
 use strsim::osa_distance;
 
-use super::value;
+use super::places;
 
 /// How many options a guess names at most.
 const NAMED: usize = 3;
@@ -146,7 +146,7 @@ pub fn instead_of(word: &str, command: &clap::Command) -> Option<String> {
     if let Some(question) = question("--", &options) {
         return Some(question);
     }
-    let is_name = !word.contains('/') && value::conf_path(Path::new(word)).exists();
+    let is_name = !word.contains('/') && places::conf_path(Path::new(word)).exists();
     is_name.then(|| format!("did you mean --config {word}?"))
 }
 

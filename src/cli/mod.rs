@@ -24,6 +24,7 @@ mod invocation;
 mod meant;
 mod options;
 mod peers;
+mod places;
 mod resolve;
 mod secrets;
 mod value;

@@ -9,7 +9,7 @@ use super::error::{CliError, usage};
 use super::invocation::{Invocation, PeersQuestion};
 use super::options::PeerCommand;
 use super::options::command::{RunningOptions, ServerOptions};
-use super::{arguments, check, conf_file, import, value};
+use super::{arguments, check, conf_file, import, places};
 use crate::engine::config::Config;
 use crate::engine::peers_file::edit::{ClientConf, Edit, NewPeer};
 
@@ -98,7 +98,7 @@ pub fn configured(
     file: &Path,
     command: &mut clap::Command,
 ) -> Result<(Box<Config>, String), CliError> {
-    let tunnel = value::conf_path(file);
+    let tunnel = places::conf_path(file);
     let tunnel = tunnel.file_stem().unwrap_or_default().to_string_lossy().into_owned();
     match check::check(file, None, command)? {
         Invocation::Checked { config, .. } => Ok((config, tunnel)),
@@ -108,7 +108,7 @@ pub fn configured(
 
 /// Returns the name of the only file in /etc/ipipou that has `peers`.
 fn only_server(command: &mut clap::Command) -> Result<PathBuf, CliError> {
-    let names = value::conf_names().into_iter();
+    let names = places::conf_names().into_iter();
     let mut servers: Vec<_> = names.filter(|name| by_file(name, command).is_some()).collect();
     match (servers.pop(), servers.is_empty()) {
         (Some(name), true) => Ok(name.into()),
@@ -127,7 +127,7 @@ pub fn by_file(name: &str, command: &mut clap::Command) -> Option<PathBuf> {
     let all: Vec<_> = std::iter::once("ipipou".into()).chain(file.arguments).collect();
     let path = arguments::options(command, &all).ok()?.peers.peers?;
     match path.as_os_str().is_empty() {
-        true => Some(value::peers_path(OsStr::new(name))),
+        true => Some(places::peers_path(OsStr::new(name))),
         false => Some(path),
     }
 }

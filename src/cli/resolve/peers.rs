@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::error::UsageError;
 use crate::cli::options::peers::PeersOptions;
 use crate::cli::options::{Options, RpFilter};
-use crate::cli::value;
+use crate::cli::places;
 use crate::engine::config::{Authorities, HostsSource, HostsUrl, LearnConfig};
 
 const LEARN_LIFETIME: Duration = Duration::from_secs(60);
@@ -83,7 +83,7 @@ fn members(path: &Path, options: &Options) -> Result<Peers, UsageError> {
     if !path.as_os_str().is_empty() {
         return Ok(Peers::Members(path.to_owned()));
     }
-    let of_file = |name: &PathBuf| Some(value::peers_path(value::conf_path(name).file_stem()?));
+    let of_file = |name: &PathBuf| Some(places::peers_path(places::conf_path(name).file_stem()?));
     let path = options.config.last().and_then(of_file);
     path.map(Peers::Members).ok_or(UsageError::NoPeersPath)
 }

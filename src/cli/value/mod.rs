@@ -4,19 +4,21 @@
 //! Blanks around a value are dropped, because they come easily into a `.conf` file; only tokens and
 //! secrets keep every byte, as the other end may have them with blanks.
 
-use std::ffi::OsStr;
+mod keys;
+
 use std::net::Ipv4Addr;
 use std::num::{NonZeroU8, NonZeroU16, NonZeroU32, NonZeroUsize};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use ipnet::IpNet;
-use zeroize::Zeroizing;
 
-use crate::auth::{KeyError, SharedSecret, Token, TokenError, is_public_key, parse_key};
+pub use keys::{
+    PublicKey, PublicKeys, Seed, public_key, public_keys, seed, shared_secret, token, token_b64,
+    token_of,
+};
+
 use crate::engine::config::{DeviceName, DeviceNameError, LEAST_MTU, MOST_MTU};
 use crate::engine::hub::MemberState;
 
@@ -103,42 +105,6 @@ pub enum ValueError {
     NoToken,
     #[error("has {0} bytes: a token has at most 1472, to fit in one packet")]
     TokenLength(usize),
-}
-
-/// The directory of `.conf` files that are given by name.
-const CONF_DIRECTORY: &str = "/etc/ipipou";
-
-/// An ed25519 private key (RFC 8032 seed) as given, never printed.
-#[derive(Clone)]
-pub struct Seed(Zeroizing<[u8; 32]>);
-
-impl Seed {
-    pub fn as_bytes(&self) -> &[u8; 32] {
-        &self.0
-    }
-}
-
-impl std::fmt::Debug for Seed {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Seed(…)")
-    }
-}
-
-/// The bytes of an ed25519 public key that is a point of the curve.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct PublicKey([u8; 32]);
-
-impl PublicKey {
-    pub fn as_bytes(&self) -> &[u8; 32] {
-        &self.0
-    }
-}
-
-/// The keys of the other ends, of which only a client has more than one.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PublicKeys {
-    pub first: PublicKey,
-    pub others: Vec<PublicKey>,
 }
 
 pub fn port(text: &str) -> Result<NonZeroU16, ValueError> {
@@ -314,85 +280,6 @@ pub fn path_or_none(text: &str) -> Result<PathBuf, ValueError> {
     Ok(PathBuf::from(text.trim()))
 }
 
-/// Returns the file that `--config NAME` means.
-pub fn conf_path(name: &Path) -> PathBuf {
-    let bytes = name.as_os_str().as_encoded_bytes();
-    if [&b"/"[..], b"./", b"../"].iter().any(|start| bytes.starts_with(start)) {
-        return name.to_owned();
-    }
-    let mut file = name.as_os_str().to_owned();
-    file.push(".conf");
-    Path::new(CONF_DIRECTORY).join(file)
-}
-
-/// Returns the names of the files that `--config NAME` can mean, sorted.
-pub fn conf_names() -> Vec<String> {
-    let entries = std::fs::read_dir(CONF_DIRECTORY).into_iter().flatten().flatten();
-    let name = |entry: std::fs::DirEntry| {
-        entry.file_name().to_str()?.strip_suffix(".conf").map(str::to_owned)
-    };
-    let mut names: Vec<_> = entries.filter_map(name).collect();
-    names.sort();
-    names
-}
-
-/// Returns where the files of peers of the tunnel with this name are, unless it is said.
-pub fn peers_path(name: &OsStr) -> PathBuf {
-    let mut directory = name.to_owned();
-    directory.push(".peers.d");
-    Path::new(CONF_DIRECTORY).join(directory)
-}
-
-pub fn seed(text: &str) -> Result<Seed, ValueError> {
-    Ok(Seed(parse_key(text).map_err(key_error)?))
-}
-
-pub fn public_key(text: &str) -> Result<PublicKey, ValueError> {
-    let key = *parse_key(text).map_err(key_error)?;
-    if is_public_key(&key) { Ok(PublicKey(key)) } else { Err(ValueError::NotAPublicKey) }
-}
-
-/// Parses one key, or several with commas between.
-pub fn public_keys(text: &str) -> Result<PublicKeys, ValueError> {
-    let (first, others) = match text.split_once(',') {
-        None => (public_key(text)?, Vec::new()),
-        Some((first, others)) => {
-            (public_key(first)?, others.split(',').map(public_key).collect::<Result<_, _>>()?)
-        }
-    };
-    Ok(PublicKeys { first, others })
-}
-
-/// Converts an error without the decoder's message, which names a byte of the key.
-fn key_error(error: KeyError) -> ValueError {
-    match error {
-        KeyError::NotBase64(_) => ValueError::NotBase64,
-        KeyError::Length(n) => ValueError::KeyLength(n),
-        KeyError::NotAPoint | KeyError::Weak | KeyError::NotCanonical | KeyError::Torsion => {
-            ValueError::NotAPublicKey
-        }
-    }
-}
-
-pub fn token(text: &str) -> Result<Token, ValueError> {
-    token_of(text.as_bytes().to_vec())
-}
-
-pub fn token_b64(text: &str) -> Result<Token, ValueError> {
-    token_of(STANDARD.decode(text.trim()).map_err(|_| ValueError::NotBase64)?)
-}
-
-pub fn token_of(bytes: Vec<u8>) -> Result<Token, ValueError> {
-    Token::new(bytes).map_err(|error| match error {
-        TokenError::Empty => ValueError::NoToken,
-        TokenError::TooLong(n) => ValueError::TokenLength(n),
-    })
-}
-
-pub fn shared_secret(text: &str) -> Result<SharedSecret, ValueError> {
-    Ok(SharedSecret::new(text.as_bytes().to_vec()))
-}
-
 /// Returns `None` for zero, which means "never" or "never ends" in every option that takes seconds.
 pub fn unless_zero(duration: Option<Duration>) -> Option<Duration> {
     duration.filter(|duration| !duration.is_zero())
@@ -457,30 +344,6 @@ mod tests {
         assert_eq!(table("ipipou"), Ok("ipipou".to_owned()));
         for bad in ["", "0a", "a b", "a;b", "a\"b", "é", "-a", &"a".repeat(201)] {
             assert_eq!(table(bad), Err(ValueError::NotATable), "{bad:?}");
-        }
-    }
-
-    #[test]
-    fn no_part_of_a_secret_is_printed() {
-        let key = "RuBZkT23na2Q4QH1xfmZCfRgSgPt5s362UPAFbecTso=";
-        assert_eq!(format!("{:?}", seed(key)), "Ok(Seed(…))");
-        assert_eq!(seed("RuBZ!").map(|_| ()), Err(ValueError::NotBase64));
-        assert_eq!(seed("RuBZ").map(|_| ()), Err(ValueError::KeyLength(3)));
-        assert_eq!(token("").map(|_| ()), Err(ValueError::NoToken));
-        assert_eq!(token(&"x".repeat(1473)).map(|_| ()), Err(ValueError::TokenLength(1473)));
-    }
-
-    #[test]
-    fn a_name_means_a_file_in_etc_and_a_path_means_itself() {
-        for (name, path) in [
-            ("server0", "/etc/ipipou/server0.conf"),
-            ("a.b", "/etc/ipipou/a.b.conf"),
-            ("/tmp/x", "/tmp/x"),
-            ("./x", "./x"),
-            ("../x.conf", "../x.conf"),
-            ("x/y", "/etc/ipipou/x/y.conf"),
-        ] {
-            assert_eq!(conf_path(Path::new(name)), Path::new(path));
         }
     }
 }
