@@ -145,12 +145,12 @@ masquerade() { # FIRST-LAST
 make_keys() {
     local host
     for host in alice bob; do
-        echo "$host# umask 077; ipipou --auth-keygen >$host.key"
-        (umask 077 && ipipou --auth-keygen >"$host.key")
+        echo "$host# umask 077; ipipou genkey >$host.key"
+        (umask 077 && ipipou genkey >"$host.key")
     done
     (umask 077 && echo topsecret >shared.secret)
-    alice_public=$(tail -n 1 alice.key)
-    bob_public=$(tail -n 1 bob.key)
+    alice_public=$(ipipou pubkey <alice.key)
+    bob_public=$(ipipou pubkey <bob.key)
     echo "alice's public key: $alice_public"
     echo "bob's public key:   $bob_public"
 }

@@ -24,7 +24,7 @@ const ELSEWHERE: [(&[&str], &str); 7] = [
     (&["status", "list", "ls", "info", "stats"], "did you mean show?"),
     (&["help", "usage", "man"], "did you mean -h?"),
     (&["version"], "did you mean --version?"),
-    (&["keygen", "genkey", "key", "keys"], "did you mean --auth-keygen?"),
+    (&["keygen", "key", "keys"], "did you mean genkey?"),
 ];
 
 /// Asks whether these options were meant, each with `dashes` before it.

@@ -37,9 +37,9 @@ enum Problem {
     Empty,
     #[error("the value {0}")]
     Value(#[from] ValueError),
-    #[error("has more lines than the two that --auth-keygen prints")]
+    #[error("has more lines than the two of a key pair")]
     MoreThanAPair,
-    #[error("the second line is not the public key of the first: give what --auth-keygen prints")]
+    #[error("the second line is not the public key of the first: give what `ipipou genkey` prints")]
     NotAPair,
 }
 

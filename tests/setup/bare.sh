@@ -36,7 +36,7 @@ user) user=newcomer home=home/newcomer more=,sudo ;;
 *) echo "bare.sh: as whom? root or user, not '$who'" >&2 && exit 2 ;;
 esac
 readme() { # DEMO
-    commands=(./setup "$1" 'make build && sudo make install' 'ipipou --auth-keygen') document=README.md
+    commands=(./setup "$1" 'make build && sudo make install' 'ipipou genkey') document=README.md
 }
 case $datapath in
 kernel) readme 'make demo' ;;

@@ -171,8 +171,8 @@ fn only_key(keys: Option<&PublicKeys>) -> Result<Option<PublicKey>, UsageError> 
 fn warn_of_public_key(seed: &Seed, signer: &Signer, resolver: &mut Resolver) {
     if is_public_key(seed.as_bytes()) {
         resolver.warn(format!(
-            "--auth-key-b64 looks like a public key: give the first line of --auth-keygen. (One old \
-             private key in 16 looks so, too: it is right if the other end has {})",
+            "--auth-key-b64 looks like a public key: give the private one, which `ipipou genkey` prints. (One \
+             old private key in 16 looks so, too: it is right if the other end has {})",
             key_text(&signer.public())
         ));
     }

@@ -95,8 +95,7 @@ pub enum ValueError {
     #[error("has {0} bytes: an ed25519 key has 32")]
     KeyLength(usize),
     #[error(
-        "is not an ed25519 public key: give the second line of --auth-keygen, not the first, which \
-         is private"
+        "is not an ed25519 public key: give the one that `ipipou pubkey` prints, not the private key"
     )]
     NotAPublicKey,
     #[error("is a placeholder: put what it stands for in its place")]
