@@ -135,7 +135,7 @@ fn line(happened: &Happened) -> Vec<u8> {
 
 enum Next {
     Line(Arc<Line>),
-    /// The reader was too slow for so many.
+    /// The reader was too slow: it missed this many.
     Missed(u64),
     /// The reader or the process ends.
     End,

@@ -31,12 +31,12 @@ pub struct Listener {
     places: Arc<Semaphore>,
     clock: Clock,
     /// Log lines about connections that cannot be taken.
-    complaints: Limiter<()>,
+    warnings: Limiter<()>,
 }
 
 impl Listener {
-    /// Listens at `path`, for this user only. What is there is replaced. So many are served at a time:
-    /// `places`.
+    /// Listens at `path`, for this user only. What is there is replaced. At most `places`
+    /// connections are served at a time.
     ///
     /// # Errors
     /// When the socket cannot be made.
@@ -49,8 +49,8 @@ impl Listener {
         let path = path.to_owned();
         let places = Arc::new(Semaphore::new(places));
         // It is removed again if this fails.
-        let (clock, complaints) = (Clock::start(), Limiter::new(TELL_EVERY, 1));
-        let listener = Listener { listener, path, places, clock, complaints };
+        let (clock, warnings) = (Clock::start(), Limiter::new(TELL_EVERY, 1));
+        let listener = Listener { listener, path, places, clock, warnings };
         fs::set_permissions(&listener.path, Permissions::from_mode(0o600))?;
         Ok(listener)
     }
@@ -64,15 +64,15 @@ impl Listener {
             };
             match self.listener.accept().await {
                 Ok((stream, _)) => return (stream, place),
-                Err(e) => self.complain(&e),
+                Err(e) => self.warn(&e),
             }
             drop(place);
             sleep(PAUSE).await;
         }
     }
 
-    fn complain(&mut self, error: &io::Error) {
-        if self.complaints.pass((), self.clock.elapsed()).is_some() {
+    fn warn(&mut self, error: &io::Error) {
+        if self.warnings.pass((), self.clock.elapsed()).is_some() {
             let path = self.path.display();
             tracing::warn!("{path}: nobody can ask anything for now: {error}; trying again");
         }

@@ -45,7 +45,7 @@ pub async fn remove(base: &Base, entries: &[PeerEntry], unix: u64) {
     }
 }
 
-/// The ports that links of ours have in their names.
+/// The ports that our links have in their names.
 async fn linked(settings: &Settings) -> Vec<NonZeroU16> {
     let Ok(links) = Links::open() else { return Vec::new() };
     let hub = &settings.tunnel().device;

@@ -64,7 +64,7 @@ pub struct Mistakes {
 }
 
 impl Mistakes {
-    /// So many are shown; the log has all.
+    /// At most this many are shown; the log has all.
     const MOST: usize = 100;
 
     /// The mistakes, a line each, of files that were read just now.

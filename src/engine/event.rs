@@ -141,11 +141,11 @@ pub struct Status {
     pub outer: Option<SocketAddr>,
     /// The alternate address, while the link uses it.
     pub alternate: Option<IpAddr>,
-    /// The one remote of a tunnel with two ends.
+    /// The remote of a tunnel with one peer.
     pub remote: Option<SocketAddr>,
-    /// All remotes of a tunnel with many ends, and the inner addresses that a table gives them.
+    /// All remotes of a tunnel with many peers, and the inner addresses that a table gives them.
     pub remotes: Option<Vec<(SocketAddr, Vec<IpNet>)>>,
-    /// Whether the data of the one remote is let in; true for a tunnel with many ends.
+    /// Whether the data of the one remote is let in; true for a tunnel with many peers.
     pub admitted: bool,
     /// Our IPv4 address inside the tunnel.
     pub inner: IpAddr,

@@ -18,7 +18,7 @@
 //! looked at, so that the log can say why somebody is not admitted.
 //!
 //! A client looks at answers from the addresses and ports of its servers only. They cost no signature, a MAC
-//! only where they name a hello of ours. Each server is a known remote; above that, an answer is looked at if
+//! only where they name one of our hellos. Each server is a known remote; above that, an answer is looked at if
 //! it is in the sample.
 //!
 //! Where nothing can be remembered about a source (a full table), its packets go on to the next budget,

@@ -44,7 +44,7 @@ pub struct Nat {
     tables: Tables<TableFound>,
     installed: Option<Tables<Handles>>,
     /// Whether the log has said that this host cannot have rules for answers.
-    complained: bool,
+    has_warned: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -63,7 +63,7 @@ impl Nat {
     pub fn in_table(table: &str) -> Self {
         let in_family = |family| TableFound::new(family, table);
         let tables = Tables { v4: in_family(Family::V4), v6: in_family(Family::V6) };
-        Nat { tables, installed: None, complained: false }
+        Nat { tables, installed: None, has_warned: false }
     }
 
     /// Whether our rules are there. Rules that were omitted because the host cannot have them count as
@@ -92,7 +92,7 @@ impl Nat {
                 nft(&["-f", "-"], &json(&without, six))?;
             }
             nothing_is_left = spec.forwarding.is_none();
-            if !std::mem::replace(&mut self.complained, true) {
+            if !std::mem::replace(&mut self.has_warned, true) {
                 tracing::warn!(
                     "connections from outside to containers and others behind this host get their \
                      answers through the tunnel: no rules: {error}"

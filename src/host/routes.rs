@@ -223,7 +223,7 @@ fn address_family(family: Family) -> AddressFamily {
     }
 }
 
-/// An empty list from a kernel without IPv6 or without policy rules, which can have none of ours.
+/// An empty list from a kernel without IPv6 or without policy rules, which can have none that ipipou made.
 fn none_if_unsupported<T>(result: io::Result<Vec<T>>) -> io::Result<Vec<T>> {
     match result {
         Err(e) if matches!(e.raw_os_error(), Some(libc::EAFNOSUPPORT | libc::EOPNOTSUPP)) => {

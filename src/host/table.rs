@@ -24,7 +24,7 @@ const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
 /// `NFNL_SUBSYS_NFTABLES` in linux/netfilter/nfnetlink.h: the subsystem that a batch is for.
 const SUBSYSTEM: u16 = 10;
-/// A named counter of ours, and its value.
+/// A named counter of the table, and its value.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RuleCounter {
     pub name: String,

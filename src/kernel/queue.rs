@@ -122,7 +122,7 @@ struct Patience {
 impl Patience {
     /// The pause after a failure that is not usual.
     const PAUSE: Duration = Duration::from_millis(100);
-    /// After so many of them, ten seconds, the queue is broken.
+    /// After this many of them, ten seconds, the queue is broken.
     const MOST: u32 = 100;
 
     /// How long to wait before the next read, which may well succeed after this error; `None`: the queue is

@@ -52,7 +52,7 @@ pub struct Lookups {
 #[derive(Debug, Default)]
 struct Known {
     address: Option<IpAddr>,
-    complaint: Option<String>,
+    problem: Option<String>,
     /// The end of the last lookup, or its deadline.
     last: Option<Duration>,
 }
@@ -226,7 +226,7 @@ impl Lookups {
     fn found(&mut self, name: &str, addresses: &[IpAddr], now: Duration) -> bool {
         let Some(known) = self.known.get_mut(name) else { return false };
         known.last = Some(now);
-        if known.complaint.take().is_some() {
+        if known.problem.take().is_some() {
             tracing::info!("{name} can be looked up again");
         }
         if known.address.is_some_and(|before| addresses.contains(&before)) {
@@ -236,10 +236,10 @@ impl Lookups {
         true
     }
 
-    fn failed(&mut self, name: &str, complaint: String, now: Duration) {
+    fn failed(&mut self, name: &str, problem: String, now: Duration) {
         let Some(known) = self.known.get_mut(name) else { return };
         known.last = Some(now);
-        if known.complaint.as_ref() != Some(&complaint) {
+        if known.problem.as_ref() != Some(&problem) {
             self.failed += 1;
             self.told.get_or_insert(now);
             let until = match known.address {
@@ -247,11 +247,11 @@ impl Lookups {
                 None => "its node is left out".to_owned(),
             };
             match self.failed <= TELL {
-                true => tracing::warn!("cannot look up {name}: {complaint}; {until}"),
-                false => tracing::debug!("cannot look up {name}: {complaint}; {until}"),
+                true => tracing::warn!("cannot look up {name}: {problem}; {until}"),
+                false => tracing::debug!("cannot look up {name}: {problem}; {until}"),
             }
         }
-        known.complaint = Some(complaint);
+        known.problem = Some(problem);
     }
 }
 

@@ -44,7 +44,7 @@ pub struct TableSource {
     /// The state of the file when it was read last.
     stamp: Option<Stamp>,
     /// What is wrong now; it is logged once.
-    complaint: Option<String>,
+    problem: Option<String>,
     /// How long to wait before the next fetch, after one that failed.
     retry: Option<Duration>,
     /// The most remotes that the datapath can carry.
@@ -81,7 +81,7 @@ impl TableSource {
             cache: state_dir.join("hosts.json"),
             table: HostTable::default(),
             stamp: None,
-            complaint: None,
+            problem: None,
             retry: None,
             most: usize::MAX,
         };
@@ -101,7 +101,7 @@ impl TableSource {
                         hosts.table = table;
                         hosts.keep_copy();
                     }
-                    Err(complaint) => hosts.start_without(complaint),
+                    Err(problem) => hosts.start_without(problem),
                 }
             }
         }
@@ -240,8 +240,8 @@ impl TableSource {
         });
         match read {
             Ok(table) => self.adopt(table),
-            Err(complaint) => {
-                self.complain(complaint, "the last good table of hosts stays");
+            Err(problem) => {
+                self.warn_once(problem, "the last good table of hosts stays");
                 false
             }
         }
@@ -249,7 +249,7 @@ impl TableSource {
 
     /// Takes a good table. Returns whether it differs.
     fn adopt(&mut self, table: HostTable) -> bool {
-        if self.complaint.take().is_some() {
+        if self.problem.take().is_some() {
             tracing::info!("the table of hosts can be read again");
         }
         self.retry = None;
@@ -282,11 +282,11 @@ impl TableSource {
         }
     }
 
-    fn complain(&mut self, complaint: String, consequence: &str) {
-        if self.complaint.as_ref() != Some(&complaint) {
-            tracing::warn!("{complaint}; {consequence}");
+    fn warn_once(&mut self, problem: String, consequence: &str) {
+        if self.problem.as_ref() != Some(&problem) {
+            tracing::warn!("{problem}; {consequence}");
         }
-        self.complaint = Some(complaint);
+        self.problem = Some(problem);
         if let HostsSource::Url(url) = &self.source {
             let retry = self.retry.map_or(FETCH_AGAIN, |before| before * 2);
             self.retry = Some(retry.min(url.interval));
@@ -294,7 +294,7 @@ impl TableSource {
     }
 
     /// Starts without a table, because the server gave none.
-    fn start_without(&mut self, complaint: String) {
+    fn start_without(&mut self, problem: String) {
         let consequence = match read_file(&self.cache) {
             Ok(table) => {
                 self.table = table;
@@ -307,7 +307,7 @@ impl TableSource {
                 "starting without nodes"
             }
         };
-        self.complain(complaint, consequence);
+        self.warn_once(problem, consequence);
     }
 
     fn warn_of_unusable(&self, lookups: &Lookups) {

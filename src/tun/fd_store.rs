@@ -20,7 +20,7 @@ pub enum Owner {
     /// The tunnel of the process.
     #[default]
     Tunnel,
-    /// The tunnel to a peer with the old program, at this UDP port of ours.
+    /// The tunnel to a peer with the old program, at this local UDP port.
     OldPeer(NonZeroU16),
 }
 

@@ -7,8 +7,8 @@ use ipnet::IpNet;
 
 use crate::engine::networks::Networks;
 
-/// So many are looked at one after the other. With a table of its own, each of thousands of remotes would
-/// take a kilobyte.
+/// Up to this many are looked at one after the other. With a table of its own, each of thousands of
+/// remotes would take a kilobyte.
 const A_FEW: usize = 8;
 
 /// Its networks.

@@ -60,7 +60,7 @@ pub enum UsageError {
     #[error("--tunl-ip: {0} leaves no address for the other end: give --tunl-peer-ip too")]
     NoPeerAddress(Ipv4Addr),
     #[error(
-        "--tunl-ip: a tunnel with two ends has no network, give {address} without /{length}; \
+        "--tunl-ip: a tunnel with one peer has no network, give {address} without /{length}; \
          --route leads networks into it"
     )]
     NetworkOfTwo { address: Ipv4Addr, length: u8 },

@@ -36,11 +36,11 @@ pub enum Outcome {
         /// Another peer's session that ended, because it had this remote.
         evicted: Option<PeerId>,
     },
-    /// The peer came from another address or port, or to another address of ours.
+    /// The peer came from another address or port, or to another local address.
     Moved {
         /// Who sent it.
         peer: PeerId,
-        /// Where it was before; the same as now if it only sends to another address of ours.
+        /// Where it was before; the same as now if it only sends to another local address.
         from: SocketAddr,
         /// Another peer's session that ended, because it had this remote.
         evicted: Option<PeerId>,
@@ -73,7 +73,7 @@ pub enum Outcome {
 pub enum Ignored {
     /// It is no hello of this version, or one to another server, or from somebody who is no peer.
     NotForUs,
-    /// The MAC is wrong: the sender has another secret, or another key of ours, or is not this peer.
+    /// The MAC is wrong: the sender has another secret, or another of our keys, or is not this peer.
     WrongMac {
         /// Whom it says it is from.
         peer: PeerId,

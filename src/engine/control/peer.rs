@@ -44,7 +44,7 @@ pub enum Allowed {
 pub struct Session {
     /// Its address and port.
     pub remote: SocketAddr,
-    /// The address and port of ours that it sends to, and that answers and data leave from.
+    /// The local address and port that it sends to, and that answers and data leave from.
     pub local: SocketAddr,
     /// When it came in.
     pub since: Duration,

@@ -12,7 +12,7 @@ use crate::auth::{Ends, Pair, Verifier};
 use crate::wire::control::{Answer, AnswerKind, Hello, HelloKind, Refusal, Tag};
 
 impl Server {
-    /// Judges a UDP payload. `ends` are where it came from and which address of ours it was sent to.
+    /// Judges a UDP payload. `ends` are where it came from and which local address it was sent to.
     ///
     /// What comes in or moves has done so when this returns; the answer belongs behind the change of the
     /// datapath. An answer is never longer than the hello.

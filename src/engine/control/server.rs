@@ -28,7 +28,7 @@ pub(super) const MOVES: Rate = Rate { interval: Duration::from_secs(2), burst: 5
 /// who reads its path: the others need the signatures that are checked.
 pub(super) const DOUBTS: Rate = Rate { interval: Duration::from_millis(500), burst: 20 };
 
-/// So many wrong signatures with a right MAC and cookie renew the generation. The MAC does not cover the
+/// This many wrong signatures with a right MAC and cookie renew the generation. The MAC does not cover the
 /// signature, so a hello that was held back could otherwise be changed and sent for as long as its cookie
 /// is good.
 pub(super) const WRONG_SIGNATURES: u8 = 2;

@@ -103,7 +103,7 @@ impl Engine {
                 actions.push(Action::Report(Report::PeerMoved { name, from, to: remote }));
             }
             None if !was_in => actions.push(Action::Report(Report::PeerUp { name, remote })),
-            // It talks to another address of ours, or its entry was changed.
+            // It talks to another local address, or its entry was changed.
             None => {}
         }
     }

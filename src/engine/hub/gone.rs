@@ -19,7 +19,7 @@ pub enum Gone {
     Disabled,
     /// It has another key or secret now.
     Rekeyed,
-    /// It has another port of ours, or another address inside the tunnel.
+    /// It has another local port, or another address inside the tunnel.
     Moved,
     /// The files do not name it any more.
     Removed,

@@ -1,7 +1,7 @@
 //! Whose turn it is among several servers: which one has our data, and which one is asked.
 //!
 //! Data stays where it is until another server has let us in, so an outage changes nothing on the host,
-//! unless that server can be asked from another outer address of ours only. While another than the first
+//! unless that server can be asked from another local outer address only. While another than the first
 //! has our data, the first is asked now and then by hellos that show no cookie: to these it answers with a
 //! challenge, which proves that it is there (it has a MAC, and the tag of our hello in it), and for which it
 //! keeps nothing and moves nothing. When it has answered for [`BACK_AFTER`], it is asked to let us in, by

@@ -112,7 +112,7 @@ pub fn prefix(tunnel: &TunnelConfig) -> String {
     shortened(&tunnel.device, DeviceName::MAX_LEN - "-ffff".len()) + "-"
 }
 
-/// A name that has so many bytes at most: the whole one, or what there is room for of it and four digits that
+/// A name that has at most `room` bytes: the whole one, or what there is room for of it and four digits that
 /// tell it from others which begin alike.
 pub fn shortened(name: &DeviceName, room: usize) -> String {
     let name = name.as_str();
