@@ -20,10 +20,7 @@ fn main() -> ExitCode {
                 (false, true) => Style::Wide,
                 (false, false) => Style::Table,
             };
-            daemon::show(&runtime_root, name.as_deref(), style).and_then(|(text, failed)| {
-                show(&text);
-                failed.map_or(Ok(()), Err)
-            })
+            daemon::show(&runtime_root, name.as_deref(), style).and_then(show_part)
         }
         Ok(Invocation::Genkey) => daemon::genkey(),
         Ok(Invocation::Pubkey) => daemon::pubkey(),
@@ -32,7 +29,7 @@ fn main() -> ExitCode {
         }
         Ok(Invocation::Peers(PeersQuestion { name, state, tunnel, runtime_root, json })) => {
             let question = PeersWanted { name, state, json };
-            daemon::show_peers(&runtime_root, tunnel.as_deref(), &question).map(|text| show(&text))
+            daemon::show_peers(&runtime_root, tunnel.as_deref(), &question).and_then(show_part)
         }
         Ok(Invocation::EditPeers { edit, config, tunnel, runtime_root }) => {
             daemon::edit_peers(&config, &edit, &tunnel, &runtime_root).map(|text| show(&text))
@@ -88,6 +85,12 @@ fn main() -> ExitCode {
 /// What is said may come from others.
 fn show(text: &str) {
     print(printable_lines(text).as_bytes());
+}
+
+/// Shows what there is, and fails if something is missing.
+fn show_part((text, missing): (String, Option<Failure>)) -> Result<(), Failure> {
+    show(&text);
+    missing.map_or(Ok(()), Err)
 }
 
 /// A reader who closed the pipe has seen enough.

@@ -7,6 +7,7 @@ use std::io;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::os::unix::net::UnixStream as Connection;
 use std::path::{Path, PathBuf};
+use std::thread;
 use std::time::Duration;
 
 use serde_json::Value;
@@ -81,10 +82,7 @@ pub fn show(
         (None, Style::Table | Style::Wide) => PeersAsked::None,
         (Some(_), _) | (None, Style::Json) => PeersAsked::All,
     };
-    let (processes, failed) = match name {
-        Some(_) => (named(root, name, &asked)?, None),
-        None => all(root, &asked)?,
-    };
+    let (processes, failed) = named_or_all(root, name, &asked)?;
     if let ([], Some(failed)) = (processes.as_slice(), failed.as_ref()) {
         return Err(Failure::Generic(failed.to_string()));
     }
@@ -107,8 +105,8 @@ pub fn show(
 
 /// The public key that the server called `name` says is its own; `None`: none is running.
 pub fn running_key(root: &Path, name: &str) -> Option<[u8; 32]> {
-    let servers = processes(root, Some(name), &PeersAsked::None).ok()?;
-    let status = servers.into_iter().find_map(|process| process.peers)?;
+    let servers = named(root, name, &PeersAsked::None).ok()?;
+    let status = servers.into_iter().find_map(|(_, process)| process.peers)?;
     auth::parse_key(&status.public_key).ok().map(|key| *key)
 }
 
@@ -117,7 +115,7 @@ pub fn running_key(root: &Path, name: &str) -> Option<[u8; 32]> {
 pub fn running_name(root: &Path, tunnel: &str, device: &DeviceName) -> String {
     let by_hand = Directories::new(None, None, device).runtime;
     let by_hand = by_hand.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    let is_running = |name: &str| named(root, Some(name), &PeersAsked::None).is_ok();
+    let is_running = |name: &str| named(root, name, &PeersAsked::None).is_ok();
     let is_by_hand = !is_running(tunnel) && is_running(&by_hand);
     if is_by_hand { by_hand } else { tunnel.to_owned() }
 }
@@ -131,7 +129,19 @@ pub fn directory(
     name: Option<&str>,
     is_meant: impl Fn(&ProcessStatus) -> bool,
 ) -> Result<PathBuf, Failure> {
-    let mut named = named(root, name, &PeersAsked::None)?;
+    let mut named = match name {
+        Some(name) => named(root, name, &PeersAsked::None)?,
+        None => match all(root, &PeersAsked::None)? {
+            // It may be the one that is meant.
+            (_, Some(silent)) => {
+                return Err(Failure::Generic(format!(
+                    "{silent}\nwhich tunnel is meant? give its NAME; `ipipou show` lists those that \
+                     answer"
+                )));
+            }
+            (processes, None) => processes,
+        },
+    };
     if name.is_none() {
         named.retain(|(_, process)| is_meant(process));
     }
@@ -147,26 +157,23 @@ pub fn directory(
     }
 }
 
-/// The processes below `root`, or the one called `name`.
-fn processes(
+/// The process called `name`, or all below `root`, and why not all of them are among these.
+fn named_or_all(
     root: &Path,
     name: Option<&str>,
     peers: &PeersAsked,
-) -> Result<Vec<ProcessStatus>, Failure> {
-    Ok(named(root, name, peers)?.into_iter().map(|(_, process)| process).collect())
+) -> Result<(Vec<Found>, Option<Failure>), Failure> {
+    match name {
+        Some(name) => Ok((named(root, name, peers)?, None)),
+        None => all(root, peers),
+    }
 }
 
 /// A process, and its directory.
 type Found = (PathBuf, ProcessStatus);
 
-/// Those below `root`; with a name, those that are called so. One that is meant by nobody may stand still.
-fn named(root: &Path, name: Option<&str>, peers: &PeersAsked) -> Result<Vec<Found>, Failure> {
-    let Some(name) = name else {
-        return match all(root, peers)? {
-            (_, Some(failed)) => Err(failed),
-            (processes, None) => Ok(processes),
-        };
-    };
+/// Those below `root` that are called so. One that is meant by nobody may stand still.
+fn named(root: &Path, name: &str, peers: &PeersAsked) -> Result<Vec<Found>, Failure> {
     let (called, others): (Vec<_>, Vec<_>) = directories(root)?
         .into_iter()
         .partition(|directory| directory.file_name().is_some_and(|file| file == name));
@@ -191,20 +198,30 @@ fn named(root: &Path, name: Option<&str>, peers: &PeersAsked) -> Result<Vec<Foun
     Ok(again.into_iter().filter_map(|(process, directory)| Some((directory, process?))).collect())
 }
 
-/// All processes below `root`, and why one of them could not be asked.
+/// All processes below `root`, and why some of them could not be asked, a line each.
 fn all(root: &Path, peers: &PeersAsked) -> Result<(Vec<Found>, Option<Failure>), Failure> {
     Ok(each(directories(root)?, peers))
 }
 
+/// Asks all of them at once: each that stands still is waited for.
 fn each(directories: Vec<PathBuf>, peers: &PeersAsked) -> (Vec<Found>, Option<Failure>) {
-    let (mut processes, mut failed) = (Vec::new(), None);
-    for directory in directories {
-        match ask(&directory, peers) {
-            Ok(process) => processes.extend(process.map(|process| (directory, process))),
-            Err(failure) => failed = failed.or(Some(failure)),
+    let answers: Vec<_> = thread::scope(|scope| {
+        let asked = directories.iter().map(|directory| {
+            thread::Builder::new().spawn_scoped(scope, move || ask(directory, peers))
+        });
+        let asked: Vec<_> = asked.collect();
+        asked.into_iter().map(|one| one.map(|one| one.join())).collect()
+    });
+    let (mut processes, mut silent) = (Vec::new(), Vec::new());
+    for (directory, answer) in directories.into_iter().zip(answers) {
+        match answer {
+            Ok(Ok(Ok(process))) => processes.extend(process.map(|process| (directory, process))),
+            Ok(Ok(Err(failure))) => silent.push(failure.to_string()),
+            Ok(Err(_)) => silent.push(format!("{}: its answer is of no use", directory.display())),
+            Err(e) => silent.push(format!("{}: {e}", directory.display())),
         }
     }
-    (processes, failed)
+    (processes, (!silent.is_empty()).then(|| Failure::Generic(silent.join("\n"))))
 }
 
 /// Which peers are to be shown.
@@ -218,7 +235,7 @@ pub struct PeersWanted {
 }
 
 /// The text of `ipipou peer list` and `ipipou peer show`: the peers of the process called `tunnel`, or of
-/// the only one that has any.
+/// the only one that has any, among those that answer. With it comes which do not.
 ///
 /// # Errors
 /// When there is no such server or peer, or this user may not see it.
@@ -226,15 +243,19 @@ pub fn show_peers(
     root: &Path,
     tunnel: Option<&str>,
     wanted: &PeersWanted,
-) -> Result<String, Failure> {
+) -> Result<(String, Option<Failure>), Failure> {
     let asked = match (&wanted.name, &wanted.state) {
         (Some(name), _) => PeersAsked::Named(name.clone()),
         (None, Some(state)) => PeersAsked::InState(state.clone()),
         (None, None) => PeersAsked::All,
     };
-    let mut servers = processes(root, tunnel, &asked)?;
-    servers.retain(|process| process.peers.is_some());
-    let mut status = match (servers.pop().and_then(|process| process.peers), servers.is_empty()) {
+    let (processes, silent) = named_or_all(root, tunnel, &asked)?;
+    let with_silent = |text: String| match &silent {
+        Some(silent) => format!("{silent}\n{text}"),
+        None => text,
+    };
+    let mut servers: Vec<_> = processes.into_iter().filter_map(|(_, it)| it.peers).collect();
+    let mut status = match (servers.pop(), servers.is_empty()) {
         (Some(status), true) => status,
         (Some(_), false) => {
             return Err(Failure::Usage(
@@ -243,19 +264,16 @@ pub fn show_peers(
             ));
         }
         (None, _) => {
-            return Err(Failure::Generic(
-                "no server with --peers is running here; `ipipou show` lists the tunnels"
-                    .to_owned(),
-            ));
+            let nobody = "no server with --peers is running here; `ipipou show` lists the tunnels";
+            return Err(Failure::Generic(with_silent(nobody.to_owned())));
         }
     };
     // A process that is older than this program sends all of them.
     if let Some(name) = &wanted.name {
         status.peers.retain(|peer| peer.name == *name);
         if status.peers.is_empty() {
-            return Err(Failure::Generic(format!(
-                "no peer is called {name}; `ipipou peer list` lists them"
-            )));
+            let nobody = format!("no peer is called {name}; `ipipou peer list` lists them");
+            return Err(Failure::Generic(with_silent(nobody)));
         }
     }
     if let Some(state) = &wanted.state {
@@ -263,14 +281,15 @@ pub fn show_peers(
     }
     if wanted.json {
         return serde_json::to_string_pretty(&status.peers)
-            .map(|text| printable_json(&text) + "\n")
+            .map(|text| (printable_json(&text) + "\n", silent))
             .map_err(|e| Failure::Generic(e.to_string()));
     }
     let now = clock::unix();
-    Ok(match (&wanted.name, status.peers.first()) {
+    let text = match (&wanted.name, status.peers.first()) {
         (Some(_), Some(peer)) => peers::one(peer, now),
         (Some(_), None) | (None, _) => peers::table(&status, now),
-    })
+    };
+    Ok((text, silent))
 }
 
 fn directories(root: &Path) -> Result<Vec<PathBuf>, Failure> {
@@ -353,7 +372,6 @@ fn unreadable(path: &Path, error: &io::Error) -> Failure {
 #[cfg(test)]
 mod tests {
     use std::io::Write as _;
-    use std::thread;
 
     use super::*;
 

@@ -162,3 +162,27 @@ def test_a_process_that_stands_still_hides_no_other(lab):
     finally:
         near.process.send_signal(signal.SIGCONT)
     assert other.process.stop() == 0
+
+
+def test_processes_that_stand_still_hide_no_peers_of_another(lab):
+    hub = Hub(lab, clients=1)
+    near = hub.server()
+    silent = [ipipou.server(hub.host, "--auth-token", "x", number=n) for n in (1, 2)]
+    root = ["--runtime-root", near.root]
+    for other in silent:
+        other.process.send_signal(signal.SIGSTOP)
+    try:
+        done, took = timed(hub.host, "peer", "list", "--json", *root, check=False)
+        assert done.returncode == 1 and "peer2" in done.stdout and took < 15, (took, done)
+        # A line for each of them.
+        lines = done.stderr.splitlines()
+        assert ["ipipou1/" in lines[0], "ipipou2/" in lines[1]] == [True, True], lines
+        done, _ = timed(hub.host, "peer", "show", "peer3", *root, check=False)
+        assert done.returncode == 1 and "no peer is called peer3" in done.stderr, done
+        # What changes something does not guess.
+        done, _ = timed(hub.host, "peer", "kick", "peer2", *root, check=False)
+        assert done.returncode == 1 and "which tunnel is meant?" in done.stderr, done
+    finally:
+        for other in silent:
+            other.process.send_signal(signal.SIGCONT)
+    assert [other.process.stop() for other in silent] == [0, 0]
