@@ -87,7 +87,7 @@ pub struct Wanted {
     /// Why a session ended that does.
     pub why: Option<Gone>,
     /// How many of them were ended by an operator.
-    kicks: u64,
+    pub kicks: u64,
 }
 
 /// A peer with the old program as it stands.

@@ -32,15 +32,17 @@ struct Left {
     owner: Owner,
     state_dir: PathBuf,
     kept: Kept,
+    /// How many sessions an operator had ended when it was left: one more ends what goes on in it.
+    kicks: u64,
 }
 
 impl Left {
     /// What of it is good for a tunnel that is started with these settings.
-    async fn for_tunnel(
-        left: &mut Option<Left>,
-        owner: Owner,
+    async fn for_tunnel<'a>(
+        left: &'a mut Option<Left>,
+        (owner, kicks): (Owner, u64),
         (base, settings): (&Base, &Settings),
-    ) {
+    ) -> &'a mut Left {
         let fits = |left: &Left| left.owner == owner && left.state_dir == settings.state_dir;
         if !left.as_ref().is_some_and(fits) {
             Left::give_up(left, base).await;
@@ -49,12 +51,13 @@ impl Left {
             owner,
             state_dir: settings.state_dir.clone(),
             kept: Kept::default(),
-        });
+            kicks,
+        })
     }
 
     /// Nothing takes it any more: what is in place lets its peer in until it is removed.
     async fn give_up(left: &mut Option<Left>, base: &Base) {
-        let Some(Left { owner, state_dir, kept }) = left.take() else { return };
+        let Some(Left { owner, state_dir, kept, kicks: _ }) = left.take() else { return };
         if !kept.files.is_nothing() {
             let _ = tun::forget(owner); // without a service manager nothing was kept
         }
@@ -87,12 +90,13 @@ async fn keep(order: Order) {
                     let owner = Owner::OldPeer(old.port);
                     if let Some(kept) = kept.take() {
                         let state_dir = settings.state_dir.clone();
-                        left = Some(Left { owner, state_dir, kept: kept.into() });
+                        let kicks = now.kicks;
+                        left = Some(Left { owner, state_dir, kept: kept.into(), kicks });
                     }
-                    Left::for_tunnel(&mut left, owner, (&base, &settings)).await;
-                    let Some(Left { kept, .. }) = &mut left else { continue };
+                    let made = (&*base, &settings);
+                    let left = Left::for_tunnel(&mut left, (owner, now.kicks), made).await;
                     let ends = (&mut wanted, first.take());
-                    serve(&settings, (&base, entry), (owner, kept), (&now, ends), &state).await
+                    serve(&settings, (&base, entry), left, (&now, ends), &state).await
                 }
                 Err(failure) => Err(failure),
             },
@@ -120,11 +124,11 @@ async fn keep(order: Order) {
     }
 }
 
-/// Runs the tunnel to one peer until it should be another one. What can go on in that one is in `kept` then.
+/// Runs the tunnel to one peer until it should be another one. What can go on in that one is in `left` then.
 async fn serve(
     settings: &Settings,
     (base, entry): (&Base, &PeerEntry),
-    (owner, kept): (Owner, &mut Kept),
+    left: &mut Left,
     (now, (wanted, first)): (&Wanted, (&mut watch::Receiver<Wanted>, Option<First>)),
     state: &RefCell<OldState>,
 ) -> Result<(), Failure> {
@@ -133,7 +137,7 @@ async fn serve(
     let looks_at_routes = settings.tunnel().asks_for_routing();
     let opening = async {
         let ours = memory.lock_owned().await;
-        Ok::<_, Failure>((ours, Opening::of(settings, base.datapath, kept).await?))
+        Ok::<_, Failure>((ours, Opening::of(settings, base.datapath, &left.kept).await?))
     };
     // The disk may be slow.
     let (_ours, opening) = tokio::select! {
@@ -142,13 +146,17 @@ async fn serve(
         opened = opening => opened?,
     };
     let mut changes = DebouncedChanges::open(looks_at_routes).map_err(Failure::Netlink)?;
-    let mut process = opening.start(owner, kept).await?;
+    let mut process = opening.start(left.owner, &mut left.kept).await?;
     process.events = base.events.about(entry.name.clone());
     if let Err(failure) = process.start().await {
         if !process.was_running() {
             return Err(failure);
         }
         tracing::error!("{failure}; trying again"); // it is in place
+    }
+    if std::mem::replace(&mut left.kicks, now.kicks) != now.kicks {
+        process.tell_end(wanted);
+        return process.end().await;
     }
     process.notify_ready();
     drop(first);
@@ -162,7 +170,7 @@ async fn serve(
             _ = wanted.changed() => {
                 if wanted.borrow().goes_on_from(now) {
                     match process.leave_in_place().await {
-                        Ok(left) => *kept = left,
+                        Ok(kept) => left.kept = kept,
                         Err((mut process, error)) => {
                             tracing::error!("cannot change it in place: {error}");
                             return process.end().await;

@@ -5,6 +5,7 @@ import pathlib
 import subprocess
 
 import ipipou
+import pytest
 from first_version import signed
 from hub import PORT, MixedHub, await_state, inner, peers, reload, states
 from ipipou import SECRET, Tunnel
@@ -204,12 +205,19 @@ def test_a_disk_that_refuses_keeps_no_old_peer_out(lab):
     near.process.await_output("ERROR: peer4: .*a restart will forget replays")
 
 
-def test_a_disk_that_hangs_stops_nobody_else(lab, tmp_path):
-    hub = MixedHub(lab)
+@pytest.fixture
+def hung(tmp_path):
+    """A prefix with which the disk of old peers hangs while a file is there, and that file."""
     library, sign = tmp_path / "hung_disk.so", tmp_path / "hung"
     source = pathlib.Path(__file__).with_name("hung_disk.c")
     subprocess.run(["cc", "-shared", "-fPIC", "-O", "-o", library, source], check=True)
-    near = hub.server(prefix=["env", f"LD_PRELOAD={library}", f"HUNG_DISK={sign}"])
+    return ["env", f"LD_PRELOAD={library}", f"HUNG_DISK={sign}"], sign
+
+
+def test_a_disk_that_hangs_stops_nobody_else(lab, hung):
+    prefix, sign = hung
+    hub = MixedHub(lab)
+    near = hub.server(prefix=prefix)
     sign.touch()
     hub.name_old(3, old=OLD + 1)
     reload(near)
@@ -219,6 +227,24 @@ def test_a_disk_that_hangs_stops_nobody_else(lab, tmp_path):
     hub.client(2).await_log("connected to")
     sign.unlink()
     near.process.await_output(f"peer3: ready on {OLD + 1}")
+
+
+def test_a_kick_during_a_change_is_not_lost(lab, hung):
+    prefix, sign = hung
+    hub = MixedHub(lab)
+    near, far = hub.server(prefix=prefix), hub.old_client()
+    await_state(near, "peer4", "connected")
+    sign.touch()
+    far.reauthenticate()
+    near.process.await_output("peer4: .*authenticated again")
+    hub.name_old(route="192.168.77.0/24")
+    reload(near)  # the tunnel is left in place for the next one once the disk has its memory
+    hub.host.run(["ipipou", "peer", "kick", "peer4", "--runtime-root", near.root])
+    sign.unlink()
+    near.process.await_output("peer4: .*it was kicked")
+    near.process.await_output(r"(?s)(peer4: ready on.*){2}")
+    far.reauthenticate()
+    await_state(near, "peer4", "connected")
 
 
 def test_a_token(lab):
