@@ -3,7 +3,8 @@
 //!
 //! A checksum distinguishes a whole file from a damaged one, and a second, small file distinguishes a
 //! first start from one whose memory was lost. Writing waits for the disk, so it is done in the
-//! background; all requests that come during one write are covered by the next.
+//! background; all requests that come during one write are covered by the next. A write that nobody waits for
+//! any more, because the disk took too long, is still waited for by the next one, whoever makes that.
 
 use std::fs;
 use std::io;
@@ -14,7 +15,7 @@ use sha2::{Digest as _, Sha256};
 use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::{Sleep, sleep, timeout};
 
-use super::disk::{self, PATIENCE};
+use super::disk::{self, PATIENCE, Turn};
 use super::memory_log::{self, MemoryLog, checksum};
 use crate::engine::{Engine, Memory, Record, Writing};
 use crate::host::atomic_file::replace;
@@ -74,7 +75,7 @@ impl MemoryFile {
     /// What an earlier process remembered. Safe to cancel.
     pub async fn load(&self) -> Loaded {
         let path = self.path.clone();
-        disk::wait(move || Ok(load(&path))).await.unwrap_or_else(Loaded::Lost)
+        disk::in_turn(&self.path, move || Ok(load(&path))).await.unwrap_or_else(Loaded::Lost)
     }
 
     /// The same file for the next engine of this tunnel, once what is being written is: that engine counts
@@ -108,10 +109,22 @@ impl MemoryFile {
     }
 
     fn start(&self, writing: Writing, work: Work) -> UnderWay {
-        let path = self.path.clone();
         let adds = matches!(work, Work::Append(..));
-        let task = spawn_blocking(move || work.done(&path));
-        UnderWay { writing, adds, patience: Box::pin(sleep(PATIENCE)), task }
+        UnderWay {
+            writing,
+            adds,
+            patience: Box::pin(sleep(PATIENCE)),
+            task: self.begun(|path| work.done(path)),
+        }
+    }
+
+    /// Has the disk do something when it has done all that it was asked before, of this file.
+    fn begun<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Path) -> T + Send + 'static,
+    ) -> JoinHandle<T> {
+        let (turn, path) = (Turn::of(&self.path), self.path.clone());
+        spawn_blocking(move || turn.take(|| work(&path)))
     }
 
     /// Waits for the next write that is done, or that has taken too long: then the error says so. Where
@@ -299,6 +312,33 @@ mod tests {
             }
         }
         assert!(decode(&[whole.clone(), whole].concat()).is_err());
+    }
+
+    /// The next tunnel to the same peer may have begun by then.
+    #[test]
+    fn a_write_that_was_given_up_puts_nothing_older_back() {
+        let name = format!("ipipou-memory-{}", std::process::id());
+        let directory = std::env::temp_dir().join(name);
+        fs::create_dir(&directory).unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let of = |reserved| Memory { reserved, ..memory() };
+        runtime.block_on(async {
+            let (go, hung) = std::sync::mpsc::channel::<()>();
+            let slow = MemoryFile::in_directory(&directory).begun(move |path| {
+                let _ = hung.recv();
+                Work::Replace(of(1)).done(path).unwrap();
+            });
+            let next = MemoryFile::in_directory(&directory);
+            let mut quick = next.start(Writing::default(), Work::Replace(of(2))).task;
+            let early = timeout(std::time::Duration::from_millis(100), &mut quick).await;
+            drop(go);
+            slow.await.unwrap();
+            let Loaded::Whole(found) = MemoryFile::in_directory(&directory).load().await else {
+                panic!("it is lost")
+            };
+            assert_eq!(found.reserved, 2, "{early:?}");
+        });
+        fs::remove_dir_all(&directory).unwrap();
     }
 
     #[test]

@@ -19,7 +19,7 @@ const FILE: &str = "listener";
 /// When the directory cannot be written, or the disk does not answer.
 pub async fn write(state_dir: &Path, port: u16) -> io::Result<()> {
     let path = state_dir.join(FILE);
-    disk::wait(move || {
+    disk::in_turn(&path.clone(), move || {
         let text = line(port)?;
         match fs::read_to_string(&path) {
             Ok(before) if before == text => Ok(()),
@@ -32,13 +32,13 @@ pub async fn write(state_dir: &Path, port: u16) -> io::Result<()> {
 /// Removes the record together with the listener. A record that stays names a listener that is gone.
 pub async fn remove(state_dir: &Path) {
     let path = state_dir.join(FILE);
-    let _ = disk::wait(move || fs::remove_file(path)).await;
+    let _ = disk::in_turn(&path.clone(), move || fs::remove_file(path)).await;
 }
 
 /// Whether a process of this tunnel has had a listener at this port since the machine started.
 pub async fn names(state_dir: &Path, port: NonZeroU16) -> bool {
     let path = state_dir.join(FILE);
-    let read = disk::wait(move || fs::read_to_string(path)).await;
+    let read = disk::in_turn(&path.clone(), move || fs::read_to_string(path)).await;
     // Without proof, a listener is somebody else's.
     read.is_ok_and(|text| line(port.get()).is_ok_and(|line| text == line))
 }
