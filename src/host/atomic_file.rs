@@ -13,7 +13,10 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use rustix::fs::{CWD, FlockOperation, OFlags, RenameFlags, XattrFlags, flock, renameat_with};
+use rustix::fs::{
+    AtFlags, CWD, FlockOperation, OFlags, RenameFlags, StatxAttributes, StatxFlags, XattrFlags,
+    flock, renameat_with, statx,
+};
 use rustix::io::Errno;
 
 /// How a file that is being written is called: hidden, so that it is no peers file either.
@@ -167,8 +170,12 @@ impl Beside {
                 Err(e) if e.kind() == io::ErrorKind::AlreadyExists => continue,
                 Err(e) => return Err(e),
             };
-            // Some file systems have no locks. Another process may have tidied it away before this.
-            let _ = is_locked_now(&file);
+            // Another process takes it for a leftover, and is about to remove it. (Some file systems have no
+            // locks.)
+            if flock(&file, FlockOperation::NonBlockingLockExclusive) == Err(Errno::WOULDBLOCK) {
+                continue;
+            }
+            // Or it has done so before this.
             if file.metadata()?.nlink() > 0 {
                 return Ok(Beside { file, path, is_there: true });
             }
@@ -319,6 +326,35 @@ mod tests {
         drop(writer);
         tidy(&directory.0);
         assert_eq!(directory.names(), ["file"]);
+    }
+
+    #[test]
+    fn who_has_just_begun_is_left_alone() {
+        let directory = Directory::new("begun");
+        let is_over = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !is_over.load(Ordering::Relaxed) {
+                    tidy(&directory.0);
+                }
+            });
+            let writers = (0..2).map(|_| {
+                scope.spawn(|| {
+                    let begun = (0..3000).map(|_| Beside::new(&directory.0).unwrap());
+                    let is_there = |one: Beside| {
+                        std::thread::sleep(std::time::Duration::from_micros(50));
+                        one.path.exists()
+                    };
+                    begun.map(is_there).filter(|is_there| !is_there).count()
+                })
+            });
+            let writers: Vec<_> = writers.collect();
+            let removed: usize = writers.into_iter().map(|one| one.join().unwrap()).sum();
+            is_over.store(true, Ordering::Relaxed);
+            assert_eq!(removed, 0);
+        });
+        tidy(&directory.0);
+        assert!(directory.names().is_empty());
     }
 
     #[test]
