@@ -120,7 +120,9 @@ impl Engine {
                     }
                 }
             }
-            self.welcome(from, reply, now, actions);
+            let mut then = Vec::new();
+            self.welcome(from, reply, now, &mut then);
+            self.once_made(then, actions);
         }
         let mut untold = std::mem::take(&mut self.untold);
         untold.retain(|remote, _| self.peers.admits(*remote));

@@ -72,6 +72,9 @@ const REREAD_EVERY: Duration = Duration::from_secs(3);
 /// How long to wait after a failed step before the next try.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
+/// How much is kept that waits for the next reading: who is not answered asks again.
+const MOST_AFTER_STEPS: usize = 4096;
+
 /// By how many seconds the wall clock has to differ from the monotonic one before it counts as set:
 /// rounding and gradual adjustment stay below.
 const CLOCK_JUMP: u64 = 3;
@@ -203,6 +206,8 @@ pub struct Engine {
     found: Option<Found>,
     /// Some of a plan was done since that reading: nothing is planned by it any more.
     is_old: bool,
+    /// What is done once the steps are that only the next reading brings.
+    after_steps: Vec<Action>,
     /// What was found of addresses, to look sources up in.
     own_addresses: OwnAddresses,
     /// As it is, or as it was before it went missing.
@@ -276,6 +281,7 @@ impl Engine {
             memory,
             found: None,
             is_old: false,
+            after_steps: Vec::new(),
             own_addresses: OwnAddresses::default(),
             outer: None,
             outer_missing: false,

@@ -23,7 +23,7 @@ use super::peer::Peer;
 use super::sources::OwnAddresses;
 use super::table::{Node, nodes};
 use super::wanted::wanted;
-use super::{Action, Applying, Engine, Now, Phase, REREAD_EVERY, Report};
+use super::{Action, Applying, Engine, MOST_AFTER_STEPS, Now, Phase, REREAD_EVERY, Report};
 
 /// The peers as they were planned for.
 #[derive(Debug, PartialEq, Eq)]
@@ -90,6 +90,7 @@ impl Engine {
             self.tell_arrivals(actions);
         }
         self.judge_repairs(steps, settled, now, actions);
+        actions.append(&mut self.after_steps);
         self.tell_conflicts(actions);
         self.send_due(now, actions);
         self.try_next_address(now, actions);
@@ -343,6 +344,15 @@ impl Engine {
                 steps
             }
             None => self.reconcile(actions),
+        }
+    }
+
+    /// Does what has to come after the steps that were planned: they may come with the next reading only.
+    pub(super) fn once_made(&mut self, then: Vec<Action>, actions: &mut Vec<Action>) {
+        let room = MOST_AFTER_STEPS.saturating_sub(self.after_steps.len());
+        match self.is_old {
+            true => self.after_steps.extend(then.into_iter().take(room)),
+            false => actions.extend(then),
         }
     }
 

@@ -474,6 +474,28 @@ fn what_is_refused_for_one_peer_costs_no_other_one_anything() {
     }
 }
 
+/// A refused step has the host read anew before anything is planned.
+#[test]
+fn a_peer_is_told_after_its_steps_although_a_reading_comes_before_them() {
+    for (datapath, lets_in) in [(Datapath::Tun, "forward to"), (Datapath::Kernel, "admit")] {
+        let mut play = hub_on(datapath, &(entry(2, "") + &entry(3, "")));
+        play.host.broken = lets_in;
+        play.visit(&mut guest(2), place(2));
+        play.read(); // a whole plan, of which a part is refused
+        play.host.broken = "";
+        let before = play.log.len();
+        assert_eq!(play.visit(&mut guest(3), place(3)), ClientHeard::Accepted);
+        let log = &play.log[before..];
+        let line = |begin: &str, words: &str| {
+            let is_it = |line: &String| line.starts_with(begin) && line.contains(words);
+            log.iter().rposition(is_it).unwrap_or_else(|| panic!("{begin} {words}: {log:#?}"))
+        };
+        let made = line(lets_in, "198.51.100.3:4000");
+        assert!(made < line("", "sent 128 bytes to 198.51.100.3"), "{log:#?}");
+        assert!(made < line("", "p3 is connected"), "{log:#?}");
+    }
+}
+
 #[test]
 fn links_of_others_whose_names_begin_alike_are_left_alone() {
     let mut play = hub_on(Datapath::Kernel, &entry(2, ""));

@@ -20,7 +20,7 @@ use crate::engine::{Action, Engine, Now, Report};
 use crate::wire::control::Refusal;
 
 impl Engine {
-    /// Answers a hello. The datapath lets the peer in before it is told so.
+    /// Answers a hello. The datapath lets the peer in before it is told so, and before anybody is.
     pub(in crate::engine) fn hello(
         &mut self,
         from: SocketAddr,
@@ -34,6 +34,8 @@ impl Engine {
         let ends = Ends { remote: from, local };
         let heard = hub.server.receive(payload, ends, now.boot, &mut |bytes| random.fill(bytes));
         let Heard { answer, outcome } = heard;
+        let is_let_in = matches!(outcome, Outcome::Up { .. } | Outcome::Moved { .. });
+        let mut said = Vec::new();
         match outcome {
             Outcome::Challenged { .. } => hub.answered.challenged += 1,
             Outcome::Refreshed { peer } => {
@@ -42,10 +44,12 @@ impl Engine {
                 self.counters.accepted += 1;
             }
             Outcome::Up { peer, evicted } => {
-                self.admit_member(peer, from, None, evicted, now, actions);
+                let report = self.admit_member((peer, from), None, evicted, now, actions);
+                said.extend(report.map(Action::Report));
             }
             Outcome::Moved { peer, from: before, evicted } => {
-                self.admit_member(peer, from, Some(before), evicted, now, actions);
+                let report = self.admit_member((peer, from), Some(before), evicted, now, actions);
+                said.extend(report.map(Action::Report));
             }
             Outcome::Left { peer, remote } => {
                 hub.answered.left += 1;
@@ -67,26 +71,29 @@ impl Engine {
             }
         }
         if let Some(answer) = answer {
-            self.send(from, answer, actions);
+            self.send(from, answer, &mut said);
+        }
+        match is_let_in {
+            true => self.once_made(said, actions),
+            false => actions.append(&mut said),
         }
     }
 
-    /// Lets a member in at a remote that it proved.
+    /// Lets a member in at a remote that it proved; what there is to say then.
     fn admit_member(
         &mut self,
-        id: PeerId,
-        remote: SocketAddr,
+        (id, remote): (PeerId, SocketAddr),
         before: Option<SocketAddr>,
         evicted: Option<PeerId>,
         now: &Now,
         actions: &mut Vec<Action>,
-    ) {
-        let Some(hub) = &mut self.hub else { return };
+    ) -> Option<Report> {
+        let hub = self.hub.as_mut()?;
         hub.answered.admitted += 1;
         let was_in = hub.member(id).is_some_and(|(_, member)| member.since.is_some());
         hub.note_hello(id, now);
         self.counters.accepted += 1;
-        let Some(name) = hub.names.get(&id).cloned() else { return };
+        let name = hub.names.get(&id).cloned()?;
         if let Some(other) = evicted {
             self.end_session(other, remote, Gone::TakenOver(name.clone()), actions);
         }
@@ -99,12 +106,10 @@ impl Engine {
         let steps = self.follow_peers(actions);
         actions.extend(Action::apply(steps));
         match moved {
-            Some(from) => {
-                actions.push(Action::Report(Report::PeerMoved { name, from, to: remote }));
-            }
-            None if !was_in => actions.push(Action::Report(Report::PeerUp { name, remote })),
+            Some(from) => Some(Report::PeerMoved { name, from, to: remote }),
+            None if !was_in => Some(Report::PeerUp { name, remote }),
             // It talks to another local address, or its entry was changed.
-            None => {}
+            None => None,
         }
     }
 
