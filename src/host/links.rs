@@ -31,6 +31,7 @@ use crate::engine::host::{
 const IFLA_INET_CONF: u16 = 1;
 const IPV4_DEVCONF_FORWARDING: u16 = 1;
 const IPV4_DEVCONF_ACCEPT_REDIRECTS: u16 = 4;
+const IPV4_DEVCONF_SEND_REDIRECTS: u16 = 6;
 const IPV4_DEVCONF_RP_FILTER: u16 = 8;
 const IFLA_TUN_NUM_QUEUES: u16 = 8;
 const IFLA_TUN_NUM_DISABLED_QUEUES: u16 = 9;
@@ -135,7 +136,8 @@ impl Links {
     }
 
     /// Keeps an interface that is not up yet from accepting configuration from the network: it gets no
-    /// link-local address, asks for no routers, and believes neither routers nor redirects.
+    /// link-local address, asks for no routers, and believes neither routers nor redirects. Nor does it tell
+    /// peers of a shorter way to each other than through this host: there is none.
     ///
     /// The source check of the datapath must not rely on this: netlink cannot set all of it, a service
     /// may have /proc/sys read-only, and a kernel without IPv6 has none of it. So errors are ignored.
@@ -146,7 +148,9 @@ impl Links {
             ])]))
             .build();
         let _ = self.handle.link().set(message).execute().await;
-        let _ = self.set_ipv4_setting(interface, IPV4_DEVCONF_ACCEPT_REDIRECTS, 0).await;
+        for setting in [IPV4_DEVCONF_ACCEPT_REDIRECTS, IPV4_DEVCONF_SEND_REDIRECTS] {
+            let _ = self.set_ipv4_setting(interface, setting, 0).await;
+        }
         for setting in ["accept_ra", "accept_redirects"] {
             let _ = fs::write(format!("/proc/sys/net/ipv6/conf/{interface}/{setting}"), "0");
         }

@@ -29,6 +29,8 @@ reasons! {
     TxLeadsBack = "tx_leads_back",
     /// From one peer to another, one of which reaches no other peer.
     TxIsolated = "tx_isolated",
+    /// What the kernel says to peers who reach each other through it: that there is a shorter way.
+    TxRedirect = "tx_redirect",
     /// There was no socket, or the kernel refused.
     TxFailed = "tx_failed",
     /// Data from a remote that is not admitted.

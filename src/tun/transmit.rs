@@ -160,6 +160,12 @@ impl<'a> Transmitter<'a> {
             self.shared.drops.add(Reason::TxLeadsBack, 1);
             return;
         }
+        // A setting of the interface does not keep the kernel from it where that of `all` is on
+        // (`IN_DEV_TX_REDIRECTS` in include/linux/inetdevice.h), and there is no shorter way.
+        if inner::is_redirect_v4(&self.buffer[start..start + inner.length], &inner) {
+            self.shared.drops.add(Reason::TxRedirect, 1);
+            return;
+        }
         let Some(to) = self.remote_of(inner.destination) else {
             let reason = match self.say_unreachable(queue, start, &inner) {
                 true => Reason::TxUnreachable,

@@ -72,6 +72,22 @@ def test_peers_reach_the_server_and_each_other(lab):
     assert [host.snapshot() for host in hub.lan.hosts] == before
 
 
+@pytest.mark.parametrize("of_all", [0, 1])
+def test_peers_who_reach_each_other_are_told_of_no_shorter_way(lab, of_all):
+    """The kernel would, for packets that leave by the interface that they came in by."""
+    hub = Hub(lab, clients=2)
+    hub.host.sysctl("net.ipv4.conf.all.send_redirects", of_all)
+    near, ends = hub.connect()
+    said = hub.host.capture("ipipou0", "icmp[icmptype] = icmp-redirect")
+    await_reached(hub.clients[0], inner(3))
+    for _ in range(3):
+        assert hub.clients[0].ping(inner(3), count=1).received == 1
+    heard = [end.show()["dropped"]["rx_redirect"]["packets"] for end in ends]
+    assert heard == [0, 0]
+    kept = near.show()["dropped"]["tx_redirect"]["packets"]
+    assert kept == len(said.packets()) and bool(kept) == bool(of_all)
+
+
 def test_a_client_moves_and_says_goodbye(lab):
     hub = Hub(lab, clients=2)
     near, (one, _) = hub.connect()
