@@ -12,7 +12,7 @@ use crate::engine::config::Datapath;
 use crate::engine::host::{Interface, is_labelled};
 use crate::engine::peers_file::PeerEntry;
 use crate::host::Links;
-use crate::kernel::listening_ports;
+use crate::kernel::{listening_ports, tables};
 use crate::tun::Owner;
 
 /// Removes it. `entries` are all peers with the old program; `unix` is the time, in seconds.
@@ -42,6 +42,13 @@ pub async fn remove(base: &Base, entries: &[PeerEntry], unix: u64) {
     for (port, directory) in left {
         let Ok(settings) = old_settings::of_nobody(base, port, directory) else { continue };
         leftovers::remove(&settings, Owner::OldPeer(port)).await;
+    }
+    for table in tables() {
+        let own = table.strip_prefix(&base.settings.tunnel().rules.table);
+        let port = own.and_then(|rest| rest.strip_prefix('-')?.parse().ok());
+        if let Some(port) = port.filter(|port| !wanted.contains_key(port)) {
+            leftovers::remove_rules(&table, port);
+        }
     }
 }
 

@@ -21,10 +21,21 @@ pub enum NftError {
 /// # Errors
 /// When it cannot be run, or refuses.
 pub fn nft(arguments: &[&str], input: &str) -> Result<(), NftError> {
-    let arguments = [&["-j"], arguments].concat();
-    let output = program::run("nft", &arguments, input.as_bytes()).map_err(NftError::NoProgram)?;
+    said(&[&["-j"], arguments].concat(), input).map(drop)
+}
+
+/// What `nft` says of a table of the family `ip`, in its own language, all in numbers.
+///
+/// # Errors
+/// When it cannot be run, or refuses.
+pub fn listed(table: &str) -> Result<String, NftError> {
+    said(&["-n", "list", "table", "ip", table], "")
+}
+
+fn said(arguments: &[&str], input: &str) -> Result<String, NftError> {
+    let output = program::run("nft", arguments, input.as_bytes()).map_err(NftError::NoProgram)?;
     if output.status.success() {
-        return Ok(());
+        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
     }
     // The first line names the fault; the others repeat the input.
     let said = String::from_utf8_lossy(&output.stderr);

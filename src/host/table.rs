@@ -51,6 +51,21 @@ impl Table {
         Table { socket: NetlinkSocket::new(), name, header }
     }
 
+    /// The names of all tables of this family.
+    ///
+    /// # Errors
+    /// When the kernel refuses to tell.
+    pub fn names(&mut self) -> io::Result<Vec<String>> {
+        let request = Request::new().op_gettable_dump(&self.header);
+        let mut replies = self.socket.request(&request)?;
+        let mut names = Vec::new();
+        while let Some(reply) = replies.recv() {
+            let (_, table) = reply?;
+            names.extend(table.get_name().map(|name| name.to_string_lossy().into_owned()));
+        }
+        Ok(names)
+    }
+
     /// The numbers of the table and of all rules in it; empty when there is no such table.
     pub fn handles(&mut self) -> io::Result<Handles> {
         let mut request = Request::new().op_gettable_do(&self.header);

@@ -27,10 +27,10 @@ use futures_util::future::LocalBoxFuture;
 use crate::engine::Outgoing;
 use crate::engine::config::{DeviceName, QueueConfig, TunnelConfig};
 use crate::engine::host::step::{KernelStep, Step};
-use crate::engine::host::{Found, RulesFound};
+use crate::engine::host::{Family, Found, RulesFound};
 use crate::host::datapath::{Statistics, Warnings};
 use crate::host::nft::NftError;
-use crate::host::table::RuleCounter;
+use crate::host::table::{RuleCounter, Table};
 use crate::host::{Datapath, HostAdapter, Links, StepError, absent_is_fine, conntrack};
 use fou::Fou;
 use queue::Queue;
@@ -194,6 +194,25 @@ impl KernelDatapath {
 pub fn listening_ports() -> BTreeSet<u16> {
     let listeners = Fou::default().listeners().unwrap_or_default();
     listeners.into_iter().map(|listener| listener.port).collect()
+}
+
+/// The names of all nftables tables of the family `ip`; none where they cannot be read.
+pub fn tables() -> Vec<String> {
+    Table::new(Family::V4, "").names().unwrap_or_default()
+}
+
+/// Removes the table of this name if it judges what comes to this port; false when there is none that does, or
+/// none can be read.
+///
+/// # Errors
+/// When `nft` cannot be run, or the kernel refuses.
+pub fn remove_rules(table: &str, port: u16) -> Result<bool, NftError> {
+    let mut rules = Rules::in_table(table);
+    match rules.read() {
+        Ok(RulesFound::Missing) | Err(_) => return Ok(false),
+        Ok(RulesFound::Unknown | RulesFound::Intact(_) | RulesFound::Unavailable) => {}
+    }
+    Ok(rules.guard(port)? && rules.remove().map(|()| true)?)
 }
 
 /// Checks, without changing anything, that FOU can be used.

@@ -13,7 +13,7 @@ use super::ruleset::{self, Installation, Replacement};
 use super::words::{self, Reassembly};
 use crate::engine::host::{Admitted, Family, RuleSpec, RulesFound};
 use crate::host::absent_is_fine;
-use crate::host::nft::{NftError, nft};
+use crate::host::nft::{NftError, listed, nft};
 use crate::host::table::{Handles, RuleCounter, Table};
 
 /// The table, or that the tunnel has no rules.
@@ -111,6 +111,15 @@ impl Rules {
             Rules::InTable { elements, .. } => Ok(absent_is_fine(elements.table.delete())?),
             Rules::Unavailable => Ok(()),
         }
+    }
+
+    /// Whether the table judges what comes to this port of ours.
+    pub fn guard(&mut self, port: u16) -> Result<bool, NftError> {
+        let Rules::InTable { elements, .. } = self else { return Ok(false) };
+        let name = elements.table.name.to_string_lossy();
+        let text = listed(&name)?;
+        let words: Vec<&str> = text.split_whitespace().collect();
+        Ok(words.windows(2).any(|pair| pair == ["dport", &port.to_string()]))
     }
 
     pub fn counters(&mut self) -> io::Result<Vec<RuleCounter>> {
