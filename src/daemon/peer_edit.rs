@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use ipnet::IpNet;
 use zeroize::Zeroizing;
 
-use super::peer_files::{taken, write, write_new};
+use super::peer_files::{are_replaceable, taken, write, write_new};
 use super::peers::{are_there, check, read_checked};
 use super::peers_lock::PeersLock;
 use super::requests::Files;
@@ -76,6 +76,7 @@ pub fn edit_peers(
     {
         said += &line;
     }
+    are_replaceable(paths.iter().map(|(path, _)| path))?;
     let made = conf.as_ref().map(|(path, text)| write_new(path, text.as_bytes())).transpose();
     made?;
     for (path, name) in paths {

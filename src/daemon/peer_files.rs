@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::Failure;
@@ -22,7 +22,30 @@ pub fn write(peers: &Path, path: &Path, text: &str) -> Result<(), Failure> {
         true => atomic_file::remove(path),
         false => atomic_file::rewrite(path, text.as_bytes(), has_secret(text)),
     };
-    result.map_err(failed(path))
+    result.map_err(|e| match e.kind() {
+        io::ErrorKind::ResourceBusy => is_mount(path),
+        _ => failed(path)(e),
+    })
+}
+
+/// Refuses a change if one of its files cannot be replaced.
+///
+/// # Errors
+/// Names the first that is a mount point, before anything is written.
+pub fn are_replaceable<'a>(paths: impl IntoIterator<Item = &'a PathBuf>) -> Result<(), Failure> {
+    match paths.into_iter().find(|path| atomic_file::is_mount(path)) {
+        Some(path) => Err(is_mount(path)),
+        None => Ok(()),
+    }
+}
+
+fn is_mount(path: &Path) -> Failure {
+    Failure::Generic(format!(
+        "{}: is mounted by itself, as into a container, so it cannot be replaced, and nothing was changed \
+         in it: mount the directory around it instead, or edit the file where it comes from and `ipipou \
+         reload`",
+        path.display()
+    ))
 }
 
 /// Writes a file that only its owner may read, and that was not there.

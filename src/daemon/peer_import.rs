@@ -6,7 +6,7 @@ use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
 use super::Failure;
-use super::peer_files::{failed, taken, write, write_new};
+use super::peer_files::{are_replaceable, failed, taken, write, write_new};
 use super::peers::{are_there, check, read_checked};
 use super::peers_lock::PeersLock;
 use super::requests::Files;
@@ -153,6 +153,7 @@ impl<'a> Changes<'a> {
     }
 
     fn write(&self) -> Result<(), Failure> {
+        are_replaceable(self.paths.iter().map(|(path, _)| path))?;
         for (path, bytes) in &self.tokens {
             let directory = self.beside();
             let made = DirBuilder::new().recursive(true).mode(0o700).create(&directory);

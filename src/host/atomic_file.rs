@@ -89,6 +89,13 @@ pub fn remove(path: &Path) -> io::Result<()> {
     File::open(parent(path))?.sync_all()
 }
 
+/// Whether something is mounted at a path: rename(2) and unlink(2) refuse that. False where it cannot be seen, as
+/// by kernels before 5.8.
+pub fn is_mount(path: &Path) -> bool {
+    let found = statx(CWD, path, AtFlags::empty(), StatxFlags::empty());
+    found.is_ok_and(|found| found.stx_attributes.contains(StatxAttributes::MOUNT_ROOT))
+}
+
 /// The path of the file that a path leads to, whether there is one or not.
 ///
 /// # Errors

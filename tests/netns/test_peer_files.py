@@ -203,6 +203,31 @@ def test_a_peers_file_stays_what_it_is(lab):
     assert looks() == (1234, 4321, "640") and "secret" in real.read_text()
 
 
+def test_a_file_that_is_mounted_by_itself_is_refused_as_it_is(lab, tmp_path):
+    peers = tmp_path / "peers.toml"
+    peers.touch()
+    commands = Commands(lab, file=peers)
+    commands("add", "one", "--public-key", commands.key(), "--address", inner(7))
+    before, conf = peers.read_text(), tmp_path / "two.conf"
+    command = [
+        "add",
+        "two",
+        "--address",
+        inner(8),
+        "--client-conf",
+        conf,
+        "--server-host",
+        "a.example",
+    ]
+    argv = " ".join(str(word) for word in commands.argv(*command))
+    mounted = f"mount --bind {peers} {peers} && exec {argv}"
+    done = commands.hub.host.run(["unshare", "--mount", "sh", "-c", mounted], check=False)
+    assert (done.returncode, peers.read_text(), conf.exists()) == (1, before, False), done
+    assert "peers.toml: is mounted by itself" in done.stderr and len(done.stderr.splitlines()) == 1
+    assert os.listdir(tmp_path).count("peers.toml") == 1
+    assert not [name for name in os.listdir(tmp_path) if name.startswith(".ipipou")]
+
+
 def test_named_pipes_are_no_files(lab):
     """Nothing waits for somebody who writes into them; a shell's own pipe is read."""
     ask = Commands(lab)
