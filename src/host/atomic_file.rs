@@ -123,8 +123,10 @@ pub fn tidy(directory: &Path) {
         if name.starts_with(BEGIN.as_bytes()) && name.ends_with(END.as_bytes()) {
             let mut options = OpenOptions::new();
             let file = options.read(true).custom_flags(unattended()).open(entry.path());
-            // Who still writes it has its lock.
-            if file.is_ok_and(|file| is_locked_now(&file)) {
+            // Who still writes it has its lock. Who has just made it sees ours, until it is removed.
+            if let Ok(file) = file
+                && is_locked_now(&file)
+            {
                 let _ = fs::remove_file(entry.path());
             }
         }
