@@ -69,7 +69,7 @@ pub struct HostAdapter {
 pub enum StepError {
     #[error("{0}")]
     Link(#[source] io::Error),
-    #[error("{0}")]
+    #[error("{}", explain_address(.0))]
     Address(#[source] io::Error),
     /// The kernel datapath's listener.
     #[error("{}", port::explain(.0))]
@@ -200,6 +200,21 @@ fn explain_tun(error: &io::Error) -> String {
              another with --tunl-dev, see `ip tuntap`"
             .to_owned(),
         io::ErrorKind::PermissionDenied => "CAP_NET_ADMIN is needed: run as root".to_owned(),
+        _ => error.to_string(),
+    }
+}
+
+/// What to do about an error of an address, for a person.
+fn explain_address(error: &io::Error) -> String {
+    match error.raw_os_error() {
+        // `addrconf_add_dev` in net/ipv6/addrconf.c.
+        Some(libc::EACCES) => "new interfaces have no IPv6 on this host: `sysctl -w \
+             net.ipv6.conf.default.disable_ipv6=0`, or do without IPv6 in the tunnel"
+            .to_owned(),
+        Some(libc::EAFNOSUPPORT | libc::EOPNOTSUPP) => {
+            "this kernel has no IPv6, or was started with ipv6.disable=1: do without it in the tunnel"
+                .to_owned()
+        }
         _ => error.to_string(),
     }
 }

@@ -177,3 +177,20 @@ def test_strangers_over_ipv6_are_dropped_and_moves_followed(hosts):
     near.await_log(rf"moved from \[{CLIENT6}\]:{PORT} to \[{OTHER6}\]:{PORT}")
     reach_each_other(server, client)
     assert near.process.stop() == far.process.stop() == 0
+
+
+def test_a_host_whose_new_interfaces_have_no_ipv6_is_told_what_to_do(lab):
+    host, _ = ipipou.neighbours(lab)
+    before = host.snapshot()
+    setting = "net.ipv6.conf.default.disable_ipv6"
+    # A client has its interface, and so the failure, at once.
+    options = ["-b", "@eth0", "-r", f"{CLIENT}:{PORT}", *TUN, "--tunl-ip", INNER_SERVER]
+    options += ["--ip6", f"{INNER6[0]}/64"]
+    host.run(f"sysctl -qw {setting}=1")
+    far = ipipou.Tunnel(host, *options, ready=False)
+    assert far.process.wait() == 51, far.process.output()
+    last = far.process.output().splitlines()[-1]
+    assert f"cannot add {INNER6[0]}/64 to ipipou0: " in last and f"sysctl -w {setting}=0" in last
+    assert host.snapshot() == before
+    host.run(f"sysctl -qw {setting}=0")
+    far.start()

@@ -63,8 +63,10 @@ pub fn is_host_name(text: &str) -> bool {
     name.len() <= 253 && !numeric && !name.starts_with('-') && name.split('.').all(label)
 }
 
-/// An interface name that the kernel takes: 1 to 15 bytes, no `/`, no white space, not `.` or `..`
-/// (`dev_valid_name` in net/core/dev.c).
+/// An interface name that the kernel takes: 1 to 15 bytes, no `/`, `:` or white space, not `.` or `..`
+/// (`dev_valid_name` in net/core/dev.c), no `%`, which stands for a number there (`__dev_alloc_name`),
+/// and not `all` or `default`, which stand for settings (`devinet_sysctl_register` in
+/// net/ipv4/devinet.c).
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct DeviceName(String);
 
@@ -80,6 +82,17 @@ pub enum DeviceNameError {
     /// The name has a byte that the kernel refuses, or is `.` or `..`.
     #[error("an interface name cannot hold '/', ':' or white space, nor be '.' or '..'")]
     BadCharacter,
+    /// The kernel reads bytes, and one of this letter's is white space to it (`0xA0`, in Latin-1).
+    #[error("the kernel takes a part of '{0}' for white space: choose another name")]
+    Blank(char),
+    /// The name has a `%`, which the kernel replaces by a number.
+    #[error("an interface name cannot hold '%': write the number out")]
+    Pattern,
+    /// The name is that of settings which are no interface's.
+    #[error(
+        "in the kernel 'all' and 'default' stand for the settings of interfaces: choose another name"
+    )]
+    Settings,
 }
 
 impl DeviceName {
@@ -105,6 +118,16 @@ impl FromStr for DeviceName {
         let bad = |c: char| c == '/' || c == ':' || c.is_whitespace() || c == '\0';
         if name == "." || name == ".." || name.contains(bad) {
             return Err(DeviceNameError::BadCharacter);
+        }
+        let is_blank = |c: &char| c.encode_utf8(&mut [0; 4]).bytes().any(|byte| byte == 0xA0);
+        if let Some(letter) = name.chars().find(is_blank) {
+            return Err(DeviceNameError::Blank(letter));
+        }
+        if name.contains('%') {
+            return Err(DeviceNameError::Pattern);
+        }
+        if name == "all" || name == "default" {
+            return Err(DeviceNameError::Settings);
         }
         Ok(DeviceName(name.to_owned()))
     }
