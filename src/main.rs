@@ -52,7 +52,7 @@ fn main() -> ExitCode {
                 .map(|text| show(&text))
         }
         Ok(Invocation::Checked { text, config }) => {
-            daemon::check_peers(&config).map(|more| show(&(text + &more)))
+            daemon::check_files(&config).map(|more| show(&(text + &more)))
         }
         Ok(Invocation::Generate(document)) => {
             cli::render(document, &Exit::ALL.map(|exit| (exit.code(), exit.meaning())))

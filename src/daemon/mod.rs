@@ -1,8 +1,10 @@
 //! The daemon: checks first, then one loop that passes events to the engine and carries out its
 //! actions.
 
+mod check;
 mod control;
 mod debounce;
+mod demand;
 mod disk;
 mod driver;
 mod events;
@@ -50,12 +52,13 @@ use zeroize::Zeroizing;
 use crate::auth;
 use crate::engine::config::Config;
 pub use crate::host::{Directories, close_memory};
+pub use check::check_files;
 pub use control::{PeersWanted, Style, show, show_peers};
 pub use failure::{Exit, Failure};
 pub use monitor::monitor;
 pub use peer_edit::edit_peers;
 pub use peer_import::import_peers;
-pub use peers::{check_peers, kick, reload};
+pub use peers::{kick, reload};
 pub use ping::ping;
 pub use reauth::reauthenticate;
 pub use tunnel::run;

@@ -8,9 +8,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::control::directory;
+use super::demand::{Demand, suits};
 use super::peers_keeper::{Keeper, LastGood};
 use super::peers_lock::PeersLock;
-use super::preflight::Demand;
 use super::requests::{self, Answer, Files, Request, RunsAs};
 use super::{Failure, Settings};
 use crate::auth::SharedSecret;
@@ -149,11 +149,12 @@ fn warned(files: &Files) -> String {
 impl AtStart {
     /// What these peers ask of a datapath.
     pub fn demand(&self) -> Demand {
-        Demand {
-            remotes: self.set.len(),
-            isolated: isolated(&self.set).map(|it| it.name.to_string()),
-        }
+        demand(&self.set)
     }
+}
+
+fn demand(set: &PeerSet) -> Demand {
+    Demand { remotes: set.len(), isolated: isolated(set).map(|it| it.name.to_string()) }
 }
 
 fn isolated(set: &PeerSet) -> Option<&PeerEntry> {
@@ -249,24 +250,29 @@ pub(super) fn check(
     hub: &HubConfig,
     tunnel: &TunnelConfig,
 ) -> Result<PeerSet, String> {
+    let read_secret = |path: &Path| files.secret(path);
+    let server = context(hub, tunnel, &read_secret);
+    parse(&sources(files), &server).map_err(|faults| lines(&faults))
+}
+
+fn sources(files: &Files) -> Vec<SourceFile> {
     let source =
         |(name, text): &(String, String)| SourceFile { name: name.clone(), text: text.clone() };
-    let sources: Vec<_> = files.texts.iter().map(source).collect();
-    let read_secret = |path: &Path| files.secret(path);
-    parse(&sources, &context(hub, tunnel, &read_secret)).map_err(|faults| lines(&faults))
+    files.texts.iter().map(source).collect()
 }
 
 fn lines(faults: &[Fault]) -> String {
     faults.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
 }
 
-/// Checks the files of a configuration, for `ipipou check`. Returns what there is to say.
+/// Checks the peers files of a configuration. Returns what there is to say.
 ///
 /// # Errors
 /// Every mistake, a line each.
-pub fn check_peers(config: &Config) -> Result<String, Failure> {
+pub(super) fn check_peers(config: &Config) -> Result<String, Failure> {
     let Some(hub) = config.hub() else { return Ok(String::new()) };
     let (files, set) = read_checked(hub, &config.tunnel).map_err(Failure::Usage)?;
+    suits(config, &demand(&set))?;
     let count = set.len();
     let peers = if count == 1 { "peer" } else { "peers" };
     Ok(format!("{}{}: {count} {peers}, no mistakes\n", warned(&files), hub.peers.display()))

@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::demand::{Demand, said, suits};
 use super::locks::Locks;
 use super::{Failure, Settings, record};
 use crate::engine;
@@ -31,15 +32,6 @@ const TUN_DEVICE: &str = "/dev/net/tun";
 /// How long the choice of a datapath waits for the server's addresses.
 const FIRST_LOOKUP: Duration = Duration::from_secs(3);
 
-/// What a table or files of peers ask of a datapath.
-#[derive(Debug, Clone, Default)]
-pub struct Demand {
-    /// How many remotes it has at most.
-    pub remotes: usize,
-    /// A peer that is to reach no other peer.
-    pub isolated: Option<String>,
-}
-
 /// Chooses the datapath. `goes_on`: an earlier process left its userspace datapath, with packets in it.
 ///
 /// # Errors
@@ -49,28 +41,10 @@ pub async fn datapath(
     goes_on: bool,
     demand: &Demand,
 ) -> Result<Datapath, Failure> {
+    suits(&settings.config, demand)?;
     let remotes = demand.remotes;
-    let what = match settings.config.hub() {
-        Some(_) => format!("the files of peers name {remotes} peers"),
-        None => format!("the table of hosts has {remotes} remotes"),
-    };
+    let what = said(&settings.config, demand);
     Ok(match settings.tunnel().datapath {
-        DatapathChoice::Only(Datapath::Kernel)
-            if remotes > Datapath::Kernel.capabilities().most_remotes =>
-        {
-            return Err(Failure::Usage(format!(
-                "--datapath kernel: {what}, and the kernel's datapath carries {} at most; leave the \
-                 option out",
-                Datapath::Kernel.capabilities().most_remotes
-            )));
-        }
-        DatapathChoice::Only(Datapath::Kernel) if demand.isolated.is_some() => {
-            let isolated = demand.isolated.as_deref().unwrap_or_default();
-            return Err(Failure::Usage(format!(
-                "--datapath kernel: peer {isolated} has `isolate`, which needs the userspace datapath; \
-                 leave the option out"
-            )));
-        }
         DatapathChoice::Only(datapath) => datapath,
         DatapathChoice::Auto if goes_on => {
             tracing::info!(

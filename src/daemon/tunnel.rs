@@ -10,11 +10,11 @@ use tokio::time::{Instant, sleep_until};
 
 use super::control;
 use super::debounce::DebouncedChanges;
+use super::demand::Demand;
 use super::events::Events;
 use super::listener::{Connected, Listener};
 use super::old::Base;
 use super::peers::{AtStart, PeersReader};
-use super::preflight::Demand;
 use super::process::Process;
 use super::reloads::{Checked, Reloads};
 use super::request_socket::{self, Requests};

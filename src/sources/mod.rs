@@ -8,7 +8,7 @@ mod https;
 mod lookups;
 pub mod names;
 pub mod peers;
-mod table;
+pub mod table;
 mod url;
 
 pub use table::TableSource;

@@ -360,10 +360,22 @@ impl Stamp {
     }
 }
 
-fn read_file(path: &Path) -> Result<HostTable, String> {
+/// Reads a table from a file.
+///
+/// # Errors
+/// One line that names the file, and where in it the mistake is.
+pub fn read_file(path: &Path) -> Result<HostTable, String> {
     let name = path.display();
     let text = file::contents(path, MAX_SIZE).map_err(|e| format!("{name}: {e}"))?;
     HostTable::parse(&text).map_err(|e| format!("{name}:{e}"))
+}
+
+/// Checks that the certificate authorities for a URL can be read.
+///
+/// # Errors
+/// One line that says why they cannot.
+pub fn check_authorities(url: &HostsUrl) -> Result<(), String> {
+    https::roots(url).map(drop)
 }
 
 async fn fetch_table(url: &HostsUrl, timeout: Duration) -> Result<HostTable, String> {

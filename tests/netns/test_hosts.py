@@ -262,6 +262,9 @@ def test_a_bad_table_ends_the_program_at_the_start(lab, table):
     before = host.snapshot()
 
     def refused(complaint, path=table.path):
+        own = ["-b", "@eth0", "--tunl-ip", f"{inner(1)}/24", "--hosts-file", path]
+        checked = host.run(["ipipou", "check", *own], check=False)
+        assert checked.returncode == 2 and checked.stderr.endswith(f"{path}{complaint}\n"), checked
         end = node(host, 1, "--hosts-file", path, ready=False)
         assert end.process.wait() == 2
         lines = end.process.output().splitlines()
@@ -274,6 +277,17 @@ def test_a_bad_table_ends_the_program_at_the_start(lab, table):
         refused(complaint)
     refused(": No such file or directory (os error 2)", table.path.with_name("none"))
     refused(": is not a file", table.path.parent)
+
+
+def test_a_check_reads_the_table(lab, table):
+    (host,) = Lan(lab, 1).hosts
+    check = ["ipipou", "check", "-b", "@eth0", "--tunl-ip", f"{inner(1)}/24"]
+    check += ["--hosts-file", table.path]
+    assert host.run(check).endswith(f"\n{table.path}: 3 nodes, no mistakes\n")
+    table.write({inner6(i): {"host": outer(1), "port": i} for i in range(1, 1100)})
+    assert "1099 nodes, no mistakes" in host.run(check)
+    done = host.run([*check, "--datapath", "kernel"], check=False)
+    assert done.returncode == 2 and "carries 1024 at most" in done.stderr, done
 
 
 def test_a_bad_update_of_the_table_changes_nothing(lab, table):

@@ -158,6 +158,9 @@ def test_authorities_that_cannot_be_read_end_the_program(web):
         ("--ca-file", web.table.path, "it holds no PEM certificate"),
         ("--ca-path", empty, "no file in it holds a PEM certificate"),
     ):
+        own = ["-b", "@eth0", "--tunl-ip", "10.7.0.1/24", "--hosts-url", GOOD, option, path]
+        checked = web.first.run(["ipipou", "check", *own], check=False)
+        assert checked.returncode == 2 and why in checked.stderr, checked
         near = web.near(GOOD, option, path, ready=False)
         assert near.process.wait() == 2
         (line,) = [x for x in near.process.output().splitlines() if x.startswith("ipipou: ")]

@@ -1,0 +1,47 @@
+//! What peers ask of a datapath, and whether the one that was requested can do it.
+
+use super::Failure;
+use crate::engine::config::{Config, Datapath, DatapathChoice};
+
+/// What a table or files of peers ask of a datapath.
+#[derive(Debug, Clone, Default)]
+pub struct Demand {
+    /// How many remotes it has at most.
+    pub remotes: usize,
+    /// A peer that is to reach no other peer.
+    pub isolated: Option<String>,
+}
+
+/// Checks that the datapath that was requested can do what is asked of it.
+///
+/// # Errors
+/// When it cannot.
+pub fn suits(config: &Config, demand: &Demand) -> Result<(), Failure> {
+    match config.tunnel.datapath {
+        DatapathChoice::Only(Datapath::Kernel) => {}
+        DatapathChoice::Only(Datapath::Tun) | DatapathChoice::Auto => return Ok(()),
+    }
+    let most = Datapath::Kernel.capabilities().most_remotes;
+    if demand.remotes > most {
+        let what = said(config, demand);
+        return Err(Failure::Usage(format!(
+            "--datapath kernel: {what}, and the kernel's datapath carries {most} at most; leave the \
+             option out"
+        )));
+    }
+    match &demand.isolated {
+        Some(isolated) => Err(Failure::Usage(format!(
+            "--datapath kernel: peer {isolated} has `isolate`, which needs the userspace datapath; \
+             leave the option out"
+        ))),
+        None => Ok(()),
+    }
+}
+
+/// Says who asks for how much.
+pub fn said(config: &Config, Demand { remotes, .. }: &Demand) -> String {
+    match config.hub() {
+        Some(_) => format!("the files of peers name {remotes} peers"),
+        None => format!("the table of hosts has {remotes} remotes"),
+    }
+}
