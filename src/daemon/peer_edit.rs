@@ -8,7 +8,7 @@ use ipnet::IpNet;
 use zeroize::Zeroizing;
 
 use super::peer_files::{are_replaceable, taken, write, write_new};
-use super::peers::{are_there, check, read_checked};
+use super::peers::{are_there, check, named_secrets, read_checked};
 use super::peers_lock::PeersLock;
 use super::requests::Files;
 use super::{Failure, new_pair, server_key};
@@ -90,10 +90,27 @@ pub fn edit_peers(
         }
         written?;
     }
+    if matches!(edit, Edit::Remove(_)) {
+        said += &left_over(&files, hub, config);
+    }
     match hub.peers.exists() {
         true => taken(said, hub, config, tunnel, root),
         false => Ok(said),
     }
+}
+
+/// Says which files of secrets the peers named that were removed, and no other one names: they stay, because
+/// somebody else may need them.
+fn left_over(files: &Files, hub: &HubConfig, config: &Config) -> String {
+    let named = named_secrets(files, hub, &config.tunnel);
+    let left = files.secrets.keys().filter(|path| !named.contains(*path) && path.exists());
+    let line = |path: &PathBuf| {
+        format!(
+            "{}: stays, and no peer names it: remove it if nothing else needs it\n",
+            path.display()
+        )
+    };
+    left.map(line).collect()
 }
 
 /// Says that a new peer cannot come in, by the defaults of its file.

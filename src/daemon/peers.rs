@@ -2,6 +2,7 @@
 //! present ones have mistakes or cannot be read.
 
 use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -259,6 +260,22 @@ fn sources(files: &Files) -> Vec<SourceFile> {
     let source =
         |(name, text): &(String, String)| SourceFile { name: name.clone(), text: text.clone() };
     files.texts.iter().map(source).collect()
+}
+
+/// The files of secrets that files name which were read before.
+pub(super) fn named_secrets(
+    files: &Files,
+    hub: &HubConfig,
+    tunnel: &TunnelConfig,
+) -> BTreeSet<PathBuf> {
+    let named = RefCell::new(BTreeSet::new());
+    let read_secret = |path: &Path| {
+        named.borrow_mut().insert(path.to_owned());
+        files.secret(path)
+    };
+    // What is wrong with them is told elsewhere.
+    let _ = parse(&sources(files), &context(hub, tunnel, &read_secret));
+    named.into_inner()
 }
 
 fn lines(faults: &[Fault]) -> String {

@@ -270,3 +270,24 @@ def test_a_disk_that_hangs_holds_back_no_change(lab, tmp_path):
     kept = near.state / "peers.json"
     await_(lambda: "enabled" not in kept.read_text(), what="the last good files")
     assert near.process.stop() == 0
+
+
+def test_files_of_secrets_that_no_peer_names_any_more_are_told(lab):
+    """They stay: what else needs them is not known."""
+    ask = Commands(lab)
+    shared = lab.directory / "shared"
+    shared.write_text("s\n")
+    old = [ask.old_server(n, f"auth-token tok{n}") for n in (1, 2)]
+    ask("import", *old)
+    for n in (3, 4):
+        text = f'[peer.p{n}]\npublic-key = "{ask.key()}"\naddress = "{inner(n)}"\n'
+        (ask.hub.peers / f"p{n}.toml").write_text(f'{text}secret-file = "{shared}"\n')
+    said = "stays, and no peer names it: remove it if nothing else needs it"
+    token = ask.hub.peers / "server1.token"
+    assert f"{token}: {said}\n" in ask("remove", "server1") and token.exists()
+    assert said not in ask("remove", "p3")
+    assert f"{shared}: {said}\n" in ask("remove", "p4") and shared.exists()
+    # What stayed is in nobody's way.
+    ask("import", old[0])
+    token.unlink()
+    ask("remove", "server1", code=2)
