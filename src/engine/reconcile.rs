@@ -80,8 +80,10 @@ impl Engine {
             self.take_nodes(actions); // our outer address may have changed
         }
         // What follows from our own changes is no repair (routes need the interface's index), and
-        // neither is what follows from another outer address, which was reported.
-        let settled = std::mem::replace(&mut self.phase, Phase::Settled) == Phase::Settled;
+        // neither is what follows from another outer address, which was reported, or from another address of
+        // a server that answers besides.
+        let settled = std::mem::replace(&mut self.phase, Phase::Settled) == Phase::Settled
+            && self.answering_as_planned();
         let mut steps = Vec::new();
         if !(is_as_planned && self.needs_nothing == Some(self.remotes())) {
             steps = self.reconcile(actions);
@@ -121,6 +123,13 @@ impl Engine {
             peers: self.peers.iter().map(of_peer).collect(),
             answering: self.peers.answering(),
         }
+    }
+
+    /// Whether the servers that may answer are where they were when nothing was missing for them: an
+    /// address that became known since, or was exchanged for another, is no damage.
+    fn answering_as_planned(&self) -> bool {
+        let planned = self.needs_nothing.as_ref().map(|planned| &planned.answering);
+        planned.is_none_or(|planned| *planned == self.peers.answering())
     }
 
     /// Reports the repairs among `steps`, or puts them off. If the host was not `settled`, a step

@@ -363,6 +363,30 @@ fn a_standby_server_with_several_addresses_is_asked_at_each() {
 }
 
 #[test]
+fn an_address_of_a_standby_server_that_becomes_known_or_changes_is_no_damage() {
+    for datapath in [Datapath::Kernel, Datapath::Tun] {
+        let mut config = config(2);
+        let other: SocketAddrV4 = at("198.51.100.9:10000");
+        let ipipou::engine::config::PeerSource::One(peer) = &mut config.peers else { panic!() };
+        let server = peer.shows.as_mut().unwrap().server.as_mut().unwrap();
+        server.standby[0].at.host = HostName::Name("b.example".into());
+        let host = host_that_reaches([place(0), place(1), other]);
+        let mut scene = Scene::of(datapath, config, host, 2);
+        for address in [place(1), other] {
+            scene.pass(10 * SECOND);
+            let before = scene.play.applied.len();
+            let addresses = vec![(*address.ip()).into()];
+            scene.play.handle(Event::Resolved { server: 1, addresses });
+            scene.play.read();
+            scene.pass(10 * SECOND);
+            assert!(scene.play.applied.len() > before, "{datapath:?}: its answers are let in");
+            assert_eq!(scene.play.engine.counters().repaired, 0, "{datapath:?}");
+            assert_eq!(scene.told("repairing"), 0, "{datapath:?}");
+        }
+    }
+}
+
+#[test]
 fn answers_of_all_servers_are_heard_and_data_of_one() {
     let scene = Scene::new(Datapath::Kernel, 2);
     let rules = scene.play.host.rules.as_ref().unwrap();
