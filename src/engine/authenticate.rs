@@ -15,6 +15,9 @@ use crate::auth::Reject;
 /// Authentications that refresh a session are written together, once in this time at most.
 const WRITE_EVERY: Duration = Duration::from_secs(10);
 
+/// What was learned within this time is written together.
+const WRITE_LEARNED: Duration = Duration::from_secs(1);
+
 /// How long clients that do not fit in are collected, so that one reading of the host serves all.
 const ROOM_AFTER: Duration = Duration::from_millis(300);
 
@@ -85,6 +88,19 @@ impl Engine {
     /// Refreshes are written together: after a crash, the time of the start shows which may be lost.
     fn write_soon(&mut self, now: &Now) {
         self.write_at = self.write_at.min(now.monotonic + WRITE_EVERY);
+    }
+
+    /// Has it written which inner addresses were learned: not for every packet, and before long, because a
+    /// restart that does not know it gives them to others.
+    pub(super) fn note_learned(&mut self, now: &Now) {
+        let Some(userspace) = self.found.as_ref().map(|found| &found.userspace) else { return };
+        // Before there is a table, nothing was learned yet, and nothing is forgotten.
+        if userspace.forwarding.learn.is_some()
+            && let Some(shared) = self.peers.shared_mut()
+            && shared.note_learned(&userspace.learned)
+        {
+            self.write_at = self.write_at.min(now.monotonic + WRITE_LEARNED);
+        }
     }
 
     /// Asks for the memory to be written.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
@@ -30,6 +30,8 @@ pub struct Memory {
     pub highest_clock: u64,
     /// Server with many clients: where each was, and when (Unix time) it last proved itself.
     pub clients: BTreeMap<SocketAddr, u64>,
+    /// Server with many clients: behind which of them each inner address was learned.
+    pub learned: BTreeMap<IpAddr, SocketAddr>,
     /// Client: the inner addresses that the server gave it last.
     pub inner: Vec<IpNet>,
     /// Settings of interfaces as they were before us, by name.

@@ -74,6 +74,7 @@ impl Engine {
             self.await_inner(actions);
             self.note_start(actions);
         }
+        self.note_learned(now);
         self.make_room(now, actions);
         self.read_traffic(now, actions);
         if self.table.is_some() {
@@ -104,6 +105,7 @@ impl Engine {
         let Some(found) = &self.found else { return false };
         before.answers = found.answers;
         before.userspace.silent.clone_from(&found.userspace.silent);
+        before.userspace.learned.clone_from(&found.userspace.learned);
         for (then, now) in before.interfaces.iter_mut().zip(&found.interfaces) {
             if then.traffic != now.traffic {
                 Arc::make_mut(then).traffic = now.traffic;

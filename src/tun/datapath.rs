@@ -121,6 +121,7 @@ impl Datapath for TunDatapath {
             interface: self.forwarder.has_interface(),
             forwarding: self.forwarder.forwarding(),
             silent: self.forwarder.silent(),
+            learned: self.forwarder.learned().into_iter().map(|(at, by, _)| (at, by)).collect(),
         };
         found.answers = self.forwarder.answers();
         Ok(())

@@ -244,6 +244,9 @@ impl Forwarder {
         };
         self.shared.change_forwarding(|forwarding| {
             forwarding.replace(spec);
+            if first {
+                forwarding.resume(wake::now());
+            }
             true
         });
         if first {

@@ -169,9 +169,21 @@ impl Forwarding {
         }
     }
 
+    /// Takes over what an earlier process learned, as if its remotes were heard of `now`. One that has to
+    /// authenticate again keeps its inner addresses until they were silent for their lifetime; nothing is
+    /// sent to it before it did.
+    pub fn resume(&mut self, now: Duration) {
+        let Some(learn) = &self.spec.learn else { return };
+        let before = Arc::clone(&learn.before);
+        for (inner, remote) in before.iter() {
+            self.learn(*remote, *inner, now);
+        }
+    }
+
     /// The remote that an inner packet to this address is sent to.
     pub fn remote_of(&self, destination: IpAddr) -> Option<SocketAddr> {
         let learned = || self.learned.get(destination).map(|learned| learned.remote);
+        let learned = || learned().filter(|remote| self.is_remote(*remote));
         self.destinations.get(destination).copied().or_else(learned)
     }
 
@@ -321,6 +333,7 @@ mod tests {
                 limit,
                 lifetime: LIFETIME,
                 from_anybody: false,
+                before: Arc::default(),
             }),
             ..PeerTable::default()
         }
@@ -337,6 +350,25 @@ mod tests {
         assert_eq!(table.judge(remote(BOB), ip("10.1.0.1"), at(0)), Judgement::Deliver);
         assert_eq!(table.judge(remote(BOB), ip("10.2.0.1"), at(0)), Judgement::WrongSource);
         assert_eq!(table.judge(remote("192.0.2.3:1"), ip("10.2.0.1"), at(0)), Judgement::Stranger);
+    }
+
+    #[test]
+    fn what_an_earlier_process_learned_belongs_to_the_same_remotes() {
+        let (alice, bob) = (remote(ALICE), remote(BOB));
+        let mut spec = learning(&[BOB], 2);
+        let before = [("10.0.0.1", alice), ("10.0.0.7", alice), ("10.1.0.7", bob)];
+        spec.learn.as_mut().unwrap().before =
+            Arc::new(before.map(|(inner, remote)| (ip(inner), remote)).into());
+        let mut table = Forwarding::new(spec);
+        table.resume(at(0));
+        assert_eq!(table.learned(at(1)), [(ip("10.0.0.7"), alice, at(1))], "what may be learned");
+        // Alice has to authenticate again.
+        assert_eq!(table.remote_of(ip("10.0.0.7")), None);
+        assert_eq!(table.judge(alice, ip("10.0.0.7"), at(1)), Judgement::Stranger);
+        assert_eq!(table.judge(bob, ip("10.0.0.7"), at(59)), Judgement::WrongSource);
+        table.add_remote(alice, RemoteSpec::default());
+        assert_eq!(table.remote_of(ip("10.0.0.7")), Some(alice));
+        assert_eq!(table.judge(bob, ip("10.0.0.7"), at(60)), Judgement::Learn, "it was silent");
     }
 
     fn to(networks: &[&str]) -> RemoteSpec {

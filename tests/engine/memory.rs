@@ -1,6 +1,8 @@
 //! What is remembered: by whom a packet was accepted, in which order that is written, and what a
 //! restart makes of it.
 
+use std::collections::BTreeMap;
+
 use ipipou::auth::Reject;
 use proptest::prelude::*;
 
@@ -510,6 +512,68 @@ fn after_a_loss_a_packet_of_the_same_second_is_refused_of_each_key() {
 fn silences(play: &mut Play, silent: &[(&str, u32)]) {
     play.host.found.userspace.silent =
         silent.iter().map(|(remote, seconds)| (outer_at(remote), *seconds * SECOND)).collect();
+}
+
+fn learned(of: &[(&str, &str)]) -> BTreeMap<IpAddr, SocketAddr> {
+    of.iter().map(|(inner, remote)| (inner.parse().unwrap(), outer_at(remote))).collect()
+}
+
+/// What a start gives to the datapath.
+fn given(play: &Play) -> BTreeMap<IpAddr, SocketAddr> {
+    let learn = play.host.found.userspace.forwarding.learn.as_ref();
+    learn.unwrap().before.as_ref().clone()
+}
+
+#[test]
+fn a_start_knows_whose_the_inner_addresses_are_that_were_learned() {
+    let mut play = learner(3, Memory::default());
+    for from in [A, B] {
+        let proof = play.proof();
+        play.receive(at(from), &proof);
+    }
+    assert!(given(&play).is_empty());
+    let both = learned(&[("10.9.0.7", A), ("10.9.0.8", B)]);
+    play.host.found.userspace.learned = both.clone();
+    play.pass(5 * SECOND);
+    assert_eq!(play.memory.learned, both, "on the disk soon, although nobody proves anything");
+    let restarted = learner(3, play.memory.clone());
+    assert_eq!(given(&restarted), both);
+    assert_eq!(restarted.memory.learned, both, "what the start writes has it still");
+    // Of those whose sessions do not count any more, and of another key, nothing is.
+    let mut late = play.memory.clone();
+    late.clients.insert(outer_at(A), START - 601);
+    assert_eq!(given(&learner(3, late)), learned(&[("10.9.0.8", B)]));
+    let other = Memory { key: Some([7; 32]), ..play.memory.clone() };
+    assert!(given(&learner(3, other)).is_empty());
+    // It went: it is forgotten with the next write.
+    play.host.found.userspace.learned = learned(&[("10.9.0.8", B)]);
+    play.pass(5 * SECOND);
+    let proof = play.proof();
+    play.receive(at(B), &proof);
+    play.pass(15 * SECOND);
+    assert_eq!(play.memory.learned, learned(&[("10.9.0.8", B)]));
+}
+
+#[test]
+fn who_sends_from_ever_other_inner_addresses_causes_a_write_a_second_at_most() {
+    let mut play = learner(1000, Memory::default());
+    let proof = play.proof();
+    play.receive(at(A), &proof);
+    play.pass(15 * SECOND);
+    let before = play.writings;
+    for number in 0..100 {
+        let inner = format!("10.9.1.{number}");
+        play.host.found.userspace.learned.extend(learned(&[(&inner, A)]));
+        play.read();
+        play.pass(SECOND / 20); // five seconds in all
+    }
+    play.pass(SECOND);
+    assert_eq!(play.memory.learned.len(), 100);
+    assert!((1..=6).contains(&(play.writings - before)), "{}", play.writings - before);
+    // What stays as it is causes none.
+    let before = play.writings;
+    play.pass(20 * SECOND);
+    assert_eq!(play.writings, before);
 }
 
 #[test]

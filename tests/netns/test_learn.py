@@ -301,6 +301,31 @@ def test_clients_with_a_key_continue_after_a_kill_of_the_server(lab):
     assert near.show()["accepted"] == 0 and dropped(near) == {}
 
 
+@pytest.mark.parametrize("proof", ["key", "token"])
+def test_a_killed_server_still_knows_whose_an_inner_address_is(lab, proof):
+    """Nobody takes the address of a client that says nothing for a moment, and what is sent to it
+    arrives before it has said something."""
+    with_keys = proof == "key"
+    star = Star(lab, clients=2, keys=with_keys, proof=() if with_keys else TOKEN)
+    near = star.server()
+    owner, taker = star.all_clients(near)
+    on_disk = near.state / "memory.json"
+    await_(lambda: all(inner(i) in on_disk.read_text() for i in (2, 3)), what="both on the disk")
+    near.process.kill()
+    near.start()
+    if not with_keys:
+        taker.reauthenticate()  # it is the first to return
+        await_(lambda: remotes(near) == {at(3)}, what="the other client")
+    star.data(3, inner(2))
+    await_dropped(near, rx_wrong_source=1)
+    assert learned(near)[inner(2)] == at(2)
+    if not with_keys:
+        assert no_answer(star.host, inner(2))  # nothing is sent to who has not proven itself again
+        owner.reauthenticate()
+        await_(lambda: remotes(near) == {at(2), at(3)}, what="both clients")
+    assert reaches(star.host, inner(2), count=2)
+
+
 def test_clients_with_a_token_return_after_a_kill_of_the_server(lab):
     """A token is not on the disk: clients are known again after their next keepalive."""
     star = Star(lab, clients=2, proof=TOKEN)

@@ -84,6 +84,8 @@ pub struct Userspace {
     pub forwarding: PeerTable,
     /// How long ago something came from the remotes behind which inner addresses were learned.
     pub silent: BTreeMap<SocketAddr, Duration>,
+    /// Which inner addresses were learned, and behind which remotes.
+    pub learned: BTreeMap<IpAddr, SocketAddr>,
 }
 
 /// Whose name servers the host uses.

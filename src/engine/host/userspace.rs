@@ -81,4 +81,6 @@ pub struct LearnSpec {
     pub lifetime: Duration,
     /// Whether remotes are taken that did not authenticate.
     pub from_anybody: bool,
+    /// What an earlier process learned: taken over before anything is forwarded.
+    pub before: Arc<BTreeMap<IpAddr, SocketAddr>>,
 }
