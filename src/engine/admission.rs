@@ -5,11 +5,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::sync::Arc;
 use std::time::Duration;
 
 use super::Now;
 use super::config::{Admits, Expects, LearnConfig, Reply};
+use super::learned::{self, Learned};
 use super::memory::{Memory, Record, Writing};
 use super::sessions::{Session, Sessions};
 use crate::auth::{Reject, ReplayMemory, ServerTime};
@@ -17,10 +17,6 @@ use crate::wire::auth_packet::AuthPacket;
 
 /// An address that no client can have.
 const NOBODY: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
-
-/// Seconds before a restart within which a host that shares a key must have authenticated, or it has
-/// to do so again: somebody else may have its address by now.
-const RESUMED_WITHIN: u64 = 600;
 
 /// Records that are kept apart while the disk does not take them: after that the whole is smaller.
 const MOST_RECORDS: usize = 4096;
@@ -33,10 +29,7 @@ pub struct Admission {
     /// Where the peer was, as far as an earlier process remembered.
     remembered: BTreeSet<SocketAddr>,
     sessions: Sessions,
-    /// Behind which remote each inner address was learned, by an earlier process.
-    learned_before: Arc<BTreeMap<IpAddr, SocketAddr>>,
-    /// The same by now.
-    learned: BTreeMap<IpAddr, SocketAddr>,
+    learned: Learned,
     /// Remotes that authenticated. That is to be on the disk before it counts.
     arriving: BTreeMap<SocketAddr, Arriving>,
     /// Remotes that authenticated while all places were taken.
@@ -107,7 +100,7 @@ impl Admission {
     /// `memory` is an earlier process'. Hosts that share a key are let in again without a new packet.
     pub fn new(mut expects: Expects, memory: &mut Memory, now: &Now) -> Self {
         let key = expects.policy.key();
-        let learned = learned_before(key, memory, now);
+        let learned = Learned::before(key, memory, now);
         let (seen, remembered) = match expects.admits {
             Admits::One => {
                 let remembered = memory.authenticated.iter().map(|(remote, _)| *remote).collect();
@@ -126,7 +119,6 @@ impl Admission {
             seen,
             remembered,
             sessions: Sessions::default(),
-            learned_before: Arc::new(learned.clone()),
             learned,
             arriving: BTreeMap::new(),
             waiting: BTreeMap::new(),
@@ -141,7 +133,7 @@ impl Admission {
         let Admits::Shared(LearnConfig { limit, .. }) = self.expects.admits else { return };
         let before = std::mem::take(&mut memory.clients);
         let mut newest: Vec<_> =
-            before.into_iter().filter(|(_, unix)| is_resumed(*unix, now)).collect();
+            before.into_iter().filter(|(_, unix)| learned::is_resumed(*unix, now)).collect();
         newest.sort_by_key(|(_, unix)| std::cmp::Reverse(*unix));
         for (remote, unix) in newest.into_iter().take(limit) {
             let age = now.since(unix);
@@ -188,20 +180,19 @@ impl Admission {
         }
     }
 
-    /// What an earlier process learned, and what still counts.
-    pub fn learned_before(&self) -> Arc<BTreeMap<IpAddr, SocketAddr>> {
-        Arc::clone(&self.learned_before)
+    /// Which inner addresses were learned, where several hosts share this.
+    pub fn learned(&self) -> &Learned {
+        &self.learned
     }
 
-    /// Takes over what was learned. Returns whether an address is behind another remote than it was, or is
-    /// new. Records do not tell what changed: the next write is of the whole memory.
+    /// Takes over what was learned by now. Returns whether that is to be written soon. Records do not tell
+    /// what changed: the next write is of the whole memory.
     pub fn note_learned(&mut self, learned: &BTreeMap<IpAddr, SocketAddr>) -> bool {
-        if self.learned == *learned {
+        if self.learned.now() == learned {
             return false;
         }
-        let before = std::mem::replace(&mut self.learned, learned.clone());
         self.records = None;
-        learned.iter().any(|(inner, remote)| before.get(inner) != Some(remote))
+        self.learned.change(learned)
     }
 
     /// Whether there is nothing to prove.
@@ -417,29 +408,8 @@ impl Admission {
             }
             Admits::Shared(_) => {
                 memory.clients = sessions.chain(arriving).map(|(at, s)| (at, s.unix)).collect();
-                memory.learned.clone_from(&self.learned);
+                memory.learned.clone_from(self.learned.now());
             }
         }
     }
-}
-
-/// Whether one who proved itself at this Unix time may still be where it was.
-fn is_resumed(unix: u64, now: &Now) -> bool {
-    now.unix.abs_diff(unix) <= RESUMED_WITHIN
-}
-
-/// Which inner addresses are behind remotes that authenticated to an earlier process, by the same key or,
-/// where there is none, by whatever there was: they stay theirs, though nobody is let in by that.
-fn learned_before(
-    key: Option<[u8; 32]>,
-    memory: &mut Memory,
-    now: &Now,
-) -> BTreeMap<IpAddr, SocketAddr> {
-    let mut learned = std::mem::take(&mut memory.learned);
-    let same_key = memory.key == key;
-    learned.retain(|_, remote| {
-        let unix = memory.clients.get(remote);
-        same_key && unix.is_some_and(|unix| is_resumed(*unix, now))
-    });
-    learned
 }

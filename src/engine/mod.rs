@@ -16,6 +16,7 @@ pub mod given;
 mod heard;
 pub mod host;
 pub mod hub;
+mod learned;
 pub mod limits;
 mod memory;
 pub mod networks;

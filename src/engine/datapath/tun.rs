@@ -55,7 +55,7 @@ pub fn wanted(
             limit: learn.limit,
             lifetime: learn.lifetime,
             from_anybody: shared.takes_anybody(),
-            before: shared.learned_before(),
+            before: shared.learned().given(),
         });
     }
     let link = WantedLink {
