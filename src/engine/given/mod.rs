@@ -6,7 +6,7 @@
 
 mod judge;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
@@ -14,8 +14,8 @@ use ipnet::{IpNet, Ipv4Net};
 
 use super::config::TunnelConfig;
 use super::endpoint::Endpoint;
+use super::host::is_labelled;
 use super::host::step::{HostStep, Step};
-use super::host::{Interface, is_labelled};
 use super::servers::Servers;
 use super::{Action, Engine, Now, Phase, Report};
 use judge::{Facts, usable};
@@ -82,6 +82,9 @@ impl Engine {
 
     /// Holds what the server gives against the host as it was read, and remembers what can be had of it.
     pub(super) fn accept_inner(&mut self, actions: &mut Vec<Action>) {
+        if !self.endpoint.tunnel.inner_from_server {
+            return;
+        }
         self.note_other_tunnels();
         let Some(found) = &self.found else { return };
         let wish = &self.given.wish;
@@ -103,13 +106,12 @@ impl Engine {
     /// Notes which networks other tunnels of this host have.
     fn note_other_tunnels(&mut self) {
         let Some(found) = &self.found else { return };
-        let (now, device) = (self.last.monotonic, &self.endpoint.tunnel.device);
-        let is_another = |i: &Interface| is_labelled(i) && i.name != device.as_str();
-        let others = found
-            .addresses
-            .iter()
-            .filter(|address| found.interface_at(address.interface).is_some_and(is_another));
-        let seen = others.map(|address| (address.value.network.trunc(), now));
+        let (now, device) = (self.last.monotonic, self.endpoint.tunnel.device.as_str());
+        let labelled = found.interfaces.iter().filter(|i| is_labelled(i));
+        let others: BTreeSet<u32> =
+            labelled.filter(|i| i.name != device).map(|i| i.index).collect();
+        let of_others = found.addresses.iter().filter(|a| others.contains(&a.interface));
+        let seen = of_others.map(|address| (address.value.network.trunc(), now));
         self.given.of_tunnels.extend(seen);
         self.given.of_tunnels.retain(|_, at| now < *at + TUNNEL_MAY_COME_BACK);
     }
