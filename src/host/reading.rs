@@ -226,14 +226,8 @@ impl HostAdapter {
             if by.is_some() && by == own {
                 let ways = found.way.iter().chain(found.other_ways.values());
                 let before = ways_of_given.get(address).copied();
-                let all: BTreeSet<u32> = ways.map(|way| way.interface).chain(before).collect();
-                route = None;
-                for interface in all {
-                    let another = links.route_of(*address, Some(interface)).await?;
-                    let length =
-                        |route: &Option<(IpNet, _)>| route.map(|(net, _)| net.prefix_len());
-                    route = [route, another].into_iter().max_by_key(length).flatten();
-                }
+                let all = ways.map(|way| way.interface).chain(before).collect();
+                route = links.route_by(*address, all).await?;
             } else if let Some(by) = by {
                 ways_of_given.insert(*address, by);
             }

@@ -1,5 +1,6 @@
 //! Routes that packets take out of this host, looked up for one destination (ip-route(8)).
 
+use std::collections::BTreeSet;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -58,9 +59,7 @@ impl Links {
     /// The matching route itself for packets to an address. For an address of this host, it names the
     /// interface that has it (`RTM_F_FIB_MATCH` in linux/rtnetlink.h).
     pub async fn matching_route(&self, destination: IpAddr) -> io::Result<Option<Way>> {
-        let mut message = route_to(destination);
-        message.header.flags |= RouteFlags::FibMatch;
-        let route = self.ask_route(message).await?;
+        let route = self.match_route(destination, None).await?.route();
         Ok(route.and_then(|route| read_way(&route.attributes, Some(destination))))
     }
 
@@ -103,6 +102,21 @@ impl Links {
         Ok(network.map(|network| (network, interface_of(&route.attributes))))
     }
 
+    /// The longest of the routes to an address by these interfaces.
+    pub async fn route_by(
+        &self,
+        destination: IpAddr,
+        interfaces: BTreeSet<u32>,
+    ) -> io::Result<Option<(IpNet, Option<u32>)>> {
+        let mut longest = None;
+        for interface in interfaces {
+            let route = self.route_of(destination, Some(interface)).await?;
+            let length = |route: &Option<(IpNet, _)>| route.map(|(net, _)| net.prefix_len());
+            longest = [longest, route].into_iter().max_by_key(length).flatten();
+        }
+        Ok(longest)
+    }
+
     /// What a lookup finds for an address.
     async fn match_route(
         &self,
@@ -112,18 +126,7 @@ impl Links {
         let mut message = route_to(destination);
         message.attributes.extend(interface.map(RouteAttribute::Oif));
         message.header.flags |= RouteFlags::FibMatch;
-        match self.handle.route().get(message).execute().try_next().await {
-            Ok(route) => Ok(route.map_or(Matched::Nothing, Matched::Route)),
-            // The errors of `fib_props` in net/ipv4/fib_semantics.c, and of `ip6_rt_type_to_error`.
-            Err(rtnetlink::Error::NetlinkError(message)) => {
-                let error = message.to_io().raw_os_error().map(Errno::from_raw_os_error);
-                Ok(match error {
-                    Some(Errno::INVAL | Errno::HOSTUNREACH | Errno::ACCESS) => Matched::Refused,
-                    _ => Matched::Nothing,
-                })
-            }
-            Err(e) => Err(into_io(e)),
-        }
+        self.look_up(message).await
     }
 
     async fn ask_way(
@@ -137,9 +140,20 @@ impl Links {
     }
 
     async fn ask_route(&self, message: RouteMessage) -> io::Result<Option<RouteMessage>> {
+        Ok(self.look_up(message).await?.route())
+    }
+
+    async fn look_up(&self, message: RouteMessage) -> io::Result<Matched> {
         match self.handle.route().get(message).execute().try_next().await {
-            Ok(route) => Ok(route),
-            Err(rtnetlink::Error::NetlinkError(_)) => Ok(None),
+            Ok(route) => Ok(route.map_or(Matched::Nothing, Matched::Route)),
+            // The errors of `fib_props` in net/ipv4/fib_semantics.c, and of `ip6_rt_type_to_error`.
+            Err(rtnetlink::Error::NetlinkError(message)) => {
+                let error = message.to_io().raw_os_error().map(Errno::from_raw_os_error);
+                Ok(match error {
+                    Some(Errno::INVAL | Errno::HOSTUNREACH | Errno::ACCESS) => Matched::Refused,
+                    _ => Matched::Nothing,
+                })
+            }
             Err(e) => Err(into_io(e)),
         }
     }
@@ -152,6 +166,15 @@ enum Matched {
     Refused,
     /// There is none, or none of this family.
     Nothing,
+}
+
+impl Matched {
+    fn route(self) -> Option<RouteMessage> {
+        match self {
+            Matched::Route(route) => Some(route),
+            Matched::Refused | Matched::Nothing => None,
+        }
+    }
 }
 
 fn route_to(destination: IpAddr) -> RouteMessage {
