@@ -1,6 +1,7 @@
 //! `ipipou peer add`, `enable`, `disable` and `remove`: the files of peers are changed, and the running
 //! server takes them. What would be a mistake is not written.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
@@ -8,7 +9,7 @@ use ipnet::IpNet;
 use zeroize::Zeroizing;
 
 use super::peer_files::{are_replaceable, taken, write, write_new};
-use super::peers::{are_there, check, named_secrets, read_checked};
+use super::peers::{checked, read_if_there};
 use super::peers_lock::PeersLock;
 use super::requests::Files;
 use super::{Failure, new_pair, server_key};
@@ -44,13 +45,7 @@ pub fn edit_peers(
         false => None,
     };
     let _lock = PeersLock::take(&hub.peers)?;
-    let (mut files, set) = match are_there(&hub.peers)? {
-        true => read_checked(hub, &config.tunnel).map_err(Failure::Usage)?,
-        false => {
-            plain(&hub.peers).map_err(Failure::Usage)?;
-            (Files::default(), PeerSet::default())
-        }
-    };
+    let (mut files, set) = read_if_there(hub, &config.tunnel)?;
     let (paths, said) = (Vec::new(), String::new());
     let mut changes = Changes { hub, own_key, files: &mut files, paths, conf: None, said };
     let done = match edit {
@@ -70,7 +65,8 @@ pub fn edit_peers(
         let _ = is_gone.then(|| taken(String::new(), hub, config, tunnel, root));
         return Err(failure);
     }
-    let after = check(&files, hub, &config.tunnel).map_err(Failure::Usage)?;
+    let (after, named) = checked(&files, hub, &config.tunnel);
+    let after = after.map_err(Failure::Usage)?;
     if let Edit::Add(peer) = edit
         && let Some(line) = kept_out(&after, &peer.name)
     {
@@ -91,7 +87,7 @@ pub fn edit_peers(
         written?;
     }
     if matches!(edit, Edit::Remove(_)) {
-        said += &left_over(&files, hub, config);
+        said += &left_over(&files, &named);
     }
     match hub.peers.exists() {
         true => taken(said, hub, config, tunnel, root),
@@ -101,8 +97,7 @@ pub fn edit_peers(
 
 /// Says which files of secrets the peers named that were removed, and no other one names: they stay, because
 /// somebody else may need them.
-fn left_over(files: &Files, hub: &HubConfig, config: &Config) -> String {
-    let named = named_secrets(files, hub, &config.tunnel);
+fn left_over(files: &Files, named: &BTreeSet<PathBuf>) -> String {
     let left = files.secrets.keys().filter(|path| !named.contains(*path) && path.exists());
     let line = |path: &PathBuf| {
         format!(

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use super::Failure;
 use super::peer_files::{are_replaceable, failed, taken, write, write_new};
-use super::peers::{are_there, check, read_checked};
+use super::peers::{check, read_if_there};
 use super::peers_lock::PeersLock;
 use super::requests::Files;
 use crate::engine::config::{Config, HubConfig, TunnelConfig};
@@ -15,7 +15,7 @@ use crate::engine::peers_file::import::{
     Imported, OldServer, against_defaults, clashes, network_for,
 };
 use crate::engine::peers_file::{PeerName, PeerSet};
-use crate::sources::peers::{plain, read_secret};
+use crate::sources::peers::read_secret;
 
 /// Makes peers of these servers, and has the running tunnel called `tunnel`, if there is one, take them. With
 /// `dry_run` nothing is written. Returns what there is to say.
@@ -42,13 +42,7 @@ pub fn import_peers(
         return Err(Failure::Usage(hindrances.join("\n")));
     }
     let _lock = (!dry_run).then(|| PeersLock::take(&hub.peers)).transpose()?;
-    let (files, set) = match are_there(&hub.peers)? {
-        true => read_checked(hub, own).map_err(Failure::Usage)?,
-        false => {
-            plain(&hub.peers).map_err(Failure::Usage)?;
-            (Files::default(), PeerSet::default())
-        }
-    };
+    let (files, set) = read_if_there(hub, own)?;
     let mut changes = Changes::new(hub, files);
     for server in servers {
         changes.add(server, &set, own);

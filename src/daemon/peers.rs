@@ -121,12 +121,22 @@ impl PeersReader {
     }
 }
 
-/// Whether there are files of peers, or a directory for them.
+/// Reads and checks the files of a server for a command that changes them; there may be none yet.
 ///
 /// # Errors
-/// When that cannot be seen: then nothing may be written in their place.
-pub(super) fn are_there(path: &Path) -> Result<bool, Failure> {
-    path.try_exists().map_err(|e| Failure::Generic(format!("{}: {e}", path.display())))
+/// Every mistake, a line each. When it cannot be seen whether there are any, nothing may be written in their
+/// place.
+pub(super) fn read_if_there(
+    hub: &HubConfig,
+    tunnel: &TunnelConfig,
+) -> Result<(Files, PeerSet), Failure> {
+    let path = &hub.peers;
+    peers::plain(path).map_err(Failure::Usage)?;
+    match path.try_exists() {
+        Ok(true) => read_checked(hub, tunnel).map_err(Failure::Usage),
+        Ok(false) => Ok((Files::default(), PeerSet::default())),
+        Err(e) => Err(Failure::Generic(format!("{}: {e}", path.display()))),
+    }
 }
 
 /// A warning about secrets in files that every user can read, for the log of a process that reads its files
@@ -201,10 +211,7 @@ fn read(path: &Path) -> Result<Files, String> {
 ///
 /// # Errors
 /// Every mistake, a line each.
-pub(super) fn read_checked(
-    hub: &HubConfig,
-    tunnel: &TunnelConfig,
-) -> Result<(Files, PeerSet), String> {
+fn read_checked(hub: &HubConfig, tunnel: &TunnelConfig) -> Result<(Files, PeerSet), String> {
     let (files, set) = read_for(&hub.peers, &context(hub, tunnel, &read_secret))?;
     Ok((files, set.map_err(|faults| lines(&faults))?))
 }
@@ -251,31 +258,25 @@ pub(super) fn check(
     hub: &HubConfig,
     tunnel: &TunnelConfig,
 ) -> Result<PeerSet, String> {
-    let read_secret = |path: &Path| files.secret(path);
-    let server = context(hub, tunnel, &read_secret);
-    parse(&sources(files), &server).map_err(|faults| lines(&faults))
+    checked(files, hub, tunnel).0
 }
 
-fn sources(files: &Files) -> Vec<SourceFile> {
-    let source =
-        |(name, text): &(String, String)| SourceFile { name: name.clone(), text: text.clone() };
-    files.texts.iter().map(source).collect()
-}
-
-/// The files of secrets that files name which were read before.
-pub(super) fn named_secrets(
+/// The same, and the files of secrets that they name.
+pub(super) fn checked(
     files: &Files,
     hub: &HubConfig,
     tunnel: &TunnelConfig,
-) -> BTreeSet<PathBuf> {
+) -> (Result<PeerSet, String>, BTreeSet<PathBuf>) {
+    let source =
+        |(name, text): &(String, String)| SourceFile { name: name.clone(), text: text.clone() };
+    let sources: Vec<_> = files.texts.iter().map(source).collect();
     let named = RefCell::new(BTreeSet::new());
     let read_secret = |path: &Path| {
         named.borrow_mut().insert(path.to_owned());
         files.secret(path)
     };
-    // What is wrong with them is told elsewhere.
-    let _ = parse(&sources(files), &context(hub, tunnel, &read_secret));
-    named.into_inner()
+    let set = parse(&sources, &context(hub, tunnel, &read_secret));
+    (set.map_err(|faults| lines(&faults)), named.into_inner())
 }
 
 fn lines(faults: &[Fault]) -> String {
