@@ -113,7 +113,7 @@ impl Rules {
         }
     }
 
-    /// Whether the table judges what comes to this port of ours.
+    /// Whether the table judges what comes to this local port.
     pub fn guard(&mut self, port: u16) -> Result<bool, NftError> {
         let Rules::InTable { elements, .. } = self else { return Ok(false) };
         let name = elements.table.name.to_string_lossy();

@@ -182,8 +182,10 @@ impl Forwarding {
 
     /// The remote that an inner packet to this address is sent to.
     pub fn remote_of(&self, destination: IpAddr) -> Option<SocketAddr> {
-        let learned = || self.learned.get(destination).map(|learned| learned.remote);
-        let learned = || learned().filter(|remote| self.is_remote(*remote));
+        let learned = || {
+            let learned = self.learned.get(destination)?;
+            self.is_remote(learned.remote).then_some(learned.remote)
+        };
         self.destinations.get(destination).copied().or_else(learned)
     }
 
