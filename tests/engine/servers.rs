@@ -338,13 +338,18 @@ fn a_server_to_which_there_is_no_way_is_passed_over() {
     scene.seconds_until_at(0, 120);
 }
 
-#[test]
-fn a_standby_server_with_several_addresses_is_asked_at_each() {
+fn config_with_a_named_standby() -> Config {
     let mut config = config(2);
-    let other: SocketAddrV4 = at("198.51.100.9:10000");
     let ipipou::engine::config::PeerSource::One(peer) = &mut config.peers else { panic!() };
     let server = peer.shows.as_mut().unwrap().server.as_mut().unwrap();
     server.standby[0].at.host = HostName::Name("b.example".into());
+    config
+}
+
+#[test]
+fn a_standby_server_with_several_addresses_is_asked_at_each() {
+    let config = config_with_a_named_standby();
+    let other: SocketAddrV4 = at("198.51.100.9:10000");
     let host = host_that_reaches([place(0), place(1), other]);
     let mut scene = Scene::of(Datapath::Tun, config, host, 2);
     let addresses = vec![(*place(1).ip()).into(), (*other.ip()).into()];
@@ -365,11 +370,8 @@ fn a_standby_server_with_several_addresses_is_asked_at_each() {
 #[test]
 fn an_address_of_a_standby_server_that_becomes_known_or_changes_is_no_damage() {
     for datapath in [Datapath::Kernel, Datapath::Tun] {
-        let mut config = config(2);
+        let config = config_with_a_named_standby();
         let other: SocketAddrV4 = at("198.51.100.9:10000");
-        let ipipou::engine::config::PeerSource::One(peer) = &mut config.peers else { panic!() };
-        let server = peer.shows.as_mut().unwrap().server.as_mut().unwrap();
-        server.standby[0].at.host = HostName::Name("b.example".into());
         let host = host_that_reaches([place(0), place(1), other]);
         let mut scene = Scene::of(datapath, config, host, 2);
         for address in [place(1), other] {
