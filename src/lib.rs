@@ -25,6 +25,7 @@
 
 #[warn(missing_docs)]
 pub mod auth;
+pub mod bpf;
 pub mod cli;
 pub mod daemon;
 #[warn(missing_docs)]

@@ -5,17 +5,18 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// A room, and the rooms whose names may stand in its files.
-const ARROWS: [(&str, &[&str]); 10] = [
+const ARROWS: [(&str, &[&str]); 11] = [
     ("wire", &[]),
     ("auth", &["wire"]),
     ("engine", &["auth", "wire"]),
     ("host", &["engine"]),
     ("kernel", &["auth", "engine", "host", "wire"]),
     ("tun", &["engine", "host", "wire"]),
+    ("bpf", &["engine", "host"]),
     ("sources", &["engine", "host"]),
     ("observe", &["engine"]),
     ("cli", &["auth", "engine"]),
-    ("daemon", &["auth", "engine", "host", "kernel", "observe", "sources", "tun"]),
+    ("daemon", &["auth", "bpf", "engine", "host", "kernel", "observe", "sources", "tun"]),
 ];
 
 /// Rooms without I/O, clock, randomness or runtime.

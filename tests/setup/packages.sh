@@ -24,6 +24,8 @@ declare -A groups=(
     # libFuzzer is C++
     [fuzz]='g++'
     [lint]='shellcheck black'
+    # the fast path's instructions; other versions make others
+    [bpf]='clang-14 linux-libc-dev'
     # which libraries the program needs, and what Debian thinks of the package
     [deb]='dpkg-dev lintian'
     # a C library that can be linked in

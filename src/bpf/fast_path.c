@@ -1,0 +1,254 @@
+/* The fast path: two programs for the traffic control of the kernel (clsact), on top of a datapath.
+ *
+ *   inner packet ─▶ ipipou0, egress ───────▶ outer packet ─▶ the uplink, past the datapath
+ *   outer packet ─▶ the uplink, ingress ───▶ inner packet ─▶ ipipou0, past the datapath
+ *
+ * A program takes what is ordinary and what it is sure of. All else it leaves as it is (TC_ACT_OK), and
+ * the datapath carries it, refuses it, fragments it, or answers it with an ICMP error: so these
+ * programs let in nothing that the datapath would not. On the wire both look the same.
+ *
+ * There is no loader's library: tests/setup/bpf.py takes the instructions out of the compiled file, and
+ * program.rs puts file descriptors of maps and values of constants where a name is undefined here.
+ * Numbers in `__be` types are in network byte order.
+ */
+#include <linux/bpf.h>
+#include <linux/if_ether.h>
+#include <linux/if_packet.h>
+#include <linux/in.h>
+#include <linux/ip.h>
+#include <linux/pkt_cls.h>
+#include <linux/udp.h>
+
+/* A constant is the address of a name, which the loader chooses. The compiler takes such an address for
+ * neither zero nor another name's: never compare one with these. */
+#define CONSTANT(name) ((__u32)(unsigned long)&name)
+extern const char outer_address;   /* ours, __be32 */
+extern const char port;            /* ours, __be16 */
+extern const char mark;            /* firewall mark of outer packets */
+extern const char time_to_live;    /* of outer packets */
+extern const char link_header;     /* bytes before the IP header: of Ethernet 14, of no link header 0 */
+
+/* A key of `peers`, a trie: the network with the longest prefix counts (BPF_MAP_TYPE_LPM_TRIE). */
+struct network {
+    __u32 bits;
+    __be32 address;
+};
+
+/* Who has the inner addresses of a network. */
+struct peer {
+    __be32 address; /* where to send to … */
+    __be16 port;
+    __u16 mtu;      /* … what has so many bytes at most, */
+    __u32 uplink;   /* and by which interface */
+    __u32 id;
+};
+
+/* A key of `remotes`. */
+struct remote {
+    __be32 address;
+    __be16 port;
+    __u16 zero;
+};
+
+/* Who is at a remote. */
+struct sender {
+    __u32 link; /* where its inner packets arrive */
+    __u32 id;
+};
+
+/* What one peer sent and got, in `counts` by id, of each processor. */
+struct count {
+    __u64 rx_packets, rx_bytes, tx_packets, tx_bytes;
+};
+
+extern char peers, remotes, counts;
+
+static void *(*find)(void *map, const void *key) = (void *)BPF_FUNC_map_lookup_elem;
+static long (*adjust_room)(struct __sk_buff *, int, __u32, __u64) = (void *)BPF_FUNC_skb_adjust_room;
+static long (*pull)(struct __sk_buff *, __u32) = (void *)BPF_FUNC_skb_pull_data;
+static long (*checksum_level)(struct __sk_buff *, __u64) = (void *)BPF_FUNC_csum_level;
+static long (*redirect)(__u32, __u64) = (void *)BPF_FUNC_redirect;
+static long (*redirect_neigh)(__u32, void *, int, __u64) = (void *)BPF_FUNC_redirect_neigh;
+
+#define inline inline __attribute__((always_inline))
+#define swapped(number) __builtin_bswap16(number)
+#if __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
+#error "one object serves all little-endian machines, and no other"
+#endif
+
+/* First byte of an IPv4 header without options: the version, and five words. */
+#define PLAIN 0x45
+/* `frag_off` (RFC 791): this and the other bits say that a packet is a part of one. */
+#define DONT_FRAGMENT 0x4000
+#define IS_FRAGMENT 0x3fff
+/* The ECN field (RFC 3168), and its value of a congested router. */
+#define ECN 3
+/* Where the inner packet begins in the outer one. */
+#define ROOM ((int)(sizeof(struct iphdr) + sizeof(struct udphdr)))
+/* The least header of TCP, whose fourth word begins with its length in words. */
+#define TCP_HEADER 20
+#define TCP_WORDS_AT 12
+
+struct outer {
+    struct iphdr ip;
+    struct udphdr udp;
+};
+
+/* The sum of a header of ten 16-bit words (RFC 1071): 0xffff if its checksum is right. */
+static inline __u16 sum(const struct iphdr *ip)
+{
+    const __u16 *words = (const __u16 *)ip;
+    __u32 sum = 0;
+#pragma unroll
+    for (int i = 0; i < 10; i++)
+        sum += words[i];
+    sum = (sum & 0xffff) + (sum >> 16);
+    return (sum & 0xffff) + (sum >> 16);
+}
+
+/* A superpacket counts as what becomes of it, or was made into it. */
+static inline __u32 packets(const struct __sk_buff *skb)
+{
+    __u32 segments = skb->gso_segs;
+    return segments ? segments : 1;
+}
+
+/* Puts an inner packet in UDP. At the egress of the tunnel's interface. */
+__attribute__((section("tc/egress"))) int egress(struct __sk_buff *skb)
+{
+    if (skb->protocol != swapped(ETH_P_IP))
+        return TC_ACT_OK;
+    void *data = (void *)(long)skb->data + CONSTANT(link_header), *end = (void *)(long)skb->data_end;
+    const struct iphdr *inner = data;
+    if ((void *)(inner + 1) > end)
+        return TC_ACT_OK;
+    __u32 length = skb->len - CONSTANT(link_header);
+    if (*(__u8 *)data != PLAIN || swapped(inner->tot_len) != length || length > 0xffff - ROOM)
+        return TC_ACT_OK;
+
+    struct network to = {.bits = 32, .address = inner->daddr};
+    const struct peer *peer = find(&peers, &to);
+    if (!peer)
+        return TC_ACT_OK;
+    /* redirect_neigh() neither fragments nor tells anybody: the largest packet has to fit. Of a
+     * superpacket, that is one with `gso_size` bytes behind its headers. */
+    __u32 largest = length;
+    if (skb->gso_size) {
+        largest = sizeof(*inner) + skb->gso_size;
+        if (inner->protocol == IPPROTO_UDP) {
+            largest += sizeof(struct udphdr);
+        } else if (inner->protocol == IPPROTO_TCP) {
+            const __u8 *tcp = (const __u8 *)(inner + 1);
+            if ((void *)(tcp + TCP_HEADER) > end)
+                return TC_ACT_OK;
+            largest += (tcp[TCP_WORDS_AT] >> 4) * 4;
+        } else {
+            return TC_ACT_OK;
+        }
+    }
+    if (largest > peer->mtu)
+        return TC_ACT_OK;
+
+    __u8 ecn = inner->tos & ECN; /* RFC 6040: copied as it is ("normal mode") */
+    /* Fails where something is around the packet already, as around one that came out of another
+     * tunnel. FIXED_GSO: the segments stay as long as they are. */
+    if (adjust_room(skb, ROOM, BPF_ADJ_ROOM_MAC,
+                    BPF_F_ADJ_ROOM_ENCAP_L3_IPV4 | BPF_F_ADJ_ROOM_ENCAP_L4_UDP |
+                        BPF_F_ADJ_ROOM_FIXED_GSO))
+        return TC_ACT_OK;
+    struct outer *outer = (void *)(long)skb->data + CONSTANT(link_header);
+    if ((void *)(outer + 1) > (void *)(long)skb->data_end)
+        return TC_ACT_SHOT;
+    *(__u8 *)outer = PLAIN;
+    outer->ip.tos = ecn;
+    outer->ip.tot_len = swapped(length + ROOM);
+    outer->ip.id = 0; /* it is no fragment (RFC 6864, 4.1) */
+    outer->ip.frag_off = swapped(DONT_FRAGMENT);
+    outer->ip.ttl = CONSTANT(time_to_live);
+    outer->ip.protocol = IPPROTO_UDP;
+    outer->ip.check = 0;
+    outer->ip.saddr = CONSTANT(outer_address);
+    outer->ip.daddr = peer->address;
+    outer->ip.check = ~sum(&outer->ip);
+    outer->udp.source = CONSTANT(port);
+    outer->udp.dest = peer->port;
+    outer->udp.len = swapped(length + sizeof(struct udphdr));
+    outer->udp.check = 0;
+
+    struct count *count = find(&counts, &peer->id);
+    if (count) {
+        count->tx_packets += packets(skb);
+        count->tx_bytes += length;
+    }
+    /* The route that is looked up now depends on it; what the inner packet has is another's. */
+    skb->mark = CONSTANT(mark);
+    return redirect_neigh(peer->uplink, 0, 0, 0);
+}
+
+/* Takes an inner packet out of UDP. At the ingress of an uplink. */
+__attribute__((section("tc/ingress"))) int ingress(struct __sk_buff *skb)
+{
+    /* The uplink sees what is for its VLANs, and what is for other hosts. */
+    if (skb->protocol != swapped(ETH_P_IP) || skb->vlan_present || skb->pkt_type != PACKET_HOST)
+        return TC_ACT_OK;
+    struct {
+        struct outer outer;
+        struct iphdr inner;
+    } *packet = (void *)(long)skb->data + CONSTANT(link_header);
+    if ((void *)(packet + 1) > (void *)(long)skb->data_end) {
+        if (pull(skb, CONSTANT(link_header) + sizeof(*packet)))
+            return TC_ACT_OK;
+        packet = (void *)(long)skb->data + CONSTANT(link_header);
+        if ((void *)(packet + 1) > (void *)(long)skb->data_end)
+            return TC_ACT_OK;
+    }
+    const struct iphdr *ip = &packet->outer.ip;
+    const struct udphdr *udp = &packet->outer.udp;
+    struct iphdr *inner = &packet->inner;
+    if (ip->daddr != CONSTANT(outer_address) || ip->protocol != IPPROTO_UDP ||
+        udp->dest != (__be16)CONSTANT(port) || *(__u8 *)ip != PLAIN ||
+        ip->frag_off & swapped(IS_FRAGMENT))
+        return TC_ACT_OK;
+    /* The lengths of all four agree, or it is something else: an authentication packet, one with
+     * padding, or several that were merged for a socket (UDP_GRO). */
+    __u32 length = skb->len - CONSTANT(link_header) - ROOM;
+    if (swapped(ip->tot_len) != length + ROOM ||
+        swapped(udp->len) != length + sizeof(struct udphdr) || swapped(inner->tot_len) != length)
+        return TC_ACT_OK;
+    __u8 first = *(__u8 *)inner;
+    if (first < PLAIN || first > 0x4f || sum(ip) != 0xffff)
+        return TC_ACT_OK;
+    /* Whoever checked it has left a note, or nobody has. */
+    if (udp->check && checksum_level(skb, BPF_CSUM_LEVEL_QUERY) < 0)
+        return TC_ACT_OK;
+
+    struct remote from = {.address = ip->saddr, .port = udp->source};
+    const struct sender *sender = find(&remotes, &from);
+    if (!sender)
+        return TC_ACT_OK;
+    struct network network = {.bits = 32, .address = inner->saddr};
+    const struct peer *peer = find(&peers, &network);
+    if (!peer || peer->id != sender->id)
+        return TC_ACT_OK;
+
+    /* RFC 6040: a congested router has marked the outer header, and the inner one gets the mark. Who
+     * does not know marks loses the packet, which the datapath sees to. */
+    if ((ip->tos & ECN) == ECN && (inner->tos & ECN) != ECN) {
+        if (!(inner->tos & ECN))
+            return TC_ACT_OK;
+        __u16 *word = (__u16 *)inner, before = *word;
+        *word |= swapped(ECN);
+        __u32 sum = (__u16)~inner->check + (__u16)~before + *word; /* RFC 1624, equation 3 */
+        sum = (sum & 0xffff) + (sum >> 16);
+        inner->check = ~((sum & 0xffff) + (sum >> 16));
+    }
+    /* What was known about checksums was known about the outer ones, and is forgotten. */
+    if (adjust_room(skb, -ROOM, BPF_ADJ_ROOM_MAC, BPF_F_ADJ_ROOM_FIXED_GSO))
+        return TC_ACT_OK;
+    struct count *count = find(&counts, &sender->id);
+    if (count) {
+        count->rx_packets += packets(skb);
+        count->rx_bytes += length;
+    }
+    return redirect(sender->link, BPF_F_INGRESS);
+}

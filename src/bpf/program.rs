@@ -1,0 +1,101 @@
+//! The two programs: where the compiled instructions have a name, it gets its value, and the kernel
+//! loads the result.
+
+use std::net::Ipv4Addr;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+
+use super::call::{self, LoadError};
+use super::maps::Maps;
+
+/// A compiled program.
+pub struct Compiled {
+    pub instructions: &'static [u64],
+    /// The names that it uses, each with the number of the instruction that has its value.
+    pub names: &'static [(usize, &'static str)],
+}
+
+/// The same for all packets; a program with others takes its place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Constants {
+    pub outer: Ipv4Addr,
+    pub port: u16,
+    /// Firewall mark of outer packets; 0 is none.
+    pub mark: u32,
+    pub time_to_live: u8,
+    /// Bytes before the IP header at this interface: of Ethernet 14, of a tunnel's interface 0.
+    pub link_header: u8,
+}
+
+/// `BPF_LD | BPF_DW | BPF_IMM` in linux/bpf.h: two instructions, whose last four bytes each are one
+/// half of the value.
+const LOAD_VALUE: u64 = 0x18;
+/// `BPF_PSEUDO_MAP_FD`, as the source register of the first: the value is the descriptor of a map.
+const MAP_FD: u64 = 1 << 12;
+const VALUE_SHIFT: u32 = 32;
+
+/// Loads a program with its maps and constants.
+///
+/// # Errors
+/// What the kernel said.
+pub fn load(
+    name: &'static str,
+    compiled: &Compiled,
+    maps: &Maps,
+    constants: &Constants,
+) -> Result<OwnedFd, LoadError> {
+    let mut instructions = compiled.instructions.to_vec();
+    for (at, name) in compiled.names {
+        // A name that is not known stays zero: a map of that number is refused, and a test knows all.
+        let (kind, value) = value(name, maps, constants).unwrap_or_default();
+        if let Some(instruction) = instructions.get_mut(*at)
+            && *instruction & 0xff == LOAD_VALUE
+        {
+            *instruction |= kind | u64::from(value) << VALUE_SHIFT;
+        }
+    }
+    call::load_program(name, &instructions)
+}
+
+/// What is put where this name is undefined: bits of the instruction, and its value.
+fn value(name: &str, maps: &Maps, constants: &Constants) -> Option<(u64, u32)> {
+    let map = |map: BorrowedFd<'_>| Some((MAP_FD, map.as_raw_fd().cast_unsigned()));
+    match name {
+        "peers" => map(maps.peers.as_fd()),
+        "remotes" => map(maps.remotes.as_fd()),
+        "counts" => map(maps.counts.as_fd()),
+        // Numbers in network byte order, as they are in memory.
+        "outer_address" => Some((0, u32::from_ne_bytes(constants.outer.octets()))),
+        "port" => Some((0, u16::from_ne_bytes(constants.port.to_be_bytes()).into())),
+        "mark" => Some((0, constants.mark)),
+        "time_to_live" => Some((0, constants.time_to_live.into())),
+        "link_header" => Some((0, constants.link_header.into())),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::compiled::{EGRESS, INGRESS};
+
+    #[test]
+    fn every_name_stands_at_an_instruction_that_loads_a_value() {
+        let known = [
+            "peers",
+            "remotes",
+            "counts",
+            "outer_address",
+            "port",
+            "mark",
+            "time_to_live",
+            "link_header",
+        ];
+        for compiled in [EGRESS, INGRESS] {
+            assert!(!compiled.names.is_empty());
+            for (at, name) in compiled.names {
+                assert!(known.contains(name), "{name}");
+                let [low, high] = [compiled.instructions[*at], compiled.instructions[at + 1]];
+                assert_eq!((low & !0xf00, high), (super::LOAD_VALUE, 0), "{name}");
+            }
+        }
+    }
+}
