@@ -3,8 +3,8 @@
  *   inner packet ─▶ ipipou0, egress ───────▶ outer packet ─▶ the uplink, past the datapath
  *   outer packet ─▶ the uplink, ingress ───▶ inner packet ─▶ ipipou0, past the datapath
  *
- * A program takes what is ordinary and what it is sure of. All else it leaves as it is (TC_ACT_OK), and
- * the datapath carries it, refuses it, fragments it, or answers it with an ICMP error: so these
+ * A program takes what is ordinary and what it is sure of. All else it leaves as it is, and the
+ * datapath carries it, refuses it, fragments it, or answers it with an ICMP error: so these
  * programs let in nothing that the datapath would not. On the wire both look the same.
  *
  * There is no loader's library: tests/setup/bpf.py takes the instructions out of the compiled file, and
@@ -76,6 +76,9 @@ static long (*redirect_neigh)(__u32, void *, int, __u64) = (void *)BPF_FUNC_redi
 #error "one object serves all little-endian machines, and no other"
 #endif
 
+/* For the next filter, of another tunnel or another program: TC_ACT_OK would be the last word. */
+#define GO_ON TC_ACT_UNSPEC
+
 /* First byte of an IPv4 header without options: the version, and five words. */
 #define PLAIN 0x45
 /* `frag_off` (RFC 791): this and the other bits say that a packet is a part of one. */
@@ -117,19 +120,19 @@ static inline __u32 packets(const struct __sk_buff *skb)
 __attribute__((section("tc/egress"))) int egress(struct __sk_buff *skb)
 {
     if (skb->protocol != swapped(ETH_P_IP))
-        return TC_ACT_OK;
+        return GO_ON;
     void *data = (void *)(long)skb->data + CONSTANT(link_header), *end = (void *)(long)skb->data_end;
     const struct iphdr *inner = data;
     if ((void *)(inner + 1) > end)
-        return TC_ACT_OK;
+        return GO_ON;
     __u32 length = skb->len - CONSTANT(link_header);
     if (*(__u8 *)data != PLAIN || swapped(inner->tot_len) != length || length > 0xffff - ROOM)
-        return TC_ACT_OK;
+        return GO_ON;
 
     struct network to = {.bits = 32, .address = inner->daddr};
     const struct peer *peer = find(&peers, &to);
     if (!peer)
-        return TC_ACT_OK;
+        return GO_ON;
     /* redirect_neigh() neither fragments nor tells anybody: the largest packet has to fit. Of a
      * superpacket, that is one with `gso_size` bytes behind its headers. */
     __u32 largest = length;
@@ -140,14 +143,14 @@ __attribute__((section("tc/egress"))) int egress(struct __sk_buff *skb)
         } else if (inner->protocol == IPPROTO_TCP) {
             const __u8 *tcp = (const __u8 *)(inner + 1);
             if ((void *)(tcp + TCP_HEADER) > end)
-                return TC_ACT_OK;
+                return GO_ON;
             largest += (tcp[TCP_WORDS_AT] >> 4) * 4;
         } else {
-            return TC_ACT_OK;
+            return GO_ON;
         }
     }
     if (largest > peer->mtu)
-        return TC_ACT_OK;
+        return GO_ON;
 
     __u8 ecn = inner->tos & ECN; /* RFC 6040: copied as it is ("normal mode") */
     /* Fails where something is around the packet already, as around one that came out of another
@@ -155,7 +158,7 @@ __attribute__((section("tc/egress"))) int egress(struct __sk_buff *skb)
     if (adjust_room(skb, ROOM, BPF_ADJ_ROOM_MAC,
                     BPF_F_ADJ_ROOM_ENCAP_L3_IPV4 | BPF_F_ADJ_ROOM_ENCAP_L4_UDP |
                         BPF_F_ADJ_ROOM_FIXED_GSO))
-        return TC_ACT_OK;
+        return GO_ON;
     struct outer *outer = (void *)(long)skb->data + CONSTANT(link_header);
     if ((void *)(outer + 1) > (void *)(long)skb->data_end)
         return TC_ACT_SHOT;
@@ -190,17 +193,17 @@ __attribute__((section("tc/ingress"))) int ingress(struct __sk_buff *skb)
 {
     /* The uplink sees what is for its VLANs, and what is for other hosts. */
     if (skb->protocol != swapped(ETH_P_IP) || skb->vlan_present || skb->pkt_type != PACKET_HOST)
-        return TC_ACT_OK;
+        return GO_ON;
     struct {
         struct outer outer;
         struct iphdr inner;
     } *packet = (void *)(long)skb->data + CONSTANT(link_header);
     if ((void *)(packet + 1) > (void *)(long)skb->data_end) {
         if (pull(skb, CONSTANT(link_header) + sizeof(*packet)))
-            return TC_ACT_OK;
+            return GO_ON;
         packet = (void *)(long)skb->data + CONSTANT(link_header);
         if ((void *)(packet + 1) > (void *)(long)skb->data_end)
-            return TC_ACT_OK;
+            return GO_ON;
     }
     const struct iphdr *ip = &packet->outer.ip;
     const struct udphdr *udp = &packet->outer.udp;
@@ -208,34 +211,34 @@ __attribute__((section("tc/ingress"))) int ingress(struct __sk_buff *skb)
     if (ip->daddr != CONSTANT(outer_address) || ip->protocol != IPPROTO_UDP ||
         udp->dest != (__be16)CONSTANT(port) || *(__u8 *)ip != PLAIN ||
         ip->frag_off & swapped(IS_FRAGMENT))
-        return TC_ACT_OK;
+        return GO_ON;
     /* The lengths of all four agree, or it is something else: an authentication packet, one with
      * padding, or several that were merged for a socket (UDP_GRO). */
     __u32 length = skb->len - CONSTANT(link_header) - ROOM;
     if (swapped(ip->tot_len) != length + ROOM ||
         swapped(udp->len) != length + sizeof(struct udphdr) || swapped(inner->tot_len) != length)
-        return TC_ACT_OK;
+        return GO_ON;
     __u8 first = *(__u8 *)inner;
     if (first < PLAIN || first > 0x4f || sum(ip) != 0xffff)
-        return TC_ACT_OK;
+        return GO_ON;
     /* Whoever checked it has left a note, or nobody has. */
     if (udp->check && checksum_level(skb, BPF_CSUM_LEVEL_QUERY) < 0)
-        return TC_ACT_OK;
+        return GO_ON;
 
     struct remote from = {.address = ip->saddr, .port = udp->source};
     const struct sender *sender = find(&remotes, &from);
     if (!sender)
-        return TC_ACT_OK;
+        return GO_ON;
     struct network network = {.bits = 32, .address = inner->saddr};
     const struct peer *peer = find(&peers, &network);
     if (!peer || peer->id != sender->id)
-        return TC_ACT_OK;
+        return GO_ON;
 
     /* RFC 6040: a congested router has marked the outer header, and the inner one gets the mark. Who
      * does not know marks loses the packet, which the datapath sees to. */
     if ((ip->tos & ECN) == ECN && (inner->tos & ECN) != ECN) {
         if (!(inner->tos & ECN))
-            return TC_ACT_OK;
+            return GO_ON;
         __u16 *word = (__u16 *)inner, before = *word;
         *word |= swapped(ECN);
         __u32 sum = (__u16)~inner->check + (__u16)~before + *word; /* RFC 1624, equation 3 */
@@ -244,7 +247,7 @@ __attribute__((section("tc/ingress"))) int ingress(struct __sk_buff *skb)
     }
     /* What was known about checksums was known about the outer ones, and is forgotten. */
     if (adjust_room(skb, -ROOM, BPF_ADJ_ROOM_MAC, BPF_F_ADJ_ROOM_FIXED_GSO))
-        return TC_ACT_OK;
+        return GO_ON;
     struct count *count = find(&counts, &sender->id);
     if (count) {
         count->rx_packets += packets(skb);

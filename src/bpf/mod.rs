@@ -1,13 +1,17 @@
 //! The fast path: two BPF programs on top of a datapath that is there and complete. `fast_path.c` has
-//! their picture.
+//! their picture, and what they leave to the datapath.
 //!
 //! A library would load an object file, keep links, and pin maps; here two programs have three maps
-//! and eight constants. So the loader is bpf(2) and two netlink messages: aya 0.14, the last one for our
-//! Rust, brings 13 crates and reads no filters back, which repair is made of; libbpf-rs links libelf.
+//! and five constants. So the loader is bpf(2) and two netlink messages: aya 0.14, the last for our
+//! Rust, brings 13 crates and does not read filters back, of which repair is made; libbpf-rs links libelf.
 
 mod call;
 mod compiled;
+mod fast_path;
+mod filters;
 mod maps;
 mod program;
 #[cfg(test)]
 mod tests;
+
+pub use fast_path::{FastPathAdapter, FastPathError, probe};

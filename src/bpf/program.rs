@@ -2,7 +2,7 @@
 //! loads the result.
 
 use std::net::Ipv4Addr;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 
 use super::call::{self, LoadError};
 use super::maps::Maps;

@@ -16,8 +16,8 @@ const MARK: u32 = 0x77;
 const ALICE: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(192, 0, 2, 7), 4500);
 const BOB: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(192, 0, 2, 8), 4501);
 const MTU: u16 = 1400;
-/// What the programs return (linux/pkt_cls.h): go on as ever, and take another way.
-const OK: u32 = 0;
+/// What the programs return (linux/pkt_cls.h): the next filter, and another way.
+const GO_ON: u32 = u32::MAX;
 const REDIRECT: u32 = 7;
 
 const ETHERNET: usize = 14;
@@ -134,7 +134,7 @@ fn what_one_end_sends_the_other_takes() {
 
 /// What goes on to the datapath has to reach it as it was.
 fn goes_on(ran: &Ran, frame: &[u8], what: &str) {
-    assert_eq!((ran.verdict, &ran.packet[..]), (OK, frame), "{what}");
+    assert_eq!((ran.verdict, &ran.packet[..]), (GO_ON, frame), "{what}");
 }
 
 #[test]
@@ -213,7 +213,7 @@ fn odd_packets_from_peers_go_on_to_the_datapath() {
     let mut vlan = frame(&good);
     vlan.splice(12..12, [0x81, 0, 0, 5]);
     let ran = bed.receive(&vlan);
-    assert_eq!(ran.verdict, OK, "of a VLAN");
+    assert_eq!(ran.verdict, GO_ON, "of a VLAN");
     assert_eq!(bed.maps.counts.of(1).unwrap().rx_packets, 1);
 }
 
@@ -256,10 +256,10 @@ fn an_entry_that_is_removed_counts_no_more() {
     let (going, coming) =
         (inner(TO_ALICE.0, TO_ALICE.1, 60), inner(FROM_ALICE.0, FROM_ALICE.1, 60));
     bed.maps.remotes.remove(ALICE).unwrap();
-    assert_eq!(bed.receive(&frame(&outer(ALICE, &coming))).verdict, OK);
+    assert_eq!(bed.receive(&frame(&outer(ALICE, &coming))).verdict, GO_ON);
     assert_eq!(bed.send(&frame(&going)).verdict, REDIRECT);
     bed.maps.peers.remove("10.0.0.0/24".parse().unwrap()).unwrap();
-    assert_eq!(bed.send(&frame(&going)).verdict, OK);
+    assert_eq!(bed.send(&frame(&going)).verdict, GO_ON);
     let missing = bed.maps.peers.remove("10.0.0.0/24".parse().unwrap()).unwrap_err();
     assert_eq!(missing.kind(), std::io::ErrorKind::NotFound);
 }

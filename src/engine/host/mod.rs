@@ -1,6 +1,7 @@
 //! The nouns of a host: what was found there, what is wanted, and the steps from one to the other.
 
 mod around;
+mod fast_path;
 mod found;
 pub mod gateway;
 mod interface;
@@ -17,6 +18,7 @@ mod userspace;
 pub mod wanted;
 
 pub use around::forget;
+pub use fast_path::{FastPath, FastPathEnds, FastPathFound, FastPeer};
 pub use found::{Found, GatewayFound, NameServers, Userspace, Way};
 pub use interface::{
     Address, AddressState, Encapsulation, Interface, InterfaceAddress, InterfaceKind, IpipLink,

@@ -1,0 +1,80 @@
+//! The fast path: what two BPF programs on top of a datapath know of a tunnel.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::sync::Arc;
+
+use ipnet::Ipv4Net;
+
+/// The fast path as it should be, or as this process made it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FastPath {
+    /// Where it is, and what is the same for all packets.
+    pub ends: FastPathEnds,
+    /// Whose packets it carries: no more than those that the datapath lets in.
+    pub peers: BTreeMap<SocketAddrV4, FastPeer>,
+    /// Networks whose inner packets are left to the datapath, whoever has a network around them.
+    pub except: BTreeSet<Ipv4Net>,
+}
+
+/// Where a fast path begins and ends. With others it is another one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FastPathEnds {
+    /// Our outer address.
+    pub outer: Ipv4Addr,
+    /// Our UDP port, in host byte order.
+    pub port: u16,
+    /// Firewall mark of outer packets; 0 is none.
+    pub mark: u32,
+    /// TTL of outer packets.
+    pub time_to_live: u8,
+    /// Index of the interface by which outer packets come and go.
+    pub uplink: u32,
+    /// Indexes of the tunnel's interfaces.
+    pub links: BTreeSet<u32>,
+}
+
+/// A peer at its remote.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FastPeer {
+    /// Its inner addresses.
+    pub networks: Arc<[Ipv4Net]>,
+    /// Index of the interface that its inner packets come out of.
+    pub link: u32,
+    /// Bytes of the largest inner packet on the way there.
+    pub mtu: u16,
+}
+
+/// What of a fast path is there.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum FastPathFound {
+    /// This process has made none.
+    #[default]
+    Missing,
+    /// Not, or not any more, what this process made.
+    Unknown,
+    /// As this process made it.
+    Intact(FastPath),
+}
+
+impl FastPath {
+    /// The remotes that are here and not, or not in the same way, in another one.
+    pub fn without(&self, other: &FastPath) -> BTreeSet<SocketAddrV4> {
+        let stays = |(remote, peer): &(&SocketAddrV4, &FastPeer)| {
+            other.peers.get(remote).is_some_and(|there| there == *peer)
+        };
+        let goes = self.peers.iter().filter(|entry| !stays(entry));
+        goes.map(|(remote, _)| *remote).collect()
+    }
+}
+
+impl fmt::Display for FastPath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "fast path of {}:{}", self.ends.outer, self.ends.port)?;
+        for (i, remote) in self.peers.keys().enumerate() {
+            write!(f, "{} {remote}", if i == 0 { ", for" } else { "," })?;
+        }
+        Ok(())
+    }
+}
