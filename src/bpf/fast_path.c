@@ -65,6 +65,7 @@ extern char peers, remotes, counts;
 
 static void *(*find)(void *map, const void *key) = (void *)BPF_FUNC_map_lookup_elem;
 static long (*adjust_room)(struct __sk_buff *, int, __u32, __u64) = (void *)BPF_FUNC_skb_adjust_room;
+static long (*change_head)(struct __sk_buff *, __u32, __u64) = (void *)BPF_FUNC_skb_change_head;
 static long (*pull)(struct __sk_buff *, __u32) = (void *)BPF_FUNC_skb_pull_data;
 static long (*checksum_level)(struct __sk_buff *, __u64) = (void *)BPF_FUNC_csum_level;
 static long (*redirect)(__u32, __u64) = (void *)BPF_FUNC_redirect;
@@ -178,6 +179,10 @@ __attribute__((section("tc/egress"))) int egress(struct __sk_buff *skb)
     outer->udp.len = swapped(length + sizeof(struct udphdr));
     outer->udp.check = 0;
 
+    /* redirect_neigh() wants room for an Ethernet header, whatever the uplink has, and drops what has
+     * none (`__bpf_redirect_neigh_v4`). */
+    if (change_head(skb, ETH_HLEN - CONSTANT(link_header), 0))
+        return TC_ACT_SHOT;
     struct count *count = find(&counts, &peer->id);
     if (count) {
         count->tx_packets += packets(skb);

@@ -118,7 +118,7 @@ impl Filters {
     /// `NotFound` when there is none.
     pub fn detach(&mut self, interface: u32, hook: Hook) -> io::Result<()> {
         let Some(Filter { handle, info, .. }) = self.find(interface, hook)? else {
-            return Err(io::ErrorKind::NotFound.into());
+            return Err(io::Error::from_raw_os_error(libc::ENOENT));
         };
         let mut request = Request::new().op_deltfilter_do(&header(interface, hook, handle, info));
         request.encode().push_kind(KIND);
