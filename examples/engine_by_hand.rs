@@ -13,8 +13,8 @@ use std::time::Duration;
 use futures_util::FutureExt as _;
 use ipipou::auth::{Policy, Proof, SharedSecret, Signer, Verifier};
 use ipipou::engine::config::{
-    Admits, AlternateAddress, Config, Datapath, DatapathChoice, Expects, GatewayConfig, Outer,
-    QueueConfig, Reply, RulesConfig, SourceCheck, TunnelConfig,
+    Admits, AlternateAddress, Config, Datapath, DatapathChoice, Expects, FastPathChoice,
+    GatewayConfig, Outer, QueueConfig, Reply, RulesConfig, SourceCheck, TunnelConfig,
 };
 use ipipou::engine::driver::Driver;
 use ipipou::engine::host::step::{HostStep, KernelLink, KernelStep, Refused, Step};
@@ -64,7 +64,12 @@ impl Driver for World {
                 self.host.addresses.push(Address::new(3, *address));
             }
             // This server asks for no other step.
-            Step::Kernel(_) | Step::Host(_) | Step::Tun(_) | Step::Nat(_) | Step::Dns(_) => {
+            Step::Kernel(_)
+            | Step::Host(_)
+            | Step::Tun(_)
+            | Step::Fast(_)
+            | Step::Nat(_)
+            | Step::Dns(_) => {
                 return Err(Refused::Otherwise);
             }
         }
@@ -119,6 +124,7 @@ fn config(verifier: Verifier) -> Result<Config, Box<dyn Error>> {
         gateway: GatewayConfig::default(),
         among_peers: false,
         datapath: DatapathChoice::Only(Datapath::Kernel),
+        fast_path: FastPathChoice::Off,
         queues: None,
     };
     let policy = Policy { remote_ip: None, remote_port: None, proof: Proof::Key(verifier) };

@@ -4,6 +4,8 @@
 mod client;
 #[path = "engine/failover.rs"]
 mod failover;
+#[path = "engine/fast.rs"]
+mod fast;
 #[path = "engine/gateway.rs"]
 mod gateway;
 #[path = "engine/given.rs"]

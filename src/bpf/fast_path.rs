@@ -2,23 +2,25 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
-use std::os::fd::{AsFd, AsRawFd};
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::os::fd::AsFd;
+use std::sync::Arc;
 
 use ipnet::Ipv4Net;
+use netlink_socket2::NetlinkSocket;
 
 use super::call::{self, LoadError};
 use super::compiled::{EGRESS, INGRESS};
 use super::filters::{Filters, Hook};
 use super::maps::{Maps, Peer, Sender};
 use super::program::{Constants, load};
-use crate::engine::host::{FastPath, FastPathEnds, FastPathFound, FastPeer, Traffic};
+use super::uplink::{self, ETHERNET};
+use crate::engine::config::TunnelConfig;
+use crate::engine::host::{FastPath, FastPathEnds, FastPathFound, FastPeer, Found, Traffic};
 use crate::host::absent_is_fine;
 
 /// The least room of the maps. When there are more entries, maps with twice as much take their place.
 const ROOM: u32 = 64;
-/// `ETH_HLEN` in linux/if_ether.h.
-const ETHERNET: u8 = 14;
 
 /// What the kernel refused.
 #[derive(Debug, thiserror::Error)]
@@ -38,7 +40,14 @@ pub enum FastPathError {
 /// The fast path of a tunnel.
 pub struct FastPathAdapter {
     filters: Filters,
+    ethtool: NetlinkSocket,
+    /// Whether the kernel takes the programs.
+    available: bool,
     made: Option<Made>,
+    /// What an earlier process of the tunnel left attached.
+    left: Vec<(u32, Hook)>,
+    /// What was carried by maps that are there no longer, by the index of the tunnel's interface.
+    carried: BTreeMap<u32, Traffic>,
 }
 
 /// What is in the kernel.
@@ -46,30 +55,77 @@ struct Made {
     now: FastPath,
     maps: Maps,
     room: u32,
-    /// The number by which a peer is counted.
-    ids: BTreeMap<SocketAddrV4, u32>,
+    /// The number by which a peer is counted, and the interface that it was last behind.
+    ids: BTreeMap<SocketAddrV4, (u32, u32)>,
     /// Where which program is attached.
     attached: Vec<(u32, Hook, u32)>,
 }
 
 impl FastPathAdapter {
-    pub fn of(tunnel: &str) -> Self {
-        FastPathAdapter { filters: Filters::of(tunnel), made: None }
+    /// The fast path of this tunnel. `available`: the kernel takes the programs.
+    pub fn of(tunnel: &str, available: bool) -> Self {
+        let mut filters = Filters::of(tunnel);
+        let both = |interface| [(interface, Hook::Ingress), (interface, Hook::Egress)];
+        let all = uplink::all_interfaces().unwrap_or_default().into_iter().flat_map(both);
+        let is_left = |(at, hook): &(u32, Hook)| matches!(filters.find(*at, *hook), Ok(Some(_)));
+        let left = all.filter(is_left).collect();
+        let (ethtool, carried) = (NetlinkSocket::new(), BTreeMap::new());
+        FastPathAdapter { filters, ethtool, available, made: None, left, carried }
     }
 
-    /// What is there of what this process made. The maps are known to nobody else.
+    /// Adds to a reading of the host what is there, what uplinks take, and what was carried: the
+    /// interfaces of the tunnel do not count that.
     ///
     /// # Errors
     /// When the kernel refuses to tell.
-    pub fn read(&mut self) -> io::Result<FastPathFound> {
-        let Some(made) = &self.made else { return Ok(FastPathFound::Missing) };
+    pub fn read(&mut self, tunnel: &TunnelConfig, found: &mut Found) -> io::Result<()> {
+        found.fast_path = self.found()?;
+        if !self.available {
+            return Ok(());
+        }
+        let device = tunnel.outer.device().and_then(|device| found.interface(device));
+        let uplinks = device.map(|device| device.index).into_iter();
+        for index in uplinks.chain(found.way.map(|way| way.interface)) {
+            if uplink::passes_superpackets(&mut self.ethtool, index) {
+                found.superpackets.insert(index);
+            }
+        }
+        for (index, traffic) in self.carried() {
+            let mut all = found.interfaces.iter_mut();
+            if let Some(interface) = all.find(|interface| interface.index == index) {
+                Arc::make_mut(interface).traffic += traffic;
+            }
+        }
+        Ok(())
+    }
+
+    /// The maps are known to nobody else, so they are as they were left.
+    fn found(&mut self) -> io::Result<FastPathFound> {
+        let Some(made) = &self.made else {
+            return Ok(match (self.left.is_empty(), self.available) {
+                (false, _) => FastPathFound::Unknown,
+                (true, true) => FastPathFound::Missing,
+                (true, false) => FastPathFound::Unavailable,
+            });
+        };
         for (interface, hook, program) in &made.attached {
             let there = self.filters.find(*interface, *hook)?;
             if there.is_none_or(|filter| filter.program != *program) {
                 return Ok(FastPathFound::Unknown);
             }
         }
-        Ok(FastPathFound::Intact(made.now.clone()))
+        match made.attached.len() == 1 + made.now.ends.links.len() {
+            true => Ok(FastPathFound::Intact(made.now.clone())),
+            false => Ok(FastPathFound::Unknown),
+        }
+    }
+
+    /// What the tunnel's interfaces sent and got on the fast path since they were made.
+    fn carried(&self) -> BTreeMap<u32, Traffic> {
+        let mut carried = self.carried.clone();
+        let made = self.made.iter().flat_map(|made| made.carried());
+        made.for_each(|(link, traffic)| *carried.entry(link).or_default() += traffic);
+        carried
     }
 
     /// Makes the fast path what it should be.
@@ -87,6 +143,7 @@ impl FastPathAdapter {
                 // Those of an earlier process are replaced one by one, each at once.
                 let mut made = Made::new(wanted, room)?;
                 made.fill(wanted)?;
+                self.carried = self.carried();
                 self.made = Some(made);
             }
         }
@@ -107,9 +164,11 @@ impl FastPathAdapter {
     /// # Errors
     /// What the kernel said first; what can be removed is removed.
     pub fn remove(&mut self) -> Result<(), FastPathError> {
-        let Some(made) = self.made.take() else { return Ok(()) };
+        self.carried = self.carried();
+        let attached = self.made.take().map(|made| made.attached).unwrap_or_default();
+        let attached = attached.into_iter().map(|(interface, hook, _)| (interface, hook));
         let mut result = Ok(());
-        for (interface, hook, _) in made.attached {
+        for (interface, hook) in std::mem::take(&mut self.left).into_iter().chain(attached) {
             result = result.and(absent_is_fine(self.filters.detach(interface, hook)));
         }
         result.map_err(FastPathError::Filter)
@@ -118,15 +177,16 @@ impl FastPathAdapter {
     /// What was carried from and to each remote.
     pub fn traffic(&self) -> BTreeMap<SocketAddrV4, Traffic> {
         let Some(made) = &self.made else { return BTreeMap::new() };
-        let of =
-            |(remote, id): (&SocketAddrV4, &u32)| Some((*remote, made.maps.counts.of(*id).ok()?));
-        made.ids.iter().filter_map(of).collect()
+        let all = made.ids.iter();
+        all.filter_map(|(remote, (id, _))| Some((*remote, made.maps.counts.of(*id).ok()?)))
+            .collect()
     }
 
     fn attach(&mut self) -> Result<(), FastPathError> {
         let Some(made) = &mut self.made else { return Ok(()) };
         let ends = &made.now.ends;
-        let uplink = constants(ends, link_header(ends.uplink).map_err(FastPathError::Uplink)?);
+        let uplink =
+            constants(ends, uplink::link_header(ends.uplink).map_err(FastPathError::Uplink)?);
         let mut attached = Vec::new();
         let ingress = load("ingress", &INGRESS, &made.maps, &uplink)?;
         let egress = load("egress", &EGRESS, &made.maps, &constants(ends, 0))?;
@@ -175,6 +235,12 @@ impl Made {
         u32::try_from(all).is_ok_and(|all| all >= self.room)
     }
 
+    /// What was carried, by the index of the tunnel's interface.
+    fn carried(&self) -> Vec<(u32, Traffic)> {
+        let of = |(id, link): &(u32, u32)| Some((*link, self.maps.counts.of(*id).ok()?));
+        self.ids.values().filter_map(of).collect()
+    }
+
     fn fill(&mut self, wanted: &FastPath) -> Result<(), FastPathError> {
         self.fill_maps(wanted).map_err(FastPathError::Entry)
     }
@@ -184,16 +250,18 @@ impl Made {
         for remote in self.now.without(wanted) {
             self.take_out(remote)?;
         }
-        for net in wanted.except.difference(&self.now.except) {
-            self.maps.peers.put_nobody(*net)?;
-        }
-        let gone: Vec<Ipv4Net> = self.now.except.difference(&wanted.except).copied().collect();
-        for net in gone {
-            absent_is_fine(self.maps.peers.remove(net))?;
+        let changed: Vec<Ipv4Net> =
+            self.now.except.symmetric_difference(&wanted.except).copied().collect();
+        for net in &changed {
+            match wanted.except.contains(net) {
+                true => self.maps.peers.put_nobody(*net)?,
+                false => absent_is_fine(self.maps.peers.remove(*net))?,
+            }
         }
         self.now.except.clone_from(&wanted.except);
         for (remote, peer) in &wanted.peers {
-            if self.now.peers.get(remote) != Some(peer) {
+            let is_bared = peer.networks.iter().any(|net| changed.contains(net));
+            if is_bared || self.now.peers.get(remote) != Some(peer) {
                 self.put(*remote, peer)?;
             }
         }
@@ -201,51 +269,27 @@ impl Made {
     }
 
     fn put(&mut self, remote: SocketAddrV4, peer: &FastPeer) -> io::Result<()> {
-        let free =
-            || (1..).find(|id| !self.ids.values().any(|used| used == id)).unwrap_or_default();
-        let id = self.ids.get(&remote).copied().unwrap_or_else(free);
-        self.ids.insert(remote, id);
+        let next = u32::try_from(self.ids.len()).unwrap_or(u32::MAX).saturating_add(1);
+        let id = self.ids.get(&remote).map_or(next, |(id, _)| *id);
+        self.ids.insert(remote, (id, peer.link));
         // Noted before: what is half there is taken out as well.
         self.now.peers.insert(remote, peer.clone());
         let FastPeer { networks, link, mtu } = peer;
-        self.maps.remotes.put(remote, Sender { link: *link, id })?;
         let entry = Peer { remote, mtu: *mtu, uplink: self.now.ends.uplink, id };
         for network in networks.iter().filter(|net| !self.now.except.contains(net)) {
             self.maps.peers.put(*network, &entry)?;
         }
-        Ok(())
+        self.maps.remotes.put(remote, Sender { link: *link, id })
     }
 
     fn take_out(&mut self, remote: SocketAddrV4) -> io::Result<()> {
         let Some(peer) = self.now.peers.get(&remote) else { return Ok(()) };
         absent_is_fine(self.maps.remotes.remove(remote))?;
-        for network in peer.networks.iter() {
+        for network in peer.networks.iter().filter(|net| !self.now.except.contains(net)) {
             absent_is_fine(self.maps.peers.remove(*network))?;
         }
         self.now.peers.remove(&remote);
         Ok(())
-    }
-}
-
-/// Bytes of the header that an interface's packets have before IP.
-fn link_header(interface: u32) -> io::Result<u8> {
-    /// Of modems (linux/if_arp.h).
-    const ARPHRD_RAWIP: libc::sa_family_t = 519;
-    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
-    let name = rustix::net::netdevice::index_to_name(&socket, interface)?;
-    // SAFETY: a structure of numbers and unions of these.
-    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
-    let to = request.ifr_name.iter_mut();
-    to.zip(name.bytes()).for_each(|(to, from)| *to = from.cast_signed());
-    // SAFETY: the structure is that of netdevice(7), and the name, of 15 bytes at most, ends with zero.
-    if unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCGIFHWADDR, &mut request) } != 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: the kernel has filled in an address.
-    match unsafe { request.ifr_ifru.ifru_hwaddr.sa_family } {
-        libc::ARPHRD_ETHER => Ok(ETHERNET),
-        libc::ARPHRD_PPP | libc::ARPHRD_NONE | ARPHRD_RAWIP => Ok(0),
-        _ => Err(io::ErrorKind::Unsupported.into()),
     }
 }
 

@@ -13,5 +13,6 @@ mod maps;
 mod program;
 #[cfg(test)]
 mod tests;
+mod uplink;
 
 pub use fast_path::{FastPathAdapter, FastPathError, probe};

@@ -6,7 +6,7 @@ use super::process::{Failing, Process};
 use super::{Failure, record};
 use crate::engine::driver::Driver;
 use crate::engine::host::Found;
-use crate::engine::host::step::{DnsStep, KernelStep, Refused, Step};
+use crate::engine::host::step::{DnsStep, FastStep, KernelStep, Refused, Step};
 use crate::engine::{Engine, Memory, Now, Outgoing, Report, Writing};
 use crate::host::StepError;
 
@@ -92,6 +92,15 @@ impl Process<'_> {
                 self.datapath.apply(step).await
             }
             Step::Tun(_) => self.datapath.apply(step).await,
+            Step::Fast(step) => {
+                let path = &mut self.fast_path;
+                let result = match step {
+                    FastStep::Withdraw(remotes) => path.withdraw(remotes),
+                    FastStep::Install(wanted) => path.install(wanted),
+                    FastStep::Remove => path.remove(),
+                };
+                result.map_err(|error| StepError::FastPath(Box::new(error)))
+            }
         }
     }
 

@@ -9,6 +9,7 @@ use super::pings::Pings;
 use super::preflight::{self, Ground};
 use super::process::{Kept, LOG_EVERY, MANY_LINES, Process, RESOLV_CONF, SOME_LINES};
 use super::{Failure, Settings};
+use crate::bpf::FastPathAdapter;
 use crate::engine::config::Datapath;
 use crate::engine::host::step::DnsStep;
 use crate::engine::{Engine, Memory};
@@ -66,6 +67,8 @@ impl<'a> Opening<'a> {
         let Opening { settings, clock, ground, chosen, dns, memory } = self;
         let Ground { host, datapath, locks, adopts_listeners, family } = ground;
         let now = clock.now()?;
+        let tunnel = settings.tunnel();
+        let fast_path = FastPathAdapter::of(tunnel.device.as_str(), preflight::fast_path(tunnel));
         let in_use = datapath.start(&settings.config, &host, (owner, &mut kept.files)).await?;
         let (file, memory) = kept
             .memory
@@ -83,6 +86,7 @@ impl<'a> Opening<'a> {
             foreign_listeners: !adopts_listeners,
             chosen,
             datapath: in_use,
+            fast_path,
             dns,
             asked: BTreeSet::new(),
             memory: file,

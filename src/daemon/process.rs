@@ -15,6 +15,7 @@ use super::pings::Pings;
 use super::snapshot::Mistakes;
 use super::{Failure, Settings};
 use crate::auth::Reject;
+use crate::bpf::FastPathAdapter;
 use crate::engine::config::Datapath;
 use crate::engine::driver::Driver as _;
 use crate::engine::host::step::StepKind;
@@ -62,6 +63,7 @@ pub struct Process<'a> {
     /// The datapath that was requested or chosen.
     pub(super) chosen: Datapath,
     pub(super) datapath: Box<dyn host::Datapath>,
+    pub(super) fast_path: FastPathAdapter,
     pub(super) dns: Dns,
     /// The name servers that the host asked when they could be read last.
     pub(super) asked: BTreeSet<IpAddr>,
@@ -205,6 +207,7 @@ impl Process<'_> {
         };
         let mut found = self.host.read(&question).await?;
         self.datapath.read(&mut found)?;
+        self.fast_path.read(tunnel, &mut found)?;
         self.hold_port(&mut found);
         if self.surroundings_due && self.datapath.wants_surroundings() {
             self.datapath.surround(self.host.surroundings().await?);
@@ -351,6 +354,7 @@ impl Process<'_> {
             | Report::InnerAwaited
             | Report::InnerGiven(_)
             | Report::NothingBack(_)
+            | Report::FastPath(_)
             | Report::ClockJumped(_) => Level::INFO,
             Report::Refreshed(_) | Report::Sent { .. } => return tracing::debug!("{report}"),
             Report::Arrived(_)

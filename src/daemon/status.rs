@@ -20,7 +20,11 @@ impl Process<'_> {
     /// in which no hello is answered. The rest is done elsewhere, by [`Snapshot::status`].
     pub(super) fn snapshot(&mut self, asked: &PeersAsked) -> Snapshot {
         let now = self.clock.now().ok();
-        let statistics = self.datapath.statistics();
+        let mut statistics = self.datapath.statistics();
+        for (remote, carried) in self.fast_path.traffic() {
+            let counted = statistics.by_remote.get_mut(&remote.into());
+            counted.into_iter().for_each(|counted| *counted += carried);
+        }
         let connection = now.and_then(|now| self.engine.connection(&now));
         let hub = now.and_then(|now| {
             let members = self.engine.members(&now)?;

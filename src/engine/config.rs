@@ -292,6 +292,8 @@ pub struct TunnelConfig {
     pub among_peers: bool,
     /// Which datapath is asked for; [`Engine::new`](super::Engine::new) takes the one chosen.
     pub datapath: DatapathChoice,
+    /// Whether a fast path goes on top of the datapath.
+    pub fast_path: FastPathChoice,
     /// Threads of the userspace datapath that read from the tunnel; `None`: by number of CPUs.
     pub queues: Option<NonZeroUsize>,
 }
@@ -313,6 +315,19 @@ pub enum DatapathChoice {
     Auto,
     /// This one, or the start fails.
     Only(Datapath),
+}
+
+/// Whether there is to be a fast path.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum FastPathChoice {
+    /// On the kernel's datapath; in userspace where the uplink takes superpackets, because packets that
+    /// the uplink gets one by one are faster without.
+    #[default]
+    Auto,
+    /// Wherever the kernel takes it.
+    On,
+    /// Nowhere.
+    Off,
 }
 
 impl TunnelConfig {

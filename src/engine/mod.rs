@@ -41,6 +41,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+use self::datapath::WithoutFastPath;
 use crate::auth::{ServerTime, hint};
 use crate::wire::auth_packet::SALT_LEN;
 use answers::Answers;
@@ -202,6 +203,8 @@ pub struct Engine {
     unusable: Vec<(Node, Unusable)>,
     /// What was said of others who have our inner addresses; said once.
     conflicts: Vec<Report>,
+    /// The uplink of the fast path, or why there is none, as that was said last.
+    fast_path: Option<Result<u32, WithoutFastPath>>,
     /// Kept until the first reading shows whether there is something to adopt.
     memory: Memory,
     found: Option<Found>,
@@ -279,6 +282,7 @@ impl Engine {
             table,
             unusable: Vec::new(),
             conflicts: Vec::new(),
+            fast_path: None,
             memory,
             found: None,
             is_old: false,
@@ -425,7 +429,12 @@ impl Engine {
             Step::Kernel(KernelStep::InstallRules(..)) => self.owned.installed = None,
             Step::Nat(NatStep::Install(_)) => self.owned.installed_gateway = None,
             Step::Host(HostStep::SetMtu(device, _)) => drop(self.owned.mtus.remove(device)),
-            Step::Host(_) | Step::Kernel(_) | Step::Tun(_) | Step::Nat(_) | Step::Dns(_) => {}
+            Step::Host(_)
+            | Step::Kernel(_)
+            | Step::Tun(_)
+            | Step::Fast(_)
+            | Step::Nat(_)
+            | Step::Dns(_) => {}
         }
     }
 

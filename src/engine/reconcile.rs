@@ -10,14 +10,16 @@ use ipnet::IpNet;
 use super::config::{DeviceName, Outer};
 use super::datapath::delta::{self, delta};
 use super::datapath::kernel::renamed;
+use super::datapath::{WithoutFastPath, fast_path};
 use super::endpoint::{Endpoint, OuterFound, mtu};
 use super::host::needs::needs;
 use super::host::plan::{Start, plan};
-use super::host::step::{HostStep, KernelStep, NatStep, Step, is_made};
+use super::host::step::{FastStep, HostStep, KernelStep, NatStep, Step, is_made};
 use super::host::undone::Verdict;
 use super::host::wanted::{Wanted, WantedLink};
 use super::host::{
-    Encapsulation, Family, Found, Interface, InterfaceKind, RulesFound, forget, is_labelled,
+    Encapsulation, Family, FastPathFound, Found, Interface, InterfaceKind, RulesFound, forget,
+    is_labelled,
 };
 use super::peer::Peer;
 use super::sources::OwnAddresses;
@@ -266,7 +268,7 @@ impl Engine {
 
     /// Whether a step puts right what somebody else did. Following the uplink is no repair. Nor is
     /// exchanging rules that are as they were installed, because another program began to track
-    /// connections or made another tunnel.
+    /// connections or made another tunnel; nor a fast path that follows the tunnel.
     fn mends(&self, step: &Step) -> bool {
         let rules = self.found.as_ref().map(|found| &found.rules);
         let follows =
@@ -275,7 +277,13 @@ impl Engine {
             (step, rules),
             (Step::Kernel(KernelStep::InstallRules(..)), Some(RulesFound::Intact(_)))
         );
-        !follows && !others
+        let there = self.found.as_ref().map(|found| &found.fast_path);
+        let grows = match step {
+            Step::Fast(FastStep::Install(_)) => there != Some(&FastPathFound::Unknown),
+            Step::Fast(FastStep::Withdraw(_) | FastStep::Remove) => true,
+            Step::Host(_) | Step::Kernel(_) | Step::Tun(_) | Step::Nat(_) | Step::Dns(_) => false,
+        };
+        !follows && !others && !grows
     }
 
     /// Adopts what an earlier process of this tunnel left running.
@@ -380,7 +388,16 @@ impl Engine {
         let (Some(found), Some(outer)) = (&self.found, self.outer) else { return Vec::new() };
         let mut before = self.memory.settings.clone();
         forget(&mut before, found);
-        let wanted = wanted(&self.endpoint, outer, &self.peers, found, &before);
+        let mut wanted = wanted(&self.endpoint, outer, &self.peers, found, &before);
+        let path = fast_path(&self.endpoint, outer, &wanted, &self.peers, found);
+        let told = path.as_ref().map(|path| path.ends.uplink).map_err(WithoutFastPath::clone);
+        let is_news = !matches!(&told, Err(why) if why.is_known());
+        if is_news && self.fast_path.replace(told.clone()) != Some(told) {
+            let name = |uplink| found.interface_at(uplink).map(|i| i.name.clone());
+            let on = path.as_ref().map(|path| name(path.ends.uplink).unwrap_or_default());
+            actions.push(Action::Report(Report::FastPath(on.map_err(WithoutFastPath::clone))));
+        }
+        wanted.fast_path = path.ok();
         let start = Start { tunnel: &self.endpoint.tunnel, found, owned: &self.owned };
         let steps = plan(&wanted, start, &mut before);
         for step in &steps {
@@ -404,7 +421,12 @@ impl Engine {
                 Step::Nat(NatStep::Install(spec)) => {
                     self.owned.installed_gateway = Some(spec.clone())
                 }
-                Step::Host(_) | Step::Kernel(_) | Step::Tun(_) | Step::Nat(_) | Step::Dns(_) => {}
+                Step::Host(_)
+                | Step::Kernel(_)
+                | Step::Tun(_)
+                | Step::Fast(_)
+                | Step::Nat(_)
+                | Step::Dns(_) => {}
             }
         }
         let mtu = |link: &WantedLink| (link.device.clone(), link.mtu.bytes);

@@ -7,6 +7,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use super::config::{DeviceName, Outer, ServerName};
+use super::datapath::WithoutFastPath;
 use super::given::NotTaken;
 use super::host::step::Step;
 use super::hub::{Gone, Loaded};
@@ -216,6 +217,8 @@ pub enum Report {
     Repairing(Step),
     /// Somebody undoes this step again and again: it is repeated less often, and silently.
     KeepsBeingUndone(Step),
+    /// Packets take a fast path by this interface, or why they do not.
+    FastPath(Result<String, WithoutFastPath>),
     /// SIGUSR1 came to a server, which authenticates to nobody.
     ReauthIgnored,
     /// Tried several times, and nothing comes through the tunnel from this server.
@@ -251,6 +254,8 @@ impl fmt::Display for Report {
             Report::NothingBack(server) => {
                 write!(f, "nothing has come back from {server} so far: trying again")
             }
+            Report::FastPath(Ok(uplink)) => write!(f, "fast path: by {uplink}"),
+            Report::FastPath(Err(why)) => write!(f, "no fast path: {why}"),
             Report::ClockJumped(seconds) => write!(
                 f,
                 "the clock was set, or the machine slept ({seconds} s): authenticating again"

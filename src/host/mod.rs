@@ -84,6 +84,9 @@ pub enum StepError {
     Route(#[source] io::Error),
     #[error("{0}")]
     Setting(#[source] io::Error),
+    /// The fast path.
+    #[error("{0}")]
+    FastPath(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// The name servers.
     #[error("{0}")]
     Dns(#[source] io::Error),
@@ -99,6 +102,7 @@ impl StepError {
                 e.kind() == io::ErrorKind::AlreadyExists
             }
             StepError::Rules(_)
+            | StepError::FastPath(_)
             | StepError::Socket(_)
             | StepError::Tun(_)
             | StepError::Route(_)

@@ -149,7 +149,7 @@ impl Datapath for KernelDatapath {
     fn apply<'a>(&'a mut self, step: &'a Step) -> LocalBoxFuture<'a, Result<(), StepError>> {
         match step {
             Step::Kernel(step) => self.state.apply(step).boxed_local(),
-            Step::Host(_) | Step::Tun(_) | Step::Nat(_) | Step::Dns(_) => {
+            Step::Host(_) | Step::Tun(_) | Step::Fast(_) | Step::Nat(_) | Step::Dns(_) => {
                 std::future::ready(Ok(())).boxed_local()
             }
         }

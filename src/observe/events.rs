@@ -210,6 +210,7 @@ impl Happened {
             | Report::GivenNotTaken(_)
             | Report::KeepsBeingUndone(_)
             | Report::ReauthIgnored
+            | Report::FastPath(_)
             | Report::ClockJumped(_) => return None,
         })
     }

@@ -130,7 +130,7 @@ impl Datapath for TunDatapath {
     fn apply<'a>(&'a mut self, step: &'a Step) -> LocalBoxFuture<'a, Result<(), StepError>> {
         match step {
             Step::Tun(step) => TunDatapath::apply(self, step).boxed_local(),
-            Step::Host(_) | Step::Kernel(_) | Step::Nat(_) | Step::Dns(_) => {
+            Step::Host(_) | Step::Kernel(_) | Step::Fast(_) | Step::Nat(_) | Step::Dns(_) => {
                 std::future::ready(Ok(())).boxed_local()
             }
         }

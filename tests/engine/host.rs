@@ -5,14 +5,14 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use ipipou::engine::config::{
-    AlternateAddress, DatapathChoice, DeviceName, GatewayConfig, Outer, RulesConfig, SourceCheck,
-    TunnelConfig,
+    AlternateAddress, DatapathChoice, DeviceName, FastPathChoice, GatewayConfig, Outer,
+    RulesConfig, SourceCheck, TunnelConfig,
 };
 use ipipou::engine::host::step::{
-    DnsStep, HostStep, KernelLink, KernelStep, NatStep, Refused, Step, TunStep,
+    DnsStep, FastStep, HostStep, KernelLink, KernelStep, NatStep, Refused, Step, TunStep,
 };
 use ipipou::engine::host::{
-    Address, Admitted, Encapsulation, Found, GatewayFound, GatewaySpec, Interface,
+    Address, Admitted, Encapsulation, FastPathFound, Found, GatewayFound, GatewaySpec, Interface,
     InterfaceAddress, InterfaceKind, IpipLink, LinkForwarding, Listener, NameServers, Route,
     RouteTarget, RuleSpec, RulesFound, Traffic, Way,
 };
@@ -42,6 +42,7 @@ pub fn tunnel() -> TunnelConfig {
         gateway: GatewayConfig::default(),
         among_peers: false,
         datapath: DatapathChoice::Auto,
+        fast_path: FastPathChoice::Auto,
         queues: None,
     }
 }
@@ -57,6 +58,8 @@ pub struct FakeHost {
     pub rules: Option<RuleSpec>,
     /// The gateways' rules that were installed, one after the other.
     pub gateways: Vec<GatewaySpec>,
+    /// Whom the rules let in as our steps made them; others may have changed them since.
+    let_in: BTreeSet<Admitted>,
     next_index: u32,
 }
 
@@ -69,6 +72,7 @@ impl FakeHost {
             taken_elsewhere: None,
             rules: None,
             gateways: Vec::new(),
+            let_in: BTreeSet::new(),
             next_index: 3,
         };
         host.add_interface("lo", LOOPBACK, InterfaceKind::Other);
@@ -187,6 +191,20 @@ impl FakeHost {
                 self.create(device, InterfaceKind::Tun, *mtu);
                 self.found.userspace.interface = true;
             }
+            Step::Fast(FastStep::Withdraw(remotes)) => {
+                let FastPathFound::Intact(path) = &mut self.found.fast_path else {
+                    panic!("there is no fast path")
+                };
+                remotes.iter().for_each(|remote| assert!(path.peers.remove(remote).is_some()));
+            }
+            Step::Fast(FastStep::Install(path)) => {
+                let (FastPathFound::Missing | FastPathFound::Intact(_)) = &self.found.fast_path
+                else {
+                    panic!("it cannot be made")
+                };
+                self.found.fast_path = FastPathFound::Intact(path.clone());
+            }
+            Step::Fast(FastStep::Remove) => self.found.fast_path = FastPathFound::Missing,
             Step::Nat(NatStep::Install(spec)) => {
                 self.gateways.push(spec.clone());
                 self.found.gateway = GatewayFound::Intact;
@@ -195,7 +213,22 @@ impl FakeHost {
             Step::Dns(DnsStep::Use) => self.found.name_servers = NameServers::Ours,
             Step::Dns(DnsStep::Restore) => self.found.name_servers = NameServers::Theirs,
         }
+        if let (Step::Kernel(_), RulesFound::Intact(admitted)) = (step, &self.found.rules) {
+            self.let_in.clone_from(admitted);
+        }
+        self.check_fast_path();
         Ok(())
+    }
+
+    /// Nobody is let in by the fast path whom the datapath does not let in.
+    pub fn check_fast_path(&self) {
+        let FastPathFound::Intact(path) = &self.found.fast_path else { return };
+        for remote in path.peers.keys() {
+            let here = &self.found.userspace.forwarding.remotes;
+            let by_tun = here.get(&(*remote).into()).is_some_and(|spec| !spec.sources.is_empty());
+            let direct = Admitted { remote: *remote, alternate: None };
+            assert!(by_tun || self.let_in.contains(&direct), "{remote} is on the fast path alone");
+        }
     }
 
     fn apply_kernel(&mut self, step: &KernelStep) -> Result<(), Refused> {

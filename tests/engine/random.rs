@@ -9,7 +9,7 @@ use super::host::{ETH0, OUTER, STRANGER};
 use super::*;
 use ipipou::engine::host::plan::{Owned, Start, plan};
 use ipipou::engine::host::wanted::Wanted;
-use ipipou::engine::host::{Encapsulation, Listener, RulesFound};
+use ipipou::engine::host::{Encapsulation, FastPathFound, Listener, RulesFound};
 
 #[derive(Debug, Clone)]
 enum Happening {
@@ -21,6 +21,7 @@ enum Happening {
     FlushRules,
     FlushAdmitted,
     DeleteLink,
+    DeleteFilter,
     DeleteListeners,
     FlushAddresses,
     LinkDown,
@@ -46,6 +47,7 @@ fn happening() -> impl Strategy<Value = Happening> {
         1 => Just(FlushRules),
         1 => Just(FlushAdmitted),
         1 => Just(DeleteLink),
+        1 => Just(DeleteFilter),
         1 => Just(DeleteListeners),
         1 => Just(FlushAddresses),
         1 => Just(LinkDown),
@@ -83,7 +85,9 @@ struct LastProof {
 /// Plays it all to a server and checks after every event.
 fn play_all(happenings: Vec<Happening>, lifetime: Option<Duration>) {
     let config = || Config::from(server(lifetime));
-    let mut play = Play::start(config(), FakeHost::new(), Memory::default());
+    let mut host = FakeHost::new();
+    host.found.fast_path = FastPathFound::Missing;
+    let mut play = Play::start(config(), host, Memory::default());
     let mut proven: Option<LastProof> = None;
     let mut last_proof = Vec::new();
     // Whom this process was told of by the one before.
@@ -126,6 +130,11 @@ fn play_all(happenings: Vec<Happening>, lifetime: Option<Duration>) {
                 }
             }
             Happening::DeleteLink => play.host.remove_interface("ipipou0"),
+            Happening::DeleteFilter => {
+                if let FastPathFound::Intact(_) = play.host.found.fast_path {
+                    play.host.found.fast_path = FastPathFound::Unknown;
+                }
+            }
             Happening::DeleteListeners => play.host.found.listeners.clear(),
             Happening::FlushAddresses => {
                 play.host.found.addresses.retain(|a| a.value.network.prefix_len() != 32)
@@ -161,6 +170,9 @@ fn play_all(happenings: Vec<Happening>, lifetime: Option<Duration>) {
                 if host.found.rules != RulesFound::Missing {
                     host.found.rules = RulesFound::Unknown;
                 }
+                if host.found.fast_path != FastPathFound::Missing {
+                    host.found.fast_path = FastPathFound::Unknown;
+                }
                 // Without its link nobody knows who is at the other end of a tunnel, and who is there
                 // although another came after him has to prove himself again.
                 // The last refreshes may not have been written.
@@ -183,6 +195,8 @@ fn play_all(happenings: Vec<Happening>, lifetime: Option<Duration>) {
             if outer_seen {
                 check(&mut play, proven, lifetime);
             }
+            // The fast path needs the index of a new link.
+            play.read();
             let steps = play.applied.len();
             play.read();
             assert_eq!(play.applied.len(), steps, "not all was done at once");

@@ -44,7 +44,9 @@ def program(name, instructions, names):
 
 every = sections(open(sys.argv[1], "rb").read())
 names = symbol_names(every)
-print("//! The instructions of `fast_path.c`: `tests/setup/bpf.sh write` makes this file, and `make lint`")
+print(
+    "//! The instructions of `fast_path.c`: `tests/setup/bpf.sh write` makes this file, and `make lint`"
+)
 print("//! compares. `names` tells at which instruction an undefined name's value goes.\n")
 print("use super::program::Compiled;")
 for section, kind, contents, _, _ in every:

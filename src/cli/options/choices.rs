@@ -16,6 +16,14 @@ pub enum DatapathOption {
     Tun,
 }
 
+/// `--fast-path`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum FastPathOption {
+    Auto,
+    On,
+    Off,
+}
+
 /// `--rp-filter`, in the words of the kernel's ip-sysctl.rst.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum RpFilter {

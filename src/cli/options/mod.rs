@@ -21,7 +21,7 @@ use std::time::Duration;
 use clap::{ArgAction, ArgMatches, FromArgMatches as _, Parser};
 use ipnet::Ipv6Net;
 
-pub use self::choices::{DatapathOption, RpFilter};
+pub use self::choices::{DatapathOption, FastPathOption, RpFilter};
 pub use self::command::{Command, Document, PeerCommand};
 
 use self::attributes::Misplaced::{Ignored, Refused};
@@ -172,6 +172,17 @@ pub struct Options {
         help_heading = "Datapath"
     )]
     pub datapath: DatapathOption,
+    /// BPF programs that carry ordinary IPv4 packets past the datapath: "on", "off", or "auto", where
+    /// they make it faster: with the kernel's datapath, and with this process if the interface that outer
+    /// packets leave by takes many at once
+    #[arg(
+        long,
+        value_name = "WHETHER",
+        default_value = "auto",
+        hide_possible_values = true,
+        help_heading = "Datapath"
+    )]
+    pub fast_path: FastPathOption,
     /// Threads of this process that read from the TUN interface, 1..16 [default: by number of CPUs]
     #[arg(long, value_name = "N", value_parser = value::queues, help_heading = "Datapath")]
     pub tun_queues: Option<NonZeroUsize>,
@@ -286,6 +297,7 @@ const ATTRIBUTES: &[Attributes] = &[
     both("mtu"),
     both("rp-filter"),
     both("datapath"),
+    both("fast-path"),
     both("tun-queues").userspace_only(),
     server("auth-by-remote-ip", Ignored).not_with_table().not_with_peers(),
     server("auth-by-remote-port", Ignored).not_with_table().not_with_peers(),

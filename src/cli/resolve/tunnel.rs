@@ -8,10 +8,10 @@ use super::gateway::gateway;
 use super::inner::{inner, is_from_server};
 use super::peers::Peers;
 use super::resolver::Resolver;
-use crate::cli::options::{DatapathOption, Options, RpFilter};
+use crate::cli::options::{DatapathOption, FastPathOption, Options, RpFilter};
 use crate::engine::config::{
-    AlternateAddress, Datapath, DatapathChoice, LEAST_MTU_V6, Masquerade, Outer, RulesConfig,
-    SourceCheck, TunnelConfig,
+    AlternateAddress, Datapath, DatapathChoice, FastPathChoice, LEAST_MTU_V6, Masquerade, Outer,
+    RulesConfig, SourceCheck, TunnelConfig,
 };
 
 /// This word instead of an interface stands for the source address of the route to the server.
@@ -72,6 +72,11 @@ pub fn tunnel(
         rules: rules(resolver),
         gateway,
         among_peers: false,
+        fast_path: match options.fast_path {
+            FastPathOption::Auto => FastPathChoice::Auto,
+            FastPathOption::On => FastPathChoice::On,
+            FastPathOption::Off => FastPathChoice::Off,
+        },
         queues: options.tun_queues,
     })
 }

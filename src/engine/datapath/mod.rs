@@ -1,7 +1,9 @@
 //! What each datapath can do, and what it needs of the host.
 
 pub(super) mod delta;
+mod fast;
 pub mod kernel;
+pub use fast::{WithoutFastPath, fast_path};
 mod start;
 pub mod tun;
 

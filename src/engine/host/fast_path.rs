@@ -49,8 +49,10 @@ pub struct FastPeer {
 /// What of a fast path is there.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum FastPathFound {
-    /// This process has made none.
+    /// There can be none here.
     #[default]
+    Unavailable,
+    /// This process has made none.
     Missing,
     /// Not, or not any more, what this process made.
     Unknown,

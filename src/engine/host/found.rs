@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+use super::fast_path::FastPathFound;
 use super::interface::{Address, AddressState, Interface, Scope};
 use super::routing::{Family, PolicyRule, Route};
 use super::rules::{Listener, RulesFound};
@@ -55,6 +56,11 @@ pub struct Found {
     /// By which routes, with their interfaces, packets would go to addresses that the server gives. The kernel
     /// tells no interface of a route with several.
     pub routed: BTreeMap<IpAddr, Option<(IpNet, Option<u32>)>>,
+    /// The fast path.
+    pub fast_path: FastPathFound,
+    /// Indexes of the interfaces, as far as outer packets may leave by them, that take superpackets with
+    /// UDP around. Read where there may be a fast path.
+    pub superpackets: BTreeSet<u32>,
     /// Whether `--dns` is in force on the host.
     pub name_servers: NameServers,
     /// Packets that came from the other end and were no data, where the interface's counters leave

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use super::gateway::MAIN;
-use super::step::{HostStep, KernelStep, Step, TunStep};
+use super::step::{FastStep, HostStep, KernelStep, Step, TunStep};
 use super::wanted::{LinkKind, WantedLink};
 use crate::engine::config::DeviceName;
 
@@ -21,6 +21,11 @@ enum Costs<'a> {
 
 /// Whether `step`, which comes later in the batch, cannot be tried once `other` was not done.
 pub fn needs(step: &Step, other: &Step) -> bool {
+    if let Step::Fast(FastStep::Install(_)) = step {
+        // Its peers are those that the datapath lets in once all is done.
+        return matches!(other, Step::Kernel(_) | Step::Tun(_) | Step::Fast(_))
+            || matches!(costs(other), Costs::All);
+    }
     match costs(other) {
         Costs::All => true,
         Costs::Link(device) => link(step) == Some(device) || lets_in(step, other),
@@ -41,7 +46,8 @@ fn costs(step: &Step) -> Costs<'_> {
             | KernelStep::AdmitNoMore(_)
             | KernelStep::RemoveAlternateAddress(_),
         )
-        | Step::Tun(TunStep::AddRemote(..) | TunStep::RemoveRemote(_)) => Costs::Itself,
+        | Step::Tun(TunStep::AddRemote(..) | TunStep::RemoveRemote(_))
+        | Step::Fast(_) => Costs::Itself,
         Step::Kernel(KernelStep::AddAlternateAddress(address)) => Costs::Local((*address).into()),
         Step::Kernel(KernelStep::AddListener(listener)) => match listener.local {
             Some(local) => Costs::Local(local.into()),
@@ -83,7 +89,12 @@ fn lets_in(step: &Step, other: &Step) -> bool {
         Step::Host(HostStep::ConfigureLink(WantedLink { kind: LinkKind::Ipip(link), .. })) => {
             link.fou_remote()
         }
-        Step::Host(_) | Step::Kernel(_) | Step::Tun(_) | Step::Nat(_) | Step::Dns(_) => None,
+        Step::Host(_)
+        | Step::Kernel(_)
+        | Step::Tun(_)
+        | Step::Fast(_)
+        | Step::Nat(_)
+        | Step::Dns(_) => None,
     };
     match step {
         // That of a tunnel with one peer.
@@ -91,7 +102,12 @@ fn lets_in(step: &Step, other: &Step) -> bool {
             all.iter().any(|one| Some(one.remote.into()) == remote)
         }
         Step::Kernel(KernelStep::AdmitToo(one)) => Some(one.remote.into()) == remote,
-        Step::Host(_) | Step::Kernel(_) | Step::Tun(_) | Step::Nat(_) | Step::Dns(_) => false,
+        Step::Host(_)
+        | Step::Kernel(_)
+        | Step::Tun(_)
+        | Step::Fast(_)
+        | Step::Nat(_)
+        | Step::Dns(_) => false,
     }
 }
 
@@ -108,7 +124,12 @@ fn link(step: &Step) -> Option<&DeviceName> {
         Step::Kernel(KernelStep::CreateLink(link) | KernelStep::ChangeLink(link)) => {
             Some(&link.device)
         }
-        Step::Host(_) | Step::Kernel(_) | Step::Tun(_) | Step::Nat(_) | Step::Dns(_) => None,
+        Step::Host(_)
+        | Step::Kernel(_)
+        | Step::Tun(_)
+        | Step::Fast(_)
+        | Step::Nat(_)
+        | Step::Dns(_) => None,
     }
 }
 
@@ -119,6 +140,11 @@ fn local(step: &Step) -> Option<IpAddr> {
             Some(link.link.local.into())
         }
         Step::Kernel(KernelStep::AddListener(listener)) => listener.local.map(IpAddr::V4),
-        Step::Host(_) | Step::Kernel(_) | Step::Tun(_) | Step::Nat(_) | Step::Dns(_) => None,
+        Step::Host(_)
+        | Step::Kernel(_)
+        | Step::Tun(_)
+        | Step::Fast(_)
+        | Step::Nat(_)
+        | Step::Dns(_) => None,
     }
 }

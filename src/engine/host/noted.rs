@@ -21,7 +21,8 @@ impl Found {
             Step::Tun(step) => self.note_tun(step),
             Step::Kernel(step) => self.note_kernel(step),
             Step::Host(step) => self.note_host(step),
-            Step::Nat(_) | Step::Dns(_) => {}
+            // The next reading shows who is off the fast path and may be on it.
+            Step::Fast(_) | Step::Nat(_) | Step::Dns(_) => {}
         }
     }
 

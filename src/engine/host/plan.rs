@@ -9,12 +9,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 
 use super::around;
+use super::fast_path::FastPathFound;
 use super::found::{Found, GatewayFound};
 use super::interface::{Address, Interface, InterfaceKind};
 use super::label::{LinkForwarding, forwards_by_us, is_labelled};
 use super::routing::GatewaySpec;
 use super::rules::{Listener, RuleSpec, RulesFound};
-use super::step::{HostStep, KernelLink, KernelStep, NatStep, Step, TunStep};
+use super::step::{FastStep, HostStep, KernelLink, KernelStep, NatStep, Step, TunStep};
 use super::wanted::{LinkKind, MtuFrom, Wanted, WantedLink, rp_filter};
 use crate::engine::config::{DeviceName, SourceCheck, TunnelConfig};
 use crate::engine::memory::Settings;
@@ -46,7 +47,12 @@ impl Owned {
                 self.mtus.insert(link.device.clone(), link.mtu);
             }
             Step::Host(HostStep::RemoveLink(device)) => drop(self.mtus.remove(device)),
-            Step::Host(_) | Step::Kernel(_) | Step::Tun(_) | Step::Nat(_) | Step::Dns(_) => {}
+            Step::Host(_)
+            | Step::Kernel(_)
+            | Step::Tun(_)
+            | Step::Fast(_)
+            | Step::Nat(_)
+            | Step::Dns(_) => {}
         }
     }
 }
@@ -77,8 +83,21 @@ pub fn plan(wanted: &Wanted, start: Start, saved: &mut BTreeMap<String, Settings
 }
 
 /// Removes what leads packets into the tunnel or lets them in, before the rules that guard it are
-/// removed.
+/// removed. The fast path comes first: whom it lets in, the datapath lets in as long.
 fn withdraw(wanted: &Wanted, Start { tunnel, found, owned }: Start, steps: &mut Vec<Step>) {
+    match (&wanted.fast_path, &found.fast_path) {
+        (_, FastPathFound::Unavailable | FastPathFound::Missing) => {}
+        (None, FastPathFound::Intact(_)) | (_, FastPathFound::Unknown) => {
+            steps.push(FastStep::Remove.into());
+        }
+        (Some(wanted), FastPathFound::Intact(there)) if wanted.ends != there.ends => {
+            steps.push(FastStep::Remove.into());
+        }
+        (Some(wanted), FastPathFound::Intact(there)) => {
+            let going = there.without(wanted);
+            steps.extend((!going.is_empty()).then(|| FastStep::Withdraw(going).into()));
+        }
+    }
     around::withdraw(&wanted.gateway, found, tunnel, steps);
     let stale = found.listeners.intersection(&owned.listeners);
     let stale = stale.filter(|listener| !wanted.listeners.iter().any(|w| listener.serves(w)));
@@ -126,7 +145,7 @@ fn establish(
 }
 
 /// Admits the peers, and removes what only former peers needed, and the rules that guarded what is
-/// gone.
+/// gone. The fast path comes last.
 fn admit(wanted: &Wanted, Start { tunnel, found, owned }: Start, steps: &mut Vec<Step>) {
     plan_admitted(wanted, found, tunnel.is_network(), steps);
     let stale = owned.alternate.difference(&wanted.alternate);
@@ -138,6 +157,14 @@ fn admit(wanted: &Wanted, Start { tunnel, found, owned }: Start, steps: &mut Vec
     }
     if wanted.gateway.rules.is_none() && found.gateway != GatewayFound::Missing {
         steps.push(NatStep::Remove.into());
+    }
+    match (&wanted.fast_path, &found.fast_path) {
+        (None, _) | (Some(_), FastPathFound::Unavailable) => {}
+        (Some(wanted), FastPathFound::Intact(there)) if wanted == there => {}
+        (
+            Some(wanted),
+            FastPathFound::Intact(_) | FastPathFound::Missing | FastPathFound::Unknown,
+        ) => steps.push(FastStep::Install(wanted.clone()).into()),
     }
 }
 

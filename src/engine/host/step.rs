@@ -4,8 +4,9 @@
 use std::collections::BTreeSet;
 use std::fmt;
 use std::mem::{Discriminant, discriminant};
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 
+use super::fast_path::FastPath;
 use super::interface::{Address, InterfaceAddress, IpipLink};
 use super::routing::{GatewaySpec, PolicyRule, Route};
 use super::rules::{Admitted, Listener, RuleSpec};
@@ -22,6 +23,8 @@ pub enum Step {
     Kernel(KernelStep),
     /// The userspace datapath.
     Tun(TunStep),
+    /// The fast path.
+    Fast(FastStep),
     /// The nftables table of a gateway.
     Nat(NatStep),
     /// The name servers.
@@ -123,6 +126,17 @@ pub enum TunStep {
     },
 }
 
+/// The fast path on top of a datapath.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum FastStep {
+    /// Lets nothing pass from and to these remotes: it goes by the datapath again.
+    Withdraw(BTreeSet<SocketAddrV4>),
+    /// Makes it, or changes it to this.
+    Install(FastPath),
+    /// Removes it.
+    Remove,
+}
+
 /// The nftables table of a gateway.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum NatStep {
@@ -150,6 +164,8 @@ pub enum StepKind {
     Kernel(Discriminant<KernelStep>),
     /// Of the userspace datapath.
     Tun(Discriminant<TunStep>),
+    /// Of the fast path.
+    Fast(Discriminant<FastStep>),
     /// Of a gateway's rules.
     Nat(Discriminant<NatStep>),
     /// Of the name servers.
@@ -163,6 +179,7 @@ impl Step {
             Step::Host(step) => StepKind::Host(discriminant(step)),
             Step::Kernel(step) => StepKind::Kernel(discriminant(step)),
             Step::Tun(step) => StepKind::Tun(discriminant(step)),
+            Step::Fast(step) => StepKind::Fast(discriminant(step)),
             Step::Nat(step) => StepKind::Nat(discriminant(step)),
             Step::Dns(step) => StepKind::Dns(discriminant(step)),
         }
@@ -189,6 +206,10 @@ impl Step {
                 TunStep::Forward(_) | TunStep::AddRemote(..) | TunStep::RemoveRemote(_) => true,
                 TunStep::Bind(_) | TunStep::CreateLink { .. } => false,
             },
+            Step::Fast(step) => match step {
+                FastStep::Withdraw(_) | FastStep::Remove => true,
+                FastStep::Install(_) => false,
+            },
             Step::Nat(step) => matches!(step, NatStep::Install(_)),
             Step::Dns(DnsStep::Use | DnsStep::Restore) => false,
         }
@@ -212,7 +233,7 @@ impl Step {
                 | HostStep::RemoveInnerAddress(_) => false,
             },
             Step::Kernel(_) | Step::Tun(_) => false,
-            Step::Nat(_) | Step::Dns(_) => true,
+            Step::Fast(_) | Step::Nat(_) | Step::Dns(_) => true,
         }
     }
 }
@@ -249,6 +270,12 @@ impl From<TunStep> for Step {
     }
 }
 
+impl From<FastStep> for Step {
+    fn from(step: FastStep) -> Self {
+        Step::Fast(step)
+    }
+}
+
 impl From<NatStep> for Step {
     fn from(step: NatStep) -> Self {
         Step::Nat(step)
@@ -267,6 +294,12 @@ impl fmt::Display for Step {
             Step::Host(step) => step.fmt(f),
             Step::Kernel(step) => step.fmt(f),
             Step::Tun(step) => step.fmt(f),
+            Step::Fast(FastStep::Withdraw(remotes)) => {
+                let from: Vec<_> = remotes.iter().map(ToString::to_string).collect();
+                write!(f, "take {} off the fast path", from.join(", "))
+            }
+            Step::Fast(FastStep::Install(path)) => write!(f, "install the {path}"),
+            Step::Fast(FastStep::Remove) => f.write_str("remove the fast path"),
             Step::Nat(NatStep::Install(spec)) => write!(f, "install gateway rules {}", spec.table),
             Step::Nat(NatStep::Remove) => f.write_str("remove gateway rules"),
             Step::Dns(DnsStep::Use) => f.write_str("use our name servers"),

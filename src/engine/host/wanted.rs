@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 
+use super::fast_path::FastPath;
 use super::interface::{InterfaceAddress, IpipLink};
 use super::label::LinkForwarding;
 use super::routing::{GatewaySpec, PolicyRule, Route};
@@ -29,6 +30,8 @@ pub struct Wanted {
     pub socket: Option<SocketSpec>,
     /// The table of remotes of the userspace datapath.
     pub forwarding: PeerTable,
+    /// The fast path on top of them; `None`: none.
+    pub fast_path: Option<FastPath>,
     /// Routes, rules and settings around the tunnel.
     pub gateway: WantedAround,
 }

@@ -1,0 +1,92 @@
+//! The interface that outer packets leave by.
+
+use std::io;
+use std::net::{Ipv4Addr, UdpSocket};
+use std::os::fd::AsRawFd;
+
+use netlink_bindings::ethtool::Request;
+use netlink_bindings::traits::Pusher as _;
+use netlink_socket2::NetlinkSocket;
+
+/// `ETH_HLEN` in linux/if_ether.h.
+pub const ETHERNET: u8 = 14;
+
+/// `ETHTOOL_MSG_FEATURES_GET` in linux/ethtool_netlink.h.
+const FEATURES_GET: u8 = 11;
+/// What an interface needs to take superpackets with UDP around: it segments TCP and UDP in there, or
+/// hands them on as they are (Documentation/networking/segmentation-offloads.rst). A veth does.
+const NEEDED: [&str; 2] = ["tx-udp_tnl-segmentation", "tx-udp-segmentation"];
+
+/// Whether an interface takes superpackets with UDP around; not if it does not tell.
+pub fn passes_superpackets(socket: &mut NetlinkSocket, interface: u32) -> bool {
+    let mut has = [false; NEEDED.len()];
+    let mut read = || -> io::Result<()> {
+        let mut request = Request::new().op_features_get_do();
+        let mut message = request.encode();
+        // netlink-bindings 0.3.5 has the attributes right and numbers the commands without their gaps.
+        if let Some(command) = message.as_vec_mut().first_mut() {
+            *command = FEATURES_GET;
+        }
+        message.nested_header().push_dev_index(interface).end_nested();
+        let mut replies = socket.request(&request)?;
+        let reply = replies.recv_one().map_err(io::Error::from)?;
+        // The list has those that are on.
+        let on = reply.get_active().and_then(|active| active.get_bits());
+        for bit in on.iter().flat_map(|bits| bits.get_bit()) {
+            let name = bit.get_name().map(|name| name.to_bytes()).unwrap_or_default();
+            for (has, needed) in has.iter_mut().zip(NEEDED) {
+                *has |= name == needed.as_bytes();
+            }
+        }
+        Ok(())
+    };
+    read().is_ok() && has == [true; NEEDED.len()]
+}
+
+/// Bytes of the header that an interface's packets have before IP.
+///
+/// # Errors
+/// `Unsupported` where it is another one than Ethernet's.
+pub fn link_header(interface: u32) -> io::Result<u8> {
+    /// Of modems (linux/if_arp.h).
+    const ARPHRD_RAWIP: libc::sa_family_t = 519;
+    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
+    let name = rustix::net::netdevice::index_to_name(&socket, interface)?;
+    // SAFETY: a structure of numbers and unions of these.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    let to = request.ifr_name.iter_mut();
+    to.zip(name.bytes()).for_each(|(to, from)| *to = from.cast_signed());
+    // SAFETY: the structure is that of netdevice(7), and the name, of 15 bytes at most, ends with zero.
+    if unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCGIFHWADDR, &mut request) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel has filled in an address.
+    match unsafe { request.ifr_ifru.ifru_hwaddr.sa_family } {
+        libc::ARPHRD_ETHER => Ok(ETHERNET),
+        libc::ARPHRD_PPP | libc::ARPHRD_NONE | ARPHRD_RAWIP => Ok(0),
+        _ => Err(io::ErrorKind::Unsupported.into()),
+    }
+}
+
+/// The indexes of all interfaces of the namespace.
+///
+/// # Errors
+/// When the kernel refuses to tell.
+pub fn all_interfaces() -> io::Result<Vec<u32>> {
+    // SAFETY: without arguments.
+    let list = unsafe { libc::if_nameindex() };
+    if list.is_null() {
+        return Err(io::Error::last_os_error());
+    }
+    let mut indexes = Vec::new();
+    let mut at = list;
+    // SAFETY: the list ends with an entry whose index is zero (if_nameindex(3)), and is freed once.
+    unsafe {
+        while (*at).if_index != 0 {
+            indexes.push((*at).if_index);
+            at = at.add(1);
+        }
+        libc::if_freenameindex(list);
+    }
+    Ok(indexes)
+}

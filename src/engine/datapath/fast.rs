@@ -1,0 +1,215 @@
+//! Which packets of a tunnel take the fast path: none that its datapath would not carry.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::sync::Arc;
+
+use ipnet::{IpNet, Ipv4Net};
+
+use crate::engine::config::{Datapath, DeviceName, FastPathChoice};
+use crate::engine::endpoint::{Endpoint, OuterFound};
+use crate::engine::host::wanted::{Wanted, WantedLink};
+use crate::engine::host::{
+    Admitted, FastPath, FastPathEnds, FastPathFound, FastPeer, Found, Interface,
+};
+use crate::engine::peer::Peer;
+use crate::engine::peers::Peers;
+
+/// As that of the `ipip` links.
+const TIME_TO_LIVE: u8 = 64;
+
+/// Why there is no fast path.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum WithoutFastPath {
+    /// `--fast-path off`.
+    NotAsked,
+    /// The kernel does not take it, which was said before.
+    Unavailable,
+    /// Outer packets are IPv6, whose UDP has checksums.
+    OuterIpv6,
+    /// `--encap-csum`.
+    Checksums,
+    /// Inner addresses are learned from packets.
+    Learns,
+    /// Peers are kept apart.
+    Isolates,
+    /// By which interface outer packets leave is known packet by packet only.
+    NoUplink,
+    /// This interface gets packets one by one.
+    Segments(String),
+    /// The interface of the tunnel, or that of outer packets, is not there yet.
+    NotYet,
+}
+
+/// The fast path that goes with what the datapath is to have.
+///
+/// # Errors
+/// Why there is none.
+pub fn fast_path(
+    endpoint: &Endpoint,
+    outer: OuterFound,
+    wanted: &Wanted,
+    peers: &Peers,
+    found: &Found,
+) -> Result<FastPath, WithoutFastPath> {
+    let tunnel = &endpoint.tunnel;
+    if tunnel.fast_path == FastPathChoice::Off {
+        return Err(WithoutFastPath::NotAsked);
+    }
+    if found.fast_path == FastPathFound::Unavailable {
+        return Err(WithoutFastPath::Unavailable);
+    }
+    let IpAddr::V4(address) = outer.address else { return Err(WithoutFastPath::OuterIpv6) };
+    if tunnel.checksum == Some(true) {
+        return Err(WithoutFastPath::Checksums);
+    }
+    if wanted.forwarding.learn.is_some() {
+        return Err(WithoutFastPath::Learns);
+    }
+    if wanted.forwarding.remotes.values().any(|remote| remote.isolated) {
+        return Err(WithoutFastPath::Isolates);
+    }
+    let by_way = found.way.filter(|way| way.source == outer.address).map(|way| way.interface);
+    let uplink = outer.bound_to.or(by_way).ok_or(WithoutFastPath::NoUplink)?;
+    let uplink = found.interface_at(uplink).ok_or(WithoutFastPath::NotYet)?;
+    let is_asked_for = tunnel.fast_path == FastPathChoice::On;
+    if endpoint.datapath == Datapath::Tun
+        && !is_asked_for
+        && !found.superpackets.contains(&uplink.index)
+    {
+        return Err(WithoutFastPath::Segments(uplink.name.clone()));
+    }
+    let peers = match endpoint.datapath {
+        Datapath::Kernel => of_kernel(endpoint, wanted, peers, found),
+        Datapath::Tun => of_tun(endpoint, wanted, found),
+    };
+    let links: BTreeSet<u32> = peers.values().map(|peer| peer.link).collect();
+    if links.is_empty() {
+        return Err(WithoutFastPath::NotYet);
+    }
+    let ends = FastPathEnds {
+        outer: address,
+        port: tunnel.port.get(),
+        mark: tunnel.mark().unwrap_or(0),
+        time_to_live: TIME_TO_LIVE,
+        uplink: uplink.index,
+        links,
+    };
+    Ok(FastPath { ends, peers, except: except(found) })
+}
+
+/// The admitted peers whose packets are not rewritten.
+fn of_kernel(
+    endpoint: &Endpoint,
+    wanted: &Wanted,
+    peers: &Peers,
+    found: &Found,
+) -> BTreeMap<SocketAddrV4, FastPeer> {
+    let entry = |peer: &Peer| {
+        let Some(SocketAddr::V4(remote)) = peer.remote() else { return None };
+        if !wanted.admitted.contains(&Admitted { remote, alternate: None }) {
+            return None;
+        }
+        let networks = match endpoint.tunnel.is_network() {
+            true => v4(&peer.networks),
+            false => everything(),
+        };
+        Some((remote, fast_peer(networks, &peer.device, wanted, found)?))
+    };
+    peers.iter().filter_map(entry).collect()
+}
+
+/// The remotes of the table. Where other inner addresses may send than are sent to, the datapath judges
+/// packet by packet.
+fn of_tun(endpoint: &Endpoint, wanted: &Wanted, found: &Found) -> BTreeMap<SocketAddrV4, FastPeer> {
+    let remotes = wanted.forwarding.remotes.iter().filter_map(|(remote, spec)| {
+        let SocketAddr::V4(remote) = remote else { return None };
+        let (to, from) = (v4(&spec.destinations), v4(&spec.sources));
+        if from.is_empty() || to != from {
+            return None;
+        }
+        Some((*remote, fast_peer(to, &endpoint.tunnel.device, wanted, found)?))
+    });
+    remotes.collect()
+}
+
+fn fast_peer(
+    networks: Arc<[Ipv4Net]>,
+    device: &DeviceName,
+    wanted: &Wanted,
+    found: &Found,
+) -> Option<FastPeer> {
+    let link: &WantedLink = wanted.links.iter().find(|link| link.device == *device)?;
+    let there: &Interface = found.interface(device)?;
+    let mtu = u16::try_from(link.mtu.bytes.min(there.mtu)).unwrap_or(u16::MAX);
+    Some(FastPeer { networks, link: there.known_index()?, mtu })
+}
+
+fn v4(networks: &[IpNet]) -> Arc<[Ipv4Net]> {
+    let v4 = networks.iter().filter_map(|net| match net {
+        IpNet::V4(net) => Some(net.trunc()),
+        IpNet::V6(_) => None,
+    });
+    v4.collect()
+}
+
+fn everything() -> Arc<[Ipv4Net]> {
+    [Ipv4Net::new_assert(Ipv4Addr::UNSPECIFIED, 0)].into()
+}
+
+/// Inner addresses that no packet from outside may have, or that are no host's: our own, and those of
+/// RFC 1122, 3.2.1.3. The datapath and the kernel judge them.
+fn except(found: &Found) -> BTreeSet<Ipv4Net> {
+    let own = found.addresses.iter().flat_map(|address| {
+        let local = match address.value.local {
+            IpAddr::V4(local) => Some(local),
+            IpAddr::V6(_) => None,
+        };
+        let broadcast = match address.value.network {
+            IpNet::V4(net) if net.prefix_len() < 31 => Some(net.broadcast()),
+            IpNet::V4(_) | IpNet::V6(_) => None,
+        };
+        local.into_iter().chain(broadcast).map(Ipv4Net::from)
+    });
+    let nobody = [([0, 0, 0, 0], 8), ([127, 0, 0, 0], 8), ([224, 0, 0, 0], 4)];
+    let nobody = nobody.map(|(net, bits)| Ipv4Net::new_assert(Ipv4Addr::from(net), bits));
+    own.chain(nobody).chain([Ipv4Net::from(Ipv4Addr::BROADCAST)]).collect()
+}
+
+impl WithoutFastPath {
+    /// Whether nobody needs to be told.
+    pub fn is_known(&self) -> bool {
+        match self {
+            WithoutFastPath::NotAsked | WithoutFastPath::Unavailable | WithoutFastPath::NotYet => {
+                true
+            }
+            WithoutFastPath::OuterIpv6
+            | WithoutFastPath::Checksums
+            | WithoutFastPath::Learns
+            | WithoutFastPath::Isolates
+            | WithoutFastPath::NoUplink
+            | WithoutFastPath::Segments(_) => false,
+        }
+    }
+}
+
+impl fmt::Display for WithoutFastPath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            WithoutFastPath::NotAsked => f.write_str("--fast-path off"),
+            WithoutFastPath::Unavailable => f.write_str("the kernel does not take it"),
+            WithoutFastPath::OuterIpv6 => f.write_str("outer packets are IPv6"),
+            WithoutFastPath::Checksums => f.write_str("--encap-csum"),
+            WithoutFastPath::Learns => f.write_str("--learn"),
+            WithoutFastPath::Isolates => f.write_str("peers with `isolate`"),
+            WithoutFastPath::NoUplink => f.write_str("bound to no interface: give -b @DEV"),
+            WithoutFastPath::Segments(uplink) => write!(
+                f,
+                "{uplink} takes packets one by one, so this process is faster; --fast-path on \
+                 insists"
+            ),
+            WithoutFastPath::NotYet => f.write_str("its interfaces are not there yet"),
+        }
+    }
+}

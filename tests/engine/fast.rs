@@ -1,0 +1,148 @@
+//! The fast path: who is on it, from when, and until when.
+
+use super::host::ETH0;
+use super::*;
+use ipipou::engine::config::FastPathChoice;
+use ipipou::engine::datapath::WithoutFastPath;
+use ipipou::engine::host::{FastPathFound, InterfaceKind};
+
+const A: &str = "198.51.100.7:4500";
+const B: &str = "198.51.100.8:4501";
+
+/// A host whose kernel takes the programs, and whose uplink takes superpackets.
+fn fast_host() -> FakeHost {
+    let mut host = FakeHost::new();
+    host.found.fast_path = FastPathFound::Missing;
+    host.found.superpackets = [ETH0].into();
+    host
+}
+
+fn start(datapath: Datapath, change: impl FnOnce(&mut Server), host: FakeHost) -> Play {
+    let mut config = server(Some(Duration::from_secs(60)));
+    change(&mut config);
+    Play::start_on(datapath, Config::from(config), host, Memory::default())
+}
+
+fn prove(play: &mut Play, from: &str) {
+    let proof = play.proof();
+    play.receive(at(from), &proof);
+    play.read();
+}
+
+/// The steps since then.
+fn since(play: &Play, before: usize) -> Vec<&str> {
+    play.applied[before..].iter().map(String::as_str).collect()
+}
+
+#[test]
+fn a_peer_is_on_it_last_and_off_it_first() {
+    for (datapath, admits, gone) in [
+        (Datapath::Tun, "forward to 198.51.100.8:4501", "forward to 198.51.100.8:4501"),
+        (Datapath::Kernel, "admit 198.51.100.8:4501", "install rules ipipou-0"),
+    ] {
+        let mut play = start(datapath, |_| {}, fast_host());
+        prove(&mut play, A);
+        assert_eq!(
+            play.applied.last().unwrap(),
+            "install the fast path of 203.0.113.1:10000, for 198.51.100.7:4500"
+        );
+        let before = play.applied.len();
+        prove(&mut play, B);
+        let steps = since(&play, before);
+        assert_eq!(steps[0], "take 198.51.100.7:4500 off the fast path");
+        assert!(steps.contains(&admits), "{steps:?}");
+        assert_eq!(
+            steps.last(),
+            Some(&"install the fast path of 203.0.113.1:10000, for 198.51.100.8:4501")
+        );
+        let before = play.applied.len();
+        play.pass(Duration::from_secs(61));
+        let steps = since(&play, before);
+        assert_eq!(steps[0], "remove the fast path", "{datapath:?}");
+        assert!(steps.iter().any(|step| step.starts_with(gone)), "{steps:?}");
+        assert_eq!(play.host.found.fast_path, FastPathFound::Missing);
+    }
+}
+
+#[test]
+fn the_end_removes_it_before_anything_else() {
+    for datapath in [Datapath::Tun, Datapath::Kernel] {
+        let mut play = start(datapath, |_| {}, fast_host());
+        prove(&mut play, A);
+        let before = play.applied.len();
+        play.end();
+        assert_eq!(since(&play, before)[0], "remove the fast path");
+    }
+}
+
+#[test]
+fn what_somebody_removed_and_what_an_earlier_process_left_is_made_again() {
+    let mut left = fast_host();
+    left.found.fast_path = FastPathFound::Unknown;
+    let mut play = start(Datapath::Tun, |_| {}, left);
+    assert_eq!(play.applied[0], "remove the fast path");
+    prove(&mut play, A);
+    let repaired = play.engine.counters().repaired;
+    play.host.found.fast_path = FastPathFound::Unknown;
+    play.read();
+    assert!(matches!(play.host.found.fast_path, FastPathFound::Intact(_)));
+    assert_eq!(play.engine.counters().repaired, repaired + 1);
+}
+
+#[test]
+fn an_interface_that_came_again_gets_it_again() {
+    let mut play = start(Datapath::Tun, |_| {}, fast_host());
+    prove(&mut play, A);
+    let index = |play: &Play| {
+        let FastPathFound::Intact(path) = &play.host.found.fast_path else { panic!("none") };
+        path.ends.links.clone()
+    };
+    let before = index(&play);
+    play.host.remove_interface("ipipou0");
+    play.host.found.userspace.interface = false;
+    (0..3).for_each(|_| play.read());
+    assert_ne!(index(&play), before);
+    assert!(play.host.found.interfaces.iter().any(|i| i.kind == InterfaceKind::Tun));
+}
+
+#[test]
+fn where_it_would_be_slower_or_wrong_there_is_none() {
+    let segments = |host: &mut FakeHost| host.found.superpackets.clear();
+    let nothing = |_: &mut FakeHost| {};
+    type Change<'a> = &'a dyn Fn(&mut Server);
+    let cases: [(Datapath, Change, &dyn Fn(&mut FakeHost), Option<WithoutFastPath>); 6] = [
+        (Datapath::Kernel, &|_| {}, &segments, None),
+        (Datapath::Tun, &|_| {}, &segments, Some(WithoutFastPath::Segments("eth0".to_owned()))),
+        (Datapath::Tun, &|c| c.tunnel.fast_path = FastPathChoice::On, &segments, None),
+        (
+            Datapath::Tun,
+            &|c| c.tunnel.checksum = Some(true),
+            &nothing,
+            Some(WithoutFastPath::Checksums),
+        ),
+        (
+            Datapath::Kernel,
+            &|c| c.tunnel.checksum = Some(true),
+            &nothing,
+            Some(WithoutFastPath::Checksums),
+        ),
+        (Datapath::Tun, &|c| c.tunnel.checksum = Some(false), &nothing, None),
+    ];
+    for (datapath, change, break_host, why) in cases {
+        let mut host = fast_host();
+        break_host(&mut host);
+        let mut play = start(datapath, change, host);
+        prove(&mut play, A);
+        let is_on = matches!(play.host.found.fast_path, FastPathFound::Intact(_));
+        assert_eq!(is_on, why.is_none(), "{datapath:?} {why:?}");
+        let told = why.map_or(Ok("eth0".to_owned()), Err);
+        assert_eq!(
+            play.reports.iter().filter(|r| **r == Report::FastPath(told.clone())).count(),
+            1
+        );
+    }
+    let mut play = start(Datapath::Tun, |c| c.tunnel.fast_path = FastPathChoice::Off, fast_host());
+    prove(&mut play, A);
+    assert_eq!(play.host.found.fast_path, FastPathFound::Missing);
+    assert!(!play.reports.iter().any(|report| matches!(report, Report::FastPath(_))));
+}

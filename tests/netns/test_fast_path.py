@@ -1,0 +1,156 @@
+"""The fast path on top of the userspace datapath: who takes it, what is left to the datapath, and what
+stays of it."""
+
+import signal
+
+import pytest
+
+import ipipou
+from ipipou import CLIENT, SERVER, reach_each_other
+from lab import await_
+
+TUN = ["--datapath", "tun"]
+FAST = "fast path: by eth0"
+BOTH = ["ingress", "egress"]
+
+
+@pytest.fixture
+def lan(lab):
+    made = ipipou.Lan(lab)
+    for host in lab.hosts:
+        host.sysctl("net.ipv6.conf.default.disable_ipv6", 1)
+    return made
+
+
+def filters(host):
+    """The names of the programs at the uplink's ingress and the tunnel's egress."""
+    shown = (
+        host.run("tc filter show dev eth0 ingress")
+        + host.run("tc filter show dev ipipou0 egress", check=False).stdout
+    )
+    return [word for word in shown.split() if word in ("ingress", "egress")]
+
+
+def carried(host):
+    """Packets that passed the tunnel's interface itself: those that the datapath carried."""
+    counted = host.statistics("ipipou0")
+    return counted["rx"]["packets"] + counted["tx"]["packets"]
+
+
+def await_fast(*ends):
+    for end in ends:
+        end.await_log(FAST)
+        await_(lambda: filters(end.host) == BOTH, what=f"filters of {end.host.name}")
+
+
+def test_packets_pass_the_datapath_and_look_the_same(lan):
+    lan.connect(*TUN)
+    await_fast(lan.near, lan.far)
+    assert filters(lan.server) == BOTH
+    on_wire = lan.server.capture("eth0", "udp")
+    inside = lan.server.capture("ipipou0", "ip")
+    before = carried(lan.server), carried(lan.client)
+    reach_each_other(lan.server, lan.client)
+    assert (carried(lan.server), carried(lan.client)) == before
+
+    packets = on_wire.await_packets(8)
+    assert {(p.src, p.sport, p.dst, p.dport) for p in packets} == {
+        (SERVER, 10000, CLIENT, 10000),
+        (CLIENT, 10000, SERVER, 10000),
+    }
+    for packet in packets:
+        assert packet.ttl == 64 and packet.frag == 0x4000
+        assert packet.payload[0] == 0x45 and len(packet.payload) == 84
+    # What comes in is seen there; what goes out has left before.
+    assert {p.src for p in inside.await_packets(4)} == {"172.28.0.1"}
+    (tunnel,) = lan.near.show()["tunnels"]
+    assert tunnel["rx_packets"] >= 4 and tunnel["tx_packets"] >= 4, tunnel
+
+
+def test_nothing_stays_of_it_at_the_end(lan):
+    lan.connect(*TUN)
+    await_fast(lan.near, lan.far)
+    lan.near.process.stop()
+    assert filters(lan.server) == []
+    lan.far.process.stop()
+    assert filters(lan.client) == []
+
+
+@pytest.mark.parametrize("without", ["near", "far"])
+def test_an_end_without_it_is_reached_all_the_same(lan, without):
+    keys = ipipou.Keys(lan.server)
+    off = ["--fast-path", "off"]
+    near = ipipou.server(lan.server, *TUN, *(off if without == "near" else []), keys=keys)
+    far = ipipou.client(lan.client, *TUN, *(off if without == "far" else []), keys=keys)
+    near.await_log("tunnel up")
+    slow, fast = (near, far) if without == "near" else (far, near)
+    await_fast(fast)
+    assert "fast path" not in slow.process.output()
+    reach_each_other(lan.server, lan.client)
+
+
+def test_a_filter_that_is_removed_comes_back(lan):
+    lan.connect(*TUN)
+    await_fast(lan.near, lan.far)
+    ping = lan.client.ping_background("172.28.0.0")
+    ping.await_answers()
+    lan.server.run("tc filter del dev eth0 ingress")
+    ping.await_answers()
+    lan.near.await_log("repairing: install the fast path")
+    ping.await_answers()
+    assert filters(lan.server) == BOTH
+    ping.stop_complete()
+
+
+def test_a_killed_process_leaves_what_the_next_one_replaces(lan):
+    lan.connect(*TUN)
+    await_fast(lan.near, lan.far)
+    lan.near.process.send_signal(signal.SIGKILL)
+    lan.near.process.wait()
+    assert filters(lan.server)[0] == "ingress"
+    lan.near = ipipou.server(lan.server, *TUN, keys=lan.keys)
+    lan.far.reauthenticate()
+    lan.near.await_log("tunnel up")
+    await_fast(lan.near)
+    assert filters(lan.server) == BOTH
+    reach_each_other(lan.server, lan.client)
+    lan.near.process.stop()
+    assert filters(lan.server) == []
+
+
+def test_a_killed_process_leaves_nothing_for_one_that_has_no_fast_path(lan):
+    lan.connect(*TUN)
+    await_fast(lan.near, lan.far)
+    lan.near.process.send_signal(signal.SIGKILL)
+    lan.near.process.wait()
+    lan.near = ipipou.server(lan.server, *TUN, "--fast-path", "off", keys=lan.keys)
+    assert filters(lan.server) == []
+
+
+def test_a_peer_whose_authentication_runs_out_is_off_it_at_once(lan):
+    lan.connect(*TUN, "--auth-lifetime", "4")
+    await_fast(lan.near, lan.far)
+    lan.near.await_log("has run out", timeout=10)
+    assert lan.client.ping("172.28.0.0", count=1, timeout=1).received == 0
+    lan.near.await_log("remove the fast path")
+    lan.far.reauthenticate()
+    lan.near.await_log("authenticated again")
+    reach_each_other(lan.server, lan.client)
+
+
+def test_an_uplink_that_segments_is_left_to_the_process(lan):
+    lan.client.run("ethtool -K eth0 tx-udp-segmentation off")
+    lan.connect(*TUN)
+    lan.far.await_log("no fast path: eth0 takes packets one by one")
+    assert filters(lan.client) == []
+    reach_each_other(lan.server, lan.client)
+
+
+def test_without_its_capability_there_is_one_line_and_a_tunnel(lan):
+    keys = ipipou.Keys(lan.server)
+    drop = ["capsh", "--drop=cap_bpf,cap_sys_admin", "--", "-c", 'exec "$0" "$@"']
+    near = ipipou.server(lan.server, *TUN, keys=keys, prefix=drop)
+    ipipou.client(lan.client, *TUN, keys=keys)
+    near.await_log("no fast path: cannot make a map: Operation not permitted")
+    near.await_log("tunnel up")
+    reach_each_other(lan.server, lan.client)
