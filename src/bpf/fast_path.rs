@@ -14,13 +14,15 @@ use super::compiled::{EGRESS, INGRESS};
 use super::filters::{Filters, Hook};
 use super::maps::{Maps, Peer, Sender};
 use super::program::{Constants, load};
-use super::uplink::{self, ETHERNET};
+use super::uplink::{self, ETHERNET, PathMtu};
 use crate::engine::config::TunnelConfig;
 use crate::engine::host::{FastPath, FastPathEnds, FastPathFound, FastPeer, Found, Traffic};
 use crate::host::absent_is_fine;
 
 /// The least room of the maps. When there are more entries, maps with twice as much take their place.
 const ROOM: u32 = 64;
+/// Bytes of the IPv4 and UDP headers around an inner packet.
+const OVERHEAD: usize = 20 + 8;
 
 /// What the kernel refused.
 #[derive(Debug, thiserror::Error)]
@@ -90,6 +92,10 @@ impl FastPathAdapter {
                 found.superpackets.insert(index);
             }
         }
+        // The userspace datapath knows its paths; of the kernel's, the kernel does.
+        if found.userspace.socket.is_none() {
+            self.read_paths(found);
+        }
         for (index, traffic) in self.carried() {
             let mut all = found.interfaces.iter_mut();
             if let Some(interface) = all.find(|interface| interface.index == index) {
@@ -97,6 +103,24 @@ impl FastPathAdapter {
             }
         }
         Ok(())
+    }
+
+    /// Adds the paths that a router has said to be narrow. As for the links of the datapath, the
+    /// kernel's routes are believed; its rules judge the ICMP errors that these come from.
+    fn read_paths(&self, found: &mut Found) {
+        let Some(FastPath { ends, peers, .. }) = self.made.as_ref().map(|made| &made.now) else {
+            return;
+        };
+        let by_uplink = found.interface_at(ends.uplink).map(|uplink| uplink.mtu);
+        let Ok(asked) = PathMtu::of(ends) else { return };
+        for remote in peers.keys() {
+            // Without a route nothing is sent.
+            let Ok(mtu) = asked.to(*remote) else { continue };
+            if by_uplink.is_some_and(|most| mtu < most) {
+                let fits = usize::try_from(mtu).unwrap_or(usize::MAX).saturating_sub(OVERHEAD);
+                found.narrow.insert((*remote).into(), fits);
+            }
+        }
     }
 
     /// The maps are known to nobody else, so they are as they were left.

@@ -1,12 +1,15 @@
 //! The interface that outer packets leave by.
 
 use std::io;
-use std::net::{Ipv4Addr, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
 use std::os::fd::AsRawFd;
 
 use netlink_bindings::ethtool::Request;
 use netlink_bindings::traits::Pusher as _;
 use netlink_socket2::NetlinkSocket;
+use socket2::{Domain, Socket, Type};
+
+use crate::engine::host::FastPathEnds;
 
 /// `ETH_HLEN` in linux/if_ether.h.
 pub const ETHERNET: u8 = 14;
@@ -65,6 +68,45 @@ pub fn link_header(interface: u32) -> io::Result<u8> {
         libc::ARPHRD_ETHER => Ok(ETHERNET),
         libc::ARPHRD_PPP | libc::ARPHRD_NONE | ARPHRD_RAWIP => Ok(0),
         _ => Err(io::ErrorKind::Unsupported.into()),
+    }
+}
+
+/// Asks the kernel how long packets may be, as the routes and what routers said have it.
+pub struct PathMtu(Socket);
+
+impl PathMtu {
+    /// Asks for packets as the fast path sends them.
+    ///
+    /// # Errors
+    /// When the kernel refuses a socket, or the uplink is gone.
+    pub fn of(ends: &FastPathEnds) -> io::Result<Self> {
+        let socket = Socket::new(Domain::IPV4, Type::DGRAM, None)?;
+        let uplink = rustix::net::netdevice::index_to_name(&socket, ends.uplink)?;
+        socket.bind_device(Some(uplink.as_bytes()))?;
+        if ends.mark != 0 {
+            socket.set_mark(ends.mark)?;
+        }
+        socket.bind(&SocketAddrV4::new(ends.outer, 0).into())?;
+        Ok(PathMtu(socket))
+    }
+
+    /// Bytes of the longest packet to a remote.
+    ///
+    /// # Errors
+    /// When there is no route.
+    pub fn to(&self, remote: SocketAddrV4) -> io::Result<u32> {
+        // Nothing is sent.
+        self.0.connect(&remote.into())?;
+        let (mut mtu, mut length): (libc::c_int, libc::socklen_t) = (0, 4);
+        let at = std::ptr::from_mut(&mut mtu).cast();
+        // SAFETY: the kernel writes a number of four bytes.
+        let result = unsafe {
+            libc::getsockopt(self.0.as_raw_fd(), libc::IPPROTO_IP, libc::IP_MTU, at, &mut length)
+        };
+        match (result, u32::try_from(mtu)) {
+            (0, Ok(mtu)) => Ok(mtu),
+            _ => Err(io::Error::last_os_error()),
+        }
     }
 }
 

@@ -123,6 +123,7 @@ impl Datapath for TunDatapath {
             silent: self.forwarder.silent(),
             learned: self.forwarder.learned().into_iter().map(|(at, by, _)| (at, by)).collect(),
         };
+        found.narrow = self.forwarder.narrow();
         found.answers = self.forwarder.answers();
         Ok(())
     }

@@ -293,6 +293,11 @@ impl Forwarder {
     }
 
     /// How long ago something came from each remote behind which addresses were learned.
+    /// Remotes whose path is narrow, each with the length of the longest inner packet that fits.
+    pub fn narrow(&self) -> BTreeMap<SocketAddr, usize> {
+        self.shared.paths.narrow(wake::now())
+    }
+
     pub fn silent(&self) -> BTreeMap<SocketAddr, Duration> {
         self.shared.forwarding().silent(wake::now())
     }

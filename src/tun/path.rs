@@ -14,7 +14,7 @@
 //! A packet that is longer is fragmented inside where that is allowed, and otherwise refused there
 //! (`transmit.rs`).
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Mutex;
@@ -140,6 +140,16 @@ impl Paths {
         narrow.insert(word.to, path);
         self.any.store(true, Ordering::Relaxed);
         None
+    }
+
+    /// The remotes of which it is known, each with its longest payload.
+    pub fn narrow(&self, now: Duration) -> BTreeMap<SocketAddr, usize> {
+        if !self.any.load(Ordering::Relaxed) {
+            return BTreeMap::new();
+        }
+        let known = lock(&self.known);
+        let current = known.narrow.iter().filter(|(_, path)| now < path.until);
+        current.map(|(to, path)| (*to, path.mtu.saturating_sub(overhead(*to)))).collect()
     }
 
     /// Forgets all paths, because they may have changed.

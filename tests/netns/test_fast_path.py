@@ -154,3 +154,30 @@ def test_without_its_capability_there_is_one_line_and_a_tunnel(lan):
     near.await_log("no fast path: cannot make a map: Operation not permitted")
     near.await_log("tunnel up")
     reach_each_other(lan.server, lan.client)
+
+
+def test_a_path_that_is_narrower_becomes_known(lab):
+    """What a router has to drop is lost once; then it goes by the process, which says how long packets
+    may be, or fragments them."""
+    server, router, client = lab.host("server"), lab.host("router"), lab.host("client")
+    lab.link(server, "eth0", f"{SERVER}/24", router, "eth0", "203.0.113.254/24")
+    lab.link(client, "eth0", "192.0.2.2/24", router, "eth1", "192.0.2.1/24")
+    router.sysctl("net.ipv4.ip_forward", 1)
+    router.run("ip link set eth1 mtu 1400")
+    server.run("ip route add default via 203.0.113.254")
+    client.run("ip route add default via 192.0.2.1")
+    keys = ipipou.Keys(server)
+    near = ipipou.server(server, *TUN, keys=keys)
+    far = ipipou.client(client, *TUN, keys=keys)
+    near.await_log("tunnel up")
+    await_fast(near, far)
+
+    def told():
+        done = server.run("ping -n -c 1 -W 1 -M do -s 1400 172.28.0.1", check=False)
+        return "mtu = 1372" in done.stdout + done.stderr
+
+    await_(told, what="1372 bytes")
+    assert server.ping("172.28.0.1", size=1344).received == 3
+    before = carried(server)
+    assert server.ping("172.28.0.1", size=1000).received == 3
+    assert carried(server) == before, "what fits takes the fast path"

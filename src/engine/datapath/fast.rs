@@ -115,7 +115,7 @@ fn of_kernel(
             true => v4(&peer.networks),
             false => everything(),
         };
-        Some((remote, fast_peer(networks, &peer.device, wanted, found)?))
+        Some((remote, fast_peer(remote, networks, &peer.device, wanted, found)?))
     };
     peers.iter().filter_map(entry).collect()
 }
@@ -129,12 +129,14 @@ fn of_tun(endpoint: &Endpoint, wanted: &Wanted, found: &Found) -> BTreeMap<Socke
         if from.is_empty() || to != from {
             return None;
         }
-        Some((*remote, fast_peer(to, &endpoint.tunnel.device, wanted, found)?))
+        Some((*remote, fast_peer(*remote, to, &endpoint.tunnel.device, wanted, found)?))
     });
     remotes.collect()
 }
 
+/// What is longer than the narrowest part of the path is refused, or fragmented, by the datapath.
 fn fast_peer(
+    remote: SocketAddrV4,
     networks: Arc<[Ipv4Net]>,
     device: &DeviceName,
     wanted: &Wanted,
@@ -142,7 +144,9 @@ fn fast_peer(
 ) -> Option<FastPeer> {
     let link: &WantedLink = wanted.links.iter().find(|link| link.device == *device)?;
     let there: &Interface = found.interface(device)?;
-    let mtu = u16::try_from(link.mtu.bytes.min(there.mtu)).unwrap_or(u16::MAX);
+    let fits = u16::try_from(link.mtu.bytes.min(there.mtu)).unwrap_or(u16::MAX);
+    let narrow = found.narrow.get(&remote.into()).and_then(|most| u16::try_from(*most).ok());
+    let mtu = narrow.map_or(fits, |most| most.min(fits));
     Some(FastPeer { networks, link: there.known_index()?, mtu })
 }
 
