@@ -179,7 +179,15 @@ start limit 40 "$namespaces"
 start beside setup as_root "${netns[@]}" \
     /usr/bin/python3 -m pytest "${pytest[@]}" -p no:cacheprovider tests/setup
 setup=${jobs[-1]}
-for part in "cargo-test cargo test --locked --no-fail-fast" "fuzz tests/setup/fuzz.sh 5"; do
+# The programs of the fast path, on frames: only root may load them.
+fast_path() {
+    local executable
+    executable=$(cargo test --locked --lib --no-run --message-format json |
+        sed -n 's/.*"executable":"\([^"]*\)".*/\1/p' | tail -n 1)
+    as_root "$executable" --ignored bpf::
+}
+for part in "cargo-test cargo test --locked --no-fail-fast" "fast-path fast_path" \
+    "fuzz tests/setup/fuzz.sh 5"; do
     # shellcheck disable=SC2086 # words
     start beside $part
     cargo=${jobs[-1]}
@@ -214,7 +222,8 @@ marked() { # KERNEL...
 }
 mapfile -t kernels <"$vm_cache/kernels"
 newest=${kernels[-1]} others=("${kernels[@]::${#kernels[@]}-1}")
-expected=(namespaces setup cargo-test fuzz "bare 12 root" "bare 13 user" "${kernels[@]}" "$newest systemd")
+expected=(namespaces setup cargo-test fast-path fuzz "bare 12 root" "bare 13 user" "${kernels[@]}"
+    "$newest systemd")
 on_others=marked
 if [[ ${FULL:-} ]]; then
     on_others=whole

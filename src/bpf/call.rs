@@ -271,19 +271,13 @@ pub struct Ran {
 }
 
 /// Lets a program run on a frame (`BPF_PROG_TEST_RUN`), `repeat` times. A `__sk_buff` goes in and comes
-/// out: `mark` is what the frame has, `gso_size` that of a superpacket.
+/// out; `mark` is what the frame has.
 #[cfg(test)]
-pub fn run(
-    program: BorrowedFd<'_>,
-    frame: &[u8],
-    (mark, gso_size): (u32, u32),
-    repeat: u32,
-) -> io::Result<Ran> {
+pub fn run(program: BorrowedFd<'_>, frame: &[u8], mark: u32, repeat: u32) -> io::Result<Ran> {
     const PROG_TEST_RUN: i64 = 10;
     /// Words of `struct __sk_buff`, and where these are in it.
     const WORDS: usize = 48;
     const MARK: usize = 2;
-    const GSO_SIZE: usize = 44;
     #[repr(C)]
     struct Attr {
         program: u32,
@@ -302,7 +296,6 @@ pub fn run(
     let mut out = vec![0u8; frame.len() + 256];
     let (mut before, mut after) = ([0u32; WORDS], [0u32; WORDS]);
     before[MARK] = mark;
-    before[GSO_SIZE] = gso_size;
     let size = u32::try_from(size_of::<[u32; WORDS]>()).unwrap();
     let mut attr = Attr {
         program: number(program),
