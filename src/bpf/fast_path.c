@@ -223,8 +223,7 @@ __attribute__((section("tc/ingress"))) int ingress(struct __sk_buff *skb)
     if (swapped(ip->tot_len) != length + ROOM ||
         swapped(udp->len) != length + sizeof(struct udphdr) || swapped(inner->tot_len) != length)
         return GO_ON;
-    __u8 first = *(__u8 *)inner;
-    if (first < PLAIN || first > 0x4f || sum(ip) != 0xffff)
+    if (*(__u8 *)inner != PLAIN || sum(ip) != 0xffff)
         return GO_ON;
     /* Whoever checked it has left a note, or nobody has. */
     if (udp->check && checksum_level(skb, BPF_CSUM_LEVEL_QUERY) < 0)

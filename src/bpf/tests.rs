@@ -196,6 +196,7 @@ fn odd_packets_from_peers_go_on_to_the_datapath() {
     odd("a hello", &|p| p[28] = 0x91);
     odd("inner IPv6", &|p| p[28] = 0x60);
     odd("an inner header that is too short", &|p| p[28] = 0x44);
+    odd("inner options", &|p| p[28] = 0x46);
     odd("an inner header beyond the end", &|p| *p = outer(ALICE, &inside[..19]));
     odd("an inner source of another peer", &|p| p[28 + 12..][..4].copy_from_slice(&[10, 9, 0, 1]));
     odd("an inner source of nobody", &|p| p[28 + 12..][..4].copy_from_slice(&[10, 2, 0, 1]));

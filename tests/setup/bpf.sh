@@ -5,7 +5,7 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
 # Every version makes other instructions. This is Debian 12's.
-clang=clang-14
+clang='clang-14'
 shipped=src/bpf/compiled.rs
 
 if ! command -v $clang >/dev/null; then
