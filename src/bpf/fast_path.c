@@ -225,6 +225,10 @@ __attribute__((section("tc/ingress"))) int ingress(struct __sk_buff *skb)
         return GO_ON;
     if (*(__u8 *)inner != PLAIN || sum(ip) != 0xffff)
         return GO_ON;
+    /* `skb->encapsulation` stays set, so the kernel would look for a tunnel in a large UDP packet that
+     * it has to segment for a socket (`udp4_ufo_fragment`). TCP is put together in any case. */
+    if (skb->gso_size && inner->protocol != IPPROTO_TCP)
+        return GO_ON;
     /* Whoever checked it has left a note, or nobody has. */
     if (udp->check && checksum_level(skb, BPF_CSUM_LEVEL_QUERY) < 0)
         return GO_ON;

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::{Ipv4Addr, SocketAddrV4};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
 use ipnet::Ipv4Net;
@@ -57,10 +57,16 @@ struct Made {
     now: FastPath,
     maps: Maps,
     room: u32,
+    ingress: Program,
+    egress: Program,
     /// The number by which a peer is counted, and the interface that it was last behind.
     ids: BTreeMap<SocketAddrV4, (u32, u32)>,
-    /// Where which program is attached.
-    attached: Vec<(u32, Hook, u32)>,
+}
+
+/// A program, and the number by which filters name it.
+struct Program {
+    fd: OwnedFd,
+    id: u32,
 }
 
 impl FastPathAdapter {
@@ -132,16 +138,13 @@ impl FastPathAdapter {
                 (true, false) => FastPathFound::Unavailable,
             });
         };
-        for (interface, hook, program) in &made.attached {
-            let there = self.filters.find(*interface, *hook)?;
-            if there.is_none_or(|filter| filter.program != *program) {
+        for (interface, hook, program) in made.hooks() {
+            let there = self.filters.find(interface, hook)?;
+            if there.is_none_or(|filter| filter.program != program.id) {
                 return Ok(FastPathFound::Unknown);
             }
         }
-        match made.attached.len() == 1 + made.now.ends.links.len() {
-            true => Ok(FastPathFound::Intact(made.now.clone())),
-            false => Ok(FastPathFound::Unknown),
-        }
+        Ok(FastPathFound::Intact(made.now.clone()))
     }
 
     /// What the tunnel's interfaces sent and got on the fast path since they were made.
@@ -157,21 +160,47 @@ impl FastPathAdapter {
     /// # Errors
     /// What the kernel said; what is there then carries no packet that it should not.
     pub fn install(&mut self, wanted: &FastPath) -> Result<(), FastPathError> {
-        let room = room_for(wanted);
-        let fits = |made: &Made| {
-            made.now.ends == wanted.ends && made.room >= room && !made.is_crowded(wanted)
-        };
         match &mut self.made {
-            Some(made) if fits(made) => made.fill(wanted)?,
+            Some(made) if made.now.ends == wanted.ends && made.has_room_for(wanted) => {
+                made.fill(wanted)?;
+                for link in made.now.links.difference(&wanted.links) {
+                    absent_is_fine(self.filters.detach(*link, Hook::Egress))
+                        .map_err(FastPathError::Filter)?;
+                }
+                made.now.links.clone_from(&wanted.links);
+            }
             Some(_) | None => {
-                // Those of an earlier process are replaced one by one, each at once.
-                let mut made = Made::new(wanted, room)?;
+                // The filters of the former one are replaced one by one, each at once.
+                let mut made = Made::new(wanted)?;
                 made.fill(wanted)?;
                 self.carried = self.carried();
                 self.made = Some(made);
             }
         }
-        self.attach()
+        let Some(made) = &self.made else { return Ok(()) };
+        for (interface, hook, program) in made.hooks() {
+            let filters = &mut self.filters;
+            let there = filters.find(interface, hook).map_err(FastPathError::Filter)?;
+            if there.is_none_or(|filter| filter.program != program.id) {
+                filters
+                    .attach(interface, hook, program.fd.as_fd())
+                    .map_err(FastPathError::Filter)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Puts a remote on it. Where there is no room, it waits for a plan, which makes room.
+    ///
+    /// # Errors
+    /// What the kernel said.
+    pub fn add(&mut self, remote: SocketAddrV4, peer: &FastPeer) -> Result<(), FastPathError> {
+        match &mut self.made {
+            Some(made) if made.has_room_for_one(peer) => {
+                made.put(remote, peer).map_err(FastPathError::Entry)
+            }
+            Some(_) | None => Ok(()),
+        }
     }
 
     /// Lets nothing pass from and to these remotes.
@@ -189,10 +218,10 @@ impl FastPathAdapter {
     /// What the kernel said first; what can be removed is removed.
     pub fn remove(&mut self) -> Result<(), FastPathError> {
         self.carried = self.carried();
-        let attached = self.made.take().map(|made| made.attached).unwrap_or_default();
-        let attached = attached.into_iter().map(|(interface, hook, _)| (interface, hook));
+        let made = self.made.take();
+        let hooks = made.iter().flat_map(Made::hooks).map(|(interface, hook, _)| (interface, hook));
         let mut result = Ok(());
-        for (interface, hook) in std::mem::take(&mut self.left).into_iter().chain(attached) {
+        for (interface, hook) in std::mem::take(&mut self.left).into_iter().chain(hooks) {
             result = result.and(absent_is_fine(self.filters.detach(interface, hook)));
         }
         result.map_err(FastPathError::Filter)
@@ -204,27 +233,6 @@ impl FastPathAdapter {
         let all = made.ids.iter();
         all.filter_map(|(remote, (id, _))| Some((*remote, made.maps.counts.of(*id).ok()?)))
             .collect()
-    }
-
-    fn attach(&mut self) -> Result<(), FastPathError> {
-        let Some(made) = &mut self.made else { return Ok(()) };
-        let ends = &made.now.ends;
-        let uplink =
-            constants(ends, uplink::link_header(ends.uplink).map_err(FastPathError::Uplink)?);
-        let mut attached = Vec::new();
-        let ingress = load("ingress", &INGRESS, &made.maps, &uplink)?;
-        let egress = load("egress", &EGRESS, &made.maps, &constants(ends, 0))?;
-        let (into, out) =
-            ((ends.uplink, Hook::Ingress, &ingress), |link| (link, Hook::Egress, &egress));
-        for (interface, hook, program) in
-            [into].into_iter().chain(ends.links.iter().copied().map(out))
-        {
-            self.filters.attach(interface, hook, program.as_fd()).map_err(FastPathError::Filter)?;
-            let id = call::program_id(program.as_fd()).map_err(FastPathError::Filter)?;
-            attached.push((interface, hook, id));
-        }
-        made.attached = attached;
-        Ok(())
     }
 }
 
@@ -238,25 +246,50 @@ fn constants(ends: &FastPathEnds, link_header: u8) -> Constants {
     }
 }
 
-/// Room for all entries, and for as many that come later.
-fn room_for(wanted: &FastPath) -> u32 {
-    let networks: usize = wanted.peers.values().map(|peer| peer.networks.len()).sum();
-    let most = networks.max(wanted.peers.len()) + wanted.except.len();
-    u32::try_from(most.next_power_of_two()).unwrap_or(u32::MAX).max(ROOM)
+/// Entries of the map that has the most of them.
+fn entries(path: &FastPath) -> usize {
+    let networks: usize = path.peers.values().map(|peer| peer.networks.len()).sum();
+    networks.max(path.peers.len()) + path.except.len()
 }
 
 impl Made {
-    fn new(wanted: &FastPath, room: u32) -> Result<Self, FastPathError> {
-        let now =
-            FastPath { ends: wanted.ends.clone(), peers: BTreeMap::new(), except: BTreeSet::new() };
+    /// Empty maps with room for all entries and for as many that come later, and programs with these.
+    fn new(wanted: &FastPath) -> Result<Self, FastPathError> {
+        let room = u32::try_from((2 * entries(wanted)).next_power_of_two());
+        let room = room.unwrap_or(u32::MAX).max(ROOM);
+        let (ends, links) = (wanted.ends, wanted.links.clone());
+        let now = FastPath { ends, links, peers: BTreeMap::new(), except: BTreeSet::new() };
         let maps = Maps::create(room).map_err(FastPathError::Map)?;
-        Ok(Made { now, maps, room, ids: BTreeMap::new(), attached: Vec::new() })
+        let header = uplink::link_header(ends.uplink).map_err(FastPathError::Uplink)?;
+        let program = |name, compiled, header| {
+            let fd = load(name, compiled, &maps, &constants(&ends, header))?;
+            let id = call::program_id(fd.as_fd()).map_err(FastPathError::Filter)?;
+            Ok::<_, FastPathError>(Program { fd, id })
+        };
+        let ingress = program("ingress", &INGRESS, header)?;
+        let egress = program("egress", &EGRESS, 0)?;
+        Ok(Made { now, maps, room, ingress, egress, ids: BTreeMap::new() })
     }
 
-    /// Whether the ids of those that are here and of those that come are too many.
-    fn is_crowded(&self, wanted: &FastPath) -> bool {
-        let all = self.ids.keys().chain(wanted.peers.keys()).collect::<BTreeSet<_>>().len();
-        u32::try_from(all).is_ok_and(|all| all >= self.room)
+    /// Where which program is to be attached.
+    fn hooks(&self) -> impl Iterator<Item = (u32, Hook, &Program)> {
+        let out = self.now.links.iter().map(|link| (*link, Hook::Egress, &self.egress));
+        [(self.now.ends.uplink, Hook::Ingress, &self.ingress)].into_iter().chain(out)
+    }
+
+    /// Whether the maps have room for these, and whether there is an id for each: those of remotes that
+    /// went stay with what was counted.
+    fn has_room_for(&self, wanted: &FastPath) -> bool {
+        let new = wanted.peers.keys().filter(|remote| !self.ids.contains_key(remote)).count();
+        self.fits(entries(wanted).max(self.ids.len() + new))
+    }
+
+    fn has_room_for_one(&self, peer: &FastPeer) -> bool {
+        self.fits(entries(&self.now).max(self.ids.len()) + peer.networks.len().max(1))
+    }
+
+    fn fits(&self, entries: usize) -> bool {
+        u32::try_from(entries).is_ok_and(|entries| entries < self.room)
     }
 
     /// What was carried, by the index of the tunnel's interface.

@@ -97,6 +97,7 @@ impl Process<'_> {
                 let result = match step {
                     FastStep::Withdraw(remotes) => path.withdraw(remotes),
                     FastStep::Install(wanted) => path.install(wanted),
+                    FastStep::Add(remote, peer) => path.add(*remote, peer),
                     FastStep::Remove => path.remove(),
                 };
                 result.map_err(|error| StepError::FastPath(Box::new(error)))

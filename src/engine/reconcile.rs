@@ -280,7 +280,7 @@ impl Engine {
         let there = self.found.as_ref().map(|found| &found.fast_path);
         let grows = match step {
             Step::Fast(FastStep::Install(_)) => there != Some(&FastPathFound::Unknown),
-            Step::Fast(FastStep::Withdraw(_) | FastStep::Remove) => true,
+            Step::Fast(FastStep::Withdraw(_) | FastStep::Add(..) | FastStep::Remove) => true,
             Step::Host(_) | Step::Kernel(_) | Step::Tun(_) | Step::Nat(_) | Step::Dns(_) => false,
         };
         !follows && !others && !grows

@@ -204,6 +204,13 @@ impl FakeHost {
                 };
                 self.found.fast_path = FastPathFound::Intact(path.clone());
             }
+            Step::Fast(FastStep::Add(remote, peer)) => {
+                let FastPathFound::Intact(path) = &mut self.found.fast_path else {
+                    panic!("there is no fast path")
+                };
+                assert!(path.links.contains(&peer.link), "no such link: {}", peer.link);
+                assert_eq!(path.peers.insert(*remote, peer.clone()), None);
+            }
             Step::Fast(FastStep::Remove) => self.found.fast_path = FastPathFound::Missing,
             Step::Nat(NatStep::Install(spec)) => {
                 self.gateways.push(spec.clone());

@@ -33,6 +33,8 @@ class Tunnel:
         self.state = host.lab.directory / f"state-{host.name}" / (name or self.dev)
         self.argv = [*prefix, "ipipou", "-vvv", f"-n{number}", "--runtime-dir", self.directory]
         self.argv += ["--memory-dir", self.state, *options]
+        if LANE and "--fast-path" not in options:
+            self.argv += ["--fast-path", LANE]
         self.process = None
         self.start(ready)
 

@@ -132,7 +132,7 @@ def test_a_peer_whose_authentication_runs_out_is_off_it_at_once(lan):
     await_fast(lan.near, lan.far)
     lan.near.await_log("has run out", timeout=10)
     assert lan.client.ping("172.28.0.0", count=1, timeout=1).received == 0
-    lan.near.await_log("remove the fast path")
+    lan.near.await_log(f"take {CLIENT}:10000 off the fast path")
     lan.far.reauthenticate()
     lan.near.await_log("authenticated again")
     reach_each_other(lan.server, lan.client)

@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 pub use super::start::Start;
-use super::{kernel, tun};
+use super::{fast, kernel, tun};
 use crate::engine::config::Datapath;
 use crate::engine::endpoint::{Endpoint, is_inside};
 use crate::engine::host::gateway;
@@ -23,15 +23,17 @@ pub fn delta(start: Start<'_>) -> Option<Vec<Step>> {
     if !endpoint.tunnel.is_network() || changed.remotes.len() > A_FEW || is_shared(&start) {
         return None;
     }
-    match endpoint.datapath {
-        Datapath::Kernel => kernel::delta(start),
+    let steps = match endpoint.datapath {
+        Datapath::Kernel => kernel::delta(start)?,
         Datapath::Tun => {
             let (mut steps, added) = routes(&start)?;
             steps.extend(tun::delta(start)?);
             steps.extend(added);
-            Some(steps)
+            steps
         }
-    }
+    };
+    let (before, after) = fast::delta(&start);
+    Some(before.into_iter().chain(steps).chain(after).collect())
 }
 
 /// Whether addresses, routes or rules that others use, too, follow from the change: a network around an

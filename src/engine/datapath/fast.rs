@@ -7,15 +7,19 @@ use std::sync::Arc;
 
 use ipnet::{IpNet, Ipv4Net};
 
+use super::start::Start;
 use crate::engine::config::{Datapath, DeviceName, FastPathChoice};
 use crate::engine::endpoint::{Endpoint, OuterFound};
-use crate::engine::host::wanted::{Wanted, WantedLink};
+use crate::engine::host::step::{FastStep, Step};
+use crate::engine::host::wanted::Wanted;
 use crate::engine::host::{
     Admitted, FastPath, FastPathEnds, FastPathFound, FastPeer, Found, Interface,
 };
 use crate::engine::peer::Peer;
 use crate::engine::peers::Peers;
 
+/// Bytes of the IPv4 and UDP headers around an inner packet.
+const OVERHEAD: u32 = 20 + 8;
 /// As that of the `ipip` links.
 const TIME_TO_LIVE: u8 = 64;
 
@@ -81,10 +85,11 @@ pub fn fast_path(
         return Err(WithoutFastPath::Segments(uplink.name.clone()));
     }
     let peers = match endpoint.datapath {
-        Datapath::Kernel => of_kernel(endpoint, wanted, peers, found),
-        Datapath::Tun => of_tun(endpoint, wanted, found),
+        Datapath::Kernel => of_kernel(endpoint, wanted, peers, most(uplink), found),
+        Datapath::Tun => of_tun(endpoint, wanted, most(uplink), found),
     };
-    let links: BTreeSet<u32> = peers.values().map(|peer| peer.link).collect();
+    let there = wanted.links.iter().filter_map(|link| found.interface(&link.device));
+    let links: BTreeSet<u32> = there.filter_map(Interface::known_index).collect();
     if links.is_empty() {
         return Err(WithoutFastPath::NotYet);
     }
@@ -94,9 +99,8 @@ pub fn fast_path(
         mark: tunnel.mark().unwrap_or(0),
         time_to_live: TIME_TO_LIVE,
         uplink: uplink.index,
-        links,
     };
-    Ok(FastPath { ends, peers, except: except(found) })
+    Ok(FastPath { ends, links, peers, except: except(found) })
 }
 
 /// The admitted peers whose packets are not rewritten.
@@ -104,6 +108,7 @@ fn of_kernel(
     endpoint: &Endpoint,
     wanted: &Wanted,
     peers: &Peers,
+    mtu: u32,
     found: &Found,
 ) -> BTreeMap<SocketAddrV4, FastPeer> {
     let entry = |peer: &Peer| {
@@ -115,36 +120,77 @@ fn of_kernel(
             true => v4(&peer.networks),
             false => everything(),
         };
-        Some((remote, fast_peer(remote, networks, &peer.device, wanted, found)?))
+        Some((remote, fast_peer(remote, networks, (&peer.device, mtu), found)?))
     };
     peers.iter().filter_map(entry).collect()
 }
 
 /// The remotes of the table. Where other inner addresses may send than are sent to, the datapath judges
 /// packet by packet.
-fn of_tun(endpoint: &Endpoint, wanted: &Wanted, found: &Found) -> BTreeMap<SocketAddrV4, FastPeer> {
+fn of_tun(
+    endpoint: &Endpoint,
+    wanted: &Wanted,
+    mtu: u32,
+    found: &Found,
+) -> BTreeMap<SocketAddrV4, FastPeer> {
     let remotes = wanted.forwarding.remotes.iter().filter_map(|(remote, spec)| {
         let SocketAddr::V4(remote) = remote else { return None };
         let (to, from) = (v4(&spec.destinations), v4(&spec.sources));
         if from.is_empty() || to != from {
             return None;
         }
-        Some((*remote, fast_peer(*remote, to, &endpoint.tunnel.device, wanted, found)?))
+        Some((*remote, fast_peer(*remote, to, (&endpoint.tunnel.device, mtu), found)?))
     });
     remotes.collect()
+}
+
+/// Bytes of the largest inner packet that leaves by an uplink in one piece: the tunnel's MTU is larger
+/// where the uplink is too narrow for IPv6.
+fn most(uplink: &Interface) -> u32 {
+    uplink.mtu.saturating_sub(OVERHEAD)
+}
+
+/// The steps for members of a hub: those before anything else is changed for them, and those after it.
+pub fn delta(start: &Start<'_>) -> (Vec<Step>, Vec<Step>) {
+    let Start { endpoint, peers, changed, found, .. } = *start;
+    // Where there is none, none is wanted, or the next reading leads to it.
+    let FastPathFound::Intact(path) = &found.fast_path else { return Default::default() };
+    let Some(uplink) = found.interface_at(path.ends.uplink) else { return Default::default() };
+    let mtu = most(uplink);
+    let (mut going, mut coming) = (BTreeSet::new(), Vec::new());
+    for remote in &changed.remotes {
+        let SocketAddr::V4(remote) = *remote else { continue };
+        let entry = |member: &Peer| {
+            let device = match endpoint.datapath.capabilities().link_per_remote {
+                true => &member.device,
+                false => &endpoint.tunnel.device,
+            };
+            let peer = fast_peer(remote, v4(&member.networks), (device, mtu), found)?;
+            (!member.isolated && path.links.contains(&peer.link)).then_some(peer)
+        };
+        let wanted = peers.member(remote.into()).and_then(entry);
+        let there = path.peers.get(&remote);
+        if there == wanted.as_ref() {
+            continue;
+        }
+        if there.is_some() {
+            going.insert(remote);
+        }
+        coming.extend(wanted.map(|peer| FastStep::Add(remote, peer).into()));
+    }
+    let before = (!going.is_empty()).then(|| FastStep::Withdraw(going).into());
+    (before.into_iter().collect(), coming)
 }
 
 /// What is longer than the narrowest part of the path is refused, or fragmented, by the datapath.
 fn fast_peer(
     remote: SocketAddrV4,
     networks: Arc<[Ipv4Net]>,
-    device: &DeviceName,
-    wanted: &Wanted,
+    (device, mtu): (&DeviceName, u32),
     found: &Found,
 ) -> Option<FastPeer> {
-    let link: &WantedLink = wanted.links.iter().find(|link| link.device == *device)?;
     let there: &Interface = found.interface(device)?;
-    let fits = u16::try_from(link.mtu.bytes.min(there.mtu)).unwrap_or(u16::MAX);
+    let fits = u16::try_from(mtu.min(there.mtu)).unwrap_or(u16::MAX);
     let narrow = found.narrow.get(&remote.into()).and_then(|most| u16::try_from(*most).ok());
     let mtu = narrow.map_or(fits, |most| most.min(fits));
     Some(FastPeer { networks, link: there.known_index()?, mtu })

@@ -12,6 +12,8 @@ use ipnet::Ipv4Net;
 pub struct FastPath {
     /// Where it is, and what is the same for all packets.
     pub ends: FastPathEnds,
+    /// Indexes of the tunnel's interfaces.
+    pub links: BTreeSet<u32>,
     /// Whose packets it carries: no more than those that the datapath lets in.
     pub peers: BTreeMap<SocketAddrV4, FastPeer>,
     /// Networks whose inner packets are left to the datapath, whoever has a network around them.
@@ -19,7 +21,7 @@ pub struct FastPath {
 }
 
 /// Where a fast path begins and ends. With others it is another one.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FastPathEnds {
     /// Our outer address.
     pub outer: Ipv4Addr,
@@ -31,8 +33,6 @@ pub struct FastPathEnds {
     pub time_to_live: u8,
     /// Index of the interface by which outer packets come and go.
     pub uplink: u32,
-    /// Indexes of the tunnel's interfaces.
-    pub links: BTreeSet<u32>,
 }
 
 /// A peer at its remote.

@@ -21,7 +21,7 @@ enum Costs<'a> {
 
 /// Whether `step`, which comes later in the batch, cannot be tried once `other` was not done.
 pub fn needs(step: &Step, other: &Step) -> bool {
-    if let Step::Fast(FastStep::Install(_)) = step {
+    if let Step::Fast(FastStep::Install(_) | FastStep::Add(..)) = step {
         // Its peers are those that the datapath lets in once all is done.
         return matches!(other, Step::Kernel(_) | Step::Tun(_) | Step::Fast(_))
             || matches!(costs(other), Costs::All);

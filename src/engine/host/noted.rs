@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use super::fast_path::FastPathFound;
 use super::found::Found;
 use super::interface::{
     Address, Interface, InterfaceAddress, InterfaceKind, Traffic, UNKNOWN_INDEX,
@@ -10,7 +11,7 @@ use super::interface::{
 use super::label::LinkForwarding;
 use super::routing::RouteTarget;
 use super::rules::RulesFound;
-use super::step::{HostStep, KernelLink, KernelStep, Step, TunStep};
+use super::step::{FastStep, HostStep, KernelLink, KernelStep, Step, TunStep};
 use super::wanted::{WantedLink, rp_filter};
 use crate::engine::config::DeviceName;
 
@@ -21,8 +22,17 @@ impl Found {
             Step::Tun(step) => self.note_tun(step),
             Step::Kernel(step) => self.note_kernel(step),
             Step::Host(step) => self.note_host(step),
-            // The next reading shows who is off the fast path and may be on it.
-            Step::Fast(_) | Step::Nat(_) | Step::Dns(_) => {}
+            Step::Fast(step) => self.note_fast(step),
+            Step::Nat(_) | Step::Dns(_) => {}
+        }
+    }
+
+    fn note_fast(&mut self, step: &FastStep) {
+        let FastPathFound::Intact(path) = &mut self.fast_path else { return };
+        match step {
+            FastStep::Withdraw(remotes) => path.peers.retain(|remote, _| !remotes.contains(remote)),
+            FastStep::Add(remote, peer) => drop(path.peers.insert(*remote, peer.clone())),
+            FastStep::Install(_) | FastStep::Remove => {}
         }
     }
 

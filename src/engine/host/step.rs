@@ -6,7 +6,7 @@ use std::fmt;
 use std::mem::{Discriminant, discriminant};
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 
-use super::fast_path::FastPath;
+use super::fast_path::{FastPath, FastPeer};
 use super::interface::{Address, InterfaceAddress, IpipLink};
 use super::routing::{GatewaySpec, PolicyRule, Route};
 use super::rules::{Admitted, Listener, RuleSpec};
@@ -133,6 +133,8 @@ pub enum FastStep {
     Withdraw(BTreeSet<SocketAddrV4>),
     /// Makes it, or changes it to this.
     Install(FastPath),
+    /// Puts a remote on it, beside the others.
+    Add(SocketAddrV4, FastPeer),
     /// Removes it.
     Remove,
 }
@@ -208,7 +210,7 @@ impl Step {
             },
             Step::Fast(step) => match step {
                 FastStep::Withdraw(_) | FastStep::Remove => true,
-                FastStep::Install(_) => false,
+                FastStep::Install(_) | FastStep::Add(..) => false,
             },
             Step::Nat(step) => matches!(step, NatStep::Install(_)),
             Step::Dns(DnsStep::Use | DnsStep::Restore) => false,
@@ -298,6 +300,7 @@ impl fmt::Display for Step {
                 let from: Vec<_> = remotes.iter().map(ToString::to_string).collect();
                 write!(f, "take {} off the fast path", from.join(", "))
             }
+            Step::Fast(FastStep::Add(remote, _)) => write!(f, "put {remote} on the fast path"),
             Step::Fast(FastStep::Install(path)) => write!(f, "install the {path}"),
             Step::Fast(FastStep::Remove) => f.write_str("remove the fast path"),
             Step::Nat(NatStep::Install(spec)) => write!(f, "install gateway rules {}", spec.table),
