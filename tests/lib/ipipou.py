@@ -1,6 +1,7 @@
 """Starting ipipou in the hosts of a lab."""
 
 import json
+import os
 import re
 import signal
 import time
@@ -12,6 +13,9 @@ TOLD, REPAIRING = "the host changed: reading it", "repairing: "
 
 SERVER, CLIENT, STRANGER = "203.0.113.1", "203.0.113.2", "203.0.113.66"
 SECRET = "topsecret"
+# `off` lets every scenario run without the fast path that a tunnel has of its own accord, `on` also where
+# that would be slower.
+LANE = os.environ.get("IPIPOU_FAST_PATH")
 
 
 class Keys:
