@@ -8,6 +8,7 @@ import pytest
 import ipipou
 from ipipou import CLIENT, SERVER, reach_each_other
 from lab import await_
+from traffic import transfer_both_ways
 
 TUN = ["--datapath", "tun"]
 FAST = "fast path: by eth0"
@@ -22,13 +23,12 @@ def lan(lab):
     return made
 
 
-def filters(host):
+def filters(host, uplink="eth0"):
     """The names of the programs at the uplink's ingress and the tunnel's egress."""
-    shown = (
-        host.run("tc filter show dev eth0 ingress")
-        + host.run("tc filter show dev ipipou0 egress", check=False).stdout
-    )
-    return [word for word in shown.split() if word in ("ingress", "egress")]
+    commands = [f"tc filter show dev {uplink} ingress", "tc filter show dev ipipou0 egress"]
+    words = " ".join(host.run(command, check=False).stdout for command in commands).split()
+    # After the hook that was asked for, the kernel tells names of programs.
+    return [word for word in words if word in BOTH]
 
 
 def carried(host):
@@ -181,3 +181,41 @@ def test_a_path_that_is_narrower_becomes_known(lab):
     before = carried(server)
     assert server.ping("172.28.0.1", size=1000).received == 3
     assert carried(server) == before, "what fits takes the fast path"
+
+
+def test_an_uplink_that_comes_back_gets_it_again(lan):
+    """It has another index then, and the tunnel stays."""
+    lan.connect(*TUN)
+    await_fast(lan.near, lan.far)
+    lan.client.run("ip link del eth0")
+    lan.far.await_log("has no address for this tunnel: waiting for one")
+    lan.plug(lan.client)
+    await_(lambda: filters(lan.client) == BOTH, what="filters")
+    await_(lambda: lan.client.ping("172.28.0.0", count=1, timeout=1).received, what="an answer")
+    before = carried(lan.client)
+    reach_each_other(lan.server, lan.client)
+    assert carried(lan.client) == before
+
+
+def test_an_uplink_that_is_a_bridge(lab):
+    hosts = lab.host("server"), lab.host("client")
+    lab.link(hosts[0], "eth0", "10.0.0.1/24", hosts[1], "eth0", "10.0.0.2/24")
+    for host, address in zip(hosts, (SERVER, CLIENT)):
+        host.batch(
+            "link add br0 type bridge",
+            "link set eth0 master br0",
+            f"addr add {address}/24 dev br0",
+            "link set br0 up",
+        )
+    await_(lambda: hosts[1].ping(SERVER, count=1, timeout=1).received, what="an answer")
+    keys = ipipou.Keys(hosts[0])
+    near = ipipou.server(hosts[0], *TUN, device="br0", keys=keys)
+    far = ipipou.client(hosts[1], *TUN, device="br0", keys=keys)
+    near.await_log("tunnel up")
+    for end in (near, far):
+        end.await_log("fast path: by br0")
+        await_(lambda: filters(end.host, "br0") == BOTH, what=f"filters of {end.host.name}")
+    before = [carried(host) for host in hosts]
+    reach_each_other(*hosts)
+    assert [carried(host) for host in hosts] == before
+    transfer_both_ways(hosts, 20)

@@ -10,9 +10,9 @@ FAST = "fast path: by eth0"
 BOTH = ["ingress", "egress"]
 
 
-def filters(host):
+def filters(host, uplink="eth0"):
     """The names of the programs at the uplink's ingress and the tunnel's egress."""
-    commands = ["tc filter show dev eth0 ingress", "tc filter show dev ipipou0 egress"]
+    commands = [f"tc filter show dev {uplink} ingress", "tc filter show dev ipipou0 egress"]
     words = " ".join(host.run(command, check=False).stdout for command in commands).split()
     return [word for word in words if word in BOTH]
 
@@ -83,3 +83,29 @@ def test_an_end_without_it_is_reached_all_the_same(hosts):
     await_fast(far)
     assert filters(server) == []
     reach_each_other(server, client)
+
+
+def test_an_uplink_that_is_a_vlan(hosts):
+    """The card below it sees the same packets, and another tunnel there leaves them alone."""
+    for host, own in zip(hosts, (1, 2)):
+        host.batch(
+            "link add link eth0 name eth0.5 type vlan id 5",
+            f"addr add 192.0.2.{own}/24 dev eth0.5",
+            "link set eth0.5 up",
+        )
+    server, client = hosts
+    await_(lambda: client.ping("192.0.2.1", count=1, timeout=1).received, what="an answer")
+    keys = ipipou.Keys(server)
+    below = ipipou.server(server, number=1, keys=keys)
+    far = ipipou.client(client, number=1, peer=1, keys=keys)
+    below.await_log("tunnel up")
+    near = ipipou.server(server, device="eth0.5", keys=keys)
+    ipipou.client(client, device="eth0.5", remote="192.0.2.1:10000", keys=keys)
+    near.await_log("tunnel up")
+    near.await_log("fast path: by eth0.5")
+    await_(lambda: filters(server, "eth0.5") == BOTH, what="filters")
+    before = carried(server)
+    reach_each_other(server, client)
+    reach_each_other(server, client, peer=1)
+    assert carried(server) == before
+    far.process.stop()
