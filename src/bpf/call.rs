@@ -215,11 +215,11 @@ pub fn load_program(text: &'static str, instructions: &[u64]) -> Result<OwnedFd,
         // SAFETY: the layout is that of `BPF_PROG_LOAD`; an instruction has eight bytes.
         unsafe { open(PROG_LOAD, &mut attr) }
     };
-    load(&mut []).or_else(|source| {
+    load(&mut []).map_err(|source| {
         // Once more, for its reasons.
         let mut log = vec![0; LOG];
         let _ = load(&mut log);
-        Err(LoadError::Refused { name: text, source, verdict: verdict(&log) })
+        LoadError::Refused { name: text, source, verdict: verdict(&log) }
     })
 }
 

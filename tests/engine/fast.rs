@@ -109,7 +109,9 @@ fn where_it_would_be_slower_or_wrong_there_is_none() {
     let segments = |host: &mut FakeHost| host.found.superpackets.clear();
     let nothing = |_: &mut FakeHost| {};
     type Change<'a> = &'a dyn Fn(&mut Server);
-    let cases: [(Datapath, Change, &dyn Fn(&mut FakeHost), Option<WithoutFastPath>); 6] = [
+    type Break<'a> = &'a dyn Fn(&mut FakeHost);
+    type Case<'a> = (Datapath, Change<'a>, Break<'a>, Option<WithoutFastPath>);
+    let cases: [Case; 6] = [
         (Datapath::Kernel, &|_| {}, &segments, None),
         (Datapath::Tun, &|_| {}, &segments, Some(WithoutFastPath::Segments("eth0".to_owned()))),
         (Datapath::Tun, &|c| c.tunnel.fast_path = FastPathChoice::On, &segments, None),
