@@ -59,8 +59,9 @@ struct Made {
     room: u32,
     ingress: Program,
     egress: Program,
-    /// The number by which a peer is counted, and the interface that it was last behind.
-    ids: BTreeMap<SocketAddrV4, (u32, u32)>,
+    /// The number by which a peer is counted, and the interface that it was last behind. A peer that moves
+    /// keeps its first network.
+    ids: BTreeMap<Ipv4Net, (u32, u32)>,
 }
 
 /// A program, and the number by which filters name it.
@@ -230,9 +231,11 @@ impl FastPathAdapter {
     /// What was carried from and to each remote.
     pub fn traffic(&self) -> BTreeMap<SocketAddrV4, Traffic> {
         let Some(made) = &self.made else { return BTreeMap::new() };
-        let all = made.ids.iter();
-        all.filter_map(|(remote, (id, _))| Some((*remote, made.maps.counts.of(*id).ok()?)))
-            .collect()
+        let of = |(remote, peer): (&SocketAddrV4, &FastPeer)| {
+            let (id, _) = made.ids.get(peer.networks.first()?)?;
+            Some((*remote, made.maps.counts.of(*id).ok()?))
+        };
+        made.now.peers.iter().filter_map(of).collect()
     }
 }
 
@@ -280,7 +283,8 @@ impl Made {
     /// Whether the maps have room for these, and whether there is an id for each: those of remotes that
     /// went stay with what was counted.
     fn has_room_for(&self, wanted: &FastPath) -> bool {
-        let new = wanted.peers.keys().filter(|remote| !self.ids.contains_key(remote)).count();
+        let firsts = wanted.peers.values().filter_map(|peer| peer.networks.first());
+        let new = firsts.filter(|first| !self.ids.contains_key(first)).count();
         self.fits(entries(wanted).max(self.ids.len() + new))
     }
 
@@ -326,9 +330,11 @@ impl Made {
     }
 
     fn put(&mut self, remote: SocketAddrV4, peer: &FastPeer) -> io::Result<()> {
+        // Nothing goes to who has no network, or comes from there.
+        let Some(first) = peer.networks.first() else { return Ok(()) };
         let next = u32::try_from(self.ids.len()).unwrap_or(u32::MAX).saturating_add(1);
-        let id = self.ids.get(&remote).map_or(next, |(id, _)| *id);
-        self.ids.insert(remote, (id, peer.link));
+        let id = self.ids.get(first).map_or(next, |(id, _)| *id);
+        self.ids.insert(*first, (id, peer.link));
         // Noted before: what is half there is taken out as well.
         self.now.peers.insert(remote, peer.clone());
         let FastPeer { networks, link, mtu } = peer;

@@ -189,6 +189,9 @@ fn fast_peer(
     (device, mtu): (&DeviceName, u32),
     found: &Found,
 ) -> Option<FastPeer> {
+    if networks.is_empty() {
+        return None;
+    }
     let there: &Interface = found.interface(device)?;
     let fits = u16::try_from(mtu.min(there.mtu)).unwrap_or(u16::MAX);
     let narrow = found.narrow.get(&remote.into()).and_then(|most| u16::try_from(*most).ok());
