@@ -153,7 +153,7 @@ def test_nodes_reach_each_other_over_outer_ipv6(lab, tmp_path):
 def test_wrong_sources_and_strangers_are_dropped_and_counted(lab, table):
     lan = Lan(lab, 2)
     host, other = lan.hosts
-    end = node(host, 1, "--hosts-file", table.path)
+    end = node(host, 1, "--hosts-file", table.path, "--fast-path", "off")
     inside = host.capture("ipipou0", "icmp")
     send = {"sport": PORT, "dst": outer(1), "dport": PORT, "inner_dst": inner(1)}
     for source in (inner(3), inner(1), "192.0.2.1"):

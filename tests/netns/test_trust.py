@@ -17,6 +17,8 @@ from test_malformed import ICMP6, ipv4, ipv6
 from traffic import transfer_both_ways
 
 TUN = ["--datapath", "tun"]
+# The interface counts what goes round.
+SLOW = [*TUN, "--fast-path", "off"]
 INNER_SERVER, INNER_CLIENT = "172.28.0.0", "172.28.0.1"
 PORT = 10000
 ROUTER = "fe80::bad"
@@ -314,13 +316,13 @@ def test_packets_of_a_tunnel_led_into_itself_are_dropped(hosts, how):
     server, client = hosts
     keys = ipipou.Keys(server)
     near = ipipou.server(
-        server, *TUN, *(["-b", f"[{SERVER6}]"] if how == "IPv6" else []), keys=keys
+        server, *SLOW, *(["-b", f"[{SERVER6}]"] if how == "IPv6" else []), keys=keys
     )
     remote = SERVER6 if how == "IPv6" else SERVER
     place = f"[{CLIENT6}]:{PORT}" if how == "IPv6" else f"{CLIENT}:{PORT}"
     far = ipipou.client(
         client,
-        *TUN,
+        *SLOW,
         *(["--ip6", "fd00:9::2/64"] if how == "IPv6" else []),
         "-b",
         place,
@@ -352,7 +354,7 @@ def test_packets_of_two_tunnels_led_into_each_other_are_dropped(hosts):
     server.run("ip addr add 203.0.113.7/24 dev eth0")
     ends = []
     for number, address in enumerate((SERVER, "203.0.113.7")):
-        token = [*TUN, "--auth-token", "x"]
+        token = [*SLOW, "--auth-token", "x"]
         near = ipipou.server(server, *token, "-b", address, number=number)
         place = ["-b", f"{CLIENT}:{PORT + number}"]
         remote = f"{address}:{PORT + number}"
@@ -381,7 +383,7 @@ def test_a_table_may_have_networks_around_outer_addresses(lab):
                 outer(i),
                 "--tunl-ip",
                 f"{inner(i)}/24",
-                *TUN,
+                *SLOW,
                 "--hosts-file",
                 table.path,
             )
@@ -405,8 +407,8 @@ def test_the_outer_address_is_not_one_of_the_tunnel(hosts):
     """-b @auto, and the default route is moved into the tunnel by hand."""
     server, client = hosts
     keys = ipipou.Keys(server)
-    near = ipipou.server(server, *TUN, keys=keys)
-    far = ipipou.client(client, *TUN, "-b", "@auto", keys=keys)
+    near = ipipou.server(server, *SLOW, keys=keys)
+    far = ipipou.client(client, *SLOW, "-b", "@auto", keys=keys)
     near.await_log("tunnel up")
     reach_each_other(server, client)
     client.run(f"ip route add {SERVER} dev ipipou0 src {INNER_CLIENT}")
