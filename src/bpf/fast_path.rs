@@ -95,6 +95,9 @@ impl FastPathAdapter {
         let device = tunnel.outer.device().and_then(|device| found.interface(device));
         let uplinks = device.map(|device| device.index).into_iter();
         for index in uplinks.chain(found.way.map(|way| way.interface)) {
+            if uplink::link_header(index).is_ok_and(|header| header == ETHERNET) {
+                found.ethernet.insert(index);
+            }
             if uplink::passes_superpackets(&mut self.ethtool, index) {
                 found.superpackets.insert(index);
             }

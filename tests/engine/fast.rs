@@ -14,6 +14,7 @@ fn fast_host() -> FakeHost {
     let mut host = FakeHost::new();
     host.found.fast_path = FastPathFound::Missing;
     host.found.superpackets = [ETH0].into();
+    host.found.ethernet = [ETH0].into();
     host
 }
 
@@ -111,7 +112,13 @@ fn where_it_would_be_slower_or_wrong_there_is_none() {
     type Change<'a> = &'a dyn Fn(&mut Server);
     type Break<'a> = &'a dyn Fn(&mut FakeHost);
     type Case<'a> = (Datapath, Change<'a>, Break<'a>, Option<WithoutFastPath>);
-    let cases: [Case; 6] = [
+    let cases: [Case; 7] = [
+        (
+            Datapath::Kernel,
+            &|_| {},
+            &|host| host.found.ethernet.clear(),
+            Some(WithoutFastPath::NoEthernet("eth0".to_owned())),
+        ),
         (Datapath::Kernel, &|_| {}, &segments, None),
         (Datapath::Tun, &|_| {}, &segments, Some(WithoutFastPath::Segments("eth0".to_owned()))),
         (Datapath::Tun, &|c| c.tunnel.fast_path = FastPathChoice::On, &segments, None),

@@ -87,6 +87,7 @@ fn play_all(happenings: Vec<Happening>, lifetime: Option<Duration>) {
     let config = || Config::from(server(lifetime));
     let mut host = FakeHost::new();
     host.found.fast_path = FastPathFound::Missing;
+    host.found.ethernet = [ETH0].into();
     let mut play = Play::start(config(), host, Memory::default());
     let mut proven: Option<LastProof> = None;
     let mut last_proof = Vec::new();

@@ -40,6 +40,8 @@ pub enum WithoutFastPath {
     Isolates,
     /// By which interface outer packets leave is known packet by packet only.
     NoUplink,
+    /// This interface puts no Ethernet header before its packets, as other tunnels do.
+    NoEthernet(String),
     /// This interface gets packets one by one.
     Segments(String),
     /// The interface of the tunnel, or that of outer packets, is not there yet.
@@ -77,6 +79,9 @@ pub fn fast_path(
     let by_way = found.way.filter(|way| way.source == outer.address).map(|way| way.interface);
     let uplink = outer.bound_to.or(by_way).ok_or(WithoutFastPath::NoUplink)?;
     let uplink = found.interface_at(uplink).ok_or(WithoutFastPath::NotYet)?;
+    if !found.ethernet.contains(&uplink.index) {
+        return Err(WithoutFastPath::NoEthernet(uplink.name.clone()));
+    }
     let is_asked_for = tunnel.fast_path == FastPathChoice::On;
     if endpoint.datapath == Datapath::Tun
         && !is_asked_for
@@ -242,6 +247,7 @@ impl WithoutFastPath {
             | WithoutFastPath::Learns
             | WithoutFastPath::Isolates
             | WithoutFastPath::NoUplink
+            | WithoutFastPath::NoEthernet(_)
             | WithoutFastPath::Segments(_) => false,
         }
     }
@@ -257,6 +263,7 @@ impl fmt::Display for WithoutFastPath {
             WithoutFastPath::Learns => f.write_str("--learn"),
             WithoutFastPath::Isolates => f.write_str("peers with `isolate`"),
             WithoutFastPath::NoUplink => f.write_str("bound to no interface: give -b @DEV"),
+            WithoutFastPath::NoEthernet(uplink) => write!(f, "{uplink} is no Ethernet interface"),
             WithoutFastPath::Segments(uplink) => write!(
                 f,
                 "{uplink} takes packets one by one, so this process is faster; --fast-path on \
