@@ -12,7 +12,7 @@
 //! | [`host`] | what every datapath uses of a host: links, routes, nftables, name servers, files | `engine`'s types |
 //! | [`kernel`] | the kernel's datapath: FOU, `ipip` links, rules, NFQUEUE | `host`, `engine`'s types, `wire` |
 //! | [`tun`] | the userspace datapath: a TUN interface and a UDP socket | `host`, `engine`'s types, `wire` |
-//! | [`bpf`] | the fast path: two BPF programs on top of either | `host`, `engine`'s types |
+//! | [`bpf`] | the fast path: two BPF programs on top of either | `host`, `engine`'s types, `wire` |
 //! | [`sources`] | where peers come from: a table of hosts, names | `host`, `engine`'s types |
 //! | [`observe`] | logging, counters, status | `engine`'s types |
 //! | [`daemon`] | the loop: clock, signals, sockets | all of the above |

@@ -12,7 +12,7 @@ const ARROWS: [(&str, &[&str]); 11] = [
     ("host", &["engine"]),
     ("kernel", &["auth", "engine", "host", "wire"]),
     ("tun", &["engine", "host", "wire"]),
-    ("bpf", &["engine", "host"]),
+    ("bpf", &["engine", "host", "wire"]),
     ("sources", &["engine", "host"]),
     ("observe", &["engine"]),
     ("cli", &["auth", "engine"]),
