@@ -241,6 +241,10 @@ __attribute__((section("tc/ingress"))) int ingress(struct __sk_buff *skb)
     const struct peer *peer = find(&peers, &network);
     if (!peer || peer->id != sender->id)
         return GO_ON;
+    /* Whether a source may come by another interface than the one that leads to it, the kernel tells
+     * (rp_filter). */
+    if (skb->ifindex != peer->uplink)
+        return GO_ON;
 
     /* RFC 6040: a congested router has marked the outer header, and the inner one gets the mark. Who
      * does not know marks loses the packet, which the datapath sees to. */

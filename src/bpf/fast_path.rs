@@ -2,12 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
 use ipnet::Ipv4Net;
 use netlink_socket2::NetlinkSocket;
+use rustix::net::netdevice::name_to_index;
 
 use super::call::{self, LoadError};
 use super::compiled::{EGRESS, INGRESS};
@@ -15,7 +16,7 @@ use super::filters::{Filters, Hook};
 use super::maps::{Maps, Peer, Sender};
 use super::program::{Constants, load};
 use super::uplink::{self, ETHERNET, PathMtu};
-use crate::engine::config::TunnelConfig;
+use crate::engine::config::{DeviceName, TunnelConfig};
 use crate::engine::host::{FastPath, FastPathEnds, FastPathFound, FastPeer, Found, Traffic};
 use crate::host::absent_is_fine;
 
@@ -35,8 +36,6 @@ pub enum FastPathError {
     Program(#[from] LoadError),
     #[error("cannot attach a program: {0}")]
     Filter(#[source] io::Error),
-    #[error("the uplink: {0}")]
-    Uplink(#[source] io::Error),
 }
 
 /// The fast path of a tunnel.
@@ -82,6 +81,11 @@ impl FastPathAdapter {
         FastPathAdapter { filters, ethtool, available, made: None, left, carried }
     }
 
+    /// Whether the kernel takes the programs.
+    pub fn is_available(&self) -> bool {
+        self.available
+    }
+
     /// Adds to a reading of the host what is there, what uplinks take, and what was carried: the
     /// interfaces of the tunnel do not count that.
     ///
@@ -93,8 +97,8 @@ impl FastPathAdapter {
             return Ok(());
         }
         let device = tunnel.outer.device().and_then(|device| found.interface(device));
-        let uplinks = device.map(|device| device.index).into_iter();
-        for index in uplinks.chain(found.way.map(|way| way.interface)) {
+        let uplinks = found.uplinks.values().copied().chain(device.map(|device| device.index));
+        for index in uplinks.collect::<BTreeSet<u32>>() {
             if uplink::link_header(index).is_ok_and(|header| header == ETHERNET) {
                 found.ethernet.insert(index);
             }
@@ -118,17 +122,20 @@ impl FastPathAdapter {
     /// Adds the paths that a router has said to be narrow. As for the links of the datapath, the
     /// kernel's routes are believed; its rules judge the ICMP errors that these come from.
     fn read_paths(&self, found: &mut Found) {
-        let Some(FastPath { ends, peers, .. }) = self.made.as_ref().map(|made| &made.now) else {
+        let Some(FastPath { ends, uplinks, peers, .. }) = self.made.as_ref().map(|made| &made.now)
+        else {
             return;
         };
-        let by_uplink = found.interface_at(ends.uplink).map(|uplink| uplink.mtu);
-        let Ok(asked) = PathMtu::of(ends) else { return };
-        for remote in peers.keys() {
-            // Without a route nothing is sent.
-            let Ok(mtu) = asked.to(*remote) else { continue };
-            if by_uplink.is_some_and(|most| mtu < most) {
-                let fits = usize::try_from(mtu).unwrap_or(usize::MAX).saturating_sub(OVERHEAD);
-                found.narrow.insert((*remote).into(), fits);
+        for uplink in uplinks {
+            let Some(most) = found.interface_at(*uplink).map(|uplink| uplink.mtu) else { continue };
+            let Ok(asked) = PathMtu::of(ends, *uplink) else { continue };
+            for (remote, _) in peers.iter().filter(|(_, peer)| peer.uplink == *uplink) {
+                // Without a route nothing is sent.
+                let Ok(mtu) = asked.to(*remote) else { continue };
+                if mtu < most {
+                    let fits = usize::try_from(mtu).unwrap_or(usize::MAX).saturating_sub(OVERHEAD);
+                    found.narrow.insert((*remote).into(), fits);
+                }
             }
         }
     }
@@ -159,6 +166,19 @@ impl FastPathAdapter {
         carried
     }
 
+    /// Prepares an interface of the tunnel that is not up yet. Later that would lose packets: the kernel
+    /// stops an interface that gets a queueing discipline, with what waits there (`qdisc_graft` in
+    /// net/sched/sch_api.c).
+    pub fn prepare(&mut self, link: &DeviceName) {
+        let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).ok().filter(|_| self.available);
+        let index = socket.and_then(|socket| name_to_index(&socket, link.as_str()).ok());
+        let prepared = index.map(|index| self.filters.prepare(index));
+        if let Some(Err(error)) = prepared {
+            // Who attaches a program there is told it again.
+            tracing::debug!("no queueing discipline for the fast path at {link}: {error}");
+        }
+    }
+
     /// Makes the fast path what it should be.
     ///
     /// # Errors
@@ -167,11 +187,15 @@ impl FastPathAdapter {
         match &mut self.made {
             Some(made) if made.now.ends == wanted.ends && made.has_room_for(wanted) => {
                 made.fill(wanted)?;
-                for link in made.now.links.difference(&wanted.links) {
-                    absent_is_fine(self.filters.detach(*link, Hook::Egress))
+                let links = made.now.links.difference(&wanted.links);
+                let links = links.map(|link| (*link, Hook::Egress));
+                let uplinks = made.now.uplinks.difference(&wanted.uplinks);
+                for (interface, hook) in uplinks.map(|link| (*link, Hook::Ingress)).chain(links) {
+                    absent_is_fine(self.filters.detach(interface, hook))
                         .map_err(FastPathError::Filter)?;
                 }
                 made.now.links.clone_from(&wanted.links);
+                made.now.uplinks.clone_from(&wanted.uplinks);
             }
             Some(_) | None => {
                 // The filters of the former one are replaced one by one, each at once.
@@ -263,16 +287,17 @@ impl Made {
     fn new(wanted: &FastPath) -> Result<Self, FastPathError> {
         let room = u32::try_from((2 * entries(wanted)).next_power_of_two());
         let room = room.unwrap_or(u32::MAX).max(ROOM);
-        let (ends, links) = (wanted.ends, wanted.links.clone());
-        let now = FastPath { ends, links, peers: BTreeMap::new(), except: BTreeSet::new() };
+        let ends = wanted.ends;
+        let (uplinks, links) = (wanted.uplinks.clone(), wanted.links.clone());
+        let now =
+            FastPath { ends, uplinks, links, peers: BTreeMap::new(), except: BTreeSet::new() };
         let maps = Maps::create(room).map_err(FastPathError::Map)?;
-        let header = uplink::link_header(ends.uplink).map_err(FastPathError::Uplink)?;
         let program = |name, compiled, header| {
             let fd = load(name, compiled, &maps, &constants(&ends, header))?;
             let id = call::program_id(fd.as_fd()).map_err(FastPathError::Filter)?;
             Ok::<_, FastPathError>(Program { fd, id })
         };
-        let ingress = program("ingress", &INGRESS, header)?;
+        let ingress = program("ingress", &INGRESS, ETHERNET)?;
         let egress = program("egress", &EGRESS, 0)?;
         Ok(Made { now, maps, room, ingress, egress, ids: BTreeMap::new() })
     }
@@ -280,7 +305,8 @@ impl Made {
     /// Where which program is to be attached.
     fn hooks(&self) -> impl Iterator<Item = (u32, Hook, &Program)> {
         let out = self.now.links.iter().map(|link| (*link, Hook::Egress, &self.egress));
-        [(self.now.ends.uplink, Hook::Ingress, &self.ingress)].into_iter().chain(out)
+        let r#in = self.now.uplinks.iter().map(|link| (*link, Hook::Ingress, &self.ingress));
+        r#in.chain(out)
     }
 
     /// Whether the maps have room for these, and whether there is an id for each: those of remotes that
@@ -340,8 +366,8 @@ impl Made {
         self.ids.insert(*first, (id, peer.link));
         // Noted before: what is half there is taken out as well.
         self.now.peers.insert(remote, peer.clone());
-        let FastPeer { networks, link, mtu } = peer;
-        let entry = Peer { remote, mtu: *mtu, uplink: self.now.ends.uplink, id };
+        let FastPeer { networks, link, uplink, mtu } = peer;
+        let entry = Peer { remote, mtu: *mtu, uplink: *uplink, id };
         for network in networks.iter().filter(|net| !self.now.except.contains(net)) {
             self.maps.peers.put(*network, &entry)?;
         }

@@ -96,7 +96,7 @@ impl Filters {
     ) -> io::Result<()> {
         let there = self.find(interface, hook)?;
         if there.is_none() {
-            self.add_clsact(interface)?;
+            self.prepare(interface)?;
         }
         let (handle, info) =
             there.map_or((0, PRIORITY << 16 | u32::from(IPV4)), |f| (f.handle, f.info));
@@ -125,7 +125,11 @@ impl Filters {
         self.socket.request(&request)?.recv_ack().map_err(io::Error::from)
     }
 
-    fn add_clsact(&mut self, interface: u32) -> io::Result<()> {
+    /// Adds `clsact`, below which filters are, unless it is there.
+    ///
+    /// # Errors
+    /// What the kernel said.
+    pub fn prepare(&mut self, interface: u32) -> io::Result<()> {
         let header =
             Tcmsg { handle: HANDLE, parent: PARENT, ..header(interface, Hook::Ingress, 0, 0) };
         let mut request = Request::new().set_create().set_excl().op_newqdisc_do(&header);

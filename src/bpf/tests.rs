@@ -217,6 +217,9 @@ fn odd_packets_from_peers_go_on_to_the_datapath() {
     vlan.splice(12..12, [0x81, 0, 0, 5]);
     let ran = bed.receive(&vlan);
     assert_eq!(ran.verdict, GO_ON, "of a VLAN");
+    let by_another = Peer { remote: ALICE, mtu: MTU, uplink: 2, id: 1 };
+    bed.maps.peers.put("10.0.0.0/24".parse().unwrap(), &by_another).unwrap();
+    goes_on(&bed.receive(&frame(&good)), &frame(&good), "by another uplink than Alice's");
     assert_eq!(bed.maps.counts.of(1).unwrap().rx_packets, 1);
 }
 

@@ -75,13 +75,13 @@ pub fn link_header(interface: u32) -> io::Result<u8> {
 pub struct PathMtu(Socket);
 
 impl PathMtu {
-    /// Asks for packets as the fast path sends them.
+    /// Asks for packets as the fast path sends them by an uplink.
     ///
     /// # Errors
     /// When the kernel refuses a socket, or the uplink is gone.
-    pub fn of(ends: &FastPathEnds) -> io::Result<Self> {
+    pub fn of(ends: &FastPathEnds, uplink: u32) -> io::Result<Self> {
         let socket = Socket::new(Domain::IPV4, Type::DGRAM, None)?;
-        let uplink = rustix::net::netdevice::index_to_name(&socket, ends.uplink)?;
+        let uplink = rustix::net::netdevice::index_to_name(&socket, uplink)?;
         socket.bind_device(Some(uplink.as_bytes()))?;
         if ends.mark != 0 {
             socket.set_mark(ends.mark)?;

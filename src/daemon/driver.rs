@@ -6,7 +6,7 @@ use super::process::{Failing, Process};
 use super::{Failure, record};
 use crate::engine::driver::Driver;
 use crate::engine::host::Found;
-use crate::engine::host::step::{DnsStep, FastStep, KernelStep, Refused, Step};
+use crate::engine::host::step::{DnsStep, FastStep, HostStep, KernelStep, Refused, Step};
 use crate::engine::{Engine, Memory, Now, Outgoing, Report, Writing};
 use crate::host::StepError;
 
@@ -83,7 +83,12 @@ impl Process<'_> {
         self.surroundings_due = true;
         self.host.expect_changes();
         match step {
-            Step::Host(step) => self.host.apply(step).await,
+            Step::Host(step) => {
+                if let HostStep::ConfigureLink(link) = step {
+                    self.fast_path.prepare(&link.device);
+                }
+                self.host.apply(step).await
+            }
             Step::Nat(step) => self.host.apply_nat(step),
             Step::Dns(DnsStep::Use) => self.dns.apply().map_err(StepError::Dns),
             Step::Dns(DnsStep::Restore) => self.dns.restore().map_err(StepError::Dns),

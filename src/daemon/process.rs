@@ -188,7 +188,26 @@ impl Process<'_> {
     /// The addresses to which the routes of the host matter.
     pub fn destinations(&self) -> Vec<IpAddr> {
         let server = self.engine.server_address().into_iter();
-        server.chain(self.engine.other_addresses()).chain(self.inner_peer()).collect()
+        let by_route = self.engine.by_route().into_iter().flat_map(|(_, remotes)| remotes);
+        server
+            .chain(self.engine.other_addresses())
+            .chain(self.inner_peer())
+            .chain(by_route)
+            .collect()
+    }
+
+    /// The ways of packets on the fast path.
+    fn uplinks(&self) -> Vec<WayTo> {
+        let mark = self.settings.tunnel().mark().unwrap_or(0);
+        let ways = self.engine.by_route().filter(|_| self.fast_path.is_available());
+        let of = |(source, remotes): (IpAddr, BTreeSet<IpAddr>)| {
+            remotes.into_iter().map(move |destination| WayTo {
+                destination,
+                source: Some(source),
+                mark,
+            })
+        };
+        ways.into_iter().flat_map(of).collect()
     }
 
     pub(super) async fn read_host(&mut self) -> std::io::Result<Found> {
@@ -201,6 +220,7 @@ impl Process<'_> {
                 .other_addresses()
                 .map(|address| WayTo::of_tunnel(tunnel, address))
                 .collect(),
+            uplinks: self.uplinks(),
             inner: self.inner_peer(),
             given: self.engine.given_addresses().collect(),
             interfaces: self.engine.changed_interfaces().cloned().collect(),

@@ -63,9 +63,10 @@ pub fn run(settings: &Settings) -> Result<(), Failure> {
 
 async fn serve(settings: &Settings) -> Result<(), Failure> {
     let mut signals = Signals::catch().map_err(Failure::system("catch signals"))?;
-    // Only a client needs the route to its server.
-    let looks_at_routes =
-        settings.config.server_name().is_some() || settings.tunnel().asks_for_routing();
+    // Who is bound to an interface and no client needs no route to the other end.
+    let looks_at_routes = settings.config.server_name().is_some()
+        || settings.tunnel().asks_for_routing()
+        || settings.tunnel().has_uplinks_by_route();
     let mut changes = DebouncedChanges::open(looks_at_routes).map_err(Failure::Netlink)?;
     let hosts = match settings.config.table() {
         Some(source) => {

@@ -352,6 +352,11 @@ impl TunnelConfig {
         self.mark().is_some() || gateway.forward || gateway.masquerade.is_some()
     }
 
+    /// Whether the routes tell by which interfaces the packets of a fast path leave.
+    pub fn has_uplinks_by_route(&self) -> bool {
+        self.outer.device().is_none() && self.fast_path != FastPathChoice::Off
+    }
+
     /// The name of the gateway's nftables table.
     pub fn gateway_table(&self) -> String {
         format!("{}-gateway", self.rules.table)

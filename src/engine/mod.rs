@@ -41,11 +41,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use self::datapath::WithoutFastPath;
+use self::datapath::{WithoutFastPath, by_route};
 use crate::auth::{ServerTime, hint};
 use crate::wire::auth_packet::SALT_LEN;
 use answers::Answers;
-use config::{Config, Datapath, Expects, Outer, PeerSource, Shows, TunnelConfig};
+use config::{Config, Datapath, Expects, FastPathChoice, Outer, PeerSource, Shows, TunnelConfig};
 use endpoint::{Endpoint, OuterFound, find_outer};
 
 pub use event::{Action, Counters, Event, Failed, Outgoing, Status};
@@ -203,8 +203,8 @@ pub struct Engine {
     unusable: Vec<(Node, Unusable)>,
     /// What was said of others who have our inner addresses; said once.
     conflicts: Vec<Report>,
-    /// The uplink of the fast path, or why there is none, as that was said last.
-    fast_path: Option<Result<u32, WithoutFastPath>>,
+    /// The uplinks of the fast path, or why there is none, as that was said last.
+    fast_path: Option<Result<BTreeSet<u32>, WithoutFastPath>>,
     /// Kept until the first reading shows whether there is something to adopt.
     memory: Memory,
     found: Option<Found>,
@@ -372,6 +372,13 @@ impl Engine {
     /// Names of the interfaces whose settings were changed and have to be put back at the end.
     pub fn changed_interfaces(&self) -> impl Iterator<Item = &String> {
         self.memory.settings.keys()
+    }
+
+    /// The remotes, as far as the routes tell by which interface packets from our outer address leave for
+    /// them, and a fast path has to know.
+    pub fn by_route(&self) -> Option<(IpAddr, BTreeSet<IpAddr>)> {
+        let outer = self.outer.filter(|_| self.endpoint.tunnel.fast_path != FastPathChoice::Off)?;
+        Some((outer.address, by_route(outer, &self.peers)))
     }
 
     /// The family of the outer addresses; IPv4 as long as none is known.

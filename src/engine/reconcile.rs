@@ -390,11 +390,11 @@ impl Engine {
         forget(&mut before, found);
         let mut wanted = wanted(&self.endpoint, outer, &self.peers, found, &before);
         let path = fast_path(&self.endpoint, outer, &wanted, &self.peers, found);
-        let told = path.as_ref().map(|path| path.ends.uplink).map_err(WithoutFastPath::clone);
+        let told = path.as_ref().map(|path| path.uplinks.clone()).map_err(WithoutFastPath::clone);
         let is_news = !matches!(&told, Err(why) if why.is_known());
         if is_news && self.fast_path.replace(told.clone()) != Some(told) {
-            let name = |uplink| found.interface_at(uplink).map(|i| i.name.clone());
-            let on = path.as_ref().map(|path| name(path.ends.uplink).unwrap_or_default());
+            let name = |uplink: &u32| found.interface_at(*uplink).map(|i| i.name.clone());
+            let on = path.as_ref().map(|path| path.uplinks.iter().filter_map(name).collect());
             actions.push(Action::Report(Report::FastPath(on.map_err(WithoutFastPath::clone))));
         }
         wanted.fast_path = path.ok();

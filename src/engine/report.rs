@@ -217,8 +217,8 @@ pub enum Report {
     Repairing(Step),
     /// Somebody undoes this step again and again: it is repeated less often, and silently.
     KeepsBeingUndone(Step),
-    /// Packets take a fast path by this interface, or why they do not.
-    FastPath(Result<String, WithoutFastPath>),
+    /// Packets take a fast path by these interfaces, or why they do not.
+    FastPath(Result<Vec<String>, WithoutFastPath>),
     /// SIGUSR1 came to a server, which authenticates to nobody.
     ReauthIgnored,
     /// Tried several times, and nothing comes through the tunnel from this server.
@@ -254,7 +254,7 @@ impl fmt::Display for Report {
             Report::NothingBack(server) => {
                 write!(f, "nothing has come back from {server} so far: trying again")
             }
-            Report::FastPath(Ok(uplink)) => write!(f, "fast path: by {uplink}"),
+            Report::FastPath(Ok(uplinks)) => write!(f, "fast path: by {}", uplinks.join(", ")),
             Report::FastPath(Err(why)) => write!(f, "no fast path: {why}"),
             Report::ClockJumped(seconds) => write!(
                 f,

@@ -23,6 +23,8 @@ pub struct Question {
     pub way_to: Option<WayTo>,
     /// The routes to the other addresses that the server may have.
     pub other_ways: Vec<WayTo>,
+    /// The routes to remotes: only by which interface packets leave.
+    pub uplinks: Vec<WayTo>,
     /// The peer's address inside the tunnel.
     pub inner: Option<IpAddr>,
     /// Addresses that the server gives: the routes to them are read.
@@ -205,6 +207,11 @@ impl HostAdapter {
                 }
             }
         }
+        for way_to in &question.uplinks {
+            if let Some(way) = links.way(way_to, None).await? {
+                found.uplinks.insert(way_to.destination, way.interface);
+            }
+        }
         // Where there is a choice of addresses, those that a route leads to come first.
         let choice = question.way_to.iter().filter(|_| !question.other_ways.is_empty());
         for way_to in choice.chain(&question.other_ways) {
@@ -243,7 +250,8 @@ impl HostAdapter {
         };
         let holders = found.addresses.iter().filter(|a| is_of_interest(a.value.local));
         let holders = holders.map(|address| address.interface);
-        for index in ways.into_iter().chain(holders).chain([LOOPBACK]) {
+        let uplinks: BTreeSet<u32> = found.uplinks.values().copied().collect();
+        for index in ways.into_iter().chain(holders).chain(uplinks).chain([LOOPBACK]) {
             if !interfaces.contains_key(&index) {
                 interfaces.extend(links.at(index).await?.map(|i| (i.index, Arc::new(i))));
             }

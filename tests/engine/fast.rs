@@ -1,8 +1,8 @@
 //! The fast path: who is on it, from when, and until when.
 
-use super::host::ETH0;
+use super::host::{ETH0, OUTER};
 use super::*;
-use ipipou::engine::config::FastPathChoice;
+use ipipou::engine::config::{FastPathChoice, Outer};
 use ipipou::engine::datapath::WithoutFastPath;
 use ipipou::engine::host::{FastPathFound, InterfaceKind};
 
@@ -143,7 +143,7 @@ fn where_it_would_be_slower_or_wrong_there_is_none() {
         prove(&mut play, A);
         let is_on = matches!(play.host.found.fast_path, FastPathFound::Intact(_));
         assert_eq!(is_on, why.is_none(), "{datapath:?} {why:?}");
-        let told = why.map_or(Ok("eth0".to_owned()), Err);
+        let told = why.map_or(Ok(vec!["eth0".to_owned()]), Err);
         assert_eq!(
             play.reports.iter().filter(|r| **r == Report::FastPath(told.clone())).count(),
             1
@@ -153,4 +153,38 @@ fn where_it_would_be_slower_or_wrong_there_is_none() {
     prove(&mut play, A);
     assert_eq!(play.host.found.fast_path, FastPathFound::Missing);
     assert!(!play.reports.iter().any(|report| matches!(report, Report::FastPath(_))));
+}
+
+#[test]
+fn who_is_bound_to_no_interface_follows_the_way_to_each_remote() {
+    const ETH1: u32 = 9;
+    let mut host = fast_host();
+    host.add_interface("eth1", ETH1, InterfaceKind::Other);
+    host.found.ethernet.insert(ETH1);
+    host.found.superpackets.insert(ETH1);
+    let unbound = |c: &mut Server| c.tunnel.outer = Outer::Address(OUTER.into());
+    let mut play = start(Datapath::Tun, unbound, host);
+    prove(&mut play, A);
+    let ip = IpAddr::from(*at(A).ip());
+    let here = (OUTER.into(), BTreeSet::from([ip]));
+    assert_eq!(play.engine.by_route(), Some(here), "the way that is to be read");
+    assert_eq!(play.host.found.fast_path, FastPathFound::Missing, "as long as it was not");
+    for (uplink, name, first) in [
+        (ETH0, "eth0", "install the fast path of 203.0.113.1:10000, for 198.51.100.7:4500"),
+        (ETH1, "eth1", "take 198.51.100.7:4500 off the fast path"),
+    ] {
+        let before = play.applied.len();
+        play.host.found.uplinks = [(ip, uplink)].into();
+        play.read();
+        assert_eq!(since(&play, before)[0], first);
+        let FastPathFound::Intact(path) = &play.host.found.fast_path else { panic!("none") };
+        assert_eq!(path.uplinks, [uplink].into());
+        assert!(path.peers.values().all(|peer| peer.uplink == uplink) && path.peers.len() == 1);
+        assert!(play.reports.contains(&Report::FastPath(Ok(vec![name.to_owned()]))));
+    }
+    play.host.found.ethernet.remove(&ETH1);
+    play.read();
+    assert_eq!(play.host.found.fast_path, FastPathFound::Missing);
+    let why = WithoutFastPath::NoEthernet("eth1".to_owned());
+    assert!(play.reports.contains(&Report::FastPath(Err(why))));
 }

@@ -2,6 +2,8 @@
 stays of it."""
 
 import signal
+import socket
+import struct
 
 import pytest
 
@@ -11,8 +13,11 @@ from lab import await_
 from traffic import transfer_both_ways
 
 TUN = ["--datapath", "tun"]
+AUTO = [*TUN, "--fast-path", "auto"]
 FAST = "fast path: by eth0"
 BOTH = ["ingress", "egress"]
+# linux/rtnetlink.h, linux/if.h.
+RTMGRP_LINK, RTMGRP_TC, RTM_NEWLINK, RTM_NEWQDISC, IFF_UP = 1, 8, 16, 36, 1
 
 
 @pytest.fixture
@@ -65,6 +70,28 @@ def test_packets_pass_the_datapath_and_look_the_same(lan):
     assert {p.src for p in inside.await_packets(4)} == {"172.28.0.1"}
     (tunnel,) = lan.near.show()["tunnels"]
     assert tunnel["rx_packets"] >= 4 and tunnel["tx_packets"] >= 4, tunnel
+
+
+def test_interfaces_are_prepared_before_packets_wait_there(lan):
+    """The kernel stops an interface that gets a queueing discipline, and what waits there is lost."""
+    keys = ipipou.Keys(lan.server)
+    near = ipipou.server(lan.server, *TUN, keys=keys)
+    await_(lambda: filters(lan.server) == ["ingress"], what="a filter at the uplink")
+    with lan.server.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as told:
+        told.bind((0, RTMGRP_LINK | RTMGRP_TC))
+        lan.far = ipipou.client(lan.client, *TUN, keys=keys)
+        await_fast(near)
+        told.settimeout(0)
+        events = []
+        while not any(event == "up" for event in events):
+            message = told.recv(65536)
+            kind, index, flags = struct.unpack_from("=4xH14xiI", message)
+            if kind == RTM_NEWLINK and b"ipipou0\0" in message and flags & IFF_UP:
+                events.append("up")
+            if kind == RTM_NEWQDISC and b"clsact\0" in message:
+                events.append(index)
+    (index,) = events[:-1]
+    assert lan.server.run("cat /sys/class/net/ipipou0/ifindex").strip() == str(index)
 
 
 def test_nothing_stays_of_it_at_the_end(lan):
@@ -140,7 +167,7 @@ def test_a_peer_whose_authentication_runs_out_is_off_it_at_once(lan):
 
 def test_an_uplink_that_segments_is_left_to_the_process(lan):
     lan.client.run("ethtool -K eth0 tx-udp-segmentation off")
-    lan.connect(*TUN)
+    lan.connect(*AUTO)
     lan.far.await_log("no fast path: eth0 takes packets one by one")
     assert filters(lan.client) == []
     reach_each_other(lan.server, lan.client)
@@ -149,7 +176,7 @@ def test_an_uplink_that_segments_is_left_to_the_process(lan):
 def test_without_its_capability_there_is_one_line_and_a_tunnel(lan):
     keys = ipipou.Keys(lan.server)
     drop = ["capsh", "--drop=cap_bpf,cap_sys_admin", "--", "-c", 'exec "$0" "$@"']
-    near = ipipou.server(lan.server, *TUN, keys=keys, prefix=drop)
+    near = ipipou.server(lan.server, *AUTO, keys=keys, prefix=drop)
     ipipou.client(lan.client, *TUN, keys=keys)
     near.await_log("no fast path: cannot make a map: Operation not permitted")
     near.await_log("tunnel up")

@@ -22,6 +22,8 @@ use crate::engine::peers::Peers;
 const OVERHEAD: u32 = 20 + 8;
 /// As that of the `ipip` links.
 const TIME_TO_LIVE: u8 = 64;
+/// To so many remotes at most the ways are looked up, at each reading of the host.
+const WAYS: usize = 256;
 
 /// Why there is no fast path.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,13 +40,13 @@ pub enum WithoutFastPath {
     Learns,
     /// Peers are kept apart.
     Isolates,
-    /// By which interface outer packets leave is known packet by packet only.
-    NoUplink,
+    /// There are too many remotes to look up by which interface packets leave for each.
+    ManyWays,
     /// This interface puts no Ethernet header before its packets, as other tunnels do.
     NoEthernet(String),
     /// This interface gets packets one by one.
     Segments(String),
-    /// The interface of the tunnel, or that of outer packets, is not there yet.
+    /// The interface of outer packets is not there yet.
     NotYet,
 }
 
@@ -76,36 +78,98 @@ pub fn fast_path(
     if wanted.forwarding.remotes.values().any(|remote| remote.isolated) {
         return Err(WithoutFastPath::Isolates);
     }
-    let by_way = found.way.filter(|way| way.source == outer.address).map(|way| way.interface);
-    let uplink = outer.bound_to.or(by_way).ok_or(WithoutFastPath::NoUplink)?;
-    let uplink = found.interface_at(uplink).ok_or(WithoutFastPath::NotYet)?;
-    if !found.ethernet.contains(&uplink.index) {
-        return Err(WithoutFastPath::NoEthernet(uplink.name.clone()));
+    if outer.bound_to.is_none() && peers.remotes().nth(WAYS).is_some() {
+        return Err(WithoutFastPath::ManyWays);
     }
-    let is_asked_for = tunnel.fast_path == FastPathChoice::On;
-    if endpoint.datapath == Datapath::Tun
-        && !is_asked_for
-        && !found.superpackets.contains(&uplink.index)
-    {
-        return Err(WithoutFastPath::Segments(uplink.name.clone()));
-    }
+    let uplinks = Uplinks::of(endpoint, outer, found)?;
     let peers = match endpoint.datapath {
-        Datapath::Kernel => of_kernel(endpoint, wanted, peers, most(uplink), found),
-        Datapath::Tun => of_tun(endpoint, wanted, most(uplink), found),
+        Datapath::Kernel => of_kernel(endpoint, wanted, peers, &uplinks),
+        Datapath::Tun => of_tun(endpoint, wanted, &uplinks),
     };
     let there = wanted.links.iter().filter_map(|link| found.interface(&link.device));
+    // Without any, the uplink is prepared, as long as no packet of the tunnel is on its way there.
     let links: BTreeSet<u32> = there.filter_map(Interface::known_index).collect();
-    if links.is_empty() {
-        return Err(WithoutFastPath::NotYet);
-    }
     let ends = FastPathEnds {
         outer: address,
         port: tunnel.port.get(),
         mark: tunnel.mark().unwrap_or(0),
         time_to_live: TIME_TO_LIVE,
-        uplink: uplink.index,
     };
-    Ok(FastPath { ends, links, peers, except: except(found) })
+    let uplinks = uplinks.usable.into_keys().collect();
+    Ok(FastPath { ends, uplinks, links, peers, except: except(found) })
+}
+
+/// The remotes that packets leave for by an interface that the routes tell: of a tunnel that is bound to
+/// none, as long as there are few of them.
+pub fn by_route(outer: OuterFound, peers: &Peers) -> BTreeSet<IpAddr> {
+    let remotes = || peers.remotes().map(|(remote, _)| remote.ip());
+    match outer.bound_to {
+        None if remotes().nth(WAYS).is_none() => remotes().collect(),
+        None | Some(_) => BTreeSet::new(),
+    }
+}
+
+/// By which interfaces outer packets come and go.
+struct Uplinks<'a> {
+    bound_to: Option<u32>,
+    /// Those that a fast path is for, with the bytes of the largest inner packet that leaves there in one
+    /// piece: the tunnel's MTU is larger where the uplink is too narrow for IPv6.
+    usable: BTreeMap<u32, u32>,
+    found: &'a Found,
+}
+
+impl<'a> Uplinks<'a> {
+    /// # Errors
+    /// Why a fast path is for none of them.
+    fn of(
+        endpoint: &Endpoint,
+        outer: OuterFound,
+        found: &'a Found,
+    ) -> Result<Self, WithoutFastPath> {
+        let is_asked_for = endpoint.tunnel.fast_path == FastPathChoice::On;
+        let takes_any = is_asked_for || endpoint.datapath == Datapath::Kernel;
+        let usable = |index: u32| {
+            let uplink = found.interface_at(index).ok_or(WithoutFastPath::NotYet)?;
+            match () {
+                () if !found.ethernet.contains(&index) => {
+                    Err(WithoutFastPath::NoEthernet(uplink.name.clone()))
+                }
+                () if !takes_any && !found.superpackets.contains(&index) => {
+                    Err(WithoutFastPath::Segments(uplink.name.clone()))
+                }
+                () => Ok((index, uplink.mtu.saturating_sub(OVERHEAD))),
+            }
+        };
+        let by_route = found.uplinks.values().filter(|_| outer.bound_to.is_none());
+        let all: BTreeSet<u32> = outer.bound_to.iter().chain(by_route).copied().collect();
+        let mut why = WithoutFastPath::NotYet;
+        let usable = all.into_iter().map(usable);
+        let usable = usable.filter_map(|one| one.map_err(|error| why = error).ok()).collect();
+        let uplinks = Uplinks { bound_to: outer.bound_to, usable, found };
+        if uplinks.usable.is_empty() { Err(why) } else { Ok(uplinks) }
+    }
+
+    /// A peer with these networks, behind this interface of the tunnel. What is longer than the narrowest
+    /// part of the path is refused, or fragmented, by the datapath.
+    fn peer(
+        &self,
+        remote: SocketAddrV4,
+        networks: Arc<[Ipv4Net]>,
+        device: &DeviceName,
+    ) -> Option<FastPeer> {
+        if networks.is_empty() {
+            return None;
+        }
+        let by_route = || self.found.uplinks.get(&IpAddr::V4(*remote.ip())).copied();
+        let uplink = self.bound_to.or_else(by_route)?;
+        let there = self.found.interface(device)?;
+        let most = *self.usable.get(&uplink)?;
+        let fits = u16::try_from(most.min(there.mtu)).unwrap_or(u16::MAX);
+        let narrow = self.found.narrow.get(&remote.into());
+        let narrow = narrow.and_then(|most| u16::try_from(*most).ok());
+        let mtu = narrow.map_or(fits, |most| most.min(fits));
+        Some(FastPeer { networks, link: there.known_index()?, uplink, mtu })
+    }
 }
 
 /// The admitted peers whose packets are not rewritten.
@@ -113,8 +177,7 @@ fn of_kernel(
     endpoint: &Endpoint,
     wanted: &Wanted,
     peers: &Peers,
-    mtu: u32,
-    found: &Found,
+    uplinks: &Uplinks<'_>,
 ) -> BTreeMap<SocketAddrV4, FastPeer> {
     let entry = |peer: &Peer| {
         let Some(SocketAddr::V4(remote)) = peer.remote() else { return None };
@@ -125,7 +188,7 @@ fn of_kernel(
             true => v4(&peer.networks),
             false => everything(),
         };
-        Some((remote, fast_peer(remote, networks, (&peer.device, mtu), found)?))
+        Some((remote, uplinks.peer(remote, networks, &peer.device)?))
     };
     peers.iter().filter_map(entry).collect()
 }
@@ -135,8 +198,7 @@ fn of_kernel(
 fn of_tun(
     endpoint: &Endpoint,
     wanted: &Wanted,
-    mtu: u32,
-    found: &Found,
+    uplinks: &Uplinks<'_>,
 ) -> BTreeMap<SocketAddrV4, FastPeer> {
     let remotes = wanted.forwarding.remotes.iter().filter_map(|(remote, spec)| {
         let SocketAddr::V4(remote) = remote else { return None };
@@ -144,24 +206,17 @@ fn of_tun(
         if from.is_empty() || to != from {
             return None;
         }
-        Some((*remote, fast_peer(*remote, to, (&endpoint.tunnel.device, mtu), found)?))
+        Some((*remote, uplinks.peer(*remote, to, &endpoint.tunnel.device)?))
     });
     remotes.collect()
 }
 
-/// Bytes of the largest inner packet that leaves by an uplink in one piece: the tunnel's MTU is larger
-/// where the uplink is too narrow for IPv6.
-fn most(uplink: &Interface) -> u32 {
-    uplink.mtu.saturating_sub(OVERHEAD)
-}
-
 /// The steps for members of a hub: those before anything else is changed for them, and those after it.
 pub fn delta(start: &Start<'_>) -> (Vec<Step>, Vec<Step>) {
-    let Start { endpoint, peers, changed, found, .. } = *start;
+    let Start { endpoint, outer, peers, changed, found, .. } = *start;
     // Where there is none, none is wanted, or the next reading leads to it.
     let FastPathFound::Intact(path) = &found.fast_path else { return Default::default() };
-    let Some(uplink) = found.interface_at(path.ends.uplink) else { return Default::default() };
-    let mtu = most(uplink);
+    let Ok(uplinks) = Uplinks::of(endpoint, outer, found) else { return Default::default() };
     let (mut going, mut coming) = (BTreeSet::new(), Vec::new());
     for remote in &changed.remotes {
         let SocketAddr::V4(remote) = *remote else { continue };
@@ -170,8 +225,9 @@ pub fn delta(start: &Start<'_>) -> (Vec<Step>, Vec<Step>) {
                 true => &member.device,
                 false => &endpoint.tunnel.device,
             };
-            let peer = fast_peer(remote, v4(&member.networks), (device, mtu), found)?;
-            (!member.isolated && path.links.contains(&peer.link)).then_some(peer)
+            let peer = uplinks.peer(remote, v4(&member.networks), device)?;
+            let is_there = path.links.contains(&peer.link) && path.uplinks.contains(&peer.uplink);
+            (!member.isolated && is_there).then_some(peer)
         };
         let wanted = peers.member(remote.into()).and_then(entry);
         let there = path.peers.get(&remote);
@@ -185,23 +241,6 @@ pub fn delta(start: &Start<'_>) -> (Vec<Step>, Vec<Step>) {
     }
     let before = (!going.is_empty()).then(|| FastStep::Withdraw(going).into());
     (before.into_iter().collect(), coming)
-}
-
-/// What is longer than the narrowest part of the path is refused, or fragmented, by the datapath.
-fn fast_peer(
-    remote: SocketAddrV4,
-    networks: Arc<[Ipv4Net]>,
-    (device, mtu): (&DeviceName, u32),
-    found: &Found,
-) -> Option<FastPeer> {
-    if networks.is_empty() {
-        return None;
-    }
-    let there: &Interface = found.interface(device)?;
-    let fits = u16::try_from(mtu.min(there.mtu)).unwrap_or(u16::MAX);
-    let narrow = found.narrow.get(&remote.into()).and_then(|most| u16::try_from(*most).ok());
-    let mtu = narrow.map_or(fits, |most| most.min(fits));
-    Some(FastPeer { networks, link: there.known_index()?, mtu })
 }
 
 fn v4(networks: &[IpNet]) -> Arc<[Ipv4Net]> {
@@ -246,7 +285,7 @@ impl WithoutFastPath {
             | WithoutFastPath::Checksums
             | WithoutFastPath::Learns
             | WithoutFastPath::Isolates
-            | WithoutFastPath::NoUplink
+            | WithoutFastPath::ManyWays
             | WithoutFastPath::NoEthernet(_)
             | WithoutFastPath::Segments(_) => false,
         }
@@ -262,14 +301,16 @@ impl fmt::Display for WithoutFastPath {
             WithoutFastPath::Checksums => f.write_str("--encap-csum"),
             WithoutFastPath::Learns => f.write_str("--learn"),
             WithoutFastPath::Isolates => f.write_str("peers with `isolate`"),
-            WithoutFastPath::NoUplink => f.write_str("bound to no interface: give -b @DEV"),
+            WithoutFastPath::ManyWays => {
+                write!(f, "bound to no interface, with more than {WAYS} peers: give -b @DEV")
+            }
             WithoutFastPath::NoEthernet(uplink) => write!(f, "{uplink} is no Ethernet interface"),
             WithoutFastPath::Segments(uplink) => write!(
                 f,
                 "{uplink} takes packets one by one, so this process is faster; --fast-path on \
                  insists"
             ),
-            WithoutFastPath::NotYet => f.write_str("its interfaces are not there yet"),
+            WithoutFastPath::NotYet => f.write_str("its uplink is not there yet"),
         }
     }
 }

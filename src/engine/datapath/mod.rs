@@ -3,7 +3,7 @@
 pub(super) mod delta;
 mod fast;
 pub mod kernel;
-pub use fast::{WithoutFastPath, fast_path};
+pub use fast::{WithoutFastPath, by_route, fast_path};
 mod start;
 pub mod tun;
 

@@ -12,6 +12,8 @@ use ipnet::Ipv4Net;
 pub struct FastPath {
     /// Where it is, and what is the same for all packets.
     pub ends: FastPathEnds,
+    /// Indexes of the interfaces by which outer packets come and go.
+    pub uplinks: BTreeSet<u32>,
     /// Indexes of the tunnel's interfaces.
     pub links: BTreeSet<u32>,
     /// Whose packets it carries: no more than those that the datapath lets in.
@@ -31,8 +33,6 @@ pub struct FastPathEnds {
     pub mark: u32,
     /// TTL of outer packets.
     pub time_to_live: u8,
-    /// Index of the interface by which outer packets come and go.
-    pub uplink: u32,
 }
 
 /// A peer at its remote.
@@ -42,6 +42,8 @@ pub struct FastPeer {
     pub networks: Arc<[Ipv4Net]>,
     /// Index of the interface that its inner packets come out of.
     pub link: u32,
+    /// Index of the interface by which its outer packets come and go.
+    pub uplink: u32,
     /// Bytes of the largest inner packet on the way there.
     pub mtu: u16,
 }

@@ -56,6 +56,9 @@ pub struct Found {
     /// By which routes, with their interfaces, packets would go to addresses that the server gives. The kernel
     /// tells no interface of a route with several.
     pub routed: BTreeMap<IpAddr, Option<(IpNet, Option<u32>)>>,
+    /// By which interfaces, by their indexes, packets leave for remotes of a tunnel that is bound to none.
+    /// Read where there may be a fast path.
+    pub uplinks: BTreeMap<IpAddr, u32>,
     /// The fast path.
     pub fast_path: FastPathFound,
     /// Indexes of the interfaces, as far as outer packets may leave by them, that take superpackets with
