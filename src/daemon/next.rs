@@ -22,6 +22,8 @@ pub enum Next {
     Changed(Changed),
     /// A packet came that is no data; `None`: none will come any more.
     Datagram(Option<(SocketAddr, Vec<u8>)>),
+    /// The path to a remote has become narrower.
+    Narrower,
 }
 
 impl Process<'_> {
@@ -29,6 +31,13 @@ impl Process<'_> {
     pub async fn next(&mut self, changes: &mut DebouncedChanges) -> Next {
         let deadline = self.clock.instant(self.engine.next_deadline());
         changes.watch(self.destinations());
+        let narrower = self.datapath.narrower();
+        let narrower = async {
+            match &narrower {
+                Some(narrower) => narrower.notified().await,
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
             biased;
             () = sleep_until(deadline) => Next::Deadline,
@@ -36,6 +45,7 @@ impl Process<'_> {
                 Next::Written(writing, result)
             }
             changed = changes.debounced(self.clock) => Next::Changed(changed),
+            () = narrower => Next::Narrower,
             // This is last, because anybody can send as many packets as they like.
             datagram = self.datapath.next_control() => Next::Datagram(datagram),
         }
@@ -50,6 +60,7 @@ impl Process<'_> {
             Next::Deadline => Ok(self.meet_deadline().await),
             Next::Written(writing, result) => Ok(self.written(writing, result).await),
             Next::Changed(changed) => Ok(self.host_changed(changed).await),
+            Next::Narrower => Ok(self.look().await),
             Next::Datagram(Some((from, payload))) => {
                 Ok(self.handle(Event::Datagram { from, payload: &payload }).await)
             }

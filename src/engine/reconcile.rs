@@ -431,7 +431,9 @@ impl Engine {
         }
         let mtu = |link: &WantedLink| (link.device.clone(), link.mtu.bytes);
         self.owned.mtus = wanted.links.iter().map(mtu).collect();
-        if !steps.is_empty() && self.phase != Phase::Ending {
+        // Nothing follows from a change of the fast path, which is made of what was found.
+        let changes_datapath = steps.iter().any(|step| !matches!(step, Step::Fast(_)));
+        if changes_datapath && self.phase != Phase::Ending {
             self.phase = Phase::Settling;
         }
         let needs_nothing = steps.is_empty() && before == self.memory.settings;

@@ -6,9 +6,11 @@ use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::LocalBoxFuture;
+use tokio::sync::Notify;
 
 use super::StepError;
 use super::table::RuleCounter;
@@ -34,6 +36,12 @@ pub trait Datapath {
     /// Waits for the next packet that may be an authentication packet, and returns its source and
     /// payload. `None` when no more will come. Safe to cancel.
     fn next_control(&mut self) -> LocalBoxFuture<'_, Option<(SocketAddr, Vec<u8>)>>;
+
+    /// Is told when the path to a remote has become narrower, where the datapath knows of that: a fast path
+    /// has to know it as well.
+    fn narrower(&self) -> Option<Arc<Notify>> {
+        None
+    }
 
     /// The files that carry the packets, for a tunnel that takes the place of this one; none where the kernel
     /// does so.

@@ -2,9 +2,11 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
 
 use futures_util::FutureExt as _;
 use futures_util::future::LocalBoxFuture;
+use tokio::sync::Notify;
 
 use super::fd_store::{self, Owner, StoredFds};
 use super::forwarder::Forwarder;
@@ -139,6 +141,10 @@ impl Datapath for TunDatapath {
 
     fn next_control(&mut self) -> LocalBoxFuture<'_, Option<(SocketAddr, Vec<u8>)>> {
         self.forwarder.control().map(Some).boxed_local()
+    }
+
+    fn narrower(&self) -> Option<Arc<Notify>> {
+        Some(self.forwarder.narrower())
     }
 
     fn open_files(&self) -> io::Result<OpenFiles> {

@@ -11,6 +11,8 @@ use std::sync::{Arc, Mutex, RwLock, RwLockReadGuard};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+use tokio::sync::Notify;
+
 use super::device::{Interface, Offload};
 use super::drops::{Drops, Reason};
 use super::fd_store::{self, Owner, StoredFds};
@@ -293,6 +295,11 @@ impl Forwarder {
     }
 
     /// How long ago something came from each remote behind which addresses were learned.
+    /// Is told when a path is narrower than it was.
+    pub fn narrower(&self) -> Arc<Notify> {
+        self.shared.paths.narrower()
+    }
+
     /// Remotes whose path is narrow, each with the length of the longest inner packet that fits.
     pub fn narrow(&self) -> BTreeMap<SocketAddr, usize> {
         self.shared.paths.narrow(wake::now())

@@ -17,9 +17,11 @@
 use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
+
+use tokio::sync::Notify;
 
 use socket2::Socket;
 
@@ -67,6 +69,8 @@ pub struct Paths {
     known: Mutex<Known>,
     /// Whether there is anything in the map: almost always it is empty.
     any: AtomicBool,
+    /// Told when one is narrower than it was.
+    narrower: Arc<Notify>,
 }
 
 #[derive(Debug, Default)]
@@ -137,9 +141,17 @@ impl Paths {
             }
             None => {}
         }
-        narrow.insert(word.to, path);
+        let before = narrow.insert(word.to, path);
         self.any.store(true, Ordering::Relaxed);
+        if before.is_none_or(|before| path.mtu < before.mtu) {
+            self.narrower.notify_one();
+        }
         None
+    }
+
+    /// Is told when a path is narrower than it was.
+    pub fn narrower(&self) -> Arc<Notify> {
+        Arc::clone(&self.narrower)
     }
 
     /// The remotes of which it is known, each with its longest payload.
@@ -215,6 +227,8 @@ pub fn fragment(socket: &Socket, is_v4: bool, may: bool) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use futures_util::FutureExt as _;
+
     use std::net::Ipv4Addr;
 
     use super::*;
@@ -233,6 +247,16 @@ mod tests {
     /// What is known about a path after a report.
     fn most(paths: &Paths, to: &str, now: u64) -> Option<usize> {
         Some(paths.most_at(to.parse().unwrap(), at(now))).filter(|most| *most != usize::MAX)
+    }
+
+    #[test]
+    fn a_path_that_becomes_narrower_is_told_once() {
+        let paths = Paths::default();
+        let is_told = || paths.narrower().notified().now_or_never().is_some();
+        for (mtu, told) in [(1400, true), (1400, false), (1450, false), (1300, true)] {
+            paths.note(&word(ALICE, mtu), true, at(5));
+            assert_eq!(is_told(), told, "{mtu}");
+        }
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use super::host::{ETH0, OUTER};
 use super::*;
+use ipipou::engine::Action;
 use ipipou::engine::config::{FastPathChoice, Outer};
 use ipipou::engine::datapath::WithoutFastPath;
 use ipipou::engine::host::{FastPathFound, InterfaceKind};
@@ -86,6 +87,25 @@ fn what_somebody_removed_and_what_an_earlier_process_left_is_made_again() {
     play.host.found.fast_path = FastPathFound::Unknown;
     play.read();
     assert!(matches!(play.host.found.fast_path, FastPathFound::Intact(_)));
+    assert_eq!(play.engine.counters().repaired, repaired + 1);
+}
+
+#[test]
+fn damage_right_behind_a_change_of_the_fast_path_is_told() {
+    let mut play = start(Datapath::Kernel, |_| {}, fast_host());
+    prove(&mut play, A);
+    play.read();
+    let repaired = play.engine.counters().repaired;
+    // It has another address to leave out.
+    play.host.add_address(ETH0, "192.0.2.7".parse().unwrap(), 24);
+    let (found, now, mut actions) = (play.found(), play.moment(), Vec::new());
+    play.engine.handle(Event::HostRead(found), &now, &mut actions);
+    let Some(Action::Apply(steps)) = actions.pop() else { panic!("no change") };
+    assert!(matches!(steps[..], [Step::Fast(_)]), "{steps:?}");
+    play.host.apply(&steps[0]).unwrap();
+    play.host.found.listeners.clear();
+    play.handle(Event::Applied(Ok(())));
+    assert_eq!(play.host.found.listeners.len(), 1);
     assert_eq!(play.engine.counters().repaired, repaired + 1);
 }
 
