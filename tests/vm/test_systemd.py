@@ -119,7 +119,7 @@ def test_a_server_is_started_and_stopped(machine):
     assert (found["ActiveState"], found["NRestarts"]) == ("active", "0")
     status = pathlib.Path(f"/proc/{found['MainPID']}/status").read_text()
     fields = dict(line.split(":\t", 1) for line in status.splitlines())
-    assert fields["CapEff"] == fields["CapBnd"] == fields["CapAmb"] == "0000000000003000"
+    assert fields["CapEff"] == fields["CapBnd"] == fields["CapAmb"] == "0000008000003000"
     assert int(fields["Uid"].split()[0]) >= 61184, "one of systemd's dynamic users"
     limits = pathlib.Path(f"/proc/{found['MainPID']}/limits").read_text()
     assert re.search(r"^Max core file size +0 +0 ", limits, re.MULTILINE), "no keys on the disk"
@@ -250,7 +250,7 @@ def tun():
 
 
 def test_a_userspace_tunnel_runs_under_the_shipped_unit(machine, tun):
-    """`datapath tun` needs a device, and no more rights than before."""
+    """`datapath tun` needs a device, and no more rights."""
     before = machine.snapshot()
     serve_by("tun", machine)
     systemctl("start", SERVER_UNIT)
@@ -260,7 +260,7 @@ def test_a_userspace_tunnel_runs_under_the_shipped_unit(machine, tun):
     assert re.search(r"ipipou0 +server +tun +up", machine.run("ipipou show server0"))
     pid = properties(SERVER_UNIT, "MainPID")["MainPID"]
     status = pathlib.Path(f"/proc/{pid}/status").read_text()
-    assert "CapEff:\t0000000000003000" in status
+    assert "CapEff:\t0000008000003000" in status
     assert "ERROR" not in journal("-u", SERVER_UNIT)
     systemctl("stop", SERVER_UNIT)
     assert machine.snapshot() == before
@@ -417,7 +417,7 @@ def test_name_servers_with_a_drop_in(machine, with_dns, drop_in):
     with_dns.await_accepted(1)
     await_(lambda: its_servers() == ["198.51.100.53"], what="name server")
     pid = properties(CLIENT_UNIT, "MainPID")["MainPID"]
-    assert "CapEff:\t0000000000003000" in pathlib.Path(f"/proc/{pid}/status").read_text()
+    assert "CapEff:\t0000008000003000" in pathlib.Path(f"/proc/{pid}/status").read_text()
     systemctl("stop", CLIENT_UNIT)
     assert (RESOLV_CONF.read_text(), RESOLV_CONF.stat().st_ino) == (before, inode)
 
