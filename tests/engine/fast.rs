@@ -110,6 +110,22 @@ fn damage_right_behind_a_change_of_the_fast_path_is_told() {
 }
 
 #[test]
+fn nothing_is_sent_from_an_address_that_is_gone() {
+    for datapath in [Datapath::Tun, Datapath::Kernel] {
+        let mut play = start(datapath, |_| {}, fast_host());
+        prove(&mut play, A);
+        let before = play.applied.len();
+        let addresses = play.host.found.addresses.clone();
+        play.host.found.addresses.retain(|address| address.value.local != IpAddr::V4(OUTER));
+        play.read();
+        assert_eq!(since(&play, before)[0], "remove the fast path", "{datapath:?}");
+        play.host.found.addresses = addresses;
+        play.read();
+        assert!(matches!(play.host.found.fast_path, FastPathFound::Intact(_)), "{datapath:?}");
+    }
+}
+
+#[test]
 fn an_interface_that_came_again_gets_it_again() {
     let mut play = start(Datapath::Tun, |_| {}, fast_host());
     prove(&mut play, A);

@@ -46,7 +46,7 @@ pub enum WithoutFastPath {
     NoEthernet(String),
     /// This interface gets packets one by one.
     Segments(String),
-    /// The interface of outer packets is not there yet.
+    /// The interface of outer packets, or its address, is not there.
     NotYet,
 }
 
@@ -80,6 +80,10 @@ pub fn fast_path(
     }
     if outer.bound_to.is_none() && peers.remotes().nth(WAYS).is_some() {
         return Err(WithoutFastPath::ManyWays);
+    }
+    // The datapath sends from no address that the host has not; the programs would.
+    if !found.has_local(outer.address) {
+        return Err(WithoutFastPath::NotYet);
     }
     let uplinks = Uplinks::of(endpoint, outer, found)?;
     let peers = match endpoint.datapath {
@@ -310,7 +314,7 @@ impl fmt::Display for WithoutFastPath {
                 "{uplink} takes packets one by one, so this process is faster; --fast-path on \
                  insists"
             ),
-            WithoutFastPath::NotYet => f.write_str("its uplink is not there yet"),
+            WithoutFastPath::NotYet => f.write_str("its uplink is not there, or has no address"),
         }
     }
 }
