@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Everything that is tested, from a machine with nothing installed: `make test`. Goes on after a
 # failure, and ends with a table. Each step's output is also in target/test/STEP.log. FULL=1 runs all
-# scenarios on each kernel, not only on the newest.
+# scenarios on each kernel, not only on the newest, and with and without a fast path, not only those that
+# are marked `both_lanes`.
 # shellcheck disable=SC2317 # steps are called by name
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -166,6 +167,7 @@ bare "13 user" trixie user tun
 now step build cargo build --release --locked || finish
 
 pytest=(-q -rsfER --reruns 1 --durations 30)
+[[ ! ${FULL:-} ]] || pytest+=(--lanes "auto,off")
 
 # Beside each other, as the one mostly compiles and the other mostly waits. pytest comes from the
 # distribution, as its other modules do.

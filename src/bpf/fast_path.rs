@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use ipnet::Ipv4Net;
 use netlink_socket2::NetlinkSocket;
-use rustix::net::netdevice::name_to_index;
+use rustix::net::netdevice::{index_to_name, name_to_index};
 
 use super::call::{self, LoadError};
 use super::compiled::{EGRESS, INGRESS};
@@ -253,6 +253,16 @@ impl FastPathAdapter {
             result = result.and(absent_is_fine(self.filters.detach(interface, hook)));
         }
         result.map_err(FastPathError::Filter)
+    }
+
+    /// By which interfaces packets come and go on it, and from and to how many remotes.
+    pub fn carries(&self) -> (Vec<String>, usize) {
+        let Some(made) = &self.made else { return Default::default() };
+        let Ok(socket) = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)) else {
+            return Default::default();
+        };
+        let name = |uplink: &u32| index_to_name(&socket, *uplink).ok();
+        (made.now.uplinks.iter().filter_map(name).collect(), made.now.peers.len())
     }
 
     /// What was carried from and to each remote.

@@ -18,7 +18,7 @@ use crate::observe::peers::{
     ConnectionStatus, PeerStatus, PeersStatus, RefusalStatus, ReloadStatus, ServerStatus,
 };
 use crate::observe::status::{
-    Dropped, Learned, ProcessStatus, RemoteStatus, SCHEMA, TunnelStatus, Unreachable,
+    Dropped, FastPathStatus, Learned, ProcessStatus, RemoteStatus, SCHEMA, TunnelStatus, Unreachable,
 };
 
 /// Of which peers everything is said; those of each state are counted anyway.
@@ -42,6 +42,7 @@ pub struct Snapshot {
     pub(super) name: PathBuf,
     pub(super) public_key: Option<[u8; 32]>,
     pub(super) datapath: &'static str,
+    pub(super) fast_path: FastPathStatus,
     pub(super) role: &'static str,
     pub(super) uptime: Duration,
     pub(super) rules: &'static str,
@@ -100,6 +101,7 @@ impl Snapshot {
             name,
             public_key,
             datapath,
+            fast_path,
             role,
             uptime,
             rules,
@@ -137,6 +139,7 @@ impl Snapshot {
             datapath: datapath.to_owned(),
             offloads,
             offloads_used: offloads_used.into_iter().map(str::to_owned).collect(),
+            fast_path: Some(fast_path),
             started: clock::unix().saturating_sub(uptime.as_secs()),
             learned: learned_status(learned),
             version: env!("CARGO_PKG_VERSION").to_owned(),

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use super::process::Process;
 use super::snapshot::{HubSnapshot, PeersAsked, Snapshot};
 use crate::engine::config::PeerSource;
+use crate::observe::status::FastPathStatus;
 
 impl Process<'_> {
     pub(super) fn role(&self) -> &'static str {
@@ -14,6 +15,13 @@ impl Process<'_> {
             PeerSource::One(peer) if peer.shows.is_some() => "client",
             PeerSource::One(_) => "server",
         }
+    }
+
+    fn fast_path_status(&self) -> FastPathStatus {
+        let (uplinks, remotes) = self.fast_path.carries();
+        let is_there = !uplinks.is_empty();
+        let why_not = self.engine.why_no_fast_path().filter(|_| !is_there);
+        FastPathStatus { uplinks, remotes, why_not: why_not.map(ToString::to_string) }
     }
 
     /// Everything that `show` shows, as it stands. This copies as little as it can: what it takes is time
@@ -45,6 +53,7 @@ impl Process<'_> {
             name: self.settings.runtime_dir.clone(),
             public_key: self.settings.config.public_key(),
             datapath: self.chosen.name(),
+            fast_path: self.fast_path_status(),
             role: self.role(),
             uptime: self.clock.elapsed(),
             rules: self.rules,

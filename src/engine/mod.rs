@@ -205,6 +205,7 @@ pub struct Engine {
     conflicts: Vec<Report>,
     /// The uplinks of the fast path, or why there is none, as that was said last.
     fast_path: Option<Result<BTreeSet<u32>, WithoutFastPath>>,
+    why_no_fast_path: Option<WithoutFastPath>,
     /// Kept until the first reading shows whether there is something to adopt.
     memory: Memory,
     found: Option<Found>,
@@ -283,6 +284,7 @@ impl Engine {
             unusable: Vec::new(),
             conflicts: Vec::new(),
             fast_path: None,
+            why_no_fast_path: None,
             memory,
             found: None,
             is_old: false,
@@ -372,6 +374,11 @@ impl Engine {
     /// Names of the interfaces whose settings were changed and have to be put back at the end.
     pub fn changed_interfaces(&self) -> impl Iterator<Item = &String> {
         self.memory.settings.keys()
+    }
+
+    /// Why the last plan had no fast path.
+    pub fn why_no_fast_path(&self) -> Option<&WithoutFastPath> {
+        self.why_no_fast_path.as_ref()
     }
 
     /// The remotes, as far as the routes tell by which interface packets from our outer address leave for

@@ -397,6 +397,7 @@ impl Engine {
             let on = path.as_ref().map(|path| path.uplinks.iter().filter_map(name).collect());
             actions.push(Action::Report(Report::FastPath(on.map_err(WithoutFastPath::clone))));
         }
+        self.why_no_fast_path = path.as_ref().err().cloned();
         wanted.fast_path = path.ok();
         let start = Start { tunnel: &self.endpoint.tunnel, found, owned: &self.owned };
         let steps = plan(&wanted, start, &mut before);

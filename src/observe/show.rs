@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use super::peers;
-use super::status::{ProcessStatus, TunnelStatus, Unreachable};
+use super::status::{FastPathStatus, ProcessStatus, TunnelStatus, Unreachable};
 use super::text::{WIDTH, age, bytes, duration, without_middle};
 
 /// An address is never shortened below this, whatever else is in its line.
@@ -111,6 +111,7 @@ pub fn details(process: &ProcessStatus, now: u64) -> String {
         process.sent,
         process.repaired,
     );
+    text.extend(process.fast_path.as_ref().map(fast_path));
     for tunnel in &process.tunnels {
         text.push_str(&addresses(tunnel, now));
     }
@@ -142,6 +143,15 @@ fn datapath(process: &ProcessStatus) -> String {
     match &process.offloads {
         None => format!("datapath {}, rules {}", process.datapath, process.rules),
         Some(offloads) => format!("datapath {}, offloads {offloads}", process.datapath),
+    }
+}
+
+fn fast_path(status: &FastPathStatus) -> String {
+    let FastPathStatus { uplinks, remotes, why_not } = status;
+    match (uplinks.as_slice(), why_not) {
+        ([], Some(why_not)) => format!("no fast path: {why_not}\n"),
+        ([], None) => String::new(),
+        (uplinks, _) => format!("fast path by {}, remotes {remotes}\n", uplinks.join(", ")),
     }
 }
 
@@ -274,6 +284,7 @@ mod tests {
             local: None,
             public_key: None,
             offloads_used: Vec::new(),
+            fast_path: None,
             started: 0,
             pid: 1,
             role: "server".to_owned(),

@@ -38,6 +38,9 @@ pub struct ProcessStatus {
     /// The same, one by one: `tun-tso`, `tun-uso`, `udp-gso`, `udp-gro`.
     #[serde(default)]
     pub offloads_used: Vec<String>,
+    /// The fast path, `null` from a process of an older version.
+    #[serde(default)]
+    pub fast_path: Option<FastPathStatus>,
     /// Unix time at which the process started, by the clock as it is now.
     #[serde(default)]
     pub started: u64,
@@ -64,6 +67,17 @@ pub struct ProcessStatus {
     /// The peers of a server whose peers are named in files; `null`: it is another one.
     #[serde(default)]
     pub peers: Option<PeersStatus>,
+}
+
+/// Which packets pass two BPF programs and not the datapath below them.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FastPathStatus {
+    /// The interfaces by which these come and go; none: there is no fast path.
+    pub uplinks: Vec<String>,
+    /// From and to so many remotes.
+    pub remotes: usize,
+    /// Why there is none, if that is known.
+    pub why_not: Option<String>,
 }
 
 /// An inner address that was learned.

@@ -1,7 +1,6 @@
 """Starting ipipou in the hosts of a lab."""
 
 import json
-import os
 import re
 import signal
 import time
@@ -13,9 +12,8 @@ TOLD, REPAIRING = "the host changed: reading it", "repairing: "
 
 SERVER, CLIENT, STRANGER = "203.0.113.1", "203.0.113.2", "203.0.113.66"
 SECRET = "topsecret"
-# `off` lets every scenario run without the fast path that a tunnel has of its own accord, `on` also where
-# that would be slower.
-LANE = os.environ.get("IPIPOU_FAST_PATH")
+# The --fast-path of a scenario that says nothing of it (shared.py). `auto` is the program's own.
+LANE = "auto"
 
 
 class Keys:
@@ -37,7 +35,7 @@ class Tunnel:
         self.state = host.lab.directory / f"state-{host.name}" / (name or self.dev)
         self.argv = [*prefix, "ipipou", "-vvv", f"-n{number}", "--runtime-dir", self.directory]
         self.argv += ["--memory-dir", self.state, *options]
-        if LANE and "--fast-path" not in options:
+        if LANE != "auto" and "--fast-path" not in options:
             self.argv += ["--fast-path", LANE]
         self.process = None
         self.start(ready)

@@ -5,6 +5,36 @@ import pytest
 import ipipou
 from lab import Lab
 
+BOTH = ["auto", "off"]
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--lanes",
+        type=lambda text: text.split(","),
+        help="with which --fast-path all scenarios run, as auto,off (default: those that are marked "
+        "`both_lanes` with auto and with off, the others with auto)",
+    )
+
+
+def pytest_configure(config):
+    config.addinivalue_line(
+        "markers", "both_lanes: carries data; runs with a fast path and without one"
+    )
+
+
+def pytest_generate_tests(metafunc):
+    marked = metafunc.definition.get_closest_marker("both_lanes")
+    lanes = metafunc.config.option.lanes or (BOTH if marked else None)
+    if lanes and "lab" in metafunc.fixturenames:
+        metafunc.parametrize("lane", lanes, indirect=True)
+
+
+@pytest.fixture(autouse=True)
+def lane(request, monkeypatch):
+    """The --fast-path of what a scenario starts without saying so itself."""
+    monkeypatch.setattr(ipipou, "LANE", getattr(request, "param", "auto"))
+
 
 @pytest.fixture
 def lab(tmp_path):

@@ -70,6 +70,7 @@ def test_packets_pass_the_datapath_and_look_the_same(lan):
     assert {p.src for p in inside.await_packets(4)} == {"172.28.0.1"}
     (tunnel,) = lan.near.show()["tunnels"]
     assert tunnel["rx_packets"] >= 4 and tunnel["tx_packets"] >= 4, tunnel
+    assert lan.near.show()["fast_path"] == {"uplinks": ["eth0"], "remotes": 1, "why_not": None}
 
 
 def test_interfaces_are_prepared_before_packets_wait_there(lan):
@@ -113,6 +114,7 @@ def test_an_end_without_it_is_reached_all_the_same(lan, without):
     slow, fast = (near, far) if without == "near" else (far, near)
     await_fast(fast)
     assert "fast path" not in slow.process.output()
+    assert slow.show()["fast_path"]["why_not"] == "--fast-path off"
     reach_each_other(lan.server, lan.client)
 
 

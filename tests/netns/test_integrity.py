@@ -15,6 +15,8 @@ from ipipou import CLIENT, SERVER, reach_each_other
 from lab import no_checksum_offload
 from traffic import MIB, Echo, datagrams, no_damage, transfer_both_ways
 
+pytestmark = pytest.mark.both_lanes
+
 TUN = ["--datapath", "tun", "--auth-token", "hello"]
 # A virtual cable takes packets whose sums are to be finished by a network card, which there is not: from
 # the kernel's datapath and from the fast path.

@@ -12,6 +12,8 @@ from gateways import await_answer
 from ipipou import CLIENT, SERVER, await_, reach_each_other
 from masquerade import NEW_PORTS, OUTSIDE, Internet
 
+pytestmark = pytest.mark.both_lanes
+
 TUN = ["--datapath", "tun"]
 INNER_SERVER, INNER_CLIENT = "172.28.0.0", "172.28.0.1"
 OTHER, MOVED = "203.0.113.3", "203.0.113.9"

@@ -12,6 +12,8 @@ from ipipou import CLIENT, SERVER, STRANGER, reach_each_other
 from first_version import signed, verify
 from many_ends import await_dropped, dropped
 
+pytestmark = pytest.mark.both_lanes
+
 # What comes in and what goes out are both seen at the interface.
 TUN = ["--datapath", "tun", "--fast-path", "off"]
 INNER_SERVER, INNER_CLIENT = "172.28.0.0", "172.28.0.1"

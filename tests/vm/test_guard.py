@@ -14,7 +14,7 @@ from flood import Flood
 from ipipou import CLIENT, SERVER, STRANGER
 from lab import await_, inner_icmp_echo
 
-pytestmark = pytest.mark.each_kernel
+pytestmark = [pytest.mark.each_kernel, pytest.mark.both_lanes]
 
 INNER_SERVER, INNER_CLIENT, ALTERNATE, PORT = "172.28.0.0", "172.28.0.1", "172.29.0.0", 10000
 OTHER = "203.0.113.5"  # another address of the host that is attacked

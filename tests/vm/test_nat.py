@@ -6,7 +6,7 @@ import ipipou
 from ipipou import SERVER, await_, reach_each_other
 from masquerade import DIRECT, NEW_PORTS, OUTSIDE, Internet
 
-pytestmark = pytest.mark.each_kernel
+pytestmark = [pytest.mark.each_kernel, pytest.mark.both_lanes]
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import pytest
 import ipipou
 from ipipou import CLIENT, SERVER, await_, reach_each_other
 
-pytestmark = pytest.mark.each_kernel
+pytestmark = [pytest.mark.each_kernel, pytest.mark.both_lanes]
 
 MOVED, OTHER = "203.0.113.9", "203.0.113.3"
 INNER_SERVER = "172.28.0.0"

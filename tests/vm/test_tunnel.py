@@ -9,7 +9,7 @@ import packets
 from ipipou import CLIENT, SERVER, reach_each_other
 from lab import no_checksum_offload
 
-pytestmark = pytest.mark.each_kernel
+pytestmark = [pytest.mark.each_kernel, pytest.mark.both_lanes]
 
 TRACK_ALL = """
     table ip firewall {
