@@ -99,16 +99,19 @@ def ipipou_version():
     return first_line(binary, "--version")
 
 
-def ipipou(pair):
-    def run(host, *options):
-        places = [f"--{what}-dir={host.lab.file(what, '')}" for what in ("runtime", "memory")]
-        common = ["-n0", "--datapath", "tun", "-b", "@eth0", "--auth-token", "bench", "-v"]
-        return pair.spawn(host, [ipipou_binary(), *options, *common, *places])
+def ipipou(*more):
+    def start(pair):
+        def run(host, *options):
+            places = [f"--{what}-dir={host.lab.file(what, '')}" for what in ("runtime", "memory")]
+            common = ["-n0", "--datapath", "tun", "-b", "@eth0", "--auth-token", "bench", "-v"]
+            return pair.spawn(host, [ipipou_binary(), *options, *common, *more, *places])
 
-    near = run(pair.server, "-s")
-    near.await_output("ready on")
-    run(pair.client, "-c", "-r", f"{SERVER}:{PORT}", "--tunl-ip", FAR)
-    near.await_output("tunnel up")
+        near = run(pair.server, "-s")
+        near.await_output("ready on")
+        run(pair.client, "-c", "-r", f"{SERVER}:{PORT}", "--tunl-ip", FAR)
+        near.await_output("tunnel up")
+
+    return start
 
 
 # -- WireGuard --------------------------------------------------------------------------------
@@ -209,10 +212,11 @@ def openvpn(pair):
         end.await_output("Initialization Sequence Completed", timeout=30)
 
 
-VETH, IPIPOU = "veth", "ipipou"
+VETH, IPIPOU, PLAIN = "veth", "ipipou", "ipipou --fast-path off"
 ALL = [
     Contestant(VETH, veth),
-    Contestant(IPIPOU, ipipou, ipipou_version),
+    Contestant(IPIPOU, ipipou(), ipipou_version),
+    Contestant(PLAIN, ipipou("--fast-path", "off"), ipipou_version),
     Contestant(
         "wireguard-go",
         wireguard("env", f"GOMAXPROCS={THREADS}", "wireguard-go", "-f"),

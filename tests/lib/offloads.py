@@ -34,14 +34,15 @@ def _names(any_socket, dev):
     return [name.split(b"\0", 1)[0].decode() for name in found]
 
 
-def segmented_on_the_way(host, dev):
-    """As with an ordinary card: segments leave one by one, and are put together where they arrive."""
+def segmented_on_the_way(host, dev, segmented=True):
+    """As with an ordinary card: segments leave one by one, and are put together where they arrive. Or, as
+    a veth is made, superpackets pass as they are."""
     with host.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
         names = _names(any_socket, dev)
         blocks = [[0, 0] for _ in range(-(-len(names) // 32))]
         for number, name in enumerate(names):
             if is_segmentation(name) or name in RECEIVE:
                 blocks[number // 32][0] |= 1 << number % 32
-                blocks[number // 32][1] |= (name in RECEIVE) << number % 32
+                blocks[number // 32][1] |= ((name in RECEIVE) == segmented) << number % 32
         request = struct.pack("=II", SFEATURES, len(blocks))
         _call(any_socket, dev, request + b"".join(struct.pack("=II", *b) for b in blocks))
