@@ -9,11 +9,11 @@ use std::mem::size_of;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 const MAP_CREATE: i64 = 0;
-const MAP_LOOKUP_ELEM: i64 = 1;
 const MAP_UPDATE_ELEM: i64 = 2;
 const MAP_DELETE_ELEM: i64 = 3;
 const PROG_LOAD: i64 = 5;
 const OBJ_GET_INFO_BY_FD: i64 = 15;
+const MAP_LOOKUP_BATCH: i64 = 24;
 
 const PROG_TYPE_SCHED_CLS: u32 = 3;
 /// All functions that the programs call are free for any licence; the kernel wants to be told one.
@@ -126,19 +126,47 @@ struct Element {
     flags: u64,
 }
 
-/// Reads the value of a key, which is as long as the map's values are (of a map per processor: those of
-/// all possible processors, each a multiple of 8 bytes).
+/// Reads the first `count` values of an array; of one per processor those of all possible processors, each
+/// a multiple of 8 bytes.
 ///
 /// # Errors
-/// `NotFound`.
+/// `InvalidInput` where the kernel has no such command for this kind of map (before 5.13).
 ///
 /// # Safety
-/// Key and value are as long as those of the map.
-pub unsafe fn look_up(map: BorrowedFd<'_>, key: &[u8], value: &mut [u8]) -> io::Result<()> {
-    let value = value.as_mut_ptr() as u64;
-    let mut attr = Element { map: number(map), zero: 0, key: pointer(key), value, flags: 0 };
-    // SAFETY: the layout is that of `BPF_MAP_*_ELEM`, and the lengths are the caller's.
-    unsafe { bpf(MAP_LOOKUP_ELEM, &mut attr) }.map(drop)
+/// The keys of the map have four bytes, and `values` has room for `count` of its values.
+pub unsafe fn look_up_first(
+    map: BorrowedFd<'_>,
+    count: usize,
+    values: &mut [u8],
+) -> io::Result<()> {
+    #[repr(C)]
+    struct Attr {
+        from: u64,
+        next: u64,
+        keys: u64,
+        values: u64,
+        count: u32,
+        map: u32,
+        element_flags: u64,
+        flags: u64,
+    }
+    let (mut next, mut keys) = (0u32, vec![0u32; count]);
+    let mut attr = Attr {
+        from: 0,
+        next: std::ptr::from_mut(&mut next) as u64,
+        keys: keys.as_mut_ptr() as u64,
+        values: values.as_mut_ptr() as u64,
+        count: u32::try_from(count).unwrap_or(u32::MAX),
+        map: number(map),
+        element_flags: 0,
+        flags: 0,
+    };
+    // SAFETY: the layout is that of `BPF_MAP_LOOKUP_BATCH`, and the lengths are the caller's.
+    match unsafe { bpf(MAP_LOOKUP_BATCH, &mut attr) } {
+        // There were no more.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other.map(drop),
+    }
 }
 
 /// Puts a value in the place of another, or adds it.
@@ -147,11 +175,11 @@ pub unsafe fn look_up(map: BorrowedFd<'_>, key: &[u8], value: &mut [u8]) -> io::
 /// `E2BIG` or `ENOSPC` where the map is full.
 ///
 /// # Safety
-/// As of [`look_up`].
+/// Key and value are as long as those of the map.
 pub unsafe fn update(map: BorrowedFd<'_>, key: &[u8], value: &[u8]) -> io::Result<()> {
     let (key, value) = (pointer(key), pointer(value));
     let mut attr = Element { map: number(map), zero: 0, key, value, flags: 0 };
-    // SAFETY: as above.
+    // SAFETY: the layout is that of `BPF_MAP_*_ELEM`, and the lengths are the caller's.
     unsafe { bpf(MAP_UPDATE_ELEM, &mut attr) }.map(drop)
 }
 
@@ -161,7 +189,7 @@ pub unsafe fn update(map: BorrowedFd<'_>, key: &[u8], value: &[u8]) -> io::Resul
 /// `NotFound`.
 ///
 /// # Safety
-/// As of [`look_up`].
+/// As of [`update`].
 pub unsafe fn delete(map: BorrowedFd<'_>, key: &[u8]) -> io::Result<()> {
     let mut attr = Element { map: number(map), zero: 0, key: pointer(key), value: 0, flags: 0 };
     // SAFETY: as above.

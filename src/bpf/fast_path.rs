@@ -61,6 +61,8 @@ struct Made {
     /// The number by which a peer is counted, and the interface that it was last behind. A peer that moves
     /// keeps its first network.
     ids: BTreeMap<Ipv4Net, (u32, u32)>,
+    /// How many networks the peers have, together.
+    networks: usize,
 }
 
 /// A program, and the number by which filters name it.
@@ -141,7 +143,7 @@ impl FastPathAdapter {
     }
 
     /// The maps are known to nobody else, so they are as they were left.
-    fn found(&mut self) -> io::Result<FastPathFound> {
+    pub(super) fn found(&mut self) -> io::Result<FastPathFound> {
         let Some(made) = &self.made else {
             return Ok(match (self.left.is_empty(), self.available) {
                 (false, _) => FastPathFound::Unknown,
@@ -159,7 +161,7 @@ impl FastPathAdapter {
     }
 
     /// What the tunnel's interfaces sent and got on the fast path since they were made.
-    fn carried(&self) -> BTreeMap<u32, Traffic> {
+    pub(super) fn carried(&self) -> BTreeMap<u32, Traffic> {
         let mut carried = self.carried.clone();
         let made = self.made.iter().flat_map(|made| made.carried());
         made.for_each(|(link, traffic)| *carried.entry(link).or_default() += traffic);
@@ -268,9 +270,10 @@ impl FastPathAdapter {
     /// What was carried from and to each remote.
     pub fn traffic(&self) -> BTreeMap<SocketAddrV4, Traffic> {
         let Some(made) = &self.made else { return BTreeMap::new() };
+        let counted = made.counted();
         let of = |(remote, peer): (&SocketAddrV4, &FastPeer)| {
             let (id, _) = made.ids.get(peer.networks.first()?)?;
-            Some((*remote, made.maps.counts.of(*id).ok()?))
+            Some((*remote, *counted.get(*id as usize)?))
         };
         made.now.peers.iter().filter_map(of).collect()
     }
@@ -288,8 +291,12 @@ fn constants(ends: &FastPathEnds, link_header: u8) -> Constants {
 
 /// Entries of the map that has the most of them.
 fn entries(path: &FastPath) -> usize {
-    let networks: usize = path.peers.values().map(|peer| peer.networks.len()).sum();
-    networks.max(path.peers.len()) + path.except.len()
+    networks(path) + path.except.len()
+}
+
+/// How many networks the peers have, together. Each has one at least.
+fn networks(path: &FastPath) -> usize {
+    path.peers.values().map(|peer| peer.networks.len()).sum()
 }
 
 impl Made {
@@ -299,8 +306,7 @@ impl Made {
         let room = room.unwrap_or(u32::MAX).max(ROOM);
         let ends = wanted.ends;
         let (uplinks, links) = (wanted.uplinks.clone(), wanted.links.clone());
-        let now =
-            FastPath { ends, uplinks, links, peers: BTreeMap::new(), except: BTreeSet::new() };
+        let now = FastPath { ends, uplinks, links, peers: Arc::default(), except: BTreeSet::new() };
         let maps = Maps::create(room).map_err(FastPathError::Map)?;
         let program = |name, compiled, header| {
             let fd = load(name, compiled, &maps, &constants(&ends, header))?;
@@ -309,7 +315,7 @@ impl Made {
         };
         let ingress = program("ingress", &INGRESS, ETHERNET)?;
         let egress = program("egress", &EGRESS, 0)?;
-        Ok(Made { now, maps, room, ingress, egress, ids: BTreeMap::new() })
+        Ok(Made { now, maps, room, ingress, egress, ids: BTreeMap::new(), networks: 0 })
     }
 
     /// Where which program is to be attached.
@@ -328,7 +334,8 @@ impl Made {
     }
 
     fn has_room_for_one(&self, peer: &FastPeer) -> bool {
-        self.fits(entries(&self.now).max(self.ids.len()) + peer.networks.len().max(1))
+        let entries = self.networks + self.now.except.len();
+        self.fits(entries.max(self.ids.len()) + peer.networks.len())
     }
 
     fn fits(&self, entries: usize) -> bool {
@@ -337,8 +344,14 @@ impl Made {
 
     /// What was carried, by the index of the tunnel's interface.
     fn carried(&self) -> Vec<(u32, Traffic)> {
-        let of = |(id, link): &(u32, u32)| Some((*link, self.maps.counts.of(*id).ok()?));
+        let counted = self.counted();
+        let of = |(id, link): &(u32, u32)| Some((*link, *counted.get(*id as usize)?));
         self.ids.values().filter_map(of).collect()
+    }
+
+    /// What was carried, by id.
+    fn counted(&self) -> Vec<Traffic> {
+        self.maps.counts.first(self.ids.len() + 1).unwrap_or_default()
     }
 
     fn fill(&mut self, wanted: &FastPath) -> Result<(), FastPathError> {
@@ -359,7 +372,7 @@ impl Made {
             }
         }
         self.now.except.clone_from(&wanted.except);
-        for (remote, peer) in &wanted.peers {
+        for (remote, peer) in &*wanted.peers {
             let is_bared = peer.networks.iter().any(|net| changed.contains(net));
             if is_bared || self.now.peers.get(remote) != Some(peer) {
                 self.put(*remote, peer)?;
@@ -375,7 +388,9 @@ impl Made {
         let id = self.ids.get(first).map_or(next, |(id, _)| *id);
         self.ids.insert(*first, (id, peer.link));
         // Noted before: what is half there is taken out as well.
-        self.now.peers.insert(remote, peer.clone());
+        let former = Arc::make_mut(&mut self.now.peers).insert(remote, peer.clone());
+        self.networks += peer.networks.len();
+        self.networks -= former.map_or(0, |former| former.networks.len());
         let FastPeer { networks, link, uplink, mtu } = peer;
         let entry = Peer { remote, mtu: *mtu, uplink: *uplink, id };
         for network in networks.iter().filter(|net| !self.now.except.contains(net)) {
@@ -385,12 +400,13 @@ impl Made {
     }
 
     fn take_out(&mut self, remote: SocketAddrV4) -> io::Result<()> {
-        let Some(peer) = self.now.peers.get(&remote) else { return Ok(()) };
+        let Some(peer) = self.now.peers.get(&remote).cloned() else { return Ok(()) };
         absent_is_fine(self.maps.remotes.remove(remote))?;
         for network in peer.networks.iter().filter(|net| !self.now.except.contains(net)) {
             absent_is_fine(self.maps.peers.remove(*network))?;
         }
-        self.now.peers.remove(&remote);
+        Arc::make_mut(&mut self.now.peers).remove(&remote);
+        self.networks -= peer.networks.len();
         Ok(())
     }
 }

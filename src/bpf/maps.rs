@@ -175,34 +175,40 @@ impl Counts {
         Ok(Counts { map: call::create_map(&spec)?, processors: possible_processors()? })
     }
 
-    /// What was carried from and to a peer.
+    /// What was carried from and to the peers with the ids below this number, by id.
     ///
     /// # Errors
     /// What the kernel said.
-    pub fn of(&self, id: u32) -> io::Result<Traffic> {
-        let mut values = vec![0; COUNT * self.processors];
-        // SAFETY: the map was made for this length of keys, and the kernel writes a value for each
-        // possible processor.
-        unsafe { call::look_up(self.map.as_fd(), &id.to_ne_bytes(), &mut values)? };
-        let mut sum = Traffic::default();
-        for value in values.chunks_exact(COUNT) {
-            let number = |at: usize| {
-                let bytes = value.get(8 * at..).and_then(|rest| rest.first_chunk());
-                bytes.map_or(0, |bytes| u64::from_ne_bytes(*bytes))
-            };
-            sum += Traffic {
-                rx_packets: number(0),
-                rx_bytes: number(1),
-                tx_packets: number(2),
-                tx_bytes: number(3),
-            };
-        }
-        Ok(sum)
+    pub fn first(&self, count: usize) -> io::Result<Vec<Traffic>> {
+        let length = COUNT * self.processors;
+        let mut values = vec![0; count * length];
+        // SAFETY: the keys of an array have four bytes, and the kernel writes a value for each possible
+        // processor.
+        unsafe { call::look_up_first(self.map.as_fd(), count, &mut values)? };
+        Ok(values.chunks_exact(length).map(sum).collect())
     }
 
     pub fn as_fd(&self) -> BorrowedFd<'_> {
         self.map.as_fd()
     }
+}
+
+/// Adds up what the processors counted.
+fn sum(values: &[u8]) -> Traffic {
+    let mut sum = Traffic::default();
+    for value in values.chunks_exact(COUNT) {
+        let number = |at: usize| {
+            let bytes = value.get(8 * at..).and_then(|rest| rest.first_chunk());
+            bytes.map_or(0, |bytes| u64::from_ne_bytes(*bytes))
+        };
+        sum += Traffic {
+            rx_packets: number(0),
+            rx_bytes: number(1),
+            tx_packets: number(2),
+            tx_bytes: number(3),
+        };
+    }
+    sum
 }
 
 /// How many processors the kernel makes room for: one more than the last in

@@ -18,7 +18,8 @@ use crate::observe::peers::{
     ConnectionStatus, PeerStatus, PeersStatus, RefusalStatus, ReloadStatus, ServerStatus,
 };
 use crate::observe::status::{
-    Dropped, FastPathStatus, Learned, ProcessStatus, RemoteStatus, SCHEMA, TunnelStatus, Unreachable,
+    Dropped, FastPathStatus, Learned, ProcessStatus, RemoteStatus, SCHEMA, TunnelStatus,
+    Unreachable,
 };
 
 /// Of which peers everything is said; those of each state are counted anyway.

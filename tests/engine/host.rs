@@ -195,7 +195,8 @@ impl FakeHost {
                 let FastPathFound::Intact(path) = &mut self.found.fast_path else {
                     panic!("there is no fast path")
                 };
-                remotes.iter().for_each(|remote| assert!(path.peers.remove(remote).is_some()));
+                let peers = Arc::make_mut(&mut path.peers);
+                remotes.iter().for_each(|remote| assert!(peers.remove(remote).is_some()));
             }
             Step::Fast(FastStep::Install(path)) => {
                 let (FastPathFound::Missing | FastPathFound::Intact(_)) = &self.found.fast_path
@@ -209,7 +210,7 @@ impl FakeHost {
                     panic!("there is no fast path")
                 };
                 assert!(path.links.contains(&peer.link), "no such link: {}", peer.link);
-                assert_eq!(path.peers.insert(*remote, peer.clone()), None);
+                assert_eq!(Arc::make_mut(&mut path.peers).insert(*remote, peer.clone()), None);
             }
             Step::Fast(FastStep::Remove) => self.found.fast_path = FastPathFound::Missing,
             Step::Nat(NatStep::Install(spec)) => {

@@ -100,7 +100,7 @@ pub fn fast_path(
         time_to_live: TIME_TO_LIVE,
     };
     let uplinks = uplinks.usable.into_keys().collect();
-    Ok(FastPath { ends, uplinks, links, peers, except: except(found) })
+    Ok(FastPath { ends, uplinks, links, peers: peers.into(), except: except(found) })
 }
 
 /// The remotes that packets leave for by an interface that the routes tell: of a tunnel that is bound to

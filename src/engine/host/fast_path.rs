@@ -17,7 +17,7 @@ pub struct FastPath {
     /// Indexes of the tunnel's interfaces.
     pub links: BTreeSet<u32>,
     /// Whose packets it carries: no more than those that the datapath lets in.
-    pub peers: BTreeMap<SocketAddrV4, FastPeer>,
+    pub peers: Arc<BTreeMap<SocketAddrV4, FastPeer>>,
     /// Networks whose inner packets are left to the datapath, whoever has a network around them.
     pub except: BTreeSet<Ipv4Net>,
 }

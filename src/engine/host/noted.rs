@@ -30,8 +30,13 @@ impl Found {
     fn note_fast(&mut self, step: &FastStep) {
         let FastPathFound::Intact(path) = &mut self.fast_path else { return };
         match step {
-            FastStep::Withdraw(remotes) => path.peers.retain(|remote, _| !remotes.contains(remote)),
-            FastStep::Add(remote, peer) => drop(path.peers.insert(*remote, peer.clone())),
+            FastStep::Withdraw(remotes) => {
+                let peers = Arc::make_mut(&mut path.peers);
+                remotes.iter().for_each(|remote| drop(peers.remove(remote)));
+            }
+            FastStep::Add(remote, peer) => {
+                Arc::make_mut(&mut path.peers).insert(*remote, peer.clone());
+            }
             FastStep::Install(_) | FastStep::Remove => {}
         }
     }
