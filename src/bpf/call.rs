@@ -37,6 +37,7 @@ pub struct MapSpec {
 #[derive(Debug, Clone, Copy)]
 pub enum MapKind {
     Hash = 1,
+    Array = 2,
     PerCpuArray = 6,
     /// A trie, whose key begins with the length of the prefix in bits.
     LpmTrie = 11,
@@ -101,7 +102,7 @@ pub fn create_map(spec: &MapSpec) -> io::Result<OwnedFd> {
     }
     let flags = match spec.kind {
         MapKind::Hash | MapKind::LpmTrie => NO_PREALLOC,
-        MapKind::PerCpuArray => 0,
+        MapKind::Array | MapKind::PerCpuArray => 0,
     };
     let mut attr = Attr {
         kind: spec.kind as u32,

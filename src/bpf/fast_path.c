@@ -61,8 +61,9 @@ struct count {
     __u64 rx_packets, rx_bytes, tx_packets, tx_bytes;
 };
 
-extern char peers, remotes, counts;
+extern char peers, remotes, counts, lease;
 
+static __u64 (*now)(void) = (void *)BPF_FUNC_ktime_get_coarse_ns;
 static void *(*find)(void *map, const void *key) = (void *)BPF_FUNC_map_lookup_elem;
 static long (*adjust_room)(struct __sk_buff *, int, __u32, __u64) = (void *)BPF_FUNC_skb_adjust_room;
 static long (*change_head)(struct __sk_buff *, __u32, __u64) = (void *)BPF_FUNC_skb_change_head;
@@ -89,6 +90,8 @@ static long (*redirect_neigh)(__u32, void *, int, __u64) = (void *)BPF_FUNC_redi
 #define ECN 3
 /* Where the inner packet begins in the outer one. */
 #define ROOM ((int)(sizeof(struct iphdr) + sizeof(struct udphdr)))
+/* First byte of an ICMP redirect (linux/icmp.h, which wants a C library). */
+#define ICMP_REDIRECT 5
 /* The least header of TCP, whose fourth word begins with its length in words. */
 #define TCP_HEADER 20
 #define TCP_WORDS_AT 12
@@ -110,7 +113,23 @@ static inline __u16 sum(const struct iphdr *ip)
     return (sum & 0xffff) + (sum >> 16);
 }
 
-/* A superpacket counts as what becomes of it, or was made into it. */
+/* Both programs stay when their process is killed, or stopped. It puts off their end every few seconds: in
+ * `lease` is the last nanosecond of CLOCK_MONOTONIC in which they take packets. */
+static inline int is_over(void)
+{
+    __u32 only = 0;
+    const __u64 *last = find(&lease, &only);
+    return !last || now() > *last;
+}
+
+/* Redirects between peers are refused by the datapath: who sends them says where others' packets go. */
+static inline int is_redirect(const struct iphdr *ip, const void *end)
+{
+    const __u8 *type = (const __u8 *)(ip + 1);
+    return ip->protocol == IPPROTO_ICMP && ((void *)(type + 1) > end || *type == ICMP_REDIRECT);
+}
+
+/* A superpacket counts as what becomes of it, or was made into it. What changes its room forgets that. */
 static inline __u32 packets(const struct __sk_buff *skb)
 {
     __u32 segments = skb->gso_segs;
@@ -129,10 +148,15 @@ __attribute__((section("tc/egress"))) int egress(struct __sk_buff *skb)
     __u32 length = skb->len - CONSTANT(link_header);
     if (*(__u8 *)data != PLAIN || swapped(inner->tot_len) != length || length > 0xffff - ROOM)
         return GO_ON;
+    /* A route may lead our own outer packets into the tunnel, which the datapath tells of. */
+    if (inner->protocol == IPPROTO_UDP && inner->saddr == CONSTANT(outer_address))
+        return GO_ON;
+    if (is_redirect(inner, end))
+        return GO_ON;
 
     struct network to = {.bits = 32, .address = inner->daddr};
     const struct peer *peer = find(&peers, &to);
-    if (!peer)
+    if (!peer || is_over())
         return GO_ON;
     /* redirect_neigh() neither fragments nor tells anybody: the largest packet has to fit. Of a
      * superpacket, that is one with `gso_size` bytes behind its headers. */
@@ -153,6 +177,7 @@ __attribute__((section("tc/egress"))) int egress(struct __sk_buff *skb)
     if (largest > peer->mtu)
         return GO_ON;
 
+    __u32 count_of = packets(skb);
     __u8 ecn = inner->tos & ECN; /* RFC 6040: copied as it is ("normal mode") */
     /* Fails where something is around the packet already, as around one that came out of another
      * tunnel. FIXED_GSO: the segments stay as long as they are. */
@@ -185,7 +210,7 @@ __attribute__((section("tc/egress"))) int egress(struct __sk_buff *skb)
         return TC_ACT_SHOT;
     struct count *count = find(&counts, &peer->id);
     if (count) {
-        count->tx_packets += packets(skb);
+        count->tx_packets += count_of;
         count->tx_bytes += length;
     }
     /* The route that is looked up now depends on it; what the inner packet has is another's. */
@@ -239,11 +264,13 @@ __attribute__((section("tc/ingress"))) int ingress(struct __sk_buff *skb)
         return GO_ON;
     struct network network = {.bits = 32, .address = inner->saddr};
     const struct peer *peer = find(&peers, &network);
-    if (!peer || peer->id != sender->id)
+    if (!peer || peer->id != sender->id || is_over())
         return GO_ON;
     /* Whether a source may come by another interface than the one that leads to it, the kernel tells
      * (rp_filter). */
     if (skb->ifindex != peer->uplink)
+        return GO_ON;
+    if (is_redirect(inner, (void *)(long)skb->data_end))
         return GO_ON;
 
     /* RFC 6040: a congested router has marked the outer header, and the inner one gets the mark. Who
@@ -257,12 +284,13 @@ __attribute__((section("tc/ingress"))) int ingress(struct __sk_buff *skb)
         sum = (sum & 0xffff) + (sum >> 16);
         inner->check = ~((sum & 0xffff) + (sum >> 16));
     }
+    __u32 count_of = packets(skb);
     /* What was known about checksums was known about the outer ones, and is forgotten. */
     if (adjust_room(skb, -ROOM, BPF_ADJ_ROOM_MAC, BPF_F_ADJ_ROOM_FIXED_GSO))
         return GO_ON;
     struct count *count = find(&counts, &sender->id);
     if (count) {
-        count->rx_packets += packets(skb);
+        count->rx_packets += count_of;
         count->rx_bytes += length;
     }
     return redirect(sender->link, BPF_F_INGRESS);

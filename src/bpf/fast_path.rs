@@ -5,10 +5,12 @@ use std::io;
 use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use ipnet::Ipv4Net;
 use netlink_socket2::NetlinkSocket;
 use rustix::net::netdevice::{index_to_name, name_to_index};
+use rustix::time::{ClockId, clock_gettime};
 
 use super::call::{self, LoadError};
 use super::compiled::{EGRESS, INGRESS};
@@ -38,17 +40,44 @@ pub enum FastPathError {
     Filter(#[source] io::Error),
 }
 
+/// How long the programs take packets without hearing of this process, which reads the host every three
+/// seconds. Killed or stopped, it leaves all to the datapath, or to whoever has the port then.
+const LEASE: Duration = Duration::from_secs(8);
+/// After the kernel has refused something, all packets take the datapath for so long.
+const TRY_AGAIN: Duration = Duration::from_secs(60);
+
 /// The fast path of a tunnel.
 pub struct FastPathAdapter {
     filters: Filters,
     ethtool: NetlinkSocket,
     /// Whether the kernel takes the programs.
     available: bool,
+    /// What it refused last, and when.
+    refused: Option<(Instant, String)>,
     made: Option<Made>,
     /// What an earlier process of the tunnel left attached.
     left: Vec<(u32, Hook)>,
-    /// What was carried by maps that are there no longer, by the index of the tunnel's interface.
-    carried: BTreeMap<u32, Traffic>,
+    /// What was counted before there was none.
+    kept: Counted,
+}
+
+/// What was carried.
+#[derive(Default)]
+struct Counted {
+    /// The peers, by their first networks, which they keep when they move.
+    peers: BTreeMap<Ipv4Net, CountedPeer>,
+    /// By the numbers of the peers.
+    traffic: Vec<Traffic>,
+}
+
+/// A peer whose packets are counted.
+#[derive(Clone, Copy)]
+struct CountedPeer {
+    id: u32,
+    /// Index of the interface that it was last behind.
+    link: u32,
+    /// Where it was last.
+    remote: SocketAddrV4,
 }
 
 /// What is in the kernel.
@@ -58,9 +87,8 @@ struct Made {
     room: u32,
     ingress: Program,
     egress: Program,
-    /// The number by which a peer is counted, and the interface that it was last behind. A peer that moves
-    /// keeps its first network.
-    ids: BTreeMap<Ipv4Net, (u32, u32)>,
+    /// As in [`Counted`].
+    counted: BTreeMap<Ipv4Net, CountedPeer>,
     /// How many networks the peers have, together.
     networks: usize,
 }
@@ -79,13 +107,34 @@ impl FastPathAdapter {
         let all = uplink::all_interfaces().unwrap_or_default().into_iter().flat_map(both);
         let is_left = |(at, hook): &(u32, Hook)| matches!(filters.find(*at, *hook), Ok(Some(_)));
         let left = all.filter(is_left).collect();
-        let (ethtool, carried) = (NetlinkSocket::new(), BTreeMap::new());
-        FastPathAdapter { filters, ethtool, available, made: None, left, carried }
+        let (ethtool, kept) = (NetlinkSocket::new(), Counted::default());
+        FastPathAdapter { filters, ethtool, available, refused: None, made: None, left, kept }
     }
 
-    /// Whether the kernel takes the programs.
+    /// Whether the kernel takes the programs, as far as is known.
     pub fn is_available(&self) -> bool {
-        self.available
+        let is_over = |(at, _): &(Instant, String)| at.elapsed() > TRY_AGAIN;
+        self.available && self.refused.as_ref().is_none_or(is_over)
+    }
+
+    /// What the kernel refused, while there is no fast path because of that.
+    pub fn refused(&self) -> Option<&str> {
+        let refused = self.refused.as_ref().filter(|_| !self.is_available());
+        refused.map(|(_, why)| why.as_str())
+    }
+
+    /// Leaves all packets to the datapath for a while, after an error; whether that is another one than the
+    /// last.
+    #[must_use]
+    pub fn give_up(&mut self, error: &FastPathError) -> bool {
+        if let Err(error) = self.remove() {
+            // Its programs take nothing: they have no lease.
+            tracing::debug!("cannot remove the fast path: {error}");
+        }
+        let why = error.to_string();
+        let is_news = self.refused.as_ref().is_none_or(|(_, before)| *before != why);
+        self.refused = Some((Instant::now(), why));
+        is_news
     }
 
     /// Adds to a reading of the host what is there, what uplinks take, and what was carried: the
@@ -93,9 +142,18 @@ impl FastPathAdapter {
     ///
     /// # Errors
     /// When the kernel refuses to tell.
-    pub fn read(&mut self, tunnel: &TunnelConfig, found: &mut Found) -> io::Result<()> {
+    pub fn read(&mut self, tunnel: &TunnelConfig, found: &mut Found) -> Result<(), FastPathError> {
+        if let Some(made) = &mut self.made {
+            // With an interface its filters went, which is no damage.
+            let is_there = |index: &u32| found.interface_at(*index).is_some();
+            made.now.links.retain(is_there);
+            made.now.uplinks.retain(is_there);
+        }
         found.fast_path = self.found()?;
-        if !self.available {
+        if let Some(made) = &self.made {
+            made.maps.lease.until(in_nanoseconds(LEASE)).map_err(FastPathError::Entry)?;
+        }
+        if !self.is_available() {
             return Ok(());
         }
         let device = tunnel.outer.device().and_then(|device| found.interface(device));
@@ -143,16 +201,16 @@ impl FastPathAdapter {
     }
 
     /// The maps are known to nobody else, so they are as they were left.
-    pub(super) fn found(&mut self) -> io::Result<FastPathFound> {
+    pub(super) fn found(&mut self) -> Result<FastPathFound, FastPathError> {
         let Some(made) = &self.made else {
-            return Ok(match (self.left.is_empty(), self.available) {
+            return Ok(match (self.left.is_empty(), self.is_available()) {
                 (false, _) => FastPathFound::Unknown,
                 (true, true) => FastPathFound::Missing,
                 (true, false) => FastPathFound::Unavailable,
             });
         };
         for (interface, hook, program) in made.hooks() {
-            let there = self.filters.find(interface, hook)?;
+            let there = self.filters.find(interface, hook).map_err(FastPathError::Filter)?;
             if there.is_none_or(|filter| filter.program != program.id) {
                 return Ok(FastPathFound::Unknown);
             }
@@ -162,10 +220,29 @@ impl FastPathAdapter {
 
     /// What the tunnel's interfaces sent and got on the fast path since they were made.
     pub(super) fn carried(&self) -> BTreeMap<u32, Traffic> {
-        let mut carried = self.carried.clone();
-        let made = self.made.iter().flat_map(|made| made.carried());
-        made.for_each(|(link, traffic)| *carried.entry(link).or_default() += traffic);
+        let mut carried: BTreeMap<u32, Traffic> = BTreeMap::new();
+        self.each_counted(|_, peer, traffic| *carried.entry(peer.link).or_default() += traffic);
         carried
+    }
+
+    fn each_counted(&self, mut tell: impl FnMut(&Ipv4Net, &CountedPeer, Traffic)) {
+        let counted = self.made.as_ref().map(|made| (&made.counted, made.traffic()));
+        let (peers, traffic) = match &counted {
+            Some((peers, traffic)) => (*peers, traffic),
+            None => (&self.kept.peers, &self.kept.traffic),
+        };
+        for (first, peer) in peers {
+            let of = usize::try_from(peer.id).ok().and_then(|id| traffic.get(id));
+            of.into_iter().for_each(|traffic| tell(first, peer, *traffic));
+        }
+    }
+
+    /// Keeps what was counted, and gives away what is in the kernel.
+    fn take(&mut self) -> Option<Made> {
+        let mut made = self.made.take()?;
+        let traffic = made.traffic();
+        self.kept = Counted { peers: std::mem::take(&mut made.counted), traffic };
+        Some(made)
     }
 
     /// Prepares an interface of the tunnel that is not up yet. Later that would lose packets: the kernel
@@ -201,10 +278,17 @@ impl FastPathAdapter {
             }
             Some(_) | None => {
                 // The filters of the former one are replaced one by one, each at once.
-                let mut made = Made::new(wanted)?;
+                let former = self.take();
+                let mut made = Made::new(wanted, &self.kept)?;
                 made.fill(wanted)?;
-                self.carried = self.carried();
+                let stays: Vec<_> = made.places().collect();
                 self.made = Some(made);
+                for (interface, hook) in former.iter().flat_map(Made::places) {
+                    if !stays.contains(&(interface, hook)) {
+                        absent_is_fine(self.filters.detach(interface, hook))
+                            .map_err(FastPathError::Filter)?;
+                    }
+                }
             }
         }
         let Some(made) = &self.made else { return Ok(()) };
@@ -245,13 +329,12 @@ impl FastPathAdapter {
     /// Removes it.
     ///
     /// # Errors
-    /// What the kernel said first; what can be removed is removed.
+    /// What the kernel said first; what can be removed is removed, and what stays takes no packet.
     pub fn remove(&mut self) -> Result<(), FastPathError> {
-        self.carried = self.carried();
-        let made = self.made.take();
-        let hooks = made.iter().flat_map(Made::hooks).map(|(interface, hook, _)| (interface, hook));
-        let mut result = Ok(());
-        for (interface, hook) in std::mem::take(&mut self.left).into_iter().chain(hooks) {
+        let made = self.take();
+        let mut result = made.iter().try_for_each(|made| made.maps.lease.until(0));
+        let places = made.iter().flat_map(Made::places);
+        for (interface, hook) in std::mem::take(&mut self.left).into_iter().chain(places) {
             result = result.and(absent_is_fine(self.filters.detach(interface, hook)));
         }
         result.map_err(FastPathError::Filter)
@@ -267,15 +350,17 @@ impl FastPathAdapter {
         (made.now.uplinks.iter().filter_map(name).collect(), made.now.peers.len())
     }
 
-    /// What was carried from and to each remote.
+    /// What was carried from and to each remote, as long as no other peer is there.
     pub fn traffic(&self) -> BTreeMap<SocketAddrV4, Traffic> {
-        let Some(made) = &self.made else { return BTreeMap::new() };
-        let counted = made.counted();
-        let of = |(remote, peer): (&SocketAddrV4, &FastPeer)| {
-            let (id, _) = made.ids.get(peer.networks.first()?)?;
-            Some((*remote, *counted.get(*id as usize)?))
-        };
-        made.now.peers.iter().filter_map(of).collect()
+        let at =
+            |remote: &SocketAddrV4| self.made.as_ref().and_then(|made| made.now.peers.get(remote));
+        let mut traffic = BTreeMap::new();
+        self.each_counted(|first, peer, carried| {
+            if at(&peer.remote).is_none_or(|there| there.networks.first() == Some(first)) {
+                traffic.insert(peer.remote, carried);
+            }
+        });
+        traffic
     }
 }
 
@@ -289,6 +374,12 @@ fn constants(ends: &FastPathEnds, link_header: u8) -> Constants {
     }
 }
 
+/// So long after now, by `CLOCK_MONOTONIC`.
+fn in_nanoseconds(later: Duration) -> u64 {
+    let now = Duration::try_from(clock_gettime(ClockId::Monotonic)).unwrap_or_default();
+    u64::try_from((now + later).as_nanos()).unwrap_or(u64::MAX)
+}
+
 /// Entries of the map that has the most of them.
 fn entries(path: &FastPath) -> usize {
     networks(path) + path.except.len()
@@ -300,14 +391,18 @@ fn networks(path: &FastPath) -> usize {
 }
 
 impl Made {
-    /// Empty maps with room for all entries and for as many that come later, and programs with these.
-    fn new(wanted: &FastPath) -> Result<Self, FastPathError> {
-        let room = u32::try_from((2 * entries(wanted)).next_power_of_two());
+    /// Maps without entries, with room for all and for as many that come later, and programs with these. They
+    /// go on counting from what was counted `before`.
+    fn new(wanted: &FastPath, before: &Counted) -> Result<Self, FastPathError> {
+        let most = entries(wanted).max(before.peers.len() + wanted.peers.len());
+        let room = u32::try_from((2 * most).next_power_of_two());
         let room = room.unwrap_or(u32::MAX).max(ROOM);
         let ends = wanted.ends;
         let (uplinks, links) = (wanted.uplinks.clone(), wanted.links.clone());
         let now = FastPath { ends, uplinks, links, peers: Arc::default(), except: BTreeSet::new() };
         let maps = Maps::create(room).map_err(FastPathError::Map)?;
+        maps.counts.begin_with(&before.traffic).map_err(FastPathError::Entry)?;
+        maps.lease.until(in_nanoseconds(LEASE)).map_err(FastPathError::Entry)?;
         let program = |name, compiled, header| {
             let fd = load(name, compiled, &maps, &constants(&ends, header))?;
             let id = call::program_id(fd.as_fd()).map_err(FastPathError::Filter)?;
@@ -315,7 +410,8 @@ impl Made {
         };
         let ingress = program("ingress", &INGRESS, ETHERNET)?;
         let egress = program("egress", &EGRESS, 0)?;
-        Ok(Made { now, maps, room, ingress, egress, ids: BTreeMap::new(), networks: 0 })
+        let counted = before.peers.clone();
+        Ok(Made { now, maps, room, ingress, egress, counted, networks: 0 })
     }
 
     /// Where which program is to be attached.
@@ -325,33 +421,30 @@ impl Made {
         r#in.chain(out)
     }
 
+    fn places(&self) -> impl Iterator<Item = (u32, Hook)> {
+        self.hooks().map(|(interface, hook, _)| (interface, hook))
+    }
+
     /// Whether the maps have room for these, and whether there is an id for each: those of remotes that
     /// went stay with what was counted.
     fn has_room_for(&self, wanted: &FastPath) -> bool {
         let firsts = wanted.peers.values().filter_map(|peer| peer.networks.first());
-        let new = firsts.filter(|first| !self.ids.contains_key(first)).count();
-        self.fits(entries(wanted).max(self.ids.len() + new))
+        let new = firsts.filter(|first| !self.counted.contains_key(first)).count();
+        self.fits(entries(wanted).max(self.counted.len() + new))
     }
 
     fn has_room_for_one(&self, peer: &FastPeer) -> bool {
         let entries = self.networks + self.now.except.len();
-        self.fits(entries.max(self.ids.len()) + peer.networks.len())
+        self.fits(entries.max(self.counted.len()) + peer.networks.len())
     }
 
     fn fits(&self, entries: usize) -> bool {
         u32::try_from(entries).is_ok_and(|entries| entries < self.room)
     }
 
-    /// What was carried, by the index of the tunnel's interface.
-    fn carried(&self) -> Vec<(u32, Traffic)> {
-        let counted = self.counted();
-        let of = |(id, link): &(u32, u32)| Some((*link, *counted.get(*id as usize)?));
-        self.ids.values().filter_map(of).collect()
-    }
-
-    /// What was carried, by id.
-    fn counted(&self) -> Vec<Traffic> {
-        self.maps.counts.first(self.ids.len() + 1).unwrap_or_default()
+    /// What was carried, by the numbers of the peers.
+    fn traffic(&self) -> Vec<Traffic> {
+        self.maps.counts.first(self.counted.len() + 1).unwrap_or_default()
     }
 
     fn fill(&mut self, wanted: &FastPath) -> Result<(), FastPathError> {
@@ -384,9 +477,9 @@ impl Made {
     fn put(&mut self, remote: SocketAddrV4, peer: &FastPeer) -> io::Result<()> {
         // Nothing goes to who has no network, or comes from there.
         let Some(first) = peer.networks.first() else { return Ok(()) };
-        let next = u32::try_from(self.ids.len()).unwrap_or(u32::MAX).saturating_add(1);
-        let id = self.ids.get(first).map_or(next, |(id, _)| *id);
-        self.ids.insert(*first, (id, peer.link));
+        let next = u32::try_from(self.counted.len()).unwrap_or(u32::MAX).saturating_add(1);
+        let id = self.counted.get(first).map_or(next, |peer| peer.id);
+        self.counted.insert(*first, CountedPeer { id, link: peer.link, remote });
         // Noted before: what is half there is taken out as well.
         let former = Arc::make_mut(&mut self.now.peers).insert(remote, peer.clone());
         self.networks += peer.networks.len();

@@ -18,11 +18,15 @@ const PARENT: u32 = 0xffff_fff1;
 const HANDLE: u32 = 0xffff_0000;
 /// `ETH_P_IP`, in network byte order: nothing else is given to the programs.
 const IPV4: u16 = 0x0800_u16.to_be();
-/// Filters with lower numbers come first; those of others that take or drop packets are likely to have
-/// them (tc(8) counts down from 49152 for whoever does not choose).
-const PRIORITY: u32 = 20_000;
+/// Filters with lower numbers come first. For whoever chooses none the kernel takes 49152, or one less than the
+/// one that it comes before (`tcf_auto_prio` in net/sched/cls_api.c): those that take or drop packets
+/// come before this one.
+const PRIORITY: u32 = 60_000;
 /// `TCA_BPF_FLAG_ACT_DIRECT`: the program says what is done.
 const DIRECT: u32 = 1;
+
+/// Of linux/netlink.h.
+const NLM_F_ECHO: u16 = 8;
 
 /// Which packets of an interface.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -128,16 +132,33 @@ impl Filters {
     /// Adds `clsact`, below which filters are, unless it is there.
     ///
     /// # Errors
-    /// What the kernel said.
+    /// What the kernel said; and where there is an `ingress` in its place, which would take a filter for what
+    /// goes out as one for what comes in.
     pub fn prepare(&mut self, interface: u32) -> io::Result<()> {
         let header =
             Tcmsg { handle: HANDLE, parent: PARENT, ..header(interface, Hook::Ingress, 0, 0) };
         let mut request = Request::new().set_create().set_excl().op_newqdisc_do(&header);
         request.encode().push_kind(CLSACT);
         match self.socket.request(&request)?.recv_ack().map_err(io::Error::from) {
-            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
+                if self.is_clsact(interface)? {
+                    return Ok(());
+                }
+                Err(io::Error::other("there is a queueing discipline `ingress`, and not `clsact`"))
+            }
             result => result,
         }
+    }
+
+    /// Whether what is in the place of `clsact` is one.
+    fn is_clsact(&mut self, interface: u32) -> io::Result<bool> {
+        let header = Tcmsg { parent: PARENT, ..header(interface, Hook::Ingress, 0, 0) };
+        // Before 6.6 the kernel tells everybody but who asked, without this (`qdisc_notify`).
+        let request = Request::new().set_flags(NLM_F_ECHO).op_getqdisc_do(&header);
+        let mut replies = self.socket.request(&request)?;
+        let Some(reply) = replies.recv() else { return Ok(false) };
+        let (_, attributes) = reply?;
+        Ok(attributes.get_kind().is_ok_and(|kind| kind == CLSACT))
     }
 }
 

@@ -33,6 +33,7 @@ pub struct Maps {
     pub peers: Peers,
     pub remotes: Remotes,
     pub counts: Counts,
+    pub lease: Lease,
 }
 
 impl Maps {
@@ -43,7 +44,7 @@ impl Maps {
     /// What the kernel said.
     pub fn create(room: u32) -> io::Result<Self> {
         let (peers, remotes) = (Peers::create(room)?, Remotes::create(room)?);
-        Ok(Maps { peers, remotes, counts: Counts::create(room)? })
+        Ok(Maps { peers, remotes, counts: Counts::create(room)?, lease: Lease::create()? })
     }
 }
 
@@ -153,6 +154,28 @@ fn remote_key(remote: SocketAddrV4) -> [u8; 8] {
     [a, b, c, d, high, low, 0, 0]
 }
 
+/// The map `lease`: until when the programs take packets.
+pub struct Lease(Map<4, 8>);
+
+impl Lease {
+    /// It is over.
+    fn create() -> io::Result<Self> {
+        Map::create("lease", MapKind::Array, 1).map(Lease)
+    }
+
+    /// Puts off the end to this nanosecond of `CLOCK_MONOTONIC`.
+    ///
+    /// # Errors
+    /// What the kernel said.
+    pub fn until(&self, last: u64) -> io::Result<()> {
+        self.0.put(&[0; 4], &last.to_ne_bytes())
+    }
+
+    pub fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.0.as_fd()
+    }
+}
+
 /// The map `counts`, in which every possible processor has its own.
 pub struct Counts {
     map: OwnedFd,
@@ -173,6 +196,24 @@ impl Counts {
             entries: room,
         };
         Ok(Counts { map: call::create_map(&spec)?, processors: possible_processors()? })
+    }
+
+    /// Begins with these, by id.
+    ///
+    /// # Errors
+    /// What the kernel said.
+    pub fn begin_with(&self, carried: &[Traffic]) -> io::Result<()> {
+        let mut values = vec![0; COUNT * self.processors];
+        for (id, traffic) in carried.iter().enumerate() {
+            let Traffic { rx_packets, rx_bytes, tx_packets, tx_bytes } = *traffic;
+            let numbers = [rx_packets, rx_bytes, tx_packets, tx_bytes].map(u64::to_ne_bytes);
+            // Those of the first processor; the others have none.
+            values.iter_mut().zip(numbers.as_flattened()).for_each(|(to, from)| *to = *from);
+            let id = u32::try_from(id).unwrap_or(u32::MAX);
+            // SAFETY: the keys of an array have four bytes, and there is a value for each processor.
+            unsafe { call::update(self.map.as_fd(), &id.to_ne_bytes(), &values)? };
+        }
+        Ok(())
     }
 
     /// What was carried from and to the peers with the ids below this number, by id.

@@ -63,6 +63,7 @@ fn value(name: &str, maps: &Maps, constants: &Constants) -> Option<(u64, u32)> {
         "peers" => map(maps.peers.as_fd()),
         "remotes" => map(maps.remotes.as_fd()),
         "counts" => map(maps.counts.as_fd()),
+        "lease" => map(maps.lease.as_fd()),
         // Numbers in network byte order, as they are in memory.
         "outer_address" => Some((0, u32::from_ne_bytes(constants.outer.octets()))),
         "port" => Some((0, u16::from_ne_bytes(constants.port.to_be_bytes()).into())),
@@ -83,6 +84,7 @@ mod tests {
             "peers",
             "remotes",
             "counts",
+            "lease",
             "outer_address",
             "port",
             "mark",

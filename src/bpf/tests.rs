@@ -46,6 +46,7 @@ impl Bed {
         maps.peers.put("10.9.0.0/16".parse().unwrap(), &peer(BOB, 2)).unwrap();
         maps.remotes.put(ALICE, Sender { link: 1, id: 1 }).unwrap();
         maps.remotes.put(BOB, Sender { link: 1, id: 2 }).unwrap();
+        maps.lease.until(u64::MAX).unwrap();
         let constants = Constants {
             outer: OURS,
             port: PORT,

@@ -4,6 +4,8 @@ use std::net::SocketAddr;
 
 use super::process::{Failing, Process};
 use super::{Failure, record};
+use crate::bpf::FastPathError;
+use crate::engine::config::FastPathChoice;
 use crate::engine::driver::Driver;
 use crate::engine::host::Found;
 use crate::engine::host::step::{DnsStep, FastStep, HostStep, KernelStep, Refused, Step};
@@ -105,8 +107,21 @@ impl Process<'_> {
                     FastStep::Add(remote, peer) => path.add(*remote, peer),
                     FastStep::Remove => path.remove(),
                 };
-                result.map_err(|error| StepError::FastPath(Box::new(error)))
+                // The datapath below is complete: nothing fails for want of a fast path.
+                result.unwrap_or_else(|error| self.without_fast_path(&error));
+                Ok(())
             }
+        }
+    }
+
+    /// Leaves all packets to the datapath, because the kernel refused this; says so once.
+    pub(super) fn without_fast_path(&mut self, error: &FastPathError) {
+        match (self.fast_path.give_up(error), self.settings.tunnel().fast_path) {
+            (true, FastPathChoice::On) => tracing::warn!("--fast-path: {error}; going on without"),
+            (true, FastPathChoice::Auto | FastPathChoice::Off) => {
+                tracing::info!("no fast path: {error}");
+            }
+            (false, _) => tracing::debug!("no fast path: {error}"),
         }
     }
 

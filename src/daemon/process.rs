@@ -19,7 +19,7 @@ use crate::bpf::FastPathAdapter;
 use crate::engine::config::Datapath;
 use crate::engine::driver::Driver as _;
 use crate::engine::host::step::StepKind;
-use crate::engine::host::{Family, Found, NameServers, RulesFound};
+use crate::engine::host::{Family, FastPathFound, Found, NameServers, RulesFound};
 use crate::engine::{Engine, Event, Memory, Report, Writing};
 use crate::host::asked;
 use crate::host::clock::Clock;
@@ -227,7 +227,10 @@ impl Process<'_> {
         };
         let mut found = self.host.read(&question).await?;
         self.datapath.read(&mut found)?;
-        self.fast_path.read(tunnel, &mut found)?;
+        if let Err(error) = self.fast_path.read(tunnel, &mut found) {
+            self.without_fast_path(&error);
+            found.fast_path = FastPathFound::Unavailable;
+        }
         self.hold_port(&mut found);
         if self.surroundings_due && self.datapath.wants_surroundings() {
             self.datapath.surround(self.host.surroundings().await?);

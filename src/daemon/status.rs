@@ -20,8 +20,10 @@ impl Process<'_> {
     fn fast_path_status(&self) -> FastPathStatus {
         let (uplinks, remotes) = self.fast_path.carries();
         let is_there = !uplinks.is_empty();
-        let why_not = self.engine.why_no_fast_path().filter(|_| !is_there);
-        FastPathStatus { uplinks, remotes, why_not: why_not.map(ToString::to_string) }
+        let of_kernel = self.fast_path.refused().map(str::to_owned);
+        let of_engine = || self.engine.why_no_fast_path().map(ToString::to_string);
+        let why_not = of_kernel.or_else(of_engine).filter(|_| !is_there);
+        FastPathStatus { uplinks, remotes, why_not }
     }
 
     /// Everything that `show` shows, as it stands. This copies as little as it can: what it takes is time

@@ -1,6 +1,7 @@
 """A server whose peers are named in files, and its clients, in the hosts of a switch."""
 
 import pathlib
+import socket
 
 import ipipou
 from ipipou import Tunnel
@@ -106,6 +107,10 @@ class Hub:
         own += ["--auth-remote-pubkey-b64", self.keys[1].public]
         return Tunnel(self.lan.hosts[i - 1], *own, *self.datapath, *options, **more)
 
+    def answers(self):
+        """A capture of what the server answers; whom, `is_to` says. The fast path sends it in UDP at once."""
+        return self.host.capture("eth0", f"udp and src {outer(1)}")
+
     def connect(self, *options):
         """Starts the server and all clients, which are connected when this returns."""
         near = self.server(*options)
@@ -113,6 +118,12 @@ class Hub:
         for end in ends:
             end.await_log("connected to")
         return near, ends
+
+
+def is_to(address):
+    """A condition for packets with an inner one to this address."""
+    destination = socket.inet_aton(address)
+    return lambda packet: packet.payload[:1] == b"\x45" and packet.payload[16:20] == destination
 
 
 class MixedHub(Hub):

@@ -4,7 +4,7 @@ rules of its own."""
 import pytest
 
 from first_version import handmade_tunnel, signed
-from hub import PORT, MixedHub, await_state, inner, peers, reload, states
+from hub import PORT, MixedHub, await_state, inner, is_to, peers, reload, states
 from ipipou import await_
 from lan import await_reached, outer, reaches
 
@@ -30,12 +30,12 @@ def test_it_is_one_of_the_peers(hub):
         assert reaches(hub.old, inner(i), count=2)
     assert reaches(hub.clients[0], inner(4), count=2) and reaches(hub.host, inner(4))
     # Nobody else comes in by its port, and it sends from its own address only: what is let in is answered.
-    seen = hub.host.capture("any", f"icmp and src {inner(1)}")
+    seen = hub.answers()
     hub.old.send_fou(outer(4), PORT, outer(1), OLD, inner(2), inner(1))
     hub.lan.host.send_fou(hub.lan.ADDRESS, PORT, outer(1), OLD, inner(4), inner(1))
     hub.old.send_fou(outer(4), PORT, outer(1), OLD, inner(4), inner(1))
-    seen.await_packets(1, condition=lambda p: p.dst == inner(4))
-    assert not seen.matching(lambda p: p.dst == inner(2))
+    seen.await_packets(1, condition=is_to(inner(4)))
+    assert not seen.matching(is_to(inner(2)))
     # The process is killed, and the next one goes on.
     ping = hub.old.ping_background(inner(1))
     ping.await_answers()

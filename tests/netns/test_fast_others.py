@@ -1,0 +1,113 @@
+"""The fast path beside others of the host: what they have at its interfaces, and what it leaves them when its
+process is killed, stopped or refused."""
+
+import signal
+
+import pytest
+
+import ipipou
+import packets
+from ipipou import CLIENT, SERVER, reach_each_other
+from lab import await_
+from test_fast_path import BOTH, TUN, await_fast, carried, filters
+
+INNER_SERVER, INNER_CLIENT = "172.28.0.0", "172.28.0.1"
+# How long the programs take packets without their process, and some time to spare.
+LEASE = 8 + 4
+
+
+@pytest.fixture
+def lan(lab):
+    made = ipipou.Lan(lab)
+    for host in lab.hosts:
+        host.sysctl("net.ipv4.conf.default.accept_redirects", 1)
+        host.sysctl("net.ipv6.conf.default.disable_ipv6", 1)
+    return made
+
+
+def up(lan):
+    lan.connect(*TUN)
+    await_fast(lan.near, lan.far)
+    return lan.server, lan.client
+
+
+def test_a_qdisc_that_takes_no_filter_costs_the_fast_path_and_not_the_tunnel(lan):
+    lan.server.run("tc qdisc add dev eth0 ingress_block 22 clsact")
+    lan.connect(*TUN)
+    lan.near.await_log("no fast path: cannot attach a program")
+    reach_each_other(lan.server, lan.client)
+    assert "cannot attach" in lan.near.show()["fast_path"]["why_not"]
+    lan.near.await_quiet()
+    assert lan.near.process.output().count("no fast path") == 1
+    assert "repairing" not in lan.near.process.output()
+
+
+def test_a_qdisc_in_its_place_sends_nothing_back(lan):
+    """`ingress` takes filters for what goes out as filters for what comes in."""
+    server, client = up(lan)
+    server.batch("link add lan0 type bridge", "addr add 10.77.0.1/24 dev lan0", "link set lan0 up")
+    client.run("ip route add 10.77.0.0/24 dev ipipou0")
+    server.run("tc qdisc del dev ipipou0 clsact")
+    server.run("tc qdisc add dev ipipou0 ingress")
+    lan.near.await_log("no fast path: .*queueing discipline `ingress`")
+    assert filters(server) == []
+    reach_each_other(server, client)
+    assert client.ping("10.77.0.1", count=2).received == 2
+
+
+def test_filters_of_others_come_before_it(lan):
+    server, client = up(lan)
+    server.batch("link add away type bridge", "link set away up")
+    take = f"protocol ip u32 match ip src {CLIENT}/32 action mirred egress redirect dev away"
+    server.run(f"tc filter add dev eth0 ingress {take}")
+    assert client.ping(INNER_SERVER, count=2, timeout=1).received == 0
+
+
+def test_a_killed_process_leaves_its_port_to_the_next_program(lan):
+    server, client = up(lan)
+    client.ping_background(INNER_SERVER)
+    lan.near.process.send_signal(signal.SIGKILL)
+    lan.near.process.wait()
+    assert filters(server)[0] == "ingress"
+    with server.udp_socket(SERVER, 10000, timeout=LEASE) as another:
+        assert packets.ICMP in another.recv(2000)[:20]
+
+
+def test_a_stopped_process_lets_nobody_in_for_long(lan):
+    server, client = up(lan)
+    lan.near.process.send_signal(signal.SIGSTOP)
+    assert client.ping(INNER_SERVER, count=2).received == 2
+
+    def is_over():
+        return client.ping(INNER_SERVER, count=1, timeout=1).received == 0
+
+    await_(is_over, LEASE, "end of the lease")
+    lan.near.process.send_signal(signal.SIGCONT)
+    before = carried(server)
+    reach_each_other(server, client)
+    await_(lambda: client.ping(INNER_SERVER, count=1).received, what="an answer")
+    lan.near.show()  # the host is read, and the lease renewed
+    before = carried(server)
+    reach_each_other(server, client)
+    assert carried(server) == before
+
+
+def test_icmp_redirects_are_left_to_the_datapath_which_drops_them(lan):
+    server, client = up(lan)
+    inside = server.capture("ipipou0", "icmp")
+    redirect = packets.ipv4(INNER_CLIENT, INNER_SERVER, packets.ICMP, b"\5\1\0\0" + bytes(32))
+    client.send_udp(CLIENT, 10000, SERVER, 10000, redirect)
+    lan.near.await_dropped(rx_redirect=1)
+    reach_each_other(server, client)
+    assert 5 not in {p.payload[0] for p in inside.await_packets(1)}
+
+
+def test_what_a_peer_sent_is_not_forgotten_by_a_repair(lan):
+    server, client = up(lan)
+    reach_each_other(server, client)
+    (before,) = lan.near.show()["tunnels"]
+    server.run("tc qdisc del dev eth0 clsact")
+    await_(lambda: filters(server) == BOTH, what="filters")
+    reach_each_other(server, client)
+    (after,) = lan.near.show()["tunnels"]
+    assert after["rx_packets"] >= before["rx_packets"] + 4, (before, after)
