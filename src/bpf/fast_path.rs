@@ -5,7 +5,7 @@ use std::io;
 use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use ipnet::Ipv4Net;
 use netlink_socket2::NetlinkSocket;
@@ -52,8 +52,8 @@ pub struct FastPathAdapter {
     ethtool: NetlinkSocket,
     /// Whether the kernel takes the programs.
     available: bool,
-    /// What it refused last, and when.
-    refused: Option<(Instant, String)>,
+    /// What it refused last, and until when that counts ([`in_nanoseconds`]).
+    refused: Option<(u64, String)>,
     made: Option<Made>,
     /// What an earlier process of the tunnel left attached.
     left: Vec<(u32, Hook)>,
@@ -113,7 +113,7 @@ impl FastPathAdapter {
 
     /// Whether the kernel takes the programs, as far as is known.
     pub fn is_available(&self) -> bool {
-        let is_over = |(at, _): &(Instant, String)| at.elapsed() > TRY_AGAIN;
+        let is_over = |(until, _): &(u64, String)| in_nanoseconds(Duration::ZERO) > *until;
         self.available && self.refused.as_ref().is_none_or(is_over)
     }
 
@@ -133,7 +133,7 @@ impl FastPathAdapter {
         }
         let why = error.to_string();
         let is_news = self.refused.as_ref().is_none_or(|(_, before)| *before != why);
-        self.refused = Some((Instant::now(), why));
+        self.refused = Some((in_nanoseconds(TRY_AGAIN), why));
         is_news
     }
 
@@ -364,13 +364,12 @@ impl FastPathAdapter {
     }
 }
 
-fn constants(ends: &FastPathEnds, link_header: u8) -> Constants {
+fn constants(ends: &FastPathEnds) -> Constants {
     Constants {
         outer: ends.outer,
         port: ends.port,
         mark: ends.mark,
         time_to_live: ends.time_to_live,
-        link_header,
     }
 }
 
@@ -403,13 +402,13 @@ impl Made {
         let maps = Maps::create(room).map_err(FastPathError::Map)?;
         maps.counts.begin_with(&before.traffic).map_err(FastPathError::Entry)?;
         maps.lease.until(in_nanoseconds(LEASE)).map_err(FastPathError::Entry)?;
-        let program = |name, compiled, header| {
-            let fd = load(name, compiled, &maps, &constants(&ends, header))?;
+        let program = |name, compiled| {
+            let fd = load(name, compiled, &maps, &constants(&ends))?;
             let id = call::program_id(fd.as_fd()).map_err(FastPathError::Filter)?;
             Ok::<_, FastPathError>(Program { fd, id })
         };
-        let ingress = program("ingress", &INGRESS, ETHERNET)?;
-        let egress = program("egress", &EGRESS, 0)?;
+        let ingress = program("ingress", &INGRESS)?;
+        let egress = program("egress", &EGRESS)?;
         let counted = before.peers.clone();
         Ok(Made { now, maps, room, ingress, egress, counted, networks: 0 })
     }
@@ -510,14 +509,8 @@ impl Made {
 /// What it said.
 pub fn probe() -> Result<(), FastPathError> {
     let maps = Maps::create(1).map_err(FastPathError::Map)?;
-    let constants = Constants {
-        outer: Ipv4Addr::UNSPECIFIED,
-        port: 1,
-        mark: 0,
-        time_to_live: 1,
-        link_header: ETHERNET,
-    };
+    let constants = Constants { outer: Ipv4Addr::UNSPECIFIED, port: 1, mark: 0, time_to_live: 1 };
     load("ingress", &INGRESS, &maps, &constants)?;
-    load("egress", &EGRESS, &maps, &Constants { link_header: 0, ..constants })?;
+    load("egress", &EGRESS, &maps, &constants)?;
     Ok(())
 }

@@ -22,8 +22,6 @@ pub struct Constants {
     /// Firewall mark of outer packets; 0 is none.
     pub mark: u32,
     pub time_to_live: u8,
-    /// Bytes before the IP header at this interface: of Ethernet 14, of a tunnel's interface 0.
-    pub link_header: u8,
 }
 
 /// `BPF_LD | BPF_DW | BPF_IMM` in linux/bpf.h: two instructions, whose last four bytes each are one
@@ -69,7 +67,6 @@ fn value(name: &str, maps: &Maps, constants: &Constants) -> Option<(u64, u32)> {
         "port" => Some((0, u16::from_ne_bytes(constants.port.to_be_bytes()).into())),
         "mark" => Some((0, constants.mark)),
         "time_to_live" => Some((0, constants.time_to_live.into())),
-        "link_header" => Some((0, constants.link_header.into())),
         _ => None,
     }
 }
@@ -89,7 +86,6 @@ mod tests {
             "port",
             "mark",
             "time_to_live",
-            "link_header",
         ];
         for compiled in [EGRESS, INGRESS] {
             assert!(!compiled.names.is_empty());

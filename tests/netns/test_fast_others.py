@@ -111,3 +111,16 @@ def test_what_a_peer_sent_is_not_forgotten_by_a_repair(lan):
     reach_each_other(server, client)
     (after,) = lan.near.show()["tunnels"]
     assert after["rx_packets"] >= before["rx_packets"] + 4, (before, after)
+
+
+def test_the_capabilities_of_the_unit_are_enough(lan):
+    """Without CAP_PERFMON the kernel's verifier refuses more than it refuses root."""
+    keep = {"cap_net_admin", "cap_net_raw", "cap_bpf"}
+    known = lan.server.run("capsh --print").split("Bounding set =")[1].split("\n")[0].split(",")
+    drop = ",".join(sorted(set(known) - keep))
+    keys = ipipou.Keys(lan.server)
+    prefix = ["capsh", f"--drop={drop}", "--", "-c", 'exec "$0" "$@"']
+    near = ipipou.server(lan.server, *TUN, keys=keys, prefix=prefix)
+    ipipou.client(lan.client, *TUN, keys=keys)
+    near.await_log("tunnel up")
+    await_fast(near)

@@ -36,8 +36,9 @@ def program(name, instructions, names):
     lines = [", ".join(words[i : i + A_LINE]) for i in range(0, len(words), A_LINE)]
     body = "".join(f"        {line},\n" for line in lines)
     used = "".join(f'        ({at}, "{what}"),\n' for at, what in names)
+    tested = "#[cfg(test)]\n" if name.endswith("_test") else ""
     return (
-        f"#[rustfmt::skip]\npub const {name.upper()}: Compiled = Compiled {{\n"
+        f"{tested}#[rustfmt::skip]\npub const {name.upper()}: Compiled = Compiled {{\n"
         f"    instructions: &[\n{body}    ],\n    names: &[\n{used}    ],\n}};\n"
     )
 
