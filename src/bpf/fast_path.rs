@@ -20,7 +20,7 @@ use super::program::{Constants, load};
 use super::uplink::{self, ETHERNET, PathMtu};
 use crate::engine::config::{DeviceName, TunnelConfig};
 use crate::engine::host::{FastPath, FastPathEnds, FastPathFound, FastPeer, Found, Traffic};
-use crate::host::absent_is_fine;
+use crate::host::{absent_is_fine, ipsec};
 
 /// The least room of the maps. When there are more entries, maps with twice as much take their place.
 const ROOM: u32 = 64;
@@ -156,6 +156,7 @@ impl FastPathAdapter {
         if !self.is_available() {
             return Ok(());
         }
+        found.ipsec = tunnel.may_have_fast_path() && ipsec::has_policies();
         let device = tunnel.outer.device().and_then(|device| found.interface(device));
         let uplinks = found.uplinks.values().copied().chain(device.map(|device| device.index));
         for index in uplinks.collect::<BTreeSet<u32>>() {

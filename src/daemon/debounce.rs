@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use crate::host::clock::Clock;
-use crate::host::{Changed, Changes};
+use crate::host::{Changed, Changes, Subjects};
 
 /// How long to wait for more notifications after one, before the host is read.
 const SETTLE: Duration = Duration::from_millis(20);
@@ -20,12 +20,10 @@ pub struct DebouncedChanges {
 }
 
 impl DebouncedChanges {
-    /// `routes`: whether routes matter to this tunnel.
-    ///
     /// # Errors
     /// When the kernel refuses a socket.
-    pub fn open(routes: bool) -> io::Result<Self> {
-        let (changes, last) = (Changes::open(routes)?, Duration::ZERO);
+    pub fn open(subjects: Subjects) -> io::Result<Self> {
+        let (changes, last) = (Changes::open(subjects)?, Duration::ZERO);
         Ok(DebouncedChanges { changes, due: None, last, changed: Changed::default() })
     }
 

@@ -17,6 +17,7 @@ use super::{Failure, Settings, leftovers};
 use crate::engine::Report;
 use crate::engine::config::Datapath;
 use crate::engine::peers_file::PeerEntry;
+use crate::host::Subjects;
 use crate::tun::{self, Owner};
 
 /// How long to wait after a tunnel could not be made before the next try.
@@ -134,7 +135,9 @@ async fn serve(
 ) -> Result<(), Failure> {
     // The tunnel that had this memory, under another name, may be about to end.
     let memory = base.memory(&settings.state_dir);
-    let looks_at_routes = settings.tunnel().asks_for_routing();
+    let tunnel = settings.tunnel();
+    let (routes, fast_path) = (tunnel.asks_for_routing(), tunnel.may_have_fast_path());
+    let subjects = Subjects { routes, fast_path };
     let opening = async {
         let ours = memory.lock_owned().await;
         Ok::<_, Failure>((ours, Opening::of(settings, base.datapath, &left.kept).await?))
@@ -145,7 +148,7 @@ async fn serve(
         _ = wanted.changed() => return Ok(()),
         opened = opening => opened?,
     };
-    let mut changes = DebouncedChanges::open(looks_at_routes).map_err(Failure::Netlink)?;
+    let mut changes = DebouncedChanges::open(subjects).map_err(Failure::Netlink)?;
     let mut process = opening.start(left.owner, &mut left.kept).await?;
     process.events = base.events.about(entry.name.clone());
     if let Err(failure) = process.start().await {

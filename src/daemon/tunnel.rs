@@ -29,7 +29,7 @@ use crate::engine::driver::Driver as _;
 use crate::engine::host::Family;
 use crate::engine::table::Node;
 use crate::host::clock::{self, Clock};
-use crate::host::heap;
+use crate::host::{Subjects, heap};
 use crate::sources::names::LookedUp;
 use crate::sources::{TableSource, names};
 use crate::tun::{self, Owner};
@@ -64,10 +64,12 @@ pub fn run(settings: &Settings) -> Result<(), Failure> {
 async fn serve(settings: &Settings) -> Result<(), Failure> {
     let mut signals = Signals::catch().map_err(Failure::system("catch signals"))?;
     // Who is bound to an interface and no client needs no route to the other end.
-    let looks_at_routes = settings.config.server_name().is_some()
-        || settings.tunnel().asks_for_routing()
-        || settings.tunnel().has_uplinks_by_route();
-    let mut changes = DebouncedChanges::open(looks_at_routes).map_err(Failure::Netlink)?;
+    let tunnel = settings.tunnel();
+    let routes = settings.config.server_name().is_some()
+        || tunnel.asks_for_routing()
+        || tunnel.has_uplinks_by_route();
+    let subjects = Subjects { routes, fast_path: tunnel.may_have_fast_path() };
+    let mut changes = DebouncedChanges::open(subjects).map_err(Failure::Netlink)?;
     let hosts = match settings.config.table() {
         Some(source) => {
             let table = TableSource::load(source.clone(), &settings.state_dir).await;

@@ -354,7 +354,12 @@ impl TunnelConfig {
 
     /// Whether the routes tell by which interfaces the packets of a fast path leave.
     pub fn has_uplinks_by_route(&self) -> bool {
-        self.outer.device().is_none() && self.fast_path != FastPathChoice::Off
+        self.outer.device().is_none() && self.may_have_fast_path()
+    }
+
+    /// Whether a fast path is not forbidden.
+    pub fn may_have_fast_path(&self) -> bool {
+        self.fast_path != FastPathChoice::Off
     }
 
     /// The name of the gateway's nftables table.

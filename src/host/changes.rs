@@ -1,4 +1,4 @@
-//! Notifications that something changed on the host: links, addresses, routes, nftables.
+//! Notifications that something changed on the host: links, addresses, routes, nftables, IPsec policies.
 //!
 //! A notification says little about what changed: it leads to another reading of the host.
 
@@ -11,7 +11,7 @@ use libc::{
     RTM_DELADDR, RTM_DELLINK, RTM_DELROUTE, RTM_DELRULE, RTM_NEWADDR, RTM_NEWLINK, RTM_NEWROUTE,
     RTM_NEWRULE,
 };
-use netlink_sys::protocols::{NETLINK_NETFILTER, NETLINK_ROUTE};
+use netlink_sys::protocols::{NETLINK_NETFILTER, NETLINK_ROUTE, NETLINK_XFRM};
 use netlink_sys::{AsyncSocket, AsyncSocketExt, SocketAddr, TokioSocket};
 
 use super::netlink::{ROUTE_HEADER, SHORT_HEADER, attribute, message};
@@ -50,10 +50,23 @@ const NFTA_GEN_PROC_NAME: u16 = 3;
 /// `NFNLGRP_NFTABLES` in linux/netfilter/nfnetlink.h, as a bit of `nl_groups`.
 const NFTABLES: u32 = 1 << (7 - 1);
 
+/// `XFRMNLGRP_POLICY` in linux/xfrm.h, in the same way.
+const IPSEC_POLICIES: u32 = 1 << (4 - 1);
+
+/// What matters to a tunnel besides links, addresses and nftables.
+#[derive(Debug, Clone, Copy)]
+pub struct Subjects {
+    /// Routes. A router may change many of them a second.
+    pub routes: bool,
+    /// What a fast path must not be without.
+    pub fast_path: bool,
+}
+
 /// A subscription to the kernel's notifications.
 pub struct Changes {
     route: TokioSocket,
     netfilter: Option<TokioSocket>,
+    ipsec: Option<TokioSocket>,
     destinations: Vec<IpAddr>,
 }
 
@@ -74,16 +87,16 @@ pub struct Changed {
 }
 
 impl Changes {
-    /// `routes`: whether routes matter to this tunnel. A router may change many of them a second.
-    ///
     /// # Errors
     /// When the kernel refuses a socket.
-    pub fn open(routes: bool) -> io::Result<Self> {
-        let groups = if routes { LINK_GROUPS | ROUTE_GROUPS } else { LINK_GROUPS };
+    pub fn open(subjects: Subjects) -> io::Result<Self> {
+        let groups = if subjects.routes { LINK_GROUPS | ROUTE_GROUPS } else { LINK_GROUPS };
         let route = subscribe(NETLINK_ROUTE, groups)?;
         // A kernel without nftables has no such protocol; a client works without it.
         let netfilter = subscribe(NETLINK_NETFILTER, NFTABLES).ok();
-        Ok(Changes { route, netfilter, destinations: Vec::new() })
+        // Nor does one without IPsec have that.
+        let ipsec = subjects.fast_path.then(|| subscribe(NETLINK_XFRM, IPSEC_POLICIES).ok());
+        Ok(Changes { route, netfilter, ipsec: ipsec.flatten(), destinations: Vec::new() })
     }
 
     /// Sets the destinations of this tunnel's packets: changes of routes to other places are ignored.
@@ -94,17 +107,15 @@ impl Changes {
     /// Waits for the next notification and adds it to `changed`. Returns whether it matters. An overrun
     /// (`ENOBUFS`) is a change too: something was missed.
     pub async fn wait(&mut self, changed: &mut Changed) -> bool {
-        let route = match &mut self.netfilter {
-            Some(netfilter) => tokio::select! {
-                route = self.route.recv_from_full() => route,
-                ruleset = netfilter.recv_from_full() => {
-                    if let Ok((messages, _)) = ruleset {
-                        note_author(&messages, changed);
-                    }
-                    return true;
+        let route = tokio::select! {
+            route = self.route.recv_from_full() => route,
+            ruleset = next(&mut self.netfilter) => {
+                if let Ok(messages) = ruleset {
+                    note_author(&messages, changed);
                 }
-            },
-            None => self.route.recv_from_full().await,
+                return true;
+            }
+            _ = next(&mut self.ipsec) => return true,
         };
         match route {
             Ok((message, _)) => changed.add(&message, &self.destinations),
@@ -113,6 +124,14 @@ impl Changes {
                 true
             }
         }
+    }
+}
+
+/// The next messages of a subscription; never, without one.
+async fn next(socket: &mut Option<TokioSocket>) -> io::Result<Vec<u8>> {
+    match socket {
+        Some(socket) => Ok(socket.recv_from_full().await?.0),
+        None => std::future::pending().await,
     }
 }
 

@@ -17,6 +17,7 @@ pub mod dns;
 mod dump;
 pub mod expression;
 pub mod heap;
+pub mod ipsec;
 mod links;
 mod lock;
 mod modules;
@@ -37,7 +38,7 @@ mod ways;
 
 use std::io;
 
-pub use changes::{Changed, Changes};
+pub use changes::{Changed, Changes, Subjects};
 pub use datapath::Datapath;
 pub use directories::Directories;
 pub use dump::close_memory;

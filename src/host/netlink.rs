@@ -27,6 +27,25 @@ pub fn message(bytes: &[u8]) -> Option<(u16, &[u8], &[u8])> {
     Some((message.message_type(), message.payload(), next))
 }
 
+/// Requests one thing and reads the contents of the answer after the header. Blocks until the kernel
+/// answers, which it does at once.
+///
+/// # Errors
+/// When the kernel refuses.
+pub fn ask<T>(
+    protocol: isize,
+    kind: u16,
+    body: &[u8],
+    read: impl FnOnce(&[u8]) -> Option<T>,
+) -> io::Result<T> {
+    let (mut read, mut answer) = (Some(read), None);
+    exchange(protocol, &request(kind, NLM_F_REQUEST, body), |message| {
+        answer = read.take().and_then(|read| read(message));
+        ControlFlow::Break(())
+    })?;
+    answer.ok_or_else(|| io::ErrorKind::InvalidData.into())
+}
+
 /// Requests a list of all objects of a kind and hands over the contents of each message after the
 /// header, until the list ends or the callback says to stop. `body` is the request after its header.
 /// Blocks until the kernel answers, which it does at once.
@@ -37,12 +56,20 @@ pub fn list(
     protocol: isize,
     kind: u16,
     body: &[u8],
+    each: impl FnMut(&[u8]) -> ControlFlow<()>,
+) -> io::Result<()> {
+    exchange(protocol, &request(kind, NLM_F_REQUEST | NLM_F_DUMP, body), each)
+}
+
+fn exchange(
+    protocol: isize,
+    request: &[u8],
     mut each: impl FnMut(&[u8]) -> ControlFlow<()>,
 ) -> io::Result<()> {
     let mut socket = Socket::new(protocol)?;
     socket.bind_auto()?;
     socket.connect(&SocketAddr::new(0, 0))?;
-    socket.send(&request(kind, body), 0)?;
+    socket.send(request, 0)?;
     loop {
         let (answer, _) = socket.recv_from_full()?;
         let mut rest = answer.as_slice();
@@ -66,11 +93,11 @@ pub fn list(
     }
 }
 
-fn request(kind: u16, body: &[u8]) -> Vec<u8> {
+fn request(kind: u16, flags: u16, body: &[u8]) -> Vec<u8> {
     let mut header = NetlinkHeader::default();
     header.length = u32::try_from(HEADER + body.len()).unwrap_or(u32::MAX);
     header.message_type = kind;
-    header.flags = NLM_F_REQUEST | NLM_F_DUMP;
+    header.flags = flags;
     let mut request = vec![0; HEADER];
     header.emit(&mut request);
     request.extend(body);
@@ -93,7 +120,7 @@ mod tests {
     #[test]
     fn a_message_is_read_and_separated_from_the_rest() {
         let hook = [2, 0, 0, 0, 8, 0, 1, 0, 0, 0, 0, 0];
-        let mut whole = request(0x0c00, &hook);
+        let mut whole = request(0x0c00, NLM_F_REQUEST, &hook);
         assert_eq!(whole.len(), 28);
         whole.extend([1, 2, 3]);
         assert_eq!(message(&whole), Some((0x0c00, hook.as_slice(), [1u8, 2, 3].as_slice())));

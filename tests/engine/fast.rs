@@ -148,7 +148,14 @@ fn where_it_would_be_slower_or_wrong_there_is_none() {
     type Change<'a> = &'a dyn Fn(&mut Server);
     type Break<'a> = &'a dyn Fn(&mut FakeHost);
     type Case<'a> = (Datapath, Change<'a>, Break<'a>, Option<WithoutFastPath>);
-    let cases: [Case; 7] = [
+    let cases: [Case; 9] = [
+        (
+            Datapath::Tun,
+            &|c| c.tunnel.fast_path = FastPathChoice::On,
+            &|host| host.found.ipsec = true,
+            Some(WithoutFastPath::Ipsec),
+        ),
+        (Datapath::Kernel, &|_| {}, &|host| host.found.ipsec = true, Some(WithoutFastPath::Ipsec)),
         (
             Datapath::Kernel,
             &|_| {},

@@ -175,6 +175,26 @@ def test_an_uplink_that_segments_is_left_to_the_process(lan):
     reach_each_other(lan.server, lan.client)
 
 
+def test_ipsec_policies_are_not_passed_by(lan):
+    """The programs are before the policies of what comes in, and behind those of what goes out."""
+    lan.connect(*TUN)
+    await_fast(lan.near, lan.far)
+    ping = lan.client.ping_background("172.28.0.0")
+    ping.await_answers()
+    lan.server.run(
+        f"ip xfrm policy add dir in src {CLIENT} dst {SERVER} proto udp action block",
+    )
+    lan.near.await_log("no fast path: this host has IPsec policies")
+    await_(lambda: filters(lan.server) == [], what="no filters")
+    assert lan.client.ping("172.28.0.0", count=2, timeout=1).received == 0
+    lan.server.run("ip xfrm policy flush")
+    await_fast(lan.near)
+    ping.await_answers()
+    lan.server.run("ip xfrm policy setdefault in block")
+    await_(lambda: filters(lan.server) == [], what="no filters")
+    assert lan.client.ping("172.28.0.0", count=2, timeout=1).received == 0
+
+
 def test_without_its_capability_there_is_one_line_and_a_tunnel(lan):
     keys = ipipou.Keys(lan.server)
     drop = ["capsh", "--drop=cap_bpf,cap_sys_admin", "--", "-c", 'exec "$0" "$@"']

@@ -32,6 +32,8 @@ pub enum WithoutFastPath {
     NotAsked,
     /// The kernel does not take it, which was said before.
     Unavailable,
+    /// The host has IPsec policies, which judge packets elsewhere than where the programs are.
+    Ipsec,
     /// Outer packets are IPv6, whose UDP has checksums.
     OuterIpv6,
     /// `--encap-csum`.
@@ -67,6 +69,9 @@ pub fn fast_path(
     }
     if found.fast_path == FastPathFound::Unavailable {
         return Err(WithoutFastPath::Unavailable);
+    }
+    if found.ipsec {
+        return Err(WithoutFastPath::Ipsec);
     }
     let IpAddr::V4(address) = outer.address else { return Err(WithoutFastPath::OuterIpv6) };
     if tunnel.checksum == Some(true) {
@@ -285,7 +290,8 @@ impl WithoutFastPath {
             WithoutFastPath::NotAsked | WithoutFastPath::Unavailable | WithoutFastPath::NotYet => {
                 true
             }
-            WithoutFastPath::OuterIpv6
+            WithoutFastPath::Ipsec
+            | WithoutFastPath::OuterIpv6
             | WithoutFastPath::Checksums
             | WithoutFastPath::Learns
             | WithoutFastPath::Isolates
@@ -301,6 +307,9 @@ impl fmt::Display for WithoutFastPath {
         match self {
             WithoutFastPath::NotAsked => f.write_str("--fast-path off"),
             WithoutFastPath::Unavailable => f.write_str("the kernel does not take it"),
+            WithoutFastPath::Ipsec => {
+                f.write_str("this host has IPsec policies, which the programs would pass by")
+            }
             WithoutFastPath::OuterIpv6 => f.write_str("outer packets are IPv6"),
             WithoutFastPath::Checksums => f.write_str("--encap-csum"),
             WithoutFastPath::Learns => f.write_str("--learn"),

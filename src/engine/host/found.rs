@@ -67,6 +67,8 @@ pub struct Found {
     /// Indexes of the interfaces, as far as outer packets may leave by them, that put an Ethernet header
     /// before these. Read where there may be a fast path.
     pub ethernet: BTreeSet<u32>,
+    /// Whether the host has IPsec policies. Read where there may be a fast path.
+    pub ipsec: bool,
     /// Remotes whose path is known to be narrower than its first interface, each with the bytes of the
     /// longest inner packet that fits. Read where there may be a fast path.
     pub narrow: BTreeMap<SocketAddr, usize>,
