@@ -101,6 +101,7 @@ fn made(KernelLink { device, link, mtu }: &KernelLink) -> Arc<Interface> {
         promotes: None,
         mtu: *mtu,
         in_vrf: false,
+        queueing: None,
         kind: InterfaceKind::Ipip(*link),
         traffic: Traffic::default(),
     })

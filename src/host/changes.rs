@@ -8,8 +8,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
 use libc::{
-    RTM_DELADDR, RTM_DELLINK, RTM_DELROUTE, RTM_DELRULE, RTM_NEWADDR, RTM_NEWLINK, RTM_NEWROUTE,
-    RTM_NEWRULE,
+    RTM_DELACTION, RTM_DELADDR, RTM_DELLINK, RTM_DELQDISC, RTM_DELROUTE, RTM_DELRULE,
+    RTM_DELTCLASS, RTM_DELTFILTER, RTM_NEWACTION, RTM_NEWADDR, RTM_NEWLINK, RTM_NEWQDISC,
+    RTM_NEWROUTE, RTM_NEWRULE, RTM_NEWTCLASS, RTM_NEWTFILTER,
 };
 use netlink_sys::protocols::{NETLINK_NETFILTER, NETLINK_ROUTE, NETLINK_XFRM};
 use netlink_sys::{AsyncSocket, AsyncSocketExt, SocketAddr, TokioSocket};
@@ -19,6 +20,7 @@ use crate::engine::host::ROUTE_PROTOCOL;
 
 /// Groups of linux/rtnetlink.h, as bits of `nl_groups`.
 const RTMGRP_LINK: u32 = 1;
+const RTMGRP_TC: u32 = 8;
 const RTMGRP_IPV4_IFADDR: u32 = 0x10;
 const RTMGRP_IPV4_ROUTE: u32 = 0x40;
 const RTMGRP_IPV4_RULE: u32 = 0x80;
@@ -36,8 +38,16 @@ const ROUTE_GROUPS: u32 =
 /// (linux/rtnetlink.h, linux/if_addr.h).
 const PROTOCOL_AT: usize = 5;
 const INDEX_AT: usize = 4;
+/// Where a message about queueing disciplines has what one is attached to, and the number of an
+/// interface's root: `struct tcmsg` in linux/rtnetlink.h, `TC_H_ROOT` in linux/pkt_sched.h.
+const PARENT_AT: usize = 12;
+const ROOT: u32 = u32::MAX;
 /// A route's destination; a default route has none (linux/rtnetlink.h).
 const RTA_DST: u16 = 1;
+
+/// Messages about chains of filters (linux/rtnetlink.h).
+const RTM_NEWCHAIN: u16 = 100;
+const RTM_DELCHAIN: u16 = 101;
 
 /// A message about an interface's settings, and which setting it is (linux/netconf.h).
 const RTM_NEWNETCONF: u16 = 80;
@@ -80,7 +90,7 @@ pub struct Changed {
     /// Links that changed, or whose addresses did. The kernel does not tell of the routes that went
     /// with them.
     pub interfaces: BTreeSet<u32>,
-    /// Links whose forwarding or source check was set.
+    /// Links whose forwarding or source check was set, or that got another queueing discipline.
     pub settings: BTreeSet<u32>,
     /// The program that changed nftables last, for the log.
     pub ruleset_by: Option<String>,
@@ -90,7 +100,9 @@ impl Changes {
     /// # Errors
     /// When the kernel refuses a socket.
     pub fn open(subjects: Subjects) -> io::Result<Self> {
-        let groups = if subjects.routes { LINK_GROUPS | ROUTE_GROUPS } else { LINK_GROUPS };
+        let groups = LINK_GROUPS
+            | if subjects.routes { ROUTE_GROUPS } else { 0 }
+            | if subjects.fast_path { RTMGRP_TC } else { 0 };
         let route = subscribe(NETLINK_ROUTE, groups)?;
         // A kernel without nftables has no such protocol; a client works without it.
         let netfilter = subscribe(NETLINK_NETFILTER, NFTABLES).ok();
@@ -182,6 +194,17 @@ impl Changed {
                 let index = message.get(INDEX_AT..).and_then(|rest| rest.first_chunk());
                 self.interfaces.extend(index.map(|bytes| u32::from_ne_bytes(*bytes)));
             }
+            RTM_NEWQDISC | RTM_DELQDISC => {
+                let parent = message.get(PARENT_AT..).and_then(|rest| rest.first_chunk());
+                if parent.map(|bytes| u32::from_ne_bytes(*bytes)) != Some(ROOT) {
+                    return false;
+                }
+                let index = message.get(INDEX_AT..).and_then(|rest| rest.first_chunk());
+                self.settings.extend(index.map(|bytes| u32::from_ne_bytes(*bytes)));
+            }
+            // The group has these as well. Programs that make others are busy with them.
+            RTM_NEWTCLASS | RTM_DELTCLASS | RTM_NEWTFILTER | RTM_DELTFILTER | RTM_NEWACTION
+            | RTM_DELACTION | RTM_NEWCHAIN | RTM_DELCHAIN => return false,
             RTM_NEWNETCONF => {
                 let index = attribute(message, SHORT_HEADER, NETCONFA_IFINDEX)
                     .and_then(|value| value.first_chunk());
@@ -257,6 +280,26 @@ mod tests {
         let expected = Changed { settings: BTreeSet::from([7]), ..Changed::default() };
         assert_eq!(netconf(7), expected);
         assert_eq!(netconf(-1), Changed::default());
+    }
+
+    #[test]
+    fn of_traffic_control_only_the_root_of_an_interface_matters() {
+        let add = |kind: u16, parent: u32| {
+            let mut message = vec![36, 0, 0, 0];
+            message.extend(kind.to_ne_bytes());
+            message.resize(16 + PARENT_AT, 0);
+            message[16 + INDEX_AT] = 7;
+            message.extend([parent.to_ne_bytes(), [0; 4]].concat());
+            let mut changed = Changed::default();
+            (changed.add(&message, &[]), changed.settings)
+        };
+        for kind in [36, 37] {
+            assert_eq!(add(kind, u32::MAX), (true, BTreeSet::from([7])));
+            assert_eq!(add(kind, 0xffff_fff1), (false, BTreeSet::new()), "clsact");
+        }
+        for kind in [40, 41, 44, 45, 48, 49, 100, 101] {
+            assert_eq!(add(kind, u32::MAX), (false, BTreeSet::new()));
+        }
     }
 
     #[test]

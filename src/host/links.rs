@@ -307,6 +307,7 @@ fn read_interface(message: &LinkMessage) -> Interface {
         promotes: None,
         mtu: 0,
         in_vrf: false,
+        queueing: None,
         kind: InterfaceKind::Other,
         traffic: Traffic::default(),
     };
@@ -318,6 +319,7 @@ fn read_interface(message: &LinkMessage) -> Interface {
                 interface.kind = read_kind(infos);
                 interface.in_vrf = infos.contains(&LinkInfo::PortKind(InfoPortKind::Vrf));
             }
+            LinkAttribute::Qdisc(kind) => interface.queueing = Some(kind.clone()),
             LinkAttribute::Mtu(mtu) => interface.mtu = *mtu,
             LinkAttribute::AfSpecUnspec(specs) => {
                 let conf = read_conf(specs);

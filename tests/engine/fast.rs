@@ -1,6 +1,7 @@
 //! The fast path: who is on it, from when, and until when.
 
 use super::host::{ETH0, OUTER};
+use super::hub::{entry, guest, hub_on, place};
 use super::*;
 use ipipou::engine::Action;
 use ipipou::engine::config::{FastPathChoice, Outer};
@@ -196,6 +197,49 @@ fn where_it_would_be_slower_or_wrong_there_is_none() {
     prove(&mut play, A);
     assert_eq!(play.host.found.fast_path, FastPathFound::Missing);
     assert!(!play.reports.iter().any(|report| matches!(report, Report::FastPath(_))));
+}
+
+#[test]
+fn what_is_shaped_at_the_tunnel_waits_there() {
+    for datapath in [Datapath::Tun, Datapath::Kernel] {
+        let change = |c: &mut Server| c.tunnel.fast_path = FastPathChoice::On;
+        let mut play = start(datapath, change, fast_host());
+        prove(&mut play, A);
+        for kind in ["tbf", "fq_codel", "cake", "mq", "prio", "noqueue"] {
+            let before = play.applied.len();
+            let link = play.host.last_interface();
+            link.queueing = Some(kind.to_owned());
+            let name = link.name.clone();
+            play.read();
+            match kind {
+                "tbf" | "cake" | "prio" => {
+                    assert_eq!(since(&play, before), ["remove the fast path"]);
+                    let why = WithoutFastPath::Shaped(name, kind.to_owned());
+                    assert_eq!(play.reports.last(), Some(&Report::FastPath(Err(why))));
+                }
+                _ => assert!(matches!(play.host.found.fast_path, FastPathFound::Intact(_))),
+            }
+        }
+    }
+}
+
+#[test]
+fn of_several_links_only_those_that_shape_are_off_it() {
+    let mut play = hub_on(Datapath::Kernel, &(entry(7, "") + &entry(8, "")));
+    play.host.found.fast_path = FastPathFound::Missing;
+    play.host.found.ethernet = [ETH0].into();
+    (7..9).for_each(|number| {
+        play.visit(&mut guest(number), place(number));
+    });
+    play.read();
+    let on_it = |play: &Play| -> Vec<SocketAddrV4> {
+        let FastPathFound::Intact(path) = &play.host.found.fast_path else { panic!("none") };
+        path.peers.keys().copied().collect()
+    };
+    assert_eq!(on_it(&play), [place(7), place(8)]);
+    play.host.last_interface().queueing = Some("htb".to_owned());
+    play.read();
+    assert_eq!(on_it(&play), [place(7)]);
 }
 
 #[test]

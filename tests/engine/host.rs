@@ -95,6 +95,7 @@ impl FakeHost {
             promotes: Some(false),
             mtu: 1500,
             in_vrf: false,
+            queueing: Some("noqueue".to_owned()),
             kind,
             traffic: Traffic::default(),
         }));

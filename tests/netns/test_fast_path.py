@@ -1,6 +1,7 @@
 """The fast path on top of the userspace datapath: who takes it, what is left to the datapath, and what
 stays of it."""
 
+import json
 import signal
 import socket
 import struct
@@ -193,6 +194,23 @@ def test_ipsec_policies_are_not_passed_by(lan):
     lan.server.run("ip xfrm policy setdefault in block")
     await_(lambda: filters(lan.server) == [], what="no filters")
     assert lan.client.ping("172.28.0.0", count=2, timeout=1).received == 0
+
+
+def test_a_shaper_at_the_tunnel_holds(lan):
+    """The program at its egress comes before the shaper."""
+    lan.connect(*TUN)
+    await_fast(lan.near, lan.far)
+    lan.server.run("tc qdisc replace dev ipipou0 root tbf rate 1mbit burst 16kb latency 50ms")
+    lan.near.await_log(r"no fast path: packets are shaped at ipipou0 \(qdisc tbf\)")
+    await_(lambda: filters(lan.server) == [], what="no filters")
+    lan.client.spawn(["iperf3", "-s", "-1", "--forceflush"]).await_output("listening")
+    done = json.loads(lan.server.run("iperf3 -c 172.28.0.1 -t 2 -J"))
+    assert done["end"]["sum_received"]["bits_per_second"] < 1.5e6
+    lan.server.run("tc qdisc del dev ipipou0 root")
+    await_fast(lan.near)
+    before = carried(lan.server)
+    reach_each_other(lan.server, lan.client)
+    assert carried(lan.server) == before
 
 
 def test_without_its_capability_there_is_one_line_and_a_tunnel(lan):

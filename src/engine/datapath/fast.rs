@@ -34,6 +34,8 @@ pub enum WithoutFastPath {
     Unavailable,
     /// The host has IPsec policies, which judge packets elsewhere than where the programs are.
     Ipsec,
+    /// Packets are shaped at this interface of the tunnel, by this queueing discipline.
+    Shaped(String, String),
     /// Outer packets are IPv6, whose UDP has checksums.
     OuterIpv6,
     /// `--encap-csum`.
@@ -90,14 +92,21 @@ pub fn fast_path(
     if !found.has_local(outer.address) {
         return Err(WithoutFastPath::NotYet);
     }
+    let there = wanted.links.iter().filter_map(|link| found.interface(&link.device));
+    let there: Vec<&Interface> = there.collect();
+    // Where there are others, those that shape have no peers on it.
+    if let Some((link, kind)) = there.first().and_then(|link| Some((link, link.shapes()?)))
+        && there.iter().all(|link| link.shapes().is_some())
+    {
+        return Err(WithoutFastPath::Shaped(link.name.clone(), kind.to_owned()));
+    }
     let uplinks = Uplinks::of(endpoint, outer, found)?;
     let peers = match endpoint.datapath {
         Datapath::Kernel => of_kernel(endpoint, wanted, peers, &uplinks),
         Datapath::Tun => of_tun(endpoint, wanted, &uplinks),
     };
-    let there = wanted.links.iter().filter_map(|link| found.interface(&link.device));
     // Without any, the uplink is prepared, as long as no packet of the tunnel is on its way there.
-    let links: BTreeSet<u32> = there.filter_map(Interface::known_index).collect();
+    let links: BTreeSet<u32> = there.into_iter().filter_map(Interface::known_index).collect();
     let ends = FastPathEnds {
         outer: address,
         port: tunnel.port.get(),
@@ -159,7 +168,8 @@ impl<'a> Uplinks<'a> {
     }
 
     /// A peer with these networks, behind this interface of the tunnel. What is longer than the narrowest
-    /// part of the path is refused, or fragmented, by the datapath.
+    /// part of the path is refused, or fragmented, by the datapath. The programs come before an interface's
+    /// queueing discipline.
     fn peer(
         &self,
         remote: SocketAddrV4,
@@ -171,7 +181,7 @@ impl<'a> Uplinks<'a> {
         }
         let by_route = || self.found.uplinks.get(&IpAddr::V4(*remote.ip())).copied();
         let uplink = self.bound_to.or_else(by_route)?;
-        let there = self.found.interface(device)?;
+        let there = self.found.interface(device).filter(|there| there.shapes().is_none())?;
         let most = *self.usable.get(&uplink)?;
         let fits = u16::try_from(most.min(there.mtu)).unwrap_or(u16::MAX);
         let narrow = self.found.narrow.get(&remote.into());
@@ -291,6 +301,7 @@ impl WithoutFastPath {
                 true
             }
             WithoutFastPath::Ipsec
+            | WithoutFastPath::Shaped(..)
             | WithoutFastPath::OuterIpv6
             | WithoutFastPath::Checksums
             | WithoutFastPath::Learns
@@ -309,6 +320,9 @@ impl fmt::Display for WithoutFastPath {
             WithoutFastPath::Unavailable => f.write_str("the kernel does not take it"),
             WithoutFastPath::Ipsec => {
                 f.write_str("this host has IPsec policies, which the programs would pass by")
+            }
+            WithoutFastPath::Shaped(link, kind) => {
+                write!(f, "packets are shaped at {link} (qdisc {kind})")
             }
             WithoutFastPath::OuterIpv6 => f.write_str("outer packets are IPv6"),
             WithoutFastPath::Checksums => f.write_str("--encap-csum"),

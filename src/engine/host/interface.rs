@@ -30,6 +30,8 @@ pub struct Interface {
     pub mtu: u32,
     /// Whether it is in a VRF, whose routing tables are its own.
     pub in_vrf: bool,
+    /// The kind of its root queueing discipline (tc(8)); `None` when the kernel did not tell.
+    pub queueing: Option<String>,
     /// What made it, as far as that matters here.
     pub kind: InterfaceKind,
     /// What it carried since it was made.
@@ -40,7 +42,31 @@ pub struct Interface {
 /// more: the kernel's own numbers are positive in an `int`.
 pub(super) const UNKNOWN_INDEX: u32 = 1 << 31;
 
+/// The queueing disciplines that send what waits as fast as the interface takes it, and in about the order
+/// in which it came: those that the kernel chooses (`net.core.default_qdisc`), and their like. A `fq` may
+/// hold back single sockets, which the uplink does as well.
+const QUEUES_ONLY: [&str; 12] = [
+    "noop",
+    "noqueue",
+    "pfifo_fast",
+    "pfifo",
+    "bfifo",
+    "mq",
+    "sfq",
+    "codel",
+    "fq_codel",
+    "fq",
+    "pie",
+    "fq_pie",
+];
+
 impl Interface {
+    /// The queueing discipline that may send packets later than the interface takes them, or other packets
+    /// before, because somebody wants that.
+    pub fn shapes(&self) -> Option<&str> {
+        self.queueing.as_deref().filter(|kind| !QUEUES_ONLY.contains(kind))
+    }
+
     /// Its number, unless it was made after the last reading.
     pub fn known_index(&self) -> Option<u32> {
         (self.index < UNKNOWN_INDEX).then_some(self.index)

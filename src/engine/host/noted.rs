@@ -103,6 +103,7 @@ impl Found {
             promotes: None,
             mtu: *mtu,
             in_vrf: false,
+            queueing: None,
             kind: InterfaceKind::Ipip(*link),
             traffic: Traffic::default(),
         }));

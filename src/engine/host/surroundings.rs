@@ -89,6 +89,7 @@ mod tests {
             promotes: None,
             mtu: 1500,
             in_vrf: false,
+            queueing: None,
             kind: InterfaceKind::Other,
             traffic: Traffic::default(),
         };
