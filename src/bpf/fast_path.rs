@@ -20,7 +20,8 @@ use super::program::{Constants, load};
 use super::uplink::{self, ETHERNET, PathMtu};
 use crate::engine::config::{DeviceName, TunnelConfig};
 use crate::engine::host::{FastPath, FastPathEnds, FastPathFound, FastPeer, Found, Traffic};
-use crate::host::{absent_is_fine, ipsec};
+use crate::host::translated::is_translated;
+use crate::host::{absent_is_fine, ipsec, selective_rules};
 
 /// The least room of the maps. When there are more entries, maps with twice as much take their place.
 const ROOM: u32 = 64;
@@ -45,6 +46,9 @@ pub enum FastPathError {
 const LEASE: Duration = Duration::from_secs(8);
 /// After the kernel has refused something, all packets take the datapath for so long.
 const TRY_AGAIN: Duration = Duration::from_secs(60);
+
+/// Of so many remotes the kernel is asked for the connections, at each reading.
+const FEW: usize = 256;
 
 /// The fast path of a tunnel.
 pub struct FastPathAdapter {
@@ -91,6 +95,8 @@ struct Made {
     counted: BTreeMap<Ipv4Net, CountedPeer>,
     /// How many networks the peers have, together.
     networks: usize,
+    /// Remotes to which the host translates what the datapath sends: these are not on it.
+    translated: BTreeSet<SocketAddrV4>,
 }
 
 /// A program, and the number by which filters name it.
@@ -157,6 +163,11 @@ impl FastPathAdapter {
             return Ok(());
         }
         found.ipsec = tunnel.may_have_fast_path() && ipsec::has_policies();
+        found.selective_rules = tunnel.may_have_fast_path() && selective_rules::are_there();
+        if let Some(made) = &mut self.made {
+            made.read_translated();
+            found.translated.clone_from(&made.translated);
+        }
         let device = tunnel.outer.device().and_then(|device| found.interface(device));
         let uplinks = found.uplinks.values().copied().chain(device.map(|device| device.index));
         for index in uplinks.collect::<BTreeSet<u32>>() {
@@ -281,6 +292,8 @@ impl FastPathAdapter {
                 // The filters of the former one are replaced one by one, each at once.
                 let former = self.take();
                 let mut made = Made::new(wanted, &self.kept)?;
+                made.translated =
+                    former.as_ref().map(|former| former.translated.clone()).unwrap_or_default();
                 made.fill(wanted)?;
                 let stays: Vec<_> = made.places().collect();
                 self.made = Some(made);
@@ -411,7 +424,8 @@ impl Made {
         let ingress = program("ingress", &INGRESS)?;
         let egress = program("egress", &EGRESS)?;
         let counted = before.peers.clone();
-        Ok(Made { now, maps, room, ingress, egress, counted, networks: 0 })
+        let translated = BTreeSet::new();
+        Ok(Made { now, maps, room, ingress, egress, counted, networks: 0, translated })
     }
 
     /// Where which program is to be attached.
@@ -474,9 +488,37 @@ impl Made {
         Ok(())
     }
 
+    /// Asks whether the host translates what goes to this remote; without an entry, what was known holds.
+    fn note_translated(&mut self, remote: SocketAddrV4) -> bool {
+        let from = SocketAddrV4::new(self.now.ends.outer, self.now.ends.port);
+        match is_translated(from, remote) {
+            Some(true) => {
+                self.translated.insert(remote);
+            }
+            Some(false) => {
+                self.translated.remove(&remote);
+            }
+            None => {}
+        }
+        self.translated.contains(&remote)
+    }
+
+    /// Asks for all remotes, as long as there are few. Of many, each was asked for when it was put here.
+    fn read_translated(&mut self) {
+        let all: Vec<_> = self.now.peers.keys().chain(&self.translated).copied().collect();
+        if all.len() <= FEW {
+            for remote in all {
+                self.note_translated(remote);
+            }
+        }
+    }
+
     fn put(&mut self, remote: SocketAddrV4, peer: &FastPeer) -> io::Result<()> {
         // Nothing goes to who has no network, or comes from there.
         let Some(first) = peer.networks.first() else { return Ok(()) };
+        if self.note_translated(remote) {
+            return Ok(());
+        }
         let next = u32::try_from(self.counted.len()).unwrap_or(u32::MAX).saturating_add(1);
         let id = self.counted.get(first).map_or(next, |peer| peer.id);
         self.counted.insert(*first, CountedPeer { id, link: peer.link, remote });

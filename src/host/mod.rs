@@ -32,8 +32,10 @@ mod resolv_file;
 mod resolvconf;
 mod resolved;
 mod routes;
+pub mod selective_rules;
 pub mod table;
 mod transaction;
+pub mod translated;
 mod ways;
 
 use std::io;

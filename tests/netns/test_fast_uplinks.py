@@ -12,7 +12,7 @@ from traffic import transfer_both_ways
 
 OUTER = "10.9.0.1"
 FIRST, SECOND = "198.51.100.1", "192.0.2.1"
-NOT_BOUND = ["-b", OUTER]
+NOT_BOUND = ["-b", OUTER, "--fast-path", "on"]
 
 
 @pytest.fixture

@@ -34,6 +34,10 @@ pub enum WithoutFastPath {
     Unavailable,
     /// The host has IPsec policies, which judge packets elsewhere than where the programs are.
     Ipsec,
+    /// The host's policy rules tell packets apart by more than the programs do.
+    SelectiveRules,
+    /// The tunnel is bound to no interface, and `auto` is asked for: a route that moves is followed late.
+    Unbound,
     /// Packets are shaped at this interface of the tunnel, by this queueing discipline.
     Shaped(String, String),
     /// Outer packets are IPv6, whose UDP has checksums.
@@ -74,6 +78,12 @@ pub fn fast_path(
     }
     if found.ipsec {
         return Err(WithoutFastPath::Ipsec);
+    }
+    if found.selective_rules {
+        return Err(WithoutFastPath::SelectiveRules);
+    }
+    if outer.bound_to.is_none() && tunnel.fast_path == FastPathChoice::Auto {
+        return Err(WithoutFastPath::Unbound);
     }
     let IpAddr::V4(address) = outer.address else { return Err(WithoutFastPath::OuterIpv6) };
     if tunnel.checksum == Some(true) {
@@ -176,7 +186,7 @@ impl<'a> Uplinks<'a> {
         networks: Arc<[Ipv4Net]>,
         device: &DeviceName,
     ) -> Option<FastPeer> {
-        if networks.is_empty() {
+        if networks.is_empty() || self.found.translated.contains(&remote) {
             return None;
         }
         let by_route = || self.found.uplinks.get(&IpAddr::V4(*remote.ip())).copied();
@@ -235,6 +245,11 @@ pub fn delta(start: &Start<'_>) -> (Vec<Step>, Vec<Step>) {
     let Start { endpoint, outer, peers, changed, found, .. } = *start;
     // Where there is none, none is wanted, or the next reading leads to it.
     let FastPathFound::Intact(path) = &found.fast_path else { return Default::default() };
+    // What an isolated one sends goes by the datapath to the others, and these are off the fast path first.
+    let member = |remote: &SocketAddr| peers.member(*remote);
+    if changed.remotes.iter().filter_map(member).any(|member| member.isolated) {
+        return (vec![FastStep::Remove.into()], Vec::new());
+    }
     let Ok(uplinks) = Uplinks::of(endpoint, outer, found) else { return Default::default() };
     let (mut going, mut coming) = (BTreeSet::new(), Vec::new());
     for remote in &changed.remotes {
@@ -246,7 +261,7 @@ pub fn delta(start: &Start<'_>) -> (Vec<Step>, Vec<Step>) {
             };
             let peer = uplinks.peer(remote, v4(&member.networks), device)?;
             let is_there = path.links.contains(&peer.link) && path.uplinks.contains(&peer.uplink);
-            (!member.isolated && is_there).then_some(peer)
+            is_there.then_some(peer)
         };
         let wanted = peers.member(remote.into()).and_then(entry);
         let there = path.peers.get(&remote);
@@ -301,6 +316,8 @@ impl WithoutFastPath {
                 true
             }
             WithoutFastPath::Ipsec
+            | WithoutFastPath::SelectiveRules
+            | WithoutFastPath::Unbound
             | WithoutFastPath::Shaped(..)
             | WithoutFastPath::OuterIpv6
             | WithoutFastPath::Checksums
@@ -321,6 +338,14 @@ impl fmt::Display for WithoutFastPath {
             WithoutFastPath::Ipsec => {
                 f.write_str("this host has IPsec policies, which the programs would pass by")
             }
+            WithoutFastPath::SelectiveRules => f.write_str(
+                "policy rules of this host (`ip rule`) ask for ports, protocols or users, and the \
+                 programs do not",
+            ),
+            WithoutFastPath::Unbound => f.write_str(
+                "bound to no interface, so it would follow routes late: give -b @DEV, or \
+                 --fast-path on",
+            ),
             WithoutFastPath::Shaped(link, kind) => {
                 write!(f, "packets are shaped at {link} (qdisc {kind})")
             }

@@ -7,6 +7,9 @@ use std::sync::Arc;
 
 use ipnet::Ipv4Net;
 
+/// In a line of text, so many remotes are named.
+const SHOWN: usize = 5;
+
 /// The fast path as it should be, or as this process made it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FastPath {
@@ -76,9 +79,12 @@ impl FastPath {
 impl fmt::Display for FastPath {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "fast path of {}:{}", self.ends.outer, self.ends.port)?;
-        for (i, remote) in self.peers.keys().enumerate() {
+        for (i, remote) in self.peers.keys().take(SHOWN).enumerate() {
             write!(f, "{} {remote}", if i == 0 { ", for" } else { "," })?;
         }
-        Ok(())
+        match self.peers.len().checked_sub(SHOWN) {
+            None | Some(0) => Ok(()),
+            Some(more) => write!(f, " and {more} more"),
+        }
     }
 }

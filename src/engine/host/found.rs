@@ -1,7 +1,7 @@
 //! One reading of the host, as far as it concerns a tunnel: adapters read the facts, this judges them.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, SocketAddrV4};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -69,6 +69,10 @@ pub struct Found {
     pub ethernet: BTreeSet<u32>,
     /// Whether the host has IPsec policies. Read where there may be a fast path.
     pub ipsec: bool,
+    /// Whether the host's policy rules ask for ports, protocols or users. Read where there may be a fast path.
+    pub selective_rules: bool,
+    /// Remotes to which the host translates our packets. Read where there is a fast path.
+    pub translated: BTreeSet<SocketAddrV4>,
     /// Remotes whose path is known to be narrower than its first interface, each with the bytes of the
     /// longest inner packet that fits. Read where there may be a fast path.
     pub narrow: BTreeMap<SocketAddr, usize>,

@@ -28,6 +28,9 @@ impl Found {
     }
 
     fn note_fast(&mut self, step: &FastStep) {
+        if *step == FastStep::Remove {
+            self.fast_path = FastPathFound::Missing;
+        }
         let FastPathFound::Intact(path) = &mut self.fast_path else { return };
         match step {
             FastStep::Withdraw(remotes) => {
