@@ -6,18 +6,23 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use super::config::{Datapath, DeviceName, LEAST_MTU, LEAST_MTU_V6, MOST_MTU, Outer, TunnelConfig};
+use super::config::{
+    Config, Datapath, DeviceName, Expects, LEAST_MTU, LEAST_MTU_V6, MOST_MTU, Outer, PeerSource,
+    TunnelConfig,
+};
 use super::host::wanted::{Mtu, MtuFrom};
 use super::host::{
-    Control, Family, Found, Interface, InterfaceAddress, LinkForwarding, Way, gateway,
+    Control, Family, Found, Interface, InterfaceAddress, LinkForwarding, PacketShape, Way, gateway,
 };
 use super::peers::Peers;
+use crate::auth::hint;
 
 /// Bytes around an inner packet: IP and UDP headers.
 const OVERHEAD_V4: u32 = 20 + 8;
 const OVERHEAD_V6: u32 = 40 + 8;
 /// Of a network whose interface cannot be found.
 const USUAL_MTU: u32 = 1500;
+
 /// Our side of the outer packets, as it is now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct OuterFound {
@@ -64,6 +69,44 @@ pub struct Endpoint {
     pub tunnel: TunnelConfig,
     pub datapath: Datapath,
     pub control: Control,
+}
+
+/// What happens to packets that are no data.
+pub fn control(config: &Config) -> Control {
+    let server = config.shows().and_then(|shows| shows.server.as_ref());
+    let shape = match (&config.peers, config.expects(), server) {
+        (PeerSource::Hub(hub), ..) => match hub.public_key() {
+            Some(key) => PacketShape::Hellos { receiver: hint(&key) },
+            None => return Control::Refuse,
+        },
+        (PeerSource::One(_) | PeerSource::Table(_), Some(expects), _) => control_shape(expects),
+        (PeerSource::One(_) | PeerSource::Table(_), None, Some(_)) => PacketShape::Answers,
+        (PeerSource::One(_) | PeerSource::Table(_), None, None) => return Control::Refuse,
+    };
+    config.queue().map_or(Control::Refuse, |queue| Control::Queue { queue, shape })
+}
+
+/// How a server tells authentication packets from data.
+fn control_shape(Expects { policy, .. }: &Expects) -> PacketShape {
+    match policy.proof.lengths() {
+        Some(lengths) => PacketShape::of_lengths(lengths),
+        None => PacketShape::FromRemote { ip: policy.remote_ip, port: policy.remote_port },
+    }
+}
+
+/// Our outer address of this family by this reading of the host; `None` while there is none.
+pub fn outer_address(outer: &Outer, family: Family, found: &Found) -> Option<IpAddr> {
+    find_outer(outer, (family, found.way), None, &[], found).map(|outer| outer.address)
+}
+
+/// The family of our outer addresses, where the address of the other end does not settle it.
+pub fn outer_family(outer: &Outer, datapath: Datapath, found: &Found) -> Family {
+    match outer {
+        Outer::Address(address) | Outer::AddressOn(address, _) => Family::of(*address),
+        Outer::Device(device) if datapath.capabilities().outer_ipv6 => found.family_on(device),
+        // Without a server there is no route.
+        Outer::Device(_) | Outer::Route => Family::V4,
+    }
 }
 
 /// The inner addresses of the other ends.

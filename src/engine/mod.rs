@@ -3,13 +3,17 @@
 
 mod addresses;
 mod admission;
+mod adoption;
 mod answers;
+mod applied;
 mod authenticate;
 mod calendar;
 pub mod config;
+mod conflicts;
 pub mod control;
 pub mod datapath;
 pub mod driver;
+mod ending;
 mod endpoint;
 mod event;
 pub mod given;
@@ -20,13 +24,16 @@ mod learned;
 pub mod limits;
 mod memory;
 pub mod networks;
+mod now;
 mod peer;
 mod peers;
 pub mod peers_file;
 mod persistence;
 mod prover;
 mod random;
+mod reading;
 mod reconcile;
+mod repairs;
 mod report;
 mod rivals;
 mod server;
@@ -41,26 +48,25 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use self::datapath::{WithoutFastPath, by_route};
-use crate::auth::{ServerTime, hint};
-use crate::wire::auth_packet::SALT_LEN;
+pub use adoption::has_leftovers;
 use answers::Answers;
-use config::{Config, Datapath, Expects, FastPathChoice, Outer, PeerSource, Shows, TunnelConfig};
-use endpoint::{Endpoint, OuterFound, find_outer};
-
+use applied::Applying;
+use config::{Config, Datapath, FastPathChoice, PeerSource};
+use datapath::{WithoutFastPath, by_route};
+use endpoint::{Endpoint, OuterFound};
+pub use endpoint::{outer_address, outer_family};
 pub use event::{Action, Counters, Event, Failed, Outgoing, Status};
 pub use heard::Contact;
 use heard::Heard;
 use host::plan::Owned;
-use host::step::{HostStep, KernelStep, NatStep, Refused, Step};
 use host::undone::Undone;
-use host::{Control, Family, Found, PacketShape};
+use host::{Family, Found};
 use hub::Hub;
 pub use memory::{Memory, Record, Writing};
+pub use now::Now;
 use peer::Peer;
 use peers::Peers;
-use prover::Dated;
-pub use prover::{Connection, Passed, Pong};
+pub use prover::{Connection, Passed, Pong, first_packet};
 use reconcile::Remotes;
 pub use report::{Report, Unusable};
 use rivals::Rivals;
@@ -80,48 +86,6 @@ const MOST_AFTER_STEPS: usize = 4096;
 /// By how many seconds the wall clock has to differ from the monotonic one before it counts as set:
 /// rounding and gradual adjustment stay below.
 const CLOCK_JUMP: u64 = 3;
-
-/// One instant: both clocks, and fresh random bytes. Each call of [`Engine::handle`] needs its own.
-#[derive(Debug, Clone, Copy)]
-pub struct Now {
-    /// Time since the process started, by a clock that never goes back.
-    pub monotonic: Duration,
-    /// Time since the boot of the machine, by a clock that goes on while the machine sleeps
-    /// (`CLOCK_BOOTTIME`): leases are counted by it.
-    pub boot: Duration,
-    /// Unix time in seconds, by a clock that may be set at any time.
-    pub unix: u64,
-    /// Unix time of the start of the process, by the clock as it is set now. (The difference of two
-    /// times in whole seconds may be a second off.)
-    pub started: u64,
-    /// Random bytes that were never used before and that nobody else knows: salts are taken from
-    /// them.
-    pub random: [u8; 64],
-}
-
-/// By how many seconds a clock that is kept right (ntpd, chronyd) may be set back.
-const CLOCK_CORRECTION: u64 = 120;
-
-impl Now {
-    /// How long ago a Unix time was. When the clock went back behind it by more than a correction, nobody
-    /// knows: longer than anything lasts.
-    pub(crate) fn since(&self, unix: u64) -> Duration {
-        if unix.saturating_sub(self.unix) > CLOCK_CORRECTION {
-            return Duration::MAX;
-        }
-        Duration::from_secs(self.unix.saturating_sub(unix))
-    }
-
-    /// The clock that packets are held against.
-    pub(crate) fn server_time(&self) -> ServerTime {
-        ServerTime { now: self.unix, start: self.started }
-    }
-
-    /// Salts to choose from.
-    pub(crate) fn salts(&self) -> impl Iterator<Item = [u8; SALT_LEN]> {
-        self.random.as_chunks().0.iter().copied()
-    }
-}
 
 /// The state of one process: its end of the tunnels, its peers, and the host as it was last read.
 ///
@@ -244,16 +208,6 @@ pub struct Engine {
     given: given::Given,
 }
 
-/// What is being applied.
-#[derive(Debug, Default)]
-enum Applying {
-    /// Steps of a whole plan: a reading shows what came of them.
-    #[default]
-    Plan,
-    /// What a few of the peers need, of which the next regular reading is early enough.
-    Delta(Vec<Step>),
-}
-
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
     /// Steps were asked for, or are to be because of another address; what they made was not seen
@@ -268,7 +222,7 @@ impl Engine {
     /// Makes the engine of a process that starts `now`; nothing is done before its first event.
     /// `memory` is what an earlier process left with [`Action::Remember`] or [`Action::Write`].
     pub fn new(config: Config, datapath: Datapath, mut memory: Memory, now: &Now) -> Self {
-        let control = control(&config);
+        let control = endpoint::control(&config);
         let Config { tunnel, peers } = config;
         let (peer, table, hub) = match peers {
             PeerSource::One(peer) => (Some(Peer::new(peer, &tunnel, &mut memory, now)), None, None),
@@ -394,64 +348,6 @@ impl Engine {
         found.or(self.endpoint.tunnel.outer.address()).map_or(Family::V4, Family::of)
     }
 
-    fn applied(&mut self, actions: &mut Vec<Action>) {
-        match std::mem::take(&mut self.applying) {
-            Applying::Plan => actions.push(Action::ReadHost),
-            Applying::Delta(steps) => {
-                if let Some(found) = &mut self.found {
-                    let known = found.addresses.len();
-                    steps.iter().for_each(|step| found.note(step));
-                    self.own_addresses.add(found.addresses.get(known..).unwrap_or_default());
-                }
-                self.tell_arrivals(actions);
-            }
-        }
-    }
-
-    fn failed(&mut self, failed: &Failed, now: &Now, actions: &mut Vec<Action>) {
-        let mut is_answered = false;
-        for (step, refused) in &failed.refused {
-            is_answered |= self.inner_refused(step, now, actions);
-            if let (
-                Step::Kernel(KernelStep::CreateLink(link) | KernelStep::ChangeLink(link)),
-                Refused::Taken,
-            ) = (step, refused)
-            {
-                self.peers.conflict(&link.device);
-                is_answered = true;
-            }
-        }
-        actions.extend(is_answered.then_some(Action::ReadHost));
-        match (std::mem::take(&mut self.applying), &mut self.found) {
-            (Applying::Delta(_), Some(found)) => {
-                failed.done.iter().for_each(|step| found.note(step));
-            }
-            (Applying::Delta(_), None) => {}
-            (Applying::Plan, _) => self.is_old = true,
-        }
-        for step in failed.refused.iter().map(|(step, _)| step).chain(&failed.untried) {
-            self.not_made(step);
-            self.undone.failed(step);
-        }
-        self.reread_at = self.reread_at.min(now.monotonic + RETRY_AFTER);
-    }
-
-    /// Forgets what was noted when the step was planned.
-    fn not_made(&mut self, step: &Step) {
-        self.needs_nothing = None;
-        match step {
-            Step::Kernel(KernelStep::InstallRules(..)) => self.owned.installed = None,
-            Step::Nat(NatStep::Install(_)) => self.owned.installed_gateway = None,
-            Step::Host(HostStep::SetMtu(device, _)) => drop(self.owned.mtus.remove(device)),
-            Step::Host(_)
-            | Step::Kernel(_)
-            | Step::Tun(_)
-            | Step::Fast(_)
-            | Step::Nat(_)
-            | Step::Dns(_) => {}
-        }
-    }
-
     fn deadline(&mut self, now: &Now, actions: &mut Vec<Action>) {
         let expired = self.peers.expire(now);
         self.expire_members(now, actions);
@@ -476,56 +372,4 @@ impl Engine {
             actions.push(Action::ReadHost);
         }
     }
-}
-
-/// What happens to packets that are no data.
-fn control(config: &Config) -> Control {
-    let server = config.shows().and_then(|shows| shows.server.as_ref());
-    let shape = match (&config.peers, config.expects(), server) {
-        (PeerSource::Hub(hub), ..) => match hub.public_key() {
-            Some(key) => PacketShape::Hellos { receiver: hint(&key) },
-            None => return Control::Refuse,
-        },
-        (PeerSource::One(_) | PeerSource::Table(_), Some(expects), _) => control_shape(expects),
-        (PeerSource::One(_) | PeerSource::Table(_), None, Some(_)) => PacketShape::Answers,
-        (PeerSource::One(_) | PeerSource::Table(_), None, None) => return Control::Refuse,
-    };
-    config.queue().map_or(Control::Refuse, |queue| Control::Queue { queue, shape })
-}
-
-/// How a server tells authentication packets from data.
-fn control_shape(Expects { policy, .. }: &Expects) -> PacketShape {
-    match policy.proof.lengths() {
-        Some(lengths) => PacketShape::of_lengths(lengths),
-        None => PacketShape::FromRemote { ip: policy.remote_ip, port: policy.remote_port },
-    }
-}
-
-/// Our outer address of this family by this reading of the host; `None` while there is none.
-pub fn outer_address(outer: &Outer, family: Family, found: &Found) -> Option<IpAddr> {
-    find_outer(outer, (family, found.way), None, &[], found).map(|outer| outer.address)
-}
-
-/// The family of our outer addresses, where the address of the other end does not settle it.
-pub fn outer_family(outer: &Outer, datapath: Datapath, found: &Found) -> Family {
-    match outer {
-        Outer::Address(address) | Outer::AddressOn(address, _) => Family::of(*address),
-        Outer::Device(device) if datapath.capabilities().outer_ipv6 => found.family_on(device),
-        // Without a server there is no route.
-        Outer::Device(_) | Outer::Route => Family::V4,
-    }
-}
-
-/// Whether an earlier process of this tunnel left something: a link that sends from our port, or the
-/// nftables table, without which there is no listener.
-pub fn has_leftovers(tunnel: &TunnelConfig, found: &Found) -> bool {
-    let from_our_port = |i: &host::Interface| i.link_from(tunnel.port.get()).is_some();
-    let nodes = table::nodes::interfaces(found, tunnel);
-    let mut links = nodes.iter().chain([&tunnel.device]).filter_map(|d| found.interface(d));
-    links.any(from_our_port) || found.rules == host::RulesFound::Unknown
-}
-
-/// Makes the one authentication packet of a client that sends no more than that.
-pub fn first_packet(shows: &Shows, memory: &Memory, now: &Now) -> Vec<u8> {
-    Dated::new(shows.clone(), memory, now).packet(now)
 }

@@ -16,8 +16,13 @@ use super::memory::Memory;
 use super::{Now, RETRY_AFTER, Report};
 pub use connection::{Connection, Pong};
 use conversation::Conversation;
-pub use dated::Dated;
+use dated::Dated;
 pub use turns::{Access, Passed, Turn};
+
+/// Makes the one authentication packet of a client that sends no more than that.
+pub fn first_packet(shows: &Shows, memory: &Memory, now: &Now) -> Vec<u8> {
+    Dated::new(shows.clone(), memory, now).packet(now)
+}
 
 /// What authenticates us to one peer.
 #[derive(Debug)]

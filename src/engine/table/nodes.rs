@@ -6,13 +6,45 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use ipnet::IpNet;
 
 use crate::engine::config::{AlternateAddress, Datapath, DeviceName, TunnelConfig};
+use crate::engine::endpoint::Endpoint;
 use crate::engine::host::{Found, is_labelled};
 use crate::engine::peer::{Locator, Peer};
 use crate::engine::report::Unusable;
 use crate::engine::table::Node;
+use crate::engine::{Action, Engine, Now, Report};
 
 /// Alternate local addresses of nodes: a network that no number of a tunnel has.
 const ALTERNATE: Ipv4Addr = Ipv4Addr::new(172, 30, 0, 0);
+
+impl Engine {
+    /// Takes a new table, and plans for the peers that it names.
+    pub(in crate::engine) fn hosts_changed(
+        &mut self,
+        nodes: Vec<Node>,
+        now: &Now,
+        actions: &mut Vec<Action>,
+    ) {
+        actions.push(Action::Report(Report::HostsChanged(nodes.len())));
+        self.table = Some(nodes);
+        self.unusable.clear();
+        self.take_nodes(actions);
+        let steps = self.reconcile(actions);
+        actions.extend(Action::apply(steps));
+        self.send_due(now, actions);
+    }
+
+    /// Makes peers of the table's nodes, and reports those that cannot be used.
+    pub(in crate::engine) fn take_nodes(&mut self, actions: &mut Vec<Action>) {
+        let (Some(outer), Some(table)) = (self.outer, &self.table) else { return };
+        let Endpoint { tunnel, datapath, .. } = &self.endpoint;
+        let (peers, unusable) = peers(table, tunnel, *datapath, outer.address);
+        self.peers.replace(peers);
+        for (node, why) in unusable.iter().filter(|one| !self.unusable.contains(one)) {
+            actions.push(Action::Report(Report::NodeUnusable { node: node.clone(), why: *why }));
+        }
+        self.unusable = unusable;
+    }
+}
 
 /// A peer for every remote of the table but ourselves, and the nodes that cannot be used. `outer` is
 /// our own outer address.

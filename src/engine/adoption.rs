@@ -1,0 +1,87 @@
+//! Adopts what an earlier process of the same tunnel left running.
+
+use std::net::{IpAddr, SocketAddr};
+
+use ipnet::IpNet;
+
+use super::config::TunnelConfig;
+use super::host::{Encapsulation, Found, Interface, InterfaceKind, RulesFound, is_labelled};
+use super::peer::Peer;
+use super::table::nodes;
+use super::{Action, Engine, Now, Report};
+
+/// Whether an earlier process of this tunnel left something: a link that sends from our port, or the
+/// nftables table, without which there is no listener.
+pub fn has_leftovers(tunnel: &TunnelConfig, found: &Found) -> bool {
+    let from_our_port = |i: &Interface| i.link_from(tunnel.port.get()).is_some();
+    let nodes = nodes::interfaces(found, tunnel);
+    let mut links = nodes.iter().chain([&tunnel.device]).filter_map(|d| found.interface(d));
+    links.any(from_our_port) || found.rules == RulesFound::Unknown
+}
+
+impl Engine {
+    /// Adopts what an earlier process of this tunnel left running.
+    pub(super) fn adopt(&mut self, found: &Found, now: &Now, actions: &mut Vec<Action>) {
+        if found.userspace.interface {
+            self.adopt_userspace(now, actions);
+        }
+        self.adopt_members(found, now, actions);
+        let port = self.endpoint.tunnel.port.get();
+        for peer in self.peers.own_mut() {
+            let Some(interface) = found.interface(&peer.device) else { continue };
+            let InterfaceKind::Ipip(link) = interface.kind else { continue };
+            let Encapsulation::Fou { source_port, destination_port, .. } = link.encapsulation
+            else {
+                continue;
+            };
+            if source_port != port {
+                // This is ours from before the port was changed, and so is its listener: nothing guards
+                // them any longer.
+                if is_labelled(interface) {
+                    let old = found.listeners.iter().filter(|l| l.port == source_port);
+                    self.owned.listeners.extend(old.filter(|l| l.local == Some(link.local)));
+                }
+                continue;
+            }
+            let remote = SocketAddr::new(link.remote.into(), destination_port);
+            peer.adopt(remote, &self.memory, now);
+            report_adopted(peer, remote, actions);
+        }
+        // Even if everything else was lost, ours is recognised by these marks: the table's name; a
+        // listener on our port that is bound to an address; our alternate address as /32 of the
+        // loopback interface.
+        self.owned.rules = true;
+        let bound = found.listeners.iter().filter(|l| l.port == port && l.local.is_some());
+        self.owned.listeners.extend(bound);
+        let of_links = self.devices(found).into_iter().filter_map(|device| {
+            match found.interface(&device)?.kind {
+                InterfaceKind::Ipip(link) => Some(link.local),
+                InterfaceKind::Tun | InterfaceKind::Other => None,
+            }
+        });
+        let alternate = self.peers.iter().map(|peer| peer.alternate.address()).chain(of_links);
+        self.owned.alternate.extend(alternate.filter(|alternate| {
+            found.addresses.iter().any(|a| {
+                Some(a.interface) == found.loopback()
+                    && a.value.network == IpNet::from(IpAddr::V4(*alternate))
+            })
+        }));
+    }
+
+    /// Adopts the interface and socket of the userspace datapath, in which its packets wait. A remote
+    /// that authenticated to the earlier process is still there.
+    pub(super) fn adopt_userspace(&mut self, now: &Now, actions: &mut Vec<Action>) {
+        let Some((remote, _)) = self.memory.authenticated else { return };
+        for peer in self.peers.iter_mut().filter(|p| p.admission.is_some() && !p.is_shared()) {
+            peer.adopt(remote, &self.memory, now);
+            report_adopted(peer, remote, actions);
+        }
+    }
+}
+
+fn report_adopted(peer: &Peer, remote: SocketAddr, actions: &mut Vec<Action>) {
+    actions.push(Action::Report(Report::Adopted(remote)));
+    if peer.admitted().is_none() {
+        actions.push(Action::Report(Report::Expired(remote)));
+    }
+}

@@ -1,0 +1,44 @@
+//! Reports what on the host keeps packets for the peers out of the tunnel.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
+use super::config::DeviceName;
+use super::host::Interface;
+use super::{Action, Engine, Phase, Report};
+
+impl Engine {
+    /// Reports, when that has changed, which interfaces have the peers' addresses inside the tunnel,
+    /// and what else keeps packets for them out of it. Our own addresses may be on several interfaces.
+    pub(super) fn tell_conflicts(&mut self, actions: &mut Vec<Action>) {
+        let Some(found) = &self.found else { return };
+        let (tunnel, devices) = (&self.endpoint.tunnel, self.devices(found));
+        let is_ours = |interface: &Interface| devices.iter().any(|d| d.as_str() == interface.name);
+        let is_theirs = |address: &IpAddr| {
+            *address != IpAddr::V4(tunnel.inner) && IpNet::V4(tunnel.inner_peer).contains(address)
+        };
+        let others = found.addresses.iter().filter(|a| is_theirs(&a.value.local));
+        let mut conflicts: Vec<Report> = others
+            .filter_map(|address| {
+                let interface = found.interface_at(address.interface).filter(|i| !is_ours(i))?;
+                let (inner, interface) = (address.value.local, interface.name.clone());
+                Some(Report::InnerTaken { inner, interface })
+            })
+            .collect();
+        let in_vrf = |device: &&DeviceName| found.interface(device).is_some_and(|i| i.in_vrf);
+        conflicts.extend(devices.iter().filter(in_vrf).cloned().map(Report::InVrf));
+        // Before our own steps are done, there may be no route yet.
+        let up =
+            self.phase == Phase::Settled && devices.iter().any(|d| found.interface(d).is_some());
+        if let (Some(way), true) = (found.inner_way, up && conflicts.is_empty())
+            && let Some(interface) = found.interface_at(way.interface).filter(|i| !is_ours(i))
+        {
+            let inner = tunnel.inner_peer.addr().into();
+            conflicts.push(Report::LedAstray { inner, interface: interface.name.clone() });
+        }
+        let new = conflicts.iter().filter(|conflict| !self.conflicts.contains(conflict));
+        actions.extend(new.cloned().map(Action::Report));
+        self.conflicts = conflicts;
+    }
+}
