@@ -1,28 +1,26 @@
-//! The threads of the userspace datapath, and the state that they share.
+//! The threads of the userspace datapath, and what the datapath tells them.
 
 use std::collections::{BTreeMap, HashMap};
-use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroUsize;
 use std::os::fd::AsFd;
-use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, RwLock, RwLockReadGuard};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use tokio::sync::Notify;
 
 use super::device::{Interface, Offload};
-use super::drops::{Drops, Reason};
+use super::drops::Reason;
 use super::fd_store::{self, Owner, StoredFds};
-use super::lanes::{Inlet, Lane, Outlet, lanes};
+use super::lanes::{Outlet, lanes};
 use super::offloads::Offloads;
-use super::path::Paths;
-use super::socket::{UdpSocket, Word};
-use super::table::Forwarding;
-use super::wake::{self, Start, Wake};
-use super::{lock, read, receive, transmit, unreachable, write};
+use super::shared::Shared;
+use super::socket::UdpSocket;
+use super::wake::{self, Start};
+use super::{lock, receive, transmit, unreachable, write};
 use crate::engine::Outgoing;
 use crate::engine::config::DeviceName;
 use crate::engine::host::surroundings::Surroundings;
@@ -41,28 +39,6 @@ pub struct Forwarder {
     owner: Owner,
 }
 
-/// The state that the threads share.
-pub(super) struct Shared {
-    pub(super) forwarding: RwLock<Forwarding>,
-    /// Counts the changes of `forwarding`.
-    pub(super) generation: AtomicU64,
-    /// Whether it is known what is to be forwarded; nothing is read before that.
-    pub(super) open: AtomicBool,
-    pub(super) interface: RwLock<Option<Arc<Interface>>>,
-    pub(super) socket: RwLock<Option<Arc<UdpSocket>>>,
-    pub(super) control: Inlet,
-    pub(super) drops: Drops,
-    /// How many packets of admitted remotes were not data.
-    pub(super) answers: AtomicU64,
-    pub(super) paths: Paths,
-    pub(super) unreachable: Mutex<unreachable::Last>,
-    /// Numbers the datagrams that were fragmented; it begins anywhere.
-    pub(super) fragmented: AtomicU16,
-    pub(super) stopping: AtomicBool,
-    /// Wakes the reader of the socket: there is another socket, another interface, or the end.
-    pub(super) changed: Wake,
-}
-
 impl Forwarder {
     /// Makes the threads, with neither an interface nor a socket. `queues`: how many threads read the
     /// interface; `None`: depends on the number of processors.
@@ -71,21 +47,7 @@ impl Forwarder {
     /// Too many open files, too many threads.
     pub fn new(queues: Option<NonZeroUsize>, owner: Owner) -> io::Result<Self> {
         let (inlet, outlet) = lanes();
-        let shared = Arc::new(Shared {
-            forwarding: RwLock::default(),
-            generation: AtomicU64::new(0),
-            open: AtomicBool::new(false),
-            interface: RwLock::new(None),
-            socket: RwLock::new(None),
-            control: inlet,
-            drops: Drops::new(),
-            answers: AtomicU64::new(0),
-            paths: Paths::default(),
-            unreachable: Mutex::default(),
-            fragmented: AtomicU16::new(anything()),
-            stopping: AtomicBool::new(false),
-            changed: Wake::new()?,
-        });
+        let shared = Arc::new(Shared::new(inlet)?);
         let queues = queues.map_or_else(queues_by_processors, NonZeroUsize::get);
         let forwarder = Forwarder {
             shared: Arc::clone(&shared),
@@ -294,8 +256,7 @@ impl Forwarder {
         self.shared.forwarding().learned(wake::now())
     }
 
-    /// How long ago something came from each remote behind which addresses were learned.
-    /// Is told when a path is narrower than it was.
+    /// Notifies when a path is narrower than it was.
     pub fn narrower(&self) -> Arc<Notify> {
         self.shared.paths.narrower()
     }
@@ -305,6 +266,7 @@ impl Forwarder {
         self.shared.paths.narrow(wake::now())
     }
 
+    /// How long ago something came from each remote behind which addresses were learned.
     pub fn silent(&self) -> BTreeMap<SocketAddr, Duration> {
         self.shared.forwarding().silent(wake::now())
     }
@@ -387,79 +349,6 @@ impl Drop for Forwarder {
             let _ = thread.join();
         }
     }
-}
-
-impl Shared {
-    pub(super) fn forwarding(&self) -> RwLockReadGuard<'_, Forwarding> {
-        read(&self.forwarding)
-    }
-
-    /// Changes what is forwarded. `change` returns whether it changed anything.
-    pub(super) fn change_forwarding(&self, change: impl FnOnce(&mut Forwarding) -> bool) {
-        if change(&mut write(&self.forwarding)) {
-            self.generation.fetch_add(1, Ordering::Release);
-        }
-    }
-
-    pub(super) fn is_open(&self) -> bool {
-        self.open.load(Ordering::Acquire)
-    }
-
-    pub(super) fn interface(&self) -> Option<Arc<Interface>> {
-        read(&self.interface).clone()
-    }
-
-    pub(super) fn socket(&self) -> Option<Arc<UdpSocket>> {
-        read(&self.socket).clone()
-    }
-
-    /// Notes that the interface was deleted, unless there is a new one already.
-    pub(super) fn interface_gone(&self, gone: &Arc<Interface>) {
-        gone.give_up();
-        let mut interface = write(&self.interface);
-        if interface.as_ref().is_some_and(|interface| Arc::ptr_eq(interface, gone)) {
-            *interface = None;
-            // The reader of the socket holds a queue open as well.
-            self.changed.wake();
-        }
-    }
-
-    /// Reads what the kernel and routers say about packets that were sent. Returns whether there was
-    /// anything.
-    pub(super) fn read_errors(&self, socket: &UdpSocket) -> bool {
-        socket.read_errors(|word| {
-            let word = match word {
-                Word::TooLong(word) => word,
-                Word::Unreachable(word) => {
-                    if self.forwarding().is_remote(word.to) {
-                        *lock(&self.unreachable) = Some((word, wake::now()));
-                    }
-                    return;
-                }
-            };
-            let is_remote = self.forwarding().is_remote(word.to);
-            if let Some(mtu) = self.paths.note(&word, is_remote, wake::now()) {
-                tracing::warn!(
-                    "somebody says that the path to {} takes packets of {} bytes only; that is not \
-                     believed, as anybody can say so: if large packets do not pass, give --mtu {mtu}",
-                    word.to,
-                    word.mtu
-                );
-            }
-        })
-    }
-
-    pub(super) fn pass_control(&self, lane: Lane, from: SocketAddr, payload: &[u8]) {
-        if !self.control.put(lane, from, payload) {
-            self.drops.add(Reason::ControlOverflow, 1);
-        }
-    }
-}
-
-/// A number that nobody can predict.
-fn anything() -> u16 {
-    let [a, b, ..] = RandomState::new().build_hasher().finish().to_ne_bytes();
-    u16::from_ne_bytes([a, b])
 }
 
 fn queues_by_processors() -> usize {

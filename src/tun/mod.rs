@@ -41,7 +41,6 @@ mod forwarder;
 mod fragment;
 mod lanes;
 mod large;
-mod learned;
 mod limit;
 mod offloads;
 mod partial;
@@ -51,6 +50,7 @@ mod random;
 mod receive;
 mod segment;
 mod send;
+mod shared;
 mod shared_port;
 mod socket;
 mod sources;
@@ -68,7 +68,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 
 pub use datapath::TunDatapath;
 pub use fd_store::{Owner, StoredFds, forget, inherited};
-use forwarder::Shared;
+use shared::Shared;
 pub use table::{Forwarding, Judgement};
 
 // A thread that panicked while it held a lock left nothing half done that would matter more than the
