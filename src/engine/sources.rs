@@ -9,6 +9,7 @@ use ipnet::IpNet;
 use super::Engine;
 use super::endpoint::{addresses, is_inside};
 use super::host::{Address, Found};
+use crate::wire::address::is_one_host;
 
 /// The addresses of this host, and those that stand for all hosts of its networks, for a lookup with each
 /// packet that may be an authentication.
@@ -56,14 +57,9 @@ impl Engine {
     }
 }
 
-/// Whether it is not a unicast address, or one that no host has on a network (RFC 6890).
+/// Whether an address is none of a host on a network: it is no unicast address, or it is reserved
+/// (240.0.0.0/4, RFC 6890).
 fn is_of_no_host(ip: IpAddr) -> bool {
     const RESERVED: Ipv4Addr = Ipv4Addr::new(240, 0, 0, 0);
-    if ip.is_loopback() || ip.is_multicast() || ip.is_unspecified() {
-        return true;
-    }
-    match ip {
-        IpAddr::V4(v4) => v4.octets()[0] == 0 || v4 >= RESERVED,
-        IpAddr::V6(v6) => v6.to_ipv4_mapped().is_some(),
-    }
+    !is_one_host(ip) || matches!(ip, IpAddr::V4(v4) if v4 >= RESERVED)
 }

@@ -9,6 +9,7 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use crate::engine::config::{Datapath, LEAST_MTU_V6, TunnelConfig};
 use crate::engine::host::Found;
+use crate::wire::address::{is_link_local_v6, is_one_host};
 
 /// The shortest prefix of a network inside: none for private use is larger than 10.0.0.0/8 (RFC 1918).
 const SHORTEST: u8 = 8;
@@ -182,20 +183,12 @@ impl Facts<'_> {
 
 /// One address of each family that some host can have inside a tunnel.
 pub fn usable(given: &[IpNet], tunnel: &TunnelConfig, datapath: Datapath) -> Vec<IpNet> {
-    let is_unicast = |ip: IpAddr| {
-        !ip.is_unspecified()
-            && !ip.is_multicast()
-            && !ip.is_loopback()
-            && match ip {
-                IpAddr::V4(v4) => !v4.is_broadcast(),
-                IpAddr::V6(v6) => !v6.is_unicast_link_local() && v6.to_ipv4_mapped().is_none(),
-            }
-    };
+    let is_usable = |ip: IpAddr| is_one_host(ip) && !is_link_local_v6(ip);
     let carries_v6 =
         datapath.capabilities().inner_ipv6 && tunnel.mtu.is_none_or(|mtu| mtu >= LEAST_MTU_V6);
     let first = |is_v4: bool| {
         let mut given = given.iter().copied().filter(|net| net.addr().is_ipv4() == is_v4);
-        given.find(|net| net.prefix_len() >= SHORTEST && is_unicast(net.addr()))
+        given.find(|net| net.prefix_len() >= SHORTEST && is_usable(net.addr()))
     };
     first(true).into_iter().chain(first(false).filter(|_| carries_v6)).collect()
 }
