@@ -4,12 +4,11 @@
 //! The directory is the service's own, so what lies there may be anything that a service which was taken
 //! over left for root to read: a symbolic link, another name of a file of somebody else's, a pipe.
 
-use std::fs::{self, DirBuilder, Metadata, OpenOptions};
+use std::fs::{self, DirBuilder, Metadata};
 use std::io::{self, Read as _};
-use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::OFlags;
 use rustix::io::Errno;
 use zeroize::Zeroizing;
 
@@ -107,12 +106,9 @@ fn places(config: &Config, tunnel: &str) -> [PathBuf; 2] {
 
 /// Reads the key; `None`: there is no such file.
 fn read(path: &Path) -> Result<Option<Seed>, KeyFileError> {
-    let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY;
-    let flags = i32::try_from(flags.bits()).unwrap_or_default();
-    let file = match OpenOptions::new().read(true).custom_flags(flags).open(path) {
+    let file = match atomic_file::open_unattended(path) {
         Ok(file) => file,
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
-        // What O_NOFOLLOW says of a link (open(2)).
         Err(e) if e.raw_os_error() == Some(Errno::LOOP.raw_os_error()) => {
             return Err(KeyFileError::Link);
         }

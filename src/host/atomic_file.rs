@@ -69,7 +69,7 @@ pub fn create(path: &Path, bytes: &[u8]) -> io::Result<()> {
 /// When the directory cannot be made or written, or links lead nowhere.
 pub fn rewrite(path: &Path, bytes: &[u8], has_secrets: bool) -> io::Result<()> {
     let path = behind_links(path)?;
-    let before = match File::options().read(true).custom_flags(unattended()).open(&path) {
+    let before = match open_unattended(&path) {
         Ok(file) => file,
         Err(e) if e.kind() == io::ErrorKind::NotFound => return replace(&path, bytes),
         Err(e) => return Err(e),
@@ -78,6 +78,17 @@ pub fn rewrite(path: &Path, bytes: &[u8], has_secrets: bool) -> io::Result<()> {
     beside.dress_as(&before, has_secrets)?;
     beside.write(bytes)?;
     beside.over(&path)
+}
+
+/// Opens a file for reading where anybody may have put something else: it follows no link at the end of the
+/// path, and waits for nobody at the other end of a pipe.
+///
+/// # Errors
+/// `ELOOP`: it is a symbolic link (open(2)). Otherwise what open(2) says.
+pub fn open_unattended(path: &Path) -> io::Result<File> {
+    let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY;
+    let flags = i32::try_from(flags.bits()).unwrap_or_default();
+    File::options().read(true).custom_flags(flags).open(path)
 }
 
 /// Removes a file for good: a crash does not bring it back.
@@ -121,10 +132,9 @@ pub fn tidy(directory: &Path) {
         let name = entry.file_name();
         let name = name.as_encoded_bytes();
         if name.starts_with(BEGIN.as_bytes()) && name.ends_with(END.as_bytes()) {
-            let mut options = OpenOptions::new();
-            let file = options.read(true).custom_flags(unattended()).open(entry.path());
-            // Who still writes it has its lock. Who has just made it sees ours, until it is removed.
-            if let Ok(file) = file
+            // A process that still writes it has its lock. One that has just made it sees ours, until it is
+            // removed.
+            if let Ok(file) = open_unattended(&entry.path())
                 && is_locked_now(&file)
             {
                 let _ = fs::remove_file(entry.path());
@@ -139,12 +149,6 @@ fn parent(path: &Path) -> &Path {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         Some(_) | None => Path::new("."),
     }
-}
-
-/// The flags of an open(2) that follows no link and waits for nobody.
-fn unattended() -> i32 {
-    let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY;
-    i32::try_from(flags.bits()).unwrap_or_default()
 }
 
 fn is_locked_now(file: &File) -> bool {
