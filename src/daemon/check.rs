@@ -1,8 +1,10 @@
 //! `ipipou check` reads the files that a start would read besides its own.
 
+use std::path::Path;
+
 use super::Failure;
 use super::demand::{Demand, suits};
-use super::peers::check_peers;
+use super::peers::{demand, read_checked, warned};
 use crate::engine::config::{Config, HostsSource};
 use crate::sources::table;
 
@@ -21,9 +23,21 @@ pub fn check_files(config: &Config) -> Result<String, Failure> {
         Some(HostsSource::File(path)) => {
             let table = table::read_file(path).map_err(Failure::Usage)?;
             suits(config, &Demand { remotes: table.remotes(), isolated: None })?;
-            let count = table.hosts().count();
-            let nodes = if count == 1 { "node" } else { "nodes" };
-            Ok(format!("{}: {count} {nodes}, no mistakes\n", path.display()))
+            Ok(no_mistakes(path, table.hosts().count(), "node"))
         }
     }
+}
+
+/// Checks the peers files of a configuration.
+fn check_peers(config: &Config) -> Result<String, Failure> {
+    let Some(hub) = config.hub() else { return Ok(String::new()) };
+    let (files, set) = read_checked(hub, &config.tunnel).map_err(Failure::Usage)?;
+    suits(config, &demand(&set))?;
+    Ok(warned(&files) + &no_mistakes(&hub.peers, set.len(), "peer"))
+}
+
+/// The line about a file without mistakes in which `count` of these were found.
+fn no_mistakes(path: &Path, count: usize, one: &str) -> String {
+    let ending = if count == 1 { "" } else { "s" };
+    format!("{}: {count} {one}{ending}, no mistakes\n", path.display())
 }

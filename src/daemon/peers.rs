@@ -9,13 +9,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::control::directory;
-use super::demand::{Demand, suits};
+use super::demand::Demand;
 use super::peers_keeper::{Keeper, LastGood};
 use super::peers_lock::PeersLock;
 use super::requests::{self, Answer, Files, Request, RunsAs};
 use super::{Failure, Settings};
 use crate::auth::SharedSecret;
-use crate::engine::config::{Config, Datapath, HubConfig, TunnelConfig};
+use crate::engine::config::{Datapath, HubConfig, TunnelConfig};
 use crate::engine::peers_file::{Context, Fault, PeerEntry, PeerSet, SourceFile, parse};
 use crate::sources::exposed;
 use crate::sources::peers::{self, read_secret};
@@ -153,7 +153,7 @@ fn exposed(files: &Files) -> Option<String> {
 }
 
 /// The same, as a command says it.
-fn warned(files: &Files) -> String {
+pub(super) fn warned(files: &Files) -> String {
     exposed(files).map(|warning| format!("warning: {warning}\n")).unwrap_or_default()
 }
 
@@ -164,7 +164,8 @@ impl AtStart {
     }
 }
 
-fn demand(set: &PeerSet) -> Demand {
+/// What these peers ask of a datapath.
+pub(super) fn demand(set: &PeerSet) -> Demand {
     Demand { remotes: set.len(), isolated: isolated(set).map(|it| it.name.to_string()) }
 }
 
@@ -211,7 +212,10 @@ fn read(path: &Path) -> Result<Files, String> {
 ///
 /// # Errors
 /// Every mistake, a line each.
-fn read_checked(hub: &HubConfig, tunnel: &TunnelConfig) -> Result<(Files, PeerSet), String> {
+pub(super) fn read_checked(
+    hub: &HubConfig,
+    tunnel: &TunnelConfig,
+) -> Result<(Files, PeerSet), String> {
     let (files, set) = read_for(&hub.peers, &context(hub, tunnel, &read_secret))?;
     Ok((files, set.map_err(|faults| lines(&faults))?))
 }
@@ -281,19 +285,6 @@ pub(super) fn checked(
 
 fn lines(faults: &[Fault]) -> String {
     faults.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
-}
-
-/// Checks the peers files of a configuration. Returns what there is to say.
-///
-/// # Errors
-/// Every mistake, a line each.
-pub(super) fn check_peers(config: &Config) -> Result<String, Failure> {
-    let Some(hub) = config.hub() else { return Ok(String::new()) };
-    let (files, set) = read_checked(hub, &config.tunnel).map_err(Failure::Usage)?;
-    suits(config, &demand(&set))?;
-    let count = set.len();
-    let peers = if count == 1 { "peer" } else { "peers" };
-    Ok(format!("{}{}: {count} {peers}, no mistakes\n", warned(&files), hub.peers.display()))
 }
 
 /// Sends the files of peers to the process of the tunnel called `name`, or to the only one below `root`;
