@@ -1,4 +1,4 @@
-//! `ipipou check` reads the files that a start would read besides its own.
+//! `ipipou check`: reads the other files that a start would read.
 
 use std::path::Path;
 

@@ -1,4 +1,4 @@
-//! What peers ask of a datapath, and whether the one that was requested can do it.
+//! Checks that the datapath that was requested can do what the peers ask of it.
 
 use super::Failure;
 use crate::engine::config::{Config, Datapath, DatapathChoice};
@@ -38,7 +38,7 @@ pub fn suits(config: &Config, demand: &Demand) -> Result<(), Failure> {
     }
 }
 
-/// Says who asks for how much.
+/// Says where the peers come from, and how many there are.
 pub fn said(config: &Config, Demand { remotes, .. }: &Demand) -> String {
     match config.hub() {
         Some(_) => format!("the files of peers name {remotes} peers"),

@@ -1,4 +1,4 @@
-//! What waits for the disk, so that nothing else does.
+//! Works with files on threads of their own, so that nothing else waits for the disk.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -23,8 +23,8 @@ pub async fn wait<T: Send + 'static>(
     timeout(PATIENCE, spawn_blocking(work)).await?.map_err(io::Error::other)?
 }
 
-/// The same with one file, or with what belongs to it: whoever comes later waits for all who came before,
-/// those included whom nobody waits for any more. Otherwise an earlier writer might put older contents back.
+/// The same with one file, or with what belongs to it: a later writer waits for all earlier ones,
+/// including those that nobody waits for any more. Otherwise an earlier writer might put older contents back.
 ///
 /// # Errors
 /// As [`wait`].
@@ -36,7 +36,7 @@ pub async fn in_turn<T: Send + 'static>(
     wait(move || turn.take(work)).await
 }
 
-/// A place in the queue of those who use a file, until it is dropped.
+/// A place in the queue for a file, until it is dropped.
 #[derive(Debug)]
 pub struct Turn {
     number: u64,
@@ -102,7 +102,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn who_was_given_up_is_waited_for_by_those_who_come_later() {
+    fn a_work_that_was_given_up_is_waited_for_by_later_ones() {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
             let path = Path::new("a file");
@@ -131,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn who_goes_before_its_turn_holds_up_nobody() {
+    fn a_caller_that_goes_before_its_turn_delays_no_other() {
         let path = Path::new("one that is left");
         let (first, second) = (Turn::of(path), Turn::of(path));
         drop(first);

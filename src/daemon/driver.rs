@@ -1,4 +1,4 @@
-//! The process as the driver of its engine: it carries out each action.
+//! Drives the engine of a process: carries out each action.
 
 use std::net::SocketAddr;
 
@@ -25,7 +25,7 @@ impl Driver for Process<'_> {
         match self.read_host().await {
             Ok(found) => Some(found),
             Err(error) => {
-                self.complain(Failing::Read, &format!("cannot read the host: {error}"));
+                self.log_failure(Failing::Read, &format!("cannot read the host: {error}"));
                 None
             }
         }
@@ -44,13 +44,13 @@ impl Driver for Process<'_> {
                 "cannot {step}: another link has its addresses, perhaps in another network namespace; \
                  trying an alternate local address"
             );
-            self.complain(failing, &text);
+            self.log_failure(failing, &text);
         } else if self.engine.can_do_without(step) {
-            self.complain(failing, &format!("cannot {step}: {error}; going on without it"));
+            self.log_failure(failing, &format!("cannot {step}: {error}; going on without it"));
         } else if let Some(first @ None) = &mut self.starting {
             *first = Some(Failure::Step { step: Box::new(step.clone()), error });
         } else {
-            self.complain(failing, &format!("cannot {step}: {error}; trying again"));
+            self.log_failure(failing, &format!("cannot {step}: {error}; trying again"));
         }
         Err(refused)
     }
@@ -67,7 +67,7 @@ impl Driver for Process<'_> {
     fn send(&mut self, packet: &Outgoing) -> bool {
         let Err(e) = self.datapath.send(packet) else { return true };
         let text = format!("cannot send to {}: {e}; trying again", packet.to);
-        self.complain(Failing::Send, &text);
+        self.log_failure(Failing::Send, &text);
         false
     }
 

@@ -1,7 +1,7 @@
-//! Events for those who watch.
+//! Distributes events to the programs that watch a tunnel.
 //!
 //! The loop puts them into a ring and waits for nobody. Each reader has a task of its own; one that is too
-//! slow for the ring is told how many it missed, and is let go.
+//! slow for the ring learns how many it missed, and is let go.
 
 use std::path::Path;
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! What operators ask a process for: by commands, and by files of peers.
+//! Carries out what operators ask of a process, by commands and by files of peers.
 
 use super::control;
 use super::listener::Connected;
@@ -24,7 +24,7 @@ impl Process<'_> {
     /// Does what an operator asks for; true at the end.
     pub async fn fulfil(&mut self, pending: Pending, reloads: &mut Reloads) -> bool {
         if pending.1.is_closed() {
-            return false; // who asked has gone, and was not answered
+            return false; // the caller has gone, and was not answered
         }
         let (request, answer) = match pending {
             (Request::Ping(server), answer) => {
@@ -67,7 +67,7 @@ impl Process<'_> {
                 return done;
             }
         };
-        let _ = answer.send(Reply::Said(said)); // who asked may be gone
+        let _ = answer.send(Reply::Said(said)); // the caller may be gone
         done
     }
 

@@ -1,4 +1,5 @@
-//! What a process that was killed left of the kernel's datapath, where the next one has no use for it.
+//! Removes what a process that was killed left of the kernel's datapath, where the next one has no
+//! use for it.
 
 use std::num::NonZeroU16;
 

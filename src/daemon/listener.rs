@@ -1,4 +1,4 @@
-//! A socket at which a process listens for those who ask it something. What passes does not end that.
+//! A socket at which a process listens for commands. Errors that pass do not end that.
 
 use std::fs::{self, Permissions};
 use std::io;
@@ -20,7 +20,7 @@ const PAUSE: Duration = Duration::from_millis(500);
 /// The least time between two log lines about that.
 const TELL_EVERY: Duration = Duration::from_secs(60);
 
-/// A connection, and the place that whoever serves it keeps for as long as it takes one.
+/// A connection, and the place that it takes until it is served.
 pub type Connected = (UnixStream, OwnedSemaphorePermit);
 
 /// A listening socket; removed when it is dropped.

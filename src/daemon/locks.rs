@@ -1,4 +1,5 @@
-//! One process per tunnel interface, and one per UDP port of an address, in a network namespace.
+//! Ensures that there is one process per tunnel interface, and one per UDP port of an address, in a
+//! network namespace.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -76,5 +77,5 @@ async fn wait(name: &str) -> Result<Lock, Holder> {
 }
 
 fn tell(name: &str, doubt: &Doubt) {
-    tracing::warn!("the name @{name} is no lock: {doubt}");
+    tracing::warn!("the name @{name} does not lock: {doubt}");
 }

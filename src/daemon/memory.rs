@@ -3,8 +3,8 @@
 //!
 //! A checksum distinguishes a whole file from a damaged one, and a second, small file distinguishes a
 //! first start from one whose memory was lost. Writing waits for the disk, so it is done in the
-//! background; all requests that come during one write are covered by the next. A write that nobody waits for
-//! any more, because the disk took too long, is still waited for by the next one, whoever makes that.
+//! background; all requests that come during one write are covered by the next. The next
+//! write waits also for one that nobody waits for any more, because the disk took too long.
 
 use std::fs;
 use std::io;
@@ -229,7 +229,7 @@ impl Work {
             Work::Replace(memory) => {
                 let (bytes, checksum) = encode(&memory)?;
                 save(path, &bytes)?;
-                let _ = fs::remove_file(memory_log::path(path)); // it says nothing of this file
+                let _ = fs::remove_file(memory_log::path(path)); // it is not about this file
                 MemoryLog::after(path, &checksum)
             }
             Work::Append(mut log, records) => {

@@ -1,11 +1,12 @@
-//! What is to be added to `memory.json`: a line for each record, and a first line that says to which file.
+//! The log of additions to `memory.json`: a line for each record, and a first line that says to
+//! which file they belong.
 //!
 //! ```text
 //! {"of":"CHECKSUM OF memory.json"}
 //! {"record":{"Client":["198.51.100.7:4500",1700000000]},"sum":"CHECKSUM OF THE LINE BEFORE AND THE RECORD"}
 //! ```
 //!
-//! A log that is about another file was written before that file, and says nothing of it. A crash may leave
+//! A log that is about another file was written before that file, and does not count. A crash may leave
 //! half a line at the end, which did not count yet. Anything else is damage.
 
 use std::fs::{self, OpenOptions};
@@ -202,7 +203,7 @@ mod tests {
         }
         assert_eq!(read(&path(&memory), "of this").unwrap(), records());
         assert_eq!(read(&path(&memory), "of another").unwrap(), []);
-        // Of the next file it says nothing of the one before.
+        // For the next file, the log of the one before does not count.
         log(&memory, "of the next").append(&records()[1..2]).unwrap();
         assert_eq!(read(&path(&memory), "of the next").unwrap(), records()[1..2]);
         fs::remove_dir_all(memory.parent().unwrap()).unwrap();

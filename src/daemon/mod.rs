@@ -35,9 +35,12 @@ mod process;
 mod reauth;
 mod record;
 mod reloads;
+mod reports;
 mod request_socket;
 mod requests;
+mod running;
 mod server_key;
+mod show;
 mod signals;
 mod snapshot;
 mod status;
@@ -53,7 +56,6 @@ use crate::auth;
 use crate::engine::config::Config;
 pub use crate::host::{Directories, close_memory};
 pub use check::check_files;
-pub use control::{PeersWanted, Style, show, show_peers};
 pub use failure::{Exit, Failure};
 pub use monitor::monitor;
 pub use peer_edit::edit_peers;
@@ -61,6 +63,7 @@ pub use peer_import::import_peers;
 pub use peers::{kick, reload};
 pub use ping::ping;
 pub use reauth::reauthenticate;
+pub use show::{PeersWanted, Style, show, show_peers};
 pub use tunnel::run;
 
 /// Everything a tunnel process needs to know.
@@ -86,7 +89,7 @@ pub fn genkey() -> Result<(), Failure> {
 /// `--auth-keygen` prints is read as well.
 ///
 /// # Errors
-/// When it is no private key, or the output cannot be written.
+/// When it is not a private key, or the output cannot be written.
 pub fn pubkey() -> Result<(), Failure> {
     /// Both keys have 44 characters, and a newline each.
     const MOST: u64 = 1024;

@@ -11,8 +11,8 @@ use tokio::task::spawn_blocking;
 use tokio::time::sleep;
 
 use super::Failure;
-use super::control::directory;
 use super::requests::{Request, connect, is_accepted};
+use super::running::directory;
 use super::stream::LOOK_EVERY;
 use crate::observe::events::{Happened, Kind};
 use crate::observe::{printable, printable_json};
@@ -67,10 +67,10 @@ async fn watch(stream: UnixStream, json: bool) -> Result<(), Failure> {
             true => printable_json(&serde_json::to_string(&happened).unwrap_or_default()),
             false => printable(&happened.line()),
         };
-        // Whoever reads it may be slower than a pipe is long.
+        // The reader may be slow, and the pipe full.
         let written = spawn_blocking(move || writeln!(std::io::stdout(), "{shown}")).await;
         if !written.is_ok_and(|written| written.is_ok()) {
-            return Ok(()); // who reads it has seen enough
+            return Ok(()); // the reader has seen enough
         }
         if happened.event == Kind::Missed {
             return Err(Failure::Generic("events were missed: see above".to_owned()));

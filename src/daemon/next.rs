@@ -1,4 +1,4 @@
-//! What every tunnel waits for, whoever its peers are, and what it does then.
+//! Waits for the next thing that happens to a tunnel of any kind, and acts on it.
 
 use std::io;
 use std::net::SocketAddr;
@@ -20,7 +20,7 @@ pub enum Next {
     Written(Writing, io::Result<()>),
     /// The host changed.
     Changed(Changed),
-    /// A packet came that is no data; `None`: none will come any more.
+    /// A packet came that is not data; `None`: no more will come.
     Datagram(Option<(SocketAddr, Vec<u8>)>),
     /// The path to a remote has become narrower.
     Narrower,

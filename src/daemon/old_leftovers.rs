@@ -1,5 +1,6 @@
-//! What an earlier process left of peers with the old program that are not named any more, or have another key,
-//! secret, port or datapath now: nobody guards it, and nobody else would ever remove it.
+//! Removes what an earlier process left of peers with the old program that are not named any more,
+//! or have another key, secret, port or datapath now. Nothing guards these remains, and nothing
+//! else would ever remove them.
 
 use std::collections::BTreeMap;
 use std::num::NonZeroU16;

@@ -1,4 +1,4 @@
-//! What a server that has only one peer with the old program would be started with.
+//! Makes the settings of the tunnel to one peer with the old program.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::num::{NonZeroU16, NonZeroUsize};
@@ -137,8 +137,8 @@ pub fn state_dir(settings: &Settings, entry: &PeerEntry, old: &OldPeer) -> PathB
     settings.state_dir.join(STATE).join(format!("{ID}{name}"))
 }
 
-/// The link to a peer with the old program: unlike those to other peers, it has its port in its name. A name
-/// of the server's that is too long for that is told from others that begin like it by a few digits.
+/// The link to a peer with the old program: unlike those to other peers, it has its port in its name. Where
+/// the server's name is too long for that, a few digits tell it from others that begin like it.
 pub fn device(hub: &DeviceName, port: NonZeroU16) -> DeviceName {
     let suffix = format!("_{port}");
     let name = shortened(hub, DeviceName::MAX_LEN - suffix.len());

@@ -1,5 +1,5 @@
-//! `ipipou peer add`, `enable`, `disable` and `remove`: the files of peers are changed, and the running
-//! server takes them. What would be a mistake is not written.
+//! `ipipou peer add`, `enable`, `disable` and `remove`: changes the files of peers, and makes the
+//! running server read them. A mistake is never written.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -37,7 +37,7 @@ pub fn edit_peers(
     root: &Path,
 ) -> Result<String, Failure> {
     let Some(hub) = config.hub() else {
-        return Err(Failure::Usage(format!("{tunnel} is no server with `peers` in its file")));
+        return Err(Failure::Usage(format!("{tunnel} is not a server with `peers` in its file")));
     };
     let makes_client = matches!(edit, Edit::Add(peer) if peer.client_conf.is_some());
     let own_key = match makes_client {
@@ -60,7 +60,7 @@ pub fn edit_peers(
     };
     let Changes { paths, conf, mut said, .. } = changes;
     if let Err(failure) = done {
-        // The files may be another command's, which came no further: who was removed by it stays out.
+        // Another command may have changed the files and failed after that: a peer that it removed stays out.
         let is_gone = matches!(edit, Edit::Remove(_)) && hub.peers.exists();
         let _ = is_gone.then(|| taken(String::new(), hub, config, tunnel, root));
         return Err(failure);
@@ -82,7 +82,7 @@ pub fn edit_peers(
         if written.is_err()
             && let Some((path, _)) = &conf
         {
-            let _ = std::fs::remove_file(path); // its keys are nobody's
+            let _ = std::fs::remove_file(path); // no peer has its keys
         }
         written?;
     }

@@ -1,4 +1,4 @@
-//! How commands change the files of peers: each as a whole, and the running server takes them.
+//! Changes the files of peers for commands, each as a whole, and sends them to the running server.
 
 use std::fs;
 use std::io;
@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::Failure;
-use super::control::running_name;
 use super::peers::send_again;
+use super::running::running_name;
 use super::stream::connect;
 use crate::engine::config::{Config, HubConfig};
 use crate::host::atomic_file;

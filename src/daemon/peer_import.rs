@@ -30,7 +30,7 @@ pub fn import_peers(
     root: &Path,
 ) -> Result<String, Failure> {
     let Some(hub) = config.hub() else {
-        return Err(Failure::Usage(format!("{tunnel} is no server with `peers` in its file")));
+        return Err(Failure::Usage(format!("{tunnel} is not a server with `peers` in its file")));
     };
     let own = &config.tunnel;
     let mut hindrances: Vec<_> = servers.iter().flat_map(|it| it.hindrances(own)).collect();

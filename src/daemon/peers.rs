@@ -1,5 +1,5 @@
-//! The files of peers: who reads them, and the last good ones, which a start goes on with when the
-//! present ones have mistakes or cannot be read.
+//! Reads the files of peers, checks them, and sends them to a running process. A start goes on with the last
+//! good ones when the present ones have mistakes or cannot be read.
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
@@ -8,11 +8,11 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::control::directory;
 use super::demand::Demand;
 use super::peers_keeper::{Keeper, LastGood};
 use super::peers_lock::PeersLock;
 use super::requests::{self, Answer, Files, Request, RunsAs};
+use super::running::directory;
 use super::{Failure, Settings};
 use crate::auth::SharedSecret;
 use crate::engine::config::{Datapath, HubConfig, TunnelConfig};
@@ -73,7 +73,7 @@ impl PeersReader {
         });
         match last_good {
             Some(set) => Ok(AtStart { set, faults: Some(faults) }),
-            // Its files are root's, who sends them at once (`ipipou reload`).
+            // Its files belong to root, and `ipipou reload` sends them at once.
             None if is_service => Ok(AtStart { set: PeerSet::default(), faults: Some(faults) }),
             None => Err(Failure::Usage(faults)),
         }
@@ -152,7 +152,7 @@ fn exposed(files: &Files) -> Option<String> {
     exposed::warning(peers, files.secrets.keys().map(PathBuf::as_path))
 }
 
-/// The same, as a command says it.
+/// The same as a line of a command.
 pub(super) fn warned(files: &Files) -> String {
     exposed(files).map(|warning| format!("warning: {warning}\n")).unwrap_or_default()
 }
@@ -265,7 +265,7 @@ pub(super) fn check(
     checked(files, hub, tunnel).0
 }
 
-/// The same, and the files of secrets that they name.
+/// Reads the files of peers, and the files of secrets that they name.
 pub(super) fn checked(
     files: &Files,
     hub: &HubConfig,
@@ -289,7 +289,7 @@ fn lines(faults: &[Fault]) -> String {
 
 /// Sends the files of peers to the process of the tunnel called `name`, or to the only one below `root`;
 /// a process without any authenticates again, unless `if_peers`. `by_file` is where they are by the
-/// tunnel's `.conf` file: what a process of another user says is not read, because it may be any file.
+/// tunnel's `.conf` file: a path from a process of another user is not read, because it may be any file.
 /// Returns what there is to say. A command that is about to change the files is waited for, if it comes to an
 /// end: otherwise what it changed might be sent before what was read here.
 ///

@@ -1,5 +1,5 @@
-//! The last good files of peers are kept beside everything else: a disk that hangs holds back neither who
-//! is let in from now on, nor who asks for it.
+//! Keeps the last good files of peers, in the background: a disk that hangs delays neither the peers that are
+//! let in from now on, nor the answer to the command that sent the files.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};

@@ -1,6 +1,6 @@
-//! Who changes the files of peers: one command at a time, from when it reads them until the running server
-//! has taken them. Otherwise two would find the same address free, or the server would be sent files that
-//! another command has changed since.
+//! Lets one command at a time change the files of peers, from reading them until the running server
+//! has taken them. Otherwise two commands could find the same address free, or send the server
+//! files that another one has changed since.
 //!
 //! The locks are those of directories, because the files themselves are replaced: that around the files,
 //! and the one above, as the first peer's command makes the one around them.
@@ -53,7 +53,7 @@ impl PeersLock {
                 }
                 locked.push(directory);
             }
-            // Who had them before may have made the directory.
+            // The holder before may have made the directory.
             if places == self::places(peers) {
                 return Ok(PeersLock { _locked: locked });
             }

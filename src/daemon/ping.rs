@@ -1,4 +1,4 @@
-//! `ipipou ping`: a running client asks a server whether it is there, and says what came.
+//! `ipipou ping`: a running client asks a server whether it is there, and prints the answer.
 
 use std::io::Write as _;
 use std::path::Path;
@@ -8,16 +8,16 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 
 use super::Failure;
-use super::control::directory;
 use super::pings::Ping;
 use super::process::Process;
 use super::requests::{self, Answer, Reply, Request};
+use super::running::directory;
 use crate::engine::config::HostName;
 use crate::engine::driver::Driver as _;
 use crate::engine::{Event, Pong, ServerStatus};
 use crate::host::clock::Clock;
 
-/// From one hello that somebody asks for to the next, whoever asks.
+/// The least time between two hellos that commands ask for.
 const EVERY: Duration = Duration::from_secs(1);
 
 /// How long an answer is waited for: it may take two round trips.
@@ -28,7 +28,7 @@ impl Process<'_> {
     pub(super) fn begin_ping(&mut self, server: Option<&str>, asked: oneshot::Sender<Reply>) {
         match self.server_called(server) {
             Ok((server, name)) => self.pings.add(server, name, asked),
-            Err(why) => drop(asked.send(Reply::Said(Answer::refused(why)))), // who asked may be gone
+            Err(why) => drop(asked.send(Reply::Said(Answer::refused(why)))), // the caller may be gone
         }
     }
 
@@ -69,7 +69,7 @@ impl Process<'_> {
         )
     }
 
-    /// Says the hello that is due, and tells who asked for it what came.
+    /// Sends the hello that is due, and passes the answer on to the commands that asked for it.
     pub(super) async fn go_on_with_ping(&mut self) {
         let now = self.clock.elapsed();
         self.pings.turn(EVERY);
@@ -96,7 +96,7 @@ impl Process<'_> {
         };
         if let Some(ping) = self.pings.pending.take() {
             for asked in ping.asked {
-                let _ = asked.send(Reply::Said(answer.clone())); // who asked may be gone
+                let _ = asked.send(Reply::Said(answer.clone())); // the caller may be gone
             }
             self.pings.turn(EVERY);
         }
@@ -117,8 +117,8 @@ fn told(pong: &Pong, servers: &[ServerStatus], number: usize) -> Answer {
     }
 }
 
-/// Has the client called `tunnel`, or the only one below `root`, ask a server `count` times whether it is
-/// there; what comes is printed, a line each.
+/// Makes the client called `tunnel`, or the only one below `root`, ask a server `count` times whether it is
+/// there, and prints each answer as a line.
 ///
 /// # Errors
 /// When nothing answered, or there is no such client or server.
@@ -128,7 +128,7 @@ pub fn ping(
     host: Option<&str>,
     count: u32,
 ) -> Result<(), Failure> {
-    // A server is told what to use instead.
+    // A server answers with what to use instead.
     let directory = directory(root, tunnel, |process| process.role == "client")
         .or_else(|_| directory(root, tunnel, |_| true))?;
     let (mut answered, mut last) = (false, String::new());

@@ -1,4 +1,4 @@
-//! The hellos that somebody asks a running client for, by `ipipou ping`.
+//! The queue of hellos that `ipipou ping` asks a running client for.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -7,13 +7,13 @@ use tokio::sync::oneshot;
 
 use super::requests::Reply;
 
-/// The hellos that somebody asked for, one after the other, and when the last one was. Those who ask for
-/// the same server before its hello is said share it, so that there are never more than servers.
+/// The hellos that commands asked for, one after the other, and when the last one was sent. Commands that ask
+/// for the same server before its hello is sent share it, so there are never more hellos than servers.
 #[derive(Debug, Default)]
 pub struct Pings {
     pub pending: Option<Ping>,
     waiting: VecDeque<Ping>,
-    /// When the last one was said.
+    /// When the last one was sent.
     pub last: Option<Duration>,
 }
 
@@ -25,9 +25,9 @@ pub struct Ping {
     pub name: String,
     /// Who waits for what comes.
     pub asked: Vec<oneshot::Sender<Reply>>,
-    /// It is said then.
+    /// When it is sent.
     pub begins: Duration,
-    /// It is said, and the answer may take until then.
+    /// Until when the answer may take, once it is sent.
     pub until: Option<Duration>,
 }
 
@@ -81,21 +81,21 @@ mod tests {
     }
 
     #[test]
-    fn those_who_ask_for_one_server_share_a_hello() {
+    fn requests_for_one_server_share_a_hello() {
         let mut pings = Pings::default();
         let mut waiting: Vec<_> = (0..100).map(|number| asker(&mut pings, number % 2)).collect();
         pings.turn(EVERY);
         waiting.push(asker(&mut pings, 0));
         let first = pings.pending.as_mut().unwrap();
         assert_eq!((first.server, first.asked.len()), (0, 51));
-        // What is said already is no answer to whoever asks now.
+        // A hello that was sent already does not answer a ping that is asked for now.
         first.until = Some(EVERY);
         waiting.push(asker(&mut pings, 0));
         assert_eq!(pings.waiting.iter().map(|ping| ping.server).collect::<Vec<_>>(), [1, 0]);
     }
 
     #[test]
-    fn nothing_is_said_for_those_who_have_gone() {
+    fn no_hello_is_sent_for_callers_that_have_gone() {
         let mut pings = Pings::default();
         for server in 0..3 {
             drop(asker(&mut pings, server));

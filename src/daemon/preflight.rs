@@ -1,4 +1,4 @@
-//! Everything that can be checked before the first change to the host.
+//! Checks everything that can be checked before the first change to the host.
 
 use std::fs::OpenOptions;
 use std::io;

@@ -1,11 +1,9 @@
 //! One process and its tunnel: the engine, and the adapters that carry out its actions.
 
 use std::collections::BTreeSet;
-use std::mem::{Discriminant, discriminant};
+use std::mem::Discriminant;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
-
-use tracing::Level;
 
 use super::events::Events;
 use super::locks::Locks;
@@ -285,7 +283,7 @@ impl Process<'_> {
             let at = SocketAddr::new(address, port);
             let Err(holder) = self.locks.hold_port(at) else { break };
             let text = format!("the UDP port of {at} is in use by {holder}; trying again");
-            self.complain(Failing::Port, &text);
+            self.log_failure(Failing::Port, &text);
             found.hide(address);
         }
         // Only at the first reading, when the engine takes over what is there.
@@ -313,7 +311,7 @@ impl Process<'_> {
         match self.read_host().await {
             Ok(found) => self.handle(Event::HostRead(found)).await,
             Err(error) => {
-                self.complain(Failing::Read, &format!("cannot read the host: {error}"));
+                self.log_failure(Failing::Read, &format!("cannot read the host: {error}"));
                 false
             }
         }
@@ -323,7 +321,7 @@ impl Process<'_> {
         if let Err(e) = result {
             let path = self.memory.path().display();
             let text = format!("{path}: {e}: a restart will forget replays");
-            self.complain(Failing::Memory, &text);
+            self.log_failure(Failing::Memory, &text);
         }
     }
 
@@ -333,106 +331,5 @@ impl Process<'_> {
         self.note_write(result);
         self.memory.go_on(&mut self.engine);
         self.handle(Event::Written(writing)).await
-    }
-
-    pub(super) fn complain(&mut self, failing: Failing, text: &str) {
-        if let Some(more) = self.failures.pass(failing, self.clock.elapsed()) {
-            tracing::error!("{text}{}", also(more));
-        }
-    }
-
-    pub(super) fn tell_report(&mut self, report: &Report) {
-        self.events.tell(report);
-        let level = match report {
-            Report::Rejected { .. }
-            | Report::Repairing(_)
-            | Report::KeepsBeingUndone(_)
-            | Report::Expired(_)
-            | Report::OuterMissing(_)
-            | Report::OuterOnlyIpv6(_)
-            | Report::NameUnusable { .. }
-            | Report::LedAstray { .. }
-            | Report::InnerTaken { .. }
-            | Report::InVrf(_)
-            | Report::AlternateInVrf { .. }
-            | Report::WayLeadsBack(_)
-            | Report::Rivals { .. }
-            | Report::ReauthIgnored
-            | Report::PeerRefused { .. }
-            | Report::PeerUnproven { .. }
-            | Report::ServerRefused { .. }
-            | Report::Disconnected { .. }
-            | Report::NextServer { .. }
-            | Report::NoInnerGiven
-            | Report::GivenNotTaken(_)
-            | Report::NodeUnusable { .. } => Level::WARN,
-            Report::Adopted(_)
-            | Report::HostsChanged(_)
-            | Report::PeersLoaded(_)
-            | Report::PeerUp { .. }
-            | Report::PeerMoved { .. }
-            | Report::PeerDown { .. }
-            | Report::MadeRoom(_)
-            | Report::BackToFirst { .. }
-            | Report::InnerAwaited
-            | Report::InnerGiven(_)
-            | Report::NothingBack(_)
-            | Report::FastPath(_)
-            | Report::ClockJumped(_) => Level::INFO,
-            Report::Refreshed(_) | Report::Sent { .. } => return tracing::debug!("{report}"),
-            Report::Arrived(_)
-            | Report::Moved { .. }
-            | Report::Connected { .. }
-            | Report::ServerMoved(_)
-            | Report::NextAddress { .. }
-            | Report::OuterAddress(_) => {
-                self.tell_manager(sd_notify::NotifyState::Status(&report.to_string()));
-                Level::INFO
-            }
-        };
-        self.adopted |= matches!(report, Report::Adopted(_));
-        let now = self.clock.elapsed();
-        let passed = match report {
-            Report::Rejected { reason, .. } => self.rejections.pass(*reason, now),
-            of_a_kind => self.changes.pass(discriminant(of_a_kind), now),
-        };
-        let also = |more| match (report, &self.ruleset_by) {
-            (Report::KeepsBeingUndone(_), Some(who)) => {
-                format!("; nftables was last changed by {who}{}", also(more))
-            }
-            _ => also(more),
-        };
-        match (passed.map(also), level) {
-            (Some(more), Level::WARN) => tracing::warn!("{report}{more}"),
-            (Some(more), _) => tracing::info!("{report}{more}"),
-            (None, _) => {}
-        }
-    }
-
-    /// Tells the service manager; it knows of the tunnel of the process only.
-    fn tell_manager(&self, state: sd_notify::NotifyState<'_>) {
-        if self.owner == Owner::Tunnel {
-            let _ = sd_notify::notify(&[state]);
-        }
-    }
-
-    pub fn notify_ready(&mut self) {
-        self.tell_manager(sd_notify::NotifyState::Ready);
-        let datapath = self.chosen.name();
-        let offloads = self.datapath.statistics().offloads;
-        let offloads = offloads.map_or_else(String::new, |with| format!(" with {with}"));
-        tracing::info!(
-            "ready on {} as {}, datapath {datapath}{offloads}",
-            self.settings.tunnel().port,
-            self.role()
-        );
-    }
-}
-
-/// A note of how many lines of the kind were not logged.
-fn also(more: u64) -> String {
-    match more {
-        0 => String::new(),
-        _ => format!(" ({more} more since the last such line)"),
     }
 }

@@ -1,4 +1,4 @@
-//! `--reauth-only`: one authentication packet from the tunnel's port, and nothing else.
+//! `--reauth-only`: sends one authentication packet from the tunnel's port, and does nothing else.
 
 use std::net::{IpAddr, SocketAddr};
 

@@ -39,7 +39,7 @@ pub async fn remove(state_dir: &Path) {
 pub async fn names(state_dir: &Path, port: NonZeroU16) -> bool {
     let path = state_dir.join(FILE);
     let read = disk::in_turn(&path.clone(), move || fs::read_to_string(path)).await;
-    // Without proof, a listener is somebody else's.
+    // Without proof, a listener belongs to another program.
     read.is_ok_and(|text| line(port.get()).is_ok_and(|line| text == line))
 }
 

@@ -1,5 +1,5 @@
-//! Files of peers that are read and checked while the tunnel goes on: 10,000 peers take longer than the
-//! loop of a process may be held.
+//! Reads and checks files of peers while the tunnel goes on: 10,000 peers take longer than the loop
+//! of a process may be held.
 
 use std::collections::VecDeque;
 use std::future::pending;

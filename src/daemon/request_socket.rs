@@ -1,8 +1,8 @@
 //! The socket for requests, as the process has it.
 //!
-//! Who asks for something long waits beside the places of those who are answered at once. Time limits are
-//! on what depends on the other side: that it sends its request, and that it reads its answer. Whoever
-//! goes gives up what they asked for, unless it has begun.
+//! Requests that take long wait beside the places of those that are answered at once. Time limits are on what
+//! depends on the other side: that it sends its request, and that it reads its answer. A caller that goes away
+//! gives up its request, unless that has begun.
 
 use std::io;
 use std::path::Path;
@@ -53,7 +53,7 @@ impl Drop for Requests {
     }
 }
 
-/// What those who are served have in common.
+/// What all connections share.
 #[derive(Debug, Clone)]
 struct Door {
     pending: mpsc::Sender<Pending>,
@@ -209,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn who_waits_for_something_long_keeps_nobody_else_waiting() {
+    fn a_request_that_takes_long_delays_no_other() {
         run(async {
             let mut place = Place::new("long");
             let long = (0..40).map(|number| match number % 2 {
@@ -227,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn who_goes_gives_up_what_they_asked_for() {
+    fn a_caller_that_goes_gives_up_its_request() {
         run(async {
             let mut place = Place::new("gone");
             let asker = place.ask(r#"{"ping":null}"#);
@@ -239,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn too_many_who_ask_for_the_same_are_told_so() {
+    fn too_many_requests_for_the_same_are_refused() {
         run(async {
             let mut place = Place::new("many");
             let (mut askers, mut waiting) = (Vec::new(), Vec::new());

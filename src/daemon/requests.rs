@@ -1,5 +1,5 @@
-//! What an operator asks of a running process: a socket beside that of the status, to which `ipipou
-//! reload` and `ipipou peer kick` send one request each.
+//! The requests of operators to a running process: a socket beside that of the status, to which
+//! `ipipou reload` and `ipipou peer kick` send one request each.
 //!
 //! A request and its answer are JSON, each ends with its direction of the connection, and both have a
 //! version. Only root and the service's own user can connect: the directory is closed to others. Who
@@ -41,7 +41,7 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 /// How long the answer to a ping is waited for: every server may be asked before, for two seconds each.
 const PING_PATIENCE: Duration = Duration::from_secs(60);
 
-/// How long it is waited until files are checked, after those of others who came before.
+/// How long a command waits until its files are checked, after those of earlier commands.
 const RELOAD_PATIENCE: Duration = Duration::from_secs(600);
 
 /// How long `show` waits for one process.
@@ -66,7 +66,7 @@ pub enum Request {
 }
 
 impl Request {
-    /// How long who asks waits for the answer.
+    /// How long the caller waits for the answer.
     fn patience(&self) -> Duration {
         match self {
             Request::Where
@@ -108,7 +108,7 @@ pub struct Answer {
     pub ok: bool,
     /// What there is to say, a line each.
     pub text: String,
-    /// Where the files of peers are, for [`Request::Where`]; `None`: this is no server with such files.
+    /// Where the files of peers are, for [`Request::Where`]; `None`: this is not a server with such files.
     pub path: Option<PathBuf>,
     /// For [`Request::Ping`]: the server was asked, and did not answer or does not let us in.
     #[serde(default)]
@@ -154,7 +154,7 @@ pub(super) fn taken_apart(bytes: &[u8]) -> Result<Request, String> {
     }
     let version: Envelope<serde::de::IgnoredAny> = match serde_json::from_slice(bytes) {
         Ok(version) => version,
-        Err(e) => return Err(format!("this is no request: {e}")),
+        Err(e) => return Err(format!("this is not a request: {e}")),
     };
     if version.ipipou != VERSION {
         let other = version.ipipou;
@@ -163,7 +163,7 @@ pub(super) fn taken_apart(bytes: &[u8]) -> Result<Request, String> {
         ));
     }
     let asked: Envelope<Asked> =
-        serde_json::from_slice(bytes).map_err(|e| format!("this is no request: {e}"))?;
+        serde_json::from_slice(bytes).map_err(|e| format!("this is not a request: {e}"))?;
     Ok(asked.content.request)
 }
 

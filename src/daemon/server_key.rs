@@ -1,5 +1,5 @@
-//! The own key of a server whose peers are named in files, where none is given: the first start makes it,
-//! in the state directory, and every other one uses it.
+//! Keeps the key of a server whose peers are named in files, where none is given: the first start
+//! makes it in the state directory, and every later one uses it.
 //!
 //! The directory is the service's own, so what lies there may be anything that a service which was taken
 //! over left for root to read: a symbolic link, another name of a file of somebody else's, a pipe.
@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use rustix::io::Errno;
 use zeroize::Zeroizing;
 
-use super::control::{running_key, running_name};
+use super::running::{running_key, running_name};
 use super::{Failure, Settings, new_pair};
 use crate::auth::{SharedSecret, Signer, key_text, parse_key};
 use crate::engine::config::{Config, HubConfig, PeerSource};
@@ -225,7 +225,7 @@ mod tests {
 
     /// Both between giving the key its name and taking the one under which it was written from it.
     #[test]
-    fn a_start_that_was_killed_or_goes_on_beside_is_in_nobodys_way() {
+    fn a_start_that_was_killed_or_runs_at_the_same_time_hinders_no_other() {
         let directory = Directory::new("killed");
         let path = directory.path();
         make(&path).unwrap();
@@ -269,7 +269,7 @@ mod tests {
 
     /// A service that was taken over leaves them for root.
     #[test]
-    fn links_and_pipes_are_no_keys() {
+    fn links_and_pipes_are_not_read_as_keys() {
         let directory = Directory::new("links");
         let path = directory.path();
         make(&path).unwrap();

@@ -22,7 +22,7 @@ use crate::observe::status::{
     Unreachable,
 };
 
-/// Of which peers everything is said; those of each state are counted anyway.
+/// Which peers are listed; those of each state are counted anyway.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum PeersAsked {
@@ -162,7 +162,7 @@ impl Snapshot {
 }
 
 impl PeersAsked {
-    /// Whether everything is to be said of a peer.
+    /// Whether a peer is listed.
     fn takes(&self, member: &MemberStatus) -> bool {
         match self {
             PeersAsked::None => false,

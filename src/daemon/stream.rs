@@ -1,5 +1,4 @@
-//! What goes between processes that may be any: one that answers too late, or never, and one that has
-//! gone.
+//! Talks to processes that may answer too late or never, or may have gone.
 
 use std::io::{self, Read as _};
 use std::os::fd::OwnedFd;
@@ -40,7 +39,7 @@ fn named(error: io::Error) -> io::Error {
     }
 }
 
-/// Waits until whoever is at the other end has closed it, once all that they sent is read.
+/// Waits until the other end has closed it, once all that it sent is read.
 pub async fn gone(stream: &UnixStream) {
     loop {
         match stream.ready(Interest::ERROR | Interest::WRITABLE).await {

@@ -63,7 +63,7 @@ pub fn run(settings: &Settings) -> Result<(), Failure> {
 
 async fn serve(settings: &Settings) -> Result<(), Failure> {
     let mut signals = Signals::catch().map_err(Failure::system("catch signals"))?;
-    // Who is bound to an interface and no client needs no route to the other end.
+    // A server that is bound to an interface needs no route to the other end.
     let tunnel = settings.tunnel();
     let routes = settings.config.server_name().is_some()
         || tunnel.asks_for_routing()
@@ -104,7 +104,7 @@ async fn serve(settings: &Settings) -> Result<(), Failure> {
         process.mistakes = faults.as_deref().map(Mistakes::now);
         match faults {
             None => {}
-            // Its files are root's, who sends them right after the start (ExecStartPost).
+            // Its files belong to root, and the unit sends them right after the start (ExecStartPost).
             Some(faults) if preflight::is_service() => {
                 let first = faults.lines().next().unwrap_or_default();
                 tracing::info!(
@@ -242,7 +242,7 @@ async fn reloaded(process: &mut Process<'_>, Checked { set, asked }: Checked) ->
             (false, Answer::refused(faults))
         }
     };
-    let _ = asked.map(|asked| asked.send(Reply::Said(said))); // who asked may be gone
+    let _ = asked.map(|asked| asked.send(Reply::Said(said))); // the caller may be gone
     done
 }
 
