@@ -1,4 +1,4 @@
-//! This module parses addresses and networks.
+//! Parses addresses and networks.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::RangeInclusive;

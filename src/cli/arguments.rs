@@ -1,4 +1,4 @@
-//! This module parses arguments with the table of options.
+//! Parses arguments with the table of options.
 
 use std::ffi::OsString;
 

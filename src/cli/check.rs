@@ -42,7 +42,7 @@ pub fn check(
             }
         }
         // The file itself is good.
-        Some(Err(problem)) => say(format!("{path}: changes cannot be told: {problem}")),
+        Some(Err(problem)) => say(format!("{path}: changes cannot be listed: {problem}")),
         None => {}
     }
     Ok(Invocation::Checked { text, config: Box::new(run.config) })

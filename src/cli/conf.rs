@@ -1,4 +1,4 @@
-//! This module turns the lines of a `.conf` file into command line arguments.
+//! Turns the lines of a `.conf` file into command line arguments.
 //!
 //! One option per line: leading blanks, tabs and hyphens are dropped, the key runs to the first
 //! blank (or `=`), the rest is the value. Empty lines and lines that start with `#` are skipped. A

@@ -1,4 +1,4 @@
-//! This module reads `.conf` files.
+//! Reads `.conf` files.
 
 use std::ffi::OsString;
 use std::fs::{self, File};
@@ -28,13 +28,13 @@ pub struct ConfFile {
 }
 
 /// # Errors
-/// When the file cannot be read, is too big, or has a line that is no option.
+/// When the file cannot be read, is too big, or has a line that is not an option.
 pub fn read(name: &Path, command: &mut clap::Command) -> Result<ConfFile, ConfErrors> {
     let path = places::conf_path(name);
     let fail = |problem| ConfErrors(vec![ConfError { file: path.clone(), line: None, problem }]);
     let (text, readable_by_all) = contents(&path, MAX_SIZE)
         .map_err(|error| fail(format!("cannot be read: {error}{}", shorter(name, &error))))?
-        .ok_or_else(|| fail("is larger than 1 MiB: that is no configuration file".to_owned()))?;
+        .ok_or_else(|| fail("is larger than 1 MiB: that is not a configuration file".to_owned()))?;
     let (lines, arguments): (Vec<_>, Vec<_>) =
         conf::numbered(&text, &path, command)?.into_iter().unzip();
     let secret = arguments.iter().filter_map(|argument| argument.to_str()).any(|argument| {

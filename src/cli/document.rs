@@ -1,4 +1,4 @@
-//! The man page and the shell completions are made here from the table of options.
+//! Makes the man page and the shell completions from the table of options.
 //!
 //! The daemon's binary prints them (`ipipou generate`, which is in 0.3.0, too), although a second one
 //! could when it is built: without them it has 171,088 of 6,603,784 bytes less, which is not worth it.
@@ -28,7 +28,7 @@ quoted. Empty lines and lines that start with # are skipped. A name of one lette
 Options of files come before those of the command line, and the last one counts; --route and --dns \
 add up instead.";
 
-const MANY_ENDS: &str = "\
+const MANY_PEERS: &str = "\
 A server with --learn has many clients, which share its token or key. Such a client gives its own \
 address with --tunl-ip, the server's with --tunl-peer-ip, and the network of them all with \
 --route. Hosts with --hosts-file or --hosts-url are all alike, and may share one table. It has the \
@@ -108,7 +108,7 @@ fn man(text: &mut Vec<u8>, exits: &[(u8, &str)]) -> io::Result<()> {
     let mut rest = Roff::new();
     list(&mut rest, "COMMANDS", &COMMANDS);
     rest.control("SH", ["CONFIGURATION FILES"]).text([roman(CONFIGURATION)]);
-    rest.control("SH", ["TUNNELS WITH MANY ENDS"]).text([roman(MANY_ENDS)]);
+    rest.control("SH", ["TUNNELS WITH MANY PEERS"]).text([roman(MANY_PEERS)]);
     rest.control("nf", []).text([roman(TABLE)]).control("fi", []);
     list(&mut rest, "SIGNALS", &SIGNALS);
     let exits: Vec<_> = exits.iter().map(|(code, meaning)| (code.to_string(), *meaning)).collect();

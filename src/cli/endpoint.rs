@@ -1,5 +1,5 @@
-//! This module parses `--fou-local [IP][:PORT][@DEV]` and `--fou-remote [IP-or-name][:PORT]`. An
-//! IPv6 address stands in brackets, as in a URL (RFC 3986).
+//! Parses `--fou-local [IP][:PORT][@DEV]` and `--fou-remote [IP-or-name][:PORT]`. An IPv6 address
+//! stands in brackets, as in a URL (RFC 3986).
 
 use std::net::IpAddr;
 use std::num::NonZeroU16;

@@ -1,4 +1,4 @@
-//! This is what `parse` returns when there is nothing to run.
+//! What `parse` returns when there is nothing to run.
 
 /// Why there is nothing to run.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -1,5 +1,4 @@
-//! This module turns clap's errors, which have several lines and repeat what was given, into one
-//! clear line.
+//! Turns clap's errors, which have several lines and repeat what was given, into one clear line.
 
 use std::error::Error as _;
 use std::ffi::OsString;

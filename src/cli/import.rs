@@ -50,7 +50,7 @@ fn server(name: &Path, command: &mut clap::Command) -> Result<OldServer, CliErro
     let Config { tunnel, .. } = &run.config;
     let expects = match run.config.expects() {
         Some(expects) if expects.admits == Admits::One => expects,
-        Some(_) | None => return Err(named("this is no server with one client")),
+        Some(_) | None => return Err(named("this is not a server with one client")),
     };
     let stem = path.file_stem().unwrap_or_default().to_string_lossy().to_lowercase();
     let name: PeerName = stem.replace([' ', '@'], "-").parse().map_err(|why| {

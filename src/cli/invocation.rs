@@ -43,7 +43,7 @@ pub enum Invocation {
         tunnel: Option<String>,
         runtime_root: PathBuf,
         if_peers: bool,
-        /// Where the files of peers are by the tunnel's `.conf` file, if that can be told.
+        /// Where the files of peers are by the tunnel's `.conf` file, if that is known.
         peers: Option<PathBuf>,
     },
     /// Print that there are no mistakes, and what else there is to say, if the files of peers have none

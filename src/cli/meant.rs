@@ -1,4 +1,4 @@
-//! This module guesses what was meant by a word that the program does not know.
+//! Guesses what was meant by a word that the program does not know.
 
 use std::ffi::OsString;
 use std::path::Path;

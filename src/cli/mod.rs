@@ -1,4 +1,4 @@
-//! This room turns the command line and the `.conf` files into a checked configuration.
+//! Turns the command line and the `.conf` files into a checked configuration.
 //!
 //! ```text
 //! .conf lines ─ conf ─┐

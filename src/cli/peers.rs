@@ -1,4 +1,4 @@
-//! `ipipou peer`: what is asked about the peers of a server, and which server that is.
+//! Parses `ipipou peer`: what is asked about the peers of a server, and which server that is.
 
 use std::ffi::OsStr;
 use std::net::IpAddr;

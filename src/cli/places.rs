@@ -1,4 +1,4 @@
-//! Says where the `.conf` file of a tunnel is that is given by name, and where the files of its peers are.
+//! Finds the `.conf` file of a tunnel that is given by name, and the files of its peers.
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
@@ -28,7 +28,7 @@ pub fn conf_names() -> Vec<String> {
     names
 }
 
-/// Returns where the files of peers of the tunnel with this name are, unless it is said.
+/// Returns where the files of peers of the tunnel with this name are by default.
 pub fn peers_path(name: &OsStr) -> PathBuf {
     let mut directory = name.to_owned();
     directory.push(".peers.d");

@@ -31,7 +31,7 @@ enum Problem {
     NotAllowed(#[source] io::Error),
     #[error("cannot be read: {0}")]
     Unreadable(#[source] io::Error),
-    #[error("is larger than {} KiB: that is no secret", MAX_SIZE >> 10)]
+    #[error("is larger than {} KiB: that is too long for a secret", MAX_SIZE >> 10)]
     TooBig,
     #[error("is empty")]
     Empty,
@@ -43,7 +43,7 @@ enum Problem {
     NotAPair,
 }
 
-/// What only the two ends of a tunnel know, whether it was given as a value or in a file.
+/// The keys and secrets that only both ends of a tunnel know, whether it was given as a value or in a file.
 #[derive(Debug, Clone)]
 pub struct Secrets {
     /// Our private key.

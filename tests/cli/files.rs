@@ -42,7 +42,7 @@ fn errors_of_files_name_file_and_line() {
     let Err(CliError::Usage(line)) = with_file("#".repeat(1 << 20) + "#", "") else {
         panic!("it is read")
     };
-    assert_eq!(line, "FILE: is larger than 1 MiB: that is no configuration file");
+    assert_eq!(line, "FILE: is larger than 1 MiB: that is not a configuration file");
 }
 
 #[test]
@@ -168,7 +168,7 @@ fn a_file_is_checked_without_a_tunnel() {
     }
     let gone = check(&format!("{server}route 10.1.0.0/16\nroute 10.2.0.0/16"), &server);
     assert_eq!(gone, Ok(format!("{good}FILE: a restart is needed for: route\n")));
-    let warned = changed("nft-table x").expect("a warning is no mistake");
+    let warned = changed("nft-table x").expect("a warning is not a mistake");
     assert!(warned.starts_with("warning: --nft-table: every tunnel has its own"), "{warned}");
     for (more, said) in [
         ("fou-local-port 0", "FILE:5: fou-local-port: 0 is not a port (1..65535)"),
@@ -180,13 +180,13 @@ fn a_file_is_checked_without_a_tunnel() {
     let path = file(server.clone());
     let lost = parse([Path::new("check"), Path::new("--running"), Path::new("/nowhere"), &path]);
     let Ok(Invocation::Checked { text, .. }) = lost else { panic!("{lost:?}") };
-    assert!(text.contains("changes cannot be told: /nowhere: cannot be read"), "{text}");
+    assert!(text.contains("changes cannot be listed: /nowhere: cannot be read"), "{text}");
     std::fs::remove_file(&path).expect("it was just written");
     assert!(usage(["check", "/nowhere.conf"]).starts_with("/nowhere.conf: cannot be read"));
 }
 
 #[test]
-fn a_pool_outside_of_the_servers_network_is_told_with_its_line() {
+fn a_pool_outside_of_the_servers_network_is_reported_with_its_line() {
     let hub = "server\nb @eth0\npeers /p\ntunl-ip 10.8.0.1/24\nauth-secret s\n";
     let hub = format!("{hub}auth-key-b64 {PRIVATE}\n");
     let good = format!("{hub}pool 10.8.0.128/25\n");
@@ -198,7 +198,7 @@ fn a_pool_outside_of_the_servers_network_is_told_with_its_line() {
         other => panic!("{line}: {other:?}"),
     };
     assert_eq!(start(""), format!("FILE:9: {outside}"));
-    // What the command line says is no line of the file.
+    // What the command line says is not a line of the file.
     assert_eq!(start("--pool 10.9.0.0/24"), format!("--{outside}"));
     // Only commands use it, and they read the file.
     let checked = check(&hub, &good).expect("it is good");

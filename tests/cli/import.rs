@@ -232,8 +232,8 @@ fn what_is_wrong_with_all_files_is_said_at_once() {
     assert_eq!(
         said.lines().collect::<Vec<_>>(),
         [
-            "DIR/client0.conf: this is no server with one client",
-            "DIR/learn0.conf: this is no server with one client",
+            "DIR/client0.conf: this is not a server with one client",
+            "DIR/learn0.conf: this is not a server with one client",
             "DIR/server1.conf:1: unknown option sever; did you mean server?",
             "DIR/server1.conf:2: fou-local-port: 0 is not a port (1..65535)",
             "DIR/Ünder.conf: a peer takes the file's name, and ünder has 'ü' in it, and a name has only \

@@ -161,7 +161,7 @@ fn the_options_of_a_server_set_the_proof_and_the_reply() {
         let answers = server(&format!("--reply-on-auth-ok {proof}")).reply;
         assert!(matches!(answers, Reply::Reversed), "{proof}");
     }
-    // Nobody could be told from who forges an address.
+    // Nobody could be told from somebody who forges an address.
     assert!(matches!(server("--reply-on-auth-ok").reply, Reply::Silent));
     let one = format!("--reply-on-auth-ok --auth-key-b64 {PRIVATE}");
     assert!(matches!(server(&format!("{one} --auth-token x")).reply, Reply::Reversed));
@@ -284,7 +284,7 @@ fn risky_options_cause_a_warning() {
         (&format!("-s -b @eth0 {long}"), "549 bytes"),
         (&format!("-s -b @eth0 --auth-remote-pubkey-b64 {PUBLIC}"), "which everybody knows"),
         (&format!("{CLIENT} --auth-key-b64 {PRIVATE}"), "which everybody knows"),
-        (&format!("{CLIENT} --auth-key-b64 {PRIVATE} --auth-secret="), "is no secret"),
+        (&format!("{CLIENT} --auth-key-b64 {PRIVATE} --auth-secret="), "is not secret"),
         (&format!("-s -b @eth0 --auth-key-b64 {PRIVATE}"), "needs --auth-remote-pubkey-b64"),
         (
             &format!("-s -b @e --auth-key-b64 {PRIVATE} --auth-remote-pubkey-b64 {PUBLIC}"),

@@ -1,5 +1,4 @@
-//! These are the authentication options as given. Options that only a server has are in the main
-//! table.
+//! The authentication options as given. Options that only a server has are in the main table.
 
 use std::num::NonZeroU8;
 use std::path::PathBuf;
@@ -16,7 +15,7 @@ use crate::cli::value::{self, PublicKeys, Seed};
 #[command(next_help_heading = "Authentication")]
 pub struct AuthOptions {
     /// Ed25519 private key: a client signs its packets with it, a server its replies. FILE is what
-    /// --auth-keygen prints, or its first line
+    /// `ipipou genkey` or --auth-keygen prints
     #[arg(long, value_name = "FILE", value_parser = value::path,
           overrides_with = "auth_key_b64")]
     pub auth_key_file: Option<PathBuf>,
@@ -41,7 +40,7 @@ pub struct AuthOptions {
           aliases = ["auth-s", "auth-se", "auth-sec", "auth-secr", "auth-secre"],
           overrides_with = "auth_secret_file")]
     pub auth_secret: Option<SharedSecret>,
-    /// Token, at most 1472 bytes. It is sent as it is: whoever sees it on the wire can use it. Wins
+    /// Token, at most 1472 bytes. It is sent as it is: anybody who sees it on the wire can use it. Wins
     /// over a key. One newline at the end of FILE is not part of it
     #[arg(long, value_name = "FILE", value_parser = value::path,
           overrides_with_all = ["auth_token", "auth_token_b64"])]
@@ -50,14 +49,15 @@ pub struct AuthOptions {
     #[arg(long, value_name = "STRING", value_parser = value::token,
           overrides_with_all = ["auth_token_file", "auth_token_b64"])]
     pub auth_token: Option<Token>,
-    /// The same in base64, for bytes that are no text
+    /// The same in base64, for bytes that are not text
     #[arg(long, value_name = "BASE64", value_parser = value::token_b64, alias = "auth-token-",
           overrides_with_all = ["auth_token", "auth_token_file"])]
     pub auth_token_b64: Option<Token>,
     /// Type of the keys; ed25519 is the only one [default: ed25519]
     #[arg(long, value_name = "TYPE", hide_possible_values = true)]
     pub auth_key_type: Option<KeyType>,
-    /// Print a new private key and its public key in base64, a line each (-v: labelled), and exit
+    /// Print a new private key and its public key in base64, a line each (-v: labelled), and exit.
+    /// `ipipou genkey` prints the private key alone, `ipipou pubkey` the public one that belongs to it
     #[arg(long)]
     pub auth_keygen: bool,
     /// Time to live of authentication packets, 1..255 [default: the kernel's]

@@ -1,4 +1,4 @@
-//! Some options take one of a few words as their value: these are the words.
+//! The words of options that take one of a few words as their value.
 
 use clap::ValueEnum;
 

@@ -1,4 +1,4 @@
-//! These are the options of a gateway as given.
+//! The options of a gateway as given.
 
 use std::net::IpAddr;
 

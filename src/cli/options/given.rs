@@ -1,5 +1,4 @@
-//! This module records which options were given, so that rules about them can be checked by their
-//! attributes.
+//! Records which options were given, so that rules about them can be checked by their attributes.
 
 use std::time::Duration;
 

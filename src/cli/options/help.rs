@@ -1,16 +1,17 @@
-//! The help has a usage above the table of options, and examples below it: here are both.
+//! The usage above the table of options in the help, and the examples below it.
 
 pub const USAGE: &str = "ipipou -s -b @DEV --auth-remote-pubkey-b64 KEY [OPTIONS]
        ipipou -c -b @DEV -r HOST:PORT --auth-key-file FILE --tunl-ip IP [OPTIONS]
        ipipou -b @DEV --hosts-file FILE --tunl-ip IP [OPTIONS]
        ipipou --config NAME
-       ipipou --auth-keygen [-v]
+       ipipou genkey | pubkey
        ipipou show [--json | --wide] [NAME]
        ipipou check [NAME] [OPTIONS]";
 
 pub const EXAMPLES: &str =
-    "  A key pair, on the client: the file stays there, its second line goes to the server
-    umask 077; ipipou --auth-keygen >client.key
+    "  A key pair, on the client: the private key stays in the file, the public one goes to the server
+    umask 077; ipipou genkey >client.key
+    ipipou pubkey <client.key
   The server, on UDP port 10000 of eth0; inside the tunnel it is 172.28.0.0. The file shared.secret
   holds a secret of your own, the same at both ends
     ipipou -s -n0 -b @eth0 --auth-secret-file shared.secret --auth-remote-pubkey-b64 PUBLIC

@@ -1,5 +1,5 @@
-//! This is the one table of options: parser, help, man page and completions all come from it. Three
-//! groups of its rows are in `auth`, `peers` and `gateway`.
+//! The one table of options: parser, help, man page and completions all come from it. Three groups
+//! of its rows are in `auth`, `peers` and `gateway`.
 //!
 //! The row of an option is a field with what clap needs to parse it, and a line of attributes below
 //! the fields. These are the options as given; `resolve` decides what they mean together.
@@ -133,7 +133,7 @@ pub struct Options {
     #[arg(long, value_name = "DEV", value_parser = value::device, help_heading = "Tunnel")]
     pub tunl_dev: Option<DeviceName>,
     /// Our address inside the tunnel; a client must give it [default on a server: 172.28.0.0+2N].
-    /// With many ends also the network that all inner addresses are from. "auto", on a client that
+    /// With many peers also the network that all inner addresses are from. "auto", on a client that
     /// knows its server's key: the addresses, of both families, that the server has for it
     #[arg(long, value_name = "IP[/LEN]", value_parser = address::given_inner, help_heading = "Tunnel")]
     pub tunl_ip: Option<GivenInner>,

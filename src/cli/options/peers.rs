@@ -1,5 +1,5 @@
-//! These are the options of tunnels with many peers as given. A server can learn who its clients
-//! are, and hosts can know each other from a table.
+//! The options of tunnels with many peers as given. A server can learn who its clients are, and
+//! hosts can know each other from a table.
 
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
@@ -14,7 +14,7 @@ use crate::engine::peers_file::pool::Pool;
 
 /// The options of many peers as given.
 #[derive(Debug, Clone, Args)]
-#[command(next_help_heading = "Many ends")]
+#[command(next_help_heading = "Many peers")]
 pub struct PeersOptions {
     /// Server: many clients, each with a key and addresses of its own, from a file or from the *.toml
     /// files of a directory; read again at SIGHUP. In a .conf file NAME.conf the value may be missing:

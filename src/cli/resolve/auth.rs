@@ -1,5 +1,5 @@
-//! The authentication options are resolved here: what a client authenticates with, and what a
-//! server demands and answers.
+//! Resolves the authentication options: what a client authenticates with, and what a server demands
+//! and answers.
 
 use std::net::IpAddr;
 
@@ -195,7 +195,7 @@ fn shared_secret(resolver: &mut Resolver) -> SharedSecret {
     };
     let bytes = secret.as_bytes();
     if bytes.is_empty() || bytes == DEFAULT_SECRET.as_bytes() {
-        resolver.warn("--auth-secret is no secret: give both ends another one");
+        resolver.warn("--auth-secret is not secret: give both ends another one");
     }
     warn_of_ends("--auth-secret", bytes, resolver);
     secret.clone()
@@ -203,7 +203,7 @@ fn shared_secret(resolver: &mut Resolver) -> SharedSecret {
 
 fn warn_of_token(token: &Token, resolver: &mut Resolver) {
     resolver.warn(
-        "--auth-token: whoever sees the packet can send it again and take the tunnel; use keys",
+        "--auth-token: anybody who sees the packet can send it again and take the tunnel; use keys",
     );
     let bytes = token.as_bytes();
     if bytes.len() > SAFE_TOKEN {
@@ -224,7 +224,7 @@ fn warn_of_ends(option: &str, bytes: &[u8], resolver: &mut Resolver) {
     for (is_so, what) in [
         (bytes.trim_ascii().len() != bytes.len(), "begins or ends with a blank, which is"),
         (quotes(b'"') || quotes(b'\''), "begins and ends with a quote; the quotes are"),
-        (comment, "has a # behind a blank; this is no comment, it is"),
+        (comment, "has a # behind a blank; this is not a comment, it is"),
     ] {
         if is_so {
             resolver.warn(format!("{option} {what} part of it"));

@@ -1,4 +1,4 @@
-//! Options can be right one by one and wrong together: these are the errors.
+//! The errors of options that are right one by one and wrong together.
 
 use std::net::{IpAddr, Ipv4Addr};
 

@@ -1,4 +1,4 @@
-//! The gateway options are resolved here: routes, name servers, forwarding and masquerading.
+//! Resolves the gateway options: routes, name servers, forwarding and masquerading.
 
 use std::collections::BTreeSet;
 

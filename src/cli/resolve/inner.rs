@@ -1,4 +1,4 @@
-//! The addresses inside the tunnel are resolved here.
+//! Resolves the addresses inside the tunnel.
 
 use std::net::Ipv4Addr;
 

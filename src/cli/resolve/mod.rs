@@ -1,4 +1,4 @@
-//! This module turns the options as given into the tunnel that they mean, or into one usage error.
+//! Turns the options as given into the tunnel that they mean, or into one usage error.
 //!
 //! It is pure: it does not look at the host, so it cannot know whether an interface exists.
 

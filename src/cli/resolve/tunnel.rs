@@ -1,5 +1,5 @@
-//! Every tunnel has an interface, addresses, a port and a datapath, whoever its peers are. They are
-//! resolved here.
+//! Resolves what every tunnel has, whatever its peers are: an interface, addresses, a port and a
+//! datapath.
 
 use std::net::IpAddr;
 

@@ -1,4 +1,4 @@
-//! Parses keys, tokens and secrets, of which no message repeats a part.
+//! Parses keys, tokens and secrets, and never repeats a part of one in a message.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;

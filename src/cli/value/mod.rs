@@ -1,5 +1,4 @@
-//! This module parses the value of one option: text goes in, and a type or the reason why not comes
-//! out.
+//! Parses the value of one option: text goes in, and a type comes out, or the reason why not.
 //!
 //! Blanks around a value are dropped, because they come easily into a `.conf` file; only tokens and
 //! secrets keep every byte, as the other end may have them with blanks.
