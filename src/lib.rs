@@ -10,12 +10,12 @@
 //! | [`auth`] | keys, tokens, policy, replay memory | `wire` |
 //! | [`engine`] | events in, actions out; wanted against found | `auth`, `wire` |
 //! | [`host`] | what every datapath uses of a host: links, routes, nftables, name servers, files | `engine`'s types |
-//! | [`kernel`] | the kernel's datapath: FOU, `ipip` links, rules, NFQUEUE | `host`, `engine`'s types, `wire` |
+//! | [`kernel`] | the kernel's datapath: FOU, `ipip` links, rules, NFQUEUE | `host`, `engine`'s types, `auth`, `wire` |
 //! | [`tun`] | the userspace datapath: a TUN interface and a UDP socket | `host`, `engine`'s types, `wire` |
 //! | [`bpf`] | the fast path: two BPF programs on top of either | `host`, `engine`'s types, `wire` |
 //! | [`sources`] | where peers come from: a table of hosts, names | `host`, `engine`'s types |
 //! | [`observe`] | logging, counters, status | `engine`'s types |
-//! | [`daemon`] | the loop: clock, signals, sockets | all of the above |
+//! | [`daemon`] | the loop: clock, signals, sockets | all of the above but `cli` |
 //!
 //! `wire`, `auth` and `engine` import no I/O, no clock, no randomness and no async runtime:
 //! `tests/layering.rs` holds them to it. These three are a library as well: [`engine::Engine`] has the

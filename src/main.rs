@@ -82,7 +82,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// What is said may come from others.
+/// The text may come from other processes.
 fn show(text: &str) {
     print(printable_lines(text).as_bytes());
 }

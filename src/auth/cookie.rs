@@ -1,5 +1,5 @@
-//! Cookies: a server gives one away without keeping anything, and knows it again when it comes back. So
-//! it knows that its sender reads what is sent to where it says it is.
+//! Makes and checks cookies. A server gives one away without storing anything, and recognises it
+//! when it comes back: then the sender reads what is sent to the address that it claims.
 
 use std::fmt;
 use std::net::SocketAddr;

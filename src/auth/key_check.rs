@@ -71,7 +71,7 @@ fn is_canonical(bytes: &[u8; 32]) -> bool {
     *low < 0xed || high & 0x7f != 0x7f || middle.iter().any(|byte| *byte != 0xff)
 }
 
-/// Whether no random sum of these has torsion. Whoever chooses a key cannot choose the weights: they
+/// Whether no random sum of these has torsion. Choosing a key does not choose the weights: they
 /// come from all keys.
 fn has_no_torsion(keys: &[&VerifyingKey]) -> bool {
     let seed = keys.iter().fold(Sha256::new(), |hash, key| hash.chain_update(key.as_bytes()));

@@ -1,4 +1,5 @@
-//! Who may have a tunnel: keys, tokens, the policy of a server, and the memory that refuses replays.
+//! Decides who may have a tunnel: keys, tokens, the policy of a server, and the memory that refuses
+//! replays.
 //!
 //! This room is pure: time and salt come in as arguments.
 

@@ -12,7 +12,7 @@ use super::secret::{KeyError, SharedSecret, Token};
 use crate::wire::auth_packet::{AUTH_PACKET_LEN, AuthPacket, MAX_AUTH_PACKET_LEN, ParseError};
 use crate::wire::control::Hello;
 
-/// How far the clocks of clients that share a key may differ from ours, unless it is said.
+/// How far the clocks of clients that share a key may differ from ours by default.
 const SHARED_DISCREPANCY: Duration = Duration::from_secs(120);
 
 /// Everything that is checked, cheapest first.
@@ -291,7 +291,7 @@ impl fmt::Display for Reject {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Reject::ImpossibleSource => {
-                "no remote can have that source: it is no host's address, or one of this host or of \
+                "no remote can have that source: no host has such an address, or it is one of this host or of \
                  the inside of the tunnel"
             }
             Reject::WrongIp => "not from the address that --auth-by-remote-ip asks for",

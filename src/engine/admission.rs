@@ -1,4 +1,4 @@
-//! What a peer has to prove before its data is let in, and the remotes from which it did.
+//! Holds what a peer has to prove before its data is let in, and the remotes from which it did.
 //!
 //! A peer that is alone has one session, which moves with it. Several hosts may share the token or the
 //! key of a peer: then each remote has a session of its own, and a limit says how many there are.
@@ -30,7 +30,7 @@ pub struct Admission {
     remembered: BTreeSet<SocketAddr>,
     sessions: Sessions,
     learned: Learned,
-    /// Remotes that authenticated. That is to be on the disk before it counts.
+    /// Remotes that authenticated. It counts once it is on the disk.
     arriving: BTreeMap<SocketAddr, Arriving>,
     /// Remotes that authenticated while all places were taken.
     waiting: BTreeMap<SocketAddr, Waiting>,
@@ -85,7 +85,7 @@ pub enum Verdict {
     Waiting,
 }
 
-/// What came of those who had to wait for room.
+/// What became of the remotes that waited for room.
 #[derive(Debug, Default)]
 pub struct Room {
     /// They were silent, and make room.
@@ -107,7 +107,7 @@ impl Admission {
                 (memory.replays_of(key, None, now), remembered)
             }
             Admits::Shared(_) => {
-                // A token is not remembered, and who has an old one must not come in by a new one.
+                // A token is not remembered, and a client with an old one must not be admitted by a new one.
                 let same_key = memory.key.is_some() && memory.key == key;
                 let seen = memory.replays_of(key, expects.policy.share(), now);
                 memory.clients.retain(|_, _| same_key);
@@ -285,7 +285,7 @@ impl Admission {
         self.sessions.len() + self.arriving.len() < limit
     }
 
-    /// Finds room for those who wait for it: remotes that were silent for the lifetime of an inner
+    /// Finds room for the remotes that wait for it: remotes that were silent for the lifetime of an inner
     /// address make room, the longest silent first. `silent` says how long ago data came from a remote.
     pub fn make_room(
         &mut self,

@@ -1,5 +1,5 @@
-//! How often a remote is answered. Its packet may be the answer to our answer: two servers must not talk
-//! without end.
+//! Limits how often a remote is answered. Its packet may be the answer to our answer: two servers
+//! must not talk without end.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;

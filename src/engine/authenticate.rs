@@ -148,7 +148,7 @@ impl Engine {
         }
     }
 
-    /// Notes who came, or moved from `before`, until the tunnel is made.
+    /// Notes a peer that came, or moved from `before`, until the tunnel is made.
     fn note_arrival(&mut self, from: SocketAddr, before: Option<SocketAddr>) {
         // Where it was before it moved on, no tunnel was made.
         let before = match before.and_then(|before| self.untold.remove(&before)) {
@@ -160,7 +160,7 @@ impl Engine {
         }
     }
 
-    /// Tells who came and who moved, now that the tunnel is made.
+    /// Reports the peers that came or moved, now that the tunnel is made.
     pub(super) fn tell_arrivals(&mut self, actions: &mut Vec<Action>) {
         let untold = std::mem::take(&mut self.untold);
         let there = untold.into_iter().filter(|(remote, _)| self.peers.admits(*remote));

@@ -203,7 +203,7 @@ impl Config {
         self.server_name().into_iter().chain(standby.into_iter().flatten().map(|s| &s.at))
     }
 
-    /// The queue that packets which are no data come by, on the kernel's datapath.
+    /// The NFQUEUE for packets that are not data, on the kernel's datapath.
     pub fn queue(&self) -> Option<QueueConfig> {
         let of_server = || self.expects().map(|expects| expects.queue);
         let of_client = || Some(self.shows()?.server.as_ref()?.queue);
@@ -261,13 +261,13 @@ pub struct TunnelConfig {
     pub device: DeviceName,
     /// Our address inside the tunnel; 0.0.0.0 while there is none.
     pub inner: Ipv4Addr,
-    /// The other end's address inside the tunnel. Tunnels with many ends have a network there
-    /// instead, that all inner addresses are from.
+    /// The other end's address inside the tunnel. A tunnel with many peers has a network
+    /// here instead, which all inner addresses are from.
     pub inner_peer: Ipv4Net,
     /// Our IPv6 address inside the tunnel, with the network that is on it.
     pub inner6: Option<Ipv6Net>,
     /// The server tells the three above when it lets us in; until then there is no inner address. Then
-    /// `inner_peer` is the network of ours, and there is one peer nevertheless.
+    /// `inner_peer` is the network of our address, and there is one peer all the same.
     pub inner_from_server: bool,
     /// Bytes of the largest packet inside the tunnel; `None`: what fits into a packet of the uplink.
     pub mtu: Option<u32>,
@@ -398,7 +398,7 @@ pub struct QueueConfig {
 }
 
 impl QueueConfig {
-    /// How many packets wait unless it is said.
+    /// How many packets wait by default.
     pub const MAX_LEN: u32 = 24;
 }
 

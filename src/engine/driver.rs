@@ -1,5 +1,5 @@
-//! The rules by which an engine's actions are carried out exist once, here: the daemon drives a real
-//! host by them, the tests drive one that exists in memory.
+//! Carries out an engine's actions. The rules for that exist once, here: the daemon drives a real
+//! host by them, the tests drive one in memory.
 
 use std::collections::VecDeque;
 

@@ -71,7 +71,7 @@ pub struct Endpoint {
     pub control: Control,
 }
 
-/// What happens to packets that are no data.
+/// What happens to packets that are not data.
 pub fn control(config: &Config) -> Control {
     let server = config.shows().and_then(|shows| shows.server.as_ref());
     let shape = match (&config.peers, config.expects(), server) {

@@ -157,7 +157,7 @@ pub struct Status {
     pub up: bool,
     /// Unix time at which a peer last authenticated, or we last sent a packet that does.
     pub last_authentication: Option<u64>,
-    /// A client's server, as far as it can be told.
+    /// A client's server, as far as it is known.
     pub contact: Option<Contact>,
     /// Unix time when packets last came in, as far as this process saw.
     pub last_data: Option<u64>,

@@ -1,5 +1,5 @@
-//! Behind which of the clients that share a key each inner address is, kept over restarts: else the first
-//! packet after one would take an address from a client that is alive.
+//! Keeps over restarts which inner address is behind which of the clients that share a key.
+//! Otherwise the first packet after a restart could take an address from a client that is alive.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};

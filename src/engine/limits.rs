@@ -1,4 +1,4 @@
-//! How many packets of unproven sources are looked at: the same numbers in both datapaths.
+//! The limits on packets of unproven sources that are looked at, the same in both datapaths.
 //!
 //! Looking at one costs a signature check, 37 µs, and anybody can send. A packet that may be an
 //! authentication packet by its length ([`PacketShape::may_have`]) is looked at if one of these

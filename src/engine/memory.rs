@@ -1,4 +1,4 @@
-//! What a restart must not forget.
+//! The memory: what a restart must not forget.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;

@@ -80,7 +80,7 @@ const REREAD_EVERY: Duration = Duration::from_secs(3);
 /// How long to wait after a failed step before the next try.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
-/// How much is kept that waits for the next reading: who is not answered asks again.
+/// How many actions wait for the next reading at most. A client that is not answered asks again.
 const MOST_AFTER_STEPS: usize = 4096;
 
 /// By how many seconds the wall clock has to differ from the monotonic one before it counts as set:
@@ -158,26 +158,26 @@ const CLOCK_JUMP: u64 = 3;
 pub struct Engine {
     endpoint: Endpoint,
     peers: Peers,
-    /// Who may come, where files name them, and who is there.
+    /// The peers that files name, and their sessions.
     hub: Option<Hub>,
     /// The instant of the last event.
     last: Now,
     /// The table of hosts as it came; `None` where peers are configured.
     table: Option<Vec<Node>>,
     unusable: Vec<(Node, Unusable)>,
-    /// What was said of others who have our inner addresses; said once.
+    /// What was reported about other interfaces with our inner addresses, once each.
     conflicts: Vec<Report>,
-    /// The uplinks of the fast path, or why there is none, as that was said last.
+    /// The uplinks of the fast path, or why there is none, as reported last.
     fast_path: Option<Result<BTreeSet<u32>, WithoutFastPath>>,
     why_no_fast_path: Option<WithoutFastPath>,
     /// Kept until the first reading shows whether there is something to adopt.
     memory: Memory,
     found: Option<Found>,
-    /// Some of a plan was done since that reading: nothing is planned by it any more.
+    /// A part of a plan was done since that reading, so nothing is planned by it any more.
     is_old: bool,
-    /// What is done once the steps are that only the next reading brings.
+    /// Actions that come after steps which only the next reading brings.
     after_steps: Vec<Action>,
-    /// What was found of addresses, to look sources up in.
+    /// The addresses of the host as found, to look sources up in.
     own_addresses: OwnAddresses,
     /// As it is, or as it was before it went missing.
     outer: Option<OuterFound>,
@@ -189,7 +189,7 @@ pub struct Engine {
     counters: Counters,
     heard: Heard,
     rivals: Rivals,
-    /// Who came, and who moved from where, and whose tunnel is not made yet.
+    /// Remotes that came, and from where they moved, whose tunnel is not made yet.
     untold: BTreeMap<SocketAddr, Option<SocketAddr>>,
     phase: Phase,
     applying: Applying,
@@ -200,9 +200,9 @@ pub struct Engine {
     write_at: Duration,
     /// Unix time at the start of the process, by the clock as it was at the last event.
     started: u64,
-    /// The server's address is another one, and that was not said yet.
+    /// The server has another address, which was not reported yet.
     server_moved: bool,
-    /// The servers of which it was said that their name stands for no address of use to us.
+    /// The servers for which it was reported that their name has no usable address.
     names_unusable: BTreeSet<usize>,
     answers: Answers,
     given: given::Given,
@@ -210,7 +210,7 @@ pub struct Engine {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
-    /// Steps were asked for, or are to be because of another address; what they made was not seen
+    /// Steps were asked for, or will be because of another address, and no reading has shown the result
     /// yet.
     Settling,
     /// The host was as it should be, when it was read last.

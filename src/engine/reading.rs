@@ -48,9 +48,9 @@ impl Engine {
         if self.table.is_some() {
             self.take_nodes(actions); // our outer address may have changed
         }
-        // What follows from our own changes is no repair (routes need the interface's index), and
-        // neither is what follows from another outer address, which was reported, or from another address of
-        // a server that answers besides.
+        // Steps that follow from our own changes are not repairs (routes need the interface's index). Nor are
+        // those that follow from another outer address, which was reported, or from another address of a
+        // standby server.
         let settled = std::mem::replace(&mut self.phase, Phase::Settled) == Phase::Settled
             && self.answering_as_planned();
         let mut steps = Vec::new();

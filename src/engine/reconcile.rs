@@ -34,7 +34,7 @@ struct Planned {
 }
 
 impl Engine {
-    /// The state besides the host that a plan depends on.
+    /// The state beside the host that a plan depends on.
     pub(super) fn remotes(&self) -> Remotes {
         let of_peer = |peer: &Peer| Planned {
             remotes: peer.remotes().collect(),
@@ -48,7 +48,7 @@ impl Engine {
     }
 
     /// Whether the servers that may answer are where they were when nothing was missing for them: an
-    /// address that became known since, or was exchanged for another, is no damage.
+    /// address that became known since, or was exchanged for another, is not damage.
     pub(super) fn answering_as_planned(&self) -> bool {
         let planned = self.needs_nothing.as_ref().map(|planned| &planned.answering);
         planned.is_none_or(|planned| *planned == self.peers.answering())

@@ -47,9 +47,9 @@ impl Engine {
         actions.extend(Action::apply(steps));
     }
 
-    /// Whether a step puts right what somebody else did. Following the uplink is no repair. Nor is
-    /// exchanging rules that are as they were installed, because another program began to track
-    /// connections or made another tunnel; nor a fast path that follows the tunnel.
+    /// Whether a step undoes what another program did. Following the uplink is not a repair. Nor is an
+    /// exchange of rules that are as they were installed, because another program began to track
+    /// connections or made another tunnel; nor is a fast path that follows the tunnel.
     pub(super) fn mends(&self, step: &Step) -> bool {
         let rules = self.found.as_ref().map(|found| &found.rules);
         let follows =

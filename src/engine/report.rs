@@ -1,4 +1,4 @@
-//! What is said to people: reports, and how they read in the log.
+//! Reports to people, and their text in the log.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -125,7 +125,7 @@ pub enum Report {
         /// Why.
         why: Gone,
     },
-    /// A named peer may not come in, and was told so.
+    /// A named peer may not come in, and the answer said so.
     PeerRefused {
         /// Its name.
         name: PeerName,

@@ -261,7 +261,7 @@ impl Engine {
         self.server_moved = true;
     }
 
-    /// Data goes elsewhere now, which is no repair.
+    /// Data goes elsewhere now. The steps that follow are not repairs.
     fn moves_to_server(&mut self) {
         if self.phase == Phase::Settled {
             self.phase = Phase::Settling;

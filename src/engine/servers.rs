@@ -96,7 +96,7 @@ impl Servers {
         })
     }
 
-    /// Where answers may come from besides data: all of them, where there are several.
+    /// Where answers may come from, whether data may or not: all of them, where there are several.
     pub fn answering(&self) -> BTreeSet<SocketAddr> {
         match self.are_several() {
             true => self.iter().filter_map(Place::remote).collect(),

@@ -119,7 +119,7 @@ mod tests {
         sessions.put(remote(3), session(None));
         assert_eq!(sessions.take_changed(), [remote(1), remote(2), remote(3)].into());
         assert_eq!(sessions.next_expiry(), Some(Duration::from_secs(10)));
-        // Refreshed: later, and no change of who is let in.
+        // A refresh expires later, and changes nothing about what is let in.
         sessions.put(remote(1), session(Some(30)));
         assert_eq!(sessions.next_expiry(), Some(Duration::from_secs(20)));
         assert!(sessions.take_changed().is_empty());

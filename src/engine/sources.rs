@@ -57,7 +57,7 @@ impl Engine {
     }
 }
 
-/// Whether an address is none of a host on a network: it is no unicast address, or it is reserved
+/// Whether no host on a network has this address: it is not a unicast address, or it is reserved
 /// (240.0.0.0/4, RFC 6890).
 fn is_of_no_host(ip: IpAddr) -> bool {
     const RESERVED: Ipv4Addr = Ipv4Addr::new(240, 0, 0, 0);

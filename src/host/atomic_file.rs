@@ -19,11 +19,11 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
-/// How a file that is being written is called: hidden, so that it is no peers file either.
+/// The name of a file that is being written. It is hidden, so that it is not read as a peers file.
 const BEGIN: &str = ".ipipou-";
 const END: &str = ".new";
 
-/// The permissions of a file that only its owner may read, and those that nobody else's has.
+/// The permissions of a file that only its owner may read, and those of everybody else, which it has not.
 const PRIVATE: u32 = 0o600;
 /// Of the permissions of a file, those of its owner.
 const OWNERS: u32 = 0o700;
@@ -116,7 +116,7 @@ pub fn behind_links(path: &Path) -> io::Result<PathBuf> {
     for _ in 0..MOST_LINKS {
         match fs::read_link(&path) {
             Ok(target) => path = parent(&path).join(target),
-            // InvalidInput: it is no link (readlink(2)).
+            // InvalidInput: it is not a link (readlink(2)).
             Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::InvalidInput) => {
                 return Ok(path);
             }
@@ -155,7 +155,7 @@ fn is_locked_now(file: &File) -> bool {
     flock(file, FlockOperation::NonBlockingLockExclusive).is_ok()
 }
 
-/// A file that is being written, whose lock says so. It is removed if it does not come to its place.
+/// A file that is being written, and is locked meanwhile. It is removed if it does not come to its place.
 struct Beside {
     file: File,
     path: PathBuf,
@@ -196,8 +196,8 @@ impl Beside {
         Err(io::ErrorKind::AlreadyExists.into())
     }
 
-    /// Takes over to whom a file belongs, and who may do what with it. What cannot be taken over becomes
-    /// less.
+    /// Takes over owner, group, permissions and access control list of another file. What cannot be taken over
+    /// is left out, which never allows more.
     fn dress_as(&self, other: &File, has_secrets: bool) -> io::Result<()> {
         let (theirs, ours) = (other.metadata()?, self.file.metadata()?);
         let belongs = |ours: &Metadata| (ours.uid(), ours.gid()) == (theirs.uid(), theirs.gid());
@@ -342,7 +342,7 @@ mod tests {
     }
 
     #[test]
-    fn who_has_just_begun_is_left_alone() {
+    fn a_file_that_was_just_begun_is_left_alone() {
         let directory = Directory::new("begun");
         let is_over = std::sync::atomic::AtomicBool::new(false);
         std::thread::scope(|scope| {

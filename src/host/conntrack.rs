@@ -1,4 +1,4 @@
-//! Whether anything tracks connections in this network namespace.
+//! Finds out whether anything tracks connections in this network namespace.
 //!
 //! Rules that keep packets from conntrack need a hook of their own, which every packet passes. Where
 //! nothing tracks connections, they are not worth that.

@@ -1,4 +1,4 @@
-//! What carries the packets. A datapath has a folder of its own, a variant of
+//! The trait of what carries the packets. A datapath has a folder of its own, a variant of
 //! [`config::Datapath`](crate::engine::config::Datapath), where its capabilities stand, and a line in
 //! `daemon/preflight.rs`, where it is chosen.
 
@@ -37,8 +37,8 @@ pub trait Datapath {
     /// payload. `None` when no more will come. Safe to cancel.
     fn next_control(&mut self) -> LocalBoxFuture<'_, Option<(SocketAddr, Vec<u8>)>>;
 
-    /// Is told when the path to a remote has become narrower, where the datapath knows of that: a fast path
-    /// has to know it as well.
+    /// Notifies when the path to a remote has become narrower, where the datapath knows that: a fast path has
+    /// to know it as well.
     fn narrower(&self) -> Option<Arc<Notify>> {
         None
     }
@@ -69,7 +69,7 @@ pub trait Datapath {
 
     fn surround(&self, _around: Surroundings) {}
 
-    /// What a person should know; asked for at every reading of the host.
+    /// Returns what the log should say; called at every reading of the host.
     fn warnings(&mut self) -> Warnings;
 
     fn statistics(&mut self) -> Statistics;

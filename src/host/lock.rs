@@ -45,7 +45,7 @@ pub struct Holder {
     name: Option<String>,
 }
 
-/// Why a name is no lock, so that it keeps nobody out.
+/// Why a name does not lock, so that it keeps nobody out.
 #[derive(Debug, thiserror::Error)]
 pub enum Doubt {
     #[error("{0} has it, and may not run a tunnel")]
@@ -82,7 +82,7 @@ impl Lock {
         Lock::settle(Lock::attempt(name), doubt)
     }
 
-    /// Lets the caller go on with a name that turned out to be no lock.
+    /// Lets the caller go on with a name that turned out not to lock.
     fn settle(
         attempt: Result<Result<Self, Holder>, Doubt>,
         doubt: impl FnOnce(Doubt),
@@ -176,7 +176,7 @@ pub fn lock_file(file: &fs::File) -> io::Result<bool> {
 }
 
 /// The same for a directory that commands change one after the other: another process of the same user
-/// counts, too. Returns who has the lock; `None`: we do, or who has it does not count.
+/// counts, too. Returns the holder; `None`: this process, or one that does not count.
 ///
 /// # Errors
 /// When the file system has no locks.

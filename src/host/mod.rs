@@ -135,7 +135,7 @@ impl HostAdapter {
         &self.links
     }
 
-    /// Makes one change. It is no error if something to be removed is not there.
+    /// Makes one change. Removing what is not there is not an error.
     ///
     /// # Errors
     /// What the kernel said.

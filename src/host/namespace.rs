@@ -1,4 +1,4 @@
-//! Which network namespace this process is in.
+//! Tells which network namespace this process is in.
 
 use std::fs;
 use std::os::fd::AsRawFd as _;

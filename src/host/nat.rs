@@ -105,7 +105,7 @@ impl Nat {
         Ok(())
     }
 
-    /// Removes the tables; it is no error if there are none.
+    /// Removes the tables; nothing happens if there are none.
     pub fn remove(&mut self) -> Result<(), NftError> {
         self.installed = None;
         super::absent_is_fine(self.tables.v4.delete())?;

@@ -1,4 +1,4 @@
-//! Whether a UDP port is free, and which process uses it.
+//! Finds out whether a UDP port is free, and which process uses it.
 
 use std::fmt;
 use std::fs;

@@ -1,5 +1,5 @@
 //! Reads the host. What is asked for depends on the tunnel, and not on how many links, addresses and
-//! routes there are besides.
+//! other routes there are.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -29,7 +29,7 @@ pub struct Question {
     pub inner: Option<IpAddr>,
     /// Addresses that the server gives: the routes to them are read.
     pub given: Vec<IpAddr>,
-    /// Interfaces to read besides those of the tunnel.
+    /// Interfaces to read beside those of the tunnel.
     pub interfaces: BTreeSet<String>,
 }
 
@@ -260,7 +260,7 @@ impl HostAdapter {
         Ok(())
     }
 
-    /// Routes, policy rules, and what a gateway needs besides.
+    /// Routes, policy rules, and what else a gateway needs.
     async fn read_routing(&mut self, found: &mut Found) -> io::Result<()> {
         found.rp_filter_of_all = setting(Path::new("/proc/sys/net/ipv4/conf/all/rp_filter"))?;
         found.ip_forward = setting(Path::new("/proc/sys/net/ipv4/ip_forward"))? != 0;
@@ -296,8 +296,8 @@ impl HostAdapter {
 /// A setting that belongs to no interface (ip-sysctl.rst); 0, where this process cannot see any.
 ///
 /// # Errors
-/// When it is there and cannot be read now, as without a free descriptor: that is no 0, which would be put
-/// back one day.
+/// When it is there and cannot be read now, as without a free descriptor. That does not count as 0, because the
+/// setting would be put back to it one day.
 fn setting(path: &Path) -> io::Result<u32> {
     match std::fs::read_to_string(path) {
         Ok(text) => Ok(text.trim().parse().unwrap_or(0)),

@@ -70,7 +70,7 @@ impl ResolvFile {
                     io::ErrorKind::NotFound,
                     format_args!(
                         "has our name servers, but what was there before is gone from {}: \
-                         write it anew, without the first line",
+                         write it again, without the first line",
                         self.state_dir.display()
                     ),
                 ));
@@ -242,7 +242,7 @@ pub fn besides_servers(contents: &[u8]) -> Vec<u8> {
     kept
 }
 
-/// Removes a file of the state directory; it is no error if it is not there.
+/// Removes a file of the state directory; nothing happens if it is not there.
 pub fn forget(path: &Path) -> io::Result<()> {
     match fs::remove_file(path) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),

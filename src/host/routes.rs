@@ -62,7 +62,7 @@ impl Routes {
         self.handle.route().add(route_message(route)).execute().await.map_err(into_io)
     }
 
-    /// Removes a route; it is no error if it is not there.
+    /// Removes a route; nothing happens if it is not there.
     pub async fn remove_route(&self, route: &Route) -> io::Result<()> {
         let result = self.handle.route().del(route_message(route)).execute().await;
         absent_is_fine(result.map_err(into_io))
@@ -89,7 +89,7 @@ impl Routes {
         request.execute().await.map_err(into_io)
     }
 
-    /// Removes a policy rule; it is no error if it is not there.
+    /// Removes a policy rule; nothing happens if it is not there.
     pub async fn remove_policy_rule(&self, rule: &PolicyRule) -> io::Result<()> {
         let result = self.handle.rule().del(rule_message(rule)).execute().await;
         absent_is_fine(result.map_err(into_io))

@@ -12,7 +12,7 @@ use super::transaction::Transaction;
 use crate::engine::host::Family;
 
 /// The numbers that identify a table. Rules are numbered within their table, tables within the
-/// namespace (`nf_tables_newrule`, `nf_tables_newtable`): a table that was loaded from a dump of ours
+/// namespace (`nf_tables_newrule`, `nf_tables_newtable`): a table that was loaded from a dump of this one
 /// has another number, and one that a dump was loaded into has more rules.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Handles {

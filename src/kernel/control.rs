@@ -1,5 +1,5 @@
-//! Which packets that are no data are looked at: the chains `control` and `hello` of `judgement.rs`. Those of a
-//! server with one client are shown there.
+//! Limits which packets that are not data are looked at: the chains `control` and `hello` of
+//! `judgement.rs`. Those of a server with one client are shown there.
 //!
 //! A client queues answers of its servers. Each server has a budget of its own; of what is more than that a
 //! sample is drawn:

@@ -38,7 +38,7 @@
 //! }
 //! chain quoted_remote {
 //!   icmp type redirect drop
-//!   QUOTED ip protocol 4 QUOTED ip saddr OUTER drop          # nothing of ours is plain IPIP
+//!   QUOTED ip protocol 4 QUOTED ip saddr OUTER drop          # this tunnel has no plain IPIP
 //!   icmp type != destination-unreachable accept
 //!   icmp code != frag-needed accept
 //!   QUOTED ip protocol tcp accept                            # the kernel checks its sequence number

@@ -1,4 +1,5 @@
-//! Lets one remote in beside the others, or no more, without touching what is there for these.
+//! Admits one remote beside the others, or withdraws one, without touching what is there for the
+//! others.
 
 use std::collections::BTreeSet;
 use std::io;

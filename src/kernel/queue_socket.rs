@@ -1,5 +1,6 @@
-//! The socket of the `nfq` crate, which tells nobody its number: without it nothing can wait for a packet
-//! but a thread that nobody can wake, and a queue whose tunnel has ended would never be free.
+//! Finds the socket of the `nfq` crate, which does not give its number. Without it only a thread
+//! that nobody can wake could wait for a packet, and the queue of a tunnel that ended would never
+//! be free.
 
 use std::collections::BTreeSet;
 use std::fs;

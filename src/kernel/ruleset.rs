@@ -366,7 +366,7 @@ mod tests {
         let rules = rules(PacketShape::Answers, &servers);
         let budget = format!(r#""rate":{}"#, limits::KNOWN_REMOTE.per_second);
         let of_budget: BTreeSet<_> = rules.iter().filter(|rule| rule.contains(&budget)).collect();
-        // One more for whoever is admitted.
+        // One more for each admitted remote.
         assert_eq!(of_budget.len(), servers.len() + 1, "{rules:#?}");
         assert!(of_budget.iter().all(|rule| !rule.contains(r#""set""#)), "{of_budget:#?}");
         let sampled = rules.iter().position(|rule| rule.contains("random")).unwrap();

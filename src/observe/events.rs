@@ -1,5 +1,4 @@
-//! What happens to a tunnel and its peers, for `ipipou monitor`: reports of the engine that a program may
-//! want to act on.
+//! The events of `ipipou monitor`: reports of the engine that a program may want to act on.
 
 use std::net::SocketAddr;
 
@@ -80,7 +79,7 @@ impl Kind {
 }
 
 impl Happened {
-    /// An event of which no more is known.
+    /// An event with no further fields.
     pub fn new(tunnel: &str, at: u64, event: Kind) -> Self {
         Happened {
             schema: SCHEMA,

@@ -1,5 +1,5 @@
-//! What `ipipou show` says of the peers of a server whose peers are named in files, and of a client's
-//! conversation with such a server.
+//! The part of `ipipou show` about the peers of a server whose peers are named in files, and about
+//! a client's connection to such a server.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;

@@ -1,4 +1,4 @@
-//! What `ipipou show` shows people: a table of tunnels, and everything about one.
+//! `ipipou show` for people: a table of tunnels, and everything about one.
 
 use std::fmt::Write as _;
 

@@ -1,4 +1,4 @@
-//! What `ipipou show --json` shows of a process and its tunnels.
+//! The fields of `ipipou show --json`, about a process and its tunnels.
 
 use std::collections::BTreeMap;
 

@@ -1,4 +1,4 @@
-//! Secrets among the files of peers that every user of the host can read.
+//! Finds secrets in files of peers that every user of the host can read.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;

@@ -1,4 +1,4 @@
-//! Reads whole files of which somebody else decides what they are and how long.
+//! Reads whole files whose kind and length somebody else decides.
 
 use std::fs::File;
 use std::io::{self, Read as _};

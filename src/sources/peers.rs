@@ -52,7 +52,7 @@ fn read_within(limits: &Limits, path: &Path) -> Result<Vec<SourceFile>, String> 
 /// Reads the bytes of a file that a peer's `secret-file` names. What is said goes on after its path.
 ///
 /// # Errors
-/// When it cannot be read, is no file, or is too long for a secret.
+/// When it cannot be read, is not a file, or is too long for a secret.
 pub fn read_secret(path: &Path) -> Result<Vec<u8>, String> {
     file::contents(path, MAX_SECRET).map_err(|e| e.to_string())
 }
@@ -178,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_file_is_said_in_one_line_and_not_waited_for() {
+    fn what_is_not_a_file_is_refused_in_one_line_and_not_waited_for() {
         let directory = Directory::new("bad");
         let missing = directory.0.join("x");
         assert_eq!(directory.error(&missing), "DIR/x: No such file or directory (os error 2)");
@@ -197,7 +197,7 @@ mod tests {
 
     /// A command that changes a peer would write another file.
     #[test]
-    fn a_path_that_text_cannot_say_is_told() {
+    fn a_path_that_is_not_text_is_reported() {
         let directory = Directory::new("plain");
         let control = directory.write("a\x1bb.toml", "");
         let said = "DIR/a?b.toml: this path has control characters: rename it";

@@ -94,7 +94,7 @@ impl TableSource {
                 https::roots(url)?;
                 if !url::is_https(&url.url) {
                     let url = url::shown(&url.url);
-                    tracing::warn!("{url}: whoever is on the way can change it: use https");
+                    tracing::warn!("{url}: anybody on the way can change it: use https");
                 }
                 match fetch_table(url, FIRST_FETCH_TIMEOUT).await {
                     Ok(table) => {

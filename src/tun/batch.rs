@@ -100,7 +100,7 @@ impl Batch {
         self.datagrams.push(datagram);
     }
 
-    /// Has what is to be sent next counted here.
+    /// Counts here what is sent next.
     pub fn count_by(&mut self, counts: Option<&Arc<Counts>>) {
         let is_same = match (&self.counts, counts) {
             (Some(before), Some(counts)) => Arc::ptr_eq(before, counts),

@@ -1,4 +1,4 @@
-//! What was carried from and to each remote.
+//! Counts what was carried from and to each remote.
 //!
 //! The thread that receives adds what one call gave it, and a thread that sends what left with one call:
 //! there is nothing to count per packet.

@@ -16,14 +16,14 @@ macro_rules! reasons {
 }
 
 reasons! {
-    /// There is no peer for the destination, and the sender was told.
+    /// There is no peer for the destination, and the sender got an ICMP error.
     TxUnreachable = "tx_unreachable",
-    /// The same, but the sender was not told: it had been often enough, or may not be told.
+    /// The same without an ICMP error: the sender had enough of them, or may not get one.
     TxNoRoute = "tx_no_route",
     /// The interface delivered something that is not an IP packet.
     TxMalformed = "tx_malformed",
-    /// Longer than the path allows, and not to be fragmented: the sender was told, unless it had been
-    /// often enough.
+    /// Longer than the path allows, and not to be fragmented: the sender got an ICMP error, unless it had
+    /// enough of them.
     TxTooLong = "tx_too_long",
     /// An outer packet of the tunnel itself, which would go round and round.
     TxLeadsBack = "tx_leads_back",

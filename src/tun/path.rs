@@ -1,4 +1,4 @@
-//! How long packets may be on the path to a remote.
+//! Knows how long packets may be on the path to a remote.
 //!
 //! Routers must not fragment what leaves. They would do it silently, packet by packet, and the numbers
 //! by which fragments are told apart repeat, because the kernel counts a batch as one
@@ -149,7 +149,7 @@ impl Paths {
         None
     }
 
-    /// Is told when a path is narrower than it was.
+    /// Notifies when a path is narrower than it was.
     pub fn narrower(&self) -> Arc<Notify> {
         Arc::clone(&self.narrower)
     }
@@ -250,7 +250,7 @@ mod tests {
     }
 
     #[test]
-    fn a_path_that_becomes_narrower_is_told_once() {
+    fn a_path_that_becomes_narrower_is_notified_once() {
         let paths = Paths::default();
         let is_told = || paths.narrower().notified().now_or_never().is_some();
         for (mtu, told) in [(1400, true), (1400, false), (1450, false), (1300, true)] {

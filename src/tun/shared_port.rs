@@ -1,4 +1,4 @@
-//! Whether this process alone is bound to an address and port.
+//! Checks whether this process alone is bound to an address and port.
 
 use std::fs;
 use std::io;

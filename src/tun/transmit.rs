@@ -307,7 +307,7 @@ impl<'a> Transmitter<'a> {
         if source.is_some_and(|source| self.too_long.passes(source, wake::now()))
             && let Some(error) = inner::too_long(&packet, most)
         {
-            // A sender that is not told sends the packet again, and is told then.
+            // A sender without an error sends the packet again, and gets one then.
             let _ = queue.write(&[IoSlice::new(&Vnet::PLAIN.bytes()), IoSlice::new(&error)]);
         }
     }

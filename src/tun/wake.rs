@@ -181,7 +181,7 @@ mod tests {
             patience.renew();
         }
         assert_eq!(looks(&mut patience), 16);
-        // What woke the thread is no reason to look more often.
+        // Being woken is not a reason to look more often.
         patience.renew();
         assert_eq!([8, 4, 2, 1, 1].map(|_| looks(&mut patience)), [8, 4, 2, 1, 1]);
     }

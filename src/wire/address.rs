@@ -1,4 +1,4 @@
-//! Kinds of addresses, as far as it matters who may send from them.
+//! Tells which addresses packets may come from.
 
 use std::net::IpAddr;
 

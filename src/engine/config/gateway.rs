@@ -1,4 +1,4 @@
-//! What goes through a tunnel besides the inner addresses of its ends.
+//! The configuration of what goes through a tunnel beside the inner addresses of its ends.
 
 use std::net::IpAddr;
 
@@ -6,7 +6,7 @@ use ipnet::IpNet;
 
 use super::names::DeviceName;
 
-/// What goes through the tunnel besides the other end's own address, and what the host does for it.
+/// What goes through the tunnel beside the other end's own address, and what the host does for it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct GatewayConfig {
     /// Networks behind the other end.

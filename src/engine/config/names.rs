@@ -88,7 +88,7 @@ pub enum DeviceNameError {
     /// The name has a `%`, which the kernel replaces by a number.
     #[error("an interface name cannot hold '%': write the number out")]
     Pattern,
-    /// The name is that of settings which are no interface's.
+    /// The name stands for settings of all interfaces, or of new ones.
     #[error(
         "in the kernel 'all' and 'default' stand for the settings of interfaces: choose another name"
     )]

@@ -1,4 +1,4 @@
-//! Where peers come from that are neither configured nor named in files.
+//! The configuration of peers that come from a table of hosts, or are learned.
 
 use std::path::PathBuf;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! What a client knows of its server.
+//! The state of a client's connection to its server.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -50,7 +50,7 @@ pub struct Accepted {
 /// What an answer led to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ClientHeard {
-    /// It is no answer that is awaited, and changed nothing.
+    /// It is not an answer that is awaited, and changed nothing.
     Nothing,
     /// The server wants to see its cookie; a hello may be due at once.
     Challenged,

@@ -1,5 +1,4 @@
-//! What a client makes of an answer: whether it is one to its hello, and when the next hello is due after
-//! it.
+//! Takes an answer at the client: whether it belongs to a hello, and when the next hello is due.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! A client's end of the protocol: when a hello is due, and what is in it. What its answer means is in
+//! A client's end of the protocol: when a hello is due, and what is in it. Answers are taken in
 //! `answered.rs`.
 
 use std::fmt;
@@ -22,7 +22,7 @@ const GOODBYE_EVERY: Duration = Duration::from_millis(300);
 /// A hello ends with its tag.
 const TAG_LEN: usize = size_of::<Tag>();
 
-/// What a client is told.
+/// The configuration of a client.
 #[derive(Debug, Clone)]
 pub struct ClientConfig {
     /// Our private key and the shared secret.
@@ -31,7 +31,7 @@ pub struct ClientConfig {
     pub server_key: [u8; 32],
     /// From an accept to the next hello; less when a third of the lease is less.
     pub keepalive: Duration,
-    /// Bytes of the largest packet inside our tunnel; the server is told.
+    /// Bytes of the largest packet inside our tunnel; the server learns it.
     pub mtu: Option<u16>,
     /// Whether to ask for our inner addresses.
     pub wants_addresses: bool,
@@ -89,7 +89,7 @@ impl Client {
     /// A client whose first hello is due at once.
     ///
     /// # Errors
-    /// When the server's key is no key that a server can have.
+    /// When no server can have this key.
     pub fn new(config: ClientConfig, boot: Duration) -> Result<Self, KeyError> {
         check_public_key(&config.server_key)?;
         Ok(Client {
@@ -217,8 +217,8 @@ impl Client {
         self.refused.filter(|_| self.tries == 0).map(|_| self.due)
     }
 
-    /// A hello that leads to a challenge at most: it shows no cookie, so the server keeps nothing of it and
-    /// moves nothing. Its answer ([`ClientHeard::Challenged`]) shows that the server is there, and leaves a
+    /// A hello that leads to a challenge at most: it shows no cookie, so the server does not store
+    /// it and moves nothing. Its answer ([`ClientHeard::Challenged`]) shows that the server is there, and leaves a
     /// cookie for the next hello.
     pub fn ask(
         &mut self,

@@ -1,4 +1,4 @@
-//! Version 2 of the control protocol: the two ends as state machines, without I/O, clock or random
+//! Version 2 of the control protocol: client and server as state machines, without I/O, clock or random
 //! numbers.
 //!
 //! A hello of a client is answered by a challenge that carries a cookie, unless it carries a good one. So

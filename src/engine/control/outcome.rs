@@ -61,7 +61,7 @@ pub enum Outcome {
     Refused {
         /// Who sent it.
         peer: PeerId,
-        /// What it was told.
+        /// What the answer said.
         why: Refusal,
     },
     /// It was not answered.
@@ -71,7 +71,7 @@ pub enum Outcome {
 /// Why a packet was not answered. The names are those of the counters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Ignored {
-    /// It is no hello of this version, or one to another server, or from somebody who is no peer.
+    /// It is not a hello of this version, or is for another server, or not from a peer.
     NotForUs,
     /// The MAC is wrong: the sender has another secret, or another of our keys, or is not this peer.
     WrongMac {

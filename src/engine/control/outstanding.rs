@@ -7,7 +7,7 @@ use crate::wire::control::Tag;
 /// How many hellos an answer may be to.
 const MOST: usize = 8;
 
-/// How long an answer may take. One that is held back for longer says nothing of now.
+/// How long an answer may take. One that was held back for longer says nothing about the present.
 const LONGEST: Duration = Duration::from_secs(10);
 
 /// A hello that was sent.

@@ -8,7 +8,7 @@ use ipnet::IpNet;
 use super::bucket::Bucket;
 use crate::auth::{Ends, Pair, SharedSecret};
 
-/// Names a peer of a server; whoever inserts the peer chooses it.
+/// Names a peer of a server; the caller that inserts the peer chooses it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PeerId(pub u32);
 
@@ -20,9 +20,9 @@ pub struct ServerPeer {
     pub public_key: [u8; 32],
     /// The secret that both ends sign beside the message.
     pub secret: SharedSecret,
-    /// For how long an accepted hello lets it in; whole seconds are told to it.
+    /// For how long an accepted hello lets it in; an accept says it in whole seconds.
     pub lease: Duration,
-    /// Its inner addresses, with the lengths of their networks. It is told them if it asks.
+    /// Its inner addresses, with the lengths of their networks. An accept has them if it asks.
     pub inner: Vec<IpNet>,
     /// Whether it may come in.
     pub allowed: Allowed,

@@ -1,4 +1,4 @@
-//! What becomes of a packet that a server received: cheap checks come first, and nothing is kept for a
+//! Judges a packet that a server received: cheap checks come first, and nothing is stored for a
 //! sender that did not prove its address.
 
 use std::net::SocketAddr;
@@ -153,7 +153,7 @@ impl Server {
         Err(Ignored::WrongSignature { peer: id })
     }
 
-    /// Ends the session of another peer that has this remote: it belongs to whoever proved it last.
+    /// Ends the session of another peer that has this remote: it belongs to the peer that proved it last.
     fn evict(&mut self, id: PeerId, remote: SocketAddr) -> Option<PeerId> {
         let other = self.at(remote).filter(|other| *other != id)?;
         self.renew(other);

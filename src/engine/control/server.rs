@@ -1,4 +1,4 @@
-//! A server's peers and their sessions. What becomes of a hello is in `receive.rs`.
+//! A server's peers and their sessions. Hellos are judged in `receive.rs`.
 
 use std::collections::{BTreeSet, HashMap};
 use std::fmt;
@@ -24,8 +24,8 @@ pub(super) const SIGNATURES: Rate = Rate { interval: Duration::from_millis(1), b
 /// How often one peer may come in or move: each time the datapath is changed.
 pub(super) const MOVES: Rate = Rate { interval: Duration::from_secs(2), burst: 5 };
 
-/// How often one peer may show a wrong signature with a right MAC and cookie, which only itself can make, or
-/// who reads its path: the others need the signatures that are checked.
+/// How often one peer may show a wrong signature with a right MAC and cookie. Only the peer can make one, or
+/// somebody who reads its path: the other peers need the signatures that are checked.
 pub(super) const DOUBTS: Rate = Rate { interval: Duration::from_millis(500), burst: 20 };
 
 /// This many wrong signatures with a right MAC and cookie renew the generation. The MAC does not cover the
@@ -152,7 +152,7 @@ impl Server {
         self.peers.get(&id)?.session.as_deref()
     }
 
-    /// Who is at this address and port.
+    /// The peer at this address and port.
     pub fn at(&self, remote: SocketAddr) -> Option<PeerId> {
         self.by_remote.get(&remote).copied()
     }
@@ -174,7 +174,7 @@ impl Server {
         fits
     }
 
-    /// Puts a peer where it is now, for a lease from `boot`; whoever had the remote has lost it before.
+    /// Puts a peer where it is now, for a lease from `boot`; a peer that had the remote has lost it before.
     pub(super) fn put(&mut self, id: PeerId, ends: &Ends, boot: Duration, hello: Option<Hello>) {
         let Some(peer) = self.peers.get_mut(&id) else { return };
         let until = boot.saturating_add(peer.config.lease);

@@ -1,4 +1,4 @@
-//! When a client says hello again.
+//! Decides when a client says hello again.
 
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ pub const HELLOS_IN_TURN: u32 = 3;
 const REFUSED: [Duration; 2] = [Duration::from_secs(30), Duration::from_secs(60)];
 
 /// By how much a keepalive may differ from what is configured: thousands of clients shall not say hello
-/// at the same time for ever.
+/// at the same time again and again.
 const KEEPALIVE_SPREAD: Duration = Duration::from_secs(2);
 
 /// Where in a range a time is: 0 is its start, [`u16::MAX`] its end.

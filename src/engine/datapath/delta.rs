@@ -1,6 +1,7 @@
-//! What a change of a few of many peers needs of the host, which is as it was planned for: their entries
-//! of a table or their links, what lets them in, and the routes to the networks behind them. It is the part
-//! of a whole plan that concerns them, at a cost that does not grow with the number of the others.
+//! Plans a change of a few of many peers on a host that is as it was planned for: their entries of
+//! a table or their links, what lets them in, and the routes to the networks behind them. It is the
+//! part of a whole plan that concerns them, at a cost that does not grow with the number of the
+//! others.
 
 use std::net::IpAddr;
 

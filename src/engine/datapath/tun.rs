@@ -116,7 +116,7 @@ fn of_networks(peer: &Peer) -> RemoteSpec {
     }
 }
 
-/// The remote of a tunnel with two ends: everything goes there, IPv6 only if it is asked for. The
+/// The remote of a tunnel with one peer: everything goes there, IPv6 only if it is asked for. The
 /// kernel sends some IPv6 packets into every interface by itself, and a peer whose datapath is the
 /// kernel's, which carries IPv4 only, would take them for authentication packets. The kernel's reverse
 /// path filter judges the sources of IPv4 packets that arrive. It has none for IPv6: there, only the
@@ -126,7 +126,7 @@ fn only_remote(tunnel: &TunnelConfig, admitted: bool) -> RemoteSpec {
     let all_v6 = Ipv6Net::new_assert(Ipv6Addr::UNSPECIFIED, 0).into();
     let everything: Vec<IpNet> =
         [all_v4].into_iter().chain(tunnel.inner6.map(|_| all_v6)).collect();
-    // Nothing is sent to who is not admitted.
+    // Nothing is sent to a remote that is not admitted.
     let destinations = if admitted { everything.clone() } else { Vec::new() };
     let sources = match (admitted, tunnel.source_check) {
         (false, _) => Vec::new(),

@@ -1,5 +1,5 @@
-//! An address that a server gives is a wish. What of it this host can have, without losing anything that
-//! it has or needs, is judged by the host as it is.
+//! Judges which address of those that a server gives this host can have, without losing anything
+//! that it has or needs.
 
 use std::collections::BTreeSet;
 use std::fmt;

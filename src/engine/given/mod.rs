@@ -30,7 +30,7 @@ const TRY_AGAIN_AFTER: Duration = Duration::from_secs(3600);
 /// What another tunnel of this host had within this time is still its own: it may be restarted.
 const TUNNEL_MAY_COME_BACK: Duration = Duration::from_secs(3600);
 
-/// What is known of what the server gives, besides the memory.
+/// What is known about the addresses that the server gives, beside the memory.
 #[derive(Debug, Default)]
 pub struct Given {
     /// What the last accept had.
@@ -41,11 +41,11 @@ pub struct Given {
     of_tunnels: BTreeMap<IpNet, Duration>,
     /// When the server gave others last.
     changed: Option<Duration>,
-    /// It was said that the server gives us no inner address.
+    /// It was reported that the server gives us no inner address.
     tells_none: bool,
-    /// What was said of those that are remembered.
+    /// What was reported about those that are remembered.
     told: Vec<NotTaken>,
-    /// What was said of those that came instead and could not be taken.
+    /// What was reported about those that came instead and could not be taken.
     told_of_new: Vec<NotTaken>,
 }
 

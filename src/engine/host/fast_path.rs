@@ -21,7 +21,7 @@ pub struct FastPath {
     pub links: BTreeSet<u32>,
     /// Whose packets it carries: no more than those that the datapath lets in.
     pub peers: Arc<BTreeMap<SocketAddrV4, FastPeer>>,
-    /// Networks whose inner packets are left to the datapath, whoever has a network around them.
+    /// Networks whose inner packets are left to the datapath, even where a peer has a network around them.
     pub except: BTreeSet<Ipv4Net>,
 }
 

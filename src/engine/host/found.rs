@@ -21,7 +21,7 @@ pub struct Found {
     pub interfaces: Vec<Arc<Interface>>,
     /// Every address of every interface of the namespace (`RTM_GETADDR`).
     pub addresses: Vec<Address>,
-    /// The FOU listeners for IPIP, whoever made them (`FOU_CMD_GET` in linux/fou.h).
+    /// The FOU listeners for IPIP, those of other programs too (`FOU_CMD_GET` in linux/fou.h).
     pub listeners: BTreeSet<Listener>,
     /// The nftables table of this tunnel.
     pub rules: RulesFound,
@@ -78,7 +78,7 @@ pub struct Found {
     pub narrow: BTreeMap<SocketAddr, usize>,
     /// Whether `--dns` is in force on the host.
     pub name_servers: NameServers,
-    /// Packets that came from the other end and were no data, where the interface's counters leave
+    /// Packets that came from the other end and were not data, where the interface's counters leave
     /// them out: those of the kernel's datapath do not (`ip_tunnel_rcv` counts before it looks inside).
     pub answers: u64,
 }

@@ -135,7 +135,7 @@ fn unreachable(network: Ipv4Net) -> Route {
     }
 }
 
-/// The address of ours inside the tunnel that packets to `destination` should have as their source.
+/// Our inner address that packets to `destination` should have as their source.
 fn source(tunnel: &TunnelConfig, destination: IpNet) -> Option<IpAddr> {
     match destination {
         IpNet::V4(_) => Some(tunnel.inner.into()).filter(|inner: &IpAddr| !inner.is_unspecified()),
@@ -143,7 +143,7 @@ fn source(tunnel: &TunnelConfig, destination: IpNet) -> Option<IpAddr> {
     }
 }
 
-/// Whether packets there have an address of ours to come from.
+/// Whether packets to `destination` have an address of this host to come from.
 fn has_source(tunnel: &TunnelConfig, destination: &IpNet) -> bool {
     !tunnel.inner_from_server || source(tunnel, *destination).is_some()
 }

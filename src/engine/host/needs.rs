@@ -1,4 +1,5 @@
-//! Which steps of a batch need another one. What one peer's part refuses costs no other peer.
+//! Says which steps of a batch need another one, so that a refused step for one peer costs no other
+//! peer anything.
 
 use std::net::IpAddr;
 

@@ -1,5 +1,5 @@
-//! What a step leaves on the host, noted in the last reading of it, so that the next reading is no surprise
-//! and the next change can be planned before it.
+//! Notes in the last reading of the host what a step leaves there, so that the next reading shows nothing
+//! unexpected, and the next change can be planned before it.
 
 use std::sync::Arc;
 

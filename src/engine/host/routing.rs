@@ -26,7 +26,7 @@ pub struct Route {
 pub enum RouteTarget {
     /// Index of an interface.
     Interface(u32),
-    /// Nowhere: the sender is told that the host is unreachable.
+    /// Nowhere: the sender gets an ICMP error, host unreachable.
     Unreachable,
 }
 
@@ -79,7 +79,7 @@ pub struct GatewaySpec {
     /// Its name
     /// ([`TunnelConfig::gateway_table`](crate::engine::config::TunnelConfig::gateway_table)).
     pub table: String,
-    /// The tunnel's interfaces: one, or where the kernel carries many ends, one for each.
+    /// The tunnel's interfaces: one, or one for each peer where the kernel carries many.
     pub devices: BTreeSet<DeviceName>,
     /// What is forwarded and masqueraded; `None`: only `answers` are asked for.
     pub forwarding: Option<ForwardingRules>,

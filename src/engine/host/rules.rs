@@ -1,4 +1,4 @@
-//! What the kernel's datapath has besides links: FOU listeners, and the rules that guard them.
+//! The FOU listeners of the kernel's datapath, and the rules that guard them.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -81,15 +81,15 @@ pub struct RuleSpec {
     pub alternate: BTreeSet<Ipv4Addr>,
     /// Whether the listener takes only what comes in by one interface.
     pub bound: bool,
-    /// Tunnel interfaces of this and other processes: what comes out of them is no outer packet of
-    /// this tunnel.
+    /// Tunnel interfaces of this and other processes: what comes out of them is not an outer packet
+    /// of this tunnel.
     pub inside: BTreeSet<String>,
     /// What the names of this tunnel's links begin with, where there is one for each remote; they are
     /// not in `inside` then, so that the rules stay while links come and go.
     pub inside_too: Option<String>,
     /// Remotes that nothing is sent to: they are not admitted any more.
     pub silenced: BTreeSet<SocketAddrV4>,
-    /// Remotes whose answers are queued besides those of admitted ones: all of several servers.
+    /// Remotes that are not admitted and whose answers are queued all the same: those of several servers.
     pub answering: BTreeSet<SocketAddrV4>,
     /// Whether outer packets of admitted remotes are kept from conntrack.
     pub untracked: bool,

@@ -1,4 +1,4 @@
-//! What the userspace datapath has besides its interface: a UDP socket, and a table of remotes.
+//! The UDP socket of the userspace datapath, and its table of remotes.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -50,7 +50,7 @@ pub struct PeerTable {
     pub control: Option<PacketShape>,
     /// What goes to and may come from each remote that is known by now.
     pub remotes: BTreeMap<SocketAddr, RemoteSpec>,
-    /// Remotes whose answers are read besides those of admitted ones: all of several servers.
+    /// Remotes that are not admitted and whose answers are read all the same: those of several servers.
     pub answering: BTreeSet<SocketAddr>,
     /// How inner addresses are learned; `None`: they are all known.
     pub learn: Option<LearnSpec>,

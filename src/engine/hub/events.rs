@@ -1,5 +1,5 @@
-//! What follows from a hello, from another set of files, and from time: who is let in, who goes, and what
-//! is said of it.
+//! Acts on hellos, on another set of files, and on the passing of time: which peers are let in, which go,
+//! and what is reported.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -20,7 +20,7 @@ use crate::engine::{Action, Engine, Now, Report};
 use crate::wire::control::Refusal;
 
 impl Engine {
-    /// Answers a hello. The datapath lets the peer in before it is told so, and before anybody is.
+    /// Answers a hello. The datapath lets the peer in before the answer is sent, and before it is reported.
     pub(in crate::engine) fn hello(
         &mut self,
         from: SocketAddr,
@@ -210,7 +210,7 @@ impl Engine {
         self.end_sessions(gone, actions);
     }
 
-    /// The clock was set: who has expired by it may be another one.
+    /// The clock was set, so other peers may have expired.
     pub(in crate::engine) fn reckon_members(&mut self, now: &Now, actions: &mut Vec<Action>) {
         let gone = self.hub.as_mut().map(|hub| hub.reckon(now)).unwrap_or_default();
         self.end_sessions(gone, actions);
@@ -250,7 +250,7 @@ impl Hub {
         }
     }
 
-    /// A hello of a known peer that proves nothing: that is said, but not often.
+    /// Reports a hello of a known peer that proves nothing, but not often.
     fn say_unproven(&mut self, why: Ignored, from: SocketAddr, now: &Now) -> Option<Report> {
         let (Ignored::WrongMac { peer } | Ignored::WrongSignature { peer }) = why else {
             return None;
@@ -300,7 +300,7 @@ impl Report {
         }
     }
 
-    /// The same, for the people at the peer.
+    /// The same for people at the peer.
     pub fn told(why: Refusal) -> &'static str {
         match why {
             Refusal::Expired => "our time there is over (`expires` in its files of peers)",

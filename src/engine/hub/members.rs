@@ -38,7 +38,7 @@ impl Hub {
                 followed.push(Followed::Ended(name, remote, Gone::Removed));
             }
         }
-        // Both are sorted by name, and whoever is left is named.
+        // Both are sorted by name, and every member that is left is named in the set.
         let mut before = std::mem::take(&mut self.members).into_iter().peekable();
         let mut members = Vec::with_capacity(set.len());
         for entry in set.into_peers().into_iter().map(Arc::new) {

@@ -1,5 +1,5 @@
-//! A server whose peers are named in files: who they are, which of them are connected, and what follows
-//! from their hellos. [`Server`] judges these; what is between it and the host is here.
+//! A server whose peers are named in files: who they are, which of them are connected, and what
+//! follows from their hellos. [`Server`] judges these; this module connects it to the host.
 
 mod entry;
 mod events;
@@ -21,7 +21,7 @@ use super::table::nodes;
 pub use gone::Gone;
 pub use status::{LastRefusal, MemberState, MemberStatus};
 
-/// How long nothing more is said of a peer whose hellos prove nothing.
+/// The least time between two reports that a peer's hellos prove nothing.
 const SAID_AGAIN_AFTER: Duration = Duration::from_secs(3600);
 
 /// The members of a server, and its end of the control protocol.
@@ -50,7 +50,7 @@ struct Member {
     id: PeerId,
     /// What tells its link from others: a hash of its name, or the next number that is free.
     mark: u16,
-    /// Shared with who is shown it.
+    /// Shared with the snapshots that show it.
     entry: Arc<PeerEntry>,
     /// Unix time of its last accepted hello.
     last_hello: Option<u64>,
@@ -58,7 +58,7 @@ struct Member {
     since: Option<u64>,
     /// The last hello of it that was refused.
     refused: Option<LastRefusal>,
-    /// When it was said that its hellos prove nothing, by the clock of [`Now::boot`].
+    /// When it was reported that its hellos prove nothing, by the clock of [`Now::boot`].
     said: Option<Duration>,
 }
 

@@ -55,7 +55,7 @@ impl MemberState {
 pub struct LastRefusal {
     /// Unix time.
     pub at: u64,
-    /// What the peer was told.
+    /// What the answer said.
     pub why: Refusal,
 }
 

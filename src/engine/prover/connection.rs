@@ -1,4 +1,4 @@
-//! What a client knows of its server, for people.
+//! The state of a client's connection, for people.
 
 use std::fmt;
 use std::net::SocketAddr;

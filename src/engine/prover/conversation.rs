@@ -1,6 +1,6 @@
 //! Authenticates us by hellos that the server answers: control protocol v2. A [`Client`] for each server says
-//! when one is due, and [`Turns`] whose turn it is; here they are told what happens around them. What they
-//! know is put into words in `told.rs`.
+//! when one is due, and [`Turns`] whose turn it is; this file passes on to them what happens around them.
+//! `told.rs` puts into words what they know.
 
 use std::mem;
 use std::net::SocketAddr;
@@ -30,12 +30,12 @@ pub struct Conversation {
     /// One for each server; there is always one.
     pub(super) clients: Vec<Client>,
     pub(super) turns: Turns,
-    /// Servers that we take leave of once our data goes elsewhere, and those that are told now.
+    /// Servers that get a goodbye once our data goes elsewhere, and those that get it now.
     left: Vec<usize>,
     goodbye_due: Vec<usize>,
     /// A server that is asked now whether it is there, although it is not its turn.
     ping_due: Option<usize>,
-    /// This process ends: nothing but goodbyes is said any more.
+    /// This process ends: only goodbyes are sent.
     pub(super) is_closed: bool,
     calendar: Calendar,
     /// Time since the boot of the machine less time since the start of the process.
@@ -51,7 +51,7 @@ pub struct Conversation {
     traffic: Traffic,
     read_at: Duration,
     pub(super) unanswered: Option<Duration>,
-    /// What was said last.
+    /// What was reported last.
     pub(super) told: Told,
     /// The server that somebody asks whether it is there, and what it said.
     pinged: Option<usize>,
@@ -258,8 +258,8 @@ impl Conversation {
         (heard != ClientHeard::Nothing, report)
     }
 
-    /// Somebody asks whether a server is there: the one that is asked anyway is said hello to, another one
-    /// by a hello that moves nothing.
+    /// A command asks whether a server is there: the one that is asked anyway gets an ordinary hello,
+    /// another one a hello that moves nothing.
     pub fn ping(&mut self, server: usize, now: &Now) {
         (self.pinged, self.pong) = (Some(server), None);
         match self.clients.get_mut(server) {

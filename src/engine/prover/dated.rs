@@ -79,7 +79,7 @@ impl Dated {
         let Finding::Silence { say } = persistence.read(traffic, looking, now.monotonic) else {
             return false;
         };
-        // What is due anyway is no other try.
+        // A packet that is due anyway does not count as another try.
         self.trying = self.next_auth.is_none_or(|due| due > now.monotonic);
         self.authenticate_at(now.monotonic);
         say

@@ -50,7 +50,7 @@ impl Prover {
         }
     }
 
-    /// A packet could not be sent: it is tried again soon, which counts as no other try.
+    /// A packet could not be sent: it is sent again soon, which does not count as another try.
     pub fn send_failed(&mut self, now: &Now) {
         match self {
             Prover::Dated(dated) => dated.authenticate_at(now.monotonic + RETRY_AFTER),
@@ -58,7 +58,7 @@ impl Prover {
         }
     }
 
-    /// Data goes to the server that is to have it: those that had it before can be told goodbye.
+    /// Data goes to the server that is to have it: those that had it before can get a goodbye.
     pub fn data_has_moved(&mut self) {
         match self {
             Prover::Dated(_) => {}

@@ -304,7 +304,7 @@ impl Turns {
         }
         if access(to) == Access::Instead || access(self.in_use) == Access::Nowhere {
             self.in_use = to;
-            self.back.forget(boot); // what it answered while it had our data says nothing of later
+            self.back.forget(boot); // its answers while it had our data do not count later
         }
         Some(Turn::Next { from, to, why, is_news: self.over < count })
     }

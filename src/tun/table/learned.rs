@@ -1,5 +1,5 @@
-//! Which inner address was seen behind which remote. The addresses of one remote are found without a
-//! look at those of the others.
+//! Holds which inner address was seen behind which remote. Looking up the addresses of one remote
+//! does not go through those of the others.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, SocketAddr};

@@ -279,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn a_peer_that_moves_takes_its_counters_along_and_leaves_none_to_who_comes_after_it() {
+    fn a_peer_that_moves_takes_its_counters_along_and_the_next_one_there_begins_at_zero() {
         let (alice, bob) = (remote(ALICE), remote(BOB));
         let count = |table: &Forwarding, of| {
             table.counts(of).unwrap().received(Tally { packets: 1, bytes: 20 });

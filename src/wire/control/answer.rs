@@ -1,4 +1,4 @@
-//! What a server answers: a challenge, an accept, or a refusal.
+//! The answers of a server: a challenge, an accept, or a refusal.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -145,7 +145,7 @@ impl Answer {
     /// Takes a UDP payload apart; the MAC is not checked.
     ///
     /// # Errors
-    /// The first thing by which it is no answer.
+    /// The first reason why it is not an answer.
     pub fn parse(payload: &[u8]) -> Result<ReceivedAnswer<'_>, ControlError> {
         if !(MIN_ANSWER_LEN..=MAX_ANSWER_LEN).contains(&payload.len()) {
             return Err(ControlError::Length);

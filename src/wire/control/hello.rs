@@ -1,4 +1,4 @@
-//! What a client sends: a hello, or a goodbye.
+//! The packets of a client: a hello, or a goodbye.
 
 use super::tlv::{Reader, Tlv, tlv_mtu};
 use super::{AUTHENTICATED_LEN, ControlError, Cookie, HELLO_LEN, Hint, Tag, VERSION};
@@ -101,7 +101,7 @@ impl<'a> Hello<'a> {
     /// Takes a UDP payload apart; neither MAC nor signature are checked. Reserved flags are ignored.
     ///
     /// # Errors
-    /// The first thing by which it is no hello.
+    /// The first reason why it is not a hello.
     pub fn parse(payload: &'a [u8]) -> Result<Self, ControlError> {
         let payload: &[u8; HELLO_LEN] = payload.try_into().map_err(|_| ControlError::Length)?;
         let (signature, signed) = payload.split_first_chunk().ok_or(ControlError::Length)?;

@@ -49,7 +49,7 @@ pub type Tag = [u8; MAC_LEN];
 /// What a server gives to a client to show that it can be reached where it says.
 pub type Cookie = [u8; 16];
 
-/// Why bytes are no packet of this protocol.
+/// Why bytes are not a packet of this protocol.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum ControlError {
     /// It has another length.

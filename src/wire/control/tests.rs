@@ -120,7 +120,7 @@ fn fields_of_another_length_are_refused_in_answers() {
             let good = lengths.contains(&length) || kind == 7;
             let error = Answer::parse(&answer(&field)).err();
             assert_eq!(error, (!good).then_some(ControlError::Field), "{kind} {length}");
-            // The MAC behind it is no part of a field.
+            // The MAC behind it does not belong to a field.
             let cut = answer(&field[..field.len() - 1]);
             assert_eq!(Answer::parse(&cut).err(), Some(ControlError::Field), "{kind} {length}");
         }
