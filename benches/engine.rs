@@ -140,7 +140,7 @@ fn peers_file(peers: u32) -> SourceFile {
     SourceFile { name: "peers.toml".to_owned(), text: (0..peers).map(peer).collect() }
 }
 
-/// Microseconds that it takes to read so many peers, the median of a few times.
+/// Microseconds that it takes to read a number of peers: the median of a few times.
 fn reading_a_file(peers: u32) -> f64 {
     let files = [peers_file(peers)];
     let context = Context {

@@ -114,7 +114,7 @@ def idle_round_trip(pair):
 
 
 def tcp(pair, seconds, congestion):
-    """Bits per second of one flow, and the round trip meanwhile."""
+    """Bits per second of one flow, and the round trip at the same time."""
     ping = pair.client.ping_background(pair.near, interval=0.01)
     end = iperf(pair, seconds, "-C", congestion, "-O", 1)  # without the first second, slow start
     ping.stop()

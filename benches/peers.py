@@ -60,7 +60,7 @@ def public(number):
 
 
 def crowd(count, note=""):
-    """The file of so many peers; the note is the last one's."""
+    """A file that names a number of peers; the last one has the note."""
     lines = ["[defaults]", 'lifetime = "10m"']
     for number in range(count):
         address = f"10.8.{1 + number // 250}.{1 + number % 250}"
@@ -108,7 +108,7 @@ class Fleet:
             assert now < 600, f"{len(left)} are not in"
 
     def keepalives(self, seconds):
-        """Each says hello once in so many; how many were answered by an accept."""
+        """Each says hello once within a time; how many were answered by an accept."""
         begin, accepted, order = time.monotonic(), 0, list(self.players)
         pause, said = KEEPALIVE / len(order), 0
         while (now := time.monotonic() - begin) < seconds:

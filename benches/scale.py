@@ -58,7 +58,7 @@ def share(pid, seconds):
 
 
 def fill(host, links, routes):
-    """Interfaces and routes that are nobody's business."""
+    """Interfaces and routes that have nothing to do with the tunnel."""
     lines = [f"link add other{i} type veth peer name peer{i}" for i in range(links // 2)]
     lines += [f"link set other{i} up" for i in range(links // 2)]
     lines += [
@@ -105,7 +105,7 @@ def measure(kind, options):
 
 
 def many_peers(count, path):
-    """A file that names so many."""
+    """A file that names a number of peers."""
     lines = []
     for i in range(2, count + 2):
         key = nacl.signing.SigningKey(i.to_bytes(32, "big")).verify_key

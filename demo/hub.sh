@@ -49,7 +49,7 @@ the others do not notice =="
     ping_from alice 10.8.0.1
     ping_from bob 10.8.0.67
 
-    say "== Bob is kept out: his session ends at once, and he is told why when he comes again =="
+    say "== Bob is kept out: his session ends at once, and he hears why when he comes again =="
     on server ipipou peer disable bob
     on bob kill -USR1 "$bob_process"
     await bob 'disabled'

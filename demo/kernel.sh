@@ -56,7 +56,7 @@ on server conntrack -C
 say "== The router restarts: from now on it maps the clients to other ports =="
 masquerade 30000-30999
 on router conntrack -F
-echo "The server does not know these ports. Whoever sends from there has to prove who he is:"
+echo "The server does not know these ports. A client that sends from there has to prove who it is:"
 ping_from alice 172.28.0.0 2 && exit 1
 echo "Lost, as it should be."
 

@@ -62,7 +62,7 @@ start() { # HOST LOG COMMAND...
     processes+=($!)
 }
 
-# Pings, and shows how many came back. Waits so many seconds for those that are missing: an emulated
+# Pings, and shows how many came back. Waits this many seconds for those that are missing: an emulated
 # machine on a busy host may stand still for some.
 ping_from() { # HOST ADDRESS [SECONDS]
     on "$1" ping -n -q -c 3 -i 0.2 -W "${3:-20}" "$2" | grep -v -e '^PING' -e '^---' -e '^$'
@@ -141,7 +141,7 @@ masquerade() { # FIRST-LAST
 
 # Files with the keys of alice and bob and with their secret, and the public keys: alice_public,
 # bob_public.
-# shellcheck disable=SC2034 # they are used by whoever sources this
+# shellcheck disable=SC2034 # they are used by the scripts that source this
 make_keys() {
     local host
     for host in alice bob; do

@@ -55,7 +55,7 @@ await bob 'ready on'
 ping_from alice 172.28.0.0
 ping_from server 172.28.0.3
 
-say "== The router restarts and maps the clients to other ports. Who sends from there has to prove
+say "== The router restarts and maps the clients to other ports. A client there has to prove
 who he is: on SIGUSR1 here, --keepalive 27 does it by itself =="
 masquerade 30000-30999
 on router conntrack -F
@@ -92,7 +92,7 @@ for i in 1 2 3; do
 done
 ping_from node1 192.168.100.2
 ping_from node2 192.168.100.3
-echo "Nobody has 192.168.100.9, and who asks is told at once:"
+echo "Nobody has 192.168.100.9, and a ping there fails at once:"
 { on node1 ping -n -c 1 192.168.100.9 || true; } | grep -e "^node1#" -e Unreachable
 stop_all
 

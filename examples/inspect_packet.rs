@@ -27,7 +27,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         match payload[0] >> 4 {
             4 => "looks like IPv4; a server tells it from data by its length",
             8.. => "cannot be mistaken for an IP packet",
-            _ => "is no IPv4 packet",
+            _ => "is not an IPv4 packet",
         }
     );
     if let [key, secret] = proof {

@@ -53,7 +53,7 @@ fn secret() -> SharedSecret {
     SharedSecret::new(b"secret".to_vec())
 }
 
-/// An answer of a server: never a panic, never one of whoever has no key, and what is understood of it
+/// An answer of a server: never a panic, never one from somebody without the key, and what is understood of it
 /// takes no more bytes and is read as the same.
 fn answer(payload: &[u8]) {
     let Ok(received) = Answer::parse(payload) else { return };

@@ -52,7 +52,7 @@ while read -r name version licence; do
     done < <(find "${manifest%/*}" -type f -size +0 ! -name '*.rs' \( -iname 'licen[cs]e*' \
         -o -iname unlicense -o -iname 'copying*' -o -iname 'copyright*' -o -iname 'notice*' \) | sort)
     if [[ ! $found ]]; then
-        # The one text that is the same whoever the authors are; other crates bring it.
+        # The one text that is the same for all authors; other crates bring it.
         [[ $licence == *Apache-2.0* ]] || fail "no text of $licence in $crate"
         echo "    without a text; of its licences this is Apache-2.0, by:" \
             "$(tr -d '\n' <"$manifest" | grep -oE 'authors = \[[^]]*' | cut -d '[' -f 2)"

@@ -39,7 +39,7 @@ UNWIND
 }
 
 if ! has_target && ! { rust rustup target add "$triple" >/dev/null 2>&1 && has_target; }; then
-    rustc=$(package_of_rustc) || true # what is no package is refused below
+    rustc=$(package_of_rustc) || true # what is not a package is refused below
     case $rustc in
     rustc) sources=rust-src ;;
     rustc-*) sources=rust-${rustc#rustc-}-src ;;

@@ -112,7 +112,7 @@ failures() {
 
 # A test that failed gets a second try (--reruns), which is shown in the table: several emulated
 # machines on two processors stand still now and then, longer than any wait that is worth the name.
-# More than so many, of all directories and kernels together, are a failure.
+# More than this many, of all directories and kernels together, are a failure.
 second_tries=2
 
 finish() {

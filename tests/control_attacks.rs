@@ -108,7 +108,7 @@ fn a_port_that_a_nat_gives_to_another_peer_is_the_other_peers() {
 }
 
 #[test]
-fn a_copy_of_a_keepalive_to_another_address_of_ours_changes_nothing() {
+fn a_copy_of_a_keepalive_to_another_local_address_changes_nothing() {
     let mut world = World::new(1000.0);
     let mut client = world.connected(A, a0(), 1000.0);
     let keepalive = world.hello(&mut client, 1027.0);
@@ -200,7 +200,7 @@ fn repeating_the_last_keepalive_does_not_prolong_the_session() {
 }
 
 #[test]
-fn who_reads_and_injects_once_has_the_session_until_the_next_retry() {
+fn an_adversary_who_reads_and_injects_once_has_the_session_until_the_next_retry() {
     let mut world = World::new(1000.0);
     let mut client = world.connected(A, a0(), 1000.0);
     let keepalive = world.hello(&mut client, 1027.0);

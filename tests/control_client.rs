@@ -410,7 +410,7 @@ fn a_hello_can_be_asked_for_at_any_time() {
 }
 
 #[test]
-fn at_another_address_nothing_of_the_last_counts() {
+fn at_another_address_the_last_one_does_not_count() {
     let mut talk = Talk::connected();
     let (at, outstanding) = talk.next();
     talk.client.server_changed(secs(at));
@@ -495,7 +495,7 @@ fn a_key_that_no_server_can_have_is_refused() {
 }
 
 #[test]
-fn a_hello_besides_those_that_are_due_changes_nothing_of_them() {
+fn an_extra_hello_does_not_change_when_the_next_is_due() {
     let mut talk = Talk::connected();
     talk.client.say_now(secs(START + 1.0));
     assert!(talk.poll(START + 1.0).is_some());

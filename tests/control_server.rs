@@ -83,7 +83,7 @@ fn a_peer_that_is_out_comes_in_by_cookie_and_signature() {
 }
 
 #[test]
-fn inner_addresses_are_told_only_if_asked_for() {
+fn an_accept_has_inner_addresses_only_if_they_are_asked_for() {
     let mut world = World::new(990.0);
     let mut by = ByHand::new(A);
     let cookie = by.cookie(&mut world, to_l1(a0()), NOW);
@@ -173,7 +173,7 @@ fn another_remote_or_local_address_is_a_move_and_needs_a_signature() {
 }
 
 #[test]
-fn a_peer_that_may_not_come_in_is_told_so_once_its_address_is_proved() {
+fn a_peer_that_may_not_come_in_is_refused_once_its_address_is_proved() {
     for (allowed, why) in
         [(Allowed::Disabled, Refusal::Disabled), (Allowed::Expired, Refusal::Expired)]
     {
@@ -276,7 +276,7 @@ fn the_second_wrong_signature_makes_the_cookie_useless() {
         assert_eq!(world.outcome(&flipped(&packet), to_l1(a0()), NOW), WRONG_SIGNATURE);
     }
     assert_eq!(world.outcome(&packet, to_l1(a0()), NOW), CHALLENGED);
-    // They are counted anew for the next cookie.
+    // They are counted again for the next cookie.
     let cookie = by.cookie(&mut world, to_l1(a0()), NOW);
     let packet = by.hello(cookie);
     assert_eq!(world.outcome(&flipped(&packet), to_l1(a0()), NOW), WRONG_SIGNATURE);
@@ -404,7 +404,7 @@ fn two_peers_can_exchange_their_keys_in_one_reload() {
 }
 
 #[test]
-fn nobody_is_known_by_a_key_of_before() {
+fn a_former_key_identifies_no_peer() {
     let (mut world, mut by) = inside();
     let not_for_us = Outcome::Ignored(Ignored::NotForUs);
     let new = PeerId(3);

@@ -2,6 +2,8 @@
 
 #[path = "engine/client.rs"]
 mod client;
+#[path = "engine/clocks.rs"]
+mod clocks;
 #[path = "engine/failover.rs"]
 mod failover;
 #[path = "engine/fast.rs"]
@@ -16,12 +18,18 @@ mod guard;
 mod host;
 #[path = "engine/hub.rs"]
 mod hub;
+#[path = "engine/hub_steps.rs"]
+mod hub_steps;
+#[path = "engine/learners.rs"]
+mod learners;
 #[path = "engine/made.rs"]
 mod made;
 #[path = "engine/memory.rs"]
 mod memory;
 #[path = "engine/mtu.rs"]
 mod mtu;
+#[path = "engine/nodes.rs"]
+mod nodes;
 #[path = "engine/one_of_many.rs"]
 mod one_of_many;
 #[path = "engine/outer.rs"]
@@ -120,7 +128,7 @@ fn client(host: HostName, keepalive: Option<Duration>) -> Client {
     }
 }
 
-/// One process of ours on a played host, with a clock that a test turns.
+/// One process on a simulated host, with a clock that the test turns.
 struct Play {
     engine: Engine,
     host: FakeHost,

@@ -301,7 +301,7 @@ fn a_mistake_of_a_peer_does_not_hide_those_of_others() {
 }
 
 #[test]
-fn a_head_within_a_text_is_no_peer_and_hides_no_mistake() {
+fn a_head_within_a_text_is_not_a_peer_and_hides_no_mistake() {
     let text = format!("{}address = \"10.8.0.3\"", peer("anna", 1));
     let bad = faults(&format!("note = '''\n[peer.anna]\n'''\n{text}"));
     assert_eq!(bad.lines().count(), 1, "{bad}");

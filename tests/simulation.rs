@@ -49,7 +49,7 @@ fn number(variable: &str, otherwise: u64) -> u64 {
 }
 
 #[test]
-fn what_must_hold_holds_for_a_few_peers_who_are_attacked_much() {
+fn the_promises_hold_for_a_few_peers_that_are_attacked_much() {
     let first = number("IPIPOU_FIRST_SEED", 0);
     for seed in first..first + number("IPIPOU_SEEDS", 6) {
         play(seed, 12, 12, 400.0);

@@ -30,7 +30,7 @@ pub struct Kind {
     pub routed: bool,
 }
 
-/// Microseconds of one of so many, the medians.
+/// Microseconds for one of a number of peers: medians.
 #[derive(Debug, Clone, Copy)]
 pub struct Costs {
     /// Both hellos of a peer that comes: the first one makes the keys between it and the server.
@@ -68,7 +68,7 @@ fn signer(number: u32) -> Signer {
     Signer::new(&seed, SharedSecret::new(Vec::new()))
 }
 
-/// The peers of a file: so many with a long lease, and more with a short one.
+/// The peers of a file: a number with a long lease, and more with a short one.
 fn peers(config: &Config, count: u32, routed: bool, note: &str) -> PeerSet {
     let peer = |number: u32| {
         let key = key_text(&signer(number).public());
@@ -303,7 +303,7 @@ impl Driver for Server {
     async fn remember(&mut self, _memory: &Memory) {}
 
     fn write(&mut self, _writing: Writing) {
-        panic!("nothing of a hub is written");
+        panic!("a hub writes nothing");
     }
 
     fn send(&mut self, packet: &Outgoing) -> bool {

@@ -134,7 +134,7 @@ fn a_client_that_changed_over_for_want_of_a_way_goes_back_after_a_minute_of_answ
 }
 
 #[test]
-fn time_asleep_is_no_time_of_answers() {
+fn time_asleep_does_not_count_as_time_of_answers() {
     for asleep in [30, 7200] {
         let mut scene = outage(2);
         scene.seconds_until_at(1, 40);
@@ -150,7 +150,7 @@ fn time_asleep_is_no_time_of_answers() {
 }
 
 #[test]
-fn one_lost_answer_is_no_reason_to_count_from_the_beginning() {
+fn one_lost_answer_does_not_restart_the_count() {
     let mut scene = outage(2);
     scene.seconds_until_at(1, 40);
     let now = scene.play.now;
@@ -195,7 +195,7 @@ fn goodbyes_to(scene: &Scene, number: usize) -> Vec<usize> {
 }
 
 #[test]
-fn a_server_is_told_goodbye_once_data_goes_to_the_next() {
+fn a_server_gets_a_goodbye_once_data_goes_to_the_next() {
     for datapath in BOTH {
         let mut scene = outage(2);
         if datapath == Datapath::Kernel {

@@ -84,7 +84,7 @@ fn answers_of_forwarded_connections_take_the_uplink() {
     let [spec] = play.host.gateways.as_slice() else { panic!("{:?}", play.host.gateways) };
     assert_eq!(spec.forwarding, None);
     let families: Vec<_> = spec.answers.keys().collect();
-    assert_eq!(families, [&Family::V4], "nothing of IPv6 goes through the tunnel");
+    assert_eq!(families, [&Family::V4], "no IPv6 goes through the tunnel");
     let answers = &spec.answers[&Family::V4];
     assert_eq!((answers.mark, answers.uplink.as_str()), (0x6970_0000, "eth0"));
     assert_eq!(answers.addresses, [OUTER.into()].into());

@@ -241,7 +241,11 @@ fn what_the_user_names_is_taken_even_from_another_network() {
         give(&mut scene, &["192.0.2.7/24"]);
         assert_eq!(inside(&scene).0, ["192.0.2.7/24"], "{datapath:?}");
         give(&mut scene, &["192.168.1.77/26", "2001:db8::1/64"]);
-        assert_eq!(inside(&scene).0, ["192.168.1.77/26"], "{datapath:?}: half of all is no name");
+        assert_eq!(
+            inside(&scene).0,
+            ["192.168.1.77/26"],
+            "{datapath:?}: half of all addresses names none"
+        );
         give(&mut scene, &["10.66.0.9/26"]);
         assert_eq!(inside(&scene).0, ["10.66.0.9/26"], "{datapath:?}: by the default route");
         give(&mut scene, &["192.168.1.77/26"]);
@@ -273,7 +277,7 @@ fn a_network_around_the_server_does_not_lead_to_it_and_leaves_the_client_its_ear
 }
 
 #[test]
-fn halves_of_all_addresses_are_no_network_of_the_host() {
+fn halves_of_all_addresses_are_not_a_network_of_the_host() {
     let mut scene = given(Datapath::Kernel, two_servers(), &[]);
     let half = Some((net("0.0.0.0/1"), Some(host::ETH0)));
     scene.play.host.found.routed.insert("10.9.0.7".parse().unwrap(), half);

@@ -1,4 +1,4 @@
-//! What the rules are about, and who may be a remote: the kernel's datapath.
+//! The rules of the kernel's datapath, and which remotes are possible.
 
 use ipipou::auth::Reject;
 

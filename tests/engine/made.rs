@@ -3,7 +3,7 @@
 use super::situations::{A, B, SECOND, serving};
 use super::*;
 
-/// Who came and who moved, as it was told.
+/// Which peers came and which moved, as the reports say.
 fn told(play: &Play) -> Vec<String> {
     let is_of_interest = |r: &&Report| matches!(r, Report::Arrived(_) | Report::Moved { .. });
     play.reports.iter().filter(is_of_interest).map(ToString::to_string).collect()

@@ -56,7 +56,7 @@ fn an_mtu_set_by_hand_stays_until_the_uplink_changes() {
             play.pass(Duration::from_secs(60));
             play.read();
             assert_eq!(mtu(play), 1300);
-            // The client moves: that is no reason.
+            // The client moves: that is not a reason.
             let proof = play.proof();
             play.receive(at("198.51.100.8:4501"), &proof);
             assert_eq!(mtu(play), 1300);

@@ -125,7 +125,7 @@ fn play(datapath: Datapath, happenings: Vec<(Happening, bool)>) {
         if !play.host.broken.is_empty() {
             continue;
         }
-        // Whoever is carried is connected, and the other way round.
+        // Every peer that is carried is connected, and the other way round.
         let connected = play.states().iter().filter(|(_, s)| *s == MemberState::Connected).count();
         assert_eq!(play.members_carried().len(), connected, "{:#?}", play.log);
         if then_read {

@@ -64,11 +64,11 @@ fn an_outer_address_that_goes_away_is_waited_for() {
     play.host.found.addresses.retain(|a| a.value.local != OUTER);
     let steps = play.applied.len();
     play.read();
-    assert_eq!(play.applied.len(), steps, "nothing is taken away meanwhile");
+    assert_eq!(play.applied.len(), steps, "nothing is taken away in the meantime");
     play.host.add_address(super::host::ETH0, "203.0.113.77".parse().unwrap(), 24);
     play.read();
     assert_eq!(play.host.link("ipipou0").unwrap().local.to_string(), "203.0.113.77");
-    assert_eq!(play.engine.counters().repaired, 0, "a move is no repair");
+    assert_eq!(play.engine.counters().repaired, 0, "a move is not a repair");
 }
 
 #[test]
@@ -81,7 +81,7 @@ fn a_fixed_outer_address_that_goes_away_is_waited_for() {
     assert!(matches!(play.reports.last(), Some(Report::OuterMissing(_))));
     play.host.add_address(super::host::ETH0, OUTER, 24);
     play.read();
-    assert_eq!(play.sent.len(), 2, "anew");
+    assert_eq!(play.sent.len(), 2, "again");
 }
 
 /// What a process with `-b @eth0` takes, when the interface has these addresses from the start.

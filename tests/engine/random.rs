@@ -91,7 +91,7 @@ fn play_all(happenings: Vec<Happening>, lifetime: Option<Duration>) {
     let mut play = Play::start(config(), host, Memory::default());
     let mut proven: Option<LastProof> = None;
     let mut last_proof = Vec::new();
-    // Whom this process was told of by the one before.
+    // The peers that the process before left in the memory.
     let mut remembered = None;
     // Until it has had an outer address, a process makes nothing.
     let mut outer_seen = true;
@@ -225,7 +225,7 @@ fn seconds(time: Duration) -> i64 {
     i64::try_from(time.as_secs()).unwrap()
 }
 
-/// Who is at the other end of the tunnel.
+/// The peer at the other end of the tunnel.
 fn remote_of(host: &FakeHost) -> Option<SocketAddrV4> {
     let link = host.link("ipipou0")?;
     match link.encapsulation {

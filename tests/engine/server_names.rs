@@ -36,12 +36,12 @@ fn a_client_follows_a_server_that_moved() {
     let one = "203.0.113.9".parse().unwrap();
     let two: std::net::IpAddr = "203.0.113.10".parse().unwrap();
     play.handle(Event::Resolved { server: 0, addresses: vec![one, two] });
-    play.handle(Event::Resolved { server: 0, addresses: vec![two, one] }); // the order alone is no move
+    play.handle(Event::Resolved { server: 0, addresses: vec![two, one] }); // the order alone is not a move
     assert_eq!(play.sent.len(), 1);
     play.handle(Event::Resolved { server: 0, addresses: vec![two] });
     assert_eq!(play.sent.last().unwrap().to, outer_at("203.0.113.10:10000"));
     assert_eq!(play.host.link("ipipou0").unwrap().remote, two);
-    assert_eq!(play.engine.counters().repaired, 0, "a move is no repair");
+    assert_eq!(play.engine.counters().repaired, 0, "a move is not a repair");
 }
 
 #[test]
@@ -78,7 +78,7 @@ fn calling_one_of(datapath: Datapath, addresses: &[&str]) -> Play {
     play
 }
 
-/// The other end's address after so many seconds, in each of which so many packets went through.
+/// The other end's address after a number of seconds, in each of which a number of packets went through.
 fn server_after(play: &mut Play, seconds: u32, received: u64, sent: u64) -> String {
     for _ in 0..seconds {
         let interface = play.host.named("ipipou0");
@@ -106,12 +106,12 @@ fn a_client_whose_server_is_silent_tries_the_next_address_of_its_name() {
         assert_eq!(server_after(&mut play, 9, 0, 1), "203.0.113.10");
         assert_eq!(server_after(&mut play, 1, 1, 1), "203.0.113.10");
         assert_eq!(server_after(&mut play, 1000, 0, 0), "203.0.113.10");
-        // Another lookup alone is no reason.
+        // Another lookup alone is not a reason.
         let order = ["203.0.113.9", "203.0.113.10"].map(|a| a.parse().unwrap());
         play.handle(Event::Resolved { server: 0, addresses: order.to_vec() });
         assert_eq!(server_after(&mut play, 1, 0, 0), "203.0.113.10");
         assert_eq!(server_after(&mut play, 16, 0, 1), "203.0.113.9", "it is gone, too");
-        assert_eq!(play.engine.counters().repaired, 0, "that is no repair");
+        assert_eq!(play.engine.counters().repaired, 0, "that is not a repair");
         let said = |r: &&Report| matches!(r, Report::NextAddress { .. });
         assert_eq!(play.reports.iter().filter(said).count(), 2);
     }
@@ -168,7 +168,7 @@ fn an_unrouted_address_of_the_server_is_the_last_resort() {
     assert_eq!(server_after(&mut play, 60, 0, 1), two);
     play.host.found.unrouted.insert(two.parse().unwrap());
     assert_eq!(server_after(&mut play, 16, 0, 1), one);
-    // As a neighbour it answers: a route to the other is no reason.
+    // As a neighbour it answers: a route to the other is not a reason.
     assert_eq!(server_after(&mut play, 4, 1, 1), one);
     play.host.found.unrouted.remove(&two.parse().unwrap());
     assert_eq!(server_after(&mut play, 60, 0, 0), one);

@@ -63,7 +63,7 @@ impl Played {
         self.know(Allowed::Yes, &["10.8.0.7/24"]);
     }
 
-    /// It is started again, and knows nobody's cookie.
+    /// It is started again, and knows no cookie.
     pub fn restart(&mut self, now: Duration) {
         self.answering = Answering::new(&seed(0), now, [2; 32]);
         self.know(Allowed::Yes, &["10.8.0.7/24"]);
@@ -204,7 +204,7 @@ fn the_next_server_is_asked_three_seconds_after_the_first_unanswered_hello() {
         assert_eq!(scene.told("no answer from 198.51.100.1:10000: asking 198.51.100.2:10000"), 1);
         assert_eq!(scene.told("connected to 198.51.100.2:10000"), 1);
         assert_eq!(scene.told("not connected"), 0);
-        assert_eq!(scene.play.engine.counters().repaired, 0, "that is no repair");
+        assert_eq!(scene.play.engine.counters().repaired, 0, "that is not a repair");
         let moves =
             scene.play.applied.iter().filter(|step| step.contains("change ipipou0")).count();
         assert!(moves <= 1, "{:?}", scene.play.applied);
@@ -248,7 +248,7 @@ fn a_client_goes_back_after_a_minute_of_answers_and_moves_nothing_before() {
         assert_eq!(scene.told("connected to 198.51.100.0:10000"), 2);
         scene.pass(SECOND);
         assert_eq!(scene.data_goes_to(), [place(0).into()]);
-        assert!(!scene.servers[1].has_session(), "it was told goodbye");
+        assert!(!scene.servers[1].has_session(), "it heard the goodbye");
         scene.pass(300 * SECOND);
         assert!(scene.is_at(0));
         assert_eq!(scene.told("no answer from"), 1);
@@ -294,7 +294,7 @@ fn a_first_server_that_refuses_is_asked_more_and_more_rarely() {
 }
 
 #[test]
-fn an_outage_changes_nothing_on_the_host_and_whoever_answers_first_is_used() {
+fn an_outage_changes_nothing_on_the_host_and_the_first_server_that_answers_is_used() {
     for datapath in BOTH {
         let mut scene = Scene::new(datapath, 2);
         scene.pass(5 * SECOND);
@@ -368,7 +368,7 @@ fn a_standby_server_with_several_addresses_is_asked_at_each() {
 }
 
 #[test]
-fn an_address_of_a_standby_server_that_becomes_known_or_changes_is_no_damage() {
+fn an_address_of_a_standby_server_that_becomes_known_or_changes_is_not_damage() {
     for datapath in [Datapath::Kernel, Datapath::Tun] {
         let config = config_with_a_named_standby();
         let other: SocketAddrV4 = at("198.51.100.9:10000");
@@ -503,7 +503,7 @@ fn a_server_that_is_pinged_answers_and_one_that_is_not_in_use_moves_nothing() {
     assert_eq!(ping(&mut scene, 1), None);
     scene.pass(60 * SECOND);
     assert!(scene.is_at(0));
-    assert_eq!(scene.play.engine.take_pong(), None, "a keepalive is no answer to that");
+    assert_eq!(scene.play.engine.take_pong(), None, "a keepalive does not answer that");
     scene.servers[0].know(Allowed::Disabled, &[]);
     let pong = ping(&mut scene, 0);
     assert!(matches!(pong, Some(Pong::Refused { .. })), "{pong:?}");

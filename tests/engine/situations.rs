@@ -159,7 +159,7 @@ fn a_restart_does_not_renew_an_authentication() {
     assert!(play.host.admitted().is_empty());
 }
 
-/// Its age is not known then, and could be renewed for ever.
+/// Its age is not known then, and could be renewed again and again.
 #[test]
 fn a_restart_by_a_clock_that_went_back_renews_no_authentication() {
     let play =
@@ -295,7 +295,7 @@ fn nothing_listens_before_the_rules_are_installed() {
     play.pass(SECOND);
     assert_eq!(guarded(&play).as_deref(), Some("203.0.113.1"));
     assert_eq!(play.host.found.listeners.len(), 1);
-    // So it is after a move, and when the table was flushed meanwhile.
+    // So it is after a move, and when the table was flushed in the meantime.
     for flushed in [false, true] {
         let address = if flushed { "203.0.113.78" } else { "203.0.113.77" };
         play.host.broken = "install rules";

@@ -19,7 +19,7 @@ def in_use(client):
 
 
 def first_goes(hub, within):
-    """Host 2 is the client; host 1 is its first server, host 3 the next, which it is with after so many
+    """Host 2 is the client; host 1 is its first server, host 3 the next, which it is with after this many
     seconds. Returns the client, the next server, and a ping."""
     hub.forget(3)
     near, standby = hub.server(), hub.standby(3)

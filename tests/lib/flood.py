@@ -7,7 +7,7 @@ import packets
 
 
 class Flood:
-    """Sends datagrams to an address and port, so many a second, until it is left; each has what `junk`
+    """Sends datagrams to an address and port at a rate, until it is left; each has what `junk`
     makes, and `each` go at once. The source may be anybody's."""
 
     def __init__(self, sender, source, destination, junk, per_second, each=10):

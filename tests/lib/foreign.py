@@ -1,4 +1,4 @@
-"""Interfaces and routes that are nobody's business."""
+"""Interfaces and routes that have nothing to do with the tunnel."""
 
 import ipipou
 

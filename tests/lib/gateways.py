@@ -260,7 +260,7 @@ class Border:
         return self
 
     def passes_a_narrower_uplink(self, size):
-        """Both ends' uplinks become narrower; then three packets of so many bytes, which may be
+        """Both ends' uplinks become narrower; then three packets of this many bytes, which may be
         fragmented, come from behind the server and are answered."""
         await_answer(self.third, INNER_CLIENT)
         for host in (self.server, self.client):

@@ -20,7 +20,7 @@ def addresses(host):
 
 
 def given_and_changed(hub):
-    """Host 2 is told its addresses, and others after a change of the server's file."""
+    """Host 2 gets its addresses from the server, and others after a change of the server's file."""
     near, far, client = hub.server(), hub.guest(2), hub.clients[0]
     far.await_log(f"our address inside the tunnel, from the server: {inner(2)}/24")
     own = [f"{inner(2)}/24"] + ([f"{inner6(2)}/64"] if hub.ip6 else [])

@@ -3,7 +3,7 @@
 import ipipou
 import sys
 
-# Runs in a host, as whoever starts it: takes abstract unix sockets, and says so.
+# Runs in a host, as the user that starts it: takes abstract unix sockets, and says so.
 HOLD = """
 import socket, sys, time
 kind, *names = sys.argv[1:]

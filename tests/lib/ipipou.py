@@ -66,13 +66,13 @@ class Tunnel:
         assert self.show()["accepted"] == count
 
     def await_rejected(self, **counts):
-        """Waits until exactly so many packets were refused, by reason."""
+        """Waits until exactly this many packets were refused, by reason."""
         total = sum(counts.values())
         await_(lambda: sum(self.rejected().values()) >= total, what=f"{counts} refused")
         assert self.rejected() == counts
 
     def await_dropped(self, **counts):
-        """Waits until so many packets were dropped for these reasons, and fails at more."""
+        """Waits until this many packets were dropped for these reasons, and fails at more."""
 
         def dropped():
             shown = self.show()["dropped"]
@@ -82,7 +82,7 @@ class Tunnel:
         assert dropped() == counts
 
     def await_quiet(self):
-        """Waits until no more changes are told, and the host was read a moment ago."""
+        """Waits until no more changes are reported, and the host was read a moment ago."""
         told = None
 
         def quiet():

@@ -5,7 +5,7 @@ from ipipou import await_
 
 SERVER, ROUTER = "203.0.113.1", "203.0.113.254"
 FIRST, SECOND = "198.51.100.2", "192.0.2.2"
-# How the end with two uplinks is told to use the second.
+# The options that make the end with two uplinks use the second.
 LOCAL_ENDS = {
     "address": ["-b", SECOND],
     "device": ["-b", "@eth1"],

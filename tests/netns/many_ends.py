@@ -1,4 +1,4 @@
-"""Tunnels with many ends: hosts at one switch, and tables of them."""
+"""Tunnels with many peers: hosts at one switch, and tables of them."""
 
 import contextlib
 import json

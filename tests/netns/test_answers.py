@@ -50,7 +50,7 @@ def test_a_published_port_answers(lab, internet, checks):
         far = internet.connect()
         await_answer(client, Internet.THIRD)
         assert door.answers(*first) and door.answers(*door.enter(third, *FROM_OUTSIDE))
-        # Without a mark of ours on the connection.
+        # Without ipipou's mark on the connection.
         assert not [line for line in client.connections() if "mark=1768" in line]
         assert connect(container.host, third, Internet.THIRD) == SERVER
         # Killed, and started again.

@@ -136,7 +136,7 @@ def test_a_start_without_name_servers_restores_the_file_after_a_crash(client, re
 
 
 def test_what_cannot_be_read_is_not_put_back(client):
-    """A state file that cannot be read says nothing of the name servers."""
+    """A state file that cannot be read tells nothing about the name servers."""
     far = ipipou.client(client, *TOKEN)
     assert far.process.stop() == 0
     unreadable = far.state / "resolv.conf.before"
@@ -171,7 +171,7 @@ def test_the_last_change_by_another_program_stays(client, resolv_conf, crash):
         far.argv = far.argv[: far.argv.index("--dns")]
         far.start()
     else:
-        # It mostly does not see the change before its end; when it does, the end is no other.
+        # It mostly does not see the change before its end; when it does, the end is the same.
         far.process.send_signal(signal.SIGSTOP)
         file.path.write_bytes(DHCP)
         far.process.send_signal(signal.SIGTERM)
@@ -187,8 +187,8 @@ def test_two_tunnels_do_not_share_the_file(client, resolv_conf):
     far = connect(client)
     other = ipipou.client(client, *TOKEN, "--dns", "192.0.2.7", number=1, peer=1, ready=False)
     assert other.process.wait() == 54
-    complaint = other.process.output().splitlines()[-1]
-    assert complaint.startswith("ipipou: ") and "another tunnel" in complaint, complaint
+    message = other.process.output().splitlines()[-1]
+    assert message.startswith("ipipou: ") and "another tunnel" in message, message
     assert file.text() == OURS
     assert far.process.stop() == 0
     assert file.is_as_before()
@@ -200,9 +200,9 @@ def test_a_file_that_cannot_be_written(client, resolv_conf):
     read_only += ['mount -o remount,bind,ro /etc/resolv.conf && exec "$0" "$@"']
     far = ipipou.client(client, *TOKEN, "--dns", "192.0.2.7", prefix=read_only, ready=False)
     assert far.process.wait() == 54
-    complaint = far.process.output().splitlines()[-1]
-    assert complaint.startswith("ipipou: ") and "/etc/resolv.conf" in complaint, complaint
-    assert "--dns" in complaint
+    message = far.process.output().splitlines()[-1]
+    assert message.startswith("ipipou: ") and "/etc/resolv.conf" in message, message
+    assert "--dns" in message
     assert file.is_as_before()
 
 
@@ -287,7 +287,7 @@ def resolvconf(client, tmp_path, request):
 
 
 def test_resolvconf_is_used_where_it_manages_the_file(resolvconf):
-    """It makes the file; who asks for something else in the meantime gets that at the end."""
+    """It makes the file; a program that asks for something else in the meantime gets that at the end."""
     name = pathlib.Path(resolvconf.record).name
     before = resolvconf.text()
     far = resolvconf.connect()
@@ -335,6 +335,6 @@ def test_a_failing_resolvconf_is_an_error(resolvconf):
         *(resolvconf.host, *TOKEN, "--dns", "192.0.2.53"), prefix=resolvconf.prefix, ready=False
     )
     assert far.process.wait() == 54
-    complaint = next(line for line in far.process.output().splitlines() if "ipipou: " in line)
-    assert "resolvconf" in complaint and "it is broken" in complaint, complaint
+    message = next(line for line in far.process.output().splitlines() if "ipipou: " in line)
+    assert "resolvconf" in message and "it is broken" in message, message
     assert resolvconf.text() == before

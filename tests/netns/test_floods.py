@@ -1,4 +1,4 @@
-"""Packets of nobody by the thousand: who has a key still gets in, on the userspace datapath."""
+"""Thousands of packets that prove nothing: a client with a key still gets in, on the userspace datapath."""
 
 import socket
 import sys
@@ -18,7 +18,7 @@ TUN = ["--datapath", "tun"]
 PORT = 10000
 JUNK = b"\x80" * 73  # of just the length of an authentication packet
 
-# Sends so many a second to the server until it is ended: source, port, packets, bytes of each.
+# Sends to the server at a rate until it is ended: source, port, packets, bytes of each.
 FLOOD = """
 import socket, sys, time
 source, port, rate, length = sys.argv[1], *map(int, sys.argv[2:])
@@ -143,7 +143,7 @@ def test_nothing_is_sent_to_a_remote_whose_session_has_expired(lan):
     assert lan.server.snapshot() == before
 
 
-# Packets of junk from ever new sources, so many a second until it is ended: packets, bytes of each.
+# Packets of junk from ever new sources, at a rate until it is ended: packets, bytes of each.
 SPOOFED = """
 import socket, struct, sys, time
 rate, length = map(int, sys.argv[1:])
@@ -182,7 +182,7 @@ FEW_LINES = 300
 @pytest.mark.parametrize("proof", ["key", "nothing"])
 def test_spoofed_sources_do_not_fill_log_memory_and_status(lan, proof):
     """What is logged and what is kept in memory does not grow with them, nor does a status: also
-    where whoever comes moves the tunnel."""
+    where any packet moves the tunnel."""
     keys = ipipou.Keys(lan.server) if proof == "key" else None
     near = ipipou.server(lan.server, *TUN, keys=keys)
     assert near.process.stop() == 0

@@ -77,7 +77,7 @@ def test_masquerade_is_for_the_tunnel_only(lab, options):
     mark = client, Border.THIRD
     assert not gets_to(third, "eth0", border.stranger, Border.THIRD, mark)
 
-    # The other way only answers come: the server is no router for others, nor into the tunnel.
+    # The other way only answers come: the server does not route for others, nor into the tunnel.
     third.run(f"ip route add default via {Border.OWN}")
     assert not gets_to(client, DEV, third, INNER_CLIENT, mark)
     mark = border.stranger, SERVER
@@ -229,9 +229,9 @@ def test_a_foreign_route_is_not_replaced(lab):
     before = state(client)
     far = ipipou.client(client, *TOKEN, "--route", Border.NETWORK, ready=False)
     assert far.process.wait() == 54
-    complaint = far.process.output().splitlines()[-1]
-    assert complaint.startswith("ipipou: ") and Border.NETWORK in complaint, complaint
-    assert "ip route" in complaint
+    message = far.process.output().splitlines()[-1]
+    assert message.startswith("ipipou: ") and Border.NETWORK in message, message
+    assert "ip route" in message
     assert state(client) == before
 
 

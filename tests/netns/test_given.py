@@ -80,7 +80,7 @@ def test_what_a_route_refuses_is_not_taken(lab, kind):
     far = given.connect()
     far.await_log("192.168.9.9/24 is not taken: this host has a route to 192.168.9.9/32")
     assert given.addresses() == set()
-    # Where all that has no other route is refused, an address in a tunnel is no exception to make.
+    # Where all that has no other route is refused, an address in a tunnel is not an exception.
     given.client.run(f"ip route replace {kind} default")
     given.client.run(f"ip route del {kind} 192.168.0.0/16")
     await_(lambda: given.addresses() == {"192.168.9.9/24"})

@@ -129,7 +129,7 @@ def test_no_packet_is_lost_by_a_restart(lab, manager, place, queues):
     ping.await_answers(20)
     ping.stop_complete()
 
-    # The client said nothing in the meantime, and nothing of the interface was made again.
+    # The client said nothing in the meantime, and the interface was not made again.
     assert again.show()["accepted"] == 0
     assert far.show()["sent"] == 1
     assert server.snapshot(ifindex=True) == before

@@ -261,20 +261,20 @@ def test_a_bad_table_ends_the_program_at_the_start(lab, table):
     (host,) = Lan(lab, 1).hosts
     before = host.snapshot()
 
-    def refused(complaint, path=table.path):
+    def refused(message, path=table.path):
         own = ["-b", "@eth0", "--tunl-ip", f"{inner(1)}/24", "--hosts-file", path]
         checked = host.run(["ipipou", "check", *own], check=False)
-        assert checked.returncode == 2 and checked.stderr.endswith(f"{path}{complaint}\n"), checked
+        assert checked.returncode == 2 and checked.stderr.endswith(f"{path}{message}\n"), checked
         end = node(host, 1, "--hosts-file", path, ready=False)
         assert end.process.wait() == 2
         lines = end.process.output().splitlines()
         (line,) = [line for line in lines if line.startswith("ipipou: ")]
-        assert line.endswith(f"{path}{complaint}"), line
+        assert line.endswith(f"{path}{message}"), line
         assert host.snapshot() == before
 
-    for text, complaint in MISTAKES.items():
+    for text, message in MISTAKES.items():
         table.write_text(text)
-        refused(complaint)
+        refused(message)
     refused(": No such file or directory (os error 2)", table.path.with_name("none"))
     refused(": is not a file", table.path.parent)
 
@@ -291,16 +291,16 @@ def test_a_check_reads_the_table(lab, table):
 
 
 def test_a_bad_update_of_the_table_changes_nothing(lab, table):
-    """The last good one stays, each mistake is told once, and the next good one is used."""
+    """The last good one stays, each mistake is reported once, and the next good one is used."""
     lan = Lan(lab, 2)
     host = lan.hosts[0]
     near, _ = nodes(lan, table)
     await_reached(host, inner(2))
     before, state = remotes(near), host.snapshot()
     told = []
-    for text, complaint in MISTAKES.items():
+    for text, message in MISTAKES.items():
         table.write_text(text)
-        told.append(f"{table.path}{complaint}; the last good table of hosts stays")
+        told.append(f"{table.path}{message}; the last good table of hosts stays")
         for _ in range(2):
             hurry(near)
             await_(lambda: len(warnings(near)) == len(told), what=told[-1])
@@ -363,5 +363,5 @@ def test_names_move_and_come_later(lab, table):
         hurry(near)
         near.await_log(f"cannot look up b.test: .*; {outer(22)} stays")
         assert reaches(first, inner(2), count=3)
-        complaints = [line for line in warnings(near) if "cannot look up" in line]
-        assert len(complaints) == 2
+        messages = [line for line in warnings(near) if "cannot look up" in line]
+        assert len(messages) == 2

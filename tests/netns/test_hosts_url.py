@@ -92,7 +92,7 @@ def test_tables_of_good_servers_are_used(web):
             assert not warnings(near) and "secret" not in near.process.output()
             assert near.process.stop() == 0
         near = web.near(at(8080, scheme="http"))
-        near.await_log(f"{at(8080, scheme='http')}: whoever is on the way can change it: use https")
+        near.await_log(f"{at(8080, scheme='http')}: anybody on the way can change it: use https")
         assert reaches(web.first, inner(2))
         assert near.process.stop() == 0
 
@@ -122,16 +122,14 @@ REFUSED = {
 
 
 def test_faults_of_bad_servers_are_reported(web):
-    """What is wrong is told in one line, and the tunnel starts without nodes."""
+    """A mistake is reported in one line, and the tunnel starts without nodes."""
     with Names(web.first) as names:
         names.write(elsewhere=AT)
-        for url, complaint in REFUSED.items():
+        for url, message in REFUSED.items():
             # An authority is for HTTPS only.
             near = web.near(url, *(web.authority if url.startswith("https:") else ()))
             (line, *_) = [line for line in warnings(near) if "cannot fetch" in line]
-            told = (
-                f"cannot fetch {re.escape(url)}: {re.escape(complaint)}.*; starting without nodes$"
-            )
+            told = f"cannot fetch {re.escape(url)}: {re.escape(message)}.*; starting without nodes$"
             assert re.search(told, line), (url, line)
             assert remotes(near) == {} and not list(near.state.glob("hosts*"))
             assert near.process.stop() == 0
@@ -139,13 +137,13 @@ def test_faults_of_bad_servers_are_reported(web):
 
 def test_mistakes_of_bad_tables_are_reported(web):
     """A table with a mistake is named by its place, as that of a file is."""
-    for path, complaint in (
+    for path, message in (
         ("/garbage", ":2:14: expected `:`"),
         ("/page", ":1:1: expected value"),
     ):
         near = web.near(at(4430, path), *web.authority)
         (line,) = warnings(near)
-        assert line.endswith(f"{at(4430, path)}{complaint}; starting without nodes")
+        assert line.endswith(f"{at(4430, path)}{message}; starting without nodes")
         assert near.process.stop() == 0
 
 
@@ -172,7 +170,7 @@ def test_authorities_that_cannot_be_read_end_the_program(web):
 
 
 def test_bad_updates_and_an_absent_server_change_nothing(web):
-    """The last good table stays, each trouble is told once, and outlives a restart."""
+    """The last good table stays, each trouble is reported once, and outlives a restart."""
     web.far()
     near = web.near(GOOD, *web.authority)
     assert reaches(web.first, inner(2))
@@ -180,15 +178,15 @@ def test_bad_updates_and_an_absent_server_change_nothing(web):
     steady = web.first.ping_background(inner(2), interval=0.05)
     told = []
 
-    def tell(complaint):
-        told.append(complaint)
+    def tell(message):
+        told.append(message)
         for _ in range(3):
             asked = web.server.output().count("GET") if web.server.running() else None
             hurry(near)
             if asked is not None:
                 await_(lambda: web.server.output().count("GET") > asked, what="a fetch")
-            await_(lambda: len(warnings(near)) >= len(told), what=complaint)
-        assert re.search(f"{re.escape(GOOD)}:.*{complaint}.*; {STAYS}$", warnings(near)[-1])
+            await_(lambda: len(warnings(near)) >= len(told), what=message)
+        assert re.search(f"{re.escape(GOOD)}:.*{message}.*; {STAYS}$", warnings(near)[-1])
         assert len(warnings(near)) == len(told)
 
     web.table.write_text('{"nodes": {')
@@ -215,7 +213,7 @@ def test_bad_updates_and_an_absent_server_change_nothing(web):
     await_(lambda: f"{outer(3)}:10000" in remotes(near), what="the new table")
     assert reaches(web.first, inner(2)) and len(warnings(near)) == 1
 
-    # A spoilt copy is told of, and not used.
+    # A spoilt copy is reported, and not used.
     assert near.process.kill() != 0 and web.server.stop() is not None
     (near.state / "hosts.json").write_text("{}")
     near.start()

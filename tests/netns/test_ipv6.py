@@ -179,7 +179,7 @@ def test_strangers_over_ipv6_are_dropped_and_moves_followed(hosts):
     assert near.process.stop() == far.process.stop() == 0
 
 
-def test_a_host_whose_new_interfaces_have_no_ipv6_is_told_what_to_do(lab):
+def test_a_host_whose_new_interfaces_have_no_ipv6_gets_a_message_that_says_what_to_do(lab):
     host, _ = ipipou.neighbours(lab)
     before = host.snapshot()
     setting = "net.ipv6.conf.default.disable_ipv6"

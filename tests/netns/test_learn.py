@@ -222,7 +222,7 @@ def test_an_address_is_not_taken_over_while_its_owner_is_alive(lab):
 
 
 def test_learn_limit_bounds_addresses_and_clients(lab):
-    """--learn-limit: so many inner addresses, and so many clients. Who is silent makes room, and
+    """--learn-limit: this many inner addresses, and this many clients. A silent one makes room, and
     nobody else does."""
     star = Star(lab, clients=3, proof=TOKEN)
     near = star.server("--learn-limit", "2", "--learn-lifetime", "4")
@@ -320,7 +320,7 @@ def test_a_killed_server_still_knows_whose_an_inner_address_is(lab, proof):
     await_dropped(near, rx_wrong_source=1)
     assert learned(near)[inner(2)] == at(2)
     if not with_keys:
-        assert no_answer(star.host, inner(2))  # nothing is sent to who has not proven itself again
+        assert no_answer(star.host, inner(2))  # nothing is sent before it proved itself again
         owner.reauthenticate()
         await_(lambda: remotes(near) == {at(2), at(3)}, what="both clients")
     assert reaches(star.host, inner(2), count=2)

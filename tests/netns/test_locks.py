@@ -94,7 +94,7 @@ def test_a_lock_of_an_unprivileged_process_blocks_no_start(lan, prefix):
     lan.connect(*TUN)
     output = lan.near.process.output()
     for name in (INTERFACE, PORT):
-        line = next(line for line in output.splitlines() if f"@{name} is no lock" in line)
+        line = next(line for line in output.splitlines() if f"@{name} does not lock" in line)
         assert f"process {holder.pid} has it, and may not run a tunnel" in line
     reach_each_other(lan.server, lan.client)
 

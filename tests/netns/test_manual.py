@@ -165,7 +165,7 @@ class Page:
 
 
 class Internet(Switch):
-    """The internet, and whoever is at it with `eth0`."""
+    """The internet, and the hosts that are at it with `eth0`."""
 
     def at(self, name, address):
         host = self.host.lab.host(name)
@@ -330,7 +330,7 @@ def _(page):
     assert '"datapath": "tun"' in show(*page.words("ipipou show --json"))
 
 
-# -- many ends --------------------------------------------------------------------------------
+# -- many peers -------------------------------------------------------------------------------
 
 
 def outer(i):

@@ -1,4 +1,4 @@
-"""What a person is told of mistakes that each end alone cannot see."""
+"""What the log says about mistakes that each end alone cannot see."""
 
 import pytest
 
@@ -151,7 +151,7 @@ def test_a_forged_icmp_error_is_only_shown(lab):
     near.await_log("tunnel up")
     ipipou.reach_each_other(server, client)
     await_(lambda: far.show()["tunnels"][0]["connected"], what="connected")
-    # From now on nothing comes back, and that is no reason to call it lost.
+    # From now on nothing comes back, and that is not a reason to call it lost.
     reject(server, "port-unreachable")
     await_(lambda: far.show()["tunnels"][0]["unreachable"], what="the error")
     (tunnel,) = far.show()["tunnels"]

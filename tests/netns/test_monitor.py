@@ -144,7 +144,7 @@ def test_there_are_a_few_readers_at_most(lab):
     command = ["ipipou", "monitor", "--runtime-root", near.root]
     done = hub.host.run(command, check=False)
     assert done.returncode == 1 and "8 others watch this tunnel already" in done.stderr
-    # One that goes makes room, although nothing happens that it could be told.
+    # One that goes makes room, although nothing happens that it could hear of.
     readers[0].process.stop()
     again = ["timeout", "--signal=INT", "1", *command]
     await_(lambda: hub.host.run(again, check=False).returncode == 124, what="room for another one")
@@ -199,7 +199,7 @@ def test_a_monitor_that_hears_nothing_can_be_ended(lab):
     assert "the tunnel's process has ended" in watcher.output()
 
 
-def test_a_monitor_ends_with_who_reads_it(lab):
+def test_a_monitor_ends_with_its_reader(lab):
     hub = Hub(lab, clients=0)
     near = hub.server()
     silent = Silent(lab, near.show())
@@ -214,7 +214,7 @@ def test_a_monitor_ends_with_who_reads_it(lab):
             watcher.kill()
 
 
-def test_what_a_process_says_is_no_command_to_a_terminal(lab):
+def test_what_a_process_says_does_not_control_the_terminal(lab):
     hub = Hub(lab, clients=0)
     near = hub.server()
     silent = Silent(lab, near.show())

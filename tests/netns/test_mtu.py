@@ -48,7 +48,7 @@ def test_another_uplink_changes_the_mtu(lab):
 
 
 def test_a_configured_mtu_stays(hosts):
-    """Whatever becomes of the uplink, whoever changes it, and after a restart."""
+    """Whatever becomes of the uplink, whatever changes it, and after a restart."""
     server, client = hosts
     near, far = connect(hosts, "--mtu", "1300")
     for again in (False, True):

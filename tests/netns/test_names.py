@@ -54,7 +54,7 @@ def test_unanswered_names_do_not_delay_others(lab, tmp_path):
             what="three more tables",
         )
         steady.stop_complete()
-        # Both families, at the start and every minute: another table is no reason.
+        # Both families, at the start and every minute: another table is not a reason.
         rounds = 1 + (time.monotonic() - begin) // 60
         assert server.asked.count("good.test") <= 2 * rounds
         # Ten are named, and then how many more.

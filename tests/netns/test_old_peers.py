@@ -39,7 +39,7 @@ def test_one_of_the_peers(lab):
 
 
 def test_two_behind_one_address_and_port(lab):
-    """A NAT gives hosts behind it the same port where they send to different ones of ours."""
+    """A NAT gives hosts behind it the same port where they send to different ports of the server."""
     hub = MixedHub(lab)
     hub.name_old(3, old=OLD + 1)
     near = hub.server()
@@ -131,7 +131,7 @@ def test_nothing_is_left_of_a_hundred_sessions(lab):
 
 
 def test_a_change_around_a_session_does_not_interrupt_it(lab):
-    """The client of old sends one packet in its life: who is cut off stays so."""
+    """The client of old sends one packet in its life: a client that is cut off stays so."""
     hub = MixedHub(lab)
     near = hub.server()
     hub.old_client()
@@ -261,7 +261,7 @@ def test_a_token(lab):
 
 
 def test_replays_and_hellos_prove_nothing(lab):
-    """The memory of each peer outlives the process, and a hello that was held back is no old packet."""
+    """The memory of each peer outlives the process, and a hello that was held back does not count as an old packet."""
     hub = MixedHub(lab)
     near = hub.server()
     packet = signed(hub.keys[4].private)

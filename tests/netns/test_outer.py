@@ -31,7 +31,7 @@ IP_RECVTOS, IPV6_RECVTCLASS, IPV6_TCLASS = 13, 66, 67  # linux/in.h, linux/in6.h
 
 
 def across(lab, mtu):
-    """A server and a client, and two routers between them whose cable takes so many bytes."""
+    """A server and a client, and two routers between them whose cable takes this many bytes."""
     server, client = lab.host("server"), lab.host("client")
     near, far = lab.host("near-router"), lab.host("far-router")
     lab.link(server, "eth0", f"{SERVER}/24", near, "eth0", "203.0.113.254/24")
@@ -228,7 +228,7 @@ def test_an_inherited_socket_gets_the_new_configuration(hosts, manager):  # noqa
 
 
 def transmitters(pid):
-    """The threads that read the interface; one that ends meanwhile does not count."""
+    """The threads that read the interface; one that ends in the meantime does not count."""
     names = []
     for thread in pathlib.Path(f"/proc/{pid}/task").glob("*/comm"):
         with contextlib.suppress(OSError):

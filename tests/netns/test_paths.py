@@ -1,5 +1,5 @@
 """Paths that are narrower than the interface they begin with, and those who only say that they are:
-whatever happens, nothing is damaged, and nothing of up to 1280 bytes is lost for good."""
+whatever happens, nothing is damaged, and no packet of up to 1280 bytes is lost for good."""
 
 import socket
 import struct
@@ -30,19 +30,19 @@ NEAR, FAR = "198.51.100.2", "192.0.2.2"
 
 
 def ping(host, address, size, *how, count=5):
-    """What ping says of packets of so many bytes."""
+    """What ping says about packets of this many bytes."""
     argv = ["ping", "-n", "-i", "0.1", "-W", "5", "-c", count, "-s", size - 28, *how, address]
     done = host.run(argv, check=False)
     return done.stdout + done.stderr
 
 
 def passes(host, address, size, *how):
-    """Whether every packet of so many bytes is answered."""
+    """Whether every packet of this many bytes is answered."""
     return " 0% packet loss" in ping(host, address, size, *how)
 
 
 def narrow_to(host, address, size, mtu):
-    """Waits until the sender of a packet that may not be fragmented is told how long it may be: the
+    """Waits until the sender of a packet that may not be fragmented hears how long it may be: the
     first one was sent, and a router had to say so."""
 
     def is_told():
@@ -149,7 +149,7 @@ def test_a_narrow_path_affects_only_its_remote(lab, tmp_path, checksum):
 
 @pytest.mark.parametrize("queues", [1, 2])
 def test_packets_that_do_not_fit_are_fragmented_inside(lab, queues):
-    """What may be fragmented is, before it leaves; who forbids that is told how long a packet may be;
+    """What may be fragmented is, before it leaves; a sender that forbids it hears how long a packet may be;
     what the kernel left to us to segment gets segments that fit."""
     hosts, routers = across(lab, 1400)
     server, client = hosts
@@ -268,7 +268,7 @@ def test_forged_icmp_errors_change_nothing(hosts):
         for _ in range(3):
             say_too_long(client, mtu, quote(SERVER, PORT, remote, port))
             assert passes(server, INNER_CLIENT, FULL, "-M", "do"), (remote, port, mtu)
-    # Plain IPIP, which is none of ours.
+    # Plain IPIP, which no tunnel of ipipou has.
     quoted = packets.ipv4(SERVER, CLIENT, packets.IPIP, bytes(FULL), frag=0x4000)[:28]
     say_too_long(client, 552, quoted)
     assert passes(server, INNER_CLIENT, FULL, "-M", "do")
@@ -282,7 +282,7 @@ def test_forged_icmp_errors_change_nothing(hosts):
 
 
 def test_icmp_errors_about_the_remote_shorten_packets_and_lose_none(hosts):
-    """From 1280 on it may be true. Nothing that is sent goes lost by it, for it is no router."""
+    """From 1280 on it may be true. Nothing that is sent goes lost by it, because it is not a router."""
     server, client = hosts
     no_checksum_offload(server, "eth0")  # what is captured is what a card sends
     near, _ = connect(hosts)

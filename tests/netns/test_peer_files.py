@@ -150,7 +150,7 @@ def test_old_servers_whose_files_have_long_names_become_peers(lab):
     assert said.count(": unchanged") == 2
 
 
-def test_half_of_a_token_is_in_nobodys_way(lab):
+def test_half_of_a_token_hinders_no_other_command(lab):
     ask = Commands(lab)
     old = ask.old_server(1, "auth-token a token")
     token = ask.hub.peers / "server1.token"
@@ -228,7 +228,7 @@ def test_a_file_that_is_mounted_by_itself_is_refused_as_it_is(lab, tmp_path):
     assert not [name for name in os.listdir(tmp_path) if name.startswith(".ipipou")]
 
 
-def test_named_pipes_are_no_files(lab):
+def test_named_pipes_are_not_read(lab):
     """Nothing waits for somebody who writes into them; a shell's own pipe is read."""
     ask = Commands(lab)
     pipe = ask.etc / "server1.conf"
@@ -247,7 +247,7 @@ def test_named_pipes_are_no_files(lab):
 
 
 def test_a_disk_that_hangs_holds_back_no_change(lab, tmp_path):
-    """Who is not to be let in any more is not, and whoever asks is answered."""
+    """A peer that may not come in any more does not, and every command is answered."""
     library, hangs = tmp_path / "slow_disk.so", tmp_path / "hangs"
     source = pathlib.Path(__file__).with_name("slow_disk.c")
     subprocess.run(["cc", "-shared", "-fPIC", "-O", "-o", library, source], check=True)
@@ -272,7 +272,7 @@ def test_a_disk_that_hangs_holds_back_no_change(lab, tmp_path):
     assert near.process.stop() == 0
 
 
-def test_files_of_secrets_that_no_peer_names_any_more_are_told(lab):
+def test_files_of_secrets_that_no_peer_names_any_more_are_listed(lab):
     """They stay: what else needs them is not known."""
     ask = Commands(lab)
     shared = lab.directory / "shared"
@@ -287,7 +287,7 @@ def test_files_of_secrets_that_no_peer_names_any_more_are_told(lab):
     assert f"{token}: {said}\n" in ask("remove", "server1") and token.exists()
     assert said not in ask("remove", "p3")
     assert f"{shared}: {said}\n" in ask("remove", "p4") and shared.exists()
-    # What stayed is in nobody's way.
+    # What stayed does no harm.
     ask("import", old[0])
     token.unlink()
     ask("remove", "server1", code=2)

@@ -47,9 +47,9 @@ def refused(machine, *options, code, names, **how):
     """The program ends with this exit code and one clear line, and has changed nothing."""
     before = machine.state()
     done = machine.run(*options, **how)
-    complaint = [line for line in done.stderr.splitlines() if line.startswith("ipipou: ")]
-    assert (done.returncode, len(complaint)) == (code, 1), done
-    assert all(name in complaint[0] for name in names), complaint
+    message = [line for line in done.stderr.splitlines() if line.startswith("ipipou: ")]
+    assert (done.returncode, len(message)) == (code, 1), done
+    assert all(name in message[0] for name in names), message
     assert "panicked" not in done.stderr
     assert machine.state() == before
 
@@ -104,7 +104,7 @@ def test_tun_device_is_forbidden(machine, options):
 @ENDS
 @pytest.mark.parametrize("kind", ["veth", "tun", "ipipou"])
 def test_name_is_taken(machine, options, kind):
-    """By anything: a TUN interface of another program is no better. One of our own is named by its
+    """By anything: a TUN interface of another program too. One of our own is named by its
     process: it has the interface's lock."""
     code, names = 52, ["ipipou0", "--tunl-dev"]
     with contextlib.ExitStack() as undo:
@@ -145,8 +145,8 @@ def test_a_running_tunnel_is_not_started_twice(machine):
     before = machine.state()
     again = ["--runtime-dir", tunnel.directory, "--memory-dir", tunnel.state]
     done = machine.host.run([machine.binary, *SERVER, *TUN, *again], check=False)
-    (complaint,) = [line for line in done.stderr.splitlines() if line.startswith("ipipou: ")]
-    assert done.returncode == 1 and "another process" in complaint
+    (message,) = [line for line in done.stderr.splitlines() if line.startswith("ipipou: ")]
+    assert done.returncode == 1 and "another process" in message
     assert tunnel.process.running() and machine.state() == before
     assert tunnel.process.stop() == 0
 

@@ -49,7 +49,7 @@ def test_pings_beside_each_other_hold_nobody_up(lab):
     assert all("no answer from" in asker.output() for asker in askers)
 
 
-def test_a_ping_is_not_said_for_somebody_who_has_gone(lab):
+def test_no_hello_is_sent_for_a_caller_that_has_gone(lab):
     hub = Hub(lab, clients=2)
     hub.forget(3)
     near, standby = hub.server(), hub.standby(3)

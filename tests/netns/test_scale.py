@@ -10,7 +10,7 @@ from foreign import add_what_is_not_ours
 from ipipou import CLIENT, SERVER, TOLD, await_, reach_each_other
 
 TUN = ["--datapath", "tun"]
-# What a client is asked to do besides; with the default route, its uplink is of interest too.
+# What else a client is asked to do; with the default route, its uplink is of interest too.
 KINDS = {
     "server": (),
     "client": (),
@@ -29,7 +29,7 @@ class Trace:
         self.prefix = ["strace", "-D", "-f", "-yy", "-qq", "-s", "0", "-e", calls, "-o", self.file]
 
     def bytes(self):
-        """How many it got so far. A call that only asks for the length is no message."""
+        """How many it got so far. A call that only asks for the length is not a message."""
         lines = self.file.read_text().splitlines()
         netlink = [line for line in lines if "NETLINK:" in line and "MSG_PEEK" not in line]
         sizes = [re.search(r"= (\d+)$", line) for line in netlink]
@@ -46,7 +46,7 @@ def read_by(trace, end, times=20):
 
 
 def routes_of_others_change(trace, end, host):
-    """They are no reason to read anything, for so long that there would be several readings; one to the
+    """They are not a reason to read anything, for so long that there would be several readings; one to the
     other end is."""
     end.await_quiet()
     before = end.process.output().count(TOLD)

@@ -137,7 +137,7 @@ def test_hellos_that_a_rule_of_the_host_refuses_do_not_keep_it_from_the_next_ser
     await_reached(client, inner(1))
 
 
-def test_another_inner_address_of_the_next_server_is_no_error(lab):
+def test_another_inner_address_of_the_next_server_is_not_an_error(lab):
     hub = Hub(lab, clients=2)
     hub.forget(3)
     near = hub.server()

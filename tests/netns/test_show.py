@@ -70,7 +70,7 @@ def test_the_schema_leaves_nothing_open():
         for name, field in one["properties"].items()
         if "array" in field.get("type", ())
     ]
-    # The one list that says more than an empty one by being none: the tunnel has two ends.
+    # It is null and not an empty list: the tunnel has one peer.
     assert [name for name, field in lists if field["type"] != "array"] == ["remotes"]
     assert len(lists) > 5
     # It sees what is missing, and what is too much.
@@ -156,7 +156,7 @@ def test_a_server_that_learns(lab):
 
 
 @pytest.mark.parametrize("datapath", ["tun", "kernel"])
-def test_a_tunnel_with_two_ends(lab, datapath):
+def test_a_tunnel_with_one_peer(lab, datapath):
     if datapath == "kernel" and not has_fou():
         pytest.skip("this kernel has no FOU")
     lan = ipipou.Lan(lab).connect("--datapath", datapath)

@@ -83,7 +83,7 @@ def gained(end, before):
 
 @pytest.mark.parametrize("check", ["strict", "loose", "off"])
 def test_packets_from_a_tunnel_cannot_reconfigure_the_host(hosts, check):
-    """A router advertisement, redirects, and sources that are nobody's or the host's own, in every
+    """A router advertisement, redirects, and sources that no host has or that are the host's own, in every
     mode; although the host would believe routers and redirects."""
     server, client = hosts
     near, far = connect(hosts, "IPv4", "--rp-filter", check)
@@ -145,7 +145,7 @@ def test_packets_from_many_peers_cannot_reconfigure_the_host(lab):
     wrong += [packets.inner_icmp_echo(source, "10.9.0.1") for source in nobody]
     good = packets.inner_icmp_echo("10.9.0.7", "10.9.0.1")
     inject(other, outer(2), outer(1), [*wrong, good])
-    # Nor from outer addresses that are nobody's.
+    # Nor from outer addresses that no host has.
     for source in ("127.0.0.1", "224.0.0.5", outer(1)):
         inject(other, source, outer(1), [packets.inner_icmp_echo("10.9.0.8", "10.9.0.1")])
     learned = lambda: [entry["inner"] for entry in learn.show()["learned"]]  # noqa: E731

@@ -1,4 +1,4 @@
-"""The userspace datapath between two ends: who gets a tunnel, what is let in, what is seen."""
+"""The userspace datapath between two ends: which peers get a tunnel, what is let in, what is shown."""
 
 import re
 import socket

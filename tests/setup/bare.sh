@@ -56,7 +56,7 @@ if [[ ${IPIPOU_BARE:-} == no ]]; then
     say "skipped: IPIPOU_BARE=no"
     exit 77
 elif ! here_is_debian; then
-    say "skipped: this is no Debian, its archive has none"
+    say "skipped: this is not Debian, its archive has none"
     exit 77
 fi
 cache=$PWD/target/bare
@@ -96,7 +96,7 @@ as_root chroot "$root" chown -R "$user:" "/$home"
 trap - ERR
 
 # Runs a command as it would be typed there, and shows what a newcomer reads. Fails as it does, and
-# when one of its lines is for nobody's eyes.
+# when one of its lines should not be printed.
 newcomer() { # COMMAND
     local status=0 started=$SECONDS
     echo "$user@bare:~/ipipou$ $1"
@@ -107,7 +107,7 @@ newcomer() { # COMMAND
     elif ((status)); then
         fail "'$1' failed ($status)"
     elif grep -nE "$noise" "$base.said"; then
-        fail "'$1' printed what is no newcomer's business (above, with its line's number)"
+        fail "'$1' printed what a newcomer should not see (above, with its line's number)"
     fi
     say "'$1' took $((SECONDS - started)) s"
 }

@@ -30,7 +30,7 @@ apt() { # ARGUMENT...
     as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq -o DPkg::Lock::Timeout=300 "$@"
 }
 
-# A source that is none of ours may be broken; what can be installed then decides. One at a time: apt
+# Another source of packages may be broken; what can be installed then decides. One at a time: apt
 # does not wait for another one that does this.
 refresh_lists() {
     as_root flock /var/lib/apt/lists apt-get -qq update >/dev/null 2>&1 || true

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Reads everything that is written by hand: Rust, its dependencies, shell scripts, Python.
-# Goes on after a complaint, so that one run shows them all.
+# Goes on after a failure, so that one run shows them all.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 

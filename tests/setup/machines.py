@@ -167,7 +167,7 @@ def play(server, client):
     ping_both_ways(server, client)
     client.types("ipipou show")
 
-    print("\n# What was said to whoever reads the log.")
+    print("\n# The log, as a user reads it.")
     for machine in (server, client):
         machine.types("journalctl -b -o cat -u 'ipipou@*' --no-pager | tail -n 20")
 

@@ -43,7 +43,7 @@ type_there() { # LOG COMMAND
     }
 }
 
-here_is_debian || fail "this is no Debian, its archive has none"
+here_is_debian || fail "this is not Debian, its archive has none"
 find_archives || fail "no archive"
 say "installing Debian"
 install_debian git,ca-certificates || fail "no root file system"

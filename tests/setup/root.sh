@@ -27,7 +27,7 @@ find_archives() {
     security=$(mirror_of debian "$codename-security" || echo "${mirror%/}-security")
 }
 
-# Installs Debian with these packages besides.
+# Installs Debian with these packages added.
 install_debian() { # PACKAGE,... [OPTION]
     local log=$debs.log
     mkdir -p "$debs/partial"

@@ -75,7 +75,7 @@ def test_an_interrupted_run_leaves_nothing_running(tests, way):
     """A terminal's Ctrl-C and its end reach all that is in its foreground; `kill` only make."""
     tests.fake("cargo", '[[ $1 == --version ]] && echo "cargo 1.96.0" && exit\nexec sleep 1000')
     process = subprocess.Popen(
-        # As from a terminal: whoever runs the tests in the background has these two ignored, and
+        # As from a terminal: a shell that runs the tests in the background has these two ignored, and
         # a shell cannot take that back.
         ["env", "--default-signal=INT,HUP", "make", "test"],
         cwd=tests.tree,

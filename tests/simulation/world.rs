@@ -310,7 +310,7 @@ impl World {
 
     fn moves(&mut self, host: usize) {
         let to = match self.rng.unit() {
-            // What a NAT had given to another one, who is not there any more.
+            // A NAT gives what a host had that is not there any more.
             ..0.2 => {
                 let other = self.rng.below(self.hosts.len());
                 let free = self.hosts[other].own.iter().find(|(_, left)| left.is_some());
