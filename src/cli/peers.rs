@@ -100,10 +100,10 @@ pub fn configured(
 ) -> Result<(Box<Config>, String), CliError> {
     let tunnel = places::conf_path(file);
     let tunnel = tunnel.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-    match check::check(file, None, command)? {
-        Invocation::Checked { config, .. } => Ok((config, tunnel)),
-        _ => Err(usage("the file means no tunnel")),
-    }
+    let Invocation::Checked { config, .. } = check::check(file, None, command)? else {
+        return Err(usage("the file means no tunnel"));
+    };
+    Ok((config, tunnel))
 }
 
 /// Returns the name of the only file in /etc/ipipou that has `peers`.

@@ -69,20 +69,18 @@ impl Process<'_> {
         };
         self.adopted |= matches!(report, Report::Adopted(_));
         let now = self.clock.elapsed();
-        let passed = match report {
-            Report::Rejected { reason, .. } => self.rejections.pass(*reason, now),
-            of_a_kind => self.changes.pass(discriminant(of_a_kind), now),
+        let passed = if let Report::Rejected { reason, .. } = report {
+            self.rejections.pass(*reason, now)
+        } else {
+            self.changes.pass(discriminant(report), now)
         };
-        let also = |more| match (report, &self.ruleset_by) {
-            (Report::KeepsBeingUndone(_), Some(who)) => {
-                format!("; nftables was last changed by {who}{}", also(more))
-            }
-            _ => also(more),
-        };
-        match (passed.map(also), level) {
-            (Some(more), Level::WARN) => tracing::warn!("{report}{more}"),
-            (Some(more), _) => tracing::info!("{report}{more}"),
-            (None, _) => {}
+        let Some(more) = passed.map(also) else { return };
+        let by = self.ruleset_by.as_ref().filter(|_| matches!(report, Report::KeepsBeingUndone(_)));
+        let by = by.map_or_else(String::new, |who| format!("; nftables was last changed by {who}"));
+        if level == Level::WARN {
+            tracing::warn!("{report}{by}{more}");
+        } else {
+            tracing::info!("{report}{by}{more}");
         }
     }
 
