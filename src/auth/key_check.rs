@@ -9,7 +9,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::secret::KeyError;
 
-/// With fewer, the sums take longer.
+/// The fewest keys for which the sums are faster than one check after the other.
 const FEW: usize = 128;
 
 /// Each bit of a point's weight says whether it is in one of the sums.

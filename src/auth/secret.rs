@@ -92,7 +92,7 @@ pub enum KeyError {
     #[error("an ed25519 key has 32 bytes, this one has {0}")]
     Length(usize),
     /// The 32 bytes decode to no point of the curve (RFC 8032, 5.1.3).
-    #[error("not a point of the curve, so no ed25519 public key")]
+    #[error("not a point of the curve, so not an ed25519 public key")]
     NotAPoint,
     /// The point has a small order, so that a signature proves nothing.
     #[error("a weak key: any signature would hold, or none")]

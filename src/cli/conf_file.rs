@@ -85,7 +85,7 @@ pub fn contents(path: &Path, max: u64) -> io::Result<Option<(Zeroizing<Vec<u8>>,
     if metadata.file_type().is_fifo() {
         let name = fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd())).unwrap_or_default();
         if !name.as_os_str().as_encoded_bytes().starts_with(b"pipe:[") {
-            return Err(io::Error::other("is a named pipe, and no file"));
+            return Err(io::Error::other("is a named pipe, not a file"));
         }
         fcntl_setfl(&file, fcntl_getfl(&file)? - OFlags::NONBLOCK)?;
     }

@@ -43,14 +43,14 @@ pub struct Turn {
     queue: Arc<Queue>,
 }
 
-/// Who uses a file and who waits for it, by number.
+/// The works that use a file or wait for it, by number.
 #[derive(Debug, Default)]
 struct Queue {
     waiting: Mutex<BTreeSet<u64>>,
     gone: Condvar,
 }
 
-/// The queues in which somebody is.
+/// The queues that are not empty.
 #[derive(Debug)]
 struct Queues {
     by_path: BTreeMap<PathBuf, Weak<Queue>>,

@@ -100,7 +100,7 @@ pub enum Failure {
     Step { step: Box<Step>, error: StepError },
     #[error("cannot send the authentication packet: {0}")]
     Sending(#[source] io::Error),
-    #[error("{0} of our things could not be removed; see above")]
+    #[error("{0} things could not be removed; see above")]
     Cleanup(usize),
 }
 

@@ -28,7 +28,7 @@ impl PeersLock {
     /// Waits for half a minute at most until no other command changes the files at `peers`.
     ///
     /// # Errors
-    /// Who changes them for longer than that.
+    /// When another command changes them for longer than that; the message names it.
     pub fn take(peers: &Path) -> Result<Self, Failure> {
         PeersLock::wait(peers, PATIENCE).map_err(|(directory, holder)| {
             let directory = directory.display();

@@ -23,7 +23,7 @@ pub struct Ping {
     /// The number of the server, and what it is called.
     pub server: usize,
     pub name: String,
-    /// Who waits for what comes.
+    /// The commands that wait for the answer.
     pub asked: Vec<oneshot::Sender<Reply>>,
     /// When it is sent.
     pub begins: Duration,

@@ -260,7 +260,7 @@ impl Process<'_> {
             let device = &self.settings.tunnel().device;
             tracing::warn!(
                 "a route leads the tunnel's own packets back into {device}: they are dropped, or they \
-                 would go round for ever; let --route or --default-route make such routes, or add one \
+                 would go round and round; let --route or --default-route make such routes, or add one \
                  to the other end by the uplink"
             );
         }

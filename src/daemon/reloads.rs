@@ -33,7 +33,7 @@ enum Work {
 
 struct Running {
     work: JoinHandle<Result<PeerSet, String>>,
-    /// Who sent these files; `None`: they are those of this process.
+    /// The command that sent these files; `None`: they are those of this process.
     asked: Option<oneshot::Sender<Reply>>,
 }
 

@@ -297,8 +297,8 @@ mod tests {
         let later = br#"{"ipipou":2,"request":{"dance":7}}"#;
         assert!(taken_apart(later).unwrap_err().contains("version 2"));
         let unknown = br#"{"ipipou":1,"request":{"dance":7}}"#;
-        assert!(taken_apart(unknown).unwrap_err().contains("no request"));
-        assert!(taken_apart(b"").unwrap_err().contains("no request"));
+        assert!(taken_apart(unknown).unwrap_err().contains("not a request"));
+        assert!(taken_apart(b"").unwrap_err().contains("not a request"));
         let kick = br#"{"ipipou":1,"request":{"kick":"anna"}}"#;
         assert_eq!(taken_apart(kick), Ok(Request::Kick("anna".to_owned())));
     }

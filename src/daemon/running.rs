@@ -125,7 +125,9 @@ fn each(directories: Vec<PathBuf>, peers: &PeersAsked) -> (Vec<Found>, Option<Fa
         match answer {
             Ok(Ok(Ok(process))) => processes.extend(process.map(|process| (directory, process))),
             Ok(Ok(Err(failure))) => silent.push(failure.to_string()),
-            Ok(Err(_)) => silent.push(format!("{}: its answer is of no use", directory.display())),
+            Ok(Err(_)) => {
+                silent.push(format!("{}: its answer could not be read", directory.display()))
+            }
             Err(e) => silent.push(format!("{}: {e}", directory.display())),
         }
     }

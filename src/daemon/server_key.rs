@@ -34,7 +34,7 @@ type Seed = Zeroizing<[u8; 32]>;
 enum KeyFileError {
     #[error("{0}")]
     Io(#[from] io::Error),
-    #[error("is a symbolic link, and no key of this server: remove it")]
+    #[error("is a symbolic link, not a key of this server: remove it")]
     Link,
     #[error("is not a file of its own: remove it")]
     NotAFile,
@@ -44,7 +44,7 @@ enum KeyFileError {
     Open,
     #[error(
         "is damaged: put its two lines back from a copy, or remove it for a new key, which every client \
-         has to be told"
+         then needs"
     )]
     Damaged,
 }

@@ -26,13 +26,13 @@ use crate::observe::status::{
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum PeersAsked {
-    /// Of none.
+    /// No peer.
     None,
-    /// Of all.
+    /// All peers.
     All,
-    /// Of the one that is called so, if there is one.
+    /// The one with this name, if there is one.
     Named(String),
-    /// Of those in this state ([`MemberState`](crate::engine::hub::MemberState)).
+    /// Those in this state ([`MemberState`](crate::engine::hub::MemberState)).
     InState(String),
 }
 
@@ -265,8 +265,7 @@ fn peer_status(member: &MemberStatus, by_remote: &HashMap<SocketAddr, Traffic>) 
         since: member.since,
         last_hello: member.last_hello,
         lease_until: member.lease_until,
-        // The server sends nothing that is answered at once, and keeps nothing of a hello that it
-        // challenges.
+        // The server sends nothing that is answered at once, and does not store a hello that it challenges.
         rtt_us: None,
         moves: member.moves,
         expires: entry.expires,

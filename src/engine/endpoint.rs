@@ -20,7 +20,7 @@ use crate::auth::hint;
 /// Bytes around an inner packet: IP and UDP headers.
 const OVERHEAD_V4: u32 = 20 + 8;
 const OVERHEAD_V6: u32 = 40 + 8;
-/// Of a network whose interface cannot be found.
+/// The MTU of an uplink that cannot be found.
 const USUAL_MTU: u32 = 1500;
 
 /// Our side of the outer packets, as it is now.

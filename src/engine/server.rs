@@ -15,7 +15,7 @@ use super::{Action, Engine, Now, Phase, Report, outer_family};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Reach {
     Nowhere,
-    /// By the interface that we are bound to, as if it were a neighbour.
+    /// No route; by the interface that we are bound to, as if it were a neighbour.
     Unrouted,
     Routed,
 }

@@ -195,6 +195,6 @@ fn warn(result: io::Result<()>) {
     }
 }
 
-/// In the state directory: a mark that the servers were set with systemd-resolved.
+/// A mark in the state directory: the servers were set with systemd-resolved.
 const TOLD_RESOLVED: &str = "resolv.conf.resolved";
 const TOLD_RESOLVCONF: &str = "resolv.conf.resolvconf";

@@ -51,7 +51,7 @@ pub struct State {
     addresses: Option<Vec<Address>>,
     /// Interfaces that are not this tunnel's.
     interfaces: Interfaces,
-    /// By which interface packets would leave to an address that the server gives.
+    /// The interface by which packets would leave to an address that the server gives.
     ways_of_given: BTreeMap<IpAddr, u32>,
     /// This tunnel's interfaces at the last reading. When one goes, its routes go without a
     /// notification (`fib_sync_down_dev` in net/ipv4/fib_semantics.c).

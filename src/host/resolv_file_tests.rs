@@ -252,7 +252,7 @@ fn without_a_saved_copy_the_tunnels_file_is_not_taken_for_the_original() {
     assert!(!place.ipipou0().needs_restoring().unwrap());
 }
 
-/// Not to be able to look is another thing than to see.
+/// A file that cannot be read may be there or not.
 #[test]
 fn what_cannot_be_read_is_neither_there_nor_absent() {
     let place = Place::with(ORIGINAL);

@@ -57,7 +57,7 @@ impl TunDatapath {
                 tracing::info!("took over the interface and the socket of an earlier process")
             }
             Err(error) => {
-                tracing::warn!("what an earlier process left is of no use: {error}");
+                tracing::warn!("cannot use what an earlier process left: {error}");
                 let _ = fd_store::forget(self.owner); // `store` reports it when there is something to keep
             }
         }

@@ -22,7 +22,7 @@ pub const MAX_AUTH_PACKET_LEN: usize = 512;
 /// The largest time that fits.
 pub const MAX_SECONDS: u64 = (1 << (8 * SECONDS_LEN)) - 1;
 
-/// A packet taken apart; nothing of it is believed yet.
+/// A packet taken apart; nothing in it is verified yet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct AuthPacket<'a> {
     /// An ed25519 signature (RFC 8032) over `message` and the shared secret.

@@ -21,24 +21,24 @@ pub struct Heard {
 pub enum Outcome {
     /// Nothing: its cookie was not good, and the answer has one that is.
     Challenged {
-        /// Who sent it, or whose hello somebody copied.
+        /// The peer that sent it, or whose hello somebody copied.
         peer: PeerId,
     },
     /// The peer is where it was, for another lease.
     Refreshed {
-        /// Who sent it.
+        /// The peer that sent it.
         peer: PeerId,
     },
     /// The peer came in.
     Up {
-        /// Who sent it.
+        /// The peer that sent it.
         peer: PeerId,
         /// Another peer's session that ended, because it had this remote.
         evicted: Option<PeerId>,
     },
     /// The peer came from another address or port, or to another local address.
     Moved {
-        /// Who sent it.
+        /// The peer that sent it.
         peer: PeerId,
         /// Where it was before; the same as now if it only sends to another local address.
         from: SocketAddr,
@@ -47,19 +47,19 @@ pub enum Outcome {
     },
     /// The peer said goodbye.
     Left {
-        /// Who sent it.
+        /// The peer that sent it.
         peer: PeerId,
         /// Where it was.
         remote: SocketAddr,
     },
     /// The peer said goodbye, and has no session.
     WasOut {
-        /// Who sent it.
+        /// The peer that sent it.
         peer: PeerId,
     },
     /// The peer may not come in.
     Refused {
-        /// Who sent it.
+        /// The peer that sent it.
         peer: PeerId,
         /// What the answer said.
         why: Refusal,
@@ -75,12 +75,12 @@ pub enum Ignored {
     NotForUs,
     /// The MAC is wrong: the sender has another secret, or another of our keys, or is not this peer.
     WrongMac {
-        /// Whom it says it is from.
+        /// The peer that it claims to be from.
         peer: PeerId,
     },
     /// The signature is wrong, although MAC and cookie are right: somebody changed it on its way.
     WrongSignature {
-        /// Who made the rest of it.
+        /// The peer that made the rest of it.
         peer: PeerId,
     },
     /// A goodbye from another place than where the peer is.

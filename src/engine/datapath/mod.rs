@@ -20,10 +20,9 @@ pub struct Capabilities {
     pub learns: bool,
     /// Each remote has a link of its own; otherwise all share one.
     pub link_per_remote: bool,
-    /// Remotes that it carries at most.
+    /// The most remotes that it carries.
     pub most_remotes: usize,
-    /// With more remotes another datapath is chosen, unless this one is asked for: making and changing
-    /// links takes long.
+    /// The most remotes for which `auto` chooses it: making and changing links takes long.
     pub many_remotes: usize,
 }
 

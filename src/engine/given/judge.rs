@@ -109,7 +109,7 @@ impl fmt::Display for NotTaken {
     }
 }
 
-/// By what it is judged.
+/// The facts by which an address is judged.
 #[derive(Debug)]
 pub struct Facts<'a> {
     pub tunnel: &'a TunnelConfig,

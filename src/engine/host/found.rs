@@ -53,10 +53,10 @@ pub struct Found {
     pub userspace: Userspace,
     /// The name servers that programs of this host ask. Read where the server gives inner addresses.
     pub asked: BTreeSet<IpAddr>,
-    /// By which routes, with their interfaces, packets would go to addresses that the server gives. The kernel
-    /// tells no interface of a route with several.
+    /// The routes, with their interfaces, by which packets would go to addresses that the server gives. The
+    /// kernel names no interface of a route with several.
     pub routed: BTreeMap<IpAddr, Option<(IpNet, Option<u32>)>>,
-    /// By which interfaces, by their indexes, packets leave for remotes of a tunnel that is bound to none.
+    /// The indexes of the interfaces by which packets leave for remotes of a tunnel that is bound to none.
     /// Read where there may be a fast path.
     pub uplinks: BTreeMap<IpAddr, u32>,
     /// The fast path.

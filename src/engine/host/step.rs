@@ -157,20 +157,20 @@ pub enum DnsStep {
     Restore,
 }
 
-/// What is changed, and how, whatever the values.
+/// The kind of a step, whatever its values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum StepKind {
-    /// Of the host, whatever the datapath.
+    /// A step of the host, whatever the datapath.
     Host(Discriminant<HostStep>),
-    /// Of the kernel's datapath.
+    /// A step of the kernel's datapath.
     Kernel(Discriminant<KernelStep>),
-    /// Of the userspace datapath.
+    /// A step of the userspace datapath.
     Tun(Discriminant<TunStep>),
-    /// Of the fast path.
+    /// A step of the fast path.
     Fast(Discriminant<FastStep>),
-    /// Of a gateway's rules.
+    /// A step of a gateway's rules.
     Nat(Discriminant<NatStep>),
-    /// Of the name servers.
+    /// A step of the name servers.
     Dns(Discriminant<DnsStep>),
 }
 

@@ -19,7 +19,7 @@ pub enum Refusal {
     Disabled,
     /// There is no place.
     Full,
-    /// Its inner address is somebody else's.
+    /// Another peer has its inner address.
     AddressTaken,
     /// It should ask another server.
     Elsewhere,
@@ -57,7 +57,7 @@ pub struct Answer {
     pub mtu: Option<u16>,
 }
 
-/// An answer taken apart; nothing of it is believed yet.
+/// An answer taken apart; nothing in it is verified yet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ReceivedAnswer<'a> {
     /// What it says.

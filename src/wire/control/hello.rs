@@ -29,7 +29,7 @@ pub struct HelloFields {
     pub salt: [u8; SALT_LEN],
     /// Whether the client comes or goes.
     pub kind: HelloKind,
-    /// Whether it wants to be told its inner addresses.
+    /// Whether it asks for its inner addresses.
     pub wants_addresses: bool,
     /// The client.
     pub sender: Hint,
@@ -41,7 +41,7 @@ pub struct HelloFields {
     pub mtu: Option<u16>,
 }
 
-/// A hello taken apart; nothing of it is believed yet.
+/// A hello taken apart; nothing in it is verified yet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Hello<'a> {
     /// What it says.
