@@ -71,7 +71,7 @@ fn a_mac_of_one_direction_is_none_of_the_other() {
 }
 
 #[test]
-fn other_parties_or_another_secret_have_other_macs() {
+fn other_ends_or_another_secret_have_other_macs() {
     let made = |client, server, secret| {
         let of = Conversation::new(&[client; 32], &[server; 32], secret);
         [of.of_server.hello_mac(b""), of.of_server.answer_mac(b"")]

@@ -57,6 +57,6 @@ fn the_promises_hold_for_a_few_peers_that_are_attacked_much() {
 }
 
 #[test]
-fn what_must_hold_holds_for_ten_thousand_peers() {
+fn the_promises_hold_for_ten_thousand_peers() {
     play(number("IPIPOU_FIRST_SEED", 0), 10_000, 1500, 60.0);
 }

@@ -151,7 +151,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_passes_does_not_end_the_queue() {
+    fn a_passing_error_does_not_end_the_queue() {
         let error = io::Error::from_raw_os_error;
         let mut patience = Patience::default();
         for number in [libc::EINTR, libc::ENOBUFS, libc::ENOENT] {

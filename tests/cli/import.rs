@@ -142,7 +142,7 @@ fn files_of_secrets_stay_where_they_are() {
 }
 
 #[test]
-fn what_would_have_to_change_for_a_client_is_said_with_its_line() {
+fn what_would_have_to_change_for_a_client_is_reported_with_its_line() {
     let key = "auth-remote-pubkey-b64 PUBLIC\n";
     for (lines, more, said) in [
         ("n 1\nb @eth0", "", "server1.conf: the client proves nothing"),
@@ -189,7 +189,7 @@ fn what_would_have_to_change_for_a_client_is_said_with_its_line() {
 }
 
 #[test]
-fn what_two_old_servers_have_in_common_is_said() {
+fn what_two_old_servers_have_in_common_is_reported() {
     let text = "server\nb @eth0\nn 1\nauth-token x\n";
     let files = Files::new(&[("server1", text), ("server2", text)]);
     assert_eq!(
@@ -221,7 +221,7 @@ fn a_network_with_room_for_all_is_proposed() {
 }
 
 #[test]
-fn what_is_wrong_with_all_files_is_said_at_once() {
+fn mistakes_in_all_files_are_reported_at_once() {
     let files = Files::new(&[
         ("client0", "client\nb @eth0\nr a:1\ntunl-ip 172.28.0.1\n"),
         ("learn0", "server\nb @eth0\nlearn\ntunl-ip 10.8.0.1/24\n"),
