@@ -146,6 +146,11 @@ impl Peers {
         self.own.iter().any(|peer| peer.prover.is_some())
     }
 
+    /// How often we authenticate to each that we authenticate to.
+    pub fn keepalives(&self) -> impl Iterator<Item = Option<Duration>> {
+        self.own.iter().filter_map(|peer| peer.prover.as_deref()).map(Prover::keepalive)
+    }
+
     pub fn provers(&mut self) -> impl Iterator<Item = &mut Prover> {
         self.own.iter_mut().filter_map(|peer| peer.prover.as_deref_mut())
     }

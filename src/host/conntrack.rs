@@ -35,11 +35,11 @@ pub fn is_in_use() -> bool {
 }
 
 /// Whether connections are certain to be tracked. When the hooks cannot be read, the answer is whether
-/// any connections are known: rules that ask about connections would otherwise make the host track
-/// them.
-pub fn is_known_to_be_in_use(family: Family) -> bool {
+/// any connections are known, or were when it was asked `before`: rules that ask about connections would
+/// otherwise make the host track them.
+pub fn is_known_to_be_in_use(family: Family, before: bool) -> bool {
     let is_loaded = OF_THE_MODULE.iter().any(|path| Path::new(path).exists());
-    is_loaded && is_hooked(family).unwrap_or_else(|_| knows_connections())
+    is_loaded && is_hooked(family).unwrap_or_else(|_| before || knows_connections())
 }
 
 /// Whether the kernel knows any connections. This file counts those of this namespace, of both

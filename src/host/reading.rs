@@ -53,6 +53,8 @@ pub struct State {
     interfaces: Interfaces,
     /// The interface by which packets would leave to an address that the server gives.
     ways_of_given: BTreeMap<IpAddr, u32>,
+    /// Families whose connections were tracked at the last reading.
+    tracked: BTreeSet<Family>,
     /// This tunnel's interfaces at the last reading. When one goes, its routes go without a
     /// notification (`fib_sync_down_dev` in net/ipv4/fib_semantics.c).
     ours: Vec<(u32, bool)>,
@@ -68,6 +70,7 @@ impl State {
             addresses: None,
             interfaces: Interfaces::of(tunnel),
             ways_of_given: BTreeMap::new(),
+            tracked: BTreeSet::new(),
             ours: Vec::new(),
         }
     }
@@ -166,6 +169,16 @@ impl HostAdapter {
     pub async fn read(&mut self, question: &Question) -> io::Result<Found> {
         let mut found = Found::default();
         self.read_links(question, &mut found).await?;
+        let State { tunnel, tracked, .. } = &mut self.reading;
+        // Needed only where other routes than those of the main table can lead into the tunnel, and where
+        // data may go past what tracks connections.
+        if tunnel.gateway.mark().is_some() || tunnel.may_have_fast_path() {
+            let is_tracked = |family: &Family| {
+                conntrack::is_known_to_be_in_use(*family, tracked.contains(family))
+            };
+            *tracked = [Family::V4, Family::V6].into_iter().filter(is_tracked).collect();
+            found.tracked.clone_from(tracked);
+        }
         if self.reading.routing {
             self.read_routing(&mut found).await?;
         }
@@ -264,11 +277,6 @@ impl HostAdapter {
     async fn read_routing(&mut self, found: &mut Found) -> io::Result<()> {
         found.rp_filter_of_all = setting(Path::new("/proc/sys/net/ipv4/conf/all/rp_filter"))?;
         found.ip_forward = setting(Path::new("/proc/sys/net/ipv4/ip_forward"))? != 0;
-        let families = [Family::V4, Family::V6].into_iter();
-        // Needed only where other routes than those of the main table can lead into the tunnel.
-        if self.reading.tunnel.gateway.mark().is_some() {
-            found.tracked = families.filter(|f| conntrack::is_known_to_be_in_use(*f)).collect();
-        }
         // A kernel without nftables cannot have our rules.
         found.gateway = self.nat.read().unwrap_or(GatewayFound::Missing);
         let State { tunnel, ours, routes, .. } = &mut self.reading;

@@ -6,7 +6,7 @@ use super::*;
 use ipipou::engine::Action;
 use ipipou::engine::config::{FastPathChoice, Outer};
 use ipipou::engine::datapath::WithoutFastPath;
-use ipipou::engine::host::{FastPathFound, InterfaceKind};
+use ipipou::engine::host::{Family, FastPathFound, InterfaceKind};
 
 const A: &str = "198.51.100.7:4500";
 const B: &str = "198.51.100.8:4501";
@@ -197,6 +197,35 @@ fn where_it_would_be_slower_or_wrong_there_is_none() {
     prove(&mut play, A);
     assert_eq!(play.host.found.fast_path, FastPathFound::Missing);
     assert!(!play.reports.iter().any(|report| matches!(report, Report::FastPath(_))));
+}
+
+#[test]
+fn where_connections_are_tracked_a_client_on_it_says_hello_often() {
+    for (keepalive, choice, tracks, is_on) in [
+        (None, FastPathChoice::Auto, true, false),
+        (Some(28), FastPathChoice::Auto, true, false),
+        (Some(27), FastPathChoice::Auto, true, true),
+        (None, FastPathChoice::On, true, true),
+        (None, FastPathChoice::Auto, false, true),
+    ] {
+        let mut host = fast_host();
+        host.found.tracked = tracks.then_some(Family::V4).into_iter().collect();
+        let at = HostName::Address("198.51.100.7".parse().unwrap());
+        let mut config = client(at, keepalive.map(Duration::from_secs));
+        config.tunnel.fast_path = choice;
+        let mut play = Play::start_on(Datapath::Tun, Config::from(config), host, Memory::default());
+        play.read();
+        let on = matches!(play.host.found.fast_path, FastPathFound::Intact(_));
+        assert_eq!(on, is_on, "{keepalive:?} {choice:?} {tracks}");
+        let why = Report::FastPath(Err(WithoutFastPath::Tracked));
+        assert_eq!(play.reports.contains(&why), !is_on);
+    }
+    // It is the client's firewall that lets in answers only.
+    let mut host = fast_host();
+    host.found.tracked = [Family::V4].into();
+    let mut play = start(Datapath::Tun, |_| {}, host);
+    prove(&mut play, A);
+    assert!(matches!(play.host.found.fast_path, FastPathFound::Intact(_)));
 }
 
 #[test]

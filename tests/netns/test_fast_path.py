@@ -5,6 +5,7 @@ import json
 import signal
 import socket
 import struct
+import time
 
 import pytest
 
@@ -211,6 +212,42 @@ def test_a_shaper_at_the_tunnel_holds(lan):
     before = carried(lan.server)
     reach_each_other(lan.server, lan.client)
     assert carried(lan.server) == before
+
+
+STATEFUL = """table ip firewall {
+    chain input {
+        type filter hook input priority 0
+        iifname eth0 ct state established,related accept
+        iifname eth0 udp dport 10000 drop
+    }
+}"""
+
+
+def test_a_stateful_firewall_at_a_client_that_seldom_says_hello(lan):
+    """Data on the fast path does not keep its connection known, and not all packets take it."""
+    lan.connect(*TUN)
+    await_fast(lan.near, lan.far)
+    lan.client.sysctl("net.netfilter.nf_conntrack_udp_timeout", 2)
+    lan.client.sysctl("net.netfilter.nf_conntrack_udp_timeout_stream", 2)
+    lan.client.nft(STATEFUL)
+    # Some kernels only tell how many connections they know.
+    assert lan.client.ping(SERVER, count=1).received == 1
+    lan.far.await_log("no fast path: connections are tracked here")
+    await_(lambda: filters(lan.client) == [], what="no filters")
+    ping = lan.client.ping_background("172.28.0.0", 0.2)
+    ping.await_answers()
+    time.sleep(4)
+    command = "ping -R -n -c 3 -i 0.3 -W 1 172.28.0.1"  # with an option, by the datapath
+    assert "3 received" in lan.server.run(command, check=False).stdout
+
+
+def test_a_stateful_firewall_at_a_client_that_often_says_hello(lan):
+    lan.client.nft(STATEFUL)
+    lan.connect(*TUN, "--keepalive", "27")
+    await_fast(lan.near, lan.far)
+    before = carried(lan.client)
+    reach_each_other(lan.server, lan.client)
+    assert carried(lan.client) == before
 
 
 def test_without_its_capability_there_is_one_line_and_a_tunnel(lan):

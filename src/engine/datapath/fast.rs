@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::sync::Arc;
+use std::time::Duration;
 
 use ipnet::{IpNet, Ipv4Net};
 
@@ -13,7 +14,7 @@ use crate::engine::endpoint::{Endpoint, OuterFound};
 use crate::engine::host::step::{FastStep, Step};
 use crate::engine::host::wanted::Wanted;
 use crate::engine::host::{
-    Admitted, FastPath, FastPathEnds, FastPathFound, FastPeer, Found, Interface,
+    Admitted, Family, FastPath, FastPathEnds, FastPathFound, FastPeer, Found, Interface,
 };
 use crate::engine::peer::Peer;
 use crate::engine::peers::Peers;
@@ -24,6 +25,9 @@ const OVERHEAD: u32 = 20 + 8;
 const TIME_TO_LIVE: u8 = 64;
 /// To so many remotes at most the ways are looked up, at each reading of the host.
 const WAYS: usize = 256;
+/// Hellos at this interval keep a connection known to the host that tracks it: for 30 s after each
+/// (`nf_conntrack_udp_timeout`), and a keepalive may be up to 2 s longer.
+const KEEPS: Duration = Duration::from_secs(27);
 
 /// Why there is no fast path.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,6 +42,8 @@ pub enum WithoutFastPath {
     SelectiveRules,
     /// The tunnel is bound to no interface, and `auto` is asked for: a route that moves is followed late.
     Unbound,
+    /// The host tracks connections, and a client's hellos are too rare to keep its own known: data is not seen.
+    Tracked,
     /// Packets are shaped at this interface of the tunnel, by this queueing discipline.
     Shaped(String, String),
     /// Outer packets are IPv6, whose UDP has checksums.
@@ -84,6 +90,11 @@ pub fn fast_path(
     }
     if outer.bound_to.is_none() && tunnel.fast_path == FastPathChoice::Auto {
         return Err(WithoutFastPath::Unbound);
+    }
+    let is_asked_for = tunnel.fast_path == FastPathChoice::On;
+    let is_rare = |keepalive: Option<Duration>| keepalive.is_none_or(|every| every > KEEPS);
+    if !is_asked_for && found.tracked.contains(&Family::V4) && peers.keepalives().any(is_rare) {
+        return Err(WithoutFastPath::Tracked);
     }
     let IpAddr::V4(address) = outer.address else { return Err(WithoutFastPath::OuterIpv6) };
     if tunnel.checksum == Some(true) {
@@ -318,6 +329,7 @@ impl WithoutFastPath {
             WithoutFastPath::Ipsec
             | WithoutFastPath::SelectiveRules
             | WithoutFastPath::Unbound
+            | WithoutFastPath::Tracked
             | WithoutFastPath::Shaped(..)
             | WithoutFastPath::OuterIpv6
             | WithoutFastPath::Checksums
@@ -345,6 +357,12 @@ impl fmt::Display for WithoutFastPath {
             WithoutFastPath::Unbound => f.write_str(
                 "bound to no interface, so it would follow routes late: give -b @DEV, or \
                  --fast-path on",
+            ),
+            WithoutFastPath::Tracked => write!(
+                f,
+                "connections are tracked here, and data on the fast path does not keep them: give \
+                 --keepalive {}, or --fast-path on",
+                KEEPS.as_secs()
             ),
             WithoutFastPath::Shaped(link, kind) => {
                 write!(f, "packets are shaped at {link} (qdisc {kind})")

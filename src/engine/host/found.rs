@@ -27,7 +27,8 @@ pub struct Found {
     pub rules: RulesFound,
     /// Whether something tracks connections here. Read for the kernel's datapath.
     pub tracks: bool,
-    /// Families whose connections are known to be tracked. Read where routes lead into the tunnel.
+    /// Families whose connections are known to be tracked. Read where routes lead into the tunnel, and where
+    /// there may be a fast path.
     pub tracked: BTreeSet<Family>,
     /// The routes that carry [`ROUTE_PROTOCOL`](super::ROUTE_PROTOCOL).
     pub routes: BTreeSet<Route>,

@@ -30,6 +30,7 @@ pub struct Conversation {
     /// One for each server; there is always one.
     pub(super) clients: Vec<Client>,
     pub(super) turns: Turns,
+    pub(super) keepalive: Duration,
     /// Servers that get a goodbye once our data goes elsewhere, and those that get it now.
     left: Vec<usize>,
     goodbye_due: Vec<usize>,
@@ -64,12 +65,13 @@ impl Conversation {
         let (Some(server), Credential::Key(signer)) = (&shows.server, &shows.credential) else {
             return None;
         };
+        let keepalive = shows.keepalive.unwrap_or(KEEPALIVE);
         let keys = std::iter::once(server.key).chain(server.standby.iter().map(|s| s.key));
         let clients = keys.map(|server_key| {
             let config = ClientConfig {
                 signer: signer.clone(),
                 server_key,
-                keepalive: shows.keepalive.unwrap_or(KEEPALIVE),
+                keepalive,
                 mtu: None,
                 wants_addresses: true,
             };
@@ -79,6 +81,7 @@ impl Conversation {
         Some(Conversation {
             clients: clients.collect::<Option<_>>()?,
             turns: Turns::new(now.boot),
+            keepalive,
             left: Vec::new(),
             goodbye_due: Vec::new(),
             ping_due: None,

@@ -59,6 +59,11 @@ impl Dated {
         Some(self.packet(now))
     }
 
+    /// Time between two packets; `None`: there is one at the start only, as long as something comes back.
+    pub fn keepalive(&self) -> Option<Duration> {
+        self.shows.keepalive
+    }
+
     pub fn next_deadline(&self) -> Option<Duration> {
         let look_at = self.persistence.as_ref().map(Persistence::look_at);
         self.next_auth.into_iter().chain(look_at).min()

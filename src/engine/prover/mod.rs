@@ -118,6 +118,14 @@ impl Prover {
         }
     }
 
+    /// Time between two packets while all is well, give or take a few percent; `None`: there is one only.
+    pub fn keepalive(&self) -> Option<Duration> {
+        match self {
+            Prover::Dated(dated) => dated.keepalive(),
+            Prover::Conversation(conversation) => Some(conversation.keepalive),
+        }
+    }
+
     /// When something is due, as time since the start of the process.
     pub fn next_deadline(&self) -> Option<Duration> {
         match self {
