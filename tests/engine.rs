@@ -20,6 +20,8 @@ mod host;
 mod hub;
 #[path = "engine/hub_steps.rs"]
 mod hub_steps;
+#[path = "engine/kernel_routes.rs"]
+mod kernel_routes;
 #[path = "engine/learners.rs"]
 mod learners;
 #[path = "engine/made.rs"]

@@ -18,6 +18,7 @@ mod dump;
 pub mod expression;
 pub mod heap;
 pub mod ipsec;
+mod kernel_routes;
 mod links;
 mod lock;
 mod modules;
@@ -156,6 +157,9 @@ impl HostAdapter {
             }
             HostStep::RemoveInnerAddress(address) => {
                 absent_is_fine(links.remove_address(address).await).map_err(StepError::Address)
+            }
+            HostStep::RestoreRoute(_, route) => {
+                routes.restore(route).await.map_err(StepError::Route)
             }
             HostStep::AddRoute(route) => routes.add_route(route).await.map_err(StepError::Route),
             HostStep::RemoveRoute(route) => {

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 
+use super::kernel_routes::Asked;
 use super::links::LOOPBACK;
 use super::{Changed, HostAdapter, Links, WayTo, conntrack};
 use crate::engine::config::TunnelConfig;
@@ -36,9 +37,9 @@ pub struct Question {
 /// What is the same at every reading, and what is known since the last one.
 #[derive(Debug)]
 pub struct State {
-    tunnel: TunnelConfig,
+    pub(super) tunnel: TunnelConfig,
     /// There may be an `ipip` link for each remote, whose counters are read.
-    link_per_remote: bool,
+    pub(super) link_per_remote: bool,
     /// Whether routes and gateway rules of this tunnel are wanted, or were there at the last reading. A
     /// tunnel without them reads them only once, which finds what a crash left. What concerns only
     /// these is not read otherwise.
@@ -58,6 +59,8 @@ pub struct State {
     /// This tunnel's interfaces at the last reading. When one goes, its routes go without a
     /// notification (`fib_sync_down_dev` in net/ipv4/fib_semantics.c).
     ours: Vec<(u32, bool)>,
+    /// Which routes that the kernel made are looked for.
+    pub(super) kernel_routes: Asked,
 }
 
 impl State {
@@ -72,6 +75,7 @@ impl State {
             ways_of_given: BTreeMap::new(),
             tracked: BTreeSet::new(),
             ours: Vec::new(),
+            kernel_routes: Asked::default(),
         }
     }
 
@@ -85,6 +89,7 @@ impl State {
     fn expect_other_routes(&mut self) {
         self.routes = None;
         self.addresses = None;
+        self.kernel_routes.forget();
     }
 }
 
@@ -169,6 +174,7 @@ impl HostAdapter {
     pub async fn read(&mut self, question: &Question) -> io::Result<Found> {
         let mut found = Found::default();
         self.read_links(question, &mut found).await?;
+        found.lost_routes = self.lost_routes(&found).await?;
         let State { tunnel, tracked, .. } = &mut self.reading;
         // Needed only where other routes than those of the main table can lead into the tunnel, and where
         // data may go past what tracks connections.

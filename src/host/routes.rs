@@ -20,12 +20,12 @@ use crate::engine::host::{Family, PolicyRule, PolicyRuleKind, ROUTE_PROTOCOL, Ro
 
 /// Metric of ipipou's unreachable routes, so high that any other route to the same place wins.
 const LAST_METRIC: u32 = 4_278_198_272;
-const MAIN_TABLE: u32 = RouteHeader::RT_TABLE_MAIN as u32;
+pub(super) const MAIN_TABLE: u32 = RouteHeader::RT_TABLE_MAIN as u32;
 const OURS: RouteProtocol = RouteProtocol::Other(ROUTE_PROTOCOL);
 
 /// A separate route netlink socket, on which the kernel checks requests strictly.
 pub struct Routes {
-    handle: rtnetlink::Handle,
+    pub(super) handle: rtnetlink::Handle,
 }
 
 impl Routes {
@@ -216,7 +216,7 @@ fn read_rule(message: &RuleMessage) -> Option<PolicyRule> {
     ours.then_some(PolicyRule { family, priority, kind })
 }
 
-fn address_family(family: Family) -> AddressFamily {
+pub(super) fn address_family(family: Family) -> AddressFamily {
     match family {
         Family::V4 => AddressFamily::Inet,
         Family::V6 => AddressFamily::Inet6,
@@ -224,7 +224,7 @@ fn address_family(family: Family) -> AddressFamily {
 }
 
 /// An empty list from a kernel without IPv6 or without policy rules, which can have none that ipipou made.
-fn none_if_unsupported<T>(result: io::Result<Vec<T>>) -> io::Result<Vec<T>> {
+pub(super) fn none_if_unsupported<T>(result: io::Result<Vec<T>>) -> io::Result<Vec<T>> {
     match result {
         Err(e) if matches!(e.raw_os_error(), Some(libc::EAFNOSUPPORT | libc::EOPNOTSUPP)) => {
             Ok(Vec::new())

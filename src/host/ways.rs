@@ -88,17 +88,7 @@ impl Links {
                 return Ok((!refuses_all).then(|| (destination.into(), None)));
             }
         };
-        let network = route.attributes.iter().find_map(|attribute| match attribute {
-            RouteAttribute::Destination(network) => address(network),
-            _ => None,
-        });
-        // A default route has no destination.
-        let unspecified = match destination {
-            IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
-            IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
-        };
-        let length = route.header.destination_prefix_length;
-        let network = IpNet::new(network.unwrap_or(unspecified), length).ok();
+        let network = network_of(&route, destination);
         Ok(network.map(|network| (network, interface_of(&route.attributes))))
     }
 
@@ -118,7 +108,7 @@ impl Links {
     }
 
     /// What a lookup finds for an address.
-    async fn match_route(
+    pub(super) async fn match_route(
         &self,
         destination: IpAddr,
         interface: Option<u32>,
@@ -160,7 +150,7 @@ impl Links {
 }
 
 /// What the kernel says of the route to an address.
-enum Matched {
+pub(super) enum Matched {
     Route(RouteMessage),
     /// One that refuses packets.
     Refused,
@@ -216,7 +206,22 @@ fn read_way(attributes: &[RouteAttribute], asked: Option<IpAddr>) -> Option<Way>
     Some(Way { source, interface: interface_of(attributes)?, router })
 }
 
-fn interface_of(attributes: &[RouteAttribute]) -> Option<u32> {
+/// The network that a route leads to, in the family of `destination`.
+pub(super) fn network_of(route: &RouteMessage, destination: IpAddr) -> Option<IpNet> {
+    let network = route.attributes.iter().find_map(|attribute| match attribute {
+        RouteAttribute::Destination(network) => address(network),
+        _ => None,
+    });
+    // A default route has no destination.
+    let unspecified = match destination {
+        IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+        IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+    };
+    let length = route.header.destination_prefix_length;
+    IpNet::new(network.unwrap_or(unspecified), length).ok()
+}
+
+pub(super) fn interface_of(attributes: &[RouteAttribute]) -> Option<u32> {
     attributes.iter().find_map(|attribute| match attribute {
         RouteAttribute::Oif(index) => Some(*index),
         _ => None,

@@ -312,6 +312,9 @@ impl FakeHost {
             }
             HostStep::RemoveInnerAddress(address) => self.remove_address(address),
             HostStep::RemoveLink(device) => self.remove_interface(device.as_str()),
+            HostStep::RestoreRoute(_, route) => {
+                assert!(self.found.lost_routes.remove(route), "{route}");
+            }
             HostStep::AddRoute(route) => assert!(self.found.routes.insert(*route), "{route}"),
             HostStep::RemoveRoute(route) => assert!(self.found.routes.remove(route), "{route}"),
             HostStep::AddPolicyRule(rule) => {
@@ -333,6 +336,7 @@ impl FakeHost {
     /// it along, unless the interface promotes them, and the last one of an interface all its routes.
     fn remove_address(&mut self, gone: &Address) {
         let found = &mut self.found;
+        found.lost_routes.retain(|route| route.address != gone.value);
         let of_network = |a: &Address| {
             (a.interface, a.value.network.trunc()) == (gone.interface, gone.value.network.trunc())
                 && a.value.local.is_ipv4()

@@ -65,6 +65,25 @@ def reach_by_both(hosts):
     assert server.ping(INNER6[1], count=2).received == 2
 
 
+def test_routes_that_the_kernel_made_are_put_back(hosts):
+    near, far = connect(hosts, "IPv4")
+    server, client = hosts
+    reach_by_both(hosts)
+    whole = client.snapshot() + client.run("ip -6 route show table all")
+    for command in (
+        "ip -6 route flush dev ipipou0",
+        "ip -6 route flush table local dev ipipou0",
+        "ip -6 route flush table all dev ipipou0",
+    ):
+        client.run(command)
+        await_(
+            lambda: client.snapshot() + client.run("ip -6 route show table all") == whole,
+            what=f"repair after {command}",
+        )
+        reach_by_both(hosts)
+    assert far.show()["repaired"] >= 5 and near.show()["repaired"] == 0
+
+
 @pytest.mark.parametrize("outer", ["IPv4", "IPv6"])
 def test_ipv4_and_ipv6_pass_inside_the_tunnel(hosts, outer):
     """Pings, TCP and UDP of both kinds; nothing is left afterwards."""

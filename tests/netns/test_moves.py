@@ -203,6 +203,15 @@ DAMAGE = [
 ]
 
 
+# Routes that the kernel makes with an address, and does not make again.
+FLUSHED = [
+    "ip route flush dev ipipou0",
+    "ip route del {peer} dev ipipou0",
+    "ip route flush proto kernel dev ipipou0",
+    "ip route flush table local dev ipipou0",
+]
+
+
 @pytest.mark.parametrize("side", ["server", "client"])
 def test_damage_is_repaired(hosts, side):
     server, client = hosts
@@ -213,6 +222,14 @@ def test_damage_is_repaired(hosts, side):
     near.await_log("tunnel up")
     end, peer = (near, INNER_CLIENT) if side == "server" else (far, INNER_SERVER)
     whole = end.host.snapshot()
+    # The kernel tells of these only who asks for routes: they are found by the way.
+    for command in FLUSHED:
+        repaired = end.show()["repaired"]
+        end.host.run(command.format(peer=peer))
+        await_(lambda: end.host.snapshot() == whole, what=f"repair after {command}")
+        await_answer(client, INNER_SERVER)
+        await_(lambda: end.show()["repaired"] > repaired, what="a repair")  # noqa: B023
+    assert "repairing: put back the route to " in end.process.output()
     for command in DAMAGE:
         end.await_told(lambda: end.host.run(command.format(peer=peer)))
         await_(lambda: end.host.snapshot() == whole, what=f"repair after {command}")

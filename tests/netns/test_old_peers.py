@@ -82,6 +82,20 @@ def test_a_change_of_the_files_disturbs_nobody_else(lab):
     await_reached(hub.old, inner(1))
 
 
+def test_routes_that_the_kernel_made_are_put_back(lab):
+    hub = MixedHub(lab)
+    near = hub.server()
+    hub.old_client()
+    await_state(near, "peer4", "connected")
+    await_reached(hub.old, inner(1))
+    link = f"ipipou0_{OLD}"
+    for command in (f"ip route flush dev {link}", f"ip route flush table local dev {link}"):
+        hub.host.run(command)
+        await_reached(hub.old, inner(1))
+    near.process.await_output(f"peer4: repairing: put back the route to {inner(4)}/32 by {link}")
+    near.process.await_output(f"peer4: repairing: put back the local route to {inner(1)} by {link}")
+
+
 def test_a_kick_ends_its_session(lab):
     hub = MixedHub(lab)
     near, far = hub.server(), hub.old_client()

@@ -9,7 +9,7 @@ use ipnet::IpNet;
 
 use super::fast_path::FastPathFound;
 use super::interface::{Address, AddressState, Interface, Scope};
-use super::routing::{Family, PolicyRule, Route};
+use super::routing::{Family, KernelRoute, PolicyRule, Route};
 use super::rules::{Listener, RulesFound};
 use super::userspace::{PeerTable, SocketSpec};
 use crate::engine::config::DeviceName;
@@ -32,6 +32,8 @@ pub struct Found {
     pub tracked: BTreeSet<Family>,
     /// The routes that carry [`ROUTE_PROTOCOL`](super::ROUTE_PROTOCOL).
     pub routes: BTreeSet<Route>,
+    /// Routes that the kernel made with addresses of the tunnel's links, and that are gone without them.
+    pub lost_routes: BTreeSet<KernelRoute>,
     /// The policy rules that carry [`ROUTE_PROTOCOL`](super::ROUTE_PROTOCOL).
     pub policy_rules: BTreeSet<PolicyRule>,
     /// The nftables table of this tunnel's gateway.

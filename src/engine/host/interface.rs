@@ -194,7 +194,7 @@ pub enum AddressState {
 }
 
 /// An address as an interface has it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct InterfaceAddress {
     /// The host's own address (`IFA_LOCAL`; for IPv6 without a peer, `IFA_ADDRESS`).
     pub local: IpAddr,

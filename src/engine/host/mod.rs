@@ -26,8 +26,8 @@ pub use interface::{
 };
 pub use label::{LinkForwarding, is_gateway, is_labelled};
 pub use routing::{
-    Answers, Family, ForwardingRules, GatewaySpec, PolicyRule, PolicyRuleKind, ROUTE_PROTOCOL,
-    Route, RouteTarget,
+    Answers, Family, ForwardingRules, GatewaySpec, KernelRoute, KernelRouteTo, PolicyRule,
+    PolicyRuleKind, ROUTE_PROTOCOL, Route, RouteTarget,
 };
 pub use rules::{Admitted, Control, Listener, PacketShape, RuleSpec, RulesFound};
 pub use userspace::{LearnSpec, PeerTable, RemoteSpec, SocketSpec};

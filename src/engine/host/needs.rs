@@ -41,7 +41,7 @@ fn costs(step: &Step) -> Costs<'_> {
             // Policy rules lead into other tables.
             if route.table == MAIN { Costs::Itself } else { Costs::All }
         }
-        Step::Host(HostStep::RemoveInnerAddress(_))
+        Step::Host(HostStep::RemoveInnerAddress(_) | HostStep::RestoreRoute(..))
         | Step::Kernel(
             KernelStep::AdmitToo(_)
             | KernelStep::AdmitNoMore(_)
@@ -119,7 +119,8 @@ fn link(step: &Step) -> Option<&DeviceName> {
         Step::Host(
             HostStep::SetMtu(device, _)
             | HostStep::RemoveLink(device)
-            | HostStep::AddInnerAddress(device, _),
+            | HostStep::AddInnerAddress(device, _)
+            | HostStep::RestoreRoute(device, _),
         )
         | Step::Tun(TunStep::CreateLink { device, .. }) => Some(device),
         Step::Kernel(KernelStep::CreateLink(link) | KernelStep::ChangeLink(link)) => {

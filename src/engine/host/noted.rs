@@ -78,6 +78,7 @@ impl Found {
 
     fn note_host(&mut self, step: &HostStep) {
         match step {
+            HostStep::RestoreRoute(_, route) => drop(self.lost_routes.remove(route)),
             HostStep::AddRoute(route) => drop(self.routes.insert(*route)),
             HostStep::RemoveRoute(route) => drop(self.routes.remove(route)),
             HostStep::RemoveLink(device) => self.note_no_link(device),
@@ -131,6 +132,7 @@ impl Found {
         let gone = self.interfaces.remove(at).index;
         self.addresses.retain(|address| address.interface != gone);
         self.routes.retain(|route| route.target != RouteTarget::Interface(gone));
+        self.lost_routes.retain(|route| route.interface != gone);
     }
 
     fn note_address(&mut self, device: &DeviceName, address: InterfaceAddress) {

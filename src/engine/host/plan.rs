@@ -13,7 +13,7 @@ use super::fast_path::FastPathFound;
 use super::found::{Found, GatewayFound};
 use super::interface::{Address, Interface, InterfaceKind};
 use super::label::{LinkForwarding, forwards_by_us, is_labelled};
-use super::routing::GatewaySpec;
+use super::routing::{GatewaySpec, KernelRoute, KernelRouteTo};
 use super::rules::{Listener, RuleSpec, RulesFound};
 use super::step::{FastStep, HostStep, KernelLink, KernelStep, NatStep, Step, TunStep};
 use super::wanted::{LinkKind, MtuFrom, Wanted, WantedLink, rp_filter};
@@ -262,6 +262,28 @@ pub fn plan_link(wanted: &WantedLink, found: &Found, owned: &Owned, steps: &mut 
     steps.extend(first.into_iter().map(remove));
     steps.extend(missing().copied().map(add));
     steps.extend(last.into_iter().map(remove));
+    let kept = on_link().filter(|found| wanted.addresses.contains(&found.value));
+    kept.for_each(|address| plan_kernel_routes(&wanted.device, address, found, steps));
+}
+
+/// Makes the kernel's routes of an address again that are gone although the address is there.
+fn plan_kernel_routes(
+    device: &DeviceName,
+    address: &Address,
+    found: &Found,
+    steps: &mut Vec<Step>,
+) {
+    let is_lost = |route: &KernelRoute| found.lost_routes.contains(route);
+    for route in KernelRoute::of(address).filter(is_lost) {
+        // Of IPv6, this one is a part of the address, and would stay without it (`ip6_del_rt` of `ifp->rt` in
+        // net/ipv6/addrconf.c).
+        if route.to == KernelRouteTo::Address && address.value.local.is_ipv6() {
+            steps.push(HostStep::RemoveInnerAddress(*address).into());
+            steps.push(HostStep::AddInnerAddress(device.clone(), address.value).into());
+            return;
+        }
+        steps.push(HostStep::RestoreRoute(device.clone(), route).into());
+    }
 }
 
 fn rp_filter_holds(check: SourceCheck, found: Option<u32>) -> bool {

@@ -6,6 +6,7 @@ use std::net::IpAddr;
 
 use ipnet::{IpNet, Ipv4Net};
 
+use super::interface::{Address, AddressState, InterfaceAddress};
 use crate::engine::config::DeviceName;
 
 /// A route that ipipou made; [`ROUTE_PROTOCOL`] marks it.
@@ -28,6 +29,27 @@ pub enum RouteTarget {
     Interface(u32),
     /// Nowhere: the sender gets an ICMP error, host unreachable.
     Unreachable,
+}
+
+/// A route that the kernel makes with an address of an interface, and that somebody can take away without
+/// it (`fib_add_ifaddr` in net/ipv4/fib_frontend.c, `inet6_addr_add` in net/ipv6/addrconf.c).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct KernelRoute {
+    /// Index of the interface.
+    pub interface: u32,
+    /// The address that it was made with.
+    pub address: InterfaceAddress,
+    /// What it is for.
+    pub to: KernelRouteTo,
+}
+
+/// What such a route is for. The network's one names the address as its source, so it comes second.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum KernelRouteTo {
+    /// The address itself, in the table `local`: packets for it are for this host.
+    Address,
+    /// The network on the link, or its other end, in the table `main`.
+    Network,
 }
 
 /// A routing policy rule that ipipou made (ip-rule(8)); [`ROUTE_PROTOCOL`] marks it.
@@ -120,6 +142,36 @@ impl Family {
         match address {
             IpAddr::V4(_) => Family::V4,
             IpAddr::V6(_) => Family::V6,
+        }
+    }
+}
+
+impl KernelRoute {
+    /// The routes that the kernel makes with this address. The first one of a network has the route to
+    /// it, and a single address none.
+    pub fn of(address: &Address) -> impl Iterator<Item = Self> {
+        let network = address.value.network;
+        let is_alone = network == IpNet::from(address.value.local);
+        let has_network = !is_alone && address.state != AddressState::Secondary;
+        let route = |to| KernelRoute { interface: address.interface, address: address.value, to };
+        let network = has_network.then(|| route(KernelRouteTo::Network));
+        [route(KernelRouteTo::Address)].into_iter().chain(network)
+    }
+
+    /// The network that it leads to; its host bits are zero.
+    pub fn destination(&self) -> IpNet {
+        match self.to {
+            KernelRouteTo::Address => self.address.local.into(),
+            KernelRouteTo::Network => self.address.network.trunc(),
+        }
+    }
+}
+
+impl fmt::Display for KernelRoute {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.to {
+            KernelRouteTo::Address => write!(f, "local route to {}", self.address.local),
+            KernelRouteTo::Network => write!(f, "route to {}", self.destination()),
         }
     }
 }

@@ -8,7 +8,7 @@ use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 
 use super::fast_path::{FastPath, FastPeer};
 use super::interface::{Address, InterfaceAddress, IpipLink};
-use super::routing::{GatewaySpec, PolicyRule, Route};
+use super::routing::{GatewaySpec, KernelRoute, PolicyRule, Route};
 use super::rules::{Admitted, Listener, RuleSpec};
 use super::userspace::{PeerTable, RemoteSpec, SocketSpec};
 use super::wanted::WantedLink;
@@ -44,6 +44,8 @@ pub enum HostStep {
     AddInnerAddress(DeviceName, InterfaceAddress),
     /// Removes an address from the interface that it is on.
     RemoveInnerAddress(Address),
+    /// Makes a route again that the kernel made with an address of a link.
+    RestoreRoute(DeviceName, KernelRoute),
     /// Adds a route of protocol [`ROUTE_PROTOCOL`](super::ROUTE_PROTOCOL).
     AddRoute(Route),
     /// Removes a route of that protocol.
@@ -222,7 +224,8 @@ impl Step {
     pub fn is_around(&self) -> bool {
         match self {
             Step::Host(step) => match step {
-                HostStep::AddRoute(_)
+                HostStep::RestoreRoute(..)
+                | HostStep::AddRoute(_)
                 | HostStep::RemoveRoute(_)
                 | HostStep::AddPolicyRule(_)
                 | HostStep::RemovePolicyRule(_)
@@ -319,6 +322,7 @@ impl fmt::Display for HostStep {
             HostStep::RemoveLink(device) => write!(f, "remove {device}"),
             HostStep::AddInnerAddress(device, address) => write!(f, "add {address} to {device}"),
             HostStep::RemoveInnerAddress(address) => write!(f, "remove {}", address.value),
+            HostStep::RestoreRoute(device, route) => write!(f, "put back the {route} by {device}"),
             HostStep::AddRoute(route) => write!(f, "add {route}"),
             HostStep::RemoveRoute(route) => write!(f, "remove {route}"),
             HostStep::AddPolicyRule(rule) => write!(f, "add {rule}"),
