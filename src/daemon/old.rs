@@ -5,6 +5,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::num::NonZeroU16;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -12,7 +13,6 @@ use std::sync::Arc;
 use futures_util::future::LocalBoxFuture;
 use tokio::sync::{Mutex, Notify, watch};
 use tokio::task::{JoinHandle, spawn_local};
-use tracing::Instrument as _;
 
 use super::Settings;
 use super::events::Events;
@@ -28,7 +28,8 @@ pub struct OldPeers {
     /// What the tunnels have in common; `None`: the server itself is not up yet.
     base: Option<Rc<Base>>,
     entries: Vec<PeerEntry>,
-    running: BTreeMap<PeerName, Running>,
+    /// By their ports: whatever a peer is called, its client sends to the same one.
+    running: BTreeMap<NonZeroU16, Running>,
     /// What an earlier process left.
     kept: BTreeMap<Owner, StoredFds>,
     unmade: Rc<Unmade>,
@@ -152,33 +153,30 @@ impl OldPeers {
     pub fn follow_time(&mut self, unix: u64) {
         let Some(base) = self.base.clone() else { return };
         let welcome = |entry: &&PeerEntry| entry.is_welcome(unix);
-        let mut wanted: BTreeMap<PeerName, PeerEntry> = (self.entries.iter().filter(welcome))
-            .map(|entry| (entry.name.clone(), entry.clone()))
+        let mut wanted: BTreeMap<NonZeroU16, PeerEntry> = (self.entries.iter().filter(welcome))
+            .filter_map(|entry| Some((entry.old()?.port, entry.clone())))
             .collect();
-        for (name, running) in &self.running {
-            let entry = wanted.remove(name);
-            let named = self.entries.iter().find(|entry| entry.name == *name);
+        for (port, running) in &self.running {
+            let entry = wanted.remove(port);
             running.wanted.send_if_modified(|before| {
                 let is_same = match (&before.entry, &entry) {
-                    (Some(before), Some(entry)) => before.has_tunnel_of(entry),
+                    // Its log lines begin with its name.
+                    (Some(before), Some(entry)) => {
+                        before.has_tunnel_of(entry) && before.name == entry.name
+                    }
                     (None, None) => true,
                     (Some(_), None) | (None, Some(_)) => false,
                 };
-                let why = match (named, &before.entry) {
-                    (None, _) => Gone::Removed,
-                    (Some(named), Some(before)) => Gone::of_changed(before, named, unix),
-                    (Some(named), None) => Gone::of(named, unix),
-                };
-                (before.entry, before.why) = (entry, Some(why));
+                let why = before.entry.as_ref().map(|before| self.why_gone(before, unix));
+                (before.entry, before.why) = (entry, why);
                 !is_same
             });
         }
-        for (name, entry) in wanted {
-            let kept = entry.old().and_then(|old| self.kept.remove(&Owner::OldPeer(old.port)));
+        for (port, entry) in wanted {
+            let kept = self.kept.remove(&Owner::OldPeer(port));
             let (sender, receiver) =
                 watch::channel(Wanted { entry: Some(entry), ..Wanted::default() });
             let state = Rc::default();
-            let span = tracing::error_span!(target: "ipipou", "peer", "{name}");
             let order = Order {
                 base: Rc::clone(&base),
                 kept: kept.unwrap_or_default(),
@@ -186,9 +184,19 @@ impl OldPeers {
                 wanted: receiver,
                 state: Rc::clone(&state),
             };
-            let task = spawn_local((base.run)(order).instrument(span));
-            self.running.insert(name, Running { wanted: sender, state, task });
+            let task = spawn_local((base.run)(order));
+            self.running.insert(port, Running { wanted: sender, state, task });
         }
+    }
+
+    /// Why a session ends that is none with the peers as they are now. The peer that proves the same is the
+    /// same one, whatever it is called.
+    fn why_gone(&self, before: &PeerEntry, unix: u64) -> Gone {
+        let is_named = |entry: &&PeerEntry| entry.name == before.name;
+        let same = || self.entries.iter().filter(|entry| entry.proves_as(before));
+        let now = same().find(is_named).or_else(|| same().next());
+        let now = now.or_else(|| self.entries.iter().find(is_named));
+        now.map_or(Gone::Removed, |entry| Gone::of_changed(before, entry, unix))
     }
 
     /// Whether all tunnels are made, or could not be at the first try.
@@ -204,7 +212,10 @@ impl OldPeers {
 
     /// Ends the session of a peer, which may come back.
     pub fn kick(&self, name: &PeerName) {
-        if let Some(running) = self.running.get(name) {
+        let is_meant = |running: &&Running| {
+            running.wanted.borrow().entry.as_ref().is_some_and(|entry| entry.name == *name)
+        };
+        if let Some(running) = self.running.values().find(is_meant) {
             running.wanted.send_modify(|wanted| {
                 wanted.kicks += 1;
                 wanted.why = Some(Gone::Kicked);
@@ -214,11 +225,12 @@ impl OldPeers {
 
     /// Adds to what is known of a peer what its own tunnel knows, if it has one.
     pub fn note(&self, member: &mut MemberStatus) {
-        let Some(running) = member.entry.old().and_then(|_| self.running.get(&member.entry.name))
-        else {
+        let Some(running) = member.entry.old().and_then(|old| self.running.get(&old.port)) else {
             return;
         };
-        if running.wanted.borrow().entry.is_none() {
+        let is_its =
+            running.wanted.borrow().entry.as_ref().is_some_and(|e| e.name == member.entry.name);
+        if !is_its {
             return;
         }
         let state = running.state.borrow();

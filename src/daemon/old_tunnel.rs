@@ -7,6 +7,7 @@ use std::time::Duration;
 use futures_util::FutureExt as _;
 use futures_util::future::LocalBoxFuture;
 use tokio::sync::watch;
+use tracing::Instrument as _;
 
 use super::debounce::DebouncedChanges;
 use super::old::{Base, First, OldState, Order, Wanted};
@@ -77,31 +78,40 @@ async fn keep(order: Order) {
     let Order { base, kept, first, mut wanted, state } = order;
     let mut first = Some(first);
     let mut said = String::new();
+    let mut span = tracing::Span::none();
     let mut left = None;
     let mut kept = Some(kept).filter(|kept| !kept.is_nothing());
     loop {
         let now = wanted.borrow_and_update().clone();
-        let done = match now.entry.as_ref().and_then(|entry| Some((entry, entry.old()?))) {
-            None => {
-                Left::give_up(&mut left, &base).await;
-                Ok(())
-            }
-            Some((entry, old)) => match old_settings::of(&base, entry, old) {
-                Ok(settings) => {
-                    let owner = Owner::OldPeer(old.port);
-                    if let Some(kept) = kept.take() {
-                        let state_dir = settings.state_dir.clone();
-                        let kicks = now.kicks;
-                        left = Some(Left { owner, state_dir, kept: kept.into(), kicks });
-                    }
-                    let made = (&*base, &settings);
-                    let left = Left::for_tunnel(&mut left, (owner, now.kicks), made).await;
-                    let ends = (&mut wanted, first.take());
-                    serve(&settings, (&base, entry), left, (&now, ends), &state).await
+        if let Some(entry) = &now.entry {
+            // Its log lines begin with it; the peer may have another name than before.
+            span = tracing::error_span!(target: "ipipou", "peer", "{}", entry.name);
+        }
+        let done = async {
+            match now.entry.as_ref().and_then(|entry| Some((entry, entry.old()?))) {
+                None => {
+                    Left::give_up(&mut left, &base).await;
+                    Ok(())
                 }
-                Err(failure) => Err(failure),
-            },
-        };
+                Some((entry, old)) => match old_settings::of(&base, entry, old) {
+                    Ok(settings) => {
+                        let owner = Owner::OldPeer(old.port);
+                        if let Some(kept) = kept.take() {
+                            let state_dir = settings.state_dir.clone();
+                            let kicks = now.kicks;
+                            left = Some(Left { owner, state_dir, kept: kept.into(), kicks });
+                        }
+                        let made = (&*base, &settings);
+                        let left = Left::for_tunnel(&mut left, (owner, now.kicks), made).await;
+                        let ends = (&mut wanted, first.take());
+                        serve(&settings, (&base, entry), left, (&now, ends), &state).await
+                    }
+                    Err(failure) => Err(failure),
+                },
+            }
+        }
+        .instrument(span.clone())
+        .await;
         state.take();
         first = None;
         match done {
@@ -116,7 +126,7 @@ async fn keep(order: Order) {
             Err(failure) => {
                 let why = failure.to_string();
                 if said != why {
-                    tracing::error!("{why}; trying again");
+                    span.in_scope(|| tracing::error!("{why}; trying again"));
                     said = why;
                 }
                 let _ = tokio::time::timeout(RETRY_AFTER, wanted.changed()).await;

@@ -182,6 +182,38 @@ def test_a_change_around_a_session_does_not_interrupt_it(lab):
     near.process.await_output("peer4 is not connected any more.*another key or secret")
 
 
+def test_another_name_does_not_interrupt_a_session(lab):
+    hub = MixedHub(lab)
+    hub.name_old(3, old=OLD + 1)
+    near = hub.server()
+    hub.old_client()
+    await_state(near, "peer4", "connected")
+    ping = hub.old.ping_background(inner(1), interval=0.005)
+    ping.await_answers()
+    own, other = (hub.peers / f"peer{i}.toml" for i in (4, 3))
+
+    def rename(path, name):
+        head, rest = path.read_text().split("]", 1)
+        path.write_text(f"{head.partition('.')[0]}.{name}]{rest}")
+
+    rename(own, "renamed")
+    assert "1 added, 0 changed, 1 removed" in reload(near)
+    near.process.await_output("renamed: ready on")
+    await_state(near, "renamed", "connected")
+    # Two peers exchange their names.
+    rename(own, "peer3"), rename(other, "renamed")
+    reload(near)
+    near.process.await_output("peer3: ready on 10003")
+    await_state(near, "peer3", "connected")
+    assert states(near)["renamed"] == "new"
+    ping.await_answers()
+    ping.stop_complete()
+    assert "not connected any more" not in near.process.output()
+    hub.host.run(["ipipou", "peer", "kick", "peer3", "--runtime-root", near.root])
+    near.process.await_output("peer3 is not connected any more.*it was kicked")
+    await_state(near, "peer3", "new")
+
+
 def test_another_name_makes_no_packet_new(lab):
     """What was recorded of a peer is worth nothing under another name, and when its name is another's."""
     hub = MixedHub(lab)
