@@ -123,7 +123,7 @@ fn config(verifier: Verifier) -> Result<Config, Box<dyn Error>> {
         auth_ttl: None,
         rules: RulesConfig { table: "ipipou-0".to_owned(), counters: true },
         gateway: GatewayConfig::default(),
-        among_peers: false,
+        beside: None,
         datapath: DatapathChoice::Only(Datapath::Kernel),
         fast_path: FastPathChoice::Off,
         queues: None,

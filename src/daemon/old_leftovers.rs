@@ -11,6 +11,7 @@ use super::old_settings::{self, STATE};
 use super::{Settings, disk, leftovers, record};
 use crate::engine::config::Datapath;
 use crate::engine::host::{Interface, is_labelled};
+use crate::engine::hub::links;
 use crate::engine::peers_file::PeerEntry;
 use crate::host::Links;
 use crate::kernel::{listening_ports, tables};
@@ -61,7 +62,7 @@ async fn linked(settings: &Settings) -> Vec<NonZeroU16> {
         let port: NonZeroU16 = link.name.rsplit_once('_')?.1.parse().ok()?;
         let is_ours = is_labelled(link)
             && link.link_from(port.get()).is_some()
-            && link.name == old_settings::device(hub, port).as_str();
+            && link.name == links::of_old_peer(hub, port).as_str();
         is_ours.then_some(port)
     };
     links.ipip().await.unwrap_or_default().iter().filter_map(port_of).collect()

@@ -12,11 +12,11 @@ use super::old::Base;
 use super::{Failure, Settings};
 use crate::auth::{Policy, Proof, Token, Verifier};
 use crate::engine::config::{
-    Admits, AlternateAddress, Config, Datapath, DatapathChoice, DeviceName, Expects, GatewayConfig,
+    Admits, AlternateAddress, Config, Datapath, DatapathChoice, Expects, GatewayConfig,
     QueueConfig, Reply, RulesConfig, TunnelConfig,
 };
+use crate::engine::hub::links;
 use crate::engine::peers_file::{OldPeer, OldProof, PeerEntry};
-use crate::engine::table::nodes::shortened;
 
 /// Where the memories of these peers are, below the state directory.
 pub const STATE: &str = "old";
@@ -87,7 +87,7 @@ fn at(settings: &Settings, datapath: Datapath, place: Place) -> Settings {
     let hub = settings.tunnel();
     let Place { port, server_address, peer, routes, proof, lifetime, state_dir } = place;
     let tunnel = TunnelConfig {
-        device: device(&hub.device, port),
+        device: links::of_old_peer(&hub.device, port),
         inner: server_address.unwrap_or(hub.inner),
         inner_peer: peer,
         inner6: None,
@@ -103,7 +103,7 @@ fn at(settings: &Settings, datapath: Datapath, place: Place) -> Settings {
             masquerade: hub.gateway.masquerade.clone(),
             ..GatewayConfig::default()
         },
-        among_peers: true,
+        beside: Some(hub.device.clone()),
         datapath: DatapathChoice::Only(datapath),
         queues: Some(NonZeroUsize::MIN),
         ..hub.clone()
@@ -135,31 +135,4 @@ pub fn state_dir(settings: &Settings, entry: &PeerEntry, old: &OldPeer) -> PathB
     let mut name = checksum(&what);
     name.truncate(32);
     settings.state_dir.join(STATE).join(format!("{ID}{name}"))
-}
-
-/// The link to a peer with the old program: unlike those to other peers, it has its port in its name. Where
-/// the server's name is too long for that, a few digits tell it from others that begin like it.
-pub fn device(hub: &DeviceName, port: NonZeroU16) -> DeviceName {
-    let suffix = format!("_{port}");
-    let name = shortened(hub, DeviceName::MAX_LEN - suffix.len());
-    format!("{name}{suffix}").parse().unwrap_or_else(|_| hub.clone())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn long_names_that_begin_alike_have_links_of_their_own() {
-        let port = NonZeroU16::new(10003).unwrap();
-        let link = |hub: &str| device(&hub.parse().unwrap(), port).as_str().to_owned();
-        assert_eq!(link("ipipou0"), "ipipou0_10003");
-        assert_eq!(link("ninechars"), "ninechars_10003");
-        let (a, b) = (link("longtunnel-a"), link("longtunnel-b"));
-        assert_ne!(a, b);
-        for long in [a, b] {
-            assert_eq!(long.len(), DeviceName::MAX_LEN);
-            assert!(long.starts_with("longt") && long.ends_with("_10003"), "{long}");
-        }
-    }
 }

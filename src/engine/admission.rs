@@ -16,7 +16,7 @@ use crate::auth::{Reject, ReplayMemory, ServerTime};
 use crate::wire::auth_packet::AuthPacket;
 
 /// An address that no client can have.
-const NOBODY: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
+pub(super) const NOBODY: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
 
 /// Records that are kept apart while the disk does not take them: after that the whole is smaller.
 const MOST_RECORDS: usize = 4096;

@@ -4,6 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
 
+use super::admission::NOBODY;
 use super::config::TunnelConfig;
 use super::host::{Encapsulation, Found, Interface, InterfaceKind, RulesFound, is_labelled};
 use super::peer::Peer;
@@ -71,7 +72,8 @@ impl Engine {
     /// Adopts the interface and socket of the userspace datapath, in which its packets wait. A remote
     /// that authenticated to the earlier process is still there.
     pub(super) fn adopt_userspace(&mut self, now: &Now, actions: &mut Vec<Action>) {
-        let Some((remote, _)) = self.memory.authenticated else { return };
+        let proven = self.memory.authenticated.filter(|(remote, _)| *remote != NOBODY);
+        let Some((remote, _)) = proven else { return };
         for peer in self.peers.iter_mut().filter(|p| p.admission.is_some() && !p.is_shared()) {
             peer.adopt(remote, &self.memory, now);
             report_adopted(peer, remote, actions);

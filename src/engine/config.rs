@@ -288,8 +288,9 @@ pub struct TunnelConfig {
     pub rules: RulesConfig,
     /// What else goes through the tunnel, and what the host does for it.
     pub gateway: GatewayConfig,
-    /// Whether it is one of several tunnels of a server, from each of which packets go into the others.
-    pub among_peers: bool,
+    /// The interface of the server of which it is one of several tunnels, from each of which packets go into
+    /// the others; `None`: it is no such tunnel.
+    pub beside: Option<DeviceName>,
     /// Which datapath is asked for; [`Engine::new`](super::Engine::new) takes the one chosen.
     pub datapath: DatapathChoice,
     /// Whether a fast path goes on top of the datapath.

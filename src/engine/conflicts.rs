@@ -5,7 +5,8 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use super::config::DeviceName;
-use super::host::Interface;
+use super::host::{Interface, is_labelled};
+use super::hub::links::is_of_server;
 use super::{Action, Engine, Phase, Report};
 
 impl Engine {
@@ -14,7 +15,11 @@ impl Engine {
     pub(super) fn tell_conflicts(&mut self, actions: &mut Vec<Action>) {
         let Some(found) = &self.found else { return };
         let (tunnel, devices) = (&self.endpoint.tunnel, self.devices(found));
-        let is_ours = |interface: &Interface| devices.iter().any(|d| d.as_str() == interface.name);
+        let server = tunnel.beside.as_ref().unwrap_or(&tunnel.device);
+        let is_ours = |interface: &Interface| {
+            devices.iter().any(|d| d.as_str() == interface.name)
+                || (is_labelled(interface) && is_of_server(&interface.name, server))
+        };
         let is_theirs = |address: &IpAddr| {
             *address != IpAddr::V4(tunnel.inner) && IpNet::V4(tunnel.inner_peer).contains(address)
         };

@@ -154,8 +154,8 @@ pub fn link_addresses(
 
 /// What the links forward: on a server whose peers are named in files, packets from one of them to another.
 pub fn forwards(endpoint: &Endpoint) -> LinkForwarding {
-    let TunnelConfig { gateway, among_peers, .. } = &endpoint.tunnel;
-    let is_hub = endpoint.control.is_hub() || *among_peers;
+    let TunnelConfig { gateway, beside, .. } = &endpoint.tunnel;
+    let is_hub = endpoint.control.is_hub() || beside.is_some();
     match (gateway.forward || gateway.masquerade.is_some(), is_hub) {
         (true, _) => LinkForwarding::Gateway,
         (false, true) => LinkForwarding::AmongClients,

@@ -7,6 +7,7 @@ use std::net::{IpAddr, SocketAddr};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+use super::admission::NOBODY;
 use super::{Engine, Now};
 use crate::auth::{ReplayMemory, ServerTime};
 
@@ -22,6 +23,8 @@ pub struct Memory {
     pub others: BTreeMap<String, ReplayMemory>,
     /// Server: when (Unix time) the client last proved itself, and from where.
     pub authenticated: Option<(SocketAddr, u64)>,
+    /// Server: the UDP port of ours at which it did; `None`: an earlier version did not say.
+    pub port: Option<u16>,
     /// Client: no packet had a later time than this.
     pub reserved: u64,
     /// Client: a clock that shows this or more has not gone back, so it is later than any packet.
@@ -99,6 +102,14 @@ impl Memory {
     /// There was one, and it is lost or damaged.
     pub fn lost() -> Self {
         Memory { lost: true, ..Memory::default() }
+    }
+
+    /// Begins with a server at this UDP port. Who proved itself at another one sends there, and has to do it
+    /// again here.
+    pub(super) fn begin_at(&mut self, port: u16) {
+        if self.port.replace(port).is_some_and(|before| before != port) {
+            self.authenticated = self.authenticated.map(|(_, unix)| (NOBODY, unix));
+        }
     }
 
     /// Adds what was written after it.

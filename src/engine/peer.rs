@@ -59,6 +59,9 @@ impl Peer {
         let standby = config.shows.as_ref().and_then(|shows| shows.server.as_ref());
         let standby = standby.into_iter().flat_map(|server| &server.standby);
         let standby = standby.map(|server| server.at.clone());
+        if config.expects.is_some() {
+            memory.begin_at(tunnel.port.get());
+        }
         Peer {
             device: tunnel.device.clone(),
             alternate: tunnel.alternate,

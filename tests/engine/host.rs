@@ -40,7 +40,7 @@ pub fn tunnel() -> TunnelConfig {
         auth_ttl: None,
         rules: RulesConfig { table: "ipipou-0".to_owned(), counters: true },
         gateway: GatewayConfig::default(),
-        among_peers: false,
+        beside: None,
         datapath: DatapathChoice::Auto,
         fast_path: FastPathChoice::Auto,
         queues: None,

@@ -1,7 +1,7 @@
 //! Outer addresses, and what else of the host is in the way of a tunnel.
 
 use ipipou::engine::host::{
-    Address, AddressState, Admitted, InterfaceAddress, InterfaceKind, Scope,
+    Address, AddressState, Admitted, InterfaceAddress, InterfaceKind, LinkForwarding, Scope,
 };
 
 use super::host::OUTER;
@@ -210,6 +210,33 @@ fn an_interface_with_the_inner_addresses_is_reported_once() {
     play.host.broken = "";
     play.pass(Duration::from_secs(5));
     assert!(play.reports.contains(&astray));
+}
+
+/// Addresses go from one link of a server to another, and one of these may have an address that the others'
+/// peers have as the server's.
+#[test]
+fn the_links_of_the_same_server_are_in_nobodys_way() {
+    for (own, beside) in [("ipipou0", None), ("ipipou0_10003", Some("ipipou0"))] {
+        let mut config = server(None);
+        config.tunnel.device = own.parse().unwrap();
+        config.tunnel.beside = beside.map(|hub| hub.parse().unwrap());
+        let mut play = Play::start(Config::from(config), FakeHost::new(), Memory::default());
+        let proof = play.proof();
+        play.receive(at(A), &proof);
+        play.reports.clear();
+        let labelled = LinkForwarding::AmongClients.label().to_owned();
+        for (index, name) in [(50, "ipipou0_10004"), (51, "ipipou1_10004")] {
+            play.host.add_interface(name, index, InterfaceKind::Tun);
+            play.host.named(name).label = Some(labelled.clone());
+            play.host.add_address(index, "172.28.0.1".parse().unwrap(), 32);
+            play.read();
+            let mut way = play.host.found.way;
+            way.as_mut().unwrap().interface = index;
+            play.host.found.inner_way = way;
+            play.read();
+            assert_eq!(play.reports.is_empty(), index == 50, "{own}: {:?}", play.reports);
+        }
+    }
 }
 
 #[test]

@@ -78,6 +78,37 @@ fn a_process_that_inherits_the_interface_continues_the_tunnel() {
     assert!(remotes(&again).is_empty());
 }
 
+/// Peers with the old program may exchange their ports while the server is dead. What is left at a port is
+/// no tunnel to whom another one was his.
+#[test]
+fn a_session_at_another_port_of_ours_is_not_taken_over() {
+    let at_port = |port: u16| {
+        let mut config = server(None);
+        config.tunnel.port = port.try_into().unwrap();
+        Config::from(config)
+    };
+    let mut play =
+        Play::start_on(Datapath::Tun, at_port(10_000), FakeHost::new(), Memory::default());
+    let proof = play.proof();
+    play.receive(at(A), &proof);
+    let mut left = play.host.clone();
+    left.found.userspace.forwarding = ipipou::engine::host::PeerTable::default();
+    // At the next start, too, and at the old port again: it may have gone on to the new one meanwhile.
+    let older = Memory { port: None, ..play.memory.clone() };
+    let mut memory = play.memory;
+    for port in [10_001, 10_001, 10_000] {
+        let again = Play::start_on(Datapath::Tun, at_port(port), left.clone(), memory);
+        assert!(remotes(&again).is_empty(), "{port}: {:?}", again.log);
+        let is_there = again.host.found.interfaces.iter().any(|i| i.name == "ipipou0");
+        assert!(!is_there, "{port}: its addresses may be another one's");
+        assert!(!again.reports.iter().any(|report| matches!(report, Report::Adopted(_))), "{port}");
+        memory = again.memory;
+    }
+    // What older versions left says no port.
+    let again = Play::start_on(Datapath::Tun, at_port(10_001), left, older);
+    assert_eq!(remotes(&again), [outer_at(A)]);
+}
+
 /// Whether a datapath was asked for or is chosen, it has to carry all that the configuration has.
 #[test]
 fn a_configuration_names_what_a_datapath_cannot_carry() {

@@ -19,6 +19,7 @@ import ipipou
 from hub import MixedHub, await_state, inner, states
 from ipipou import CLIENT, SERVER
 from lab import await_
+from lan import await_reached
 
 # Run in place of the program: takes copies of the manager's open files, and becomes the program.
 # pidfd_getfd(2) is system call 438 everywhere.
@@ -175,3 +176,26 @@ def test_what_was_kept_outlives_a_try_that_failed(lab, manager):
     ping.await_answers()
     ping.stop_complete()
     assert states(near)["peer4"] == "connected"
+
+
+def test_ports_that_were_exchanged_meanwhile_are_nobodys_session(lab, manager):
+    """Each of two old clients sends to the port that is the other one's now."""
+    hub, old = MixedHub(lab), MixedHub.OLD
+    hub.name_old(3, old=old + 1)
+    near = hub.server(prefix=manager.prefix())
+    _, third = hub.old_client(), hub.old_client(i=3, port=old + 1)
+    for peer in ("peer4", "peer3"):
+        await_state(near, peer, "connected")
+    await_(lambda: len(manager.names()) == 6, what="kept files")
+    near.process.kill()
+    hub.name_old(4, old=old + 1), hub.name_old(3, old=old)
+    near = hub.server(prefix=manager.prefix())
+    near.process.await_output(f"peer4: ready on {old + 1}")
+    near.process.await_output(f"peer3: ready on {old}")
+    assert states(near) == {"peer2": "new", "peer3": "new", "peer4": "new"}
+    near.await_quiet()
+    assert "choose other" not in near.process.output()
+    third.process.stop()
+    hub.old_client(i=3, port=old)
+    await_state(near, "peer3", "connected")
+    await_reached(hub.clients[1], inner(1))

@@ -71,7 +71,7 @@ pub fn tunnel(
         auth_ttl: options.auth.auth_packet_ttl.map(|ttl| ttl.get()),
         rules: rules(resolver),
         gateway,
-        among_peers: false,
+        beside: None,
         fast_path: match options.fast_path {
             FastPathOption::Auto => FastPathChoice::Auto,
             FastPathOption::On => FastPathChoice::On,

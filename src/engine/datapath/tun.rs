@@ -73,7 +73,10 @@ pub fn wanted(
         },
     };
     let known = is_network || peers.remotes().next().is_some();
+    // It was another peer's at this port, and may have an address that is in somebody's way.
+    let is_nobodys = !known && shared.is_none() && found.userspace.interface;
     Wanted {
+        unwanted: is_nobodys.then(|| tunnel.device.clone()).into_iter().collect(),
         socket: Some(SocketSpec::of(tunnel, outer.address)),
         forwarding,
         links: known.then_some(link).into_iter().collect(),
@@ -133,7 +136,7 @@ fn only_remote(tunnel: &TunnelConfig, admitted: bool) -> RemoteSpec {
         (true, SourceCheck::Off | SourceCheck::Loose) => everything.clone(),
         (true, SourceCheck::Strict) if tunnel.gateway.default_route => everything.clone(),
         // A filter that the host as a whole has loosened would let it send as any of the other peers.
-        (true, SourceCheck::Strict) if tunnel.among_peers => {
+        (true, SourceCheck::Strict) if tunnel.beside.is_some() => {
             let own = IpNet::V4(tunnel.inner_peer);
             [own].into_iter().chain(tunnel.gateway.routes.iter().copied()).collect()
         }

@@ -4,6 +4,7 @@
 mod entry;
 mod events;
 mod gone;
+pub mod links;
 mod members;
 mod status;
 
