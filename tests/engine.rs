@@ -12,6 +12,8 @@ mod fast;
 mod gateway;
 #[path = "engine/given.rs"]
 mod given;
+#[path = "engine/given_later.rs"]
+mod given_later;
 #[path = "engine/guard.rs"]
 mod guard;
 #[path = "engine/host.rs"]

@@ -25,7 +25,7 @@ fn scene(datapath: Datapath, servers: usize) -> Scene {
 }
 
 /// The addresses of the tunnel's interface, and the routes into it.
-fn inside(scene: &Scene) -> (Vec<String>, Vec<String>) {
+pub fn inside(scene: &Scene) -> (Vec<String>, Vec<String>) {
     let found = &scene.play.host.found;
     let interface = found.interfaces.iter().find(|i| i.name == "ipipou0").unwrap();
     let on_link = found.addresses.iter().filter(|a| a.interface == interface.index);
@@ -123,19 +123,19 @@ fn addresses_that_no_host_can_have_are_not_taken() {
 }
 
 /// A client with two servers, after the first has given these.
-fn given(datapath: Datapath, config: Config, addresses: &[&str]) -> Scene {
+pub fn given(datapath: Datapath, config: Config, addresses: &[&str]) -> Scene {
     let host = host_that_reaches([place(0), place(1)]);
     let mut scene = Scene::of(datapath, config, host, 2);
     give(&mut scene, addresses);
     scene
 }
 
-fn give(scene: &mut Scene, addresses: &[&str]) {
+pub fn give(scene: &mut Scene, addresses: &[&str]) {
     scene.servers[0].know(Allowed::Yes, addresses);
     hear_again(scene);
 }
 
-fn two_servers() -> Config {
+pub fn two_servers() -> Config {
     Config { tunnel: config_that_asks().tunnel, ..config(2) }
 }
 
@@ -155,7 +155,7 @@ fn surround(scene: &mut Scene) {
 }
 
 /// The same tunnel with what it remembers, on the same host.
-fn restarted(scene: Scene, config: Config) -> Scene {
+pub fn restarted(scene: Scene, config: Config) -> Scene {
     let Scene { play, servers, .. } = scene;
     let mut again = Play::stopped(Datapath::Tun, config, play.host, play.memory);
     again.now = play.now;
@@ -286,7 +286,7 @@ fn halves_of_all_addresses_are_not_a_network_of_the_host() {
 }
 
 /// What the server gives before a test has it give others.
-const FIRST: [&str; 1] = ["10.8.0.7/24"];
+pub const FIRST: [&str; 1] = ["10.8.0.7/24"];
 
 fn add_tunnel_beside(scene: &mut Scene) {
     let host = &mut scene.play.host;

@@ -83,7 +83,22 @@ def test_what_a_route_refuses_is_not_taken(lab, kind):
     # Where all that has no other route is refused, an address in a tunnel is not an exception.
     given.client.run(f"ip route replace {kind} default")
     given.client.run(f"ip route del {kind} 192.168.0.0/16")
+    far.await_log("this host has had the network 192.168.9.9/32, or a route to it, within an hour")
+    far.process.stop(), far.start()
     await_(lambda: given.addresses() == {"192.168.9.9/24"})
+
+
+def test_a_network_of_a_bridge_is_not_taken_while_that_has_no_address(lab):
+    given = Given(lab)
+    given.client.run("ip link add docker0 type bridge")
+    given.client.run("ip address add 192.168.9.1/24 dev docker0")
+    given.give("192.168.9.9")
+    given.server("192.168.9.2/24")
+    far = given.connect()
+    far.await_log("192.168.9.9/24 is not taken: another interface has the network 192.168.9.0/24")
+    given.client.run("ip address del 192.168.9.1/24 dev docker0")
+    far.await_log("this host has had the network 192.168.9.0/24, or a route to it, within an hour")
+    assert given.addresses() == set()
 
 
 def test_a_route_of_the_host_counts_also_once_the_address_is_ours(lab):

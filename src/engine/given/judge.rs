@@ -50,6 +50,9 @@ pub enum Obstacle {
     OfTunnel(IpNet),
     /// The host has a route to this network, which is not the default route.
     Routed(IpNet),
+    /// The host had such an interface or route until not long ago: it may come back in a moment, as a bridge
+    /// whose manager is restarted.
+    HadByHost(IpNet),
     /// It is not for private use.
     Public,
     /// The kernel refused the address.
@@ -68,6 +71,9 @@ impl fmt::Display for Obstacle {
                 write!(f, "another tunnel of this host has had the network {net} within an hour")
             }
             Obstacle::Routed(net) => write!(f, "this host has a route to {net}"),
+            Obstacle::HadByHost(net) => {
+                write!(f, "this host has had the network {net}, or a route to it, within an hour")
+            }
             Obstacle::Public => write!(f, "it is not for private use"),
             Obstacle::Kernel => write!(f, "the kernel refuses it"),
         }
@@ -97,6 +103,7 @@ impl fmt::Display for NotTaken {
             Obstacle::Overlaps(_)
             | Obstacle::OfTunnel(_)
             | Obstacle::Routed(_)
+            | Obstacle::HadByHost(_)
             | Obstacle::Public => {
                 write!(f, "; --route {} takes it nevertheless", given.trunc())
             }
@@ -120,25 +127,46 @@ pub struct Facts<'a> {
     pub refused: BTreeSet<IpAddr>,
     /// Networks that other tunnels of this host have, or had until not long ago.
     pub of_tunnels: BTreeSet<IpNet>,
+    /// Networks and routes of the host that stood in the way until not long ago.
+    pub had: BTreeSet<IpNet>,
+    /// What this process had in full: it comes back as soon as nothing stands in its way.
+    pub held: &'a BTreeSet<IpNet>,
 }
 
 impl Facts<'_> {
     /// What of this can be taken: the address with its network, or alone, or nothing; and why not all.
     pub fn judge(&self, given: IpNet) -> (Option<IpNet>, Option<NotTaken>) {
         let alone = IpNet::from(given.addr());
-        if let Some(obstacle) = self.obstacle(&alone) {
+        let obstacle = |net: &IpNet| {
+            self.obstacle(net)
+                .or_else(|| self.obstacle_before(net).filter(|_| !self.held.contains(&given)))
+        };
+        if let Some(obstacle) = obstacle(&alone) {
             return (None, Some(NotTaken { given, only_network: false, obstacle }));
         }
-        match self.obstacle(&given.trunc()) {
+        match obstacle(&given.trunc()) {
             None => (Some(given), None),
             Some(obstacle) => (Some(alone), Some(NotTaken { given, only_network: true, obstacle })),
         }
     }
 
+    /// Whether the user named it.
+    fn is_named(&self, net: &IpNet) -> bool {
+        self.tunnel.gateway.routes.iter().any(|route| {
+            // Half of all addresses names none of them.
+            route.prefix_len() >= SHORTEST && route.contains(net)
+        })
+    }
+
+    fn obstacle_before(&self, net: &IpNet) -> Option<Obstacle> {
+        let had = self.had.iter().copied().find(|had| meet(had, net));
+        had.filter(|_| !self.is_named(net)).map(Obstacle::HadByHost)
+    }
+
     fn obstacle(&self, net: &IpNet) -> Option<Obstacle> {
-        let Facts { tunnel, found, outer, refused, of_tunnels } = self;
+        let Facts { tunnel, found, outer, refused, of_tunnels, .. } = self;
         let alone = net.prefix_len() == net.max_prefix_len();
-        let meets = |other: &IpNet| other.contains(net) || net.contains(other);
+        let meets = |other: &IpNet| meet(other, net);
         let own = found.interface(&tunnel.device).map(|interface| interface.index);
         let others = || found.addresses.iter().filter(|a| Some(a.interface) != own);
         let first = |all: &BTreeSet<IpAddr>| all.iter().copied().find(|ip| net.contains(ip));
@@ -150,10 +178,7 @@ impl Facts<'_> {
             let asked = found.asked.iter().filter(|ip| !tunnel.gateway.dns.contains(ip));
             asked.copied().find(|ip| net.contains(ip))
         };
-        let is_named = tunnel.gateway.routes.iter().any(|route| {
-            // Half of all addresses names none of them.
-            route.prefix_len() >= SHORTEST && route.contains(net)
-        });
+        let is_named = self.is_named(net);
         let overlaps = || {
             let networks = others().map(|other| other.value.network.trunc());
             networks.filter(meets).min_by_key(|network| network.prefix_len())
@@ -179,6 +204,26 @@ impl Facts<'_> {
             .or_else(|| routed().filter(|_| !is_named).map(Obstacle::Routed))
             .or_else(|| (!is_named && !is_private(net)).then_some(Obstacle::Public))
     }
+}
+
+/// Whether two networks have addresses in common.
+fn meet(one: &IpNet, other: &IpNet) -> bool {
+    one.contains(other) || other.contains(one)
+}
+
+/// The networks of other interfaces, and the routes, that stand in the way of one of these. Those of the
+/// uplinks are left out: they change when the host goes elsewhere.
+pub fn in_the_way(given: &[IpNet], tunnel: &TunnelConfig, found: &Found) -> BTreeSet<IpNet> {
+    let own = found.interface(&tunnel.device).map(|interface| interface.index);
+    let uplinks: BTreeSet<u32> =
+        found.way.iter().chain(found.other_ways.values()).map(|way| way.interface).collect();
+    let is_others = |index: u32| Some(index) != own && !uplinks.contains(&index);
+    let others = found.addresses.iter().filter(|a| is_others(a.interface));
+    let routes = found.routed.values().flatten().filter(|(route, interface)| {
+        route.prefix_len() >= SHORTEST && interface.is_none_or(is_others)
+    });
+    let networks = others.map(|a| a.value.network.trunc()).chain(routes.map(|(route, _)| *route));
+    networks.filter(|net| given.iter().any(|given| meet(net, &given.trunc()))).collect()
 }
 
 /// One address of each family that some host can have inside a tunnel.

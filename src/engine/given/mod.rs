@@ -18,7 +18,7 @@ use super::host::is_labelled;
 use super::host::step::{HostStep, Step};
 use super::servers::Servers;
 use super::{Action, Engine, Now, Phase, Report};
-use judge::{Facts, usable};
+use judge::{Facts, in_the_way, usable};
 pub use judge::{NotTaken, Obstacle, is_private};
 
 /// The addresses change at most once in this time: each change is a plan and a writing.
@@ -30,6 +30,9 @@ const TRY_AGAIN_AFTER: Duration = Duration::from_secs(3600);
 /// What another tunnel of this host had within this time is still its own: it may be restarted.
 const TUNNEL_MAY_COME_BACK: Duration = Duration::from_secs(3600);
 
+/// What stood in the way of a network within this time may be back in a moment.
+const HOST_MAY_HAVE_IT_AGAIN: Duration = Duration::from_secs(3600);
+
 /// What is known about the addresses that the server gives, beside the memory.
 #[derive(Debug, Default)]
 pub struct Given {
@@ -39,6 +42,10 @@ pub struct Given {
     refused: BTreeMap<IpAddr, Duration>,
     /// Networks of other tunnels of this host, and when they had them last.
     of_tunnels: BTreeMap<IpNet, Duration>,
+    /// Networks and routes of the host that stood in the way of what was given, and when they did last.
+    had: BTreeMap<IpNet, Duration>,
+    /// What of it this process had in full.
+    held: BTreeSet<IpNet>,
     /// When the server gave others last.
     changed: Option<Duration>,
     /// It was reported that the server gives us no inner address.
@@ -86,6 +93,7 @@ impl Engine {
             return;
         }
         self.note_other_tunnels();
+        self.note_in_the_way();
         let Some(found) = &self.found else { return };
         let wish = &self.given.wish;
         // It may have come after the host was asked.
@@ -116,6 +124,20 @@ impl Engine {
         self.given.of_tunnels.retain(|_, at| now < *at + TUNNEL_MAY_COME_BACK);
     }
 
+    /// Notes what stands in the way of what is given and was not had before. Who is refused must not have it
+    /// as soon as a bridge of the host has no address for a moment.
+    fn note_in_the_way(&mut self) {
+        let Some(found) = &self.found else { return };
+        let now = self.last.monotonic;
+        let Given { wish, had, held, .. } = &mut self.given;
+        let given: Vec<IpNet> = wish.iter().chain(&self.memory.inner).copied().collect();
+        held.retain(|held| given.contains(held));
+        let refused: Vec<_> = given.into_iter().filter(|given| !held.contains(given)).collect();
+        let there = in_the_way(&refused, &self.endpoint.tunnel, found);
+        had.extend(there.into_iter().map(|network| (network, now)));
+        had.retain(|_, at| now < *at + HOST_MAY_HAVE_IT_AGAIN);
+    }
+
     /// Holds what the server gave last against the host as it was read last. The tunnel has what is left
     /// of it, which is planned for next.
     pub(super) fn judge_inner(&mut self, actions: &mut Vec<Action>) {
@@ -125,6 +147,8 @@ impl Engine {
         self.given.refused.retain(|_, at| self.last.monotonic < *at + TRY_AGAIN_AFTER);
         let (taken, not_taken) = self.judge(&self.memory.inner);
         tell(&mut self.given.told, not_taken, actions);
+        let in_full = self.memory.inner.iter().filter(|given| taken.contains(given));
+        self.given.held.extend(in_full);
         let before = own(&self.endpoint.tunnel);
         // An earlier process may have had others than this one.
         let former = before.iter().chain(&self.memory.inner).map(IpNet::addr);
@@ -152,6 +176,8 @@ impl Engine {
             outer: servers.chain(self.outer.map(|outer| outer.address)).collect(),
             refused: self.given.refused.keys().copied().collect(),
             of_tunnels: self.given.of_tunnels.keys().copied().collect(),
+            had: self.given.had.keys().copied().collect(),
+            held: &self.given.held,
         };
         let (mut taken, mut not_taken) = (Vec::new(), Vec::new());
         for (can_have, cannot) in given.iter().map(|one| facts.judge(*one)) {
