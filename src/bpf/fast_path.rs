@@ -151,7 +151,9 @@ impl FastPathAdapter {
     pub fn read(&mut self, tunnel: &TunnelConfig, found: &mut Found) -> Result<(), FastPathError> {
         if let Some(made) = &mut self.made {
             // With an interface its filters went, which is no damage.
-            let is_there = |index: &u32| found.interface_at(*index).is_some();
+            let socket =
+                UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).map_err(FastPathError::Filter)?;
+            let is_there = |index: &u32| index_to_name(&socket, *index).is_ok();
             made.now.links.retain(is_there);
             made.now.uplinks.retain(is_there);
         }

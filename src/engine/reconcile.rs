@@ -31,6 +31,7 @@ struct Planned {
     /// Its remotes, and whether each is admitted.
     remotes: Vec<(SocketAddr, bool)>,
     conflicting_remote: Option<IpAddr>,
+    isolated: bool,
 }
 
 impl Engine {
@@ -39,6 +40,7 @@ impl Engine {
         let of_peer = |peer: &Peer| Planned {
             remotes: peer.remotes().collect(),
             conflicting_remote: peer.conflicting_remote,
+            isolated: peer.isolated,
         };
         Remotes {
             outer: self.outer,

@@ -7,6 +7,7 @@ import pytest
 
 import ipipou
 import packets
+from hub import Hub, inner
 from ipipou import CLIENT, SERVER, reach_each_other
 from lab import await_
 from test_fast_path import BOTH, TUN, await_fast, carried, filters
@@ -124,3 +125,81 @@ def test_the_capabilities_of_the_unit_are_enough(lan):
     ipipou.client(lan.client, *TUN, keys=keys)
     near.await_log("tunnel up")
     await_fast(near)
+
+
+def masquerades(client):
+    """The tunnel's own outer address is translated at the uplink."""
+    client.run("ip addr add 10.9.0.7/32 dev eth0")
+    client.nft(
+        """
+        table ip nat {
+            chain postrouting {
+                type nat hook postrouting priority srcnat;
+                ip saddr 10.9.0.0/24 masquerade
+            }
+        }
+        """
+    )
+
+
+def test_a_host_that_translates_outer_packets_goes_on_doing_so(hosts):
+    server, client = hosts
+    masquerades(client)
+    keys = ipipou.Keys(server)
+    near = ipipou.server(server, *TUN, keys=keys)
+    proof = ["--auth-key-b64", keys.private, "--auth-secret", ipipou.SECRET, "--keepalive", "20"]
+    bound = ["-b", "10.9.0.7@eth0", "-r", f"{SERVER}:10000", "--tunl-ip", INNER_CLIENT]
+    far = ipipou.Tunnel(client, "-c", *TUN, *bound, *proof)
+    near.await_log("tunnel up")
+    far.await_quiet()
+    reach_each_other(server, client)
+    assert far.show()["fast_path"]["remotes"] == 0
+
+
+def test_a_port_that_is_redirected_answers(hosts):
+    server, client = hosts
+    server.nft(
+        """
+        table ip nat {
+            chain prerouting {
+                type nat hook prerouting priority dstnat;
+                udp dport 443 redirect to :10000
+            }
+        }
+        """
+    )
+    keys = ipipou.Keys(server)
+    near = ipipou.server(server, *TUN, keys=keys)
+    ipipou.client(client, *TUN, remote=f"{SERVER}:443", keys=keys)
+    near.await_log("tunnel up")
+    near.await_quiet()
+    reach_each_other(server, client)
+    assert near.show()["fast_path"]["remotes"] == 0
+
+
+def test_policy_rules_by_port_are_followed(hosts):
+    server, client = hosts
+    client.run("ip rule add ipproto udp sport 10000 lookup 100")
+    client.run(f"ip route add {SERVER} dev eth0 table 100")
+    keys = ipipou.Keys(server)
+    near = ipipou.server(server, *TUN, keys=keys)
+    far = ipipou.client(client, *TUN, keys=keys)
+    far.await_log("no fast path: policy rules of this host")
+    near.await_log("tunnel up")
+    reach_each_other(server, client)
+
+
+def test_an_isolated_peer_reaches_no_other_from_its_first_packet(lab):
+    hub = Hub(lab)
+    hub.name(2, isolate=True)
+    near = hub.server()
+    ends = [hub.client(i) for i in (3, 4)]
+    for end in ends:
+        end.await_log("connected to")
+    await_(lambda: near.show()["fast_path"]["remotes"] == 2, what="two on the fast path")
+    seen = hub.clients[1].capture("ipipou0", f"src {inner(2)}")
+    isolated = hub.client(2)
+    isolated.await_log("connected to")
+    hub.clients[0].run(f"ping -n -q -i 0.01 -c 100 -W 1 {inner(3)}", check=False)
+    assert hub.clients[0].ping(inner(1), count=2).received == 2
+    assert not seen.packets()
