@@ -4,19 +4,16 @@
 //! key of a peer: then each remote has a session of its own, and a limit says how many there are.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use super::Now;
 use super::config::{Admits, Expects, LearnConfig, Reply};
 use super::learned::{self, Learned};
-use super::memory::{Memory, Record, Writing};
+use super::memory::{Memory, NOBODY, Record, Writing};
 use super::sessions::{Session, Sessions};
 use crate::auth::{Reject, ReplayMemory, ServerTime};
 use crate::wire::auth_packet::AuthPacket;
-
-/// An address that no client can have.
-pub(super) const NOBODY: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
 
 /// Records that are kept apart while the disk does not take them: after that the whole is smaller.
 const MOST_RECORDS: usize = 4096;

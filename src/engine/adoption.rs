@@ -4,9 +4,9 @@ use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
 
-use super::admission::NOBODY;
 use super::config::TunnelConfig;
 use super::host::{Encapsulation, Found, Interface, InterfaceKind, RulesFound, is_labelled};
+use super::memory::NOBODY;
 use super::peer::Peer;
 use super::table::nodes;
 use super::{Action, Engine, Now, Report};

@@ -2,14 +2,16 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use super::admission::NOBODY;
 use super::{Engine, Now};
 use crate::auth::{ReplayMemory, ServerTime};
+
+/// An address that no client can have.
+pub(super) const NOBODY: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
 
 /// Kept in the state directory. Fields keep their names: older versions of the program read them.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
