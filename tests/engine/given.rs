@@ -306,6 +306,9 @@ fn the_network_of_another_tunnel_is_not_taken_while_that_is_restarted() {
         assert_eq!(inside(&scene).0, FIRST, "{address}");
     }
     assert_eq!(scene.told("10.9.0.7/24 is not taken: another tunnel of this host has had"), 1);
+    let why =
+        "of several that are given one network, the first to start has it; --route 10.9.0.0/24";
+    assert_eq!(scene.told(why), 1, "{:?}", scene.play.log);
     scene.play.host.remove_interface("ipipou1");
     for address in ["10.9.0.77/8", "10.9.0.77/32", "10.9.0.7/24"] {
         give(&mut scene, &[address]);

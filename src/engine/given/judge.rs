@@ -68,7 +68,11 @@ impl fmt::Display for Obstacle {
             Obstacle::NameServer(ip) => write!(f, "{ip} is a name server of this host"),
             Obstacle::Overlaps(net) => write!(f, "another interface has the network {net}"),
             Obstacle::OfTunnel(net) => {
-                write!(f, "another tunnel of this host has had the network {net} within an hour")
+                write!(
+                    f,
+                    "another tunnel of this host has had the network {net} within an hour: of several \
+                     that are given one network, the first to start has it"
+                )
             }
             Obstacle::Routed(net) => write!(f, "this host has a route to {net}"),
             Obstacle::HadByHost(net) => {
