@@ -47,6 +47,18 @@ def test_no_ping_is_lost_by_a_crash_and_a_restart(lab, options, side):
     assert lan.near.tunnel() is lan.far.tunnel() is None
 
 
+def test_routes_that_the_kernel_made_are_put_back(lab):
+    lan = ipipou.Lan(lab).connect()
+    for end in (lan.near, lan.far):
+        routes = "ip route show table all dev ipipou0"
+        whole = end.host.run(routes)
+        for command in ("ip route flush dev ipipou0", "ip route flush table local dev ipipou0"):
+            end.host.run(command)
+            await_(lambda: end.host.run(routes) == whole, what=command)  # noqa: B023
+        await_answer(lan.client, INNER_SERVER)
+        assert end.show()["repaired"] >= 1
+
+
 @MODES
 def test_what_a_start_installs_needs_no_repair(lab, options):
     """Each transaction, as `nft monitor` sees it, lets in the client's address and port and nobody
