@@ -125,6 +125,7 @@ impl FakeHost {
             RouteTarget::Unreachable => false,
         };
         self.found.routes.retain(|route| !leads_there(route));
+        self.found.lost_routes.retain(|route| !gone.contains(&route.interface));
         self.found.userspace.interface &= name == STRANGER || name == "eth0";
     }
 

@@ -9,7 +9,7 @@ use super::host::{ETH0, OUTER, STRANGER};
 use super::*;
 use ipipou::engine::host::plan::{Owned, Start, plan};
 use ipipou::engine::host::wanted::Wanted;
-use ipipou::engine::host::{Encapsulation, FastPathFound, Listener, RulesFound};
+use ipipou::engine::host::{Encapsulation, FastPathFound, KernelRoute, Listener, RulesFound};
 
 #[derive(Debug, Clone)]
 enum Happening {
@@ -24,6 +24,7 @@ enum Happening {
     DeleteFilter,
     DeleteListeners,
     FlushAddresses,
+    FlushRoutes,
     LinkDown,
     OuterAddressGoes,
     OuterAddressComes(u8),
@@ -50,6 +51,7 @@ fn happening() -> impl Strategy<Value = Happening> {
         1 => Just(DeleteFilter),
         1 => Just(DeleteListeners),
         1 => Just(FlushAddresses),
+        1 => Just(FlushRoutes),
         1 => Just(LinkDown),
         1 => Just(OuterAddressGoes),
         2 => (0..3u8).prop_map(OuterAddressComes),
@@ -138,7 +140,14 @@ fn play_all(happenings: Vec<Happening>, lifetime: Option<Duration>) {
             }
             Happening::DeleteListeners => play.host.found.listeners.clear(),
             Happening::FlushAddresses => {
-                play.host.found.addresses.retain(|a| a.value.network.prefix_len() != 32)
+                play.host.found.addresses.retain(|a| a.value.network.prefix_len() != 32);
+                play.host.found.lost_routes.clear();
+            }
+            Happening::FlushRoutes => {
+                let found = &mut play.host.found;
+                let own = found.interfaces.iter().find(|i| i.name == "ipipou0").map(|i| i.index);
+                let on_link = found.addresses.iter().filter(|a| Some(a.interface) == own);
+                found.lost_routes = on_link.flat_map(KernelRoute::of).collect();
             }
             Happening::LinkDown => {
                 play.host.each_interface(|i| i.up &= i.name != "ipipou0");
