@@ -358,9 +358,13 @@ impl TunnelConfig {
         self.outer.device().is_none() && self.may_have_fast_path()
     }
 
-    /// Whether a fast path is not forbidden.
+    /// Whether a fast path is not ruled out: one that is bound to no interface follows the routes late.
     pub fn may_have_fast_path(&self) -> bool {
-        self.fast_path != FastPathChoice::Off
+        match self.fast_path {
+            FastPathChoice::Off => false,
+            FastPathChoice::On => true,
+            FastPathChoice::Auto => self.outer.device().is_some(),
+        }
     }
 
     /// The name of the gateway's nftables table.

@@ -51,7 +51,7 @@ use std::time::Duration;
 pub use adoption::has_leftovers;
 use answers::Answers;
 use applied::Applying;
-use config::{Config, Datapath, FastPathChoice, PeerSource};
+use config::{Config, Datapath, PeerSource};
 use datapath::{WithoutFastPath, by_route};
 use endpoint::{Endpoint, OuterFound};
 pub use endpoint::{outer_address, outer_family};
@@ -338,7 +338,7 @@ impl Engine {
     /// The remotes, as far as the routes tell by which interface packets from our outer address leave for
     /// them, and a fast path has to know.
     pub fn by_route(&self) -> Option<(IpAddr, BTreeSet<IpAddr>)> {
-        let outer = self.outer.filter(|_| self.endpoint.tunnel.fast_path != FastPathChoice::Off)?;
+        let outer = self.outer.filter(|_| self.endpoint.tunnel.has_uplinks_by_route())?;
         Some((outer.address, by_route(outer, &self.peers)))
     }
 

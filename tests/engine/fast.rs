@@ -278,7 +278,10 @@ fn who_is_bound_to_no_interface_follows_the_way_to_each_remote() {
     host.add_interface("eth1", ETH1, InterfaceKind::Other);
     host.found.ethernet.insert(ETH1);
     host.found.superpackets.insert(ETH1);
-    let unbound = |c: &mut Server| c.tunnel.outer = Outer::Address(OUTER.into());
+    let unbound = |c: &mut Server| {
+        c.tunnel.outer = Outer::Address(OUTER.into());
+        c.tunnel.fast_path = FastPathChoice::On;
+    };
     let mut play = start(Datapath::Tun, unbound, host);
     prove(&mut play, A);
     let ip = IpAddr::from(*at(A).ip());

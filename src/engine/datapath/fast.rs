@@ -82,14 +82,14 @@ pub fn fast_path(
     if found.fast_path == FastPathFound::Unavailable {
         return Err(WithoutFastPath::Unavailable);
     }
+    if !tunnel.may_have_fast_path() {
+        return Err(WithoutFastPath::Unbound);
+    }
     if found.ipsec {
         return Err(WithoutFastPath::Ipsec);
     }
     if found.selective_rules {
         return Err(WithoutFastPath::SelectiveRules);
-    }
-    if outer.bound_to.is_none() && tunnel.fast_path == FastPathChoice::Auto {
-        return Err(WithoutFastPath::Unbound);
     }
     let is_asked_for = tunnel.fast_path == FastPathChoice::On;
     let is_rare = |keepalive: Option<Duration>| keepalive.is_none_or(|every| every > KEEPS);
