@@ -109,7 +109,7 @@ class Hub:
 
     def answers(self):
         """A capture of what the server answers; whom, `is_to` says. The fast path sends it in UDP at once."""
-        return self.host.capture("eth0", f"udp and src {outer(1)}")
+        return self.host.capture("any", f"udp and src {outer(1)}")
 
     def connect(self, *options):
         """Starts the server and all clients, which are connected when this returns."""

@@ -272,11 +272,13 @@ def test_the_kernel_datapath_takes_over_when_configured(machine, tun):
     systemctl("start", SERVER_UNIT)
     far = ipipou.client(machine.near, "--keepalive", "1", keys=machine.keys)
     await_answer(machine.near, INNER_SERVER)
-    for asked, used, times in (("auto", "tun", 1), ("kernel", "kernel", 2)):
+    for asked, used in (("auto", "tun"), ("kernel", "kernel")):
         serve_by(asked, machine)
+        ready = lambda: journal("-u", SERVER_UNIT).count("ready on")  # noqa: E731
+        before = ready()
         systemctl("kill", "-s", "KILL", SERVER_UNIT)
-        started = lambda: journal("-u", SERVER_UNIT).count("ready on") > times  # noqa: B023, E731
-        await_(started, 30, "another process")
+        # What it leaves of its fast path answers pings meanwhile.
+        await_(lambda: ready() > before, 30, "another process")  # noqa: B023
         await_answer(machine.near, INNER_SERVER)
         shown = machine.run("ipipou show server0")
         assert re.search(rf"ipipou0 +server +{used} +up", shown), shown
