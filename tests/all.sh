@@ -199,7 +199,7 @@ done
 wait "$setup" || true
 
 # Scenarios and services on stock kernels: all on the newest; on the others the scenarios that are marked
-# `each_kernel`, or with FULL=1 all, too. Of each kernel one machine after the other. A scenario waits a
+# `each_kernel`, with a fast path only, or with FULL=1 all, too. Of each kernel one machine after the other. A scenario waits a
 # lot, so two parts run beside each other: the newest kernel's beside what is left in namespaces, then
 # the others'.
 wait "$machines" || { cat "$logs/machines.log" && finish; }
@@ -219,7 +219,7 @@ whole() { # KERNEL...
 marked() { # KERNEL...
     local kernel
     for kernel; do
-        scenarios "$kernel" -m each_kernel
+        scenarios "$kernel" -m each_kernel --lanes auto
     done
 }
 mapfile -t kernels <"$vm_cache/kernels"
