@@ -9,10 +9,12 @@ mod call;
 mod compiled;
 mod fast_path;
 mod filters;
+mod made;
 mod maps;
 mod program;
 #[cfg(test)]
 mod tests;
 mod uplink;
 
-pub use fast_path::{FastPathAdapter, FastPathError, probe};
+pub use fast_path::FastPathAdapter;
+pub use made::{FastPathError, probe};

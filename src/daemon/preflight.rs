@@ -190,11 +190,10 @@ fn serves(found: &Found, tunnel: &TunnelConfig, at: SocketAddr) -> bool {
 /// Whether the kernel takes the programs of the fast path; says why it does not. Without them the
 /// datapath carries all.
 pub fn fast_path(tunnel: &TunnelConfig) -> bool {
-    let asked = match tunnel.fast_path {
-        FastPathChoice::Off => return false,
-        asked @ (FastPathChoice::Auto | FastPathChoice::On) => asked,
-    };
-    match (asked, bpf::probe()) {
+    if !tunnel.may_have_fast_path() {
+        return false;
+    }
+    match (tunnel.fast_path, bpf::probe()) {
         (_, Ok(())) => true,
         (FastPathChoice::Auto | FastPathChoice::Off, Err(error)) => {
             tracing::info!("no fast path: {error}");

@@ -79,11 +79,11 @@ pub fn fast_path(
     if tunnel.fast_path == FastPathChoice::Off {
         return Err(WithoutFastPath::NotAsked);
     }
-    if found.fast_path == FastPathFound::Unavailable {
-        return Err(WithoutFastPath::Unavailable);
-    }
     if !tunnel.may_have_fast_path() {
         return Err(WithoutFastPath::Unbound);
+    }
+    if found.fast_path == FastPathFound::Unavailable {
+        return Err(WithoutFastPath::Unavailable);
     }
     if found.ipsec {
         return Err(WithoutFastPath::Ipsec);

@@ -1,0 +1,261 @@
+//! What is in the kernel of a fast path: maps with their entries, and programs.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::time::Duration;
+
+use ipnet::Ipv4Net;
+use rustix::time::{ClockId, clock_gettime};
+
+use super::call::{self, LoadError};
+use super::compiled::{EGRESS, INGRESS};
+use super::filters::Hook;
+use super::maps::{Maps, Peer, Sender};
+use super::program::{Constants, load};
+use crate::engine::host::{FastPath, FastPathEnds, FastPeer, Traffic};
+use crate::host::absent_is_fine;
+use crate::host::translated::is_translated;
+
+/// The least room of the maps. When there are more entries, maps with twice as much take their place.
+const ROOM: u32 = 64;
+/// How long the programs take packets without hearing of this process, which reads the host every three
+/// seconds. Killed or stopped, it leaves all to the datapath, or to whoever has the port then.
+pub const LEASE: Duration = Duration::from_secs(8);
+/// Of so many remotes the kernel is asked for the connections, at each reading.
+const FEW: usize = 256;
+
+/// What the kernel refused.
+#[derive(Debug, thiserror::Error)]
+pub enum FastPathError {
+    #[error("cannot make a map: {0}")]
+    Map(#[source] io::Error),
+    #[error("cannot change a map: {0}")]
+    Entry(#[source] io::Error),
+    #[error(transparent)]
+    Program(#[from] LoadError),
+    #[error("cannot attach a program: {0}")]
+    Filter(#[source] io::Error),
+}
+
+/// What was carried.
+#[derive(Default, Clone)]
+pub struct Counted {
+    /// The peers, by their first networks, which they keep when they move.
+    pub peers: BTreeMap<Ipv4Net, CountedPeer>,
+    /// By the numbers of the peers.
+    pub traffic: Vec<Traffic>,
+}
+
+/// A peer whose packets are counted.
+#[derive(Clone, Copy)]
+pub struct CountedPeer {
+    pub id: u32,
+    /// Index of the interface that it was last behind.
+    pub link: u32,
+    /// Where it was last.
+    pub remote: SocketAddrV4,
+}
+
+/// What is in the kernel.
+pub struct Made {
+    pub now: FastPath,
+    pub maps: Maps,
+    room: u32,
+    ingress: Program,
+    egress: Program,
+    /// As in [`Counted`].
+    pub counted: BTreeMap<Ipv4Net, CountedPeer>,
+    /// How many networks the peers have, together.
+    networks: usize,
+    /// Remotes to which the host translates what the datapath sends: these are not on it.
+    pub translated: BTreeSet<SocketAddrV4>,
+}
+
+/// A program, and the number by which filters name it.
+pub struct Program {
+    pub fd: OwnedFd,
+    pub id: u32,
+}
+
+fn constants(ends: &FastPathEnds) -> Constants {
+    Constants {
+        outer: ends.outer,
+        port: ends.port,
+        mark: ends.mark,
+        time_to_live: ends.time_to_live,
+    }
+}
+
+/// So long after now, by `CLOCK_MONOTONIC`.
+pub fn in_nanoseconds(later: Duration) -> u64 {
+    let now = Duration::try_from(clock_gettime(ClockId::Monotonic)).unwrap_or_default();
+    u64::try_from((now + later).as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// Entries of the map that has the most of them.
+fn entries(path: &FastPath) -> usize {
+    networks(path) + path.except.len()
+}
+
+/// How many networks the peers have, together. Each has one at least.
+fn networks(path: &FastPath) -> usize {
+    path.peers.values().map(|peer| peer.networks.len()).sum()
+}
+
+impl Made {
+    /// Maps without entries, with room for all and for as many that come later, and programs with these. They
+    /// go on counting from what was counted `before`.
+    pub fn new(wanted: &FastPath, before: &Counted) -> Result<Self, FastPathError> {
+        let most = entries(wanted).max(before.peers.len() + wanted.peers.len());
+        let room = u32::try_from((2 * most).next_power_of_two());
+        let room = room.unwrap_or(u32::MAX).max(ROOM);
+        let ends = wanted.ends;
+        let (uplinks, links) = (wanted.uplinks.clone(), wanted.links.clone());
+        let now = FastPath { ends, uplinks, links, peers: Arc::default(), except: BTreeSet::new() };
+        let maps = Maps::create(room).map_err(FastPathError::Map)?;
+        maps.counts.begin_with(&before.traffic).map_err(FastPathError::Entry)?;
+        maps.lease.until(in_nanoseconds(LEASE)).map_err(FastPathError::Entry)?;
+        let program = |name, compiled| {
+            let fd = load(name, compiled, &maps, &constants(&ends))?;
+            let id = call::program_id(fd.as_fd()).map_err(FastPathError::Filter)?;
+            Ok::<_, FastPathError>(Program { fd, id })
+        };
+        let ingress = program("ingress", &INGRESS)?;
+        let egress = program("egress", &EGRESS)?;
+        let counted = before.peers.clone();
+        let translated = BTreeSet::new();
+        Ok(Made { now, maps, room, ingress, egress, counted, networks: 0, translated })
+    }
+
+    /// Where which program is to be attached.
+    pub fn hooks(&self) -> impl Iterator<Item = (u32, Hook, &Program)> {
+        let out = self.now.links.iter().map(|link| (*link, Hook::Egress, &self.egress));
+        let r#in = self.now.uplinks.iter().map(|link| (*link, Hook::Ingress, &self.ingress));
+        r#in.chain(out)
+    }
+
+    pub fn places(&self) -> impl Iterator<Item = (u32, Hook)> {
+        self.hooks().map(|(interface, hook, _)| (interface, hook))
+    }
+
+    /// Whether the maps have room for these, and whether there is an id for each: those of remotes that
+    /// went stay with what was counted.
+    pub fn has_room_for(&self, wanted: &FastPath) -> bool {
+        let firsts = wanted.peers.values().filter_map(|peer| peer.networks.first());
+        let new = firsts.filter(|first| !self.counted.contains_key(first)).count();
+        self.fits(entries(wanted).max(self.counted.len() + new))
+    }
+
+    pub fn has_room_for_one(&self, peer: &FastPeer) -> bool {
+        let entries = self.networks + self.now.except.len();
+        self.fits(entries.max(self.counted.len()) + peer.networks.len())
+    }
+
+    fn fits(&self, entries: usize) -> bool {
+        u32::try_from(entries).is_ok_and(|entries| entries < self.room)
+    }
+
+    /// What was carried, by the numbers of the peers.
+    pub fn traffic(&self) -> Vec<Traffic> {
+        self.maps.counts.first(self.counted.len() + 1).unwrap_or_default()
+    }
+
+    pub fn fill(&mut self, wanted: &FastPath) -> Result<(), FastPathError> {
+        self.fill_maps(wanted).map_err(FastPathError::Entry)
+    }
+
+    /// What is no longer right goes first.
+    fn fill_maps(&mut self, wanted: &FastPath) -> io::Result<()> {
+        for remote in self.now.without(wanted) {
+            self.take_out(remote)?;
+        }
+        let changed: Vec<Ipv4Net> =
+            self.now.except.symmetric_difference(&wanted.except).copied().collect();
+        for net in &changed {
+            match wanted.except.contains(net) {
+                true => self.maps.peers.put_nobody(*net)?,
+                false => absent_is_fine(self.maps.peers.remove(*net))?,
+            }
+        }
+        self.now.except.clone_from(&wanted.except);
+        for (remote, peer) in &*wanted.peers {
+            let is_bared = peer.networks.iter().any(|net| changed.contains(net));
+            if is_bared || self.now.peers.get(remote) != Some(peer) {
+                self.put(*remote, peer)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Asks whether the host translates what goes to this remote; without an entry, what was known holds.
+    fn note_translated(&mut self, remote: SocketAddrV4) -> bool {
+        let from = SocketAddrV4::new(self.now.ends.outer, self.now.ends.port);
+        match is_translated(from, remote) {
+            Some(true) => {
+                self.translated.insert(remote);
+            }
+            Some(false) => {
+                self.translated.remove(&remote);
+            }
+            None => {}
+        }
+        self.translated.contains(&remote)
+    }
+
+    /// Asks for all remotes, as long as there are few. Of many, each was asked for when it was put here.
+    pub fn read_translated(&mut self) {
+        let all: Vec<_> = self.now.peers.keys().chain(&self.translated).copied().collect();
+        if all.len() <= FEW {
+            for remote in all {
+                self.note_translated(remote);
+            }
+        }
+    }
+
+    pub fn put(&mut self, remote: SocketAddrV4, peer: &FastPeer) -> io::Result<()> {
+        // Nothing goes to who has no network, or comes from there.
+        let Some(first) = peer.networks.first() else { return Ok(()) };
+        if self.note_translated(remote) {
+            return Ok(());
+        }
+        let next = u32::try_from(self.counted.len()).unwrap_or(u32::MAX).saturating_add(1);
+        let id = self.counted.get(first).map_or(next, |peer| peer.id);
+        self.counted.insert(*first, CountedPeer { id, link: peer.link, remote });
+        // Noted before: what is half there is taken out as well.
+        let former = Arc::make_mut(&mut self.now.peers).insert(remote, peer.clone());
+        self.networks += peer.networks.len();
+        self.networks -= former.map_or(0, |former| former.networks.len());
+        let FastPeer { networks, link, uplink, mtu } = peer;
+        let entry = Peer { remote, mtu: *mtu, uplink: *uplink, id };
+        for network in networks.iter().filter(|net| !self.now.except.contains(net)) {
+            self.maps.peers.put(*network, &entry)?;
+        }
+        self.maps.remotes.put(remote, Sender { link: *link, id })
+    }
+
+    pub fn take_out(&mut self, remote: SocketAddrV4) -> io::Result<()> {
+        let Some(peer) = self.now.peers.get(&remote).cloned() else { return Ok(()) };
+        absent_is_fine(self.maps.remotes.remove(remote))?;
+        for network in peer.networks.iter().filter(|net| !self.now.except.contains(net)) {
+            absent_is_fine(self.maps.peers.remove(*network))?;
+        }
+        Arc::make_mut(&mut self.now.peers).remove(&remote);
+        self.networks -= peer.networks.len();
+        Ok(())
+    }
+}
+
+/// Whether the kernel takes both programs; nothing stays of them.
+///
+/// # Errors
+/// What it said.
+pub fn probe() -> Result<(), FastPathError> {
+    let maps = Maps::create(1).map_err(FastPathError::Map)?;
+    let constants = Constants { outer: Ipv4Addr::UNSPECIFIED, port: 1, mark: 0, time_to_live: 1 };
+    load("ingress", &INGRESS, &maps, &constants)?;
+    load("egress", &EGRESS, &maps, &constants)?;
+    Ok(())
+}
