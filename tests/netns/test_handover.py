@@ -151,7 +151,7 @@ def test_stored_descriptors_of_another_tunnel_are_not_used(lab, manager):
     near.process.kill()
 
     again = ipipou.server(server, number=5, keys=keys, prefix=manager.prefix())
-    again.await_log("of no use")
+    again.await_log("cannot use what an earlier process left")
     await_(lambda: manager.names() == ["udp"], what="the new socket")
     await_(lambda: "ipipou0" not in server.run("ip link"), what="the end of the old interface")
     ipipou.client(client, keys=keys, number=5, peer=5)

@@ -41,6 +41,7 @@ def connect(hosts, preloaded):
 
     def connected(refused, *options):
         prefix = ["env", f"LD_PRELOAD={preloaded}", f"REFUSE={refused}"]
+        options = ["--fast-path", "off", *options]  # the packets have to pass the process
         near = ipipou.server(hosts[0], *TUN, *options, prefix=prefix)
         far = ipipou.client(hosts[1], *TUN, *options, prefix=prefix)
         near.await_log("tunnel up")
