@@ -23,8 +23,6 @@ from gateways import (
 from ipipou import SERVER
 from lab import await_
 
-pytestmark = pytest.mark.both_lanes
-
 FORWARDING = "net.ipv4.conf.{}.forwarding"
 DEV = "ipipou0"
 

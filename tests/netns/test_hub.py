@@ -29,8 +29,6 @@ from ipipou import SECRET
 from lab import await_
 from lan import await_dropped, await_reached, no_answer, outer, reaches
 
-pytestmark = pytest.mark.both_lanes
-
 
 HEADINGS = ["PEER", "STATE", "REMOTE", "ADDRESS", "SEEN", "RTT", "RX", "TX"]
 

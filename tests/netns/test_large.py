@@ -13,8 +13,6 @@ from lab import no_checksum_offload
 from many_ends import dropped
 from test_kernel_refuses import preloaded  # noqa: F401
 
-pytestmark = pytest.mark.both_lanes
-
 PORT = 10000
 TCP, ACK, PSH, FIN = 6, 0x10, 0x08, 0x01
 LENGTH = 8000

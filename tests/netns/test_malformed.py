@@ -15,8 +15,6 @@ import ipipou
 import packets
 from ipipou import CLIENT, SERVER, await_, reach_each_other
 
-pytestmark = pytest.mark.both_lanes
-
 INNER = {SERVER: "172.28.0.0", CLIENT: "172.28.0.1"}
 INNER6 = {SERVER: "fd00:9::1", CLIENT: "fd00:9::2"}
 PORT = 10000

@@ -8,8 +8,6 @@ from ipipou import CLIENT, SERVER, await_
 from test_integrity import TUN, connect
 from traffic import no_damage, transfer_both_ways
 
-pytestmark = pytest.mark.both_lanes
-
 INNER_SERVER = "172.28.0.0"
 
 

@@ -18,8 +18,6 @@ from test_ipv6 import CLIENT6, INNER6, SERVER6
 from test_outer import across
 from traffic import SO_RCVBUFFORCE, no_damage, transfer, transfer_both_ways
 
-pytestmark = pytest.mark.both_lanes
-
 INNER_SERVER, INNER_CLIENT = "172.28.0.0", "172.28.0.1"
 PORT = 10000
 FULL = 1500 - 28  # bytes of an inner packet that fills a packet of 1500

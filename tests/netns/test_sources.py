@@ -5,8 +5,6 @@ import pytest
 import ipipou
 from ipipou import CLIENT, SERVER
 
-pytestmark = pytest.mark.both_lanes
-
 TUN = ["--datapath", "tun"]
 INNER_SERVER, INNER_CLIENT, UNROUTED = "172.28.0.0", "172.28.0.1", "10.99.0.7"
 

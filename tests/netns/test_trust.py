@@ -16,8 +16,6 @@ from test_ipv6 import CLIENT6, INNER6, SERVER6, connect, hosts  # noqa: F401
 from test_malformed import ICMP6, ipv4, ipv6
 from traffic import transfer_both_ways
 
-pytestmark = pytest.mark.both_lanes
-
 TUN = ["--datapath", "tun"]
 # The interface counts what goes round.
 SLOW = [*TUN, "--fast-path", "off"]

@@ -20,8 +20,6 @@ PRIVATE, PUBLIC = (
 )
 HOLD_QUEUE = """
 import socket, struct, time
-
-pytestmark = pytest.mark.both_lanes
 # NFQNL_CFG_CMD_BIND to queue 0, as linux/netfilter/nfnetlink_queue.h has it
 nfnetlink = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 12)
 body = struct.pack("!BBH", 0, 0, 0) + struct.pack("=HH", 8, 1) + struct.pack("!BBH", 1, 0, 0)

@@ -10,7 +10,7 @@ from gateways import await_answer
 from ipipou import CLIENT, SERVER
 from lab import await_
 
-pytestmark = [pytest.mark.each_kernel, pytest.mark.both_lanes]
+pytestmark = pytest.mark.each_kernel
 
 INNER_SERVER, INNER_CLIENT, ALTERNATE = "172.28.0.0", "172.28.0.1", "172.29.0.0"
 ALTERNATE_MODE = "--force-fou-local-ip-alt"
