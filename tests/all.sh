@@ -199,9 +199,9 @@ done
 wait "$setup" || true
 
 # Scenarios and services on stock kernels: all on the newest; on the others the scenarios that are marked
-# `each_kernel`, with a fast path only, or with FULL=1 all, too. Of each kernel one machine after the other. A scenario waits a
-# lot, so two parts run beside each other: the newest kernel's beside what is left in namespaces, then
-# the others'.
+# `each_kernel`, those that are marked `both_lanes` with a fast path and the rest without one, or with FULL=1
+# all, too. Of each kernel one machine after the other. A scenario waits a lot, so two parts run beside each
+# other: the newest kernel's beside what is left in namespaces, then the others'.
 wait "$machines" || { cat "$logs/machines.log" && finish; }
 scenarios() { # KERNEL ARGUMENT...
     beside "$1" tests/vm/run.sh "$1" --binary "$binary" -- "${pytest[@]}" "${@:2}"
@@ -219,7 +219,7 @@ whole() { # KERNEL...
 marked() { # KERNEL...
     local kernel
     for kernel; do
-        scenarios "$kernel" -m each_kernel --lanes auto
+        scenarios "$kernel" -m each_kernel --lanes one
     done
 }
 mapfile -t kernels <"$vm_cache/kernels"

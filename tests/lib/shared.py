@@ -13,7 +13,8 @@ def pytest_addoption(parser):
         "--lanes",
         type=lambda text: text.split(","),
         help="with which --fast-path all scenarios run, as auto,off (default: those that are marked "
-        "`both_lanes` with auto and with off, the others with auto)",
+        "`both_lanes` with auto and with off, the others with auto); `one`: the marked with auto, the "
+        "others with off",
     )
 
 
@@ -26,6 +27,8 @@ def pytest_configure(config):
 def pytest_generate_tests(metafunc):
     marked = metafunc.definition.get_closest_marker("both_lanes")
     lanes = metafunc.config.option.lanes or (BOTH if marked else None)
+    if lanes == ["one"]:
+        lanes = ["auto" if marked else "off"]
     if lanes and "lab" in metafunc.fixturenames:
         metafunc.parametrize("lane", lanes, indirect=True)
 
