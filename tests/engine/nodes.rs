@@ -6,7 +6,7 @@ use super::host::OUTER;
 use super::userspace::remotes;
 use super::*;
 use ipipou::engine::Unusable;
-use ipipou::engine::config::{HostsSource, PeerSource};
+use ipipou::engine::config::{FastPathChoice, HostsSource, PeerSource};
 use ipipou::engine::host::{
     Address, Interface, InterfaceKind, PolicyRuleKind, Route, RouteTarget, Way,
 };
@@ -210,6 +210,7 @@ fn the_outer_address_is_never_one_of_the_tunnel() {
     for datapath in [Datapath::Tun, Datapath::Kernel] {
         let mut config = client(HostName::Address("198.51.100.9".parse().unwrap()), None);
         config.tunnel.outer = Outer::Route;
+        config.tunnel.fast_path = FastPathChoice::Off;
         config.tunnel.inner = "172.28.0.1".parse().unwrap();
         config.tunnel.inner_peer = "172.28.0.0/32".parse().unwrap();
         let config = Config::from(config);
