@@ -2,24 +2,20 @@
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
-use std::os::fd::AsFd as _;
+use std::net::SocketAddrV4;
 use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::Ipv4Net;
 use netlink_socket2::NetlinkSocket;
-use rustix::net::netdevice::{index_to_name, name_to_index};
 
 use super::filters::{Filters, Hook};
 use super::made::{Counted, CountedPeer, FastPathError, LEASE, Made, in_nanoseconds};
-use super::uplink::{self, ETHERNET, PathMtu};
+use super::uplink::{self, PathMtu};
+use crate::engine::OVERHEAD_V4;
 use crate::engine::config::{DeviceName, TunnelConfig};
 use crate::engine::host::{Family, FastPath, FastPathFound, FastPeer, Found, Traffic};
 use crate::host::{absent_is_fine, ipsec, selective_rules};
-
-/// Bytes of the IPv4 and UDP headers around an inner packet.
-const OVERHEAD: usize = 20 + 8;
 
 /// After the kernel has refused something, all packets take the datapath for so long.
 const TRY_AGAIN: Duration = Duration::from_secs(60);
@@ -85,9 +81,7 @@ impl FastPathAdapter {
     pub fn read(&mut self, tunnel: &TunnelConfig, found: &mut Found) -> Result<(), FastPathError> {
         if let Some(made) = &mut self.made {
             // With an interface its filters went, which is no damage.
-            let socket =
-                UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).map_err(FastPathError::Filter)?;
-            let is_there = |index: &u32| index_to_name(&socket, *index).is_ok();
+            let is_there = |index: &u32| uplink::name_of(*index).is_ok();
             made.now.links.retain(is_there);
             made.now.uplinks.retain(is_there);
         }
@@ -98,8 +92,8 @@ impl FastPathAdapter {
         if !self.is_available() {
             return Ok(());
         }
-        found.ipsec = tunnel.may_have_fast_path() && ipsec::has_policies();
-        found.selective_rules = tunnel.may_have_fast_path() && selective_rules::are_there();
+        found.ipsec = ipsec::has_policies();
+        found.selective_rules = selective_rules::are_there();
         if let Some(made) = &mut self.made {
             if found.tracked.contains(&Family::V4) {
                 made.read_translated();
@@ -109,7 +103,7 @@ impl FastPathAdapter {
         let device = tunnel.outer.device().and_then(|device| found.interface(device));
         let uplinks = found.uplinks.values().copied().chain(device.map(|device| device.index));
         for index in uplinks.collect::<BTreeSet<u32>>() {
-            if uplink::link_header(index).is_ok_and(|header| header == ETHERNET) {
+            if uplink::is_ethernet(index) {
                 found.ethernet.insert(index);
             }
             if uplink::passes_superpackets(&mut self.ethtool, index) {
@@ -143,7 +137,8 @@ impl FastPathAdapter {
                 // Without a route nothing is sent.
                 let Ok(mtu) = asked.to(*remote) else { continue };
                 if mtu < most {
-                    let fits = usize::try_from(mtu).unwrap_or(usize::MAX).saturating_sub(OVERHEAD);
+                    let fits = mtu.saturating_sub(OVERHEAD_V4);
+                    let fits = usize::try_from(fits).unwrap_or(usize::MAX);
                     found.narrow.insert((*remote).into(), fits);
                 }
             }
@@ -197,8 +192,7 @@ impl FastPathAdapter {
     /// stops an interface that gets a queueing discipline, with what waits there (`qdisc_graft` in
     /// net/sched/sch_api.c).
     pub fn prepare(&mut self, link: &DeviceName) {
-        let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).ok().filter(|_| self.available);
-        let index = socket.and_then(|socket| name_to_index(&socket, link.as_str()).ok());
+        let index = uplink::index_of(link).ok().filter(|_| self.available);
         let prepared = index.map(|index| self.filters.prepare(index));
         if let Some(Err(error)) = prepared {
             // Who attaches a program there is told it again.
@@ -243,13 +237,7 @@ impl FastPathAdapter {
         }
         let Some(made) = &self.made else { return Ok(()) };
         for (interface, hook, program) in made.hooks() {
-            let filters = &mut self.filters;
-            let there = filters.find(interface, hook).map_err(FastPathError::Filter)?;
-            if there.is_none_or(|filter| filter.program != program.id) {
-                filters
-                    .attach(interface, hook, program.fd.as_fd())
-                    .map_err(FastPathError::Filter)?;
-            }
+            self.filters.attach(interface, hook, program).map_err(FastPathError::Filter)?;
         }
         Ok(())
     }
@@ -294,10 +282,7 @@ impl FastPathAdapter {
     /// By which interfaces packets come and go on it, and from and to how many remotes.
     pub fn carries(&self) -> (Vec<String>, usize) {
         let Some(made) = &self.made else { return Default::default() };
-        let Ok(socket) = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)) else {
-            return Default::default();
-        };
-        let name = |uplink: &u32| index_to_name(&socket, *uplink).ok();
+        let name = |uplink: &u32| uplink::name_of(*uplink).ok();
         (made.now.uplinks.iter().filter_map(name).collect(), made.now.peers.len())
     }
 

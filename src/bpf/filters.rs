@@ -6,10 +6,12 @@
 
 use std::ffi::{CStr, CString};
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::AsRawFd as _;
 
 use netlink_bindings::tc::{OptionsMsg, Request, Tcmsg};
 use netlink_socket2::NetlinkSocket;
+
+use super::made::Program;
 
 const KIND: &CStr = c"bpf";
 const CLSACT: &CStr = c"clsact";
@@ -87,18 +89,16 @@ impl Filters {
         Ok(found)
     }
 
-    /// Attaches a program, in the place of this tunnel's other one if there is one: every packet
-    /// meets one or the other.
+    /// Attaches a program, unless it is there, in the place of this tunnel's other one if there is one: every
+    /// packet meets one or the other.
     ///
     /// # Errors
     /// What the kernel said.
-    pub fn attach(
-        &mut self,
-        interface: u32,
-        hook: Hook,
-        program: BorrowedFd<'_>,
-    ) -> io::Result<()> {
+    pub fn attach(&mut self, interface: u32, hook: Hook, program: &Program) -> io::Result<()> {
         let there = self.find(interface, hook)?;
+        if there.is_some_and(|filter| filter.program == program.id) {
+            return Ok(());
+        }
         if there.is_none() {
             self.prepare(interface)?;
         }
@@ -110,7 +110,7 @@ impl Filters {
         request
             .encode()
             .nested_options_bpf()
-            .push_fd(program.as_raw_fd().cast_unsigned())
+            .push_fd(program.fd.as_raw_fd().cast_unsigned())
             .push_name(&self.name)
             .push_flags(DIRECT);
         self.socket.request(&request)?.recv_ack().map_err(io::Error::from)

@@ -7,12 +7,11 @@ use std::os::fd::AsRawFd;
 use netlink_bindings::ethtool::Request;
 use netlink_bindings::traits::Pusher as _;
 use netlink_socket2::NetlinkSocket;
+use rustix::net::netdevice::{index_to_name, name_to_index};
 use socket2::{Domain, Socket, Type};
 
+use crate::engine::config::DeviceName;
 use crate::engine::host::FastPathEnds;
-
-/// `ETH_HLEN` in linux/if_ether.h.
-pub const ETHERNET: u8 = 14;
 
 /// `ETHTOOL_MSG_FEATURES_GET` in linux/ethtool_netlink.h.
 const FEATURES_GET: u8 = 11;
@@ -46,15 +45,31 @@ pub fn passes_superpackets(socket: &mut NetlinkSocket, interface: u32) -> bool {
     read().is_ok() && has == [true; NEEDED.len()]
 }
 
-/// Bytes of the header that an interface's packets have before IP.
+/// The name of an interface.
 ///
 /// # Errors
-/// `Unsupported` where it is another one than Ethernet's.
-pub fn link_header(interface: u32) -> io::Result<u8> {
-    /// Of modems (linux/if_arp.h).
-    const ARPHRD_RAWIP: libc::sa_family_t = 519;
+/// `NotFound`.
+pub fn name_of(interface: u32) -> io::Result<String> {
+    Ok(index_to_name(&UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?, interface)?)
+}
+
+/// The index of an interface.
+///
+/// # Errors
+/// `NotFound`.
+pub fn index_of(name: &DeviceName) -> io::Result<u32> {
+    Ok(name_to_index(&UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?, name.as_str())?)
+}
+
+/// Whether an interface puts an Ethernet header before its packets; not if it does not tell.
+pub fn is_ethernet(interface: u32) -> bool {
+    hardware(interface).is_ok_and(|hardware| hardware == libc::ARPHRD_ETHER)
+}
+
+/// The kind of an interface's addresses: `ARPHRD_*` of linux/if_arp.h.
+fn hardware(interface: u32) -> io::Result<libc::sa_family_t> {
     let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
-    let name = rustix::net::netdevice::index_to_name(&socket, interface)?;
+    let name = index_to_name(&socket, interface)?;
     // SAFETY: a structure of numbers and unions of these.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
     let to = request.ifr_name.iter_mut();
@@ -64,11 +79,7 @@ pub fn link_header(interface: u32) -> io::Result<u8> {
         return Err(io::Error::last_os_error());
     }
     // SAFETY: the kernel has filled in an address.
-    match unsafe { request.ifr_ifru.ifru_hwaddr.sa_family } {
-        libc::ARPHRD_ETHER => Ok(ETHERNET),
-        libc::ARPHRD_PPP | libc::ARPHRD_NONE | ARPHRD_RAWIP => Ok(0),
-        _ => Err(io::ErrorKind::Unsupported.into()),
-    }
+    Ok(unsafe { request.ifr_ifru.ifru_hwaddr.sa_family })
 }
 
 /// Asks the kernel how long packets may be, as the routes and what routers said have it.
@@ -81,7 +92,7 @@ impl PathMtu {
     /// When the kernel refuses a socket, or the uplink is gone.
     pub fn of(ends: &FastPathEnds, uplink: u32) -> io::Result<Self> {
         let socket = Socket::new(Domain::IPV4, Type::DGRAM, None)?;
-        let uplink = rustix::net::netdevice::index_to_name(&socket, uplink)?;
+        let uplink = index_to_name(&socket, uplink)?;
         socket.bind_device(Some(uplink.as_bytes()))?;
         if ends.mark != 0 {
             socket.set_mark(ends.mark)?;

@@ -124,10 +124,7 @@ impl Failure {
                 StepError::Address(_) => Exit::Address,
                 StepError::Link(_) | StepError::Tun(_) => Exit::Link,
                 StepError::Listener(_) | StepError::Socket(_) => Exit::Port,
-                StepError::Route(_)
-                | StepError::Setting(_)
-                | StepError::FastPath(_)
-                | StepError::Dns(_) => Exit::Settings,
+                StepError::Route(_) | StepError::Setting(_) | StepError::Dns(_) => Exit::Settings,
             },
             Failure::Sending(_) => Exit::Sending,
             Failure::Cleanup(_) => Exit::Cleanup,

@@ -18,7 +18,7 @@ use super::peers::Peers;
 use crate::auth::hint;
 
 /// Bytes around an inner packet: IP and UDP headers.
-const OVERHEAD_V4: u32 = 20 + 8;
+pub const OVERHEAD_V4: u32 = 20 + 8;
 const OVERHEAD_V6: u32 = 40 + 8;
 /// The MTU of an uplink that cannot be found.
 const USUAL_MTU: u32 = 1500;

@@ -54,7 +54,7 @@ use applied::Applying;
 use config::{Config, Datapath, PeerSource};
 use datapath::{WithoutFastPath, by_route};
 use endpoint::{Endpoint, OuterFound};
-pub use endpoint::{outer_address, outer_family};
+pub use endpoint::{OVERHEAD_V4, outer_address, outer_family};
 pub use event::{Action, Counters, Event, Failed, Outgoing, Status};
 pub use heard::Contact;
 use heard::Heard;

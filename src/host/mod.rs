@@ -88,9 +88,6 @@ pub enum StepError {
     Route(#[source] io::Error),
     #[error("{0}")]
     Setting(#[source] io::Error),
-    /// The fast path.
-    #[error("{0}")]
-    FastPath(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// The name servers.
     #[error("{0}")]
     Dns(#[source] io::Error),
@@ -106,7 +103,6 @@ impl StepError {
                 e.kind() == io::ErrorKind::AlreadyExists
             }
             StepError::Rules(_)
-            | StepError::FastPath(_)
             | StepError::Socket(_)
             | StepError::Tun(_)
             | StepError::Route(_)

@@ -29,13 +29,19 @@ def carried(host):
     return counted["rx"]["packets"] + counted["tx"]["packets"]
 
 
-def test_packets_pass_the_datapath(hosts):
-    server, client = hosts
-    keys = ipipou.Keys(server)
-    near = ipipou.server(server, keys=keys)
-    far = ipipou.client(client, keys=keys)
+def connected(hosts):
+    """A server and a client, and their keys; both have a fast path."""
+    keys = ipipou.Keys(hosts[0])
+    near = ipipou.server(hosts[0], keys=keys)
+    far = ipipou.client(hosts[1], keys=keys)
     near.await_log("tunnel up")
     await_fast(near, far)
+    return near, keys
+
+
+def test_packets_pass_the_datapath(hosts):
+    server, client = hosts
+    near, _ = connected(hosts)
     on_wire = server.capture("eth0", "udp")
     before = carried(server), carried(client)
     reach_each_other(server, client)
@@ -57,11 +63,7 @@ def test_packets_pass_the_datapath(hosts):
 
 def test_a_killed_server_goes_on_and_the_next_one_takes_over(hosts):
     server, client = hosts
-    keys = ipipou.Keys(server)
-    near = ipipou.server(server, keys=keys)
-    far = ipipou.client(client, keys=keys)
-    near.await_log("tunnel up")
-    await_fast(near, far)
+    near, keys = connected(hosts)
     ping = client.ping_background("172.28.0.0")
     ping.await_answers()
     near.process.send_signal(signal.SIGKILL)

@@ -10,7 +10,7 @@ use ipnet::{IpNet, Ipv4Net};
 
 use super::start::Start;
 use crate::engine::config::{Datapath, DeviceName, FastPathChoice};
-use crate::engine::endpoint::{Endpoint, OuterFound};
+use crate::engine::endpoint::{Endpoint, OVERHEAD_V4, OuterFound};
 use crate::engine::host::step::{FastStep, Step};
 use crate::engine::host::wanted::Wanted;
 use crate::engine::host::{
@@ -19,8 +19,6 @@ use crate::engine::host::{
 use crate::engine::peer::Peer;
 use crate::engine::peers::Peers;
 
-/// Bytes of the IPv4 and UDP headers around an inner packet.
-const OVERHEAD: u32 = 20 + 8;
 /// As that of the `ipip` links.
 const TIME_TO_LIVE: u8 = 64;
 /// To so many remotes at most the ways are looked up, at each reading of the host.
@@ -176,7 +174,7 @@ impl<'a> Uplinks<'a> {
                 () if !takes_any && !found.superpackets.contains(&index) => {
                     Err(WithoutFastPath::Segments(uplink.name.clone()))
                 }
-                () => Ok((index, uplink.mtu.saturating_sub(OVERHEAD))),
+                () => Ok((index, uplink.mtu.saturating_sub(OVERHEAD_V4))),
             }
         };
         let by_route = found.uplinks.values().filter(|_| outer.bound_to.is_none());
