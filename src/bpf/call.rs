@@ -208,6 +208,12 @@ pub enum LoadError {
         /// What the verifier said last, after a colon; empty where it said nothing.
         verdict: String,
     },
+    #[error("the kernel tells no number of the program {name}: {source}")]
+    Unnumbered {
+        name: &'static str,
+        #[source]
+        source: io::Error,
+    },
 }
 
 /// Loads a program of `SCHED_CLS`.

@@ -24,8 +24,8 @@ const TRY_AGAIN: Duration = Duration::from_secs(60);
 pub struct FastPathAdapter {
     filters: Filters,
     ethtool: NetlinkSocket,
-    /// Whether the kernel takes the programs.
-    available: bool,
+    /// Whether the tunnel may have one.
+    allowed: bool,
     /// What it refused last, and until when that counts ([`in_nanoseconds`]).
     refused: Option<(u64, String)>,
     made: Option<Made>,
@@ -36,21 +36,21 @@ pub struct FastPathAdapter {
 }
 
 impl FastPathAdapter {
-    /// The fast path of this tunnel. `available`: the kernel takes the programs.
-    pub fn of(tunnel: &str, available: bool) -> Self {
+    /// The fast path of this tunnel, of which nothing is there yet. `allowed`: it may have one.
+    pub fn of(tunnel: &str, allowed: bool) -> Self {
         let mut filters = Filters::of(tunnel);
         let both = |interface| [(interface, Hook::Ingress), (interface, Hook::Egress)];
         let all = uplink::all_interfaces().unwrap_or_default().into_iter().flat_map(both);
         let is_left = |(at, hook): &(u32, Hook)| matches!(filters.find(*at, *hook), Ok(Some(_)));
         let left = all.filter(is_left).collect();
         let (ethtool, kept) = (NetlinkSocket::new(), Counted::default());
-        FastPathAdapter { filters, ethtool, available, refused: None, made: None, left, kept }
+        FastPathAdapter { filters, ethtool, allowed, refused: None, made: None, left, kept }
     }
 
-    /// Whether the kernel takes the programs, as far as is known.
+    /// Whether there may be one, as far as is known: the kernel is asked by making it.
     pub fn is_available(&self) -> bool {
         let is_over = |(until, _): &(u64, String)| in_nanoseconds(Duration::ZERO) > *until;
-        self.available && self.refused.as_ref().is_none_or(is_over)
+        self.allowed && self.refused.as_ref().is_none_or(is_over)
     }
 
     /// What the kernel refused, while there is no fast path because of that.
@@ -192,7 +192,7 @@ impl FastPathAdapter {
     /// stops an interface that gets a queueing discipline, with what waits there (`qdisc_graft` in
     /// net/sched/sch_api.c).
     pub fn prepare(&mut self, link: &DeviceName) {
-        let index = uplink::index_of(link).ok().filter(|_| self.available);
+        let index = uplink::index_of(link).ok().filter(|_| self.allowed);
         let prepared = index.map(|index| self.filters.prepare(index));
         if let Some(Err(error)) = prepared {
             // Who attaches a program there is told it again.

@@ -11,7 +11,7 @@ use std::os::fd::AsRawFd as _;
 use netlink_bindings::tc::{OptionsMsg, Request, Tcmsg};
 use netlink_socket2::NetlinkSocket;
 
-use super::made::Program;
+use super::program::Program;
 
 const KIND: &CStr = c"bpf";
 const CLSACT: &CStr = c"clsact";

@@ -2,19 +2,18 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::net::{Ipv4Addr, SocketAddrV4};
-use std::os::fd::{AsFd, OwnedFd};
+use std::net::SocketAddrV4;
 use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::Ipv4Net;
 use rustix::time::{ClockId, clock_gettime};
 
-use super::call::{self, LoadError};
+use super::call::LoadError;
 use super::compiled::{EGRESS, INGRESS};
 use super::filters::Hook;
 use super::maps::{Maps, Peer, Sender};
-use super::program::{Constants, load};
+use super::program::{Constants, Program};
 use crate::engine::host::{FastPath, FastPathEnds, FastPeer, Traffic};
 use crate::host::absent_is_fine;
 use crate::host::translated::is_translated;
@@ -74,12 +73,6 @@ pub struct Made {
     pub translated: BTreeSet<SocketAddrV4>,
 }
 
-/// A program, and the number by which filters name it.
-pub struct Program {
-    pub fd: OwnedFd,
-    pub id: u32,
-}
-
 fn constants(ends: &FastPathEnds) -> Constants {
     Constants {
         outer: ends.outer,
@@ -118,11 +111,7 @@ impl Made {
         let maps = Maps::create(room).map_err(FastPathError::Map)?;
         maps.counts.begin_with(&before.traffic).map_err(FastPathError::Entry)?;
         maps.lease.until(in_nanoseconds(LEASE)).map_err(FastPathError::Entry)?;
-        let program = |name, compiled| {
-            let fd = load(name, compiled, &maps, &constants(&ends))?;
-            let id = call::program_id(fd.as_fd()).map_err(FastPathError::Filter)?;
-            Ok::<_, FastPathError>(Program { fd, id })
-        };
+        let program = |name, compiled| Program::load(name, compiled, &maps, &constants(&ends));
         let ingress = program("ingress", &INGRESS)?;
         let egress = program("egress", &EGRESS)?;
         let counted = before.peers.clone();
@@ -246,16 +235,4 @@ impl Made {
         self.networks -= peer.networks.len();
         Ok(())
     }
-}
-
-/// Whether the kernel takes both programs; nothing stays of them.
-///
-/// # Errors
-/// What it said.
-pub fn probe() -> Result<(), FastPathError> {
-    let maps = Maps::create(1).map_err(FastPathError::Map)?;
-    let constants = Constants { outer: Ipv4Addr::UNSPECIFIED, port: 1, mark: 0, time_to_live: 1 };
-    load("ingress", &INGRESS, &maps, &constants)?;
-    load("egress", &EGRESS, &maps, &constants)?;
-    Ok(())
 }

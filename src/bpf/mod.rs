@@ -17,4 +17,4 @@ mod tests;
 mod uplink;
 
 pub use fast_path::FastPathAdapter;
-pub use made::{FastPathError, probe};
+pub use made::FastPathError;

@@ -2,7 +2,7 @@
 //! loads the result.
 
 use std::net::Ipv4Addr;
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use super::call::{self, LoadError};
 use super::maps::Maps;
@@ -31,27 +31,39 @@ const LOAD_VALUE: u64 = 0x18;
 const MAP_FD: u64 = 1 << 12;
 const VALUE_SHIFT: u32 = 32;
 
-/// Loads a program with its maps and constants.
-///
-/// # Errors
-/// What the kernel said.
-pub fn load(
-    name: &'static str,
-    compiled: &Compiled,
-    maps: &Maps,
-    constants: &Constants,
-) -> Result<OwnedFd, LoadError> {
-    let mut instructions = compiled.instructions.to_vec();
-    for (at, name) in compiled.names {
-        // A name that is not known stays zero: a map of that number is refused, and a test knows all.
-        let (kind, value) = value(name, maps, constants).unwrap_or_default();
-        if let Some(instruction) = instructions.get_mut(*at)
-            && *instruction & 0xff == LOAD_VALUE
-        {
-            *instruction |= kind | u64::from(value) << VALUE_SHIFT;
+/// A program in the kernel.
+pub struct Program {
+    pub fd: OwnedFd,
+    /// The number by which filters name it.
+    pub id: u32,
+}
+
+impl Program {
+    /// Loads a program with its maps and constants.
+    ///
+    /// # Errors
+    /// What the kernel said.
+    pub fn load(
+        name: &'static str,
+        compiled: &Compiled,
+        maps: &Maps,
+        constants: &Constants,
+    ) -> Result<Self, LoadError> {
+        let mut instructions = compiled.instructions.to_vec();
+        for (at, name) in compiled.names {
+            // A name that is not known stays zero: a map of that number is refused, and a test knows all.
+            let (kind, value) = value(name, maps, constants).unwrap_or_default();
+            if let Some(instruction) = instructions.get_mut(*at)
+                && *instruction & 0xff == LOAD_VALUE
+            {
+                *instruction |= kind | u64::from(value) << VALUE_SHIFT;
+            }
         }
+        let fd = call::load_program(name, &instructions)?;
+        let id = call::program_id(fd.as_fd());
+        let id = id.map_err(|source| LoadError::Unnumbered { name, source })?;
+        Ok(Program { fd, id })
     }
-    call::load_program(name, &instructions)
 }
 
 /// What is put where this name is undefined: bits of the instruction, and its value.

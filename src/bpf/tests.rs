@@ -1,7 +1,7 @@
 //! Both programs on single frames, by the kernel's own `BPF_PROG_TEST_RUN`.
 
 use std::net::{Ipv4Addr, SocketAddrV4};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -13,7 +13,7 @@ use super::FastPathAdapter;
 use super::call::{self, Ran};
 use super::compiled::{EGRESS_TEST, INGRESS};
 use super::maps::{Maps, Peer, Sender};
-use super::program::{Constants, load};
+use super::program::{Constants, Program};
 use crate::engine::host::{FastPath, FastPathEnds, FastPeer, Traffic};
 use crate::wire::inner::Inner;
 
@@ -33,8 +33,8 @@ const OUTER: usize = 28;
 /// 10.0.0.0/24 is Alice's but for one address, 10.9.0.0/16 is Bob's.
 struct Bed {
     maps: Maps,
-    egress: OwnedFd,
-    ingress: OwnedFd,
+    egress: Program,
+    ingress: Program,
 }
 
 impl Bed {
@@ -48,8 +48,8 @@ impl Bed {
         maps.remotes.put(BOB, Sender { link: 1, id: 2 }).unwrap();
         maps.lease.until(u64::MAX).unwrap();
         let constants = Constants { outer: OURS, port: PORT, mark: MARK, time_to_live: 64 };
-        let egress = load("egress_test", &EGRESS_TEST, &maps, &constants).unwrap();
-        let ingress = load("ingress", &INGRESS, &maps, &constants).unwrap();
+        let egress = Program::load("egress_test", &EGRESS_TEST, &maps, &constants).unwrap();
+        let ingress = Program::load("ingress", &INGRESS, &maps, &constants).unwrap();
         Bed { maps, egress, ingress }
     }
 
@@ -58,11 +58,11 @@ impl Bed {
     }
 
     fn send(&self, frame: &[u8]) -> Ran {
-        call::run(self.egress.as_fd(), frame, 5, 1).unwrap()
+        call::run(self.egress.fd.as_fd(), frame, 5, 1).unwrap()
     }
 
     fn receive(&self, frame: &[u8]) -> Ran {
-        call::run(self.ingress.as_fd(), frame, 0, 1).unwrap()
+        call::run(self.ingress.fd.as_fd(), frame, 0, 1).unwrap()
     }
 }
 
@@ -281,7 +281,7 @@ fn a_program_takes_less_than_a_microsecond() {
     let going = frame(&inner([10, 1, 0, 1], [10, 2, 0, 5], 60));
     let coming = frame(&outer(ALICE, &inner([10, 9, 0, 1], FROM_ALICE.1, 60)));
     for (program, frame) in [(&bed.egress, going), (&bed.ingress, coming)] {
-        let ran = call::run(program.as_fd(), &frame, 0, 1_000_000).unwrap();
+        let ran = call::run(program.fd.as_fd(), &frame, 0, 1_000_000).unwrap();
         println!("{} ns", ran.nanoseconds);
         assert!(ran.nanoseconds < 1000);
     }

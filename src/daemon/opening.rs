@@ -68,7 +68,7 @@ impl<'a> Opening<'a> {
         let Ground { host, datapath, locks, adopts_listeners, family } = ground;
         let now = clock.now()?;
         let tunnel = settings.tunnel();
-        let fast_path = FastPathAdapter::of(tunnel.device.as_str(), preflight::fast_path(tunnel));
+        let fast_path = FastPathAdapter::of(tunnel.device.as_str(), tunnel.may_have_fast_path());
         let in_use = datapath.start(&settings.config, &host, (owner, &mut kept.files)).await?;
         let (file, memory) = kept
             .memory

@@ -9,11 +9,9 @@ use std::time::Duration;
 use super::demand::{Demand, said, suits};
 use super::locks::Locks;
 use super::{Failure, Settings, record};
-use crate::bpf;
 use crate::engine;
 use crate::engine::config::{
-    AlternateAddress, Config, Datapath, DatapathChoice, FastPathChoice, HostName, Masquerade,
-    Outer, TunnelConfig,
+    AlternateAddress, Config, Datapath, DatapathChoice, HostName, Masquerade, Outer, TunnelConfig,
 };
 use crate::engine::host::{Family, Found, InterfaceKind, Listener, is_labelled};
 use crate::host::nft::NftError;
@@ -185,25 +183,6 @@ fn serves(found: &Found, tunnel: &TunnelConfig, at: SocketAddr) -> bool {
     };
     let ours = Listener { port: at.port(), local: Some(*at.ip()), bound_to };
     found.listeners.iter().any(|listener| listener.serves(&ours))
-}
-
-/// Whether the kernel takes the programs of the fast path; says why it does not. Without them the
-/// datapath carries all.
-pub fn fast_path(tunnel: &TunnelConfig) -> bool {
-    if !tunnel.may_have_fast_path() {
-        return false;
-    }
-    match (tunnel.fast_path, bpf::probe()) {
-        (_, Ok(())) => true,
-        (FastPathChoice::Auto | FastPathChoice::Off, Err(error)) => {
-            tracing::info!("no fast path: {error}");
-            false
-        }
-        (FastPathChoice::On, Err(error)) => {
-            tracing::warn!("--fast-path: {error}; going on without");
-            false
-        }
-    }
 }
 
 /// Checks that the port is free.

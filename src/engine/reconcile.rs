@@ -11,7 +11,7 @@ use super::endpoint::{Endpoint, OuterFound};
 use super::host::plan::{Start, plan};
 use super::host::step::{KernelStep, NatStep, Step};
 use super::host::wanted::WantedLink;
-use super::host::{Found, forget};
+use super::host::{FastPathFound, Found, forget};
 use super::peer::Peer;
 use super::table::nodes;
 use super::wanted::wanted;
@@ -103,7 +103,11 @@ impl Engine {
         let mut wanted = wanted(&self.endpoint, outer, &self.peers, found, &before);
         let path = fast_path(&self.endpoint, outer, &wanted, &self.peers, found);
         let told = path.as_ref().map(|path| path.uplinks.clone()).map_err(WithoutFastPath::clone);
-        let is_news = !matches!(&told, Err(why) if why.is_known());
+        // What the kernel refuses was none.
+        let is_news = match &told {
+            Ok(_) => matches!(found.fast_path, FastPathFound::Intact(_)),
+            Err(why) => !why.is_known(),
+        };
         if is_news && self.fast_path.replace(told.clone()) != Some(told) {
             let name = |uplink: &u32| found.interface_at(*uplink).map(|i| i.name.clone());
             let on = path.as_ref().map(|path| path.uplinks.iter().filter_map(name).collect());
