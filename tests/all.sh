@@ -189,7 +189,7 @@ fast_path() {
     as_root "$executable" --ignored bpf::
 }
 for part in "cargo-test cargo test --locked --no-fail-fast" "fast-path fast_path" \
-    "fuzz tests/setup/fuzz.sh 5"; do
+    "fuzz tests/setup/fuzz.sh 3"; do
     # shellcheck disable=SC2086 # words
     start beside $part
     cargo=${jobs[-1]}
@@ -200,8 +200,8 @@ wait "$setup" || true
 
 # Scenarios and services on stock kernels: all on the newest; on the others the scenarios that are marked
 # `each_kernel`, those that are marked `both_lanes` with a fast path and the rest without one, or with FULL=1
-# all, too. Of each kernel one machine after the other. A scenario waits a lot, so two parts run beside each
-# other: the newest kernel's beside what is left in namespaces, then the others'.
+# all, too. A scenario waits a lot, so parts run beside each other: the newest kernel's beside what is left in
+# namespaces, and then its services' and the others'.
 wait "$machines" || { cat "$logs/machines.log" && finish; }
 scenarios() { # KERNEL ARGUMENT...
     beside "$1" tests/vm/run.sh "$1" --binary "$binary" -- "${pytest[@]}" "${@:2}"
@@ -231,9 +231,11 @@ if [[ ${FULL:-} ]]; then
     on_others=whole
     expected+=("${others[@]/%/ systemd}")
 fi
-start whole "$newest"
+start scenarios "$newest"
 guests=("${jobs[-1]}")
 wait "$namespaces" || true
+start services "$newest"
+guests+=("${jobs[-1]}")
 start "$on_others" "${others[@]}"
 wait "${guests[@]}" "${jobs[-1]}" "${bares[@]}" || true
 for name in "${expected[@]}"; do
