@@ -18,7 +18,7 @@ pub const HELLOS_IN_TURN: u32 = 3;
 /// How long a client that is refused waits, first and from then on.
 const REFUSED: [Duration; 2] = [Duration::from_secs(30), Duration::from_secs(60)];
 
-/// By how much a keepalive may differ from what is configured: thousands of clients shall not say hello
+/// By how much a keepalive may differ from what is configured: thousands of clients do not say hello
 /// at the same time again and again.
 const KEEPALIVE_SPREAD: Duration = Duration::from_secs(2);
 
