@@ -40,6 +40,8 @@ mod one_of_many;
 mod outer;
 #[path = "engine/random.rs"]
 mod random;
+#[path = "engine/resumed.rs"]
+mod resumed;
 #[path = "engine/server_names.rs"]
 mod server_names;
 #[path = "engine/servers.rs"]
@@ -51,7 +53,7 @@ mod situations;
 #[path = "engine/userspace.rs"]
 mod userspace;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr, SocketAddrV4};
 use std::time::Duration;
 
@@ -62,10 +64,11 @@ use ipipou::engine::config::{
     Admits, Config, Datapath, Expects, HostName, LearnConfig, Outer, QueueConfig, Reply,
     ServerName, Shows, SourceCheck, TunnelConfig,
 };
+use ipipou::engine::control::PeerId;
 use ipipou::engine::driver::Driver;
 use ipipou::engine::host::Found;
 use ipipou::engine::host::step::{Refused, Step};
-use ipipou::engine::{Engine, Event, Memory, Now, Outgoing, Report, Writing};
+use ipipou::engine::{Engine, Event, Memory, Now, Outgoing, Report, ResumableSession, Writing};
 use ipnet::IpNet;
 
 /// Unix time at the start of every play.
@@ -159,6 +162,8 @@ struct Play {
     /// What is to be written waits for [`Play::write`].
     slow_disk: bool,
     unwritten: Option<Writing>,
+    /// Sessions that the next process may take over.
+    kept: BTreeMap<PeerId, ResumableSession>,
     applied: Vec<String>,
     /// Steps and reports as they came, and which steps were refused.
     log: Vec<String>,
@@ -207,6 +212,7 @@ impl Play {
             writings: 0,
             slow_disk: false,
             unwritten: None,
+            kept: BTreeMap::new(),
             applied: Vec::new(),
             log: Vec::new(),
         }
@@ -364,6 +370,15 @@ impl Driver for Play {
     fn report(&mut self, report: &Report) {
         self.log.push(format!("told: {report}"));
         self.reports.push(report.clone());
+    }
+
+    fn keep_sessions(&mut self) {
+        for (peer, session) in self.engine.changed_sessions().into_iter().flatten() {
+            match session {
+                Some(session) => drop(self.kept.insert(peer, session)),
+                None => drop(self.kept.remove(&peer)),
+            }
+        }
     }
 
     fn found_no_rest(&mut self) {

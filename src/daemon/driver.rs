@@ -1,8 +1,10 @@
 //! Drives the engine of a process: carries out each action.
 
+use std::io;
 use std::net::SocketAddr;
 
 use super::process::{Failing, Process};
+use super::session_file::SessionFile;
 use super::{Failure, record};
 use crate::bpf::FastPathError;
 use crate::engine::config::FastPathChoice;
@@ -11,6 +13,7 @@ use crate::engine::host::Found;
 use crate::engine::host::step::{DnsStep, FastStep, HostStep, KernelStep, Refused, Step};
 use crate::engine::{Engine, Memory, Now, Outgoing, Report, Writing};
 use crate::host::StepError;
+use crate::tun;
 
 impl Driver for Process<'_> {
     fn engine(&mut self) -> &mut Engine {
@@ -78,9 +81,34 @@ impl Driver for Process<'_> {
     fn report(&mut self, report: &Report) {
         self.tell_report(report);
     }
+
+    fn keep_sessions(&mut self) {
+        let Err(error) = self.try_keep_sessions() else { return };
+        let text = format!("a restart will not know who is connected now: {error}");
+        self.log_failure(Failing::Keep, &text);
+        // Part of the truth would be worse.
+        self.sessions = None;
+        let _ = tun::keep_sessions(None);
+    }
 }
 
 impl Process<'_> {
+    fn try_keep_sessions(&mut self) -> io::Result<()> {
+        let Some(changed) = self.engine.changed_sessions() else { return Ok(()) };
+        if self.ending.is_some() {
+            return Ok(());
+        }
+        let is_new = self.sessions.is_none();
+        let file = match &mut self.sessions {
+            Some(file) => file,
+            none @ None => none.insert(SessionFile::new()?),
+        };
+        for (peer, session) in changed {
+            file.note(peer, session.as_ref())?;
+        }
+        if is_new { file.store() } else { Ok(()) }
+    }
+
     async fn try_apply(&mut self, step: &Step) -> Result<(), StepError> {
         self.surroundings_due = true;
         self.host.expect_changes();

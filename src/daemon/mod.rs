@@ -40,6 +40,7 @@ mod request_socket;
 mod requests;
 mod running;
 mod server_key;
+mod session_file;
 mod show;
 mod signals;
 mod snapshot;

@@ -8,7 +8,7 @@ use super::old::OldPeers;
 use super::pings::Pings;
 use super::preflight::{self, Ground};
 use super::process::{Kept, LOG_EVERY, MANY_LINES, Process, RESOLV_CONF, SOME_LINES};
-use super::{Failure, Settings};
+use super::{Failure, Settings, session_file};
 use crate::bpf::FastPathAdapter;
 use crate::engine::config::Datapath;
 use crate::engine::host::step::DnsStep;
@@ -69,18 +69,23 @@ impl<'a> Opening<'a> {
         let now = clock.now()?;
         let tunnel = settings.tunnel();
         let fast_path = FastPathAdapter::of(tunnel.device.as_str(), tunnel.may_have_fast_path());
+        let sessions = kept.files.sessions.take();
         let in_use = datapath.start(&settings.config, &host, (owner, &mut kept.files)).await?;
         let (file, memory) = kept
             .memory
             .take()
             .or(memory)
             .unwrap_or_else(|| (MemoryFile::in_directory(&settings.state_dir), Memory::lost()));
+        let mut engine = Engine::new(settings.config.clone(), chosen, memory, &now);
+        if chosen == Datapath::Tun && preflight::is_service() {
+            engine.resume_sessions(sessions.map(session_file::read).unwrap_or_default());
+        }
         Ok(Process {
             settings,
             owner,
             family_at_start: family,
             clock,
-            engine: Engine::new(settings.config.clone(), chosen, memory, &now),
+            engine,
             host,
             locks,
             foreign_listeners: !adopts_listeners,
@@ -105,6 +110,7 @@ impl<'a> Opening<'a> {
             ruleset_by: None,
             old: OldPeers::default(),
             pings: Pings::default(),
+            sessions: None,
         })
     }
 }

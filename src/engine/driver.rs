@@ -50,6 +50,10 @@ pub trait Driver {
     /// Tells a person, usually by a line in the log.
     fn report(&mut self, report: &Report);
 
+    /// Keeps what [`Engine::changed_sessions`] tells for the next process, if it was asked to tell: after each
+    /// event, before anything of it is done.
+    fn keep_sessions(&mut self) {}
+
     /// The engine asks for another reading, and the host was read as often as it may be within one event.
     fn found_no_rest(&mut self) {}
 
@@ -102,6 +106,7 @@ fn feed<D: Driver + ?Sized>(driver: &mut D, event: Event<'_>, work: &mut VecDequ
     let Some(now) = driver.now() else { return };
     let mut actions = Vec::new();
     driver.engine().handle(event, &now, &mut actions);
+    driver.keep_sessions();
     work.extend(actions);
 }
 

@@ -62,6 +62,7 @@ use host::plan::Owned;
 use host::undone::Undone;
 use host::{Family, Found};
 use hub::Hub;
+pub use hub::ResumableSession;
 pub use memory::{Memory, Record, Writing};
 pub use now::Now;
 use peer::Peer;

@@ -82,10 +82,12 @@ pub struct OpenFiles {
     pub queues: Vec<OwnedFd>,
     /// The socket of its port.
     pub socket: Option<OwnedFd>,
+    /// Of a server: what the last process noted of its sessions.
+    pub sessions: Option<OwnedFd>,
 }
 
 impl OpenFiles {
-    /// Whether there is none.
+    /// Whether nothing carries packets.
     pub fn is_nothing(&self) -> bool {
         self.queues.is_empty() && self.socket.is_none()
     }

@@ -13,6 +13,7 @@ use crate::host::datapath::OpenFiles;
 
 const QUEUE: &str = "tun";
 const SOCKET: &str = "udp";
+const SESSIONS: &str = "sessions";
 
 /// Whose open files these are: the service manager keeps them by name.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -55,6 +56,7 @@ pub fn inherited() -> BTreeMap<Owner, StoredFds> {
         match Owner::of(&name) {
             (QUEUE, Some(owner)) => all.entry(owner).or_default().queues.push(file),
             (SOCKET, Some(owner)) => all.entry(owner).or_default().socket = Some(file),
+            (SESSIONS, Some(owner)) => all.entry(owner).or_default().sessions = Some(file),
             _ => {}
         }
     }
@@ -67,7 +69,7 @@ pub fn keep<'a>(
     queues: impl Iterator<Item = BorrowedFd<'a>>,
     socket: Option<BorrowedFd<'a>>,
 ) -> io::Result<()> {
-    forget(owner)?;
+    remove(owner, &[QUEUE, SOCKET])?;
     let files = queues.map(|queue| (QUEUE, queue)).chain(socket.map(|socket| (SOCKET, socket)));
     for (name, file) in files {
         let name = owner.name(name);
@@ -77,12 +79,26 @@ pub fn keep<'a>(
     Ok(())
 }
 
+/// Has the sessions of the tunnel of this process kept in place of those of before, or none.
+///
+/// # Errors
+/// When the service manager cannot be reached; without one there is no error.
+pub fn keep_sessions(file: Option<BorrowedFd<'_>>) -> io::Result<()> {
+    remove(Owner::Tunnel, &[SESSIONS])?;
+    let state = [NotifyState::FdStore, NotifyState::FdName(SESSIONS)];
+    file.map_or(Ok(()), |file| sd_notify::notify_with_fds(&state, &[file]))
+}
+
 /// Has nothing kept any longer: the interface goes with its last queue.
 ///
 /// # Errors
 /// When the service manager cannot be reached.
 pub fn forget(owner: Owner) -> io::Result<()> {
-    for name in [QUEUE, SOCKET].map(|kind| owner.name(kind)) {
+    remove(owner, &[QUEUE, SOCKET, SESSIONS])
+}
+
+fn remove(owner: Owner, kinds: &[&str]) -> io::Result<()> {
+    for name in kinds.iter().map(|kind| owner.name(kind)) {
         sd_notify::notify(&[NotifyState::FdStoreRemove, NotifyState::FdName(&name)])?;
     }
     Ok(())

@@ -121,6 +121,7 @@ impl Forwarder {
                 .map(|queue| queue.as_fd().try_clone_to_owned())
                 .collect::<Result<_, _>>()?,
             socket: socket.map(|socket| socket.as_fd().try_clone_to_owned()).transpose()?,
+            sessions: None,
         })
     }
 

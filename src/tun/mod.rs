@@ -67,7 +67,7 @@ mod wake;
 use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 
 pub use datapath::TunDatapath;
-pub use fd_store::{Owner, StoredFds, forget, inherited};
+pub use fd_store::{Owner, StoredFds, forget, inherited, keep_sessions};
 use shared::Shared;
 pub use table::{Forwarding, Judgement};
 

@@ -70,6 +70,13 @@ pub fn hub(text: &str) -> Play {
     hub_on(Datapath::Tun, text)
 }
 
+/// A server in userspace with these peers that has not read its host yet.
+pub fn stopped(text: &str, host: FakeHost) -> Play {
+    let mut play = Play::stopped(Datapath::Tun, config(), host, Memory::default());
+    play.handle(Event::Peers(peers(text)));
+    play
+}
+
 pub fn hub_on(datapath: Datapath, text: &str) -> Play {
     let mut play = Play::stopped(datapath, config(), FakeHost::new(), Memory::default());
     play.handle(Event::Peers(peers(text)));

@@ -16,10 +16,10 @@ import pytest
 
 import holders
 import ipipou
-from hub import MixedHub, await_state, inner, states
+from hub import Hub, MixedHub, await_state, inner, states
 from ipipou import CLIENT, SERVER
 from lab import await_
-from lan import await_reached
+from lan import await_reached, outer
 
 # Run in place of the program: takes copies of the manager's open files, and becomes the program.
 # pidfd_getfd(2) is system call 438 everywhere.
@@ -140,6 +140,41 @@ def test_no_packet_is_lost_by_a_restart(lab, manager, place, queues):
     assert "ipipou0" not in server.run("ip link")
 
 
+@pytest.mark.parametrize("fast_path", ["auto", "off"])
+def test_a_server_for_many_goes_on_with_its_sessions(lab, manager, fast_path):
+    """It is killed twice under running pings. Its clients say nothing meanwhile, and notice nothing; who was kicked
+    before has to say hello."""
+    hub = Hub(lab)
+    options = ["--fast-path", fast_path]
+    near = hub.server(*options, prefix=manager.prefix())
+    ends = [hub.client(i) for i in (2, 3, 4)]
+    for end in ends:
+        end.await_log("connected to")
+    await_(lambda: manager.names() == ["sessions", "tun", "udp"], what="kept files")
+    hub.host.run(["ipipou", "peer", "kick", "peer4", "--runtime-root", near.root])
+    await_state(near, "peer4", "away")
+    pings = [client.ping_background(inner(1), interval=0.02) for client in hub.clients[:2]]
+    for _ in range(2):
+        for ping in pings:
+            await_(lambda: ping.answers() > 5, what="answers")
+        near.process.kill()
+        near = hub.server(*options, prefix=manager.prefix())
+        near.await_log(f"took over the running tunnel to {outer(2)}:10000")
+        near.await_log(f"took over the running tunnel to {outer(3)}:10000")
+        for ping in pings:
+            ping.await_answers(20)
+        assert near.show()["accepted"] == 0
+        assert states(near) == {"peer2": "connected", "peer3": "connected", "peer4": "new"}
+        assert manager.names() == ["sessions", "tun", "udp"]
+    for ping in pings:
+        ping.stop_complete()
+    assert [end.show()["sent"] for end in ends[:2]] == [2, 2]
+    ends[2].reauthenticate()
+    await_state(near, "peer4", "connected")
+    assert near.process.stop(signal.SIGTERM) == 0
+    await_(lambda: not manager.names(), what="nothing kept")
+
+
 def test_stored_descriptors_of_another_tunnel_are_not_used(lab, manager):
     """With another port and interface everything is made again, and the old interface is removed."""
     server, client = ipipou.neighbours(lab)
@@ -186,7 +221,7 @@ def test_ports_that_were_exchanged_meanwhile_are_nobodys_session(lab, manager):
     _, third = hub.old_client(), hub.old_client(i=3, port=old + 1)
     for peer in ("peer4", "peer3"):
         await_state(near, peer, "connected")
-    await_(lambda: len(manager.names()) == 6, what="kept files")
+    await_(lambda: len(manager.names()) == 7, what="kept files")
     near.process.kill()
     hub.name_old(4, old=old + 1), hub.name_old(3, old=old)
     near = hub.server(prefix=manager.prefix())

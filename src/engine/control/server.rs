@@ -54,6 +54,8 @@ pub struct Server {
     pub(super) mtu: Option<u16>,
     pub(super) challenges: Bucket,
     pub(super) signatures: Bucket,
+    /// Whose sessions began, were kept or ended; `None`: nobody asks.
+    changed: Option<Vec<PeerId>>,
 }
 
 impl Server {
@@ -73,6 +75,7 @@ impl Server {
             mtu: None,
             challenges: Bucket::default(),
             signatures: Bucket::default(),
+            changed: None,
         }
     }
 
@@ -157,10 +160,36 @@ impl Server {
         self.by_remote.get(&remote).copied()
     }
 
+    /// The peer with this public key.
+    pub fn id(&self, key: &[u8; 32]) -> Option<PeerId> {
+        let id = *self.by_hint.get(&hint(key))?;
+        (self.key(id)? == key).then_some(id)
+    }
+
+    /// The public key of a peer.
+    pub fn key(&self, id: PeerId) -> Option<&[u8; 32]> {
+        self.peers.get(&id).map(|peer| &peer.config.public_key)
+    }
+
+    /// From now on, [`Server::take_changed`] has to be called again and again.
+    pub fn tell_changes(&mut self) {
+        self.changed = Some(Vec::new());
+    }
+
+    /// Whose sessions began, were kept or ended since this was called last.
+    pub fn take_changed(&mut self) -> Vec<PeerId> {
+        self.changed.as_mut().map(std::mem::take).unwrap_or_default()
+    }
+
     /// Takes over a tunnel that an earlier process left running: its peer has one lease from now to say
     /// hello. Returns whether it was: a peer that may not come in or has a session already, or whose remote
     /// another peer has, is left as it is.
     pub fn adopt(&mut self, id: PeerId, ends: Ends, boot: Duration) -> bool {
+        self.resume(id, ends, boot, Duration::MAX)
+    }
+
+    /// The same, where it is known when the lease ends that the peer has.
+    pub fn resume(&mut self, id: PeerId, ends: Ends, boot: Duration, until: Duration) -> bool {
         let ends = canonical(ends);
         let is_free = !self.by_remote.contains_key(&ends.remote);
         let fits = is_free
@@ -170,6 +199,7 @@ impl Server {
                 .is_some_and(|peer| peer.config.allowed == Allowed::Yes && peer.session.is_none());
         if fits {
             self.put(id, &ends, boot, None);
+            self.shorten(id, until);
         }
         fits
     }
@@ -177,6 +207,7 @@ impl Server {
     /// Puts a peer where it is now, for a lease from `boot`; a peer that had the remote has lost it before.
     pub(super) fn put(&mut self, id: PeerId, ends: &Ends, boot: Duration, hello: Option<Hello>) {
         let Some(peer) = self.peers.get_mut(&id) else { return };
+        self.changed.iter_mut().for_each(|changed| changed.push(id));
         let until = boot.saturating_add(peer.config.lease);
         let (mut since, mut moves) = (boot, 0);
         if let Some(before) = peer.session.take() {
@@ -201,9 +232,20 @@ impl Server {
         self.by_remote.insert(ends.remote, id);
     }
 
+    /// Has a lease end then, if it does not end before.
+    fn shorten(&mut self, id: PeerId, until: Duration) {
+        let session = self.peers.get_mut(&id).and_then(|peer| peer.session.as_mut());
+        if let Some(session) = session.filter(|session| session.until > until) {
+            self.leases.remove(&(session.until, id));
+            self.leases.insert((until, id));
+            session.until = until;
+        }
+    }
+
     /// Ends a session, if there is one, and tells where it was.
     pub(super) fn end(&mut self, id: PeerId) -> Option<SocketAddr> {
         let session = self.peers.get_mut(&id)?.session.take()?;
+        self.changed.iter_mut().for_each(|changed| changed.push(id));
         self.leases.remove(&(session.until, id));
         self.by_remote.remove(&session.remote);
         Some(session.remote)

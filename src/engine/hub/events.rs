@@ -114,7 +114,7 @@ impl Engine {
     }
 
     /// Puts a member where it is into the population.
-    fn put_member(&mut self, id: PeerId, remote: SocketAddr) {
+    pub(super) fn put_member(&mut self, id: PeerId, remote: SocketAddr) {
         let Some((_, member)) = self.hub.as_mut().and_then(|hub| hub.member(id)) else { return };
         self.peers.put_member(remote, peer(member, remote, &self.endpoint));
     }

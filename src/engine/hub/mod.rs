@@ -6,6 +6,7 @@ mod events;
 mod gone;
 pub mod links;
 mod members;
+mod resumed;
 mod status;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -20,6 +21,8 @@ use super::random::Random;
 use super::table::nodes;
 
 pub use gone::Gone;
+pub use resumed::ResumableSession;
+use resumed::Resuming;
 pub use status::{LastRefusal, MemberState, MemberStatus};
 
 /// The least time between two reports that a peer's hellos prove nothing.
@@ -43,6 +46,7 @@ pub struct Hub {
     answered: Answered,
     /// What `show` says of the last change of the files.
     loaded: Option<Loaded>,
+    resuming: Resuming,
 }
 
 /// A peer as a file has it, and what is known of it.
@@ -111,6 +115,7 @@ impl Hub {
             ignored: BTreeMap::new(),
             answered: Answered::default(),
             loaded: None,
+            resuming: Resuming::default(),
         })
     }
 

@@ -1,0 +1,104 @@
+//! Sessions that outlive the process of a server with the userspace datapath: what it tells of them while it
+//! runs, and what the next process takes over. With the kernel's, the links tell that.
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use super::Hub;
+use crate::auth::Ends;
+use crate::engine::control::PeerId;
+use crate::engine::{Action, Engine, Now, Report};
+
+/// A session that the next process may take over.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ResumableSession {
+    /// The public key of the peer.
+    pub key: [u8; 32],
+    /// Where it is.
+    pub remote: SocketAddr,
+    /// When its lease ends, by CLOCK_BOOTTIME.
+    pub until: Duration,
+}
+
+/// What is told of sessions, and to whom.
+#[derive(Debug, Default)]
+pub enum Resuming {
+    /// Nobody asks.
+    #[default]
+    Never,
+    /// These are of an earlier process, and the host was not read yet.
+    Left(Vec<ResumableSession>),
+    /// Changes are told.
+    Told,
+}
+
+impl Engine {
+    /// Takes over these sessions of an earlier process of a server, with the interface that it left, at the
+    /// first reading of the host. From then on [`Engine::changed_sessions`] tells those of this one.
+    pub fn resume_sessions(&mut self, left: Vec<ResumableSession>) {
+        if let Some(hub) = &mut self.hub {
+            hub.resuming = Resuming::Left(left);
+            hub.server.tell_changes();
+        }
+    }
+
+    /// The sessions that began, were kept or ended since this was called last, by the number of the peer;
+    /// without a session it has none any more. `None`: there is nothing to be told, or not yet.
+    pub fn changed_sessions(
+        &mut self,
+    ) -> Option<impl Iterator<Item = (PeerId, Option<ResumableSession>)> + '_> {
+        let hub = self.hub.as_mut()?;
+        match hub.resuming {
+            Resuming::Never | Resuming::Left(_) => return None,
+            Resuming::Told => {}
+        }
+        let changed = hub.server.take_changed();
+        let session = |id: PeerId| {
+            let session = hub.server.session(id)?;
+            let key = *hub.server.key(id)?;
+            Some(ResumableSession { key, remote: session.remote, until: session.until })
+        };
+        Some(changed.into_iter().map(move |id| (id, session(id))))
+    }
+
+    /// Takes over the sessions of an earlier process, whose interface and socket are here: `resumes`.
+    pub(in crate::engine) fn resume_members(
+        &mut self,
+        resumes: bool,
+        now: &Now,
+        actions: &mut Vec<Action>,
+    ) {
+        let (Some(outer), Some(hub)) = (self.outer, &mut self.hub) else { return };
+        let local = SocketAddr::new(outer.address, self.endpoint.tunnel.port.get());
+        let resumed = hub.resume(resumes, local, now);
+        for (id, remote) in resumed {
+            self.put_member(id, remote);
+            actions.push(Action::Report(Report::Adopted(remote)));
+        }
+    }
+}
+
+impl Hub {
+    fn resume(
+        &mut self,
+        resumes: bool,
+        local: SocketAddr,
+        now: &Now,
+    ) -> BTreeSet<(PeerId, SocketAddr)> {
+        let left = match std::mem::take(&mut self.resuming) {
+            Resuming::Never => return BTreeSet::new(),
+            Resuming::Left(left) => left,
+            Resuming::Told => Vec::new(),
+        };
+        self.resuming = Resuming::Told;
+        let mut resumed = BTreeSet::new();
+        for ResumableSession { key, remote, until } in left.into_iter().filter(|_| resumes) {
+            let Some(id) = self.server.id(&key) else { continue };
+            if until > now.boot && self.server.resume(id, Ends { remote, local }, now.boot, until) {
+                resumed.insert((id, remote));
+            }
+        }
+        resumed
+    }
+}

@@ -1,0 +1,138 @@
+//! A server with the userspace datapath that was killed: the next one goes on with its sessions, and with no
+//! other.
+
+use super::hub::{entry, guest, peers, place, stopped};
+use super::situations::SECOND;
+use super::*;
+
+/// As `LIFETIME` of the peers, which say nothing else.
+const LEASE: Duration = Duration::from_secs(180);
+
+/// A server that is asked what its sessions are, and has these peers.
+fn asked(text: &str) -> Play {
+    next(stopped(text, FakeHost::new()), Vec::new(), Duration::ZERO)
+}
+
+fn next(mut play: Play, left: Vec<ResumableSession>, now: Duration) -> Play {
+    play.now = now;
+    play.engine.resume_sessions(left);
+    play.read();
+    play.read();
+    play
+}
+
+/// The next process, after the last one was killed, and some time; it has these peers.
+fn killed(play: Play, later: Duration, text: &str) -> Play {
+    let Play { mut host, now, drawn, kept, .. } = play;
+    // The interface and the socket are there; whom to let in, the threads knew.
+    host.found.userspace.forwarding.remotes.clear();
+    let mut again = stopped(text, host);
+    again.drawn = drawn + 1000;
+    next(again, kept.into_values().collect(), now + later)
+}
+
+fn both() -> String {
+    entry(7, "") + &entry(8, "")
+}
+
+#[test]
+fn the_next_process_lets_in_who_was_connected_and_nobody_else() {
+    let mut play = asked(&both());
+    let mut seven = guest(7);
+    play.visit(&mut seven, place(1));
+    let before = play.let_in();
+    let mut again = killed(play, SECOND, &both());
+    assert_eq!(again.let_in(), before);
+    assert_eq!(before.len(), 1);
+    // A hello from there needs no proof, as before.
+    again.visit(&mut seven, place(1));
+    assert_eq!(again.let_in(), before);
+    // The third process as well, and the fourth.
+    let third = killed(again, SECOND, &both());
+    assert_eq!(killed(third, SECOND, &both()).let_in(), before);
+}
+
+#[test]
+fn a_lease_is_not_longer_because_processes_were_killed() {
+    let mut play = asked(&both());
+    play.visit(&mut guest(7), place(1));
+    let mut again = killed(play, LEASE / 2, &both());
+    assert_eq!(again.let_in().len(), 1);
+    again.pass(LEASE / 2 - 2 * SECOND);
+    assert_eq!(again.let_in().len(), 1);
+    let again = killed(again, SECOND, &both());
+    assert_eq!(again.let_in().len(), 1);
+    let mut again = killed(again, Duration::ZERO, &both());
+    again.pass(2 * SECOND);
+    assert_eq!(again.let_in(), []);
+    assert_eq!(killed(again, Duration::ZERO, &both()).let_in(), []);
+}
+
+#[test]
+fn a_lease_that_is_over_meanwhile_is_over() {
+    let mut play = asked(&both());
+    play.visit(&mut guest(7), place(1));
+    assert_eq!(killed(play, LEASE, &both()).let_in(), []);
+}
+
+#[test]
+fn a_lease_that_files_made_shorter_is_as_they_say() {
+    let mut play = asked(&both());
+    play.visit(&mut guest(7), place(1));
+    let mut again = killed(play, SECOND, &(entry(7, "lifetime = \"30s\"") + &entry(8, "")));
+    again.pass(29 * SECOND);
+    assert_eq!(again.let_in().len(), 1);
+    again.pass(2 * SECOND);
+    assert_eq!(again.let_in(), []);
+}
+
+#[test]
+fn who_left_moved_was_kicked_or_taken_out_is_not_where_it_was() {
+    let all = both() + &entry(9, "") + &entry(10, "");
+    let mut play = asked(&all);
+    let (mut seven, mut eight) = (guest(7), guest(8));
+    play.visit(&mut seven, place(1));
+    play.visit(&mut eight, place(2));
+    play.visit(&mut guest(9), place(3));
+    play.visit(&mut guest(10), place(4));
+    assert_eq!(play.let_in().len(), 4);
+    play.handle(Event::Kick("p9".parse().unwrap()));
+    play.visit(&mut eight, place(5));
+    play.handle(Event::Peers(peers(&(both() + &entry(9, "")))));
+    let again = killed(play, SECOND, &all);
+    let remotes: Vec<_> = again.let_in().into_iter().map(|(remote, _)| remote).collect();
+    assert_eq!(remotes, [place(1).into(), place(5).into()]);
+}
+
+#[test]
+fn files_that_changed_meanwhile_say_who_may_come_in_and_what_it_has() {
+    let mut play = asked(&(both() + &entry(9, "")));
+    for number in [7, 8, 9] {
+        play.visit(&mut guest(number), place(number));
+    }
+    let other_key = entry(9, "").replace("KEY9", "KEY10");
+    let moved = entry(8, "").replace("10.8.0.8", "10.8.0.18");
+    let again = killed(play, SECOND, &(entry(7, "enabled = false") + &moved + &other_key));
+    assert_eq!(again.let_in(), [(place(8).into(), vec!["10.8.0.18/32".to_owned()])]);
+}
+
+#[test]
+fn sessions_without_the_interface_are_not_taken_over() {
+    let mut play = asked(&both());
+    play.visit(&mut guest(7), place(1));
+    let kept = play.kept.into_values().collect();
+    let again = next(stopped(&both(), FakeHost::new()), kept, SECOND);
+    assert_eq!(again.let_in(), []);
+    assert!(again.kept.is_empty());
+}
+
+#[test]
+fn nothing_is_told_unless_it_is_asked_for() {
+    let mut play = next(stopped(&both(), FakeHost::new()), Vec::new(), Duration::ZERO);
+    play.visit(&mut guest(7), place(1));
+    assert_eq!(play.kept.len(), 1);
+    let mut silent = stopped(&both(), FakeHost::new());
+    silent.read();
+    silent.visit(&mut guest(7), place(1));
+    assert_eq!((silent.let_in().len(), silent.kept.len()), (1, 0));
+}
