@@ -3,6 +3,8 @@
  *   inner packet ─▶ ipipou0, egress ───────▶ outer packet ─▶ the uplink, past the datapath
  *   outer packet ─▶ the uplink, ingress ───▶ inner packet ─▶ ipipou0, past the datapath
  *
+ * The second is there twice: for uplinks with an Ethernet header, and for those without a header.
+ *
  * A program takes what is ordinary and what it is sure of. All else it leaves as it is, and the
  * datapath carries it, refuses it, fragments it, or answers it with an ICMP error: so these
  * programs let in nothing that the datapath would not. On the wire both look the same.
@@ -66,6 +68,7 @@ static __u64 (*now)(void) = (void *)BPF_FUNC_ktime_get_coarse_ns;
 static void *(*find)(void *map, const void *key) = (void *)BPF_FUNC_map_lookup_elem;
 static long (*adjust_room)(struct __sk_buff *, int, __u32, __u64) = (void *)BPF_FUNC_skb_adjust_room;
 static long (*change_head)(struct __sk_buff *, __u32, __u64) = (void *)BPF_FUNC_skb_change_head;
+static long (*change_type)(struct __sk_buff *, __u32) = (void *)BPF_FUNC_skb_change_type;
 static long (*pull)(struct __sk_buff *, __u32) = (void *)BPF_FUNC_skb_pull_data;
 static long (*checksum_level)(struct __sk_buff *, __u64) = (void *)BPF_FUNC_csum_level;
 static long (*redirect)(__u32, __u64) = (void *)BPF_FUNC_redirect;
@@ -302,14 +305,30 @@ __attribute__((section("tc/egress"))) int egress(struct __sk_buff *skb)
     return send(skb, 0);
 }
 
-/* At the ingress of an uplink. */
+/* At the ingress of an uplink with Ethernet headers. */
 __attribute__((section("tc/ingress"))) int ingress(struct __sk_buff *skb)
 {
     return receive(skb, ETH_HLEN);
+}
+
+/* At the ingress of an uplink without headers of its own, as ppp and WireGuard are: the packet begins where
+ * `skb->mac_header` is, and that is at its IP header (`cls_bpf_classify` in net/sched/cls_bpf.c). */
+__attribute__((section("tc/ingress_bare"))) int ingress_bare(struct __sk_buff *skb)
+{
+    return receive(skb, 0);
 }
 
 /* For tests: BPF_PROG_TEST_RUN gives Ethernet frames only. */
 __attribute__((section("tc/egress_test"))) int egress_test(struct __sk_buff *skb)
 {
     return send(skb, ETH_HLEN);
+}
+
+/* For tests: what a frame without a header looks like when its bytes 12 and 13, in the source address of the
+ * packet, say IPv4. The kernel takes its first byte for that of a group of Ethernet hosts. */
+__attribute__((section("tc/ingress_bare_test"))) int ingress_bare_test(struct __sk_buff *skb)
+{
+    if (change_type(skb, PACKET_HOST))
+        return TC_ACT_SHOT;
+    return receive(skb, 0);
 }

@@ -83,7 +83,7 @@ impl FastPathAdapter {
             // With an interface its filters went, which is no damage.
             let is_there = |index: &u32| uplink::name_of(*index).is_ok();
             made.now.links.retain(is_there);
-            made.now.uplinks.retain(is_there);
+            made.now.uplinks.retain(|index, _| is_there(index));
         }
         found.fast_path = self.found()?;
         if let Some(made) = &self.made {
@@ -103,9 +103,7 @@ impl FastPathAdapter {
         let device = tunnel.outer.device().and_then(|device| found.interface(device));
         let uplinks = found.uplinks.values().copied().chain(device.map(|device| device.index));
         for index in uplinks.collect::<BTreeSet<u32>>() {
-            if uplink::is_ethernet(index) {
-                found.ethernet.insert(index);
-            }
+            found.link_headers.extend(uplink::header_of(index).map(|header| (index, header)));
             if uplink::passes_superpackets(&mut self.ethtool, index) {
                 found.superpackets.insert(index);
             }
@@ -130,7 +128,7 @@ impl FastPathAdapter {
         else {
             return;
         };
-        for uplink in uplinks {
+        for uplink in uplinks.keys() {
             let Some(most) = found.interface_at(*uplink).map(|uplink| uplink.mtu) else { continue };
             let Ok(asked) = PathMtu::of(ends, *uplink) else { continue };
             for (remote, _) in peers.iter().filter(|(_, peer)| peer.uplink == *uplink) {
@@ -210,13 +208,14 @@ impl FastPathAdapter {
                 made.fill(wanted)?;
                 let links = made.now.links.difference(&wanted.links);
                 let links = links.map(|link| (*link, Hook::Egress));
-                let uplinks = made.now.uplinks.difference(&wanted.uplinks);
+                let uplinks = made.now.uplinks.keys();
+                let uplinks = uplinks.filter(|uplink| !wanted.uplinks.contains_key(uplink));
                 for (interface, hook) in uplinks.map(|link| (*link, Hook::Ingress)).chain(links) {
                     absent_is_fine(self.filters.detach(interface, hook))
                         .map_err(FastPathError::Filter)?;
                 }
                 made.now.links.clone_from(&wanted.links);
-                made.now.uplinks.clone_from(&wanted.uplinks);
+                made.set_uplinks(&wanted.uplinks)?;
             }
             Some(_) | None => {
                 let mut made = Made::new(wanted, &self.counted())?;
@@ -283,7 +282,7 @@ impl FastPathAdapter {
     pub fn carries(&self) -> (Vec<String>, usize) {
         let Some(made) = &self.made else { return Default::default() };
         let name = |uplink: &u32| uplink::name_of(*uplink).ok();
-        (made.now.uplinks.iter().filter_map(name).collect(), made.now.peers.len())
+        (made.now.uplinks.keys().filter_map(name).collect(), made.now.peers.len())
     }
 
     /// What was carried from and to each remote, as long as no other peer is there.

@@ -1,6 +1,7 @@
 //! What is in the kernel of a fast path: maps with their entries, and programs.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
+use std::collections::btree_map::{BTreeMap, Entry};
 use std::io;
 use std::net::SocketAddrV4;
 use std::sync::Arc;
@@ -10,11 +11,11 @@ use ipnet::Ipv4Net;
 use rustix::time::{ClockId, clock_gettime};
 
 use super::call::LoadError;
-use super::compiled::{EGRESS, INGRESS};
+use super::compiled::{EGRESS, INGRESS, INGRESS_BARE};
 use super::filters::Hook;
 use super::maps::{Maps, Peer, Sender};
 use super::program::{Constants, Program};
-use crate::engine::host::{FastPath, FastPathEnds, FastPeer, Traffic};
+use crate::engine::host::{FastPath, FastPathEnds, FastPeer, LinkHeader, Traffic};
 use crate::host::absent_is_fine;
 use crate::host::translated::is_translated;
 
@@ -63,7 +64,8 @@ pub struct Made {
     pub now: FastPath,
     pub maps: Maps,
     room: u32,
-    ingress: Program,
+    /// As far as an uplink needs them.
+    ingress: BTreeMap<LinkHeader, Program>,
     egress: Program,
     /// As in [`Counted`].
     pub counted: BTreeMap<Ipv4Net, CountedPeer>,
@@ -106,23 +108,42 @@ impl Made {
         let room = u32::try_from((2 * most).next_power_of_two());
         let room = room.unwrap_or(u32::MAX).max(ROOM);
         let ends = wanted.ends;
-        let (uplinks, links) = (wanted.uplinks.clone(), wanted.links.clone());
+        let (uplinks, links) = (BTreeMap::new(), wanted.links.clone());
         let now = FastPath { ends, uplinks, links, peers: Arc::default(), except: BTreeSet::new() };
         let maps = Maps::create(room).map_err(FastPathError::Map)?;
         maps.counts.begin_with(&before.traffic).map_err(FastPathError::Entry)?;
         maps.lease.until(in_nanoseconds(LEASE)).map_err(FastPathError::Entry)?;
-        let program = |name, compiled| Program::load(name, compiled, &maps, &constants(&ends));
-        let ingress = program("ingress", &INGRESS)?;
-        let egress = program("egress", &EGRESS)?;
+        let egress = Program::load("egress", &EGRESS, &maps, &constants(&ends))?;
         let counted = before.peers.clone();
-        let translated = BTreeSet::new();
-        Ok(Made { now, maps, room, ingress, egress, counted, networks: 0, translated })
+        let (ingress, translated) = (BTreeMap::new(), BTreeSet::new());
+        let mut made = Made { now, maps, room, ingress, egress, counted, networks: 0, translated };
+        made.set_uplinks(&wanted.uplinks)?;
+        Ok(made)
+    }
+
+    /// Makes these the uplinks, and loads what they need.
+    pub fn set_uplinks(&mut self, uplinks: &BTreeMap<u32, LinkHeader>) -> Result<(), LoadError> {
+        for header in uplinks.values() {
+            if let Entry::Vacant(missing) = self.ingress.entry(*header) {
+                let (name, compiled) = match header {
+                    LinkHeader::Ethernet => ("ingress", &INGRESS),
+                    LinkHeader::Bare => ("ingress_bare", &INGRESS_BARE),
+                };
+                let constants = constants(&self.now.ends);
+                missing.insert(Program::load(name, compiled, &self.maps, &constants)?);
+            }
+        }
+        self.now.uplinks.clone_from(uplinks);
+        Ok(())
     }
 
     /// Where which program is to be attached.
     pub fn hooks(&self) -> impl Iterator<Item = (u32, Hook, &Program)> {
         let out = self.now.links.iter().map(|link| (*link, Hook::Egress, &self.egress));
-        let r#in = self.now.uplinks.iter().map(|link| (*link, Hook::Ingress, &self.ingress));
+        let r#in =
+            self.now.uplinks.iter().filter_map(|(link, header)| {
+                Some((*link, Hook::Ingress, self.ingress.get(header)?))
+            });
         r#in.chain(out)
     }
 

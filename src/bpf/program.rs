@@ -85,7 +85,7 @@ fn value(name: &str, maps: &Maps, constants: &Constants) -> Option<(u64, u32)> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::compiled::{EGRESS, INGRESS};
+    use super::super::compiled::{EGRESS, INGRESS, INGRESS_BARE};
 
     #[test]
     fn every_name_stands_at_an_instruction_that_loads_a_value() {
@@ -99,7 +99,7 @@ mod tests {
             "mark",
             "time_to_live",
         ];
-        for compiled in [EGRESS, INGRESS] {
+        for compiled in [EGRESS, INGRESS, INGRESS_BARE] {
             assert!(!compiled.names.is_empty());
             for (at, name) in compiled.names {
                 assert!(known.contains(name), "{name}");

@@ -11,13 +11,16 @@ use rustix::net::netdevice::{index_to_name, name_to_index};
 use socket2::{Domain, Socket, Type};
 
 use crate::engine::config::DeviceName;
-use crate::engine::host::FastPathEnds;
+use crate::engine::host::{FastPathEnds, LinkHeader};
 
 /// `ETHTOOL_MSG_FEATURES_GET` in linux/ethtool_netlink.h.
 const FEATURES_GET: u8 = 11;
 /// What an interface needs to take superpackets with UDP around: it segments TCP and UDP in there, or
 /// hands them on as they are (Documentation/networking/segmentation-offloads.rst). A veth does.
 const NEEDED: [&str; 2] = ["tx-udp_tnl-segmentation", "tx-udp-segmentation"];
+
+/// `ARPHRD_RAWIP` in linux/if_arp.h.
+const RAW_IP: u16 = 519;
 
 /// Whether an interface takes superpackets with UDP around; not if it does not tell.
 pub fn passes_superpackets(socket: &mut NetlinkSocket, interface: u32) -> bool {
@@ -61,9 +64,21 @@ pub fn index_of(name: &DeviceName) -> io::Result<u32> {
     Ok(name_to_index(&UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?, name.as_str())?)
 }
 
-/// Whether an interface puts an Ethernet header before its packets; not if it does not tell.
-pub fn is_ethernet(interface: u32) -> bool {
-    hardware(interface).is_ok_and(|hardware| hardware == libc::ARPHRD_ETHER)
+/// What an interface puts before its packets, where that is known. GRE tunnels, for example, show the outer
+/// header there (`__ipgre_rcv` in net/ipv4/ip_gre.c).
+pub fn header_of(interface: u32) -> Option<LinkHeader> {
+    match hardware(interface).ok()? {
+        libc::ARPHRD_ETHER => Some(LinkHeader::Ethernet),
+        // Of the kinds without a header of their own (`dev_is_mac_header_xmit` in linux/if_arp.h) those that
+        // hand in packets as they are, with `skb->mac_header` at the IP header: ppp
+        // (`ppp_receive_nonmp_frame`), WireGuard (`wg_reset_packet`), TUN (`tun_get_user`), raw IP of
+        // modems (`qmi_wwan_rx_fixup`, `rmnet_deliver_skb`), and ipip (`ipip_tunnel_rcv`; before 5.14
+        // the outer headers are there, and the program takes nothing).
+        libc::ARPHRD_PPP | libc::ARPHRD_NONE | RAW_IP | libc::ARPHRD_TUNNEL => {
+            Some(LinkHeader::Bare)
+        }
+        _ => None,
+    }
 }
 
 /// The kind of an interface's addresses: `ARPHRD_*` of linux/if_arp.h.

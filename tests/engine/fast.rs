@@ -6,7 +6,7 @@ use super::*;
 use ipipou::engine::Action;
 use ipipou::engine::config::{FastPathChoice, Outer};
 use ipipou::engine::datapath::WithoutFastPath;
-use ipipou::engine::host::{Family, FastPathFound, InterfaceKind};
+use ipipou::engine::host::{Family, FastPathFound, InterfaceKind, LinkHeader};
 
 const A: &str = "198.51.100.7:4500";
 const B: &str = "198.51.100.8:4501";
@@ -16,7 +16,7 @@ fn fast_host() -> FakeHost {
     let mut host = FakeHost::new();
     host.found.fast_path = FastPathFound::Missing;
     host.found.superpackets = [ETH0].into();
-    host.found.ethernet = [ETH0].into();
+    host.found.link_headers = [(ETH0, LinkHeader::Ethernet)].into();
     host
 }
 
@@ -149,7 +149,7 @@ fn where_it_would_be_slower_or_wrong_there_is_none() {
     type Change<'a> = &'a dyn Fn(&mut Server);
     type Break<'a> = &'a dyn Fn(&mut FakeHost);
     type Case<'a> = (Datapath, Change<'a>, Break<'a>, Option<WithoutFastPath>);
-    let cases: [Case; 9] = [
+    let cases: [Case; 10] = [
         (
             Datapath::Tun,
             &|c| c.tunnel.fast_path = FastPathChoice::On,
@@ -160,8 +160,14 @@ fn where_it_would_be_slower_or_wrong_there_is_none() {
         (
             Datapath::Kernel,
             &|_| {},
-            &|host| host.found.ethernet.clear(),
-            Some(WithoutFastPath::NoEthernet("eth0".to_owned())),
+            &|host| host.found.link_headers.clear(),
+            Some(WithoutFastPath::UnknownHeader("eth0".to_owned())),
+        ),
+        (
+            Datapath::Kernel,
+            &|_| {},
+            &|host| host.found.link_headers = [(ETH0, LinkHeader::Bare)].into(),
+            None,
         ),
         (Datapath::Kernel, &|_| {}, &segments, None),
         (Datapath::Tun, &|_| {}, &segments, Some(WithoutFastPath::Segments("eth0".to_owned()))),
@@ -197,6 +203,58 @@ fn where_it_would_be_slower_or_wrong_there_is_none() {
     prove(&mut play, A);
     assert_eq!(play.host.found.fast_path, FastPathFound::Missing);
     assert!(!play.reports.iter().any(|report| matches!(report, Report::FastPath(_))));
+}
+
+#[test]
+fn the_tunnel_itself_is_no_uplink() {
+    for datapath in [Datapath::Tun, Datapath::Kernel] {
+        let unbound = |c: &mut Server| {
+            c.tunnel.outer = Outer::Address(OUTER.into());
+            c.tunnel.fast_path = FastPathChoice::On;
+        };
+        let mut play = start(datapath, unbound, fast_host());
+        prove(&mut play, A);
+        let (index, name) = {
+            let link = play.host.last_interface();
+            (link.index, link.name.clone())
+        };
+        play.host.found.link_headers.insert(index, LinkHeader::Bare);
+        let ip = IpAddr::from(*at(A).ip());
+        for (uplink, is_on) in [(ETH0, true), (index, false), (ETH0, true)] {
+            play.host.found.uplinks = [(ip, uplink)].into();
+            play.read();
+            let on = matches!(play.host.found.fast_path, FastPathFound::Intact(_));
+            assert_eq!(on, is_on, "{datapath:?}: by {uplink}");
+        }
+        let why = WithoutFastPath::IntoTunnel(name);
+        assert!(play.reports.contains(&Report::FastPath(Err(why))));
+    }
+}
+
+#[test]
+fn another_tunnel_is_an_uplink_if_the_outer_address_is_in_it() {
+    for datapath in [Datapath::Tun, Datapath::Kernel] {
+        const WITHIN: u32 = 9;
+        let mut host = fast_host();
+        host.add_interface("blue", WITHIN, InterfaceKind::Other);
+        host.last_interface().label = Some("made by ipipou".to_owned());
+        host.found.link_headers.insert(WITHIN, LinkHeader::Bare);
+        let unbound = |c: &mut Server| {
+            c.tunnel.outer = Outer::Address(OUTER.into());
+            c.tunnel.fast_path = FastPathChoice::On;
+        };
+        let mut play = start(datapath, unbound, host);
+        prove(&mut play, A);
+        play.host.found.uplinks = [(IpAddr::from(*at(A).ip()), WITHIN)].into();
+        play.read();
+        assert_eq!(play.host.found.fast_path, FastPathFound::Missing, "{datapath:?}");
+        let why = WithoutFastPath::IntoTunnel("blue".to_owned());
+        assert!(play.reports.contains(&Report::FastPath(Err(why))));
+        play.host.add_address(WITHIN, OUTER, 32);
+        play.read();
+        let FastPathFound::Intact(path) = &play.host.found.fast_path else { panic!("none") };
+        assert_eq!(path.uplinks, [(WITHIN, LinkHeader::Bare)].into());
+    }
 }
 
 #[test]
@@ -256,7 +314,7 @@ fn what_is_shaped_at_the_tunnel_waits_there() {
 fn of_several_links_only_those_that_shape_are_off_it() {
     let mut play = hub_on(Datapath::Kernel, &(entry(7, "") + &entry(8, "")));
     play.host.found.fast_path = FastPathFound::Missing;
-    play.host.found.ethernet = [ETH0].into();
+    play.host.found.link_headers = [(ETH0, LinkHeader::Ethernet)].into();
     (7..9).for_each(|number| {
         play.visit(&mut guest(number), place(number));
     });
@@ -276,7 +334,7 @@ fn who_is_bound_to_no_interface_follows_the_way_to_each_remote() {
     const ETH1: u32 = 9;
     let mut host = fast_host();
     host.add_interface("eth1", ETH1, InterfaceKind::Other);
-    host.found.ethernet.insert(ETH1);
+    host.found.link_headers.insert(ETH1, LinkHeader::Bare);
     host.found.superpackets.insert(ETH1);
     let unbound = |c: &mut Server| {
         c.tunnel.outer = Outer::Address(OUTER.into());
@@ -288,22 +346,27 @@ fn who_is_bound_to_no_interface_follows_the_way_to_each_remote() {
     let here = (OUTER.into(), BTreeSet::from([ip]));
     assert_eq!(play.engine.by_route(), Some(here), "the way that is to be read");
     assert_eq!(play.host.found.fast_path, FastPathFound::Missing, "as long as it was not");
-    for (uplink, name, first) in [
-        (ETH0, "eth0", "install the fast path of 203.0.113.1:10000, for 198.51.100.7:4500"),
-        (ETH1, "eth1", "take 198.51.100.7:4500 off the fast path"),
+    for (uplink, name, header, first) in [
+        (
+            ETH0,
+            "eth0",
+            LinkHeader::Ethernet,
+            "install the fast path of 203.0.113.1:10000, for 198.51.100.7:4500",
+        ),
+        (ETH1, "eth1", LinkHeader::Bare, "take 198.51.100.7:4500 off the fast path"),
     ] {
         let before = play.applied.len();
         play.host.found.uplinks = [(ip, uplink)].into();
         play.read();
         assert_eq!(since(&play, before)[0], first);
         let FastPathFound::Intact(path) = &play.host.found.fast_path else { panic!("none") };
-        assert_eq!(path.uplinks, [uplink].into());
+        assert_eq!(path.uplinks, [(uplink, header)].into());
         assert!(path.peers.values().all(|peer| peer.uplink == uplink) && path.peers.len() == 1);
         assert!(play.reports.contains(&Report::FastPath(Ok(vec![name.to_owned()]))));
     }
-    play.host.found.ethernet.remove(&ETH1);
+    play.host.found.link_headers.remove(&ETH1);
     play.read();
     assert_eq!(play.host.found.fast_path, FastPathFound::Missing);
-    let why = WithoutFastPath::NoEthernet("eth1".to_owned());
+    let why = WithoutFastPath::UnknownHeader("eth1".to_owned());
     assert!(play.reports.contains(&Report::FastPath(Err(why))));
 }

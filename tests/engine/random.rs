@@ -9,7 +9,9 @@ use super::host::{ETH0, OUTER, STRANGER};
 use super::*;
 use ipipou::engine::host::plan::{Owned, Start, plan};
 use ipipou::engine::host::wanted::Wanted;
-use ipipou::engine::host::{Encapsulation, FastPathFound, KernelRoute, Listener, RulesFound};
+use ipipou::engine::host::{
+    Encapsulation, FastPathFound, KernelRoute, LinkHeader, Listener, RulesFound,
+};
 
 #[derive(Debug, Clone)]
 enum Happening {
@@ -89,7 +91,7 @@ fn play_all(happenings: Vec<Happening>, lifetime: Option<Duration>) {
     let config = || Config::from(server(lifetime));
     let mut host = FakeHost::new();
     host.found.fast_path = FastPathFound::Missing;
-    host.found.ethernet = [ETH0].into();
+    host.found.link_headers = [(ETH0, LinkHeader::Ethernet)].into();
     let mut play = Play::start(config(), host, Memory::default());
     let mut proven: Option<LastProof> = None;
     let mut last_proof = Vec::new();

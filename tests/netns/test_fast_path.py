@@ -18,6 +18,8 @@ TUN = ["--datapath", "tun"]
 AUTO = [*TUN, "--fast-path", "auto"]
 FAST = "fast path: by eth0"
 BOTH = ["ingress", "egress"]
+# Where the uplink has no link header.
+BARE = ["ingress_bare", "egress"]
 # linux/rtnetlink.h, linux/if.h.
 RTMGRP_LINK, RTMGRP_TC, RTM_NEWLINK, RTM_NEWQDISC, IFF_UP = 1, 8, 16, 36, 1
 
@@ -35,7 +37,7 @@ def filters(host, uplink="eth0"):
     commands = [f"tc filter show dev {uplink} ingress", "tc filter show dev ipipou0 egress"]
     words = " ".join(host.run(command, check=False).stdout for command in commands).split()
     # After the hook that was asked for, the kernel tells names of programs.
-    return [word for word in words if word in BOTH]
+    return [word for word in words if word in {*BOTH, *BARE}]
 
 
 def carried(host):

@@ -1,6 +1,9 @@
 """The fast path on top of the kernel's datapath."""
 
+import json
 import signal
+
+import pytest
 
 import ipipou
 from ipipou import CLIENT, SERVER, reach_each_other
@@ -8,13 +11,15 @@ from lab import await_
 
 FAST = "fast path: by eth0"
 BOTH = ["ingress", "egress"]
+# Where the uplink has no link header.
+BARE = ["ingress_bare", "egress"]
 
 
 def filters(host, uplink="eth0"):
     """The names of the programs at the uplink's ingress and the tunnel's egress."""
     commands = [f"tc filter show dev {uplink} ingress", "tc filter show dev ipipou0 egress"]
     words = " ".join(host.run(command, check=False).stdout for command in commands).split()
-    return [word for word in words if word in BOTH]
+    return [word for word in words if word in {*BOTH, *BARE}]
 
 
 def await_fast(*ends):
@@ -111,3 +116,97 @@ def test_an_uplink_that_is_a_vlan(hosts):
     reach_each_other(server, client, peer=1)
     assert carried(server) == before
     far.process.stop()
+
+
+def wireguard(hosts):
+    """An interface wg0 at each, with 192.0.2.1 and 192.0.2.2."""
+    private = [host.run("wg genkey") for host in hosts]
+    public = [host.run("wg pubkey", input=key).strip() for host, key in zip(hosts, private)]
+    places = (SERVER, CLIENT)
+    for own, host in enumerate(hosts):
+        other = 1 - own
+        host.run("ip link add wg0 type wireguard")
+        host.run(
+            "wg set wg0 listen-port 51820 private-key /dev/stdin"
+            f" peer {public[other]} allowed-ips 0.0.0.0/0 endpoint {places[other]}:51820",
+            input=private[own],
+        )
+
+
+def ipip(hosts):
+    for own, host in enumerate(hosts):
+        places = (SERVER, CLIENT)
+        host.run(f"ip link add wg0 type ipip local {places[own]} remote {places[1 - own]} ttl 64")
+
+
+def iperf(server, client, *options):
+    """What the client tells at the end: of TCP, or of UDP."""
+    serves = server.spawn(["iperf3", "-s", "-1", "--forceflush"])
+    serves.await_output("listening")
+    done = client.run(["iperf3", "-J", "-c", "172.28.0.0", *options], timeout=120)
+    return json.loads(done)["end"]
+
+
+@pytest.mark.each_kernel
+@pytest.mark.parametrize("kind", [wireguard, ipip])
+def test_an_uplink_without_a_link_header(hosts, kind):
+    server, client = hosts
+    kind(hosts)
+    for host, own in zip(hosts, (1, 2)):
+        host.batch(f"addr add 192.0.2.{own}/24 dev wg0", "link set wg0 up")
+    await_(lambda: client.ping("192.0.2.1", count=1, timeout=1).received, what="an answer")
+    mtu = int(server.run("cat /sys/class/net/wg0/mtu"))
+    keys = ipipou.Keys(server)
+    near = ipipou.server(server, device="wg0", keys=keys)
+    far = ipipou.client(client, device="wg0", remote="192.0.2.1:10000", keys=keys)
+    near.await_log("tunnel up")
+    for end in (near, far):
+        end.await_log("fast path: by wg0")
+        await_(lambda: filters(end.host, "wg0") == BARE, what="filters")  # noqa: B023
+    before = carried(server), carried(client)
+    reach_each_other(server, client)
+    largest = ["ping", "-n", "-c", "2", "-W", "2", "-M", "do", "172.28.0.0", "-s"]
+    assert "2 received" in client.run([*largest, mtu - 28 - 28])
+    for options in ([], ["-R"]):
+        assert iperf(server, client, "-n", "2M", *options)["sum_received"]["bytes"] > 1 << 20
+    sent = iperf(server, client, "-u", "-n", "100K", "-b", "2M", "-l", "1000")["sum"]
+    assert sent["lost_packets"] == 0 and sent["packets"] >= 100
+    assert (carried(server), carried(client)) == before
+    (tunnel,) = near.show()["tunnels"]
+    assert tunnel["rx_bytes"] > 1 << 20 and tunnel["tx_bytes"] > 1 << 20, tunnel
+
+    # What it does not take.
+    done = client.run([*largest, mtu - 28 - 28 + 1], check=False)
+    assert "2 received" not in done.stdout
+    assert carried(client) == before[1]
+    with_an_option = client.run("ping -R -n -c 3 -i 0.3 -W 1 172.28.0.0", check=False)
+    assert "3 received" in with_an_option.stdout
+    assert carried(client) > before[1]
+
+
+@pytest.mark.each_kernel
+def test_a_tunnel_inside_a_tunnel(hosts):
+    """What came out of the outer one's programs enters those of the inner one. On the way out the kernel
+    takes no second header from a program, so the outer datapath has those packets."""
+    server, client = hosts
+    _, keys = connected(hosts)
+    within = ipipou.server(server, device="ipipou0", number=1, keys=keys)
+    there = ipipou.client(
+        client, remote="172.28.0.0:10001", device="ipipou0", number=1, peer=1, keys=keys
+    )
+    within.await_log("tunnel up")
+    for end in (within, there):
+        end.await_log("fast path: by ipipou0")
+        await_(
+            lambda: "ingress_bare"
+            in end.host.run("tc filter show dev ipipou0 ingress"),  # noqa: B023
+            what="a filter",
+        )
+    outer, nested = carried(server), server.statistics("ipipou1")
+    ping = client.ping_background("172.28.0.2")
+    reach_each_other(server, client, peer=1)
+    ping.await_answers()
+    ping.stop_complete()
+    assert server.statistics("ipipou1") == nested and carried(server) > outer
+    assert client.ping("172.28.0.2", size=4000).received == 3
+    reach_each_other(server, client)

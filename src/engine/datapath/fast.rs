@@ -15,6 +15,7 @@ use crate::engine::host::step::{FastStep, Step};
 use crate::engine::host::wanted::Wanted;
 use crate::engine::host::{
     Admitted, Family, FastPath, FastPathEnds, FastPathFound, FastPeer, Found, Interface,
+    LinkHeader, is_labelled,
 };
 use crate::engine::peer::Peer;
 use crate::engine::peers::Peers;
@@ -54,8 +55,10 @@ pub enum WithoutFastPath {
     Isolates,
     /// There are too many remotes to look up by which interface packets leave for each.
     ManyWays,
-    /// This interface puts no Ethernet header before its packets, as other tunnels do.
-    NoEthernet(String),
+    /// This interface puts something before its packets that the programs do not know.
+    UnknownHeader(String),
+    /// This interface is one of the tunnel's own, or another tunnel's that the outer address is not in.
+    IntoTunnel(String),
     /// This interface gets packets one by one.
     Segments(String),
     /// The interface of outer packets, or its address, is not there.
@@ -119,20 +122,21 @@ pub fn fast_path(
     {
         return Err(WithoutFastPath::Shaped(link.name.clone(), kind.to_owned()));
     }
-    let uplinks = Uplinks::of(endpoint, outer, found)?;
+    // Without any, the uplink is prepared, as long as no packet of the tunnel is on its way there.
+    let links: BTreeSet<u32> = there.into_iter().filter_map(Interface::known_index).collect();
+    let uplinks = Uplinks::of(endpoint, outer, &links, found)?;
     let peers = match endpoint.datapath {
         Datapath::Kernel => of_kernel(endpoint, wanted, peers, &uplinks),
         Datapath::Tun => of_tun(endpoint, wanted, &uplinks),
     };
-    // Without any, the uplink is prepared, as long as no packet of the tunnel is on its way there.
-    let links: BTreeSet<u32> = there.into_iter().filter_map(Interface::known_index).collect();
     let ends = FastPathEnds {
         outer: address,
         port: tunnel.port.get(),
         mark: tunnel.mark().unwrap_or(0),
         time_to_live: TIME_TO_LIVE,
     };
-    let uplinks = uplinks.usable.into_keys().collect();
+    let uplinks =
+        uplinks.usable.into_iter().map(|(index, uplink)| (index, uplink.header)).collect();
     Ok(FastPath { ends, uplinks, links, peers: peers.into(), except: except(found) })
 }
 
@@ -149,33 +153,46 @@ pub fn by_route(outer: OuterFound, peers: &Peers) -> BTreeSet<IpAddr> {
 /// By which interfaces outer packets come and go.
 struct Uplinks<'a> {
     bound_to: Option<u32>,
-    /// Those that a fast path is for, with the bytes of the largest inner packet that leaves there in one
-    /// piece: the tunnel's MTU is larger where the uplink is too narrow for IPv6.
-    usable: BTreeMap<u32, u32>,
+    /// Those that a fast path is for.
+    usable: BTreeMap<u32, Uplink>,
     found: &'a Found,
 }
 
+/// An interface that a fast path is for.
+struct Uplink {
+    header: LinkHeader,
+    /// Bytes of the largest inner packet that leaves there in one piece: the tunnel's MTU is larger where
+    /// the uplink is too narrow for IPv6.
+    most: u32,
+}
+
 impl<'a> Uplinks<'a> {
+    /// By which of them packets may go of a tunnel with these links.
+    ///
     /// # Errors
     /// Why a fast path is for none of them.
     fn of(
         endpoint: &Endpoint,
         outer: OuterFound,
+        links: &BTreeSet<u32>,
         found: &'a Found,
     ) -> Result<Self, WithoutFastPath> {
         let is_asked_for = endpoint.tunnel.fast_path == FastPathChoice::On;
         let takes_any = is_asked_for || endpoint.datapath == Datapath::Kernel;
         let usable = |index: u32| {
             let uplink = found.interface_at(index).ok_or(WithoutFastPath::NotYet)?;
-            match () {
-                () if !found.ethernet.contains(&index) => {
-                    Err(WithoutFastPath::NoEthernet(uplink.name.clone()))
-                }
-                () if !takes_any && !found.superpackets.contains(&index) => {
-                    Err(WithoutFastPath::Segments(uplink.name.clone()))
-                }
-                () => Ok((index, uplink.mtu.saturating_sub(OVERHEAD_V4))),
+            // What comes out of there is refused by the datapath.
+            if links.contains(&index) || (is_labelled(uplink) && !found.is_on(outer.address, index))
+            {
+                return Err(WithoutFastPath::IntoTunnel(uplink.name.clone()));
             }
+            let Some(header) = found.link_headers.get(&index).copied() else {
+                return Err(WithoutFastPath::UnknownHeader(uplink.name.clone()));
+            };
+            if !takes_any && !found.superpackets.contains(&index) {
+                return Err(WithoutFastPath::Segments(uplink.name.clone()));
+            }
+            Ok((index, Uplink { header, most: uplink.mtu.saturating_sub(OVERHEAD_V4) }))
         };
         let by_route = found.uplinks.values().filter(|_| outer.bound_to.is_none());
         let all: BTreeSet<u32> = outer.bound_to.iter().chain(by_route).copied().collect();
@@ -201,7 +218,7 @@ impl<'a> Uplinks<'a> {
         let by_route = || self.found.uplinks.get(&IpAddr::V4(*remote.ip())).copied();
         let uplink = self.bound_to.or_else(by_route)?;
         let there = self.found.interface(device).filter(|there| there.shapes().is_none())?;
-        let most = *self.usable.get(&uplink)?;
+        let most = self.usable.get(&uplink)?.most;
         let fits = u16::try_from(most.min(there.mtu)).unwrap_or(u16::MAX);
         let narrow = self.found.narrow.get(&remote.into());
         let narrow = narrow.and_then(|most| u16::try_from(*most).ok());
@@ -259,7 +276,9 @@ pub fn delta(start: &Start<'_>) -> (Vec<Step>, Vec<Step>) {
     if changed.remotes.iter().filter_map(member).any(|member| member.isolated) {
         return (vec![FastStep::Remove.into()], Vec::new());
     }
-    let Ok(uplinks) = Uplinks::of(endpoint, outer, found) else { return Default::default() };
+    let Ok(uplinks) = Uplinks::of(endpoint, outer, &path.links, found) else {
+        return Default::default();
+    };
     let (mut going, mut coming) = (BTreeSet::new(), Vec::new());
     for remote in &changed.remotes {
         let SocketAddr::V4(remote) = *remote else { continue };
@@ -269,7 +288,8 @@ pub fn delta(start: &Start<'_>) -> (Vec<Step>, Vec<Step>) {
                 false => &endpoint.tunnel.device,
             };
             let peer = uplinks.peer(remote, v4(&member.networks), device)?;
-            let is_there = path.links.contains(&peer.link) && path.uplinks.contains(&peer.uplink);
+            let is_there =
+                path.links.contains(&peer.link) && path.uplinks.contains_key(&peer.uplink);
             is_there.then_some(peer)
         };
         let wanted = peers.member(remote.into()).and_then(entry);
@@ -334,7 +354,8 @@ impl WithoutFastPath {
             | WithoutFastPath::Learns
             | WithoutFastPath::Isolates
             | WithoutFastPath::ManyWays
-            | WithoutFastPath::NoEthernet(_)
+            | WithoutFastPath::UnknownHeader(_)
+            | WithoutFastPath::IntoTunnel(_)
             | WithoutFastPath::Segments(_) => false,
         }
     }
@@ -372,7 +393,13 @@ impl fmt::Display for WithoutFastPath {
             WithoutFastPath::ManyWays => {
                 write!(f, "bound to no interface, with more than {WAYS} peers: give -b @DEV")
             }
-            WithoutFastPath::NoEthernet(uplink) => write!(f, "{uplink} is no Ethernet interface"),
+            WithoutFastPath::UnknownHeader(uplink) => {
+                write!(f, "{uplink} puts headers before its packets that the programs do not know")
+            }
+            WithoutFastPath::IntoTunnel(uplink) => write!(
+                f,
+                "{uplink} leads into this tunnel, or into one that the outer address is not in"
+            ),
             WithoutFastPath::Segments(uplink) => write!(
                 f,
                 "{uplink} takes packets one by one, so this process is faster; --fast-path on \

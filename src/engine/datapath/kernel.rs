@@ -203,10 +203,7 @@ fn inside(
     outer: Ipv4Addr,
     found: &Found,
 ) -> BTreeSet<String> {
-    let has_outer = |interface: &Interface| {
-        let outer = IpAddr::V4(outer);
-        found.addresses.iter().any(|a| a.interface == interface.index && a.value.local == outer)
-    };
+    let has_outer = |interface: &Interface| found.is_on(outer.into(), interface.index);
     let others = found.interfaces.iter().filter(|i| is_labelled(i) && !has_outer(i));
     let own = peers.iter().map(|peer| peer.device.to_string());
     let all = own.chain(others.map(|interface| interface.name.clone()));

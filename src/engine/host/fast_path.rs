@@ -15,14 +15,23 @@ const SHOWN: usize = 5;
 pub struct FastPath {
     /// Where it is, and what is the same for all packets.
     pub ends: FastPathEnds,
-    /// Indexes of the interfaces by which outer packets come and go.
-    pub uplinks: BTreeSet<u32>,
+    /// Indexes of the interfaces by which outer packets come and go, with what they put before these.
+    pub uplinks: BTreeMap<u32, LinkHeader>,
     /// Indexes of the tunnel's interfaces.
     pub links: BTreeSet<u32>,
     /// Whose packets it carries: no more than those that the datapath lets in.
     pub peers: Arc<BTreeMap<SocketAddrV4, FastPeer>>,
     /// Networks whose inner packets are left to the datapath, even where a peer has a network around them.
     pub except: BTreeSet<Ipv4Net>,
+}
+
+/// What an interface puts before its IP packets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum LinkHeader {
+    /// An Ethernet header, of 14 bytes.
+    Ethernet,
+    /// Nothing that a program sees, as ppp, WireGuard and the interfaces of tunnels.
+    Bare,
 }
 
 /// Where a fast path begins and ends. With others it is another one.

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-use super::fast_path::FastPathFound;
+use super::fast_path::{FastPathFound, LinkHeader};
 use super::interface::{Address, AddressState, Interface, Scope};
 use super::routing::{Family, KernelRoute, PolicyRule, Route};
 use super::rules::{Listener, RulesFound};
@@ -67,9 +67,9 @@ pub struct Found {
     /// Indexes of the interfaces, as far as outer packets may leave by them, that take superpackets with
     /// UDP around. Read where there may be a fast path.
     pub superpackets: BTreeSet<u32>,
-    /// Indexes of the interfaces, as far as outer packets may leave by them, that put an Ethernet header
-    /// before these. Read where there may be a fast path.
-    pub ethernet: BTreeSet<u32>,
+    /// Indexes of the interfaces, as far as outer packets may leave by them, with what they put before
+    /// these, where that is known. Read where there may be a fast path.
+    pub link_headers: BTreeMap<u32, LinkHeader>,
     /// Whether the host has IPsec policies. Read where there may be a fast path.
     pub ipsec: bool,
     /// Whether the host's policy rules ask for ports, protocols or users. Read where there may be a fast path.
@@ -247,6 +247,11 @@ impl Found {
     /// Whether an interface of this host has the address.
     pub fn has_local(&self, address: IpAddr) -> bool {
         self.addresses.iter().any(|a| a.value.local == address)
+    }
+
+    /// Whether an interface has the address.
+    pub fn is_on(&self, address: IpAddr, interface: u32) -> bool {
+        self.addresses.iter().any(|a| a.interface == interface && a.value.local == address)
     }
 
     /// Whether it stands for all hosts of a network that one of our addresses is in.
