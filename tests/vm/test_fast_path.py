@@ -1,13 +1,16 @@
 """The fast path on top of the kernel's datapath."""
 
+import contextlib
 import json
 import signal
+import subprocess
 
 import pytest
 
 import ipipou
 from ipipou import CLIENT, SERVER, reach_each_other
 from lab import await_
+from ppp import serial_line
 
 FAST = "fast path: by eth0"
 BOTH = ["ingress", "egress"]
@@ -118,25 +121,41 @@ def test_an_uplink_that_is_a_vlan(hosts):
     far.process.stop()
 
 
+# Uplinks without a link header: each makes an interface wire0 at both hosts, which is down.
+
+
+@contextlib.contextmanager
 def wireguard(hosts):
-    """An interface wg0 at each, with 192.0.2.1 and 192.0.2.2."""
     private = [host.run("wg genkey") for host in hosts]
     public = [host.run("wg pubkey", input=key).strip() for host, key in zip(hosts, private)]
     places = (SERVER, CLIENT)
     for own, host in enumerate(hosts):
         other = 1 - own
-        host.run("ip link add wg0 type wireguard")
+        host.run("ip link add wire0 type wireguard")
         host.run(
-            "wg set wg0 listen-port 51820 private-key /dev/stdin"
+            "wg set wire0 listen-port 51820 private-key /dev/stdin"
             f" peer {public[other]} allowed-ips 0.0.0.0/0 endpoint {places[other]}:51820",
             input=private[own],
         )
+    yield
 
 
+@contextlib.contextmanager
 def ipip(hosts):
+    places = (SERVER, CLIENT)
     for own, host in enumerate(hosts):
-        places = (SERVER, CLIENT)
-        host.run(f"ip link add wg0 type ipip local {places[own]} remote {places[1 - own]} ttl 64")
+        host.run(f"ip link add wire0 type ipip local {places[own]} remote {places[1 - own]} ttl 64")
+    yield
+
+
+@contextlib.contextmanager
+def ppp(hosts):
+    if subprocess.run(["modprobe", "ppp_async"], check=False).returncode:
+        pytest.skip("this machine's image has no ppp")
+    with serial_line(hosts):
+        for host in hosts:
+            host.run("ip link set ppp0 name wire0")
+        yield
 
 
 def iperf(server, client, *options):
@@ -148,21 +167,25 @@ def iperf(server, client, *options):
 
 
 @pytest.mark.each_kernel
-@pytest.mark.parametrize("kind", [wireguard, ipip])
+@pytest.mark.parametrize("kind", [wireguard, ipip, ppp])
 def test_an_uplink_without_a_link_header(hosts, kind):
+    with kind(hosts):
+        carries_it(hosts)
+
+
+def carries_it(hosts):
     server, client = hosts
-    kind(hosts)
     for host, own in zip(hosts, (1, 2)):
-        host.batch(f"addr add 192.0.2.{own}/24 dev wg0", "link set wg0 up")
+        host.batch(f"addr add 192.0.2.{own} peer 192.0.2.{3 - own} dev wire0", "link set wire0 up")
     await_(lambda: client.ping("192.0.2.1", count=1, timeout=1).received, what="an answer")
-    mtu = int(server.run("cat /sys/class/net/wg0/mtu"))
+    mtu = int(server.run("cat /sys/class/net/wire0/mtu"))
     keys = ipipou.Keys(server)
-    near = ipipou.server(server, device="wg0", keys=keys)
-    far = ipipou.client(client, device="wg0", remote="192.0.2.1:10000", keys=keys)
+    near = ipipou.server(server, device="wire0", keys=keys)
+    far = ipipou.client(client, device="wire0", remote="192.0.2.1:10000", keys=keys)
     near.await_log("tunnel up")
     for end in (near, far):
-        end.await_log("fast path: by wg0")
-        await_(lambda: filters(end.host, "wg0") == BARE, what="filters")  # noqa: B023
+        end.await_log("fast path: by wire0")
+        await_(lambda: filters(end.host, "wire0") == BARE, what="filters")  # noqa: B023
     before = carried(server), carried(client)
     reach_each_other(server, client)
     largest = ["ping", "-n", "-c", "2", "-W", "2", "-M", "do", "172.28.0.0", "-s"]
