@@ -41,7 +41,7 @@ modules=(
     'net/ipv4/*' 'net/ipv6/*' 'net/netfilter/*' 'net/bridge/*' 'net/8021q/*'
     'net/sched/sch_*' 'net/sched/cls_*' 'net/sched/act_*' 'net/packet/*' 'net/unix/*'
     'drivers/net/veth*' 'drivers/net/dummy*' 'drivers/net/ifb*' 'drivers/net/tun'
-    'drivers/net/vrf*' 'drivers/net/wireguard/*'
+    'drivers/net/vrf*' 'drivers/net/wireguard/*' 'drivers/net/ppp/ppp_async'
     # asked for by name at run time, so in nobody's dependency list
     'crypto/crc32c*' 'crypto/chacha20poly1305*' 'arch/x86/crypto/crc32c*' 'fs/autofs/*'
 )
