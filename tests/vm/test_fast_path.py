@@ -158,11 +158,11 @@ def ppp(hosts):
         yield
 
 
-def iperf(server, client, *options):
+def iperf(server, client, *options, to="172.28.0.0"):
     """What the client tells at the end: of TCP, or of UDP."""
     serves = server.spawn(["iperf3", "-s", "-1", "--forceflush"])
     serves.await_output("listening")
-    done = client.run(["iperf3", "-J", "-c", "172.28.0.0", *options], timeout=120)
+    done = client.run(["iperf3", "-J", "-c", to, *options], timeout=120)
     return json.loads(done)["end"]
 
 
@@ -231,5 +231,10 @@ def test_a_tunnel_inside_a_tunnel(hosts):
     ping.await_answers()
     ping.stop_complete()
     assert server.statistics("ipipou1") == nested and carried(server) > outer
+    for options in ([], ["-R"]):
+        end = iperf(server, client, "-n", "2M", *options, to="172.28.0.2")
+        assert end["sum_received"]["bytes"] > 1 << 20
+    sent = iperf(server, client, "-u", "-n", "100K", "-b", "2M", "-l", "1000", to="172.28.0.2")
+    assert sent["sum"]["lost_packets"] == 0
     assert client.ping("172.28.0.2", size=4000).received == 3
     reach_each_other(server, client)
