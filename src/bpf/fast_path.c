@@ -28,6 +28,7 @@ extern const char outer_address;   /* ours, __be32 */
 extern const char port;            /* ours, __be16 */
 extern const char mark;            /* firewall mark of outer packets */
 extern const char time_to_live;    /* of outer packets */
+extern const char left_to_socket;  /* bits of a UDP checksum: a datagram that has one of them is */
 
 /* A key of `peers`, a trie: the network with the longest prefix counts (BPF_MAP_TYPE_LPM_TRIE). */
 struct network {
@@ -244,6 +245,10 @@ static inline int receive(struct __sk_buff *skb, const int before)
     if (ip->daddr != CONSTANT(outer_address) || ip->protocol != IPPROTO_UDP ||
         udp->dest != (__be16)CONSTANT(port) || *(__u8 *)ip != PLAIN ||
         ip->frag_off & swapped(IS_FRAGMENT))
+        return GO_ON;
+    /* Where segments come one by one, what has a checksum is merged for the socket (UDP_GRO), which is
+     * faster; without one it is not (`udp_gro_receive_segment`). */
+    if (udp->check & (__be16)CONSTANT(left_to_socket))
         return GO_ON;
     /* The lengths of all four agree, or it is something else: an authentication packet, one with
      * padding, or several that were merged for a socket (UDP_GRO). */

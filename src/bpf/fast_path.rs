@@ -14,7 +14,7 @@ use super::made::{Counted, CountedPeer, FastPathError, LEASE, Made, in_nanosecon
 use super::uplink::{self, PathMtu};
 use crate::engine::OVERHEAD_V4;
 use crate::engine::config::{DeviceName, TunnelConfig};
-use crate::engine::host::{Family, FastPath, FastPathFound, FastPeer, Found, Traffic};
+use crate::engine::host::{Family, FastPath, FastPathFound, FastPeer, Found, Takes, Traffic};
 use crate::host::{absent_is_fine, ipsec, selective_rules};
 
 /// After the kernel has refused something, all packets take the datapath for so long.
@@ -278,11 +278,12 @@ impl FastPathAdapter {
         result.map_err(FastPathError::Filter)
     }
 
-    /// By which interfaces packets come and go on it, and from and to how many remotes.
-    pub fn carries(&self) -> (Vec<String>, usize) {
-        let Some(made) = &self.made else { return Default::default() };
+    /// By which interfaces packets come and go on it, from and to how many remotes, and which of them.
+    pub fn carries(&self) -> (Vec<String>, usize, Takes) {
+        let Some(made) = &self.made else { return (Vec::new(), 0, Takes::All) };
         let name = |uplink: &u32| uplink::name_of(*uplink).ok();
-        (made.now.uplinks.keys().filter_map(name).collect(), made.now.peers.len())
+        let uplinks = made.now.uplinks.keys().filter_map(name).collect();
+        (uplinks, made.now.peers.len(), made.now.ends.takes)
     }
 
     /// What was carried from and to each remote, as long as no other peer is there.

@@ -15,7 +15,7 @@ use super::compiled::{EGRESS, INGRESS, INGRESS_BARE};
 use super::filters::Hook;
 use super::maps::{Maps, Peer, Sender};
 use super::program::{Constants, Program};
-use crate::engine::host::{FastPath, FastPathEnds, FastPeer, LinkHeader, Traffic};
+use crate::engine::host::{FastPath, FastPathEnds, FastPeer, LinkHeader, Takes, Traffic};
 use crate::host::absent_is_fine;
 use crate::host::translated::is_translated;
 
@@ -81,6 +81,10 @@ fn constants(ends: &FastPathEnds) -> Constants {
         port: ends.port,
         mark: ends.mark,
         time_to_live: ends.time_to_live,
+        left_to_socket: match ends.takes {
+            Takes::All => 0,
+            Takes::Unchecked => u16::MAX,
+        },
     }
 }
 
@@ -139,7 +143,9 @@ impl Made {
 
     /// Where which program is to be attached.
     pub fn hooks(&self) -> impl Iterator<Item = (u32, Hook, &Program)> {
-        let out = self.now.links.iter().map(|link| (*link, Hook::Egress, &self.egress));
+        let sends = self.now.ends.takes == Takes::All;
+        let out = self.now.links.iter().filter(move |_| sends);
+        let out = out.map(|link| (*link, Hook::Egress, &self.egress));
         let r#in =
             self.now.uplinks.iter().filter_map(|(link, header)| {
                 Some((*link, Hook::Ingress, self.ingress.get(header)?))

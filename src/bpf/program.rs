@@ -22,6 +22,8 @@ pub struct Constants {
     /// Firewall mark of outer packets; 0 is none.
     pub mark: u32,
     pub time_to_live: u8,
+    /// The bits of the UDP checksum of received packets that leave these to the datapath.
+    pub left_to_socket: u16,
 }
 
 /// `BPF_LD | BPF_DW | BPF_IMM` in linux/bpf.h: two instructions, whose last four bytes each are one
@@ -79,6 +81,7 @@ fn value(name: &str, maps: &Maps, constants: &Constants) -> Option<(u64, u32)> {
         "port" => Some((0, u16::from_ne_bytes(constants.port.to_be_bytes()).into())),
         "mark" => Some((0, constants.mark)),
         "time_to_live" => Some((0, constants.time_to_live.into())),
+        "left_to_socket" => Some((0, constants.left_to_socket.into())),
         _ => None,
     }
 }
@@ -98,6 +101,7 @@ mod tests {
             "port",
             "mark",
             "time_to_live",
+            "left_to_socket",
         ];
         for compiled in [EGRESS, INGRESS, INGRESS_BARE] {
             assert!(!compiled.names.is_empty());

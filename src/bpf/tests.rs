@@ -14,7 +14,7 @@ use super::call::{self, Ran};
 use super::compiled::{EGRESS_TEST, INGRESS, INGRESS_BARE_TEST};
 use super::maps::{Maps, Peer, Sender};
 use super::program::{Constants, Program};
-use crate::engine::host::{FastPath, FastPathEnds, FastPeer, Traffic};
+use crate::engine::host::{FastPath, FastPathEnds, FastPeer, Takes, Traffic};
 use crate::wire::inner::Inner;
 
 const OURS: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 1);
@@ -41,6 +41,11 @@ struct Bed {
 
 impl Bed {
     fn new() -> Self {
+        Bed::leaving(0)
+    }
+
+    /// Datagrams with any of these bits in their checksums are left to the datapath.
+    fn leaving(left_to_socket: u16) -> Self {
         let maps = Maps::create(64).unwrap();
         let peer = |remote, id| Peer { remote, mtu: MTU, uplink: 1, id };
         maps.peers.put("10.0.0.0/24".parse().unwrap(), &peer(ALICE, 1)).unwrap();
@@ -49,7 +54,8 @@ impl Bed {
         maps.remotes.put(ALICE, Sender { link: 1, id: 1 }).unwrap();
         maps.remotes.put(BOB, Sender { link: 1, id: 2 }).unwrap();
         maps.lease.until(u64::MAX).unwrap();
-        let constants = Constants { outer: OURS, port: PORT, mark: MARK, time_to_live: 64 };
+        let (outer, port, mark, time_to_live) = (OURS, PORT, MARK, 64);
+        let constants = Constants { outer, port, mark, time_to_live, left_to_socket };
         let egress = Program::load("egress_test", &EGRESS_TEST, &maps, &constants).unwrap();
         let ingress = Program::load("ingress", &INGRESS, &maps, &constants).unwrap();
         let bare = &INGRESS_BARE_TEST;
@@ -145,6 +151,25 @@ fn what_one_end_sends_the_other_takes() {
     }
     assert_eq!(bed.counted(1).rx_bytes, 28 + 73 + 100 + 1400);
     assert_eq!(bed.counted(1).rx_packets, 4);
+}
+
+#[test]
+#[ignore = "needs CAP_BPF and CAP_NET_ADMIN"]
+fn what_the_kernel_merges_for_a_socket_may_be_left_to_it() {
+    let bed = Bed::leaving(u16::MAX);
+    let packet = inner(FROM_ALICE.0, FROM_ALICE.1, 100);
+    let unchecked = outer(ALICE, &packet);
+    let ran = bed.receive(&frame(&unchecked));
+    assert_eq!((ran.verdict, &ran.packet[ETHERNET..]), (REDIRECT, &packet[..]));
+    for at in [26, 27] {
+        for bit in 0..8 {
+            let mut checked = unchecked.clone();
+            checked[at] = 1 << bit;
+            let frame = frame(&checked);
+            goes_on(&bed.receive(&frame), &frame, "with a checksum");
+        }
+    }
+    assert_eq!(bed.counted(1).rx_packets, 1);
 }
 
 /// What goes on to the datapath has to reach it as it was.
@@ -374,7 +399,13 @@ fn many_peers_take_little_time() {
         mtu: MTU,
     };
     let wanted = FastPath {
-        ends: FastPathEnds { outer: OURS, port: PORT, mark: 0, time_to_live: 64 },
+        ends: FastPathEnds {
+            outer: OURS,
+            port: PORT,
+            mark: 0,
+            time_to_live: 64,
+            takes: Takes::All,
+        },
         uplinks: [].into(),
         links: [].into(),
         peers: Arc::new((1..=10_000).map(|n| (remote(n), peer(n))).collect()),

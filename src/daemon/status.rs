@@ -18,11 +18,12 @@ impl Process<'_> {
     }
 
     fn fast_path_status(&self) -> FastPathStatus {
-        let (uplinks, remotes) = self.fast_path.carries();
+        let (uplinks, remotes, takes) = self.fast_path.carries();
+        let limit = || takes.limit().map(str::to_owned);
         let is_there = !uplinks.is_empty();
         let of_kernel = self.fast_path.refused().map(str::to_owned);
         let of_engine = || self.engine.why_no_fast_path().map(ToString::to_string);
-        let why_not = of_kernel.or_else(of_engine).filter(|_| !is_there);
+        let why_not = if is_there { limit() } else { of_kernel.or_else(of_engine) };
         FastPathStatus { uplinks, remotes, why_not }
     }
 

@@ -60,7 +60,7 @@ pub use heard::Contact;
 use heard::Heard;
 use host::plan::Owned;
 use host::undone::Undone;
-use host::{Family, Found};
+use host::{Family, Found, Takes};
 use hub::Hub;
 pub use hub::ResumableSession;
 pub use memory::{Memory, Record, Writing};
@@ -169,7 +169,7 @@ pub struct Engine {
     /// What was reported about other interfaces with our inner addresses, once each.
     conflicts: Vec<Report>,
     /// The uplinks of the fast path, or why there is none, as reported last.
-    fast_path: Option<Result<BTreeSet<u32>, WithoutFastPath>>,
+    fast_path: Option<Result<(BTreeSet<u32>, Takes), WithoutFastPath>>,
     why_no_fast_path: Option<WithoutFastPath>,
     /// Kept until the first reading shows whether there is something to adopt.
     memory: Memory,

@@ -102,10 +102,10 @@ impl Engine {
         forget(&mut before, found);
         let mut wanted = wanted(&self.endpoint, outer, &self.peers, found, &before);
         let path = fast_path(&self.endpoint, outer, &wanted, &self.peers, found);
-        let told = path
-            .as_ref()
-            .map(|path| path.uplinks.keys().copied().collect())
-            .map_err(WithoutFastPath::clone);
+        let told = match &path {
+            Ok(path) => Ok((path.uplinks.keys().copied().collect(), path.ends.takes)),
+            Err(why) => Err(why.clone()),
+        };
         // What the kernel refuses was none.
         let is_news = match &told {
             Ok(_) => matches!(found.fast_path, FastPathFound::Intact(_)),
@@ -113,7 +113,9 @@ impl Engine {
         };
         if is_news && self.fast_path.replace(told.clone()) != Some(told) {
             let name = |uplink: &u32| found.interface_at(*uplink).map(|i| i.name.clone());
-            let on = path.as_ref().map(|path| path.uplinks.keys().filter_map(name).collect());
+            let on = path
+                .as_ref()
+                .map(|path| (path.uplinks.keys().filter_map(name).collect(), path.ends.takes));
             actions.push(Action::Report(Report::FastPath(on.map_err(WithoutFastPath::clone))));
         }
         self.why_no_fast_path = path.as_ref().err().cloned();

@@ -9,6 +9,7 @@ use ipnet::IpNet;
 use super::config::{DeviceName, Outer, ServerName};
 use super::datapath::WithoutFastPath;
 use super::given::NotTaken;
+use super::host::Takes;
 use super::host::step::Step;
 use super::hub::{Gone, Loaded};
 use super::peers_file::PeerName;
@@ -217,8 +218,8 @@ pub enum Report {
     Repairing(Step),
     /// Somebody undoes this step again and again: it is repeated less often, and silently.
     KeepsBeingUndone(Step),
-    /// Packets take a fast path by these interfaces, or why they do not.
-    FastPath(Result<Vec<String>, WithoutFastPath>),
+    /// Which packets take a fast path, by these interfaces, or why none does.
+    FastPath(Result<(Vec<String>, Takes), WithoutFastPath>),
     /// SIGUSR1 came to a server, which authenticates to nobody.
     ReauthIgnored,
     /// Tried several times, and nothing comes through the tunnel from this server.
@@ -254,7 +255,10 @@ impl fmt::Display for Report {
             Report::NothingBack(server) => {
                 write!(f, "nothing has come back from {server} so far: trying again")
             }
-            Report::FastPath(Ok(uplinks)) => write!(f, "fast path: by {}", uplinks.join(", ")),
+            Report::FastPath(Ok((uplinks, takes))) => {
+                write!(f, "fast path: by {}", uplinks.join(", "))?;
+                takes.limit().map_or(Ok(()), |limit| write!(f, ", {limit}"))
+            }
             Report::FastPath(Err(why)) => write!(f, "no fast path: {why}"),
             Report::ClockJumped(seconds) => write!(
                 f,

@@ -151,7 +151,10 @@ fn fast_path(status: &FastPathStatus) -> String {
     match (uplinks.as_slice(), why_not) {
         ([], Some(why_not)) => format!("no fast path: {why_not}\n"),
         ([], None) => String::new(),
-        (uplinks, _) => format!("fast path by {}, remotes {remotes}\n", uplinks.join(", ")),
+        (uplinks, None) => format!("fast path by {}, remotes {remotes}\n", uplinks.join(", ")),
+        (uplinks, Some(limit)) => {
+            format!("fast path by {}, remotes {remotes}, {limit}\n", uplinks.join(", "))
+        }
     }
 }
 

@@ -76,7 +76,7 @@ pub struct FastPathStatus {
     pub uplinks: Vec<String>,
     /// From and to so many remotes.
     pub remotes: usize,
-    /// Why there is none, if that is known.
+    /// Why there is none, if that is known; or which packets only take the one that is there, and why.
     pub why_not: Option<String>,
 }
 

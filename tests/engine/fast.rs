@@ -6,7 +6,7 @@ use super::*;
 use ipipou::engine::Action;
 use ipipou::engine::config::{FastPathChoice, Outer};
 use ipipou::engine::datapath::WithoutFastPath;
-use ipipou::engine::host::{Family, FastPathFound, InterfaceKind, LinkHeader};
+use ipipou::engine::host::{Family, FastPathFound, InterfaceKind, LinkHeader, Takes};
 
 const A: &str = "198.51.100.7:4500";
 const B: &str = "198.51.100.8:4501";
@@ -149,7 +149,7 @@ fn where_it_would_be_slower_or_wrong_there_is_none() {
     type Change<'a> = &'a dyn Fn(&mut Server);
     type Break<'a> = &'a dyn Fn(&mut FakeHost);
     type Case<'a> = (Datapath, Change<'a>, Break<'a>, Option<WithoutFastPath>);
-    let cases: [Case; 10] = [
+    let cases: [Case; 9] = [
         (
             Datapath::Tun,
             &|c| c.tunnel.fast_path = FastPathChoice::On,
@@ -170,7 +170,6 @@ fn where_it_would_be_slower_or_wrong_there_is_none() {
             None,
         ),
         (Datapath::Kernel, &|_| {}, &segments, None),
-        (Datapath::Tun, &|_| {}, &segments, Some(WithoutFastPath::Segments("eth0".to_owned()))),
         (Datapath::Tun, &|c| c.tunnel.fast_path = FastPathChoice::On, &segments, None),
         (
             Datapath::Tun,
@@ -193,7 +192,7 @@ fn where_it_would_be_slower_or_wrong_there_is_none() {
         prove(&mut play, A);
         let is_on = matches!(play.host.found.fast_path, FastPathFound::Intact(_));
         assert_eq!(is_on, why.is_none(), "{datapath:?} {why:?}");
-        let told = why.map_or(Ok(vec!["eth0".to_owned()]), Err);
+        let told = why.map_or(Ok((vec!["eth0".to_owned()], Takes::All)), Err);
         assert_eq!(
             play.reports.iter().filter(|r| **r == Report::FastPath(told.clone())).count(),
             1
@@ -255,6 +254,25 @@ fn another_tunnel_is_an_uplink_if_the_outer_address_is_in_it() {
         let FastPathFound::Intact(path) = &play.host.found.fast_path else { panic!("none") };
         assert_eq!(path.uplinks, [(WITHIN, LinkHeader::Bare)].into());
     }
+}
+
+#[test]
+fn in_userspace_an_uplink_that_segments_has_it_for_what_comes_without_checksums() {
+    let takes = |play: &Play| {
+        let FastPathFound::Intact(path) = &play.host.found.fast_path else { panic!("none") };
+        path.ends.takes
+    };
+    let mut play = start(Datapath::Tun, |_| {}, fast_host());
+    prove(&mut play, A);
+    assert_eq!(takes(&play), Takes::All);
+    play.host.found.superpackets.clear();
+    play.read();
+    assert_eq!(takes(&play), Takes::Unchecked);
+    let told = Ok((vec!["eth0".to_owned()], Takes::Unchecked));
+    assert_eq!(play.reports.last(), Some(&Report::FastPath(told)));
+    let told = play.reports.len();
+    play.read();
+    assert_eq!((play.reports.len(), takes(&play)), (told, Takes::Unchecked));
 }
 
 #[test]
@@ -362,7 +380,7 @@ fn who_is_bound_to_no_interface_follows_the_way_to_each_remote() {
         let FastPathFound::Intact(path) = &play.host.found.fast_path else { panic!("none") };
         assert_eq!(path.uplinks, [(uplink, header)].into());
         assert!(path.peers.values().all(|peer| peer.uplink == uplink) && path.peers.len() == 1);
-        assert!(play.reports.contains(&Report::FastPath(Ok(vec![name.to_owned()]))));
+        assert!(play.reports.contains(&Report::FastPath(Ok((vec![name.to_owned()], Takes::All)))));
     }
     play.host.found.link_headers.remove(&ETH1);
     play.read();

@@ -15,7 +15,7 @@ use crate::engine::host::step::{FastStep, Step};
 use crate::engine::host::wanted::Wanted;
 use crate::engine::host::{
     Admitted, Family, FastPath, FastPathEnds, FastPathFound, FastPeer, Found, Interface,
-    LinkHeader, is_labelled,
+    LinkHeader, Takes, is_labelled,
 };
 use crate::engine::peer::Peer;
 use crate::engine::peers::Peers;
@@ -59,8 +59,6 @@ pub enum WithoutFastPath {
     UnknownHeader(String),
     /// This interface is one of the tunnel's own, or another tunnel's that the outer address is not in.
     IntoTunnel(String),
-    /// This interface gets packets one by one.
-    Segments(String),
     /// The interface of outer packets, or its address, is not there.
     NotYet,
 }
@@ -134,6 +132,7 @@ pub fn fast_path(
         port: tunnel.port.get(),
         mark: tunnel.mark().unwrap_or(0),
         time_to_live: TIME_TO_LIVE,
+        takes: uplinks.takes,
     };
     let uplinks =
         uplinks.usable.into_iter().map(|(index, uplink)| (index, uplink.header)).collect();
@@ -155,6 +154,8 @@ struct Uplinks<'a> {
     bound_to: Option<u32>,
     /// Those that a fast path is for.
     usable: BTreeMap<u32, Uplink>,
+    /// The process is faster where one of them gets packets one by one.
+    takes: Takes,
     found: &'a Found,
 }
 
@@ -189,17 +190,20 @@ impl<'a> Uplinks<'a> {
             let Some(header) = found.link_headers.get(&index).copied() else {
                 return Err(WithoutFastPath::UnknownHeader(uplink.name.clone()));
             };
-            if !takes_any && !found.superpackets.contains(&index) {
-                return Err(WithoutFastPath::Segments(uplink.name.clone()));
-            }
             Ok((index, Uplink { header, most: uplink.mtu.saturating_sub(OVERHEAD_V4) }))
         };
         let by_route = found.uplinks.values().filter(|_| outer.bound_to.is_none());
         let all: BTreeSet<u32> = outer.bound_to.iter().chain(by_route).copied().collect();
         let mut why = WithoutFastPath::NotYet;
         let usable = all.into_iter().map(usable);
-        let usable = usable.filter_map(|one| one.map_err(|error| why = error).ok()).collect();
-        let uplinks = Uplinks { bound_to: outer.bound_to, usable, found };
+        let usable = usable.filter_map(|one| one.map_err(|error| why = error).ok());
+        let usable: BTreeMap<u32, Uplink> = usable.collect();
+        let takes = match takes_any || usable.keys().all(|index| found.superpackets.contains(index))
+        {
+            true => Takes::All,
+            false => Takes::Unchecked,
+        };
+        let uplinks = Uplinks { bound_to: outer.bound_to, usable, takes, found };
         if uplinks.usable.is_empty() { Err(why) } else { Ok(uplinks) }
     }
 
@@ -355,8 +359,7 @@ impl WithoutFastPath {
             | WithoutFastPath::Isolates
             | WithoutFastPath::ManyWays
             | WithoutFastPath::UnknownHeader(_)
-            | WithoutFastPath::IntoTunnel(_)
-            | WithoutFastPath::Segments(_) => false,
+            | WithoutFastPath::IntoTunnel(_) => false,
         }
     }
 }
@@ -399,11 +402,6 @@ impl fmt::Display for WithoutFastPath {
             WithoutFastPath::IntoTunnel(uplink) => write!(
                 f,
                 "{uplink} leads into this tunnel, or into one that the outer address is not in"
-            ),
-            WithoutFastPath::Segments(uplink) => write!(
-                f,
-                "{uplink} takes packets one by one, so this process is faster; --fast-path on \
-                 insists"
             ),
             WithoutFastPath::NotYet => f.write_str("its uplink is not there, or has no address"),
         }

@@ -45,6 +45,32 @@ pub struct FastPathEnds {
     pub mark: u32,
     /// TTL of outer packets.
     pub time_to_live: u8,
+    /// Which packets it takes.
+    pub takes: Takes,
+}
+
+/// Which of the packets that a fast path can carry it does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Takes {
+    /// All, both ways.
+    All,
+    /// Those that come without a UDP checksum. Linux merges no others for the socket of the userspace datapath
+    /// (`udp_gro_receive_segment` in net/ipv4/udp_offload.c), which is faster than the programs with
+    /// what was merged, and several times slower without.
+    Unchecked,
+}
+
+impl Takes {
+    /// What is left to the datapath, in words, and why.
+    pub fn limit(self) -> Option<&'static str> {
+        match self {
+            Takes::All => None,
+            Takes::Unchecked => Some(
+                "only what comes without UDP checksums, because packets leave one by one there, \
+                 and this process is faster with those; --fast-path on insists",
+            ),
+        }
+    }
 }
 
 /// A peer at its remote.

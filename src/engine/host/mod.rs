@@ -18,7 +18,7 @@ mod userspace;
 pub mod wanted;
 
 pub use around::forget;
-pub use fast_path::{FastPath, FastPathEnds, FastPathFound, FastPeer, LinkHeader};
+pub use fast_path::{FastPath, FastPathEnds, FastPathFound, FastPeer, LinkHeader, Takes};
 pub use found::{Found, GatewayFound, NameServers, Userspace, Way};
 pub use interface::{
     Address, AddressState, Encapsulation, Interface, InterfaceAddress, InterfaceKind, IpipLink,
