@@ -2,7 +2,8 @@
 # Measures tunnels against each other on a stock kernel: `make bench`. Prints a report in Markdown,
 # which is also in target/bench/result.md.
 #
-#   run.sh [KERNEL] [ROUNDS]      KERNEL: one of those that prepare.sh makes (the newest)
+#   run.sh [KERNEL] [ROUNDS] [OPTION...]      KERNEL: one of those that prepare.sh makes (the newest);
+#                                             OPTION: of benches/tunnel.py, as `--lanes NAME...`
 #
 # In an emulated machine whose clock counts instructions (QEMU's -icount): a figure is how many
 # instructions the work takes, which repeats to a percent or two on any host, and a ratio of two
@@ -23,7 +24,7 @@ kernel=${1:-$(tail -n 1 "$cache/kernels")}
 mkdir -p target/bench
 
 IPIPOU_VM_TIMEOUT=${IPIPOU_VM_TIMEOUT:-3600} tests/vm/run.sh "$kernel" --icount \
-    --binary "$binary" --run benches/tunnel.py -- --rounds "${2:-5}" | tee target/bench/console
+    --binary "$binary" --run benches/tunnel.py -- --rounds "${2:-5}" "${@:3}" | tee target/bench/console
 
 {
     echo "## ipipou $("$binary" --version | cut -d ' ' -f 2) on Linux" \
