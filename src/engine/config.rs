@@ -322,7 +322,7 @@ pub enum DatapathChoice {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum FastPathChoice {
     /// On the kernel's datapath; in userspace where the uplink takes superpackets, because packets that
-    /// the uplink gets one by one are faster without.
+    /// the uplink gets one by one are faster without, and elsewhere for what comes without checksums.
     #[default]
     Auto,
     /// Wherever the kernel takes it.

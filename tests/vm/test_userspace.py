@@ -10,9 +10,11 @@ import threading
 import pytest
 
 import ipipou
+import offloads
 from gateways import INNER, TOKEN, Border, await_answer
 from first_version import handmade_tunnel, send, signed, verify
 from ipipou import CLIENT, SERVER, STRANGER, await_, reach_each_other
+from wire import Wire
 
 INNER_SERVER, INNER_CLIENT = "172.28.0.0", "172.28.0.1"
 MOVED = "203.0.113.9"
@@ -98,6 +100,43 @@ def test_a_userspace_end_talks_to_a_kernel_end(hosts, role):
 
     assert near.process.stop() == far.process.stop() == 0
     assert (server.snapshot(), interfaces(client)) == before
+
+
+def datagrams(host):
+    """How many its sockets were given; what was merged counts as one."""
+    return int(host.run("nstat -asz UdpInDatagrams").split()[-2])
+
+
+def test_where_segments_come_one_by_one_a_kernel_ends_data_passes_the_process(hosts):
+    """It has no UDP checksums, so nothing of it is merged for the process's socket."""
+    server, client = hosts
+    for host in hosts:
+        offloads.segmented_on_the_way(host, "eth0")
+    keys = ipipou.Keys(server)
+    near = ipipou.server(server, *TUN, "--fast-path", "auto", keys=keys)
+    ipipou.client(client, "--datapath", "kernel", "--fast-path", "off", keys=keys)
+    near.await_log("tunnel up")
+    near.await_log("fast path: by eth0, only what comes without UDP checksums")
+    await_(lambda: near.show()["fast_path"]["remotes"], what="a remote on the fast path")
+    before = datagrams(server)
+    transfer(client, server, INNER_SERVER)
+    transfer(server, client, INNER_CLIENT)
+    assert datagrams(server) - before < BULK // MTU // 10
+
+
+@pytest.mark.parametrize("option, is_merged", [("--no-encap-csum", False), ("--encap-csum", True)])
+def test_a_kernel_ends_data_is_merged_for_the_process_if_it_has_checksums(lab, option, is_merged):
+    """Which is what an end without CAP_BPF can be helped with."""
+    server, client = lab.host("server"), lab.host("client")
+    with Wire(server, "eth0", f"{SERVER}/24", client, "eth0", f"{CLIENT}/24"):
+        keys = ipipou.Keys(server)
+        near = ipipou.server(server, *TUN, "--fast-path", "off", keys=keys)
+        kernel = ["--datapath", "kernel", "--fast-path", "off", option]
+        ipipou.client(client, *kernel, keys=keys)
+        near.await_log("tunnel up")
+        before = datagrams(server)
+        transfer(client, server, INNER_SERVER)
+        assert (datagrams(server) - before < BULK // MTU // 4) == is_merged
 
 
 def test_old_client(hosts):

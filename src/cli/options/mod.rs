@@ -173,8 +173,8 @@ pub struct Options {
     )]
     pub datapath: DatapathOption,
     /// BPF programs that carry ordinary IPv4 packets past the datapath: "on", "off", or "auto", where
-    /// they make it faster: with the kernel's datapath, and with this process if the interface that outer
-    /// packets leave by takes many at once
+    /// they make it faster: with the kernel's datapath; with this process if the interface that outer
+    /// packets leave by takes many at once, and else for what comes without UDP checksums
     #[arg(
         long,
         value_name = "WHETHER",
