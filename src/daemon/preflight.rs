@@ -378,7 +378,7 @@ fn check_found(
     }
     if let (AlternateAddress::Always(_), Some(uplink), Datapath::Kernel) =
         (tunnel.alternate, tunnel.outer.device(), datapath)
-        && found.interface(uplink).is_some_and(|uplink| uplink.in_vrf)
+        && found.interface(uplink).is_some_and(|uplink| uplink.in_vrf())
     {
         return Err(Failure::Address(format!(
             "--force-fou-local-ip-alt: {uplink} is in a VRF, where no address of the loopback \

@@ -31,7 +31,7 @@ impl Engine {
                 Some(Report::InnerTaken { inner, interface })
             })
             .collect();
-        let in_vrf = |device: &&DeviceName| found.interface(device).is_some_and(|i| i.in_vrf);
+        let in_vrf = |device: &&DeviceName| found.interface(device).is_some_and(|i| i.in_vrf());
         conflicts.extend(devices.iter().filter(in_vrf).cloned().map(Report::InVrf));
         // Before our own steps are done, there may be no route yet.
         let up =

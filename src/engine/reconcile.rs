@@ -118,6 +118,10 @@ impl Engine {
                 .map(|path| (path.uplinks.keys().filter_map(name).collect(), path.ends.takes));
             actions.push(Action::Report(Report::FastPath(on.map_err(WithoutFastPath::clone))));
         }
+        // That one was told by who was refused; what comes after it is news.
+        if path.as_ref().err() == Some(&WithoutFastPath::Unavailable) {
+            self.fast_path = None;
+        }
         self.why_no_fast_path = path.as_ref().err().cloned();
         wanted.fast_path = path.ok();
         let start = Start { tunnel: &self.endpoint.tunnel, found, owned: &self.owned };
@@ -134,7 +138,7 @@ impl Engine {
                     self.owned.alternate.insert(*alternate);
                     // This is reported before the steps, which may fail because of it.
                     if let Some(uplink) = outer.bound_to.and_then(|bound| found.interface_at(bound))
-                        && uplink.in_vrf
+                        && uplink.in_vrf()
                     {
                         let (alternate, uplink) = (*alternate, uplink.name.clone());
                         actions.push(Action::Report(Report::AlternateInVrf { alternate, uplink }));

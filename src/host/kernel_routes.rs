@@ -70,10 +70,9 @@ impl HostAdapter {
                 && interface.link_from(tunnel.port.get()).is_some()
         };
         // A link that is down has no such routes, and a VRF has them in a table of its own.
-        let ours = found
-            .interfaces
-            .iter()
-            .filter(|i| (i.name == tunnel.device.as_str() || is_of_remote(i)) && i.up && !i.in_vrf);
+        let ours = found.interfaces.iter().filter(|i| {
+            (i.name == tunnel.device.as_str() || is_of_remote(i)) && i.up && !i.in_vrf()
+        });
         let ours = ours.map(|interface| interface.index).collect();
         let asked = self.reading.kernel_routes.next(ours);
         let on_them = found.addresses.iter().filter(|a| asked.contains(&a.interface));

@@ -24,7 +24,7 @@ use crate::engine::config::DeviceName;
 use crate::engine::host::step::KernelLink;
 use crate::engine::host::wanted::{LinkKind, WantedLink, rp_filter};
 use crate::engine::host::{
-    Encapsulation, Interface, InterfaceKind, IpipLink, LinkForwarding, Traffic,
+    Encapsulation, Interface, InterfaceKind, IpipLink, LinkForwarding, Master, Traffic,
 };
 
 /// `IFLA_INET_CONF` in linux/if_link.h, and settings of linux/ip.h.
@@ -306,7 +306,7 @@ fn read_interface(message: &LinkMessage) -> Interface {
         forwarding: None,
         promotes: None,
         mtu: 0,
-        in_vrf: false,
+        master: None,
         queueing: None,
         kind: InterfaceKind::Other,
         traffic: Traffic::default(),
@@ -317,7 +317,7 @@ fn read_interface(message: &LinkMessage) -> Interface {
             LinkAttribute::IfAlias(label) => interface.label = Some(label.clone()),
             LinkAttribute::LinkInfo(infos) => {
                 interface.kind = read_kind(infos);
-                interface.in_vrf = infos.contains(&LinkInfo::PortKind(InfoPortKind::Vrf));
+                interface.master = infos.iter().find_map(master);
             }
             LinkAttribute::Qdisc(kind) => interface.queueing = Some(kind.clone()),
             LinkAttribute::Mtu(mtu) => interface.mtu = *mtu,
@@ -339,6 +339,15 @@ fn read_interface(message: &LinkMessage) -> Interface {
         }
     }
     interface
+}
+
+/// What the interface is a part of, if that is said here.
+fn master(info: &LinkInfo) -> Option<Master> {
+    match info {
+        LinkInfo::PortKind(InfoPortKind::Vrf) => Some(Master::Vrf),
+        LinkInfo::PortKind(_) => Some(Master::Switch),
+        _ => None,
+    }
 }
 
 fn read_kind(infos: &[LinkInfo]) -> InterfaceKind {

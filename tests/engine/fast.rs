@@ -6,7 +6,7 @@ use super::*;
 use ipipou::engine::Action;
 use ipipou::engine::config::{FastPathChoice, Outer};
 use ipipou::engine::datapath::WithoutFastPath;
-use ipipou::engine::host::{Family, FastPathFound, InterfaceKind, LinkHeader, Takes};
+use ipipou::engine::host::{Family, FastPathFound, InterfaceKind, LinkHeader, Master, Takes};
 
 const A: &str = "198.51.100.7:4500";
 const B: &str = "198.51.100.8:4501";
@@ -345,6 +345,51 @@ fn of_several_links_only_those_that_shape_are_off_it() {
     play.host.last_interface().queueing = Some("htb".to_owned());
     play.read();
     assert_eq!(on_it(&play), [place(7)]);
+}
+
+#[test]
+fn what_comes_in_by_a_port_of_a_switch_is_the_switchs() {
+    let unbound = |c: &mut Server| c.tunnel.outer = Outer::Address(OUTER.into());
+    for datapath in [Datapath::Tun, Datapath::Kernel] {
+        for bound in [true, false] {
+            let change = |c: &mut Server| {
+                c.tunnel.fast_path = FastPathChoice::On;
+                if !bound {
+                    unbound(c);
+                }
+            };
+            let mut play = start(datapath, change, fast_host());
+            prove(&mut play, A);
+            play.host.found.uplinks = [(IpAddr::from(*at(A).ip()), ETH0)].into();
+            play.read();
+            let is_on = |play: &Play| matches!(play.host.found.fast_path, FastPathFound::Intact(_));
+            for (master, on) in
+                [(Some(Master::Switch), false), (Some(Master::Vrf), true), (None, true)]
+            {
+                play.host.named("eth0").master = master;
+                play.read();
+                assert_eq!(is_on(&play), on, "{datapath:?} {bound} {master:?}");
+            }
+            let why = WithoutFastPath::Port("eth0".to_owned());
+            assert!(play.reports.contains(&Report::FastPath(Err(why))));
+        }
+    }
+}
+
+#[test]
+fn a_fast_path_that_comes_back_after_a_refusal_is_told() {
+    let mut play = start(Datapath::Tun, |_| {}, fast_host());
+    prove(&mut play, A);
+    let on = Report::FastPath(Ok(vec!["eth0".to_owned()]));
+    let told = |play: &Play| play.reports.iter().filter(|report| **report == on).count();
+    play.read();
+    assert_eq!(told(&play), 1);
+    play.host.found.fast_path = FastPathFound::Unavailable;
+    (0..2).for_each(|_| play.read());
+    assert_eq!(told(&play), 1);
+    play.host.found.fast_path = FastPathFound::Missing;
+    (0..2).for_each(|_| play.read());
+    assert_eq!(told(&play), 2);
 }
 
 #[test]

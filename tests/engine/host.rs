@@ -94,7 +94,7 @@ impl FakeHost {
             forwarding: Some(false),
             promotes: Some(false),
             mtu: 1500,
-            in_vrf: false,
+            master: None,
             queueing: Some("noqueue".to_owned()),
             kind,
             traffic: Traffic::default(),

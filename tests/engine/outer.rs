@@ -1,7 +1,7 @@
 //! Outer addresses, and what else of the host is in the way of a tunnel.
 
 use ipipou::engine::host::{
-    Address, AddressState, Admitted, InterfaceAddress, InterfaceKind, LinkForwarding, Scope,
+    Address, AddressState, Admitted, InterfaceAddress, InterfaceKind, LinkForwarding, Master, Scope,
 };
 
 use super::host::OUTER;
@@ -253,12 +253,12 @@ fn an_interface_in_a_vrf_is_reported_once_and_left_there() {
         let mut elsewhere = play.host.found.way;
         elsewhere.as_mut().unwrap().interface = super::host::ETH0;
         for times in [1, 2] {
-            play.host.last_interface().in_vrf = true;
+            play.host.last_interface().master = Some(Master::Vrf);
             play.host.found.inner_way = elsewhere;
             play.read();
             play.read();
             assert_eq!(told(&play), times, "{datapath:?}");
-            play.host.last_interface().in_vrf = false;
+            play.host.last_interface().master = None;
             play.host.found.inner_way = None;
             play.read();
         }
@@ -297,7 +297,7 @@ fn a_foreign_interface_of_our_name_is_never_removed() {
 #[test]
 fn an_alternate_address_in_a_vrf_is_reported() {
     let mut host = FakeHost::new();
-    host.named("eth0").in_vrf = true;
+    host.named("eth0").master = Some(Master::Vrf);
     host.add_strange_link(*at(A).ip());
     let mut play = Play::start(Config::from(server(None)), host, Memory::default());
     let proof = play.proof();

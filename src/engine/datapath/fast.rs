@@ -15,7 +15,7 @@ use crate::engine::host::step::{FastStep, Step};
 use crate::engine::host::wanted::Wanted;
 use crate::engine::host::{
     Admitted, Family, FastPath, FastPathEnds, FastPathFound, FastPeer, Found, Interface,
-    LinkHeader, Takes, is_labelled,
+    LinkHeader, Master, Takes, is_labelled,
 };
 use crate::engine::peer::Peer;
 use crate::engine::peers::Peers;
@@ -59,6 +59,8 @@ pub enum WithoutFastPath {
     UnknownHeader(String),
     /// This interface is one of the tunnel's own, or another tunnel's that the outer address is not in.
     IntoTunnel(String),
+    /// What comes in by this interface is for the bridge, or the like, that it is a part of.
+    Port(String),
     /// The interface of outer packets, or its address, is not there.
     NotYet,
 }
@@ -186,6 +188,10 @@ impl<'a> Uplinks<'a> {
             if links.contains(&index) || (is_labelled(uplink) && !found.is_on(outer.address, index))
             {
                 return Err(WithoutFastPath::IntoTunnel(uplink.name.clone()));
+            }
+            // The programs come before it (`sch_handle_ingress` and `rx_handler` in net/core/dev.c).
+            if uplink.master == Some(Master::Switch) {
+                return Err(WithoutFastPath::Port(uplink.name.clone()));
             }
             let Some(header) = found.link_headers.get(&index).copied() else {
                 return Err(WithoutFastPath::UnknownHeader(uplink.name.clone()));
@@ -359,7 +365,8 @@ impl WithoutFastPath {
             | WithoutFastPath::Isolates
             | WithoutFastPath::ManyWays
             | WithoutFastPath::UnknownHeader(_)
-            | WithoutFastPath::IntoTunnel(_) => false,
+            | WithoutFastPath::IntoTunnel(_)
+            | WithoutFastPath::Port(_) => false,
         }
     }
 }
@@ -402,6 +409,10 @@ impl fmt::Display for WithoutFastPath {
             WithoutFastPath::IntoTunnel(uplink) => write!(
                 f,
                 "{uplink} leads into this tunnel, or into one that the outer address is not in"
+            ),
+            WithoutFastPath::Port(uplink) => write!(
+                f,
+                "{uplink} is a part of a bridge, a bond or the like, which gets its packets"
             ),
             WithoutFastPath::NotYet => f.write_str("its uplink is not there, or has no address"),
         }

@@ -28,8 +28,8 @@ pub struct Interface {
     pub promotes: Option<bool>,
     /// Bytes of the largest packet that it sends, without a link-layer header.
     pub mtu: u32,
-    /// Whether it is in a VRF, whose routing tables are its own.
-    pub in_vrf: bool,
+    /// What it is a part of.
+    pub master: Option<Master>,
     /// The kind of its root queueing discipline (tc(8)); `None` when the kernel did not tell.
     pub queueing: Option<String>,
     /// What made it, as far as that matters here.
@@ -67,10 +67,24 @@ impl Interface {
         self.queueing.as_deref().filter(|kind| !QUEUES_ONLY.contains(kind))
     }
 
+    /// Whether it is in a VRF.
+    pub fn in_vrf(&self) -> bool {
+        self.master == Some(Master::Vrf)
+    }
+
     /// Its number, unless it was made after the last reading.
     pub fn known_index(&self) -> Option<u32> {
         (self.index < UNKNOWN_INDEX).then_some(self.index)
     }
+}
+
+/// What an interface may be a part of (`IFLA_INFO_SLAVE_KIND`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Master {
+    /// A VRF, whose routing tables are its own.
+    Vrf,
+    /// A bridge, a bond or the like, which gets what comes in by the interface.
+    Switch,
 }
 
 /// Two kinds matter to us.

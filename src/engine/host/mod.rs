@@ -22,7 +22,7 @@ pub use fast_path::{FastPath, FastPathEnds, FastPathFound, FastPeer, LinkHeader,
 pub use found::{Found, GatewayFound, NameServers, Userspace, Way};
 pub use interface::{
     Address, AddressState, Encapsulation, Interface, InterfaceAddress, InterfaceKind, IpipLink,
-    Scope, Traffic,
+    Master, Scope, Traffic,
 };
 pub use label::{LinkForwarding, is_gateway, is_labelled};
 pub use routing::{

@@ -106,7 +106,7 @@ impl Found {
             forwarding: None,
             promotes: None,
             mtu: *mtu,
-            in_vrf: false,
+            master: None,
             queueing: None,
             kind: InterfaceKind::Ipip(*link),
             traffic: Traffic::default(),

@@ -88,7 +88,7 @@ mod tests {
             forwarding: None,
             promotes: None,
             mtu: 1500,
-            in_vrf: false,
+            master: None,
             queueing: None,
             kind: InterfaceKind::Other,
             traffic: Traffic::default(),
