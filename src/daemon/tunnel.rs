@@ -29,7 +29,7 @@ use crate::engine::driver::Driver as _;
 use crate::engine::host::Family;
 use crate::engine::table::Node;
 use crate::host::clock::{self, Clock};
-use crate::host::{Subjects, heap};
+use crate::host::{Subjects, heap, open_files};
 use crate::sources::names::LookedUp;
 use crate::sources::{TableSource, names};
 use crate::tun::{self, Owner};
@@ -42,6 +42,7 @@ const GOODBYE: Duration = Duration::from_millis(900);
 /// # Errors
 /// Why it could not start, or what it could not remove.
 pub fn run(settings: &Settings) -> Result<(), Failure> {
+    open_files::allow_all();
     let settings = &server_key::with_key(settings)?;
     match (settings.config.public_key().map(|key| key_text(&key)), settings.config.hub()) {
         (Some(key), Some(_)) => tracing::info!("public key of this server: {key}"),

@@ -26,6 +26,7 @@ mod namespace;
 mod nat;
 pub(crate) mod netlink;
 pub mod nft;
+pub mod open_files;
 mod port;
 pub mod program;
 mod reading;
