@@ -9,8 +9,9 @@ use std::time::Duration;
 use ipnet::Ipv4Net;
 use netlink_socket2::NetlinkSocket;
 
+use super::counted::{Counted, CountedPeer};
 use super::filters::{Filters, Hook};
-use super::made::{Counted, CountedPeer, FastPathError, LEASE, Made, in_nanoseconds};
+use super::made::{FastPathError, LEASE, Made, in_nanoseconds};
 use super::uplink::{self, PathMtu};
 use crate::engine::OVERHEAD_V4;
 use crate::engine::config::{DeviceName, TunnelConfig};
@@ -88,6 +89,8 @@ impl FastPathAdapter {
         found.fast_path = self.found()?;
         if let Some(made) = &self.made {
             made.maps.lease.until(in_nanoseconds(LEASE)).map_err(FastPathError::Entry)?;
+            // Who has it is told when it is lost once more.
+            self.refused = None;
         }
         if !self.is_available() {
             return Ok(());
@@ -163,26 +166,14 @@ impl FastPathAdapter {
 
     /// What the tunnel's interfaces sent and got on the fast path since they were made.
     pub(super) fn carried(&self) -> BTreeMap<u32, Traffic> {
-        let mut carried: BTreeMap<u32, Traffic> = BTreeMap::new();
-        self.each_counted(|_, peer, traffic| *carried.entry(peer.link).or_default() += traffic);
-        carried
+        self.counted().by_link()
     }
 
     /// What was carried so far.
     fn counted(&self) -> Cow<'_, Counted> {
         match &self.made {
-            Some(made) => {
-                Cow::Owned(Counted { peers: made.counted.clone(), traffic: made.traffic() })
-            }
+            Some(made) => Cow::Owned(made.counted()),
             None => Cow::Borrowed(&self.kept),
-        }
-    }
-
-    fn each_counted(&self, mut tell: impl FnMut(&Ipv4Net, &CountedPeer, Traffic)) {
-        let counted = self.counted();
-        for (first, peer) in &counted.peers {
-            let of = usize::try_from(peer.id).ok().and_then(|id| counted.traffic.get(id));
-            of.into_iter().for_each(|traffic| tell(first, peer, *traffic));
         }
     }
 
@@ -203,8 +194,9 @@ impl FastPathAdapter {
     /// # Errors
     /// What the kernel said; what is there then carries no packet that it should not.
     pub fn install(&mut self, wanted: &FastPath) -> Result<(), FastPathError> {
+        let mut former = None;
         match &mut self.made {
-            Some(made) if made.now.ends == wanted.ends && made.has_room_for(wanted) => {
+            Some(made) if made.suits(wanted) => {
                 made.fill(wanted)?;
                 let links = made.now.links.difference(&wanted.links);
                 let links = links.map(|link| (*link, Hook::Egress));
@@ -225,7 +217,7 @@ impl FastPathAdapter {
                 made.fill(wanted)?;
                 let stays: Vec<_> = made.places().collect();
                 // The filters of the former one are replaced one by one, each at once.
-                let former = self.made.replace(made);
+                former = self.made.replace(made);
                 for (interface, hook) in former.iter().flat_map(Made::places) {
                     if !stays.contains(&(interface, hook)) {
                         absent_is_fine(self.filters.detach(interface, hook))
@@ -234,9 +226,12 @@ impl FastPathAdapter {
                 }
             }
         }
-        let Some(made) = &self.made else { return Ok(()) };
+        let Some(made) = &mut self.made else { return Ok(()) };
         for (interface, hook, program) in made.hooks() {
             self.filters.attach(interface, hook, program).map_err(FastPathError::Filter)?;
+        }
+        if let Some(former) = former {
+            made.follow(&former, wanted);
         }
         Ok(())
     }
@@ -268,9 +263,10 @@ impl FastPathAdapter {
     /// # Errors
     /// What the kernel said first; what can be removed is removed, and what stays takes no packet.
     pub fn remove(&mut self) -> Result<(), FastPathError> {
+        let mut result = self.made.iter().try_for_each(|made| made.maps.lease.until(0));
+        // From now on it carries nothing.
         self.kept = self.counted().into_owned();
         let made = self.made.take();
-        let mut result = made.iter().try_for_each(|made| made.maps.lease.until(0));
         let places = made.iter().flat_map(Made::places);
         for (interface, hook) in std::mem::take(&mut self.left).into_iter().chain(places) {
             result = result.and(absent_is_fine(self.filters.detach(interface, hook)));
@@ -290,12 +286,11 @@ impl FastPathAdapter {
     pub fn traffic(&self) -> BTreeMap<SocketAddrV4, Traffic> {
         let at =
             |remote: &SocketAddrV4| self.made.as_ref().and_then(|made| made.now.peers.get(remote));
-        let mut traffic = BTreeMap::new();
-        self.each_counted(|first, peer, carried| {
-            if at(&peer.remote).is_none_or(|there| there.networks.first() == Some(first)) {
-                traffic.insert(peer.remote, carried);
-            }
-        });
-        traffic
+        let counted = self.counted();
+        let is_there = |(first, peer): &(&Ipv4Net, &CountedPeer)| {
+            at(&peer.remote).is_none_or(|there| there.networks.first() == Some(*first))
+        };
+        let there = counted.peers.iter().filter(is_there);
+        there.map(|(_, peer)| (peer.remote, counted.of(peer))).collect()
     }
 }

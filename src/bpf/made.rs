@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::collections::btree_map::{BTreeMap, Entry};
 use std::io;
 use std::net::SocketAddrV4;
+use std::os::fd::AsRawFd as _;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,15 +13,18 @@ use rustix::time::{ClockId, clock_gettime};
 
 use super::call::LoadError;
 use super::compiled::{EGRESS, INGRESS, INGRESS_BARE};
+use super::counted::{Counted, CountedPeer};
 use super::filters::Hook;
 use super::maps::{Maps, Peer, Sender};
 use super::program::{Constants, Program};
 use crate::engine::host::{FastPath, FastPathEnds, FastPeer, LinkHeader, Takes, Traffic};
-use crate::host::absent_is_fine;
 use crate::host::translated::is_translated;
+use crate::host::{absent_is_fine, open_files};
 
 /// The least room of the maps. When there are more entries, maps with twice as much take their place.
 const ROOM: u32 = 64;
+/// With more room, they are made again when most of them went: an entry takes 32 bytes of each processor.
+const LARGE: u32 = 4096;
 /// How long the programs take packets without hearing of this process, which reads the host every three
 /// seconds. Killed or stopped, it leaves all to the datapath, or to whoever has the port then.
 pub const LEASE: Duration = Duration::from_secs(8);
@@ -38,25 +42,10 @@ pub enum FastPathError {
     Program(#[from] LoadError),
     #[error("cannot attach a program: {0}")]
     Filter(#[source] io::Error),
-}
-
-/// What was carried.
-#[derive(Default, Clone)]
-pub struct Counted {
-    /// The peers, by their first networks, which they keep when they move.
-    pub peers: BTreeMap<Ipv4Net, CountedPeer>,
-    /// By the numbers of the peers.
-    pub traffic: Vec<Traffic>,
-}
-
-/// A peer whose packets are counted.
-#[derive(Clone, Copy)]
-pub struct CountedPeer {
-    pub id: u32,
-    /// Index of the interface that it was last behind.
-    pub link: u32,
-    /// Where it was last.
-    pub remote: SocketAddrV4,
+    #[error(
+        "this process may have {0} files open (ulimit -n), and the datapaths may need the rest of them"
+    )]
+    Files(u64),
 }
 
 /// What is in the kernel.
@@ -68,7 +57,9 @@ pub struct Made {
     ingress: BTreeMap<LinkHeader, Program>,
     egress: Program,
     /// As in [`Counted`].
-    pub counted: BTreeMap<Ipv4Net, CountedPeer>,
+    counted: BTreeMap<Ipv4Net, CountedPeer>,
+    /// What was carried before the maps were made: these begin with nothing.
+    before: Counted,
     /// How many networks the peers have, together.
     networks: usize,
     /// Remotes to which the host translates what the datapath sends: these are not on it.
@@ -108,19 +99,25 @@ impl Made {
     /// Maps without entries, with room for all and for as many that come later, and programs with these. They
     /// go on counting from what was counted `before`.
     pub fn new(wanted: &FastPath, before: &Counted) -> Result<Self, FastPathError> {
-        let most = entries(wanted).max(before.peers.len() + wanted.peers.len());
+        let before = before.among(wanted);
+        let most = entries(wanted);
         let room = u32::try_from((2 * most).next_power_of_two());
         let room = room.unwrap_or(u32::MAX).max(ROOM);
         let ends = wanted.ends;
         let (uplinks, links) = (BTreeMap::new(), wanted.links.clone());
         let now = FastPath { ends, uplinks, links, peers: Arc::default(), except: BTreeSet::new() };
         let maps = Maps::create(room).map_err(FastPathError::Map)?;
-        maps.counts.begin_with(&before.traffic).map_err(FastPathError::Entry)?;
         maps.lease.until(in_nanoseconds(LEASE)).map_err(FastPathError::Entry)?;
         let egress = Program::load("egress", &EGRESS, &maps, &constants(&ends))?;
+        // The kernel gives the lowest number that is free.
+        let (last, most) = (egress.fd.as_raw_fd().unsigned_abs(), open_files::most());
+        if u64::from(last) >= most / 2 {
+            return Err(FastPathError::Files(most));
+        }
         let counted = before.peers.clone();
         let (ingress, translated) = (BTreeMap::new(), BTreeSet::new());
-        let mut made = Made { now, maps, room, ingress, egress, counted, networks: 0, translated };
+        let mut made =
+            Made { now, maps, room, ingress, egress, counted, before, networks: 0, translated };
         made.set_uplinks(&wanted.uplinks)?;
         Ok(made)
     }
@@ -157,9 +154,15 @@ impl Made {
         self.hooks().map(|(interface, hook, _)| (interface, hook))
     }
 
+    /// Whether these can be put into the maps as they are.
+    pub fn suits(&self, wanted: &FastPath) -> bool {
+        let is_too_large = self.room > LARGE && entries(wanted) < self.room as usize / 16;
+        self.now.ends == wanted.ends && self.has_room_for(wanted) && !is_too_large
+    }
+
     /// Whether the maps have room for these, and whether there is an id for each: those of remotes that
     /// went stay with what was counted.
-    pub fn has_room_for(&self, wanted: &FastPath) -> bool {
+    fn has_room_for(&self, wanted: &FastPath) -> bool {
         let firsts = wanted.peers.values().filter_map(|peer| peer.networks.first());
         let new = firsts.filter(|first| !self.counted.contains_key(first)).count();
         self.fits(entries(wanted).max(self.counted.len() + new))
@@ -174,9 +177,18 @@ impl Made {
         u32::try_from(entries).is_ok_and(|entries| entries < self.room)
     }
 
-    /// What was carried, by the numbers of the peers.
-    pub fn traffic(&self) -> Vec<Traffic> {
-        self.maps.counts.first(self.counted.len() + 1).unwrap_or_default()
+    /// What was carried.
+    pub fn counted(&self) -> Counted {
+        let mut traffic = self.maps.counts.first(self.counted.len() + 1).unwrap_or_default();
+        traffic.resize(self.counted.len() + 1, Traffic::default());
+        traffic.iter_mut().zip(&self.before.traffic).for_each(|(sum, before)| *sum += *before);
+        Counted { peers: self.counted.clone(), traffic, gone: self.before.gone.clone() }
+    }
+
+    /// Counts what the former one carried until this one, made for these, was attached in its place.
+    pub fn follow(&mut self, former: &Made, wanted: &FastPath) {
+        // The numbers are the same as when it was made, as the former one got no more peers.
+        self.before = former.counted().among(wanted);
     }
 
     pub fn fill(&mut self, wanted: &FastPath) -> Result<(), FastPathError> {

@@ -198,24 +198,6 @@ impl Counts {
         Ok(Counts { map: call::create_map(&spec)?, processors: possible_processors()? })
     }
 
-    /// Begins with these, by id.
-    ///
-    /// # Errors
-    /// What the kernel said.
-    pub fn begin_with(&self, carried: &[Traffic]) -> io::Result<()> {
-        let mut values = vec![0; COUNT * self.processors];
-        for (id, traffic) in carried.iter().enumerate() {
-            let Traffic { rx_packets, rx_bytes, tx_packets, tx_bytes } = *traffic;
-            let numbers = [rx_packets, rx_bytes, tx_packets, tx_bytes].map(u64::to_ne_bytes);
-            // Those of the first processor; the others have none.
-            values.iter_mut().zip(numbers.as_flattened()).for_each(|(to, from)| *to = *from);
-            let id = u32::try_from(id).unwrap_or(u32::MAX);
-            // SAFETY: the keys of an array have four bytes, and there is a value for each processor.
-            unsafe { call::update(self.map.as_fd(), &id.to_ne_bytes(), &values)? };
-        }
-        Ok(())
-    }
-
     /// What was carried from and to the peers with the ids below this number, by id.
     ///
     /// # Errors

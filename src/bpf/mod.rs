@@ -7,6 +7,7 @@
 
 mod call;
 mod compiled;
+mod counted;
 mod fast_path;
 mod filters;
 mod made;

@@ -7,12 +7,13 @@ import pytest
 
 import ipipou
 import packets
-from hub import Hub, inner
+from hub import Hub, MixedHub, inner
 from ipipou import CLIENT, SERVER, reach_each_other
 from lab import await_
 from test_fast_path import BOTH, TUN, await_fast, carried, filters
 
 INNER_SERVER, INNER_CLIENT = "172.28.0.0", "172.28.0.1"
+FAST = [*TUN, "--fast-path", "on"]
 # How long the programs take packets without their process, and some time to spare.
 LEASE = 8 + 4
 
@@ -125,6 +126,29 @@ def test_the_capabilities_of_the_unit_are_enough(lan):
     ipipou.client(lan.client, *TUN, keys=keys)
     near.await_log("tunnel up")
     await_fast(near)
+
+
+@pytest.mark.parametrize("limit", ["-Sn 64", "-n 500"])
+def test_what_can_be_done_without_leaves_files_to_the_rest(lab, limit):
+    """A tunnel has a dozen of files open, and six more with a fast path."""
+    hub, old = MixedHub(lab), range(20, 50)
+    for i in old:
+        hub.keys[i] = ipipou.Keys(hub.host)
+        hub.name_old(i, old=11000 + i)
+    near = hub.server(*FAST, prefix=["bash", "-c", f'ulimit {limit}; exec "$0" "$@"'])
+
+    def bound():
+        return len(hub.host.run("ss -lunH").splitlines())
+
+    await_(lambda: bound() == len(old) + 2, what="a socket for each")
+    near.await_quiet()
+    assert "Too many open files" not in near.process.output()
+    made = hub.host.run("tc filter show dev eth0 ingress").count(" handle ")
+    if limit.startswith("-S"):
+        assert made == len(old) + 2, "the lower limit counts no more"
+    else:
+        assert 0 < made < len(old)
+        near.await_log(r"this process may have 500 files open \(ulimit -n\)")
 
 
 def masquerades(client):
