@@ -100,7 +100,7 @@ fn made(KernelLink { device, link, mtu }: &KernelLink) -> Arc<Interface> {
         forwarding: None,
         promotes: None,
         mtu: *mtu,
-        in_vrf: false,
+        master: None,
         queueing: None,
         kind: InterfaceKind::Ipip(*link),
         traffic: Traffic::default(),
