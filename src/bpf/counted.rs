@@ -77,7 +77,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::engine::host::{FastPathEnds, FastPeer};
+    use crate::engine::host::{FastPathEnds, FastPeer, LinkHeader, Takes};
 
     const LINK: u32 = 7;
 
@@ -92,11 +92,16 @@ mod tests {
     fn with(peers: impl Iterator<Item = u32>, links: &[u32]) -> FastPath {
         let peer = |n| FastPeer { networks: [network(n)].into(), link: LINK, uplink: 2, mtu: 1472 };
         let remote = |n| SocketAddrV4::new(Ipv4Addr::from(0xc000_0200 + n), 10_000);
-        let ends =
-            FastPathEnds { outer: Ipv4Addr::LOCALHOST, port: 10_000, mark: 0, time_to_live: 64 };
+        let ends = FastPathEnds {
+            outer: Ipv4Addr::LOCALHOST,
+            port: 10_000,
+            mark: 0,
+            time_to_live: 64,
+            takes: Takes::All,
+        };
         FastPath {
             ends,
-            uplinks: [2].into(),
+            uplinks: [(2, LinkHeader::Ethernet)].into(),
             links: links.iter().copied().collect(),
             peers: Arc::new(peers.map(|n| (remote(n), peer(n))).collect()),
             except: BTreeSet::new(),

@@ -380,7 +380,7 @@ fn what_comes_in_by_a_port_of_a_switch_is_the_switchs() {
 fn a_fast_path_that_comes_back_after_a_refusal_is_told() {
     let mut play = start(Datapath::Tun, |_| {}, fast_host());
     prove(&mut play, A);
-    let on = Report::FastPath(Ok(vec!["eth0".to_owned()]));
+    let on = Report::FastPath(Ok((vec!["eth0".to_owned()], Takes::All)));
     let told = |play: &Play| play.reports.iter().filter(|report| **report == on).count();
     play.read();
     assert_eq!(told(&play), 1);
