@@ -66,8 +66,8 @@ impl Takes {
         match self {
             Takes::All => None,
             Takes::Unchecked => Some(
-                "only what comes without UDP checksums, because packets leave one by one there, \
-                 and this process is faster with those; --fast-path on insists",
+                "only what comes without UDP checksums: packets leave one by one there, so this \
+                 process is faster with the rest; --fast-path on insists",
             ),
         }
     }
