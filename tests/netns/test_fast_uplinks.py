@@ -51,7 +51,8 @@ def test_it_follows_the_routes_from_one_uplink_to_the_other(lab, host):
     await_(lambda: filters(host, "eth1") == BOTH, what="filters at the second")
     assert "ingress" not in filters(host)
     ping.await_answers(10)
-    assert ping.stop().lost <= 20  # that is a second: the route is followed some tenths of a second late
+    # That is a second: the route is followed some tenths of a second late.
+    assert ping.stop().lost <= 20
     before = carried(host)
     reach_each_other(host, peer)
     assert carried(host) == before
