@@ -1,0 +1,46 @@
+//! Which Linux this is: told by `modprobe`'s folders, and asked where nothing else tells what it does.
+
+/// The release, as `uname -r` prints it.
+pub fn release() -> String {
+    std::fs::read_to_string("/proc/sys/kernel/osrelease")
+        .map_or_else(|_| "unknown".to_owned(), |text| text.trim().to_owned())
+}
+
+/// Whether it hands packets over one by one to listeners and sockets that are bound to an interface. Linux merges
+/// (GRO) before it notes by which interface they came; since 6.6 it asks for their device instead
+/// (`inet_get_iif_sdif` in `__udp4_lib_lookup_skb`'s callers, net/ipv4/udp_offload.c).
+pub fn splits_bound() -> bool {
+    is_before(&release(), (6, 6))
+}
+
+/// Whether this is known to be an earlier version.
+fn is_before(release: &str, version: (u32, u32)) -> bool {
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit());
+    let mut next = || numbers.next()?.parse().ok();
+    match (next(), next()) {
+        (Some(major), Some(minor)) => (major, minor) < version,
+        (None, _) | (Some(_), None) => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn releases_of_distributions_are_compared_by_their_first_two_numbers() {
+        for (release, is_old) in [
+            ("6.1.0-28-amd64", true),
+            ("5.15.0-130-generic", true),
+            ("6.5", true),
+            ("6.6.0", false),
+            ("6.12.95+deb13-amd64", false),
+            ("10.1-rc1", false),
+            ("unknown", false),
+            ("6", false),
+            ("", false),
+        ] {
+            assert_eq!(is_before(release, (6, 6)), is_old, "{release}");
+        }
+    }
+}
