@@ -188,21 +188,10 @@ fast_path() {
         sed -n 's/.*"executable":"\([^"]*\)".*/\1/p' | tail -n 1)
     as_root "$executable" --ignored bpf::
 }
-for part in "cargo-test cargo test --locked --no-fail-fast" "fast-path fast_path" \
-    "fuzz tests/setup/fuzz.sh 3"; do
-    # shellcheck disable=SC2086 # words
-    start beside $part
-    cargo=${jobs[-1]}
-    start limit 30 "$cargo"
-    wait "$cargo" || true
-done
-wait "$setup" || true
-
 # Scenarios and services on stock kernels: all on the newest; on the others the scenarios that are marked
 # `each_kernel`, those that are marked `both_lanes` with a fast path and the rest without one, or with FULL=1
-# all, too. A scenario waits a lot, so parts run beside each other: the newest kernel's beside what is left in
-# namespaces, and then its services' and the others'.
-wait "$machines" || { cat "$logs/machines.log" && finish; }
+# all, too. A scenario waits a lot, so parts run beside each other, and the compiler yields to them: the newest
+# kernel's from the start, the others' when there is less to compile, the services last.
 scenarios() { # KERNEL ARGUMENT...
     beside "$1" tests/vm/run.sh "$1" --binary "$binary" -- "${pytest[@]}" "${@:2}"
 }
@@ -222,6 +211,7 @@ marked() { # KERNEL...
         scenarios "$kernel" -m each_kernel --lanes one
     done
 }
+wait "$machines" || { cat "$logs/machines.log" && finish; }
 mapfile -t kernels <"$vm_cache/kernels"
 newest=${kernels[-1]} others=("${kernels[@]::${#kernels[@]}-1}")
 expected=(namespaces setup cargo-test fast-path fuzz "bare 12 root" "bare 13 user" "${kernels[@]}"
@@ -233,10 +223,19 @@ if [[ ${FULL:-} ]]; then
 fi
 start scenarios "$newest"
 guests=("${jobs[-1]}")
+for part in "cargo-test nice cargo test --locked --no-fail-fast" "fast-path fast_path" \
+    "fuzz nice tests/setup/fuzz.sh 3"; do
+    # shellcheck disable=SC2086 # words
+    start beside $part
+    cargo=${jobs[-1]}
+    start limit 30 "$cargo"
+    wait "$cargo" || true
+done
+wait "$setup" || true
+start "$on_others" "${others[@]}"
+guests+=("${jobs[-1]}")
 wait "$namespaces" || true
 start services "$newest"
-guests+=("${jobs[-1]}")
-start "$on_others" "${others[@]}"
 wait "${guests[@]}" "${jobs[-1]}" "${bares[@]}" || true
 for name in "${expected[@]}"; do
     grep -qF "$(printf '%-20s ' "$name")" "$summary" || echo "$name FAILED: did not end" >>"$summary"
