@@ -103,6 +103,28 @@ class Attack:
         return {names[number] for number in seen - {MARK}}
 
 
+@MODES
+def test_packets_come_in_by_the_interface_of_the_tunnel_only(lab, options):
+    """A neighbour at another interface of the server sends as the client would, and so does a host next to it."""
+    lan, neighbour = ipipou.Lan(lab), lab.host("neighbour")
+    lab.link(lan.server, "eth1", "192.0.2.1/24", neighbour, "eth0", "192.0.2.2/24")
+    neighbour.run(f"ip route add {SERVER} via 192.0.2.1")
+    for device in ("all", "eth1"):
+        lan.server.sysctl(f"net.ipv4.conf.{device}.rp_filter", 0)
+    lan.connect(*options)
+    inside = lan.server.capture("ipipou0", "icmp")
+
+    def send(host, number):
+        inner = INNER_CLIENT, INNER_SERVER
+        host.send_fou(CLIENT, PORT, SERVER, PORT, *inner, ident=number)
+
+    for number in (MARK + 1, MARK + 2):
+        send(neighbour, number)
+        send(lan.stranger, MARK)
+        inside.await_packets(number - MARK, condition=lambda packet: ident(packet) == MARK)
+    assert {ident(packet) for packet in inside.stop()} - {None} == {MARK}
+
+
 @pytest.mark.parametrize("side", ["server", "client"])
 @MODES
 def test_no_way_around_the_rules(lab, options, side):
