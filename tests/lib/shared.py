@@ -22,10 +22,13 @@ def pytest_configure(config):
     config.addinivalue_line(
         "markers", "both_lanes: carries data; runs with a fast path and without one"
     )
+    config.addinivalue_line("markers", "fast_path: is about it, and never runs without one")
 
 
 def pytest_generate_tests(metafunc):
     marked = metafunc.definition.get_closest_marker("both_lanes")
+    if metafunc.definition.get_closest_marker("fast_path"):
+        return
     lanes = metafunc.config.option.lanes or (BOTH if marked else None)
     if lanes == ["one"]:
         lanes = ["auto" if marked else "off"]

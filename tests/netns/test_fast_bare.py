@@ -13,6 +13,8 @@ from lab import await_
 from test_fast_path import BARE, BOTH, TUN, carried, filters
 from traffic import Echo, datagrams, no_damage, transfer_both_ways
 
+pytestmark = pytest.mark.fast_path
+
 ON = [*TUN, "--fast-path", "on"]
 INNER_SERVER, INNER_CLIENT = "172.28.0.0", "172.28.0.1"
 NESTED_SERVER, NESTED_CLIENT = "172.28.0.2", "172.28.0.3"

@@ -7,6 +7,8 @@ import socket
 import struct
 import threading
 
+import pytest
+
 import ipipou
 import packets
 from control_v2 import ACCEPT, Client
@@ -15,6 +17,8 @@ from hub import inner as member
 from lab import await_
 from many_ends import Lan, Table, dropped, hurry, inner, node, outer
 from test_fast_path import carried
+
+pytestmark = pytest.mark.fast_path
 
 FAST = ["--fast-path", "on"]
 PORT = 10000

@@ -12,6 +12,8 @@ from ipipou import CLIENT, SERVER, reach_each_other
 from lab import await_
 from test_fast_path import BOTH, TUN, await_fast, carried, filters
 
+pytestmark = pytest.mark.fast_path
+
 INNER_SERVER, INNER_CLIENT = "172.28.0.0", "172.28.0.1"
 FAST = [*TUN, "--fast-path", "on"]
 # How long the programs take packets without their process, and some time to spare.

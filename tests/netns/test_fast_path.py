@@ -14,6 +14,8 @@ from ipipou import CLIENT, SERVER, reach_each_other
 from lab import await_
 from traffic import transfer_both_ways
 
+pytestmark = pytest.mark.fast_path
+
 TUN = ["--datapath", "tun"]
 AUTO = [*TUN, "--fast-path", "auto"]
 FAST = "fast path: by eth0"

@@ -10,6 +10,8 @@ from many_ends import Table, inner
 from test_fast_path import BOTH, TUN, carried, filters
 from traffic import transfer_both_ways
 
+pytestmark = pytest.mark.fast_path
+
 OUTER = "10.9.0.1"
 FIRST, SECOND = "198.51.100.1", "192.0.2.1"
 NOT_BOUND = ["-b", OUTER, "--fast-path", "on"]

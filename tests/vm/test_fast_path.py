@@ -12,6 +12,8 @@ from ipipou import CLIENT, SERVER, reach_each_other
 from lab import await_
 from ppp import serial_line
 
+pytestmark = pytest.mark.fast_path
+
 FAST = "fast path: by eth0"
 BOTH = ["ingress", "egress"]
 # Where the uplink has no link header.
