@@ -73,7 +73,7 @@ fn constants(ends: &FastPathEnds) -> Constants {
         mark: ends.mark,
         time_to_live: ends.time_to_live,
         left_to_socket: match ends.takes {
-            Takes::All | Takes::Incoming => 0,
+            Takes::All => 0,
             Takes::Unchecked => u16::MAX,
         },
     }

@@ -30,7 +30,6 @@ pub mod open_files;
 mod port;
 pub mod program;
 mod reading;
-mod release;
 mod resolv_file;
 mod resolvconf;
 mod resolved;

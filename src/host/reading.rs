@@ -11,7 +11,6 @@ use ipnet::IpNet;
 
 use super::kernel_routes::Asked;
 use super::links::LOOPBACK;
-use super::release;
 use super::{Changed, HostAdapter, Links, WayTo, conntrack};
 use crate::engine::config::TunnelConfig;
 use crate::engine::host::{
@@ -62,8 +61,6 @@ pub struct State {
     ours: Vec<(u32, bool)>,
     /// Which routes that the kernel made are looked for.
     pub(super) kernel_routes: Asked,
-    /// As in what is found.
-    splits_bound: bool,
 }
 
 impl State {
@@ -79,7 +76,6 @@ impl State {
             tracked: BTreeSet::new(),
             ours: Vec::new(),
             kernel_routes: Asked::default(),
-            splits_bound: release::splits_bound(),
         }
     }
 
@@ -176,7 +172,7 @@ impl HostAdapter {
     /// # Errors
     /// When the kernel refuses to tell.
     pub async fn read(&mut self, question: &Question) -> io::Result<Found> {
-        let mut found = Found { splits_bound: self.reading.splits_bound, ..Found::default() };
+        let mut found = Found::default();
         self.read_links(question, &mut found).await?;
         found.lost_routes = self.lost_routes(&found).await?;
         let State { tunnel, tracked, .. } = &mut self.reading;

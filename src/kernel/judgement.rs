@@ -56,7 +56,7 @@
 //! The first rule is the path of nearly every data packet, so it is as short as possible: `make bench`
 //! measures what the path costs. All packets take it except those of the length of an authentication
 //! packet (81 with the UDP header), which are looked at more closely. It compares the interface only
-//! where the listener is not bound to one: before Linux 6.6, nothing is merged for one that is. The rules about alternate addresses are there only while one
+//! where the listener is not bound to one. The rules about alternate addresses are there only while one
 //! is in use. `@th,64,4` is the first four bits of the UDP payload: the version of the inner packet.
 //! The queue has no `bypass`: without the daemon, nothing is let in. INSIDE are the links of this and
 //! other ipipou processes, except the one that has our outer address: a tunnel may be in a tunnel.
@@ -79,7 +79,7 @@ use super::words::{
     CHAIN_QUOTED, CHAIN_QUOTED_PORT, CHAIN_QUOTED_REMOTE, SET_ADDRESSES, SET_REMOTES, Statements,
     UDP_HEADER, control_length, refuse,
 };
-use crate::engine::host::{Arrival, Control, PacketShape, RuleSpec};
+use crate::engine::host::{Control, PacketShape, RuleSpec};
 use crate::host::expression::{
     address, any_of, below, eq, goto, icmp, interface, interfaces, ip, jump, meta, named_set, ne,
     number, source, text, transport, udp,
@@ -113,14 +113,8 @@ pub fn chains(spec: &RuleSpec) -> Vec<(&'static str, Vec<Statements>)> {
 fn input(spec: &RuleSpec) -> Vec<Statements> {
     let to_port = |local| {
         let mut matches = vec![eq(ip("daddr"), local), eq(udp("dport"), number(spec.port))];
-        match spec.arrival {
-            Arrival::ByListener => {}
-            Arrival::By(index) => {
-                matches.push(eq(meta(MetaKey::Iif), Expression::Number(index)));
-            }
-            Arrival::OutsideTunnels => {
-                matches.extend(inside(spec).map(|name| ne(meta(MetaKey::Iifname), name)));
-            }
+        if !spec.bound {
+            matches.extend(inside(spec).map(|name| ne(meta(MetaKey::Iifname), name)));
         }
         matches
     };
@@ -167,13 +161,6 @@ fn port(spec: &RuleSpec) -> Vec<Statements> {
     rules.extend(
         lookalike(spec).map(|matches| matches.into_iter().chain([goto("control")]).collect()),
     );
-    match spec.arrival {
-        Arrival::By(index) => {
-            let elsewhere = ne(meta(MetaKey::Iif), Expression::Number(index));
-            rules.push(refuse(spec, vec![is_data(), elsewhere], "stranger_data"));
-        }
-        Arrival::ByListener | Arrival::OutsideTunnels => {}
-    }
     rules.push(vec![is_data(), eq(source(), named_set(SET_REMOTES)), Statement::Accept(None)]);
     match spec.control {
         // A server that knows its client by address alone: that client's data proves as much as

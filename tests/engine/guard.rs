@@ -2,10 +2,10 @@
 
 use ipipou::auth::Reject;
 
-use super::host::{ETH0, OUTER, plain_ipip};
+use super::host::{OUTER, plain_ipip};
 use super::situations::{A, B, SECOND, calling, serving};
 use super::*;
-use ipipou::engine::host::{Admitted, Arrival, InterfaceKind, Listener, Master, RulesFound};
+use ipipou::engine::host::{Admitted, InterfaceKind, RulesFound};
 
 fn rules(play: &Play) -> &ipipou::engine::host::RuleSpec {
     play.host.rules.as_ref().unwrap()
@@ -174,41 +174,5 @@ fn packets_from_inside_a_tunnel_are_not_outer_packets() {
     host.add_address(600, "172.28.0.4".parse().unwrap(), 32);
     let play = Play::start(Config::from(config), host, Memory::default());
     assert_eq!(inside(&play), ["gateway", "learns", "nested0"]);
-    assert_eq!(rules(&play).arrival, Arrival::ByListener);
-}
-
-#[test]
-fn where_nothing_is_merged_for_a_bound_listener_the_rules_compare_the_interface() {
-    let start = |change: &dyn Fn(&mut FakeHost)| {
-        let mut host = FakeHost::new();
-        host.found.splits_bound = true;
-        change(&mut host);
-        Play::start(Config::from(server(None)), host, Memory::default())
-    };
-    let listeners = |play: &Play| -> Vec<_> {
-        play.host.found.listeners.iter().map(|listener| listener.bound_to).collect()
-    };
-    let mut play = start(&|_| {});
-    assert_eq!((listeners(&play), rules(&play).arrival), (vec![None], Arrival::By(ETH0)));
-    let proof = play.proof();
-    play.receive(at(A), &proof);
-    play.read();
-    assert_eq!((listeners(&play), rules(&play).arrival), (vec![None], Arrival::By(ETH0)));
-    assert_eq!(play.engine.counters().repaired, 0);
-    // An upgrade disturbs nobody, and only who is bound to an interface of a VRF gets its packets.
-    let bound = Listener { port: 10000, local: Some(OUTER), bound_to: Some(ETH0) };
-    let left = |host: &mut FakeHost| {
-        host.found.listeners.insert(bound);
-    };
-    let in_vrf = |host: &mut FakeHost| host.named("eth0").master = Some(Master::Vrf);
-    for change in [&left as &dyn Fn(&mut FakeHost), &in_vrf] {
-        let play = start(change);
-        assert_eq!(listeners(&play), [Some(ETH0)]);
-        assert_eq!(rules(&play).arrival, Arrival::ByListener);
-    }
-    // Where the tunnel is bound to no interface, there is nothing to compare.
-    let mut config = server(None);
-    config.tunnel.outer = Outer::Address(OUTER.into());
-    let play = Play::start(Config::from(config), play.host, Memory::default());
-    assert_eq!(rules(&play).arrival, Arrival::OutsideTunnels);
+    assert!(rules(&play).bound);
 }

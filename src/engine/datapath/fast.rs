@@ -204,11 +204,10 @@ impl<'a> Uplinks<'a> {
         let usable = all.into_iter().map(usable);
         let usable = usable.filter_map(|one| one.map_err(|error| why = error).ok());
         let usable: BTreeMap<u32, Uplink> = usable.collect();
-        let takes_all = takes_any || usable.keys().all(|at| found.superpackets.contains(at));
-        let takes = match (takes_all, outer.bound_to.is_some() && found.splits_bound) {
-            (true, _) => Takes::All,
-            (false, true) => Takes::Incoming,
-            (false, false) => Takes::Unchecked,
+        let takes = match takes_any || usable.keys().all(|index| found.superpackets.contains(index))
+        {
+            true => Takes::All,
+            false => Takes::Unchecked,
         };
         let uplinks = Uplinks { bound_to: outer.bound_to, usable, takes, found };
         if uplinks.usable.is_empty() { Err(why) } else { Ok(uplinks) }

@@ -11,8 +11,8 @@ use crate::engine::host::plan::plan_link;
 use crate::engine::host::step::{HostStep, KernelStep, Step};
 use crate::engine::host::wanted::{LinkKind, Mtu, Wanted, WantedLink};
 use crate::engine::host::{
-    Admitted, Arrival, Encapsulation, Found, Interface, InterfaceKind, IpipLink, LinkForwarding,
-    Listener, RuleSpec, RulesFound, is_labelled,
+    Admitted, Encapsulation, Found, Interface, InterfaceKind, IpipLink, LinkForwarding, Listener,
+    RuleSpec, RulesFound, is_labelled,
 };
 use crate::engine::peer::Peer;
 use crate::engine::peers::Peers;
@@ -42,15 +42,16 @@ pub fn wanted(
 ) -> Wanted {
     let tunnel = &endpoint.tunnel;
     let port = tunnel.port.get();
-    let listens_to = listens_to(port, outer, found);
-    let listener = |local| Listener { port, local: Some(local), bound_to: listens_to };
+    let listener = |local| Listener { port, local: Some(local), bound_to: outer.bound_to };
     let mut wanted = Wanted {
         rules: Some(RuleSpec {
             table: tunnel.rules.table.clone(),
             outer: outer.address,
             port,
             alternate: BTreeSet::new(),
-            arrival: arrival(port, outer, listens_to, found),
+            // A listener that was found and serves as well may be bound to none.
+            bound: outer.bound_to.is_some()
+                && !found.listeners.iter().any(|l| l.port == port && l.bound_to.is_none()),
             inside: inside(tunnel, peers, outer.address, found),
             inside_too: tunnel.is_network().then(|| nodes::prefix(tunnel)),
             silenced: peers.iter().filter_map(silenced).collect(),
@@ -92,26 +93,6 @@ pub fn wanted(
     }
     wanted.unwanted.extend(renamed);
     wanted
-}
-
-/// Index of the interface that listeners are bound to. Where the kernel merges nothing for those that are, the
-/// rules compare it; but one that an earlier process left stays as it is.
-fn listens_to(port: u16, outer: Outer4, found: &Found) -> Option<u32> {
-    let bound_to = outer.bound_to?;
-    let is_there = found.listeners.iter().any(|l| l.port == port && l.bound_to == Some(bound_to));
-    // An interface in a VRF hands packets only to those who are bound to it, or to the VRF.
-    let in_vrf = found.interface_at(bound_to).is_some_and(Interface::in_vrf);
-    (is_there || in_vrf || !found.splits_bound).then_some(bound_to)
-}
-
-fn arrival(port: u16, outer: Outer4, listens_to: Option<u32>, found: &Found) -> Arrival {
-    // A listener that was found and serves as well may be bound to none.
-    let is_open = found.listeners.iter().any(|l| l.port == port && l.bound_to.is_none());
-    match (outer.bound_to, listens_to) {
-        (Some(_), Some(_)) if !is_open => Arrival::ByListener,
-        (Some(index), _) => Arrival::By(index),
-        (None, _) => Arrival::OutsideTunnels,
-    }
 }
 
 fn wanted_link(

@@ -58,8 +58,6 @@ pub enum Takes {
     /// (`udp_gro_receive_segment` in net/ipv4/udp_offload.c), which is faster than the programs with
     /// what was merged, and several times slower without.
     Unchecked,
-    /// Those that come: the kernel merges none for a socket that is bound as ours is.
-    Incoming,
 }
 
 impl Takes {
@@ -70,10 +68,6 @@ impl Takes {
             Takes::Unchecked => Some(
                 "only what comes without UDP checksums: packets leave one by one there, so this \
                  process is faster with the rest; --fast-path on insists",
-            ),
-            Takes::Incoming => Some(
-                "only what comes: packets leave one by one there, so this process is faster with \
-                 them; --fast-path on insists",
             ),
         }
     }

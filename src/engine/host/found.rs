@@ -38,10 +38,6 @@ pub struct Found {
     pub policy_rules: BTreeSet<PolicyRule>,
     /// The nftables table of this tunnel's gateway.
     pub gateway: GatewayFound,
-    /// Whether the kernel hands over packets one by one, as they came from the card, to listeners and sockets that are
-    /// bound to an interface: it merges them (GRO) before it notes by which they came (`inet_iif` in
-    /// `udp4_gro_lookup_skb`; since Linux 6.6 it looks at their device).
-    pub splits_bound: bool,
     /// The kernel's way to the server, when that was asked.
     pub way: Option<Way>,
     /// Its ways to other addresses of the server's name, as far as there are any.

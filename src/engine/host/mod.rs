@@ -29,5 +29,5 @@ pub use routing::{
     Answers, Family, ForwardingRules, GatewaySpec, KernelRoute, KernelRouteTo, PolicyRule,
     PolicyRuleKind, ROUTE_PROTOCOL, Route, RouteTarget,
 };
-pub use rules::{Admitted, Arrival, Control, Listener, PacketShape, RuleSpec, RulesFound};
+pub use rules::{Admitted, Control, Listener, PacketShape, RuleSpec, RulesFound};
 pub use userspace::{LearnSpec, PeerTable, RemoteSpec, SocketSpec};

@@ -68,17 +68,6 @@ impl fmt::Display for Listener {
     }
 }
 
-/// By which interfaces outer packets may come in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Arrival {
-    /// By one, to which the listener is bound.
-    ByListener,
-    /// By the one with this index, which the rules compare.
-    By(u32),
-    /// By any but those of tunnels.
-    OutsideTunnels,
-}
-
 /// Everything the rules depend on, but for the remotes they let in.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RuleSpec {
@@ -90,8 +79,8 @@ pub struct RuleSpec {
     pub port: u16,
     /// Alternate local addresses in use; nothing from outside may reach them.
     pub alternate: BTreeSet<Ipv4Addr>,
-    /// What the listener leaves to the rules of the question where packets come from.
-    pub arrival: Arrival,
+    /// Whether the listener takes only what comes in by one interface.
+    pub bound: bool,
     /// Tunnel interfaces of this and other processes: what comes out of them is not an outer packet
     /// of this tunnel.
     pub inside: BTreeSet<String>,
