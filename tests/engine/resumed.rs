@@ -136,3 +136,15 @@ fn nothing_is_told_unless_it_is_asked_for() {
     silent.visit(&mut guest(7), place(1));
     assert_eq!((silent.let_in().len(), silent.kept.len()), (1, 0));
 }
+
+#[test]
+fn a_server_whose_interface_comes_late_tells_its_sessions() {
+    let mut host = FakeHost::new();
+    host.remove_interface("eth0");
+    let mut play = next(stopped(&both(), host), Vec::new(), Duration::ZERO);
+    play.host = FakeHost::new();
+    play.read();
+    play.read();
+    play.visit(&mut guest(7), place(1));
+    assert_eq!((play.let_in().len(), play.kept.len()), (1, 1));
+}

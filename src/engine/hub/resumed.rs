@@ -69,10 +69,10 @@ impl Engine {
         now: &Now,
         actions: &mut Vec<Action>,
     ) {
-        let (Some(outer), Some(hub)) = (self.outer, &mut self.hub) else { return };
-        let local = SocketAddr::new(outer.address, self.endpoint.tunnel.port.get());
-        let resumed = hub.resume(resumes, local, now);
-        for (id, remote) in resumed {
+        let port = self.endpoint.tunnel.port.get();
+        let local = self.outer.map(|outer| SocketAddr::new(outer.address, port));
+        let Some(hub) = &mut self.hub else { return };
+        for (id, remote) in hub.resume(local.filter(|_| resumes), now) {
             self.put_member(id, remote);
             actions.push(Action::Report(Report::Adopted(remote)));
         }
@@ -80,12 +80,8 @@ impl Engine {
 }
 
 impl Hub {
-    fn resume(
-        &mut self,
-        resumes: bool,
-        local: SocketAddr,
-        now: &Now,
-    ) -> BTreeSet<(PeerId, SocketAddr)> {
+    /// Takes over what is left, at this address of ours; without one, nothing. Changes are told from now on.
+    fn resume(&mut self, local: Option<SocketAddr>, now: &Now) -> BTreeSet<(PeerId, SocketAddr)> {
         let left = match std::mem::take(&mut self.resuming) {
             Resuming::Never => return BTreeSet::new(),
             Resuming::Left(left) => left,
@@ -93,7 +89,8 @@ impl Hub {
         };
         self.resuming = Resuming::Told;
         let mut resumed = BTreeSet::new();
-        for ResumableSession { key, remote, until } in left.into_iter().filter(|_| resumes) {
+        let Some(local) = local else { return resumed };
+        for ResumableSession { key, remote, until } in left {
             let Some(id) = self.server.id(&key) else { continue };
             if until > now.boot && self.server.resume(id, Ends { remote, local }, now.boot, until) {
                 resumed.insert((id, remote));
