@@ -3,9 +3,11 @@
 pub(super) mod delta;
 mod fast;
 pub mod kernel;
-pub use fast::{WithoutFastPath, by_route, fast_path};
+pub use fast::{by_route, fast_path};
 mod start;
 pub mod tun;
+mod without_fast_path;
+pub use without_fast_path::WithoutFastPath;
 
 use super::config::Datapath;
 
