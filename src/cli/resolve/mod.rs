@@ -172,19 +172,14 @@ fn answering(
 ) -> Result<Option<AnsweringServer>, UsageError> {
     let options = resolver.options;
     let key = options.auth.auth_remote_pubkey_b64.as_ref();
-    let keys = match (credential, key, options.protocol) {
-        (_, _, Some(1)) => return Ok(None),
-        (Credential::Key(_), Some(key), _) => key,
-        (Credential::Token(_) | Credential::Empty, _, Some(_)) | (_, None, Some(_)) => {
-            return Err(UsageError::NoConversation);
-        }
-        (Credential::Token(_) | Credential::Empty, Some(_), None) => {
+    let keys = match (credential.public().is_some(), key, options.protocol) {
+        (_, _, Some(1)) | (_, None, None) => return Ok(None),
+        (true, Some(key), _) => key,
+        (false, _, Some(_)) | (_, None, Some(_)) => return Err(UsageError::NoConversation),
+        (false, Some(_), None) => {
             resolver.warn(
                 "--auth-remote-pubkey-b64: a client without a key of its own has no use for it",
             );
-            return Ok(None);
-        }
-        (Credential::Key(_) | Credential::Token(_) | Credential::Empty, None, None) => {
             return Ok(None);
         }
     };
