@@ -14,15 +14,16 @@ import packets
 def await_(condition, timeout=20.0, what="condition", interval=0.03):
     """Polls until `condition()` is true and returns what it returned; fails after `timeout` s.
 
-    The last look begins after that time."""
-    deadline = time.monotonic() + timeout
+    The last look begins after that time. The longer it has waited, the less often it looks: in an
+    emulated machine looking is what there is most to do."""
+    started = time.monotonic()
     while True:
-        late = time.monotonic() > deadline
+        waited = time.monotonic() - started
         if result := condition():
             return result
-        if late:
+        if waited > timeout:
             raise AssertionError(f"after {timeout} s still no {what} (last: {result!r})")
-        time.sleep(interval)
+        time.sleep(max(interval, min(waited / 10, 0.5)))
 
 
 @dataclasses.dataclass(frozen=True)

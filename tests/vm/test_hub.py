@@ -12,8 +12,6 @@ from hub import PORT, Hub, await_state, hellos, inner, is_to, peers, reload, sta
 from ipipou import SECRET, await_
 from lan import await_reached, outer, reaches
 
-pytestmark = pytest.mark.each_kernel
-
 
 def at(i, port=PORT):
     return f"{outer(i)}:{port}"
@@ -38,6 +36,7 @@ def links(host):
     return [link for link in host.run("ip -br link").split() if link.startswith("ipipou0-")]
 
 
+@pytest.mark.each_kernel
 def test_peers_reach_the_server_and_each_other(hub):
     before = [host.snapshot() for host in hub.lan.hosts]
     # The links do not count what a fast path carries.
@@ -81,6 +80,7 @@ def test_a_client_has_the_address_that_the_server_gives_it(lab):
     given_and_changed(Hub(lab, clients=2, datapath="kernel"))
 
 
+@pytest.mark.each_kernel
 def test_spoofed_sources_and_strangers_are_dropped(hub):
     near, _ = hub.connect()
     seen = hub.answers()
@@ -96,6 +96,7 @@ def test_spoofed_sources_and_strangers_are_dropped(hub):
     assert not seen.matching(is_to(inner(3)))
 
 
+@pytest.mark.each_kernel
 def test_a_server_that_was_killed_goes_on_without_a_loss(hub):
     """Its links and rules carry data meanwhile; each peer has one lease to say hello."""
     near, ends = hub.connect()
@@ -131,6 +132,7 @@ def test_a_change_of_the_files_disturbs_nobody_else(hub):
     assert hub.host.run(["ping", "-c1", inner(3)], check=False).returncode != 0
 
 
+@pytest.mark.each_kernel
 def test_links_and_rules_of_the_others_stay_as_one_comes_and_goes(hub):
     near, ends = hub.connect()
 
@@ -169,6 +171,7 @@ def test_peers_are_isolated_by_userspace_only(hub):
     assert "--datapath kernel: peer peer2 has `isolate`" in again.process.output()
 
 
+@pytest.mark.each_kernel
 def test_a_peer_moves_behind_its_nat(hub):
     """Two peers behind one address, one of which gets another port."""
     near = hub.server()
