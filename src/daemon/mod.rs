@@ -2,6 +2,7 @@
 //! actions.
 
 mod check;
+mod choice;
 mod control;
 mod debounce;
 mod demand;
@@ -38,6 +39,7 @@ mod reloads;
 mod reports;
 mod request_socket;
 mod requests;
+mod requirements;
 mod running;
 mod server_key;
 mod session_file;

@@ -1,71 +1,23 @@
 //! Checks everything that can be checked before the first change to the host.
 
-use std::fs::OpenOptions;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
-use std::time::Duration;
 
-use super::demand::{Demand, said, suits};
+use super::choice::loses_merged;
 use super::locks::Locks;
+use super::requirements::{
+    CAP_NET_ADMIN, CAP_NET_RAW, require_capability, require_fou, require_tun,
+};
 use super::{Failure, Settings, record};
 use crate::engine;
-use crate::engine::config::{
-    AlternateAddress, Config, Datapath, DatapathChoice, HostName, Masquerade, Outer, TunnelConfig,
-};
+use crate::engine::config::{AlternateAddress, Config, Datapath, Masquerade, Outer, TunnelConfig};
 use crate::engine::host::{Family, Found, InterfaceKind, Listener, is_labelled};
 use crate::host::nft::NftError;
 use crate::host::{
-    self, HostAdapter, Links, Question, WayTo, probe_port, program, require_modules, user_of_port,
+    self, HostAdapter, Links, Question, WayTo, probe_port, require_modules, user_of_port,
 };
-use crate::kernel::{KernelState, probe_fou};
-use crate::sources::names;
+use crate::kernel::KernelState;
 use crate::tun::{Owner, StoredFds, TunDatapath};
-
-/// Bits of capability sets (capabilities(7)).
-const CAP_NET_ADMIN: u32 = 12;
-const CAP_NET_RAW: u32 = 13;
-
-/// Where TUN interfaces are opened (Documentation/networking/tuntap.rst).
-const TUN_DEVICE: &str = "/dev/net/tun";
-
-/// How long the choice of a datapath waits for the server's addresses.
-const FIRST_LOOKUP: Duration = Duration::from_secs(3);
-
-/// Chooses the datapath. `goes_on`: an earlier process left its userspace datapath, with packets in it.
-///
-/// # Errors
-/// When the datapath that was requested cannot carry that many.
-pub async fn datapath(
-    settings: &Settings,
-    goes_on: bool,
-    demand: &Demand,
-) -> Result<Datapath, Failure> {
-    suits(&settings.config, demand)?;
-    let remotes = demand.remotes;
-    let what = said(&settings.config, demand);
-    Ok(match settings.tunnel().datapath {
-        DatapathChoice::Only(datapath) => datapath,
-        DatapathChoice::Auto if goes_on => {
-            tracing::info!(
-                "userspace datapath (tun): it goes on; a stop lets the next start choose"
-            );
-            Datapath::Tun
-        }
-        DatapathChoice::Auto if remotes > Datapath::Kernel.capabilities().many_remotes => {
-            tracing::info!(
-                "userspace datapath (tun): {what}, and the kernel's is chosen for {} at most",
-                Datapath::Kernel.capabilities().many_remotes
-            );
-            Datapath::Tun
-        }
-        DatapathChoice::Auto if demand.isolated.is_some() => {
-            tracing::info!("userspace datapath (tun): the kernel's cannot isolate peers");
-            Datapath::Tun
-        }
-        DatapathChoice::Auto => choose(settings).await?,
-    })
-}
 
 /// The host, and what is known about it before the first change.
 pub struct Ground {
@@ -201,85 +153,16 @@ fn port_in_use(at: SocketAddr, by: &dyn std::fmt::Display) -> Failure {
     ))
 }
 
-/// Chooses the kernel datapath where it can do what is asked, otherwise the userspace one, and logs
-/// why.
-async fn choose(settings: &Settings) -> Result<Datapath, Failure> {
-    if let Some(why) = settings.config.exceeds(Datapath::Kernel) {
-        tracing::info!("userspace datapath (tun): {why}");
-        return Ok(Datapath::Tun);
-    }
-    if let Some(what) = only_ipv6(settings).await.map_err(Failure::Netlink)? {
-        tracing::info!(
-            "userspace datapath (tun): {what} over IPv6 only, and the kernel's goes over IPv4 only; \
-             --datapath kernel would wait"
-        );
-        return Ok(Datapath::Tun);
-    }
-    let answers = settings.config.shows().is_some_and(|shows| shows.server.is_some());
-    if (answers || settings.config.hub().is_some()) && !program::is_installed("nft") {
-        tracing::info!(
-            "userspace datapath (tun): hellos and their answers reach the kernel's by rules, and there is \
-             no `nft`; install nftables"
-        );
-        return Ok(Datapath::Tun);
-    }
-    Ok(match require_fou().and_then(|()| Ok(require_modules(&["ipip"])?)) {
-        Ok(()) => Datapath::Kernel,
-        Err(why) => {
-            tracing::warn!("userspace datapath (tun): {why}");
-            Datapath::Tun
-        }
-    })
-}
-
-/// The peer that can only be reached over IPv6 now, if the user did not choose a family.
-async fn only_ipv6(settings: &Settings) -> io::Result<Option<String>> {
-    let tunnel = settings.tunnel();
-    let links = Links::open()?;
-    let device = match tunnel.outer.device() {
-        Some(device) => links.named(device.as_str()).await?,
-        None => None,
-    };
-    let index = device.as_ref().map(|device| device.index);
-    let addresses = links.addresses()?;
-    let found = Found {
-        interfaces: device.map(Arc::new).into_iter().collect(),
-        addresses,
-        ..Found::default()
-    };
-    let name = match settings.config.server_name().map(|server| &server.host) {
-        Some(HostName::Address(_)) => return Ok(None),
-        name @ (Some(HostName::Name(_)) | None) => name,
-    };
-    match &tunnel.outer {
-        Outer::Address(_) | Outer::AddressOn(..) => return Ok(None),
-        Outer::Device(device) => {
-            if engine::outer_family(&tunnel.outer, Datapath::Tun, &found) == Family::V6 {
-                return Ok(Some(format!("{device} is reached")));
-            }
-        }
-        Outer::Route => {}
-    }
-    // Without a name server or an answer, the kernel datapath is as good a guess as the userspace one.
-    let Some(name) = name.filter(|_| found.has_global_ipv6()) else { return Ok(None) };
-    let lookup = tokio::time::timeout(FIRST_LOOKUP, names::look_up(name)).await;
-    let Ok(Ok(addresses)) = lookup else { return Ok(None) };
-    let mut over_ipv6 = false;
-    for address in addresses {
-        let is_routed = links.is_routed(&WayTo::of_tunnel(tunnel, address), index).await?;
-        match Family::of(address) {
-            Family::V4 if is_routed => return Ok(None),
-            Family::V4 => {}
-            Family::V6 => over_ipv6 |= is_routed,
-        }
-    }
-    Ok(over_ipv6.then(|| format!("{name} is reached")))
-}
-
 fn require_kernel(host: &HostAdapter, settings: &Settings) -> Result<KernelState, Failure> {
     require_capability(CAP_NET_RAW, "CAP_NET_RAW")?;
     require_fou()?;
     require_modules(&["ipip"])?;
+    if loses_merged(settings) {
+        tracing::warn!(
+            "the tunnel is bound to no interface: before Linux 6.9, TCP data that a network card has put \
+             together is lost; give -b @DEV, or --datapath tun"
+        );
+    }
     let mut state = KernelState::of(settings.tunnel(), host);
     match (state.probe_rules(), settings.config.queue()) {
         (Ok(_), _) => Ok(state),
@@ -292,19 +175,6 @@ fn require_kernel(host: &HostAdapter, settings: &Settings) -> Result<KernelState
             Ok(state)
         }
         (Err(error), _) => Err(error.into()),
-    }
-}
-
-/// Checks that TUN interfaces can be made here.
-fn require_tun() -> Result<(), Failure> {
-    match OpenOptions::new().read(true).write(true).open(TUN_DEVICE) {
-        Ok(_) => Ok(()),
-        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
-            Err(Failure::Link(format!("{TUN_DEVICE}: {error}: run as root, or allow this user")))
-        }
-        Err(error) => Err(Failure::Link(format!(
-            "{TUN_DEVICE}: {error}: run `modprobe tun`, or give the container that device"
-        ))),
     }
 }
 
@@ -324,37 +194,6 @@ pub async fn check_device(outer: &Outer) -> Result<(), Failure> {
             "--fou-dev: there is no interface {device} on this host; `ip link` lists them"
         ))),
     }
-}
-
-/// Checks that this process has a capability.
-pub fn require_capability(bit: u32, name: &str) -> Result<(), Failure> {
-    let status = std::fs::read_to_string("/proc/self/status")
-        .map_err(Failure::system("read /proc/self/status"))?;
-    let effective = status
-        .lines()
-        .find_map(|line| line.strip_prefix("CapEff:"))
-        .and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok())
-        .unwrap_or(0);
-    if effective >> bit & 1 == 1 {
-        return Ok(());
-    }
-    Err(Failure::Capability(format!(
-        "not allowed without {name}: run as root, or as the service ipipou@.service"
-    )))
-}
-
-/// Checks for what sending an authentication packet needs.
-pub fn require_raw() -> Result<(), Failure> {
-    require_capability(CAP_NET_RAW, "CAP_NET_RAW")
-}
-
-fn require_fou() -> Result<(), Failure> {
-    // A request to the family makes the kernel load the module, if it may.
-    if probe_fou().is_ok() {
-        return Ok(());
-    }
-    require_modules(&["fou"])?;
-    probe_fou().map_err(|e| Failure::Fou(format!("the kernel's FOU does not answer: {e}")))
 }
 
 fn check_found(

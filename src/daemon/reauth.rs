@@ -3,7 +3,8 @@
 use std::net::{IpAddr, SocketAddr};
 
 use super::memory::{Loaded, MemoryFile};
-use super::preflight::{check_device, require_raw};
+use super::preflight::check_device;
+use super::requirements::require_raw;
 use super::{Failure, Settings};
 use crate::engine::config::{ServerName, Shows, TunnelConfig};
 use crate::engine::host::{Family, Found, InterfaceKind};

@@ -21,7 +21,9 @@ use super::request_socket::{self, Requests};
 use super::requests::{Answer, Pending, Reply};
 use super::signals::{Caught, Signals};
 use super::snapshot::Mistakes;
-use super::{Failure, Settings, leftovers, old_leftovers, old_tunnel, preflight, server_key};
+use super::{
+    Failure, Settings, choice, leftovers, old_leftovers, old_tunnel, preflight, server_key,
+};
 use crate::auth::key_text;
 use crate::engine::Event;
 use crate::engine::config::{Config, Datapath, HostName, PeerSource};
@@ -90,7 +92,7 @@ async fn serve(settings: &Settings) -> Result<(), Failure> {
     };
     let mut inherited = tun::inherited();
     let kept = inherited.remove(&Owner::Tunnel).unwrap_or_default();
-    let chosen = preflight::datapath(settings, !kept.is_nothing(), &demand).await?;
+    let chosen = choice::datapath(settings, !kept.is_nothing(), &demand).await?;
     if chosen == Datapath::Tun && kept.is_nothing() {
         leftovers::remove_of_kernel(settings, Owner::Tunnel).await;
     }

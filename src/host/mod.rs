@@ -30,6 +30,7 @@ pub mod open_files;
 mod port;
 pub mod program;
 mod reading;
+pub mod release;
 mod resolv_file;
 mod resolvconf;
 mod resolved;

@@ -7,6 +7,7 @@ use std::io;
 use std::path::Path;
 
 use super::program;
+use super::release::release;
 
 /// A module that is not loaded and cannot be.
 #[derive(Debug, thiserror::Error)]
@@ -63,9 +64,4 @@ fn load(module: &'static str) -> Result<(), ModuleError> {
     } else {
         ModuleError::NoSuchModule { module, release: release() }
     })
-}
-
-fn release() -> String {
-    std::fs::read_to_string("/proc/sys/kernel/osrelease")
-        .map_or_else(|_| "unknown".to_owned(), |text| text.trim().to_owned())
 }

@@ -1,13 +1,13 @@
 """The fast path on top of the kernel's datapath."""
 
 import contextlib
-import json
 import signal
 import subprocess
 
 import pytest
 
 import ipipou
+from iperf import iperf
 from ipipou import CLIENT, SERVER, reach_each_other
 from lab import await_
 from ppp import serial_line
@@ -158,14 +158,6 @@ def ppp(hosts):
         for host in hosts:
             host.run("ip link set ppp0 name wire0")
         yield
-
-
-def iperf(server, client, *options, to="172.28.0.0"):
-    """What the client tells at the end: of TCP, or of UDP."""
-    serves = server.spawn(["iperf3", "-s", "-1", "--forceflush"])
-    serves.await_output("listening")
-    done = client.run(["iperf3", "-J", "-c", to, *options], timeout=120)
-    return json.loads(done)["end"]
 
 
 @pytest.mark.each_kernel

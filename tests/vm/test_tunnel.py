@@ -1,11 +1,15 @@
 """Tunnels between two hosts on one network."""
 
+import platform
 import socket
+import subprocess
 
 import pytest
 
 import ipipou
+import offloads
 import packets
+from iperf import iperf
 from ipipou import CLIENT, SERVER, reach_each_other
 from lab import no_checksum_offload
 
@@ -149,3 +153,24 @@ def test_outer_checksum(hosts, options):
     for packet in seen:
         rebuilt = packets.udp(packet.src, 10000, packet.dst, 10000, packet.payload, not options)
         assert packet.raw[20:] == rebuilt
+
+
+@pytest.mark.parametrize("place", ["@eth0", SERVER])
+def test_what_a_card_puts_together_arrives(hosts, place):
+    """Before Linux 6.9 a FOU listener that is bound to an address only loses it: `auto` has none there."""
+    server, client = hosts
+    subprocess.run(["modprobe", "tun"], check=True)
+    for host in hosts:
+        offloads.segmented_on_the_way(host, "eth0")
+    keys = ipipou.Keys(server)
+    near = ipipou.server(server, "-b", place, keys=keys)
+    ipipou.client(client, keys=keys)
+    near.await_log("tunnel up")
+    iperf(server, client, "-n", "4M")
+    assert "UdpInErrors" not in server.run("nstat -a")
+    if place == SERVER and not_before(6, 9):
+        assert near.process.output().count("datapath kernel") == 1
+
+
+def not_before(*release):
+    return tuple(map(int, platform.release().split(".")[:2])) >= release

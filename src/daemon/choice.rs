@@ -1,0 +1,139 @@
+//! Which datapath a tunnel has, where that is left to the program.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::demand::{Demand, said, suits};
+use super::requirements::{require_fou, require_tun};
+use super::{Failure, Settings};
+use crate::engine;
+use crate::engine::config::{Datapath, DatapathChoice, HostName, Outer};
+use crate::engine::host::{Family, Found};
+use crate::host::{Links, WayTo, program, release, require_modules};
+use crate::sources::names;
+
+/// How long the choice of a datapath waits for the server's addresses.
+const FIRST_LOOKUP: Duration = Duration::from_secs(3);
+
+/// Chooses the datapath. `goes_on`: an earlier process left its userspace datapath, with packets in it.
+///
+/// # Errors
+/// When the datapath that was requested cannot carry that many.
+pub async fn datapath(
+    settings: &Settings,
+    goes_on: bool,
+    demand: &Demand,
+) -> Result<Datapath, Failure> {
+    suits(&settings.config, demand)?;
+    let remotes = demand.remotes;
+    let what = said(&settings.config, demand);
+    Ok(match settings.tunnel().datapath {
+        DatapathChoice::Only(datapath) => datapath,
+        DatapathChoice::Auto if goes_on => {
+            tracing::info!(
+                "userspace datapath (tun): it goes on; a stop lets the next start choose"
+            );
+            Datapath::Tun
+        }
+        DatapathChoice::Auto if remotes > Datapath::Kernel.capabilities().many_remotes => {
+            tracing::info!(
+                "userspace datapath (tun): {what}, and the kernel's is chosen for {} at most",
+                Datapath::Kernel.capabilities().many_remotes
+            );
+            Datapath::Tun
+        }
+        DatapathChoice::Auto if demand.isolated.is_some() => {
+            tracing::info!("userspace datapath (tun): the kernel's cannot isolate peers");
+            Datapath::Tun
+        }
+        DatapathChoice::Auto => choose(settings).await?,
+    })
+}
+
+/// Chooses the kernel datapath where it can do what is asked, otherwise the userspace one, and logs
+/// why.
+async fn choose(settings: &Settings) -> Result<Datapath, Failure> {
+    if let Some(why) = settings.config.exceeds(Datapath::Kernel) {
+        tracing::info!("userspace datapath (tun): {why}");
+        return Ok(Datapath::Tun);
+    }
+    if let Some(what) = only_ipv6(settings).await.map_err(Failure::Netlink)? {
+        tracing::info!(
+            "userspace datapath (tun): {what} over IPv6 only, and the kernel's goes over IPv4 only; \
+             --datapath kernel would wait"
+        );
+        return Ok(Datapath::Tun);
+    }
+    let answers = settings.config.shows().is_some_and(|shows| shows.server.is_some());
+    if (answers || settings.config.hub().is_some()) && !program::is_installed("nft") {
+        tracing::info!(
+            "userspace datapath (tun): hellos and their answers reach the kernel's by rules, and there is \
+             no `nft`; install nftables"
+        );
+        return Ok(Datapath::Tun);
+    }
+    Ok(match require_fou().and_then(|()| Ok(require_modules(&["ipip"])?)) {
+        Ok(()) if loses_merged(settings) && require_tun().is_ok() => {
+            tracing::info!(
+                "userspace datapath (tun): before Linux 6.9 the kernel's loses TCP data that a network card has \
+                 put together, unless the tunnel is bound to an interface; give -b @DEV"
+            );
+            Datapath::Tun
+        }
+        Ok(()) => Datapath::Kernel,
+        Err(why) => {
+            tracing::warn!("userspace datapath (tun): {why}");
+            Datapath::Tun
+        }
+    })
+}
+
+/// Whether the kernel's datapath would lose what a network card puts together.
+pub fn loses_merged(settings: &Settings) -> bool {
+    settings.tunnel().outer.device().is_none() && release::loses_merged()
+}
+
+/// The peer that can only be reached over IPv6 now, if the user did not choose a family.
+async fn only_ipv6(settings: &Settings) -> io::Result<Option<String>> {
+    let tunnel = settings.tunnel();
+    let links = Links::open()?;
+    let device = match tunnel.outer.device() {
+        Some(device) => links.named(device.as_str()).await?,
+        None => None,
+    };
+    let index = device.as_ref().map(|device| device.index);
+    let addresses = links.addresses()?;
+    let found = Found {
+        interfaces: device.map(Arc::new).into_iter().collect(),
+        addresses,
+        ..Found::default()
+    };
+    let name = match settings.config.server_name().map(|server| &server.host) {
+        Some(HostName::Address(_)) => return Ok(None),
+        name @ (Some(HostName::Name(_)) | None) => name,
+    };
+    match &tunnel.outer {
+        Outer::Address(_) | Outer::AddressOn(..) => return Ok(None),
+        Outer::Device(device) => {
+            if engine::outer_family(&tunnel.outer, Datapath::Tun, &found) == Family::V6 {
+                return Ok(Some(format!("{device} is reached")));
+            }
+        }
+        Outer::Route => {}
+    }
+    // Without a name server or an answer, the kernel datapath is as good a guess as the userspace one.
+    let Some(name) = name.filter(|_| found.has_global_ipv6()) else { return Ok(None) };
+    let lookup = tokio::time::timeout(FIRST_LOOKUP, names::look_up(name)).await;
+    let Ok(Ok(addresses)) = lookup else { return Ok(None) };
+    let mut over_ipv6 = false;
+    for address in addresses {
+        let is_routed = links.is_routed(&WayTo::of_tunnel(tunnel, address), index).await?;
+        match Family::of(address) {
+            Family::V4 if is_routed => return Ok(None),
+            Family::V4 => {}
+            Family::V6 => over_ipv6 |= is_routed,
+        }
+    }
+    Ok(over_ipv6.then(|| format!("{name} is reached")))
+}
