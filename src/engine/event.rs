@@ -44,7 +44,7 @@ pub enum Event<'a> {
     ReauthRequested,
     /// The memory was written, as [`Action::Write`] asks, or the disk refused that.
     Written(Writing),
-    /// The steps of [`Action::Apply`] were applied, or one of them was refused.
+    /// The steps of [`Action::Apply`] were applied, or some were refused.
     Applied(Result<(), Failed>),
     /// All steps of [`Action::TearDown`] were tried.
     TornDown {

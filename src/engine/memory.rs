@@ -79,6 +79,7 @@ pub enum Record {
 pub struct Settings {
     /// It did not forward.
     pub turned_on: Option<TurnedOn>,
+    /// The `rp_filter` that it had before we made its check loose.
     pub rp_filter: Option<u32>,
 }
 

@@ -63,7 +63,7 @@ use host::undone::Undone;
 use host::{Family, Found, Takes};
 use hub::Hub;
 pub use hub::ResumableSession;
-pub use memory::{Memory, Record, Writing};
+pub use memory::{Memory, Record, Settings, TurnedOn, Writing};
 pub use now::Now;
 use peer::Peer;
 use peers::Peers;
@@ -137,8 +137,9 @@ const CLOCK_JUMP: u64 = 3;
 ///   and what matters of it comes again.
 /// - A reading is whole, or it is not handed over. When one fails, the engine goes on with the last
 ///   one and asks again at the next deadline.
-/// - [`Action::Apply`] is answered by [`Event::Applied`], and stops at the first step that is refused.
-///   If a refused step changed something nevertheless, the next reading has to show it.
+/// - [`Action::Apply`] is answered by [`Event::Applied`]. All steps are tried in order, but those that
+///   [need](host::needs::needs) one that was refused or not tried. If a refused step changed something
+///   nevertheless, the next reading has to show it.
 /// - [`Action::Write`] is answered by [`Event::Written`], when the disk refuses, too: until then a
 ///   new remote is not admitted. [`Action::Remember`] is done when its memory is on the disk.
 /// - After [`Action::Exit`] no event is handed over.
