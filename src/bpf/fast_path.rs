@@ -81,7 +81,7 @@ impl FastPathAdapter {
     /// When the kernel refuses to tell.
     pub fn read(&mut self, tunnel: &TunnelConfig, found: &mut Found) -> Result<(), FastPathError> {
         if let Some(made) = &mut self.made {
-            // With an interface its filters went, which is no damage.
+            // The filters of an interface vanish with it: nothing to repair.
             let is_there = |index: &u32| uplink::name_of(*index).is_ok();
             made.now.links.retain(is_there);
             made.now.uplinks.retain(|index, _| is_there(index));
@@ -89,7 +89,7 @@ impl FastPathAdapter {
         found.fast_path = self.found()?;
         if let Some(made) = &self.made {
             made.maps.lease.until(in_nanoseconds(LEASE)).map_err(FastPathError::Entry)?;
-            // Who has it is told when it is lost once more.
+            // A later refusal is reported again.
             self.refused = None;
         }
         if !self.is_available() {
@@ -184,7 +184,7 @@ impl FastPathAdapter {
         let index = uplink::index_of(link).ok().filter(|_| self.allowed);
         let prepared = index.map(|index| self.filters.prepare(index));
         if let Some(Err(error)) = prepared {
-            // Who attaches a program there is told it again.
+            // Attaching a program there reports the same error.
             tracing::debug!("no queueing discipline for the fast path at {link}: {error}");
         }
     }

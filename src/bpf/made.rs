@@ -26,9 +26,9 @@ const ROOM: u32 = 64;
 /// With more room, they are made again when most of them went: an entry takes 32 bytes of each processor.
 const LARGE: u32 = 4096;
 /// How long the programs take packets without hearing of this process, which reads the host every three
-/// seconds. Killed or stopped, it leaves all to the datapath, or to whoever has the port then.
+/// seconds. Killed or stopped, it leaves all to the datapath, or to the program that has the port then.
 pub const LEASE: Duration = Duration::from_secs(8);
-/// Of so many remotes the kernel is asked for the connections, at each reading.
+/// The most remotes whose connections are asked of the kernel, at each reading.
 const FEW: usize = 256;
 
 /// What the kernel refused.

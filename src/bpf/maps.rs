@@ -48,7 +48,7 @@ impl Maps {
     }
 }
 
-/// A map with keys and values of so many bytes.
+/// A map with keys and values of these sizes in bytes.
 struct Map<const KEY: usize, const VALUE: usize>(OwnedFd);
 
 impl<const KEY: usize, const VALUE: usize> Map<KEY, VALUE> {

@@ -11,6 +11,7 @@ use crate::host::{Changed, Changes, Subjects};
 const SETTLE: Duration = Duration::from_millis(20);
 /// The least time between two readings that notifications cause.
 const BREATHE: Duration = Duration::from_millis(200);
+
 /// Notifications, gathered: many come at once.
 pub struct DebouncedChanges {
     changes: Changes,

@@ -48,7 +48,8 @@ pub struct Base {
     pub settings: Settings,
     pub datapath: Datapath,
     pub events: Events,
-    /// Keeps one tunnel as it should be, until its peer is named no more.
+    /// Keeps the tunnel at one port as it should be, until the server ends. While no peer that is in the files,
+    /// and may come in, has that port, there is none.
     pub run: fn(Order) -> LocalBoxFuture<'static, ()>,
     /// Who has which memory: one tunnel at a time.
     pub memories: RefCell<BTreeMap<PathBuf, Arc<Mutex<()>>>>,

@@ -24,7 +24,8 @@ use crate::tun::{self, Owner};
 /// How long to wait after a tunnel could not be made before the next try.
 const RETRY_AFTER: Duration = Duration::from_secs(2);
 
-/// Keeps the tunnel to one peer as it should be, until that is named no more.
+/// Keeps the tunnel to one peer as it should be, until the server ends. While the peer is not in the files, or
+/// may not come in, there is none.
 pub fn run(order: Order) -> LocalBoxFuture<'static, ()> {
     keep(order).boxed_local()
 }

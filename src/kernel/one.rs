@@ -33,7 +33,7 @@ impl Elements {
         Ok(())
     }
 
-    /// Lets one remote in no more, in one transaction.
+    /// Stops admitting one remote, in one transaction.
     pub fn admit_no_more(&mut self, one: &Admitted) -> io::Result<()> {
         let own = only_of(one, &self.let_in);
         let table = self.table.name.clone();

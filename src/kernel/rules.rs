@@ -98,7 +98,7 @@ impl Rules {
         }
     }
 
-    /// Lets one remote in no more.
+    /// Stops admitting one remote.
     pub fn admit_no_more(&mut self, one: &Admitted) -> Result<(), NftError> {
         match self {
             Rules::InTable { elements, .. } => Ok(elements.admit_no_more(one)?),

@@ -74,7 +74,7 @@ pub struct ProcessStatus {
 pub struct FastPathStatus {
     /// The interfaces by which these come and go; none: there is no fast path.
     pub uplinks: Vec<String>,
-    /// From and to so many remotes.
+    /// The number of remotes whose packets it carries.
     pub remotes: usize,
     /// Why there is none, if that is known; or which packets only take the one that is there, and why.
     pub why_not: Option<String>,

@@ -97,7 +97,7 @@ fn explain_tls(text: &str) -> String {
     const KNOWN: [(&str, &str); 4] = [
         (
             "UnknownIssuer",
-            "the server's certificate is signed by nobody we know: give its authority with \
+            "the server's certificate is signed by an unknown authority: give its authority with \
              --ca-file",
         ),
         (

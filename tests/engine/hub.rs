@@ -196,7 +196,7 @@ fn a_move_adds_the_new_remote_before_the_former_one_goes() {
     assert_eq!(play.visit(&mut seven, place(1)), ClientHeard::Accepted);
     assert_eq!(
         play.applied[before..],
-        ["forward to 198.51.100.1:4000 too", "forward to 198.51.100.2:4000 no more"]
+        ["forward to 198.51.100.1:4000 too", "stop forwarding to 198.51.100.2:4000"]
     );
     assert!(play.told().contains("p7 moved from 198.51.100.2:4000 to 198.51.100.1:4000"));
 }

@@ -25,13 +25,13 @@ fn a_peer_with_a_route_costs_its_entry_and_its_route_and_nothing_else() {
     );
     assert_eq!(
         applied(&mut play, &mut |play| assert!(is_in(play.visit(&mut seven, place(3))))),
-        ["forward to 198.51.100.3:4000 too", "forward to 198.51.100.1:4000 no more"]
+        ["forward to 198.51.100.3:4000 too", "stop forwarding to 198.51.100.1:4000"]
     );
     assert_eq!(
         applied(&mut play, &mut |play| {
             play.handle(Event::Kick("p7".parse().unwrap()));
         }),
-        ["remove route to 192.168.7.0/24", "forward to 198.51.100.3:4000 no more"]
+        ["remove route to 192.168.7.0/24", "stop forwarding to 198.51.100.3:4000"]
     );
 }
 
@@ -56,12 +56,12 @@ fn a_peer_of_the_kernels_datapath_costs_its_link_and_what_lets_it_in() {
     play.visit(&mut seven, place(3));
     let moved = &play.applied[before..];
     assert!(moved[0].starts_with(&format!("change {device} to local 203.0.113.1")), "{moved:?}");
-    assert_eq!(moved[1..], ["admit 198.51.100.3:4000 too", "admit 198.51.100.1:4000 no more"]);
+    assert_eq!(moved[1..], ["admit 198.51.100.3:4000 too", "stop admitting 198.51.100.1:4000"]);
     let before = play.applied.len();
     play.handle(Event::Kick("p7".parse().unwrap()));
     assert_eq!(
         play.applied[before..],
-        [format!("remove {device}"), "admit 198.51.100.3:4000 no more".to_owned()]
+        [format!("remove {device}"), "stop admitting 198.51.100.3:4000".to_owned()]
     );
 }
 

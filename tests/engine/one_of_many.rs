@@ -31,7 +31,7 @@ enum Happening {
 fn happening() -> impl Strategy<Value = Happening> {
     use Happening::*;
     let peers = prop::collection::btree_map(0..8u8, 0..32u8, 0..8);
-    let words = vec!["too", "no more", "forward", "route", "create", "change", "remove", "set"];
+    let words = vec!["too", "stop", "forward", "route", "create", "change", "remove", "set"];
     prop_oneof![
         10 => (0..8u8, 0..10u8).prop_map(|(peer, at)| Visit(peer, at)),
         1 => Just(Bye),

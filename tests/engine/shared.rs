@@ -33,7 +33,7 @@ fn happening() -> impl Strategy<Value = Happening> {
         2 => (0..3u8).prop_map(Pass),
         1 => Just(Read),
         1 => Just(DiskIsSlow),
-        2 => prop::sample::select(vec!["too", "no more", "forward", "TUN"]).prop_map(Refusing),
+        2 => prop::sample::select(vec!["too", "stop", "forward", "TUN"]).prop_map(Refusing),
         1 => Just(InterfaceGoes),
         1 => Just(Killed),
     ]
@@ -165,7 +165,7 @@ fn an_arrival_and_an_expiry_are_one_step_each() {
     assert_eq!(came(&mut play, 21), [""; 0]);
     let before = play.applied.len();
     play.pass(Duration::from_secs(35));
-    assert_eq!(play.applied[before..], ["forward to 198.51.100.4:1020 no more"]);
+    assert_eq!(play.applied[before..], ["stop forwarding to 198.51.100.4:1020"]);
 }
 
 #[test]

@@ -98,14 +98,14 @@ def test_tables_of_good_servers_are_used(web):
 
 
 ANOTHER_NAME = "the server's certificate is for another name: not for "
-BY_NOBODY = (
-    "the server's certificate is signed by nobody we know: give its authority with --ca-file"
+UNKNOWN_AUTHORITY = (
+    "the server's certificate is signed by an unknown authority: give its authority with --ca-file"
 )
 REFUSED = {
     at(4431): ANOTHER_NAME,
     at(4432): "the server's certificate has expired (or our clock is wrong)",
     at(4433): "the server's certificate is not valid yet (or our clock is wrong)",
-    at(4434): BY_NOBODY,
+    at(4434): UNKNOWN_AUTHORITY,
     at(4435): "the server's certificate is one of an authority: give the server one with",
     "https://elsewhere.test:4430/hosts.json": ANOTHER_NAME,
     "https://nowhere.test:4430/hosts.json": "failed to lookup address information",

@@ -92,7 +92,7 @@ def test_what_a_start_installs_needs_no_repair(lab, options):
     assert set(seen) == set(expected.items())
     assert near.admitted() == admitted
     steps = re.findall(
-        r"DEBUG: ((?:install(?! the fast path)|admit|add|create|change|set) .*)",
+        r"DEBUG: ((?:install(?! the fast path)|admit|stop|add|create|change|set) .*)",
         near.process.output(),
     )
     assert [step.split()[0] for step in steps] == ["install"], steps

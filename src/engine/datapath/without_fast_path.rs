@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-/// To so many remotes at most the ways are looked up, at each reading of the host.
+/// The most remotes whose routes are looked up at each reading of the host.
 pub const WAYS: usize = 256;
 /// Hellos at this interval keep a connection known to the host that tracks it: for 30 s after each
 /// (`nf_conntrack_udp_timeout`), and a keepalive may be up to 2 s longer.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use ipnet::Ipv4Net;
 
-/// In a line of text, so many remotes are named.
+/// The most remotes that one line of text names.
 const SHOWN: usize = 5;
 
 /// The fast path as it should be, or as this process made it.

@@ -79,7 +79,7 @@ pub enum KernelStep {
     Admit(BTreeSet<Admitted>),
     /// Admits one remote beside the others, in one transaction.
     AdmitToo(Admitted),
-    /// Admits one remote no more, in one transaction.
+    /// Stops admitting one remote, in one transaction.
     AdmitNoMore(Admitted),
     /// Deletes the whole table of this tunnel.
     RemoveRules,
@@ -347,7 +347,7 @@ impl fmt::Display for KernelStep {
             KernelStep::Admit(admitted) if admitted.is_empty() => f.write_str("admit nobody"),
             KernelStep::Admit(admitted) => list(f, "admit", admitted),
             KernelStep::AdmitToo(one) => write!(f, "admit {one} too"),
-            KernelStep::AdmitNoMore(one) => write!(f, "admit {one} no more"),
+            KernelStep::AdmitNoMore(one) => write!(f, "stop admitting {one}"),
             KernelStep::RemoveRules => f.write_str("remove rules"),
             KernelStep::AddAlternateAddress(address) => {
                 write!(f, "add alternate address {address}")
@@ -377,7 +377,7 @@ impl fmt::Display for TunStep {
                 write!(f, "forward to {}", to.join(", "))
             }
             TunStep::AddRemote(remote, _) => write!(f, "forward to {remote} too"),
-            TunStep::RemoveRemote(remote) => write!(f, "forward to {remote} no more"),
+            TunStep::RemoveRemote(remote) => write!(f, "stop forwarding to {remote}"),
             TunStep::CreateLink { device, mtu } => {
                 write!(f, "create {device} as a TUN interface, MTU {mtu}")
             }

@@ -21,15 +21,15 @@ pub struct ResumableSession {
     pub until: Duration,
 }
 
-/// What is told of sessions, and to whom.
+/// Whether changes of sessions are reported.
 #[derive(Debug, Default)]
 pub enum Resuming {
-    /// Nobody asks.
+    /// No: nobody asked.
     #[default]
     Never,
-    /// These are of an earlier process, and the host was not read yet.
+    /// Not yet: these are of an earlier process, and the host was not read.
     Left(Vec<ResumableSession>),
-    /// Changes are told.
+    /// Yes.
     Told,
 }
 
@@ -80,7 +80,7 @@ impl Engine {
 }
 
 impl Hub {
-    /// Takes over what is left, at this address of ours; without one, nothing. Changes are told from now on.
+    /// Takes over what is left, at this local address; without one, nothing. Changes are reported from now on.
     fn resume(&mut self, local: Option<SocketAddr>, now: &Now) -> BTreeSet<(PeerId, SocketAddr)> {
         let left = match std::mem::take(&mut self.resuming) {
             Resuming::Never => return BTreeSet::new(),

@@ -84,7 +84,7 @@ fn no_address(text: &str) -> Mistake {
             format!("write \"{}\"", net.addr()),
         ),
         Err(_) => Mistake::new(
-            format!("`address` {} is no IP address", quoted(text)),
+            format!("`address` {} is not an IP address", quoted(text)),
             "write it as \"10.8.0.7\" or \"fd00::7\"",
         ),
     }
@@ -94,13 +94,13 @@ fn no_address(text: &str) -> Mistake {
 pub fn server_address(text: &str) -> Result<Ipv4Addr, Mistake> {
     let text = text.trim();
     let address: Ipv4Addr = text.parse().map_err(|_| {
-        let what = format!("`server-address` {} is no IPv4 address", quoted(text));
+        let what = format!("`server-address` {} is not an IPv4 address", quoted(text));
         Mistake::new(what, "write it as \"172.28.0.2\"")
     })?;
     match is_nobodys(&IpNet::from(IpAddr::V4(address))) {
         false => Ok(address),
         true => {
-            let what = format!("`server-address` {address} is no address that a host can have");
+            let what = format!("`server-address` {address} is not an address that a host can have");
             Err(Mistake::new(what, "give the one that the old server had inside the tunnel"))
         }
     }
@@ -149,7 +149,7 @@ fn is_nobodys(net: &IpNet) -> bool {
 
 fn no_route(text: &str) -> Mistake {
     common("route", text).unwrap_or_else(|| {
-        let what = format!("`route` {} is no network", quoted(text));
+        let what = format!("`route` {} is not a network", quoted(text));
         Mistake::new(what, "write it as \"192.168.7.0/24\" or \"fd00:7::/64\"")
     })
 }

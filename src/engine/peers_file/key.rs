@@ -58,7 +58,7 @@ fn refused(error: &KeyError) -> Mistake {
             Mistake::new(format!("`public-key` has {bytes} bytes, and a key has 32"), GIVE)
         }
         KeyError::NotAPoint | KeyError::NotCanonical | KeyError::Torsion => Mistake::new(
-            "`public-key` is no ed25519 public key, but a private one or one of WireGuard",
+            "`public-key` is not an ed25519 public key: it is a private key, or one of WireGuard",
             GIVE,
         ),
         KeyError::Weak => Mistake::new(

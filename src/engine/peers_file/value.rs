@@ -57,7 +57,9 @@ pub fn lifetime(value: &DeValue) -> Result<Duration, Mistake> {
     let number = u64::from_str_radix(number, radix).ok().filter(|_| !has_sign);
     let seconds = number.and_then(|number| number.checked_mul(unit));
     match seconds {
-        None => Err(Mistake::new(format!("`lifetime` {} is no time", quoted(written)), FORMS)),
+        None => {
+            Err(Mistake::new(format!("`lifetime` {} is not a duration", quoted(written)), FORMS))
+        }
         Some(many) if u32::try_from(many).is_err() => {
             let what = format!("`lifetime` is {many} s");
             Err(Mistake::new(what, format!("give at most {} s", u32::MAX)))
@@ -133,7 +135,7 @@ pub fn port(value: &DeValue, own: Option<NonZeroU16>) -> Result<NonZeroU16, Mist
     };
     let number = u16::from_str_radix(written.as_str(), written.radix()).ok();
     let port = number.and_then(NonZeroU16::new).ok_or_else(|| {
-        Mistake::new(format!("`old` {} is no UDP port", quoted(written.as_str())), FORM)
+        Mistake::new(format!("`old` {} is not a UDP port", quoted(written.as_str())), FORM)
     })?;
     match own == Some(port) {
         false => Ok(port),
