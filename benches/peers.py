@@ -3,7 +3,7 @@
 
     peers.py [--peers 10000] [--seconds 60] [--rounds 5] [--only start,memory,reload,speed]
 
-The clients are played, at one address, a port for each; for the speed one more is real. All run on the
+The clients are simulated, at one address, a port for each; for the speed one more is real. All run on the
 userspace datapath, in namespaces of this machine.
 """
 
@@ -70,7 +70,7 @@ def crowd(count, note=""):
 
 
 class Fleet:
-    """Clients that are played."""
+    """Simulated clients."""
 
     def __init__(self, hub, host, address, count):
         self.players, self.poll = {}, select.epoll()

@@ -169,10 +169,10 @@ class Lane:
     amount: str = "60M"  # of TCP data in a measurement
 
 
-def link_by_hand(host, local, remote, inner, peer, private=None):
+def link_by_hand(host, local, remote, inner, peer, alternate=None):
     host.batch(
         "fou add port 10000 ipproto 4",
-        f"link add ipipou0 type ipip local {private or local} remote {remote} encap fou"
+        f"link add ipipou0 type ipip local {alternate or local} remote {remote} encap fou"
         " encap-sport 10000 encap-dport 10000",
         f"addr add {inner} peer {peer} dev ipipou0",
         "link set ipipou0 up",
@@ -235,7 +235,7 @@ def our_client_tracked(lane):
 def conntrack_nat(lane):
     """The old tool's way, where two clients share an address."""
     lane.server.run(f"ip addr add {ALTERNATE}/32 dev eth0")
-    link_by_hand(lane.server, SERVER, CLIENT, NEAR, FAR, private=ALTERNATE)
+    link_by_hand(lane.server, SERVER, CLIENT, NEAR, FAR, alternate=ALTERNATE)
     link_by_hand(lane.client, CLIENT, SERVER, FAR, NEAR)
     rules = f"""
         table ip ipipou {{

@@ -46,7 +46,7 @@ ping_from server 172.28.0.1
 ping_from server 172.28.0.3
 
 say "== Both tunnels go to the router's one address. Linux tells tunnels apart by addresses only, so
-one of them has a private local address, which the packet filter puts in and takes out =="
+one of them has an alternate local address, which the packet filter puts in and takes out =="
 for tunnel in to-alice to-bob; do
     on server ip -d link show "$tunnel" | sed -n 's/^ *ipip ipip \(.*dport [0-9]*\).*/    \1/p'
 done

@@ -1,4 +1,4 @@
-//! The engine against a played host: single situations, and random ones.
+//! The engine against a simulated host: single situations, and random ones.
 
 #[path = "engine/client.rs"]
 mod client;

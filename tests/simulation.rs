@@ -1,4 +1,4 @@
-//! The real engine of a server whose peers are named in files, on a host and a clock that are played: its
+//! The real engine of a server whose peers are named in files, on a simulated host and clock: its
 //! clients move, leave, share addresses and lose packets, while an adversary records, delays, drops,
 //! repeats, changes, injects and relays what they send. What must always hold is asserted as it happens:
 //!

@@ -1,4 +1,4 @@
-//! A host that is played: it does what the kernel does with our steps, and lets a test break it.
+//! A simulated host: it does what the kernel does with our steps, and lets a test break it.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};

@@ -1,4 +1,4 @@
-//! A client of control protocol v2 with one server or several, which are played by the server's end of the
+//! A client of control protocol v2 with one server or several, which are simulated by the server's end of the
 //! protocol on the same clock.
 
 use std::collections::BTreeSet;
@@ -28,7 +28,7 @@ fn secret() -> SharedSecret {
     SharedSecret::new(b"secret".to_vec())
 }
 
-/// A server that is played.
+/// A simulated server.
 pub struct Played {
     answering: Answering,
     at: BTreeSet<SocketAddr>,

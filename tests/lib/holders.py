@@ -51,7 +51,7 @@ def refused(host, argv, code, *words):
     before = host.snapshot()
     done = host.run(argv, check=False)
     assert done.returncode == code, (done.returncode, done.stderr)
-    line = ipipou.complaint(done)
+    line = ipipou.explanation(done)
     assert line.startswith("ipipou: ") and all(word in line for word in words), line
     assert host.snapshot() == before
 

@@ -120,8 +120,10 @@ class Tunnel:
         for name in ("remotes", "privates"):
             body = re.search(rf"(?:set|map) {name} {{.*?\n\t}}", table, re.DOTALL)[0]
             sets |= {
-                f"{address}:{port}": private or None
-                for address, port, private in re.findall(r"([\d.]+) \. (\d+)(?: : ([\d.]+))?", body)
+                f"{address}:{port}": alternate or None
+                for address, port, alternate in re.findall(
+                    r"([\d.]+) \. (\d+)(?: : ([\d.]+))?", body
+                )
             }
         return sets
 
@@ -206,7 +208,7 @@ def later_second():
     time.sleep(1.0 - time.time() % 1.0)
 
 
-def complaint(done):
+def explanation(done):
     """The one line that a program ended with, behind the warnings about its options."""
     (line,) = [line for line in done.stderr.splitlines() if "]: WARN: --auth-" not in line]
     return line

@@ -1,6 +1,6 @@
 """A killed process of the userspace datapath, and the next one that goes on without losing a packet.
 
-The service manager is played: it keeps the open files that it is sent, and starts the next process
+The service manager is simulated: it keeps the open files that it is sent, and starts the next process
 with them, as systemd does (sd_notify(3), sd_listen_fds(3))."""
 
 import array

@@ -137,7 +137,7 @@ def fails(host, code, message, *argv, during=contextlib.nullcontext()):
     with during:
         done = host.run([*words, "--memory-dir", host.lab.directory / "memory"], check=False)
     assert (done.returncode, done.stdout) == (code, "")
-    assert message in ipipou.complaint(done)
+    assert message in ipipou.explanation(done)
     assert host.snapshot() == before
 
 
@@ -182,7 +182,7 @@ def test_failed_starts_change_nothing(lab, role):
     before = host.snapshot()
     done = host.run(words, check=False)
     assert done.returncode == 1 and host.snapshot() == before
-    assert ipipou.complaint(done) == (
+    assert ipipou.explanation(done) == (
         f"ipipou: ipipou0 is run by another process already (ipipou, process {end.process.pid});"
         " see `ipipou show ipipou0`"
     )

@@ -118,7 +118,7 @@ def test_nodes_and_a_network_behind_one(lab):
 
 
 def test_two_nodes_behind_one_address(lab):
-    """A router leads a port to each of them: at the third, one of the links is private."""
+    """A router leads a port to each of them: at the third, one of the links has an alternate address."""
     nodes = Nodes(lab, 1)
     router, here = lab.host("router"), nodes.hosts[1]
     nodes.switch.plug(router, "wan0", f"{outer(9)}/24")
@@ -154,8 +154,8 @@ def test_two_nodes_behind_one_address(lab):
         assert nodes.hosts[number].ping(inner(1), count=2).received == 2
     found = links(here)
     assert set(found) == {(outer(9), 10002), (outer(9), 10003)}
-    private = {local for _, local in found.values()} - {outer(1)}
-    assert len(private) == 1 and private.pop().startswith("172.30.")
+    alternate = {local for _, local in found.values()} - {outer(1)}
+    assert len(alternate) == 1 and alternate.pop().startswith("172.30.")
     assert here.tracked() == 0
     for end in ends:
         assert end.process.stop() == 0

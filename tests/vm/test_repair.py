@@ -82,9 +82,9 @@ def test_what_a_start_installs_needs_no_repair(lab, options):
     server.run("nft add element ip marker heard { 192.0.2.2 }")
     monitor.await_output("192.0.2.2")
     seen = re.findall(r"add element ip ipipou-0 (\w+) \{ (.*?) \}", monitor.output())
-    private = f" : {ALTERNATE}" if options else ""
+    alternate = f" : {ALTERNATE}" if options else ""
     expected = {
-        "privates" if options else "remotes": f"{CLIENT} . 10000{private}",
+        "privates" if options else "remotes": f"{CLIENT} . 10000{alternate}",
         "known": f"{CLIENT} . 10000",
         "known_addresses": CLIENT,
     }
@@ -117,7 +117,7 @@ def shown(kind, text):
     return lambda end: text in end.host.run(f"ip {kind} show dev ipipou0", check=False).stdout
 
 
-def has_private(end):
+def has_alternate(end):
     return ALTERNATE in end.host.run("ip -4 addr show dev lo")
 
 
@@ -147,7 +147,7 @@ def test_damage_is_repaired_at_once(lab, options, side):
     if options:
         names = {"local": ALTERNATE, "set": "map ip ipipou-0 privates"}
         names["addresses"] = "known_addresses"
-        damage.append((f"ip addr del {ALTERNATE}/32 dev lo", has_private))
+        damage.append((f"ip addr del {ALTERNATE}/32 dev lo", has_alternate))
     for command, is_right in damage:
         assert is_right(end), command
         do = lambda: end.host.run(command.format(**names))  # noqa: E731
@@ -187,7 +187,7 @@ def test_an_interface_goes_and_returns(lab, options, side):
 
 @pytest.mark.parametrize("side", ["server", "client"])
 def test_an_interface_moved_to_another_namespace_is_made_again(lab, side):
-    """There it still has its pair of addresses, so that the new one is private while it lives."""
+    """There it still has its pair of addresses, so that the new one has an alternate address while it lives."""
     lan, other = ipipou.Lan(lab).connect(), lab.host("other")
     end = lan.near if side == "server" else lan.far
     said = "perhaps in another network namespace"

@@ -78,7 +78,7 @@ def test_client_address_is_replaced(hosts):
 
 
 def test_a_server_moves_between_direct_and_alternate_address(hosts):
-    """Two remotes at one address: one link is private until it roams, and after it returns."""
+    """Two remotes at one address: one link has an alternate address until it roams, and after it returns."""
     server, client = hosts
     client.run(f"ip addr add {OTHER}/24 dev eth0")
     keys = ipipou.Keys(server)

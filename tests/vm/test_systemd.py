@@ -325,7 +325,7 @@ def lines_of_the_unit():
 
 
 def assert_refused(machine, before, reason):
-    """Once, and the host is as it was; the lines that the complaint names."""
+    """Once, and the host is as it was; the lines that the explanation names."""
     resolv_conf, since = RESOLV_CONF.read_text(), journal("-u", CLIENT_UNIT)
     assert systemctl("start", CLIENT_UNIT, check=False) == ""
     said = journal("-u", CLIENT_UNIT)[len(since) :]
@@ -338,7 +338,7 @@ def assert_refused(machine, before, reason):
 
 
 def test_name_servers_are_refused_under_the_shipped_unit(machine, with_dns, drop_in):
-    """Neither the user nor the view of the files lets it write; what the complaint names does."""
+    """Neither the user nor the view of the files lets it write; what the explanation names does."""
     before, old = machine.snapshot(), RESOLV_CONF.read_text()
     remedy = assert_refused(machine, before, "Permission denied")
     drop_in("DynamicUser=no")
