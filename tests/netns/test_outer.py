@@ -17,7 +17,7 @@ from many_ends import dropped
 from test_handover import manager  # noqa: F401
 from test_integrity import TUN, connect
 from test_ipv6 import CLIENT6, INNER6, SERVER6
-from traffic import family, no_damage, transfer_both_ways
+from traffic import family, no_damage, transfer, transfer_both_ways
 
 INNER_SERVER, INNER_CLIENT = "172.28.0.0", "172.28.0.1"
 PORT = 10000
@@ -60,11 +60,13 @@ def test_outer_packets_forbid_fragmentation(hosts):
         no_checksum_offload(host, "eth0")  # so what is captured is what a network card sends
     connect(hosts)
     on_wire = hosts[0].capture("eth0", f"udp port {PORT} or ip[6:2] & 0x1fff != 0")
-    transfer_both_ways(hosts, 4)
-    seen = on_wire.stop()
-    for source in (SERVER, CLIENT):
-        sent = [p for p in seen if p.src == source]
-        assert sum(len(p.payload) == FULL for p in sent) > 100
+    ends = [(hosts[1], hosts[0], INNER_SERVER, CLIENT), (hosts[0], hosts[1], INNER_CLIENT, SERVER)]
+    for sender, receiver, address, source in ends:
+        # One after the other: there is room for 512 packets that a capture has not yet seen.
+        transfer(sender, receiver, address, 4)
+        is_full = lambda p: p.src == source and len(p.payload) == FULL  # noqa: B023, E731
+        on_wire.await_packets(101, condition=is_full)
+        sent = [p for p in on_wire.packets() if p.src == source]
         assert {p.frag for p in sent} == {DONT_FRAGMENT}
         # Numbered by segment: there were many in one call.
         assert 1 < max(map(ident, sent)) < 64

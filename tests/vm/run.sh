@@ -34,7 +34,7 @@ systemd=
 program=
 cpus=${IPIPOU_VM_CPUS:-1}
 # Without AVX: the emulator is slow at it, and programs that find it use it.
-accel=(-accel "tcg,thread=multi" -smp "$cpus" -cpu qemu64,+cx16,+popcnt,+ssse3,+sse4.1,+sse4.2,+rdrand)
+accel=(-accel "tcg,thread=multi" -smp "$cpus" -cpu "qemu64,+cx16,+popcnt,+ssse3,+sse4.1,+sse4.2,+rdrand")
 while (($#)); do
     case $1 in
     --binary) binary=${2:?--binary needs a path} && shift ;;
