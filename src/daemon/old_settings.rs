@@ -11,6 +11,7 @@ use super::memory_log::checksum;
 use super::old::Base;
 use super::{Failure, Settings};
 use crate::auth::{Policy, Proof, Token, Verifier};
+use crate::engine::config::numbered::{ALTERNATES, MARKS};
 use crate::engine::config::{
     Admits, AlternateAddress, Config, Datapath, DatapathChoice, Expects, GatewayConfig,
     QueueConfig, Reply, RulesConfig, TunnelConfig,
@@ -22,10 +23,6 @@ use crate::engine::peers_file::{OldPeer, OldProof, PeerEntry};
 pub const STATE: &str = "old";
 /// What begins the names of their directories there: no peer can have such a name.
 const ID: &str = "ID-";
-/// Alternate addresses: those of tunnels with the number of the port.
-const ALTERNATE: Ipv4Addr = Ipv4Addr::new(172, 29, 0, 0);
-/// Marks and routing tables, as of such a tunnel: "ip" in ASCII.
-const MARK: u32 = 0x6970_0000;
 
 /// What differs from one such server to another.
 struct Place {
@@ -93,12 +90,12 @@ fn at(settings: &Settings, datapath: Datapath, place: Place) -> Settings {
         inner6: None,
         port,
         alternate: AlternateAddress::WhenTaken(Ipv4Addr::from_bits(
-            ALTERNATE.to_bits() + u32::from(port.get()),
+            ALTERNATES.to_bits() + u32::from(port.get()),
         )),
         rules: RulesConfig { table: format!("{}-{port}", hub.rules.table), ..hub.rules.clone() },
         gateway: GatewayConfig {
             routes,
-            mark: MARK + u32::from(port.get()),
+            mark: MARKS + u32::from(port.get()),
             forward: hub.gateway.forward,
             masquerade: hub.gateway.masquerade.clone(),
             ..GatewayConfig::default()

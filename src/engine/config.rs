@@ -5,6 +5,7 @@
 
 mod gateway;
 mod names;
+pub mod numbered;
 mod outer;
 mod peers;
 

@@ -6,12 +6,10 @@ use std::num::NonZeroU16;
 
 use super::error::UsageError;
 use crate::engine::config::DeviceName;
+use crate::engine::config::numbered::{ALTERNATES, MARKS};
 
 const PORT_BASE: u32 = 10000;
 const SERVER_INNER: Ipv4Addr = Ipv4Addr::new(172, 28, 0, 0);
-const ALTERNATE: Ipv4Addr = Ipv4Addr::new(172, 29, 0, 0);
-/// "ip" in ASCII, with room for the number behind it.
-const MARK: u32 = 0x6970_0000;
 /// A server takes these queue numbers for its tunnel's number too.
 const NUMBERING_QUEUES: std::ops::RangeInclusive<u16> = 1..=999;
 
@@ -49,7 +47,7 @@ impl Number {
     /// Returns the alternate address, which is in 172.29.0.0/16.
     pub fn alternate(self) -> Result<Ipv4Addr, UsageError> {
         let offset = self.below_65536("fou-local-ip-alt")?;
-        Ok(Ipv4Addr::from_bits(ALTERNATE.to_bits() + u32::from(offset)))
+        Ok(Ipv4Addr::from_bits(ALTERNATES.to_bits() + u32::from(offset)))
     }
 
     /// Returns a server's address inside the tunnel. Its peer's, one more, is in 172.28.0.0/16 too.
@@ -64,7 +62,7 @@ impl Number {
     /// Returns the firewall mark and routing table of a tunnel with `--default-route`. Numbers
     /// above 65535 share one.
     pub fn mark(self) -> u32 {
-        MARK + self.0.min(u16::MAX.into())
+        MARKS + self.0.min(u16::MAX.into())
     }
 
     fn below_65536(self, option: &'static str) -> Result<u16, UsageError> {
