@@ -72,9 +72,7 @@ pub fn keep<'a>(
     remove(owner, &[QUEUE, SOCKET])?;
     let files = queues.map(|queue| (QUEUE, queue)).chain(socket.map(|socket| (SOCKET, socket)));
     for (name, file) in files {
-        let name = owner.name(name);
-        let state = [NotifyState::FdStore, NotifyState::FdName(&name)];
-        sd_notify::notify_with_fds(&state, &[file])?;
+        store(&owner.name(name), file)?;
     }
     Ok(())
 }
@@ -85,8 +83,7 @@ pub fn keep<'a>(
 /// When the service manager cannot be reached; without one there is no error.
 pub fn keep_sessions(file: Option<BorrowedFd<'_>>) -> io::Result<()> {
     remove(Owner::Tunnel, &[SESSIONS])?;
-    let state = [NotifyState::FdStore, NotifyState::FdName(SESSIONS)];
-    file.map_or(Ok(()), |file| sd_notify::notify_with_fds(&state, &[file]))
+    file.map_or(Ok(()), |file| store(SESSIONS, file))
 }
 
 /// Has nothing kept any longer: the interface goes with its last queue.
@@ -95,6 +92,13 @@ pub fn keep_sessions(file: Option<BorrowedFd<'_>>) -> io::Result<()> {
 /// When the service manager cannot be reached.
 pub fn forget(owner: Owner) -> io::Result<()> {
     remove(owner, &[QUEUE, SOCKET, SESSIONS])
+}
+
+/// Has one file kept, whatever poll(2) says of it. Otherwise the service manager throws out what says EPOLLERR,
+/// as a socket does after one ICMP error (IP_RECVERR) that nobody has read. `FDPOLL=0` is since systemd 246.
+fn store(name: &str, file: BorrowedFd<'_>) -> io::Result<()> {
+    let state = [NotifyState::FdStore, NotifyState::FdName(name), NotifyState::Custom("FDPOLL=0")];
+    sd_notify::notify_with_fds(&state, &[file])
 }
 
 fn remove(owner: Owner, kinds: &[&str]) -> io::Result<()> {

@@ -7,8 +7,10 @@ import array
 import json
 import os
 import pathlib
+import select
 import signal
 import socket
+import struct
 import sys
 import threading
 
@@ -16,6 +18,7 @@ import pytest
 
 import holders
 import ipipou
+import packets
 from hub import Hub, MixedHub, await_state, inner, states
 from ipipou import CLIENT, SERVER
 from lab import await_
@@ -49,11 +52,14 @@ os.execvp(argv[0], argv)
 
 
 class Manager:
-    """Keeps open files by name, and is what a program is started through."""
+    """Keeps open files by name, and is what a program is started through. A file that says that it failed is thrown
+    out at once, unless it was sent with FDPOLL=0 (sd_pid_notify_with_fds(3))."""
 
     def __init__(self, directory):
         self.path = pathlib.Path(directory) / "notify.sock"
         self.kept = []
+        self._polled = set()
+        self._lock = threading.Lock()
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._socket.bind(str(self.path))
         self._thread = threading.Thread(target=self._listen, daemon=True)
@@ -61,6 +67,8 @@ class Manager:
 
     def _listen(self):
         while True:
+            if self._socket.fileno() not in self._drop_failed(timeout=None):
+                continue
             message, ancillary, _, _ = self._socket.recvmsg(4096, socket.CMSG_LEN(16 * 4))
             if message == b"end":
                 return
@@ -68,18 +76,39 @@ class Manager:
             for _, _, data in ancillary:
                 files.frombytes(data)
             words = dict(word.split("=", 1) for word in message.decode().splitlines())
-            if "FDSTOREREMOVE" in words:
-                for _, file in [kept for kept in self.kept if kept[0] == words["FDNAME"]]:
-                    os.close(file)
-                self.kept = [kept for kept in self.kept if kept[0] != words["FDNAME"]]
-            elif "FDSTORE" in words:
-                self.kept += [(words["FDNAME"], file) for file in files]
+            with self._lock:
+                if "FDSTOREREMOVE" in words:
+                    self._drop(lambda name, _: name == words["FDNAME"])
+                elif "FDSTORE" in words:
+                    self.kept += [(words["FDNAME"], file) for file in files]
+                    self._polled |= set(files if words.get("FDPOLL") != "0" else [])
+
+    def _drop(self, which):
+        dropped = {file for name, file in self.kept if which(name, file)}
+        self.kept = [kept for kept in self.kept if kept[1] not in dropped]
+        self._polled -= dropped
+        for file in dropped:
+            os.close(file)
+
+    def _drop_failed(self, timeout):
+        """Waits until a file fails or the program says something; the files that can be read, too."""
+        poll = select.poll()
+        poll.register(self._socket, select.POLLIN)
+        with self._lock:
+            for file in self._polled:
+                poll.register(file, 0)
+        ready = dict(poll.poll(timeout))
+        failed = {file for file, what in ready.items() if what & (select.POLLERR | select.POLLHUP)}
+        with self._lock:
+            self._drop(lambda _, file: file in failed & self._polled)
+        return ready
 
     def names(self):
         return sorted(name for name, _ in self.kept)
 
     def prefix(self):
         """What a command line begins with, so that the program is handed all that is kept."""
+        self._drop_failed(timeout=0)
         return [sys.executable, "-c", START, os.getpid(), self.path, json.dumps(self.kept)]
 
     def close(self):
@@ -173,6 +202,43 @@ def test_a_server_for_many_goes_on_with_its_sessions(lab, manager, fast_path):
     await_state(near, "peer4", "connected")
     assert near.process.stop(signal.SIGTERM) == 0
     await_(lambda: not manager.names(), what="nothing kept")
+
+
+def say_port_unreachable(host, near):
+    """An ICMP error about a packet from host 1 to client 2. When it is there, this returns."""
+    datagram = packets.udp(outer(1), 10000, outer(2), 10000, b"")
+    quoted = packets.ipv4(outer(1), outer(2), packets.UDP, datagram)
+    message = struct.pack("!BBHI", 3, 3, 0, 0) + quoted
+    message = message[:2] + packets.checksum(message).to_bytes(2, "big") + message[4:]
+    before = unreachable_seen(near)
+    host.send_raw(packets.ipv4(outer(2), outer(1), packets.ICMP, message))
+    await_(lambda: unreachable_seen(near) > before, what="the ICMP error")
+
+
+def unreachable_seen(host):
+    """How many ICMP errors of this kind its kernel has had (`InDestUnreachs`)."""
+    names, counts = (
+        line.split() for line in host.run("cat /proc/net/snmp").splitlines() if "Icmp:" in line
+    )
+    return int(dict(zip(names, counts))["InDestUnreachs"])
+
+
+def test_icmp_errors_do_not_take_away_what_is_kept(lab, manager):
+    """Anybody can send one. The socket says that it failed, until somebody reads the error."""
+    hub = Hub(lab)
+    near = hub.server(prefix=manager.prefix())
+    end = hub.client(2)
+    end.await_log("connected to")
+    await_(lambda: manager.names() == ["sessions", "tun", "udp"], what="kept files")
+    ping = hub.clients[0].ping_background(inner(1), interval=0.02)
+    say_port_unreachable(hub.clients[1], hub.host)
+    near.process.kill()
+    say_port_unreachable(hub.clients[1], hub.host)
+    near = hub.server(prefix=manager.prefix())
+    near.await_log(f"took over the running tunnel to {outer(2)}:10000")
+    ping.await_answers(20)
+    ping.stop_complete()
+    assert near.show()["accepted"] == 0
 
 
 def test_stored_descriptors_of_another_tunnel_are_not_used(lab, manager):
