@@ -15,7 +15,7 @@ mod secret;
 pub use cookie::{CookieSecrets, Ends};
 pub use credential::{Credential, Signer};
 pub use key_check::{check_public_key, check_public_keys, is_public_key};
-pub use pair::{Pair, hint, unsigned_hello};
+pub use pair::{Pair, hint, keys_digest, unsigned_hello};
 pub use policy::{Policy, Proof, Reject, Verifier};
 pub use replay::{ReplayMemory, ServerTime, Stale};
 pub use secret::{

@@ -18,6 +18,7 @@ use super::secret::{KeyError, SharedSecret};
 use crate::wire::control::{Answer, HELLO_LEN, HelloFields, Hint, MAC_LEN, Tag};
 
 const LABEL: &[u8] = b"ipipou 2";
+const DIGEST_LABEL: &[u8] = b"ipipou session";
 
 /// The keys between one client and one server, each as the state of an HMAC that has taken it in, so that
 /// a MAC costs two blocks of SHA-512 less. They are wiped when dropped.
@@ -40,6 +41,16 @@ const _: fn() = || {
 pub fn hint(public: &[u8; 32]) -> Hint {
     let [a, b, c, d, e, f, g, h, ..] = *public;
     [a, b, c, d, e, f, g, h]
+}
+
+/// A digest of what one client and one server prove themselves with: the keys of both, and the secret. It is an
+/// HMAC-SHA-512 whose key is the server's private seed, cut to 32 bytes: who has read it cannot try secrets.
+pub fn keys_digest(seed: &[u8; 32], client: &[u8; 32], secret: &SharedSecret) -> [u8; 32] {
+    let hmac = keyed(seed).chain_update(DIGEST_LABEL).chain_update(client);
+    let whole = hmac.chain_update(secret.as_bytes()).finalize().into_bytes();
+    let mut digest = [0; 32];
+    digest.copy_from_slice(&whole[..32]);
+    digest
 }
 
 impl Pair {

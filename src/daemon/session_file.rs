@@ -10,7 +10,7 @@
 //! | 2 | UDP port |
 //! | 4 | scope of an IPv6 address (`sin6_scope_id`) |
 //! | 16 | address, IPv4 in the last four |
-//! | 32 | public key |
+//! | 32 | digest of the keys and the secret ([`crate::auth::keys_digest`]) |
 //! | 8 | end of the lease, in nanoseconds of CLOCK_BOOTTIME |
 
 use std::collections::HashMap;
@@ -30,7 +30,7 @@ use crate::tun;
 /// The last byte is the version.
 const HEADER: [u8; RECORD] = {
     let mut header = [0; RECORD];
-    let (name, mut at) = (b"ipipou\0\x01", 0);
+    let (name, mut at) = (b"ipipou\0\x02", 0);
     while at < name.len() {
         header[at] = name[at];
         at += 1;
@@ -112,7 +112,7 @@ impl SessionFile {
 }
 
 fn record(session: &ResumableSession) -> Vec<u8> {
-    let ResumableSession { key, remote, until } = session;
+    let ResumableSession { keys, remote, until } = session;
     let (family, scope, address) = match remote {
         SocketAddr::V4(v4) => (4u16, 0, v4.ip().to_ipv6_compatible().octets()),
         SocketAddr::V6(v6) => (6, v6.scope_id(), v6.ip().octets()),
@@ -123,7 +123,7 @@ fn record(session: &ResumableSession) -> Vec<u8> {
     record.extend(remote.port().to_be_bytes());
     record.extend(scope.to_be_bytes());
     record.extend(address);
-    record.extend(key);
+    record.extend(keys);
     record.extend(until.to_be_bytes());
     record
 }
@@ -133,7 +133,7 @@ fn session(record: &[u8; RECORD]) -> Option<ResumableSession> {
     let (port, rest) = rest.split_first_chunk()?;
     let (scope, rest) = rest.split_first_chunk()?;
     let (address, rest) = rest.split_first_chunk()?;
-    let (key, rest) = rest.split_first_chunk()?;
+    let (keys, rest) = rest.split_first_chunk()?;
     let (until, _) = rest.split_first_chunk()?;
     let port = u16::from_be_bytes(*port);
     let v6 = Ipv6Addr::from(*address);
@@ -143,7 +143,7 @@ fn session(record: &[u8; RECORD]) -> Option<ResumableSession> {
         _ => return None,
     };
     Some(ResumableSession {
-        key: *key,
+        keys: *keys,
         remote,
         until: Duration::from_nanos(u64::from_be_bytes(*until)),
     })
@@ -176,8 +176,8 @@ mod tests {
             any::<(Ipv6Addr, u16, u32)>()
                 .prop_map(|(ip, port, scope)| SocketAddrV6::new(ip, port, 0, scope).into()),
         ];
-        (any::<[u8; 32]>(), remote, any::<u64>()).prop_map(|(key, remote, until)| {
-            ResumableSession { key, remote, until: Duration::from_nanos(until) }
+        (any::<[u8; 32]>(), remote, any::<u64>()).prop_map(|(keys, remote, until)| {
+            ResumableSession { keys, remote, until: Duration::from_nanos(until) }
         })
     }
 
@@ -213,10 +213,10 @@ mod tests {
     fn a_file_of_another_version_is_not_read() {
         let mut kept = SessionFile::new().unwrap();
         let remote = "192.0.2.1:1000".parse().unwrap();
-        let session = ResumableSession { key: [7; 32], remote, until: Duration::from_secs(9) };
+        let session = ResumableSession { keys: [7; 32], remote, until: Duration::from_secs(9) };
         kept.note(PeerId(1), Some(&session)).unwrap();
         assert_eq!(read(file(&kept)), [session]);
-        kept.file.write_all_at(&[2], 7).unwrap();
+        kept.file.write_all_at(&[1], 7).unwrap();
         assert_eq!(read(file(&kept)), []);
     }
 }

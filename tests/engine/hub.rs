@@ -30,9 +30,13 @@ fn tunnel_of_hub() -> TunnelConfig {
 }
 
 fn config() -> Config {
+    config_of(SEED)
+}
+
+fn config_of(seed: [u8; 32]) -> Config {
     let hub = HubConfig {
         peers: "/nowhere".into(),
-        seed: Some(SEED.into()),
+        seed: Some(seed.into()),
         pool: Pool::default(),
         secret: secret(),
         queue: QueueConfig { number: 0, max_len: 24 },
@@ -40,7 +44,7 @@ fn config() -> Config {
     Config { tunnel: tunnel_of_hub(), peers: PeerSource::Hub(hub) }
 }
 
-/// The peers of this text; `KEY1` is the key of number 1.
+/// The peers of this text; `KEY1` is the key of number 1. A file /other has another secret than the usual.
 pub fn peers(text: &str) -> PeerSet {
     let mut text = text.to_owned();
     for number in (0..40).rev() {
@@ -54,7 +58,10 @@ pub fn peers(text: &str) -> PeerSet {
         network: tunnel_of_hub().inner_peer,
         inner6: None,
         default_secret: &secret(),
-        read_secret: &|_| Err("there are none".to_owned()),
+        read_secret: &|path| match path.to_str() {
+            Some("/other") => Ok(b"other".to_vec()),
+            Some(_) | None => Err("there are none".to_owned()),
+        },
     };
     parse(&[SourceFile { name: "peers.toml".to_owned(), text }], &context).unwrap()
 }
@@ -72,7 +79,12 @@ pub fn hub(text: &str) -> Play {
 
 /// A server in userspace with these peers that has not read its host yet.
 pub fn stopped(text: &str, host: FakeHost) -> Play {
-    let mut play = Play::stopped(Datapath::Tun, config(), host, Memory::default());
+    stopped_of(SEED, text, host)
+}
+
+/// The same with another private key.
+pub fn stopped_of(seed: [u8; 32], text: &str, host: FakeHost) -> Play {
+    let mut play = Play::stopped(Datapath::Tun, config_of(seed), host, Memory::default());
     play.handle(Event::Peers(peers(text)));
     play
 }

@@ -1,7 +1,7 @@
 //! A server with the userspace datapath that was killed: the next one goes on with its sessions, and with no
 //! other.
 
-use super::hub::{entry, guest, peers, place, stopped};
+use super::hub::{entry, guest, peers, place, stopped, stopped_of};
 use super::situations::SECOND;
 use super::*;
 
@@ -23,10 +23,14 @@ fn next(mut play: Play, left: Vec<ResumableSession>, now: Duration) -> Play {
 
 /// The next process, after the last one was killed, and some time; it has these peers.
 fn killed(play: Play, later: Duration, text: &str) -> Play {
+    killed_then(play, later, |host| stopped(text, host))
+}
+
+fn killed_then(play: Play, later: Duration, again: impl Fn(FakeHost) -> Play) -> Play {
     let Play { mut host, now, drawn, kept, .. } = play;
     // The interface and the socket are there; whom to let in, the threads knew.
     host.found.userspace.forwarding.remotes.clear();
-    let mut again = stopped(text, host);
+    let mut again = again(host);
     again.drawn = drawn + 1000;
     next(again, kept.into_values().collect(), now + later)
 }
@@ -114,6 +118,25 @@ fn files_that_changed_meanwhile_say_who_may_come_in_and_what_it_has() {
     let moved = entry(8, "").replace("10.8.0.8", "10.8.0.18");
     let again = killed(play, SECOND, &(entry(7, "enabled = false") + &moved + &other_key));
     assert_eq!(again.let_in(), [(place(8).into(), vec!["10.8.0.18/32".to_owned()])]);
+}
+
+#[test]
+fn a_secret_that_was_exchanged_meanwhile_ends_the_session() {
+    let mut play = asked(&both());
+    play.visit(&mut guest(7), place(1));
+    play.visit(&mut guest(8), place(2));
+    let seven = entry(7, "secret-file = \"/other\"");
+    let again = killed(play, SECOND, &(seven + &entry(8, "")));
+    let remotes: Vec<_> = again.let_in().into_iter().map(|(remote, _)| remote).collect();
+    assert_eq!(remotes, [place(2).into()]);
+}
+
+#[test]
+fn a_server_with_another_key_takes_over_nobody() {
+    let mut play = asked(&both());
+    play.visit(&mut guest(7), place(1));
+    let again = killed_then(play, SECOND, |host| stopped_of([8; 32], &both(), host));
+    assert_eq!(again.let_in(), []);
 }
 
 #[test]

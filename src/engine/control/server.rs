@@ -11,7 +11,7 @@ use zeroize::Zeroizing;
 use super::Random;
 use super::bucket::{Bucket, Rate};
 use super::peer::{Allowed, Peer, PeerId, ServerPeer, Session, canonical};
-use crate::auth::{CookieSecrets, Ends, hint};
+use crate::auth::{CookieSecrets, Ends, hint, keys_digest};
 use crate::wire::control::Hint;
 
 /// Challenges, to all. No limit depends on the peer or the source that a packet names: anybody could use it
@@ -160,15 +160,18 @@ impl Server {
         self.by_remote.get(&remote).copied()
     }
 
-    /// The peer with this public key.
-    pub fn id(&self, key: &[u8; 32]) -> Option<PeerId> {
-        let id = *self.by_hint.get(&hint(key))?;
-        (self.key(id)? == key).then_some(id)
+    /// A digest of the keys of a peer and this server, and their secret.
+    pub fn digest(&self, id: PeerId) -> Option<[u8; 32]> {
+        self.peers.get(&id).map(|peer| self.digest_of(&peer.config))
     }
 
-    /// The public key of a peer.
-    pub fn key(&self, id: PeerId) -> Option<&[u8; 32]> {
-        self.peers.get(&id).map(|peer| &peer.config.public_key)
+    /// All peers, by their digests.
+    pub fn by_digest(&self) -> HashMap<[u8; 32], PeerId> {
+        self.peers.iter().map(|(id, peer)| (self.digest_of(&peer.config), *id)).collect()
+    }
+
+    fn digest_of(&self, peer: &ServerPeer) -> [u8; 32] {
+        keys_digest(&self.seed, &peer.public_key, &peer.secret)
     }
 
     /// From now on, [`Server::take_changed`] has to be called again and again.

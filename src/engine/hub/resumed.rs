@@ -1,7 +1,7 @@
 //! Sessions that outlive the process of a server with the userspace datapath: what it tells of them while it
 //! runs, and what the next process takes over. With the kernel's, the links tell that.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -13,8 +13,8 @@ use crate::engine::{Action, Engine, Now, Report};
 /// A session that the next process may take over.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ResumableSession {
-    /// The public key of the peer.
-    pub key: [u8; 32],
+    /// A digest of the keys of the peer and the server, and their secret: with others, it is nobody's session.
+    pub keys: [u8; 32],
     /// Where it is.
     pub remote: SocketAddr,
     /// When its lease ends, by CLOCK_BOOTTIME.
@@ -56,8 +56,8 @@ impl Engine {
         let changed = hub.server.take_changed();
         let session = |id: PeerId| {
             let session = hub.server.session(id)?;
-            let key = *hub.server.key(id)?;
-            Some(ResumableSession { key, remote: session.remote, until: session.until })
+            let keys = hub.server.digest(id)?;
+            Some(ResumableSession { keys, remote: session.remote, until: session.until })
         };
         Some(changed.into_iter().map(move |id| (id, session(id))))
     }
@@ -90,8 +90,10 @@ impl Hub {
         self.resuming = Resuming::Told;
         let mut resumed = BTreeSet::new();
         let Some(local) = local else { return resumed };
-        for ResumableSession { key, remote, until } in left {
-            let Some(id) = self.server.id(&key) else { continue };
+        // Digests of all peers are worked out only if there is something to look up.
+        let ids = if left.is_empty() { HashMap::new() } else { self.server.by_digest() };
+        for ResumableSession { keys, remote, until } in left {
+            let Some(id) = ids.get(&keys).copied() else { continue };
             if until > now.boot && self.server.resume(id, Ends { remote, local }, now.boot, until) {
                 resumed.insert((id, remote));
             }
