@@ -11,7 +11,7 @@ use ipipou::engine::hub::MemberState;
 use ipipou::engine::peers_file::pool::Pool;
 use ipipou::engine::peers_file::{Context, PeerSet, SourceFile, parse};
 
-const SEED: [u8; 32] = [9; 32];
+pub const SEED: [u8; 32] = [9; 32];
 
 fn secret() -> SharedSecret {
     SharedSecret::new(b"secret".to_vec())
@@ -29,11 +29,7 @@ fn tunnel_of_hub() -> TunnelConfig {
     }
 }
 
-fn config() -> Config {
-    config_of(SEED)
-}
-
-fn config_of(seed: [u8; 32]) -> Config {
+fn config(seed: [u8; 32]) -> Config {
     let hub = HubConfig {
         peers: "/nowhere".into(),
         seed: Some(seed.into()),
@@ -79,19 +75,18 @@ pub fn hub(text: &str) -> Play {
 
 /// A server in userspace with these peers that has not read its host yet.
 pub fn stopped(text: &str, host: FakeHost) -> Play {
-    stopped_of(SEED, text, host)
+    stopped_on(Datapath::Tun, SEED, text, host)
 }
 
-/// The same with another private key.
-pub fn stopped_of(seed: [u8; 32], text: &str, host: FakeHost) -> Play {
-    let mut play = Play::stopped(Datapath::Tun, config_of(seed), host, Memory::default());
+/// The same with either datapath and this private key.
+pub fn stopped_on(datapath: Datapath, seed: [u8; 32], text: &str, host: FakeHost) -> Play {
+    let mut play = Play::stopped(datapath, config(seed), host, Memory::default());
     play.handle(Event::Peers(peers(text)));
     play
 }
 
 pub fn hub_on(datapath: Datapath, text: &str) -> Play {
-    let mut play = Play::stopped(datapath, config(), FakeHost::new(), Memory::default());
-    play.handle(Event::Peers(peers(text)));
+    let mut play = stopped_on(datapath, SEED, text, FakeHost::new());
     play.read();
     play.read();
     play

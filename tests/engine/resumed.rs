@@ -1,7 +1,7 @@
 //! A server with the userspace datapath that was killed: the next one goes on with its sessions, and with no
 //! other.
 
-use super::hub::{entry, guest, peers, place, stopped, stopped_of};
+use super::hub::{SEED, entry, guest, hub_on, peers, place, stopped, stopped_on};
 use super::situations::SECOND;
 use super::*;
 
@@ -54,6 +54,34 @@ fn the_next_process_lets_in_who_was_connected_and_nobody_else() {
     // The third process as well, and the fourth.
     let third = killed(again, SECOND, &both());
     assert_eq!(killed(third, SECOND, &both()).let_in(), before);
+}
+
+#[test]
+fn who_is_let_in_without_a_hello_is_connected_since_then() {
+    let mut play = asked(&both());
+    play.visit(&mut guest(7), place(1));
+    let mut again = killed(play, SECOND, &both());
+    let now = again.now.as_secs() + START;
+    assert_eq!(since(&mut again), [Some(now), None]);
+    // That it moves is no news of its coming.
+    again.visit(&mut guest(7), place(2));
+    assert_eq!(again.let_in().len(), 1);
+    assert!(!again.log.iter().any(|line| line.contains("is connected, at")), "{:?}", again.log);
+}
+
+#[test]
+fn whose_link_is_taken_over_is_connected_since_then() {
+    let mut play = hub_on(Datapath::Kernel, &both());
+    play.visit(&mut guest(7), place(1));
+    let mut again = stopped_on(Datapath::Kernel, SEED, &both(), play.host);
+    again.read();
+    again.read();
+    assert_eq!(since(&mut again), [Some(START), None]);
+}
+
+fn since(play: &mut Play) -> Vec<Option<u64>> {
+    let now = play.moment();
+    play.engine.members(&now).unwrap().map(|member| member.since).collect()
 }
 
 #[test]
@@ -135,7 +163,7 @@ fn a_secret_that_was_exchanged_meanwhile_ends_the_session() {
 fn a_server_with_another_key_takes_over_nobody() {
     let mut play = asked(&both());
     play.visit(&mut guest(7), place(1));
-    let again = killed_then(play, SECOND, |host| stopped_of([8; 32], &both(), host));
+    let again = killed_then(play, SECOND, |host| stopped_on(Datapath::Tun, [8; 32], &both(), host));
     assert_eq!(again.let_in(), []);
 }
 

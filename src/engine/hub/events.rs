@@ -189,9 +189,22 @@ impl Engine {
             }
         }
         for (id, remote) in adopted {
-            self.put_member(id, remote);
-            actions.push(Action::Report(Report::Adopted(remote)));
+            self.adopt_member((id, remote), now, actions);
         }
+    }
+
+    /// Takes over a member whose session goes on: for this process it is connected since now.
+    pub(super) fn adopt_member(
+        &mut self,
+        (id, remote): (PeerId, SocketAddr),
+        now: &Now,
+        actions: &mut Vec<Action>,
+    ) {
+        if let Some((_, member)) = self.hub.as_mut().and_then(|hub| hub.member(id)) {
+            member.since = Some(now.unix);
+        }
+        self.put_member(id, remote);
+        actions.push(Action::Report(Report::Adopted(remote)));
     }
 
     /// Ends the session of a member, which may come back.

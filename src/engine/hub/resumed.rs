@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::Hub;
 use crate::auth::Ends;
 use crate::engine::control::PeerId;
-use crate::engine::{Action, Engine, Now, Report};
+use crate::engine::{Action, Engine, Now};
 
 /// A session that the next process may take over.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -73,8 +73,7 @@ impl Engine {
         let local = self.outer.map(|outer| SocketAddr::new(outer.address, port));
         let Some(hub) = &mut self.hub else { return };
         for (id, remote) in hub.resume(local.filter(|_| resumes), now) {
-            self.put_member(id, remote);
-            actions.push(Action::Report(Report::Adopted(remote)));
+            self.adopt_member((id, remote), now, actions);
         }
     }
 }
