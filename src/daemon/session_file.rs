@@ -22,6 +22,7 @@ use std::os::unix::fs::FileExt as _;
 use std::time::Duration;
 
 use rustix::fs::{MemfdFlags, memfd_create};
+use rustix::io::Errno;
 
 use crate::engine::ResumableSession;
 use crate::engine::control::PeerId;
@@ -73,7 +74,7 @@ impl SessionFile {
     /// # Errors
     /// What the kernel said.
     pub fn new() -> io::Result<Self> {
-        let file = File::from(memfd_create("ipipou-sessions", MemfdFlags::CLOEXEC)?);
+        let file = File::from(memory()?);
         file.write_all_at(&HEADER, 0)?;
         Ok(SessionFile { file, places: HashMap::new(), free: Vec::new(), end: 1 })
     }
@@ -108,6 +109,16 @@ impl SessionFile {
         }
         let record = session.map_or_else(|| vec![0; RECORD], record);
         self.file.write_all_at(&record, place * RECORD as u64)
+    }
+}
+
+/// Memory that nobody can execute, which is all that `vm.memfd_noexec=2` permits. Linux before 6.3 does not know
+/// the flag.
+fn memory() -> rustix::io::Result<OwnedFd> {
+    let name = "ipipou-sessions";
+    match memfd_create(name, MemfdFlags::CLOEXEC | MemfdFlags::NOEXEC_SEAL) {
+        Err(Errno::INVAL) => memfd_create(name, MemfdFlags::CLOEXEC),
+        made => made,
     }
 }
 
@@ -157,6 +168,8 @@ fn v4(address: Ipv6Addr) -> Ipv4Addr {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
     use proptest::prelude::*;
 
     use super::*;
@@ -207,6 +220,14 @@ mod tests {
             kept.file.write_all_at(&bytes, 0).unwrap();
             read(file(&kept));
         }
+    }
+
+    /// Where the kernel can have it so, since Linux 6.3.
+    #[test]
+    fn nobody_can_execute_what_is_kept() {
+        let is_known = memfd_create("known", MemfdFlags::NOEXEC_SEAL).is_ok();
+        let mode = SessionFile::new().unwrap().file.metadata().unwrap().permissions().mode();
+        assert_eq!(mode & 0o111, if is_known { 0 } else { 0o111 });
     }
 
     #[test]
