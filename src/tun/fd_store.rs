@@ -69,7 +69,7 @@ pub fn keep<'a>(
     queues: impl Iterator<Item = BorrowedFd<'a>>,
     socket: Option<BorrowedFd<'a>>,
 ) -> io::Result<()> {
-    remove(owner, &[QUEUE, SOCKET])?;
+    release(owner)?;
     let files = queues.map(|queue| (QUEUE, queue)).chain(socket.map(|socket| (SOCKET, socket)));
     for (name, file) in files {
         store(&owner.name(name), file)?;
@@ -84,6 +84,14 @@ pub fn keep<'a>(
 pub fn keep_sessions(file: Option<BorrowedFd<'_>>) -> io::Result<()> {
     remove(Owner::Tunnel, &[SESSIONS])?;
     file.map_or(Ok(()), |file| store(SESSIONS, file))
+}
+
+/// Has neither interface nor socket kept until there are others; the sessions stay.
+///
+/// # Errors
+/// When the service manager cannot be reached.
+pub fn release(owner: Owner) -> io::Result<()> {
+    remove(owner, &[QUEUE, SOCKET])
 }
 
 /// Has nothing kept any longer: the interface goes with its last queue.

@@ -173,7 +173,7 @@ impl Forwarder {
             {
                 *write(&self.shared.socket) = None;
                 self.shared.changed.wake();
-                let _ = fd_store::forget(self.owner); // the service manager may hold it as well
+                let _ = fd_store::release(self.owner); // the service manager may hold it as well
                 return Err(e);
             }
             opened => opened?,
