@@ -4,7 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 
 use super::process::{Failing, Process};
-use super::session_file::SessionFile;
+use super::session_file::{Keeping, SessionFile};
 use super::{Failure, record};
 use crate::bpf::FastPathError;
 use crate::engine::config::FastPathChoice;
@@ -25,6 +25,9 @@ impl Driver for Process<'_> {
     }
 
     async fn read(&mut self) -> Option<Found> {
+        if let Keeping::Failed = self.sessions {
+            self.sessions = Keeping::NotYet;
+        }
         match self.read_host().await {
             Ok(found) => Some(found),
             Err(error) => {
@@ -87,26 +90,35 @@ impl Driver for Process<'_> {
         let text = format!("a restart will not know who is connected now: {error}");
         self.log_failure(Failing::Keep, &text);
         // Part of the truth would be worse.
-        self.sessions = None;
+        self.sessions = Keeping::Failed;
         let _ = tun::keep_sessions(None);
     }
 }
 
 impl Process<'_> {
     fn try_keep_sessions(&mut self) -> io::Result<()> {
-        let Some(changed) = self.engine.changed_sessions() else { return Ok(()) };
+        match self.sessions {
+            Keeping::NotYet => self.engine.tell_all_sessions(),
+            Keeping::All(_) | Keeping::Failed => {}
+        }
+        let Some(mut changed) = self.engine.changed_sessions() else { return Ok(()) };
         if self.ending.is_some() {
             return Ok(());
         }
-        let is_new = self.sessions.is_none();
-        let file = match &mut self.sessions {
-            Some(file) => file,
-            none @ None => none.insert(SessionFile::new()?),
+        let mut note = |file: &mut SessionFile| {
+            changed.try_for_each(|(peer, session)| file.note(peer, session.as_ref()))
         };
-        for (peer, session) in changed {
-            file.note(peer, session.as_ref())?;
+        match &mut self.sessions {
+            Keeping::NotYet => {
+                let mut file = SessionFile::new()?;
+                note(&mut file)?;
+                file.store()?;
+                self.sessions = Keeping::All(file);
+                Ok(())
+            }
+            Keeping::All(file) => note(file),
+            Keeping::Failed => Ok(()),
         }
-        if is_new { file.store() } else { Ok(()) }
     }
 
     async fn try_apply(&mut self, step: &Step) -> Result<(), StepError> {

@@ -8,7 +8,8 @@ use super::old::OldPeers;
 use super::pings::Pings;
 use super::preflight::{self, Ground};
 use super::process::{Kept, LOG_EVERY, MANY_LINES, Process, RESOLV_CONF, SOME_LINES};
-use super::{Failure, Settings, session_file};
+use super::session_file::{self, Keeping};
+use super::{Failure, Settings};
 use crate::bpf::FastPathAdapter;
 use crate::engine::config::Datapath;
 use crate::engine::host::step::DnsStep;
@@ -110,7 +111,7 @@ impl<'a> Opening<'a> {
             ruleset_by: None,
             old: OldPeers::default(),
             pings: Pings::default(),
-            sessions: None,
+            sessions: Keeping::NotYet,
         })
     }
 }

@@ -10,7 +10,7 @@ use super::locks::Locks;
 use super::memory::MemoryFile;
 use super::old::OldPeers;
 use super::pings::Pings;
-use super::session_file::SessionFile;
+use super::session_file::Keeping;
 use super::snapshot::Mistakes;
 use super::{Failure, Settings};
 use crate::auth::Reject;
@@ -91,8 +91,7 @@ pub struct Process<'a> {
     /// The peers with the old program, each with a tunnel of its own.
     pub(super) old: OldPeers,
     pub(super) pings: Pings,
-    /// Where the next process finds the sessions of this one, once there is something to find.
-    pub(super) sessions: Option<SessionFile>,
+    pub(super) sessions: Keeping,
 }
 
 /// What is left of a tunnel whose place another one takes.

@@ -42,6 +42,18 @@ const RECORD: usize = 64;
 /// More than this many bytes are not read.
 const MOST: u64 = 1 << 26;
 
+/// What the next process is to find of the sessions of this one.
+#[derive(Default)]
+pub enum Keeping {
+    /// Nothing yet.
+    #[default]
+    NotYet,
+    /// All of them.
+    All(SessionFile),
+    /// Nothing until the host is read again, because they could not be kept.
+    Failed,
+}
+
 /// The sessions of this process, where the next one finds them.
 pub struct SessionFile {
     file: File,

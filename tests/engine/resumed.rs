@@ -178,6 +178,18 @@ fn sessions_without_the_interface_are_not_taken_over() {
 }
 
 #[test]
+fn a_list_that_begins_again_has_all_sessions() {
+    let mut play = asked(&both());
+    play.visit(&mut guest(7), place(1));
+    let before = std::mem::take(&mut play.kept);
+    // Part of it was lost, and somebody comes.
+    play.engine.tell_all_sessions();
+    play.visit(&mut guest(8), place(2));
+    assert_eq!(play.kept.len(), 2);
+    assert!(before.iter().all(|(id, session)| play.kept.get(id) == Some(session)));
+}
+
+#[test]
 fn nothing_is_told_unless_it_is_asked_for() {
     let mut play = next(stopped(&both(), FakeHost::new()), Vec::new(), Duration::ZERO);
     play.visit(&mut guest(7), place(1));

@@ -7,6 +7,7 @@ import array
 import json
 import os
 import pathlib
+import resource
 import select
 import signal
 import socket
@@ -258,6 +259,27 @@ def test_stored_descriptors_of_another_tunnel_are_not_used(lab, manager):
     ipipou.client(client, keys=keys, number=5, peer=5)
     again.await_log("tunnel up")
     assert client.ping("172.28.0.10").received == 3
+
+
+def test_a_list_that_could_not_be_written_is_written_again_as_a_whole(lab, manager):
+    """Nothing can be written while the second client comes, the log neither. The first one says nothing after
+    that."""
+    hub = Hub(lab)
+    prefix = ["env", "--ignore-signal=XFSZ"]
+    near = hub.server(prefix=[*prefix, *manager.prefix()])
+    hub.client(2).await_log("connected to")
+    await_(lambda: manager.names() == ["sessions", "tun", "udp"], what="kept files")
+    pid, size = near.process.pid, resource.RLIMIT_FSIZE
+    unlimited = resource.prlimit(pid, size, (100, resource.RLIM_INFINITY))
+    hub.client(3).await_log("connected to")
+    await_(lambda: manager.names() == ["tun", "udp"], what="the end of the list")
+    resource.prlimit(pid, size, unlimited)
+    hub.host.run("ip addr add 192.0.2.1 dev lo")  # the host is read again
+    await_(lambda: manager.names() == ["sessions", "tun", "udp"], what="the list")
+    near.process.kill()
+    near = hub.server(prefix=manager.prefix())
+    near.await_log(f"took over the running tunnel to {outer(2)}:10000")
+    near.await_log(f"took over the running tunnel to {outer(3)}:10000")
 
 
 def test_what_was_kept_outlives_a_try_that_failed(lab, manager):

@@ -184,6 +184,13 @@ impl Server {
         self.changed.as_mut().map(std::mem::take).unwrap_or_default()
     }
 
+    /// The next time, those of all peers that have a session are told.
+    pub fn tell_all(&mut self) {
+        if let Some(changed) = &mut self.changed {
+            *changed = self.by_remote.values().copied().collect();
+        }
+    }
+
     /// Takes over a tunnel that an earlier process left running: its peer has one lease from now to say
     /// hello. Returns whether it was: a peer that may not come in or has a session already, or whose remote
     /// another peer has, is left as it is.

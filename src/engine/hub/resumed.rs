@@ -62,6 +62,13 @@ impl Engine {
         Some(changed.into_iter().map(move |id| (id, session(id))))
     }
 
+    /// What [`Engine::changed_sessions`] tells next are all sessions: for a list that begins.
+    pub fn tell_all_sessions(&mut self) {
+        if let Some(hub) = &mut self.hub {
+            hub.server.tell_all();
+        }
+    }
+
     /// Takes over the sessions of an earlier process, whose interface and socket are here: `resumes`.
     pub(in crate::engine) fn resume_members(
         &mut self,
