@@ -282,6 +282,18 @@ def test_a_list_that_could_not_be_written_is_written_again_as_a_whole(lab, manag
     near.await_log(f"took over the running tunnel to {outer(3)}:10000")
 
 
+def test_a_tunnel_that_is_no_server_for_many_keeps_no_sessions_of_one(lab, manager):
+    """Otherwise a server for many would find them much later."""
+    hub = Hub(lab)
+    near = hub.server(prefix=manager.prefix())
+    hub.client(2).await_log("connected to")
+    await_(lambda: manager.names() == ["sessions", "tun", "udp"], what="kept files")
+    near.process.kill()
+    near = ipipou.server(hub.host, keys=hub.keys[2], prefix=manager.prefix())
+    near.await_log("took over the interface and the socket")
+    await_(lambda: manager.names() == ["tun", "udp"], what="the end of the list")
+
+
 def test_what_was_kept_outlives_a_try_that_failed(lab, manager):
     """A peer with the old program: its interface exists once, and is there for the next try."""
     hub = MixedHub(lab)
