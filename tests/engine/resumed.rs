@@ -79,6 +79,24 @@ fn whose_link_is_taken_over_is_connected_since_then() {
     assert_eq!(since(&mut again), [Some(START), None]);
 }
 
+/// The link does not tell when its lease ends, nor by which keys its peer came in.
+#[test]
+fn a_link_that_is_taken_over_has_one_lease_from_then() {
+    for seed in [SEED, [8; 32]] {
+        let mut play = hub_on(Datapath::Kernel, &both());
+        play.visit(&mut guest(7), place(1));
+        play.pass(LEASE / 2);
+        let mut again = stopped_on(Datapath::Kernel, seed, &both(), play.host);
+        again.now = play.now;
+        again.read();
+        again.read();
+        again.pass(LEASE - SECOND);
+        assert_eq!(again.members_carried(), [place(1).into()]);
+        again.pass(2 * SECOND);
+        assert_eq!(again.members_carried(), []);
+    }
+}
+
 fn since(play: &mut Play) -> Vec<Option<u64>> {
     let now = play.moment();
     play.engine.members(&now).unwrap().map(|member| member.since).collect()
