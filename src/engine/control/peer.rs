@@ -67,6 +67,8 @@ pub(super) struct Peer {
     pub config: ServerPeer,
     /// Made at its first hello: most peers of a large server may never come.
     pub pair: Option<Box<Pair>>,
+    /// [`crate::auth::keys_digest`], worked out when it is first asked for: each hello asks.
+    pub digest: Option<[u8; 32]>,
     /// What its cookies are bound to, so that those of before die when it is renewed.
     pub generation: u64,
     /// Wrong signatures with a right MAC and cookie, in this generation.
@@ -82,6 +84,7 @@ impl Peer {
         Peer {
             config,
             pair: None,
+            digest: None,
             generation,
             wrong_signatures: 0,
             moves: Bucket::default(),

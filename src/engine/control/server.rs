@@ -111,6 +111,7 @@ impl Server {
         let old_hint = hint(&peer.config.public_key);
         if !same_keys {
             peer.pair = None;
+            peer.digest = None;
         }
         peer.config = config;
         peer.renew(next(&mut self.generation));
@@ -161,17 +162,16 @@ impl Server {
     }
 
     /// A digest of the keys of a peer and this server, and their secret.
-    pub fn digest(&self, id: PeerId) -> Option<[u8; 32]> {
-        self.peers.get(&id).map(|peer| self.digest_of(&peer.config))
+    pub fn digest(&mut self, id: PeerId) -> Option<[u8; 32]> {
+        let Server { seed, peers, .. } = self;
+        let Peer { config, digest, .. } = peers.get_mut(&id)?;
+        Some(*digest.get_or_insert_with(|| digest_of(seed, config)))
     }
 
     /// All peers, by their digests.
     pub fn by_digest(&self) -> HashMap<[u8; 32], PeerId> {
-        self.peers.iter().map(|(id, peer)| (self.digest_of(&peer.config), *id)).collect()
-    }
-
-    fn digest_of(&self, peer: &ServerPeer) -> [u8; 32] {
-        keys_digest(&self.seed, &peer.public_key, &peer.secret)
+        let digest = |(id, peer): (&PeerId, &Peer)| (digest_of(&self.seed, &peer.config), *id);
+        self.peers.iter().map(digest).collect()
     }
 
     /// From now on, [`Server::take_changed`] has to be called again and again.
@@ -303,6 +303,10 @@ pub(super) struct Hello {
 fn next(generation: &mut u64) -> u64 {
     *generation += 1;
     *generation
+}
+
+fn digest_of(seed: &[u8; 32], peer: &ServerPeer) -> [u8; 32] {
+    keys_digest(seed, &peer.public_key, &peer.secret)
 }
 
 /// Whether two peers with the same keys say the same.

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::Hub;
 use crate::auth::Ends;
-use crate::engine::control::PeerId;
+use crate::engine::control::{PeerId, Session};
 use crate::engine::{Action, Engine, Now};
 
 /// A session that the next process may take over.
@@ -54,10 +54,10 @@ impl Engine {
             Resuming::Told => {}
         }
         let changed = hub.server.take_changed();
-        let session = |id: PeerId| {
-            let session = hub.server.session(id)?;
+        let mut session = |id: PeerId| {
+            let &Session { remote, until, .. } = hub.server.session(id)?;
             let keys = hub.server.digest(id)?;
-            Some(ResumableSession { keys, remote: session.remote, until: session.until })
+            Some(ResumableSession { keys, remote, until })
         };
         Some(changed.into_iter().map(move |id| (id, session(id))))
     }
