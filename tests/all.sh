@@ -191,8 +191,8 @@ fast_path() {
 }
 # Scenarios and services on stock kernels: all on the newest; on the others the scenarios that are marked
 # `each_kernel`, those that are marked `both_lanes` with a fast path and the rest without one, or with FULL=1
-# all, too. A scenario waits a lot, so parts run beside each other, and the compiler yields to them: the newest
-# kernel's from the start, the others' when there is less to compile, the services last.
+# all, too. A scenario waits a lot, so parts run beside each other from the start, and the compiler yields to
+# them; the newest kernel's services follow its scenarios.
 scenarios() { # KERNEL ARGUMENT...
     beside "$1" tests/vm/run.sh "$1" --binary "$binary" -- "${pytest[@]}" "${@:2}"
 }
@@ -222,22 +222,21 @@ if [[ ${FULL:-} ]]; then
     on_others=whole
     expected+=("${others[@]/%/ systemd}")
 fi
-start scenarios "$newest"
-guests=("${jobs[-1]}")
-for part in "cargo-test nice cargo test --locked --no-fail-fast" "fast-path fast_path" \
-    "fuzz nice tests/setup/fuzz.sh 3"; do
+guests=()
+for machine in "whole $newest" "$on_others ${others[*]}"; do
+    # shellcheck disable=SC2086 # words
+    start $machine
+    guests+=("${jobs[-1]}")
+done
+for part in "cargo-test nice -n 5 cargo test --locked --no-fail-fast" "fast-path fast_path" \
+    "fuzz nice -n 5 tests/setup/fuzz.sh 3"; do
     # shellcheck disable=SC2086 # words
     start beside $part
     cargo=${jobs[-1]}
-    start limit 30 "$cargo"
+    start limit 36 "$cargo"
     wait "$cargo" || true
 done
-wait "$setup" || true
-start "$on_others" "${others[@]}"
-guests+=("${jobs[-1]}")
-wait "$namespaces" || true
-start services "$newest"
-wait "${guests[@]}" "${jobs[-1]}" "${bares[@]}" || true
+wait "$setup" "$namespaces" "${guests[@]}" "${bares[@]}" || true
 for name in "${expected[@]}"; do
     grep -qF "$(printf '%-20s ' "$name")" "$summary" || echo "$name FAILED: did not end" >>"$summary"
 done
