@@ -192,42 +192,35 @@ fast_path() {
 # Scenarios and services on stock kernels: all on the newest; on the others the scenarios that are marked
 # `each_kernel`, those that are marked `both_lanes` with a fast path and the rest without one, or with FULL=1
 # all, too. A scenario waits a lot, so parts run beside each other from the start, and the compiler yields to
-# them; the newest kernel's services follow its scenarios.
+# them; the services follow the scenarios of the others, which are fewer.
 scenarios() { # KERNEL ARGUMENT...
     beside "$1" tests/vm/run.sh "$1" --binary "$binary" -- "${pytest[@]}" "${@:2}"
 }
 services() { # KERNEL
     beside "$1 systemd" tests/vm/run.sh "$1" --binary "$binary" --systemd -- "${pytest[@]}"
 }
-whole() { # KERNEL...
+others_and_services() {
     local kernel
-    for kernel; do
-        scenarios "$kernel"
-        services "$kernel"
+    for kernel in "${others[@]}"; do
+        if [[ ${FULL:-} ]]; then
+            scenarios "$kernel"
+            services "$kernel"
+        else
+            scenarios "$kernel" -m each_kernel --lanes one
+        fi
     done
-}
-marked() { # KERNEL...
-    local kernel
-    for kernel; do
-        scenarios "$kernel" -m each_kernel --lanes one
-    done
+    services "$newest"
 }
 wait "$machines" || { cat "$logs/machines.log" && finish; }
 mapfile -t kernels <"$vm_cache/kernels"
 newest=${kernels[-1]} others=("${kernels[@]::${#kernels[@]}-1}")
 expected=(namespaces setup cargo-test fast-path fuzz "bare 12 root" "bare 13 user" "${kernels[@]}"
     "$newest systemd")
-on_others=marked
-if [[ ${FULL:-} ]]; then
-    on_others=whole
-    expected+=("${others[@]/%/ systemd}")
-fi
-guests=()
-for machine in "whole $newest" "$on_others ${others[*]}"; do
-    # shellcheck disable=SC2086 # words
-    start $machine
-    guests+=("${jobs[-1]}")
-done
+[[ ! ${FULL:-} ]] || expected+=("${others[@]/%/ systemd}")
+start scenarios "$newest"
+guests=("${jobs[-1]}")
+start others_and_services
+guests+=("${jobs[-1]}")
 for part in "cargo-test nice -n 5 cargo test --locked --no-fail-fast" "fast-path fast_path" \
     "fuzz nice -n 5 tests/setup/fuzz.sh 3"; do
     # shellcheck disable=SC2086 # words
