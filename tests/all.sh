@@ -164,8 +164,8 @@ bare() { # NAME SUITE WHO DATAPATH
     start limit 36 "${jobs[-1]}"
 }
 bare "12 root" bookworm root kernel
+now step build cargo build --release --locked || finish # the emulated machines wait for it, so one at a time
 bare "13 user" trixie user tun
-now step build cargo build --release --locked || finish
 
 pytest=(-q -rsfER --reruns 1 --durations 30)
 [[ ! ${FULL:-} ]] || pytest+=(--lanes "auto,off")
