@@ -11,10 +11,9 @@ use super::memory_log::checksum;
 use super::old::Base;
 use super::{Failure, Settings};
 use crate::auth::{Policy, Proof, Token, Verifier};
-use crate::engine::config::numbered::{ALTERNATES, MARKS};
 use crate::engine::config::{
     Admits, AlternateAddress, Config, Datapath, DatapathChoice, Expects, GatewayConfig,
-    QueueConfig, Reply, RulesConfig, TunnelConfig,
+    QueueConfig, Reply, RulesConfig, TunnelConfig, numbered,
 };
 use crate::engine::hub::links;
 use crate::engine::peers_file::{OldPeer, OldProof, PeerEntry};
@@ -89,13 +88,11 @@ fn at(settings: &Settings, datapath: Datapath, place: Place) -> Settings {
         inner_peer: peer,
         inner6: None,
         port,
-        alternate: AlternateAddress::WhenTaken(Ipv4Addr::from_bits(
-            ALTERNATES.to_bits() + u32::from(port.get()),
-        )),
+        alternate: AlternateAddress::WhenTaken(numbered::alternate(port.get())),
         rules: RulesConfig { table: format!("{}-{port}", hub.rules.table), ..hub.rules.clone() },
         gateway: GatewayConfig {
             routes,
-            mark: MARKS + u32::from(port.get()),
+            mark: numbered::mark(port.get()),
             forward: hub.gateway.forward,
             masquerade: hub.gateway.masquerade.clone(),
             ..GatewayConfig::default()

@@ -5,8 +5,7 @@ use std::net::Ipv4Addr;
 use std::num::NonZeroU16;
 
 use super::error::UsageError;
-use crate::engine::config::DeviceName;
-use crate::engine::config::numbered::{ALTERNATES, MARKS};
+use crate::engine::config::{DeviceName, numbered};
 
 const PORT_BASE: u32 = 10000;
 const SERVER_INNER: Ipv4Addr = Ipv4Addr::new(172, 28, 0, 0);
@@ -46,8 +45,7 @@ impl Number {
 
     /// Returns the alternate address, which is in 172.29.0.0/16.
     pub fn alternate(self) -> Result<Ipv4Addr, UsageError> {
-        let offset = self.below_65536("fou-local-ip-alt")?;
-        Ok(Ipv4Addr::from_bits(ALTERNATES.to_bits() + u32::from(offset)))
+        self.below_65536("fou-local-ip-alt").map(numbered::alternate)
     }
 
     /// Returns a server's address inside the tunnel. Its peer's, one more, is in 172.28.0.0/16 too.
@@ -62,7 +60,7 @@ impl Number {
     /// Returns the firewall mark and routing table of a tunnel with `--default-route`. Numbers
     /// above 65535 share one.
     pub fn mark(self) -> u32 {
-        MARKS + self.0.min(u16::MAX.into())
+        numbered::mark(u16::try_from(self.0).unwrap_or(u16::MAX))
     }
 
     fn below_65536(self, option: &'static str) -> Result<u16, UsageError> {
