@@ -5,12 +5,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::demand::{Demand, said, suits};
-use super::requirements::{require_fou, require_tun};
+use super::requirements::{require_ipip_over_fou, require_tun};
 use super::{Failure, Settings};
 use crate::engine;
 use crate::engine::config::{Datapath, DatapathChoice, HostName, Outer};
 use crate::engine::host::{Family, Found};
-use crate::host::{Links, WayTo, program, release, require_modules};
+use crate::host::{Links, WayTo, program, release};
 use crate::sources::names;
 
 /// How long the choice of a datapath waits for the server's addresses.
@@ -73,7 +73,7 @@ async fn choose(settings: &Settings) -> Result<Datapath, Failure> {
         );
         return Ok(Datapath::Tun);
     }
-    Ok(match require_fou().and_then(|()| Ok(require_modules(&["ipip"])?)) {
+    Ok(match require_ipip_over_fou() {
         Ok(()) if loses_merged(settings) && require_tun().is_ok() => {
             tracing::info!(
                 "userspace datapath (tun): before Linux 6.9 the kernel's loses TCP data that a network card has \

@@ -6,16 +6,14 @@ use std::net::SocketAddr;
 use super::choice::loses_merged;
 use super::locks::Locks;
 use super::requirements::{
-    CAP_NET_ADMIN, CAP_NET_RAW, require_capability, require_fou, require_tun,
+    CAP_NET_ADMIN, CAP_NET_RAW, require_capability, require_ipip_over_fou, require_tun,
 };
 use super::{Failure, Settings, record};
 use crate::engine;
 use crate::engine::config::{AlternateAddress, Config, Datapath, Masquerade, Outer, TunnelConfig};
 use crate::engine::host::{Family, Found, InterfaceKind, Listener, is_labelled};
 use crate::host::nft::NftError;
-use crate::host::{
-    self, HostAdapter, Links, Question, WayTo, probe_port, require_modules, user_of_port,
-};
+use crate::host::{self, HostAdapter, Links, Question, WayTo, probe_port, user_of_port};
 use crate::kernel::KernelState;
 use crate::tun::{Owner, StoredFds, TunDatapath};
 
@@ -155,8 +153,7 @@ fn port_in_use(at: SocketAddr, by: &dyn std::fmt::Display) -> Failure {
 
 fn require_kernel(host: &HostAdapter, settings: &Settings) -> Result<KernelState, Failure> {
     require_capability(CAP_NET_RAW, "CAP_NET_RAW")?;
-    require_fou()?;
-    require_modules(&["ipip"])?;
+    require_ipip_over_fou()?;
     if loses_merged(settings) {
         tracing::warn!(
             "the tunnel is bound to no interface: before Linux 6.9, TCP data that a network card has put \

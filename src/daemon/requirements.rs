@@ -36,13 +36,14 @@ pub fn require_raw() -> Result<(), Failure> {
     require_capability(CAP_NET_RAW, "CAP_NET_RAW")
 }
 
-pub fn require_fou() -> Result<(), Failure> {
+/// Checks that the kernel has IPIP over FOU.
+pub fn require_ipip_over_fou() -> Result<(), Failure> {
     // A request to the family makes the kernel load the module, if it may.
-    if probe_fou().is_ok() {
-        return Ok(());
+    if probe_fou().is_err() {
+        require_modules(&["fou"])?;
+        probe_fou().map_err(|e| Failure::Fou(format!("the kernel's FOU does not answer: {e}")))?;
     }
-    require_modules(&["fou"])?;
-    probe_fou().map_err(|e| Failure::Fou(format!("the kernel's FOU does not answer: {e}")))
+    Ok(require_modules(&["ipip"])?)
 }
 
 /// Checks that TUN interfaces can be made here.
