@@ -44,7 +44,7 @@ pub fn hint(public: &[u8; 32]) -> Hint {
 }
 
 /// A digest of what one client and one server prove themselves with: the keys of both, and the secret. It is an
-/// HMAC-SHA-512 whose key is the server's private seed, cut to 32 bytes: who has read it cannot try secrets.
+/// HMAC-SHA-512 whose key is the server's private seed, cut to 32 bytes: a reader of the digest cannot guess secrets.
 pub fn keys_digest(seed: &[u8; 32], client: &[u8; 32], secret: &SharedSecret) -> [u8; 32] {
     let hmac = keyed(seed).chain_update(DIGEST_LABEL).chain_update(client);
     let whole = hmac.chain_update(secret.as_bytes()).finalize().into_bytes();

@@ -86,7 +86,7 @@ pub fn keep_sessions(file: Option<BorrowedFd<'_>>) -> io::Result<()> {
     file.map_or(Ok(()), |file| store(SESSIONS, file))
 }
 
-/// Has neither interface nor socket kept until there are others; the sessions stay.
+/// Drops the stored interface and socket, and keeps the sessions.
 ///
 /// # Errors
 /// When the service manager cannot be reached.
@@ -102,8 +102,9 @@ pub fn forget(owner: Owner) -> io::Result<()> {
     remove(owner, &[QUEUE, SOCKET, SESSIONS])
 }
 
-/// Has one file kept, whatever poll(2) says of it. Otherwise the service manager throws out what says EPOLLERR,
-/// as a socket does after one ICMP error (IP_RECVERR) that nobody has read. `FDPOLL=0` is since systemd 246.
+/// Stores one file, whatever poll(2) reports for it. Otherwise the service manager removes a file that reports
+/// EPOLLERR, as a socket does after one ICMP error (IP_RECVERR) that nobody has read. systemd knows `FDPOLL=0`
+/// since version 246.
 fn store(name: &str, file: BorrowedFd<'_>) -> io::Result<()> {
     let state = [NotifyState::FdStore, NotifyState::FdName(name), NotifyState::Custom("FDPOLL=0")];
     sd_notify::notify_with_fds(&state, &[file])

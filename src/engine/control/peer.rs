@@ -6,7 +6,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use super::bucket::Bucket;
-use crate::auth::{Ends, Pair, SharedSecret};
+use crate::auth::{Ends, Pair, SharedSecret, keys_digest};
 
 /// Names a peer of a server; the caller that inserts the peer chooses it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -67,7 +67,7 @@ pub(super) struct Peer {
     pub config: ServerPeer,
     /// Made at its first hello: most peers of a large server may never come.
     pub pair: Option<Box<Pair>>,
-    /// [`crate::auth::keys_digest`], worked out when it is first asked for: each hello asks.
+    /// As [`Peer::digest`] returns it: each hello asks for it.
     pub digest: Option<[u8; 32]>,
     /// What its cookies are bound to, so that those of before die when it is renewed.
     pub generation: u64,
@@ -91,6 +91,13 @@ impl Peer {
             doubts: Bucket::default(),
             session: None,
         }
+    }
+
+    /// The digest of its keys with the server's, whose private key `seed` is, and of their secret.
+    pub fn digest(&mut self, seed: &[u8; 32]) -> [u8; 32] {
+        let Peer { config, digest, .. } = self;
+        let ServerPeer { public_key, secret, .. } = config;
+        *digest.get_or_insert_with(|| keys_digest(seed, public_key, secret))
     }
 
     /// From now on, no cookie of before is good.

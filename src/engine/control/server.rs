@@ -11,7 +11,7 @@ use zeroize::Zeroizing;
 use super::Random;
 use super::bucket::{Bucket, Rate};
 use super::peer::{Allowed, Peer, PeerId, ServerPeer, Session, canonical};
-use crate::auth::{CookieSecrets, Ends, hint, keys_digest};
+use crate::auth::{CookieSecrets, Ends, hint};
 use crate::wire::control::Hint;
 
 /// Challenges, to all. No limit depends on the peer or the source that a packet names: anybody could use it
@@ -163,15 +163,12 @@ impl Server {
 
     /// A digest of the keys of a peer and this server, and their secret.
     pub fn digest(&mut self, id: PeerId) -> Option<[u8; 32]> {
-        let Server { seed, peers, .. } = self;
-        let Peer { config, digest, .. } = peers.get_mut(&id)?;
-        Some(*digest.get_or_insert_with(|| digest_of(seed, config)))
+        self.peers.get_mut(&id).map(|peer| peer.digest(&self.seed))
     }
 
     /// All peers, by their digests.
-    pub fn by_digest(&self) -> HashMap<[u8; 32], PeerId> {
-        let digest = |(id, peer): (&PeerId, &Peer)| (digest_of(&self.seed, &peer.config), *id);
-        self.peers.iter().map(digest).collect()
+    pub fn by_digest(&mut self) -> HashMap<[u8; 32], PeerId> {
+        self.peers.iter_mut().map(|(id, peer)| (peer.digest(&self.seed), *id)).collect()
     }
 
     /// From now on, [`Server::take_changed`] has to be called again and again.
@@ -184,7 +181,7 @@ impl Server {
         self.changed.as_mut().map(std::mem::take).unwrap_or_default()
     }
 
-    /// The next time, those of all peers that have a session are told.
+    /// Makes the next [`Server::take_changed`] return every peer that has a session.
     pub fn tell_all(&mut self) {
         if let Some(changed) = &mut self.changed {
             *changed = self.by_remote.values().copied().collect();
@@ -303,10 +300,6 @@ pub(super) struct Hello {
 fn next(generation: &mut u64) -> u64 {
     *generation += 1;
     *generation
-}
-
-fn digest_of(seed: &[u8; 32], peer: &ServerPeer) -> [u8; 32] {
-    keys_digest(seed, &peer.public_key, &peer.secret)
 }
 
 /// Whether two peers with the same keys say the same.

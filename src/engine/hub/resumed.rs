@@ -62,7 +62,7 @@ impl Engine {
         Some(changed.into_iter().map(move |id| (id, session(id))))
     }
 
-    /// What [`Engine::changed_sessions`] tells next are all sessions: for a list that begins.
+    /// Makes the next [`Engine::changed_sessions`] report every session, for a list that starts over.
     pub fn tell_all_sessions(&mut self) {
         if let Some(hub) = &mut self.hub {
             hub.server.tell_all();
