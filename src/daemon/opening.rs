@@ -11,7 +11,7 @@ use super::process::{Kept, LOG_EVERY, MANY_LINES, Process, RESOLV_CONF, SOME_LIN
 use super::session_file::{self, Keeping};
 use super::{Failure, Settings};
 use crate::bpf::FastPathAdapter;
-use crate::engine::config::{Datapath, PeerSource};
+use crate::engine::config::Datapath;
 use crate::engine::host::step::DnsStep;
 use crate::engine::{Engine, Memory};
 use crate::host::StepError;
@@ -78,7 +78,7 @@ impl<'a> Opening<'a> {
             .or(memory)
             .unwrap_or_else(|| (MemoryFile::in_directory(&settings.state_dir), Memory::lost()));
         let mut engine = Engine::new(settings.config.clone(), chosen, memory, &now);
-        let is_hub = matches!(settings.config.peers, PeerSource::Hub(_));
+        let is_hub = settings.config.hub().is_some();
         if is_hub && chosen == Datapath::Tun && preflight::is_service() {
             engine.resume_sessions(sessions.map(session_file::read).unwrap_or_default());
         } else if sessions.is_some() {

@@ -1,6 +1,6 @@
 //! The trait of what carries the packets. A datapath has a room of its own, and is a variant of
 //! [`config::Datapath`](crate::engine::config::Datapath). Its capabilities, and a file about what it needs, are
-//! in `engine/datapath/`; it is chosen in `daemon/preflight.rs`. docs/design.md says what else one touches.
+//! in `engine/datapath/`; it is chosen in `daemon/choice.rs`. docs/design.md says what else one touches.
 
 use std::collections::{BTreeMap, HashMap};
 use std::io;

@@ -33,7 +33,8 @@ binary=
 systemd=
 program=
 cpus=${IPIPOU_VM_CPUS:-1}
-# Without AVX: the emulator is slow at it, and programs that find it use it.
+# Without AVX: the emulator is slow at it, and programs that find it use it. (With --icount, what is executed is
+# counted, and compared with the figures of before.)
 accel=(-accel "tcg,thread=multi" -smp "$cpus" -cpu "qemu64,+cx16,+popcnt,+ssse3,+sse4.1,+sse4.2,+rdrand")
 while (($#)); do
     case $1 in
