@@ -15,7 +15,7 @@
 //! | [`bpf`] | the fast path: two BPF programs on top of either | `host`, `engine`'s types, `wire` |
 //! | [`sources`] | where peers come from: a table of hosts, names | `host`, `engine`'s types |
 //! | [`observe`] | logging, counters, status | `engine`'s types |
-//! | [`daemon`] | the loop: signals, sockets, start and end | all of the above but `cli` and `wire` |
+//! | [`daemon`] | the loop: signals, sockets, start and end | `kernel`, `tun`, `bpf`, `sources`, `observe`, `host`, `engine`, `auth` |
 //!
 //! `wire`, `auth` and `engine` import no I/O, no clock, no randomness and no async runtime:
 //! `tests/layering.rs` holds them to it. These three are a library as well: [`engine::Engine`] has the

@@ -11,7 +11,7 @@ use super::old_settings::{self, STATE};
 use super::{Settings, disk, leftovers, record};
 use crate::engine::config::Datapath;
 use crate::engine::host::{Interface, is_labelled};
-use crate::engine::hub::links;
+use crate::engine::links;
 use crate::engine::peers_file::PeerEntry;
 use crate::host::Links;
 use crate::kernel::{listening_ports, tables};

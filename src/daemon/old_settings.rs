@@ -15,7 +15,7 @@ use crate::engine::config::{
     Admits, AlternateAddress, Config, Datapath, DatapathChoice, Expects, GatewayConfig,
     QueueConfig, Reply, RulesConfig, TunnelConfig, numbered,
 };
-use crate::engine::hub::links;
+use crate::engine::links;
 use crate::engine::peers_file::{OldPeer, OldProof, PeerEntry};
 
 /// Where the memories of these peers are, below the state directory.

@@ -6,18 +6,18 @@ use ipnet::IpNet;
 
 use super::config::TunnelConfig;
 use super::host::{Encapsulation, Found, Interface, InterfaceKind, RulesFound, is_labelled};
+use super::links;
 use super::memory::NOBODY;
 use super::peer::Peer;
-use super::table::nodes;
 use super::{Action, Engine, Now, Report};
 
 /// Whether an earlier process of this tunnel left something: a link that sends from our port, or the
 /// nftables table, without which there is no listener.
 pub fn has_leftovers(tunnel: &TunnelConfig, found: &Found) -> bool {
     let from_our_port = |i: &Interface| i.link_from(tunnel.port.get()).is_some();
-    let nodes = nodes::interfaces(found, tunnel);
-    let mut links = nodes.iter().chain([&tunnel.device]).filter_map(|d| found.interface(d));
-    links.any(from_our_port) || found.rules == RulesFound::Unknown
+    let of_peers = links::interfaces(found, tunnel);
+    let mut there = of_peers.iter().chain([&tunnel.device]).filter_map(|d| found.interface(d));
+    there.any(from_our_port) || found.rules == RulesFound::Unknown
 }
 
 impl Engine {

@@ -6,7 +6,7 @@ use ipnet::IpNet;
 
 use super::config::DeviceName;
 use super::host::{Interface, is_labelled};
-use super::hub::links::is_of_server;
+use super::links::is_of_server;
 use super::{Action, Engine, Phase, Report};
 
 impl Engine {

@@ -22,6 +22,7 @@ pub mod host;
 pub mod hub;
 mod learned;
 pub mod limits;
+pub mod links;
 mod memory;
 pub mod networks;
 mod now;

@@ -12,8 +12,8 @@ use super::host::plan::{Start, plan};
 use super::host::step::{KernelStep, NatStep, Step};
 use super::host::wanted::WantedLink;
 use super::host::{FastPathFound, Found, forget};
+use super::links;
 use super::peer::Peer;
-use super::table::nodes;
 use super::wanted::wanted;
 use super::{Action, Engine, MOST_AFTER_STEPS, Phase, Report};
 
@@ -179,7 +179,7 @@ impl Engine {
     pub(super) fn devices(&self, found: &Found) -> Vec<DeviceName> {
         let Endpoint { tunnel, datapath, .. } = &self.endpoint;
         match tunnel.is_network() && datapath.capabilities().link_per_remote {
-            true => nodes::interfaces(found, tunnel),
+            true => links::interfaces(found, tunnel),
             false => vec![tunnel.device.clone()],
         }
     }

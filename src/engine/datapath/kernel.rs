@@ -14,9 +14,9 @@ use crate::engine::host::{
     Admitted, Encapsulation, Found, Interface, InterfaceKind, IpipLink, LinkForwarding, Listener,
     RuleSpec, RulesFound, is_labelled,
 };
+use crate::engine::links;
 use crate::engine::peer::Peer;
 use crate::engine::peers::Peers;
-use crate::engine::table::nodes;
 
 /// TTL of the outer packets. The kernel's default, the inner packet's TTL, would let a routing
 /// protocol's packets (TTL 1) die at the first hop.
@@ -53,7 +53,7 @@ pub fn wanted(
             bound: outer.bound_to.is_some()
                 && !found.listeners.iter().any(|l| l.port == port && l.bound_to.is_none()),
             inside: inside(tunnel, peers, outer.address, found),
-            inside_too: tunnel.is_network().then(|| nodes::prefix(tunnel)),
+            inside_too: tunnel.is_network().then(|| links::prefix(tunnel)),
             silenced: peers.iter().filter_map(silenced).collect(),
             answering: peers.answering().into_iter().filter_map(v4).collect(),
             untracked: found.tracks && !peers.has_prover(),
@@ -88,7 +88,7 @@ pub fn wanted(
     }
     if tunnel.is_network() {
         let stays = |device: &DeviceName| wanted.links.iter().any(|link| link.device == *device);
-        let there = nodes::interfaces(found, tunnel);
+        let there = links::interfaces(found, tunnel);
         wanted.unwanted = there.into_iter().filter(|device| !stays(device)).collect();
     }
     wanted.unwanted.extend(renamed);
@@ -207,7 +207,7 @@ fn inside(
     let others = found.interfaces.iter().filter(|i| is_labelled(i) && !has_outer(i));
     let own = peers.iter().map(|peer| peer.device.to_string());
     let all = own.chain(others.map(|interface| interface.name.clone()));
-    match tunnel.is_network().then(|| nodes::prefix(tunnel)) {
+    match tunnel.is_network().then(|| links::prefix(tunnel)) {
         Some(prefix) => all.filter(|name| !name.starts_with(&prefix)).collect(),
         None => all.collect(),
     }

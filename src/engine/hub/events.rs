@@ -12,10 +12,10 @@ use crate::auth::Ends;
 use crate::engine::control::{Heard, Ignored, Outcome, PeerId};
 use crate::engine::endpoint::Endpoint;
 use crate::engine::host::Found;
+use crate::engine::links;
 use crate::engine::peer::{Locator, Peer};
 use crate::engine::peers_file::{PeerName, PeerSet};
 use crate::engine::random::Random;
-use crate::engine::table::nodes;
 use crate::engine::{Action, Engine, Now, Report};
 use crate::wire::control::Refusal;
 
@@ -177,7 +177,7 @@ impl Engine {
         let port = tunnel.port.get();
         let local = SocketAddr::new(outer.address, port);
         let link = |member: &Member| {
-            let device = nodes::device(tunnel, *datapath, member.mark);
+            let device = links::device(tunnel, *datapath, member.mark);
             let link = found.interface(&device)?.link_from(port)?;
             Some((member.id, link.fou_remote()?)).filter(|_| hub.has_own_mark(member))
         };
@@ -282,8 +282,8 @@ impl Hub {
 /// A connected member in the population of peers.
 fn peer(member: &Member, remote: SocketAddr, endpoint: &Endpoint) -> Peer {
     Peer {
-        device: nodes::device(&endpoint.tunnel, endpoint.datapath, member.mark),
-        alternate: nodes::alternate(member.mark),
+        device: links::device(&endpoint.tunnel, endpoint.datapath, member.mark),
+        alternate: links::alternate(member.mark),
         networks: networks(&member.entry).into(),
         isolated: member.entry.isolate,
         conflicting_remote: None,

@@ -10,8 +10,8 @@ use super::gone::Gone;
 use super::{Hub, Loaded, Member};
 use crate::engine::Now;
 use crate::engine::control::{Allowed, PeerId, ServerPeer};
+use crate::engine::links;
 use crate::engine::peers_file::{PeerEntry, PeerName, PeerSet, Speaks};
-use crate::engine::table::nodes;
 
 /// A session that ended, or whose networks changed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -159,7 +159,7 @@ impl Hub {
 
     /// Tells names apart; the few that it does not get the next free number.
     fn hash(&self, name: &PeerName) -> u16 {
-        nodes::hash_of_text(self.scope, name.as_str())
+        links::hash_of_text(self.scope, name.as_str())
     }
 
     /// Tells the control protocol of a member. One with the old program is unknown to it. Returns the remote

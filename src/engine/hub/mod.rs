@@ -4,7 +4,6 @@
 mod entry;
 mod events;
 mod gone;
-pub mod links;
 mod members;
 mod resumed;
 mod status;
@@ -16,9 +15,9 @@ use std::time::Duration;
 use super::Now;
 use super::config::{HubConfig, TunnelConfig};
 use super::control::{PeerId, Server};
+use super::links;
 use super::peers_file::{PeerEntry, PeerName};
 use super::random::Random;
-use super::table::nodes;
 
 pub use gone::Gone;
 pub use resumed::ResumableSession;
@@ -109,7 +108,7 @@ impl Hub {
             members: BTreeMap::new(),
             names: BTreeMap::new(),
             marks: BTreeSet::new(),
-            scope: nodes::hash_of_text(0, tunnel.device.as_str()),
+            scope: links::hash_of_text(0, tunnel.device.as_str()),
             expiries: BTreeSet::new(),
             next_id: 0,
             ignored: BTreeMap::new(),

@@ -8,8 +8,8 @@ use super::{Answered, Hub, Loaded, Member};
 use crate::engine::control::Ignored;
 use crate::engine::endpoint::Endpoint;
 use crate::engine::host::Traffic;
+use crate::engine::links;
 use crate::engine::peers_file::{PeerEntry, PeerName};
-use crate::engine::table::nodes;
 use crate::engine::{Engine, Now};
 use crate::wire::control::Refusal;
 
@@ -96,7 +96,7 @@ impl Engine {
         let status = move |member: &Member| {
             let status = hub.status(member, now);
             let is_carried = status.remote.is_some() && !links.is_empty();
-            let link = is_carried.then(|| nodes::device(tunnel, *datapath, member.mark));
+            let link = is_carried.then(|| links::device(tunnel, *datapath, member.mark));
             let traffic = link.and_then(|link| links.get(link.as_str()).copied());
             MemberStatus { traffic, ..status }
         };

@@ -1,20 +1,17 @@
 //! Makes peers of the nodes of a table, one for each remote.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
 
-use crate::engine::config::{AlternateAddress, Datapath, DeviceName, TunnelConfig};
+use crate::engine::config::{Datapath, TunnelConfig};
 use crate::engine::endpoint::Endpoint;
-use crate::engine::host::{Found, is_labelled};
+use crate::engine::links;
 use crate::engine::peer::{Locator, Peer};
 use crate::engine::report::Unusable;
 use crate::engine::table::Node;
 use crate::engine::{Action, Engine, Now, Report};
-
-/// Alternate local addresses of nodes: a network that no number of a tunnel has.
-const ALTERNATE: Ipv4Addr = Ipv4Addr::new(172, 30, 0, 0);
 
 impl Engine {
     /// Takes a new table, and plans for the peers that it names.
@@ -87,8 +84,8 @@ pub fn peers(
             mark = mark.wrapping_add(1);
         }
         Peer {
-            device: device(tunnel, datapath, mark),
-            alternate: alternate(mark),
+            device: links::device(tunnel, datapath, mark),
+            alternate: links::alternate(mark),
             networks: networks.into(),
             isolated: false,
             conflicting_remote: None,
@@ -108,62 +105,6 @@ fn is_us(node: &Node, tunnel: &TunnelConfig) -> bool {
 /// At our own outer address, a network is one that we are the gateway of.
 fn is_network(node: &Node) -> bool {
     node.inner.prefix_len() < node.inner.max_prefix_len()
-}
-
-/// The alternate local address of the link that this number tells apart.
-pub fn alternate(mark: u16) -> AlternateAddress {
-    let address = Ipv4Addr::from_bits(ALTERNATE.to_bits() | u32::from(mark));
-    AlternateAddress::WhenTaken(address)
-}
-
-/// The link to the peer that this number tells apart; a datapath may have one link for all. The same peer
-/// has the same name after a restart.
-pub fn device(tunnel: &TunnelConfig, datapath: Datapath, mark: u16) -> DeviceName {
-    let base = tunnel.device.clone();
-    match datapath.capabilities().link_per_remote {
-        true => format!("{}{mark:04x}", prefix(tunnel)).parse().unwrap_or(base),
-        false => base,
-    }
-}
-
-/// The interfaces that this or an earlier process made for nodes. Another process may have given its own one
-/// a name that begins alike.
-pub fn interfaces(found: &Found, tunnel: &TunnelConfig) -> Vec<DeviceName> {
-    let prefix = prefix(tunnel);
-    let is_number = |rest: &str| rest.len() == 4 && rest.bytes().all(|b| b.is_ascii_hexdigit());
-    let ours = found.interfaces.iter().filter(|i| {
-        i.name.strip_prefix(&prefix).is_some_and(is_number)
-            && is_labelled(i)
-            && i.link_from(tunnel.port.get()).is_some()
-    });
-    ours.filter_map(|i| i.name.parse().ok()).collect()
-}
-
-/// What the names of the interfaces begin with.
-pub fn prefix(tunnel: &TunnelConfig) -> String {
-    shortened(&tunnel.device, DeviceName::MAX_LEN - "-ffff".len()) + "-"
-}
-
-/// A name that has at most `room` bytes: the whole one, or what there is room for of it and four digits that
-/// tell it from others which begin alike.
-pub fn shortened(name: &DeviceName, room: usize) -> String {
-    let name = name.as_str();
-    if name.len() <= room {
-        return name.to_owned();
-    }
-    let mut end = room - "ffff".len();
-    while !name.is_char_boundary(end) {
-        end -= 1;
-    }
-    format!("{}{:04x}", &name[..end], hash_of_text(0, name))
-}
-
-/// Tells texts apart, within a `scope` (FNV-1a, RFC 9923, folded).
-pub fn hash_of_text(scope: u16, text: &str) -> u16 {
-    let mix = |hash: u32, byte: &u8| (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193);
-    let start = scope.to_be_bytes().iter().fold(0x811c_9dc5, mix);
-    let hash = text.as_bytes().iter().fold(start, mix);
-    u16::try_from((hash >> 16) ^ (hash & 0xffff)).unwrap_or_default()
 }
 
 /// Tells remotes apart; the few that it does not get the next free number.
