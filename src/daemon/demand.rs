@@ -1,7 +1,7 @@
 //! Checks that the datapath that was requested can do what the peers ask of it.
 
 use super::Failure;
-use crate::engine::config::{Config, Datapath, DatapathChoice};
+use crate::engine::config::{Config, DatapathChoice};
 
 /// What a table or files of peers ask of a datapath.
 #[derive(Debug, Clone, Default)]
@@ -17,24 +17,21 @@ pub struct Demand {
 /// # Errors
 /// When it cannot.
 pub fn suits(config: &Config, demand: &Demand) -> Result<(), Failure> {
-    match config.tunnel.datapath {
-        DatapathChoice::Only(Datapath::Kernel) => {}
-        DatapathChoice::Only(Datapath::Tun) | DatapathChoice::Auto => return Ok(()),
-    }
-    let most = Datapath::Kernel.capabilities().most_remotes;
+    let DatapathChoice::Only(datapath) = config.tunnel.datapath else { return Ok(()) };
+    let (name, can) = (datapath.name(), datapath.capabilities());
+    let most = can.most_remotes;
     if demand.remotes > most {
         let what = said(config, demand);
         return Err(Failure::Usage(format!(
-            "--datapath kernel: {what}, and the kernel's datapath carries {most} at most; leave the \
-             option out"
+            "--datapath {name}: {what}, and this datapath carries {most} at most; leave the option out"
         )));
     }
     match &demand.isolated {
-        Some(isolated) => Err(Failure::Usage(format!(
-            "--datapath kernel: peer {isolated} has `isolate`, which needs the userspace datapath; \
+        Some(isolated) if !can.isolates => Err(Failure::Usage(format!(
+            "--datapath {name}: peer {isolated} has `isolate`, which needs the userspace datapath; \
              leave the option out"
         ))),
-        None => Ok(()),
+        Some(_) | None => Ok(()),
     }
 }
 

@@ -123,7 +123,7 @@ impl OldPeers {
     /// Makes the tunnels, now that the server is up. `kept` is what an earlier process left of them.
     pub fn start(&mut self, base: Base, kept: BTreeMap<Owner, StoredFds>, unix: u64) {
         self.kept = kept;
-        if base.datapath == Datapath::Kernel {
+        if !base.datapath.capabilities().open_files {
             self.forget();
         }
         self.base = Some(Rc::new(base));

@@ -9,7 +9,6 @@ use std::path::{Path, PathBuf};
 use super::old::Base;
 use super::old_settings::{self, STATE};
 use super::{Settings, disk, leftovers, record};
-use crate::engine::config::Datapath;
 use crate::engine::host::{Interface, is_labelled};
 use crate::engine::links;
 use crate::engine::peers_file::PeerEntry;
@@ -22,8 +21,9 @@ pub async fn remove(base: &Base, entries: &[PeerEntry], unix: u64) {
     let parent = base.settings.state_dir.join(STATE);
     take_over_named(&base.settings, entries).await;
     let recorded = record::below(&parent).await;
+    let stays = !base.datapath.capabilities().open_files;
     let wanted: BTreeMap<NonZeroU16, PathBuf> = (entries.iter())
-        .filter(|entry| base.datapath == Datapath::Kernel && entry.is_welcome(unix))
+        .filter(|entry| stays && entry.is_welcome(unix))
         .filter_map(|entry| {
             let old = entry.old()?;
             Some((old.port, old_settings::state_dir(&base.settings, entry, old)))

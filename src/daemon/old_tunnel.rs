@@ -16,7 +16,6 @@ use super::opening::Opening;
 use super::process::{Kept, Process};
 use super::{Failure, Settings, leftovers};
 use crate::engine::Report;
-use crate::engine::config::Datapath;
 use crate::engine::peers_file::PeerEntry;
 use crate::host::Subjects;
 use crate::tun::{self, Owner};
@@ -64,9 +63,8 @@ impl Left {
         if !kept.files.is_nothing() {
             let _ = tun::forget(owner); // without a service manager nothing was kept
         }
-        if let (Datapath::Kernel, true, Owner::OldPeer(port)) =
-            (base.datapath, kept.memory.is_some(), owner)
-        {
+        let stays = !base.datapath.capabilities().open_files && kept.memory.is_some();
+        if let (true, Owner::OldPeer(port)) = (stays, owner) {
             match old_settings::of_nobody(base, port, state_dir) {
                 Ok(settings) => leftovers::remove(&settings, owner).await,
                 Err(why) => tracing::error!("its tunnel stays as it is: {why}"),

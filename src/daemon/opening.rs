@@ -79,7 +79,7 @@ impl<'a> Opening<'a> {
             .unwrap_or_else(|| (MemoryFile::in_directory(&settings.state_dir), Memory::lost()));
         let mut engine = Engine::new(settings.config.clone(), chosen, memory, &now);
         let is_hub = settings.config.hub().is_some();
-        if is_hub && chosen == Datapath::Tun && preflight::is_service() {
+        if is_hub && chosen.capabilities().open_files && preflight::is_service() {
             engine.resume_sessions(sessions.map(session_file::read).unwrap_or_default());
         } else if sessions.is_some() {
             let _ = tun::keep_sessions(None); // a later process would find them
@@ -147,8 +147,8 @@ impl<'a> Process<'a> {
         datapath: Datapath,
         mut kept: StoredFds,
     ) -> Result<Self, Failure> {
-        if datapath == Datapath::Kernel && !kept.is_nothing() {
-            // These are the interface and the port that the kernel datapath is to have. They are
+        if !datapath.capabilities().open_files && !kept.is_nothing() {
+            // These are the interface and the port that the datapath is to have. They are
             // released, so that at least the next start finds them free, if they are not yet free for
             // this one.
             kept = StoredFds::default();

@@ -175,19 +175,21 @@ fn isolated(set: &PeerSet) -> Option<&PeerEntry> {
 
 /// Why a running tunnel cannot carry these peers, in one line.
 fn exceeds(set: &PeerSet, datapath: Datapath) -> Option<String> {
-    let most = datapath.capabilities().most_remotes;
-    match (datapath, isolated(set)) {
-        (Datapath::Kernel, Some(peer)) => Some(format!(
+    let can = datapath.capabilities();
+    if let Some(peer) = isolated(set).filter(|_| !can.isolates) {
+        return Some(format!(
             "{}: peer {}: `isolate` needs the userspace datapath, and this tunnel runs on the kernel's: \
              restart it",
             peer.origin, peer.name
-        )),
-        _ if set.len() > most => Some(format!(
+        ));
+    }
+    let most = can.most_remotes;
+    (set.len() > most).then(|| {
+        format!(
             "the files name {} peers, and the datapath of this tunnel carries {most} at most: restart it",
             set.len()
-        )),
-        (Datapath::Kernel, None) | (Datapath::Tun, _) => None,
-    }
+        )
+    })
 }
 
 /// Reads all files that are there, and those of the secrets that they name.

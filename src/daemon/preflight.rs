@@ -212,8 +212,8 @@ fn check_found(
     {
         tracing::warn!("--masquerade: there is no interface {device} yet; `ip link` lists them");
     }
-    if let (AlternateAddress::Always(_), Some(uplink), Datapath::Kernel) =
-        (tunnel.alternate, tunnel.outer.device(), datapath)
+    if let (AlternateAddress::Always(_), Some(uplink), true) =
+        (tunnel.alternate, tunnel.outer.device(), datapath.capabilities().link_per_remote)
         && found.interface(uplink).is_some_and(|uplink| uplink.in_vrf())
     {
         return Err(Failure::Address(format!(
@@ -223,23 +223,23 @@ fn check_found(
     }
     let Some(interface) = found.interface(&tunnel.device) else { return Ok(()) };
     let port = tunnel.port.get();
-    let ours = match interface.kind {
-        InterfaceKind::Ipip(_) if datapath == Datapath::Kernel => {
+    let ours = match (datapath, interface.kind) {
+        (Datapath::Kernel, InterfaceKind::Ipip(_)) => {
             is_labelled(interface) || interface.link_from(port).is_some()
         }
-        InterfaceKind::Tun => goes_on && datapath == Datapath::Tun,
-        InterfaceKind::Ipip(_) | InterfaceKind::Other => false,
+        (Datapath::Tun, InterfaceKind::Tun) => goes_on,
+        (Datapath::Kernel, InterfaceKind::Tun | InterfaceKind::Other)
+        | (Datapath::Tun, InterfaceKind::Ipip(_) | InterfaceKind::Other) => false,
     };
-    match ours {
-        true => Ok(()),
-        false if datapath == Datapath::Tun => Err(Failure::Link(format!(
-            "--tunl-dev: an interface {} exists already; remove it, or choose another name",
-            tunnel.device
-        ))),
-        false => Err(Failure::Link(format!(
-            "--tunl-dev: an interface {} exists and is not a tunnel from port {port}; \
-             remove it, or choose another name",
-            tunnel.device
-        ))),
+    if ours {
+        return Ok(());
     }
+    let what = match datapath {
+        Datapath::Kernel => format!("exists and is not a tunnel from port {port}"),
+        Datapath::Tun => "exists already".to_owned(),
+    };
+    Err(Failure::Link(format!(
+        "--tunl-dev: an interface {} {what}; remove it, or choose another name",
+        tunnel.device
+    )))
 }

@@ -26,7 +26,7 @@ use super::{
 };
 use crate::auth::key_text;
 use crate::engine::Event;
-use crate::engine::config::{Config, Datapath, HostName, PeerSource};
+use crate::engine::config::{Config, HostName, PeerSource};
 use crate::engine::driver::Driver as _;
 use crate::engine::host::Family;
 use crate::engine::table::Node;
@@ -93,7 +93,7 @@ async fn serve(settings: &Settings) -> Result<(), Failure> {
     let mut inherited = tun::inherited();
     let kept = inherited.remove(&Owner::Tunnel).unwrap_or_default();
     let chosen = choice::datapath(settings, !kept.is_nothing(), &demand).await?;
-    if chosen == Datapath::Tun && kept.is_nothing() {
+    if chosen.capabilities().open_files && kept.is_nothing() {
         leftovers::remove_of_kernel(settings, Owner::Tunnel).await;
     }
     let mut process = Process::open(settings, chosen, kept).await?;

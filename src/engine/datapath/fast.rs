@@ -139,7 +139,7 @@ impl<'a> Uplinks<'a> {
         found: &'a Found,
     ) -> Result<Self, WithoutFastPath> {
         let is_asked_for = endpoint.tunnel.fast_path == FastPathChoice::On;
-        let takes_any = is_asked_for || endpoint.datapath == Datapath::Kernel;
+        let takes_any = is_asked_for || !endpoint.datapath.capabilities().merged_datagrams;
         let usable = |index: u32| {
             let uplink = found.interface_at(index).ok_or(WithoutFastPath::NotYet)?;
             // What comes out of there is refused by the datapath.

@@ -20,8 +20,16 @@ pub struct Capabilities {
     pub inner_ipv6: bool,
     /// It learns which inner addresses are behind which remote.
     pub learns: bool,
-    /// Each remote has a link of its own; otherwise all share one.
+    /// It can keep a peer from the other peers.
+    pub isolates: bool,
+    /// Each remote has a link of its own, told from others by its pair of addresses; otherwise all share one.
     pub link_per_remote: bool,
+    /// Open files of this process carry the packets, and can be kept for the next one. Otherwise the kernel
+    /// carries them, and goes on when the process has ended.
+    pub open_files: bool,
+    /// It gets datagrams merged where they have checksums (UDP_GRO, udp(7)): with these, it is faster than a
+    /// fast path that gets them one by one.
+    pub merged_datagrams: bool,
     /// The most remotes that it carries.
     pub most_remotes: usize,
     /// The most remotes for which `auto` chooses it: making and changing links takes long.
@@ -44,7 +52,10 @@ impl Datapath {
                 outer_ipv6: false, // `fou` listens on IPv4, as it is set up here
                 inner_ipv6: false, // `ipip` carries IPv4
                 learns: false,
+                isolates: false,
                 link_per_remote: true,
+                open_files: false,
+                merged_datagrams: false,
                 // The size of the nft sets that hold the remotes.
                 most_remotes: 1024,
                 many_remotes: 512,
@@ -53,7 +64,10 @@ impl Datapath {
                 outer_ipv6: true,
                 inner_ipv6: true,
                 learns: true,
+                isolates: true,
                 link_per_remote: false,
+                open_files: true,
+                merged_datagrams: true,
                 most_remotes: usize::MAX,
                 many_remotes: usize::MAX,
             },
