@@ -3,7 +3,7 @@
 use std::io;
 use std::net::SocketAddr;
 
-use super::process::{Failing, Process};
+use super::process::{Failing, Process, Starting};
 use super::session_file::{Keeping, SessionFile};
 use super::{Failure, record};
 use crate::bpf::FastPathError;
@@ -53,8 +53,8 @@ impl Driver for Process<'_> {
             self.log_failure(failing, &text);
         } else if self.engine.can_do_without(step) {
             self.log_failure(failing, &format!("cannot {step}: {error}; going on without it"));
-        } else if let Some(first @ None) = &mut self.starting {
-            *first = Some(Failure::Step { step: Box::new(step.clone()), error });
+        } else if let Starting::Well = self.starting {
+            self.starting = Starting::Failed(Failure::Step { step: Box::new(step.clone()), error });
         } else {
             self.log_failure(failing, &format!("cannot {step}: {error}; trying again"));
         }

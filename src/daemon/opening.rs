@@ -7,7 +7,7 @@ use super::memory::{Loaded, MemoryFile};
 use super::old::OldPeers;
 use super::pings::Pings;
 use super::preflight::{self, Ground};
-use super::process::{Kept, LOG_EVERY, MANY_LINES, Process, RESOLV_CONF, SOME_LINES};
+use super::process::{Kept, LOG_EVERY, MANY_LINES, Process, RESOLV_CONF, SOME_LINES, Starting};
 use super::session_file::{self, Keeping};
 use super::{Failure, Settings};
 use crate::bpf::FastPathAdapter;
@@ -103,7 +103,7 @@ impl<'a> Opening<'a> {
             failures: Limiter::new(LOG_EVERY, SOME_LINES),
             icmp_errors: None,
             changes: Limiter::new(LOG_EVERY, MANY_LINES),
-            starting: Some(None),
+            starting: Starting::Well,
             ending: None,
             adopted: false,
             surroundings_due: true,

@@ -73,8 +73,7 @@ pub struct Process<'a> {
     /// How many ICMP errors the rules had dropped at the last reading.
     pub(super) icmp_errors: Option<u64>,
     pub(super) changes: Limiter<Discriminant<Report>>,
-    /// The first failure so far; present until the tunnel has been set up once.
-    pub(super) starting: Option<Option<Failure>>,
+    pub(super) starting: Starting,
     /// While the tunnel is removed: how many of its parts could not be.
     pub(super) ending: Option<usize>,
     pub(super) adopted: bool,
@@ -92,6 +91,17 @@ pub struct Process<'a> {
     pub(super) old: OldPeers,
     pub(super) pings: Pings,
     pub(super) sessions: Keeping,
+}
+
+/// Whether a tunnel has been set up once.
+#[derive(Debug)]
+pub enum Starting {
+    /// Not yet, and nothing has failed.
+    Well,
+    /// Not yet; this failed first.
+    Failed(Failure),
+    /// Yes.
+    Over,
 }
 
 /// What is left of a tunnel whose place another one takes.
@@ -112,7 +122,10 @@ impl Process<'_> {
     /// Sets the host up for the first time.
     pub async fn start(&mut self) -> Result<(), Failure> {
         self.look().await;
-        let Some(Some(failure)) = self.starting.take() else { return Ok(()) };
+        let Starting::Failed(failure) = std::mem::replace(&mut self.starting, Starting::Over)
+        else {
+            return Ok(());
+        };
         // A tunnel that was running before this process is left in place rather than removed.
         if !self.adopted {
             let _ = self.end().await;

@@ -7,7 +7,7 @@ use toml::de::DeValue;
 use super::fault::Mistake;
 use super::field::Field;
 use super::secrets::{self, Secrets};
-use super::value;
+use super::value::{self, Expiry};
 use crate::auth::SharedSecret;
 
 /// The lease of a peer for which nothing else is written.
@@ -18,7 +18,7 @@ const LEASE: Duration = Duration::from_secs(180);
 pub struct Settings {
     secret: Option<SharedSecret>,
     lifetime: Option<Duration>,
-    expires: Option<Option<u64>>,
+    expires: Option<Expiry>,
     enabled: Option<bool>,
     isolate: Option<bool>,
 }
@@ -87,7 +87,10 @@ impl Settings {
     }
 
     pub fn expires(&self) -> Option<u64> {
-        self.expires.flatten()
+        match self.expires? {
+            Expiry::Never => None,
+            Expiry::At(unix) => Some(unix),
+        }
     }
 
     pub fn enabled(&self) -> bool {

@@ -72,14 +72,22 @@ pub fn lifetime(value: &DeValue) -> Result<Duration, Mistake> {
     }
 }
 
-/// Reads the first second after a date, or that of a time, in Unix time; a local time is UTC. The text
-/// `"never"` is none, against a default.
-pub fn expires(value: &DeValue) -> Result<Option<u64>, Mistake> {
+/// When a peer expires.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Expiry {
+    /// Never, whatever the defaults say.
+    Never,
+    /// At this Unix time.
+    At(u64),
+}
+
+/// Reads the first second after a date, or that of a time; a local time is UTC.
+pub fn expires(value: &DeValue) -> Result<Expiry, Mistake> {
     const FORMS: &str = "write a date, as 2027-01-31, or a date and a time, as \
                          2027-01-31T18:00:00+01:00, both without quotes; or \"never\"";
     let at = match value {
         DeValue::Datetime(at) => at,
-        DeValue::String(text) if text.trim() == "never" => return Ok(None),
+        DeValue::String(text) if text.trim() == "never" => return Ok(Expiry::Never),
         DeValue::String(text) => {
             let what = format!("`expires` is the text {}", quoted(text));
             return Err(Mistake::new(what, FORMS));
@@ -98,7 +106,7 @@ pub fn expires(value: &DeValue) -> Result<Option<u64>, Mistake> {
         None => start + DAY,
         Some(time) => start + seconds_of_day(time) - east(at.offset),
     };
-    Ok(Some(unix.try_into().unwrap_or(0))) // before 1970 is long ago
+    Ok(Expiry::At(unix.try_into().unwrap_or(0))) // before 1970 is long ago
 }
 
 /// Days from 1970-01-01 to a date of the Gregorian calendar.
@@ -231,9 +239,9 @@ mod tests {
             ("0000-01-01", 0),
             ("1969-12-31T23:59:59Z", 0),
         ] {
-            assert_eq!(read(text, expires), Some(Some(unix)), "{text}");
+            assert_eq!(read(text, expires), Some(Expiry::At(unix)), "{text}");
         }
-        assert_eq!(read("\"never\"", expires), Some(None));
+        assert_eq!(read("\"never\"", expires), Some(Expiry::Never));
         for text in ["18:00:00", "\"2027-01-31\"", "1801353600", "true", "[2027-01-31]"] {
             assert_eq!(read(text, expires), None, "{text}");
         }
