@@ -27,7 +27,6 @@ impl Engine {
             self.adopt_userspace(now, actions);
         }
         self.adopt_members(found, now, actions);
-        self.resume_members(found.userspace.interface, now, actions);
         let port = self.endpoint.tunnel.port.get();
         for peer in self.peers.own_mut() {
             let Some(interface) = found.interface(&peer.device) else { continue };

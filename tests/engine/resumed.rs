@@ -118,6 +118,27 @@ fn a_lease_is_not_longer_because_processes_were_killed() {
     assert_eq!(killed(again, Duration::ZERO, &both()).let_in(), []);
 }
 
+/// A wireless network card, or a lease of DHCP that is renewed.
+#[test]
+fn sessions_wait_for_an_uplink_that_is_away_as_long_as_their_leases_last() {
+    for (away, remains) in [(LEASE / 2, true), (LEASE, false)] {
+        let mut play = asked(&both());
+        play.visit(&mut guest(7), place(1));
+        let before = play.let_in();
+        let with_uplink = play.host.found.clone();
+        play.host.remove_interface("eth0");
+        let mut again = killed(play, SECOND, &both());
+        assert_eq!(again.let_in(), []);
+        again.pass(away);
+        assert_eq!(again.engine.changed_sessions().map(|changed| changed.count()), None);
+        let userspace = again.host.found.userspace.clone();
+        again.host.found = Found { userspace, ..with_uplink };
+        again.read();
+        again.read();
+        assert_eq!(again.let_in() == before, remains);
+    }
+}
+
 #[test]
 fn a_lease_that_is_over_meanwhile_is_over() {
     let mut play = asked(&both());

@@ -8,6 +8,7 @@ use std::time::Duration;
 use super::Hub;
 use crate::auth::Ends;
 use crate::engine::control::{PeerId, Session};
+use crate::engine::host::Found;
 use crate::engine::{Action, Engine, Now};
 
 /// A session that the next process may take over.
@@ -27,15 +28,32 @@ pub enum Resuming {
     /// No: nobody asked.
     #[default]
     Never,
-    /// Not yet: these are of an earlier process, and the host was not read.
+    /// Not yet: these are of an earlier process, and no reading of the host has shown our address.
     Left(Vec<ResumableSession>),
     /// Yes.
     Told,
 }
 
+impl Resuming {
+    /// What is left of an earlier process; from now on, changes are reported.
+    fn take_left(&mut self) -> Vec<ResumableSession> {
+        match std::mem::take(self) {
+            Resuming::Never => Vec::new(),
+            Resuming::Left(left) => {
+                *self = Resuming::Told;
+                left
+            }
+            Resuming::Told => {
+                *self = Resuming::Told;
+                Vec::new()
+            }
+        }
+    }
+}
+
 impl Engine {
-    /// Takes over these sessions of an earlier process of a server, with the interface that it left, at the
-    /// first reading of the host. From then on [`Engine::changed_sessions`] tells those of this one.
+    /// Takes over these sessions of an earlier process of a server, with the interface that it left, as soon as
+    /// a reading of the host shows our address. From then on [`Engine::changed_sessions`] tells those of this one.
     pub fn resume_sessions(&mut self, left: Vec<ResumableSession>) {
         if let Some(hub) = &mut self.hub {
             hub.resuming = Resuming::Left(left);
@@ -69,33 +87,38 @@ impl Engine {
         }
     }
 
-    /// Takes over the sessions of an earlier process, whose interface and socket are here: `resumes`.
+    /// Takes over the sessions of an earlier process, if its interface and socket are here. While the uplink
+    /// is away, they wait.
     pub(in crate::engine) fn resume_members(
         &mut self,
-        resumes: bool,
+        found: &Found,
         now: &Now,
         actions: &mut Vec<Action>,
     ) {
         let port = self.endpoint.tunnel.port.get();
         let local = self.outer.map(|outer| SocketAddr::new(outer.address, port));
         let Some(hub) = &mut self.hub else { return };
-        for (id, remote) in hub.resume(local.filter(|_| resumes), now) {
+        let is_here = found.userspace.interface;
+        if is_here && local.is_none() {
+            return;
+        }
+        let left = hub.resuming.take_left();
+        let Some(local) = local.filter(|_| is_here) else { return };
+        for (id, remote) in hub.resume(left, local, now) {
             self.adopt_member((id, remote), now, actions);
         }
     }
 }
 
 impl Hub {
-    /// Takes over what is left, at this local address; without one, nothing. Changes are reported from now on.
-    fn resume(&mut self, local: Option<SocketAddr>, now: &Now) -> BTreeSet<(PeerId, SocketAddr)> {
-        let left = match std::mem::take(&mut self.resuming) {
-            Resuming::Never => return BTreeSet::new(),
-            Resuming::Left(left) => left,
-            Resuming::Told => Vec::new(),
-        };
-        self.resuming = Resuming::Told;
+    /// Takes over what is left, at this local address.
+    fn resume(
+        &mut self,
+        left: Vec<ResumableSession>,
+        local: SocketAddr,
+        now: &Now,
+    ) -> BTreeSet<(PeerId, SocketAddr)> {
         let mut resumed = BTreeSet::new();
-        let Some(local) = local else { return resumed };
         // Digests of all peers are worked out only if there is something to look up.
         let ids = if left.is_empty() { HashMap::new() } else { self.server.by_digest() };
         for ResumableSession { keys, remote, until } in left {
