@@ -3,6 +3,8 @@
 //! A peer that is alone has one session, which moves with it. Several hosts may share the token or the
 //! key of a peer: then each remote has a session of its own, and a limit says how many there are.
 
+mod room;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
@@ -80,17 +82,6 @@ pub enum Verdict {
     BeingWritten,
     /// All places are taken: the next reading of the host shows whether a remote has fallen silent.
     Waiting,
-}
-
-/// What became of the remotes that waited for room.
-#[derive(Debug, Default)]
-pub struct Room {
-    /// They were silent, and make room.
-    pub removed: Vec<SocketAddr>,
-    /// There was none: source and length of the packet.
-    pub refused: Vec<(SocketAddr, usize)>,
-    /// Somebody has to be written now.
-    pub arriving: bool,
 }
 
 impl Admission {
@@ -276,47 +267,6 @@ impl Admission {
     /// What was not to be forgotten since the last call; `None` when it is too much to be kept apart.
     pub fn take_records(&mut self) -> Option<Vec<Record>> {
         self.records.replace(Vec::new())
-    }
-
-    fn is_roomy(&self, limit: usize) -> bool {
-        self.sessions.len() + self.arriving.len() < limit
-    }
-
-    /// Finds room for the remotes that wait for it: remotes that were silent for the lifetime of an inner
-    /// address make room, the longest silent first. `silent` says how long ago data came from a remote.
-    pub fn make_room(
-        &mut self,
-        silent: &BTreeMap<SocketAddr, Duration>,
-        writing: Writing,
-        now: &Now,
-    ) -> Room {
-        let mut room = Room::default();
-        let Some(LearnConfig { lifetime, limit }) = self.learn().copied() else { return room };
-        if self.waiting.is_empty() {
-            return room;
-        }
-        let silence = |(remote, session): (SocketAddr, Session)| {
-            let since = now.monotonic.saturating_sub(session.at);
-            (silent.get(&remote).map_or(since, |data| since.min(*data)), remote)
-        };
-        let mut silences: Vec<_> = self.sessions.iter().map(silence).collect();
-        silences.retain(|(silence, _)| *silence >= lifetime);
-        silences.sort_unstable();
-        for (from, waiting) in std::mem::take(&mut self.waiting) {
-            if !self.is_roomy(limit) {
-                let Some((_, gone)) = silences.pop() else {
-                    room.refused.push((from, waiting.request.len()));
-                    continue;
-                };
-                self.sessions.remove(gone);
-                self.record(Record::Gone(gone));
-                room.removed.push(gone);
-            }
-            self.record_session(from, waiting.session.unix);
-            self.arriving.insert(from, Arriving { waiting, writing });
-            room.arriving = true;
-        }
-        room
     }
 
     /// Lets count what waited for this writing of the memory.

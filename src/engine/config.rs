@@ -3,6 +3,7 @@
 //! `cli` makes these values, the engine reads them. Times are [`Duration`]s, ports are in host byte
 //! order and never zero.
 
+mod datapath;
 mod gateway;
 mod names;
 pub mod numbered;
@@ -17,6 +18,7 @@ use std::time::Duration;
 use ipnet::{Ipv4Net, Ipv6Net};
 use zeroize::Zeroizing;
 
+pub use datapath::{Datapath, DatapathChoice, FastPathChoice};
 pub use gateway::{GatewayConfig, Masquerade};
 pub use names::{DeviceName, DeviceNameError, HostName, ServerName, is_host_name};
 pub use outer::{AlternateAddress, Outer};
@@ -298,38 +300,6 @@ pub struct TunnelConfig {
     pub fast_path: FastPathChoice,
     /// Threads of the userspace datapath that read from the tunnel; `None`: by number of CPUs.
     pub queues: Option<NonZeroUsize>,
-}
-
-/// Who carries the packets.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Datapath {
-    /// FOU listeners and `ipip` links.
-    Kernel,
-    /// This process, between a TUN interface and a UDP socket.
-    Tun,
-}
-
-/// Which datapath is asked for.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum DatapathChoice {
-    /// The kernel's where there is one that can do what is asked.
-    #[default]
-    Auto,
-    /// This one, or the start fails.
-    Only(Datapath),
-}
-
-/// Whether there is to be a fast path.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum FastPathChoice {
-    /// On the kernel's datapath; in userspace where the uplink takes superpackets, because packets that
-    /// the uplink gets one by one are faster without, and elsewhere for what comes without checksums.
-    #[default]
-    Auto,
-    /// Wherever the kernel takes it.
-    On,
-    /// Nowhere.
-    Off,
 }
 
 impl TunnelConfig {

@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr};
 use std::ops::ControlFlow;
 use std::path::Path;
 
@@ -12,20 +11,18 @@ use netlink_packet_core::{
     DefaultNla, Emitable, NLA_F_NESTED, NLM_F_ACK, NLM_F_REQUEST, Nla as _, Parseable,
 };
 use netlink_packet_route::link::{
-    AfSpecInet, AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InetDevConf, InfoData, InfoIpTunnel,
-    InfoKind, InfoPortKind, LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo, LinkMessage,
-    TunnelEncapFlags, TunnelEncapType,
+    AfSpecInet, AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InetDevConf, InfoData, InfoKind,
+    LinkAttribute, LinkExtentMask, LinkInfo, LinkMessage, TunnelEncapFlags, TunnelEncapType,
 };
 use netlink_sys::protocols::NETLINK_ROUTE;
 use rtnetlink::{LinkGetRequest, LinkIpIp, LinkUnspec};
 
+use super::link_message;
 use super::netlink::list;
 use crate::engine::config::DeviceName;
 use crate::engine::host::step::KernelLink;
 use crate::engine::host::wanted::{LinkKind, WantedLink, rp_filter};
-use crate::engine::host::{
-    Encapsulation, Interface, InterfaceKind, IpipLink, LinkForwarding, Master, Traffic,
-};
+use crate::engine::host::{Encapsulation, Interface, LinkForwarding};
 
 /// `IFLA_INET_CONF` in linux/if_link.h, and settings of linux/ip.h.
 const IFLA_INET_CONF: u16 = 1;
@@ -59,7 +56,7 @@ impl Links {
     pub fn each_interface(&self, mut take: impl FnMut(Interface)) -> io::Result<()> {
         let mut request = LinkMessage::default();
         request.attributes.push(LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]));
-        each(RTM_GETLINK, &request, |link: LinkMessage| take(read_interface(&link)))
+        each(RTM_GETLINK, &request, |link: LinkMessage| take(link_message::read(&link)))
     }
 
     /// The interfaces of a kind; the kernel filters the list (`link_kind_filtered` in
@@ -73,7 +70,7 @@ impl Links {
 
     async fn dump(request: LinkGetRequest) -> io::Result<Vec<Interface>> {
         let links: Vec<LinkMessage> = request.execute().try_collect().await.map_err(into_io)?;
-        Ok(links.iter().map(read_interface).collect())
+        Ok(links.iter().map(link_message::read).collect())
     }
 
     /// The interface of this name, if there is one.
@@ -241,7 +238,7 @@ impl Links {
 
 async fn one(request: LinkGetRequest) -> io::Result<Option<Interface>> {
     match request.execute().try_next().await.map_err(into_io) {
-        Ok(link) => Ok(link.as_ref().map(read_interface)),
+        Ok(link) => Ok(link.as_ref().map(link_message::read)),
         Err(e) if e.raw_os_error() == Some(libc::ENODEV) => Ok(None),
         Err(e) => Err(e),
     }
@@ -293,119 +290,6 @@ pub(super) fn each<M: Emitable + Parseable<[u8]>>(
         None => Ok(()),
         Some(error) => Err(io::Error::new(io::ErrorKind::InvalidData, error)),
     }
-}
-
-fn read_interface(message: &LinkMessage) -> Interface {
-    let mut interface = Interface {
-        index: message.header.index,
-        name: String::new(),
-        up: message.header.flags.contains(LinkFlags::Up),
-        loopback: message.header.flags.contains(LinkFlags::Loopback),
-        label: None,
-        rp_filter: None,
-        forwarding: None,
-        promotes: None,
-        mtu: 0,
-        master: None,
-        queueing: None,
-        kind: InterfaceKind::Other,
-        traffic: Traffic::default(),
-    };
-    for attribute in &message.attributes {
-        match attribute {
-            LinkAttribute::IfName(name) => interface.name.clone_from(name),
-            LinkAttribute::IfAlias(label) => interface.label = Some(label.clone()),
-            LinkAttribute::LinkInfo(infos) => {
-                interface.kind = read_kind(infos);
-                interface.master = infos.iter().find_map(master);
-            }
-            LinkAttribute::Qdisc(kind) => interface.queueing = Some(kind.clone()),
-            LinkAttribute::Mtu(mtu) => interface.mtu = *mtu,
-            LinkAttribute::AfSpecUnspec(specs) => {
-                let conf = read_conf(specs);
-                interface.rp_filter = conf.and_then(|conf| u32::try_from(conf.rp_filter).ok());
-                interface.forwarding = conf.map(|conf| conf.forwarding != 0);
-                interface.promotes = conf.map(|conf| conf.promote_secondaries != 0);
-            }
-            LinkAttribute::Stats64(stats) => {
-                interface.traffic = Traffic {
-                    rx_bytes: stats.rx_bytes,
-                    rx_packets: stats.rx_packets,
-                    tx_bytes: stats.tx_bytes,
-                    tx_packets: stats.tx_packets,
-                };
-            }
-            _ => {}
-        }
-    }
-    interface
-}
-
-/// What the interface is a part of, if that is said here.
-fn master(info: &LinkInfo) -> Option<Master> {
-    match info {
-        LinkInfo::PortKind(InfoPortKind::Vrf) => Some(Master::Vrf),
-        LinkInfo::PortKind(_) => Some(Master::Switch),
-        _ => None,
-    }
-}
-
-fn read_kind(infos: &[LinkInfo]) -> InterfaceKind {
-    let kind = infos.iter().find_map(|info| match info {
-        LinkInfo::Kind(kind) => Some(kind),
-        _ => None,
-    });
-    let data = infos.iter().find_map(|info| match info {
-        LinkInfo::Data(InfoData::IpTunnel(data)) => Some(data),
-        _ => None,
-    });
-    match (kind, data) {
-        (Some(InfoKind::IpIp), Some(data)) => InterfaceKind::Ipip(read_ipip(data)),
-        (Some(InfoKind::Tun), _) => InterfaceKind::Tun,
-        _ => InterfaceKind::Other,
-    }
-}
-
-fn read_ipip(data: &[InfoIpTunnel]) -> IpipLink {
-    let mut link = IpipLink {
-        local: Ipv4Addr::UNSPECIFIED,
-        remote: Ipv4Addr::UNSPECIFIED,
-        bound_to: None,
-        ttl: 0,
-        path_mtu_discovery: false,
-        mark: 0,
-        encapsulation: Encapsulation::NoneOrOther,
-    };
-    let (mut fou, mut source_port, mut destination_port, mut checksum) = (false, 0, 0, false);
-    for attribute in data {
-        match attribute {
-            InfoIpTunnel::Local(IpAddr::V4(address)) => link.local = *address,
-            InfoIpTunnel::Remote(IpAddr::V4(address)) => link.remote = *address,
-            InfoIpTunnel::Link(index) => link.bound_to = Some(*index).filter(|&i| i != 0),
-            InfoIpTunnel::Ttl(ttl) => link.ttl = *ttl,
-            InfoIpTunnel::PMtuDisc(on) => link.path_mtu_discovery = *on,
-            InfoIpTunnel::FwMark(mark) => link.mark = *mark,
-            InfoIpTunnel::EncapType(kind) => fou = *kind == TunnelEncapType::Fou,
-            InfoIpTunnel::EncapFlags(flags) => checksum = flags.contains(TunnelEncapFlags::CSum),
-            InfoIpTunnel::EncapSPort(port) => source_port = *port,
-            InfoIpTunnel::EncapDPort(port) => destination_port = *port,
-            _ => {}
-        }
-    }
-    if fou {
-        link.encapsulation = Encapsulation::Fou { source_port, destination_port, checksum };
-    }
-    link
-}
-
-fn read_conf(specs: &[AfSpecUnspec]) -> Option<&InetDevConf> {
-    specs.iter().find_map(|spec| match spec {
-        AfSpecUnspec::Inet(inet) => inet.iter().find_map(|attribute| match attribute {
-            AfSpecInet::DevConf(conf) => Some(conf),
-            _ => None,
-        }),
-        _ => None,
-    })
 }
 
 /// The kernel's errno, where there is one.

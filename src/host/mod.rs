@@ -19,6 +19,7 @@ pub mod expression;
 pub mod heap;
 pub mod ipsec;
 mod kernel_routes;
+mod link_message;
 mod links;
 mod lock;
 mod modules;

@@ -299,29 +299,3 @@ impl fmt::Display for Loaded {
         write!(f, "{added} added, {changed} changed, {removed} removed, {untouched} untouched")
     }
 }
-
-impl Report {
-    /// Why a peer was refused, for the people at the server.
-    pub fn refusal(why: Refusal) -> &'static str {
-        match why {
-            Refusal::Expired => "it has expired",
-            Refusal::Disabled => "it is disabled",
-            Refusal::Full => "the server is full",
-            Refusal::AddressTaken => "its inner address is taken",
-            Refusal::Elsewhere => "it should go to another server",
-            Refusal::Other(_) => "for a reason that this version does not know",
-        }
-    }
-
-    /// The same for people at the peer.
-    pub fn told(why: Refusal) -> &'static str {
-        match why {
-            Refusal::Expired => "our time there is over (`expires` in its files of peers)",
-            Refusal::Disabled => "we are disabled there (`enabled = false` in its files of peers)",
-            Refusal::Full => "it is full",
-            Refusal::AddressTaken => "our inner address is taken there",
-            Refusal::Elsewhere => "it asks us to go to another server",
-            Refusal::Other(_) => "for a reason that this version does not know",
-        }
-    }
-}
