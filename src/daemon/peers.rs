@@ -15,8 +15,8 @@ use super::requests::{self, Answer, Files, Request, RunsAs};
 use super::running::directory;
 use super::{Failure, Settings};
 use crate::auth::SharedSecret;
-use crate::engine::config::{Datapath, HubConfig, TunnelConfig};
-use crate::engine::peers_file::{Context, Fault, PeerEntry, PeerSet, SourceFile, parse};
+use crate::engine::config::{Datapath, DatapathChoice, HubConfig, TunnelConfig};
+use crate::engine::peers_file::{Context, Fault, PeerEntry, PeerName, PeerSet, SourceFile, parse};
 use crate::sources::exposed;
 use crate::sources::peers::{self, read_secret};
 
@@ -37,6 +37,14 @@ pub struct AtStart {
     pub set: PeerSet,
     /// What is wrong with the present files, a line each; the set is an earlier one then.
     pub faults: Option<String>,
+}
+
+/// Files without mistakes, for a running tunnel.
+#[derive(Debug)]
+pub struct Good {
+    pub set: PeerSet,
+    /// Why the datapath in use cannot carry all of them, in one line.
+    pub exceeds: Option<String>,
 }
 
 impl PeersReader {
@@ -79,32 +87,33 @@ impl PeersReader {
         }
     }
 
-    /// Reads the files of this process again.
+    /// Reads the files of this process again. `datapath`: the one in use.
     ///
     /// # Errors
     /// Every mistake, a line each.
-    pub fn again(&self, datapath: Datapath) -> Result<PeerSet, String> {
+    pub fn again(&self, datapath: Datapath) -> Result<Good, String> {
         let (files, set) = read_checked(&self.hub, &self.tunnel)?;
         warn_of(&files);
-        self.accept(files, set, datapath)
+        Ok(self.accept(files, set, datapath))
     }
 
-    /// Checks files that were sent, and keeps them if they are good. `datapath`: the one in use, which has to
-    /// carry them.
+    /// Checks files that were sent, and keeps them if they are good. `datapath`: the one in use.
     ///
     /// # Errors
     /// Every mistake, a line each.
-    pub fn take(&self, files: Files, datapath: Datapath) -> Result<PeerSet, String> {
+    pub fn take(&self, files: Files, datapath: Datapath) -> Result<Good, String> {
         let set = check(&files, &self.hub, &self.tunnel)?;
-        self.accept(files, set, datapath)
+        Ok(self.accept(files, set, datapath))
     }
 
-    fn accept(&self, files: Files, set: PeerSet, datapath: Datapath) -> Result<PeerSet, String> {
-        if let Some(problem) = exceeds(&set, datapath) {
-            return Err(problem);
+    /// The next start chooses a datapath by what is kept; one that is asked for has to carry that.
+    fn accept(&self, files: Files, set: PeerSet, datapath: Datapath) -> Good {
+        let choice = self.tunnel.datapath;
+        let exceeds = exceeds(&set, datapath, choice);
+        if exceeds.is_none() || choice == DatapathChoice::Auto {
+            self.keeper.keep(files);
         }
-        self.keeper.keep(files);
-        Ok(set)
+        Good { set, exceeds }
     }
 
     /// The last good peers; `None`: there were none.
@@ -173,22 +182,45 @@ fn isolated(set: &PeerSet) -> Option<&PeerEntry> {
     set.peers().iter().find(|peer| peer.isolate && peer.enabled)
 }
 
-/// Why a running tunnel cannot carry these peers, in one line.
-fn exceeds(set: &PeerSet, datapath: Datapath) -> Option<String> {
+/// Why a running tunnel cannot carry all these peers, and what becomes of them, in one line.
+fn exceeds(set: &PeerSet, datapath: Datapath, choice: DatapathChoice) -> Option<String> {
     let can = datapath.capabilities();
+    let mend = match choice {
+        DatapathChoice::Auto => "restart it",
+        DatapathChoice::Only(_) => "leave `datapath` out of its options, and restart it",
+    };
     if let Some(peer) = isolated(set).filter(|_| !can.isolates) {
         return Some(format!(
             "{}: peer {}: `isolate` needs the userspace datapath, and this tunnel runs on the kernel's: \
-             restart it",
+             {mend}; until then, such peers are not let in, and those that it had are not isolated; all \
+             else is taken",
             peer.origin, peer.name
         ));
     }
     let most = can.most_remotes;
     (set.len() > most).then(|| {
         format!(
-            "the files name {} peers, and the datapath of this tunnel carries {most} at most: restart it",
+            "the files name {} peers, and the datapath of this tunnel carries {most} at most: {mend}; until \
+             then, no new peer is let in; all else is taken",
             set.len()
         )
+    })
+}
+
+/// What a datapath can carry of peers that exceed it: whoever was taken away or disabled is out all the same.
+/// `has`: whether it has such a peer already.
+pub(super) fn reduced(
+    set: PeerSet,
+    datapath: Datapath,
+    has: impl Fn(&PeerName) -> bool,
+) -> PeerSet {
+    let can = datapath.capabilities();
+    let is_full = set.len() > can.most_remotes;
+    set.filter_map(|mut peer| {
+        let has_it = has(&peer.name);
+        let is_apart = peer.isolate && peer.enabled && !can.isolates;
+        peer.isolate &= !is_apart;
+        (has_it || !is_full && !is_apart).then_some(peer)
     })
 }
 

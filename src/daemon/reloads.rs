@@ -7,10 +7,9 @@ use std::future::pending;
 use tokio::sync::oneshot;
 use tokio::task::{JoinHandle, spawn_blocking};
 
-use super::peers::PeersReader;
+use super::peers::{Good, PeersReader};
 use super::requests::{Files, Reply};
 use crate::engine::config::Datapath;
-use crate::engine::peers_file::PeerSet;
 use crate::host::heap;
 
 /// What is read and checked: one set after the other, in the order in which they were asked for, so that
@@ -32,14 +31,14 @@ enum Work {
 }
 
 struct Running {
-    work: JoinHandle<Result<PeerSet, String>>,
+    work: JoinHandle<Result<Good, String>>,
     /// The command that sent these files; `None`: they are those of this process.
     asked: Option<oneshot::Sender<Reply>>,
 }
 
 /// What was read, and who sent it.
 pub struct Checked {
-    pub set: Result<PeerSet, String>,
+    pub read: Result<Good, String>,
     pub asked: Option<oneshot::Sender<Reply>>,
 }
 
@@ -103,10 +102,10 @@ impl Reloads {
     pub async fn checked(&mut self) -> Checked {
         let Some(running) = &mut self.running else { return pending().await };
         let result = (&mut running.work).await;
-        let set = result.unwrap_or_else(|e| Err(format!("the files were not checked: {e}")));
+        let read = result.unwrap_or_else(|e| Err(format!("the files were not checked: {e}")));
         let asked = self.running.take().and_then(|running| running.asked);
         self.go_on();
-        Checked { set, asked }
+        Checked { read, asked }
     }
 }
 

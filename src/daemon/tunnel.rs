@@ -4,7 +4,7 @@ use std::future::pending;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{Notify, mpsc, oneshot, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::LocalSet;
 use tokio::time::{Instant, sleep_until};
 
@@ -14,7 +14,7 @@ use super::demand::Demand;
 use super::events::Events;
 use super::listener::{Connected, Listener};
 use super::old::Base;
-use super::peers::{AtStart, PeersReader};
+use super::peers::{self, AtStart, Good, PeersReader};
 use super::process::Process;
 use super::reloads::{Checked, Reloads};
 use super::request_socket::{self, Requests};
@@ -228,9 +228,18 @@ async fn reach(instant: Option<Instant>) {
 }
 
 /// Follows files that were checked; with a mistake in them, everything stays as it was. True at the end.
-async fn reloaded(process: &mut Process<'_>, Checked { set, asked }: Checked) -> bool {
-    let (done, said) = match set {
-        Ok(set) => {
+async fn reloaded(process: &mut Process<'_>, Checked { read, asked }: Checked) -> bool {
+    let is_told = asked.as_ref().is_some_and(|asked| !asked.is_closed());
+    let (done, said) = match read {
+        Ok(Good { set, exceeds: Some(why) }) => {
+            process.note_mistakes(&why);
+            if !is_told {
+                tracing::error!("{why}");
+            }
+            let set = peers::reduced(set, process.chosen, |name| process.engine.has_member(name));
+            (process.take_peers(set).await, Answer::refused(why))
+        }
+        Ok(Good { set, exceeds: None }) => {
             process.mistakes = None;
             let done = process.take_peers(set).await;
             let device = &process.settings.tunnel().device;
@@ -239,7 +248,7 @@ async fn reloaded(process: &mut Process<'_>, Checked { set, asked }: Checked) ->
         }
         Err(faults) => {
             process.note_mistakes(&faults);
-            if asked.as_ref().is_none_or(oneshot::Sender::is_closed) {
+            if !is_told {
                 faults.lines().for_each(|fault| tracing::error!("{fault}"));
                 tracing::error!("the files of peers have mistakes: everything stays as it was");
             }

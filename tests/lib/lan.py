@@ -39,9 +39,9 @@ def reaches(host, address, count=1, timeout=5):
     return host.ping(address, count=count, timeout=timeout).received == count
 
 
-def no_answer(host, address):
+def assert_unanswered(host, address):
     """No ping comes back in the time that others have for it."""
-    return not reaches(host, address, timeout=0.3)
+    assert not reaches(host, address, timeout=0.3), f"{address} answers {host}"
 
 
 def await_reached(host, address):

@@ -13,7 +13,7 @@ from lan import (  # noqa: F401  (tests import them from here)
     await_dropped,
     await_reached,
     dropped,
-    no_answer,
+    assert_unanswered,
     outer,
     reaches,
 )

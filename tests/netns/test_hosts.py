@@ -18,7 +18,7 @@ from many_ends import (
     inner6,
     node,
     outer,
-    no_answer,
+    assert_unanswered,
     reaches,
     refusal,
     remotes,
@@ -206,7 +206,7 @@ def test_nodes_come_go_and_move(lab, table):
     stop(ends[2])
     moved = node(lan.hosts[2], 3, "--hosts-file", table.path, "--fou-local-port", 7777)
     old_port = lan.hosts[2].capture("eth0", f"udp dst port {PORT}")
-    assert no_answer(first, inner(3))
+    assert_unanswered(first, inner(3))
     old_port.await_packets()
     table.write(written | {inner(3): {"host": outer(3), "port": 7777}})
     hurry(near)

@@ -27,7 +27,7 @@ from hub import (
 )
 from ipipou import SECRET
 from lab import await_
-from lan import await_dropped, await_reached, no_answer, outer, reaches
+from lan import await_dropped, await_reached, assert_unanswered, outer, reaches
 
 
 HEADINGS = ["PEER", "STATE", "REMOTE", "ADDRESS", "SEEN", "RTT", "RX", "TX"]
@@ -98,7 +98,7 @@ def test_a_client_moves_and_says_goodbye(lab):
     assert moved.process.stop() == 0
     near.await_log("peer2 is not connected any more.*: it said goodbye")
     assert states(near) == {"peer2": "away", "peer3": "connected"}
-    no_answer(hub.host, inner(2))
+    assert_unanswered(hub.host, inner(2))
 
 
 def test_traffic_is_counted_for_each_peer(lab):
@@ -262,7 +262,7 @@ def test_an_isolated_peer_reaches_the_server_alone(lab, isolated):
     two, three, four = hub.clients
     assert reaches(two, inner(1)) and reaches(three, inner(1))
     for one, other in ((two, inner(3)), (three, inner(2))):
-        no_answer(one, other)
+        assert_unanswered(one, other)
     other = two if isolated == 3 else three
     assert reaches(other, inner(4)) and reaches(four, inner(1))
     assert near.show()["dropped"]["tx_isolated"]["packets"] > 0

@@ -14,7 +14,7 @@ from many_ends import (
     await_reached,
     dropped,
     outer,
-    no_answer,
+    assert_unanswered,
     reaches,
     refusal,
     warnings,
@@ -320,7 +320,7 @@ def test_a_killed_server_still_knows_whose_an_inner_address_is(lab, proof):
     await_dropped(near, rx_wrong_source=1)
     assert learned(near)[inner(2)] == at(2)
     if not with_keys:
-        assert no_answer(star.host, inner(2))  # nothing is sent before it proved itself again
+        assert_unanswered(star.host, inner(2))  # nothing is sent before it proved itself again
         owner.reauthenticate()
         await_(lambda: remotes(near) == {at(2), at(3)}, what="both clients")
     assert reaches(star.host, inner(2), count=2)
@@ -355,5 +355,5 @@ def test_each_clients_authentication_expires_separately(lab):
     assert remotes(near) == {at(2)} and learned(near) == {inner(2): at(2)}
     assert reaches(star.clients[0], inner(1), count=2)
     before = dropped(near).get("rx_stranger", 0)
-    assert no_answer(star.clients[1], inner(1))
+    assert_unanswered(star.clients[1], inner(1))
     await_dropped(near, rx_stranger=before + 1)

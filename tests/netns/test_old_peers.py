@@ -10,7 +10,7 @@ from first_version import signed
 from hub import PORT, MixedHub, await_state, inner, peers, reload, states
 from ipipou import SECRET, Tunnel
 from lab import await_
-from lan import Lan, await_reached, no_answer, outer, reaches
+from lan import Lan, await_reached, assert_unanswered, outer, reaches
 
 OLD = MixedHub.OLD
 
@@ -72,7 +72,7 @@ def test_a_change_of_the_files_disturbs_nobody_else(lab):
     assert "0 added, 1 changed" in reload(near)
     await_(lambda: f"ipipou0_{OLD}" not in links(hub.host), what="no link")
     assert states(near)["peer4"] == "disabled"
-    no_answer(hub.old, inner(1))
+    assert_unanswered(hub.old, inner(1))
     hub.name_old()
     assert "0 added, 1 changed" in reload(near)
     ready = "peer4: ready on"

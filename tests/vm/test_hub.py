@@ -158,13 +158,35 @@ def test_links_and_rules_of_the_others_stay_as_one_comes_and_goes(hub):
     assert there() > without and "repairing" not in near.process.output()
 
 
+def test_what_this_datapath_cannot_carry_keeps_nobody_else_in(lab):
+    """The kernel's isolates nobody. Who is to be isolated stays as it was, or out; everybody else's entry
+    counts at once, and the next start takes the other datapath, if its own files cannot be read either."""
+    hub = Hub(lab, clients=3, datapath="auto")
+    hub.forget(4)
+    memory = "--memory-dir", hub.peers.parent / "memory"
+    near = hub.server(*memory)
+    for i in (2, 3):
+        hub.client(i).await_log("connected to")
+    hub.name(2, isolate=True, note="another")
+    hub.name(3, enabled=False)
+    hub.name(4, isolate=True)
+    said = reload(near)
+    assert "peer peer2: `isolate` needs the userspace datapath" in said and ": restart it;" in said
+    assert states(near) == {"peer2": "connected", "peer3": "disabled"}
+    assert peers(near)["peer2"]["note"] == "another"
+    assert near.process.stop() == 0
+    hub.write("broken.toml", "[")
+    again = hub.server(*memory)
+    again.await_log("the kernel's cannot isolate peers")
+    assert states(again) == {"peer2": "away", "peer3": "disabled", "peer4": "new"}
+
+
 def test_peers_are_isolated_by_userspace_only(hub):
-    """The kernel's datapath does not take a set that it cannot enforce."""
     near = hub.server()
     hub.name(2, isolate=True)
     said = reload(near)
     assert "peer peer2: `isolate` needs the userspace datapath" in said
-    assert "everything stays as it was" in said
+    assert "leave `datapath` out of its options, and restart it" in said
     assert near.process.stop() == 0
     again = hub.server("--memory-dir", hub.peers.parent / "none", ready=False)
     assert again.process.wait() == 2

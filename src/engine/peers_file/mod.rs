@@ -104,6 +104,11 @@ impl PeerSet {
         self.peers.get(at)
     }
 
+    /// Those of which `keep` returns something, as it returns them. Their names stay as they are.
+    pub fn filter_map(self, keep: impl FnMut(PeerEntry) -> Option<PeerEntry>) -> Self {
+        PeerSet { peers: self.peers.into_iter().filter_map(keep).collect() }
+    }
+
     /// How many there are.
     pub fn len(&self) -> usize {
         self.peers.len()
