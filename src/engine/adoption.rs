@@ -70,8 +70,14 @@ impl Engine {
     }
 
     /// Adopts the interface and socket of the userspace datapath, in which its packets wait. A remote
-    /// that authenticated to the earlier process is still there.
+    /// that authenticated to the earlier process is still there, and so is the server that had our data.
     pub(super) fn adopt_userspace(&mut self, now: &Now, actions: &mut Vec<Action>) {
+        if let Some((name, remote)) = &self.memory.server {
+            for peer in self.peers.own_mut().filter(|peer| peer.has_server(name)) {
+                peer.adopt(*remote, &self.memory, now);
+                report_adopted(peer, *remote, actions);
+            }
+        }
         let proven = self.memory.authenticated.filter(|(remote, _)| *remote != NOBODY);
         let Some((remote, _)) = proven else { return };
         for peer in self.peers.iter_mut().filter(|p| p.admission.is_some() && !p.is_shared()) {

@@ -39,6 +39,9 @@ pub struct Memory {
     pub learned: BTreeMap<IpAddr, SocketAddr>,
     /// Client: the inner addresses that the server gave it last.
     pub inner: Vec<IpNet>,
+    /// Client: which of its servers had its data last, by name and port as it is configured, and where that was.
+    /// For one that goes on with its tunnel before a name is looked up.
+    pub server: Option<(String, SocketAddr)>,
     /// Settings of interfaces as they were before us, by name.
     pub settings: BTreeMap<String, Settings>,
     /// A server is running, or did not come to its end: it may have accepted more than is in here.

@@ -115,6 +115,14 @@ impl Peer {
         }
     }
 
+    /// Whether it is a server of this name and port, or several of which one is.
+    pub fn has_server(&self, name: &str) -> bool {
+        match &self.locator {
+            Locator::Servers(servers) => servers.iter().any(|place| place.name.to_string() == name),
+            Locator::Sessions | Locator::Fixed(_) => false,
+        }
+    }
+
     /// Whether several hosts share it.
     pub fn is_shared(&self) -> bool {
         self.admission.as_ref().is_some_and(|admission| admission.learn().is_some())
@@ -171,7 +179,9 @@ impl Peer {
             }
             // Until the name is looked up.
             Locator::Servers(servers) => {
-                if let (Some(server), Some(prover)) = (servers.adopt(remote), &mut self.prover) {
+                if let (Some(server), Some(prover)) =
+                    (servers.adopt(remote, memory.server.as_ref()), &mut self.prover)
+                {
                     prover.adopt(server);
                 }
             }

@@ -6,6 +6,7 @@ use super::config::{DeviceName, Outer};
 use super::endpoint::mtu;
 use super::host::step::is_made;
 use super::host::{Family, Found};
+use super::servers::Servers;
 use super::sources::OwnAddresses;
 use super::{Action, Engine, Now, Phase, REREAD_EVERY, Report};
 
@@ -62,6 +63,7 @@ impl Engine {
             self.tell_arrivals(actions);
         }
         self.judge_repairs(steps, settled, now, actions);
+        self.note_server(actions);
         actions.append(&mut self.after_steps);
         self.tell_conflicts(actions);
         self.send_due(now, actions);
@@ -88,6 +90,15 @@ impl Engine {
     pub(super) fn note_start(&mut self, actions: &mut Vec<Action>) {
         if self.peers.iter().any(|peer| peer.admission.is_some()) {
             self.memory.running = true;
+            actions.push(Action::Remember(self.memory()));
+        }
+    }
+
+    /// Notes which server has our data, for a process that goes on with the tunnel before it has looked a name up.
+    fn note_server(&mut self, actions: &mut Vec<Action>) {
+        let server = self.peers.servers().and_then(Servers::to_remember);
+        if server.is_some() && self.memory.server != server {
+            self.memory.server = server;
             actions.push(Action::Remember(self.memory()));
         }
     }

@@ -104,15 +104,33 @@ impl Servers {
         }
     }
 
-    /// Takes over a tunnel to `remote` from an earlier process, before a name was looked up. The number of
-    /// the server that is there, if one can be.
-    pub fn adopt(&mut self, remote: SocketAddr) -> Option<usize> {
+    /// Which server has our data, and where that is; `None`: it is not known, or a start knows it by the
+    /// configuration alone.
+    pub fn to_remember(&self) -> Option<(String, SocketAddr)> {
+        let place = self.in_use();
+        let is_told = !self.are_several() && place.name.host.address().is_some();
+        (!is_told).then_some((place.name.to_string(), place.remote()?))
+    }
+
+    /// Takes over a tunnel to `remote` from an earlier process, before a name was looked up. `remembered` is
+    /// what that process had [to remember](Self::to_remember). The number of the server that is there, if one
+    /// can be.
+    pub fn adopt(
+        &mut self,
+        remote: SocketAddr,
+        remembered: Option<&(String, SocketAddr)>,
+    ) -> Option<usize> {
+        let was_there = |place: &Place| {
+            remembered.is_some_and(|(name, at)| *at == remote && place.name.to_string() == *name)
+        };
         let is_there = |place: &Place| place.remote() == Some(remote);
         let may_be_there = |place: &Place| {
             place.addresses.in_use().is_none() && place.name.port.get() == remote.port()
         };
-        let number =
-            self.iter().position(is_there).or_else(|| self.iter().position(may_be_there))?;
+        let position = |is: &dyn Fn(&Place) -> bool| self.iter().position(is);
+        let number = position(&was_there)
+            .or_else(|| position(&is_there))
+            .or_else(|| position(&may_be_there))?;
         self.get_mut(number)?.addresses.use_one(remote.ip());
         self.in_use = number;
         Some(number)

@@ -66,6 +66,41 @@ fn a_client_keeps_the_servers_address_until_its_name_is_resolved() {
     assert_eq!(moved.host.link("ipipou0").unwrap().remote.to_string(), "203.0.113.10");
 }
 
+/// The next process reads the host before it has looked the name up.
+#[test]
+fn a_tunnel_of_userspace_goes_on_before_its_servers_name_is_looked_up() {
+    for is_lost in [false, true] {
+        let config = || {
+            let mut config = client(HostName::Name("server.example".into()), None);
+            config.tunnel.gateway.default_route = true;
+            Config::from(config)
+        };
+        let mut play = Play::start_on(Datapath::Tun, config(), FakeHost::new(), Memory::default());
+        let address: std::net::IpAddr = "203.0.113.9".parse().unwrap();
+        play.handle(Event::Resolved { server: 0, addresses: vec![address] });
+        play.read();
+        let mut host = play.host.clone();
+        host.found.userspace.forwarding.remotes.clear();
+        let memory = if is_lost { Memory::lost() } else { play.memory.clone() };
+        let mut again = Play::start_on(Datapath::Tun, config(), host, memory);
+        let removed = |play: &Play| play.applied.iter().any(|step| step.starts_with("remove"));
+        assert!(!removed(&again), "{:?}", again.applied);
+        assert!(again.host.found.userspace.interface);
+        let to = outer_at("203.0.113.9:10000");
+        assert_eq!(userspace::remotes(&again), if is_lost { vec![] } else { vec![to] });
+        again.handle(Event::Resolved { server: 0, addresses: vec![address] });
+        again.read();
+        assert_eq!(userspace::remotes(&again), [to]);
+        assert!(!removed(&again), "{:?}", again.applied);
+        // Another server is not the one that had it.
+        let mut other = client(HostName::Name("other.example".into()), None);
+        other.server.port = 10000.try_into().unwrap();
+        let other =
+            Play::start_on(Datapath::Tun, other.into(), play.host.clone(), play.memory.clone());
+        assert_eq!(userspace::remotes(&other), []);
+    }
+}
+
 /// A client whose server's name stands for these addresses, which there is a way to.
 fn calling_one_of(datapath: Datapath, addresses: &[&str]) -> Play {
     let config = Config::from(client(HostName::Name("server.example".into()), Some(27 * SECOND)));

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use ipipou::auth::Ends;
-use ipipou::engine::config::{AnsweringServer, StandbyServer};
+use ipipou::engine::config::{AnsweringServer, PeerSource, StandbyServer};
 use ipipou::engine::control::{Allowed, PeerId, Server as Answering, ServerPeer};
 use ipipou::engine::host::Encapsulation;
 
@@ -340,7 +340,7 @@ fn a_server_to_which_there_is_no_way_is_passed_over() {
 
 fn config_with_a_named_standby() -> Config {
     let mut config = config(2);
-    let ipipou::engine::config::PeerSource::One(peer) = &mut config.peers else { panic!() };
+    let PeerSource::One(peer) = &mut config.peers else { panic!() };
     let server = peer.shows.as_mut().unwrap().server.as_mut().unwrap();
     server.standby[0].at.host = HostName::Name("b.example".into());
     config
@@ -409,20 +409,47 @@ fn answers_of_all_servers_are_heard_and_data_of_one() {
 
 #[test]
 fn a_restart_goes_on_with_the_server_that_has_the_tunnel() {
-    let mut scene = Scene::new(Datapath::Kernel, 2);
-    scene.servers[0].is_alive = false;
-    scene.seconds_until_at(1, 40);
-    let Scene { play, servers, .. } = scene;
-    let mut again = Play::stopped(Datapath::Kernel, config(2), play.host, play.memory);
-    again.now = play.now;
-    let mut scene = Scene { play: again, servers, delivered: 0 };
-    let applied = scene.play.applied.len();
-    scene.play.read();
-    scene.deliver();
-    assert_eq!(scene.remote(), Some(place(1).into()));
-    let moved = scene.play.applied[applied..].iter().any(|step| step.contains("change ipipou0"));
-    assert!(!moved, "{:?}", scene.play.applied);
-    assert!(scene.is_at(1), "{:?}", scene.play.log);
+    for datapath in [Datapath::Kernel, Datapath::Tun] {
+        let mut scene = Scene::new(datapath, 2);
+        scene.servers[0].is_alive = false;
+        scene.seconds_until_at(1, 40);
+        let Scene { play, servers, .. } = scene;
+        let mut again = Play::stopped(datapath, config(2), play.host, play.memory);
+        again.now = play.now;
+        let mut scene = Scene { play: again, servers, delivered: 0 };
+        let applied = scene.play.applied.len();
+        scene.play.read();
+        scene.deliver();
+        assert_eq!(scene.remote(), Some(place(1).into()), "{datapath:?}");
+        let moved = |step: &String| step.contains("change ipipou0") || step.starts_with("forward");
+        let moved = scene.play.applied[applied..].iter().any(moved);
+        assert!(!moved, "{:?}", scene.play.applied);
+        assert!(scene.is_at(1), "{:?}", scene.play.log);
+    }
+}
+
+/// The link tells where its server is, and not which of them that is.
+#[test]
+fn a_link_belongs_to_the_server_that_had_it_although_no_name_is_looked_up() {
+    let mut several = config(2);
+    let PeerSource::One(peer) = &mut several.peers else { panic!("it is a client") };
+    peer.at.as_mut().unwrap().host = HostName::Name("a.example".into());
+    let server = peer.shows.as_mut().unwrap().server.as_mut().unwrap();
+    server.standby[0].at.host = HostName::Name("b.example".into());
+    let remembered = ("b.example:10000".to_owned(), place(1).into());
+    for (server, first) in [(Some(remembered), 1), (None, 0)] {
+        let mut scene = Scene::new(Datapath::Kernel, 2);
+        scene.servers[0].is_alive = false;
+        scene.seconds_until_at(1, 40);
+        let memory = Memory { server, ..scene.play.memory };
+        let mut again = Play::stopped(Datapath::Kernel, several.clone(), scene.play.host, memory);
+        again.now = scene.play.now;
+        again.read();
+        let [.., last] = place(1).ip().octets();
+        let other = std::net::IpAddr::from([198, 51, 100, 100 + last]);
+        again.handle(Event::Resolved { server: 1 - first, addresses: vec![other] });
+        assert_eq!(again.host.link("ipipou0").unwrap().remote, *place(1).ip());
+    }
 }
 
 /// How long a client that ends says goodbye, and how many times.

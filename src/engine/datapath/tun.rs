@@ -72,7 +72,9 @@ pub fn wanted(
             gateway => gateway,
         },
     };
-    let known = is_network || peers.remotes().next().is_some();
+    // A name that is not looked up yet is somebody's: the interface of an earlier process stays for it.
+    let goes_on = peers.servers().is_some() && found.userspace.interface;
+    let known = is_network || peers.remotes().next().is_some() || goes_on;
     // It was another peer's at this port, and may have an address that is in somebody's way.
     let is_nobodys = !known && shared.is_none() && found.userspace.interface;
     Wanted {
