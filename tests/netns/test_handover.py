@@ -24,6 +24,7 @@ from hub import Hub, MixedHub, await_state, inner, states
 from ipipou import CLIENT, SERVER
 from lab import await_
 from lan import await_reached, outer
+from names import names_of
 
 # Run in place of the program: takes copies of the manager's open files, and becomes the program.
 # pidfd_getfd(2) is system call 438 everywhere.
@@ -168,6 +169,30 @@ def test_no_packet_is_lost_by_a_restart(lab, manager, place, queues):
     assert again.process.stop(signal.SIGTERM) == 0
     await_(lambda: not manager.names(), what="nothing kept")
     assert "ipipou0" not in server.run("ip link")
+
+
+def test_a_client_goes_on_before_it_knows_where_its_server_is(lab, manager):
+    """It leads everything into the tunnel, and is killed while nobody tells what its server's name stands for."""
+    server, client = ipipou.neighbours(lab)
+    keys = ipipou.Keys(server)
+    near = ipipou.server(server, keys=keys)
+    more = {"remote": "server.example:10000", "keys": keys}
+    with names_of(client) as names:
+        names.write_text(f"{SERVER} server.example\n")
+        far = ipipou.client(client, "--default-route", prefix=manager.prefix(), **more)
+        near.await_log("tunnel up")
+        await_(lambda: "udp" in manager.names(), what="kept files")
+        await_(lambda: "ipipou0" in client.run("ip route get 192.0.2.77"), what="the default route")
+        before = client.run("ip rule"), client.run("ip -br addr show ipipou0")
+        ping = client.ping_background("172.28.0.0", interval=0.02)
+        ping.await_answers()
+        names.write_text("")
+        far.process.kill()
+        again = ipipou.client(client, "--default-route", prefix=manager.prefix(), **more)
+        again.await_log(f"took over the running tunnel to {SERVER}:10000")
+        ping.await_answers(20)
+        ping.stop_complete()
+        assert (client.run("ip rule"), client.run("ip -br addr show ipipou0")) == before
 
 
 @pytest.mark.parametrize("fast_path", ["auto", "off"])

@@ -1,8 +1,5 @@
 """The userspace datapath while addresses change, things break, and processes die."""
 
-import contextlib
-import pathlib
-import shutil
 import signal
 
 import pytest
@@ -11,6 +8,7 @@ import ipipou
 from gateways import await_answer
 from ipipou import CLIENT, SERVER, await_, reach_each_other
 from masquerade import NEW_PORTS, OUTSIDE, Internet
+from names import names_of
 
 pytestmark = pytest.mark.both_lanes
 
@@ -172,24 +170,6 @@ def test_addresses_are_replaced(hosts):
         reach_each_other(server, client)
         (tunnel,) = far.show()["tunnels"]
         assert tunnel["remote"] == f"{MOVED}:10000"
-
-
-@contextlib.contextmanager
-def names_of(host):
-    """The file that the host's programs see as /etc/hosts (ip-netns(8))."""
-    pathlib.Path("/etc/hosts").touch()
-    parent = pathlib.Path("/etc/netns")
-    is_new = not parent.exists()
-    directory = parent / host.netns
-    directory.mkdir(parents=True)
-    (directory / "hosts").touch()
-    try:
-        yield directory / "hosts"
-    finally:
-        shutil.rmtree(directory)
-        if is_new:
-            with contextlib.suppress(OSError):  # somebody else uses it by now
-                parent.rmdir()
 
 
 # -- repair ---------------------------------------------------------------------------------
