@@ -4,6 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr, SocketAddrV6};
+use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -28,6 +29,8 @@ pub struct Peers {
     members: BTreeMap<SocketAddr, Box<Peer>>,
     /// Inner addresses behind all of them.
     behind: Networks<()>,
+    /// As in [`PeerTable`](super::host::PeerTable).
+    named_networks: Arc<[(IpNet, bool)]>,
     /// What changed among the members since this was asked for.
     changed: Changed,
 }
@@ -98,6 +101,20 @@ impl Peers {
         let Some(gone) = self.members.remove(&remote) else { return };
         gone.networks.iter().for_each(|network| self.behind.remove(*network));
         self.changed.note(remote, &gone);
+    }
+
+    /// Networks of all members, connected or not; see [`PeerTable`](super::host::PeerTable).
+    pub fn named_networks(&self) -> &Arc<[(IpNet, bool)]> {
+        &self.named_networks
+    }
+
+    /// Takes the networks of another set of members. Returns whether they differ.
+    pub fn name_networks(&mut self, named: Vec<(IpNet, bool)>) -> bool {
+        let differs = *self.named_networks != *named;
+        if differs {
+            self.named_networks = named.into();
+        }
+        differs
     }
 
     /// Whether this is one of the networks behind them.

@@ -176,3 +176,23 @@ fn links_of_others_whose_names_begin_alike_are_left_alone() {
     assert!(!links(&play).contains(&own));
     assert!(others.iter().all(|name| links(&play).contains(&(*name).to_owned())));
 }
+
+/// Its packets may wait in the interface when it leaves, and whoever is away is no stranger to the table.
+#[test]
+fn the_table_knows_who_is_isolated_while_nobody_is_connected() {
+    let mut play = hub(&(entry(7, "isolate = true") + &entry(8, "")));
+    let named = |play: &Play| {
+        let named = play.host.found.userspace.forwarding.named.iter();
+        named.map(|(net, isolated)| (net.to_string(), *isolated)).collect::<Vec<_>>()
+    };
+    let both = [("10.8.0.7/32".to_owned(), true), ("10.8.0.8/32".to_owned(), false)];
+    assert_eq!(named(&play), both);
+    play.visit(&mut guest(7), place(1));
+    play.handle(Event::Kick("p7".parse().unwrap()));
+    assert_eq!(named(&play), both);
+    // Where nobody is, nothing has to be looked up.
+    play.handle(Event::Peers(peers(&(entry(7, "") + &entry(8, "")))));
+    assert_eq!(named(&play), []);
+    play.handle(Event::Peers(peers(&(entry(7, "isolate = true") + &entry(8, "")))));
+    assert_eq!(named(&play), both);
+}

@@ -32,6 +32,7 @@ pub fn wanted(
             Control::Queue { shape, .. } => Some(shape),
         },
         answering: peers.answering(),
+        named: Arc::clone(peers.named_networks()),
         ..PeerTable::default()
     };
     let is_network = tunnel.is_network();

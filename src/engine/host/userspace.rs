@@ -50,6 +50,9 @@ pub struct PeerTable {
     pub control: Option<PacketShape>,
     /// What goes to and may come from each remote that is known by now.
     pub remotes: BTreeMap<SocketAddr, RemoteSpec>,
+    /// The networks of all peers that files name, connected or not, each with whether its peer reaches no other.
+    /// Empty where every peer may reach every other.
+    pub named: Arc<[(IpNet, bool)]>,
     /// Remotes that are not admitted and whose answers are read all the same: those of several servers.
     pub answering: BTreeSet<SocketAddr>,
     /// How inner addresses are learned; `None`: they are all known.

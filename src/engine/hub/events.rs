@@ -144,6 +144,9 @@ impl Engine {
         let Some(hub) = &mut self.hub else { return };
         let (loaded, followed) = hub.replace(set, now);
         actions.push(Action::Report(Report::PeersLoaded(loaded)));
+        if self.peers.name_networks(hub.named_networks()) {
+            self.needs_nothing = None; // it is for the table as a whole
+        }
         // A network may go from one to another.
         for change in &followed {
             let (Followed::Ended(_, remote, _) | Followed::Changed(_, remote)) = change;

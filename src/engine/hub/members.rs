@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
+use super::entry::networks;
 use super::gone::Gone;
 use super::{Hub, Loaded, Member};
 use crate::engine::Now;
@@ -59,6 +60,15 @@ impl Hub {
         self.members = members.into_iter().collect();
         self.loaded = Some(loaded);
         (loaded, followed)
+    }
+
+    /// The networks of all members, with whether each is isolated; none where no member is.
+    pub(super) fn named_networks(&self) -> Vec<(IpNet, bool)> {
+        let entries = || self.members.values().map(|member| &member.entry);
+        if !entries().any(|entry| entry.isolate) {
+            return Vec::new();
+        }
+        entries().flat_map(|e| networks(e).into_iter().map(|net| (net, e.isolate))).collect()
     }
 
     /// The members that a set does not name, without looking each up.

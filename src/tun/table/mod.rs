@@ -24,6 +24,8 @@ pub struct Forwarding {
     entries: HashMap<SocketAddr, Entry>,
     /// Remotes that reach no other remote.
     isolated: HashSet<SocketAddr>,
+    /// Networks of all peers that may come, where some of these reach no other, and whether each does.
+    named: Networks<bool>,
     learned: LearnedAddresses,
     around: Surroundings,
     /// Counters of peers whose remote another one has taken, the oldest first: the same change may give them
@@ -84,6 +86,10 @@ impl Forwarding {
         self.entries.clear();
         self.displaced.clear();
         self.isolated.clear();
+        self.named = Networks::default();
+        for (network, is_isolated) in spec.named.iter() {
+            self.named.insert(*network, *is_isolated);
+        }
         for ((address, remote), counts) in spec.remotes.iter().zip(counts) {
             self.index(*address, remote, counts);
         }
@@ -190,17 +196,20 @@ impl Forwarding {
         self.entries.iter().map(|(remote, entry)| (*remote, entry.counts.read())).collect()
     }
 
-    /// Whether some remotes reach no other remote.
+    /// Whether some peers reach no other peer.
     pub fn isolates(&self) -> bool {
-        !self.isolated.is_empty()
+        !self.isolated.is_empty() || !self.spec.named.is_empty()
     }
 
-    /// Whether an inner packet from `source` must not be sent to this remote: it is from another one, and
-    /// one of both reaches nobody but us and what is behind us.
+    /// Whether an inner packet from `source` must not be sent to this remote: it is from another peer, and
+    /// one of both reaches nobody but us and what is behind us. The other one may have gone since: its packets
+    /// wait in the interface.
     pub fn keeps_apart(&self, source: IpAddr, to: SocketAddr) -> bool {
-        self.remote_of(source).is_some_and(|from| {
-            from != to && (self.isolated.contains(&from) || self.isolated.contains(&to))
-        })
+        let to_isolated = || self.isolated.contains(&to);
+        match self.remote_of(source) {
+            Some(from) => from != to && (self.isolated.contains(&from) || to_isolated()),
+            None => self.named.get(source).is_some_and(|isolated| *isolated || to_isolated()),
+        }
     }
 
     /// Whether this remote is admitted.
@@ -328,6 +337,28 @@ mod tests {
             assert_eq!(table.remote_of(ip("10.0.0.1")), Some(remotes[end[0]]));
             assert!(table.displaced.is_empty(), "{:?}", table.displaced);
         }
+    }
+
+    #[test]
+    fn who_is_isolated_reaches_nobody_by_leaving() {
+        let (alice, bob) = (remote(ALICE), remote(BOB));
+        let net = |net: &str| net.parse().unwrap();
+        let named = [(net("10.0.0.7/32"), true), (net("10.0.0.8/32"), false)];
+        let isolated = RemoteSpec { isolated: true, ..to(&["10.0.0.7/32"]) };
+        let remotes = [(alice, isolated.clone()), (bob, to(&["10.0.0.8/32"]))];
+        let spec =
+            PeerTable { remotes: remotes.into(), named: named.into(), ..PeerTable::default() };
+        let mut table = Forwarding::new(spec);
+        let (from_alice, from_bob) = (ip("10.0.0.7"), ip("10.0.0.8"));
+        assert!(table.keeps_apart(from_alice, bob) && table.keeps_apart(from_bob, alice));
+        table.remove_remote(alice);
+        assert!(table.isolates() && table.keeps_apart(from_alice, bob));
+        table.add_remote(alice, isolated);
+        table.remove_remote(bob);
+        assert!(table.keeps_apart(from_bob, alice));
+        // We ourselves, and what is behind us.
+        assert!(!table.keeps_apart(ip("10.0.0.1"), alice));
+        assert!(!table.keeps_apart(ip("192.168.1.1"), alice));
     }
 
     #[test]
