@@ -1,6 +1,6 @@
 //! Works out the steps from the host as last read to what should be there.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 
 use super::applied::Applying;
@@ -11,8 +11,9 @@ use super::endpoint::{Endpoint, OuterFound};
 use super::host::plan::{Start, plan};
 use super::host::step::{KernelStep, NatStep, Step};
 use super::host::wanted::WantedLink;
-use super::host::{FastPathFound, Found, forget};
+use super::host::{FastPathFound, Found, forget, give_back};
 use super::links;
+use super::memory::Settings;
 use super::peer::Peer;
 use super::wanted::wanted;
 use super::{Action, Engine, MOST_AFTER_STEPS, Phase, Report};
@@ -97,9 +98,14 @@ impl Engine {
         }
         self.applying = Applying::Plan;
         self.judge_inner(actions);
-        let (Some(found), Some(outer)) = (&self.found, self.outer) else { return Vec::new() };
+        let Some(found) = &self.found else { return Vec::new() };
         let mut before = self.memory.settings.clone();
         forget(&mut before, found);
+        let Some(outer) = self.outer else {
+            let steps = give_back(found, &self.endpoint.tunnel, &mut before);
+            self.note_settings(before, actions);
+            return steps;
+        };
         let mut wanted = wanted(&self.endpoint, outer, &self.peers, found, &before);
         let path = fast_path(&self.endpoint, outer, &wanted, &self.peers, found);
         let told = match &path {
@@ -167,12 +173,16 @@ impl Engine {
         if needs_nothing {
             self.forget_given();
         }
-        // The former state is written to disk before it is changed, or a crash would leave it changed.
+        self.note_settings(before, actions);
+        steps
+    }
+
+    /// Takes the settings to put back. They are on the disk before one is changed, or a crash would leave it so.
+    fn note_settings(&mut self, before: BTreeMap<String, Settings>, actions: &mut Vec<Action>) {
         if before != self.memory.settings {
             self.memory.settings = before;
             actions.push(Action::Remember(self.memory()));
         }
-        steps
     }
 
     /// All interfaces of this tunnel that exist or should exist.

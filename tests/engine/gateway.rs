@@ -71,6 +71,65 @@ fn everything_but_outer_packets_goes_through_the_tunnel() {
     assert_eq!((after.interfaces, after.name_servers), (before.interfaces, before.name_servers));
 }
 
+/// A client of which an earlier process left all that leads the host into the tunnel, and which finds no way to its
+/// server now: with `asked`, it is to lead everything there again.
+fn without_a_way(asked: bool, is_there: bool) -> Play {
+    let mut host = FakeHost::new();
+    host.found.rp_filter_of_all = 1;
+    let mut config = client(HostName::Address(SERVER.parse().unwrap()), None);
+    config.tunnel.outer = Outer::Route;
+    gateway(&mut config.tunnel);
+    config.tunnel.gateway.default_route = true;
+    config.tunnel.gateway.dns = vec!["9.9.9.9".parse().unwrap()];
+    let full = Config::from(config.clone());
+    let Play { mut host, memory, .. } =
+        Play::start_on(Datapath::Tun, full, host, Memory::default());
+    assert_eq!(host.found.name_servers, NameServers::Ours);
+    host.found.userspace.forwarding.remotes.clear();
+    if !is_there {
+        host.remove_interface("ipipou0");
+        host.found.userspace = ipipou::engine::host::Userspace::default();
+    }
+    host.found.way = None;
+    if !asked {
+        let gateway = &mut config.tunnel.gateway;
+        gateway.default_route = false;
+        gateway.routes.clear();
+        gateway.dns.clear();
+        host.found.name_servers = NameServers::Changed;
+    }
+    Play::start_on(Datapath::Tun, Config::from(config), host, memory)
+}
+
+/// They may be what keeps the way unknown.
+#[test]
+fn what_an_earlier_process_left_and_nobody_asks_for_goes_without_a_way_to_the_server() {
+    let play = without_a_way(false, true);
+    let Found { policy_rules, routes, .. } = &play.host.found;
+    assert!(policy_rules.is_empty() && routes.is_empty(), "{policy_rules:?} {routes:?}");
+    assert_eq!(play.host.found.name_servers, NameServers::Theirs);
+    assert_eq!(play.host.found.interface_at(ETH0).unwrap().rp_filter, Some(0));
+    assert!(play.memory.settings.is_empty(), "{:?}", play.memory.settings);
+    assert!(play.host.found.userspace.interface, "its packets wait in it");
+}
+
+#[test]
+fn without_a_way_to_the_server_nothing_leaks_past_a_full_tunnel_that_is_asked_for() {
+    let play = without_a_way(true, true);
+    let kinds = play.host.found.policy_rules.iter().map(|rule| rule.kind);
+    let leads_in = kinds.filter(|kind| matches!(kind, PolicyRuleKind::UnlessMarked { .. }));
+    assert_eq!(leads_in.count(), 1);
+    assert_eq!(play.host.found.routes.len(), 2);
+    assert_eq!(play.host.found.name_servers, NameServers::Ours);
+}
+
+/// After a power cut: the name of the server could not be looked up any more.
+#[test]
+fn name_servers_behind_an_interface_that_is_gone_are_put_back_without_a_way_to_the_server() {
+    let play = without_a_way(true, false);
+    assert_eq!(play.host.found.name_servers, NameServers::Theirs);
+}
+
 /// Connection tracking is asked where it is in use, from the reading on that finds it so.
 #[test]
 fn answers_of_forwarded_connections_take_the_uplink() {

@@ -53,6 +53,29 @@ pub fn establish(
     }
 }
 
+/// Takes away what an earlier process left and this tunnel is not asked for, while our outer address is not
+/// known: it may be what keeps that unknown, or the host from its name servers. Those behind an interface that
+/// is not there are nobody's.
+pub fn give_back(
+    found: &Found,
+    tunnel: &TunnelConfig,
+    saved: &mut BTreeMap<String, Settings>,
+) -> Vec<Step> {
+    let is_there = found.interface(&tunnel.device).is_some();
+    let name_servers = !tunnel.gateway.dns.is_empty() && is_there;
+    let mut wanted = WantedAround { name_servers, ..WantedAround::default() };
+    if tunnel.mark().is_some() {
+        wanted.policy_rules.clone_from(&found.policy_rules);
+        wanted.routes.clone_from(&found.routes);
+    }
+    let mut steps = Vec::new();
+    withdraw(&wanted, found, tunnel, &mut steps);
+    if !tunnel.asks_for_routing() {
+        steps.extend(plan_settings(&wanted, found, tunnel, saved));
+    }
+    steps
+}
+
 /// Forgets what is not ours to put back any more.
 pub fn forget(before: &mut BTreeMap<String, Settings>, found: &Found) {
     // There may be thousands of both.

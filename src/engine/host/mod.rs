@@ -17,7 +17,7 @@ pub mod undone;
 mod userspace;
 pub mod wanted;
 
-pub use around::forget;
+pub use around::{forget, give_back};
 pub use fast_path::{FastPath, FastPathEnds, FastPathFound, FastPeer, LinkHeader, Takes};
 pub use found::{Found, GatewayFound, NameServers, Userspace, Way};
 pub use interface::{
