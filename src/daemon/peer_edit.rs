@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use ipnet::IpNet;
 use zeroize::Zeroizing;
 
-use super::peer_files::{are_replaceable, taken, write, write_new};
+use super::peer_files::{are_replaceable, kept_out, taken, write, write_new};
 use super::peers::{checked, read_if_there};
 use super::peers_lock::PeersLock;
 use super::requests::Files;
@@ -16,14 +16,16 @@ use super::{Failure, new_pair, server_key};
 use crate::auth::{SharedSecret, Signer, key_text, parse_key};
 use crate::engine::config::{Config, HubConfig};
 use crate::engine::given::is_private;
-use crate::engine::peers_file::edit::{ClientConf, Edit, NewPeer, set_enabled, without};
+use crate::engine::peers_file::edit::{ClientConf, Edit, NewPeer, set_enabled, shown_key, without};
 use crate::engine::peers_file::pool::{Exhausted, Networks};
-use crate::engine::peers_file::{PeerName, PeerSet};
-use crate::host::clock;
+use crate::engine::peers_file::{PeerEntry, PeerName, PeerSet};
 use crate::sources::peers::{plain, read_secret};
 
 /// How the line with the private key begins in the file of a client.
 const KEY_LINE: &str = "auth-key-b64 ";
+
+/// How the line with the server begins there.
+const REMOTE_LINE: &str = "fou-remote ";
 
 /// Changes the files of the server that `config` is, and has the running tunnel called `tunnel`, if there
 /// is one, take them. Returns what there is to say.
@@ -67,10 +69,10 @@ pub fn edit_peers(
     }
     let (after, named) = checked(&files, hub, &config.tunnel);
     let after = after.map_err(Failure::Usage)?;
-    if let Edit::Add(peer) = edit
-        && let Some(line) = kept_out(&after, &peer.name)
-    {
-        said += &line;
+    match edit {
+        Edit::Add(peer) => said.extend(kept_out(&after, &peer.name)),
+        Edit::Enable(names) => said.extend(names.iter().filter_map(|name| kept_out(&after, name))),
+        Edit::Disable(_) | Edit::Remove(_) => {}
     }
     are_replaceable(paths.iter().map(|(path, _)| path))?;
     let made = conf.as_ref().map(|(path, text)| write_new(path, text.as_bytes())).transpose();
@@ -108,17 +110,6 @@ fn left_over(files: &Files, named: &BTreeSet<PathBuf>) -> String {
     left.map(line).collect()
 }
 
-/// Says that a new peer cannot come in, by the defaults of its file.
-fn kept_out(set: &PeerSet, name: &PeerName) -> Option<String> {
-    let peer = set.get(name)?;
-    let why = match (peer.enabled, peer.has_expired(clock::unix())) {
-        (false, _) => "disabled",
-        (true, true) => "expired",
-        (true, false) => return None,
-    };
-    Some(format!("{name}: is {why} ({}), and not let in\n", peer.origin))
-}
-
 /// What is to be written.
 struct Changes<'a> {
     hub: &'a HubConfig,
@@ -136,18 +127,19 @@ impl Changes<'_> {
     fn add(&mut self, peer: &NewPeer, set: &PeerSet, config: &Config) -> Result<(), Failure> {
         let name = &peer.name;
         if let Some(there) = set.get(name) {
-            let made = peer.client_conf.as_ref().and_then(|conf| key_of(&conf.path));
-            let is_same = peer.public_key.or(made).as_ref() == there.public_key()
-                && (peer.addresses.is_empty() || there.addresses == peer.addresses)
-                && there.routes == peer.routes;
-            if is_same {
+            let mut differences = peer.differences(there);
+            if let Some(conf) = &peer.client_conf {
+                differences.extend(differences_of(conf, there));
+            }
+            if differences.is_empty() {
                 self.said += &format!("{name}: unchanged ({})\n", there.origin);
                 return Ok(());
             }
             return Err(Failure::Usage(format!(
-                "{}: peer {name} is there already, with another key, address or route: change it there, \
-                 or remove it first",
-                there.origin
+                "{}: peer {name} is there already, and not as asked: {}: change it there, or remove it \
+                 first",
+                there.origin,
+                differences.join("; ")
             )));
         }
         let place = peer.client_conf.as_ref().map(|conf| self.place(&conf.path)).transpose()?;
@@ -246,12 +238,39 @@ impl Changes<'_> {
     }
 }
 
-/// The public key of a client whose file was written before.
-fn key_of(conf: &Path) -> Option<[u8; 32]> {
-    let bytes = Zeroizing::new(read_secret(conf).ok()?);
-    let mut lines = std::str::from_utf8(&bytes).ok()?.lines();
-    let seed = parse_key(lines.find_map(|line| line.strip_prefix(KEY_LINE))?).ok()?;
+/// What the file of a client has otherwise than is asked for, which may not be there, a phrase each.
+fn differences_of(conf: &ClientConf, there: &PeerEntry) -> Vec<String> {
+    let path = conf.path.display();
+    let text = read_secret(&conf.path).ok().map(Zeroizing::new);
+    let text = text.as_ref().and_then(|bytes| std::str::from_utf8(bytes).ok()).unwrap_or_default();
+    let key = key_of(text);
+    if key.is_none() || key.as_ref() != there.public_key() {
+        let key = shown_key(there);
+        return vec![format!("its `public-key` is {key}, which {path} does not hold")];
+    }
+    let Some(host) = conf.server.as_deref().map(bracketed) else { return Vec::new() };
+    let remotes = text.lines().filter_map(|line| line.strip_prefix(REMOTE_LINE));
+    let remotes: Vec<_> = remotes.flat_map(|line| line.split(',')).map(str::trim).collect();
+    let is_asked = |remote: &&str| {
+        remote.rsplit_once(':').is_some_and(|(known, _)| known.eq_ignore_ascii_case(&host))
+    };
+    match remotes.iter().any(is_asked) {
+        true => Vec::new(),
+        false => {
+            vec![format!("`fou-remote` in {path} is {}, not {host}", remotes.join(","))]
+        }
+    }
+}
+
+/// The public key of a client whose file this is.
+fn key_of(conf: &str) -> Option<[u8; 32]> {
+    let seed = parse_key(conf.lines().find_map(|line| line.strip_prefix(KEY_LINE))?).ok()?;
     Some(Signer::new(&seed, SharedSecret::new(Vec::new())).public())
+}
+
+/// The name or address of a host, as it stands before a port.
+fn bracketed(host: &str) -> String {
+    if host.contains(':') { format!("[{host}]") } else { host.to_owned() }
 }
 
 /// What the client of a new peer is started with.
@@ -265,18 +284,15 @@ fn client_conf(
 ) -> Zeroizing<String> {
     let tunnel = &config.tunnel;
     let name = &peer.name;
-    let host = match conf.server.as_deref() {
-        None => "<the server's address>".to_owned(),
-        Some(v6) if v6.contains(':') => format!("[{v6}]"),
-        Some(host) => host.to_owned(),
-    };
+    let host = conf.server.as_deref().map(bracketed);
+    let host = host.as_deref().unwrap_or("<the server's address>");
     let mut text = Zeroizing::new(format!(
         "# The client {name}: `ipipou --config {name}`, or `systemctl start ipipou@{name}`, once this is\n\
          # /etc/ipipou/{name}.conf. It holds secrets: chmod 600.\n\n\
          client\n\n\
          # Whatever interface leads to the server.\n\
          fou-local @auto\n\
-         fou-remote {host}:{}\n\n",
+         {REMOTE_LINE}{host}:{}\n\n",
         tunnel.port
     ));
     *text += "# The server tells the address.\ntunl-ip auto\n";

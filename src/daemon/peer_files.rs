@@ -10,7 +10,8 @@ use super::peers::send_again;
 use super::running::running_name;
 use super::stream::connect;
 use crate::engine::config::{Config, HubConfig};
-use crate::host::atomic_file;
+use crate::engine::peers_file::{PeerName, PeerSet};
+use crate::host::{atomic_file, clock};
 use crate::sources::exposed::has_secret;
 
 /// How long a process is waited for that may be there.
@@ -62,6 +63,17 @@ pub fn write_new(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
 /// What a command says of a file that it cannot read or write.
 pub fn failed(path: &Path) -> impl Fn(io::Error) -> Failure {
     move |error| Failure::Generic(format!("{}: {error}", path.display()))
+}
+
+/// Says that a peer cannot come in, by its own fields or the defaults of its file.
+pub fn kept_out(set: &PeerSet, name: &PeerName) -> Option<String> {
+    let peer = set.get(name)?;
+    let why = match (peer.enabled, peer.has_expired(clock::unix())) {
+        (false, _) => "disabled",
+        (true, true) => "expired",
+        (true, false) => return None,
+    };
+    Some(format!("{name}: is {why} ({}), and not let in\n", peer.origin))
 }
 
 /// Has the running server called `tunnel`, if there is one, take its files, whether they were changed now or

@@ -6,7 +6,7 @@ use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
 use super::Failure;
-use super::peer_files::{are_replaceable, failed, taken, write, write_new};
+use super::peer_files::{are_replaceable, failed, kept_out, taken, write, write_new};
 use super::peers::{check, read_if_there};
 use super::peers_lock::PeersLock;
 use super::requests::Files;
@@ -14,7 +14,7 @@ use crate::engine::config::{Config, HubConfig, TunnelConfig};
 use crate::engine::peers_file::import::{
     Imported, OldServer, against_defaults, clashes, network_for,
 };
-use crate::engine::peers_file::{PeerName, PeerSet};
+use crate::engine::peers_file::{PeerEntry, PeerName, PeerSet};
 use crate::sources::peers::read_secret;
 
 /// Makes peers of these servers, and has the running tunnel called `tunnel`, if there is one, take them. With
@@ -95,8 +95,9 @@ impl<'a> Changes<'a> {
         for name in std::iter::once(server.name.clone()).chain(numbered) {
             let imported = server.imported(&name, own, &self.beside());
             match set.get(&name) {
-                Some(there) if self.is_there(&there.origin.file, &imported) => {
+                Some(there) if self.is_there(there, &imported, own) => {
                     self.said += &format!("{name}: unchanged ({})\n", there.origin);
+                    self.said.extend(kept_out(set, &name));
                     return;
                 }
                 Some(_) => {}
@@ -106,11 +107,18 @@ impl<'a> Changes<'a> {
         }
     }
 
-    /// Whether it was imported before: the text after the line that says from where.
-    fn is_there(&self, file: &str, imported: &Imported) -> bool {
-        let table = imported.text.split_once('\n').map_or("", |(_, table)| table);
-        let mut texts = self.files.texts.iter();
-        texts.any(|(name, text)| name == file && text.contains(table))
+    /// Whether it was imported before: with the same proof, port, addresses, routes and lifetime.
+    fn is_there(&self, there: &PeerEntry, imported: &Imported, own: &TunnelConfig) -> bool {
+        let mut alone = Files::default();
+        alone.texts.push((there.origin.file.to_string(), imported.text.clone()));
+        for path in &imported.named {
+            alone.add_secret(path, &read_secret(path));
+        }
+        if let Some((path, bytes)) = &imported.token {
+            alone.add_secret(path, &Ok(bytes.clone()));
+        }
+        let set = check(&alone, self.hub, own).ok();
+        set.is_some_and(|set| set.get(&there.name).is_some_and(|peer| peer.has_tunnel_of(there)))
     }
 
     fn add_as(&mut self, name: PeerName, imported: Imported, server: &OldServer) {

@@ -121,9 +121,9 @@ def test_a_command_that_was_killed_is_made_good_by_the_next(lab):
     for said in ("eva: added", "eva: unchanged"):
         assert said in ask("add", "eva", "--client-conf", file)
     file.unlink()
-    assert "eva is there already, with another key" in ask(
-        "add", "eva", "--client-conf", file, code=2
-    )
+    said = ask("add", "eva", "--client-conf", file, code=2)
+    assert "peer eva is there already, and not as asked" in said
+    assert f", which {file} does not hold" in said
     among = ask.hub.peers / "eve.toml"
     assert "the directory of the peers files: choose" in ask(
         "add", "eve", "--client-conf", among, code=2
@@ -291,3 +291,96 @@ def test_files_of_secrets_that_no_peer_names_any_more_are_listed(lab):
     ask("import", old[0])
     token.unlink()
     ask("remove", "server1", code=2)
+
+
+def test_a_peer_is_unchanged_only_if_all_is_as_asked(lab):
+    """A shorter time that is not taken would be a revocation that somebody relies on."""
+    ask = Commands(lab)
+    key, file = ask.key(), ask.hub.peers / "anna.toml"
+    own = ["--public-key", key, "--route", "192.168.7.0/24"]
+    ask("add", "anna", *own, "--address", inner(9), "--expires", "2099-01-31")
+    text = file.read_text()
+    for words in ([], ["--expires", "2099-01-31"], ["--address", inner(9)]):
+        assert "anna: unchanged" in ask("add", "anna", *own, *words)
+
+    def differs(*words, name="anna"):
+        before = (ask.hub.peers / f"{name}.toml").read_text()
+        said = ask("add", name, *words, code=2)
+        assert len(said.splitlines()) == 1, said
+        assert f"peer {name} is there already, and not as asked: " in said
+        assert said.endswith(": change it there, or remove it first\n")
+        assert (ask.hub.peers / f"{name}.toml").read_text() == before
+        return said
+
+    assert "its `expires` is 2099-01-31, not 2027-01-31:" in differs(
+        *own, "--expires", "2027-01-31"
+    )
+    assert f"its `address` is {inner(9)}, not {inner(8)}:" in differs(*own, "--address", inner(8))
+    said = differs("--public-key", ask.key(), "--expires", "2099-02-01")
+    assert f"its `public-key` is {key}, not " in said
+    assert "; its `route` is 192.168.7.0/24, not none; its `expires` is 2099-01-31, not" in said
+    # A time, or none; the same day as a time is the same.
+    for written, shown in (
+        ("2027-01-31T18:30:15+01:30", "2027-01-31T17:00:15Z"),
+        ('"never"', "never"),
+    ):
+        file.write_text(text.replace("2099-01-31", written))
+        said = differs(*own, "--expires", "2027-01-31")
+        assert f"its `expires` is {shown}, not 2027-01-31:" in said
+    file.write_text(text.replace("2099-01-31", "2027-02-01T01:00:00+01:00"))
+    assert "anna: unchanged" in ask("add", "anna", *own, "--expires", "2027-01-31")
+    # One with the old program is none that says hello.
+    file.write_text(text + "old = 10003\n")
+    assert "its `old` is 10003, not none" in differs(*own)
+
+
+def test_the_file_of_a_client_is_unchanged_only_if_its_server_is_as_asked(lab):
+    ask = Commands(lab)
+    file = ask.etc / "eva.conf"
+    add = ["add", "eva", "--client-conf", file]
+    ask(*add, "--server-host", "192.0.2.1")
+    text = file.read_text()
+    for words in ([], ["--server-host", "192.0.2.1"]):
+        assert "eva: unchanged" in ask(*add, *words)
+    for host, shown in (("vpn.example.org", "vpn.example.org"), ("fd00::7", "[fd00::7]")):
+        said = ask(*add, "--server-host", host, code=2)
+        assert len(said.splitlines()) == 1, said
+        assert f"`fou-remote` in {file} is 192.0.2.1:10000, not {shown}: change it there" in said
+        assert file.read_text() == text
+    # Somebody has put another server behind it.
+    file.write_text(text.replace("192.0.2.1:10000", "[fd00::7]:10000,VPN.example.org:10000"))
+    for host in ("vpn.example.org", "fd00::7"):
+        assert "eva: unchanged" in ask(*add, "--server-host", host)
+
+
+def test_an_imported_peer_is_unchanged_only_if_its_proof_is(lab):
+    ask = Commands(lab)
+    old = ask.old_server(1, "auth-token a token")
+    ask("import", old)
+    assert "server1: unchanged" in ask("import", old)
+    token = ask.hub.peers / "server1.token"
+    ask.old_server(1, "auth-token another one")
+    said = ask("import", old, code=2)
+    assert "nothing was written" in said and "server1-2" in said
+    assert token.read_text() == "a token\n" and not (ask.hub.peers / "server1-2.token").exists()
+    # What somebody has written more neatly is the same.
+    ask.old_server(1, "auth-token a token")
+    file = ask.hub.peers / "server1.toml"
+    lines = file.read_text().splitlines()
+    file.write_text("\n".join(["[peer.server1]", "# Shop 1.", *reversed(lines[2:])]) + "\n")
+    assert "server1: unchanged" in ask("import", old)
+
+
+def test_a_command_says_that_a_peer_is_still_kept_out(lab):
+    ask = Commands(lab)
+    old = ask.old_server(1, f"auth-remote-pubkey-b64 {ask.key()}")
+    ask("import", old)
+    assert "server1: is disabled" not in ask("disable", "server1")
+    said = ask("import", old)
+    assert "server1: unchanged" in said and "server1: is disabled (" in said
+    key = ask.key()
+    ask("add", "anna", "--public-key", key, "--expires", "2020-01-31")
+    ask("disable", "anna")
+    said = ask("enable", "anna")
+    assert "anna: enabled" in said and "anna: is expired (" in said
+    assert "is expired" in ask("add", "anna", "--public-key", key)

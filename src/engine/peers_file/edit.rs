@@ -5,9 +5,11 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use ipnet::IpNet;
+use toml::de::DeValue;
 use toml_edit::{Array, DocumentMut, Item, Key, Table, value};
 
-use super::PeerName;
+use super::value::{Expiry, expires, written};
+use super::{PeerEntry, PeerName};
 use crate::auth::key_text;
 
 /// What is to become of the files of peers.
@@ -68,6 +70,56 @@ impl NewPeer {
         }
         text
     }
+
+    /// What a peer of this name has otherwise than is asked for, a phrase each. An address and a time that
+    /// are not given may be any.
+    pub fn differences(&self, there: &PeerEntry) -> Vec<String> {
+        let mut found = Vec::new();
+        let mut say = |field: &str, has: String, asked: String| {
+            found.push(format!("its `{field}` is {has}, not {asked}"));
+        };
+        let has = there.public_key();
+        if let Some(asked) = self.public_key.filter(|asked| has != Some(asked)) {
+            say("public-key", shown_key(there), key_text(&asked));
+        }
+        if let Some(old) = there.old() {
+            say("old", old.port.to_string(), NONE.to_owned());
+        }
+        if !self.addresses.is_empty() && there.addresses != self.addresses {
+            say("address", listed(&there.addresses), listed(&self.addresses));
+        }
+        if there.routes != self.routes {
+            say("route", listed(&there.routes), listed(&self.routes));
+        }
+        if let Some(asked) = &self.expires
+            && !expires_at(there, asked)
+        {
+            say("expires", written(there.expires), asked.clone());
+        }
+        found
+    }
+}
+
+/// What stands in messages for something that is not there.
+const NONE: &str = "none";
+
+/// The public key of a peer, for messages.
+pub fn shown_key(peer: &PeerEntry) -> String {
+    peer.public_key().map_or_else(|| NONE.to_owned(), key_text)
+}
+
+fn listed(values: &[impl ToString]) -> String {
+    match values {
+        [] => NONE.to_owned(),
+        values => values.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "),
+    }
+}
+
+/// Whether a peer expires when this text says, which may be no time at all.
+fn expires_at(peer: &PeerEntry, text: &str) -> bool {
+    let value = DeValue::parse(text).ok();
+    let asked = value.and_then(|value| expires(value.get_ref()).ok());
+    asked == Some(peer.expires.map_or(Expiry::Never, Expiry::At))
 }
 
 /// The text in which `enabled` of a peer is this; `None`: it does not name the peer.

@@ -15,6 +15,9 @@ const SHORTEST: u64 = 30;
 
 const DAY: i64 = 86_400;
 
+/// Days from the first of March of the year 0 to 1970-01-01.
+const TO_1970: i64 = 719_468;
+
 /// The values of a list, or the one that stands there without brackets.
 pub fn items<'a, 'i>(value: &'a Spanned<DeValue<'i>>) -> Vec<&'a Spanned<DeValue<'i>>> {
     match value.get_ref() {
@@ -116,8 +119,37 @@ fn days_since_1970(date: Date) -> i64 {
     let (year, month) = if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
     let leap_days = year.div_euclid(4) - year.div_euclid(100) + year.div_euclid(400);
     let in_year = (153 * month + 2) / 5 + day - 1; // 153 days in five months from March or August
-    const TO_1970: i64 = 719_468; // from the first of March of the year 0
     year * 365 + leap_days + in_year - TO_1970
+}
+
+/// The time from which a peer has expired, as a file would have it: its last day, or a time in UTC.
+pub fn written(expires: Option<u64>) -> String {
+    let Some(unix) = expires else { return "never".to_owned() };
+    let (days, second) = (unix.div_euclid(DAY.unsigned_abs()), unix % DAY.unsigned_abs());
+    let date = |days: u64| {
+        let (year, month, day) = date_after_1970(days);
+        format!("{year:04}-{month:02}-{day:02}")
+    };
+    match (days.checked_sub(1), second) {
+        (Some(last), 0) => date(last),
+        (Some(_) | None, second) => {
+            let [hour, minute, second] = [second / 3600, second / 60 % 60, second % 60];
+            format!("{}T{hour:02}:{minute:02}:{second:02}Z", date(days))
+        }
+    }
+}
+
+/// Year, month and day of the Gregorian calendar so many days after 1970-01-01.
+fn date_after_1970(days: u64) -> (u64, u64, u64) {
+    // As in `days_since_1970`: from the first of March of the year 0, in spans of 400 years.
+    let days = days + TO_1970.unsigned_abs();
+    let (span, day) = (days / 146_097, days % 146_097);
+    let year = (day - day / 1460 + day / 36_524 - day / 146_096) / 365;
+    let day = day - (year * 365 + year / 4 - year / 100);
+    let month = (5 * day + 2) / 153; // from March
+    let day = day - (153 * month + 2) / 5 + 1;
+    let (later, month) = if month < 10 { (0, month + 3) } else { (1, month - 9) };
+    (span * 400 + year + later, month, day)
 }
 
 /// The second of the day, the next one for a part of a second.
@@ -242,6 +274,16 @@ mod tests {
             assert_eq!(read(text, expires), Some(Expiry::At(unix)), "{text}");
         }
         assert_eq!(read("\"never\"", expires), Some(Expiry::Never));
+        assert_eq!(written(None), "never");
+        for text in ["1970-01-01", "1970-01-01T00:00:00Z", "2027-01-31T18:30:15Z"] {
+            let Some(Expiry::At(unix)) = read(text, expires) else { panic!("{text}") };
+            assert_eq!(written(Some(unix)), text);
+        }
+        // Every day of eight hundred years is the one that it was read as.
+        for day in 1..=292_194 {
+            let text = written(Some(day * 86_400));
+            assert_eq!(read(&text, expires), Some(Expiry::At(day * 86_400)), "{text}");
+        }
         for text in ["18:00:00", "\"2027-01-31\"", "1801353600", "true", "[2027-01-31]"] {
             assert_eq!(read(text, expires), None, "{text}");
         }
