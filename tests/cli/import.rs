@@ -155,6 +155,37 @@ fn what_would_have_to_change_for_a_client_is_reported_with_its_line() {
         ("q 100\nb @eth0\nKEY", "", "server1.conf:2: queue-number: the port 10100 is the one of"),
         ("n 1\nb @eth1\nKEY", "", "server1.conf:3: fou-local: the server that takes the peers li"),
         (
+            "n 1\nfou-local-ip 192.0.2.2\nKEY",
+            "",
+            "server1.conf:3: fou-local-ip: the client sends to 192.0.2.2, and the server that takes the \
+             peers listens at one address of eth0, whichever that is: give that `fou-local-ip \
+             192.0.2.2` too",
+        ),
+        (
+            "n 1\nb 192.0.2.2@eth0\nKEY",
+            "",
+            "server1.conf:3: fou-local: the client sends to 192.0.2.2",
+        ),
+        (
+            "n 1\nb @eth0\nKEY",
+            "fou-local-ip 192.0.2.1",
+            "server1.conf:3: fou-local: this server listens at one address of eth0, whichever that is, \
+             and the server that takes the peers at 192.0.2.1: if the client sends to that, write \
+             `fou-local-ip 192.0.2.1` into this file too",
+        ),
+        (
+            "n 1\nb 192.0.2.2\nKEY",
+            "fou-local-ip 192.0.2.1",
+            "server1.conf:3: fou-local: the server that takes the peers listens at another address",
+        ),
+        (
+            "n 1\nfou-local-ip 192.0.2.1\nKEY",
+            "fou-local-ip 192.0.2.1",
+            "server1.conf:3: fou-local-ip: the server that takes the peers takes packets from eth0 \
+             alone, and this server from any interface: take `fou-dev` out of its file, or write it \
+             into this one too",
+        ),
+        (
             "n 1\nb @eth0\ntunl-ip 10.9.0.1\nKEY",
             "",
             "server1.conf:4: tunl-ip: the client has 10.9.0.2 inside the tunnel, which no host of \
@@ -186,6 +217,8 @@ fn what_would_have_to_change_for_a_client_is_reported_with_its_line() {
     let text = format!("server\nn 1\nb @eth0\nforward\nmasquerade eth0\nmtu 1300\n{key}");
     let files = Files::new(&[("server1", &text)]);
     assert!(files.hindrances("forward\nmasquerade eth0\nmtu 1300\n").is_empty());
+    let text = format!("server\nn 1\nb 192.0.2.1@eth0\n{key}");
+    assert!(Files::new(&[("server1", &text)]).hindrances("fou-local-ip 192.0.2.1\n").is_empty());
 }
 
 #[test]

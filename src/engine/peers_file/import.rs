@@ -16,7 +16,7 @@ use toml_edit::{Array, DocumentMut, Item, Key, Table, value};
 use super::PeerName;
 use super::inside::is_for_hosts;
 use crate::auth::{SharedSecret, Token, key_text};
-use crate::engine::config::TunnelConfig;
+use crate::engine::config::{Outer, TunnelConfig};
 
 /// The shortest lifetime of a peer's authentication.
 const SHORTEST: Duration = Duration::from_secs(30);
@@ -112,12 +112,8 @@ impl OldServer {
                 format!("the port {port} is the one of the server that takes the peers: {todo}");
             say(&["fou-local-port", "number", "queue-number", "fou-local"], what);
         }
-        if old.outer.address().zip(hub.outer.address()).is_some_and(|(old, hub)| old != hub)
-            || old.outer.device().zip(hub.outer.device()).is_some_and(|(old, hub)| old != hub)
-        {
-            let what = "the server that takes the peers listens at another address or interface, where \
-                        this client does not look for it";
-            say(&["fou-local", "fou-local-ip", "fou-dev"], what.to_owned());
+        if let Some(what) = looks_elsewhere(&old.outer, &hub.outer) {
+            say(&["fou-local", "fou-local-ip", "fou-dev"], what);
         }
         let network = hub.inner_peer.trunc();
         let hosts = |network: Ipv4Net| {
@@ -235,6 +231,42 @@ impl OldServer {
             }
         }
         notes
+    }
+}
+
+/// Why a client that sends to the server `old` may not reach the server `hub`; `None`: it does.
+fn looks_elsewhere(old: &Outer, hub: &Outer) -> Option<String> {
+    let of = |outer: &Outer| match outer.device() {
+        Some(device) => format!("one address of {device}, whichever that is"),
+        None => "an address that the routes of the host say".to_owned(),
+    };
+    let another = "the server that takes the peers listens at another address or interface, where this \
+                   client does not look for it";
+    match (old.address(), hub.address()) {
+        (Some(old), None) => {
+            return Some(format!(
+                "the client sends to {old}, and the server that takes the peers listens at {}: give \
+                 that `fou-local-ip {old}` too",
+                of(hub)
+            ));
+        }
+        (None, Some(hub)) => {
+            return Some(format!(
+                "this server listens at {}, and the server that takes the peers at {hub}: if the client \
+                 sends to that, write `fou-local-ip {hub}` into this file too",
+                of(old)
+            ));
+        }
+        (old, hub) if old != hub => return Some(another.to_owned()),
+        (Some(_), Some(_)) | (None, None) => {}
+    }
+    match (old.device(), hub.device()) {
+        (None, Some(device)) => Some(format!(
+            "the server that takes the peers takes packets from {device} alone, and this server from any \
+             interface: take `fou-dev` out of its file, or write it into this one too"
+        )),
+        (Some(old), Some(hub)) if old != hub => Some(another.to_owned()),
+        (Some(_) | None, None) | (Some(_), Some(_)) => None,
     }
 }
 
