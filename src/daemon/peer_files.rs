@@ -99,7 +99,7 @@ pub fn taken(
              `ipipou reload {name}`, or the same again\n{why}"
         )
     };
-    match send_again(root, Some(&name), true, Some(hub.peers.clone())) {
+    match send_again(root, &name, tunnel, hub.peers.clone()) {
         Ok(more) => Ok(said + &more),
         Err(Failure::Generic(_)) if !answers(&root.join(&name)) => {
             Ok(said + "the server is not running: it reads them at its start\n")

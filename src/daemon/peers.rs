@@ -12,7 +12,7 @@ use super::demand::Demand;
 use super::peers_keeper::{Keeper, LastGood};
 use super::peers_lock::PeersLock;
 use super::requests::{self, Answer, Files, Request, RunsAs};
-use super::running::directory;
+use super::running::{directory, is_called, known_directory};
 use super::{Failure, Settings};
 use crate::auth::SharedSecret;
 use crate::engine::config::{Datapath, DatapathChoice, HubConfig, TunnelConfig};
@@ -321,11 +321,18 @@ fn lines(faults: &[Fault]) -> String {
     faults.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
 }
 
+/// The files of peers of a tunnel by its `.conf` file. A path from a process of another user is not read,
+/// because it may be any file.
+struct ByFile<'a> {
+    /// The name of that file.
+    tunnel: &'a str,
+    peers: PathBuf,
+}
+
 /// Sends the files of peers to the process of the tunnel called `name`, or to the only one below `root`;
-/// a process without any authenticates again, unless `if_peers`. `by_file` is where they are by the
-/// tunnel's `.conf` file: a path from a process of another user is not read, because it may be any file.
-/// Returns what there is to say. A command that is about to change the files is waited for, if it comes to an
-/// end: otherwise what it changed might be sent before what was read here.
+/// a process without any authenticates again, unless `if_peers`. `peers` is where they are by the tunnel's
+/// `.conf` file. Returns what there is to say. A command that is about to change the files is waited for, if
+/// it comes to an end: otherwise what it changed might be sent before what was read here.
 ///
 /// # Errors
 /// Every mistake, a line each; then nothing has changed.
@@ -333,53 +340,69 @@ pub fn reload(
     root: &Path,
     name: Option<&str>,
     if_peers: bool,
-    by_file: Option<PathBuf>,
+    peers: Option<PathBuf>,
 ) -> Result<String, Failure> {
-    send(root, name, if_peers, by_file, |peers| PeersLock::take(peers).ok())
+    let by_file = name.zip(peers).map(|(tunnel, peers)| ByFile { tunnel, peers });
+    let directory = match &by_file {
+        Some(by_file) => known_directory(root, by_file.tunnel)?,
+        None => directory(root, name, |process| !if_peers || process.peers.is_some())?,
+    };
+    send(&directory, if_peers, by_file, |peers| PeersLock::take(peers).ok())
 }
 
-/// The same for a command that changes the files, and is the one that does.
+/// The same for a command that changes the files at `peers` of `tunnel`, and is the one that does. The process
+/// is called `name`.
 ///
 /// # Errors
 /// As [`reload`].
 pub(super) fn send_again(
     root: &Path,
-    name: Option<&str>,
-    if_peers: bool,
-    by_file: Option<PathBuf>,
+    name: &str,
+    tunnel: &str,
+    peers: PathBuf,
 ) -> Result<String, Failure> {
-    send(root, name, if_peers, by_file, |_| None)
+    let directory = known_directory(root, name)?;
+    send(&directory, true, Some(ByFile { tunnel, peers }), |_| None)
 }
 
 fn send(
-    root: &Path,
-    name: Option<&str>,
+    directory: &Path,
     if_peers: bool,
-    by_file: Option<PathBuf>,
+    by_file: Option<ByFile<'_>>,
     lock: impl Fn(&Path) -> Option<PeersLock>,
 ) -> Result<String, Failure> {
-    let directory = directory(root, name, |process| !if_peers || process.peers.is_some())?;
-    let path = match requests::ask(&directory, Request::Where) {
-        Ok((Answer { path: None, .. }, _)) => None,
-        Ok((Answer { path, .. }, RunsAs::Us)) => path,
-        Ok((Answer { path: Some(_), .. }, RunsAs::Another)) => Some(by_file.ok_or_else(|| {
-            Failure::Usage(
-                "the process runs as another user: give the NAME of its file /etc/ipipou/NAME.conf, which \
-                 has to say `peers`"
-                    .to_owned(),
-            )
-        })?),
+    // What a process calls itself brings it no files.
+    let by_file = by_file.filter(|by_file| is_called(directory, by_file.tunnel));
+    let (path, to) = match requests::ask(directory, Request::Where) {
+        Ok((Answer { path: None, .. }, to)) => (None, to),
+        Ok((Answer { path, .. }, RunsAs::Us)) => (path, RunsAs::Us),
+        Ok((Answer { path: Some(_), .. }, RunsAs::Another)) => {
+            let by_file = by_file.ok_or_else(|| {
+                Failure::Usage(
+                    "the process runs as another user: give the NAME of its file \
+                     /etc/ipipou/NAME.conf, which has to say `peers`"
+                        .to_owned(),
+                )
+            })?;
+            (Some(by_file.peers), RunsAs::Another)
+        }
+        Ok((Answer { path: Some(_), .. }, RunsAs::Elsewhere)) => {
+            return Err(requests::not_its_owner(directory));
+        }
         // It is older than this program, and has no peers.
-        Err(_) if if_peers => None,
+        Err(_) if if_peers => return Ok(String::new()),
         Err(failure) => return Err(failure),
     };
-    if path.is_none() && if_peers {
-        return Ok(String::new());
-    }
-    let _lock = path.as_deref().and_then(lock);
-    let files = path.as_deref().map(read).transpose().map_err(Failure::Usage)?;
-    let warning = files.as_ref().map(warned).unwrap_or_default();
-    Ok(warning + &said(requests::ask(&directory, Request::Reload(files))?.0)?)
+    let Some(path) = path else {
+        return match if_peers {
+            true => Ok(String::new()),
+            false => said(requests::ask(directory, Request::Reload(None))?.0),
+        };
+    };
+    let _lock = lock(&path);
+    let files = read(&path).map_err(Failure::Usage)?;
+    let warning = warned(&files);
+    Ok(warning + &said(requests::hand_over(directory, files, to)?)?)
 }
 
 /// Ends the session of a peer of the tunnel called `name`, or of the only server below `root` that has

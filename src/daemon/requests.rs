@@ -6,8 +6,10 @@
 //! asks reads the files of peers, because a service without rights cannot.
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::io::{self, Write as _};
 use std::net::Shutdown;
+use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::net::UnixStream as Connection;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -15,7 +17,7 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use rustix::net::sockopt::socket_peercred;
-use rustix::process::geteuid;
+use rustix::process::{Uid, geteuid};
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
@@ -174,6 +176,9 @@ pub enum RunsAs {
     Us,
     /// As another one, whose word is not ours.
     Another,
+    /// As another one than its directory belongs to, which is not ours: the owner may have put a link there
+    /// that leads to any socket.
+    Elsewhere,
 }
 
 /// Asks the process whose directory this is.
@@ -184,13 +189,68 @@ pub fn ask(directory: &Path, request: Request) -> Result<(Answer, RunsAs), Failu
     let path = directory.join(SOCKET);
     let patience = request.patience();
     let mut stream = connect(directory, request)?;
-    let answer = read_all(&mut stream, patience, LONGEST_ANSWER).map_err(|e| failed(&path, &e))?;
-    let user = socket_peercred(&stream).map_err(|e| failed(&path, &e.into()))?.uid;
-    let is_ours = user.is_root() || user == geteuid();
-    let runs_as = if is_ours { RunsAs::Us } else { RunsAs::Another };
+    let answer = answer(&mut stream, &path, patience)?;
+    Ok((answer, runs_as(&stream, directory).map_err(|e| failed(&path, &e))?))
+}
+
+/// Sends files of peers, with their secrets, to the process whose directory this is, if it runs as the one that
+/// was asked for them.
+///
+/// # Errors
+/// When another one is there now, or it does not answer in time.
+pub fn hand_over(directory: &Path, files: Files, to: RunsAs) -> Result<Answer, Failure> {
+    let path = directory.join(SOCKET);
+    let failed = |e: io::Error| failed(&path, &e);
+    let mut stream = stream::connect(&path, PATIENCE).map_err(failed)?;
+    if runs_as(&stream, directory).map_err(failed)? != to {
+        return Err(not_its_owner(directory));
+    }
+    let request = Request::Reload(Some(files));
+    let patience = request.patience();
+    send(&mut stream, request).map_err(failed)?;
+    answer(&mut stream, &path, patience)
+}
+
+/// The failure of a process that answers in the place of somebody else.
+pub fn not_its_owner(directory: &Path) -> Failure {
+    Failure::Usage(format!(
+        "{}: the process that answers there runs as another user than the directory belongs to: it gets no \
+         files of peers",
+        directory.display()
+    ))
+}
+
+fn answer(stream: &mut Connection, path: &Path, patience: Duration) -> Result<Answer, Failure> {
+    let answer = read_all(stream, patience, LONGEST_ANSWER).map_err(|e| failed(path, &e))?;
     let answer: Envelope<Answer> = serde_json::from_slice(&answer)
         .map_err(|e| Failure::Generic(format!("{}: no answer: {e}", path.display())))?;
-    Ok((answer.content, runs_as))
+    Ok(answer.content)
+}
+
+fn runs_as(stream: &Connection, directory: &Path) -> io::Result<RunsAs> {
+    let user = socket_peercred(stream)?.uid;
+    Ok(match (is_ours(user), belongs_to_us(directory)?) {
+        (true, true) => RunsAs::Us,
+        (false, true) => RunsAs::Another,
+        (true | false, false) if user == owner(directory)? => RunsAs::Another,
+        (true | false, false) => RunsAs::Elsewhere,
+    })
+}
+
+/// Whether a directory is this user's, or root's: nobody else has put anything there.
+///
+/// # Errors
+/// When it is gone.
+pub(super) fn belongs_to_us(directory: &Path) -> io::Result<bool> {
+    owner(directory).map(is_ours)
+}
+
+fn owner(directory: &Path) -> io::Result<Uid> {
+    Ok(Uid::from_raw(fs::metadata(directory)?.uid()))
+}
+
+fn is_ours(user: Uid) -> bool {
+    user.is_root() || user == geteuid()
 }
 
 /// Asks for the status with some of the peers. `None`: the process has no such socket, or does not know

@@ -5,6 +5,7 @@ use std::{fs, io, thread};
 
 use super::Failure;
 use super::control::{ask, unreadable};
+use super::requests::belongs_to_us;
 use super::snapshot::PeersAsked;
 use crate::auth;
 use crate::engine::config::DeviceName;
@@ -23,7 +24,7 @@ pub fn directory(
     name: Option<&str>,
     is_meant: impl Fn(&ProcessStatus) -> bool,
 ) -> Result<PathBuf, Failure> {
-    let mut named = match name {
+    let mut found = match name {
         Some(name) => named(root, name, &PeersAsked::None)?,
         None => match all(root, &PeersAsked::None)? {
             // It may be the one that is meant.
@@ -37,9 +38,22 @@ pub fn directory(
         },
     };
     if name.is_none() {
-        named.retain(|(_, process)| is_meant(process));
+        found.retain(|(_, process)| is_meant(process));
     }
-    match (named.pop(), named.is_empty()) {
+    only(found)
+}
+
+/// The directory of the process that is known to be called `name`: what another user's process says of itself
+/// brings it neither files nor secrets.
+///
+/// # Errors
+/// As [`directory`].
+pub fn known_directory(root: &Path, name: &str) -> Result<PathBuf, Failure> {
+    only(known(root, name)?)
+}
+
+fn only(mut found: Vec<Found>) -> Result<PathBuf, Failure> {
+    match (found.pop(), found.is_empty()) {
         (Some((directory, _)), true) => Ok(directory),
         (Some(_), false) => Err(Failure::Usage(
             "several tunnels are running: which one? give its NAME; `ipipou show` lists them"
@@ -51,9 +65,9 @@ pub fn directory(
     }
 }
 
-/// The public key that the server called `name` says is its own; `None`: none is running.
+/// The public key that the server known as `name` says is its own; `None`: none is running.
 pub fn running_key(root: &Path, name: &str) -> Option<[u8; 32]> {
-    let servers = named(root, name, &PeersAsked::None).ok()?;
+    let servers = known(root, name).ok()?;
     let status = servers.into_iter().find_map(|(_, process)| process.peers)?;
     auth::parse_key(&status.public_key).ok().map(|key| *key)
 }
@@ -63,9 +77,31 @@ pub fn running_key(root: &Path, name: &str) -> Option<[u8; 32]> {
 pub fn running_name(root: &Path, tunnel: &str, device: &DeviceName) -> String {
     let by_hand = Directories::new(None, None, device).runtime;
     let by_hand = by_hand.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    let is_running = |name: &str| named(root, name, &PeersAsked::None).is_ok();
+    let is_running = |name: &str| known(root, name).is_ok();
     let is_by_hand = !is_running(tunnel) && is_running(&by_hand);
     if is_by_hand { by_hand } else { tunnel.to_owned() }
+}
+
+/// Those below `root` that are called so by their directories, which only root can make there, or by a process
+/// of root or of this user.
+fn known(root: &Path, name: &str) -> Result<Vec<Found>, Failure> {
+    let mut found = named(root, name, &PeersAsked::None)?;
+    found.retain(|(directory, _)| {
+        is_called(directory, name) || belongs_to_us(directory).unwrap_or(false)
+    });
+    match found.is_empty() {
+        true => Err(none_called(name)),
+        false => Ok(found),
+    }
+}
+
+/// Whether this is the directory of the file or the interface called `name`.
+pub fn is_called(directory: &Path, name: &str) -> bool {
+    directory.file_name().is_some_and(|file| file == name)
+}
+
+fn none_called(name: &str) -> Failure {
+    Failure::Generic(format!("no running tunnel is called {name}; `ipipou show` lists them"))
 }
 
 /// The process called `name`, or all below `root`, and why not all of them are among these.
@@ -82,9 +118,8 @@ pub fn named_or_all(
 
 /// Those below `root` that are called so. One that is meant by nobody may stand still.
 fn named(root: &Path, name: &str, peers: &PeersAsked) -> Result<Vec<Found>, Failure> {
-    let (called, others): (Vec<_>, Vec<_>) = directories(root)?
-        .into_iter()
-        .partition(|directory| directory.file_name().is_some_and(|file| file == name));
+    let (called, others): (Vec<_>, Vec<_>) =
+        directories(root)?.into_iter().partition(|directory| is_called(directory, name));
     for directory in called {
         if let Some(process) = ask(&directory, peers)? {
             return Ok(vec![(directory, process)]);
@@ -94,11 +129,7 @@ fn named(root: &Path, name: &str, peers: &PeersAsked) -> Result<Vec<Found>, Fail
     let (mut processes, failed) = each(others, &PeersAsked::None);
     processes.retain(|(_, it)| it.tunnels.iter().any(|tunnel| tunnel.interface == name));
     if processes.is_empty() {
-        return Err(failed.unwrap_or_else(|| {
-            Failure::Generic(format!(
-                "no running tunnel is called {name}; `ipipou show` lists them"
-            ))
-        }));
+        return Err(failed.unwrap_or_else(|| none_called(name)));
     }
     let again =
         processes.into_iter().map(|(directory, _)| Ok((ask(&directory, peers)?, directory)));
