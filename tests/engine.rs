@@ -20,6 +20,8 @@ mod guard;
 mod host;
 #[path = "engine/hub.rs"]
 mod hub;
+#[path = "engine/hub_claims.rs"]
+mod hub_claims;
 #[path = "engine/hub_steps.rs"]
 mod hub_steps;
 #[path = "engine/kernel_routes.rs"]

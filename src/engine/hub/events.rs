@@ -256,7 +256,6 @@ impl Hub {
         if let Some((_, member)) = self.member(id) {
             member.last_hello = Some(now.unix);
             member.since = member.since.or(Some(now.unix));
-            member.said = None;
         }
     }
 

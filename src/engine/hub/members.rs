@@ -92,6 +92,7 @@ impl Hub {
         self.forget_expiry(member);
         let _ = self.put_in_protocol(member.id, &entry, now);
         member.entry = entry;
+        member.said = None;
         let goes_on = self.server.session(member.id).is_some();
         if !goes_on {
             member.since = None;

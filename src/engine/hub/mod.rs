@@ -62,7 +62,8 @@ struct Member {
     since: Option<u64>,
     /// The last hello of it that was refused.
     refused: Option<LastRefusal>,
-    /// When it was reported that its hellos prove nothing, by the clock of [`Now::boot`].
+    /// When it was reported that hellos in its name prove nothing, by the clock of [`Now::boot`]. Hellos that
+    /// prove it do not end that hour: whoever knows its name can send others in between.
     said: Option<Duration>,
 }
 
