@@ -35,6 +35,7 @@ impl Process<'_> {
             | Report::WayLeadsBack(_)
             | Report::Rivals { .. }
             | Report::ReauthIgnored
+            | Report::PeerRivals { .. }
             | Report::PeerRefused { .. }
             | Report::PeerUnproven { .. }
             | Report::ServerRefused { .. }

@@ -208,6 +208,15 @@ pub enum Report {
         /// The other one.
         other: SocketAddr,
     },
+    /// Two remotes with the key of a named peer take its tunnel from each other.
+    PeerRivals {
+        /// Its name.
+        name: PeerName,
+        /// The one whose address and port sort first.
+        one: SocketAddr,
+        /// The other one.
+        other: SocketAddr,
+    },
     /// An alternate address is needed, and the uplink is in a VRF, which has none of the loopback's.
     AlternateInVrf {
         /// The alternate address.

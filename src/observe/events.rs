@@ -41,6 +41,8 @@ pub enum Kind {
     PeerMoved,
     /// A peer is not connected any more.
     PeerDown,
+    /// Two hosts with one key take the tunnel from each other, at `remote` and at `from`.
+    Rivals,
     /// A packet proves nothing, or its sender may not come in.
     Refused,
     /// The files of peers were read, and taken.
@@ -66,6 +68,7 @@ impl Kind {
             Kind::PeerUp => "peer-up",
             Kind::PeerMoved => "peer-moved",
             Kind::PeerDown => "peer-down",
+            Kind::Rivals => "rivals",
             Kind::Refused => "refused",
             Kind::Reloaded => "reloaded",
             Kind::ReloadFailed => "reload-failed",
@@ -113,6 +116,19 @@ impl Happened {
                 remote: text(remote),
                 why: Some(why.to_string()),
                 ..new(Kind::PeerDown)
+            },
+            Report::PeerRivals { name, one, other } => Happened {
+                peer: Some(name.to_string()),
+                remote: text(one),
+                from: text(other),
+                why: Some("two hosts have its key".to_owned()),
+                ..new(Kind::Rivals)
+            },
+            Report::Rivals { one, other } => Happened {
+                remote: text(one),
+                from: text(other),
+                why: Some("two hosts have one key".to_owned()),
+                ..new(Kind::Rivals)
             },
             Report::PeerRefused { name, remote, why } => Happened {
                 peer: Some(name.to_string()),
@@ -201,7 +217,6 @@ impl Happened {
             | Report::LedAstray { .. }
             | Report::InnerTaken { .. }
             | Report::InVrf(_)
-            | Report::Rivals { .. }
             | Report::AlternateInVrf { .. }
             | Report::InnerAwaited
             | Report::InnerGiven(_)
@@ -269,7 +284,9 @@ mod tests {
 
     #[test]
     fn the_name_of_a_kind_is_that_of_json() {
-        for kind in [Kind::PeerUp, Kind::ReloadFailed, Kind::NotConnected, Kind::Missed] {
+        let kinds =
+            [Kind::PeerUp, Kind::Rivals, Kind::ReloadFailed, Kind::NotConnected, Kind::Missed];
+        for kind in kinds {
             assert_eq!(serde_json::to_string(&kind).unwrap(), format!("\"{}\"", kind.name()));
         }
     }

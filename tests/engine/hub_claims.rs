@@ -1,4 +1,4 @@
-//! Who says to be a peer of a server and does not prove it.
+//! Who says to be a peer of a server and does not prove it, and two hosts that prove to be the same peer.
 
 use super::hub::{SEED, entry, guest, hub, peers, place, secret};
 use super::situations::SECOND;
@@ -48,4 +48,30 @@ fn a_hello_that_proves_nothing_is_said_once_an_hour_of_a_connected_peer_too() {
     play.handle(Event::Peers(peers(&entry(7, "note = \"Eva\""))));
     play.visit(&mut thief, place(3));
     assert_eq!(unproven(&play), 2);
+}
+
+#[test]
+fn two_hosts_with_the_key_of_one_peer_are_named() {
+    let mut play = hub(&(entry(7, "") + &entry(8, "")));
+    let (mut one, mut other) = (guest(7), guest(7));
+    let told = |play: &Play| {
+        let line = "198.51.100.1:4000 and 198.51.100.2:4000 take the tunnel of p7 from each other";
+        play.told().matches(line).count()
+    };
+    play.visit(&mut one, place(1));
+    // Another peer that moves in between is none of its moves.
+    let mut eight = guest(8);
+    play.visit(&mut eight, place(3));
+    for (moves, expected) in [(1, 0), (2, 0), (3, 1), (4, 1), (5, 1)] {
+        let (guest, from) = match moves % 2 {
+            1 => (&mut other, place(2)),
+            _ => (&mut one, place(1)),
+        };
+        assert_eq!(play.visit(guest, from), ClientHeard::Accepted);
+        assert_eq!(told(&play), expected, "after {moves} moves: {}", play.told());
+        play.visit(&mut eight, place(3 + moves % 2));
+        play.pass(20 * SECOND);
+    }
+    let moved = play.told().matches("p7 moved from").count();
+    assert_eq!(moved, 5);
 }

@@ -93,6 +93,25 @@ def test_a_server_tells_of_its_peers(lab):
     assert "the tunnel's process has ended" in of_one.process.output()
 
 
+def test_two_hosts_with_one_key_are_an_event(lab):
+    hub = Hub(lab, clients=2)
+    hub.forget(3)
+    hub.keys[3] = hub.keys[2]
+    near = hub.server()
+    watcher = Watcher(near, "--json", "--peer", "peer2")
+    one = hub.client(2)
+    watcher.await_event("peer-up", remote=at(2))
+    other = hub.client(3)
+    watcher.await_event("peer-moved", remote=at(3))
+    one.reauthenticate()
+    watcher.await_event("peer-moved", remote=at(2))
+    other.reauthenticate()
+    rivals = watcher.await_event("rivals", peer="peer2")
+    assert (rivals["remote"], rivals["from"]) == (at(2), at(3))
+    assert rivals["why"] == "two hosts have its key"
+    near.await_log(f"{at(2)} and {at(3)} take the tunnel of peer2 from each other")
+
+
 def test_a_client_tells_of_its_server(lab):
     hub = Hub(lab, clients=1)
     far = hub.client(2)

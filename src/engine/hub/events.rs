@@ -44,12 +44,10 @@ impl Engine {
                 self.counters.accepted += 1;
             }
             Outcome::Up { peer, evicted } => {
-                let report = self.admit_member((peer, from), None, evicted, now, actions);
-                said.extend(report.map(Action::Report));
+                said = self.admit_member((peer, from), None, evicted, now, actions);
             }
             Outcome::Moved { peer, from: before, evicted } => {
-                let report = self.admit_member((peer, from), Some(before), evicted, now, actions);
-                said.extend(report.map(Action::Report));
+                said = self.admit_member((peer, from), Some(before), evicted, now, actions);
             }
             Outcome::Left { peer, remote } => {
                 hub.answered.left += 1;
@@ -87,17 +85,18 @@ impl Engine {
         evicted: Option<PeerId>,
         now: &Now,
         actions: &mut Vec<Action>,
-    ) -> Option<Report> {
-        let hub = self.hub.as_mut()?;
+    ) -> Vec<Action> {
+        let Some(hub) = &mut self.hub else { return Vec::new() };
         hub.answered.admitted += 1;
         let was_in = hub.member(id).is_some_and(|(_, member)| member.since.is_some());
         hub.note_hello(id, now);
         self.counters.accepted += 1;
-        let name = hub.names.get(&id).cloned()?;
+        let Some(name) = hub.names.get(&id).cloned() else { return Vec::new() };
+        let moved = before.filter(|before| *before != remote);
+        let rivals = moved.and_then(|before| hub.note_move(id, before, remote, now));
         if let Some(other) = evicted {
             self.end_session(other, remote, Gone::TakenOver(name.clone()), actions);
         }
-        let moved = before.filter(|before| *before != remote);
         if let Some(before) = moved {
             self.counters.moved += 1;
             self.peers.remove_member(before);
@@ -105,12 +104,13 @@ impl Engine {
         self.put_member(id, remote);
         let steps = self.follow_peers(actions);
         actions.extend(Action::apply(steps));
-        match moved {
+        let said = match moved {
             Some(from) => Some(Report::PeerMoved { name, from, to: remote }),
             None if !was_in => Some(Report::PeerUp { name, remote }),
             // It talks to another local address, or its entry was changed.
             None => None,
-        }
+        };
+        said.into_iter().chain(rivals).map(Action::Report).collect()
     }
 
     /// Puts a member where it is into the population.
@@ -257,6 +257,23 @@ impl Hub {
             member.last_hello = Some(now.unix);
             member.since = member.since.or(Some(now.unix));
         }
+    }
+
+    /// Notes that a member moved. Returns what there is to say if two hosts have its key.
+    fn note_move(
+        &mut self,
+        id: PeerId,
+        from: SocketAddr,
+        to: SocketAddr,
+        now: &Now,
+    ) -> Option<Report> {
+        let (name, member) = self.member(id)?;
+        let is_found = member.rivals.get_or_insert_default().moved(from, to, now.boot);
+        is_found.then(|| Report::PeerRivals {
+            name: name.clone(),
+            one: from.min(to),
+            other: from.max(to),
+        })
     }
 
     fn note_refusal(&mut self, id: PeerId, why: Refusal, now: &Now) {

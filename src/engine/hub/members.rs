@@ -92,7 +92,7 @@ impl Hub {
         self.forget_expiry(member);
         let _ = self.put_in_protocol(member.id, &entry, now);
         member.entry = entry;
-        member.said = None;
+        (member.said, member.rivals) = (None, None);
         let goes_on = self.server.session(member.id).is_some();
         if !goes_on {
             member.since = None;
@@ -114,8 +114,8 @@ impl Hub {
         while !self.marks.insert(mark) {
             mark = mark.wrapping_add(1);
         }
-        let member =
-            Member { id, mark, entry, last_hello: None, since: None, refused: None, said: None };
+        let (last_hello, since, refused, said, rivals) = (None, None, None, None, None);
+        let member = Member { id, mark, entry, last_hello, since, refused, said, rivals };
         self.note_expiry(&member, now);
         self.names.insert(id, name.clone());
         (name, Box::new(member))

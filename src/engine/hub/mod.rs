@@ -18,6 +18,7 @@ use super::control::{PeerId, Server};
 use super::links;
 use super::peers_file::{PeerEntry, PeerName};
 use super::random::Random;
+use super::rivals::Rivals;
 
 pub use gone::Gone;
 pub use resumed::ResumableSession;
@@ -65,6 +66,8 @@ struct Member {
     /// When it was reported that hellos in its name prove nothing, by the clock of [`Now::boot`]. Hellos that
     /// prove it do not end that hour: whoever knows its name can send others in between.
     said: Option<Duration>,
+    /// Its moves, since the first one.
+    rivals: Option<Box<Rivals>>,
 }
 
 /// How many hellos were answered, by answer.

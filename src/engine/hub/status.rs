@@ -136,7 +136,7 @@ impl Engine {
 
 impl Hub {
     fn status(&self, member: &Member, now: &Now) -> MemberStatus {
-        let Member { id, mark: _, entry, last_hello, since, refused, said: _ } = member;
+        let Member { id, mark: _, entry, last_hello, since, refused, said: _, rivals: _ } = member;
         let session = self.server.session(*id);
         let state = match (entry.enabled, entry.has_expired(now.unix), session, last_hello) {
             (false, ..) => MemberState::Disabled,

@@ -182,6 +182,11 @@ impl fmt::Display for Report {
                 "{one} and {other} take the tunnel from each other: two hosts have one key; give each \
                  its own, and a server of its own (--number)"
             ),
+            Report::PeerRivals { name, one, other } => write!(
+                f,
+                "{one} and {other} take the tunnel of {name} from each other: two hosts have its key; give \
+                 each its own, and a name of its own in the files of peers"
+            ),
             Report::AlternateInVrf { alternate, uplink } => write!(
                 f,
                 "{uplink} is in a VRF, where the alternate address {alternate} does not work: the tunnel \
