@@ -22,7 +22,8 @@
 //! it is in the sample.
 //!
 //! Where nothing can be remembered about a source (a full table), its packets go on to the next budget,
-//! so a full table makes the limit stricter. All budgets together cost a sixth of a core at worst.
+//! so a full table makes the limit stricter. All budgets together cost a sixth of a core at worst, for each
+//! port: every peer with the old program has one of its own, with all of these budgets.
 
 use std::ops::RangeInclusive;
 
