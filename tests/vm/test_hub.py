@@ -162,6 +162,7 @@ def test_what_this_datapath_cannot_carry_keeps_nobody_else_in(lab):
     """The kernel's isolates nobody. Who is to be isolated stays as it was, or out; everybody else's entry
     counts at once, and the next start takes the other datapath, if its own files cannot be read either."""
     hub = Hub(lab, clients=3, datapath="auto")
+    hub.host.run("modprobe tun")
     hub.forget(4)
     memory = "--memory-dir", hub.peers.parent / "memory"
     near = hub.server(*memory)
