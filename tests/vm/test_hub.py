@@ -179,7 +179,7 @@ def test_what_this_datapath_cannot_carry_keeps_nobody_else_in(lab):
     hub.write("broken.toml", "[")
     again = hub.server(*memory)
     again.await_log("the kernel's cannot isolate peers")
-    assert states(again) == {"peer2": "away", "peer3": "disabled", "peer4": "new"}
+    assert states(again) == {"peer2": "new", "peer3": "disabled", "peer4": "new"}
 
 
 def test_peers_are_isolated_by_userspace_only(hub):
