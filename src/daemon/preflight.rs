@@ -48,9 +48,7 @@ impl Prepared {
     ) -> Result<Box<dyn host::Datapath>, Failure> {
         let tunnel = &config.tunnel;
         match self {
-            Prepared::Kernel(state) => {
-                Ok(Box::new(state.start(config.queue(), tunnel.outer.device())?))
-            }
+            Prepared::Kernel(state) => Ok(Box::new(state.start(config.queue(), tunnel)?)),
             Prepared::Tun => {
                 let datapath = TunDatapath::start(tunnel, host, (owner, stored)).await;
                 Ok(Box::new(datapath.map_err(Failure::system("start threads"))?))

@@ -118,6 +118,7 @@ impl Snapshot {
             offloads_used,
             by_rules,
             dropped,
+            queued_by_others,
             learned,
             unreachable,
             by_remote,
@@ -155,6 +156,7 @@ impl Snapshot {
             repaired: counters.repaired,
             rejected: Reject::ALL.iter().map(|r| (r.name().to_owned(), refused(r))).collect(),
             dropped: by_rules.chain(by_us).collect(),
+            queued_by_others,
             peers: hub.map(|hub| hub.status(public_key.as_deref(), &by_remote)),
             public_key,
         }

@@ -113,6 +113,8 @@ pub struct Statistics {
     pub by_rules: Vec<RuleCounter>,
     /// Packets that this process dropped, by reason.
     pub dropped: BTreeMap<&'static str, u64>,
+    /// Packets that other programs' rules sent to the queue of this process; they passed.
+    pub queued_by_others: u64,
     /// Inner addresses that were learned, their remotes, and how long each has been silent.
     pub learned: Vec<(IpAddr, SocketAddr, Duration)>,
     /// The last error about a remote that packets did not reach, and how long ago it came.

@@ -25,7 +25,7 @@ use futures_util::FutureExt as _;
 use futures_util::future::LocalBoxFuture;
 
 use crate::engine::Outgoing;
-use crate::engine::config::{DeviceName, QueueConfig, TunnelConfig};
+use crate::engine::config::{QueueConfig, TunnelConfig};
 use crate::engine::host::step::{KernelStep, Step};
 use crate::engine::host::{Family, Found, RulesFound};
 use crate::host::datapath::{Statistics, Warnings};
@@ -100,20 +100,20 @@ impl KernelState {
         Ok(())
     }
 
-    /// Opens the queue of a server, and the socket that sends packets from the port of the tunnel: by
-    /// `device`, if it is bound to one.
+    /// Opens the queue, and the socket that sends packets from the port of the tunnel: by its device, if it is
+    /// bound to one.
     ///
     /// # Errors
     /// When another process reads the queue, or the kernel refuses a socket.
     pub fn start(
         self,
         queue: Option<QueueConfig>,
-        device: Option<&DeviceName>,
+        tunnel: &TunnelConfig,
     ) -> Result<KernelDatapath, StartError> {
         Ok(KernelDatapath {
             state: self,
-            queue: queue.map(Queue::bind).transpose()?,
-            sender: RawSender::open(device).map_err(StartError::Sending)?,
+            queue: queue.map(|queue| Queue::bind(queue, tunnel.port)).transpose()?,
+            sender: RawSender::open(tunnel.outer.device()).map_err(StartError::Sending)?,
         })
     }
 
@@ -178,7 +178,11 @@ impl Datapath for KernelDatapath {
     }
 
     fn statistics(&mut self) -> Statistics {
-        Statistics { by_rules: self.counters(), ..Statistics::default() }
+        Statistics {
+            by_rules: self.counters(),
+            queued_by_others: self.queue.as_ref().map_or(0, Queue::foreign),
+            ..Statistics::default()
+        }
     }
 }
 

@@ -122,6 +122,9 @@ pub fn details(process: &ProcessStatus, now: u64) -> String {
         let reason = reason.replace('_', " ");
         let _ = writeln!(text, "dropped {}: {reason}", dropped.packets);
     }
+    if process.queued_by_others > 0 {
+        let _ = writeln!(text, "passed {}: queued by others", process.queued_by_others);
+    }
     if let Some(status) = &process.peers {
         text.push_str(&peers::details(status, now));
         text.push_str(&peers::table(status, now));
@@ -302,6 +305,7 @@ mod tests {
             repaired: 0,
             rejected: BTreeMap::new(),
             dropped: BTreeMap::new(),
+            queued_by_others: 0,
             learned: Vec::new(),
             peers: None,
         }

@@ -62,6 +62,9 @@ pub struct ProcessStatus {
     /// Packets that were dropped, by reason: by the rules in the kernel (empty with
     /// `--no-nft-counter`), or by the userspace datapath.
     pub dropped: BTreeMap<String, Dropped>,
+    /// Packets that other programs' rules sent to the NFQUEUE of this process; they passed.
+    #[serde(default)]
+    pub queued_by_others: u64,
     /// Inner addresses that were learned (`--learn`).
     pub learned: Vec<Learned>,
     /// The peers of a server whose peers are named in files; `null`: it is another one.

@@ -37,6 +37,18 @@ impl<'a> Datagram<'a> {
     }
 }
 
+/// The UDP port that an IPv4 packet goes to, as a rule `udp dport` sees it: nothing else of the UDP header has
+/// to be right, or there. `None` for anything that is not the first fragment of UDP over IPv4.
+pub fn destination_port(packet: &[u8]) -> Option<u16> {
+    let first = packet.first().filter(|first| *first >> 4 == 4)?;
+    let transport = packet.get(usize::from(first & 0xf) * 4..)?;
+    let fragment = u16::from_be_bytes([*packet.get(6)?, *packet.get(7)?]) & 0x1fff;
+    if packet.get(9) != Some(&ip_number::UDP.0) || fragment != 0 {
+        return None;
+    }
+    Some(u16::from_be_bytes([*transport.get(2)?, *transport.get(3)?]))
+}
+
 /// Bytes of a UDP header (RFC 768).
 pub const UDP_HEADER_LEN: usize = 8;
 /// Bytes of an IPv4 header without options (RFC 791).
@@ -104,6 +116,32 @@ mod tests {
         assert_eq!(Datagram::parse(&packet[..58]).unwrap().payload, &[7; 30]);
         assert_eq!(Datagram::parse(&packet[..27]), None);
         assert_eq!(Datagram::parse(&[]), None);
+    }
+
+    #[test]
+    fn the_port_is_known_as_long_as_it_is_there() {
+        let packet = build(FROM, TO, 64, b"hi").unwrap();
+        assert_eq!(destination_port(&packet), Some(TO.port()));
+        assert_eq!(
+            destination_port(&packet[..24]),
+            Some(TO.port()),
+            "no datagram, yet for the port"
+        );
+        assert_eq!(destination_port(&packet[..23]), None);
+        let changed = |byte: usize, to: u8| {
+            let mut packet = packet.clone();
+            packet[byte] = to;
+            destination_port(&packet)
+        };
+        assert_eq!(changed(25, 3), Some(TO.port()), "the UDP length is impossible");
+        assert_eq!(changed(6, 0x20), Some(TO.port()), "the first fragment");
+        assert_eq!(changed(7, 1), None, "another fragment");
+        assert_eq!(changed(9, 6), None, "TCP");
+        assert_eq!(changed(0, 0x65), None, "IPv6");
+        let mut with_options = packet.clone();
+        with_options[0] = 0x46;
+        with_options.splice(20..20, [1; 4]);
+        assert_eq!(destination_port(&with_options), Some(TO.port()));
     }
 
     #[test]
