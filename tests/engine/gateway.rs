@@ -211,6 +211,77 @@ fn a_gateway_forwards_and_leaves_the_host_as_it_was() {
     }
 }
 
+/// What is around a tunnel may be refused for as long as a file is read-only.
+#[test]
+fn a_refusal_around_a_tunnel_costs_what_needs_it_and_not_the_tunnel() {
+    let cases: [(&str, &[&str]); 6] = [
+        ("use our name servers", &[]),
+        ("add rule: from", &["add rule: not fwmark", "use our name servers"]),
+        ("add route to 0.0.0.0/0", &["add rule", "use our name servers"]),
+        ("set rp_filter of eth0", &["add rule", "use our name servers"]),
+        ("turn forwarding of eth0 on", &[]),
+        ("install gateway rules", &["turn forwarding of eth0 on", "set ipipou0 up"]),
+    ];
+    for (broken, untried) in cases {
+        for datapath in [Datapath::Kernel, Datapath::Tun] {
+            let mut config = server(None);
+            config.tunnel.gateway.mark = 0x6970_0000;
+            config.tunnel.gateway.default_route = true;
+            config.tunnel.gateway.forward = true;
+            config.tunnel.gateway.dns = vec!["9.9.9.9".parse().unwrap()];
+            let mut host = FakeHost::new();
+            host.found.rp_filter_of_all = 1;
+            host.broken = broken;
+            let config = Config::from(config);
+            let mut play = Play::start_on(datapath, config, host, Memory::default());
+            let proof = play.proof();
+            play.receive(at(A), &proof);
+            play.pass(Duration::from_secs(2));
+            let log = &play.log;
+            let does = |what: &str| log.iter().any(|line| line.starts_with(what));
+            assert!(does(&format!("refused: {broken}")), "{broken}: {log:?}");
+            for what in
+                ["use our name servers", "add rule: not fwmark", "turn forwarding of eth0 on"]
+            {
+                let is_tried = !untried.iter().any(|untried| what.starts_with(untried));
+                assert_eq!(does(what), is_tried && what != broken, "{broken}, {what}: {log:?}");
+            }
+            let is_up = does("told: 198.51.100.7:4500 authenticated: tunnel up");
+            assert_eq!(is_up, !untried.contains(&"set ipipou0 up"), "{broken}: {log:?}");
+            let proof = play.proof();
+            play.receive(at("198.51.100.8:4501"), &proof);
+            play.pass(Duration::from_secs(2));
+            let moved = "told: moved from 198.51.100.7:4500 to 198.51.100.8:4501";
+            assert_eq!(
+                play.log.iter().any(|line| line == moved),
+                is_up,
+                "{broken}: {:?}",
+                play.log
+            );
+        }
+    }
+}
+
+/// The tunnel of a process that was killed goes on when its name servers cannot be put back.
+#[test]
+fn name_servers_that_cannot_be_put_back_keep_nobody_out() {
+    let with = |dns: &[&str]| {
+        let mut config = server(None);
+        config.tunnel.gateway.dns = dns.iter().map(|server| server.parse().unwrap()).collect();
+        Config::from(config)
+    };
+    let mut play = Play::start(with(&["9.9.9.9"]), FakeHost::new(), Memory::default());
+    let proof = play.proof();
+    play.receive(at(A), &proof);
+    assert_eq!(play.host.found.name_servers, NameServers::Ours);
+    let mut left = play.host;
+    left.broken = "restore the name servers";
+    let play = Play::start(with(&[]), left, play.memory);
+    assert!(play.log.iter().any(|line| line == "refused: restore the name servers"));
+    let admitting = "install rules ipipou-0 for 203.0.113.1:10000, admitting 198.51.100.7:4500";
+    assert!(play.log.iter().any(|line| line == admitting), "{:?}", play.log);
+}
+
 #[test]
 fn a_route_around_the_server_does_not_catch_outer_packets() {
     let play = calling(|config| {

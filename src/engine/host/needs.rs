@@ -4,7 +4,8 @@
 use std::net::IpAddr;
 
 use super::gateway::MAIN;
-use super::step::{FastStep, HostStep, KernelStep, Step, TunStep};
+use super::label::LinkForwarding;
+use super::step::{DnsStep, FastStep, HostStep, KernelStep, NatStep, Step, TunStep};
 use super::wanted::{LinkKind, WantedLink};
 use crate::engine::config::DeviceName;
 
@@ -16,6 +17,13 @@ enum Costs<'a> {
     Link(&'a DeviceName),
     /// What has this local address.
     Local(IpAddr),
+    /// What lets an interface forward: the gateway's rules judge what it does.
+    Forwarding,
+    /// The gateway's rules stay while an interface forwards that should not.
+    GatewayRules,
+    /// The policy rules of a full tunnel, which without all they need would take what they must not, and the
+    /// name servers behind it.
+    WholeHost,
     /// Nothing else.
     Itself,
 }
@@ -31,6 +39,11 @@ pub fn needs(step: &Step, other: &Step) -> bool {
         Costs::All => true,
         Costs::Link(device) => link(step) == Some(device) || lets_in(step, other),
         Costs::Local(address) => local(step) == Some(address),
+        Costs::Forwarding => lets_forward(step),
+        Costs::GatewayRules => matches!(step, Step::Nat(NatStep::Remove)),
+        Costs::WholeHost => {
+            matches!(step, Step::Host(HostStep::AddPolicyRule(_)) | Step::Dns(DnsStep::Use))
+        }
         Costs::Itself => false,
     }
 }
@@ -39,7 +52,7 @@ fn costs(step: &Step) -> Costs<'_> {
     match step {
         Step::Host(HostStep::AddRoute(route) | HostStep::RemoveRoute(route)) => {
             // Policy rules lead into other tables.
-            if route.table == MAIN { Costs::Itself } else { Costs::All }
+            if route.table == MAIN { Costs::Itself } else { Costs::WholeHost }
         }
         Step::Host(HostStep::RemoveInnerAddress(_) | HostStep::RestoreRoute(..))
         | Step::Kernel(
@@ -54,21 +67,22 @@ fn costs(step: &Step) -> Costs<'_> {
             Some(local) => Costs::Local(local.into()),
             None => Costs::All,
         },
-        Step::Host(
-            HostStep::AddPolicyRule(_)
-            | HostStep::RemovePolicyRule(_)
-            | HostStep::SetForwarding { .. }
-            | HostStep::SetRpFilter { .. },
-        )
+        // With a strict check of sources the uplink would drop what the server sends.
+        Step::Host(HostStep::AddPolicyRule(_) | HostStep::SetRpFilter { .. }) => Costs::WholeHost,
+        Step::Host(HostStep::SetForwarding { on: false, .. }) => Costs::GatewayRules,
+        Step::Nat(NatStep::Install(spec)) if spec.forwarding.is_some() => Costs::Forwarding,
+        Step::Host(HostStep::SetForwarding { on: true, .. }) | Step::Nat(_) | Step::Dns(_) => {
+            Costs::Itself
+        }
+        // Outer packets that lose their mark would enter the tunnel.
+        Step::Host(HostStep::RemovePolicyRule(_))
         | Step::Kernel(
             KernelStep::InstallRules(..)
             | KernelStep::Admit(_)
             | KernelStep::RemoveRules
             | KernelStep::RemoveListener(_),
         )
-        | Step::Tun(TunStep::Bind(_) | TunStep::Forward(_))
-        | Step::Nat(_)
-        | Step::Dns(_) => Costs::All,
+        | Step::Tun(TunStep::Bind(_) | TunStep::Forward(_)) => Costs::All,
         Step::Host(
             HostStep::ConfigureLink(_)
             | HostStep::SetMtu(..)
@@ -77,6 +91,20 @@ fn costs(step: &Step) -> Costs<'_> {
         )
         | Step::Kernel(KernelStep::CreateLink(_) | KernelStep::ChangeLink(_))
         | Step::Tun(TunStep::CreateLink { .. }) => link(step).map_or(Costs::All, Costs::Link),
+    }
+}
+
+/// Whether an interface may forward what comes in by it once `step` is done.
+fn lets_forward(step: &Step) -> bool {
+    match step {
+        Step::Host(HostStep::SetForwarding { on, .. }) => *on,
+        Step::Host(HostStep::ConfigureLink(link)) => link.forwards != LinkForwarding::HostDefault,
+        Step::Host(_)
+        | Step::Kernel(_)
+        | Step::Tun(_)
+        | Step::Fast(_)
+        | Step::Nat(_)
+        | Step::Dns(_) => false,
     }
 }
 
