@@ -11,13 +11,34 @@ use netlink_socket2::NetlinkSocket;
 use super::transaction::Transaction;
 use crate::engine::host::Family;
 
-/// The numbers that identify a table. Rules are numbered within their table, tables within the
-/// namespace (`nf_tables_newrule`, `nf_tables_newtable`): a table that was loaded from a dump of this one
-/// has another number, and one that a dump was loaded into has more rules.
+/// The numbers that identify a table, and what makes its rules act. Rules are numbered within their table,
+/// tables within the namespace (`nf_tables_newrule`, `nf_tables_newtable`): a table that was loaded from a
+/// dump of this one has another number, and one that a dump was loaded into has more rules.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Handles {
     pub table: u64,
     pub rules: BTreeSet<u64>,
+    pub acting: Acting,
+}
+
+/// When rules act, and what becomes of a packet that none of them is about. Somebody can change this and leave
+/// all rules in their place: the table becomes dormant, or a chain has another policy.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Acting {
+    /// `NFTA_TABLE_FLAGS` in linux/netfilter/nf_tables.h.
+    flags: u32,
+    chains: BTreeSet<BaseChain>,
+}
+
+/// A chain that packets enter from a hook.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct BaseChain {
+    name: CString,
+    /// `NFTA_HOOK_HOOKNUM`
+    hook: u32,
+    priority: i32,
+    /// `NF_DROP` or `NF_ACCEPT` in linux/netfilter.h.
+    policy: u32,
 }
 
 const AF_INET: u8 = 2;
@@ -66,27 +87,53 @@ impl Table {
         Ok(names)
     }
 
-    /// The numbers of the table and of all rules in it; empty when there is no such table.
+    /// The numbers of the table and of all rules in it, and what makes them act; empty when there is no such
+    /// table.
     pub fn handles(&mut self) -> io::Result<Handles> {
         let mut request = Request::new().op_gettable_do(&self.header);
         request.encode().push_name(&self.name);
-        let table = match self.socket.request(&request)?.recv_one() {
-            Ok((_, table)) => table.get_handle().unwrap_or(0),
+        let (table, flags) = match self.socket.request(&request)?.recv_one() {
+            Ok((_, table)) => (table.get_handle().unwrap_or(0), table.get_flags().unwrap_or(0)),
             Err(e) if is_absent(e.as_io_error()) => return Ok(Handles::default()),
             Err(e) => return Err(e.into()),
         };
         let mut request = Request::new().op_getrule_dump(&self.header);
         request.encode().push_table(&self.name);
         let mut replies = self.socket.request(&request)?;
-        let mut rules = BTreeSet::new();
+        let (mut rules, mut names) = (BTreeSet::new(), BTreeSet::new());
         while let Some(reply) = replies.recv() {
             match reply {
-                Ok((_, rule)) => rules.extend(rule.get_handle()),
+                Ok((_, rule)) => {
+                    rules.extend(rule.get_handle());
+                    names.extend(rule.get_chain().map(CString::from));
+                }
                 Err(e) if is_absent(e.as_io_error()) => return Ok(Handles::default()),
                 Err(e) => return Err(e.into()),
             }
         }
-        Ok(Handles { table, rules })
+        let mut chains = BTreeSet::new();
+        for name in names {
+            chains.extend(self.base_chain(name)?);
+        }
+        Ok(Handles { table, rules, acting: Acting { flags, chains } })
+    }
+
+    /// A chain of the table, unless only rules lead into it. A list would have those of all tables.
+    fn base_chain(&mut self, name: CString) -> io::Result<Option<BaseChain>> {
+        let mut request = Request::new().op_getchain_do(&self.header);
+        request.encode().push_table(&self.name).push_name(&name);
+        let mut replies = self.socket.request(&request)?;
+        let (_, chain) = match replies.recv_one() {
+            Ok(reply) => reply,
+            Err(e) if is_absent(e.as_io_error()) => return Ok(None),
+            Err(e) => return Err(e.into()),
+        };
+        Ok(chain.get_hook().ok().map(|hook| BaseChain {
+            hook: hook.get_num().unwrap_or(0),
+            priority: hook.get_priority().unwrap_or(0),
+            policy: chain.get_policy().unwrap_or(0),
+            name,
+        }))
     }
 
     /// Removes the table and everything in it.

@@ -46,7 +46,9 @@ impl Rules {
         let handles = elements.table.handles()?;
         Ok(match installed {
             _ if handles.rules.is_empty() => RulesFound::Missing,
-            Some(installed) if installed.table == handles.table => {
+            Some(installed)
+                if installed.table == handles.table && installed.acting == handles.acting =>
+            {
                 let is_ours = |admitted: &BTreeSet<Admitted>| {
                     // The rules about what is quoted come and go with the remotes.
                     let quoted = quoted::count(&words::elements(admitted));

@@ -170,6 +170,8 @@ DAMAGE = {
     "route": "ip route flush proto 105",
     "rules": "nft flush ruleset",
     "table": "nft delete table ip ipipou-0-gateway",
+    "dormant": "nft add table ip ipipou-0-gateway { flags dormant; }",
+    "policy": "nft chain ip ipipou-0-gateway forward { policy drop; }",
     "forwarding": f"sysctl -w {FORWARDING.format('eth1')}=0",
     "tunnel": f"sysctl -w {FORWARDING.format(DEV)}=0",
 }
