@@ -17,6 +17,7 @@ use crate::engine::{Engine, Memory};
 use crate::host::StepError;
 use crate::host::clock::Clock;
 use crate::host::dns::Dns;
+use crate::host::namespace;
 use crate::observe::rate::Limiter;
 use crate::tun::{self, Owner, StoredFds};
 
@@ -122,7 +123,7 @@ impl<'a> Opening<'a> {
 /// What an earlier process remembered, and where.
 async fn remembered(settings: &Settings) -> (MemoryFile, Memory) {
     let file = MemoryFile::in_directory(&settings.state_dir);
-    let memory = match file.load().await {
+    let mut memory = match file.load().await {
         Loaded::Whole(memory) => memory,
         Loaded::FirstStart => Memory::default(),
         Loaded::Lost(e) => {
@@ -136,6 +137,10 @@ async fn remembered(settings: &Settings) -> (MemoryFile, Memory) {
             Memory::lost()
         }
     };
+    // Where it cannot be told, it is taken to be as before.
+    if let Some(namespace) = namespace::identity() {
+        memory.begin_in(namespace);
+    }
     (file, memory)
 }
 

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use super::disk;
 use crate::host::atomic_file::replace;
+use crate::host::namespace::boot_id;
 
 const FILE: &str = "listener";
 
@@ -59,6 +60,5 @@ pub async fn below(parent: &Path) -> BTreeMap<PathBuf, NonZeroU16> {
 }
 
 fn line(port: u16) -> io::Result<String> {
-    let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id")?;
-    Ok(format!("{port} {}\n", boot.trim()))
+    Ok(format!("{port} {}\n", boot_id()?))
 }

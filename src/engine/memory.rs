@@ -44,6 +44,9 @@ pub struct Memory {
     pub server: Option<(String, SocketAddr)>,
     /// Settings of interfaces as they were before us, by name.
     pub settings: BTreeMap<String, Settings>,
+    /// The network namespace, of one start of the machine, whose interfaces these are; `None`: an earlier
+    /// version did not say.
+    pub settings_of: Option<String>,
     /// A server is running, or did not come to its end: it may have accepted more than is in here.
     pub running: bool,
     /// Before this Unix time more was accepted than is in here, of any key.
@@ -116,6 +119,15 @@ impl Memory {
         if self.port.replace(port).is_some_and(|before| before != port) {
             self.authenticated = self.authenticated.map(|(_, unix)| (NOBODY, unix));
         }
+    }
+
+    /// Begins in this network namespace of this start of the machine. Settings of interfaces that are gone with
+    /// another one are not put back: others have these names here.
+    pub fn begin_in(&mut self, namespace: String) {
+        if self.settings_of.as_ref().is_some_and(|before| *before != namespace) {
+            self.settings.clear();
+        }
+        self.settings_of = Some(namespace);
     }
 
     /// Adds what was written after it.
@@ -192,6 +204,23 @@ mod tests {
     fn a_later_writing_compares_greater() {
         let first = Writing::default().next();
         assert!(Writing::default() < first && first < first.next());
+    }
+
+    #[test]
+    fn settings_are_put_back_where_they_were_changed() {
+        let changed = Settings { rp_filter: Some(1), ..Settings::default() };
+        let mut memory = Memory::default();
+        memory.settings.insert("eth1".to_owned(), changed);
+        let settings_after = |memory: &Memory, namespace: &str| {
+            let mut memory = memory.clone();
+            memory.begin_in(namespace.to_owned());
+            assert_eq!(memory.settings_of.as_deref(), Some(namespace));
+            memory.settings.len()
+        };
+        assert_eq!(settings_after(&memory, "boot 1"), 1, "an earlier version wrote it");
+        memory.begin_in("boot 1".to_owned());
+        assert_eq!(settings_after(&memory, "boot 1"), 1);
+        assert_eq!(settings_after(&memory, "boot 2"), 0);
     }
 
     /// Older versions of the program read it, and later ones what they left.

@@ -23,7 +23,7 @@ mod link_message;
 mod links;
 mod lock;
 mod modules;
-mod namespace;
+pub mod namespace;
 mod nat;
 pub(crate) mod netlink;
 pub mod nft;

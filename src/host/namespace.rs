@@ -1,6 +1,7 @@
-//! Tells which network namespace this process is in.
+//! Tells which network namespace this process is in, and since when there can be what is in it.
 
 use std::fs;
+use std::io;
 use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::MetadataExt as _;
 
@@ -40,6 +41,21 @@ impl Namespace {
             None => Namespace::Unnamed(cookie().unwrap_or(own)),
         }
     }
+}
+
+/// Tells this network namespace from all others, those of earlier starts of the machine too; `None` where the
+/// kernel does not say.
+pub fn identity() -> Option<String> {
+    let number = cookie().or_else(|| number_of("self"))?;
+    Some(format!("{} {number}", boot_id().ok()?))
+}
+
+/// The number that the machine gets when it starts.
+///
+/// # Errors
+/// Without /proc/sys.
+pub fn boot_id() -> io::Result<String> {
+    Ok(fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_owned())
 }
 
 /// Whether an ancestor of this process is in another namespace. Process 1 itself is hidden from a

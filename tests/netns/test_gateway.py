@@ -1,5 +1,6 @@
 """Gateways: routes into a tunnel, forwarding and masquerading behind it, two subnets joined."""
 
+import shutil
 import signal
 
 import pytest
@@ -220,6 +221,20 @@ def test_the_next_start_restores_what_a_crashed_gateway_changed(lab):
     await_answer(border.client, Border.THIRD)
     border.stop()
     assert state(border.server) == before
+
+
+def test_settings_of_an_interface_of_the_same_name_elsewhere_are_not_restored(lab):
+    """As after a start of the machine, or of a container, by which nothing is as it was."""
+    border = Border(lab)
+    other = border.stranger
+    other.run("ip link add eth1 type bridge")
+    other.sysctl(FORWARDING.format("eth1"), 1)
+    border.connect("--masquerade", "eth1")
+    assert border.near.process.stop(signal.SIGKILL) == -signal.SIGKILL
+    assert '"eth1"' in (border.near.state / "memory.json").read_text()
+    shutil.copytree(border.near.state, lab.directory / f"state-{other.name}" / DEV)
+    ipipou.server(other, *TOKEN).show()
+    assert forwarding(other)["eth1"] == "1"
 
 
 def test_a_foreign_route_is_not_replaced(lab):
