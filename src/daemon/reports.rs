@@ -30,6 +30,7 @@ impl Process<'_> {
             | Report::NameUnusable { .. }
             | Report::LedAstray { .. }
             | Report::InnerTaken { .. }
+            | Report::NetworkOfOthers { .. }
             | Report::InVrf(_)
             | Report::AlternateInVrf { .. }
             | Report::WayLeadsBack(_)

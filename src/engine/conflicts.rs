@@ -1,11 +1,12 @@
 //! Reports what on the host keeps packets for the peers out of the tunnel.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
 
 use super::config::DeviceName;
-use super::host::{Interface, is_labelled};
+use super::host::{Found, Interface, is_labelled};
 use super::links::is_of_server;
 use super::{Action, Engine, Phase, Report};
 
@@ -31,6 +32,7 @@ impl Engine {
                 Some(Report::InnerTaken { inner, interface })
             })
             .collect();
+        conflicts.extend(self.networks_of_others(found, is_ours));
         let in_vrf = |device: &&DeviceName| found.interface(device).is_some_and(|i| i.in_vrf());
         conflicts.extend(devices.iter().filter(in_vrf).cloned().map(Report::InVrf));
         // Before our own steps are done, there may be no route yet.
@@ -45,5 +47,38 @@ impl Engine {
         let new = conflicts.iter().filter(|conflict| !self.conflicts.contains(conflict));
         actions.extend(new.cloned().map(Action::Report));
         self.conflicts = conflicts;
+    }
+
+    /// Addresses that are added for the tunnel, and are in a network on another interface: who has them there is
+    /// cut off. Where that interface has one of them, this was chosen so, or is reported as that.
+    fn networks_of_others(
+        &self,
+        found: &Found,
+        is_ours: impl Fn(&Interface) -> bool,
+    ) -> Vec<Report> {
+        let tunnel = &self.endpoint.tunnel;
+        let inside = [IpAddr::V4(tunnel.inner), tunnel.inner_peer.addr().into()];
+        // What the server gives is judged before it is taken.
+        let inside = inside.into_iter().filter(|_| !tunnel.inner_from_server);
+        let alternates = self.owned.alternate.iter().map(|alternate| IpAddr::V4(*alternate));
+        let added: BTreeSet<IpAddr> = inside.chain(alternates).collect();
+        let has_one = |interface: u32| {
+            let there = found.addresses.iter().filter(|a| a.interface == interface);
+            there.into_iter().any(|a| added.contains(&a.value.local))
+        };
+        let of_others = found.addresses.iter().filter_map(|address| {
+            let network = address.value.network.trunc();
+            let is_wide = network.prefix_len() < network.max_prefix_len();
+            let inner = *added.range(network.network()..=network.broadcast()).next()?;
+            let interface =
+                found.interface_at(address.interface).filter(|i| is_wide && !is_ours(i))?;
+            let interface = interface.name.clone();
+            (!has_one(address.interface)).then_some(Report::NetworkOfOthers {
+                inner,
+                network,
+                interface,
+            })
+        });
+        of_others.collect()
     }
 }

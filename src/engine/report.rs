@@ -192,6 +192,15 @@ pub enum Report {
         /// Name of the interface that its packets leave by.
         interface: String,
     },
+    /// An address that the tunnel needs is in a network on another interface, where somebody may have it.
+    NetworkOfOthers {
+        /// An address that is added for the tunnel.
+        inner: IpAddr,
+        /// The network that it is in.
+        network: IpNet,
+        /// The name of the other interface, which that network is on.
+        interface: String,
+    },
     /// An address at the other end is also one of another interface of this host.
     InnerTaken {
         /// The inner address that both have.

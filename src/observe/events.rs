@@ -216,6 +216,7 @@ impl Happened {
             | Report::NodeUnusable { .. }
             | Report::LedAstray { .. }
             | Report::InnerTaken { .. }
+            | Report::NetworkOfOthers { .. }
             | Report::InVrf(_)
             | Report::AlternateInVrf { .. }
             | Report::InnerAwaited

@@ -171,6 +171,29 @@ fn the_kernels_route_decides_a_clients_outer_address() {
     assert_eq!(play.sent.last().map(|out| out.from), Some(outer_at("203.0.113.1:10000")));
 }
 
+/// A container runtime takes the next free network, and gives its second address to the first container.
+#[test]
+fn a_network_of_others_around_our_addresses_is_reported_once() {
+    let mut play = serving();
+    let add = |play: &mut Play, name: &str, index: u32, address: &str, prefix: u8| {
+        play.host.add_interface(name, index, InterfaceKind::Other);
+        play.host.add_address(index, address.parse().unwrap(), prefix);
+        play.read();
+        play.read();
+    };
+    add(&mut play, "br-1", 50, "172.28.255.1", 16);
+    let taken = |inner: &str, network: &str, interface: &str| Report::NetworkOfOthers {
+        inner: inner.parse().unwrap(),
+        network: network.parse().unwrap(),
+        interface: interface.to_owned(),
+    };
+    assert_eq!(play.reports, [taken("172.28.0.0", "172.28.0.0/16", "br-1")]);
+    play.reports.clear();
+    add(&mut play, "br-2", 51, "172.27.0.1", 16);
+    add(&mut play, "host-route", 52, "172.28.0.9", 32);
+    assert_eq!(play.reports, []);
+}
+
 #[test]
 fn an_interface_with_the_inner_addresses_is_reported_once() {
     let mut play = serving();

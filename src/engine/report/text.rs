@@ -167,6 +167,11 @@ impl fmt::Display for Report {
                  end's address inside the tunnel: it cannot be reached; see `ip route get {inner}`, \
                  or choose other addresses with --tunl-ip and --tunl-peer-ip"
             ),
+            Report::NetworkOfOthers { inner, network, interface } => write!(
+                f,
+                "{inner}, which the tunnel needs, is in {network}, the network of {interface}: who has it there \
+                 is cut off; choose other addresses with --tunl-ip and --tunl-peer-ip, or another --number"
+            ),
             Report::InnerTaken { inner, interface } => write!(
                 f,
                 "{inner}, an address at the other end of the tunnel, is one of {interface} as well: it \
