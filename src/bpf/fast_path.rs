@@ -16,7 +16,7 @@ use super::uplink::{self, PathMtu};
 use crate::engine::OVERHEAD_V4;
 use crate::engine::config::{DeviceName, TunnelConfig};
 use crate::engine::host::{Family, FastPath, FastPathFound, FastPeer, Found, Takes, Traffic};
-use crate::host::{absent_is_fine, ipsec, selective_rules};
+use crate::host::{absent_is_fine, ipsec};
 
 /// After the kernel has refused something, all packets take the datapath for so long.
 const TRY_AGAIN: Duration = Duration::from_secs(60);
@@ -96,7 +96,6 @@ impl FastPathAdapter {
             return Ok(());
         }
         found.ipsec = ipsec::has_policies();
-        found.selective_rules = selective_rules::are_there();
         if let Some(made) = &mut self.made {
             if found.tracked.contains(&Family::V4) {
                 made.read_translated();

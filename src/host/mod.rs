@@ -36,7 +36,7 @@ mod resolv_file;
 mod resolvconf;
 mod resolved;
 mod routes;
-pub mod selective_rules;
+mod selective_rules;
 pub mod table;
 mod transaction;
 pub mod translated;

@@ -11,7 +11,7 @@ use ipnet::IpNet;
 
 use super::kernel_routes::Asked;
 use super::links::LOOPBACK;
-use super::{Changed, HostAdapter, Links, WayTo, conntrack};
+use super::{Changed, HostAdapter, Links, WayTo, conntrack, selective_rules};
 use crate::engine::config::TunnelConfig;
 use crate::engine::host::{
     Address, Family, Found, GatewayFound, Interface, InterfaceKind, PolicyRule, Route,
@@ -47,6 +47,9 @@ pub struct State {
     /// Routes and policy rules that ipipou made, unless something has happened that may have changed
     /// them. To list them, the kernel walks through all there are.
     routes: Option<(BTreeSet<Route>, BTreeSet<PolicyRule>)>,
+    /// Whether policy rules ask for ports, protocols or users, unless rules have changed. There may be
+    /// thousands.
+    selective_rules: Option<bool>,
     /// Every address of the host, unless something has happened that may have changed them. A remote
     /// cannot have one of these.
     addresses: Option<Vec<Address>>,
@@ -70,6 +73,7 @@ impl State {
             link_per_remote,
             routing: true,
             routes: None,
+            selective_rules: None,
             addresses: None,
             interfaces: Interfaces::of(tunnel),
             ways_of_given: BTreeMap::new(),
@@ -153,6 +157,9 @@ impl HostAdapter {
         if changed.lost || changed.our_routes || ours {
             self.reading.expect_other_routes();
         }
+        if changed.lost || changed.our_routes {
+            self.reading.selective_rules = None;
+        }
         if changed.lost {
             self.reading.interfaces.known = None;
         }
@@ -175,7 +182,12 @@ impl HostAdapter {
         let mut found = Found::default();
         self.read_links(question, &mut found).await?;
         found.lost_routes = self.lost_routes(&found).await?;
-        let State { tunnel, tracked, .. } = &mut self.reading;
+        let State { tunnel, tracked, selective_rules, .. } = &mut self.reading;
+        if tunnel.may_have_fast_path() {
+            *selective_rules = selective_rules.or_else(|| selective_rules::are_there().ok());
+            // When that cannot be found out, there may be some.
+            found.selective_rules = selective_rules.unwrap_or(true);
+        }
         // Needed only where other routes than those of the main table can lead into the tunnel, and where
         // data may go past what tracks connections.
         if tunnel.gateway.mark().is_some() || tunnel.may_have_fast_path() {

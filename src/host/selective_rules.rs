@@ -16,12 +16,11 @@ const AF_INET: u8 = 2;
 /// kernel looks ways for the programs up without these (`__bpf_redirect_neigh_v4` in net/core/filter.c).
 const SELECTIVE: [u16; 4] = [20, 22, 23, 24];
 
-/// Whether there are rules by users, protocols or ports. When that cannot be found out, the answer is yes.
-pub fn are_there() -> bool {
-    read().unwrap_or(true)
-}
-
-fn read() -> io::Result<bool> {
+/// Whether there are rules by users, protocols or ports.
+///
+/// # Errors
+/// When that cannot be found out.
+pub fn are_there() -> io::Result<bool> {
     let mut header = [0; RULE_HEADER];
     header[0] = AF_INET;
     let mut found = false;
