@@ -40,6 +40,8 @@ mod nodes;
 mod one_of_many;
 #[path = "engine/outer.rs"]
 mod outer;
+#[path = "engine/own_addresses.rs"]
+mod own_addresses;
 #[path = "engine/random.rs"]
 mod random;
 #[path = "engine/resumed.rs"]

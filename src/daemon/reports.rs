@@ -32,6 +32,7 @@ impl Process<'_> {
             | Report::InnerTaken { .. }
             | Report::NetworkOfOthers { .. }
             | Report::InVrf(_)
+            | Report::TooManyAddresses { .. }
             | Report::AlternateInVrf { .. }
             | Report::WayLeadsBack(_)
             | Report::Rivals { .. }

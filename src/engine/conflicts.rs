@@ -6,7 +6,8 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use super::config::DeviceName;
-use super::host::{Found, Interface, is_labelled};
+use super::host::own_addresses::{MOST, left_out};
+use super::host::{Found, Interface, PolicyRuleKind, is_labelled};
 use super::links::is_of_server;
 use super::{Action, Engine, Phase, Report};
 
@@ -44,6 +45,7 @@ impl Engine {
             let inner = tunnel.inner_peer.addr().into();
             conflicts.push(Report::LedAstray { inner, interface: interface.name.clone() });
         }
+        conflicts.extend(self.too_many_addresses(found));
         let new = conflicts.iter().filter(|conflict| !self.conflicts.contains(conflict));
         actions.extend(new.cloned().map(Action::Report));
         self.conflicts = conflicts;
@@ -80,5 +82,20 @@ impl Engine {
             })
         });
         of_others.collect()
+    }
+
+    /// What was reported of too many addresses stays, though the host may get others and lose some.
+    fn too_many_addresses(&self, found: &Found) -> Option<Report> {
+        let ours = found.policy_rules.iter().filter(|rule| match rule.kind {
+            PolicyRuleKind::UnlessMarked { table, .. } => {
+                table == self.endpoint.tunnel.gateway.mark
+            }
+            PolicyRuleKind::FromOwn(_) | PolicyRuleKind::MainButDefault => false,
+        });
+        let devices = self.devices(found).into_iter().collect();
+        let mut without = ours.filter_map(|rule| left_out(found, rule.family, &devices));
+        let report = Report::TooManyAddresses { most: MOST, without: without.next()? };
+        let is_such = |report: &&Report| matches!(report, Report::TooManyAddresses { .. });
+        Some(self.conflicts.iter().find(is_such).cloned().unwrap_or(report))
     }
 }

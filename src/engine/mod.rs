@@ -70,6 +70,7 @@ use peer::Peer;
 use peers::Peers;
 pub use prover::{Connection, Passed, Pong, first_packet};
 use reconcile::Remotes;
+use repairs::PolicyRules;
 pub use report::{Report, Unusable};
 use rivals::Rivals;
 use sources::OwnAddresses;
@@ -186,6 +187,7 @@ pub struct Engine {
     outer: Option<OuterFound>,
     outer_missing: bool,
     owned: Owned,
+    policy_rules: PolicyRules,
     /// What the last plan was made for, if it had no steps.
     needs_nothing: Option<Remotes>,
     undone: Undone,
@@ -250,6 +252,7 @@ impl Engine {
             outer: None,
             outer_missing: false,
             owned: Owned::default(),
+            policy_rules: PolicyRules::default(),
             needs_nothing: None,
             undone: Undone::default(),
             counters: Counters::default(),

@@ -130,6 +130,7 @@ impl Engine {
         }
         self.why_no_fast_path = path.as_ref().err().cloned();
         wanted.fast_path = path.ok();
+        self.policy_rules.plan(&wanted.gateway.policy_rules);
         let start = Start { tunnel: &self.endpoint.tunnel, found, owned: &self.owned };
         let steps = plan(&wanted, start, &mut before);
         for step in &steps {

@@ -1,10 +1,50 @@
 //! Tells repairs from other steps, and puts off what keeps being undone.
 
+use std::collections::BTreeSet;
+
 use super::host::needs::needs;
-use super::host::step::{FastStep, HostStep, KernelStep, Step};
+use super::host::step::{FastStep, HostStep, KernelStep, NatStep, Step};
 use super::host::undone::Verdict;
-use super::host::{FastPathFound, RulesFound};
+use super::host::{FastPathFound, Found, GatewayFound, PolicyRule, PolicyRuleKind, RulesFound};
 use super::{Action, Engine, Now, Phase, Report};
+
+/// The policy rules that the last two plans wanted: what an earlier one did not is new.
+#[derive(Debug, Default)]
+pub struct PolicyRules {
+    wanted: BTreeSet<PolicyRule>,
+    new: BTreeSet<PolicyRule>,
+}
+
+impl PolicyRules {
+    /// Notes what is wanted now.
+    pub(super) fn plan(&mut self, wanted: &BTreeSet<PolicyRule>) {
+        self.new = wanted.difference(&self.wanted).copied().collect();
+        self.wanted.clone_from(wanted);
+    }
+
+    /// Whether a step follows the addresses of the host, or moves a rule behind the one that it makes.
+    fn follow(&self, step: &HostStep, found: &Found) -> bool {
+        match step {
+            HostStep::AddPolicyRule(rule) => {
+                self.new.contains(rule) || found.policy_rules.contains(rule)
+            }
+            HostStep::RemovePolicyRule(rule) => match rule.kind {
+                PolicyRuleKind::FromOwn(_) => true,
+                PolicyRuleKind::MainButDefault | PolicyRuleKind::UnlessMarked { .. } => false,
+            },
+            HostStep::ConfigureLink(_)
+            | HostStep::SetMtu(..)
+            | HostStep::AddInnerAddress(..)
+            | HostStep::RemoveInnerAddress(_)
+            | HostStep::RestoreRoute(..)
+            | HostStep::RemoveLink(_)
+            | HostStep::AddRoute(_)
+            | HostStep::RemoveRoute(_)
+            | HostStep::SetForwarding { .. }
+            | HostStep::SetRpFilter { .. } => false,
+        }
+    }
+}
 
 impl Engine {
     /// Reports the repairs among `steps`, or puts them off. If the host was not `settled`, a step
@@ -47,18 +87,32 @@ impl Engine {
         actions.extend(Action::apply(steps));
     }
 
-    /// Whether a step undoes what another program did. Following the uplink is not a repair. Nor is an
-    /// exchange of rules that are as they were installed, because another program began to track
+    /// Whether a step undoes what another program did. Following the uplink, or the host's addresses, is not
+    /// a repair. Nor is an exchange of rules that are as they were installed, because another program began to track
     /// connections or made another tunnel; nor is a fast path that follows the tunnel.
     pub(super) fn mends(&self, step: &Step) -> bool {
-        let rules = self.found.as_ref().map(|found| &found.rules);
-        let follows =
-            self.endpoint.tunnel.mtu.is_none() && matches!(step, Step::Host(HostStep::SetMtu(..)));
-        let others = matches!(
-            (step, rules),
-            (Step::Kernel(KernelStep::InstallRules(..)), Some(RulesFound::Intact(_)))
-        );
-        let there = self.found.as_ref().map(|found| &found.fast_path);
+        let found = self.found.as_ref();
+        let follows = match step {
+            Step::Host(HostStep::SetMtu(..)) => self.endpoint.tunnel.mtu.is_none(),
+            Step::Host(step) => found.is_some_and(|found| self.policy_rules.follow(step, found)),
+            Step::Kernel(_) | Step::Tun(_) | Step::Fast(_) | Step::Nat(_) | Step::Dns(_) => false,
+        };
+        let others = match (step, found) {
+            (Step::Kernel(KernelStep::InstallRules(..)), Some(found)) => {
+                matches!(found.rules, RulesFound::Intact(_))
+            }
+            (Step::Nat(NatStep::Install(_)), Some(found)) => found.gateway == GatewayFound::Intact,
+            (
+                Step::Host(_)
+                | Step::Kernel(_)
+                | Step::Tun(_)
+                | Step::Fast(_)
+                | Step::Nat(_)
+                | Step::Dns(_),
+                _,
+            ) => false,
+        };
+        let there = found.map(|found| &found.fast_path);
         let grows = match step {
             Step::Fast(FastStep::Install(_)) => there != Some(&FastPathFound::Unknown),
             Step::Fast(FastStep::Withdraw(_) | FastStep::Add(..) | FastStep::Remove) => true,

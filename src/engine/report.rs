@@ -210,6 +210,13 @@ pub enum Report {
     },
     /// Somebody put an interface of the tunnel into a VRF, whose routing tables are its own.
     InVrf(DeviceName),
+    /// This host has too many addresses to leave all of them alone while everything goes through the tunnel.
+    TooManyAddresses {
+        /// How many are left alone.
+        most: usize,
+        /// One that is not.
+        without: IpAddr,
+    },
     /// Two remotes with one key take the tunnel from each other.
     Rivals {
         /// The one whose address and port sort first.

@@ -1,6 +1,6 @@
-//! The rules that send the answers of connections which came in by the uplink back by the uplink,
-//! although this host sends everything else through the tunnel. For a packet that has an address of the
-//! uplink when its route is looked up, a policy rule is enough. A forwarded answer has a different one
+//! The rules that send the answers of connections which came in outside of the tunnel back by the main
+//! table, although this host sends everything else through the tunnel. For a packet that has an address of
+//! this host when its route is looked up, a policy rule is enough. A forwarded answer has a different one
 //! at that moment: a container whose port is published answers from its own address, which is
 //! translated back much later.
 //!
@@ -15,8 +15,11 @@
 //! }
 //! ```
 //!
-//! Packets and connections that somebody else has marked stay as they are. Connections to the uplink's
-//! own addresses are not marked at all, so those that are older than the tunnel are recognised too.
+//! ADDRESSES are those of this host outside of tunnels, as far as there are not too many. The first rule is
+//! left out while it is not known which interface is the uplink.
+//!
+//! Packets and connections that somebody else has marked stay as they are. Connections to these
+//! addresses are not marked at all, so those that are older than the tunnel are recognised too.
 //! These rules are there only where something tracks connections anyway.
 
 use std::net::IpAddr;
@@ -32,7 +35,8 @@ use crate::engine::host::{Answers, Family, GatewaySpec};
 pub fn chains(spec: &GatewaySpec, family: Family) -> Vec<Rules> {
     let Some(answers) = spec.answers.get(&family) else { return Vec::new() };
     let not_own = || ne(meta(MetaKey::Iifname), any_of(devices(spec).collect()));
-    let mut arriving = vec![note(answers, family)];
+    let noted = answers.uplink.as_ref().map(|uplink| note(answers, uplink, family));
+    let mut arriving: Vec<_> = noted.into_iter().collect();
     let mut leaving = Vec::new();
     for come_in in came_in(answers, family) {
         let answer = |first: Vec<Statement<'static>>| {
@@ -52,11 +56,11 @@ pub fn chains(spec: &GatewaySpec, family: Family) -> Vec<Rules> {
     ]
 }
 
-/// Marks a new connection from the uplink to an address that the uplink does not have: one that is
-/// forwarded as it is, or one for another interface.
-fn note(answers: &Answers, family: Family) -> Vec<Statement<'static>> {
+/// Marks a new connection from the uplink to an address that this host does not have: one that is
+/// forwarded as it is.
+fn note(answers: &Answers, uplink: &str, family: Family) -> Vec<Statement<'static>> {
     let mut rule = vec![
-        eq(meta(MetaKey::Iifname), interface(&answers.uplink)),
+        eq(meta(MetaKey::Iifname), interface(uplink)),
         eq(ct("state"), text("new")),
         eq(ct("mark"), Expression::Number(0)),
     ];
@@ -65,7 +69,7 @@ fn note(answers: &Answers, family: Family) -> Vec<Statement<'static>> {
     rule
 }
 
-/// Matches a connection that came in by the uplink: by the address it was for, or by our mark.
+/// Matches a connection that came in outside of the tunnel: by the address it was for, or by our mark.
 fn came_in(answers: &Answers, family: Family) -> Vec<Statement<'static>> {
     let mut ways = Vec::new();
     if !answers.addresses.is_empty() {
@@ -82,7 +86,7 @@ fn came_in(answers: &Answers, family: Family) -> Vec<Statement<'static>> {
     ways
 }
 
-/// `ip saddr != { ADDRESSES }`; nothing if the uplink has no addresses.
+/// `ip saddr != { ADDRESSES }`; nothing if there are no addresses.
 fn unless_own(answers: &Answers, family: Family, field: &'static str) -> Vec<Statement<'static>> {
     let protocol = match family {
         Family::V4 => "ip",

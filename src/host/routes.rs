@@ -6,13 +6,16 @@ use std::collections::BTreeSet;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use futures_util::TryStreamExt;
+use futures_util::{StreamExt as _, TryStreamExt as _};
 use ipnet::IpNet;
-use netlink_packet_route::AddressFamily;
+use netlink_packet_core::{
+    NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload,
+};
 use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
 };
 use netlink_packet_route::rule::{RuleAction, RuleAttribute, RuleFlags, RuleMessage};
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use rtnetlink::IpVersion;
 
 use super::links::into_io;
@@ -68,25 +71,47 @@ impl Routes {
         absent_is_fine(result.map_err(into_io))
     }
 
-    /// The policy rules that ipipou made.
+    /// The policy rules that ipipou made, as far as they have an effect.
     pub async fn policy_rules(&self) -> io::Result<BTreeSet<PolicyRule>> {
         let mut found = BTreeSet::new();
         for version in [IpVersion::V4, IpVersion::V6] {
             let rules = self.handle.rule().get(version).execute().try_collect::<Vec<_>>().await;
             let rules = none_if_unsupported(rules.map_err(into_io))?;
-            found.extend(rules.iter().filter_map(read_rule));
+            found.extend(in_force(rules.iter().filter_map(read_rule)));
         }
         Ok(found)
     }
 
-    /// Adds a policy rule.
+    /// Adds a policy rule behind all others of its priority. If it is there, it moves: the old one is
+    /// removed once there is a new one.
     ///
     /// # Errors
-    /// `AlreadyExists` when there is the same rule, no matter who made it.
+    /// What the kernel said.
     pub async fn add_policy_rule(&self, rule: &PolicyRule) -> io::Result<()> {
-        let mut request = self.handle.rule().add();
-        *request.message_mut() = rule_message(rule);
-        request.execute().await.map_err(into_io)
+        match self.add_rule(rule, NLM_F_EXCL).await {
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
+                self.add_rule(rule, 0).await?;
+                // Of two that are the same, the kernel removes the first (`rule_find` in
+                // net/core/fib_rules.c), and never one with another protocol.
+                self.remove_policy_rule(rule).await
+            }
+            added => added,
+        }
+    }
+
+    async fn add_rule(&self, rule: &PolicyRule, flags: u16) -> io::Result<()> {
+        let message = RouteNetlinkMessage::NewRule(rule_message(rule));
+        let mut request = NetlinkMessage::from(message);
+        request.header.flags = NLM_F_REQUEST | NLM_F_ACK | NLM_F_CREATE | flags;
+        let mut answers = self.handle.clone().request(request).map_err(into_io)?;
+        while let Some(answer) = answers.next().await {
+            if let NetlinkPayload::Error(error) = answer.payload
+                && error.code.is_some()
+            {
+                return Err(error.to_io());
+            }
+        }
+        Ok(())
     }
 
     /// Removes a policy rule; nothing happens if it is not there.
@@ -160,6 +185,15 @@ fn read_address(address: &RouteAddress) -> Option<IpAddr> {
         RouteAddress::Inet6(address) => Some(IpAddr::V6(*address)),
         _ => None,
     }
+}
+
+/// Leaves out what comes after a rule into a tunnel: it is added again, before that one.
+fn in_force(rules: impl Iterator<Item = PolicyRule>) -> impl Iterator<Item = PolicyRule> {
+    let mut into_tunnel = false;
+    rules.filter(move |rule| {
+        into_tunnel |= rule.leads_into_tunnel();
+        rule.leads_into_tunnel() || !into_tunnel
+    })
 }
 
 fn rule_message(rule: &PolicyRule) -> RuleMessage {
@@ -294,6 +328,20 @@ mod tests {
                 assert_eq!(read_rule(&rule_message(&rule)), Some(rule));
             }
         }
+    }
+
+    #[test]
+    fn an_exception_after_the_rule_into_the_tunnel_is_none() {
+        let rule = |kind| PolicyRule { family: Family::V4, priority: 1, kind };
+        let into = rule(PolicyRuleKind::UnlessMarked { mark: 1, mask: 1, table: 1 });
+        let other = rule(PolicyRuleKind::UnlessMarked { mark: 1, mask: 1, table: 2 });
+        let but_default = rule(PolicyRuleKind::MainButDefault);
+        let from = rule(PolicyRuleKind::FromOwn("192.0.2.1".parse().unwrap()));
+        let read = |list: &[PolicyRule]| in_force(list.iter().copied()).collect::<Vec<_>>();
+        let whole = [from, but_default, into, other];
+        assert_eq!(read(&whole), whole);
+        assert_eq!(read(&[but_default, into, from, other]), [but_default, into, other]);
+        assert_eq!(read(&[from, but_default]), [from, but_default]);
     }
 
     #[test]

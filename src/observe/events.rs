@@ -218,6 +218,7 @@ impl Happened {
             | Report::InnerTaken { .. }
             | Report::NetworkOfOthers { .. }
             | Report::InVrf(_)
+            | Report::TooManyAddresses { .. }
             | Report::AlternateInVrf { .. }
             | Report::InnerAwaited
             | Report::InnerGiven(_)

@@ -145,7 +145,7 @@ fn answers_of_forwarded_connections_take_the_uplink() {
     let families: Vec<_> = spec.answers.keys().collect();
     assert_eq!(families, [&Family::V4], "no IPv6 goes through the tunnel");
     let answers = &spec.answers[&Family::V4];
-    assert_eq!((answers.mark, answers.uplink.as_str()), (0x6970_0000, "eth0"));
+    assert_eq!((answers.mark, answers.uplink.as_deref()), (0x6970_0000, Some("eth0")));
     assert_eq!(answers.addresses, [OUTER.into()].into());
     play.host.found.tracked.clear();
     play.read();

@@ -12,9 +12,9 @@ use ipipou::engine::host::step::{
     DnsStep, FastStep, HostStep, KernelLink, KernelStep, NatStep, Refused, Step, TunStep,
 };
 use ipipou::engine::host::{
-    Address, Admitted, Encapsulation, FastPathFound, Found, GatewayFound, GatewaySpec, Interface,
-    InterfaceAddress, InterfaceKind, IpipLink, LinkForwarding, Listener, NameServers, Route,
-    RouteTarget, RuleSpec, RulesFound, Traffic, Way,
+    Address, Admitted, Encapsulation, Family, FastPathFound, Found, GatewayFound, GatewaySpec,
+    Interface, InterfaceAddress, InterfaceKind, IpipLink, LinkForwarding, Listener, NameServers,
+    PolicyRule, Route, RouteTarget, RuleSpec, RulesFound, Traffic, Way,
 };
 use ipnet::IpNet;
 
@@ -58,6 +58,8 @@ pub struct FakeHost {
     pub rules: Option<RuleSpec>,
     /// The gateways' rules that were installed, one after the other.
     pub gateways: Vec<GatewaySpec>,
+    /// The policy rules, in the order in which they are asked.
+    pub policy_rules: Vec<PolicyRule>,
     /// Whom the rules let in as our steps made them; others may have changed them since.
     let_in: BTreeSet<Admitted>,
     next_index: u32,
@@ -72,6 +74,7 @@ impl FakeHost {
             taken_elsewhere: None,
             rules: None,
             gateways: Vec::new(),
+            policy_rules: Vec::new(),
             let_in: BTreeSet::new(),
             next_index: 3,
         };
@@ -319,10 +322,15 @@ impl FakeHost {
             HostStep::AddRoute(route) => assert!(self.found.routes.insert(*route), "{route}"),
             HostStep::RemoveRoute(route) => assert!(self.found.routes.remove(route), "{route}"),
             HostStep::AddPolicyRule(rule) => {
-                assert!(self.found.policy_rules.insert(*rule), "{rule}");
+                let is_new = !self.found.policy_rules.contains(rule);
+                assert!(is_new || rule.leads_into_tunnel(), "{rule}");
+                self.policy_rules.retain(|there| there != rule);
+                self.policy_rules.push(*rule);
+                self.ask_policy_rules();
             }
             HostStep::RemovePolicyRule(rule) => {
-                assert!(self.found.policy_rules.remove(rule), "{rule}");
+                assert!(self.found.policy_rules.contains(rule), "{rule}");
+                self.lose_policy_rule(rule);
             }
             HostStep::SetForwarding { interface, on } => {
                 self.interface(&interface.parse().unwrap()).forwarding = Some(*on);
@@ -331,6 +339,25 @@ impl FakeHost {
                 self.interface(&interface.parse().unwrap()).rp_filter = Some(*value);
             }
         }
+    }
+
+    /// Somebody removes one of our policy rules.
+    pub fn lose_policy_rule(&mut self, rule: &PolicyRule) {
+        self.policy_rules.retain(|there| there != rule);
+        self.ask_policy_rules();
+    }
+
+    /// An exception from the rules that lead into a tunnel has to come before them.
+    fn ask_policy_rules(&mut self) {
+        let rules = self.policy_rules.iter().copied();
+        self.found.policy_rules = [Family::V4, Family::V6]
+            .into_iter()
+            .flat_map(|family| {
+                let all = rules.clone().filter(move |rule| rule.family == family);
+                let before = all.clone().take_while(|rule| !rule.leads_into_tunnel());
+                before.chain(all.filter(PolicyRule::leads_into_tunnel))
+            })
+            .collect();
     }
 
     /// As `__inet_del_ifa` in net/ipv4/devinet.c: the first IPv4 address of a network takes those after

@@ -6,7 +6,7 @@ use ipnet::IpNet;
 
 use super::found::{Found, NameServers};
 use super::gateway::LOOSE;
-use super::routing::{PolicyRule, PolicyRuleKind, Route, RouteTarget};
+use super::routing::{Family, PolicyRule, PolicyRuleKind, Route, RouteTarget};
 use super::step::{DnsStep, HostStep, Step};
 use super::wanted::WantedAround;
 use crate::engine::config::TunnelConfig;
@@ -46,8 +46,19 @@ pub fn establish(
     // the tunnel.
     let missing = wanted.routes.difference(&found.routes);
     steps.extend(missing.map(|route| Step::from(HostStep::AddRoute(*route))));
+    // A rule is added behind those that are there, of which one leads into a tunnel and has to be asked
+    // after it: that one is added again, behind it.
     let missing = wanted.policy_rules.difference(&found.policy_rules);
-    steps.extend(missing.map(|rule| Step::from(HostStep::AddPolicyRule(*rule))));
+    let exceptions = missing.clone().filter(|rule| !rule.leads_into_tunnel());
+    let families: BTreeSet<Family> = exceptions.map(|rule| rule.family).collect();
+    let stays =
+        |rule: &PolicyRule| wanted.policy_rules.contains(rule) || !is_our_rule(rule, tunnel, found);
+    let again = found
+        .policy_rules
+        .iter()
+        .filter(|rule| rule.leads_into_tunnel() && families.contains(&rule.family) && stays(rule));
+    let added: BTreeSet<&PolicyRule> = missing.chain(again).collect();
+    steps.extend(added.into_iter().map(|rule| Step::from(HostStep::AddPolicyRule(*rule))));
     if wanted.name_servers && found.name_servers != NameServers::Ours {
         steps.push(DnsStep::Use.into());
     }

@@ -34,7 +34,8 @@ pub struct Found {
     pub routes: BTreeSet<Route>,
     /// Routes that the kernel made with addresses of the tunnel's links, and that are gone without them.
     pub lost_routes: BTreeSet<KernelRoute>,
-    /// The policy rules that carry [`ROUTE_PROTOCOL`](super::ROUTE_PROTOCOL).
+    /// The policy rules that carry [`ROUTE_PROTOCOL`](super::ROUTE_PROTOCOL), except exceptions that come
+    /// after a rule into a tunnel, and so have no effect.
     pub policy_rules: BTreeSet<PolicyRule>,
     /// The nftables table of this tunnel's gateway.
     pub gateway: GatewayFound,
@@ -197,15 +198,6 @@ impl Found {
             true => Family::V6,
             false => Family::V4,
         }
-    }
-
-    /// The addresses of an interface that others can reach.
-    pub fn addresses_on(&self, index: Option<u32>, family: Family) -> impl Iterator<Item = IpAddr> {
-        let own = self.addresses.iter().filter(move |a| Some(a.interface) == index);
-        own.map(|a| a.value.local).filter(move |address| match address {
-            IpAddr::V4(_) => family == Family::V4,
-            IpAddr::V6(v6) => family == Family::V6 && !v6.is_unicast_link_local(),
-        })
     }
 
     /// The interface that has this address.

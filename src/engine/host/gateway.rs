@@ -12,6 +12,7 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use super::found::Found;
 use super::interface::Interface;
 use super::label::is_gateway;
+use super::own_addresses::left_alone;
 use super::routing::{
     Answers, Family, ForwardingRules, GatewaySpec, PolicyRule, PolicyRuleKind, Route, RouteTarget,
 };
@@ -22,10 +23,11 @@ use crate::engine::memory::Settings;
 /// The main routing table (`RT_TABLE_MAIN` in linux/rtnetlink.h).
 pub const MAIN: u32 = 254;
 
-/// Just before the rule for the main table (32766). Rules with lower numbers come first.
-const FROM_OWN_PRIORITY: u32 = 32763;
-const MAIN_BUT_DEFAULT_PRIORITY: u32 = 32764;
-const UNLESS_MARKED_PRIORITY: u32 = 32765;
+/// The last one before the rule for the main table (32766), for all of ours. The kernel gives it to the
+/// first rule that somebody adds without a priority, and smaller numbers to the next ones
+/// (`fib_default_rule_pref` in net/core/fib_rules.c); of rules with the same one, those that were added
+/// first are asked first. So none of ours overtakes one of the host's.
+const PRIORITY: u32 = 32765;
 
 /// The bits that the marks of all tunnels have in common: the outer packets of one tunnel must not
 /// enter another whose outer packets would enter the first.
@@ -53,7 +55,7 @@ pub struct Extent {
     pub routed: Vec<(IpNet, DeviceName)>,
     /// The network of addresses that no interface leads to.
     pub unreachable: Option<Ipv4Net>,
-    /// The interface by which outer packets leave.
+    /// The interface by which outer packets leave; `None` while there is no way to the server.
     pub uplink: Option<u32>,
 }
 
@@ -105,12 +107,16 @@ pub fn wanted(
         wanted.routes.insert(Route { table: config.mark, ..route });
         let family = Family::of(route.destination.addr());
         wanted.policy_rules.extend(full_tunnel(family, config.mark));
-        wanted.policy_rules.extend(own_answers(family, extent, found));
-        if let Some(answers) = forwarded_answers(family, config.mark, extent, found) {
+        wanted.loose.extend(strict_uplinks(extent, found, before));
+    }
+    let led: BTreeSet<Family> = wanted.policy_rules.iter().map(|rule| rule.family).collect();
+    for family in led {
+        let own = left_alone(found, family, &extent.devices, extent.uplink);
+        wanted.policy_rules.extend(own.iter().map(|address| from_own(family, *address)));
+        if let Some(answers) = forwarded_answers(family, config.mark, own, extent, found) {
             let rules = wanted.rules.get_or_insert_with(|| no_rules(tunnel, extent));
             rules.answers.insert(family, answers);
         }
-        wanted.loose.extend(strict_uplink(extent, found, before));
     }
     wanted
 }
@@ -155,57 +161,52 @@ fn is_given(tunnel: &TunnelConfig, destination: &IpNet) -> bool {
 }
 
 fn full_tunnel(family: Family, mark: u32) -> [PolicyRule; 2] {
-    [
-        PolicyRule {
-            family,
-            priority: MAIN_BUT_DEFAULT_PRIORITY,
-            kind: PolicyRuleKind::MainButDefault,
-        },
-        PolicyRule {
-            family,
-            priority: UNLESS_MARKED_PRIORITY,
-            kind: PolicyRuleKind::UnlessMarked {
-                mark: mark & COMMON_BITS,
-                mask: COMMON_BITS,
-                table: mark,
-            },
-        },
-    ]
+    let into_tunnel =
+        PolicyRuleKind::UnlessMarked { mark: mark & COMMON_BITS, mask: COMMON_BITS, table: mark };
+    let rule = |kind| PolicyRule { family, priority: PRIORITY, kind };
+    [rule(PolicyRuleKind::MainButDefault), rule(into_tunnel)]
 }
 
-/// Policy rules for connections to an address of this host's uplink, an administrator's over ssh for
-/// one: they get their answers by the uplink as before.
-fn own_answers(family: Family, extent: &Extent, found: &Found) -> impl Iterator<Item = PolicyRule> {
-    found.addresses_on(extent.uplink, family).map(move |address| PolicyRule {
-        family,
-        priority: FROM_OWN_PRIORITY,
-        kind: PolicyRuleKind::FromOwn(address),
-    })
+fn from_own(family: Family, address: IpAddr) -> PolicyRule {
+    PolicyRule { family, priority: PRIORITY, kind: PolicyRuleKind::FromOwn(address) }
 }
 
-/// Rules for connections that have another address behind this host. The packets on their way back do
-/// not show it, but connection tracking knows. A rule that asks it would turn it on; where it is off,
-/// nothing translates addresses, so there is no such rule.
-fn forwarded_answers(family: Family, mark: u32, extent: &Extent, found: &Found) -> Option<Answers> {
-    let uplink = found.interface_at(extent.uplink?)?;
+/// Rules for connections that have another address behind this host, one of its `own` in front. The packets
+/// on their way back do not show it, but connection tracking knows. A rule that asks it would turn it on;
+/// where it is off, nothing translates addresses, so there is no such rule.
+fn forwarded_answers(
+    family: Family,
+    mark: u32,
+    own: BTreeSet<IpAddr>,
+    extent: &Extent,
+    found: &Found,
+) -> Option<Answers> {
+    let uplink = extent.uplink.and_then(|index| found.interface_at(index));
     found.tracked.contains(&family).then(|| Answers {
         mark,
-        uplink: uplink.name.clone(),
-        addresses: found.addresses_on(Some(uplink.index), family).collect(),
+        uplink: uplink.map(|interface| interface.name.clone()),
+        addresses: own,
     })
 }
 
 /// The interface by which outer packets come in, if it checks sources strictly: the check looks up a
-/// route back without our mark, finds the tunnel, and drops what the server sends.
-fn strict_uplink(
+/// route back without our mark, finds the tunnel, and drops what the server sends, and what is forwarded to
+/// others behind this host. The one that was loosened stays so while there is no way to the server.
+fn strict_uplinks(
     extent: &Extent,
     found: &Found,
     before: &BTreeMap<String, Settings>,
-) -> Option<String> {
-    let uplink = found.interface_at(extent.uplink?)?;
-    let already = before.get(&uplink.name).is_some_and(|b| b.rp_filter.is_some());
-    let effective = uplink.rp_filter.unwrap_or(0).max(found.rp_filter_of_all);
-    (already || effective == STRICT).then(|| uplink.name.clone())
+) -> Vec<String> {
+    let loosened =
+        |interface: &Interface| before.get(&interface.name).is_some_and(|b| b.rp_filter.is_some());
+    let is_strict = |interface: &Interface| {
+        interface.rp_filter.unwrap_or(0).max(found.rp_filter_of_all) == STRICT
+    };
+    let strict = found.interfaces.iter().filter(|interface| match extent.uplink {
+        Some(index) => interface.index == index && (loosened(interface) || is_strict(interface)),
+        None => loosened(interface),
+    });
+    strict.map(|interface| interface.name.clone()).collect()
 }
 
 fn forwarding(config: &GatewayConfig, extent: &Extent, found: &Found) -> BTreeSet<String> {

@@ -8,6 +8,7 @@ mod interface;
 mod label;
 pub mod needs;
 mod noted;
+pub mod own_addresses;
 pub mod plan;
 mod routing;
 mod rules;

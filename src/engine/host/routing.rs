@@ -57,7 +57,8 @@ pub enum KernelRouteTo {
 pub struct PolicyRule {
     /// Whether it is a rule of IPv4 or of IPv6; the kernel keeps two lists.
     pub family: Family,
-    /// Its place in the list (`FRA_PRIORITY`): rules of lower numbers are asked first.
+    /// Its place in the list (`FRA_PRIORITY`): rules of lower numbers are asked first, and of the same
+    /// number those that were added first.
     pub priority: u32,
     /// Which packets it is for, and which routing table they are looked up in.
     pub kind: PolicyRuleKind,
@@ -72,10 +73,14 @@ pub enum Family {
     V6,
 }
 
-/// The rules that send everything but marked packets into a tunnel, and leave alone what answers
-/// others by the uplink's own address.
+/// The rules that send everything but marked packets into a tunnel, and leave alone what answers others
+/// by an address of this host. The one that leads into the tunnel has to be asked last.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum PolicyRuleKind {
+    /// `from ADDRESS lookup main`: no packet has an address yet when it is the kernel's to choose.
+    FromOwn(IpAddr),
+    /// `lookup main suppress_prefixlength 0`: all routes of the main table but its default.
+    MainButDefault,
     /// `not fwmark MARK/MASK lookup TABLE`
     UnlessMarked {
         /// The firewall mark of packets that the rule leaves alone, …
@@ -85,10 +90,6 @@ pub enum PolicyRuleKind {
         /// Number of the routing table for all others.
         table: u32,
     },
-    /// `lookup main suppress_prefixlength 0`: all routes of the main table but its default.
-    MainButDefault,
-    /// `from ADDRESS lookup main`: no packet has an address yet when it is the kernel's to choose.
-    FromOwn(IpAddr),
 }
 
 /// The number in `rtm_protocol` and `FRA_PROTOCOL` of what we made (linux/rtnetlink.h: numbers that
@@ -105,7 +106,7 @@ pub struct GatewaySpec {
     pub devices: BTreeSet<DeviceName>,
     /// What is forwarded and masqueraded; `None`: only `answers` are asked for.
     pub forwarding: Option<ForwardingRules>,
-    /// Whose connections get their answers by the uplink, though all else goes through the tunnel.
+    /// Whose connections get their answers by the main table, though all else goes through the tunnel.
     pub answers: BTreeMap<Family, Answers>,
 }
 
@@ -115,9 +116,9 @@ pub struct GatewaySpec {
 pub struct Answers {
     /// The firewall mark of packets that the tunnel's routes are not for.
     pub mark: u32,
-    /// The interface that the connections come in by, …
-    pub uplink: String,
-    /// … and its addresses.
+    /// The interface by which those come in that have no address of this host, while it is known.
+    pub uplink: Option<String>,
+    /// The addresses of this host that others are asked at.
     pub addresses: BTreeSet<IpAddr>,
 }
 
@@ -134,6 +135,16 @@ pub struct ForwardingRules {
     pub gateways: BTreeSet<String>,
     /// Whether new connections may go into the tunnel; answers always may.
     pub into_tunnel: bool,
+}
+
+impl PolicyRule {
+    /// Whether it leads into a tunnel. Of the others, only those before it have an effect.
+    pub fn leads_into_tunnel(&self) -> bool {
+        match self.kind {
+            PolicyRuleKind::UnlessMarked { .. } => true,
+            PolicyRuleKind::FromOwn(_) | PolicyRuleKind::MainButDefault => false,
+        }
+    }
 }
 
 impl Family {

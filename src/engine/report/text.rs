@@ -182,6 +182,11 @@ impl fmt::Display for Report {
                 "{device} was put into a VRF: the other end is reached from within that VRF only, see \
                  ip-vrf(8); `ip link set dev {device} nomaster` takes it out again"
             ),
+            Report::TooManyAddresses { most, without } => write!(
+                f,
+                "this host has more than {most} addresses: connections that others make to the rest, as to \
+                 {without}, are answered through the tunnel"
+            ),
             Report::Rivals { one, other } => write!(
                 f,
                 "{one} and {other} take the tunnel from each other: two hosts have one key; give each \
