@@ -309,3 +309,26 @@ def test_packets_that_wait_in_the_queue_may_be_flushed(lab):
     ipipou.client(client, "--auth-token", "a token")
     ipipou.reach_each_other(server, client)
     assert near.process.stop() == 0
+
+
+def test_what_another_program_queues_to_our_number_passes(lab):
+    """As a program that looks at all packets asks for it, and that does not run; our own never pass."""
+    server, client = ipipou.neighbours(lab)
+    near = ipipou.server(server, "--auth-token", "a token")
+    server.nft("""table ip other { chain input { type filter hook input priority -200;
+        meta l4proto { tcp, udp, icmp } queue num 0 bypass
+    }
+    }""")
+    assert client.ping(SERVER, count=3).received == 3
+    near.await_log("another rule of this host queues to number 0")
+    assert near.show()["queued_by_others"] == 3
+    with server.udp_socket(SERVER, 6000) as other, client.udp_socket(CLIENT, 5000) as sender:
+        other.settimeout(5)
+        sender.sendto(b"theirs", (SERVER, 6000))
+        assert other.recv(100) == b"theirs"
+        sender.sendto(b"ours", (SERVER, PORT))
+        near.await_log("refused a packet of 4 bytes")
+    server.run("nft delete table ip other")
+    ipipou.client(client, "--auth-token", "a token")
+    ipipou.reach_each_other(server, client)
+    assert near.process.output().count("another rule of this host") == 1
