@@ -7,7 +7,6 @@
 
 use std::error::Error;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
@@ -58,10 +57,10 @@ impl Driver for World {
                 self.host.rules = RulesFound::Intact(remotes.clone());
             }
             Step::Kernel(KernelStep::AddListener(new)) => drop(self.host.listeners.insert(*new)),
-            Step::Kernel(KernelStep::CreateLink(link)) => self.host.interfaces.push(made(link)),
+            Step::Kernel(KernelStep::CreateLink(link)) => self.host.interfaces.insert(made(link)),
             Step::Host(HostStep::ConfigureLink(_)) => {} // made() did
             Step::Host(HostStep::AddInnerAddress(_, address)) => {
-                self.host.addresses.push(Address::new(3, *address));
+                self.host.addresses.add(Address::new(3, *address));
             }
             // This server asks for no other step.
             Step::Kernel(_)
@@ -89,8 +88,8 @@ impl Driver for World {
     }
 }
 
-fn made(KernelLink { device, link, mtu }: &KernelLink) -> Arc<Interface> {
-    Arc::new(Interface {
+fn made(KernelLink { device, link, mtu }: &KernelLink) -> Interface {
+    Interface {
         index: 3,
         name: device.to_string(),
         up: true,
@@ -104,7 +103,7 @@ fn made(KernelLink { device, link, mtu }: &KernelLink) -> Arc<Interface> {
         queueing: None,
         kind: InterfaceKind::Ipip(*link),
         traffic: Traffic::default(),
-    })
+    }
 }
 
 fn config(verifier: Verifier) -> Result<Config, Box<dyn Error>> {
@@ -143,7 +142,7 @@ pub fn play() -> Result<Vec<String>, Box<dyn Error>> {
     let (host, said) = (Found::default(), Vec::new());
     let mut world = World { engine, host, instants: 0, writing: None, said };
     let outer = InterfaceAddress::new("203.0.113.1".parse()?, "203.0.113.0/24".parse()?);
-    world.host.addresses.push(Address::new(2, outer));
+    world.host.addresses.add(Address::new(2, outer));
 
     let payload = client.packet(1_700_000_000, [1; 4]);
     let hello = || Event::Datagram { from: ([198, 51, 100, 7], 4500).into(), payload: &payload };

@@ -3,7 +3,6 @@
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddrV4;
-use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::Ipv4Net;
@@ -115,10 +114,7 @@ impl FastPathAdapter {
             self.read_paths(found);
         }
         for (index, traffic) in self.carried() {
-            let mut all = found.interfaces.iter_mut();
-            if let Some(interface) = all.find(|interface| interface.index == index) {
-                Arc::make_mut(interface).traffic += traffic;
-            }
+            found.interfaces.change(index, |interface| interface.traffic += traffic);
         }
         Ok(())
     }

@@ -1,7 +1,6 @@
 //! Which datapath a tunnel has, where that is left to the program.
 
 use std::io;
-use std::sync::Arc;
 use std::time::Duration;
 
 use super::demand::{Demand, said, suits};
@@ -105,8 +104,8 @@ async fn only_ipv6(settings: &Settings) -> io::Result<Option<String>> {
     let index = device.as_ref().map(|device| device.index);
     let addresses = links.addresses()?;
     let found = Found {
-        interfaces: device.map(Arc::new).into_iter().collect(),
-        addresses,
+        interfaces: device.into_iter().collect(),
+        addresses: addresses.into_iter().collect(),
         ..Found::default()
     };
     let name = match settings.config.server_name().map(|server| &server.host) {

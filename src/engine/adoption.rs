@@ -1,6 +1,7 @@
 //! Adopts what an earlier process of the same tunnel left running.
 
-use std::net::{IpAddr, SocketAddr};
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use ipnet::IpNet;
 
@@ -61,12 +62,10 @@ impl Engine {
             }
         });
         let alternate = self.peers.iter().map(|peer| peer.alternate.address()).chain(of_links);
-        self.owned.alternate.extend(alternate.filter(|alternate| {
-            found.addresses.iter().any(|a| {
-                Some(a.interface) == found.loopback()
-                    && a.value.network == IpNet::from(IpAddr::V4(*alternate))
-            })
-        }));
+        let loopback = found.loopback().map(|index| found.addresses.on(index)).unwrap_or_default();
+        let there: BTreeSet<IpNet> = loopback.iter().map(|address| address.value.network).collect();
+        let is_there = |alternate: &Ipv4Addr| there.contains(&IpAddr::V4(*alternate).into());
+        self.owned.alternate.extend(alternate.filter(is_there));
     }
 
     /// Adopts the interface and socket of the userspace datapath, in which its packets wait. A remote

@@ -19,11 +19,7 @@ impl Engine {
         match std::mem::take(&mut self.applying) {
             Applying::Plan => actions.push(Action::ReadHost),
             Applying::Delta(steps) => {
-                if let Some(found) = &mut self.found {
-                    let known = found.addresses.len();
-                    steps.iter().for_each(|step| found.note(step));
-                    self.own_addresses.add(found.addresses.get(known..).unwrap_or_default());
-                }
+                steps.iter().for_each(|step| self.note_done(step));
                 self.tell_arrivals(actions);
             }
         }
@@ -43,18 +39,25 @@ impl Engine {
             }
         }
         actions.extend(is_answered.then_some(Action::ReadHost));
-        match (std::mem::take(&mut self.applying), &mut self.found) {
-            (Applying::Delta(_), Some(found)) => {
-                failed.done.iter().for_each(|step| found.note(step));
-            }
-            (Applying::Delta(_), None) => {}
-            (Applying::Plan, _) => self.is_old = true,
+        match std::mem::take(&mut self.applying) {
+            Applying::Delta(_) => failed.done.iter().for_each(|step| self.note_done(step)),
+            Applying::Plan => self.is_old = true,
         }
         for step in failed.refused.iter().map(|(step, _)| step).chain(&failed.untried) {
             self.not_made(step);
             self.undone.failed(step);
         }
         self.reread_at = self.reread_at.min(now.monotonic + RETRY_AFTER);
+    }
+
+    /// Notes what a step of a part of a plan has left on the host.
+    fn note_done(&mut self, step: &Step) {
+        if let Some(found) = &mut self.found {
+            found.note(step);
+        }
+        if let Step::Host(HostStep::AddInnerAddress(_, address)) = step {
+            self.own_addresses.add(address);
+        }
     }
 
     /// Forgets what was noted when the step was planned.

@@ -65,8 +65,7 @@ impl Engine {
         let alternates = self.owned.alternate.iter().map(|alternate| IpAddr::V4(*alternate));
         let added: BTreeSet<IpAddr> = inside.chain(alternates).collect();
         let has_one = |interface: u32| {
-            let there = found.addresses.iter().filter(|a| a.interface == interface);
-            there.into_iter().any(|a| added.contains(&a.value.local))
+            found.addresses.on(interface).iter().any(|a| added.contains(&a.value.local))
         };
         let of_others = found.addresses.iter().filter_map(|address| {
             let network = address.value.network.trunc();

@@ -155,7 +155,12 @@ impl Peers {
     }
 
     pub fn admits(&self, remote: SocketAddr) -> bool {
-        self.members.contains_key(&remote) || self.own.iter().any(|peer| peer.admits(remote))
+        self.members.contains_key(&remote) || self.own_admit(remote)
+    }
+
+    /// Whether one that is not a member of a hub is let in there.
+    pub fn own_admit(&self, remote: SocketAddr) -> bool {
+        self.own.iter().any(|peer| peer.admits(remote))
     }
 
     /// Whether there is one that we authenticate to.

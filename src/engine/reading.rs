@@ -1,7 +1,5 @@
 //! Takes a reading of the host, and does everything that follows from it in one order.
 
-use std::sync::Arc;
-
 use super::config::{DeviceName, Outer};
 use super::endpoint::mtu;
 use super::host::step::is_made;
@@ -77,11 +75,7 @@ impl Engine {
         before.answers = found.answers;
         before.userspace.silent.clone_from(&found.userspace.silent);
         before.userspace.learned.clone_from(&found.userspace.learned);
-        for (then, now) in before.interfaces.iter_mut().zip(&found.interfaces) {
-            if then.traffic != now.traffic {
-                Arc::make_mut(then).traffic = now.traffic;
-            }
-        }
+        before.interfaces.take_traffic(&found.interfaces);
         before == *found
     }
 

@@ -7,8 +7,8 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use ipnet::IpNet;
 
 use super::Engine;
-use super::endpoint::{addresses, is_inside};
-use super::host::{Address, Found};
+use super::endpoint::is_inside;
+use super::host::{Found, InterfaceAddress};
 use crate::wire::address::is_one_host;
 
 /// The addresses of this host, and those that stand for all hosts of its networks, for a lookup with each
@@ -20,20 +20,18 @@ impl OwnAddresses {
     /// Those of a reading.
     pub fn of(found: &Found) -> Self {
         let mut own = OwnAddresses::default();
-        own.add(&found.addresses);
+        found.addresses.iter().for_each(|address| own.add(&address.value));
         own
     }
 
-    /// Adds some that came after it.
-    pub fn add(&mut self, addresses: &[Address]) {
-        for Address { value, .. } in addresses {
-            self.0.insert(value.local);
-            match value.network {
-                IpNet::V4(net) if net.prefix_len() <= 30 => {
-                    self.0.extend([net.broadcast(), net.network()].map(IpAddr::V4));
-                }
-                IpNet::V4(_) | IpNet::V6(_) => {}
+    /// Adds one, which may have come after it.
+    pub fn add(&mut self, address: &InterfaceAddress) {
+        self.0.insert(address.local);
+        match address.network {
+            IpNet::V4(net) if net.prefix_len() <= 30 => {
+                self.0.extend([net.broadcast(), net.network()].map(IpAddr::V4));
             }
+            IpNet::V4(_) | IpNet::V6(_) => {}
         }
     }
 }
@@ -46,8 +44,8 @@ impl Engine {
         let of_no_host = from.port() == 0 || is_of_no_host(ip);
         let inside = || {
             let tunnel = &self.endpoint.tunnel;
-            let own = addresses(tunnel, &BTreeSet::new());
-            let own = own.iter().any(|own| own.local == ip || own.network.contains(&ip));
+            let own = ip == IpAddr::V4(tunnel.inner)
+                || tunnel.inner6.is_some_and(|own| IpNet::V6(own).contains(&ip));
             // What is behind members may be around their own remotes; the datapaths take nothing that came
             // out of a tunnel.
             let behind = self.hub.is_none() && is_inside(&self.endpoint, &self.peers, ip);

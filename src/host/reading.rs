@@ -5,16 +5,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::IpAddr;
 use std::path::Path;
-use std::sync::Arc;
 
 use ipnet::IpNet;
 
 use super::kernel_routes::Asked;
 use super::links::LOOPBACK;
 use super::{Changed, HostAdapter, Links, WayTo, conntrack, selective_rules};
-use crate::engine::config::TunnelConfig;
+use crate::engine::config::{DeviceName, TunnelConfig};
 use crate::engine::host::{
-    Address, Family, Found, GatewayFound, Interface, InterfaceKind, PolicyRule, Route,
+    Addresses, Family, Found, GatewayFound, InterfaceKind, Interfaces, PolicyRule, Route,
 };
 
 /// The part of a request that changes from reading to reading.
@@ -52,9 +51,9 @@ pub struct State {
     selective_rules: Option<bool>,
     /// Every address of the host, unless something has happened that may have changed them. A remote
     /// cannot have one of these.
-    addresses: Option<Vec<Address>>,
+    addresses: Option<Addresses>,
     /// Interfaces that are not this tunnel's.
-    interfaces: Interfaces,
+    interfaces: KnownInterfaces,
     /// The interface by which packets would leave to an address that the server gives.
     ways_of_given: BTreeMap<IpAddr, u32>,
     /// Families whose connections were tracked at the last reading.
@@ -75,7 +74,7 @@ impl State {
             routes: None,
             selective_rules: None,
             addresses: None,
-            interfaces: Interfaces::of(tunnel),
+            interfaces: KnownInterfaces::of(tunnel),
             ways_of_given: BTreeMap::new(),
             tracked: BTreeSet::new(),
             ours: Vec::new(),
@@ -100,22 +99,22 @@ impl State {
 /// Interfaces of the host as they were last read, without counters, and which of them may have changed
 /// since. There may be thousands of them.
 #[derive(Debug)]
-struct Interfaces {
+struct KnownInterfaces {
     /// Whether all interfaces are read. A gateway turns on forwarding for all of them. Other tunnels
     /// matter to every tunnel: they may have the pair of addresses that this one is to have, what comes
     /// out of one must not go into this one, and a process of the other datapath may have left some.
     all: bool,
-    known: Option<BTreeMap<u32, Arc<Interface>>>,
+    known: Option<Interfaces>,
     changed: BTreeSet<u32>,
 }
 
-impl Interfaces {
+impl KnownInterfaces {
     /// If more than this many have changed, all are read.
     const A_FEW: usize = 50;
 
     fn of(tunnel: &TunnelConfig) -> Self {
         let all = tunnel.gateway.forward || tunnel.gateway.masquerade.is_some();
-        Interfaces { all, known: None, changed: BTreeSet::new() }
+        KnownInterfaces { all, known: None, changed: BTreeSet::new() }
     }
 
     fn changed(&mut self, interfaces: impl IntoIterator<Item = u32>) {
@@ -124,27 +123,24 @@ impl Interfaces {
         }
     }
 
-    async fn read(&mut self, links: &Links) -> io::Result<BTreeMap<u32, Arc<Interface>>> {
+    async fn read(&mut self, links: &Links) -> io::Result<Interfaces> {
         let changed = std::mem::take(&mut self.changed);
         let mut known = match self.known.take() {
-            Some(known) if changed.len() <= Interfaces::A_FEW => known,
+            Some(known) if changed.len() <= KnownInterfaces::A_FEW => known,
             Some(_) | None => {
-                let mut read = BTreeMap::new();
-                let mut take = |interface: Interface| {
-                    read.insert(interface.index, Arc::new(interface));
-                };
+                let mut read = Interfaces::default();
                 match self.all {
-                    true => links.each_interface(take)?,
-                    false => links.tunnels().await?.into_iter().for_each(&mut take),
+                    true => links.each_interface(|interface| read.insert(interface))?,
+                    false => read.extend(links.tunnels().await?),
                 }
                 return Ok(self.known.insert(read).clone());
             }
         };
         for index in changed {
             match links.at(index).await?.filter(|i| self.all || i.kind != InterfaceKind::Other) {
-                Some(interface) => known.insert(index, Arc::new(interface)),
-                None => known.remove(&index),
-            };
+                Some(interface) => known.insert(interface),
+                None => drop(known.remove(index)),
+            }
         }
         Ok(self.known.insert(known).clone())
     }
@@ -210,23 +206,19 @@ impl HostAdapter {
         let (links, outer_device) = (&self.links, tunnel.outer.device());
         found.addresses = match addresses {
             Some(known) => known.clone(),
-            None => addresses.insert(links.addresses()?).clone(),
+            None => addresses.insert(links.addresses()?.into_iter().collect()).clone(),
         };
         let mut interfaces = others.read(links).await?;
-        let mut add = |read: Vec<Interface>| {
-            interfaces.extend(read.into_iter().map(|i| (i.index, Arc::new(i))));
-        };
         if *link_per_remote {
-            add(links.ipip().await?);
+            interfaces.extend(links.ipip().await?);
         }
         let own = [Some(&tunnel.device), outer_device].into_iter().flatten();
         let named = question.interfaces.iter().filter(|_| !others.all).map(String::as_str);
         for name in own.map(|name| name.as_str()).chain(named) {
-            add(links.named(name).await?.into_iter().collect());
+            interfaces.extend(links.named(name).await?);
         }
-        let outer_index = outer_device.and_then(|device| {
-            interfaces.values().find(|i| i.name == device.as_str()).map(|i| i.index)
-        });
+        let index = |device: &DeviceName| interfaces.named(device.as_str()).map(|i| i.index);
+        let (own, outer_index) = (index(&tunnel.device), outer_device.and_then(index));
         // Packets that are bound to an interface have no route while it is not there.
         if outer_device.is_some() == outer_index.is_some() {
             if let Some(way_to) = &question.way_to {
@@ -253,8 +245,6 @@ impl HostAdapter {
         if let Some(inner) = question.inner {
             found.inner_way = links.matching_route(inner).await?;
         }
-        let own = interfaces.values().find(|i| i.name == tunnel.device.as_str());
-        let own = own.map(|own| own.index);
         ways_of_given.retain(|address, _| question.given.contains(address));
         for address in &question.given {
             let mut route = links.route_of(*address, None).await?;
@@ -283,11 +273,11 @@ impl HostAdapter {
         let holders = holders.map(|address| address.interface);
         let uplinks: BTreeSet<u32> = found.uplinks.values().copied().collect();
         for index in ways.into_iter().chain(holders).chain(uplinks).chain([LOOPBACK]) {
-            if !interfaces.contains_key(&index) {
-                interfaces.extend(links.at(index).await?.map(|i| (i.index, Arc::new(i))));
+            if interfaces.at(index).is_none() {
+                interfaces.extend(links.at(index).await?);
             }
         }
-        found.interfaces = interfaces.into_values().collect();
+        found.interfaces = interfaces;
         Ok(())
     }
 

@@ -89,9 +89,10 @@ fn a_client_without_keepalive_tries_again_until_something_comes_back() {
     assert_eq!(play.reports.iter().filter(said).count(), 1);
     // It sends, and nothing comes.
     let traffic = |play: &mut Play, received, sent| {
-        let interface = play.host.named("ipipou0");
-        interface.traffic.rx_packets += received;
-        interface.traffic.tx_packets += sent;
+        play.host.change("ipipou0", |interface| {
+            interface.traffic.rx_packets += received;
+            interface.traffic.tx_packets += sent;
+        });
     };
     for _ in 0..10 {
         traffic(&mut play, 0, 1);
@@ -118,7 +119,7 @@ fn a_client_authenticates_again_after_a_clock_change_or_a_resume() {
     for keepalive in [None, Some(27 * SECOND), Some(3600 * SECOND)] {
         let mut play = calling(keepalive);
         let answered = |play: &mut Play| {
-            play.host.last_interface().traffic.rx_packets += 1;
+            play.host.change_last(|interface| interface.traffic.rx_packets += 1);
         };
         answered(&mut play);
         play.pass(5 * SECOND);

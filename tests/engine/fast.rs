@@ -214,7 +214,7 @@ fn the_tunnel_itself_is_no_uplink() {
         let mut play = start(datapath, unbound, fast_host());
         prove(&mut play, A);
         let (index, name) = {
-            let link = play.host.last_interface();
+            let link = play.host.found.interfaces.at(play.host.last_index()).unwrap();
             (link.index, link.name.clone())
         };
         play.host.found.link_headers.insert(index, LinkHeader::Bare);
@@ -236,7 +236,7 @@ fn another_tunnel_is_an_uplink_if_the_outer_address_is_in_it() {
         const WITHIN: u32 = 9;
         let mut host = fast_host();
         host.add_interface("blue", WITHIN, InterfaceKind::Other);
-        host.last_interface().label = Some("made by ipipou".to_owned());
+        host.change_last(|interface| interface.label = Some("made by ipipou".to_owned()));
         host.found.link_headers.insert(WITHIN, LinkHeader::Bare);
         let unbound = |c: &mut Server| {
             c.tunnel.outer = Outer::Address(OUTER.into());
@@ -312,8 +312,8 @@ fn what_is_shaped_at_the_tunnel_waits_there() {
         prove(&mut play, A);
         for kind in ["tbf", "fq_codel", "cake", "mq", "prio", "noqueue"] {
             let before = play.applied.len();
-            let link = play.host.last_interface();
-            link.queueing = Some(kind.to_owned());
+            play.host.change_last(|link| link.queueing = Some(kind.to_owned()));
+            let link = play.host.found.interfaces.at(play.host.last_index()).unwrap();
             let name = link.name.clone();
             play.read();
             match kind {
@@ -342,7 +342,7 @@ fn of_several_links_only_those_that_shape_are_off_it() {
         path.peers.keys().copied().collect()
     };
     assert_eq!(on_it(&play), [place(7), place(8)]);
-    play.host.last_interface().queueing = Some("htb".to_owned());
+    play.host.change_last(|link| link.queueing = Some("htb".to_owned()));
     play.read();
     assert_eq!(on_it(&play), [place(7)]);
 }
@@ -366,7 +366,7 @@ fn what_comes_in_by_a_port_of_a_switch_is_the_switchs() {
             for (master, on) in
                 [(Some(Master::Switch), false), (Some(Master::Vrf), true), (None, true)]
             {
-                play.host.named("eth0").master = master;
+                play.host.change("eth0", |interface| interface.master = master);
                 play.read();
                 assert_eq!(is_on(&play), on, "{datapath:?} {bound} {master:?}");
             }

@@ -291,7 +291,7 @@ pub const FIRST: [&str; 1] = ["10.8.0.7/24"];
 fn add_tunnel_beside(scene: &mut Scene) {
     let host = &mut scene.play.host;
     host.add_interface("ipipou1", 78, InterfaceKind::Tun);
-    host.named("ipipou1").label = Some("made by ipipou".to_owned());
+    host.change("ipipou1", |interface| interface.label = Some("made by ipipou".to_owned()));
     host.add_address(78, [10, 9, 0, 8].into(), 24);
 }
 

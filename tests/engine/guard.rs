@@ -98,14 +98,14 @@ fn plain_ipip_of_others_between_the_same_hosts_is_left_alone() {
         let mut play = serving();
         let link = plain_ipip(local, remote);
         play.host.add_interface("tunl0", 500, InterfaceKind::Ipip(link));
-        play.host.last_interface().up = up;
+        play.host.change_last(|interface| interface.up = up);
         play.read();
         let proof = play.proof();
         play.receive(at(A), &proof);
         let admitted = play.host.admitted().first().copied().unwrap();
         assert_eq!(admitted.alternate.is_some(), alternate, "{link:?} up: {up}");
         // Ours follows when it comes up later.
-        play.host.each_interface(|i| i.up = true);
+        play.host.change_each(|i| i.up = true);
         play.read();
         let admitted = play.host.admitted().first().copied().unwrap();
         let takes = [any, here].contains(&local) && [any, there].contains(&remote);
@@ -158,7 +158,7 @@ fn packets_from_inside_a_tunnel_are_not_outer_packets() {
         ("stranger", 603, None),
     ] {
         play.host.add_interface(name, index, InterfaceKind::Tun);
-        play.host.last_interface().label = label.map(str::to_owned);
+        play.host.change_last(|interface| interface.label = label.map(str::to_owned));
     }
     play.read();
     assert_eq!(inside(&play), ["gateway", "ipipou0", "learns", "other"]);

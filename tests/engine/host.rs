@@ -14,7 +14,7 @@ use ipipou::engine::host::step::{
 use ipipou::engine::host::{
     Address, Admitted, Encapsulation, Family, FastPathFound, Found, GatewayFound, GatewaySpec,
     Interface, InterfaceAddress, InterfaceKind, IpipLink, LinkForwarding, Listener, NameServers,
-    PolicyRule, Route, RouteTarget, RuleSpec, RulesFound, Traffic, Way,
+    PolicyRule, RouteTarget, RuleSpec, RulesFound, Traffic, Way,
 };
 use ipnet::IpNet;
 
@@ -63,6 +63,7 @@ pub struct FakeHost {
     /// Whom the rules let in as our steps made them; others may have changed them since.
     let_in: BTreeSet<Admitted>,
     next_index: u32,
+    last_made: u32,
 }
 
 impl FakeHost {
@@ -77,6 +78,7 @@ impl FakeHost {
             policy_rules: Vec::new(),
             let_in: BTreeSet::new(),
             next_index: 3,
+            last_made: 0,
         };
         host.add_interface("lo", LOOPBACK, InterfaceKind::Other);
         host.add_interface("eth0", ETH0, InterfaceKind::Other);
@@ -87,7 +89,8 @@ impl FakeHost {
     }
 
     pub fn add_interface(&mut self, name: &str, index: u32, kind: InterfaceKind) {
-        self.found.interfaces.push(Arc::new(Interface {
+        self.last_made = index;
+        self.found.interfaces.insert(Interface {
             index,
             name: name.to_owned(),
             up: true,
@@ -101,7 +104,7 @@ impl FakeHost {
             queueing: Some("noqueue".to_owned()),
             kind,
             traffic: Traffic::default(),
-        }));
+        });
     }
 
     pub fn add_address(&mut self, interface: u32, local: Ipv4Addr, prefix: u8) {
@@ -110,7 +113,7 @@ impl FakeHost {
 
     pub fn add_address_of(&mut self, interface: u32, network: IpNet) {
         let value = InterfaceAddress::new(network.addr(), network);
-        self.found.addresses.push(Address::new(interface, value));
+        self.found.addresses.add(Address::new(interface, value));
     }
 
     /// Somebody else's `ipip` link from our outer address.
@@ -119,39 +122,47 @@ impl FakeHost {
     }
 
     pub fn remove_interface(&mut self, name: &str) {
-        let gone: Vec<_> =
-            self.found.interfaces.iter().filter(|i| i.name == name).map(|i| i.index).collect();
-        self.found.interfaces.retain(|i| i.name != name);
-        self.found.addresses.retain(|a| !gone.contains(&a.interface));
-        let leads_there = |route: &Route| match route.target {
-            RouteTarget::Interface(index) => gone.contains(&index),
-            RouteTarget::Unreachable => false,
-        };
-        self.found.routes.retain(|route| !leads_there(route));
-        self.found.lost_routes.retain(|route| !gone.contains(&route.interface));
+        if let Some(gone) = self.found.interfaces.named(name).map(|interface| interface.index) {
+            self.found.interfaces.remove(gone);
+            self.found.addresses.remove_all_on(gone);
+            self.found.routes.retain(|route| route.target != RouteTarget::Interface(gone));
+            self.found.lost_routes.retain(|route| route.interface != gone);
+        }
         self.found.userspace.interface &= name == STRANGER || name == "eth0";
     }
 
-    pub fn named(&mut self, name: &str) -> &mut Interface {
-        let found = self.found.interfaces.iter_mut().find(|i| i.name == name);
-        Arc::make_mut(found.expect("no such interface"))
+    pub fn change(&mut self, name: &str, change: impl FnOnce(&mut Interface)) {
+        let index = self.found.interfaces.named(name).expect("no such interface").index;
+        self.found.interfaces.change(index, change);
     }
 
-    /// The one that was made last.
-    pub fn last_interface(&mut self) -> &mut Interface {
-        Arc::make_mut(self.found.interfaces.last_mut().expect("no interface"))
+    /// Changes the one that was made last.
+    pub fn change_last(&mut self, change: impl FnOnce(&mut Interface)) {
+        assert!(self.found.interfaces.at(self.last_made).is_some(), "no interface");
+        self.found.interfaces.change(self.last_made, change);
     }
 
-    pub fn each_interface(&mut self, change: impl Fn(&mut Interface)) {
-        self.found.interfaces.iter_mut().for_each(|i| change(Arc::make_mut(i)));
+    pub fn last_index(&self) -> u32 {
+        self.last_made
+    }
+
+    pub fn change_each(&mut self, change: impl Fn(&mut Interface)) {
+        let all: Vec<_> = self.found.interfaces.iter().map(|i| i.index).collect();
+        all.into_iter().for_each(|index| self.found.interfaces.change(index, &change));
+    }
+
+    pub fn change_addresses(&mut self, change: impl FnOnce(&mut Vec<Address>)) {
+        let mut all = self.found.addresses.to_vec();
+        change(&mut all);
+        self.found.addresses = all.into_iter().collect();
     }
 
     pub fn rename(&mut self, from: &str, to: &str) {
-        to.clone_into(&mut self.named(from).name);
+        self.change(from, |interface| to.clone_into(&mut interface.name));
     }
 
     pub fn link(&self, name: &str) -> Option<IpipLink> {
-        self.found.interfaces.iter().find(|i| i.name == name).and_then(|i| match i.kind {
+        self.found.interfaces.named(name).and_then(|i| match i.kind {
             InterfaceKind::Ipip(link) => Some(link),
             InterfaceKind::Tun | InterfaceKind::Other => None,
         })
@@ -176,11 +187,11 @@ impl FakeHost {
         match step {
             Step::Kernel(step) => self.apply_kernel(step)?,
             Step::Host(HostStep::AddInnerAddress(device, value)) => {
-                let address = Address::new(self.interface(device).index, *value);
+                let address = Address::new(self.index(device), *value);
                 if self.found.addresses.contains(&address) {
                     return Err(Refused::Otherwise); // EEXIST
                 }
-                self.found.addresses.push(address);
+                self.found.addresses.add(address);
             }
             Step::Host(step) => self.apply_host(step),
             Step::Tun(TunStep::Bind(spec)) => self.found.userspace.socket = Some(spec.clone()),
@@ -226,9 +237,6 @@ impl FakeHost {
             Step::Dns(DnsStep::Use) => self.found.name_servers = NameServers::Ours,
             Step::Dns(DnsStep::Restore) => self.found.name_servers = NameServers::Theirs,
         }
-        if let (Step::Kernel(_), RulesFound::Intact(admitted)) = (step, &self.found.rules) {
-            self.let_in.clone_from(admitted);
-        }
         self.check_fast_path();
         Ok(())
     }
@@ -249,12 +257,20 @@ impl FakeHost {
             KernelStep::InstallRules(spec, admitted) => {
                 self.rules = Some(spec.clone());
                 self.found.rules = RulesFound::Intact(admitted.clone());
+                self.let_in.clone_from(admitted);
                 self.check_guarded();
             }
-            KernelStep::Admit(admitted) => self.found.rules = RulesFound::Intact(admitted.clone()),
-            KernelStep::AdmitToo(one) => assert!(self.let_in().insert(*one), "{one} is let in"),
+            KernelStep::Admit(admitted) => {
+                self.found.rules = RulesFound::Intact(admitted.clone());
+                self.let_in.clone_from(admitted);
+            }
+            KernelStep::AdmitToo(one) => {
+                assert!(self.let_in().insert(*one), "{one} is let in");
+                self.let_in.insert(*one);
+            }
             KernelStep::AdmitNoMore(one) => {
-                assert!(self.let_in().remove(one), "{one} is not let in")
+                assert!(self.let_in().remove(one), "{one} is not let in");
+                self.let_in.remove(one);
             }
             KernelStep::RemoveRules => {
                 self.found.rules = RulesFound::Missing;
@@ -277,8 +293,8 @@ impl FakeHost {
             }
             KernelStep::ChangeLink(wanted) => {
                 self.check_free(wanted)?;
-                let interface = self.interface(&wanted.device);
-                (interface.kind, interface.mtu) = (InterfaceKind::Ipip(wanted.link), wanted.mtu);
+                let kind = InterfaceKind::Ipip(wanted.link);
+                self.change(wanted.device.as_str(), |i| (i.kind, i.mtu) = (kind, wanted.mtu));
             }
         }
         Ok(())
@@ -295,8 +311,7 @@ impl FakeHost {
 
     fn apply_host(&mut self, step: &HostStep) {
         match step {
-            HostStep::ConfigureLink(wanted) => {
-                let interface = self.interface(&wanted.device);
+            HostStep::ConfigureLink(wanted) => self.change(wanted.device.as_str(), |interface| {
                 if wanted.forwards != LinkForwarding::HostDefault {
                     interface.forwarding = Some(true);
                 }
@@ -309,8 +324,8 @@ impl FakeHost {
                     SourceCheck::Strict => interface.rp_filter = Some(1),
                     SourceCheck::Loose => interface.rp_filter = Some(2),
                 }
-            }
-            HostStep::SetMtu(device, mtu) => self.interface(device).mtu = *mtu,
+            }),
+            HostStep::SetMtu(device, mtu) => self.change(device.as_str(), |i| i.mtu = *mtu),
             HostStep::AddInnerAddress(device, value) => {
                 panic!("{value} on {device} may be refused");
             }
@@ -333,10 +348,10 @@ impl FakeHost {
                 self.lose_policy_rule(rule);
             }
             HostStep::SetForwarding { interface, on } => {
-                self.interface(&interface.parse().unwrap()).forwarding = Some(*on);
+                self.change(interface, |i| i.forwarding = Some(*on));
             }
             HostStep::SetRpFilter { interface, value } => {
-                self.interface(&interface.parse().unwrap()).rp_filter = Some(*value);
+                self.change(interface, |i| i.rp_filter = Some(*value));
             }
         }
     }
@@ -406,8 +421,7 @@ impl FakeHost {
         let index = self.next_index;
         self.next_index += 1;
         self.add_interface(device.as_str(), index, kind);
-        self.interface(device).up = false;
-        self.interface(device).mtu = mtu;
+        self.change_last(|interface| (interface.up, interface.mtu) = (false, mtu));
     }
 
     /// `ip_tunnel_find`: no two links with the same pair of addresses.
@@ -424,8 +438,8 @@ impl FakeHost {
         if clash || elsewhere { Err(Refused::Taken) } else { Ok(()) }
     }
 
-    fn interface(&mut self, device: &DeviceName) -> &mut Interface {
-        self.named(device.as_str())
+    fn index(&self, device: &DeviceName) -> u32 {
+        self.found.interface(device).expect("no such interface").index
     }
 }
 

@@ -1,5 +1,6 @@
 //! The steps that one peer of a server costs: its own and nothing else, also where some are refused.
 
+use ipipou::auth::Reject;
 use ipipou::engine::control::ClientHeard;
 use ipipou::engine::host::{Encapsulation, InterfaceKind};
 
@@ -164,7 +165,7 @@ fn links_of_others_whose_names_begin_alike_are_left_alone() {
             *source_port = 10001; // another process' port
             link.remote = [192, 0, 2, name.len().try_into().unwrap()].into();
         }
-        play.host.found.interfaces.push(other.into());
+        play.host.found.interfaces.insert(other);
     }
     let before = play.applied.len();
     play.pass(10 * SECOND);
@@ -195,4 +196,15 @@ fn the_table_knows_who_is_isolated_while_nobody_is_connected() {
     assert_eq!(named(&play), []);
     play.handle(Event::Peers(peers(&(entry(7, "isolate = true") + &entry(8, "")))));
     assert_eq!(named(&play), both);
+}
+
+/// The broadcast address of a network is on the host as soon as the address in it is.
+#[test]
+fn what_came_beside_a_refused_step_is_no_remote() {
+    let mut play = hub_on(Datapath::Kernel, &entry(7, "route = \"192.168.7.0/24\""));
+    play.host.broken = "admit 198.51.100.1:4000";
+    play.visit(&mut guest(7), place(1));
+    play.receive("192.168.7.255:4000".parse().unwrap(), b"anything");
+    let refused = play.engine.counters().rejected.get(&Reject::ImpossibleSource);
+    assert_eq!(refused, Some(&1));
 }

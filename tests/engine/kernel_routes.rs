@@ -16,7 +16,7 @@ fn a_route_that_the_kernel_made_is_made_again_and_counts_only_if_somebody_remove
         );
         let proof = play.proof();
         play.receive(at(A), &proof);
-        let index = play.host.last_interface().index;
+        let index = play.host.last_index();
         let address = *play.host.found.addresses.iter().find(|a| a.interface == index).unwrap();
         let lost: BTreeSet<_> = KernelRoute::of(&address).collect();
         let (repaired, before) = (play.engine.counters().repaired, play.applied.len());
@@ -31,7 +31,7 @@ fn a_route_that_the_kernel_made_is_made_again_and_counts_only_if_somebody_remove
         assert!(play.log.contains(&format!("told: repairing: {}", expected[1])), "{:?}", play.log);
         // Those of an address that is not this tunnel's are none of its business.
         let other = InterfaceAddress::new("10.9.0.1".parse().unwrap(), net("10.9.0.1/24"));
-        play.host.found.addresses.push(Address::new(index, other));
+        play.host.found.addresses.add(Address::new(index, other));
         play.host.found.lost_routes = KernelRoute::of(&Address::new(index, other)).collect();
         play.read();
         assert_eq!(play.applied.len(), before + 2);

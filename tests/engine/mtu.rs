@@ -7,7 +7,7 @@ const UPLINK: &str = "eth0";
 const TUNNEL: &str = "ipipou0";
 
 fn set(play: &mut Play, name: &str, mtu: u32) {
-    play.host.named(name).mtu = mtu;
+    play.host.change(name, |interface| interface.mtu = mtu);
     play.read();
 }
 
@@ -121,8 +121,7 @@ fn another_uplink_changes_the_mtu() {
         assert_eq!(mtu(&play), 1472);
         let kind = ipipou::engine::host::InterfaceKind::Other;
         play.host.add_interface("wlan0", 900, kind);
-        let wlan = play.host.last_interface();
-        wlan.mtu = 1420;
+        play.host.change_last(|wlan| wlan.mtu = 1420);
         play.read();
         assert_eq!(mtu(&play), 1472, "not the way to the server");
         play.host.found.way.as_mut().unwrap().interface = 900;

@@ -130,7 +130,7 @@ fn a_link_never_carries_its_own_outer_packets() {
     let mut play = Play::start(node(), FakeHost::new(), Memory::default());
     const MARK: u32 = 0x6970_0000;
     let index = |play: &Play, remote: &str| {
-        let leads_there = |i: &&std::sync::Arc<Interface>| match i.kind {
+        let leads_there = |i: &&Interface| match i.kind {
             InterfaceKind::Ipip(link) => link.remote == *at(remote).ip(),
             InterfaceKind::Tun | InterfaceKind::Other => false,
         };

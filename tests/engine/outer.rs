@@ -91,8 +91,10 @@ fn outer_of(addresses: &[(&str, Scope, AddressState)]) -> Option<String> {
     host.found.way = None;
     for (address, scope, state) in addresses {
         host.add_address(super::host::ETH0, address.parse().unwrap(), 24);
-        let added = host.found.addresses.last_mut().unwrap();
-        (added.scope, added.state) = (*scope, *state);
+        host.change_addresses(|all| {
+            let added = all.last_mut().unwrap();
+            (added.scope, added.state) = (*scope, *state);
+        });
     }
     let play = Play::start(Config::from(server(None)), host, Memory::default());
     play.engine.status().outer.map(|outer| outer.ip().to_string())
@@ -126,24 +128,26 @@ fn the_outer_address_in_use_stays_while_it_is_there() {
     let other = |scope| {
         let mut host = FakeHost::new();
         host.add_address(super::host::ETH0, "192.0.2.7".parse().unwrap(), 24);
-        let mut address = host.found.addresses.pop().unwrap();
-        address.scope = scope;
-        address
+        let address = *host.found.addresses.last().unwrap();
+        Address { scope, ..address }
+    };
+    let be = |play: &mut Play, state| {
+        play.host.change_addresses(|all| {
+            all.iter_mut().find(|a| a.value.local == OUTER).unwrap().state = state;
+        });
     };
     let before = play.applied.len();
     for scope in [Scope::Link, Scope::Host, Scope::Global] {
         // The kernel puts an address of a narrower scope before the others.
-        play.host.found.addresses.insert(1, other(scope));
+        play.host.change_addresses(|all| all.insert(1, other(scope)));
         play.read();
         for state in [AddressState::Secondary, AddressState::Deprecated, AddressState::Preferred] {
-            let used = play.host.found.addresses.iter_mut().find(|a| a.value.local == OUTER);
-            used.unwrap().state = state;
+            be(&mut play, state);
             play.read();
         }
         assert_eq!(play.applied.len(), before, "{scope:?}: {:?}", &play.applied[before..]);
     }
-    let used = play.host.found.addresses.iter_mut().find(|a| a.value.local == OUTER);
-    used.unwrap().state = AddressState::Tentative;
+    be(&mut play, AddressState::Tentative);
     play.read();
     assert_eq!(play.reports, [Report::OuterAddress("192.0.2.7".parse().unwrap())]);
 }
@@ -226,7 +230,7 @@ fn an_interface_with_the_inner_addresses_is_reported_once() {
     play.read();
     play.reports.clear();
     play.host.found.inner_way = way;
-    play.host.each_interface(|i| i.up &= i.name != "ipipou0");
+    play.host.change_each(|i| i.up &= i.name != "ipipou0");
     play.host.broken = "set ipipou0 up";
     play.read();
     assert!(!play.reports.contains(&astray));
@@ -250,7 +254,7 @@ fn the_links_of_the_same_server_are_in_nobodys_way() {
         let labelled = LinkForwarding::AmongClients.label().to_owned();
         for (index, name) in [(50, "ipipou0_10004"), (51, "ipipou1_10004")] {
             play.host.add_interface(name, index, InterfaceKind::Tun);
-            play.host.named(name).label = Some(labelled.clone());
+            play.host.change(name, |interface| interface.label = Some(labelled.clone()));
             play.host.add_address(index, "172.28.0.1".parse().unwrap(), 32);
             play.read();
             let mut way = play.host.found.way;
@@ -276,12 +280,12 @@ fn an_interface_in_a_vrf_is_reported_once_and_left_there() {
         let mut elsewhere = play.host.found.way;
         elsewhere.as_mut().unwrap().interface = super::host::ETH0;
         for times in [1, 2] {
-            play.host.last_interface().master = Some(Master::Vrf);
+            play.host.change_last(|interface| interface.master = Some(Master::Vrf));
             play.host.found.inner_way = elsewhere;
             play.read();
             play.read();
             assert_eq!(told(&play), times, "{datapath:?}");
-            play.host.last_interface().master = None;
+            play.host.change_last(|interface| interface.master = None);
             play.host.found.inner_way = None;
             play.read();
         }
@@ -304,7 +308,7 @@ fn a_foreign_interface_of_our_name_is_never_removed() {
             }
             play.host.broken = "ipipou0"; // the kernel refuses to change what is of another kind
             play.host.add_interface("ipipou0", 77, InterfaceKind::Other);
-            play.host.last_interface().label.clone_from(&label);
+            play.host.change_last(|interface| interface.label.clone_from(&label));
             play.read();
             play.pass(10 * SECOND);
             play.host.broken = "";
@@ -320,7 +324,7 @@ fn a_foreign_interface_of_our_name_is_never_removed() {
 #[test]
 fn an_alternate_address_in_a_vrf_is_reported() {
     let mut host = FakeHost::new();
-    host.named("eth0").master = Some(Master::Vrf);
+    host.change("eth0", |interface| interface.master = Some(Master::Vrf));
     host.add_strange_link(*at(A).ip());
     let mut play = Play::start(Config::from(server(None)), host, Memory::default());
     let proof = play.proof();
@@ -369,11 +373,11 @@ fn only_addresses_that_share_something_with_ours_are_removed() {
     let mut play = serving();
     let proof = play.proof();
     play.receive(at(A), &proof);
-    let index = play.host.last_interface().index;
+    let index = play.host.last_index();
     let ours = play.host.shape().addresses;
     let mut add = |local: &str, network: &str| {
         let value = InterfaceAddress::new(local.parse().unwrap(), network.parse().unwrap());
-        play.host.found.addresses.push(Address::new(index, value));
+        play.host.found.addresses.add(Address::new(index, value));
     };
     add("172.28.0.9", "172.28.0.1/32"); // our network
     add("172.28.0.0", "172.28.0.7/32"); // our address

@@ -56,9 +56,9 @@ fn every_address_outside_of_tunnels_is_left_alone() {
             add(host, LOOPBACK, &["192.0.2.7/32", "::1/128"]);
             let value = InterfaceAddress::new(ip("172.29.0.5"), net("172.29.0.5/32"));
             let alternate = Address { scope: Scope::Host, ..Address::new(LOOPBACK, value) };
-            host.found.addresses.push(alternate);
+            host.found.addresses.add(alternate);
             host.add_interface("ipipou7", 17, InterfaceKind::Tun);
-            host.named("ipipou7").label = Some("made by ipipou".to_owned());
+            host.change("ipipou7", |link| link.label = Some("made by ipipou".to_owned()));
             add(host, 17, &["172.28.0.9/31", "fd07::1/64"]);
         });
         let mut expected = BTreeSet::from([OUTER.into(), ip("10.0.0.10"), ip("192.0.2.7")]);
@@ -97,7 +97,8 @@ fn addresses_stay_left_alone_without_a_way_to_the_server() {
 /// What forwards to others behind this host is not dropped by a check either.
 #[test]
 fn a_source_check_stays_loose_without_a_way_to_the_server() {
-    let mut play = full_tunnel(Datapath::Tun, |host| host.named("eth0").rp_filter = Some(1));
+    let mut play =
+        full_tunnel(Datapath::Tun, |host| host.change("eth0", |i| i.rp_filter = Some(1)));
     let check = |play: &Play| play.host.found.interface_at(ETH0).unwrap().rp_filter;
     assert_eq!(check(&play), Some(2));
     play.host.found.way = None;

@@ -152,7 +152,7 @@ fn play_all(happenings: Vec<Happening>, lifetime: Option<Duration>) {
                 found.lost_routes = on_link.flat_map(KernelRoute::of).collect();
             }
             Happening::LinkDown => {
-                play.host.each_interface(|i| i.up &= i.name != "ipipou0");
+                play.host.change_each(|i| i.up &= i.name != "ipipou0");
             }
             Happening::OuterAddressGoes => {
                 play.host.found.addresses.retain(|a| a.interface != ETH0);

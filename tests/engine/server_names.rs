@@ -116,9 +116,10 @@ fn calling_one_of(datapath: Datapath, addresses: &[&str]) -> Play {
 /// The other end's address after a number of seconds, in each of which a number of packets went through.
 fn server_after(play: &mut Play, seconds: u32, received: u64, sent: u64) -> String {
     for _ in 0..seconds {
-        let interface = play.host.named("ipipou0");
-        interface.traffic.rx_packets += received;
-        interface.traffic.tx_packets += sent;
+        play.host.change("ipipou0", |interface| {
+            interface.traffic.rx_packets += received;
+            interface.traffic.tx_packets += sent;
+        });
         play.pass(SECOND);
     }
     play.engine.server_address().unwrap().to_string()

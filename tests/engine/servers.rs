@@ -218,7 +218,7 @@ fn a_busy_tunnel_notices_within_twelve_seconds() {
     scene.servers[0].is_alive = false;
     let begin = scene.play.now;
     for _ in 0..12 {
-        scene.play.host.named("ipipou0").traffic.tx_packets += 1;
+        scene.play.host.change("ipipou0", |interface| interface.traffic.tx_packets += 1);
         scene.pass(SECOND);
         if scene.is_at(1) {
             break;

@@ -1,7 +1,7 @@
 //! One situation a test.
 
 use ipipou::auth::Reject;
-use ipipou::engine::host::{Admitted, RulesFound};
+use ipipou::engine::host::{Admitted, InterfaceAddress, RulesFound};
 
 use super::host::STRANGER;
 use super::*;
@@ -216,14 +216,14 @@ fn an_address_is_there_before_the_one_that_it_replaces_goes() {
         let mut play = serving();
         let proof = play.proof();
         play.receive(at(A), &proof);
-        let link = play.host.named("ipipou0");
-        link.promotes = Some(promotes);
-        let index = link.index;
-        let ours = |a: &&mut ipipou::engine::host::Address| a.interface == index;
-        let address = play.host.found.addresses.iter_mut().find(ours).unwrap();
-        let former = address.value.local;
-        address.value.local = "172.28.0.77".parse().unwrap();
-        let network = address.value.network;
+        play.host.change("ipipou0", |link| link.promotes = Some(promotes));
+        let index = play.host.found.interfaces.named("ipipou0").unwrap().index;
+        let InterfaceAddress { local: former, network } =
+            play.host.found.addresses.on(index)[0].value;
+        play.host.change_addresses(|all| {
+            let address = all.iter_mut().find(|a| a.interface == index).unwrap();
+            address.value.local = "172.28.0.77".parse().unwrap();
+        });
         let before = play.applied.len();
         play.read();
         let at = |step: &str| play.applied[before..].iter().position(|s| s.starts_with(step));
@@ -263,7 +263,7 @@ fn missing_parts_are_repaired() {
         |h| h.remove_interface("ipipou0"),
         |h| h.found.listeners.clear(),
         |h| h.found.addresses.retain(|a| a.value.network.prefix_len() != 32),
-        |h| h.last_interface().up = false,
+        |h| h.change_last(|interface| interface.up = false),
     ];
     for (i, break_it) in breakages.into_iter().enumerate() {
         break_it(&mut play.host);
@@ -356,7 +356,7 @@ fn the_source_check_sets_the_reverse_path_filter() {
         assert_eq!(filter(&play), Some(value), "{check:?}");
         // Somebody turns it off, and on the wrong way.
         for wrong in [0, 1, 2] {
-            play.host.named("ipipou0").rp_filter = Some(wrong);
+            play.host.change("ipipou0", |interface| interface.rp_filter = Some(wrong));
             play.read();
             let expected = if check == SourceCheck::Off { wrong } else { value };
             assert_eq!(filter(&play), Some(expected), "{check:?} from {wrong}");

@@ -87,9 +87,9 @@ pub fn wanted(
         rules.alternate.clone_from(&wanted.alternate);
     }
     if tunnel.is_network() {
-        let stays = |device: &DeviceName| wanted.links.iter().any(|link| link.device == *device);
+        let stay: BTreeSet<&DeviceName> = wanted.links.iter().map(|link| &link.device).collect();
         let there = links::interfaces(found, tunnel);
-        wanted.unwanted = there.into_iter().filter(|device| !stays(device)).collect();
+        wanted.unwanted = there.into_iter().filter(|device| !stay.contains(device)).collect();
     }
     wanted.unwanted.extend(renamed);
     wanted
@@ -185,13 +185,14 @@ pub fn renamed(
     peers: &Peers,
     found: &Found,
 ) -> Vec<DeviceName> {
-    let has_name = |name: &str| peers.iter().any(|peer| peer.device.as_str() == name);
-    let is_our_address =
-        |local| local == outer || peers.iter().any(|peer| peer.alternate.address() == local);
+    let names: BTreeSet<&str> = peers.iter().map(|peer| peer.device.as_str()).collect();
+    let mut ours: BTreeSet<Ipv4Addr> = peers.iter().map(|p| p.alternate.address()).collect();
+    ours.insert(outer);
     let is_ours = |interface: &Interface| {
-        interface.link_from(tunnel.port.get()).is_some_and(|link| is_our_address(link.local))
+        interface.link_from(tunnel.port.get()).is_some_and(|link| ours.contains(&link.local))
     };
-    let labelled = found.interfaces.iter().filter(|i| is_labelled(i) && !has_name(&i.name));
+    let labelled = found.interfaces.iter();
+    let labelled = labelled.filter(|i| is_labelled(i) && !names.contains(i.name.as_str()));
     labelled.filter(|i| is_ours(i)).filter_map(|link| link.name.parse().ok()).collect()
 }
 
@@ -242,11 +243,9 @@ fn alternate_for(
         AlternateAddress::WhenTaken(address) => address,
     };
     let goes = |interface: &Interface| going.iter().any(|device| device.as_str() == interface.name);
-    let others = found.interfaces.iter().filter(|i| !goes(i));
-    let mut ipip = others.filter_map(|i| match i.kind {
-        InterfaceKind::Ipip(link) => Some((i, link)),
-        InterfaceKind::Tun | InterfaceKind::Other => None,
-    });
+    let of_any = found.interfaces.ipip_to(Ipv4Addr::UNSPECIFIED);
+    let mut ipip =
+        found.interfaces.ipip_to(remote).chain(of_any).filter(|(interface, _)| !goes(interface));
     // Once alternate, it stays so while the remote stays: no need to disturb a working tunnel.
     let needed = shared
         || peer.conflicting_remote == Some(remote.into())

@@ -97,20 +97,23 @@ fn inside(endpoint: &Endpoint, peers: &Peers) -> impl Iterator<Item = IpNet> {
 pub fn delta(start: Start<'_>) -> Option<Vec<Step>> {
     let Start { outer, peers, changed, found, .. } = start;
     let there = &found.userspace.forwarding.remotes;
-    let of_family = || changed.remotes.iter().filter(|a| a.is_ipv4() == outer.address.is_ipv4());
-    // What goes from one remote to another is there at any time.
-    let added = of_family().filter_map(|remote| {
-        let spec = match peers.member(*remote) {
-            Some(member) => of_networks(member),
-            None if peers.admits(*remote) => RemoteSpec::default(),
-            None => return None,
+    let of_family = changed.remotes.iter().filter(|a| a.is_ipv4() == outer.address.is_ipv4());
+    let (mut added, mut removed) = (Vec::new(), Vec::new());
+    for remote in of_family {
+        let wanted = match peers.member(*remote) {
+            Some(member) => Some(of_networks(member)),
+            None => peers.own_admit(*remote).then(RemoteSpec::default),
         };
-        (there.get(remote) != Some(&spec)).then(|| TunStep::AddRemote(*remote, spec).into())
-    });
-    let removed = of_family()
-        .filter(|remote| !peers.admits(**remote) && there.contains_key(remote))
-        .map(|remote| TunStep::RemoveRemote(*remote).into());
-    Some(added.chain(removed).collect())
+        match (wanted, there.get(remote)) {
+            (Some(spec), found) if found != Some(&spec) => {
+                added.push(TunStep::AddRemote(*remote, spec).into());
+            }
+            (None, Some(_)) => removed.push(TunStep::RemoveRemote(*remote).into()),
+            (Some(_), _) | (None, None) => {}
+        }
+    }
+    // What goes from one remote to another is there at any time.
+    Some(added.into_iter().chain(removed).collect())
 }
 
 /// The remote of a peer whose networks are known.

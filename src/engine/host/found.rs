@@ -2,13 +2,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr, SocketAddrV4};
-use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
 
+use super::addresses::Addresses;
 use super::fast_path::{FastPathFound, LinkHeader};
 use super::interface::{Address, AddressState, Interface, Scope};
+use super::interfaces::Interfaces;
 use super::routing::{Family, KernelRoute, PolicyRule, Route};
 use super::rules::{Listener, RulesFound};
 use super::userspace::{PeerTable, SocketSpec};
@@ -17,10 +18,10 @@ use crate::engine::config::DeviceName;
 /// One reading of the host.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Found {
-    /// Shared: there may be thousands, and from one reading to the next few change.
-    pub interfaces: Vec<Arc<Interface>>,
+    /// Those of the tunnel, and others that matter to it.
+    pub interfaces: Interfaces,
     /// Every address of every interface of the namespace (`RTM_GETADDR`).
-    pub addresses: Vec<Address>,
+    pub addresses: Addresses,
     /// The FOU listeners for IPIP, those of other programs too (`FOU_CMD_GET` in linux/fou.h).
     pub listeners: BTreeSet<Listener>,
     /// The nftables table of this tunnel.
@@ -140,12 +141,12 @@ pub enum GatewayFound {
 impl Found {
     /// The interface of this name.
     pub fn interface(&self, name: &DeviceName) -> Option<&Interface> {
-        self.interfaces.iter().find(|i| i.name == name.as_str()).map(Arc::as_ref)
+        self.interfaces.named(name.as_str())
     }
 
     /// The interface of this index (`ifi_index` of rtnetlink(7)).
     pub fn interface_at(&self, index: u32) -> Option<&Interface> {
-        self.interfaces.iter().find(|i| i.index == index).map(Arc::as_ref)
+        self.interfaces.at(index)
     }
 
     /// The address of an interface that outer packets should have. `in_use` stays while it is there;
@@ -157,12 +158,10 @@ impl Found {
         in_use: Option<IpAddr>,
         routed: Option<IpAddr>,
     ) -> Option<IpAddr> {
-        let good: Vec<&Address> = self
-            .addresses
-            .iter()
-            .filter(|a| a.interface == index && Family::of(a.value.local) == family)
-            .filter(|a| a.is_usable() && a.is_known_beyond_link())
-            .collect();
+        let of_family =
+            self.addresses.on(index).iter().filter(|a| Family::of(a.value.local) == family);
+        let good: Vec<&Address> =
+            of_family.filter(|a| a.is_usable() && a.is_known_beyond_link()).collect();
         let find = |address: Option<IpAddr>| good.iter().find(|a| Some(a.value.local) == address);
         let chosen = match (find(in_use), find(routed)) {
             // The kernel would take every new temporary address (RFC 8981) at once.
@@ -243,7 +242,7 @@ impl Found {
 
     /// Whether an interface has the address.
     pub fn is_on(&self, address: IpAddr, interface: u32) -> bool {
-        self.addresses.iter().any(|a| a.interface == interface && a.value.local == address)
+        self.addresses.on(interface).iter().any(|a| a.value.local == address)
     }
 
     /// Whether it stands for all hosts of a network that one of our addresses is in.

@@ -1,10 +1,12 @@
 //! The nouns of a host: what was found there, what is wanted, and the steps from one to the other.
 
+mod addresses;
 mod around;
 mod fast_path;
 mod found;
 pub mod gateway;
 mod interface;
+mod interfaces;
 mod label;
 pub mod needs;
 mod noted;
@@ -18,6 +20,7 @@ pub mod undone;
 mod userspace;
 pub mod wanted;
 
+pub use addresses::Addresses;
 pub use around::{forget, give_back};
 pub use fast_path::{FastPath, FastPathEnds, FastPathFound, FastPeer, LinkHeader, Takes};
 pub use found::{Found, GatewayFound, NameServers, Userspace, Way};
@@ -25,6 +28,7 @@ pub use interface::{
     Address, AddressState, Encapsulation, Interface, InterfaceAddress, InterfaceKind, IpipLink,
     Master, Scope, Traffic,
 };
+pub use interfaces::Interfaces;
 pub use label::{LinkForwarding, is_gateway, is_labelled};
 pub use routing::{
     Answers, Family, ForwardingRules, GatewaySpec, KernelRoute, KernelRouteTo, PolicyRule,

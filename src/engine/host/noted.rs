@@ -95,8 +95,8 @@ impl Found {
 
     /// The kernel gives it a number that the next reading tells.
     fn note_new_link(&mut self, KernelLink { device, link, mtu }: &KernelLink) {
-        let last = self.interfaces.last().map_or(0, |last| last.index);
-        self.interfaces.push(Arc::new(Interface {
+        let last = self.interfaces.iter().next_back().map_or(0, |last| last.index);
+        self.interfaces.insert(Interface {
             index: last.saturating_add(1).max(UNKNOWN_INDEX),
             name: device.to_string(),
             up: false,
@@ -110,7 +110,7 @@ impl Found {
             queueing: None,
             kind: InterfaceKind::Ipip(*link),
             traffic: Traffic::default(),
-        }));
+        });
     }
 
     fn note_configured(&mut self, link: &WantedLink) {
@@ -126,24 +126,21 @@ impl Found {
     }
 
     fn note_no_link(&mut self, device: &DeviceName) {
-        let Some(at) = self.interfaces.iter().position(|i| i.name == device.as_str()) else {
-            return;
-        };
-        let gone = self.interfaces.remove(at).index;
-        self.addresses.retain(|address| address.interface != gone);
+        let Some(gone) = self.interface(device).map(|interface| interface.index) else { return };
+        self.interfaces.remove(gone);
+        self.addresses.remove_all_on(gone);
         self.routes.retain(|route| route.target != RouteTarget::Interface(gone));
         self.lost_routes.retain(|route| route.interface != gone);
     }
 
     fn note_address(&mut self, device: &DeviceName, address: InterfaceAddress) {
         let index = self.interface(device).map(|interface| interface.index);
-        self.addresses.extend(index.map(|index| Address::new(index, address)));
+        index.into_iter().for_each(|index| self.addresses.add(Address::new(index, address)));
     }
 
     fn note_of(&mut self, device: &DeviceName, change: impl FnOnce(&mut Interface)) {
-        let mut all = self.interfaces.iter_mut();
-        if let Some(interface) = all.find(|interface| interface.name == device.as_str()) {
-            change(Arc::make_mut(interface));
+        if let Some(index) = self.interface(device).map(|interface| interface.index) {
+            self.interfaces.change(index, change);
         }
     }
 }

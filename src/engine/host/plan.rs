@@ -199,10 +199,10 @@ pub fn plan_link(wanted: &WantedLink, found: &Found, owned: &Owned, steps: &mut 
                     wanted.local == found.value.local || wanted.network == found.value.network
                 }))
     };
-    let on_link = |index| found.addresses.iter().filter(move |a| a.interface == index);
     // An address is removed by the number of its interface.
     let is_to_be_made_again = |interface: &&Interface| {
-        interface.known_index().is_none() && on_link(interface.index).any(is_wrong)
+        interface.known_index().is_none()
+            && found.addresses.on(interface.index).iter().any(is_wrong)
     };
     if interface.is_some_and(|interface| is_to_be_made_again(&interface)) {
         steps.push(HostStep::RemoveLink(device()).into());
@@ -239,7 +239,7 @@ pub fn plan_link(wanted: &WantedLink, found: &Found, owned: &Owned, steps: &mut 
         let interface = interface.name.clone();
         steps.push(HostStep::SetForwarding { interface, on: false }.into());
     }
-    let on_link = || on_link(interface.index);
+    let on_link = || found.addresses.on(interface.index).iter();
     let wrong = || on_link().filter(|found| is_wrong(found));
     let missing = || wanted.addresses.iter().filter(|w| !on_link().any(|a| a.value == **w));
     let replaces = wrong().next().is_some() && missing().next().is_some();
