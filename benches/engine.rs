@@ -219,7 +219,8 @@ fn named_peers() -> bool {
         (kernel, &[5, 500]),
     ];
     println!("\npeers that are named in files: median µs of one, and its ratio to one of 5");
-    let heads = ["comes", "moves", "expires", "kicked", "keepalive", "reload", "one changes"];
+    let heads =
+        ["comes", "moves", "expires", "kicked", "keepalive", "reload", "one changes", "list"];
     let head: String = heads.iter().map(|head| format!(" {head:>15}")).collect();
     println!("{:>11} {:>7}{head} {:>9}", "", "peers", "junk");
     let mut missed = false;
@@ -229,8 +230,8 @@ fn named_peers() -> bool {
         for peers in populations {
             let costs = hub::costs(kind, *peers);
             let hub::Costs { comes, moves, expires, kicked, keepalive, .. } = costs;
-            let figures =
-                [comes, moves, expires, kicked, keepalive, costs.reload, costs.reload_one];
+            let hub::Costs { reload, reload_one, listed, .. } = costs;
+            let figures = [comes, moves, expires, kicked, keepalive, reload, reload_one, listed];
             let first = *first.get_or_insert(figures);
             let ratios: Vec<f64> =
                 figures.iter().zip(first).map(|(now, then)| now / then).collect();
@@ -247,7 +248,7 @@ fn named_peers() -> bool {
                 }
             }
             if kind.datapath == Datapath::Tun && !kind.routed {
-                let held = costs.reload.max(costs.reload_one) / 1000.0;
+                let held = reload.max(reload_one) / 1000.0;
                 judge(
                     held <= 5.0,
                     &format!("a reload holds the loop for {held:.2} ms"),

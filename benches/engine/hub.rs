@@ -46,6 +46,8 @@ pub struct Costs {
     /// The files are taken again: nothing changed, and one peer did.
     pub reload: f64,
     pub reload_one: f64,
+    /// What the loop does for a list of them all.
+    pub listed: f64,
 }
 
 struct Server {
@@ -248,6 +250,16 @@ pub fn costs(kind: Kind, count: u32) -> Costs {
         server.receive(remote(3_000_000), &packet)
     });
     let junk = median(junk.collect());
+    let list = |server: &Server| {
+        let members = server.engine.members(&at(server.now)).expect("a hub").collect::<Vec<_>>();
+        assert_eq!(members.len(), (count + SAMPLES) as usize);
+        members // a list is dropped elsewhere
+    };
+    let listed = (0..9).map(|_| {
+        let mut members = Vec::new();
+        timed(|| members = list(&server))
+    });
+    let listed = median(listed.collect());
     let mut reload = |note: &str| {
         let config = config();
         let sets: Vec<_> =
@@ -264,6 +276,7 @@ pub fn costs(kind: Kind, count: u32) -> Costs {
         junk,
         reload: reload(""),
         reload_one: reload("another"),
+        listed,
     }
 }
 

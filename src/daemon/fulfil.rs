@@ -1,16 +1,19 @@
 //! Carries out what operators ask of a process, by commands and by files of peers.
 
-use super::control;
 use super::listener::Connected;
+use super::lists::{Asker, List};
 use super::peers::PeersReader;
 use super::process::Process;
 use super::reloads::Reloads;
 use super::requests::{Answer, Pending, Reply, Request};
-use super::snapshot::{Mistakes, PeersAsked, Snapshot};
+use super::snapshot::{Mistakes, PeersAsked};
 use crate::engine::Event;
 use crate::engine::driver::Driver as _;
 use crate::engine::peers_file::PeerSet;
 use crate::host::clock;
+
+/// How many peers are noted at a time for a list of them: less than a millisecond.
+const PART: usize = 1000;
 
 impl Process<'_> {
     /// Takes another set of peers; true at the end.
@@ -62,9 +65,7 @@ impl Process<'_> {
             // It has its events from another one.
             (Request::Monitor(_), _) => Answer::refused("no events here"),
             (Request::Show(peers), _) => {
-                let (snapshot, done) = self.status_now(peers).await;
-                let _ = answer.send(Reply::Status(Box::new(snapshot)));
-                return done;
+                return self.begin_list(peers, Asker::Request(answer)).await;
             }
         };
         let _ = answer.send(Reply::Said(said)); // the caller may be gone
@@ -79,17 +80,47 @@ impl Process<'_> {
 
     /// Sends the status to a client of the control socket.
     pub async fn tell(&mut self, asker: Connected) -> bool {
-        let (snapshot, done) = self.status_now(PeersAsked::All).await;
-        control::answer(asker, snapshot);
+        self.begin_list(PeersAsked::All, Asker::Connection(asker)).await
+    }
+
+    /// Begins with a status that somebody asked for; true at the end.
+    pub async fn begin_list(&mut self, asked: PeersAsked, asker: Asker) -> bool {
+        let begin = self.clock.elapsed();
+        let done = self.look().await; // for fresh traffic counters
+        let snapshot = self.snapshot();
+        let longest = self.clock.elapsed().saturating_sub(begin);
+        self.lists.0.push_back(List { asked, asker, snapshot, last: None, longest });
         done
     }
 
-    async fn status_now(&mut self, peers: PeersAsked) -> (Snapshot, bool) {
+    /// Notes the next peers of the first status that is asked for, and answers with it after the last one.
+    pub fn go_on_with_list(&mut self) {
+        let Some(mut list) = self.lists.0.pop_front() else { return };
+        if list.asker.is_gone() {
+            return;
+        }
         let begin = self.clock.elapsed();
-        let done = self.look().await; // for fresh traffic counters
-        let snapshot = self.snapshot(&peers);
-        let taken = self.clock.elapsed().saturating_sub(begin);
-        tracing::trace!("the status was taken in {} µs", taken.as_micros());
-        (snapshot, done)
+        let has_more = self.note_members(&mut list);
+        list.longest = list.longest.max(self.clock.elapsed().saturating_sub(begin));
+        match has_more {
+            true => self.lists.0.push_front(list),
+            false => list.answer(),
+        }
+    }
+
+    /// Notes the peers of one part. Returns whether there may be more.
+    fn note_members(&self, List { asked, snapshot, last, .. }: &mut List) -> bool {
+        let (Some(hub), Ok(now)) = (&mut snapshot.hub, self.clock.now()) else { return false };
+        let Some(members) = self.engine.members_after(last.as_ref(), &now) else { return false };
+        let mut noted = 0;
+        let mut name = None;
+        for mut member in members.take(PART) {
+            noted += 1;
+            self.old.note(&mut member);
+            name = (noted == PART).then(|| member.entry.name.clone());
+            hub.add(member, asked);
+        }
+        *last = name;
+        noted == PART
     }
 }

@@ -13,6 +13,7 @@ mod failure;
 mod fulfil;
 mod leftovers;
 mod listener;
+mod lists;
 mod locks;
 mod memory;
 mod memory_log;

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::events::Events;
+use super::lists::Lists;
 use super::memory::{Loaded, MemoryFile};
 use super::old::OldPeers;
 use super::pings::Pings;
@@ -115,6 +116,7 @@ impl<'a> Opening<'a> {
             ruleset_by: None,
             old: OldPeers::default(),
             pings: Pings::default(),
+            lists: Lists::default(),
             sessions: Keeping::NotYet,
         })
     }

@@ -6,6 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use super::events::Events;
+use super::lists::Lists;
 use super::locks::Locks;
 use super::memory::MemoryFile;
 use super::old::OldPeers;
@@ -90,6 +91,7 @@ pub struct Process<'a> {
     /// The peers with the old program, each with a tunnel of its own.
     pub(super) old: OldPeers,
     pub(super) pings: Pings,
+    pub(super) lists: Lists,
     pub(super) sessions: Keeping,
 }
 

@@ -1,4 +1,5 @@
-//! A process as it stood between two events, and the status that is made of it beside the loop.
+//! A process as it stood between two events, but for peers that are noted in parts, and the status that is
+//! made of it beside the loop.
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, SocketAddr};

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::process::Process;
-use super::snapshot::{HubSnapshot, PeersAsked, Snapshot};
+use super::snapshot::{HubSnapshot, Snapshot};
 use crate::engine::config::PeerSource;
 use crate::observe::status::FastPathStatus;
 
@@ -27,9 +27,10 @@ impl Process<'_> {
         FastPathStatus { uplinks, remotes, why_not }
     }
 
-    /// Everything that `show` shows, as it stands. This copies as little as it can: what it takes is time
-    /// in which no hello is answered. The rest is done elsewhere, by [`Snapshot::status`].
-    pub(super) fn snapshot(&mut self, asked: &PeersAsked) -> Snapshot {
+    /// Everything that `show` shows but the peers that files name, as it stands. This copies as little as it
+    /// can: what it takes is time in which no hello is answered. The rest is done elsewhere, by
+    /// [`Snapshot::status`].
+    pub(super) fn snapshot(&mut self) -> Snapshot {
         let now = self.clock.now().ok();
         let mut statistics = self.datapath.statistics();
         for (remote, carried) in self.fast_path.traffic() {
@@ -37,20 +38,12 @@ impl Process<'_> {
             counted.into_iter().for_each(|counted| *counted += carried);
         }
         let connection = now.and_then(|now| self.engine.connection(&now));
-        let hub = now.and_then(|now| {
-            let members = self.engine.members(&now)?;
-            let mut hub = HubSnapshot {
-                loaded: self.engine.loaded(),
-                mistakes: self.mistakes.clone(),
-                hellos: self.engine.hellos().unwrap_or_default(),
-                by_state: BTreeMap::new(),
-                members: Vec::new(),
-            };
-            members.for_each(|mut member| {
-                self.old.note(&mut member);
-                hub.add(member, asked);
-            });
-            Some(hub)
+        let hub = self.engine.hellos().filter(|_| now.is_some()).map(|hellos| HubSnapshot {
+            loaded: self.engine.loaded(),
+            mistakes: self.mistakes.clone(),
+            hellos,
+            by_state: BTreeMap::new(),
+            members: Vec::new(),
         });
         Snapshot {
             name: self.settings.runtime_dir.clone(),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{Notify, mpsc, watch};
-use tokio::task::LocalSet;
+use tokio::task::{LocalSet, yield_now};
 use tokio::time::{Instant, sleep_until};
 
 use super::control;
@@ -164,6 +164,7 @@ async fn serve(settings: &Settings) -> Result<(), Failure> {
             process.meet_deadline().await;
         }
         process.go_on_with_ping().await;
+        process.go_on_with_list();
         let made = process.old.made();
         let wake = process.pings.next_deadline().min(leaves_until.unwrap_or(Duration::MAX));
         let wake = (wake < Duration::MAX).then(|| process.clock.instant(wake));
@@ -210,8 +211,10 @@ async fn serve(settings: &Settings) -> Result<(), Failure> {
             }
             () = made, if !is_ready => false,
             () = reach(wake) => false,
-            // This is last, because anybody can send as many packets as they like.
+            // This comes late, because anybody can send as many packets as they like.
             next = process.next(&mut changes) => process.follow(next).await?,
+            // Packets that came meanwhile are seen first.
+            () = yield_now(), if process.lists.are_asked_for() => false,
         };
         if done {
             return Ok(());

@@ -18,26 +18,33 @@ pub fn is_command(c: char) -> bool {
 /// Puts a text on one line, without anything that a terminal would obey: the names of processes and the
 /// contents of tables are chosen by others.
 pub fn printable(text: &str) -> String {
-    let escaped = |c: char| match is_command(c) {
-        true => c.escape_default().to_string(),
-        false => c.to_string(),
-    };
-    text.chars().map(escaped).collect()
+    replaced(text, is_command, |c| c.escape_default().to_string())
 }
 
 /// The same of a text of several lines.
 pub fn printable_lines(text: &str) -> String {
-    text.split('\n').map(printable).collect::<Vec<_>>().join("\n")
+    replaced(text, |c| is_command(c) && c != '\n', |c| c.escape_default().to_string())
 }
 
 /// JSON without anything that a terminal would obey, and that says the same: in it, such characters stand
 /// in strings only, but for the ends of lines.
 pub fn printable_json(json: &str) -> String {
-    let escaped = |c: char| match is_command(c) && c != '\n' {
-        true => format!("\\u{:04x}", u32::from(c)), // RFC 8259, 7
-        false => c.to_string(),
-    };
-    json.chars().map(escaped).collect()
+    let escaped = |c: char| format!("\\u{:04x}", u32::from(c)); // RFC 8259, 7
+    replaced(json, |c| is_command(c) && c != '\n', escaped)
+}
+
+/// Replaces some characters of a text, which may have megabytes: what is between them is copied as it is.
+fn replaced(text: &str, is_meant: impl Fn(char) -> bool, by: impl Fn(char) -> String) -> String {
+    let mut rest = text;
+    let mut shown = String::with_capacity(text.len());
+    while let Some(at) = rest.find(&is_meant) {
+        let (before, from) = rest.split_at(at);
+        let mut after = from.chars();
+        shown.push_str(before);
+        shown.extend(after.next().map(&by));
+        rest = after.as_str();
+    }
+    shown + rest
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use ipipou::engine::control::{Client as Guest, ClientConfig, ClientHeard};
 use ipipou::engine::host::Address;
 use ipipou::engine::hub::MemberState;
 use ipipou::engine::peers_file::pool::Pool;
-use ipipou::engine::peers_file::{Context, PeerSet, SourceFile, parse};
+use ipipou::engine::peers_file::{Context, PeerName, PeerSet, SourceFile, parse};
 
 pub const SEED: [u8; 32] = [9; 32];
 
@@ -347,4 +347,22 @@ fn two_connected_peers_exchange_their_addresses() {
             (place(2).into(), vec!["10.8.0.7/32".to_owned()])
         ]
     );
+}
+
+#[test]
+fn members_are_listed_in_parts_as_at_once() {
+    let mut play = hub(&(7..12).map(|number| entry(number, "")).collect::<String>());
+    let now = play.moment();
+    let names = |after: Option<&PeerName>| -> Vec<PeerName> {
+        let members = play.engine.members_after(after, &now).unwrap();
+        members.map(|member| member.entry.name.clone()).collect()
+    };
+    let all = names(None);
+    assert_eq!(all.len(), 5);
+    for (number, name) in all.iter().enumerate() {
+        assert_eq!(names(Some(name)), all[number + 1..]);
+    }
+    // One of the last part may have gone since.
+    assert_eq!(names(Some(&"aaa".parse().unwrap())), all);
+    assert_eq!(names(Some(&"zzz".parse().unwrap())), []);
 }

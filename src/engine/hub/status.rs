@@ -1,13 +1,13 @@
 //! The members of a server as they stand, for `show`.
 
-use std::collections::HashMap;
 use std::net::SocketAddr;
+use std::ops::Bound;
 use std::sync::Arc;
 
 use super::{Answered, Hub, Loaded, Member};
 use crate::engine::control::Ignored;
 use crate::engine::endpoint::Endpoint;
-use crate::engine::host::Traffic;
+use crate::engine::host::{Found, Traffic};
 use crate::engine::links;
 use crate::engine::peers_file::{PeerEntry, PeerName};
 use crate::engine::{Engine, Now};
@@ -87,20 +87,30 @@ pub struct MemberStatus {
 impl Engine {
     /// The members of a server whose peers are named in files, by name; `None`: it is another one.
     pub fn members(&self, now: &Now) -> Option<impl Iterator<Item = MemberStatus>> {
+        self.members_after(None, now)
+    }
+
+    /// The members behind the one of this name, which may have gone.
+    pub fn members_after(
+        &self,
+        name: Option<&PeerName>,
+        now: &Now,
+    ) -> Option<impl Iterator<Item = MemberStatus>> {
         let hub = self.hub.as_ref()?;
         let Endpoint { tunnel, datapath, .. } = &self.endpoint;
         let found = self.found.as_ref().filter(|_| datapath.capabilities().link_per_remote);
-        let links: HashMap<&str, Traffic> = found.map_or_else(HashMap::new, |found| {
-            found.interfaces.iter().map(|i| (i.name.as_str(), i.traffic)).collect()
-        });
         let status = move |member: &Member| {
             let status = hub.status(member, now);
-            let is_carried = status.remote.is_some() && !links.is_empty();
-            let link = is_carried.then(|| links::device(tunnel, *datapath, member.mark));
-            let traffic = link.and_then(|link| links.get(link.as_str()).copied());
-            MemberStatus { traffic, ..status }
+            let found = found.filter(|_| status.remote.is_some());
+            let link = |found: &Found| {
+                let device = links::device(tunnel, *datapath, member.mark);
+                found.interface(&device).map(|link| link.traffic)
+            };
+            MemberStatus { traffic: found.and_then(link), ..status }
         };
-        Some(hub.members.values().map(Box::as_ref).map(status))
+        let begin = name.map_or(Bound::Unbounded, Bound::Excluded);
+        let members = hub.members.range::<PeerName, _>((begin, Bound::Unbounded));
+        Some(members.map(|(_, member)| &**member).map(status))
     }
 
     /// Whether the files name such a peer.
