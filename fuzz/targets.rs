@@ -96,7 +96,9 @@ fn datagram(packet: &[u8]) {
 fn hello(payload: &[u8]) {
     let Ok(hello) = Hello::parse(payload) else { return };
     assert!(is_hello_to(payload, &hello.fields.receiver));
-    assert!(!PAIR.is_hello_mac(hello.authenticated, &hello.mac) && !VERIFIER.verify_hello(&hello));
+    assert!(
+        !PAIR.is_hello_mac(hello.authenticated, &hello.mac) && !PAIR.is_signed(&hello, &secret())
+    );
     let written = [&hello.signature[..], &hello.fields.encode(), &hello.mac].concat();
     let again: Result<HelloFields, _> = Hello::parse(&written).map(|hello| hello.fields);
     assert_eq!(again, Ok(hello.fields));

@@ -6,7 +6,7 @@ mod played;
 
 use std::time::Duration;
 
-use ipipou::auth::{Pair, SharedSecret, Signer, Verifier};
+use ipipou::auth::{Pair, SharedSecret, Signer};
 use ipipou::engine::control::{Client, ClientConfig, ClientHeard, State};
 use ipipou::wire::control::{Answer, AnswerKind, Cookie, Hello, HelloKind, Refusal};
 use played::*;
@@ -89,8 +89,8 @@ fn cookie(packet: &Packet) -> Cookie {
 }
 
 fn is_signed(packet: &Packet) -> bool {
-    let verifier = Verifier::new(&public(&seed_of(A)), shared_secret(), None).unwrap();
-    verifier.verify_hello(&Hello::parse(packet).unwrap())
+    let pair = Pair::of_server(&SERVER_SEED, &public(&seed_of(A)), &shared_secret()).unwrap();
+    pair.is_signed(&Hello::parse(packet).unwrap(), &shared_secret())
 }
 
 #[test]

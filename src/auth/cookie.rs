@@ -15,6 +15,12 @@ use crate::wire::control::Cookie;
 
 const LABEL: &[u8] = b"ipipou 2 cookie";
 
+/// Bytes of what a cookie is a MAC of.
+const ORIGIN_LEN: usize = LABEL.len() + 32 + 8 + 2 * END_LEN;
+
+/// Bytes of an address with its port and scope.
+const END_LEN: usize = 22;
+
 /// Both ends of the way that a hello came.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ends {
@@ -98,16 +104,18 @@ impl Epoch {
     fn cookie(&self, client: &[u8; 32], generation: u64, ends: &Ends) -> Cookie {
         let mut cookie = [0; 16];
         let [selector, ..] = self.number.to_le_bytes();
-        let mac = self
-            .secret
-            .clone()
-            .chain_update(LABEL)
-            .chain_update(client)
-            .chain_update(generation.to_be_bytes())
-            .chain_update(end(ends.remote))
-            .chain_update(end(ends.local))
-            .finalize()
-            .into_bytes();
+        let mut origin = [0; ORIGIN_LEN];
+        let (remote, local) = (end(ends.remote), end(ends.local));
+        let parts = [LABEL, client, &generation.to_be_bytes(), &remote, &local];
+        let mut rest = origin.as_mut_slice();
+        for part in parts {
+            let (to, behind) = rest.split_at_mut(part.len());
+            to.copy_from_slice(part);
+            rest = behind;
+        }
+        let mut mac = self.secret.clone();
+        mac.update(&origin);
+        let mac = mac.finalize().into_bytes();
         let (first, rest) = cookie.split_at_mut(1);
         first.copy_from_slice(&[selector]);
         rest.copy_from_slice(&mac[..15]);
@@ -116,12 +124,12 @@ impl Epoch {
 }
 
 /// Address (16 bytes, IPv4 as ::ffff:a.b.c.d), port (2), scope (4).
-fn end(address: SocketAddr) -> [u8; 22] {
+fn end(address: SocketAddr) -> [u8; END_LEN] {
     let (ip, scope) = match address {
         SocketAddr::V4(v4) => (v4.ip().to_ipv6_mapped(), 0),
         SocketAddr::V6(v6) => (*v6.ip(), v6.scope_id()),
     };
-    let mut bytes = [0; 22];
+    let mut bytes = [0; END_LEN];
     bytes[..16].copy_from_slice(&ip.octets());
     bytes[16..18].copy_from_slice(&address.port().to_be_bytes());
     bytes[18..].copy_from_slice(&scope.to_be_bytes());

@@ -10,7 +10,6 @@ use ed25519_dalek::{Signature, VerifyingKey};
 use super::replay::{ReplayMemory, ServerTime, Stale};
 use super::secret::{KeyError, SharedSecret, Token};
 use crate::wire::auth_packet::{AUTH_PACKET_LEN, AuthPacket, MAX_AUTH_PACKET_LEN, ParseError};
-use crate::wire::control::Hello;
 
 /// How far the clocks of clients that share a key may differ from ours by default.
 const SHARED_DISCREPANCY: Duration = Duration::from_secs(120);
@@ -194,13 +193,6 @@ impl Verifier {
     /// The 32 bytes of the public key (RFC 8032, 5.1.5).
     pub fn public(&self) -> [u8; 32] {
         self.key.to_bytes()
-    }
-
-    /// Whether a hello is signed with this key and the shared secret.
-    pub fn verify_hello(&self, hello: &Hello<'_>) -> bool {
-        let signature = Signature::from_bytes(hello.signature);
-        let signed = [&hello.signed[..], self.secret.as_bytes()].concat();
-        self.key.verify_strict(&signed, &signature).is_ok()
     }
 
     fn check(

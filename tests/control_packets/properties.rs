@@ -100,7 +100,7 @@ proptest! {
         let packet = packet.unwrap();
         let hello = Hello::parse(&packet).unwrap();
         prop_assert_eq!(HelloFields { salt: fields.salt, ..hello.fields }, fields);
-        prop_assert!(OURS.verifier.verify_hello(&hello));
+        prop_assert!(OURS.is_signed(&hello));
         prop_assert!(OURS.of_server.is_hello_mac(hello.authenticated, &hello.mac));
     }
 

@@ -1,5 +1,6 @@
 //! What a server knows of one peer.
 
+use std::hash::{BuildHasherDefault, Hasher};
 use std::net::{IpAddr, SocketAddr, SocketAddrV6};
 use std::time::Duration;
 
@@ -11,6 +12,28 @@ use crate::auth::{Ends, Pair, SharedSecret, keys_digest};
 /// Names a peer of a server; the caller that inserts the peer chooses it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PeerId(pub u32);
+
+/// Hashes ids: nobody but the caller chooses them, so they need no secret, and one hello looks up several
+/// times.
+pub(super) type ById = BuildHasherDefault<IdHasher>;
+
+/// Spreads a number over all bits (Knuth's multiplicative hashing).
+#[derive(Debug, Default)]
+pub(super) struct IdHasher(u64);
+
+impl Hasher for IdHasher {
+    fn write(&mut self, bytes: &[u8]) {
+        bytes.iter().for_each(|byte| self.write_u32((*byte).into()));
+    }
+
+    fn write_u32(&mut self, number: u32) {
+        self.0 = (self.0 ^ u64::from(number)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
+}
 
 /// What the protocol needs to know of a peer.
 #[derive(Debug, Clone)]

@@ -8,7 +8,7 @@ use super::Random;
 use super::outcome::{Heard, Ignored, Outcome};
 use super::peer::{Allowed, PeerId, canonical};
 use super::server::{self, CHALLENGES, DOUBTS, MOVES, SIGNATURES, Server, WRONG_SIGNATURES};
-use crate::auth::{Ends, Pair, Verifier};
+use crate::auth::{Ends, Pair};
 use crate::wire::control::{Answer, AnswerKind, Hello, HelloKind, Refusal, Tag};
 
 impl Server {
@@ -139,9 +139,8 @@ impl Server {
         if !peer.doubts.has_token(DOUBTS, boot) || !self.signatures.take(SIGNATURES, boot) {
             return Err(Ignored::TooManySignatures);
         }
-        // It is made for the few hellos that need it: kept for each peer, it would be half of the memory.
-        let verifier = Verifier::new(&peer.config.public_key, peer.config.secret.clone(), None);
-        if verifier.is_ok_and(|verifier| verifier.verify_hello(hello)) {
+        let pair = peer.pair.as_deref().ok_or(Ignored::NotForUs)?; // its MAC was right
+        if pair.is_signed(hello, &peer.config.secret) {
             peer.moves.take(MOVES, boot);
             return Ok(());
         }

@@ -10,7 +10,7 @@ use zeroize::Zeroizing;
 
 use super::Random;
 use super::bucket::{Bucket, Rate};
-use super::peer::{Allowed, Peer, PeerId, ServerPeer, Session, canonical};
+use super::peer::{Allowed, ById, Peer, PeerId, ServerPeer, Session, canonical};
 use crate::auth::{CookieSecrets, Ends, hint};
 use crate::wire::control::Hint;
 
@@ -46,7 +46,7 @@ pub struct Server {
     pub(super) cookies: CookieSecrets,
     /// The last generation that a peer took.
     generation: u64,
-    pub(super) peers: HashMap<PeerId, Peer>,
+    pub(super) peers: HashMap<PeerId, Peer, ById>,
     pub(super) by_hint: HashMap<Hint, PeerId>,
     pub(super) by_remote: HashMap<SocketAddr, PeerId>,
     /// When leases end.
@@ -68,7 +68,7 @@ impl Server {
             hint: hint(&public),
             cookies: CookieSecrets::new(boot, secret),
             generation: 0,
-            peers: HashMap::new(),
+            peers: HashMap::default(),
             by_hint: HashMap::new(),
             by_remote: HashMap::new(),
             leases: BTreeSet::new(),
@@ -217,15 +217,19 @@ impl Server {
         self.changed.iter_mut().for_each(|changed| changed.push(id));
         let until = boot.saturating_add(peer.config.lease);
         let (mut since, mut moves) = (boot, 0);
-        if let Some(before) = peer.session.take() {
+        let mut is_there = false;
+        if let Some(before) = &peer.session {
             self.leases.remove(&(before.until, id));
-            self.by_remote.remove(&before.remote);
+            is_there = before.remote == ends.remote;
+            if !is_there {
+                self.by_remote.remove(&before.remote);
+            }
             if !before.is_over {
                 since = before.since;
                 moves = before.moves + u64::from(!before.is_at(ends));
             }
         }
-        peer.session = Some(Box::new(Session {
+        let session = Session {
             remote: ends.remote,
             local: ends.local,
             since,
@@ -234,9 +238,15 @@ impl Server {
             moves,
             mtu: hello.and_then(|hello| hello.mtu),
             is_over: false,
-        }));
+        };
+        match &mut peer.session {
+            Some(before) => **before = session,
+            None => peer.session = Some(Box::new(session)),
+        }
         self.leases.insert((until, id));
-        self.by_remote.insert(ends.remote, id);
+        if !is_there {
+            self.by_remote.insert(ends.remote, id);
+        }
     }
 
     /// Has a lease end then, if it does not end before.

@@ -100,6 +100,10 @@ impl Refusal {
 impl Answer {
     /// Everything but the MAC, without padding.
     pub fn encode(&self) -> Vec<u8> {
+        self.encode_with(&self.inner)
+    }
+
+    fn encode_with(&self, inner: &[IpNet]) -> Vec<u8> {
         let (kind, reason) = match self.kind {
             AnswerKind::Challenge => (0x81, 0),
             AnswerKind::Accept => (0x82, 0),
@@ -111,19 +115,17 @@ impl Answer {
         bytes.extend(self.echo);
         bytes.extend(self.cookie);
         if let Some(seen) = self.seen {
-            let ip = octets(seen.ip());
-            bytes.extend([Tlv::SEEN, if ip.len() == 4 { 6 } else { 18 }]);
-            bytes.extend(ip);
+            bytes.extend([Tlv::SEEN, if seen.is_ipv4() { 6 } else { 18 }]);
+            add_octets(&mut bytes, seen.ip());
             bytes.extend(seen.port().to_be_bytes());
         }
         if let Some(lease) = self.lease {
             bytes.extend([Tlv::LEASE, 4]);
             bytes.extend(lease.to_be_bytes());
         }
-        for inner in &self.inner {
-            let ip = octets(inner.addr());
-            bytes.extend([Tlv::INNER, if ip.len() == 4 { 5 } else { 17 }]);
-            bytes.extend(ip);
+        for inner in inner {
+            bytes.extend([Tlv::INNER, if inner.addr().is_ipv4() { 5 } else { 17 }]);
+            add_octets(&mut bytes, inner.addr());
             bytes.push(inner.prefix_len());
         }
         bytes.extend(self.mtu.map(tlv_mtu).into_iter().flatten());
@@ -134,9 +136,12 @@ impl Answer {
     /// addresses for which there is no room are left out.
     pub fn encode_padded(&self) -> Vec<u8> {
         let mut bytes = self.encode();
-        let mut answer = self.clone();
-        while bytes.len() > MAX_ANSWER_LEN - MAC_LEN && answer.inner.pop().is_some() {
-            bytes = answer.encode();
+        let mut inner = self.inner.as_slice();
+        while bytes.len() > MAX_ANSWER_LEN - MAC_LEN
+            && let Some((_, fewer)) = inner.split_last()
+        {
+            inner = fewer;
+            bytes = self.encode_with(inner);
         }
         bytes.resize(MAX_ANSWER_LEN - MAC_LEN, 0);
         bytes
@@ -176,9 +181,9 @@ impl Answer {
     }
 }
 
-fn octets(ip: IpAddr) -> Vec<u8> {
+fn add_octets(bytes: &mut Vec<u8>, ip: IpAddr) {
     match ip {
-        IpAddr::V4(v4) => v4.octets().to_vec(),
-        IpAddr::V6(v6) => v6.octets().to_vec(),
+        IpAddr::V4(v4) => bytes.extend(v4.octets()),
+        IpAddr::V6(v6) => bytes.extend(v6.octets()),
     }
 }
