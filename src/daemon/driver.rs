@@ -39,7 +39,12 @@ impl Driver for Process<'_> {
 
     async fn apply(&mut self, step: &Step) -> Result<(), Refused> {
         tracing::debug!("{step}");
-        let Err(error) = self.try_apply(step).await else { return Ok(()) };
+        let Err(error) = self.try_apply(step).await else {
+            if self.lasting.is_over(&format!("cannot {step}: ")) {
+                tracing::info!("{step}: this works now");
+            }
+            return Ok(());
+        };
         let refused = if error.is_taken() { Refused::Taken } else { Refused::Otherwise };
         let failing = Failing::Step(step.kind());
         if let Some(failed) = &mut self.ending {

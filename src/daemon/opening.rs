@@ -19,7 +19,7 @@ use crate::host::StepError;
 use crate::host::clock::Clock;
 use crate::host::dns::Dns;
 use crate::host::namespace;
-use crate::observe::rate::Limiter;
+use crate::observe::rate::{Lasting, Limiter};
 use crate::tun::{self, Owner, StoredFds};
 
 /// What a tunnel needs, before anything of the host is changed or taken over.
@@ -103,6 +103,7 @@ impl<'a> Opening<'a> {
             memory: file,
             rejections: Limiter::new(LOG_EVERY, 1),
             failures: Limiter::new(LOG_EVERY, SOME_LINES),
+            lasting: Lasting::new(LOG_EVERY),
             icmp_errors: None,
             changes: Limiter::new(LOG_EVERY, MANY_LINES),
             starting: Starting::Well,

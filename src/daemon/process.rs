@@ -26,7 +26,7 @@ use crate::host::clock::Clock;
 use crate::host::datapath::Warnings;
 use crate::host::dns::Dns;
 use crate::host::{self, Changed, HostAdapter, Question, WayTo};
-use crate::observe::rate::Limiter;
+use crate::observe::rate::{Lasting, Limiter};
 use crate::tun::{self, Owner, StoredFds};
 
 /// The log lines of each kind are limited per this interval. A kind that repeats because somebody sends
@@ -71,6 +71,7 @@ pub struct Process<'a> {
     pub(super) memory: MemoryFile,
     pub(super) rejections: Limiter<Reject>,
     pub(super) failures: Limiter<Failing>,
+    pub(super) lasting: Lasting,
     /// How many ICMP errors the rules had dropped at the last reading.
     pub(super) icmp_errors: Option<u64>,
     pub(super) changes: Limiter<Discriminant<Report>>,

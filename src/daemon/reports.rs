@@ -10,8 +10,11 @@ use crate::engine::Report;
 use crate::tun::Owner;
 
 impl Process<'_> {
-    /// Logs a failure, at most once in a while for each kind.
+    /// Logs a failure, once while it lasts, and at most once in a while for each kind.
     pub(super) fn log_failure(&mut self, failing: Failing, text: &str) {
+        if !self.lasting.is_news(text, self.clock.elapsed()) {
+            return;
+        }
         if let Some(more) = self.failures.pass(failing, self.clock.elapsed()) {
             tracing::error!("{text}{}", also(more));
         }

@@ -73,21 +73,22 @@ impl Dns {
             Owner::Resolved => Ok(()), // polkit's policy decides who may set servers there
             // openresolv reports success when it cannot write the file.
             Owner::Resolvconf | Owner::Nobody => {
-                resolv_file::check(&self.file.path, self.settings())
+                resolv_file::check(&self.file.path, &self.settings())
             }
         }
     }
 
     /// The settings that a service needs for it; the unit's comment has the same.
-    fn settings(&self) -> &'static str {
-        match self.owner() {
+    fn settings(&self) -> String {
+        let fixed = match self.owner() {
             Ok(Owner::Resolved) => "DynamicUser=no",
             Ok(Owner::Resolvconf) if self.file.path.is_symlink() => {
                 "DynamicUser=no and ReadWritePaths=/run/resolvconf"
             }
             Ok(Owner::Resolvconf) => "DynamicUser=no and ReadWritePaths=/run/resolvconf /etc",
-            Ok(Owner::Nobody) | Err(_) => resolv_file::BY_HAND,
-        }
+            Ok(Owner::Nobody) | Err(_) => return resolv_file::by_hand(&self.file.path),
+        };
+        fixed.to_owned()
     }
 
     /// Adds a hint to what `resolvectl` or `resolvconf` said. Both obey root; they refuse other users
@@ -96,7 +97,7 @@ impl Dns {
         if rustix::process::geteuid().is_root() {
             return error;
         }
-        let hint = resolv_file::in_service(self.settings());
+        let hint = resolv_file::in_service(&self.settings());
         let text = format!("{error}: run as root; {hint}; or leave --dns out");
         io::Error::new(io::ErrorKind::PermissionDenied, text)
     }

@@ -85,7 +85,7 @@ impl ResolvFile {
         if current == Before::Contents(ours.clone()) {
             return Ok(());
         }
-        self.write(&ours, &before).map_err(|e| unwritable(&self.path, &e, BY_HAND))?;
+        self.write(&ours, &before).map_err(|e| unwritable(&self.path, &e, &by_hand(&self.path)))?;
         self.lock(); // there may have been no file before
         Ok(())
     }
@@ -250,8 +250,14 @@ pub fn forget(path: &Path) -> io::Result<()> {
     }
 }
 
-/// The settings that let a service write the file; the unit's comment has the same.
-pub const BY_HAND: &str = "DynamicUser=no and ReadWritePaths=/etc/resolv.conf";
+/// The settings that let a service write the file; the unit's comment has the same. With the file alone, the
+/// service would keep the one that is there at its start, which another program replaces by rename(2), and could
+/// not write what takes its place.
+pub fn by_hand(path: &Path) -> String {
+    let file = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    let directory = file.parent().unwrap_or(Path::new("/etc"));
+    format!("DynamicUser=no and ReadWritePaths={}", directory.display())
+}
 
 /// Checks that this process may write a file. If there is none, only writing can tell. `settings`: what
 /// a service needs for it.

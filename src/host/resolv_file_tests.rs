@@ -233,14 +233,27 @@ fn a_tunnel_of_the_same_name_in_another_namespace_is_another() {
 #[test]
 fn a_write_error_names_its_reason() {
     for (errno, words) in [
-        (libc::EROFS, "put DynamicUser=no and ReadWritePaths=/etc/resolv.conf below [Service]"),
+        (libc::EROFS, "put DynamicUser=no and ReadWritePaths=/etc below [Service]"),
         (libc::EPERM, "chattr -i"),
         (libc::EACCES, "run as root; in a service, put DynamicUser=no and ReadWritePaths="),
         (libc::ENOSPC, "No space left"),
     ] {
-        let hint = hint(&io::Error::from_raw_os_error(errno), BY_HAND);
+        let by_hand = by_hand("/etc/resolv.conf.is.nowhere".as_ref());
+        let hint = hint(&io::Error::from_raw_os_error(errno), &by_hand);
         assert!(hint.contains(words) && hint.contains("leave --dns out"), "{hint}");
     }
+}
+
+/// Another program may replace the file, and the link too.
+#[test]
+fn the_directory_of_the_file_is_to_be_writable() {
+    let place = Place::with(ORIGINAL);
+    let (there, link) = (place.0.join("there"), place.0.join("link"));
+    fs::create_dir(&there).unwrap();
+    fs::rename(place.file(), there.join("resolv.conf")).unwrap();
+    symlink(there.join("resolv.conf"), &link).unwrap();
+    let there = fs::canonicalize(there).unwrap();
+    assert!(by_hand(&link).ends_with(&format!(" ReadWritePaths={}", there.display())));
 }
 
 #[test]

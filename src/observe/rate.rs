@@ -51,6 +51,42 @@ impl<K: Eq + Hash> Limiter<K> {
     }
 }
 
+/// Failures that last: what fails in the same words as a moment ago is no news.
+#[derive(Debug)]
+pub struct Lasting {
+    /// After such a silence a failure is another one.
+    silence: Duration,
+    /// When each failed last.
+    last: HashMap<String, Duration>,
+}
+
+impl Lasting {
+    pub fn new(silence: Duration) -> Self {
+        Lasting { silence, last: HashMap::new() }
+    }
+
+    /// Notes a failure; whether it did not last before.
+    pub fn is_news(&mut self, text: &str, now: Duration) -> bool {
+        let silence = self.silence;
+        self.last.retain(|_, last| now < *last + silence);
+        if let Some(last) = self.last.get_mut(text) {
+            *last = now;
+            return false;
+        }
+        if self.last.len() < MAX_KINDS {
+            self.last.insert(text.to_owned(), now);
+        }
+        true
+    }
+
+    /// Notes that what failed works now; whether there was a failure that begins like this.
+    pub fn is_over(&mut self, start: &str) -> bool {
+        let before = self.last.len();
+        self.last.retain(|text, _| !text.starts_with(start));
+        self.last.len() < before
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -72,6 +108,21 @@ mod tests {
         assert_eq!(passed(&mut limiter, SECOND), 3);
         assert_eq!(passed(&mut limiter, 10 * SECOND), 0);
         assert_eq!(limiter.pass("a", 11 * SECOND), Some(15));
+    }
+
+    #[test]
+    fn what_lasts_is_news_once() {
+        let mut lasting = Lasting::new(10 * SECOND);
+        assert!(lasting.is_news("cannot a: x", SECOND) && lasting.is_news("cannot b: x", SECOND));
+        assert!((2..60).all(|second| !lasting.is_news("cannot a: x", second * SECOND)));
+        assert!(lasting.is_news("cannot a: y", 60 * SECOND), "for another reason");
+        assert!(lasting.is_news("cannot b: x", 60 * SECOND), "it had gone");
+        assert!(lasting.is_over("cannot a:") && !lasting.is_over("cannot a:"));
+        assert!(lasting.is_news("cannot a: x", 60 * SECOND));
+        for kind in 0..1000 {
+            lasting.is_news(&kind.to_string(), 61 * SECOND);
+        }
+        assert_eq!(lasting.last.len(), MAX_KINDS);
     }
 
     #[test]

@@ -206,6 +206,28 @@ def test_a_file_that_cannot_be_written(client, resolv_conf):
     assert file.is_as_before()
 
 
+def test_a_file_that_cannot_be_written_any_more_is_an_error_once(client, resolv_conf):
+    """It is tried every second, and for as long as the tunnel is up."""
+    file = resolv_conf(client)
+    far = connect(client)
+
+    def become(how):
+        pid = far.process.pid
+        client.run(["nsenter", "-t", pid, "-m", "mount", "-o", f"remount,bind,{how}", "/etc/resolv.conf"])
+
+    said, tried = "ERROR: cannot use our name servers", "DEBUG: use our name servers"
+    for times in (1, 2):
+        become("ro")
+        before = far.process.output().count(tried)
+        file.path.write_bytes(DHCP)
+        await_(lambda: far.process.output().count(tried) >= before + 3, what="three tries")
+        assert far.process.output().count(said) == times
+        become("rw")
+        far.await_log(f"(?s)(use our name servers: this works now.*){{{times}}}")
+        assert file.text().startswith(OURS[:50])
+    assert far.process.stop() == 0
+
+
 RECORD = "nameserver 192.0.2.53\nnameserver 2001:db8::53\nsearch example.org\n"
 
 # Each writes what it makes of its records, first those with the name of a tunnel.

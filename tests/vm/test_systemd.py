@@ -348,8 +348,12 @@ def test_name_servers_are_refused_under_the_shipped_unit(machine, with_dns, drop
     systemctl("start", CLIENT_UNIT)
     with_dns.await_accepted(1)
     assert its_servers() == ["198.51.100.53"]
+    by_dhcp = RESOLV_CONF.with_name("resolv.conf.new")
+    by_dhcp.write_text("nameserver 192.0.2.99\n")
+    by_dhcp.rename(RESOLV_CONF)
+    await_(lambda: its_servers() == ["198.51.100.53"], what="name servers of ours in a new file")
     systemctl("stop", CLIENT_UNIT)
-    assert RESOLV_CONF.read_text() == old
+    assert its_servers() == ["192.0.2.99"] and old != RESOLV_CONF.read_text()
 
 
 RESOLVECTL = """#!/bin/sh
