@@ -40,7 +40,7 @@ impl Driver for Process<'_> {
     async fn apply(&mut self, step: &Step) -> Result<(), Refused> {
         tracing::debug!("{step}");
         let Err(error) = self.try_apply(step).await else {
-            if self.lasting.is_over(&format!("cannot {step}: ")) {
+            if self.lasting.is_over(format_args!("cannot {step}: ")) {
                 tracing::info!("{step}: this works now");
             }
             return Ok(());
