@@ -29,6 +29,11 @@ writable = @for place in $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(UNITS) $(DESTDIR)$(
 		"or give PREFIX or DESTDIR" >&2; exit 1; }; \
 done
 
+# Whether the units are those of a systemd that runs here.
+systemd = test -z "$(DESTDIR)" -a -d /run/systemd/system
+# It sees new units, and that old ones are gone, when it is told; it listens to root.
+reload = ! $(systemd) || test "$$(id -u)" != 0 || systemctl daemon-reload
+
 .PHONY: help build deb static test demo bench bare machines lint mutants fuzz install uninstall clean
 
 help: ## this list
@@ -97,12 +102,24 @@ install: ## to PREFIX=/usr/local, configuration examples to /etc/ipipou; needs `
 	set -- bash zsh fish; for place in $(completions); do \
 		$(binary) generate "$$1" >"$$place" && shift; \
 	done
+	@$(reload)
 
-uninstall: ## removes what install made, but for the configuration
+uninstall: ## removes what install made, but for the configuration and the memory of tunnels
 	$(writable)
+	@$(systemd) || exit 0; listed() { systemctl "$$@" --plain --no-legend --full 'ipipou@*.service'; }; \
+	for unit in $$(listed list-units --state=active,activating,reloading,deactivating | cut -d ' ' -f 1); do \
+		echo "$@: $$unit runs, and goes on with the removed program until 'systemctl stop $$unit'" >&2; \
+	done; \
+	for unit in $$(listed list-unit-files --state=enabled,enabled-runtime | cut -d ' ' -f 1); do \
+		case $$unit in ipipou@.service) ;; *) \
+			echo "$@: $$unit is still enabled: 'systemctl disable $$unit'" >&2 ;; \
+		esac; \
+	done
 	rm -f $(DESTDIR)$(PREFIX)/sbin/ipipou $(DESTDIR)$(PREFIX)/bin/ipipou $(man) $(completions) \
 		$(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/ipipou.fish \
 		$(DESTDIR)$(UNITS)/ipipou@.service $(DESTDIR)$(UNITS)/ipipou.target
+	@$(reload)
+	@echo "$@: $(CONF) with its keys, and what tunnels remember in /var/lib/ipipou, stay"
 
 clean: ## removes target/, virtual machines included
 	@rm -rf target 2>/dev/null || { source tests/setup/lib.sh && need_root "remove target/" && as_root rm -rf target; }

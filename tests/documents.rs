@@ -30,9 +30,9 @@ const RUN_ELSEWHERE: [(&str, &str, &str); 4] = [
         "systemctl(\"start\", \"ipipou.target\")",
     ),
     (
-        "systemctl kill -s KILL ipipou@server0",
-        "tests/vm/test_systemd.py",
-        "systemctl(\"kill\", \"-s\", \"KILL\", SERVER_UNIT)",
+        "ipipou check server0 && sudo systemctl kill -s KILL ipipou@server0",
+        "tests/setup/machines.py",
+        "ipipou check {machine.name}0 && systemctl kill -s KILL {unit}",
     ),
 ];
 

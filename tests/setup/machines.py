@@ -125,7 +125,7 @@ def play(server, client):
     for machine in (server, client):
         unit = f"ipipou@{machine.name}0"
         machine.types(f"old=$(systemctl show -P MainPID {unit})")
-        machine.types(f"systemctl kill -s KILL {unit}")
+        machine.types(f"ipipou check {machine.name}0 && systemctl kill -s KILL {unit}")
         machine.types(
             f"until systemctl is-active --quiet {unit} && new=$(systemctl show -P MainPID {unit}) &&"
             " ((new && new != old)); do sleep 0.1; done"

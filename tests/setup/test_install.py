@@ -22,6 +22,7 @@ def make(machine, binary):
         variables.setdefault("DESTDIR", machine.place / "dest")
         ended = machine.run("make", target, *(f"{k}={v}" for k, v in variables.items()))
         assert ended.returncode == 0, ended.stderr
+        assert not machine.calls("systemctl"), "these units are not those of this machine"
         return variables["DESTDIR"]
 
     return run
@@ -82,6 +83,63 @@ def test_uninstall_leaves_the_configuration(make):
     assert len(configuration) > 1
     make("uninstall")
     assert files(root) == configuration
+
+
+# A place of its own where systemd says that it runs.
+BOOTED = 'mount -t tmpfs none /run && mkdir -p /run/systemd/system && exec "$@"'
+SYSTEMCTL = """
+case "$*" in
+*list-units*) echo "ipipou@server0.service loaded active running ipipou tunnel server0" ;;
+*list-unit-files*) printf "%s\\n" "ipipou@.service static -" "ipipou@client0.service enabled enabled" ;;
+esac
+"""
+
+
+@pytest.fixture
+def booted(machine):
+    """Runs a command where systemd runs, and has one tunnel; its standard error."""
+    machine.fake("systemctl", SYSTEMCTL)
+    for tool in ("unshare", "mount"):
+        machine.have(tool)
+
+    def run(*command):
+        ended = machine.run("unshare", "--mount", "sh", "-ec", BOOTED, "sh", *command)
+        assert ended.returncode == 0, ended.stderr
+        return ended.stderr
+
+    return run
+
+
+def test_systemd_is_told_and_what_goes_on_is_named(make, machine, booted):
+    prefix = machine.place / "usr"
+    places = (f"PREFIX={prefix}", f"CONF={machine.place}/etc/ipipou")
+    make("install")
+    booted("make", "install", *places)
+    assert machine.calls("systemctl") == ["systemctl daemon-reload"]
+    said = booted("make", "uninstall", *places)
+    assert not (prefix / "bin/ipipou").exists()
+    assert machine.calls("systemctl")[-1] == "systemctl daemon-reload"
+    assert "ipipou@server0.service runs, and goes on with the removed program" in said
+    assert "ipipou@client0.service is still enabled" in said
+    assert "ipipou@.service" not in said
+
+
+def test_what_stays_is_named(machine):
+    machine.have("make")
+    machine.have("test")
+    ended = machine.run("make", "uninstall", f"DESTDIR={machine.place}/dest")
+    assert "/etc/ipipou" in ended.stdout and "/var/lib/ipipou" in ended.stdout
+
+
+@pytest.mark.parametrize("good", [True, False])
+def test_the_package_hands_over_what_the_new_program_understands(machine, booted, good):
+    machine.fake("ipipou", "" if good else "echo 'server0.conf: a mistake'; exit 2")
+    said = booted("sh", "packaging/deb/postinst", "configure", "0.3.0-1")
+    assert machine.calls("ipipou") == ["ipipou check server0"]
+    killed = "systemctl kill --signal=KILL ipipou@server0.service" in machine.calls("systemctl")
+    assert killed == good
+    assert ("ipipou@server0.service goes on with the old program" in said) != good
+    assert ("a mistake" in said) != good
 
 
 @pytest.mark.parametrize("target", ["install", "uninstall"])

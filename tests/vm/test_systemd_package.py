@@ -85,6 +85,25 @@ def test_both_ends_are_handed_over(machine):
     ping.stop_complete()
 
 
+def test_a_tunnel_whose_file_the_new_program_refuses_goes_on_with_the_old_one(machine):
+    """A new process would end at once, and nobody would look after the tunnel any more."""
+    conf = pathlib.Path("/etc/ipipou/server0.conf")
+    good = conf.read_text()
+    systemctl("start", SERVER_UNIT)
+    client_of(machine)
+    await_answer(machine.near, INNER_SERVER)
+    pid = properties(SERVER_UNIT, "MainPID")
+    conf.write_text(f"{good}no-such-option\n")
+    said = script("postinst", "configure", "0.3.0-1")
+    assert "no-such-option" in said
+    assert f"ipipou: {SERVER_UNIT} goes on with the old program" in said
+    assert properties(SERVER_UNIT, "MainPID") == pid
+    await_answer(machine.near, INNER_SERVER)
+    conf.write_text(good)
+    assert "goes on" not in script("postinst", "configure", "0.3.0-1")
+    await_new_process(SERVER_UNIT)
+
+
 def test_a_removal_stops_tunnels_and_a_purge_removes_their_memory(machine):
     before = machine.snapshot()
     systemctl("enable", SERVER_UNIT)
