@@ -213,7 +213,9 @@ def test_a_file_that_cannot_be_written_any_more_is_an_error_once(client, resolv_
 
     def become(how):
         pid = far.process.pid
-        client.run(["nsenter", "-t", pid, "-m", "mount", "-o", f"remount,bind,{how}", "/etc/resolv.conf"])
+        client.run(
+            ["nsenter", "-t", pid, "-m", "mount", "-o", f"remount,bind,{how}", "/etc/resolv.conf"]
+        )
 
     said, tried = "ERROR: cannot use our name servers", "DEBUG: use our name servers"
     for times in (1, 2):
