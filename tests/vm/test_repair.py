@@ -54,7 +54,7 @@ def test_routes_that_the_kernel_made_are_put_back(lab):
         whole = end.host.run(routes)
         for command in ("ip route flush dev ipipou0", "ip route flush table local dev ipipou0"):
             end.host.run(command)
-            await_(lambda: end.host.run(routes) == whole, what=command)  # noqa: B023
+            await_(lambda: end.host.run(routes) == whole, what=command)
         await_answer(lan.client, INNER_SERVER)
         assert end.show()["repaired"] >= 1
 
@@ -102,7 +102,8 @@ def test_what_a_start_installs_needs_no_repair(lab, options):
 
 def rules(end):
     done = end.host.run("nft list table ip ipipou-0", check=False)
-    return "goto port" in done.stdout and ". 10000" in done.stdout
+    act = not re.search("flags dormant|policy drop", done.stdout)
+    return "goto port" in done.stdout and ". 10000" in done.stdout and act
 
 
 def listens(end):
@@ -163,6 +164,19 @@ def test_damage_is_repaired_at_once(lab, options, side):
     ipipou.reach_each_other(lan.server, lan.client)
     assert lan.server.tracked() == lan.client.tracked() == 0
     assert end.process.stop() == 0 and end.tunnel() is None
+
+
+@pytest.mark.parametrize("side", ["server", "client"])
+def test_rules_that_are_all_there_and_do_not_act_are_repaired(lab, side):
+    lan = ipipou.Lan(lab).connect()
+    end = lan.near if side == "server" else lan.far
+    for table in (
+        "table ip ipipou-0 { flags dormant; }",
+        "chain ip ipipou-0 input { policy drop; }",
+    ):
+        end.await_told(lambda: end.host.run(f"nft add {table}"))
+        await_(lambda: rules(end), what=f"repair after {table}")
+        await_answer(lan.client, INNER_SERVER)
 
 
 @pytest.mark.parametrize("side", ["server", "client"])
