@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use super::config::DeviceName;
-use super::host::own_addresses::{MOST, left_out};
+use super::host::own_addresses::left_out;
 use super::host::{Found, Interface, PolicyRuleKind, is_labelled};
 use super::links::is_of_server;
 use super::{Action, Engine, Phase, Report};
@@ -85,6 +85,11 @@ impl Engine {
 
     /// What was reported of too many addresses stays, though the host may get others and lose some.
     fn too_many_addresses(&self, found: &Found) -> Option<Report> {
+        let is_such = |report: &&Report| matches!(report, Report::TooManyAddresses { .. });
+        let before = self.conflicts.iter().find(is_such).cloned();
+        if self.phase != Phase::Settled {
+            return before;
+        }
         let ours = found.policy_rules.iter().filter(|rule| match rule.kind {
             PolicyRuleKind::UnlessMarked { table, .. } => {
                 table == self.endpoint.tunnel.gateway.mark
@@ -93,8 +98,7 @@ impl Engine {
         });
         let devices = self.devices(found).into_iter().collect();
         let mut without = ours.filter_map(|rule| left_out(found, rule.family, &devices));
-        let report = Report::TooManyAddresses { most: MOST, without: without.next()? };
-        let is_such = |report: &&Report| matches!(report, Report::TooManyAddresses { .. });
-        Some(self.conflicts.iter().find(is_such).cloned().unwrap_or(report))
+        let report = Report::TooManyAddresses { without: without.next()? };
+        Some(before.unwrap_or(report))
     }
 }

@@ -212,9 +212,7 @@ pub enum Report {
     InVrf(DeviceName),
     /// This host has too many addresses to leave all of them alone while everything goes through the tunnel.
     TooManyAddresses {
-        /// How many are left alone.
-        most: usize,
-        /// One that is not.
+        /// One that is not left alone.
         without: IpAddr,
     },
     /// Two remotes with one key take the tunnel from each other.

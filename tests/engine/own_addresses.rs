@@ -2,10 +2,10 @@
 
 use super::host::{ETH0, LOOPBACK, OUTER};
 use super::*;
-use ipipou::engine::host::own_addresses::MOST;
+use ipipou::engine::host::own_addresses::{MOST, MOST_OF_ONE};
 use ipipou::engine::host::step::HostStep;
 use ipipou::engine::host::{
-    Address, Family, InterfaceAddress, InterfaceKind, PolicyRule, PolicyRuleKind, Scope,
+    Address, Family, InterfaceAddress, InterfaceKind, PolicyRule, PolicyRuleKind, Scope, Way,
 };
 use std::net::Ipv4Addr;
 
@@ -126,37 +126,74 @@ fn an_exception_comes_before_the_rule_into_the_tunnel_again() {
     }
 }
 
+/// The addresses `10.N.0.0` and up, as many as these.
+fn many(n: u8, count: u32) -> impl Iterator<Item = Ipv4Addr> {
+    (0..count).map(move |i| Ipv4Addr::from(u32::from_be_bytes([10, n, 0, 0]) + i))
+}
+
+fn told_of_many(play: &Play) -> usize {
+    let is_such = |report: &&Report| matches!(report, Report::TooManyAddresses { .. });
+    play.reports.iter().filter(is_such).count()
+}
+
 /// One interface has thousands of addresses, as that of kube-proxy has.
 #[test]
 fn too_many_addresses_do_not_take_the_place_of_others() {
-    let many = |count: u32| (0..count).map(|n| Ipv4Addr::from(0x0a60_0000 + n));
     let mut play = full_tunnel(Datapath::Tun, |host| {
         host.add_interface("kube-ipvs0", 5, InterfaceKind::Other);
-        many(20_000).for_each(|address| host.add_address(5, address, 32));
+        many(96, 20_000).for_each(|address| host.add_address(5, address, 32));
         host.add_interface("eth1", ETH1, InterfaceKind::Other);
         add(host, ETH1, &["10.0.0.10/24", "10.0.0.11/24"]);
     });
     let first = left_alone(&play);
-    assert_eq!(first.len(), MOST);
     let others = [OUTER.into(), ip("10.0.0.10"), ip("10.0.0.11")];
-    assert!(others.iter().all(|address| first.contains(address)));
-    let told = |play: &Play| {
-        let is_such = |report: &&Report| matches!(report, Report::TooManyAddresses { .. });
-        play.reports.iter().filter(is_such).count()
-    };
+    let of_many: BTreeSet<IpAddr> = many(96, 64).map(IpAddr::from).collect();
+    assert_eq!(first, others.into_iter().chain(of_many).collect());
+    assert_eq!(first.len(), MOST_OF_ONE + others.len());
     play.read();
-    assert_eq!(told(&play), 1);
+    assert_eq!(told_of_many(&play), 1);
 
-    // While the address is there, so is its rule: another one has none.
+    // What an operator adds later has room, and the place of one that goes is given to the next.
     add(&mut play.host, ETH1, &["10.0.0.12/24"]);
-    play.read();
-    assert_eq!(left_alone(&play), first);
     play.host.found.addresses.retain(|address| address.value.local != ip("10.96.0.1"));
     play.read();
     let now = left_alone(&play);
-    assert!(now.contains(&ip("10.0.0.12")) && !now.contains(&ip("10.96.0.1")));
-    assert_eq!((now.len(), told(&play)), (MOST, 1));
-    assert!(first.iter().filter(|address| !now.contains(address)).count() == 1);
+    assert!(now.contains(&ip("10.0.0.12")) && now.contains(&ip("10.96.0.64")));
+    let gone: Vec<_> = first.difference(&now).collect();
+    assert_eq!((gone, told_of_many(&play)), (vec![&ip("10.96.0.1")], 1));
+}
+
+/// There is room for what comes later at the uplink.
+#[test]
+fn many_interfaces_leave_room_for_the_uplink() {
+    let mut play = full_tunnel(Datapath::Kernel, |host| {
+        for (index, address) in (20..).zip(many(1, 500)) {
+            host.add_interface(&format!("br{index}"), index, InterfaceKind::Other);
+            host.add_address(index, address, 24);
+        }
+    });
+    assert_eq!(left_alone(&play).len(), MOST);
+    play.host.add_address(ETH0, [203, 0, 113, 2].into(), 24);
+    play.read();
+    let now = left_alone(&play);
+    assert!(now.contains(&ip("203.0.113.2")) && now.len() == MOST + 1);
+}
+
+/// While an address is there, its rule is: those of another uplink do not take its place.
+#[test]
+fn a_rule_stays_as_long_as_its_address() {
+    let mut play = full_tunnel(Datapath::Tun, |host| {
+        many(1, 400).for_each(|address| host.add_address(ETH0, address, 32));
+        host.add_interface("eth1", ETH1, InterfaceKind::Other);
+        many(2, 400).for_each(|address| host.add_address(ETH1, address, 32));
+    });
+    let first = left_alone(&play);
+    assert_eq!(first.len(), 401, "all of the uplink");
+    play.host.found.way = Some(Way { source: ip("10.2.0.0"), interface: ETH1, router: None });
+    play.read();
+    let now = left_alone(&play);
+    assert!(now.is_superset(&first) && now.len() == 2 * MOST);
+    assert_eq!(told_of_many(&play), 1);
 }
 
 /// A host step for a rule of ours is no repair when the address is new.

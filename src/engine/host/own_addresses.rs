@@ -15,12 +15,16 @@ use crate::engine::config::DeviceName;
 
 /// How many addresses of a family are left alone. The kernel goes through the rules one by one for each
 /// packet whose way it looks up, and a node of Kubernetes may have 20000 addresses. There is no shorter
-/// rule for them: one for a network would match what this host forwards for its neighbours in it.
+/// rule for them: one for a network would match what this host forwards for its neighbours in it. With those
+/// of the uplink, there may be twice as many.
 pub const MOST: usize = 256;
+/// How many of one interface, unless it is the uplink: the many are on one, and others have room, those
+/// too that an operator adds later.
+pub const MOST_OF_ONE: usize = 64;
 
 /// The addresses that are left alone, beside those of the tunnel's `devices` and of other tunnels. Where
 /// there are too many, those with a rule keep it, those of the uplink come first, and then the first ones of
-/// each interface: the many are on one.
+/// each interface.
 pub fn left_alone(
     found: &Found,
     family: Family,
@@ -33,25 +37,29 @@ pub fn left_alone(
     for address in outside(found, family, devices) {
         let rank = of_interface.entry(address.interface).or_default();
         *rank += 1;
-        let (local, is_of_uplink) = (address.value.local, Some(address.interface) == uplink);
-        candidates.push((!with_rule.contains(&local), !is_of_uplink, *rank, local));
+        let local = address.value.local;
+        let is_new = !with_rule.contains(&local);
+        let is_of_other = Some(address.interface) != uplink;
+        if !(is_new && is_of_other && *rank > MOST_OF_ONE) {
+            candidates.push((is_new, is_of_other, *rank, local));
+        }
     }
     candidates.sort_unstable();
     let mut chosen = BTreeSet::new();
-    for (.., address) in candidates {
-        if chosen.len() == MOST {
-            break;
+    for (is_new, is_of_other, _, address) in candidates {
+        let most = if is_new && is_of_other { MOST } else { 2 * MOST };
+        if chosen.len() < most {
+            chosen.insert(address);
         }
-        chosen.insert(address);
     }
     chosen
 }
 
-/// An address that has no rule because there are too many.
+/// An address that has no rule. Once all is as it should be, there are too many.
 pub fn left_out(found: &Found, family: Family, devices: &BTreeSet<DeviceName>) -> Option<IpAddr> {
     let with_rule = with_rule(found, family);
-    let mut without = outside(found, family, devices).map(|a| a.value.local);
-    without.find(|address| with_rule.len() >= MOST && !with_rule.contains(address))
+    let mut all = outside(found, family, devices).map(|address| address.value.local);
+    all.find(|address| !with_rule.contains(address))
 }
 
 fn with_rule(found: &Found, family: Family) -> HashSet<IpAddr> {

@@ -182,10 +182,10 @@ impl fmt::Display for Report {
                 "{device} was put into a VRF: the other end is reached from within that VRF only, see \
                  ip-vrf(8); `ip link set dev {device} nomaster` takes it out again"
             ),
-            Report::TooManyAddresses { most, without } => write!(
+            Report::TooManyAddresses { without } => write!(
                 f,
-                "this host has more than {most} addresses: connections that others make to the rest, as to \
-                 {without}, are answered through the tunnel"
+                "this host has many addresses: connections that others make to some of them, as to {without}, \
+                 are answered through the tunnel"
             ),
             Report::Rivals { one, other } => write!(
                 f,
