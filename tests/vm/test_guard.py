@@ -315,10 +315,12 @@ def test_what_another_program_queues_to_our_number_passes(lab):
     """As a program that looks at all packets asks for it, and that does not run; our own never pass."""
     server, client = ipipou.neighbours(lab)
     near = ipipou.server(server, "--auth-token", "a token")
-    server.nft("""table ip other { chain input { type filter hook input priority -200;
+    server.nft(
+        """table ip other { chain input { type filter hook input priority -200;
         meta l4proto { tcp, udp, icmp } queue num 0 bypass
     }
-    }""")
+    }"""
+    )
     assert client.ping(SERVER, count=3).received == 3
     near.await_log("another rule of this host queues to number 0")
     assert near.show()["queued_by_others"] == 3

@@ -160,7 +160,8 @@ def test_links_and_rules_of_the_others_stay_as_one_comes_and_goes(hub):
 
 def test_what_this_datapath_cannot_carry_keeps_nobody_else_in(lab):
     """The kernel's isolates nobody. Who is to be isolated stays as it was, or out; everybody else's entry
-    counts at once, and the next start takes the other datapath, if its own files cannot be read either."""
+    counts at once, and the next start takes the other datapath, if its own files cannot be read either.
+    """
     hub = Hub(lab, clients=3, datapath="auto")
     hub.host.run("modprobe tun")
     hub.forget(4)
