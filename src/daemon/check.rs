@@ -3,8 +3,8 @@
 use std::path::Path;
 
 use super::Failure;
-use super::demand::{Demand, suits};
-use super::peers::{demand, read_checked, warned};
+use super::demand::{Demand, of_peers, suits};
+use super::peers::{read_checked, warned};
 use crate::engine::config::{Config, HostsSource};
 use crate::sources::table;
 
@@ -32,7 +32,7 @@ pub fn check_files(config: &Config) -> Result<String, Failure> {
 fn check_peers(config: &Config) -> Result<String, Failure> {
     let Some(hub) = config.hub() else { return Ok(String::new()) };
     let (files, set) = read_checked(hub, &config.tunnel).map_err(Failure::Usage)?;
-    suits(config, &demand(&set))?;
+    suits(config, &of_peers(&set))?;
     Ok(warned(&files) + &no_mistakes(&hub.peers, set.len(), "peer"))
 }
 

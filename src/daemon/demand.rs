@@ -1,7 +1,8 @@
-//! Checks that the datapath that was requested can do what the peers ask of it.
+//! What peers ask of a datapath: whether one that is requested can do it, and what one that runs does of it.
 
 use super::Failure;
-use crate::engine::config::{Config, DatapathChoice};
+use crate::engine::config::{Config, Datapath, DatapathChoice};
+use crate::engine::peers_file::{PeerEntry, PeerName, PeerSet};
 
 /// What a table or files of peers ask of a datapath.
 #[derive(Debug, Clone, Default)]
@@ -41,4 +42,59 @@ pub fn said(config: &Config, Demand { remotes, .. }: &Demand) -> String {
         Some(_) => format!("the files of peers name {remotes} peers"),
         None => format!("the table of hosts has {remotes} remotes"),
     }
+}
+
+/// What these peers ask of a datapath.
+pub fn of_peers(set: &PeerSet) -> Demand {
+    Demand { remotes: set.len(), isolated: isolated(set).map(|it| it.name.to_string()) }
+}
+
+fn isolated(set: &PeerSet) -> Option<&PeerEntry> {
+    set.peers().iter().find(|peer| peer.isolate && peer.enabled)
+}
+
+/// Why a running tunnel cannot carry all these peers, and what becomes of them, in one line.
+pub fn exceeds(set: &PeerSet, datapath: Datapath, choice: DatapathChoice) -> Option<String> {
+    let can = datapath.capabilities();
+    let mend = match choice {
+        DatapathChoice::Auto => "restart it",
+        DatapathChoice::Only(_) => "leave `datapath` out of its options, and restart it",
+    };
+    if let Some(peer) = isolated(set).filter(|_| !can.isolates) {
+        return Some(format!(
+            "{}: peer {}: `isolate` needs the userspace datapath, and this tunnel runs on the kernel's: \
+             {mend}; until then, such peers are not let in, and those that it had are not isolated; all \
+             else is taken",
+            peer.origin, peer.name
+        ));
+    }
+    let most = can.most_remotes;
+    (set.len() > most).then(|| {
+        format!(
+            "the files name {} peers, and the datapath of this tunnel carries {most} at most: {mend}; until \
+             then, no new peer is let in; all else is taken",
+            set.len()
+        )
+    })
+}
+
+/// What a datapath can carry of peers that exceed it: whoever was taken away or disabled is out all the same.
+/// `before`: what was said of such a peer before. Who is to be apart goes on only if it was not, and may come in.
+pub fn reduced<'a>(
+    set: PeerSet,
+    datapath: Datapath,
+    before: impl Fn(&PeerName) -> Option<&'a PeerEntry>,
+) -> PeerSet {
+    let can = datapath.capabilities();
+    let is_full = set.len() > can.most_remotes;
+    set.filter_map(|mut peer| {
+        let before = before(&peer.name);
+        let was_among_others = before.is_some_and(|before| {
+            before.enabled && !before.isolate && before.public_key() == peer.public_key()
+        });
+        let is_apart = peer.isolate && peer.enabled && !can.isolates;
+        peer.isolate &= !is_apart;
+        let stays = if is_apart { was_among_others } else { before.is_some() || !is_full };
+        stays.then_some(peer)
+    })
 }

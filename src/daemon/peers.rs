@@ -8,7 +8,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::demand::Demand;
+use super::demand::{Demand, exceeds, of_peers};
 use super::peers_keeper::{Keeper, LastGood};
 use super::peers_lock::PeersLock;
 use super::requests::{self, Answer, Files, Request, RunsAs};
@@ -16,7 +16,7 @@ use super::running::{directory, is_called, known_directory};
 use super::{Failure, Settings};
 use crate::auth::SharedSecret;
 use crate::engine::config::{Datapath, DatapathChoice, HubConfig, TunnelConfig};
-use crate::engine::peers_file::{Context, Fault, PeerEntry, PeerName, PeerSet, SourceFile, parse};
+use crate::engine::peers_file::{Context, Fault, PeerSet, SourceFile, parse};
 use crate::sources::exposed;
 use crate::sources::peers::{self, read_secret};
 
@@ -169,59 +169,8 @@ pub(super) fn warned(files: &Files) -> String {
 impl AtStart {
     /// What these peers ask of a datapath.
     pub fn demand(&self) -> Demand {
-        demand(&self.set)
+        of_peers(&self.set)
     }
-}
-
-/// What these peers ask of a datapath.
-pub(super) fn demand(set: &PeerSet) -> Demand {
-    Demand { remotes: set.len(), isolated: isolated(set).map(|it| it.name.to_string()) }
-}
-
-fn isolated(set: &PeerSet) -> Option<&PeerEntry> {
-    set.peers().iter().find(|peer| peer.isolate && peer.enabled)
-}
-
-/// Why a running tunnel cannot carry all these peers, and what becomes of them, in one line.
-fn exceeds(set: &PeerSet, datapath: Datapath, choice: DatapathChoice) -> Option<String> {
-    let can = datapath.capabilities();
-    let mend = match choice {
-        DatapathChoice::Auto => "restart it",
-        DatapathChoice::Only(_) => "leave `datapath` out of its options, and restart it",
-    };
-    if let Some(peer) = isolated(set).filter(|_| !can.isolates) {
-        return Some(format!(
-            "{}: peer {}: `isolate` needs the userspace datapath, and this tunnel runs on the kernel's: \
-             {mend}; until then, such peers are not let in, and those that it had are not isolated; all \
-             else is taken",
-            peer.origin, peer.name
-        ));
-    }
-    let most = can.most_remotes;
-    (set.len() > most).then(|| {
-        format!(
-            "the files name {} peers, and the datapath of this tunnel carries {most} at most: {mend}; until \
-             then, no new peer is let in; all else is taken",
-            set.len()
-        )
-    })
-}
-
-/// What a datapath can carry of peers that exceed it: whoever was taken away or disabled is out all the same.
-/// `has`: whether it has such a peer already.
-pub(super) fn reduced(
-    set: PeerSet,
-    datapath: Datapath,
-    has: impl Fn(&PeerName) -> bool,
-) -> PeerSet {
-    let can = datapath.capabilities();
-    let is_full = set.len() > can.most_remotes;
-    set.filter_map(|mut peer| {
-        let has_it = has(&peer.name);
-        let is_apart = peer.isolate && peer.enabled && !can.isolates;
-        peer.isolate &= !is_apart;
-        (has_it || !is_full && !is_apart).then_some(peer)
-    })
 }
 
 /// Reads all files that are there, and those of the secrets that they name.

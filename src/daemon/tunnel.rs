@@ -10,11 +10,11 @@ use tokio::time::{Instant, sleep_until};
 
 use super::control;
 use super::debounce::DebouncedChanges;
-use super::demand::Demand;
+use super::demand::{self, Demand};
 use super::events::Events;
 use super::listener::{Connected, Listener};
 use super::old::Base;
-use super::peers::{self, AtStart, Good, PeersReader};
+use super::peers::{AtStart, Good, PeersReader};
 use super::process::Process;
 use super::reloads::{Checked, Reloads};
 use super::request_socket::{self, Requests};
@@ -239,7 +239,7 @@ async fn reloaded(process: &mut Process<'_>, Checked { read, asked }: Checked) -
             if !is_told {
                 tracing::error!("{why}");
             }
-            let set = peers::reduced(set, process.chosen, |name| process.engine.has_member(name));
+            let set = demand::reduced(set, process.chosen, |name| process.engine.entry_of(name));
             (process.take_peers(set).await, Answer::refused(why))
         }
         Ok(Good { set, exceeds: None }) => {

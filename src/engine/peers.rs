@@ -154,6 +154,11 @@ impl Peers {
         self.iter().flat_map(Peer::remotes)
     }
 
+    /// Whether it is known where any of them is.
+    pub fn is_anywhere(&self) -> bool {
+        self.remotes().next().is_some()
+    }
+
     pub fn admits(&self, remote: SocketAddr) -> bool {
         self.members.contains_key(&remote) || self.own_admit(remote)
     }

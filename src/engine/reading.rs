@@ -29,6 +29,7 @@ impl Engine {
         if first {
             self.adopt(&found, now, actions);
         }
+        self.adopt_members(&found, now, actions);
         self.resume_members(&found, now, actions);
         self.own_addresses = OwnAddresses::of(&found);
         self.is_old = false;

@@ -102,7 +102,8 @@ impl Engine {
         let mut before = self.memory.settings.clone();
         forget(&mut before, found);
         let Some(outer) = self.outer else {
-            let steps = give_back(found, &self.endpoint.tunnel, &mut before);
+            let known = self.peers.is_anywhere();
+            let steps = give_back(found, &self.endpoint.tunnel, known, &mut before);
             self.note_settings(before, actions);
             return steps;
         };

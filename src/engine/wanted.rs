@@ -76,14 +76,14 @@ fn extent(
             routed.extend(around.map(|net| (net.trunc(), tunnel.device.clone())));
         }
     }
-    let by_way = found.way.map(|way| way.interface);
+    let by_way = found.way.map(|way| way.interface).filter(|_| !tunnel.is_network());
     let by_address = || found.interface_of(outer.address).map(|interface| interface.index);
-    let uplink = match tunnel.is_network() {
-        false => by_way,
-        true => outer.bound_to.or_else(by_address),
-    };
+    let uplink = by_way.or(outer.bound_to).or_else(by_address);
+    // An interface that is kept for a name which is not looked up yet carries nothing: what led into it would
+    // keep the name from being looked up.
+    let leads = wanted.links.iter().filter(|_| tunnel.is_network() || peers.is_anywhere());
     gateway::Extent {
-        devices: wanted.links.iter().map(|link| link.device.clone()).collect(),
+        devices: leads.map(|link| link.device.clone()).collect(),
         going: going.cloned().collect(),
         through: through(endpoint, peers),
         routed,

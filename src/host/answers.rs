@@ -15,8 +15,8 @@
 //! }
 //! ```
 //!
-//! ADDRESSES are those of this host outside of tunnels, as far as there are not too many. The first rule is
-//! left out while it is not known which interface is the uplink.
+//! ADDRESSES are those of the uplink, as far as there are not too many. The first rule is left out while it is
+//! not known which interface that is.
 //!
 //! Packets and connections that somebody else has marked stay as they are. Connections to these
 //! addresses are not marked at all, so those that are older than the tunnel are recognised too.
@@ -56,8 +56,8 @@ pub fn chains(spec: &GatewaySpec, family: Family) -> Vec<Rules> {
     ]
 }
 
-/// Marks a new connection from the uplink to an address that this host does not have: one that is
-/// forwarded as it is.
+/// Marks a new connection from the uplink to an address that the uplink does not have: one that is
+/// forwarded as it is, or one for another interface.
 fn note(answers: &Answers, uplink: &str, family: Family) -> Vec<Statement<'static>> {
     let mut rule = vec![
         eq(meta(MetaKey::Iifname), interface(uplink)),

@@ -140,6 +140,23 @@ fn sessions_wait_for_an_uplink_that_is_away_as_long_as_their_leases_last() {
 }
 
 #[test]
+fn links_wait_for_an_uplink_that_is_away() {
+    let mut play = hub_on(Datapath::Kernel, &both());
+    play.visit(&mut guest(7), place(1));
+    let with_uplink = play.host.found.clone();
+    play.host.remove_interface("eth0");
+    let mut again = stopped_on(Datapath::Kernel, SEED, &both(), play.host);
+    again.read();
+    again.read();
+    again.host.found = with_uplink;
+    again.read();
+    again.read();
+    assert_eq!(again.members_carried(), [place(1).into()]);
+    let removed = again.applied.iter().any(|step| step.starts_with("remove ipipou0-"));
+    assert!(!removed, "{:?}", again.applied);
+}
+
+#[test]
 fn a_lease_that_is_over_meanwhile_is_over() {
     let mut play = asked(&both());
     play.visit(&mut guest(7), place(1));

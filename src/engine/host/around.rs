@@ -24,7 +24,9 @@ pub fn withdraw(
         steps.push(DnsStep::Restore.into());
     }
     let ours = found.policy_rules.iter().filter(|rule| is_our_rule(rule, tunnel, found));
-    let stale = ours.filter(|rule| !wanted.policy_rules.contains(rule));
+    let stale = ours.filter(|rule| {
+        !wanted.policy_rules.contains(rule) && !is_moved(rule, &wanted.policy_rules)
+    });
     // The one that leads into the tunnel goes first: without the other it would take all.
     steps.extend(stale.rev().map(|rule| Step::from(HostStep::RemovePolicyRule(*rule))));
     let ours = found.routes.iter().filter(|route| is_ours(route, tunnel, found));
@@ -59,23 +61,27 @@ pub fn establish(
         .filter(|rule| rule.leads_into_tunnel() && families.contains(&rule.family) && stays(rule));
     let added: BTreeSet<&PolicyRule> = missing.chain(again).collect();
     steps.extend(added.into_iter().map(|rule| Step::from(HostStep::AddPolicyRule(*rule))));
+    let ours = found.policy_rules.iter().filter(|rule| is_our_rule(rule, tunnel, found));
+    let moved = ours.filter(|rule| is_moved(rule, &wanted.policy_rules));
+    steps.extend(moved.map(|rule| Step::from(HostStep::RemovePolicyRule(*rule))));
     if wanted.name_servers && found.name_servers != NameServers::Ours {
         steps.push(DnsStep::Use.into());
     }
 }
 
 /// Takes away what an earlier process left and this tunnel is not asked for, while our outer address is not
-/// known: it may be what keeps that unknown, or the host from its name servers. Those behind an interface that
-/// is not there are nobody's.
+/// known: it may be what keeps that unknown, or the host from its name servers. Of a tunnel that leads nowhere,
+/// as it is not `known` where its server is, or there is no interface, nothing is asked for.
 pub fn give_back(
     found: &Found,
     tunnel: &TunnelConfig,
+    known: bool,
     saved: &mut BTreeMap<String, Settings>,
 ) -> Vec<Step> {
-    let is_there = found.interface(&tunnel.device).is_some();
-    let name_servers = !tunnel.gateway.dns.is_empty() && is_there;
+    let leads = known && found.interface(&tunnel.device).is_some();
+    let name_servers = !tunnel.gateway.dns.is_empty() && leads;
     let mut wanted = WantedAround { name_servers, ..WantedAround::default() };
-    if tunnel.mark().is_some() {
+    if known && tunnel.mark().is_some() {
         wanted.policy_rules.clone_from(&found.policy_rules);
         wanted.routes.clone_from(&found.routes);
     }
@@ -134,6 +140,13 @@ fn plan_settings(
         }
     }
     steps
+}
+
+/// Whether the same is wanted at another priority, where an earlier version did not have it: it is taken away
+/// only when that is there.
+fn is_moved(rule: &PolicyRule, wanted: &BTreeSet<PolicyRule>) -> bool {
+    let is_same = |other: &PolicyRule| (other.family, other.kind) == (rule.family, rule.kind);
+    !wanted.contains(rule) && wanted.iter().any(is_same)
 }
 
 fn is_ours(route: &Route, tunnel: &TunnelConfig, found: &Found) -> bool {

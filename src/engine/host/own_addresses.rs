@@ -1,10 +1,10 @@
 //! The addresses of this host that a full tunnel leaves alone: connections to them, an administrator's over
 //! ssh for one, get their answers by the main table as before.
 //!
-//! Whether there is a way to the server, and by which uplink, does not matter: the rule that leads all else
-//! into the tunnel stays without one.
+//! They are those of the uplink. What reaches another address of this host may come through the tunnel, as
+//! from a headquarters to the address of a branch's own network, and its answers have to go back there.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeSet, HashSet};
 use std::net::IpAddr;
 
 use super::found::Found;
@@ -14,17 +14,13 @@ use super::routing::{Family, PolicyRuleKind};
 use crate::engine::config::DeviceName;
 
 /// How many addresses of a family are left alone. The kernel goes through the rules one by one for each
-/// packet whose way it looks up, and a node of Kubernetes may have 20000 addresses. There is no shorter
-/// rule for them: one for a network would match what this host forwards for its neighbours in it. With those
-/// of the uplink, there may be twice as many.
+/// packet whose way it looks up, and a host may have thousands of addresses. There is no shorter rule for
+/// them: one for a network would match what this host forwards for its neighbours in it.
 pub const MOST: usize = 256;
-/// How many of one interface, unless it is the uplink: the many are on one, and others have room, those
-/// too that an operator adds later.
-pub const MOST_OF_ONE: usize = 64;
 
-/// The addresses that are left alone, beside those of the tunnel's `devices` and of other tunnels. Where
-/// there are too many, those with a rule keep it, those of the uplink come first, and then the first ones of
-/// each interface.
+/// The addresses that are left alone, beside those of the tunnel's `devices` and of other tunnels: those of
+/// the `uplink`, and those that have a rule: while the rule that leads all else into the tunnel is there, none
+/// loses it, though there may be no way to the server now, or another uplink.
 pub fn left_alone(
     found: &Found,
     family: Family,
@@ -32,34 +28,31 @@ pub fn left_alone(
     uplink: Option<u32>,
 ) -> BTreeSet<IpAddr> {
     let with_rule = with_rule(found, family);
-    let mut of_interface: HashMap<u32, usize> = HashMap::new();
-    let mut candidates = Vec::new();
+    let (mut chosen, mut new) = (BTreeSet::new(), Vec::new());
     for address in outside(found, family, devices) {
-        let rank = of_interface.entry(address.interface).or_default();
-        *rank += 1;
         let local = address.value.local;
-        let is_new = !with_rule.contains(&local);
-        let is_of_other = Some(address.interface) != uplink;
-        if !(is_new && is_of_other && *rank > MOST_OF_ONE) {
-            candidates.push((is_new, is_of_other, *rank, local));
+        if with_rule.contains(&local) {
+            chosen.insert(local);
+        } else if Some(address.interface) == uplink {
+            new.push(local);
         }
     }
-    candidates.sort_unstable();
-    let mut chosen = BTreeSet::new();
-    for (is_new, is_of_other, _, address) in candidates {
-        let most = if is_new && is_of_other { MOST } else { 2 * MOST };
-        if chosen.len() < most {
-            chosen.insert(address);
-        }
-    }
+    let room = MOST.saturating_sub(chosen.len());
+    chosen.extend(new.into_iter().take(room));
     chosen
 }
 
-/// An address that has no rule. Once all is as it should be, there are too many.
+/// An address that has no rule because there are too many at its interface.
 pub fn left_out(found: &Found, family: Family, devices: &BTreeSet<DeviceName>) -> Option<IpAddr> {
     let with_rule = with_rule(found, family);
-    let mut all = outside(found, family, devices).map(|address| address.value.local);
-    all.find(|address| !with_rule.contains(address))
+    if with_rule.len() < MOST {
+        return None;
+    }
+    let all = || outside(found, family, devices);
+    let has_rule = |address: &&Address| with_rule.contains(&address.value.local);
+    let uplinks: HashSet<u32> = all().filter(has_rule).map(|address| address.interface).collect();
+    let mut without = all().filter(|address| !has_rule(address));
+    without.find(|address| uplinks.contains(&address.interface)).map(|address| address.value.local)
 }
 
 fn with_rule(found: &Found, family: Family) -> HashSet<IpAddr> {

@@ -167,8 +167,8 @@ impl Engine {
         actions.extend(Action::apply(steps));
     }
 
-    /// Takes over the links to members that an earlier process left running: each member has one lease from
-    /// now to say hello.
+    /// Takes over the links to members that an earlier process left running, as soon as our address is known:
+    /// each member has one lease from then to say hello.
     pub(in crate::engine) fn adopt_members(
         &mut self,
         found: &Found,
@@ -177,6 +177,9 @@ impl Engine {
     ) {
         let Endpoint { tunnel, datapath, .. } = &self.endpoint;
         let (Some(outer), Some(hub)) = (self.outer, &mut self.hub) else { return };
+        if !std::mem::take(&mut hub.awaits_address) {
+            return;
+        }
         let port = tunnel.port.get();
         let local = SocketAddr::new(outer.address, port);
         let link = |member: &Member| {

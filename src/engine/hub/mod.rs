@@ -47,6 +47,8 @@ pub struct Hub {
     /// What `show` says of the last change of the files.
     loaded: Option<Loaded>,
     resuming: Resuming,
+    /// No reading of the host has shown our address yet, so links of an earlier process wait to be taken over.
+    awaits_address: bool,
 }
 
 /// A peer as a file has it, and what is known of it.
@@ -119,6 +121,7 @@ impl Hub {
             answered: Answered::default(),
             loaded: None,
             resuming: Resuming::default(),
+            awaits_address: true,
         })
     }
 

@@ -113,6 +113,11 @@ impl Engine {
         Some(members.map(|(_, member)| &**member).map(status))
     }
 
+    /// What the files said last of the peer of that name.
+    pub fn entry_of(&self, name: &PeerName) -> Option<&PeerEntry> {
+        Some(&self.hub.as_ref()?.members.get(name)?.entry)
+    }
+
     /// Whether the files name such a peer.
     pub fn has_member(&self, name: &PeerName) -> bool {
         self.hub.as_ref().is_some_and(|hub| hub.members.contains_key(name))
