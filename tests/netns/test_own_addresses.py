@@ -80,7 +80,7 @@ def test_logins_at_another_uplink_stay_connected_by_rules_of_the_host(lab, check
 def test_who_comes_through_the_tunnel_is_answered_there(lab):
     """A headquarters logs in at the address that a branch's router has in its own network."""
     net = Private(lab)
-    net.host.batch("link add lan type dummy", f"addr add {BEHIND}/24 dev lan", "link set lan up")
+    net.host.run(f"ip addr add {BEHIND}/32 dev lo")
     end = net.connect()
     net.server.run(f"ip route add {BEHIND}/32 dev ipipou0 src {INSIDE}")
     with Door(net.host, 22) as door:
@@ -139,11 +139,11 @@ def test_policy_rules_of_the_host_keep_their_place(lab, options, since):
     with Door(host, 22) as door:
         end = net.client("-b", uplinks.SECOND, *options)
         if since == "later":
-            await_(lambda: len(rules(host)) == 4, what="rules")
+            await_(lambda: len(rules(host)) == 3, what="rules")
             host.run(f"ip rule add {rule}")
             end.reauthenticate()
         near.await_log(f"{uplinks.SECOND}:10000 authenticated: tunnel up")
-        assert logs_in(door, admin, uplinks.SECOND) and logs_in(door, admin, uplinks.FIRST)
+        assert logs_in(door, admin, uplinks.SECOND)
         # To a neighbour at the other uplink, too.
         assert "dev eth1" in host.run(f"ip route get 198.51.100.1 from {uplinks.SECOND}")
         ipipou.reach_each_other(net.far, host)
