@@ -148,7 +148,6 @@ async fn serve(settings: &Settings) -> Result<(), Failure> {
         if !is_ready && process.old.are_made() {
             is_ready = true;
             process.notify_ready();
-            heap::give_back();
         }
         if let Some(until) = leaves_until
             && (process.clock.elapsed() >= until || !process.says_goodbye())
