@@ -10,6 +10,7 @@ import time
 import pytest
 
 import ipipou
+import offloads
 from ipipou import CLIENT, SERVER, reach_each_other
 from lab import await_
 from traffic import transfer_both_ways
@@ -175,7 +176,7 @@ def test_a_peer_whose_authentication_runs_out_is_off_it_at_once(lan):
 
 def test_an_uplink_that_segments_has_it_for_what_comes_without_checksums(lan):
     """That is what the kernel does not merge for a socket; with the rest the process is faster."""
-    lan.client.run("ethtool -K eth0 tx-udp-segmentation off")
+    offloads.segmented_on_the_way(lan.client, "eth0")
     lan.connect(*AUTO)
     lan.far.await_log("fast path: by eth0, only what comes without UDP checksums")
     await_fast(lan.near)
