@@ -27,7 +27,6 @@ impl Engine {
         if found.userspace.interface {
             self.adopt_userspace(now, actions);
         }
-        self.adopt_members(found, now, actions);
         let port = self.endpoint.tunnel.port.get();
         for peer in self.peers.own_mut() {
             let Some(interface) = found.interface(&peer.device) else { continue };

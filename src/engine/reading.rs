@@ -26,10 +26,10 @@ impl Engine {
         if found.way.is_some() && self.found.as_ref().is_some_and(|last| last.way != found.way) {
             self.authenticate(now.monotonic);
         }
+        self.adopt_members(&found, now, actions);
         if first {
             self.adopt(&found, now, actions);
         }
-        self.adopt_members(&found, now, actions);
         self.resume_members(&found, now, actions);
         self.own_addresses = OwnAddresses::of(&found);
         self.is_old = false;

@@ -55,7 +55,8 @@ pub struct Extent {
     pub routed: Vec<(IpNet, DeviceName)>,
     /// The network of addresses that no interface leads to.
     pub unreachable: Option<Ipv4Net>,
-    /// The interface by which outer packets leave; `None` while there is no way to the server.
+    /// The interface by which outer packets leave, or that has our outer address while there is no way to the
+    /// server; `None` when that address is gone, too.
     pub uplink: Option<u32>,
 }
 
@@ -107,9 +108,11 @@ pub fn wanted(
         wanted.routes.insert(Route { table: config.mark, ..route });
         let family = Family::of(route.destination.addr());
         wanted.policy_rules.extend(full_tunnel(family, config.mark));
-        wanted.loose.extend(strict_uplinks(extent, found, before));
     }
     let led: BTreeSet<Family> = wanted.policy_rules.iter().map(|rule| rule.family).collect();
+    if !led.is_empty() {
+        wanted.loose.extend(strict_uplinks(extent, found, before));
+    }
     for family in led {
         let own = left_alone(found, family, &extent.devices, extent.uplink);
         wanted.policy_rules.extend(own.iter().map(|address| from_own(family, *address)));
@@ -191,7 +194,7 @@ fn forwarded_answers(
 
 /// The interface by which outer packets come in, if it checks sources strictly: the check looks up a
 /// route back without our mark, finds the tunnel, and drops what the server sends, and what is forwarded to
-/// others behind this host. The one that was loosened stays so while there is no way to the server.
+/// others behind this host. The one that was loosened stays so while it is not known which that is.
 fn strict_uplinks(
     extent: &Extent,
     found: &Found,
@@ -202,11 +205,13 @@ fn strict_uplinks(
     let is_strict = |interface: &Interface| {
         interface.rp_filter.unwrap_or(0).max(found.rp_filter_of_all) == STRICT
     };
-    let strict = found.interfaces.iter().filter(|interface| match extent.uplink {
-        Some(index) => interface.index == index && (loosened(interface) || is_strict(interface)),
-        None => loosened(interface),
-    });
-    strict.map(|interface| interface.name.clone()).collect()
+    let strict: Vec<&Interface> = match extent.uplink.map(|index| found.interface_at(index)) {
+        Some(uplink) => {
+            uplink.filter(|uplink| loosened(uplink) || is_strict(uplink)).into_iter().collect()
+        }
+        None => found.interfaces.iter().filter(|interface| loosened(interface)).collect(),
+    };
+    strict.into_iter().map(|interface| interface.name.clone()).collect()
 }
 
 fn forwarding(config: &GatewayConfig, extent: &Extent, found: &Found) -> BTreeSet<String> {
