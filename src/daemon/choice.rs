@@ -3,7 +3,7 @@
 use std::io;
 use std::time::Duration;
 
-use super::demand::{Demand, said, suits};
+use super::demand::{Demand, in_kernel, said, suits};
 use super::requirements::{require_ipip_over_fou, require_tun};
 use super::{Failure, Settings};
 use crate::engine;
@@ -27,18 +27,22 @@ pub async fn datapath(
     suits(&settings.config, demand)?;
     let remotes = demand.remotes;
     let what = said(&settings.config, demand);
+    let kernel = in_kernel(&settings.config, demand);
     Ok(match settings.tunnel().datapath {
-        DatapathChoice::Only(datapath) => datapath,
+        DatapathChoice::Only(Datapath::Tun) => Datapath::Tun,
+        DatapathChoice::Only(Datapath::Kernel | Datapath::KernelShared) => {
+            in_kernel(&settings.config, demand)
+        }
         DatapathChoice::Auto if goes_on => {
             tracing::info!(
                 "userspace datapath (tun): it goes on; a stop lets the next start choose"
             );
             Datapath::Tun
         }
-        DatapathChoice::Auto if remotes > Datapath::Kernel.capabilities().many_remotes => {
+        DatapathChoice::Auto if remotes > kernel.capabilities().many_remotes => {
             tracing::info!(
                 "userspace datapath (tun): {what}, and the kernel's is chosen for {} at most",
-                Datapath::Kernel.capabilities().many_remotes
+                kernel.capabilities().many_remotes
             );
             Datapath::Tun
         }
@@ -46,14 +50,14 @@ pub async fn datapath(
             tracing::info!("userspace datapath (tun): the kernel's cannot isolate peers");
             Datapath::Tun
         }
-        DatapathChoice::Auto => choose(settings).await?,
+        DatapathChoice::Auto => choose(settings, kernel).await?,
     })
 }
 
 /// Chooses the kernel datapath where it can do what is asked, otherwise the userspace one, and logs
 /// why.
-async fn choose(settings: &Settings) -> Result<Datapath, Failure> {
-    if let Some(why) = settings.config.exceeds(Datapath::Kernel) {
+async fn choose(settings: &Settings, kernel: Datapath) -> Result<Datapath, Failure> {
+    if let Some(why) = settings.config.exceeds(kernel) {
         tracing::info!("userspace datapath (tun): {why}");
         return Ok(Datapath::Tun);
     }
@@ -80,7 +84,7 @@ async fn choose(settings: &Settings) -> Result<Datapath, Failure> {
             );
             Datapath::Tun
         }
-        Ok(()) => Datapath::Kernel,
+        Ok(()) => kernel,
         Err(why) => {
             tracing::warn!("userspace datapath (tun): {why}");
             Datapath::Tun

@@ -19,6 +19,10 @@ pub struct Demand {
 /// When it cannot.
 pub fn suits(config: &Config, demand: &Demand) -> Result<(), Failure> {
     let DatapathChoice::Only(datapath) = config.tunnel.datapath else { return Ok(()) };
+    let datapath = match datapath {
+        Datapath::Kernel | Datapath::KernelShared => in_kernel(config, demand),
+        Datapath::Tun => Datapath::Tun,
+    };
     let (name, can) = (datapath.name(), datapath.capabilities());
     let most = can.most_remotes;
     if demand.remotes > most {
@@ -33,6 +37,17 @@ pub fn suits(config: &Config, demand: &Demand) -> Result<(), Failure> {
              leave the option out"
         ))),
         Some(_) | None => Ok(()),
+    }
+}
+
+/// Which of the kernel's datapaths fits: links of their own for a few, one that all share for many.
+pub fn in_kernel(config: &Config, demand: &Demand) -> Datapath {
+    let few = Datapath::Kernel.capabilities().many_remotes;
+    // The rules of a shared link would spoil the checksum of outer packets.
+    let may_share = config.hub().is_some() && config.tunnel.checksum != Some(true);
+    match may_share && demand.remotes > few {
+        true => Datapath::KernelShared,
+        false => Datapath::Kernel,
     }
 }
 

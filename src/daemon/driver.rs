@@ -186,6 +186,7 @@ impl Process<'_> {
             | KernelStep::Admit(_)
             | KernelStep::AdmitToo(_)
             | KernelStep::AdmitNoMore(_)
+            | KernelStep::AdmitInstead { .. }
             | KernelStep::AddAlternateAddress(_)
             | KernelStep::RemoveAlternateAddress(_)
             | KernelStep::RemoveListener(_)

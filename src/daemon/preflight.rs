@@ -89,10 +89,12 @@ pub async fn open_host(
         checked => checked?,
     }
     require_capability(CAP_NET_ADMIN, "CAP_NET_ADMIN")?;
-    let link_per_remote = datapath.capabilities().link_per_remote;
-    let mut host = HostAdapter::open(tunnel, link_per_remote).map_err(Failure::Netlink)?;
+    let ipip_links = !datapath.capabilities().open_files;
+    let mut host = HostAdapter::open(tunnel, ipip_links).map_err(Failure::Netlink)?;
     let mut prepared = match datapath {
-        Datapath::Kernel => Prepared::Kernel(Box::new(require_kernel(&host, settings)?)),
+        Datapath::Kernel | Datapath::KernelShared => {
+            Prepared::Kernel(Box::new(require_kernel(&host, settings)?))
+        }
         Datapath::Tun => {
             require_tun()?;
             Prepared::Tun
@@ -222,18 +224,20 @@ fn check_found(
     let Some(interface) = found.interface(&tunnel.device) else { return Ok(()) };
     let port = tunnel.port.get();
     let ours = match (datapath, interface.kind) {
-        (Datapath::Kernel, InterfaceKind::Ipip(_)) => {
+        (Datapath::Kernel | Datapath::KernelShared, InterfaceKind::Ipip(_)) => {
             is_labelled(interface) || interface.link_from(port).is_some()
         }
         (Datapath::Tun, InterfaceKind::Tun) => goes_on,
-        (Datapath::Kernel, InterfaceKind::Tun | InterfaceKind::Other)
+        (Datapath::Kernel | Datapath::KernelShared, InterfaceKind::Tun | InterfaceKind::Other)
         | (Datapath::Tun, InterfaceKind::Ipip(_) | InterfaceKind::Other) => false,
     };
     if ours {
         return Ok(());
     }
     let what = match datapath {
-        Datapath::Kernel => format!("exists and is not a tunnel from port {port}"),
+        Datapath::Kernel | Datapath::KernelShared => {
+            format!("exists and is not a tunnel from port {port}")
+        }
         Datapath::Tun => "exists already".to_owned(),
     };
     Err(Failure::Link(format!(

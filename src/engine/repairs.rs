@@ -39,6 +39,7 @@ impl PolicyRules {
             | HostStep::RestoreRoute(..)
             | HostStep::RemoveLink(_)
             | HostStep::AddRoute(_)
+            | HostStep::ReplaceRoute(_)
             | HostStep::RemoveRoute(_)
             | HostStep::SetForwarding { .. }
             | HostStep::SetRpFilter { .. } => false,

@@ -1,7 +1,7 @@
 //! Works out what the host should have for the peers, from where each is and what it has proved.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use ipnet::IpNet;
 
@@ -11,6 +11,7 @@ use super::endpoint::{Endpoint, OuterFound, mtu, through};
 use super::host::wanted::Wanted;
 use super::host::{Found, gateway};
 use super::memory::Settings;
+use super::peer::Peer;
 use super::peers::Peers;
 
 /// Everything that the remotes need at `endpoint`, whose address is `outer` now.
@@ -30,13 +31,20 @@ pub fn wanted(
         .chain(own)
         .collect();
     let mut wanted = match (endpoint.datapath, outer.address) {
-        (Datapath::Kernel, IpAddr::V4(address)) => {
+        (Datapath::Kernel | Datapath::KernelShared, IpAddr::V4(address)) => {
             let own = datapath::kernel::Outer4 { address, bound_to: outer.bound_to };
             let mtu = mtu(&endpoint.tunnel, outer, found);
-            datapath::kernel::wanted(endpoint, own, mtu, peers, &outside, found)
+            match endpoint.datapath {
+                Datapath::KernelShared => {
+                    datapath::shared::wanted(endpoint, own, mtu, peers, found)
+                }
+                Datapath::Kernel | Datapath::Tun => {
+                    datapath::kernel::wanted(endpoint, own, mtu, peers, &outside, found)
+                }
+            }
         }
         // Nobody can ask for it: `datapath` is the other then.
-        (Datapath::Kernel, IpAddr::V6(_)) => Wanted::default(),
+        (Datapath::Kernel | Datapath::KernelShared, IpAddr::V6(_)) => Wanted::default(),
         (Datapath::Tun, _) => datapath::tun::wanted(endpoint, outer, peers, &outside, found),
     };
     let extent = extent(endpoint, outer, &wanted, peers, outside, found);
@@ -56,12 +64,13 @@ fn extent(
     let going = wanted.unwanted.iter().filter(|device| found.interface(device).is_some());
     let own: Vec<_> =
         [IpNet::V4(tunnel.inner_peer)].into_iter().chain(tunnel.inner6.map(IpNet::V6)).collect();
+    let shared = endpoint.datapath == Datapath::KernelShared;
     let is_around = |net: &IpNet| gateway::holds_any(net, &outside);
     let is_on_link = |net: &IpNet| own.iter().any(|own| own.contains(net));
     let of_peers = |is_routed: &dyn Fn(&IpNet) -> bool| -> Vec<_> {
         let all = peers.iter().flat_map(|peer| peer.networks.iter().map(move |net| (peer, *net)));
         let routed = all.filter(|(_, net)| is_routed(net));
-        routed.map(|(peer, net)| (net, peer.device.clone())).collect()
+        routed.map(|(peer, net)| (net, peer.device.clone(), gateway_to(peer, shared))).collect()
     };
     let (mut routed, mut unreachable) = (Vec::new(), None);
     match (tunnel.is_network(), endpoint.datapath.capabilities().link_per_remote) {
@@ -70,10 +79,14 @@ fn extent(
             routed = of_peers(&is_around);
             unreachable = Some(tunnel.inner_peer).filter(|net| net.prefix_len() < 32);
         }
+        (true, false) if shared => {
+            routed = of_peers(&|_| true);
+            unreachable = Some(tunnel.inner_peer).filter(|net| net.prefix_len() < 32);
+        }
         (true, false) => {
             routed = of_peers(&|net| !is_on_link(net));
             let around = own.iter().filter(|net| is_around(net));
-            routed.extend(around.map(|net| (net.trunc(), tunnel.device.clone())));
+            routed.extend(around.map(|net| (net.trunc(), tunnel.device.clone(), None)));
         }
     }
     let by_way = found.way.map(|way| way.interface).filter(|_| !tunnel.is_network());
@@ -90,5 +103,13 @@ fn extent(
         unreachable,
         uplink,
         outer: outside,
+    }
+}
+
+/// What a route to a peer on a `shared` link has to name as its gateway.
+fn gateway_to(peer: &Peer, shared: bool) -> Option<Ipv4Addr> {
+    match peer.remote() {
+        Some(SocketAddr::V4(remote)) if shared => Some(*remote.ip()),
+        Some(SocketAddr::V4(_) | SocketAddr::V6(_)) | None => None,
     }
 }

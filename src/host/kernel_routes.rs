@@ -63,11 +63,9 @@ impl HostAdapter {
     /// The routes that the kernel made with the addresses of this tunnel's links, and that are gone though
     /// the addresses are there.
     pub(super) async fn lost_routes(&mut self, found: &Found) -> io::Result<BTreeSet<KernelRoute>> {
-        let (tunnel, link_per_remote) = (&self.reading.tunnel, self.reading.link_per_remote);
+        let (tunnel, ipip_links) = (&self.reading.tunnel, self.reading.ipip_links);
         let is_of_remote = |interface: &Interface| {
-            link_per_remote
-                && is_labelled(interface)
-                && interface.link_from(tunnel.port.get()).is_some()
+            ipip_links && is_labelled(interface) && interface.link_from(tunnel.port.get()).is_some()
         };
         // A link that is down has no such routes, and a VRF has them in a table of its own.
         let ours = found.interfaces.iter().filter(|i| {

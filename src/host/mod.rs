@@ -116,17 +116,17 @@ impl StepError {
 }
 
 impl HostAdapter {
-    /// Opens the netlink sockets. `link_per_remote`: the datapath makes `ipip` links, so all of that
+    /// Opens the netlink sockets. `ipip_links`: the datapath makes `ipip` links, so all of that
     /// kind are read.
     ///
     /// # Errors
     /// When the kernel refuses a socket.
-    pub fn open(tunnel: &TunnelConfig, link_per_remote: bool) -> io::Result<Self> {
+    pub fn open(tunnel: &TunnelConfig, ipip_links: bool) -> io::Result<Self> {
         Ok(HostAdapter {
             links: Links::open()?,
             routes: Routes::open()?,
             nat: Nat::in_table(&tunnel.gateway_table()),
-            reading: reading::State::new(tunnel, link_per_remote),
+            reading: reading::State::new(tunnel, ipip_links),
         })
     }
 
@@ -161,6 +161,9 @@ impl HostAdapter {
                 routes.restore(route).await.map_err(StepError::Route)
             }
             HostStep::AddRoute(route) => routes.add_route(route).await.map_err(StepError::Route),
+            HostStep::ReplaceRoute(route) => {
+                routes.replace_route(route).await.map_err(StepError::Route)
+            }
             HostStep::RemoveRoute(route) => {
                 routes.remove_route(route).await.map_err(StepError::Route)
             }

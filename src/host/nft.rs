@@ -24,6 +24,14 @@ pub fn nft(arguments: &[&str], input: &str) -> Result<(), NftError> {
     said(&[&["-j"], arguments].concat(), input).map(drop)
 }
 
+/// Runs `nft` on its own language, for what its JSON cannot say.
+///
+/// # Errors
+/// When it cannot be run, or refuses.
+pub fn nft_in_words(input: &str) -> Result<(), NftError> {
+    said(&["-f", "-"], input).map(drop)
+}
+
 /// What `nft` says of a table of the family `ip`, in its own language, all in numbers.
 ///
 /// # Errors

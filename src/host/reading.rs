@@ -37,8 +37,8 @@ pub struct Question {
 #[derive(Debug)]
 pub struct State {
     pub(super) tunnel: TunnelConfig,
-    /// There may be an `ipip` link for each remote, whose counters are read.
-    pub(super) link_per_remote: bool,
+    /// There may be `ipip` links of this tunnel, and of others in its way.
+    pub(super) ipip_links: bool,
     /// Whether routes and gateway rules of this tunnel are wanted, or were there at the last reading. A
     /// tunnel without them reads them only once, which finds what a crash left. What concerns only
     /// these is not read otherwise.
@@ -66,10 +66,10 @@ pub struct State {
 }
 
 impl State {
-    pub fn new(tunnel: &TunnelConfig, link_per_remote: bool) -> Self {
+    pub fn new(tunnel: &TunnelConfig, ipip_links: bool) -> Self {
         State {
             tunnel: tunnel.clone(),
-            link_per_remote,
+            ipip_links,
             routing: true,
             routes: None,
             selective_rules: None,
@@ -201,7 +201,7 @@ impl HostAdapter {
 
     /// Interfaces, the routes out by them, and addresses.
     async fn read_links(&mut self, question: &Question, found: &mut Found) -> io::Result<()> {
-        let State { tunnel, link_per_remote, addresses, interfaces: others, ways_of_given, .. } =
+        let State { tunnel, ipip_links, addresses, interfaces: others, ways_of_given, .. } =
             &mut self.reading;
         let (links, outer_device) = (&self.links, tunnel.outer.device());
         found.addresses = match addresses {
@@ -209,7 +209,7 @@ impl HostAdapter {
             None => addresses.insert(links.addresses()?.into_iter().collect()).clone(),
         };
         let mut interfaces = others.read(links).await?;
-        if *link_per_remote {
+        if *ipip_links {
             interfaces.extend(links.ipip().await?);
         }
         let own = [Some(&tunnel.device), outer_device].into_iter().flatten();

@@ -12,7 +12,8 @@ use netlink_packet_core::{
     NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload,
 };
 use netlink_packet_route::route::{
-    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
+    RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteProtocol, RouteScope,
+    RouteType,
 };
 use netlink_packet_route::rule::{RuleAction, RuleAttribute, RuleFlags, RuleMessage};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
@@ -63,6 +64,15 @@ impl Routes {
     /// made it.
     pub async fn add_route(&self, route: &Route) -> io::Result<()> {
         self.handle.route().add(route_message(route)).execute().await.map_err(into_io)
+    }
+
+    /// Adds a route in the place of the one to the same destination, if there is one.
+    ///
+    /// # Errors
+    /// What the kernel said.
+    pub async fn replace_route(&self, route: &Route) -> io::Result<()> {
+        let request = self.handle.route().add(route_message(route)).replace();
+        request.execute().await.map_err(into_io)
     }
 
     /// Removes a route; nothing happens if it is not there.
@@ -142,6 +152,12 @@ fn route_message(route: &Route) -> RouteMessage {
             }
             message.attributes.push(RouteAttribute::Oif(index));
         }
+        RouteTarget::Remote(index, remote) => {
+            message.header.kind = RouteType::Unicast;
+            message.header.flags = RouteFlags::Onlink;
+            message.attributes.push(RouteAttribute::Oif(index));
+            message.attributes.push(RouteAttribute::Gateway(RouteAddress::Inet(remote)));
+        }
         RouteTarget::Unreachable => {
             message.header.kind = RouteType::Unreachable;
             message.attributes.push(RouteAttribute::Priority(LAST_METRIC));
@@ -160,18 +176,23 @@ fn read_route(message: &RouteMessage) -> Option<Route> {
         AddressFamily::Inet6 => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
         _ => return None,
     };
-    let (mut table, mut source, mut interface) = (u32::from(header.table), None, None);
+    let (mut table, mut source) = (u32::from(header.table), None);
+    let (mut interface, mut gateway) = (None, None);
     for attribute in &message.attributes {
         match attribute {
             RouteAttribute::Table(number) => table = *number,
             RouteAttribute::Destination(destination) => address = read_address(destination)?,
             RouteAttribute::PrefSource(preferred) => source = read_address(preferred),
             RouteAttribute::Oif(index) => interface = Some(*index),
+            RouteAttribute::Gateway(address) => gateway = read_address(address),
             _ => {}
         }
     }
     let target = match header.kind {
-        RouteType::Unicast => RouteTarget::Interface(interface?),
+        RouteType::Unicast => match gateway {
+            Some(IpAddr::V4(remote)) => RouteTarget::Remote(interface?, remote),
+            Some(IpAddr::V6(_)) | None => RouteTarget::Interface(interface?),
+        },
         RouteType::Unreachable => RouteTarget::Unreachable,
         _ => return None,
     };
@@ -294,7 +315,10 @@ mod tests {
     #[test]
     fn a_route_is_read_as_it_was_written() {
         for destination in ["0.0.0.0/0", "10.0.0.0/8", "::/0", "2001:db8::/32"] {
-            for target in [RouteTarget::Interface(7), RouteTarget::Unreachable] {
+            let of_remote = RouteTarget::Remote(7, Ipv4Addr::new(198, 51, 100, 7));
+            let of_v4 = !destination.contains(':');
+            let any = [RouteTarget::Interface(7), RouteTarget::Unreachable];
+            for target in any.into_iter().chain(of_v4.then_some(of_remote)) {
                 let mut route = route(destination, target);
                 assert_eq!(read_route(&route_message(&route)), Some(route));
                 route.source = Some(match route.destination {

@@ -1,7 +1,7 @@
 //! The remotes that are let in: the sets of our table, changed over netlink, so that no program is run
 //! when a peer moves (Documentation/netlink/specs/nftables.yaml).
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::CString;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddrV4};
@@ -10,8 +10,12 @@ use netlink_bindings::nftables::{
     Chained, IterableDataAttrs, IterableSetelemAttrs, Nfgenmsg, PushSetelemListAttrs,
     PushSetelemListElemAttrs, Request, SetelemListElemAttrs,
 };
-use netlink_bindings::utils::RequestBuf;
+use netlink_bindings::traits::Pusher as _;
+use netlink_bindings::utils::{
+    RequestBuf, finalize_nested_header, push_header, push_nested_header,
+};
 
+use super::behind::behind;
 use super::quoted::{self, QuotedRule};
 use super::words::{
     Contents, SET_ADDRESSES, SET_ALTERNATES, SET_KNOWN, SET_KNOWN_ADDRESSES, SET_REMOTES, elements,
@@ -32,15 +36,20 @@ pub struct Elements {
     pub table: Table,
     /// The remotes that were let in last.
     pub(super) let_in: BTreeSet<Admitted>,
+    /// Whether they all share a link.
+    pub(super) shared: bool,
 }
 
 impl Elements {
     pub fn of(table: Table) -> Self {
-        Elements { table, let_in: BTreeSet::new() }
+        Elements { table, let_in: BTreeSet::new(), shared: false }
     }
 
     /// The remotes that are let in; `None` when the sets contradict each other.
     pub fn admitted(&mut self) -> io::Result<Option<BTreeSet<Admitted>>> {
+        if self.shared {
+            return self.admitted_shared();
+        }
         let remote = |element: &IterableSetelemAttrs<'_>| read_remote(element.get_key().ok()?);
         let address = |element: &IterableSetelemAttrs<'_>| read_address(element.get_key().ok()?);
         let alternate = |element: &IterableSetelemAttrs<'_>| {
@@ -52,18 +61,18 @@ impl Elements {
             alternates: self.dump(SET_ALTERNATES, alternate)?,
             known: self.dump(SET_KNOWN, remote)?,
             known_addresses: self.dump(SET_KNOWN_ADDRESSES, address)?,
+            behind: BTreeMap::new(),
         };
-        let direct =
-            found.remotes.iter().map(|remote| Admitted { remote: *remote, alternate: None });
-        let alternate = found
-            .alternates
-            .iter()
-            .map(|(remote, alternate)| Admitted { remote: *remote, alternate: Some(*alternate) });
+        let direct = found.remotes.iter().map(|remote| Admitted::direct(*remote));
+        let alternate = found.alternates.iter().map(|(remote, alternate)| Admitted {
+            alternate: Some(*alternate),
+            ..Admitted::direct(*remote)
+        });
         let admitted: BTreeSet<_> = direct.chain(alternate).collect();
         Ok(Some(admitted).filter(|admitted| elements(admitted) == found))
     }
 
-    fn dump<T, C: FromIterator<T>>(
+    pub(super) fn dump<T, C: FromIterator<T>>(
         &mut self,
         set: &str,
         read: impl Fn(&IterableSetelemAttrs<'_>) -> Option<T>,
@@ -102,7 +111,7 @@ impl Elements {
                 .push_chain_bytes(chain.as_bytes());
         }
         self.add_rules(&mut batch, portions.next().unwrap_or_default());
-        for (set, elements) in sets(&wanted) {
+        for (set, elements) in sets(&wanted, self.shared) {
             // Without elements this deletes all of them (`nf_tables_delsetelem`).
             batch
                 .request()
@@ -114,8 +123,8 @@ impl Elements {
                 continue;
             }
             let mut list = add_to(&mut batch, &self.table.header, &table, set);
-            for (key, data) in elements {
-                list = push_element(list, &key, data);
+            for entry in &elements {
+                list = push_element(list, entry);
             }
         }
         self.table.commit(batch)?;
@@ -137,25 +146,46 @@ impl Elements {
     }
 }
 
-/// An element of a set: its key, and of a map its value.
-type Entry = (Vec<u8>, Option<Ipv4Addr>);
+/// An element of a set.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Entry {
+    pub(super) key: Vec<u8>,
+    /// The last key of those that it stands for.
+    pub(super) end: Option<Vec<u8>>,
+    /// Of a map, its value.
+    pub(super) data: Option<Vec<u8>>,
+}
 
-/// Each set with its elements.
-pub(super) fn sets(contents: &Contents) -> [(&'static str, Vec<Entry>); 5] {
+impl Entry {
+    pub(super) fn key(key: impl Into<Vec<u8>>) -> Self {
+        Entry { key: key.into(), end: None, data: None }
+    }
+
+    pub(super) fn to(self, data: impl Into<Vec<u8>>) -> Self {
+        Entry { data: Some(data.into()), ..self }
+    }
+}
+
+/// Each set with its elements: those of a link that all remotes share, or of links of their own.
+pub(super) fn sets(contents: &Contents, shared: bool) -> Vec<(&'static str, Vec<Entry>)> {
     let remotes = |remotes: &BTreeSet<SocketAddrV4>| -> Vec<_> {
-        remotes.iter().map(|remote| (remote_key(*remote).to_vec(), None)).collect()
+        remotes.iter().map(|remote| Entry::key(remote_key(*remote))).collect()
     };
     let addresses = |addresses: &BTreeSet<Ipv4Addr>| -> Vec<_> {
-        addresses.iter().map(|address| (address.octets().to_vec(), None)).collect()
+        addresses.iter().map(|address| Entry::key(address.octets())).collect()
     };
+    let known = (SET_KNOWN, remotes(&contents.known));
+    if shared {
+        return behind(contents).into_iter().chain([known]).collect();
+    }
     let alternate = |(remote, alternate): (&SocketAddrV4, &Ipv4Addr)| {
-        (remote_key(*remote).to_vec(), Some(*alternate))
+        Entry::key(remote_key(*remote)).to(alternate.octets())
     };
-    [
+    vec![
         (SET_REMOTES, remotes(&contents.remotes)),
         (SET_ADDRESSES, addresses(&contents.addresses)),
         (SET_ALTERNATES, contents.alternates.iter().map(alternate).collect()),
-        (SET_KNOWN, remotes(&contents.known)),
+        known,
         (SET_KNOWN_ADDRESSES, addresses(&contents.known_addresses)),
     ]
 }
@@ -179,22 +209,37 @@ pub(super) fn add_to<'a>(
         .nested_elements()
 }
 
-pub(super) fn push_element<'a>(
-    list: ElementList<'a>,
-    key: &[u8],
-    data: Option<Ipv4Addr>,
-) -> ElementList<'a> {
-    let element = list.nested_elem().nested_key().push_value(key).end_nested();
-    match data {
-        Some(address) => {
-            element.nested_data().push_value(&address.octets()).end_nested().end_nested()
-        }
+/// `NFTA_SET_ELEM_KEY_END` and `NFTA_DATA_VALUE` in linux/netfilter/nf_tables.h; the crate (0.3.5) has another
+/// number for the first one, as it leaves out `NFTA_SET_ELEM_PAD`.
+const KEY_END: u16 = 10;
+const DATA_VALUE: u16 = 1;
+
+fn push_key_end(message: &mut Vec<u8>, end: &[u8]) {
+    let nested = push_nested_header(message, KEY_END);
+    push_header(message, DATA_VALUE, u16::try_from(end.len()).unwrap_or(0));
+    message.extend(end);
+    finalize_nested_header(message, nested);
+}
+
+/// The last key of those that an element stands for. What has this number is something else for the crate.
+pub(super) fn read_key_end<'a>(element: &IterableSetelemAttrs<'a>) -> Option<&'a [u8]> {
+    const HEADER: usize = 4;
+    element.get_expressions().ok()?.get_buf().get(HEADER..)
+}
+
+pub(super) fn push_element<'a>(list: ElementList<'a>, entry: &Entry) -> ElementList<'a> {
+    let mut element = list.nested_elem().nested_key().push_value(&entry.key).end_nested();
+    if let Some(end) = &entry.end {
+        push_key_end(element.as_vec_mut(), end);
+    }
+    match &entry.data {
+        Some(data) => element.nested_data().push_value(data).end_nested().end_nested(),
         None => element.end_nested(),
     }
 }
 
 /// The key of a concatenation: every part takes a whole number of 32-bit words, in network byte order.
-fn remote_key(remote: SocketAddrV4) -> [u8; 8] {
+pub(super) fn remote_key(remote: SocketAddrV4) -> [u8; 8] {
     let [a, b, c, d] = remote.ip().octets();
     let [high, low] = remote.port().to_be_bytes();
     [a, b, c, d, high, low, 0, 0]

@@ -75,6 +75,7 @@ use nftables::expr::{Expression, MetaKey};
 use nftables::stmt::Statement;
 
 use super::control::{control, hello};
+use super::shared;
 use super::words::{
     CHAIN_QUOTED, CHAIN_QUOTED_PORT, CHAIN_QUOTED_REMOTE, SET_ADDRESSES, SET_REMOTES, Statements,
     UDP_HEADER, control_length, refuse,
@@ -103,7 +104,7 @@ pub fn chains(spec: &RuleSpec) -> Vec<(&'static str, Vec<Statements>)> {
         ("port", port(spec)),
         ("control", control(spec)),
         ("hello", hello(spec)),
-        ("error", error()),
+        ("error", error(spec)),
         (CHAIN_QUOTED, Vec::new()),
         (CHAIN_QUOTED_PORT, Vec::new()),
         (CHAIN_QUOTED_REMOTE, quoted_remote(spec)),
@@ -120,7 +121,7 @@ fn input(spec: &RuleSpec) -> Vec<Statements> {
     };
     let mut data = to_port(address(spec.outer));
     data.extend(control_length(spec).map(|length| ne(udp("length"), number(length))));
-    data.extend([eq(source(), named_set(SET_REMOTES)), Statement::Accept(None)]);
+    data.extend([of_known_remote(spec), Statement::Accept(None)]);
     let mut rules = vec![data];
     if !spec.alternate.is_empty() {
         let mut rewritten = to_port(alternates(spec));
@@ -135,6 +136,14 @@ fn input(spec: &RuleSpec) -> Vec<Statements> {
     rules
 }
 
+/// Matches data of a remote that is let in.
+fn of_known_remote(spec: &RuleSpec) -> Statement<'static> {
+    match spec.shared {
+        Some(_) => shared::sender(),
+        None => eq(source(), named_set(SET_REMOTES)),
+    }
+}
+
 fn alternates(spec: &RuleSpec) -> Expression<'static> {
     any_of(spec.alternate.iter().map(|alternate| address(*alternate)).collect())
 }
@@ -147,7 +156,11 @@ fn inside(spec: &RuleSpec) -> impl Iterator<Item = Expression<'static>> {
 }
 
 fn outer(spec: &RuleSpec) -> Vec<Statements> {
-    let plain = vec![eq(ip("protocol"), number(IPIP)), eq(ip("saddr"), named_set(SET_ADDRESSES))];
+    let mut plain = vec![eq(ip("protocol"), number(IPIP))];
+    match &spec.shared {
+        Some(link) => plain.extend(shared::plain(link)),
+        None => plain.push(eq(ip("saddr"), named_set(SET_ADDRESSES))),
+    }
     vec![vec![eq(udp("dport"), number(spec.port)), goto("port")], refuse(spec, plain, "plain_ipip")]
 }
 
@@ -161,7 +174,7 @@ fn port(spec: &RuleSpec) -> Vec<Statements> {
     rules.extend(
         lookalike(spec).map(|matches| matches.into_iter().chain([goto("control")]).collect()),
     );
-    rules.push(vec![is_data(), eq(source(), named_set(SET_REMOTES)), Statement::Accept(None)]);
+    rules.push(vec![is_data(), of_known_remote(spec), Statement::Accept(None)]);
     match spec.control {
         // A server that knows its client by address alone: that client's data proves as much as
         // anything.
@@ -194,10 +207,14 @@ pub fn lookalike(spec: &RuleSpec) -> Option<Statements> {
     Some(matches)
 }
 
-fn error() -> Vec<Statements> {
+fn error(spec: &RuleSpec) -> Vec<Statements> {
     let kinds = ["destination-unreachable", "redirect", "time-exceeded", "parameter-problem"];
     let kinds = any_of(kinds.into_iter().map(text).collect());
-    vec![vec![eq(icmp("type"), kinds), goto(CHAIN_QUOTED)]]
+    let is_error = eq(icmp("type"), kinds);
+    vec![match spec.shared {
+        Some(_) => [is_error].into_iter().chain(shared::about_remote()).collect(),
+        None => vec![is_error, goto(CHAIN_QUOTED)],
+    }]
 }
 
 fn quoted_remote(spec: &RuleSpec) -> Vec<Statements> {
@@ -205,6 +222,10 @@ fn quoted_remote(spec: &RuleSpec) -> Vec<Statements> {
     const NO_OPTIONS: u16 = 0x45;
     let refuse = |matches| refuse(spec, matches, "icmp_error");
     let of = |protocol| eq(quote::protocol(), number(protocol));
+    let about_port = match spec.shared {
+        Some(_) => vec![shared::about_port(), Statement::Accept(None)],
+        None => vec![jump(CHAIN_QUOTED_PORT)],
+    };
     let mut rules = vec![refuse(vec![eq(icmp("type"), text("redirect"))])];
     if spec.alternate.is_empty() {
         rules.push(refuse(vec![
@@ -219,7 +240,10 @@ fn quoted_remote(spec: &RuleSpec) -> Vec<Statements> {
         refuse(vec![below(icmp("mtu"), LEAST_MTU)]),
         refuse(vec![of(ICMP)]),
         refuse(vec![ne(quote::first_byte(), number(NO_OPTIONS))]),
-        vec![of(UDP), eq(quote::source_port(), number(spec.port)), jump(CHAIN_QUOTED_PORT)],
+        vec![of(UDP), eq(quote::source_port(), number(spec.port))]
+            .into_iter()
+            .chain(about_port)
+            .collect(),
         refuse(vec![of(UDP), eq(quote::source_port(), number(spec.port))]),
     ]);
     rules

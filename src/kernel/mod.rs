@@ -3,6 +3,7 @@
 //!
 //! Its rules are drawn in [`ruleset`]; no packet of the tunnel passes through this process.
 
+mod behind;
 mod control;
 mod elements;
 mod fou;
@@ -15,6 +16,7 @@ mod raw;
 mod rewriting;
 mod rules;
 mod ruleset;
+mod shared;
 mod words;
 
 use std::collections::BTreeSet;
@@ -96,6 +98,7 @@ impl KernelState {
     pub fn read(&mut self, found: &mut Found) -> io::Result<()> {
         found.listeners = self.fou.listeners()?;
         found.rules = self.rules.read()?;
+        found.admitted_before = self.rules.left_by_another(&found.rules)?;
         found.tracks = conntrack::is_in_use();
         Ok(())
     }
@@ -124,6 +127,7 @@ impl KernelState {
             KernelStep::Admit(admitted) => Ok(rules.admit(admitted)?),
             KernelStep::AdmitToo(one) => Ok(rules.admit_too(one)?),
             KernelStep::AdmitNoMore(one) => Ok(rules.admit_no_more(one)?),
+            KernelStep::AdmitInstead { old, new } => Ok(rules.admit_instead(old, new)?),
             KernelStep::RemoveRules => Ok(rules.remove()?),
             KernelStep::AddListener(listener) => fou.add(listener).map_err(StepError::Listener),
             KernelStep::RemoveListener(listener) => {

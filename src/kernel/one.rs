@@ -1,5 +1,4 @@
-//! Admits one remote beside the others, or withdraws one, without touching what is there for the
-//! others.
+//! Admits one remote, or stops admitting one, without touching what is there for the others.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -7,38 +6,23 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 
 use netlink_bindings::nftables::Request;
 
-use super::elements::{Elements, add_to, push_element, sets};
+use super::elements::{Elements, Entry, add_to, push_element, sets};
 use super::quoted::{self, QuotedRule};
 use super::words::{Contents, elements};
 use crate::engine::host::Admitted;
 
-/// The most messages in one transaction: five sets, and two rules about what is quoted.
-const TRANSACTION: u32 = 7;
+/// The most messages in one transaction: five sets, and two rules about what is quoted, for one that goes and one
+/// that comes.
+const TRANSACTION: u32 = 14;
 
 impl Elements {
-    /// Lets one remote in, in one transaction.
-    pub fn admit_too(&mut self, one: &Admitted) -> io::Result<()> {
-        let own = only_of(one, &self.let_in);
-        let (table, rules) = (self.table.name.clone(), quoted::rules(&own));
-        let mut batch = self.table.begin(TRANSACTION);
-        for (set, elements) in sets(&own).into_iter().filter(|(_, all)| !all.is_empty()) {
-            let mut list = add_to(&mut batch, &self.table.header, &table, set);
-            for (key, data) in elements {
-                list = push_element(list, &key, data);
-            }
-        }
-        self.add_rules(&mut batch, &rules);
-        self.table.commit(batch)?;
-        self.let_in.insert(*one);
-        Ok(())
-    }
-
-    /// Stops admitting one remote, in one transaction.
-    pub fn admit_no_more(&mut self, one: &Admitted) -> io::Result<()> {
-        let own = only_of(one, &self.let_in);
+    /// Stops admitting one remote, and admits another, in one transaction.
+    pub fn exchange(&mut self, old: Option<&Admitted>, new: Option<&Admitted>) -> io::Result<()> {
+        let gone = old.map(|old| only_of(old, &self.let_in)).unwrap_or_default();
+        let come = new.map(|new| only_of(new, &self.let_in)).unwrap_or_default();
         let table = self.table.name.clone();
         let mut handles = Vec::new();
-        for rule in quoted::rules(&own) {
+        for rule in quoted::rules(&gone) {
             handles.extend(self.handle(&rule)?.map(|handle| (rule.chain(), handle)));
         }
         let mut batch = self.table.begin(TRANSACTION);
@@ -51,7 +35,7 @@ impl Elements {
                 .push_chain_bytes(chain.as_bytes())
                 .push_handle(handle);
         }
-        for (set, elements) in sets(&own).into_iter().filter(|(_, all)| !all.is_empty()) {
+        for (set, elements) in filled(&gone, self.shared) {
             let mut list = batch
                 .request()
                 .op_delsetelem_do(&self.table.header)
@@ -59,12 +43,20 @@ impl Elements {
                 .push_table(&table)
                 .push_set_bytes(set.as_bytes())
                 .nested_elements();
-            for (key, _) in elements {
-                list = push_element(list, &key, None);
+            for entry in elements {
+                list = push_element(list, &Entry { data: None, ..entry });
             }
         }
+        for (set, elements) in filled(&come, self.shared) {
+            let mut list = add_to(&mut batch, &self.table.header, &table, set);
+            for entry in &elements {
+                list = push_element(list, entry);
+            }
+        }
+        self.add_rules(&mut batch, &quoted::rules(&come));
         self.table.commit(batch)?;
-        self.let_in.remove(one);
+        old.map(|old| self.let_in.remove(old));
+        self.let_in.extend(new.cloned());
         Ok(())
     }
 
@@ -84,11 +76,18 @@ impl Elements {
     }
 }
 
+/// The sets that get or lose elements.
+fn filled(contents: &Contents, shared: bool) -> impl Iterator<Item = (&'static str, Vec<Entry>)> {
+    sets(contents, shared).into_iter().filter(|(_, all)| !all.is_empty())
+}
+
 /// The contents that are there for this remote alone: others may be at its address.
 fn only_of(one: &Admitted, all: &BTreeSet<Admitted>) -> Contents {
-    let mut own = elements(&BTreeSet::from([*one]));
-    let at =
-        |port, alternate| Admitted { remote: SocketAddrV4::new(*one.remote.ip(), port), alternate };
+    let mut own = elements(&BTreeSet::from([one.clone()]));
+    let at = |port, alternate| Admitted {
+        alternate,
+        ..Admitted::direct(SocketAddrV4::new(*one.remote.ip(), port))
+    };
     let there = all.range(at(0, None)..=at(u16::MAX, Some(Ipv4Addr::BROADCAST)));
     for other in there.filter(|other| *other != one) {
         own.known_addresses.clear();
@@ -104,7 +103,7 @@ mod tests {
     use super::*;
 
     fn admitted(remote: &str, alternate: Option<Ipv4Addr>) -> Admitted {
-        Admitted { remote: remote.parse().unwrap(), alternate }
+        Admitted { alternate, ..Admitted::direct(remote.parse().unwrap()) }
     }
 
     #[test]

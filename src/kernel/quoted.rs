@@ -43,10 +43,14 @@ pub const CHAINS: [&str; 2] = [CHAIN_QUOTED, CHAIN_QUOTED_PORT];
 
 /// How many such rules these remotes need.
 pub fn count(contents: &Contents) -> usize {
-    contents.known_addresses.len() + contents.known.len()
+    rules(contents).len()
 }
 
 pub fn rules(contents: &Contents) -> Vec<QuotedRule> {
+    // Those that share a link are looked up: see `shared.rs`.
+    if !contents.behind.is_empty() {
+        return Vec::new();
+    }
     let address = |ip: std::net::Ipv4Addr| (DESTINATION, ip.octets().to_vec());
     let about = contents.known_addresses.iter().map(|ip| QuotedRule {
         chain: CHAIN_QUOTED,

@@ -32,6 +32,7 @@ use nftables::expr::{Expression, Map as MapExpression, NamedExpression};
 use nftables::stmt::{Mangle, Statement, TProxy};
 
 use super::judgement::lookalike;
+use super::shared;
 use super::words::{Reassembly, SET_ALTERNATES, SET_KNOWN, Statements, refuse};
 use crate::engine::host::RuleSpec;
 use crate::host::expression::{
@@ -108,6 +109,7 @@ fn output(spec: &RuleSpec) -> Vec<Statements> {
         let matches = [eq(ip("saddr"), address(source)), eq(udp("sport"), number(spec.port))];
         Statements::from(matches)
     };
+    rules.extend(spec.shared.iter().flat_map(|link| shared::output(spec, link)));
     if spec.untracked {
         let mut direct = ours(spec.outer);
         direct.extend([Statement::Notrack, Statement::Accept(None)]);

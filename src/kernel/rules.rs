@@ -4,16 +4,20 @@
 //! processes cannot disturb each other. Installing runs `nft` (at the start, and when somebody flushed
 //! the rules); letting remotes in and reading what is there needs only netlink ([`Elements`]).
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::net::SocketAddrV4;
+
+use ipnet::Ipv4Net;
 
 use super::elements::Elements;
 use super::quoted;
 use super::ruleset::{self, Installation, Replacement};
+use super::shared;
 use super::words::{self, Reassembly};
 use crate::engine::host::{Admitted, Family, RuleSpec, RulesFound};
 use crate::host::absent_is_fine;
-use crate::host::nft::{NftError, listed, nft};
+use crate::host::nft::{NftError, listed, nft, nft_in_words};
 use crate::host::table::{Handles, RuleCounter, Table};
 
 /// The table, or that the tunnel has no rules.
@@ -62,6 +66,23 @@ impl Rules {
         })
     }
 
+    /// Where a table of an earlier process lets remotes in that share a link, by their inner networks.
+    pub fn left_by_another(
+        &mut self,
+        found: &RulesFound,
+    ) -> io::Result<BTreeMap<Ipv4Net, SocketAddrV4>> {
+        match (self, found) {
+            (Rules::InTable { elements, .. }, RulesFound::Unknown) => {
+                match elements.senders() {
+                    // It has no such set.
+                    Err(e) if e.raw_os_error() == Some(libc::ENOENT) => Ok(BTreeMap::new()),
+                    senders => Ok(senders?.into_iter().map(|(at, net)| (net, at)).collect()),
+                }
+            }
+            (Rules::InTable { .. } | Rules::Unavailable, _) => Ok(BTreeMap::new()),
+        }
+    }
+
     /// Replaces the table by one for `spec` that lets `admitted` in, in one transaction.
     pub fn install(
         &mut self,
@@ -73,6 +94,17 @@ impl Rules {
             let how = Installation { replacement, reassembly };
             nft(&["-f", "-"], &ruleset::json(spec, admitted, how))
         };
+        elements.shared = spec.shared.is_some();
+        if elements.shared {
+            let apply_to = |anew| {
+                nft_in_words(&shared::sets(spec, anew))?;
+                apply(Replacement::Contents, Reassembly::On)
+            };
+            apply_to(false).or_else(|_| apply_to(true))?;
+            *installed = Some(elements.table.handles()?);
+            elements.let_in.clone_from(admitted);
+            return Ok(());
+        }
         // Where another version made different sets or chains, the contents alone cannot be exchanged.
         let result = apply(Replacement::Contents, Reassembly::On)
             .or_else(|_| apply(Replacement::Whole, Reassembly::On));
@@ -95,7 +127,7 @@ impl Rules {
     /// Lets one remote in beside the others.
     pub fn admit_too(&mut self, one: &Admitted) -> Result<(), NftError> {
         match self {
-            Rules::InTable { elements, .. } => Ok(elements.admit_too(one)?),
+            Rules::InTable { elements, .. } => Ok(elements.exchange(None, Some(one))?),
             Rules::Unavailable => Ok(()),
         }
     }
@@ -103,7 +135,15 @@ impl Rules {
     /// Stops admitting one remote.
     pub fn admit_no_more(&mut self, one: &Admitted) -> Result<(), NftError> {
         match self {
-            Rules::InTable { elements, .. } => Ok(elements.admit_no_more(one)?),
+            Rules::InTable { elements, .. } => Ok(elements.exchange(Some(one), None)?),
+            Rules::Unavailable => Ok(()),
+        }
+    }
+
+    /// Lets one remote in, where it is now, and no more where it was.
+    pub fn admit_instead(&mut self, old: &Admitted, new: &Admitted) -> Result<(), NftError> {
+        match self {
+            Rules::InTable { elements, .. } => Ok(elements.exchange(Some(old), Some(new))?),
             Rules::Unavailable => Ok(()),
         }
     }

@@ -3,9 +3,11 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeSet;
+use std::net::Ipv4Addr;
 
+use ipnet::Ipv4Net;
 use nftables::batch::Batch;
-use nftables::expr::{Expression, NamedExpression};
+use nftables::expr::{Expression, NamedExpression, Range};
 use nftables::schema::{
     Chain, Counter as CounterObject, Element, FlushObject, Map, NfCmd, NfListObject, Rule, Set,
     SetType, SetTypeValue, Table,
@@ -13,10 +15,10 @@ use nftables::schema::{
 use nftables::types::{NfChainPolicy, NfChainType, NfFamily, NfHook};
 
 use super::words::{
-    Reassembly, SET_ADDRESSES, SET_ALTERNATES, SET_KNOWN, SET_KNOWN_ADDRESSES, SET_REMOTES,
-    elements,
+    Reassembly, SET_ADDRESSES, SET_ALTERNATES, SET_KNOWN, SET_KNOWN_ADDRESSES, SET_PORTS,
+    SET_QUOTED, SET_QUOTED_ADDRESSES, SET_REMOTES, SET_SENDERS, elements,
 };
-use super::{judgement, quoted, rewriting};
+use super::{judgement, quoted, rewriting, shared};
 use crate::engine::host::{Admitted, Control, RuleSpec};
 use crate::host::expression::{address, number};
 
@@ -32,7 +34,7 @@ const MANGLE: i32 = -150;
 const MOST_REMOTES: u32 = 1024;
 
 /// Chains that a table of this or an earlier version may have and another table does without.
-const CHAINS: [&str; 13] = [
+const CHAINS: [&str; 14] = [
     "prerouting",
     "rewrite",
     "input",
@@ -46,6 +48,7 @@ const CHAINS: [&str; 13] = [
     "hello",
     "output",
     "reassemble",
+    "data",
 ];
 
 /// How a table is installed.
@@ -113,6 +116,7 @@ fn table<'a>(spec: &'a RuleSpec, admitted: &BTreeSet<Admitted>, how: Installatio
     };
     let mut chains = judgement::chains(spec);
     chains.extend(rewriting::chains(spec, how.reassembly));
+    chains.extend(shared::chains(spec));
     chains.retain(|(name, rules)| !rules.is_empty() || quoted::CHAINS.contains(name));
 
     batch.add(NfListObject::Table(itself())); // or the deletion would fail the first time
@@ -152,6 +156,15 @@ fn table<'a>(spec: &'a RuleSpec, admitted: &BTreeSet<Admitted>, how: Installatio
             _ => {}
         }
     }
+    for name in shared::BITS.iter().filter(|_| spec.shared.is_some()) {
+        let (family, table) = (NfFamily::IP, spec.table.as_str().into());
+        let is_map = *name == SET_PORTS;
+        let name = (*name).into();
+        batch.add_cmd(NfCmd::Flush(match is_map {
+            true => FlushObject::Map(Box::new(Map { family, table, name, ..Map::default() })),
+            false => FlushObject::Set(Box::new(Set { family, table, name, ..Set::default() })),
+        }));
+    }
     for (name, _) in &chains {
         batch.add(chain(name));
     }
@@ -173,7 +186,7 @@ fn table<'a>(spec: &'a RuleSpec, admitted: &BTreeSet<Admitted>, how: Installatio
 }
 
 fn counters(spec: &RuleSpec) -> &'static [&'static str] {
-    const ALL: [&str; 7] = [
+    const ALL: [&str; 8] = [
         "plain_ipip",
         "private_address",
         "stranger_data",
@@ -181,41 +194,40 @@ fn counters(spec: &RuleSpec) -> &'static [&'static str] {
         "inside_tunnel",
         "icmp_error",
         "flood",
+        "no_peer",
     ];
     match (spec.counters, spec.control) {
         (false, _) => &[],
         (true, Control::Refuse) => &ALL[..6],
-        (true, Control::Queue { .. }) => &ALL,
+        (true, Control::Queue { .. }) if spec.shared.is_some() => &ALL,
+        (true, Control::Queue { .. }) => &ALL[..7],
     }
 }
 
-fn sets(spec: &RuleSpec) -> [NfListObject<'_>; 5] {
-    let remote =
-        || SetTypeValue::Concatenated(Cow::Borrowed(&[SetType::Ipv4Addr, SetType::InetService]));
-    let set = |name: &'static str, set_type| {
-        NfListObject::Set(Box::new(Set {
-            family: NfFamily::IP,
-            table: spec.table.as_str().into(),
-            name: name.into(),
-            set_type,
-            size: Some(MOST_REMOTES),
-            ..Set::default()
-        }))
+fn sets(spec: &RuleSpec) -> Vec<NfListObject<'_>> {
+    use SetType::{InetService, Ipv4Addr};
+    let remote = || SetTypeValue::Concatenated(Cow::Borrowed(&[Ipv4Addr, InetService]));
+    let address = || SetTypeValue::Single(Ipv4Addr);
+    let set = |name: &'static str, set_type, size| {
+        let (family, table) = (NfFamily::IP, spec.table.as_str().into());
+        Set { family, table, name: name.into(), set_type, size, ..Set::default() }
     };
-    [
-        set(SET_REMOTES, remote()),
-        set(SET_ADDRESSES, SetTypeValue::Single(SetType::Ipv4Addr)),
-        set(SET_KNOWN, remote()),
-        set(SET_KNOWN_ADDRESSES, SetTypeValue::Single(SetType::Ipv4Addr)),
-        NfListObject::Map(Box::new(Map {
-            family: NfFamily::IP,
-            table: spec.table.as_str().into(),
-            name: SET_ALTERNATES.into(),
-            set_type: remote(),
-            map: SetTypeValue::Single(SetType::Ipv4Addr),
-            size: Some(MOST_REMOTES),
-            ..Map::default()
-        })),
+    let map = |name: &'static str, set_type, map, size| {
+        let (family, table) = (NfFamily::IP, spec.table.as_str().into());
+        Map { family, table, name: name.into(), set_type, map, size, ..Map::default() }
+    };
+    let of_set = |set| NfListObject::Set(Box::new(set));
+    let of_map = |map| NfListObject::Map(Box::new(map));
+    if spec.shared.is_some() {
+        return vec![of_set(set(SET_KNOWN, remote(), None))];
+    }
+    let size = Some(MOST_REMOTES);
+    vec![
+        of_set(set(SET_REMOTES, remote(), size)),
+        of_set(set(SET_ADDRESSES, address(), size)),
+        of_set(set(SET_KNOWN, remote(), size)),
+        of_set(set(SET_KNOWN_ADDRESSES, address(), size)),
+        of_map(map(SET_ALTERNATES, remote(), address(), size)),
     ]
 }
 
@@ -236,12 +248,45 @@ fn initial<'a>(spec: &'a RuleSpec, admitted: &BTreeSet<Admitted>) -> Vec<NfListO
     let remotes = all.remotes.iter().map(|remote| of_set(SET_REMOTES, key(*remote)));
     let known = all.known.iter().map(|remote| of_set(SET_KNOWN, key(*remote)));
     let addresses = all.addresses.iter().map(|ip| of_set(SET_ADDRESSES, address(*ip)));
-    let known_addresses =
-        all.known_addresses.iter().map(|ip| of_set(SET_KNOWN_ADDRESSES, address(*ip)));
+    let is_shared = spec.shared.is_some();
+    let known_addresses = all.known_addresses.iter().map(|ip| match is_shared {
+        true => of_set(SET_QUOTED_ADDRESSES, bits(*ip)),
+        false => of_set(SET_KNOWN_ADDRESSES, address(*ip)),
+    });
     let alternates = all.alternates.iter().map(|(remote, alternate)| {
         of_set(SET_ALTERNATES, Expression::List(vec![key(*remote), address(*alternate)]))
     });
-    remotes.chain(known).chain(addresses).chain(known_addresses).chain(alternates).collect()
+    let direct = remotes.chain(known).chain(addresses).chain(known_addresses).chain(alternates);
+    let behind = all.behind.iter().flat_map(|(remote, networks)| {
+        let own = of_set(SET_QUOTED, concat(vec![bits(*remote.ip()), number(remote.port())]));
+        let networks = networks.iter().flat_map(move |network| {
+            let sender = vec![address(*remote.ip()), number(remote.port()), range(*network)];
+            let to = concat(vec![address(*remote.ip()), range(*network)]);
+            let port = Expression::List(vec![to, number(remote.port())]);
+            [of_set(SET_SENDERS, concat(sender)), of_set(SET_PORTS, port)]
+        });
+        [own].into_iter().chain(networks)
+    });
+    direct.chain(behind).collect()
+}
+
+fn concat(parts: Vec<Expression<'static>>) -> Expression<'static> {
+    Expression::Named(NamedExpression::Concat(parts))
+}
+
+/// An address as bits of a packet.
+fn bits(address: Ipv4Addr) -> Expression<'static> {
+    Expression::Number(address.to_bits())
+}
+
+/// The addresses of a network as bits of a packet.
+fn range(network: Ipv4Net) -> Expression<'static> {
+    let (first, last) = (network.network(), network.broadcast());
+    if first == last {
+        return bits(first);
+    }
+    let range = Range { range: [bits(first), bits(last)] };
+    Expression::Range(Box::new(range))
 }
 
 #[cfg(test)]
@@ -260,6 +305,7 @@ mod tests {
             bound: true,
             inside: ["ipipou0".to_owned()].into(),
             inside_too: None,
+            shared: None,
             silenced: BTreeSet::new(),
             answering: BTreeSet::new(),
             untracked: true,
@@ -307,9 +353,10 @@ mod tests {
     /// fault.
     #[test]
     fn a_table_is_installed_with_the_admitted_remotes() {
-        let direct = Admitted { remote: "198.51.100.7:4500".parse().unwrap(), alternate: None };
+        let direct = Admitted::direct("198.51.100.7:4500".parse().unwrap());
         let remote = "192.0.2.9:65535".parse().unwrap();
-        let alternate = Admitted { remote, alternate: Some([172, 29, 0, 3].into()) };
+        let alternate =
+            Admitted { alternate: Some([172, 29, 0, 3].into()), ..Admitted::direct(remote) };
         let how = Installation { replacement: Replacement::Contents, reassembly: Reassembly::On };
         let text = json(&spec(signed()), &[direct, alternate].into(), how);
         let ruleset: serde_json::Value = serde_json::from_str(&text).unwrap();

@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, SocketAddrV4};
 
+use ipnet::Ipv4Net;
 use nftables::stmt::{Counter, Statement};
 
 use crate::engine::host::{Admitted, Control, PacketShape, RuleSpec};
@@ -20,6 +21,15 @@ pub const SET_KNOWN: &str = "known";
 /// Addresses of all these remotes.
 pub const SET_KNOWN_ADDRESSES: &str = "known_addresses";
 
+/// Where all remotes share a link: (address . port . network) that inner packets may come from.
+pub const SET_SENDERS: &str = "senders";
+/// (address . network) that inner packets go to, and the UDP port there.
+pub const SET_PORTS: &str = "ports";
+/// Addresses of these remotes, as an ICMP error quotes them.
+pub const SET_QUOTED_ADDRESSES: &str = "quoted_addresses";
+/// (address . port) of all these remotes, as an ICMP error quotes it.
+pub const SET_QUOTED: &str = "quoted";
+
 /// The contents of our sets.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Contents {
@@ -28,14 +38,20 @@ pub struct Contents {
     pub alternates: BTreeMap<SocketAddrV4, Ipv4Addr>,
     pub known: BTreeSet<SocketAddrV4>,
     pub known_addresses: BTreeSet<Ipv4Addr>,
+    /// Those on a link that all share, and the networks behind each.
+    pub behind: BTreeMap<SocketAddrV4, BTreeSet<Ipv4Net>>,
 }
 
 /// The contents that our sets must have for these remotes.
 pub fn elements(admitted: &BTreeSet<Admitted>) -> Contents {
     let mut contents = Contents::default();
-    for Admitted { remote, alternate } in admitted {
+    for Admitted { remote, alternate, networks } in admitted {
         contents.known.insert(*remote);
         contents.known_addresses.insert(*remote.ip());
+        if let Some(networks) = networks {
+            contents.behind.insert(*remote, networks.iter().copied().collect());
+            continue;
+        }
         match alternate {
             Some(alternate) => {
                 contents.alternates.insert(*remote, *alternate);

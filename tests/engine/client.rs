@@ -240,7 +240,7 @@ fn a_client_behind_nat_stays_connected_after_a_kill_of_its_server() {
     let mut left = play.host.clone();
     left.found.rules = RulesFound::Unknown;
     let mut again = Play::start(Config::from(server(None)), left, play.memory);
-    assert_eq!(again.host.admitted(), [Admitted { remote: at(foreign), alternate: None }].into());
+    assert_eq!(again.host.admitted(), [Admitted::direct(at(foreign))].into());
     again.drawn = 1000;
     let proof = again.proof();
     again.receive(at(foreign), &proof);

@@ -14,7 +14,7 @@ use ipipou::engine::host::step::{
 use ipipou::engine::host::{
     Address, Admitted, Encapsulation, Family, FastPathFound, Found, GatewayFound, GatewaySpec,
     Interface, InterfaceAddress, InterfaceKind, IpipLink, LinkForwarding, Listener, NameServers,
-    PolicyRule, RouteTarget, RuleSpec, RulesFound, Traffic, Way,
+    PolicyRule, Route, RouteTarget, RuleSpec, RulesFound, Traffic, Way,
 };
 use ipnet::IpNet;
 
@@ -247,8 +247,8 @@ impl FakeHost {
         for remote in path.peers.keys() {
             let here = &self.found.userspace.forwarding.remotes;
             let by_tun = here.get(&(*remote).into()).is_some_and(|spec| !spec.sources.is_empty());
-            let direct = Admitted { remote: *remote, alternate: None };
-            assert!(by_tun || self.let_in.contains(&direct), "{remote} is on the fast path alone");
+            let direct = |one: &Admitted| one.remote == *remote && one.alternate.is_none();
+            assert!(by_tun || self.let_in.iter().any(direct), "{remote} is on the fast path alone");
         }
     }
 
@@ -265,12 +265,18 @@ impl FakeHost {
                 self.let_in.clone_from(admitted);
             }
             KernelStep::AdmitToo(one) => {
-                assert!(self.let_in().insert(*one), "{one} is let in");
-                self.let_in.insert(*one);
+                assert!(self.let_in().insert(one.clone()), "{one} is let in");
+                self.let_in.insert(one.clone());
             }
             KernelStep::AdmitNoMore(one) => {
                 assert!(self.let_in().remove(one), "{one} is not let in");
                 self.let_in.remove(one);
+            }
+            KernelStep::AdmitInstead { old, new } => {
+                assert!(self.let_in().remove(old), "{old} is not let in");
+                assert!(self.let_in().insert(new.clone()), "{new} is let in");
+                self.let_in.remove(old);
+                self.let_in.insert(new.clone());
             }
             KernelStep::RemoveRules => {
                 self.found.rules = RulesFound::Missing;
@@ -335,6 +341,14 @@ impl FakeHost {
                 assert!(self.found.lost_routes.remove(route), "{route}");
             }
             HostStep::AddRoute(route) => assert!(self.found.routes.insert(*route), "{route}"),
+            HostStep::ReplaceRoute(route) => {
+                let is_same = |there: &&Route| {
+                    (there.destination, there.table) == (route.destination, route.table)
+                };
+                let before = self.found.routes.iter().find(is_same).copied();
+                assert!(self.found.routes.remove(&before.expect("a route to replace")), "{route}");
+                self.found.routes.insert(*route);
+            }
             HostStep::RemoveRoute(route) => assert!(self.found.routes.remove(route), "{route}"),
             HostStep::AddPolicyRule(rule) => {
                 let is_new = !self.found.policy_rules.contains(rule);

@@ -6,10 +6,11 @@ use super::*;
 use ipipou::auth::key_text;
 use ipipou::engine::config::{HubConfig, PeerSource};
 use ipipou::engine::control::{Client as Guest, ClientConfig, ClientHeard};
-use ipipou::engine::host::Address;
+use ipipou::engine::host::{Address, Admitted, Route, RouteTarget};
 use ipipou::engine::hub::MemberState;
 use ipipou::engine::peers_file::pool::Pool;
 use ipipou::engine::peers_file::{Context, PeerName, PeerSet, SourceFile, parse};
+use ipnet::IpNet;
 
 pub const SEED: [u8; 32] = [9; 32];
 
@@ -149,15 +150,38 @@ impl Play {
                 let inner = |a: &&Address| a.interface == interface.index;
                 assert!(found.addresses.iter().any(|a| inner(&a)), "{} without", interface.name);
                 assert!(interface.up && interface.label.is_some(), "{}", interface.name);
-                link.fou_remote()
+                link.fou_remote().filter(|remote| !remote.ip().is_unspecified())
             })
             .collect();
+        remotes.extend(self.routed().iter().map(|one| SocketAddr::V4(one.remote)));
         remotes.sort_unstable();
         let admitted: Vec<SocketAddr> =
             self.host.admitted().iter().map(|one| one.remote.into()).collect();
         assert_eq!(remotes, admitted);
         remotes.extend(self.let_in().iter().map(|(remote, _)| *remote));
         remotes
+    }
+
+    /// Those on a shared link to whose networks, and only these, routes lead.
+    fn routed(&self) -> Vec<Admitted> {
+        let mut routes = self.host.found.routes.clone();
+        let let_in = self.host.admitted();
+        let shared = let_in.iter().filter(|one| one.networks.is_some());
+        let shared: Vec<Admitted> = shared.cloned().collect();
+        for one in &shared {
+            for network in one.networks.iter().flat_map(|all| all.iter()) {
+                let to = (IpNet::V4(*network), *one.remote.ip());
+                let is_to = |route: &Route| match route.target {
+                    RouteTarget::Remote(_, remote) => (route.destination, remote) == to,
+                    RouteTarget::Interface(_) | RouteTarget::Unreachable => false,
+                };
+                let route = routes.iter().find(|route| is_to(route)).copied();
+                routes.remove(&route.unwrap_or_else(|| panic!("no route to {network} at {one}")));
+            }
+        }
+        let others = routes.iter().find(|route| matches!(route.target, RouteTarget::Remote(..)));
+        assert_eq!(others, None);
+        shared
     }
 
     pub fn states(&mut self) -> Vec<(String, MemberState)> {

@@ -93,6 +93,8 @@ fn what_is_refused_for_one_peer_costs_no_other_peer_anything() {
         (Datapath::Kernel, "remote 198.51.100.2:4000"),
         (Datapath::Kernel, "add FOU listener 172.30"),
         (Datapath::Kernel, "add 172.30"),
+        (Datapath::KernelShared, "route to 192.168.2.0/24"),
+        (Datapath::KernelShared, "admit 198.51.100.2:4000"),
     ] {
         let mut play = hub_on(datapath, &text(&[2, 3, 4, 9]));
         let mut guests = [2, 3, 4, 9].map(|number| (number, guest(number)));
@@ -127,7 +129,11 @@ fn what_is_refused_for_one_peer_costs_no_other_peer_anything() {
 /// After a refused step the host is read again before anything is planned.
 #[test]
 fn a_peer_is_told_after_its_steps_although_a_reading_comes_before_them() {
-    for (datapath, lets_in) in [(Datapath::Tun, "forward to"), (Datapath::Kernel, "admit")] {
+    for (datapath, lets_in) in [
+        (Datapath::Tun, "forward to"),
+        (Datapath::Kernel, "admit"),
+        (Datapath::KernelShared, "admit"),
+    ] {
         let mut play = hub_on(datapath, &(entry(2, "") + &entry(3, "")));
         play.host.broken = lets_in;
         play.visit(&mut guest(2), place(2));

@@ -157,4 +157,9 @@ proptest! {
     fn one_of_many_links_changes_as_a_whole_plan_would(happenings in happenings()) {
         play(Datapath::Kernel, happenings);
     }
+
+    #[test]
+    fn one_of_many_on_a_shared_link_changes_as_a_whole_plan_would(happenings in happenings()) {
+        play(Datapath::KernelShared, happenings);
+    }
 }

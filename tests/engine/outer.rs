@@ -21,7 +21,7 @@ fn the_alternate_address_is_used_while_the_pair_is_taken() {
     assert_eq!(play.engine.status().alternate, Some(link.local.into()));
     assert_eq!(
         play.host.admitted(),
-        [Admitted { remote: at(A), alternate: Some(link.local) }].into()
+        [Admitted { alternate: Some(link.local), ..Admitted::direct(at(A)) }].into()
     );
     // Elsewhere the pair is free.
     let proof = play.proof();

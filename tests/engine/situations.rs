@@ -103,7 +103,7 @@ fn a_start_after_a_kill_adopts_the_running_tunnel() {
         again.applied,
         ["install rules ipipou-0 for 203.0.113.1:10000, admitting 198.51.100.7:4500"]
     );
-    assert_eq!(again.host.admitted(), [Admitted { remote: at(A), alternate: None }].into());
+    assert_eq!(again.host.admitted(), [Admitted::direct(at(A))].into());
 }
 
 /// Another process with this configuration, after one was killed that knows a client.

@@ -3,8 +3,11 @@
 /// Who carries the packets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Datapath {
-    /// FOU listeners and `ipip` links.
+    /// FOU listeners and `ipip` links, one for each remote.
     Kernel,
+    /// A FOU listener and one `ipip` link that all remotes of a server share: routes tell it where each is, and
+    /// rules which of them a packet is from.
+    KernelShared,
     /// This process, between a TUN interface and a UDP socket.
     Tun,
 }

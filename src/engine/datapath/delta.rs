@@ -8,11 +8,11 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 pub use super::start::Start;
-use super::{fast, kernel, tun};
+use super::{fast, kernel, shared, tun};
 use crate::engine::config::Datapath;
 use crate::engine::endpoint::{Endpoint, is_inside};
-use crate::engine::host::gateway;
 use crate::engine::host::step::{HostStep, Step};
+use crate::engine::host::{RouteTarget, gateway};
 use crate::engine::peers::Changed;
 
 /// More of them are planned for with all others.
@@ -26,6 +26,7 @@ pub fn delta(start: Start<'_>) -> Option<Vec<Step>> {
     }
     let steps = match endpoint.datapath {
         Datapath::Kernel => kernel::delta(start)?,
+        Datapath::KernelShared => shared::delta(start)?,
         Datapath::Tun => {
             let (mut steps, added) = routes(&start)?;
             steps.extend(tun::delta(start)?);
@@ -73,7 +74,7 @@ fn routes(start: &Start<'_>) -> Option<(Vec<Step>, Vec<Step>)> {
     }
     let index = found.interface(&endpoint.tunnel.device)?.index;
     for network in behind {
-        let route = gateway::route_into(&endpoint.tunnel, *network, index);
+        let route = gateway::route_into(&endpoint.tunnel, *network, RouteTarget::Interface(index));
         match (peers.have_network(*network), found.routes.contains(&route)) {
             (true, false) => added.push(HostStep::AddRoute(route).into()),
             (false, true) => removed.push(HostStep::RemoveRoute(route).into()),

@@ -84,7 +84,7 @@ pub fn fast_path(
     let links: BTreeSet<u32> = there.into_iter().filter_map(Interface::known_index).collect();
     let uplinks = Uplinks::of(endpoint, outer, &links, found)?;
     let peers = match endpoint.datapath {
-        Datapath::Kernel => of_kernel(endpoint, wanted, peers, &uplinks),
+        Datapath::Kernel | Datapath::KernelShared => of_kernel(endpoint, wanted, peers, &uplinks),
         Datapath::Tun => of_tun(endpoint, wanted, &uplinks),
     };
     let ends = FastPathEnds {
@@ -204,7 +204,9 @@ fn of_kernel(
 ) -> BTreeMap<SocketAddrV4, FastPeer> {
     let entry = |peer: &Peer| {
         let Some(SocketAddr::V4(remote)) = peer.remote() else { return None };
-        if !wanted.admitted.contains(&Admitted { remote, alternate: None }) {
+        let from = Admitted::direct(remote);
+        let at = wanted.admitted.range(&from..).take_while(|one| one.remote == remote);
+        if at.filter(|one| one.alternate.is_none()).next().is_none() {
             return None;
         }
         let networks = match endpoint.tunnel.is_network() {

@@ -41,26 +41,9 @@ pub fn wanted(
     found: &Found,
 ) -> Wanted {
     let tunnel = &endpoint.tunnel;
-    let port = tunnel.port.get();
-    let listener = |local| Listener { port, local: Some(local), bound_to: outer.bound_to };
     let mut wanted = Wanted {
-        rules: Some(RuleSpec {
-            table: tunnel.rules.table.clone(),
-            outer: outer.address,
-            port,
-            alternate: BTreeSet::new(),
-            // A listener that was found and serves as well may be bound to none.
-            bound: outer.bound_to.is_some()
-                && !found.listeners.iter().any(|l| l.port == port && l.bound_to.is_none()),
-            inside: inside(tunnel, peers, outer.address, found),
-            inside_too: tunnel.is_network().then(|| links::prefix(tunnel)),
-            silenced: peers.iter().filter_map(silenced).collect(),
-            answering: peers.answering().into_iter().filter_map(v4).collect(),
-            untracked: found.tracks && !peers.has_prover(),
-            control: endpoint.control,
-            counters: tunnel.rules.counters,
-        }),
-        listeners: BTreeSet::from([listener(outer.address)]),
+        rules: Some(rules(endpoint, outer, peers, found)),
+        listeners: BTreeSet::from([listener(tunnel, outer)]),
         ..Wanted::default()
     };
     let renamed = renamed(tunnel, outer.address, peers, found);
@@ -75,10 +58,10 @@ pub fn wanted(
         let alternate = alternate_for(peer, *remote.ip(), shared, outer, (found, &renamed));
         if let Some(address) = alternate {
             wanted.alternate.insert(address);
-            wanted.listeners.insert(listener(address));
+            wanted.listeners.insert(listener(tunnel, Outer4 { address, ..outer }));
         }
         if peer.admitted().is_some() {
-            wanted.admitted.insert(Admitted { remote, alternate });
+            wanted.admitted.insert(Admitted { alternate, ..Admitted::direct(remote) });
         }
         let kind = LinkKind::Ipip(link(tunnel, remote, outer, alternate));
         wanted.links.push(wanted_link(endpoint, peer, kind, mtu, outside));
@@ -93,6 +76,34 @@ pub fn wanted(
     }
     wanted.unwanted.extend(renamed);
     wanted
+}
+
+/// The FOU listener at this address.
+pub fn listener(tunnel: &TunnelConfig, outer: Outer4) -> Listener {
+    Listener { port: tunnel.port.get(), local: Some(outer.address), bound_to: outer.bound_to }
+}
+
+/// What the rules depend on, but for alternate addresses.
+pub fn rules(endpoint: &Endpoint, outer: Outer4, peers: &Peers, found: &Found) -> RuleSpec {
+    let tunnel = &endpoint.tunnel;
+    let port = tunnel.port.get();
+    RuleSpec {
+        table: tunnel.rules.table.clone(),
+        outer: outer.address,
+        port,
+        alternate: BTreeSet::new(),
+        // A listener that was found and serves as well may be bound to none.
+        bound: outer.bound_to.is_some()
+            && !found.listeners.iter().any(|l| l.port == port && l.bound_to.is_none()),
+        inside: inside(tunnel, peers, outer.address, found),
+        inside_too: tunnel.is_network().then(|| links::prefix(tunnel)),
+        shared: None,
+        silenced: peers.iter().filter_map(silenced).collect(),
+        answering: peers.answering().into_iter().filter_map(v4).collect(),
+        untracked: found.tracks && !peers.has_prover(),
+        control: endpoint.control,
+        counters: tunnel.rules.counters,
+    }
 }
 
 fn wanted_link(
@@ -141,11 +152,11 @@ pub fn delta(start: Start<'_>) -> Option<Vec<Step>> {
     for remote in &changed.remotes {
         let SocketAddr::V4(remote) = *remote else { return None };
         let here = peers.member(remote.into());
-        let is_let_in = let_in.is_none_or(|all| all.contains(&direct(remote)));
+        let is_let_in = let_in.is_none_or(|all| all.contains(&Admitted::direct(remote)));
         match (here, is_let_in) {
-            (Some(_), false) => come.push(KernelStep::AdmitToo(direct(remote)).into()),
+            (Some(_), false) => come.push(KernelStep::AdmitToo(Admitted::direct(remote)).into()),
             (None, true) if let_in.is_some() => {
-                gone.push(KernelStep::AdmitNoMore(direct(remote)).into());
+                gone.push(KernelStep::AdmitNoMore(Admitted::direct(remote)).into());
             }
             (Some(_), true) | (None, _) => {}
         }
@@ -170,11 +181,6 @@ pub fn delta(start: Start<'_>) -> Option<Vec<Step>> {
     }
     links.iter().for_each(|link| plan_link(link, found, owned, &mut steps));
     Some(steps.into_iter().chain(come).chain(gone).collect())
-}
-
-/// A remote whose packets keep our outer address.
-fn direct(remote: SocketAddrV4) -> Admitted {
-    Admitted { remote, alternate: None }
 }
 
 /// Links of this tunnel that somebody gave another name: a new one of the right name cannot have their
@@ -265,7 +271,8 @@ fn alternate_for(
     needed.then_some(alternate)
 }
 
-fn link(
+/// The link to a remote.
+pub fn link(
     tunnel: &TunnelConfig,
     remote: SocketAddrV4,
     outer: Outer4,

@@ -4,6 +4,7 @@ pub(super) mod delta;
 mod fast;
 pub mod kernel;
 pub use fast::{by_route, fast_path};
+pub mod shared;
 mod start;
 pub mod tun;
 mod without_fast_path;
@@ -40,7 +41,7 @@ impl Datapath {
     /// Its name in options, log and status.
     pub fn name(self) -> &'static str {
         match self {
-            Datapath::Kernel => "kernel",
+            Datapath::Kernel | Datapath::KernelShared => "kernel",
             Datapath::Tun => "tun",
         }
     }
@@ -59,6 +60,13 @@ impl Datapath {
                 // The size of the nft sets that hold the remotes.
                 most_remotes: 1024,
                 many_remotes: 512,
+            },
+            Datapath::KernelShared => Capabilities {
+                link_per_remote: false,
+                // The numbers that tell peers apart have 16 bits.
+                most_remotes: 1 << 16,
+                many_remotes: 1 << 16,
+                ..Datapath::Kernel.capabilities()
             },
             Datapath::Tun => Capabilities {
                 outer_ipv6: true,

@@ -31,6 +31,8 @@ pub fn withdraw(
     steps.extend(stale.rev().map(|rule| Step::from(HostStep::RemovePolicyRule(*rule))));
     let ours = found.routes.iter().filter(|route| is_ours(route, tunnel, found));
     let stale = ours.filter(|route| !wanted.routes.contains(route));
+    // Without any, packets would go the way around the tunnel for a moment.
+    let stale = stale.filter(|route| !wanted.routes.iter().any(|new| route.is_replaced_by(new)));
     steps.extend(stale.map(|route| Step::from(HostStep::RemoveRoute(*route))));
 }
 
@@ -47,7 +49,11 @@ pub fn establish(
     // Routes before the policy rules that ask for them: at no time does a packet of the tunnel enter
     // the tunnel.
     let missing = wanted.routes.difference(&found.routes);
-    steps.extend(missing.map(|route| Step::from(HostStep::AddRoute(*route))));
+    steps.extend(missing.map(|route| {
+        let is_there = found.routes.iter().any(|there| there.is_replaced_by(route));
+        let step = if is_there { HostStep::ReplaceRoute } else { HostStep::AddRoute };
+        Step::from(step(*route))
+    }));
     // A rule is added behind those that are there, of which one leads into a tunnel and has to be asked
     // after it: that one is added again, behind it.
     let missing = wanted.policy_rules.difference(&found.policy_rules);
@@ -152,7 +158,9 @@ fn is_moved(rule: &PolicyRule, wanted: &BTreeSet<PolicyRule>) -> bool {
 fn is_ours(route: &Route, tunnel: &TunnelConfig, found: &Found) -> bool {
     let own = found.interface(&tunnel.device).map(|i| i.index);
     match route.target {
-        RouteTarget::Interface(index) => Some(index) == own || route.table == tunnel.gateway.mark,
+        RouteTarget::Interface(index) | RouteTarget::Remote(index, _) => {
+            Some(index) == own || route.table == tunnel.gateway.mark
+        }
         RouteTarget::Unreachable => route.destination == IpNet::V4(tunnel.inner_peer.trunc()),
     }
 }

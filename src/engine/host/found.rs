@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr, SocketAddrV4};
 use std::time::Duration;
 
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net};
 
 use super::addresses::Addresses;
 use super::fast_path::{FastPathFound, LinkHeader};
@@ -26,6 +26,8 @@ pub struct Found {
     pub listeners: BTreeSet<Listener>,
     /// The nftables table of this tunnel.
     pub rules: RulesFound,
+    /// Where an earlier process let peers in by a link that they share, by their inner networks.
+    pub admitted_before: BTreeMap<Ipv4Net, SocketAddrV4>,
     /// Whether something tracks connections here. Read for the kernel's datapath.
     pub tracks: bool,
     /// Families whose connections are known to be tracked. Read where routes lead into the tunnel, and where

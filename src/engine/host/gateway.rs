@@ -51,8 +51,8 @@ pub struct Extent {
     /// The inner networks of the peers.
     pub through: Vec<IpNet>,
     /// Those inner networks to which no address of an interface leads, with the interface to which a
-    /// route has to lead.
-    pub routed: Vec<(IpNet, DeviceName)>,
+    /// route has to lead, and the outer address of the remote, if others share the interface.
+    pub routed: Vec<(IpNet, DeviceName, Option<Ipv4Addr>)>,
     /// The network of addresses that no interface leads to.
     pub unreachable: Option<Ipv4Net>,
     /// The interface by which outer packets leave, or that has our outer address while there is no way to the
@@ -83,9 +83,15 @@ pub fn wanted(
     // The index of the interface is known once the interface is there: its routes come with the next
     // reading.
     let index_of = |device: &DeviceName| found.interface(device)?.known_index();
-    let via = |destination, index| route_into(tunnel, destination, index);
-    let routed =
-        extent.routed.iter().filter_map(|(net, device)| Some(via(*net, index_of(device)?)));
+    let via = |destination, index| route_into(tunnel, destination, RouteTarget::Interface(index));
+    let routed = extent.routed.iter().filter_map(|(net, device, remote)| {
+        let index = index_of(device)?;
+        let target = match remote {
+            Some(remote) => RouteTarget::Remote(index, *remote),
+            None => RouteTarget::Interface(index),
+        };
+        Some(route_into(tunnel, *net, target))
+    });
     let mut routes: Vec<_> = routed.chain(extent.unreachable.map(unreachable)).collect();
     let mut whole = Vec::new();
     if let Some(interface) = extent.devices.iter().find_map(index_of) {
@@ -124,14 +130,9 @@ pub fn wanted(
     wanted
 }
 
-/// The route to a network behind a tunnel, by the interface with this index.
-pub fn route_into(tunnel: &TunnelConfig, destination: IpNet, index: u32) -> Route {
-    Route {
-        destination,
-        table: MAIN,
-        target: RouteTarget::Interface(index),
-        source: source(tunnel, destination),
-    }
+/// The route to a network behind a tunnel.
+pub fn route_into(tunnel: &TunnelConfig, destination: IpNet, target: RouteTarget) -> Route {
+    Route { destination, table: MAIN, target, source: source(tunnel, destination) }
 }
 
 /// The unreachable route of a tunnel with many links: it covers addresses to which no link leads.

@@ -34,5 +34,5 @@ pub use routing::{
     Answers, Family, ForwardingRules, GatewaySpec, KernelRoute, KernelRouteTo, PolicyRule,
     PolicyRuleKind, ROUTE_PROTOCOL, Route, RouteTarget,
 };
-pub use rules::{Admitted, Control, Listener, PacketShape, RuleSpec, RulesFound};
+pub use rules::{Admitted, Control, Listener, PacketShape, RuleSpec, RulesFound, SharedLink};
 pub use userspace::{LearnSpec, PeerTable, RemoteSpec, SocketSpec};

@@ -50,7 +50,11 @@ pub fn needs(step: &Step, other: &Step) -> bool {
 
 fn costs(step: &Step) -> Costs<'_> {
     match step {
-        Step::Host(HostStep::AddRoute(route) | HostStep::RemoveRoute(route)) => {
+        Step::Host(
+            HostStep::AddRoute(route)
+            | HostStep::ReplaceRoute(route)
+            | HostStep::RemoveRoute(route),
+        ) => {
             // Policy rules lead into other tables.
             if route.table == MAIN { Costs::Itself } else { Costs::WholeHost }
         }
@@ -58,6 +62,7 @@ fn costs(step: &Step) -> Costs<'_> {
         | Step::Kernel(
             KernelStep::AdmitToo(_)
             | KernelStep::AdmitNoMore(_)
+            | KernelStep::AdmitInstead { .. }
             | KernelStep::RemoveAlternateAddress(_),
         )
         | Step::Tun(TunStep::AddRemote(..) | TunStep::RemoveRemote(_))

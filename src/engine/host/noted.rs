@@ -9,7 +9,6 @@ use super::interface::{
     Address, Interface, InterfaceAddress, InterfaceKind, Traffic, UNKNOWN_INDEX,
 };
 use super::label::LinkForwarding;
-use super::routing::RouteTarget;
 use super::rules::RulesFound;
 use super::step::{FastStep, HostStep, KernelLink, KernelStep, Step, TunStep};
 use super::wanted::{WantedLink, rp_filter};
@@ -55,8 +54,12 @@ impl Found {
 
     fn note_kernel(&mut self, step: &KernelStep) {
         match (step, &mut self.rules) {
-            (KernelStep::AdmitToo(one), RulesFound::Intact(all)) => drop(all.insert(*one)),
+            (KernelStep::AdmitToo(one), RulesFound::Intact(all)) => drop(all.insert(one.clone())),
             (KernelStep::AdmitNoMore(one), RulesFound::Intact(all)) => drop(all.remove(one)),
+            (KernelStep::AdmitInstead { old, new }, RulesFound::Intact(all)) => {
+                all.remove(old);
+                all.insert(new.clone());
+            }
             (KernelStep::CreateLink(link), _) => self.note_new_link(link),
             (KernelStep::ChangeLink(link), _) => self.note_of(&link.device, |interface| {
                 (interface.kind, interface.mtu) = (InterfaceKind::Ipip(link.link), link.mtu);
@@ -64,6 +67,7 @@ impl Found {
             (
                 KernelStep::AdmitToo(_)
                 | KernelStep::AdmitNoMore(_)
+                | KernelStep::AdmitInstead { .. }
                 | KernelStep::InstallRules(..)
                 | KernelStep::Admit(_)
                 | KernelStep::RemoveRules
@@ -80,6 +84,10 @@ impl Found {
         match step {
             HostStep::RestoreRoute(_, route) => drop(self.lost_routes.remove(route)),
             HostStep::AddRoute(route) => drop(self.routes.insert(*route)),
+            HostStep::ReplaceRoute(route) => {
+                self.routes.retain(|there| !there.is_replaced_by(route));
+                self.routes.insert(*route);
+            }
             HostStep::RemoveRoute(route) => drop(self.routes.remove(route)),
             HostStep::RemoveLink(device) => self.note_no_link(device),
             HostStep::AddInnerAddress(device, address) => self.note_address(device, *address),
@@ -129,7 +137,7 @@ impl Found {
         let Some(gone) = self.interface(device).map(|interface| interface.index) else { return };
         self.interfaces.remove(gone);
         self.addresses.remove_all_on(gone);
-        self.routes.retain(|route| route.target != RouteTarget::Interface(gone));
+        self.routes.retain(|route| route.target.interface() != Some(gone));
         self.lost_routes.retain(|route| route.interface != gone);
     }
 

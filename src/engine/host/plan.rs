@@ -14,7 +14,7 @@ use super::found::{Found, GatewayFound};
 use super::interface::{Address, Interface, InterfaceKind};
 use super::label::{LinkForwarding, forwards_by_us, is_labelled};
 use super::routing::{GatewaySpec, KernelRoute, KernelRouteTo};
-use super::rules::{Listener, RuleSpec, RulesFound};
+use super::rules::{Admitted, Listener, RuleSpec, RulesFound};
 use super::step::{FastStep, HostStep, KernelLink, KernelStep, NatStep, Step, TunStep};
 use super::wanted::{LinkKind, MtuFrom, Wanted, WantedLink, rp_filter};
 use crate::engine::config::{DeviceName, SourceCheck, TunnelConfig};
@@ -298,10 +298,9 @@ fn plan_admitted(wanted: &Wanted, found: &Found, many: bool, steps: &mut Vec<Ste
     let installs = steps.iter().any(|s| matches!(s, Step::Kernel(KernelStep::InstallRules(..))));
     match &found.rules {
         RulesFound::Intact(admitted) if !installs && *admitted != wanted.admitted && many => {
-            let gone = admitted.difference(&wanted.admitted).copied();
-            steps.extend(gone.map(|one| KernelStep::AdmitNoMore(one).into()));
-            let come = wanted.admitted.difference(admitted).copied();
-            steps.extend(come.map(|one| KernelStep::AdmitToo(one).into()));
+            let gone = admitted.difference(&wanted.admitted).cloned();
+            let come = wanted.admitted.difference(admitted).cloned();
+            steps.extend(exchange(gone.collect(), come.collect()));
         }
         RulesFound::Intact(admitted) if !installs && *admitted != wanted.admitted => {
             steps.push(KernelStep::Admit(wanted.admitted.clone()).into());
@@ -311,4 +310,21 @@ fn plan_admitted(wanted: &Wanted, found: &Found, many: bool, steps: &mut Vec<Ste
         | RulesFound::Unknown
         | RulesFound::Unavailable => {}
     }
+}
+
+/// The steps that let some in and others no more. A peer on a shared link that moves is let in at any time. Whoever
+/// goes goes first: an element of its may be another's then.
+pub fn exchange(gone: Vec<Admitted>, come: Vec<Admitted>) -> impl Iterator<Item = Step> {
+    let peer = |one: &Admitted| one.networks.as_ref()?.first().copied();
+    let (known, others): (Vec<_>, Vec<_>) = gone.into_iter().partition(|one| peer(one).is_some());
+    let mut known: BTreeMap<_, _> = known.into_iter().map(|one| (peer(&one), one)).collect();
+    let come: Vec<KernelStep> = come
+        .into_iter()
+        .map(|new| match known.remove(&peer(&new)) {
+            Some(old) => KernelStep::AdmitInstead { old, new },
+            None => KernelStep::AdmitToo(new),
+        })
+        .collect();
+    let gone = others.into_iter().chain(known.into_values()).map(KernelStep::AdmitNoMore);
+    gone.chain(come).map(Step::from)
 }

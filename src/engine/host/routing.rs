@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use ipnet::{IpNet, Ipv4Net};
 
@@ -27,8 +27,31 @@ pub struct Route {
 pub enum RouteTarget {
     /// Index of an interface.
     Interface(u32),
+    /// Index of an interface that many remotes share, and the outer address of the one.
+    Remote(u32, Ipv4Addr),
     /// Nowhere: the sender gets an ICMP error, host unreachable.
     Unreachable,
+}
+
+impl Route {
+    /// Whether another one takes its place, as both lead to the same network.
+    pub fn is_replaced_by(&self, other: &Route) -> bool {
+        let of_remote = |route: &Route| matches!(route.target, RouteTarget::Remote(..));
+        (self.destination, self.table) == (other.destination, other.table)
+            && self != other
+            && of_remote(self)
+            && of_remote(other)
+    }
+}
+
+impl RouteTarget {
+    /// Index of the interface that it leads into.
+    pub fn interface(self) -> Option<u32> {
+        match self {
+            RouteTarget::Interface(index) | RouteTarget::Remote(index, _) => Some(index),
+            RouteTarget::Unreachable => None,
+        }
+    }
 }
 
 /// A route that the kernel makes with an address of an interface, and that somebody can take away without
@@ -191,6 +214,9 @@ impl fmt::Display for Route {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.target {
             RouteTarget::Interface(_) => write!(f, "route to {}", self.destination),
+            RouteTarget::Remote(_, remote) => {
+                write!(f, "route to {} at {remote}", self.destination)
+            }
             RouteTarget::Unreachable => write!(f, "unreachable route to {}", self.destination),
         }
     }

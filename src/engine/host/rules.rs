@@ -3,8 +3,11 @@
 use std::collections::BTreeSet;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
+use std::sync::Arc;
 
-use crate::engine::config::QueueConfig;
+use ipnet::Ipv4Net;
+
+use crate::engine::config::{DeviceName, QueueConfig};
 
 /// A FOU listener for IPIP: UDP port in, IP protocol 4 out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -41,20 +44,35 @@ pub enum RulesFound {
 }
 
 /// A remote whose data packets the rules let in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Admitted {
     /// Outer address and UDP port that its packets come from.
     pub remote: SocketAddrV4,
     /// The alternate local address that its packets are given; `None`: they keep our outer address.
     pub alternate: Option<Ipv4Addr>,
+    /// The inner networks behind it, if all remotes share a link: none is in another one, of this remote or of
+    /// others. `None`: it has a link of its own.
+    pub networks: Option<Arc<[Ipv4Net]>>,
+}
+
+impl Admitted {
+    /// A remote with a link of its own, whose packets keep our outer address.
+    pub fn direct(remote: SocketAddrV4) -> Self {
+        Admitted { remote, alternate: None, networks: None }
+    }
 }
 
 impl fmt::Display for Admitted {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.alternate {
-            None => write!(f, "{}", self.remote),
-            Some(alternate) => write!(f, "{} as {alternate}", self.remote),
+        write!(f, "{}", self.remote)?;
+        if let Some(alternate) = self.alternate {
+            write!(f, " as {alternate}")?;
         }
+        let Some(networks) = &self.networks else { return Ok(()) };
+        for (i, network) in networks.iter().enumerate() {
+            write!(f, "{} {network}", if i == 0 { " with" } else { "," })?;
+        }
+        Ok(())
     }
 }
 
@@ -87,6 +105,8 @@ pub struct RuleSpec {
     /// What the names of this tunnel's links begin with, where there is one for each remote; they are
     /// not in `inside` then, so that the rules stay while links come and go.
     pub inside_too: Option<String>,
+    /// The link that all remotes share; `None`: each has its own.
+    pub shared: Option<SharedLink>,
     /// Remotes that nothing is sent to: they are not admitted any more.
     pub silenced: BTreeSet<SocketAddrV4>,
     /// Remotes that are not admitted and whose answers are queued all the same: those of several servers.
@@ -97,6 +117,15 @@ pub struct RuleSpec {
     pub control: Control,
     /// Whether each kind of dropped packet has a named counter.
     pub counters: bool,
+}
+
+/// A link that all remotes share, as the rules see it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SharedLink {
+    /// Name of the interface.
+    pub device: DeviceName,
+    /// Remotes of other tunnels of this host with plain IPIP from our outer address.
+    pub plain: BTreeSet<Ipv4Addr>,
 }
 
 /// What happens to packets that are not data of an admitted remote.

@@ -48,6 +48,8 @@ pub enum HostStep {
     RestoreRoute(DeviceName, KernelRoute),
     /// Adds a route of protocol [`ROUTE_PROTOCOL`](super::ROUTE_PROTOCOL).
     AddRoute(Route),
+    /// Adds a route of that protocol in the place of another of our own to the same destination.
+    ReplaceRoute(Route),
     /// Removes a route of that protocol.
     RemoveRoute(Route),
     /// Adds a policy rule of the same protocol.
@@ -81,6 +83,13 @@ pub enum KernelStep {
     AdmitToo(Admitted),
     /// Stops admitting one remote, in one transaction.
     AdmitNoMore(Admitted),
+    /// Admits a peer on a shared link where it is now, and no more where it was, in one transaction.
+    AdmitInstead {
+        /// Where it is let in.
+        old: Admitted,
+        /// Where it will be.
+        new: Admitted,
+    },
     /// Deletes the whole table of this tunnel.
     RemoveRules,
     /// Adds a /32 to the loopback interface.
@@ -197,6 +206,7 @@ impl Step {
                 KernelStep::InstallRules(..)
                 | KernelStep::Admit(_)
                 | KernelStep::AdmitNoMore(_)
+                | KernelStep::AdmitInstead { .. }
                 | KernelStep::RemoveListener(_) => true,
                 KernelStep::RemoveRules
                 | KernelStep::AdmitToo(_)
@@ -226,6 +236,7 @@ impl Step {
             Step::Host(step) => match step {
                 HostStep::RestoreRoute(..)
                 | HostStep::AddRoute(_)
+                | HostStep::ReplaceRoute(_)
                 | HostStep::RemoveRoute(_)
                 | HostStep::AddPolicyRule(_)
                 | HostStep::RemovePolicyRule(_)
@@ -324,6 +335,7 @@ impl fmt::Display for HostStep {
             HostStep::RemoveInnerAddress(address) => write!(f, "remove {}", address.value),
             HostStep::RestoreRoute(device, route) => write!(f, "put back the {route} by {device}"),
             HostStep::AddRoute(route) => write!(f, "add {route}"),
+            HostStep::ReplaceRoute(route) => write!(f, "change the {route}"),
             HostStep::RemoveRoute(route) => write!(f, "remove {route}"),
             HostStep::AddPolicyRule(rule) => write!(f, "add {rule}"),
             HostStep::RemovePolicyRule(rule) => write!(f, "remove {rule}"),
@@ -348,6 +360,7 @@ impl fmt::Display for KernelStep {
             KernelStep::Admit(admitted) => list(f, "admit", admitted),
             KernelStep::AdmitToo(one) => write!(f, "admit {one} too"),
             KernelStep::AdmitNoMore(one) => write!(f, "stop admitting {one}"),
+            KernelStep::AdmitInstead { old, new } => write!(f, "admit {new} instead of {old}"),
             KernelStep::RemoveRules => f.write_str("remove rules"),
             KernelStep::AddAlternateAddress(address) => {
                 write!(f, "add alternate address {address}")

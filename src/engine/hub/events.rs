@@ -4,6 +4,8 @@
 use std::fmt;
 use std::net::SocketAddr;
 
+use ipnet::IpNet;
+
 use super::entry::networks;
 use super::gone::Gone;
 use super::members::Followed;
@@ -183,9 +185,21 @@ impl Engine {
         let port = tunnel.port.get();
         let local = SocketAddr::new(outer.address, port);
         let link = |member: &Member| {
-            let device = links::device(tunnel, *datapath, member.mark);
-            let link = found.interface(&device)?.link_from(port)?;
-            Some((member.id, link.fou_remote()?)).filter(|_| hub.has_own_mark(member))
+            let remote = match datapath.capabilities().link_per_remote {
+                true => {
+                    let device = links::device(tunnel, *datapath, member.mark);
+                    found.interface(&device)?.link_from(port)?.fou_remote()?
+                }
+                false => {
+                    let networks = networks(&member.entry);
+                    let network = networks.iter().find_map(|network| match network {
+                        IpNet::V4(network) => Some(network.trunc()),
+                        IpNet::V6(_) => None,
+                    });
+                    SocketAddr::V4(*found.admitted_before.get(&network?)?)
+                }
+            };
+            Some((member.id, remote)).filter(|_| hub.has_own_mark(member))
         };
         let links: Vec<_> = hub.members.values().map(Box::as_ref).filter_map(link).collect();
         let mut adopted = Vec::new();

@@ -1,0 +1,208 @@
+"""A server with so many peers that they share one link of the kernel's datapath, and rules tell them apart."""
+
+import base64
+import functools
+import json
+import os
+
+import pytest
+from nacl.signing import SigningKey
+
+from control_v2 import Client
+from hub import PORT, Hub, await_state, hellos, inner, is_to, reload, states
+from ipipou import SECRET, await_
+from lan import await_reached, outer, reaches
+
+
+@pytest.fixture
+def hub(lab):
+    return SharedHub(lab, clients=3, datapath="kernel", prefix=16)
+
+
+class SharedHub(Hub):
+    """One whose files name more peers than get links of their own; all but three never come."""
+
+    def __init__(self, *more, **options):
+        super().__init__(*more, **options)
+        self.write("others.toml", others())
+
+
+@functools.cache
+def others():
+    """A file of peers that get no links of their own."""
+    lines = []
+    for number in range(511):
+        public = base64.b64encode(bytes(SigningKey(os.urandom(32)).verify_key)).decode()
+        lines += [f"[peer.other{number}]", f'public-key = "{public}"']
+        lines += [f'address = "10.8.{2 + number // 250}.{1 + number % 250}"', ""]
+    return "\n".join(lines)
+
+
+def interfaces(hub):
+    """The names of the tunnel's interfaces at the server."""
+    names = [link["ifname"] for link in json.loads(hub.host.run("ip -j link"))]
+    return [name for name in names if name.startswith("ipipou0")]
+
+
+def routes(hub):
+    """Where the server's routes lead that it has by the tunnel."""
+    shown = json.loads(hub.host.run("ip -j route show dev ipipou0"))
+    return {route["dst"]: route.get("gateway") for route in shown}
+
+
+@pytest.mark.each_kernel
+@pytest.mark.parametrize("fast_path", ["on", "off"])
+def test_peers_reach_the_server_and_each_other(hub, fast_path):
+    before = [host.snapshot() for host in hub.lan.hosts]
+    near, ends = hub.connect("--fast-path", fast_path)
+    for i, host in enumerate(hub.clients, 2):
+        for other in {1, 2, 3, 4} - {i}:
+            assert reaches(host, inner(other), count=2)
+        assert reaches(hub.host, inner(i))
+    assert interfaces(hub) == ["ipipou0"]
+    assert routes(hub) == {inner(i): outer(i) for i in (2, 3, 4)}
+    assert ends[0].process.stop() == 0
+    await_state(near, "peer2", "away")
+    await_(lambda: inner(2) not in routes(hub), what="no route to peer2")
+    assert [end.process.stop() for end in (near, *ends[1:])] == [0] * 3
+    assert [host.snapshot() for host in hub.lan.hosts] == before
+
+
+@pytest.mark.each_kernel
+@pytest.mark.parametrize("fast_path", ["on", "off"])
+def test_spoofed_sources_and_strangers_are_dropped(hub, fast_path):
+    near, _ = hub.connect("--fast-path", fast_path)
+    seen = hub.answers()
+    one, stranger = hub.clients[0], hub.lan.host
+    one.send_fou(outer(2), PORT, outer(1), PORT, inner(3), inner(1))
+    stranger.send_fou(hub.lan.ADDRESS, PORT, outer(1), PORT, inner(2), inner(1))
+    stranger.send_ipip(hub.lan.ADDRESS, outer(1), inner(2), inner(1))
+    one.send_ipip(outer(2), outer(1), inner(2), inner(1))
+    near.await_dropped(stranger_data=2, plain_ipip=2)
+    # What has no peer does not leave, though a route leads it there.
+    hub.host.run(f"ip route add 192.0.2.0/24 via {outer(2)} dev ipipou0 onlink")
+    hub.host.run(["ping", "-c1", "-W0.1", "192.0.2.1"], check=False)
+    near.await_dropped(no_peer=1)
+    one.send_fou(outer(2), PORT, outer(1), PORT, inner(2), inner(1))
+    seen.await_packets(1, condition=is_to(inner(2)))
+    assert not seen.matching(is_to(inner(3)))
+    assert not seen.matching(is_to("192.0.2.1"))
+
+
+@pytest.mark.each_kernel
+def test_a_server_that_was_killed_goes_on_without_a_loss(hub):
+    """Its link, routes and rules carry data meanwhile; each peer has one lease to say hello."""
+    near, ends = hub.connect()
+    ping = hub.clients[0].ping_background(inner(1))
+    ping.await_answers()
+    near.process.kill()
+    near = hub.server()
+    near.await_log("took over the running tunnel to")
+    assert {states(near)[f"peer{i}"] for i in (2, 3, 4)} == {"connected"}
+    ping.stop_complete()
+    for end in ends:
+        end.reauthenticate()
+    await_(
+        lambda: hellos(near).get("admitted", 0) + hellos(near).get("refreshed", 0) >= 3,
+        what="hellos of all",
+    )
+
+
+def test_a_change_of_the_files_disturbs_nobody_else(hub):
+    hub.forget(4)
+    near = hub.server()
+    for i in (2, 3):
+        hub.client(i).await_log("connected to")
+    ping = hub.clients[0].ping_background(inner(1))
+    ping.await_answers()
+    hub.name(4)
+    assert "1 added, 0 changed, 0 removed, 513 untouched" in reload(near)
+    hub.client(4).await_log("connected to")
+    hub.name(3, enabled=False)
+    assert "0 added, 1 changed, 0 removed, 513 untouched" in reload(near)
+    await_(lambda: inner(3) not in routes(hub), what="no route to peer3")
+    # Another network behind one that is connected.
+    hub.name(4, route=["10.77.0.0/24"])
+    reload(near)
+    await_(lambda: routes(hub).get("10.77.0.0/24") == outer(4), what="a route to the network")
+    ping.stop_complete()
+    assert hub.host.run(["ping", "-c1", inner(3)], check=False).returncode != 0
+    hub.clients[2].run("ip addr add 10.77.0.1/32 dev lo")
+    await_reached(hub.host, "10.77.0.1")
+
+
+@pytest.mark.each_kernel
+def test_rules_of_the_others_stay_as_one_comes_and_goes(hub):
+    near, ends = hub.connect()
+    rules = lambda: hub.host.run("nft -a list ruleset").count("# handle ")
+    elements = lambda name: hub.host.run(f"nft list map ip ipipou-0 {name}")
+    with_all, ports = rules(), elements("ports")
+    assert ends[0].process.stop() == 0
+    await_state(near, "peer2", "away")
+    assert (rules(), outer(2) in elements("ports")) == (with_all, False)
+    hub.client(2).await_log("connected to")
+    await_reached(hub.host, inner(2))
+    assert (rules(), elements("ports").count("10000")) == (with_all, ports.count("10000"))
+    near.show()  # the host is read
+    near.show()
+    assert "repairing" not in near.process.output()
+
+
+@pytest.mark.each_kernel
+@pytest.mark.parametrize("fast_path", ["on", "off"])
+def test_peers_behind_one_nat_get_what_is_theirs(hub, fast_path):
+    """The link has one port for all, and the route one address for both."""
+    near = hub.server("--fast-path", fast_path)
+    players = [Client(hub.keys[i].private, hub.keys[1].public, SECRET) for i in (2, 3)]
+    host, seen = hub.clients[0], hub.clients[0].capture("eth0", f"udp and src port {PORT}")
+
+    def come(player, port):
+        for _ in range(2):
+            before = len(seen.packets())
+            host.send_udp(outer(2), port, outer(1), PORT, player.hello())
+            answer = seen.await_packets(before + 1)[-1]
+            heard = player.hear(answer.payload)
+        return heard
+
+    def gets(address):
+        """The port at which a ping to this address arrives."""
+        before = len(seen.matching(is_to(address)))
+        hub.host.run(["ping", "-c1", "-W0.1", address], check=False)
+        await_(lambda: len(seen.matching(is_to(address))) > before, what=f"a ping to {address}")
+        return seen.matching(is_to(address))[-1].dport
+
+    assert [come(player, port) for player, port in zip(players, (4001, 4002))] == [0x82, 0x82]
+    assert [gets(inner(2)), gets(inner(3))] == [4001, 4002]
+    # One moves.
+    assert come(players[0], 4003) == 0x82
+    assert [gets(inner(2)), gets(inner(3))] == [4003, 4002]
+    # The second one's mapping is the first one's now.
+    assert come(players[1], 4003) == 0x82
+    near.await_log("peer2 is not connected any more.*: peer3 is at this address and port now")
+    assert gets(inner(3)) == 4003
+    assert inner(2) not in routes(hub)
+
+
+@pytest.mark.each_kernel
+def test_packets_that_do_not_fit_are_answered(hub):
+    """The sender is told by the link's MTU, and what may be fragmented arrives."""
+    near, _ = hub.connect()
+    hub.host.run("ip link set ipipou0 mtu 1400")
+    ping = ["ping", "-c1", "-W2", "-s1400"]
+    refused = hub.host.run([*ping, "-Mdo", inner(2)], check=False)
+    assert "message too long, mtu=1400" in refused.stdout + refused.stderr
+    assert hub.clients[1].run([*ping, "-Mdont", inner(2)], check=False).returncode == 0
+
+
+def test_another_start_has_links_again(hub):
+    before = hub.host.snapshot()
+    near, _ = hub.connect()
+    near.process.kill()
+    (hub.peers / "others.toml").unlink()
+    near = hub.server()
+    near.await_log("took over|ready on")
+    for i in (2, 3, 4):
+        await_reached(hub.clients[i - 2], inner(1))
+    assert sorted(interfaces(hub))[0].startswith("ipipou0-") and len(interfaces(hub)) == 3
+    assert near.process.stop() == 0
+    assert hub.host.snapshot() == before
