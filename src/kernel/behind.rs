@@ -3,64 +3,57 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::{Ipv4Addr, SocketAddrV4};
-use std::sync::Arc;
 
 use ipnet::Ipv4Net;
 use netlink_bindings::nftables::IterableSetelemAttrs;
 
-use super::elements::{Elements, Entry, read_key_end, remote_key, sets};
-use super::words::{Contents, SET_PORTS, SET_QUOTED, SET_QUOTED_ADDRESSES, SET_SENDERS, elements};
+use super::elements::{Elements, Entry, remote_key, sets};
+use super::words::{
+    Contents, SET_QUOTED, SET_QUOTED_ADDRESSES, SETS_PORTS, SETS_SENDERS, elements, parts,
+};
 use crate::engine::host::Admitted;
 
 /// Each set with its elements.
-pub(super) fn behind(contents: &Contents) -> [(&'static str, Vec<Entry>); 4] {
+pub(super) fn behind(contents: &Contents) -> Vec<(&'static str, Vec<Entry>)> {
     let all = || {
-        let of_remote = |(remote, networks): (&SocketAddrV4, &BTreeSet<_>)| {
-            networks_of(*remote, networks).collect::<Vec<_>>()
+        let of_remote = |(remote, networks): (&SocketAddrV4, &BTreeSet<Ipv4Net>)| {
+            let parts = networks.iter().copied().flat_map(parts);
+            parts.map(|network| (*remote, network)).collect::<Vec<_>>()
         };
         contents.behind.iter().flat_map(of_remote)
     };
-    let sender = |(remote, network): (SocketAddrV4, Ipv4Net)| Entry {
-        key: with(&remote_key(remote), network.network()),
-        end: Some(with(&remote_key(remote), network.broadcast())),
-        data: None,
+    let of_length = |length: u8| all().filter(move |(_, network)| network.prefix_len() == length);
+    let sender = |(remote, network): (SocketAddrV4, Ipv4Net)| {
+        Entry::key([&remote_key(remote)[..], &network.network().octets()].concat())
     };
-    let port = |(remote, network): (SocketAddrV4, Ipv4Net)| Entry {
-        key: with(&remote.ip().octets(), network.network()),
-        end: Some(with(&remote.ip().octets(), network.broadcast())),
-        data: Some(remote.port().to_be_bytes().into()),
+    let port = |(remote, network): (SocketAddrV4, Ipv4Net)| {
+        let to = [remote.ip().octets(), network.network().octets()].concat();
+        Entry::key(to).to(remote.port().to_be_bytes())
     };
     let quoted = |remote: &SocketAddrV4| Entry::key(remote_key(*remote));
     let address = |address: &Ipv4Addr| Entry::key(address.octets());
-    [
-        (SET_SENDERS, all().map(sender).collect()),
-        (SET_PORTS, all().map(port).collect()),
+    let senders = SETS_SENDERS
+        .into_iter()
+        .map(|(length, set)| (set, of_length(length).map(sender).collect()));
+    let ports =
+        SETS_PORTS.into_iter().map(|(length, set)| (set, of_length(length).map(port).collect()));
+    let quoted = [
         (SET_QUOTED, contents.behind.keys().map(quoted).collect()),
         (SET_QUOTED_ADDRESSES, contents.known_addresses.iter().map(address).collect()),
-    ]
-}
-
-fn networks_of(
-    remote: SocketAddrV4,
-    networks: &BTreeSet<Ipv4Net>,
-) -> impl Iterator<Item = (SocketAddrV4, Ipv4Net)> {
-    networks.iter().map(move |network| (remote, *network))
-}
-
-fn with(first: &[u8], address: Ipv4Addr) -> Vec<u8> {
-    [first, &address.octets()].concat()
+    ];
+    senders.chain(ports).chain(quoted).collect()
 }
 
 impl Elements {
     /// The remotes on the shared link that are let in; `None` when the sets contradict each other.
     pub(super) fn admitted_shared(&mut self) -> io::Result<Option<BTreeSet<Admitted>>> {
-        let mut behind: BTreeMap<SocketAddrV4, BTreeSet<Ipv4Net>> = BTreeMap::new();
+        let mut behind: BTreeMap<SocketAddrV4, Vec<Ipv4Net>> = BTreeMap::new();
         for (remote, network) in self.senders()? {
-            behind.entry(remote).or_default().insert(network);
+            behind.entry(remote).or_default().push(network);
         }
-        let admitted = |(remote, networks): (SocketAddrV4, BTreeSet<Ipv4Net>)| {
-            let networks: Arc<[Ipv4Net]> = networks.into_iter().collect();
-            Admitted { networks: Some(networks), ..Admitted::direct(remote) }
+        let admitted = |(remote, parts): (SocketAddrV4, Vec<Ipv4Net>)| Admitted {
+            networks: Some(Ipv4Net::aggregate(&parts).into()),
+            ..Admitted::direct(remote)
         };
         let admitted: BTreeSet<Admitted> = behind.into_iter().map(admitted).collect();
         for (set, wanted) in sets(&elements(&admitted), true) {
@@ -72,28 +65,27 @@ impl Elements {
         Ok(Some(admitted))
     }
 
-    /// The inner networks of the remotes on a shared link.
+    /// The inner networks of the remotes on a shared link, or parts of them.
     pub(super) fn senders(&mut self) -> io::Result<Vec<(SocketAddrV4, Ipv4Net)>> {
-        self.dump(SET_SENDERS, |element| read_sender(&read_entry(element)?))
+        let mut senders = Vec::new();
+        for (length, set) in SETS_SENDERS {
+            let of_set: Vec<_> = self.dump(set, |element| {
+                let key: &[u8; 12] = element.get_key().ok()?.get_value().ok()?.first_chunk()?;
+                let [a, b, c, d, high, low, _, _, network @ ..] = *key;
+                let port = u16::from_be_bytes([high, low]);
+                let remote = SocketAddrV4::new([a, b, c, d].into(), port);
+                Some((remote, Ipv4Net::new(network.into(), length).ok()?))
+            })?;
+            senders.extend(of_set);
+        }
+        Ok(senders)
     }
 }
 
 fn read_entry(element: &IterableSetelemAttrs<'_>) -> Option<Entry> {
     let key = element.get_key().ok()?.get_value().ok()?;
-    let end = read_key_end(element);
     let data = element.get_data().ok().and_then(|data| data.get_value().ok());
-    Some(Entry { key: key.into(), end: end.map(Into::into), data: data.map(Into::into) })
-}
-
-fn read_sender(entry: &Entry) -> Option<(SocketAddrV4, Ipv4Net)> {
-    let [a, b, c, d, high, low, _, _, first @ ..] = entry.key.first_chunk::<12>()?;
-    let [.., last0, last1, last2, last3] = entry.end.as_ref()?.first_chunk::<12>()?;
-    let first = u32::from_be_bytes(*first);
-    let last = u32::from_be_bytes([*last0, *last1, *last2, *last3]);
-    let length = u8::try_from((first ^ last).leading_zeros()).ok()?;
-    let network = Ipv4Net::new(first.into(), length).ok()?;
-    let port = u16::from_be_bytes([*high, *low]);
-    Some((SocketAddrV4::new([*a, *b, *c, *d].into(), port), network))
+    Some(Entry { key: key.into(), data: data.map(Into::into) })
 }
 
 #[cfg(test)]
@@ -101,15 +93,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_written_of_networks_is_read() {
-        for network in ["10.1.2.3/32", "10.0.0.0/8", "0.0.0.0/0", "172.28.0.0/31"] {
-            let network: Ipv4Net = network.parse().unwrap();
-            let remote = "198.51.100.7:4500".parse().unwrap();
-            let contents =
-                Contents { behind: [(remote, [network].into())].into(), ..Contents::default() };
-            let [(_, senders), ..] = behind(&contents);
-            let read: Vec<_> = senders.iter().filter_map(read_sender).collect();
-            assert_eq!(read, [(remote, network)]);
+    fn a_network_has_an_element_for_each_part_of_whole_bytes() {
+        let at: SocketAddrV4 = "198.51.100.7:4500".parse().unwrap();
+        for (network, set, count) in [
+            ("10.1.2.3/32", "senders32", 1),
+            ("10.1.2.0/25", "senders32", 128),
+            ("10.1.2.0/24", "senders24", 1),
+            ("10.1.0.0/20", "senders24", 16),
+            ("10.0.0.0/8", "senders8", 1),
+            ("0.0.0.0/0", "senders8", 256),
+        ] {
+            let networks = [network.parse().unwrap()].into();
+            let contents = Contents { behind: [(at, networks)].into(), ..Contents::default() };
+            let filled = behind(&contents).into_iter().filter(|(_, all)| !all.is_empty());
+            let filled: Vec<_> = filled.map(|(set, all)| (set, all.len())).collect();
+            let ports = set.replace("senders", "ports");
+            let wanted = [(set, count), (ports.as_str(), count), (SET_QUOTED, 1)];
+            assert_eq!(filled, wanted, "{network}");
         }
     }
 }

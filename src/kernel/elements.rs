@@ -10,10 +10,7 @@ use netlink_bindings::nftables::{
     Chained, IterableDataAttrs, IterableSetelemAttrs, Nfgenmsg, PushSetelemListAttrs,
     PushSetelemListElemAttrs, Request, SetelemListElemAttrs,
 };
-use netlink_bindings::traits::Pusher as _;
-use netlink_bindings::utils::{
-    RequestBuf, finalize_nested_header, push_header, push_nested_header,
-};
+use netlink_bindings::utils::RequestBuf;
 
 use super::behind::behind;
 use super::quoted::{self, QuotedRule};
@@ -150,15 +147,13 @@ impl Elements {
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Entry {
     pub(super) key: Vec<u8>,
-    /// The last key of those that it stands for.
-    pub(super) end: Option<Vec<u8>>,
     /// Of a map, its value.
     pub(super) data: Option<Vec<u8>>,
 }
 
 impl Entry {
     pub(super) fn key(key: impl Into<Vec<u8>>) -> Self {
-        Entry { key: key.into(), end: None, data: None }
+        Entry { key: key.into(), data: None }
     }
 
     pub(super) fn to(self, data: impl Into<Vec<u8>>) -> Self {
@@ -209,29 +204,8 @@ pub(super) fn add_to<'a>(
         .nested_elements()
 }
 
-/// `NFTA_SET_ELEM_KEY_END` and `NFTA_DATA_VALUE` in linux/netfilter/nf_tables.h; the crate (0.3.5) has another
-/// number for the first one, as it leaves out `NFTA_SET_ELEM_PAD`.
-const KEY_END: u16 = 10;
-const DATA_VALUE: u16 = 1;
-
-fn push_key_end(message: &mut Vec<u8>, end: &[u8]) {
-    let nested = push_nested_header(message, KEY_END);
-    push_header(message, DATA_VALUE, u16::try_from(end.len()).unwrap_or(0));
-    message.extend(end);
-    finalize_nested_header(message, nested);
-}
-
-/// The last key of those that an element stands for. What has this number is something else for the crate.
-pub(super) fn read_key_end<'a>(element: &IterableSetelemAttrs<'a>) -> Option<&'a [u8]> {
-    const HEADER: usize = 4;
-    element.get_expressions().ok()?.get_buf().get(HEADER..)
-}
-
 pub(super) fn push_element<'a>(list: ElementList<'a>, entry: &Entry) -> ElementList<'a> {
-    let mut element = list.nested_elem().nested_key().push_value(&entry.key).end_nested();
-    if let Some(end) = &entry.end {
-        push_key_end(element.as_vec_mut(), end);
-    }
+    let element = list.nested_elem().nested_key().push_value(&entry.key).end_nested();
     match &entry.data {
         Some(data) => element.nested_data().push_value(data).end_nested().end_nested(),
         None => element.end_nested(),

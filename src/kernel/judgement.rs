@@ -121,8 +121,9 @@ fn input(spec: &RuleSpec) -> Vec<Statements> {
     };
     let mut data = to_port(address(spec.outer));
     data.extend(control_length(spec).map(|length| ne(udp("length"), number(length))));
-    data.extend([of_known_remote(spec), Statement::Accept(None)]);
-    let mut rules = vec![data];
+    let mut rules: Vec<Statements> = of_known_remote(spec)
+        .map(|known| data.iter().cloned().chain([known, Statement::Accept(None)]).collect())
+        .collect();
     if !spec.alternate.is_empty() {
         let mut rewritten = to_port(alternates(spec));
         rewritten.push(Statement::Accept(None));
@@ -136,11 +137,11 @@ fn input(spec: &RuleSpec) -> Vec<Statements> {
     rules
 }
 
-/// Matches data of a remote that is let in.
-fn of_known_remote(spec: &RuleSpec) -> Statement<'static> {
+/// Each of these matches data of a remote that is let in.
+fn of_known_remote(spec: &RuleSpec) -> Box<dyn Iterator<Item = Statement<'static>>> {
     match spec.shared {
-        Some(_) => shared::sender(),
-        None => eq(source(), named_set(SET_REMOTES)),
+        Some(_) => Box::new(shared::senders()),
+        None => Box::new(std::iter::once(eq(source(), named_set(SET_REMOTES)))),
     }
 }
 
@@ -174,7 +175,8 @@ fn port(spec: &RuleSpec) -> Vec<Statements> {
     rules.extend(
         lookalike(spec).map(|matches| matches.into_iter().chain([goto("control")]).collect()),
     );
-    rules.push(vec![is_data(), of_known_remote(spec), Statement::Accept(None)]);
+    let known = of_known_remote(spec);
+    rules.extend(known.map(|known| vec![is_data(), known, Statement::Accept(None)]));
     match spec.control {
         // A server that knows its client by address alone: that client's data proves as much as
         // anything.

@@ -11,9 +11,9 @@ use super::quoted::{self, QuotedRule};
 use super::words::{Contents, elements};
 use crate::engine::host::Admitted;
 
-/// The most messages in one transaction: five sets, and two rules about what is quoted, for one that goes and one
-/// that comes.
-const TRANSACTION: u32 = 14;
+/// The most messages in one transaction: eleven sets, and two rules about what is quoted, for one that goes and
+/// one that comes.
+const TRANSACTION: u32 = 26;
 
 impl Elements {
     /// Stops admitting one remote, and admits another, in one transaction.

@@ -7,7 +7,7 @@ use std::net::Ipv4Addr;
 
 use ipnet::Ipv4Net;
 use nftables::batch::Batch;
-use nftables::expr::{Expression, NamedExpression, Range};
+use nftables::expr::{Expression, NamedExpression};
 use nftables::schema::{
     Chain, Counter as CounterObject, Element, FlushObject, Map, NfCmd, NfListObject, Rule, Set,
     SetType, SetTypeValue, Table,
@@ -15,8 +15,8 @@ use nftables::schema::{
 use nftables::types::{NfChainPolicy, NfChainType, NfFamily, NfHook};
 
 use super::words::{
-    Reassembly, SET_ADDRESSES, SET_ALTERNATES, SET_KNOWN, SET_KNOWN_ADDRESSES, SET_PORTS,
-    SET_QUOTED, SET_QUOTED_ADDRESSES, SET_REMOTES, SET_SENDERS, elements,
+    Reassembly, SET_ADDRESSES, SET_ALTERNATES, SET_KNOWN, SET_KNOWN_ADDRESSES, SET_QUOTED,
+    SET_QUOTED_ADDRESSES, SET_REMOTES, SETS_PORTS, SETS_SENDERS, elements, parts,
 };
 use super::{judgement, quoted, rewriting, shared};
 use crate::engine::host::{Admitted, Control, RuleSpec};
@@ -156,14 +156,8 @@ fn table<'a>(spec: &'a RuleSpec, admitted: &BTreeSet<Admitted>, how: Installatio
             _ => {}
         }
     }
-    for name in shared::BITS.iter().filter(|_| spec.shared.is_some()) {
-        let (family, table) = (NfFamily::IP, spec.table.as_str().into());
-        let is_map = *name == SET_PORTS;
-        let name = (*name).into();
-        batch.add_cmd(NfCmd::Flush(match is_map {
-            true => FlushObject::Map(Box::new(Map { family, table, name, ..Map::default() })),
-            false => FlushObject::Set(Box::new(Set { family, table, name, ..Set::default() })),
-        }));
+    if spec.shared.is_some() {
+        shared::flush(&spec.table).for_each(|set| batch.add_cmd(NfCmd::Flush(set)));
     }
     for (name, _) in &chains {
         batch.add(chain(name));
@@ -259,11 +253,16 @@ fn initial<'a>(spec: &'a RuleSpec, admitted: &BTreeSet<Admitted>) -> Vec<NfListO
     let direct = remotes.chain(known).chain(addresses).chain(known_addresses).chain(alternates);
     let behind = all.behind.iter().flat_map(|(remote, networks)| {
         let own = of_set(SET_QUOTED, concat(vec![bits(*remote.ip()), number(remote.port())]));
-        let networks = networks.iter().flat_map(move |network| {
-            let sender = vec![address(*remote.ip()), number(remote.port()), range(*network)];
-            let to = concat(vec![address(*remote.ip()), range(*network)]);
-            let port = Expression::List(vec![to, number(remote.port())]);
-            [of_set(SET_SENDERS, concat(sender)), of_set(SET_PORTS, port)]
+        let at = (address(*remote.ip()), number(remote.port()));
+        let networks = networks.iter().copied().flat_map(parts).flat_map(move |network| {
+            let named = |sets: [(u8, &'static str); 4]| {
+                sets.into_iter().find(|(length, _)| *length == network.prefix_len())
+            };
+            let (ip, port) = at.clone();
+            let sender = concat(vec![ip.clone(), port.clone(), first_bits(network)]);
+            let to = Expression::List(vec![concat(vec![ip, first_bits(network)]), port]);
+            let sender = named(SETS_SENDERS).map(|(_, set)| of_set(set, sender));
+            sender.into_iter().chain(named(SETS_PORTS).map(|(_, set)| of_set(set, to)))
         });
         [own].into_iter().chain(networks)
     });
@@ -279,14 +278,10 @@ fn bits(address: Ipv4Addr) -> Expression<'static> {
     Expression::Number(address.to_bits())
 }
 
-/// The addresses of a network as bits of a packet.
-fn range(network: Ipv4Net) -> Expression<'static> {
-    let (first, last) = (network.network(), network.broadcast());
-    if first == last {
-        return bits(first);
-    }
-    let range = Range { range: [bits(first), bits(last)] };
-    Expression::Range(Box::new(range))
+/// What the addresses of a network have in common, as bits of a packet.
+fn first_bits(network: Ipv4Net) -> Expression<'static> {
+    let rest = network.max_prefix_len() - network.prefix_len();
+    Expression::Number(network.network().to_bits() >> rest)
 }
 
 #[cfg(test)]

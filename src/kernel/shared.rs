@@ -3,17 +3,19 @@
 //!
 //! ```text
 //! chain port { …                                             # in: see `judgement.rs`
-//!   @th,64,4 4 ip saddr . udp sport . @th,160,32 @senders accept
+//!   @th,64,4 4 ip saddr . udp sport . @th,160,32 @senders32 accept
+//!   @th,64,4 4 ip saddr . udp sport . @th,160,24 @senders24 accept      # and so for 16 and 8 bits
 //! }
 //! chain error { …
-//!   @th,192,32 @quoted_addresses goto quoted_remote           # and in that: @th,192,32 . @th,240,16 @quoted accept
+//!   @th,192,32 @quoted_addresses goto quoted_remote          # in that: @th,192,32 . @th,240,16 @quoted accept
 //! }
 //! chain output { type filter hook output priority raw
 //!   oifname DEVICE icmp type redirect drop                   # peers have no shorter way to each other
 //!   ip saddr OUTER udp sport PORT @th,64,4 4 goto data       # out
 //! }
 //! chain data {
-//!   th dport set ip daddr . @th,192,32 map @ports notrack accept
+//!   th dport set ip daddr . @th,192,32 map @ports32 notrack accept
+//!   th dport set ip daddr . @th,192,24 map @ports24 notrack accept      # and so for 16 and 8 bits
 //!   drop
 //! }
 //! ```
@@ -21,12 +23,18 @@
 //! In bits from the start of the UDP header, the inner source address is at 160, and the destination at 192; what an
 //! ICMP error quotes is where `quoted.rs` says. nft looks such bits up in sets of their own type only, which its
 //! JSON cannot name: they are made before. A dump with these sets and rules can be loaded.
+//!
+//! A set for networks of any length would be simpler, but the kernel copies all of it when one element changes
+//! (`pipapo_clone` in net/netfilter/nft_set_pipapo.c): tried on 6.18, 85 ms of 10,000, against 30 µs in a hash.
 
 use nftables::expr::{Expression, Map, MetaKey, NamedExpression};
+use nftables::schema::{FlushObject, Map as NftMap, Set};
 use nftables::stmt::{Mangle, Statement};
+use nftables::types::NfFamily;
 
 use super::words::{
-    CHAIN_QUOTED_REMOTE, SET_PORTS, SET_QUOTED, SET_QUOTED_ADDRESSES, SET_SENDERS, Statements,
+    CHAIN_QUOTED_REMOTE, SET_QUOTED, SET_QUOTED_ADDRESSES, SETS_PORTS, SETS_SENDERS, Statements,
+    refuse,
 };
 use crate::engine::host::{RuleSpec, SharedLink};
 use crate::host::expression::{
@@ -41,9 +49,6 @@ const INNER_DESTINATION: u32 = INNER + 128;
 /// Where an ICMP error quotes the destination address, and the UDP port there.
 const QUOTED_DESTINATION: u32 = 192;
 const QUOTED_PORT: u32 = 240;
-
-/// The sets of packets' bits.
-pub const BITS: [&str; 4] = [SET_QUOTED_ADDRESSES, SET_QUOTED, SET_SENDERS, SET_PORTS];
 
 /// Makes them where they are not, as nft(8) reads it. `anew`: another version's table is in the way; nothing gets
 /// in until all the rules are there.
@@ -60,14 +65,39 @@ pub fn sets(spec: &RuleSpec, anew: bool) -> String {
         ),
         false => String::new(),
     };
-    format!("{begin}table ip {table} {{\n{SETS}{guard}}}\n")
+    let sets = types().map(|(kind, name, of)| format!("    {kind} {name} {{ typeof {of}; }}\n"));
+    let sets: String = sets.collect();
+    format!("{begin}table ip {table} {{\n{sets}{guard}}}\n")
 }
 
-const SETS: &str = "    set quoted_addresses { typeof @th,192,32; }
-    set quoted { typeof @th,192,32 . @th,240,16; }
-    set senders { typeof ip saddr . udp sport . @th,160,32; flags interval; }
-    map ports { typeof ip daddr . @th,192,32 : udp dport; flags interval; }
-";
+/// The sets of packets' bits, each with its type as nft(8) has it.
+fn types() -> impl Iterator<Item = (&'static str, &'static str, String)> {
+    let senders = SETS_SENDERS.map(|(length, name)| {
+        ("set", name, format!("ip saddr . udp sport . @th,{INNER_SOURCE},{length}"))
+    });
+    let ports = SETS_PORTS.map(|(length, name)| {
+        ("map", name, format!("ip daddr . @th,{INNER_DESTINATION},{length} : udp dport"))
+    });
+    let (address, port) = (QUOTED_DESTINATION, QUOTED_PORT);
+    let quoted = [
+        ("set", SET_QUOTED_ADDRESSES, format!("@th,{address},32")),
+        ("set", SET_QUOTED, format!("@th,{address},32 . @th,{port},16")),
+    ];
+    senders.into_iter().chain(ports).chain(quoted)
+}
+
+/// Empties them.
+pub fn flush(table: &str) -> impl Iterator<Item = FlushObject<'_>> {
+    types().map(move |(kind, name, _)| {
+        let (family, table, name) = (NfFamily::IP, table.into(), name.into());
+        match kind {
+            "map" => {
+                FlushObject::Map(Box::new(NftMap { family, table, name, ..NftMap::default() }))
+            }
+            _ => FlushObject::Set(Box::new(Set { family, table, name, ..Set::default() })),
+        }
+    })
+}
 
 /// The chains that such a link needs beside those of others.
 pub fn chains(spec: &RuleSpec) -> Vec<(&'static str, Vec<Statements>)> {
@@ -75,9 +105,11 @@ pub fn chains(spec: &RuleSpec) -> Vec<(&'static str, Vec<Statements>)> {
 }
 
 /// Matches data of a remote that may have this inner source address.
-pub fn sender() -> Statement<'static> {
-    let parts = vec![ip("saddr"), udp("sport"), transport(INNER_SOURCE, 32)];
-    eq(concat(parts), named_set(SET_SENDERS))
+pub fn senders() -> impl Iterator<Item = Statement<'static>> {
+    SETS_SENDERS.into_iter().map(|(length, set)| {
+        let bits = transport(INNER_SOURCE, length.into());
+        eq(concat(vec![ip("saddr"), udp("sport"), bits]), named_set(set))
+    })
 }
 
 /// Matches an ICMP error about what went to one of the remotes.
@@ -117,13 +149,16 @@ pub fn output(spec: &RuleSpec, shared: &SharedLink) -> [Statements; 2] {
 
 /// Gives data the port of its remote. What has no element goes nowhere.
 fn data(spec: &RuleSpec) -> Vec<Statements> {
-    let to = concat(vec![ip("daddr"), transport(INNER_DESTINATION, 32)]);
-    let port = Map { key: to, data: named_set(SET_PORTS) };
-    let port = Expression::Named(NamedExpression::Map(Box::new(port)));
-    let mut leaves = vec![Statement::Mangle(Mangle { key: header("th", "dport"), value: port })];
-    leaves.extend(spec.untracked.then_some(Statement::Notrack));
-    leaves.push(Statement::Accept(None));
-    vec![leaves, super::words::refuse(spec, Vec::new(), "no_peer")]
+    let leaves = SETS_PORTS.into_iter().map(|(length, map)| {
+        let to = concat(vec![ip("daddr"), transport(INNER_DESTINATION, length.into())]);
+        let port = Box::new(Map { key: to, data: named_set(map) });
+        let value = Expression::Named(NamedExpression::Map(port));
+        let mut rule = vec![Statement::Mangle(Mangle { key: header("th", "dport"), value })];
+        rule.extend(spec.untracked.then_some(Statement::Notrack));
+        rule.push(Statement::Accept(None));
+        rule
+    });
+    leaves.chain([refuse(spec, Vec::new(), "no_peer")]).collect()
 }
 
 fn concat(parts: Vec<Expression<'static>>) -> Expression<'static> {

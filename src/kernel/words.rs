@@ -21,10 +21,13 @@ pub const SET_KNOWN: &str = "known";
 /// Addresses of all these remotes.
 pub const SET_KNOWN_ADDRESSES: &str = "known_addresses";
 
-/// Where all remotes share a link: (address . port . network) that inner packets may come from.
-pub const SET_SENDERS: &str = "senders";
+/// Where all remotes share a link: (address . port . network) that inner packets may come from, by length of the
+/// network. To find a whole number of bytes, the kernel needs no list of ranges.
+pub const SETS_SENDERS: [(u8, &str); 4] =
+    [(32, "senders32"), (24, "senders24"), (16, "senders16"), (8, "senders8")];
 /// (address . network) that inner packets go to, and the UDP port there.
-pub const SET_PORTS: &str = "ports";
+pub const SETS_PORTS: [(u8, &str); 4] =
+    [(32, "ports32"), (24, "ports24"), (16, "ports16"), (8, "ports8")];
 /// Addresses of these remotes, as an ICMP error quotes them.
 pub const SET_QUOTED_ADDRESSES: &str = "quoted_addresses";
 /// (address . port) of all these remotes, as an ICMP error quotes it.
@@ -63,6 +66,13 @@ pub fn elements(admitted: &BTreeSet<Admitted>) -> Contents {
         }
     }
     contents
+}
+
+/// The networks of these lengths that a network is made of: itself, or up to 128, or all 256.
+pub fn parts(network: Ipv4Net) -> impl Iterator<Item = Ipv4Net> {
+    let length = network.prefix_len().next_multiple_of(8).max(8);
+    // It is at least as long as the network.
+    network.subnets(length).into_iter().flatten()
 }
 
 /// The chains whose rules come from [`super::quoted`], and the chain to which the first one leads.

@@ -136,13 +136,13 @@ def test_rules_of_the_others_stay_as_one_comes_and_goes(hub):
     near, ends = hub.connect()
     rules = lambda: hub.host.run("nft -a list ruleset").count("# handle ")
     elements = lambda name: hub.host.run(f"nft list map ip ipipou-0 {name}")
-    with_all, ports = rules(), elements("ports")
+    with_all, ports = rules(), elements("ports32")
     assert ends[0].process.stop() == 0
     await_state(near, "peer2", "away")
-    assert (rules(), outer(2) in elements("ports")) == (with_all, False)
+    assert (rules(), outer(2) in elements("ports32")) == (with_all, False)
     hub.client(2).await_log("connected to")
     await_reached(hub.host, inner(2))
-    assert (rules(), elements("ports").count("10000")) == (with_all, ports.count("10000"))
+    assert (rules(), elements("ports32").count("10000")) == (with_all, ports.count("10000"))
     near.show()  # the host is read
     near.show()
     assert "repairing" not in near.process.output()

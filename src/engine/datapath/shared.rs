@@ -79,7 +79,9 @@ fn link(tunnel: &TunnelConfig, outer: Outer4) -> IpipLink {
 /// What the rules let in of a connected peer.
 fn admitted(peer: &Peer) -> Option<Admitted> {
     let SocketAddr::V4(remote) = peer.admitted()? else { return None };
-    Some(Admitted { networks: Some(v4(&peer.networks)), ..Admitted::direct(remote) })
+    // Of one without networks nothing could come.
+    let networks = Some(v4(&peer.networks)).filter(|networks| !networks.is_empty())?;
+    Some(Admitted { networks: Some(networks), ..Admitted::direct(remote) })
 }
 
 /// The networks of IPv4. One in another of the same peer has no element of its own.

@@ -26,7 +26,7 @@ pub struct Found {
     pub listeners: BTreeSet<Listener>,
     /// The nftables table of this tunnel.
     pub rules: RulesFound,
-    /// Where an earlier process let peers in by a link that they share, by their inner networks.
+    /// Where an earlier process let peers in by a link that they share, by their inner networks or parts of these.
     pub admitted_before: BTreeMap<Ipv4Net, SocketAddrV4>,
     /// Whether something tracks connections here. Read for the kernel's datapath.
     pub tracks: bool,
@@ -144,6 +144,13 @@ impl Found {
     /// The interface of this name.
     pub fn interface(&self, name: &DeviceName) -> Option<&Interface> {
         self.interfaces.named(name.as_str())
+    }
+
+    /// Where an earlier process let in whoever has this network, by a link that all share.
+    pub fn admitted_before(&self, network: Ipv4Net) -> Option<SocketAddrV4> {
+        let first = network.network();
+        let (there, remote) = self.admitted_before.range(..=Ipv4Net::from(first)).next_back()?;
+        there.contains(&first).then_some(*remote)
     }
 
     /// The interface of this index (`ifi_index` of rtnetlink(7)).

@@ -196,7 +196,7 @@ impl Engine {
                         IpNet::V4(network) => Some(network.trunc()),
                         IpNet::V6(_) => None,
                     });
-                    SocketAddr::V4(*found.admitted_before.get(&network?)?)
+                    SocketAddr::V4(found.admitted_before(network?)?)
                 }
             };
             Some((member.id, remote)).filter(|_| hub.has_own_mark(member))
