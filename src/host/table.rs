@@ -136,6 +136,15 @@ impl Table {
         }))
     }
 
+    /// The number of the last transaction of all programs in this namespace (`NFTA_GEN_ID`); `None`: this kernel
+    /// does not tell. The kernel counts each that changes something (`nf_tables_commit`).
+    pub(crate) fn generation(&mut self) -> Option<u32> {
+        let request = Request::new().op_getgen_do(&self.header);
+        let mut replies = self.socket.request(&request).ok()?;
+        let (_, generation) = replies.recv_one().ok()?;
+        generation.get_id().ok()
+    }
+
     /// Removes the table and everything in it.
     ///
     /// # Errors

@@ -35,11 +35,14 @@ pub struct Elements {
     pub(super) let_in: BTreeSet<Admitted>,
     /// Whether they all share a link.
     pub(super) shared: bool,
+    /// The transaction after which all was as it should be, with these remotes: until there is another one, it
+    /// need not be read again.
+    pub(super) intact_since: Option<u32>,
 }
 
 impl Elements {
     pub fn of(table: Table) -> Self {
-        Elements { table, let_in: BTreeSet::new(), shared: false }
+        Elements { table, let_in: BTreeSet::new(), shared: false, intact_since: None }
     }
 
     /// The remotes that are let in; `None` when the sets contradict each other.
@@ -93,6 +96,7 @@ impl Elements {
     /// Lets exactly these remotes in, in one transaction. Where there are many, some of the rules about
     /// what is quoted follow in later ones.
     pub fn admit(&mut self, admitted: &BTreeSet<Admitted>) -> io::Result<()> {
+        self.intact_since = None;
         let table = self.table.name.clone();
         let wanted = elements(admitted);
         let quoted = quoted::rules(&wanted);

@@ -54,7 +54,11 @@ impl Elements {
             }
         }
         self.add_rules(&mut batch, &quoted::rules(&come));
+        let before = self.intact_since.take();
         self.table.commit(batch)?;
+        // Unless somebody else changed something meanwhile.
+        let ours = |now: &u32| before.is_some_and(|before| now.wrapping_sub(before) <= 1);
+        self.intact_since = self.table.generation().filter(ours);
         old.map(|old| self.let_in.remove(old));
         self.let_in.extend(new.cloned());
         Ok(())

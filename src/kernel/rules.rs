@@ -47,8 +47,12 @@ impl Rules {
         let Rules::InTable { elements, installed } = self else {
             return Ok(RulesFound::Unavailable);
         };
+        let now = elements.table.generation();
+        if now.is_some() && now == elements.intact_since {
+            return Ok(RulesFound::Intact(elements.let_in.clone()));
+        }
         let handles = elements.table.handles()?;
-        Ok(match installed {
+        let found = match installed {
             _ if handles.rules.is_empty() => RulesFound::Missing,
             Some(installed)
                 if installed.table == handles.table && installed.acting == handles.acting =>
@@ -63,7 +67,11 @@ impl Rules {
                 admitted.map_or(RulesFound::Unknown, RulesFound::Intact)
             }
             Some(_) | None => RulesFound::Unknown,
-        })
+        };
+        let is_ours = |all: &BTreeSet<Admitted>| *all == elements.let_in;
+        let is_intact = matches!(&found, RulesFound::Intact(all) if is_ours(all));
+        elements.intact_since = now.filter(|_| is_intact);
+        Ok(found)
     }
 
     /// Where a table of an earlier process lets remotes in that share a link, by their inner networks.
@@ -90,6 +98,7 @@ impl Rules {
         admitted: &BTreeSet<Admitted>,
     ) -> Result<(), NftError> {
         let Rules::InTable { elements, installed } = self else { return Ok(()) };
+        elements.intact_since = None;
         let apply = |replacement, reassembly| {
             let how = Installation { replacement, reassembly };
             nft(&["-f", "-"], &ruleset::json(spec, admitted, how))
