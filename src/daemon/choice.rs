@@ -8,8 +8,9 @@ use super::requirements::{require_ipip_over_fou, require_tun};
 use super::{Failure, Settings};
 use crate::engine;
 use crate::engine::config::{Datapath, DatapathChoice, HostName, Outer};
-use crate::engine::host::{Family, Found};
+use crate::engine::host::{Family, Found, Interface, InterfaceKind, is_labelled};
 use crate::host::{Links, WayTo, program, release};
+use crate::kernel::probe_shared_rules;
 use crate::sources::names;
 
 /// How long the choice of a datapath waits for the server's addresses.
@@ -31,7 +32,14 @@ pub async fn datapath(
     Ok(match settings.tunnel().datapath {
         DatapathChoice::Only(Datapath::Tun) => Datapath::Tun,
         DatapathChoice::Only(Datapath::Kernel | Datapath::KernelShared) => {
-            in_kernel(&settings.config, demand)
+            if kernel == Datapath::KernelShared
+                && let Some(why) = cannot_share().await.map_err(Failure::Netlink)?
+            {
+                return Err(Failure::Link(format!(
+                    "--datapath kernel: {what}, and {why}; leave the option out"
+                )));
+            }
+            kernel
         }
         DatapathChoice::Auto if goes_on => {
             tracing::info!(
@@ -84,12 +92,40 @@ async fn choose(settings: &Settings, kernel: Datapath) -> Result<Datapath, Failu
             );
             Datapath::Tun
         }
+        Ok(()) if kernel == Datapath::KernelShared => {
+            match cannot_share().await.map_err(Failure::Netlink)? {
+                Some(why) => {
+                    tracing::info!("userspace datapath (tun): {why}");
+                    Datapath::Tun
+                }
+                None => kernel,
+            }
+        }
         Ok(()) => kernel,
         Err(why) => {
             tracing::warn!("userspace datapath (tun): {why}");
             Datapath::Tun
         }
     })
+}
+
+/// Why many peers cannot share a link of the kernel's datapath here.
+async fn cannot_share() -> io::Result<Option<String>> {
+    let takes_all = |interface: &Interface| match interface.kind {
+        InterfaceKind::Ipip(link) => {
+            let any = link.remote.is_unspecified() && link.local.is_unspecified();
+            any && interface.up && !is_labelled(interface)
+        }
+        InterfaceKind::Tun | InterfaceKind::Other => false,
+    };
+    if let Some(other) = Links::open()?.ipip().await?.iter().find(|link| takes_all(link)) {
+        return Ok(Some(format!(
+            "{} takes plain IPIP from anybody, and a link that many peers share would take it away",
+            other.name
+        )));
+    }
+    let refused = probe_shared_rules().err();
+    Ok(refused.map(|why| format!("the rules of a link that many peers share are refused: {why}")))
 }
 
 /// Whether the kernel's datapath would lose what a network card puts together.

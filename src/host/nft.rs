@@ -32,6 +32,14 @@ pub fn nft_in_words(input: &str) -> Result<(), NftError> {
     said(&["-f", "-"], input).map(drop)
 }
 
+/// Lets `nft` and the kernel check the same, and changes nothing.
+///
+/// # Errors
+/// When it cannot be run, or refuses.
+pub fn check_in_words(input: &str) -> Result<(), NftError> {
+    said(&["-c", "-f", "-"], input).map(drop)
+}
+
 /// What `nft` says of a table of the family `ip`, in its own language, all in numbers.
 ///
 /// # Errors

@@ -40,6 +40,7 @@ use rules::Rules;
 
 pub use queue::{QueueError, Queued};
 pub use raw::RawSender;
+pub use shared::probe as probe_shared_rules;
 
 /// The name of the counter of ICMP errors that were not believed.
 const ICMP_ERRORS: &str = "icmp_error";

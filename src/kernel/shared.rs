@@ -41,6 +41,7 @@ use crate::host::expression::{
     address, any_of, eq, goto, header, icmp, interface, ip, meta, named_set, ne, number, text,
     transport, udp,
 };
+use crate::host::nft::{NftError, check_in_words};
 
 /// Where the inner packet begins, in bits behind the beginning of the UDP header, and in it the addresses.
 const INNER: u32 = 64;
@@ -65,8 +66,7 @@ pub fn sets(spec: &RuleSpec, anew: bool) -> String {
         ),
         false => String::new(),
     };
-    let sets = types().map(|(kind, name, of)| format!("    {kind} {name} {{ typeof {of}; }}\n"));
-    let sets: String = sets.collect();
+    let sets = declarations();
     format!("{begin}table ip {table} {{\n{sets}{guard}}}\n")
 }
 
@@ -84,6 +84,18 @@ fn types() -> impl Iterator<Item = (&'static str, &'static str, String)> {
         ("set", SET_QUOTED, format!("@th,{address},32 . @th,{port},16")),
     ];
     senders.into_iter().chain(ports).chain(quoted)
+}
+
+/// Checks, without changing anything, that `nft` can make them.
+///
+/// # Errors
+/// When it cannot be run, or does not know such sets.
+pub fn probe() -> Result<(), NftError> {
+    check_in_words(&format!("table ip ipipou-probe {{\n{}}}\n", declarations()))
+}
+
+fn declarations() -> String {
+    types().map(|(kind, name, of)| format!("    {kind} {name} {{ typeof {of}; }}\n")).collect()
 }
 
 /// Empties them.

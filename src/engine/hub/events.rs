@@ -11,6 +11,7 @@ use super::gone::Gone;
 use super::members::Followed;
 use super::{Hub, LastRefusal, Loaded, Member, SAID_AGAIN_AFTER};
 use crate::auth::Ends;
+use crate::engine::config::Datapath;
 use crate::engine::control::{Heard, Ignored, Outcome, PeerId};
 use crate::engine::endpoint::Endpoint;
 use crate::engine::host::Found;
@@ -177,28 +178,28 @@ impl Engine {
         now: &Now,
         actions: &mut Vec<Action>,
     ) {
-        let Endpoint { tunnel, datapath, .. } = &self.endpoint;
+        let tunnel = &self.endpoint.tunnel;
         let (Some(outer), Some(hub)) = (self.outer, &mut self.hub) else { return };
         if !std::mem::take(&mut hub.awaits_address) {
             return;
         }
         let port = tunnel.port.get();
         let local = SocketAddr::new(outer.address, port);
+        // The earlier process may have had links of another kind.
+        let by_link = |member: &Member| {
+            let device = links::device(tunnel, Datapath::Kernel, member.mark);
+            found.interface(&device)?.link_from(port)?.fou_remote()
+        };
+        let by_rules = |member: &Member| {
+            let networks = networks(&member.entry);
+            let v4 = networks.iter().find_map(|network| match network {
+                IpNet::V4(network) => Some(*network),
+                IpNet::V6(_) => None,
+            });
+            found.admitted_before(v4?).map(SocketAddr::V4)
+        };
         let link = |member: &Member| {
-            let remote = match datapath.capabilities().link_per_remote {
-                true => {
-                    let device = links::device(tunnel, *datapath, member.mark);
-                    found.interface(&device)?.link_from(port)?.fou_remote()?
-                }
-                false => {
-                    let networks = networks(&member.entry);
-                    let network = networks.iter().find_map(|network| match network {
-                        IpNet::V4(network) => Some(network.trunc()),
-                        IpNet::V6(_) => None,
-                    });
-                    SocketAddr::V4(found.admitted_before(network?)?)
-                }
-            };
+            let remote = by_link(member).or_else(|| by_rules(member))?;
             Some((member.id, remote)).filter(|_| hub.has_own_mark(member))
         };
         let links: Vec<_> = hub.members.values().map(Box::as_ref).filter_map(link).collect();
