@@ -27,7 +27,7 @@ from hub import (
 )
 from ipipou import SECRET
 from lab import await_
-from lan import await_dropped, await_reached, assert_unanswered, outer, reaches
+from lan import await_dropped, await_reached, dropped, assert_unanswered, outer, reaches
 
 
 HEADINGS = ["PEER", "STATE", "REMOTE", "ADDRESS", "SEEN", "RTT", "RX", "TX"]
@@ -131,6 +131,22 @@ def test_traffic_is_counted_for_each_peer(lab):
     moved.process.stop()
     await_state(near, "peer2", "away")
     assert counted() == [None] * 4
+
+
+@pytest.mark.parametrize("fast_path", ["auto", "off"])
+def test_data_as_long_as_a_hello_is_data(lab, fast_path):
+    """Both ways, and between two clients: it is told apart by its first bits."""
+    hub = Hub(lab, clients=2)
+    hub.datapath += ["--fast-path", fast_path]
+    near, ends = hub.connect()
+    before = hellos(near)
+    ways = (hub.clients[0], inner(1)), (hub.host, inner(2)), (hub.clients[0], inner(3))
+    for host, address in ways:
+        # IPv4 and ICMP headers have 28 bytes.
+        done = host.run(f"ping -n -c 5 -i 0.02 -W 5 -s {128 - 28} {address}")
+        assert "5 received, 0% packet loss" in done, done
+    assert hellos(near) == before
+    assert not any(dropped(end) for end in (near, *ends))
 
 
 def test_a_goodbye_is_said_until_it_is_heard(lab):
