@@ -2,9 +2,7 @@
 //!
 //! Only root and the service's own user can connect: the directory and the socket are closed to others.
 
-use std::fs::DirBuilder;
 use std::io;
-use std::os::unix::fs::DirBuilderExt as _;
 use std::os::unix::net::UnixStream as Connection;
 use std::path::Path;
 use std::time::Duration;
@@ -17,6 +15,7 @@ use super::listener::{Connected, Listener};
 use super::requests;
 use super::snapshot::{PeersAsked, Snapshot};
 use super::stream::{self, MAX_STATUS, read_all};
+use crate::host::make_private;
 use crate::observe::status::ProcessStatus;
 use crate::observe::{is_command, printable};
 
@@ -40,7 +39,7 @@ pub fn listen(directory: &Path) -> io::Result<Listener> {
             "another process has its control socket there",
         ));
     }
-    DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
+    make_private(directory)?;
     Listener::bind(&path, AT_A_TIME)
 }
 

@@ -1,8 +1,7 @@
 //! `ipipou peer import`: servers with one client each become peers in the files of one server. All of them
 //! do, or nothing is written.
 
-use std::fs::{self, DirBuilder};
-use std::os::unix::fs::DirBuilderExt as _;
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::Failure;
@@ -15,6 +14,7 @@ use crate::engine::peers_file::import::{
     Imported, OldServer, against_defaults, clashes, network_for,
 };
 use crate::engine::peers_file::{PeerEntry, PeerName, PeerSet};
+use crate::host::make_private;
 use crate::sources::peers::read_secret;
 
 /// Makes peers of these servers, and has the running tunnel called `tunnel`, if there is one, take them. With
@@ -158,7 +158,7 @@ impl<'a> Changes<'a> {
         are_replaceable(self.paths.iter().map(|(path, _)| path))?;
         for (path, bytes) in &self.tokens {
             let directory = self.beside();
-            let made = DirBuilder::new().recursive(true).mode(0o700).create(&directory);
+            let made = make_private(&directory);
             made.map_err(failed(&directory))?;
             match read_secret(path) {
                 Ok(there) if there == *bytes => continue, // of a try that went wrong later

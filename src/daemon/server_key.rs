@@ -4,9 +4,9 @@
 //! The directory is the service's own, so what lies there may be anything that a service which was taken
 //! over left for root to read: a symbolic link, another name of a file of somebody else's, a pipe.
 
-use std::fs::{self, DirBuilder, Metadata};
+use std::fs::{self, Metadata};
 use std::io::{self, Read as _};
-use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use rustix::io::Errno;
@@ -16,7 +16,7 @@ use super::running::{running_key, running_name};
 use super::{Failure, Settings, new_pair};
 use crate::auth::{SharedSecret, Signer, key_text, parse_key};
 use crate::engine::config::{Config, HubConfig, PeerSource};
-use crate::host::{Directories, atomic_file};
+use crate::host::{Directories, atomic_file, make_private};
 
 /// Its name in the state directory.
 const FILE: &str = "server.key";
@@ -148,7 +148,7 @@ fn make(path: &Path) -> Result<(), Failure> {
     let (private, public) = new_pair()?;
     let text = Zeroizing::new(format!("{}\n{public}\n", private.as_str()));
     let write = || -> io::Result<()> {
-        DirBuilder::new().recursive(true).mode(0o700).create(parent(path)?)?;
+        make_private(parent(path)?)?;
         match atomic_file::create(path, text.as_bytes()) {
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(()),
             made => made,

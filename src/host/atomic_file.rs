@@ -4,11 +4,9 @@
 //! killed left beside a place is removed by the next one that writes into the directory.
 
 use std::collections::BTreeSet;
-use std::fs::{self, DirBuilder, File, Metadata, OpenOptions, Permissions};
+use std::fs::{self, File, Metadata, OpenOptions, Permissions};
 use std::io::{self, Write as _};
-use std::os::unix::fs::{
-    DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _, fchown,
-};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _, fchown};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -18,6 +16,8 @@ use rustix::fs::{
     flock, renameat_with, statx,
 };
 use rustix::io::Errno;
+
+use super::make_private;
 
 /// The name of a file that is being written. It is hidden, so that it is not read as a peers file.
 const BEGIN: &str = ".ipipou-";
@@ -44,7 +44,7 @@ const ACL: &str = "system.posix_acl_access";
 /// When the directory cannot be made or written.
 pub fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let directory = parent(path);
-    DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
+    make_private(directory)?;
     let beside = Beside::new(directory)?;
     beside.write(bytes)?;
     beside.over(path)

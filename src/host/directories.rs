@@ -1,5 +1,8 @@
 //! Where a process keeps its files.
 
+use std::fs::{self, DirBuilder, Permissions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use crate::engine::config::DeviceName;
@@ -67,9 +70,62 @@ impl Directories {
     }
 }
 
+/// Makes a directory for its owner only, if it is missing. Those above it are of all tunnels, whose processes are of
+/// different users: everybody may go through.
+///
+/// # Errors
+/// What mkdir(2) says.
+pub fn make_private(directory: &Path) -> io::Result<()> {
+    let above = directory.parent().unwrap_or(directory);
+    DirBuilder::new().recursive(true).mode(0o755).create(above)?;
+    if [STATE, RUNTIME].map(Path::new).contains(&above) {
+        open_to_all(above)?;
+    }
+    match DirBuilder::new().mode(0o700).create(directory) {
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists && directory.is_dir() => Ok(()),
+        made => made,
+    }
+}
+
+/// Lets everybody go through a directory of ours that is its owner's alone: by his umask(2), or by an earlier
+/// version of this program. A service, which has a user of its own, would not reach what is below.
+fn open_to_all(directory: &Path) -> io::Result<()> {
+    let there = fs::metadata(directory)?;
+    let is_private = there.mode() & 0o7777 == 0o700;
+    let is_ours = there.uid() == rustix::process::geteuid().as_raw();
+    if is_private && is_ours {
+        fs::set_permissions(directory, Permissions::from_mode(0o755))?;
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_the_last_directory_is_private() {
+        let root = std::env::temp_dir().join(format!("ipipou-directories-{}", std::process::id()));
+        let mode = |path: &Path| fs::metadata(path).unwrap().mode() & 0o777;
+        let last = root.join("var/ipipou0");
+        for _ in 0..2 {
+            make_private(&last).unwrap();
+            assert_eq!((mode(&last), mode(&root.join("var")) & 0o055), (0o700, 0o055));
+        }
+        fs::set_permissions(root.join("var"), Permissions::from_mode(0o700)).unwrap();
+        open_to_all(&root.join("var")).unwrap();
+        assert_eq!(mode(&root.join("var")), 0o755);
+        // Whoever chose another mode keeps it.
+        fs::set_permissions(root.join("var"), Permissions::from_mode(0o750)).unwrap();
+        open_to_all(&root.join("var")).unwrap();
+        assert_eq!(mode(&root.join("var")), 0o750);
+        fs::write(root.join("file"), "").unwrap();
+        assert_eq!(
+            make_private(&root.join("file")).unwrap_err().kind(),
+            io::ErrorKind::AlreadyExists
+        );
+        fs::remove_dir_all(&root).unwrap();
+    }
 
     fn default_in(namespace: &Namespace) -> (String, String, bool) {
         let device = "ipipou0".parse().unwrap();

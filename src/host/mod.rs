@@ -46,7 +46,7 @@ use std::io;
 
 pub use changes::{Changed, Changes, Subjects};
 pub use datapath::Datapath;
-pub use directories::Directories;
+pub use directories::{Directories, make_private};
 pub use dump::close_memory;
 pub use links::Links;
 pub use lock::{Doubt, Holder, Lock, lock_directory, lock_file};
