@@ -112,7 +112,9 @@ fn bytes(path: &Path, warnings: &mut Vec<String>) -> Result<Zeroizing<Vec<u8>>, 
     if std::str::from_utf8(&bytes).is_ok_and(is_placeholder) {
         return Err(ValueError::Placeholder.into());
     }
-    warnings.extend(warning_if_open(path, open));
+    // A service has a user of its own, for whom root's files are closed then.
+    let how = ", if root runs this; of a service, put the secret into its .conf file first";
+    warnings.extend(warning_if_open(path, open).map(|warning| warning + how));
     Ok(bytes)
 }
 

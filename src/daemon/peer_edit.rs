@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use ipnet::IpNet;
 use zeroize::Zeroizing;
 
-use super::peer_files::{are_replaceable, kept_out, taken, write, write_new};
+use super::peer_files::{are_replaceable, goes_with_running, kept_out, taken, write, write_new};
 use super::peers::{checked, read_if_there};
 use super::peers_lock::PeersLock;
 use super::requests::Files;
@@ -47,6 +47,7 @@ pub fn edit_peers(
         false => None,
     };
     let _lock = PeersLock::take(&hub.peers)?;
+    goes_with_running(hub, config, tunnel, root)?;
     let (mut files, set) = read_if_there(hub, &config.tunnel)?;
     let (paths, said) = (Vec::new(), String::new());
     let mut changes = Changes { hub, own_key, files: &mut files, paths, conf: None, said };

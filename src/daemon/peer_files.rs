@@ -5,13 +5,16 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::Failure;
 use super::peers::send_again;
-use super::running::running_name;
+use super::requests::{self, Answer, Request};
+use super::running::{known_directory, running_name};
+use super::snapshot::PeersAsked;
 use super::stream::connect;
+use super::{Failure, control};
 use crate::engine::config::{Config, HubConfig};
 use crate::engine::peers_file::{PeerName, PeerSet};
 use crate::host::{atomic_file, clock};
+use crate::observe::printable;
 use crate::sources::exposed::has_secret;
 
 /// How long a process is waited for that may be there.
@@ -88,11 +91,7 @@ pub fn taken(
     tunnel: &str,
     root: &Path,
 ) -> Result<String, Failure> {
-    // One that stands still has its name as well.
-    let name = match answers(&root.join(tunnel)) {
-        true => tunnel.to_owned(),
-        false => running_name(root, tunnel, &config.tunnel.device),
-    };
+    let name = called(config, tunnel, root);
     let not_taken = |why: &dyn std::fmt::Display| {
         format!(
             "{said}the files are as they should be, and the running server has not taken them: \
@@ -106,6 +105,52 @@ pub fn taken(
         }
         Err(Failure::Usage(why)) => Err(Failure::Usage(not_taken(&why))),
         Err(failure) => Err(Failure::Generic(not_taken(&failure))),
+    }
+}
+
+/// What the running server is called. One that stands still has its name as well.
+fn called(config: &Config, tunnel: &str, root: &Path) -> String {
+    match answers(&root.join(tunnel)) {
+        true => tunnel.to_owned(),
+        false => running_name(root, tunnel, &config.tunnel.device),
+    }
+}
+
+/// Checks, before anything is written, that the running server called `tunnel`, if there is one, has its peers where
+/// its file says now, and does not lose them because nothing is there.
+///
+/// # Errors
+/// When the file was edited since its start, or a directory is not mounted.
+pub fn goes_with_running(
+    hub: &HubConfig,
+    config: &Config,
+    tunnel: &str,
+    root: &Path,
+) -> Result<(), Failure> {
+    let Ok(directory) = known_directory(root, &called(config, tunnel, root)) else { return Ok(()) };
+    let Ok((Answer { path: Some(theirs), .. }, _)) = requests::ask(&directory, Request::Where)
+    else {
+        return Ok(());
+    };
+    let ours = std::path::absolute(&hub.peers).map_err(failed(&hub.peers))?;
+    if theirs != ours {
+        return Err(Failure::Usage(format!(
+            "{tunnel} runs with the peers in {}, and its file says {}: restart it, or say so in full there; \
+             nothing was changed",
+            printable(&theirs.display().to_string()),
+            ours.display()
+        )));
+    }
+    let status = control::ask(&directory, &PeersAsked::None)?;
+    let peers = status.and_then(|status| status.peers);
+    let named: usize = peers.map_or(0, |peers| peers.by_state.values().sum());
+    match ours.exists() || named == 0 {
+        true => Ok(()),
+        false => Err(Failure::Usage(format!(
+            "{}: not there, and {tunnel} runs with {named} peers of it: is something not mounted? To begin anew, \
+             make it, and `ipipou reload {tunnel}`; nothing was changed",
+            ours.display()
+        ))),
     }
 }
 

@@ -5,7 +5,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::Failure;
-use super::peer_files::{are_replaceable, failed, kept_out, taken, write, write_new};
+use super::peer_files::{
+    are_replaceable, failed, goes_with_running, kept_out, taken, write, write_new,
+};
 use super::peers::{check, read_if_there};
 use super::peers_lock::PeersLock;
 use super::requests::Files;
@@ -42,6 +44,7 @@ pub fn import_peers(
         return Err(Failure::Usage(hindrances.join("\n")));
     }
     let _lock = (!dry_run).then(|| PeersLock::take(&hub.peers)).transpose()?;
+    goes_with_running(hub, config, tunnel, root)?;
     let (files, set) = read_if_there(hub, own)?;
     let mut changes = Changes::new(hub, files);
     for server in servers {

@@ -17,6 +17,7 @@ use super::{Failure, Settings};
 use crate::auth::SharedSecret;
 use crate::engine::config::{Datapath, DatapathChoice, HubConfig, TunnelConfig};
 use crate::engine::peers_file::{Context, Fault, PeerSet, SourceFile, parse};
+use crate::observe::printable;
 use crate::sources::exposed;
 use crate::sources::peers::{self, read_secret};
 
@@ -325,7 +326,7 @@ fn send(
     let (path, to) = match requests::ask(directory, Request::Where) {
         Ok((Answer { path: None, .. }, to)) => (None, to),
         Ok((Answer { path, .. }, RunsAs::Us)) => (path, RunsAs::Us),
-        Ok((Answer { path: Some(_), .. }, RunsAs::Another)) => {
+        Ok((Answer { path: Some(theirs), .. }, RunsAs::Another)) => {
             let by_file = by_file.ok_or_else(|| {
                 Failure::Usage(
                     "the process runs as another user: give the NAME of its file \
@@ -333,7 +334,15 @@ fn send(
                         .to_owned(),
                 )
             })?;
-            (Some(by_file.peers), RunsAs::Another)
+            let ours = std::path::absolute(&by_file.peers).unwrap_or(by_file.peers);
+            if theirs != ours {
+                return Err(Failure::Usage(format!(
+                    "it runs with the peers in {}, and its file says {}: restart it, or say so in full there",
+                    printable(&theirs.display().to_string()),
+                    ours.display()
+                )));
+            }
+            (Some(ours), RunsAs::Another)
         }
         Ok((Answer { path: Some(_), .. }, RunsAs::Elsewhere)) => {
             return Err(requests::not_its_owner(directory));

@@ -125,6 +125,37 @@ def test_commands_about_peers(lab):
     assert states(near) == {"peer2": "connected", "peer3": "connected"}
 
 
+def test_a_command_takes_no_peers_away_that_are_elsewhere(lab):
+    """The file was edited since the start of the server, or what it names is not mounted."""
+    hub = Hub(lab, clients=1)
+    near = hub.server(name="hub0")
+    hub.client(2).await_log("connected to")
+    conf, key = hub.write_conf(), ipipou.Keys(hub.host).public
+
+    def refused(*words):
+        argv = ["ipipou", "peer", *words, "-i", conf, "--runtime-root", near.root]
+        done = hub.host.run(argv, check=False)
+        assert done.returncode == 2 and len(done.stderr.splitlines()) == 1, done
+        assert states(near) == {"peer2": "connected"}
+        return done.stderr
+
+    right, elsewhere = conf.read_text(), hub.peers.parent / "other.d"
+    conf.write_text(right.replace(str(hub.peers), str(elsewhere)))
+    said = refused("add", "anna", "--public-key", key)
+    assert f"runs with the peers in {hub.peers}, and its file says {elsewhere}" in said
+    assert not elsewhere.exists()
+    conf.write_text(right)
+    away = hub.peers.rename(elsewhere)
+    assert "runs with 1 peers of it" in refused("add", "anna", "--public-key", key)
+    assert "runs with 1 peers of it" in refused("remove", "peer2")
+    assert not hub.peers.exists()
+    away.rename(hub.peers)
+    argv = ["ipipou", "peer", "add", "anna", "--public-key", key, "-i", conf]
+    assert "1 added, 0 changed, 0 removed, 1 untouched" in hub.host.run(
+        [*argv, "--runtime-root", near.root]
+    )
+
+
 def test_peers_are_added_disabled_and_removed_by_commands(lab):
     """The files are changed, what else is in them stays, and the running server takes them at once."""
     hub = Hub(lab, clients=2)

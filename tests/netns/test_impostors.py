@@ -46,7 +46,7 @@ def asked(stream):
         return stream.sendall(status)
     if "reload" in request:
         print("got", json.dumps(request), flush=True)
-    answer = {"ipipou": 1, "ok": True, "text": "taken", "path": "/etc/ipipou/peers.d"}
+    answer = {"ipipou": 1, "ok": True, "text": "taken", "path": sys.argv[3]}
     stream.sendall(json.dumps(answer).encode())
 for at in zip(listeners, (lambda stream: stream.sendall(status), asked)):
     threading.Thread(target=serve, args=at, daemon=True).start()
@@ -73,7 +73,7 @@ class Taken:
         self.root = near.root
         directory = near.root / name
         directory.mkdir(exist_ok=True)
-        argv = [sys.executable, "-c", IMPOSTOR, directory, json.dumps(status)]
+        argv = [sys.executable, "-c", IMPOSTOR, directory, json.dumps(status), self.hub.peers]
         self.process = self.hub.host.spawn([str(word) for word in argv])
         self.process.await_output("listens")
 
