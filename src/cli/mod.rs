@@ -81,7 +81,7 @@ pub fn parse(
         }
         Some(Command::Peer { command: about }) => return peers::asked(about, &mut command),
         Some(Command::Reload { if_peers, runtime_root, name, help: _ }) => {
-            let peers = name.as_deref().and_then(|name| peers::by_file(name, &mut command));
+            let peers = name.as_deref().and_then(|name| peers::by_file(name, &mut command).ok()?);
             return Ok(Invocation::Reload { tunnel: name, runtime_root, if_peers, peers });
         }
         Some(Command::Monitor { json, peer, running }) => {

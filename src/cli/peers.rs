@@ -108,8 +108,19 @@ pub fn configured(
 
 /// Returns the name of the only file in /etc/ipipou that has `peers`.
 fn only_server(command: &mut clap::Command) -> Result<PathBuf, CliError> {
-    let names = places::conf_names().into_iter();
-    let mut servers: Vec<_> = names.filter(|name| by_file(name, command).is_some()).collect();
+    let (mut servers, mut mistakes) = (Vec::new(), Vec::new());
+    for name in places::conf_names() {
+        match by_file(&name, command) {
+            Ok(Some(_)) => servers.push(name),
+            Ok(None) => {}
+            // It may be the one that is meant.
+            Err(error) => mistakes.push(error.to_string()),
+        }
+    }
+    if !mistakes.is_empty() {
+        let meant = "which server is meant? give its file, -i NAME";
+        return Err(CliError::Usage(mistakes.join("\n") + "\n" + meant));
+    }
     match (servers.pop(), servers.is_empty()) {
         (Some(name), true) => Ok(name.into()),
         (Some(_), false) => {
@@ -121,13 +132,17 @@ fn only_server(command: &mut clap::Command) -> Result<PathBuf, CliError> {
     }
 }
 
-/// Returns where the files of peers of a tunnel are by its `.conf` file.
-pub fn by_file(name: &str, command: &mut clap::Command) -> Option<PathBuf> {
-    let file = conf_file::read(Path::new(name), command).ok()?;
+/// Returns where the files of peers of a tunnel are by its `.conf` file; `None`: it has none.
+///
+/// # Errors
+/// The mistakes in the file.
+pub fn by_file(name: &str, command: &mut clap::Command) -> Result<Option<PathBuf>, CliError> {
+    let file = conf_file::read(Path::new(name), command)
+        .map_err(|errors| CliError::Usage(errors.to_string()))?;
     let all: Vec<_> = std::iter::once("ipipou".into()).chain(file.arguments).collect();
-    let path = arguments::options(command, &all).ok()?.peers.peers?;
-    match path.as_os_str().is_empty() {
-        true => Some(places::peers_path(OsStr::new(name))),
-        false => Some(path),
-    }
+    let path = arguments::options(command, &all)?.peers.peers;
+    Ok(path.map(|path| match path.as_os_str().is_empty() {
+        true => places::peers_path(OsStr::new(name)),
+        false => path,
+    }))
 }

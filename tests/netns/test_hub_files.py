@@ -156,6 +156,23 @@ def test_a_command_takes_no_peers_away_that_are_elsewhere(lab):
     )
 
 
+def test_a_file_with_a_mistake_may_be_the_one_that_is_meant(lab):
+    hub = Hub(lab, clients=1)
+    conf = hub.write_conf()
+    etc = hub.peers.parent / "etc"
+    etc.mkdir()
+    (etc / "hub0.conf").write_text(conf.read_text())
+    script = f'mkdir -p /etc/ipipou && mount --bind {etc} /etc/ipipou && exec "$@"'
+    argv = ["unshare", "-m", "sh", "-c", script, "sh", "ipipou", "peer", "disable", "peer2"]
+    argv += ["--runtime-root", hub.peers.parent / "nowhere"]
+    (etc / "hub1.conf").write_text("serverr\n")
+    refused = hub.host.run(argv, check=False)
+    assert refused.returncode == 2 and "hub1.conf:1: " in refused.stderr, refused
+    assert "which server is meant? give its file, -i NAME" in refused.stderr
+    (etc / "hub1.conf").unlink()
+    assert "peer2: disabled" in hub.host.run(argv)
+
+
 def test_peers_are_added_disabled_and_removed_by_commands(lab):
     """The files are changed, what else is in them stays, and the running server takes them at once."""
     hub = Hub(lab, clients=2)

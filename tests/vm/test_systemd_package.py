@@ -116,6 +116,13 @@ def test_a_removal_stops_tunnels_and_a_purge_removes_their_memory(machine):
     assert machine.snapshot() == before
     script("postrm", "remove")
     assert list(memory.glob("*/memory.json")), "a replayed packet is to be refused afterwards, too"
+    # A server's own key is its identity, which all its clients know.
+    key = memory / "hub0/server.key"
+    key.parent.mkdir()
+    key.write_text("a key")
+    script("postrm", "purge")
+    assert [file for file in memory.rglob("*") if not file.is_dir()] == [key]
+    key.unlink()
     script("postrm", "purge")
     assert not memory.exists() and not pathlib.Path("/var/lib/ipipou").exists()
     assert not list(pathlib.Path("/etc/systemd/system").glob("*.wants/ipipou@*"))
