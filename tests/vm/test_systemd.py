@@ -103,6 +103,25 @@ def test_systemd_is_up_and_nothing_failed():
     assert state == "running", systemctl("--failed", "--no-legend", "--plain")
 
 
+def test_a_start_by_hand_leaves_services_their_directories(machine):
+    """Whatever root's umask is, the user of a service goes through what is above its directories."""
+    above = [pathlib.Path("/var/lib/ipipou"), pathlib.Path("/run/ipipou")]
+    for directory in above:
+        shutil.rmtree(directory, ignore_errors=True)
+    by_hand = machine.spawn(["sh", "-c", "umask 077; exec ipipou --config server0"])
+    by_hand.await_output("ready on")
+    assert by_hand.stop() == 0
+    for directory in above:
+        assert oct(directory.stat().st_mode)[-3:] == "755"
+    shutil.rmtree(above[1])
+    systemctl("start", SERVER_UNIT)
+    client_of(machine)
+    await_answer(machine.near, INNER_SERVER)
+    assert "Permission denied" not in journal("-u", SERVER_UNIT)
+    assert list(above[0].glob("server0/memory.json"))
+    assert "ipipou0" in machine.run("ipipou show server0")
+
+
 def test_a_server_is_started_and_stopped(machine):
     before = machine.snapshot()
     systemctl("start", SERVER_UNIT)
