@@ -205,10 +205,8 @@ fn of_kernel(
     let entry = |peer: &Peer| {
         let Some(SocketAddr::V4(remote)) = peer.remote() else { return None };
         let from = Admitted::direct(remote);
-        let at = wanted.admitted.range(&from..).take_while(|one| one.remote == remote);
-        if at.filter(|one| one.alternate.is_none()).next().is_none() {
-            return None;
-        }
+        let mut at = wanted.admitted.range(&from..).take_while(|one| one.remote == remote);
+        at.find(|one| one.alternate.is_none())?;
         let networks = match endpoint.tunnel.is_network() {
             true => v4(&peer.networks),
             false => everything(),
