@@ -12,7 +12,7 @@ use netlink_bindings::nftables::{
 };
 use netlink_bindings::utils::RequestBuf;
 
-use super::behind::behind;
+use super::entries::{Entry, sets};
 use super::quoted::{self, QuotedRule};
 use super::words::{
     Contents, SET_ADDRESSES, SET_ALTERNATES, SET_KNOWN, SET_KNOWN_ADDRESSES, SET_REMOTES, elements,
@@ -147,48 +147,6 @@ impl Elements {
     }
 }
 
-/// An element of a set.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Entry {
-    pub(super) key: Vec<u8>,
-    /// Of a map, its value.
-    pub(super) data: Option<Vec<u8>>,
-}
-
-impl Entry {
-    pub(super) fn key(key: impl Into<Vec<u8>>) -> Self {
-        Entry { key: key.into(), data: None }
-    }
-
-    pub(super) fn to(self, data: impl Into<Vec<u8>>) -> Self {
-        Entry { data: Some(data.into()), ..self }
-    }
-}
-
-/// Each set with its elements: those of a link that all remotes share, or of links of their own.
-pub(super) fn sets(contents: &Contents, shared: bool) -> Vec<(&'static str, Vec<Entry>)> {
-    let remotes = |remotes: &BTreeSet<SocketAddrV4>| -> Vec<_> {
-        remotes.iter().map(|remote| Entry::key(remote_key(*remote))).collect()
-    };
-    let addresses = |addresses: &BTreeSet<Ipv4Addr>| -> Vec<_> {
-        addresses.iter().map(|address| Entry::key(address.octets())).collect()
-    };
-    let known = (SET_KNOWN, remotes(&contents.known));
-    if shared {
-        return behind(contents).into_iter().chain([known]).collect();
-    }
-    let alternate = |(remote, alternate): (&SocketAddrV4, &Ipv4Addr)| {
-        Entry::key(remote_key(*remote)).to(alternate.octets())
-    };
-    vec![
-        (SET_REMOTES, remotes(&contents.remotes)),
-        (SET_ADDRESSES, addresses(&contents.addresses)),
-        (SET_ALTERNATES, contents.alternates.iter().map(alternate).collect()),
-        known,
-        (SET_KNOWN_ADDRESSES, addresses(&contents.known_addresses)),
-    ]
-}
-
 pub(super) type ElementList<'a> = PushSetelemListElemAttrs<PushSetelemListAttrs<RequestBuf<'a>>>;
 
 /// Starts a message that adds elements to a set; it ends when the list is dropped.
@@ -214,13 +172,6 @@ pub(super) fn push_element<'a>(list: ElementList<'a>, entry: &Entry) -> ElementL
         Some(data) => element.nested_data().push_value(data).end_nested().end_nested(),
         None => element.end_nested(),
     }
-}
-
-/// The key of a concatenation: every part takes a whole number of 32-bit words, in network byte order.
-pub(super) fn remote_key(remote: SocketAddrV4) -> [u8; 8] {
-    let [a, b, c, d] = remote.ip().octets();
-    let [high, low] = remote.port().to_be_bytes();
-    [a, b, c, d, high, low, 0, 0]
 }
 
 fn read_remote(key: IterableDataAttrs<'_>) -> Option<SocketAddrV4> {

@@ -6,6 +6,7 @@
 mod behind;
 mod control;
 mod elements;
+mod entries;
 mod fou;
 mod judgement;
 mod one;

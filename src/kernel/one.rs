@@ -6,7 +6,8 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 
 use netlink_bindings::nftables::Request;
 
-use super::elements::{Elements, Entry, add_to, push_element, sets};
+use super::elements::{Elements, add_to, push_element};
+use super::entries::{Entry, sets};
 use super::quoted::{self, QuotedRule};
 use super::words::{Contents, elements};
 use crate::engine::host::Admitted;

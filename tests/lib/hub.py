@@ -184,6 +184,25 @@ def hellos(server):
     return {what: n for what, n in server.show()["peers"]["hellos"].items() if n}
 
 
+def killed_and_started_again(hub):
+    """A server whose datapath carries data meanwhile; its clients are connected for a lease more."""
+    near, ends = hub.connect()
+    ping = hub.clients[0].ping_background(inner(1))
+    ping.await_answers()
+    near.process.kill()
+    near = hub.server()
+    near.await_log("took over the running tunnel to")
+    connected = {f"peer{i}" for i in range(2, 2 + len(ends))}
+    assert {states(near)[name] for name in connected} == {"connected"}
+    ping.stop_complete()
+    for end in ends:
+        end.reauthenticate()
+    await_(
+        lambda: hellos(near).get("admitted", 0) + hellos(near).get("refreshed", 0) >= 3,
+        what="hellos of all",
+    )
+
+
 def reload(server):
     """Has the files read again; what the server says of them."""
     seen = len(server.process.output())

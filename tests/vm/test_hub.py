@@ -8,7 +8,18 @@ import pytest
 from control_v2 import Client
 from failover import first_goes, flooded_by_the_first_and_let_in_by_the_next
 from given import given_and_changed
-from hub import PORT, Hub, await_state, hellos, inner, is_to, peers, reload, states
+from hub import (
+    PORT,
+    Hub,
+    await_state,
+    hellos,
+    inner,
+    is_to,
+    killed_and_started_again,
+    peers,
+    reload,
+    states,
+)
 from ipipou import SECRET, await_
 from lan import await_reached, outer, reaches
 
@@ -99,20 +110,7 @@ def test_spoofed_sources_and_strangers_are_dropped(hub):
 @pytest.mark.each_kernel
 def test_a_server_that_was_killed_goes_on_without_a_loss(hub):
     """Its links and rules carry data meanwhile; each peer has one lease to say hello."""
-    near, ends = hub.connect()
-    ping = hub.clients[0].ping_background(inner(1))
-    ping.await_answers()
-    near.process.kill()
-    near = hub.server()
-    near.await_log("took over the running tunnel to")
-    assert set(states(near).values()) == {"connected"}
-    ping.stop_complete()
-    for end in ends:
-        end.reauthenticate()
-    await_(
-        lambda: hellos(near).get("admitted", 0) + hellos(near).get("refreshed", 0) >= 3,
-        what="hellos of all",
-    )
+    killed_and_started_again(hub)
 
 
 def test_a_change_of_the_files_disturbs_nobody_else(hub):
