@@ -29,7 +29,7 @@ pub async fn datapath(
     let remotes = demand.remotes;
     let what = said(&settings.config, demand);
     let kernel = in_kernel(&settings.config, demand);
-    Ok(match settings.tunnel().datapath {
+    let chosen = match settings.tunnel().datapath {
         DatapathChoice::Only(Datapath::Tun) => Datapath::Tun,
         DatapathChoice::Only(Datapath::Kernel | Datapath::KernelShared) => {
             if kernel == Datapath::KernelShared
@@ -59,7 +59,11 @@ pub async fn datapath(
             Datapath::Tun
         }
         DatapathChoice::Auto => choose(settings, kernel).await?,
-    })
+    };
+    if chosen == Datapath::KernelShared {
+        tracing::info!("kernel datapath: {what}, and those that are connected share one interface");
+    }
+    Ok(chosen)
 }
 
 /// Chooses the kernel datapath where it can do what is asked, otherwise the userspace one, and logs

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::num::NonZeroU16;
 
 use super::choice::loses_merged;
 use super::locks::Locks;
@@ -24,6 +25,8 @@ pub struct Ground {
     pub locks: Locks,
     /// Whether a FOU listener at our port is left from an earlier process.
     pub adopts_listeners: bool,
+    /// Another port at which an earlier process listened.
+    pub former_port: Option<NonZeroU16>,
     /// The family of the outer addresses.
     pub family: Family,
 }
@@ -110,6 +113,7 @@ pub async fn open_host(
     check_found(settings, datapath, goes_on, &found)?;
     let adopts_listeners = engine::has_leftovers(tunnel, &found)
         || record::names(&settings.state_dir, tunnel.port).await;
+    let former_port = record::former(&settings.state_dir, tunnel.port).await;
     let family = match server {
         Some(server) => Family::of(server),
         None => engine::outer_family(&tunnel.outer, datapath, &found),
@@ -121,7 +125,7 @@ pub async fn open_host(
             check_port(at, &tunnel.outer)?;
         }
     }
-    Ok(Ground { host, datapath: prepared, locks, adopts_listeners, family })
+    Ok(Ground { host, datapath: prepared, locks, adopts_listeners, former_port, family })
 }
 
 /// Whether there is a FOU listener already that serves the address and port that ours would.

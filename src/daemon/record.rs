@@ -44,15 +44,32 @@ pub async fn names(state_dir: &Path, port: NonZeroU16) -> bool {
     read.is_ok_and(|text| line(port.get()).is_ok_and(|line| text == line))
 }
 
+/// Another port at which a process of this tunnel has had a listener since the machine started, unless another
+/// tunnel beside it has that one now.
+pub async fn former(state_dir: &Path, port: NonZeroU16) -> Option<NonZeroU16> {
+    let path = state_dir.join(FILE);
+    let read = disk::in_turn(&path.clone(), move || fs::read_to_string(path)).await;
+    let former = named(&read.ok()?)?;
+    // A service may not see the others' directories.
+    let others = below(state_dir.parent()?).await;
+    let is_others = others.iter().any(|(directory, at)| *at == former && directory != state_dir);
+    (former != port && !is_others).then_some(former)
+}
+
+/// The port that a record of this boot names.
+fn named(text: &str) -> Option<NonZeroU16> {
+    let port: NonZeroU16 = text.split(' ').next()?.parse().ok()?;
+    (text == line(port.get()).ok()?).then_some(port)
+}
+
 /// The ports that the records in the directories below `parent` name, by directory.
 pub async fn below(parent: &Path) -> BTreeMap<PathBuf, NonZeroU16> {
     let parent = parent.to_owned();
     let found = disk::wait(move || {
         let of_directory = |entry: io::Result<fs::DirEntry>| {
             let directory = entry.ok()?.path();
-            let text = fs::read_to_string(directory.join(FILE)).ok()?;
-            let port: NonZeroU16 = text.split(' ').next()?.parse().ok()?;
-            (text == line(port.get()).ok()?).then_some((directory, port))
+            let port = named(&fs::read_to_string(directory.join(FILE)).ok()?)?;
+            Some((directory, port))
         };
         Ok(fs::read_dir(parent)?.filter_map(of_directory).collect())
     });

@@ -2,11 +2,14 @@
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::num::NonZeroU16;
 
 use ipnet::IpNet;
 
 use super::config::TunnelConfig;
-use super::host::{Encapsulation, Found, Interface, InterfaceKind, RulesFound, is_labelled};
+use super::host::{
+    Encapsulation, Found, Interface, InterfaceKind, Listener, RulesFound, is_labelled,
+};
 use super::links;
 use super::memory::NOBODY;
 use super::peer::Peer;
@@ -22,6 +25,11 @@ pub fn has_leftovers(tunnel: &TunnelConfig, found: &Found) -> bool {
 }
 
 impl Engine {
+    /// Says at which other port an earlier process of this tunnel listened, before the first event.
+    pub fn had_port(&mut self, port: Option<NonZeroU16>) {
+        self.owned.former_port = port;
+    }
+
     /// Adopts what an earlier process of this tunnel left running.
     pub(super) fn adopt(&mut self, found: &Found, now: &Now, actions: &mut Vec<Action>) {
         if found.userspace.interface {
@@ -52,7 +60,10 @@ impl Engine {
         // listener on our port that is bound to an address; our alternate address as /32 of the
         // loopback interface.
         self.owned.rules = true;
-        let bound = found.listeners.iter().filter(|l| l.port == port && l.local.is_some());
+        // What listens at a former port has nothing to guard it once the rules are those of another one.
+        let former = self.owned.former_port.map(NonZeroU16::get);
+        let is_ours = |l: &&Listener| l.port == port || Some(l.port) == former;
+        let bound = found.listeners.iter().filter(|l| is_ours(l) && l.local.is_some());
         self.owned.listeners.extend(bound);
         let of_links = self.devices(found).into_iter().filter_map(|device| {
             match found.interface(&device)?.kind {

@@ -98,15 +98,20 @@ impl Paths {
 
     fn most_at(&self, to: SocketAddr, now: Duration) -> usize {
         let mut known = lock(&self.known);
-        match known.narrow.get(&to) {
-            Some(path) if now < path.until => path.mtu.saturating_sub(overhead(to)),
-            Some(_) => {
-                known.narrow.remove(&to);
-                self.any.store(!known.narrow.is_empty(), Ordering::Relaxed);
-                usize::MAX
+        let mut most = usize::MAX;
+        for to in [to, at_any_port(to)] {
+            match known.narrow.get(&to) {
+                Some(path) if now < path.until => {
+                    most = most.min(path.mtu.saturating_sub(overhead(to)));
+                }
+                Some(_) => {
+                    known.narrow.remove(&to);
+                    self.any.store(!known.narrow.is_empty(), Ordering::Relaxed);
+                }
+                None => {}
             }
-            None => usize::MAX,
         }
+        most
     }
 
     /// Notes a report about a path; `is_remote` says whether packets are sent there. Returns the MTU to
@@ -154,7 +159,7 @@ impl Paths {
         Arc::clone(&self.narrower)
     }
 
-    /// The remotes of which it is known, each with its longest payload.
+    /// The remotes of which it is known, each with its longest payload; with port 0, all at an address.
     pub fn narrow(&self, now: Duration) -> BTreeMap<SocketAddr, usize> {
         if !self.any.load(Ordering::Relaxed) {
             return BTreeMap::new();
@@ -169,6 +174,12 @@ impl Paths {
         lock(&self.known).narrow.clear();
         self.any.store(false, Ordering::Relaxed);
     }
+}
+
+/// What the kernel says of an IPv4 packet of its own names no port: the socket is not connected, and its own
+/// destination port is told (`ip_local_error` as `__ip_append_data` in net/ipv4/ip_output.c calls it).
+fn at_any_port(to: SocketAddr) -> SocketAddr {
+    SocketAddr::new(to.ip(), 0)
 }
 
 /// Bytes of the headers around a payload.
@@ -300,6 +311,10 @@ mod tests {
         assert_eq!(paths.note(&word(600), false, at(0)), None);
         assert_eq!(most(&paths, ALICE, 9), Some(572));
         assert_eq!(most(&paths, ALICE, 10), None);
+        // Of IPv4 it tells no port: whoever is at that address.
+        let to = at_any_port(ALICE.parse().unwrap());
+        assert_eq!(paths.note(&TooLong { to, ..word(1400) }, false, at(20)), None);
+        assert_eq!((most(&paths, ALICE, 29), most(&paths, ALICE, 30)), (Some(1372), None));
     }
 
     #[test]

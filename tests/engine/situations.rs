@@ -185,6 +185,20 @@ fn a_start_on_another_port_removes_the_old_listener() {
     assert_eq!(ports, [10005]);
 }
 
+/// Nobody was let in, or who was is on a link that all share: by the record alone the old port is known.
+#[test]
+fn a_start_on_another_port_removes_a_listener_without_a_link() {
+    let mut left = serving().host;
+    left.found.rules = RulesFound::Unknown;
+    let mut config = server(None);
+    config.tunnel.port = 10005.try_into().unwrap();
+    let mut again = Play::stopped(Datapath::Kernel, Config::from(config), left, Memory::default());
+    again.engine.had_port(10000.try_into().ok());
+    again.read(); // nothing listens unguarded: the host is looked at after each step
+    let ports: Vec<_> = again.host.found.listeners.iter().map(|l| l.port).collect();
+    assert_eq!(ports, [10005]);
+}
+
 #[test]
 fn a_renamed_link_is_made_again_with_the_same_addresses() {
     for foreign in [false, true] {

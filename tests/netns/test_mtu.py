@@ -65,6 +65,28 @@ def test_a_configured_mtu_stays(hosts):
     no_damage(hosts)
 
 
+def test_an_uplink_that_is_narrower_than_the_tunnel_is_told(hosts):
+    """The sender hears what fits, and no outer packet is fragmented any more."""
+    _, client = hosts
+    connect(hosts, "--mtu", "1472", "--fast-path", "off")
+    client.run("ip link set eth0 mtu 1400")
+
+    def fragmented():
+        return int(client.run("nstat -asz IpFragCreates").split()[-2])
+
+    def is_told():
+        argv = ["ping", "-c1", "-W1", "-Mdo", "-s1444", INNER_SERVER]
+        done = client.run(argv, check=False)
+        return "mtu=1372" in done.stdout + done.stderr or "mtu = 1372" in done.stdout + done.stderr
+
+    await_(is_told, what="the size that fits")
+    before = fragmented()
+    transfer_both_ways(hosts, 1)
+    # The kernel's word counts for ten seconds, and is asked for by one packet that does not fit.
+    assert fragmented() - before < 10
+    no_damage(hosts)
+
+
 @pytest.mark.parametrize("size", [1372, 1400, 1472, 5000])
 def test_forwarded_packets_pass_a_narrower_uplink(lab, size):
     border = Border(lab, back=[INNER]).connect("--forward")

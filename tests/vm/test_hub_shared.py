@@ -63,6 +63,7 @@ def test_peers_reach_the_server_and_each_other(hub, fast_path):
         for other in {1, 2, 3, 4} - {i}:
             assert reaches(host, inner(other), count=2)
         assert reaches(hub.host, inner(i))
+    near.await_log("the files of peers name 514 peers, and those that are connected share one")
     assert interfaces(hub) == ["ipipou0"]
     assert routes(hub) == {inner(i): outer(i) for i in (2, 3, 4)}
     assert ends[0].process.stop() == 0

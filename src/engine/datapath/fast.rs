@@ -188,8 +188,10 @@ impl<'a> Uplinks<'a> {
         let there = self.found.interface(device).filter(|there| there.shapes().is_none())?;
         let most = self.usable.get(&uplink)?.most;
         let fits = u16::try_from(most.min(there.mtu)).unwrap_or(u16::MAX);
-        let narrow = self.found.narrow.get(&remote.into());
-        let narrow = narrow.and_then(|most| u16::try_from(*most).ok());
+        let all_there = SocketAddrV4::new(*remote.ip(), 0);
+        let said = [remote, all_there].map(|at| self.found.narrow.get(&at.into()).copied());
+        let narrow = said.into_iter().flatten().min();
+        let narrow = narrow.and_then(|most| u16::try_from(most).ok());
         let mtu = narrow.map_or(fits, |most| most.min(fits));
         Some(FastPeer { networks, link: there.known_index()?, uplink, mtu })
     }

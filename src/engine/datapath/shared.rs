@@ -35,7 +35,9 @@ pub fn wanted(
     found: &Found,
 ) -> Wanted {
     let tunnel = &endpoint.tunnel;
-    let rules = kernel::rules(endpoint, outer, peers, found);
+    let mut rules = kernel::rules(endpoint, outer, peers, found);
+    // Before it is there, so that the rules stay when it is.
+    rules.inside.insert(tunnel.device.to_string());
     let shared =
         SharedLink { device: tunnel.device.clone(), plain: plain_tunnels(outer.address, found) };
     let link = WantedLink {
@@ -139,7 +141,7 @@ pub fn delta(start: Start<'_>) -> Option<Vec<Step>> {
     }
     let (mut removed, mut added) = (Vec::new(), Vec::new());
     for network in &changed.networks {
-        let there = route_to(*network, found);
+        let there = Route::of_remote(&found.routes, *network, gateway::MAIN).copied();
         let target = behind.get(network).map(|remote| RouteTarget::Remote(index, *remote));
         let wanted = target.map(|to| gateway::route_into(&endpoint.tunnel, *network, to));
         match (there, wanted) {
@@ -153,17 +155,6 @@ pub fn delta(start: Start<'_>) -> Option<Vec<Step>> {
         }
     }
     Some(removed.into_iter().chain(exchange(gone, come)).chain(added).collect())
-}
-
-/// The route that we have to a network in the main table.
-fn route_to(network: IpNet, found: &Found) -> Option<Route> {
-    let target = RouteTarget::Interface(0);
-    let first = Route { destination: network, table: gateway::MAIN, target, source: None };
-    let alike = found.routes.range(first..);
-    let mut alike = alike
-        .take_while(|route| (route.destination, route.table) == (network, gateway::MAIN))
-        .filter(|route| matches!(route.target, RouteTarget::Remote(..)));
-    alike.next().copied()
 }
 
 #[cfg(test)]

@@ -32,7 +32,7 @@ pub fn withdraw(
     let ours = found.routes.iter().filter(|route| is_ours(route, tunnel, found));
     let stale = ours.filter(|route| !wanted.routes.contains(route));
     // Without any, packets would go the way around the tunnel for a moment.
-    let stale = stale.filter(|route| !wanted.routes.iter().any(|new| route.is_replaced_by(new)));
+    let stale = stale.filter(|route| route.exchanged(&wanted.routes).is_none());
     steps.extend(stale.map(|route| Step::from(HostStep::RemoveRoute(*route))));
 }
 
@@ -50,7 +50,7 @@ pub fn establish(
     // the tunnel.
     let missing = wanted.routes.difference(&found.routes);
     steps.extend(missing.map(|route| {
-        let is_there = found.routes.iter().any(|there| there.is_replaced_by(route));
+        let is_there = route.exchanged(&found.routes).is_some();
         let step = if is_there { HostStep::ReplaceRoute } else { HostStep::AddRoute };
         Step::from(step(*route))
     }));

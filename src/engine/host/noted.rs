@@ -85,7 +85,8 @@ impl Found {
             HostStep::RestoreRoute(_, route) => drop(self.lost_routes.remove(route)),
             HostStep::AddRoute(route) => drop(self.routes.insert(*route)),
             HostStep::ReplaceRoute(route) => {
-                self.routes.retain(|there| !there.is_replaced_by(route));
+                let before = route.exchanged(&self.routes).copied();
+                before.map(|before| self.routes.remove(&before));
                 self.routes.insert(*route);
             }
             HostStep::RemoveRoute(route) => drop(self.routes.remove(route)),

@@ -7,6 +7,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
+use std::num::NonZeroU16;
 
 use super::around;
 use super::fast_path::FastPathFound;
@@ -23,6 +24,8 @@ use crate::engine::memory::Settings;
 /// What this process made, or found and adopted: only this is ever removed.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Owned {
+    /// Another port at which an earlier process of this tunnel listened.
+    pub former_port: Option<NonZeroU16>,
     /// The FOU listeners to remove when they are no longer wanted.
     pub listeners: BTreeSet<Listener>,
     /// The alternate addresses on the loopback interface to remove in the same way.

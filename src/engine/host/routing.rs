@@ -34,13 +34,20 @@ pub enum RouteTarget {
 }
 
 impl Route {
-    /// Whether another one takes its place, as both lead to the same network.
-    pub fn is_replaced_by(&self, other: &Route) -> bool {
-        let of_remote = |route: &Route| matches!(route.target, RouteTarget::Remote(..));
-        (self.destination, self.table) == (other.destination, other.table)
-            && self != other
-            && of_remote(self)
-            && of_remote(other)
+    /// The one of these that leads to a network behind a remote on a shared link: the next one takes its place.
+    pub fn of_remote(routes: &BTreeSet<Route>, destination: IpNet, table: u32) -> Option<&Route> {
+        let first = Route { destination, table, target: RouteTarget::Interface(0), source: None };
+        let alike = routes.range(first..);
+        let mut alike =
+            alike.take_while(|route| (route.destination, route.table) == (destination, table));
+        alike.find(|route| matches!(route.target, RouteTarget::Remote(..)))
+    }
+
+    /// The one of these whose place it takes, or that takes its place.
+    pub fn exchanged<'a>(&self, routes: &'a BTreeSet<Route>) -> Option<&'a Route> {
+        let is_of_remote = matches!(self.target, RouteTarget::Remote(..));
+        let other = Route::of_remote(routes, self.destination, self.table);
+        other.filter(|other| is_of_remote && *other != self)
     }
 }
 
