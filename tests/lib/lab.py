@@ -78,10 +78,12 @@ class Host:
         """The argument vector that runs `argv` in this host."""
         return ["ip", "netns", "exec", self.netns, *argv]
 
-    def run(self, command, check=True, input=None, timeout=30):
+    def run(self, command, check=True, input=None, timeout=90):
         """Runs a command line (no shell) or an argument list; its standard output.
 
-        With check=False, the CompletedProcess instead."""
+        With check=False, the CompletedProcess instead. A namespace that goes with thousands of links holds up
+        all others for half a minute.
+        """
         argv = command.split() if isinstance(command, str) else [str(word) for word in command]
         # iproute2 changes the namespace by itself; that spares one program start.
         argv = ["ip", "-n", self.netns, *argv[1:]] if argv[0] == "ip" else self.inside(argv)

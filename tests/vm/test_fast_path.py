@@ -187,7 +187,8 @@ def carries_it(hosts):
     for options in ([], ["-R"]):
         assert iperf(server, client, "-n", "2M", *options)["sum_received"]["bytes"] > 1 << 20
     sent = iperf(server, client, "-u", "-n", "100K", "-b", "2M", "-l", "1000")["sum"]
-    assert sent["lost_packets"] == 0 and sent["packets"] >= 100
+    # A guest that gets no processor for a while has full queues.
+    assert sent["lost_packets"] <= 2 and sent["packets"] >= 100
     # Of some 1500 packets each way: on a busy machine the process may not get to put off the programs' end.
     rest = [now - then for now, then in zip((carried(server), carried(client)), before)]
     assert max(rest) < 700, rest
