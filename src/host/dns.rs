@@ -94,7 +94,7 @@ impl Dns {
     /// Adds a hint to what `resolvectl` or `resolvconf` said. Both obey root; they refuse other users
     /// in many ways, or say that they cannot reach anything.
     fn refused(&self, error: io::Error) -> io::Error {
-        if rustix::process::geteuid().is_root() {
+        if rustix::process::geteuid().is_root() || error.kind() == io::ErrorKind::TimedOut {
             return error;
         }
         let hint = resolv_file::in_service(&self.settings());

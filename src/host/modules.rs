@@ -6,7 +6,7 @@
 use std::io;
 use std::path::Path;
 
-use super::program;
+use super::program::{self, ProgramError};
 use super::release::release;
 
 /// A module that is not loaded and cannot be.
@@ -27,6 +27,8 @@ pub enum ModuleError {
          install the package kmod"
     )]
     NoModprobe { module: &'static str, error: io::Error },
+    #[error("kernel module {module} is not loaded: {error}")]
+    Hung { module: &'static str, error: ProgramError },
 }
 
 /// Makes sure that all of `modules` are loaded or built in.
@@ -49,8 +51,11 @@ fn is_built_in(module: &str) -> bool {
 }
 
 fn load(module: &'static str) -> Result<(), ModuleError> {
-    let output = program::run("modprobe", &["--quiet", "--", module], &[])
-        .map_err(|error| ModuleError::NoModprobe { module, error })?;
+    let output =
+        program::run("modprobe", &["--quiet", "--", module], &[]).map_err(|error| match error {
+            ProgramError::NotRun(error) => ModuleError::NoModprobe { module, error },
+            ProgramError::Hung { .. } => ModuleError::Hung { module, error },
+        })?;
     if output.status.success() {
         return Ok(());
     }

@@ -4,13 +4,16 @@
 
 use std::io;
 
-use super::program;
+use super::program::{self, ProgramError};
 
 /// Why `nft` or the kernel refused our rules.
 #[derive(Debug, thiserror::Error)]
 pub enum NftError {
     #[error("`nft` cannot be run ({0}): install the package nftables")]
     NoProgram(#[source] io::Error),
+    /// `nft` did not end.
+    #[error(transparent)]
+    Hung(ProgramError),
     #[error("nft: {0}")]
     Refused(String),
     #[error("nftables over netlink: {0}")]
@@ -49,7 +52,10 @@ pub fn listed(table: &str) -> Result<String, NftError> {
 }
 
 fn said(arguments: &[&str], input: &str) -> Result<String, NftError> {
-    let output = program::run("nft", arguments, input.as_bytes()).map_err(NftError::NoProgram)?;
+    let output = program::run("nft", arguments, input.as_bytes()).map_err(|error| match error {
+        ProgramError::NotRun(error) => NftError::NoProgram(error),
+        ProgramError::Hung { .. } => NftError::Hung(error),
+    })?;
     if output.status.success() {
         return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
     }

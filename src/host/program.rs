@@ -1,44 +1,110 @@
 //! Runs other programs: `nft`, `modprobe`, and what manages the host's name servers.
+//!
+//! The daemon's loop stands still meanwhile, so each program has a limited time to end in. Then it is
+//! killed, with the programs that it started, and is not started again for a while: a program that
+//! hangs would otherwise take nearly all of the loop's time.
 
 #![allow(clippy::disallowed_methods)] // the room that owns starting programs
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::io::{self, Write as _};
-use std::process::{Command, Output, Stdio};
+use std::io::{self, ErrorKind, Read, Write as _};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::process::CommandExt as _;
+use std::process::{Child, ChildStdin, Command, ExitStatus, Output, Stdio};
+use std::sync::{Mutex, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::{Errno, ioctl_fionbio};
+use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
 
 /// Where these programs are; a shell from plain `su` does not look there.
 const SYSTEM_DIRECTORIES: &str = "/usr/sbin:/sbin";
+/// How long a program may take. All of them take a fraction of a second on an idle host; keepalives are
+/// due every 25 seconds.
+const LIMIT: Duration = Duration::from_secs(10);
+/// How long a program that was killed for that is not started again.
+const PAUSE: Duration = Duration::from_secs(30);
+/// How long one that was killed may take to end: in the kernel, a signal may have to wait.
+const KILLED: Duration = Duration::from_secs(1);
+/// How often a kernel that cannot tell the end of a program (before 5.3) is asked for it.
+const LOOK_EVERY: Duration = Duration::from_millis(10);
 
-/// Runs a program with `input` on its standard input and waits for it.
+/// Why a program did nothing.
+#[derive(Debug, thiserror::Error)]
+pub enum ProgramError {
+    #[error("{0}")]
+    NotRun(#[source] io::Error),
+    #[error(
+        "`{name}` did not end within {} seconds and was stopped: run it by hand to see what it waits for; \
+         it is not started again for {} seconds",
+        LIMIT.as_secs(),
+        PAUSE.as_secs()
+    )]
+    Hung { name: String },
+}
+
+/// The programs that were killed because they did not end, and when they may be started again.
+static PAUSED: Mutex<BTreeMap<String, Instant>> = Mutex::new(BTreeMap::new());
+
+/// Runs a program with `input` on its standard input and waits for it, but not for ever.
 ///
 /// # Errors
-/// When it cannot be started; not when it fails.
-pub fn run(name: &str, arguments: &[&str], input: &[u8]) -> io::Result<Output> {
-    let mut child = Command::new(name)
+/// When it cannot be started, or does not end; not when it fails.
+pub fn run(name: &str, arguments: &[&str], input: &[u8]) -> Result<Output, ProgramError> {
+    run_within(LIMIT, name, arguments, input)
+}
+
+fn run_within(
+    limit: Duration,
+    name: &str,
+    arguments: &[&str],
+    input: &[u8],
+) -> Result<Output, ProgramError> {
+    let hung = || ProgramError::Hung { name: name.to_owned() };
+    let begin = Instant::now();
+    let paused = || PAUSED.lock().unwrap_or_else(PoisonError::into_inner);
+    if paused().get(name).is_some_and(|until| begin < *until) {
+        return Err(hung());
+    }
+    let child = Command::new(name)
         .args(arguments)
         .env("PATH", path())
         .env_remove("NOTIFY_SOCKET") // or resolvectl would tell systemd that the service is ready
+        .process_group(0) // which is killed as a whole
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
-        .spawn()?;
-    if let Some(mut stdin) = child.stdin.take() {
-        match stdin.write_all(input) {
-            // The program ended before it had read all; its exit status and output tell why.
-            Err(e) if e.kind() != io::ErrorKind::BrokenPipe => return Err(e),
-            Ok(()) | Err(_) => {}
+        .spawn()
+        .map_err(ProgramError::NotRun)?;
+    let mut running = Running::from(child);
+    match running.output(input, begin + limit) {
+        Ok(Some(output)) => Ok(output),
+        Ok(None) => {
+            running.kill();
+            paused().insert(name.to_owned(), Instant::now() + PAUSE);
+            Err(hung())
+        }
+        Err(error) => {
+            running.kill();
+            Err(ProgramError::NotRun(error))
         }
     }
-    child.wait_with_output()
 }
 
 /// Runs a program that has to succeed. `of`: the package it is from, for the message.
 ///
 /// # Errors
-/// When it cannot be started; otherwise what it said.
+/// When it cannot be started; `TimedOut` when it does not end; otherwise what it said.
 pub fn run_well(name: &str, of: &str, arguments: &[&str], input: &[u8]) -> io::Result<()> {
-    let output = run(name, arguments, input)
-        .map_err(|e| io::Error::new(e.kind(), format!("`{name}`{of} cannot be run: {e}")))?;
+    let output = run(name, arguments, input).map_err(|error| match error {
+        ProgramError::NotRun(e) => {
+            io::Error::new(e.kind(), format!("`{name}`{of} cannot be run: {e}"))
+        }
+        ProgramError::Hung { .. } => io::Error::new(ErrorKind::TimedOut, error),
+    })?;
     if output.status.success() {
         return Ok(());
     }
@@ -60,3 +126,140 @@ fn path() -> OsString {
     path.push(OsString::from(SYSTEM_DIRECTORIES));
     path
 }
+
+/// A program that was started.
+struct Running {
+    child: Child,
+    /// Becomes readable when the program ends.
+    end: Option<OwnedFd>,
+}
+
+impl From<Child> for Running {
+    fn from(child: Child) -> Self {
+        let end = pidfd_open(Pid::from_child(&child), PidfdFlags::empty()).ok();
+        Running { child, end }
+    }
+}
+
+impl Running {
+    /// Hands over the input and collects what the program says until it ends; `None`: it has not ended
+    /// until then. What it started may live on, with its output open.
+    fn output(&mut self, mut input: &[u8], until: Instant) -> io::Result<Option<Output>> {
+        let mut stdin = self.child.stdin.take();
+        let mut stdout = Said::of(self.child.stdout.take());
+        let mut stderr = Said::of(self.child.stderr.take());
+        let pipes = [stdin.as_ref().map(AsFd::as_fd), stdout.fd(), stderr.fd()];
+        for pipe in pipes.into_iter().flatten() {
+            ioctl_fionbio(pipe, true)?;
+        }
+        loop {
+            feed(&mut stdin, &mut input)?;
+            // Whether it has ended is asked first: then all that it has said is in the pipes.
+            let status = self.child.try_wait()?;
+            stdout.read()?;
+            stderr.read()?;
+            if let Some(status) = status {
+                return Ok(Some(Output { status, stdout: stdout.bytes, stderr: stderr.bytes }));
+            }
+            let says = [stdout.fd(), stderr.fd()].map(|fd| (fd, PollFlags::IN));
+            let takes = (stdin.as_ref().map(AsFd::as_fd), PollFlags::OUT);
+            if !self.wait(says.into_iter().chain([takes]), until)? {
+                return Ok(None);
+            }
+        }
+    }
+
+    /// Waits for the end, or for one of the pipes; false when the time is over.
+    fn wait<'a>(
+        &'a self,
+        pipes: impl Iterator<Item = (Option<BorrowedFd<'a>>, PollFlags)>,
+        until: Instant,
+    ) -> io::Result<bool> {
+        let left = until.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Ok(false);
+        }
+        let end = (self.end.as_ref().map(AsFd::as_fd), PollFlags::IN);
+        let mut all: Vec<_> = pipes
+            .chain([end])
+            .filter_map(|(fd, flags)| Some(PollFd::from_borrowed_fd(fd?, flags)))
+            .collect();
+        let longest = if self.end.is_some() { left } else { left.min(LOOK_EVERY) };
+        let longest = Timespec::try_from(longest).map_err(io::Error::other)?;
+        match poll(&mut all, Some(&longest)) {
+            Ok(_) | Err(Errno::INTR) => Ok(true),
+            Err(e) => Err(e.into()),
+        }
+    }
+
+    /// Kills the program and what it started, and sees to it that nothing is left of it.
+    fn kill(mut self) {
+        // It has not been waited for, so the number is still its own.
+        let _ = kill_process_group(Pid::from_child(&self.child), Signal::KILL);
+        let until = Instant::now() + KILLED;
+        loop {
+            let ended: io::Result<Option<ExitStatus>> = self.child.try_wait();
+            if !matches!(ended, Ok(None)) {
+                return;
+            }
+            if !self.wait(std::iter::empty(), until).unwrap_or(false) {
+                break;
+            }
+        }
+        // The kernel holds it up: somebody has to wait for it, and not the loop.
+        let _ = thread::Builder::new().spawn(move || self.child.wait());
+    }
+}
+
+/// What a program has written to one of its pipes.
+struct Said<R> {
+    pipe: Option<R>,
+    bytes: Vec<u8>,
+}
+
+impl<R: Read + AsFd> Said<R> {
+    fn of(pipe: Option<R>) -> Self {
+        Said { pipe, bytes: Vec::new() }
+    }
+
+    /// The pipe, unless it has ended.
+    fn fd(&self) -> Option<BorrowedFd<'_>> {
+        self.pipe.as_ref().map(AsFd::as_fd)
+    }
+
+    /// Reads what is there, as much as a pipe holds: more may come as fast as it is read.
+    fn read(&mut self) -> io::Result<()> {
+        let mut part = [0; 4096];
+        for _ in 0..16 {
+            let Some(pipe) = &mut self.pipe else { return Ok(()) };
+            match pipe.read(&mut part) {
+                Ok(0) => self.pipe = None,
+                Ok(length) => self.bytes.extend(part.iter().take(length)),
+                Err(e) if e.kind() == ErrorKind::WouldBlock => return Ok(()),
+                Err(e) if e.kind() == ErrorKind::Interrupted => {}
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Writes as much of the input as the pipe takes, and closes it after the end.
+fn feed(stdin: &mut Option<ChildStdin>, input: &mut &[u8]) -> io::Result<()> {
+    while let Some(pipe) = stdin.as_mut().filter(|_| !input.is_empty()) {
+        match pipe.write(input) {
+            Ok(length) => *input = input.get(length..).unwrap_or_default(),
+            Err(e) if e.kind() == ErrorKind::WouldBlock => return Ok(()),
+            Err(e) if e.kind() == ErrorKind::Interrupted => {}
+            // The program ended before it had read all; its exit status and output tell why.
+            Err(e) if e.kind() == ErrorKind::BrokenPipe => break,
+            Err(e) => return Err(e),
+        }
+    }
+    *stdin = None;
+    Ok(())
+}
+
+#[cfg(test)]
+#[path = "program_tests.rs"]
+mod tests;

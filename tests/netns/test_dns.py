@@ -362,3 +362,18 @@ def test_a_failing_resolvconf_is_an_error(resolvconf):
     message = next(line for line in far.process.output().splitlines() if "ipipou: " in line)
     assert "resolvconf" in message and "it is broken" in message, message
     assert resolvconf.text() == before
+
+
+def test_a_resolvconf_that_hangs_holds_the_tunnel_up_for_a_moment_only(resolvconf):
+    """A hook of it may wait for something that does not come."""
+    far = resolvconf.connect()
+    program = resolvconf.run("sh", "-c", "command -v resolvconf").strip()
+    pathlib.Path(program).write_text("#!/bin/sh\necho $$ >/run/hangs\nsleep infinity\n")
+    resolvconf.run("rm", resolvconf.record)
+    far.await_log("cannot use our name servers: `resolvconf` did not end within 10 seconds")
+    hung = resolvconf.run("cat", "/run/hangs").strip()
+    assert not pathlib.Path("/proc", hung).exists()
+    assert far.show()["interface"] == "ipipou0"
+    # It is not asked again at once, neither for a repair nor at the end.
+    assert far.process.stop() == 0
+    assert resolvconf.run("cat", "/run/hangs").strip() == hung
