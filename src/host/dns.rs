@@ -21,6 +21,9 @@ pub struct Dns {
     told: bool,
     resolvconf: Resolvconf,
     file: ResolvFile,
+    /// Whether there is something to put back, once that is known. Only this process changes it: the state
+    /// directory is its own.
+    left: Option<bool>,
     /// What was seen last.
     last: NameServers,
     /// Why nothing can be seen, as the log has it.
@@ -45,7 +48,8 @@ impl Dns {
     ) -> Self {
         let resolvconf = Resolvconf::new(&device);
         let file = ResolvFile::new(path, state_dir, device, servers);
-        Dns { told: false, resolvconf, file, last: NameServers::default(), said: None }
+        let last = NameServers::default();
+        Dns { told: false, resolvconf, file, left: None, last, said: None }
     }
 
     /// # Errors
@@ -109,6 +113,7 @@ impl Dns {
     /// `AlreadyExists` when another tunnel has written the file; otherwise what the kernel,
     /// `resolvectl` or `resolvconf` said.
     pub fn apply(&mut self) -> io::Result<()> {
+        self.left = None;
         match self.owner()? {
             Owner::Resolved => {
                 replace_file(&self.file.in_state_dir(TOLD_RESOLVED), &[])?;
@@ -129,13 +134,7 @@ impl Dns {
     /// Whose name servers the host uses. What cannot be read, as without a free descriptor, has not
     /// changed: it is as it was last, and a line in the log says so once.
     pub fn in_use(&mut self) -> NameServers {
-        let found = match (self.is_applied(), self.needs_restoring()) {
-            (Ok(true), _) => Ok(NameServers::Ours),
-            (Ok(false), Ok(true)) => Ok(NameServers::Changed),
-            (Ok(false), Ok(false)) => Ok(NameServers::Theirs),
-            (Err(e), _) | (Ok(false), Err(e)) => Err(e.to_string()),
-        };
-        match found {
+        match self.look().map_err(|error| error.to_string()) {
             Ok(found) => (self.last, self.said) = (found, None),
             Err(why) if self.said.as_ref() != Some(&why) => {
                 tracing::warn!("cannot see whose name servers the host uses: {why}; trying again");
@@ -144,6 +143,17 @@ impl Dns {
             Err(_) => {}
         }
         self.last
+    }
+
+    fn look(&mut self) -> io::Result<NameServers> {
+        if self.is_applied()? {
+            return Ok(NameServers::Ours);
+        }
+        let left = match self.left {
+            Some(left) => left,
+            None => *self.left.insert(self.needs_restoring()?),
+        };
+        Ok(if left { NameServers::Changed } else { NameServers::Theirs })
     }
 
     /// Whether the name servers are set. For systemd-resolved only what this process told it is known:
@@ -175,6 +185,7 @@ impl Dns {
     /// # Errors
     /// When a file cannot be read or written.
     pub fn restore(&mut self) -> io::Result<()> {
+        self.left = None;
         let told = self.file.in_state_dir(TOLD_RESOLVED);
         if told.try_exists()? {
             warn(resolved::revert(&self.file.device)); // an interface that is gone has no name servers
@@ -199,3 +210,42 @@ fn warn(result: io::Result<()>) {
 /// A mark in the state directory: the servers were set with systemd-resolved.
 const TOLD_RESOLVED: &str = "resolv.conf.resolved";
 const TOLD_RESOLVCONF: &str = "resolv.conf.resolvconf";
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    #[test]
+    fn the_state_directory_is_read_once_and_after_each_change() {
+        let place = std::env::temp_dir().join(format!("ipipou-left-over-{}", std::process::id()));
+        let (path, state) = (place.join("resolv.conf"), place.join("state"));
+        fs::create_dir_all(&state).unwrap();
+        fs::write(&path, "nameserver 192.0.2.1\n").unwrap();
+        let leftover = state.join("resolv.conf.before");
+        let of =
+            |servers| Dns::new(path.clone(), state.clone(), "ipipou0".parse().unwrap(), servers);
+
+        let mut without = of(Vec::new());
+        assert_eq!(without.in_use(), NameServers::Theirs);
+        fs::write(&leftover, "nameserver 192.0.2.1\n").unwrap();
+        assert_eq!(without.in_use(), NameServers::Theirs, "it was read again");
+        // What an earlier process left is seen, and put back once.
+        let mut after_a_crash = of(Vec::new());
+        assert_eq!(after_a_crash.in_use(), NameServers::Changed);
+        after_a_crash.restore().unwrap();
+        assert_eq!(after_a_crash.in_use(), NameServers::Theirs);
+        assert!(!leftover.exists());
+
+        let mut with = of(vec![IpAddr::from([192, 0, 2, 53])]);
+        assert_eq!(with.in_use(), NameServers::Theirs);
+        with.apply().unwrap();
+        assert_eq!(with.in_use(), NameServers::Ours);
+        fs::write(&path, "nameserver 192.0.2.2\n").unwrap();
+        assert_eq!(with.in_use(), NameServers::Changed);
+        with.restore().unwrap();
+        assert_eq!(with.in_use(), NameServers::Theirs);
+        fs::remove_dir_all(place).unwrap();
+    }
+}
