@@ -16,8 +16,9 @@ use super::{Failure, new_pair, server_key};
 use crate::auth::{SharedSecret, Signer, key_text, parse_key};
 use crate::engine::config::{Config, HubConfig};
 use crate::engine::given::is_private;
-use crate::engine::peers_file::edit::{ClientConf, Edit, NewPeer, set_enabled, shown_key, without};
+use crate::engine::peers_file::edit::{ClientConf, Edit, NewPeer, set_enabled, shown_key};
 use crate::engine::peers_file::pool::{Exhausted, Networks};
+use crate::engine::peers_file::removal::without;
 use crate::engine::peers_file::{PeerEntry, PeerName, PeerSet};
 use crate::sources::peers::{plain, read_secret};
 

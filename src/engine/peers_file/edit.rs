@@ -137,20 +137,6 @@ pub fn set_enabled(text: &str, name: &PeerName, enabled: bool) -> Option<String>
     Some(document.to_string())
 }
 
-/// The text without a peer, empty when it says nothing else; `None`: it does not name the peer.
-pub fn without(text: &str, name: &PeerName) -> Option<String> {
-    let mut document: DocumentMut = text.parse().ok()?;
-    let peers = document.get_mut("peer")?.as_table_like_mut()?;
-    peers.remove(name.as_str())?;
-    if peers.is_empty() {
-        document.remove("peer");
-    }
-    match document.is_empty() {
-        true => Some(String::new()),
-        false => Some(document.to_string()),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -179,20 +165,6 @@ public-key = \"y\"
         let added = "public-key = \"y\"\nenabled = false\n# the last line";
         assert_eq!(disabled, TEXT.replace("public-key = \"y\"\n# the last line", added));
         assert_eq!(set_enabled(TEXT, &name("b"), false), None);
-    }
-
-    #[test]
-    fn a_file_that_names_nobody_is_empty() {
-        let one = without(TEXT, &name("anna")).unwrap();
-        assert!(
-            !one.contains("anna") && one.contains("[peer.\"b.ob\"]\npublic-key = \"y\""),
-            "{one}"
-        );
-        assert_eq!(without(&one, &name("b.ob")).unwrap(), "");
-        assert_eq!(without(&one, &name("anna")), None);
-        let defaults = "[defaults]\nlifetime = \"3m\"\n";
-        let last = without(&format!("{defaults}{TEXT}"), &name("anna")).unwrap();
-        assert!(without(&last, &name("b.ob")).unwrap().starts_with(defaults));
     }
 
     #[test]

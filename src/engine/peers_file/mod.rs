@@ -30,6 +30,7 @@ mod name;
 mod peer;
 pub mod pool;
 mod reader;
+pub mod removal;
 mod secrets;
 mod settings;
 mod syntax;
