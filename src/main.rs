@@ -20,7 +20,7 @@ fn main() -> ExitCode {
                 (false, true) => Style::Wide,
                 (false, false) => Style::Table,
             };
-            daemon::show(&runtime_root, name.as_deref(), style).and_then(show_part)
+            daemon::show(&runtime_root, name.as_ref(), style).and_then(show_part)
         }
         Ok(Invocation::Genkey) => daemon::genkey(),
         Ok(Invocation::Pubkey) => daemon::pubkey(),
@@ -29,7 +29,7 @@ fn main() -> ExitCode {
         }
         Ok(Invocation::Peers(PeersQuestion { name, state, tunnel, runtime_root, json })) => {
             let question = PeersWanted { name, state, json };
-            daemon::show_peers(&runtime_root, tunnel.as_deref(), &question).and_then(show_part)
+            daemon::show_peers(&runtime_root, tunnel.as_ref(), &question).and_then(show_part)
         }
         Ok(Invocation::EditPeers { edit, config, tunnel, runtime_root }) => {
             daemon::edit_peers(&config, &edit, &tunnel, &runtime_root).map(|text| show(&text))
@@ -39,17 +39,16 @@ fn main() -> ExitCode {
                 .map(|text| show(&text))
         }
         Ok(Invocation::Monitor { peer, tunnel, runtime_root, json }) => {
-            daemon::monitor(&runtime_root, tunnel.as_deref(), peer, json)
+            daemon::monitor(&runtime_root, tunnel.as_ref(), peer, json)
         }
         Ok(Invocation::Kick { peer, tunnel, runtime_root }) => {
-            daemon::kick(&runtime_root, tunnel.as_deref(), peer).map(|text| show(&text))
+            daemon::kick(&runtime_root, tunnel.as_ref(), peer).map(|text| show(&text))
         }
         Ok(Invocation::Ping { host, tunnel, count, runtime_root }) => {
-            daemon::ping(&runtime_root, tunnel.as_deref(), host.as_deref(), count)
+            daemon::ping(&runtime_root, tunnel.as_ref(), host.as_deref(), count)
         }
         Ok(Invocation::Reload { tunnel, runtime_root, if_peers, peers }) => {
-            daemon::reload(&runtime_root, tunnel.as_deref(), if_peers, peers)
-                .map(|text| show(&text))
+            daemon::reload(&runtime_root, tunnel.as_ref(), if_peers, peers).map(|text| show(&text))
         }
         Ok(Invocation::Checked { text, config }) => {
             daemon::check_files(&config).map(|more| show(&(text + &more)))

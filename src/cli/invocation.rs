@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::options::Document;
-use crate::engine::config::Config;
+use crate::engine::config::{Config, TunnelName};
 use crate::engine::peers_file::edit::Edit;
 use crate::engine::peers_file::import::OldServer;
 
@@ -13,7 +13,7 @@ pub enum Invocation {
     /// Print a new key pair.
     Keygen { labelled: bool },
     /// Show the tunnels whose control sockets are in directories below `runtime_root`.
-    Show { json: bool, wide: bool, name: Option<String>, runtime_root: PathBuf },
+    Show { json: bool, wide: bool, name: Option<TunnelName>, runtime_root: PathBuf },
     /// Print a new private key.
     Genkey,
     /// Print the public key of the private one that comes by the standard input.
@@ -33,14 +33,14 @@ pub enum Invocation {
         runtime_root: PathBuf,
     },
     /// Print what happens from now on, to one peer or to all.
-    Monitor { peer: Option<String>, tunnel: Option<String>, runtime_root: PathBuf, json: bool },
+    Monitor { peer: Option<String>, tunnel: Option<TunnelName>, runtime_root: PathBuf, json: bool },
     /// End the session of a peer.
-    Kick { peer: String, tunnel: Option<String>, runtime_root: PathBuf },
+    Kick { peer: String, tunnel: Option<TunnelName>, runtime_root: PathBuf },
     /// Have a running client ask its server whether it is there.
-    Ping { host: Option<String>, tunnel: Option<String>, count: u32, runtime_root: PathBuf },
+    Ping { host: Option<String>, tunnel: Option<TunnelName>, count: u32, runtime_root: PathBuf },
     /// Have a running tunnel take its files of peers.
     Reload {
-        tunnel: Option<String>,
+        tunnel: Option<TunnelName>,
         runtime_root: PathBuf,
         if_peers: bool,
         /// Where the files of peers are by the tunnel's `.conf` file, if that is known.
@@ -65,7 +65,7 @@ pub struct PeersQuestion {
     /// Only those in this state.
     pub state: Option<String>,
     /// The server's file or interface; `None`: there is one.
-    pub tunnel: Option<String>,
+    pub tunnel: Option<TunnelName>,
     /// The control sockets are in directories below this one.
     pub runtime_root: PathBuf,
     pub json: bool,

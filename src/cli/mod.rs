@@ -65,12 +65,14 @@ pub fn parse(
     let mut options = arguments::options(&mut command, &args)?;
     match options.command {
         Some(Command::Show { json, wide, runtime_root, name, help: _ }) => {
+            let name = peers::named(name, &mut command);
             return Ok(Invocation::Show { json, wide, name, runtime_root });
         }
         Some(Command::Check { running, name, help: _ }) => {
             return check::check(&name, running.as_deref(), &mut command);
         }
         Some(Command::Ping { count, tunnel, runtime_root, host, help: _ }) => {
+            let tunnel = peers::named(tunnel, &mut command);
             return Ok(Invocation::Ping { host, tunnel, count, runtime_root });
         }
         Some(Command::Genkey { help: _ }) => return Ok(Invocation::Genkey),
@@ -82,10 +84,12 @@ pub fn parse(
         Some(Command::Peer { command: about }) => return peers::asked(about, &mut command),
         Some(Command::Reload { if_peers, runtime_root, name, help: _ }) => {
             let peers = name.as_deref().and_then(|name| peers::by_file(name, &mut command).ok()?);
-            return Ok(Invocation::Reload { tunnel: name, runtime_root, if_peers, peers });
+            let tunnel = peers::named(name, &mut command);
+            return Ok(Invocation::Reload { tunnel, runtime_root, if_peers, peers });
         }
         Some(Command::Monitor { json, peer, running }) => {
             let RunningOptions { tunnel, runtime_root, help: _ } = running;
+            let tunnel = peers::named(tunnel, &mut command);
             return Ok(Invocation::Monitor { peer, tunnel, runtime_root, json });
         }
         Some(Command::Generate { document, help: _ }) => return Ok(Invocation::Generate(document)),

@@ -7,10 +7,10 @@ use std::path::{Path, PathBuf};
 use super::address::PeerAddress;
 use super::error::{CliError, usage};
 use super::invocation::{Invocation, PeersQuestion};
-use super::options::PeerCommand;
 use super::options::command::{RunningOptions, ServerOptions};
-use super::{arguments, check, conf_file, import, places};
-use crate::engine::config::Config;
+use super::options::{Options, PeerCommand};
+use super::{arguments, check, conf_file, import, places, resolve};
+use crate::engine::config::{Config, DeviceName, TunnelName};
 use crate::engine::peers_file::edit::{ClientConf, Edit, NewPeer};
 
 /// Returns what is asked.
@@ -21,16 +21,17 @@ pub fn asked(about: PeerCommand, command: &mut clap::Command) -> Result<Invocati
     Ok(match about {
         PeerCommand::List { json, state, running } => {
             let RunningOptions { tunnel, runtime_root, help: _ } = running;
+            let tunnel = named(tunnel, command);
             Invocation::Peers(PeersQuestion { name: None, state, tunnel, runtime_root, json })
         }
         PeerCommand::Show { json, name, running } => {
             let RunningOptions { tunnel, runtime_root, help: _ } = running;
-            let name = Some(name);
+            let (name, tunnel) = (Some(name), named(tunnel, command));
             Invocation::Peers(PeersQuestion { name, state: None, tunnel, runtime_root, json })
         }
         PeerCommand::Kick { name, running } => {
             let RunningOptions { tunnel, runtime_root, help: _ } = running;
-            Invocation::Kick { peer: name, tunnel, runtime_root }
+            Invocation::Kick { peer: name, tunnel: named(tunnel, command), runtime_root }
         }
         PeerCommand::Add {
             name,
@@ -137,12 +138,33 @@ fn only_server(command: &mut clap::Command) -> Result<PathBuf, CliError> {
 /// # Errors
 /// The mistakes in the file.
 pub fn by_file(name: &str, command: &mut clap::Command) -> Result<Option<PathBuf>, CliError> {
-    let file = conf_file::read(Path::new(name), command)
-        .map_err(|errors| CliError::Usage(errors.to_string()))?;
-    let all: Vec<_> = std::iter::once("ipipou".into()).chain(file.arguments).collect();
-    let path = arguments::options(command, &all)?.peers.peers;
+    let path = options(name, command)?.peers.peers;
     Ok(path.map(|path| match path.as_os_str().is_empty() {
         true => places::peers_path(OsStr::new(name)),
         false => path,
     }))
+}
+
+/// Returns what a command calls a running tunnel.
+pub fn named(name: Option<String>, command: &mut clap::Command) -> Option<TunnelName> {
+    let name = name?;
+    let device = match places::conf_path(Path::new(&name)).exists() {
+        true => device(&name, command).map(Some).map_err(|error| error.to_string()),
+        false => Ok(None),
+    };
+    Some(TunnelName { name, device })
+}
+
+fn device(name: &str, command: &mut clap::Command) -> Result<DeviceName, CliError> {
+    let mut options = options(name, command)?;
+    options.config.push(name.into()); // files of peers may be called after it
+    resolve::device(&options).map_err(usage)
+}
+
+/// Returns the options of the file that `--config NAME` means.
+fn options(name: &str, command: &mut clap::Command) -> Result<Options, CliError> {
+    let file = conf_file::read(Path::new(name), command)
+        .map_err(|errors| CliError::Usage(errors.to_string()))?;
+    let all: Vec<_> = std::iter::once("ipipou".into()).chain(file.arguments).collect();
+    arguments::options(command, &all)
 }

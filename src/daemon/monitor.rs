@@ -14,6 +14,7 @@ use super::Failure;
 use super::requests::{Request, connect, is_accepted};
 use super::running::directory;
 use super::stream::LOOK_EVERY;
+use crate::engine::config::TunnelName;
 use crate::observe::events::{Happened, Kind};
 use crate::observe::{printable, printable_json};
 
@@ -27,7 +28,7 @@ const LONGEST_LINE: usize = 64 << 10;
 /// When there is no such tunnel, or its process ends.
 pub fn monitor(
     root: &Path,
-    name: Option<&str>,
+    name: Option<&TunnelName>,
     peer: Option<String>,
     json: bool,
 ) -> Result<(), Failure> {

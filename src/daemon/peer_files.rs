@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::peers::send_again;
 use super::requests::{self, Answer, Request};
-use super::running::{known_directory, running_name};
+use super::running::{called, known_directory};
 use super::snapshot::PeersAsked;
 use super::stream::connect;
 use super::{Failure, control};
@@ -91,28 +91,22 @@ pub fn taken(
     tunnel: &str,
     root: &Path,
 ) -> Result<String, Failure> {
-    let name = called(config, tunnel, root);
+    let running = known_directory(root, &called(config, tunnel));
+    let at = running.as_ref().map_or_else(|_| root.join(tunnel), Clone::clone);
+    let name = at.file_name().unwrap_or_default().display();
     let not_taken = |why: &dyn std::fmt::Display| {
         format!(
             "{said}the files are as they should be, and the running server has not taken them: \
              `ipipou reload {name}`, or the same again\n{why}"
         )
     };
-    match send_again(root, &name, tunnel, hub.peers.clone()) {
+    match running.and_then(|directory| send_again(&directory, tunnel, hub.peers.clone())) {
         Ok(more) => Ok(said + &more),
-        Err(Failure::Generic(_)) if !answers(&root.join(&name)) => {
+        Err(Failure::Generic(_)) if !answers(&at) => {
             Ok(said + "the server is not running: it reads them at its start\n")
         }
         Err(Failure::Usage(why)) => Err(Failure::Usage(not_taken(&why))),
         Err(failure) => Err(Failure::Generic(not_taken(&failure))),
-    }
-}
-
-/// What the running server is called. One that stands still has its name as well.
-fn called(config: &Config, tunnel: &str, root: &Path) -> String {
-    match answers(&root.join(tunnel)) {
-        true => tunnel.to_owned(),
-        false => running_name(root, tunnel, &config.tunnel.device),
     }
 }
 
@@ -127,7 +121,7 @@ pub fn goes_with_running(
     tunnel: &str,
     root: &Path,
 ) -> Result<(), Failure> {
-    let Ok(directory) = known_directory(root, &called(config, tunnel, root)) else { return Ok(()) };
+    let Ok(directory) = known_directory(root, &called(config, tunnel)) else { return Ok(()) };
     let Ok((Answer { path: Some(theirs), .. }, _)) = requests::ask(&directory, Request::Where)
     else {
         return Ok(());

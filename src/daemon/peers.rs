@@ -15,7 +15,7 @@ use super::requests::{self, Answer, Files, Request, RunsAs};
 use super::running::{directory, is_called, known_directory};
 use super::{Failure, Settings};
 use crate::auth::SharedSecret;
-use crate::engine::config::{Datapath, DatapathChoice, HubConfig, TunnelConfig};
+use crate::engine::config::{Datapath, DatapathChoice, HubConfig, TunnelConfig, TunnelName};
 use crate::engine::peers_file::{Context, Fault, PeerSet, SourceFile, parse};
 use crate::observe::printable;
 use crate::sources::exposed;
@@ -288,31 +288,30 @@ struct ByFile<'a> {
 /// Every mistake, a line each; then nothing has changed.
 pub fn reload(
     root: &Path,
-    name: Option<&str>,
+    name: Option<&TunnelName>,
     if_peers: bool,
     peers: Option<PathBuf>,
 ) -> Result<String, Failure> {
-    let by_file = name.zip(peers).map(|(tunnel, peers)| ByFile { tunnel, peers });
+    let by_file = name.zip(peers);
     let directory = match &by_file {
-        Some(by_file) => known_directory(root, by_file.tunnel)?,
+        Some((name, _)) => known_directory(root, name)?,
         None => directory(root, name, |process| !if_peers || process.peers.is_some())?,
     };
+    let by_file = by_file.map(|(name, peers)| ByFile { tunnel: &name.name, peers });
     send(&directory, if_peers, by_file, |peers| PeersLock::take(peers).ok())
 }
 
 /// The same for a command that changes the files at `peers` of `tunnel`, and is the one that does. The process
-/// is called `name`.
+/// has this directory.
 ///
 /// # Errors
 /// As [`reload`].
 pub(super) fn send_again(
-    root: &Path,
-    name: &str,
+    directory: &Path,
     tunnel: &str,
     peers: PathBuf,
 ) -> Result<String, Failure> {
-    let directory = known_directory(root, name)?;
-    send(&directory, true, Some(ByFile { tunnel, peers }), |_| None)
+    send(directory, true, Some(ByFile { tunnel, peers }), |_| None)
 }
 
 fn send(
@@ -368,7 +367,7 @@ fn send(
 ///
 /// # Errors
 /// When there is no such tunnel or peer.
-pub fn kick(root: &Path, name: Option<&str>, peer: String) -> Result<String, Failure> {
+pub fn kick(root: &Path, name: Option<&TunnelName>, peer: String) -> Result<String, Failure> {
     let directory = directory(root, name, |process| process.peers.is_some())?;
     said(requests::ask(&directory, Request::Kick(peer))?.0)
 }

@@ -12,7 +12,7 @@ use super::pings::Ping;
 use super::process::Process;
 use super::requests::{self, Answer, Reply, Request};
 use super::running::directory;
-use crate::engine::config::HostName;
+use crate::engine::config::{HostName, TunnelName};
 use crate::engine::driver::Driver as _;
 use crate::engine::{Event, Pong, ServerStatus};
 use crate::host::clock::Clock;
@@ -124,7 +124,7 @@ fn told(pong: &Pong, servers: &[ServerStatus], number: usize) -> Answer {
 /// When nothing answered, or there is no such client or server.
 pub fn ping(
     root: &Path,
-    tunnel: Option<&str>,
+    tunnel: Option<&TunnelName>,
     host: Option<&str>,
     count: u32,
 ) -> Result<(), Failure> {

@@ -8,7 +8,7 @@ use super::control::{ask, unreadable};
 use super::requests::belongs_to_us;
 use super::snapshot::PeersAsked;
 use crate::auth;
-use crate::engine::config::DeviceName;
+use crate::engine::config::{Config, DeviceName, TunnelName};
 use crate::host::Directories;
 use crate::observe::status::ProcessStatus;
 
@@ -21,7 +21,7 @@ pub type Found = (PathBuf, ProcessStatus);
 /// When there is none, or there are several.
 pub fn directory(
     root: &Path,
-    name: Option<&str>,
+    name: Option<&TunnelName>,
     is_meant: impl Fn(&ProcessStatus) -> bool,
 ) -> Result<PathBuf, Failure> {
     let mut found = match name {
@@ -48,7 +48,7 @@ pub fn directory(
 ///
 /// # Errors
 /// As [`directory`].
-pub fn known_directory(root: &Path, name: &str) -> Result<PathBuf, Failure> {
+pub fn known_directory(root: &Path, name: &TunnelName) -> Result<PathBuf, Failure> {
     only(known(root, name)?)
 }
 
@@ -66,28 +66,26 @@ fn only(mut found: Vec<Found>) -> Result<PathBuf, Failure> {
 }
 
 /// The public key that the server known as `name` says is its own; `None`: none is running.
-pub fn running_key(root: &Path, name: &str) -> Option<[u8; 32]> {
+pub fn running_key(root: &Path, name: &TunnelName) -> Option<[u8; 32]> {
     let servers = known(root, name).ok()?;
     let status = servers.into_iter().find_map(|(_, process)| process.peers)?;
     auth::parse_key(&status.public_key).ok().map(|key| *key)
 }
 
-/// What the running process of this tunnel is called below `root`: after its file, as a service is, or after
-/// its interface.
-pub fn running_name(root: &Path, tunnel: &str, device: &DeviceName) -> String {
-    let by_hand = Directories::new(None, None, device).runtime;
-    let by_hand = by_hand.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    let is_running = |name: &str| known(root, name).is_ok();
-    let is_by_hand = !is_running(tunnel) && is_running(&by_hand);
-    if is_by_hand { by_hand } else { tunnel.to_owned() }
+/// What the tunnel is called whose file has this name and this content.
+pub fn called(config: &Config, file: &str) -> TunnelName {
+    TunnelName { name: file.to_owned(), device: Ok(Some(config.tunnel.device.clone())) }
 }
 
 /// Those below `root` that are called so by their directories, which only root can make there, or by a process
 /// of root or of this user.
-fn known(root: &Path, name: &str) -> Result<Vec<Found>, Failure> {
+fn known(root: &Path, name: &TunnelName) -> Result<Vec<Found>, Failure> {
     let mut found = named(root, name, &PeersAsked::None)?;
+    let by_hand = by_hand(name);
     found.retain(|(directory, _)| {
-        is_called(directory, name) || belongs_to_us(directory).unwrap_or(false)
+        is_called(directory, &name.name)
+            || by_hand.as_ref().is_some_and(|(_, by_hand)| is_called(directory, by_hand))
+            || belongs_to_us(directory).unwrap_or(false)
     });
     match found.is_empty() {
         true => Err(none_called(name)),
@@ -95,19 +93,31 @@ fn known(root: &Path, name: &str) -> Result<Vec<Found>, Failure> {
     }
 }
 
+/// The interface of the file with this name, and the directory of a process that was started by hand with it.
+fn by_hand(name: &TunnelName) -> Option<(&DeviceName, String)> {
+    let device = name.device.as_ref().ok()?.as_ref()?;
+    let directory = Directories::new(None, None, device).runtime;
+    Some((device, directory.file_name()?.to_string_lossy().into_owned()))
+}
+
 /// Whether this is the directory of the file or the interface called `name`.
 pub fn is_called(directory: &Path, name: &str) -> bool {
     directory.file_name().is_some_and(|file| file == name)
 }
 
-fn none_called(name: &str) -> Failure {
-    Failure::Generic(format!("no running tunnel is called {name}; `ipipou show` lists them"))
+fn none_called(name: &TunnelName) -> Failure {
+    let TunnelName { name, device } = name;
+    // With them, it cannot be seen whether one was started by hand with this file.
+    let mistakes = device.as_ref().err().map(|lines| format!("{lines}\n")).unwrap_or_default();
+    Failure::Generic(format!(
+        "{mistakes}no running tunnel is called {name}; `ipipou show` lists them"
+    ))
 }
 
 /// The process called `name`, or all below `root`, and why not all of them are among these.
 pub fn named_or_all(
     root: &Path,
-    name: Option<&str>,
+    name: Option<&TunnelName>,
     peers: &PeersAsked,
 ) -> Result<(Vec<Found>, Option<Failure>), Failure> {
     match name {
@@ -116,25 +126,47 @@ pub fn named_or_all(
     }
 }
 
-/// Those below `root` that are called so. One that is meant by nobody may stand still.
-fn named(root: &Path, name: &str, peers: &PeersAsked) -> Result<Vec<Found>, Failure> {
+/// Those below `root` that are called so: by their directories, or else by their interfaces, or else because they
+/// were started by hand with the file of this name. One that is meant by nobody may stand still.
+fn named(root: &Path, name: &TunnelName, peers: &PeersAsked) -> Result<Vec<Found>, Failure> {
     let (called, others): (Vec<_>, Vec<_>) =
-        directories(root)?.into_iter().partition(|directory| is_called(directory, name));
+        directories(root)?.into_iter().partition(|directory| is_called(directory, &name.name));
     for directory in called {
         if let Some(process) = ask(&directory, peers)? {
             return Ok(vec![(directory, process)]);
         }
     }
     // A process that is named by its interface is found without asking for the peers of all others.
-    let (mut processes, failed) = each(others, &PeersAsked::None);
-    processes.retain(|(_, it)| it.tunnels.iter().any(|tunnel| tunnel.interface == name));
-    if processes.is_empty() {
+    let (processes, failed) = each(others, &PeersAsked::None);
+    let meant = by_interface(processes, name);
+    if meant.is_empty() {
         return Err(failed.unwrap_or_else(|| none_called(name)));
     }
-    let again =
-        processes.into_iter().map(|(directory, _)| Ok((ask(&directory, peers)?, directory)));
+    let again = meant.into_iter().map(|directory| Ok((ask(&directory, peers)?, directory)));
     let again = again.collect::<Result<Vec<_>, Failure>>()?;
     Ok(again.into_iter().filter_map(|(process, directory)| Some((directory, process?))).collect())
+}
+
+/// The directories of those whose interface is called so, or that were started by hand with the file of this
+/// name. That is known of the directory which such a start makes in this network namespace; in another one it
+/// is taken for one if it runs as root or this user, which services do not.
+fn by_interface(processes: Vec<Found>, name: &TunnelName) -> Vec<PathBuf> {
+    let having = |interface: &str| -> Vec<PathBuf> {
+        let has =
+            |it: &ProcessStatus| it.tunnels.iter().any(|tunnel| tunnel.interface == interface);
+        let having = processes.iter().filter(|(_, it)| has(it));
+        having.map(|(directory, _)| directory.clone()).collect()
+    };
+    let called = having(&name.name);
+    let Some((device, by_hand)) = by_hand(name).filter(|_| called.is_empty()) else {
+        return called;
+    };
+    let mut all = having(&device.to_string());
+    if let Some(here) = all.iter().position(|directory| is_called(directory, &by_hand)) {
+        return vec![all.swap_remove(here)];
+    }
+    all.retain(|directory| belongs_to_us(directory).unwrap_or(false));
+    all
 }
 
 /// All processes below `root`, and why some of them could not be asked, a line each.

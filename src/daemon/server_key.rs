@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use rustix::io::Errno;
 use zeroize::Zeroizing;
 
-use super::running::{running_key, running_name};
+use super::running::{called, running_key};
 use super::{Failure, Settings, new_pair};
 use crate::auth::{SharedSecret, Signer, key_text, parse_key};
 use crate::engine::config::{Config, HubConfig, PeerSource};
@@ -84,8 +84,7 @@ pub fn public_key(config: &Config, tunnel: &str, root: &Path) -> Result<Option<[
     if config.hub().is_none() {
         return Ok(None);
     }
-    let name = running_name(root, tunnel, &config.tunnel.device);
-    if let Some(key) = running_key(root, &name) {
+    if let Some(key) = running_key(root, &called(config, tunnel)) {
         return Ok(Some(key));
     }
     for path in places(config, tunnel) {

@@ -5,6 +5,7 @@ use std::path::Path;
 use super::Failure;
 use super::running::named_or_all;
 use super::snapshot::PeersAsked;
+use crate::engine::config::TunnelName;
 use crate::host::clock;
 use crate::observe::{peers, printable_json, show};
 
@@ -35,7 +36,7 @@ pub struct PeersWanted {
 /// When there is nothing to show, or this user may not see it.
 pub fn show(
     root: &Path,
-    name: Option<&str>,
+    name: Option<&TunnelName>,
     style: Style,
 ) -> Result<(String, Option<Failure>), Failure> {
     let asked = match (name, style) {
@@ -70,7 +71,7 @@ pub fn show(
 /// When there is no such server or peer, or this user may not see it.
 pub fn show_peers(
     root: &Path,
-    tunnel: Option<&str>,
+    tunnel: Option<&TunnelName>,
     wanted: &PeersWanted,
 ) -> Result<(String, Option<Failure>), Failure> {
     let asked = match (&wanted.name, &wanted.state) {

@@ -20,7 +20,7 @@ use zeroize::Zeroizing;
 
 pub use datapath::{Datapath, DatapathChoice, FastPathChoice};
 pub use gateway::{GatewayConfig, Masquerade};
-pub use names::{DeviceName, DeviceNameError, HostName, ServerName, is_host_name};
+pub use names::{DeviceName, DeviceNameError, HostName, ServerName, TunnelName, is_host_name};
 pub use outer::{AlternateAddress, Outer};
 pub use peers::{Authorities, HostsSource, HostsUrl, LearnConfig};
 

@@ -263,7 +263,7 @@ fn commands_other_than_a_tunnel_are_parsed() {
     else {
         panic!("no show");
     };
-    assert_eq!((name.as_str(), runtime_root.as_path()), ("server0", Path::new("/run/ipipou")));
+    assert_eq!((name.name.as_str(), runtime_root.as_path()), ("server0", Path::new("/run/ipipou")));
     assert!(matches!(parse(["generate", "man"]), Ok(Invocation::Generate(Document::Man))));
     assert!(matches!(parse(["-h"]), Err(CliError::Print(_))));
     assert!(matches!(parse(["show", "-h"]), Err(CliError::Print(_))));
@@ -402,7 +402,9 @@ fn a_server_with_files_of_peers_needs_a_network() {
 #[test]
 fn ping_is_for_one_client_and_one_of_its_servers() {
     let ping = |line: &str| match parse(line.split(' ')) {
-        Ok(Invocation::Ping { host, tunnel, count, .. }) => (host, tunnel, count),
+        Ok(Invocation::Ping { host, tunnel, count, .. }) => {
+            (host, tunnel.map(|tunnel| tunnel.name), count)
+        }
         other => panic!("{line}: {other:?}"),
     };
     assert_eq!(ping("ping"), (None, None, 3));

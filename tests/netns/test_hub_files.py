@@ -156,14 +156,19 @@ def test_a_command_takes_no_peers_away_that_are_elsewhere(lab):
     )
 
 
-def test_a_file_with_a_mistake_may_be_the_one_that_is_meant(lab):
-    hub = Hub(lab, clients=1)
-    conf = hub.write_conf()
+def etc_of(hub):
+    """A directory with the server's file, and what starts a command for which it is /etc/ipipou."""
     etc = hub.peers.parent / "etc"
     etc.mkdir()
-    (etc / "hub0.conf").write_text(conf.read_text())
+    (etc / "hub0.conf").write_text(hub.write_conf().read_text())
     script = f'mkdir -p /etc/ipipou && mount --bind {etc} /etc/ipipou && exec "$@"'
-    argv = ["unshare", "-m", "sh", "-c", script, "sh", "ipipou", "peer", "disable", "peer2"]
+    return etc, ["unshare", "-m", "sh", "-c", script, "sh"]
+
+
+def test_a_file_with_a_mistake_may_be_the_one_that_is_meant(lab):
+    hub = Hub(lab, clients=1)
+    etc, prefix = etc_of(hub)
+    argv = [*prefix, "ipipou", "peer", "disable", "peer2"]
     argv += ["--runtime-root", hub.peers.parent / "nowhere"]
     (etc / "hub1.conf").write_text("serverr\n")
     refused = hub.host.run(argv, check=False)
@@ -171,6 +176,39 @@ def test_a_file_with_a_mistake_may_be_the_one_that_is_meant(lab):
     assert "which server is meant? give its file, -i NAME" in refused.stderr
     (etc / "hub1.conf").unlink()
     assert "peer2: disabled" in hub.host.run(argv)
+
+
+def test_a_tunnel_that_was_started_by_hand_has_the_name_of_its_file(lab):
+    """Its directory is called after its interface."""
+    hub = Hub(lab, clients=1)
+    etc, prefix = etc_of(hub)
+    near = Tunnel(hub.host, "--config", "hub0", *hub.datapath, prefix=prefix)
+    assert near.directory.name == "ipipou0"
+    hub.client(2).await_log("connected to")
+
+    def say(*words, code=0):
+        argv = [*prefix, "ipipou", *words, "--runtime-root", near.root]
+        done = hub.host.run(argv, check=False)
+        assert done.returncode == code, done
+        return done.stdout + done.stderr
+
+    assert "ipipou0" in say("show", "hub0")
+    assert "connected" in say("peer", "list", "-i", "hub0")
+    assert "connected" in say("peer", "show", "peer2", "-i", "hub0")
+    assert "its session is over" in say("peer", "kick", "peer2", "-i", "hub0")
+    assert "1 untouched" in say("reload", "hub0")
+    assert "this is a server" in say("ping", "-i", "hub0", code=2)
+    watched = [*prefix, "ipipou", "monitor", "-i", "hub0", "--runtime-root", near.root]
+    watcher = hub.host.spawn(watched)
+    watcher.await_output("watching")
+    watcher.stop()
+    # Nobody else is called so.
+    other = (etc / "hub0.conf").read_text() + "\ntunl-dev hub7\n"
+    (etc / "hub1.conf").write_text(other)
+    assert "no running tunnel is called hub1" in say("show", "hub1", code=1)
+    (etc / "hub1.conf").write_text("serverr\n")
+    said = say("reload", "hub1", code=1)
+    assert "hub1.conf:1: " in said and "no running tunnel is called hub1" in said
 
 
 def test_peers_are_added_disabled_and_removed_by_commands(lab):

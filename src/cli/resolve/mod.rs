@@ -18,7 +18,7 @@ pub use self::auth::default_secret;
 
 use self::error::UsageError;
 use self::peers::Peers;
-use self::resolver::Resolver;
+use self::resolver::{Resolver, number_of};
 use self::tunnel::{outer, tunnel};
 use super::endpoint::RemoteEnd;
 use super::invocation::{LogConfig, Run};
@@ -27,8 +27,8 @@ use super::secrets::Secrets;
 use super::value::unless_zero;
 use crate::auth::Credential;
 use crate::engine::config::{
-    Admits, AnsweringServer, Config, Expects, HostName, HubConfig, Outer, PeerSource, QueueConfig,
-    ServerName, Shows, StandbyServer,
+    Admits, AnsweringServer, Config, DeviceName, Expects, HostName, HubConfig, Outer, PeerSource,
+    QueueConfig, ServerName, Shows, StandbyServer,
 };
 
 /// How many hellos wait in the queue at least: many clients of a restarted server come at once.
@@ -82,6 +82,14 @@ pub fn resolve(
         config,
         warnings: resolver.warnings,
     })
+}
+
+/// Returns the interface of the tunnel that `options` ask for.
+///
+/// # Errors
+/// When its number is too big for one.
+pub fn device(options: &Options) -> Result<DeviceName, UsageError> {
+    tunnel::device(options, number_of(options, &Peers::of(options)?))
 }
 
 fn server(resolver: &mut Resolver, outer: Outer, admits: Admits) -> Result<Config, UsageError> {

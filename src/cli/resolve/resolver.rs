@@ -18,6 +18,15 @@ pub struct Resolver<'a> {
     pub warnings: Vec<String>,
 }
 
+/// Returns the number of the tunnel: only servers number their queues.
+pub fn number_of(options: &Options, peers: &Peers) -> Number {
+    let queue = match peers {
+        Peers::Client | Peers::Clients(_) | Peers::Members(_) => options.queue_number,
+        Peers::Server | Peers::Table(_) => None,
+    };
+    Number::new(options.number, queue)
+}
+
 impl<'a> Resolver<'a> {
     /// Starts with the options that this end of the tunnel uses, and warns of the others.
     ///
@@ -29,11 +38,7 @@ impl<'a> Resolver<'a> {
         secrets: &'a Secrets,
         peers: Peers,
     ) -> Result<Self, UsageError> {
-        let queue = match peers {
-            Peers::Client | Peers::Clients(_) | Peers::Members(_) => options.queue_number,
-            Peers::Server | Peers::Table(_) => None,
-        };
-        let number = Number::new(options.number, queue);
+        let number = number_of(options, &peers);
         let mut resolver = Resolver { options, secrets, number, peers, warnings: Vec::new() };
         let ignored = resolver.ignored()?;
         resolver.warn_of_ignored(ignored);

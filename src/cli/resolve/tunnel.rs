@@ -6,12 +6,13 @@ use std::net::IpAddr;
 use super::error::UsageError;
 use super::gateway::gateway;
 use super::inner::{inner, is_from_server};
+use super::number::Number;
 use super::peers::Peers;
 use super::resolver::Resolver;
 use crate::cli::options::{DatapathOption, FastPathOption, Options, RpFilter};
 use crate::engine::config::{
-    AlternateAddress, Datapath, DatapathChoice, FastPathChoice, LEAST_MTU_V6, Masquerade, Outer,
-    RulesConfig, SourceCheck, TunnelConfig,
+    AlternateAddress, Datapath, DatapathChoice, DeviceName, FastPathChoice, LEAST_MTU_V6,
+    Masquerade, Outer, RulesConfig, SourceCheck, TunnelConfig,
 };
 
 /// This word instead of an interface stands for the source address of the route to the server.
@@ -32,6 +33,11 @@ pub fn outer(resolver: &Resolver) -> Result<Outer, UsageError> {
     }
 }
 
+/// The interface of the tunnel with this number.
+pub fn device(options: &Options, number: Number) -> Result<DeviceName, UsageError> {
+    options.tunl_dev.clone().map_or_else(|| number.device(), Ok)
+}
+
 /// Resolves the tunnel. `remote` is the peer's outer address, if it is known from the start.
 pub fn tunnel(
     resolver: &mut Resolver,
@@ -42,7 +48,7 @@ pub fn tunnel(
     let (inner, inner_peer) = inner(resolver)?;
     let port = options.fou_local.as_ref().and_then(|local| local.port).or(options.fou_local_port);
     let alternate = options.fou_local_ip_alt.map_or_else(|| number.alternate(), Ok)?;
-    let device = options.tunl_dev.clone().map_or_else(|| number.device(), Ok)?;
+    let device = device(options, number)?;
     let gateway = gateway(resolver)?;
     if gateway.masquerade == Some(Masquerade::By(device.clone())) {
         return Err(UsageError::MasqueradeByTunnel(device));

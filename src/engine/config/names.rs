@@ -53,6 +53,16 @@ impl fmt::Display for HostName {
     }
 }
 
+/// What commands call a running tunnel.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TunnelName {
+    /// The name of its file, or of its interface.
+    pub name: String,
+    /// The interface of the file with this name, which a process that was started by hand is called after;
+    /// `None`: there is no such file. Or the mistakes in it, a line each.
+    pub device: Result<Option<DeviceName>, String>,
+}
+
 /// Whether this can be a host name (RFC 1123; underscores are common, so they pass).
 pub fn is_host_name(text: &str) -> bool {
     let name = text.strip_suffix('.').unwrap_or(text);
