@@ -15,7 +15,7 @@ use super::uplink::{self, PathMtu};
 use crate::engine::OVERHEAD_V4;
 use crate::engine::config::{DeviceName, TunnelConfig};
 use crate::engine::host::{Family, FastPath, FastPathFound, FastPeer, Found, Takes, Traffic};
-use crate::host::{absent_is_fine, ipsec};
+use crate::host::{absent_is_fine, all_interfaces, ipsec};
 
 /// After the kernel has refused something, all packets take the datapath for so long.
 const TRY_AGAIN: Duration = Duration::from_secs(60);
@@ -40,7 +40,7 @@ impl FastPathAdapter {
     pub fn of(tunnel: &str, allowed: bool) -> Self {
         let mut filters = Filters::of(tunnel);
         let both = |interface| [(interface, Hook::Ingress), (interface, Hook::Egress)];
-        let all = uplink::all_interfaces().unwrap_or_default().into_iter().flat_map(both);
+        let all = all_interfaces().unwrap_or_default().into_iter().flat_map(both);
         let is_left = |(at, hook): &(u32, Hook)| matches!(filters.find(*at, *hook), Ok(Some(_)));
         let left = all.filter(is_left).collect();
         let (ethtool, kept) = (NetlinkSocket::new(), Counted::default());

@@ -135,26 +135,3 @@ impl PathMtu {
         }
     }
 }
-
-/// The indexes of all interfaces of the namespace.
-///
-/// # Errors
-/// When the kernel refuses to tell.
-pub fn all_interfaces() -> io::Result<Vec<u32>> {
-    // SAFETY: without arguments.
-    let list = unsafe { libc::if_nameindex() };
-    if list.is_null() {
-        return Err(io::Error::last_os_error());
-    }
-    let mut indexes = Vec::new();
-    let mut at = list;
-    // SAFETY: the list ends with an entry whose index is zero (if_nameindex(3)), and is freed once.
-    unsafe {
-        while (*at).if_index != 0 {
-            indexes.push((*at).if_index);
-            at = at.add(1);
-        }
-        libc::if_freenameindex(list);
-    }
-    Ok(indexes)
-}

@@ -122,7 +122,7 @@ async fn cannot_share() -> io::Result<Option<String>> {
         }
         InterfaceKind::Tun | InterfaceKind::Other => false,
     };
-    if let Some(other) = Links::open()?.ipip().await?.iter().find(|link| takes_all(link)) {
+    if let Some(other) = Links::open()?.ipip()?.iter().find(|link| takes_all(link)) {
         return Ok(Some(format!(
             "{} takes plain IPIP from anybody, and a link that many peers share would take it away",
             other.name

@@ -65,7 +65,7 @@ async fn linked(settings: &Settings) -> Vec<NonZeroU16> {
             && link.name == links::of_old_peer(hub, port).as_str();
         is_ours.then_some(port)
     };
-    links.ipip().await.unwrap_or_default().iter().filter_map(port_of).collect()
+    links.ipip().unwrap_or_default().iter().filter_map(port_of).collect()
 }
 
 /// Gives the memories that were kept by the names of peers the places that they have now.

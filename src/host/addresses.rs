@@ -8,18 +8,18 @@ use libc::RTM_GETADDR;
 use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage, AddressScope};
 use rtnetlink::AddressMessageBuilder;
 
-use super::links::{LOOPBACK, Links, each, into_io};
+use super::links::{LOOPBACK, Links, all, into_io};
+use super::netlink::Lists;
 use crate::engine::config::DeviceName;
 use crate::engine::host::{Address, AddressState, InterfaceAddress, Scope};
 
 impl Links {
     /// Every address of the namespace, in the kernel's order.
     pub fn addresses(&self) -> io::Result<Vec<Address>> {
-        let mut found = Vec::new();
-        each(RTM_GETADDR, &AddressMessage::default(), |message: AddressMessage| {
+        let request = AddressMessage::default();
+        all(Lists::ROUTE, RTM_GETADDR, &request, |found: &mut Vec<_>, message: AddressMessage| {
             found.extend(read_address(&message));
-        })?;
-        Ok(found)
+        })
     }
 
     /// Adds an address of a tunnel.

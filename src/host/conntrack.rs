@@ -7,9 +7,7 @@ use std::io;
 use std::ops::ControlFlow;
 use std::path::Path;
 
-use netlink_sys::protocols::NETLINK_NETFILTER;
-
-use super::netlink::{SHORT_HEADER, attribute, list};
+use super::netlink::{Lists, SHORT_HEADER, attribute};
 use crate::engine::host::Family;
 
 /// `NFNL_SUBSYS_HOOK` in linux/netfilter/nfnetlink.h; `NFNL_MSG_HOOK_GET` and the attributes are in
@@ -59,12 +57,10 @@ fn is_hooked(family: Family) -> io::Result<bool> {
     // NF_INET_PRE_ROUTING.
     let mut prerouting = [family, 0, 0, 0, 8, 0, 0, 0, 0, 0, 0, 0];
     prerouting[6..8].copy_from_slice(&NFNLA_HOOK_HOOKNUM.to_ne_bytes());
-    let mut is_hooked = false;
-    list(NETLINK_NETFILTER, HOOK_GET, &prerouting, |hook| {
-        is_hooked = priority(hook) == Some(CONNTRACK);
-        if is_hooked { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-    })?;
-    Ok(is_hooked)
+    Lists::NETFILTER.list(HOOK_GET, &prerouting, |is_hooked, hook| {
+        *is_hooked = priority(hook) == Some(CONNTRACK);
+        Ok(if *is_hooked { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
+    })
 }
 
 fn priority(message: &[u8]) -> Option<i32> {

@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use futures_util::{StreamExt as _, TryStreamExt as _};
+use futures_util::StreamExt as _;
 use ipnet::IpNet;
 use netlink_packet_core::{
     NLM_F_ACK, NLM_F_APPEND, NLM_F_CREATE, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload,
@@ -81,7 +81,7 @@ impl HostAdapter {
             {
                 continue;
             }
-            if self.routes.has(&route).await? {
+            if self.routes.has(&route)? {
                 self.reading.kernel_routes.unclear.insert(route);
             } else {
                 lost.insert(route);
@@ -148,22 +148,22 @@ fn probes(route: &KernelRoute) -> Vec<IpAddr> {
 
 impl Routes {
     /// Whether the table of its interface has the route, whoever made it.
-    async fn has(&self, route: &KernelRoute) -> io::Result<bool> {
+    fn has(&self, route: &KernelRoute) -> io::Result<bool> {
         let mut request = RouteMessage::default();
         request.header.address_family = address_family(Family::of(route.address.local));
         request.attributes =
             vec![RouteAttribute::Table(table(route.to)), RouteAttribute::Oif(route.interface)];
-        let routes = self.handle.route().get(request).execute().try_collect::<Vec<_>>().await;
-        let routes = match routes.map_err(into_io) {
-            // There is no such table yet.
-            Err(e) if e.raw_os_error() == Some(libc::ENOENT) => Vec::new(),
-            routes => none_if_unsupported(routes)?,
-        };
-        Ok(routes.iter().any(|found| {
+        let is_it = |found: &RouteMessage| {
             found.header.kind == kind(route.to)
                 && interface_of(&found.attributes) == Some(route.interface)
                 && network_of(found, route.address.local) == Some(route.destination())
-        }))
+        };
+        let found = match self.list(&request, |found| is_it(found).then_some(())) {
+            // There is no such table yet.
+            Err(e) if e.raw_os_error() == Some(libc::ENOENT) => Vec::new(),
+            found => none_if_unsupported(found)?,
+        };
+        Ok(!found.is_empty())
     }
 
     /// Makes such a route again, as the kernel does: beside one to the same network by another interface.

@@ -14,15 +14,14 @@ use netlink_packet_route::link::{
     AfSpecInet, AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InetDevConf, InfoData, InfoKind,
     LinkAttribute, LinkExtentMask, LinkInfo, LinkMessage, TunnelEncapFlags, TunnelEncapType,
 };
-use netlink_sys::protocols::NETLINK_ROUTE;
 use rtnetlink::{LinkGetRequest, LinkIpIp, LinkUnspec};
 
 use super::link_message;
-use super::netlink::list;
+use super::netlink::Lists;
 use crate::engine::config::DeviceName;
 use crate::engine::host::step::KernelLink;
 use crate::engine::host::wanted::{LinkKind, WantedLink, rp_filter};
-use crate::engine::host::{Encapsulation, Interface, LinkForwarding};
+use crate::engine::host::{Encapsulation, Interface, Interfaces, LinkForwarding};
 
 /// `IFLA_INET_CONF` in linux/if_link.h, and settings of linux/ip.h.
 const IFLA_INET_CONF: u16 = 1;
@@ -51,26 +50,27 @@ impl Links {
         Ok(Links { handle })
     }
 
-    /// Hands over every interface of the namespace, without its counters. It does so one at a time:
-    /// there may be thousands, and the kernel tells much more of each than is kept.
-    pub fn each_interface(&self, mut take: impl FnMut(Interface)) -> io::Result<()> {
-        let mut request = LinkMessage::default();
-        request.attributes.push(LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]));
-        each(RTM_GETLINK, &request, |link: LinkMessage| take(link_message::read(&link)))
+    /// Every interface of the namespace, without its counters. They are read one at a time: there may be
+    /// thousands, and the kernel tells much more of each than is kept.
+    pub fn interfaces(&self) -> io::Result<Interfaces> {
+        all(
+            Lists::ROUTE,
+            RTM_GETLINK,
+            &without_counters(),
+            |found: &mut Interfaces, link: LinkMessage| {
+                found.insert(link_message::read(&link));
+            },
+        )
     }
 
     /// The interfaces of a kind; the kernel filters the list (`link_kind_filtered` in
     /// net/core/rtnetlink.c).
-    async fn of_kind(&self, kind: InfoKind) -> io::Result<Vec<Interface>> {
-        let mut request = self.handle.link().get();
-        let kind = LinkAttribute::LinkInfo(vec![LinkInfo::Kind(kind)]);
-        request.message_mut().attributes.push(kind);
-        Links::dump(request).await
-    }
-
-    async fn dump(request: LinkGetRequest) -> io::Result<Vec<Interface>> {
-        let links: Vec<LinkMessage> = request.execute().try_collect().await.map_err(into_io)?;
-        Ok(links.iter().map(link_message::read).collect())
+    fn of_kind(&self, kind: InfoKind) -> io::Result<Vec<Interface>> {
+        let mut request = LinkMessage::default();
+        request.attributes.push(LinkAttribute::LinkInfo(vec![LinkInfo::Kind(kind)]));
+        all(Lists::ROUTE, RTM_GETLINK, &request, |found: &mut Vec<_>, link: LinkMessage| {
+            found.push(link_message::read(&link));
+        })
     }
 
     /// The interface of this name, if there is one.
@@ -184,18 +184,18 @@ impl Links {
     }
 
     /// The interfaces of the kinds that ipipou makes.
-    pub async fn tunnels(&self) -> io::Result<Vec<Interface>> {
-        let mut found = self.of_kind(InfoKind::Tun).await?;
-        found.extend(self.ipip().await?);
+    pub fn tunnels(&self) -> io::Result<Vec<Interface>> {
+        let mut found = self.of_kind(InfoKind::Tun)?;
+        found.extend(self.ipip()?);
         Ok(found)
     }
 
     /// The `ipip` interfaces, with their counters.
-    pub async fn ipip(&self) -> io::Result<Vec<Interface>> {
+    pub fn ipip(&self) -> io::Result<Vec<Interface>> {
         // For a kind that it does not know, the kernel would list all links. (A built-in module has a
         // directory too, for its parameter.)
         if !Path::new("/sys/module").exists() || Path::new("/sys/module/ipip").exists() {
-            return self.of_kind(InfoKind::IpIp).await;
+            return self.of_kind(InfoKind::IpIp);
         }
         Ok(Vec::new())
     }
@@ -236,6 +236,27 @@ impl Links {
     }
 }
 
+/// The indexes of all interfaces of the namespace. (if_nameindex(3) may lack some.)
+///
+/// # Errors
+/// When the kernel refuses to tell.
+pub fn all_interfaces() -> io::Result<Vec<u32>> {
+    all(
+        Lists::ROUTE,
+        RTM_GETLINK,
+        &without_counters(),
+        |found: &mut Vec<u32>, link: LinkMessage| {
+            found.push(link.header.index);
+        },
+    )
+}
+
+fn without_counters() -> LinkMessage {
+    let mut request = LinkMessage::default();
+    request.attributes.push(LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]));
+    request
+}
+
 async fn one(request: LinkGetRequest) -> io::Result<Option<Interface>> {
     match request.execute().try_next().await.map_err(into_io) {
         Ok(link) => Ok(link.as_ref().map(link_message::read)),
@@ -268,28 +289,19 @@ fn ipip_message(KernelLink { device, link, mtu }: &KernelLink) -> LinkMessage {
 }
 
 /// Asks for a list over route netlink.
-pub(super) fn each<M: Emitable + Parseable<[u8]>>(
+pub(super) fn all<C: Default + PartialEq, M: Emitable + Parseable<[u8]>>(
+    lists: Lists,
     kind: u16,
     request: &M,
-    mut take: impl FnMut(M),
-) -> io::Result<()> {
+    mut take: impl FnMut(&mut C, M),
+) -> io::Result<C> {
     let mut body = vec![0; request.buffer_len()];
     request.emit(&mut body);
-    let mut unreadable = None;
-    list(NETLINK_ROUTE, kind, &body, |message| match M::parse(message) {
-        Ok(message) => {
-            take(message);
-            ControlFlow::Continue(())
-        }
-        Err(error) => {
-            unreadable = Some(error);
-            ControlFlow::Break(())
-        }
-    })?;
-    match unreadable {
-        None => Ok(()),
-        Some(error) => Err(io::Error::new(io::ErrorKind::InvalidData, error)),
-    }
+    lists.list(kind, &body, |found, message| {
+        let message = M::parse(message);
+        take(found, message.map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))?);
+        Ok(ControlFlow::Continue(()))
+    })
 }
 
 /// The kernel's errno, where there is one.

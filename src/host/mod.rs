@@ -48,7 +48,7 @@ pub use changes::{Changed, Changes, Subjects};
 pub use datapath::Datapath;
 pub use directories::{Directories, make_private};
 pub use dump::close_memory;
-pub use links::Links;
+pub use links::{Links, all_interfaces};
 pub use lock::{Doubt, Holder, Lock, lock_directory, lock_file};
 pub use modules::{ModuleError, require_modules};
 pub use namespace::Namespace;
@@ -201,7 +201,7 @@ impl HostAdapter {
     /// # Errors
     /// When the kernel refuses to tell.
     pub async fn surroundings(&self) -> io::Result<Surroundings> {
-        let tunnels = self.links.tunnels().await?;
+        let tunnels = self.links.tunnels()?;
         Ok(Surroundings::of(&tunnels, &self.links.addresses()?))
     }
 }

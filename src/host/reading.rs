@@ -128,11 +128,10 @@ impl KnownInterfaces {
         let mut known = match self.known.take() {
             Some(known) if changed.len() <= KnownInterfaces::A_FEW => known,
             Some(_) | None => {
-                let mut read = Interfaces::default();
-                match self.all {
-                    true => links.each_interface(|interface| read.insert(interface))?,
-                    false => read.extend(links.tunnels().await?),
-                }
+                let read = match self.all {
+                    true => links.interfaces()?,
+                    false => links.tunnels()?.into_iter().collect(),
+                };
                 return Ok(self.known.insert(read).clone());
             }
         };
@@ -210,7 +209,7 @@ impl HostAdapter {
         };
         let mut interfaces = others.read(links).await?;
         if *ipip_links {
-            interfaces.extend(links.ipip().await?);
+            interfaces.extend(links.ipip()?);
         }
         let own = [Some(&tunnel.device), outer_device].into_iter().flatten();
         let named = question.interfaces.iter().filter(|_| !others.all).map(String::as_str);
@@ -285,8 +284,11 @@ impl HostAdapter {
     async fn read_routing(&mut self, found: &mut Found) -> io::Result<()> {
         found.rp_filter_of_all = setting(Path::new("/proc/sys/net/ipv4/conf/all/rp_filter"))?;
         found.ip_forward = setting(Path::new("/proc/sys/net/ipv4/ip_forward"))? != 0;
-        // A kernel without nftables cannot have our rules.
-        found.gateway = self.nat.read().unwrap_or(GatewayFound::Missing);
+        found.gateway = match self.nat.read() {
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => return Err(e),
+            // A kernel without nftables cannot have our rules.
+            read => read.unwrap_or(GatewayFound::Missing),
+        };
         let State { tunnel, ours, routes, .. } = &mut self.reading;
         let labelled = found
             .interfaces
@@ -297,7 +299,7 @@ impl HostAdapter {
         *ours = now;
         let (routes, policy_rules) = match known {
             Some(known) => known,
-            None => (self.routes.routes().await?, self.routes.policy_rules().await?),
+            None => (self.routes.routes()?, self.routes.policy_rules()?),
         };
         self.reading.routing = tunnel.asks_for_routing()
             || !routes.is_empty()

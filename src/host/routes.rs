@@ -6,8 +6,9 @@ use std::collections::BTreeSet;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use futures_util::{StreamExt as _, TryStreamExt as _};
+use futures_util::StreamExt as _;
 use ipnet::IpNet;
+use libc::{RTM_GETROUTE, RTM_GETRULE};
 use netlink_packet_core::{
     NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload,
 };
@@ -17,9 +18,9 @@ use netlink_packet_route::route::{
 };
 use netlink_packet_route::rule::{RuleAction, RuleAttribute, RuleFlags, RuleMessage};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
-use rtnetlink::IpVersion;
 
-use super::links::into_io;
+use super::links::{all, into_io};
+use super::netlink::Lists;
 use crate::engine::host::{Family, PolicyRule, PolicyRuleKind, ROUTE_PROTOCOL, Route, RouteTarget};
 
 /// Metric of ipipou's unreachable routes, so high that any other route to the same place wins.
@@ -44,17 +45,26 @@ impl Routes {
     }
 
     /// The routes that ipipou made, in all tables.
-    pub async fn routes(&self) -> io::Result<BTreeSet<Route>> {
+    pub fn routes(&self) -> io::Result<BTreeSet<Route>> {
         let mut found = BTreeSet::new();
         for family in [Family::V4, Family::V6] {
             let mut request = RouteMessage::default();
             request.header.address_family = address_family(family);
             request.header.protocol = OURS;
-            let routes = self.handle.route().get(request).execute().try_collect::<Vec<_>>().await;
-            let routes = none_if_unsupported(routes.map_err(into_io))?;
-            found.extend(routes.iter().filter_map(read_route));
+            found.extend(none_if_unsupported(self.list(&request, read_route))?);
         }
         Ok(found)
+    }
+
+    /// Lists routes as they are asked for.
+    pub(super) fn list<T: PartialEq>(
+        &self,
+        request: &RouteMessage,
+        read: impl Fn(&RouteMessage) -> Option<T>,
+    ) -> io::Result<Vec<T>> {
+        all(Lists::ROUTE_FILTERED, RTM_GETROUTE, request, |found: &mut Vec<T>, route| {
+            found.extend(read(&route))
+        })
     }
 
     /// Adds a route.
@@ -82,12 +92,16 @@ impl Routes {
     }
 
     /// The policy rules that ipipou made, as far as they have an effect.
-    pub async fn policy_rules(&self) -> io::Result<BTreeSet<PolicyRule>> {
+    pub fn policy_rules(&self) -> io::Result<BTreeSet<PolicyRule>> {
         let mut found = BTreeSet::new();
-        for version in [IpVersion::V4, IpVersion::V6] {
-            let rules = self.handle.rule().get(version).execute().try_collect::<Vec<_>>().await;
-            let rules = none_if_unsupported(rules.map_err(into_io))?;
-            found.extend(in_force(rules.iter().filter_map(read_rule)));
+        for family in [Family::V4, Family::V6] {
+            let mut request = RuleMessage::default();
+            request.header.family = address_family(family);
+            let rules =
+                all(Lists::ROUTE_FILTERED, RTM_GETRULE, &request, |found: &mut Vec<_>, rule| {
+                    found.extend(read_rule(&rule));
+                });
+            found.extend(in_force(none_if_unsupported(rules)?.into_iter()));
         }
         Ok(found)
     }

@@ -3,9 +3,7 @@
 use std::io;
 use std::ops::ControlFlow;
 
-use netlink_sys::protocols::NETLINK_ROUTE;
-
-use super::netlink::{attribute, list};
+use super::netlink::{Lists, attribute};
 
 /// `RTM_GETRULE` in linux/rtnetlink.h.
 const GET: u16 = 34;
@@ -23,10 +21,8 @@ const SELECTIVE: [u16; 4] = [20, 22, 23, 24];
 pub fn are_there() -> io::Result<bool> {
     let mut header = [0; RULE_HEADER];
     header[0] = AF_INET;
-    let mut found = false;
-    list(NETLINK_ROUTE, GET, &header, |rule| {
-        found = SELECTIVE.iter().any(|kind| attribute(rule, RULE_HEADER, *kind).is_some());
-        if found { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-    })?;
-    Ok(found)
+    Lists::ROUTE.list(GET, &header, |found, rule| {
+        *found = SELECTIVE.iter().any(|kind| attribute(rule, RULE_HEADER, *kind).is_some());
+        Ok(if *found { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
+    })
 }

@@ -8,6 +8,7 @@ use std::io;
 use netlink_bindings::nftables::{Chained, Nfgenmsg, ObjData, ObjectType, Request};
 use netlink_socket2::NetlinkSocket;
 
+use super::netlink::Lists;
 use super::transaction::Transaction;
 use crate::engine::host::Family;
 
@@ -55,7 +56,7 @@ pub struct RuleCounter {
 
 /// One table of one tunnel.
 pub struct Table {
-    pub(crate) socket: NetlinkSocket,
+    socket: NetlinkSocket,
     pub(crate) name: CString,
     pub(crate) header: Nfgenmsg,
 }
@@ -78,13 +79,10 @@ impl Table {
     /// When the kernel refuses to tell.
     pub fn names(&mut self) -> io::Result<Vec<String>> {
         let request = Request::new().op_gettable_dump(&self.header);
-        let mut replies = self.socket.request(&request)?;
-        let mut names = Vec::new();
-        while let Some(reply) = replies.recv() {
-            let (_, table) = reply?;
+        Lists::NETFILTER.read(&request, |names: &mut Vec<_>, (_, table)| {
             names.extend(table.get_name().map(|name| name.to_string_lossy().into_owned()));
-        }
-        Ok(names)
+            Ok(())
+        })
     }
 
     /// The numbers of the table and of all rules in it, and what makes them act; empty when there is no such
@@ -99,18 +97,16 @@ impl Table {
         };
         let mut request = Request::new().op_getrule_dump(&self.header);
         request.encode().push_table(&self.name);
-        let mut replies = self.socket.request(&request)?;
-        let (mut rules, mut names) = (BTreeSet::new(), BTreeSet::new());
-        while let Some(reply) = replies.recv() {
-            match reply {
-                Ok((_, rule)) => {
-                    rules.extend(rule.get_handle());
-                    names.extend(rule.get_chain().map(CString::from));
-                }
-                Err(e) if is_absent(e.as_io_error()) => return Ok(Handles::default()),
-                Err(e) => return Err(e.into()),
-            }
-        }
+        type Read = (BTreeSet<u64>, BTreeSet<CString>);
+        let read = Lists::NETFILTER.read(&request, |(rules, names): &mut Read, (_, rule)| {
+            rules.extend(rule.get_handle());
+            names.extend(rule.get_chain().map(CString::from));
+            Ok(())
+        });
+        let (rules, names) = match read {
+            Err(e) if is_absent(&e) => return Ok(Handles::default()),
+            read => read?,
+        };
         let mut chains = BTreeSet::new();
         for name in names {
             chains.extend(self.base_chain(name)?);
@@ -173,14 +169,7 @@ impl Table {
     pub fn counters(&mut self) -> io::Result<Vec<RuleCounter>> {
         let mut request = Request::new().op_getobj_dump(&self.header);
         request.encode().push_table(&self.name).push_type(ObjectType::Counter as u32);
-        let mut replies = self.socket.request(&request)?;
-        let mut counters = Vec::new();
-        while let Some(reply) = replies.recv() {
-            let (_, object) = match reply {
-                Ok(reply) => reply,
-                Err(e) if is_absent(e.as_io_error()) => break,
-                Err(e) => return Err(e.into()),
-            };
+        let read = Lists::NETFILTER.read(&request, |counters: &mut Vec<_>, (_, object)| {
             if let (Ok(name), Ok(ObjData::Counter(counter))) =
                 (object.get_name(), object.get_data())
             {
@@ -190,8 +179,12 @@ impl Table {
                     bytes: counter.get_bytes().unwrap_or(0),
                 });
             }
+            Ok(())
+        });
+        match read {
+            Err(e) if is_absent(&e) => Ok(Vec::new()),
+            counters => counters,
         }
-        Ok(counters)
     }
 }
 

@@ -18,6 +18,7 @@ use super::words::{
     Contents, SET_ADDRESSES, SET_ALTERNATES, SET_KNOWN, SET_KNOWN_ADDRESSES, SET_REMOTES, elements,
 };
 use crate::engine::host::Admitted;
+use crate::host::netlink::Lists;
 use crate::host::table::Table;
 
 /// The most messages in one transaction: five sets and two chains to flush, five sets to fill, and the
@@ -72,25 +73,22 @@ impl Elements {
         Ok(Some(admitted).filter(|admitted| elements(admitted) == found))
     }
 
-    pub(super) fn dump<T, C: FromIterator<T>>(
+    pub(super) fn dump<T: PartialEq, C: FromIterator<T>>(
         &mut self,
         set: &str,
         read: impl Fn(&IterableSetelemAttrs<'_>) -> Option<T>,
     ) -> io::Result<C> {
         let mut request = Request::new().op_getsetelem_dump(&self.table.header);
         request.encode().push_table(&self.table.name).push_set_bytes(set.as_bytes());
-        let mut replies = self.table.socket.request(&request)?;
-        let mut found = Vec::new();
-        while let Some(reply) = replies.recv() {
-            let (_, list) = reply?;
-            let Ok(elements) = list.get_elements() else { continue };
-            for element in elements {
+        let found = Lists::NETFILTER.read(&request, |found: &mut Vec<T>, (_, list)| {
+            for element in list.get_elements().into_iter().flatten() {
                 if let Ok(SetelemListElemAttrs::Elem(element)) = element {
                     found.extend(read(&element));
                 }
             }
-        }
-        Ok(found.into_iter().collect())
+            Ok(())
+        });
+        Ok(found?.into_iter().collect())
     }
 
     /// Lets exactly these remotes in, in one transaction. Where there are many, some of the rules about

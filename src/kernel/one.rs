@@ -11,6 +11,7 @@ use super::entries::{Entry, sets};
 use super::quoted::{self, QuotedRule};
 use super::words::{Contents, elements};
 use crate::engine::host::Admitted;
+use crate::host::netlink::Lists;
 
 /// The most messages in one transaction: eleven sets, and two rules about what is quoted, for one that goes and
 /// one that comes.
@@ -69,15 +70,12 @@ impl Elements {
     fn handle(&mut self, rule: &QuotedRule) -> io::Result<Option<u64>> {
         let mut request = Request::new().op_getrule_dump(&self.table.header);
         request.encode().push_table(&self.table.name).push_chain_bytes(rule.chain().as_bytes());
-        let mut replies = self.table.socket.request(&request)?;
-        let mut found = None;
-        while let Some(reply) = replies.recv() {
-            let (_, one) = reply?;
+        Lists::NETFILTER.read(&request, |found: &mut Option<u64>, (_, one)| {
             if one.get_expressions().is_ok_and(|expressions| rule.is(expressions)) {
-                found = one.get_handle().ok();
+                *found = one.get_handle().ok();
             }
-        }
-        Ok(found)
+            Ok(())
+        })
     }
 }
 
