@@ -2,16 +2,19 @@
 //! has taken them. Otherwise two commands could find the same address free, or send the server
 //! files that another one has changed since.
 //!
-//! The locks are those of directories, because the files themselves are replaced: that around the files,
-//! and the one above, as the first peer's command makes the one around them.
+//! The locks are in directories, because the files themselves are replaced: in that around the files, and in
+//! the one above, as the first peer's command makes the one around them.
 
-use std::fs::{self, File};
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::thread::sleep;
 use std::time::Duration;
 
 use super::Failure;
-use crate::host::{Holder, atomic_file, lock_directory};
+use crate::host::{Holder, LockFile, atomic_file};
+
+/// A file that is there while a command changes peers. It is hidden, so that it is not read as one of theirs.
+const NAME: &str = ".ipipou.lock";
 
 /// How long a command waits for others, in pauses: one of them may wait for a server that does not answer.
 const PATIENCE: u32 = 600;
@@ -20,8 +23,7 @@ const PAUSE: Duration = Duration::from_millis(50);
 /// The right to change the files of peers, until it is dropped.
 #[derive(Debug)]
 pub struct PeersLock {
-    /// Open directories, whose locks end with them.
-    _locked: Vec<File>,
+    _locked: Vec<LockFile>,
 }
 
 impl PeersLock {
@@ -45,13 +47,19 @@ impl PeersLock {
             let places = places(peers);
             let mut locked = Vec::new();
             for place in &places {
-                // What cannot be read or has no locks keeps nobody out.
-                let Ok(directory) = File::open(place) else { continue };
-                while let Ok(Some(holder)) = lock_directory(&directory) {
-                    patience = patience.checked_sub(1).ok_or((place.clone(), holder))?;
+                // Where there can be no lock, nobody is kept out.
+                while let Ok(taken) = LockFile::take(&place.join(NAME)) {
+                    match taken {
+                        Ok(lock) => {
+                            locked.push(lock);
+                            break;
+                        }
+                        Err(holder) => {
+                            patience = patience.checked_sub(1).ok_or((place.clone(), holder))?;
+                        }
+                    }
                     sleep(PAUSE);
                 }
-                locked.push(directory);
             }
             // The holder before may have made the directory.
             if places == self::places(peers) {
@@ -61,7 +69,7 @@ impl PeersLock {
     }
 }
 
-/// The directories whose locks are taken, the upper one first.
+/// The directories that have locks, the upper one first.
 fn places(peers: &Path) -> Vec<PathBuf> {
     let path = std::path::absolute(peers).unwrap_or_else(|_| peers.to_owned());
     let path = atomic_file::behind_links(&path).unwrap_or(path);
@@ -101,8 +109,7 @@ mod tests {
         assert_eq!(refused(&link).as_ref(), Some(&directory));
         drop(two);
         // The same directory, as another container has it: the one above is another.
-        let inside = File::open(&peers).unwrap();
-        assert!(lock_directory(&inside).unwrap().is_none());
+        let inside = LockFile::take(&peers.join(NAME)).unwrap().unwrap();
         assert_eq!(refused(&peers).as_ref(), Some(&peers));
         drop(inside);
         drop(PeersLock::take(&peers).unwrap());

@@ -6,7 +6,7 @@
 
 use std::fs;
 use std::io;
-use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::net::{SocketAddr, UnixListener};
@@ -157,6 +157,15 @@ fn program(pid: i32) -> Option<String> {
 }
 
 impl Holder {
+    pub(super) fn of_process(pid: i32) -> Self {
+        let uid = effective_uid(pid).unwrap_or_default();
+        Holder { pid: Some(pid), uid, name: program(pid) }
+    }
+
+    pub(super) fn out_of_sight(uid: u32) -> Self {
+        Holder { pid: None, uid, name: None }
+    }
+
     /// Whether the process has CAP_NET_ADMIN here, as far as can be seen.
     fn may_run_a_tunnel(&self) -> bool {
         // A process that cannot be seen is believed if it is root's.
@@ -165,64 +174,8 @@ impl Holder {
     }
 }
 
-/// Takes an open file's lock for this process (flock(2)) until the file is closed; false when another
-/// process that may run a tunnel has it. Any user may lock a file that they can read; such a lock is
-/// ignored.
-///
-/// # Errors
-/// When the file system has no locks.
-pub fn lock_file(file: &fs::File) -> io::Result<bool> {
-    Ok(lock_or_holder(file, |_| false)?.is_none())
-}
-
-/// The same for a directory that commands change one after the other: another process of the same user
-/// counts, too. Returns the holder; `None`: this process, or one that does not count.
-///
-/// # Errors
-/// When the file system has no locks.
-pub fn lock_directory(directory: &fs::File) -> io::Result<Option<Holder>> {
-    let ours = rustix::process::geteuid().as_raw();
-    lock_or_holder(directory, |pid| effective_uid(pid) == Some(ours))
-}
-
-fn lock_or_holder(file: &fs::File, counts_too: impl Fn(i32) -> bool) -> io::Result<Option<Holder>> {
-    // SAFETY: the descriptor is open for as long as `file` is borrowed.
-    if unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) } == 0 {
-        return Ok(None);
-    }
-    let error = io::Error::last_os_error();
-    if error.kind() != io::ErrorKind::WouldBlock {
-        return Err(error);
-    }
-    let metadata = file.metadata()?;
-    let all = fs::read_to_string("/proc/locks").unwrap_or_default();
-    let holders = flock_holders(&all, metadata.ino());
-    if holders.is_empty() {
-        return Ok(Some(Holder { pid: None, uid: metadata.uid(), name: None }));
-    }
-    let ourselves = std::process::id();
-    let counts = |pid: &i32| {
-        u32::try_from(*pid) == Ok(ourselves) || has_net_admin_here(*pid) || counts_too(*pid)
-    };
-    Ok(holders.into_iter().find(counts).map(|pid| {
-        let uid = effective_uid(pid).unwrap_or_default();
-        Holder { pid: Some(pid), uid, name: program(pid) }
-    }))
-}
-
-/// The processes that hold an inode's lock, from /proc/locks (proc_locks(5)); empty where that does not
-/// tell. Its device is not compared: some file systems have another one there than in stat(2).
-fn flock_holders(locks: &str, inode: u64) -> Vec<i32> {
-    let holder = |line: &str| {
-        let fields: Vec<&str> = line.split_whitespace().collect();
-        let [_, "FLOCK", _, _, pid, file, ..] = fields[..] else { return None }; // or "->": waits
-        (file.rsplit(':').next()?.parse() == Ok(inode)).then(|| pid.parse().ok())?
-    };
-    locks.lines().filter_map(holder).collect()
-}
-
 /// Whether a process has CAP_NET_ADMIN here, as far as can be seen.
-fn has_net_admin_here(pid: i32) -> bool {
+pub(super) fn has_net_admin_here(pid: i32) -> bool {
     has_net_admin(pid) && same_user_namespace(pid).unwrap_or(true)
 }
 
@@ -272,21 +225,5 @@ impl std::fmt::Display for Holder {
             (None, Some(pid)) => write!(f, "process {pid}"),
             (_, None) => write!(f, "a process of user {} in another container", self.uid),
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_holders_of_a_file_lock_are_found() {
-        let locks = "1: FLOCK  ADVISORY  WRITE 708 08:02:13240 0 EOF\n\
-                     1: -> FLOCK  ADVISORY  WRITE 709 08:02:13240 0 EOF\n\
-                     2: FLOCK  ADVISORY  READ 710 00:2a:13240 0 EOF\n\
-                     3: POSIX  ADVISORY  WRITE 711 08:02:13240 0 EOF\n\
-                     4: FLOCK  ADVISORY  WRITE 712 08:02:324 0 EOF\n5: FLOCK\n";
-        assert_eq!(flock_holders(locks, 13240), [708, 710]);
-        assert_eq!(flock_holders(locks, 1), [0; 0]);
     }
 }

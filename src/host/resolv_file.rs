@@ -2,8 +2,8 @@
 //!
 //! The file keeps its inode, which may be a bind mount, and its owner and mode. Its first line names
 //! the tunnel that wrote it. A file with our line is put back; a file without it was written by
-//! somebody else since, and stays. A process that has written its line keeps the file locked while it
-//! runs (flock(2)), so the line of a process that was killed keeps nobody else out.
+//! somebody else since, and stays. A process that has written its line keeps a lock while it runs, so the
+//! line of a process that was killed keeps nobody else out.
 
 use std::fs::{self, File, Permissions};
 use std::io;
@@ -12,7 +12,7 @@ use std::os::unix::fs::{FileExt as _, MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use super::atomic_file::replace as replace_file;
-use super::lock::lock_file;
+use super::lock_file::{LockFile, lock_itself};
 use crate::engine::config::DeviceName;
 
 /// How the first line of a file begins that ipipou wrote; the name of the tunnel's interface follows.
@@ -27,8 +27,16 @@ pub struct ResolvFile {
     state_dir: PathBuf,
     pub(super) device: DeviceName,
     pub(super) servers: Vec<IpAddr>,
-    /// The open, locked file while it has our name servers.
-    lock: Option<File>,
+    /// The lock while the file has our name servers.
+    lock: Option<Locked>,
+}
+
+#[derive(Debug)]
+struct Locked {
+    /// The open file, which is locked as well: for a process that may write it, and not its directory.
+    file: File,
+    /// The lock in its directory; `None` where there can be none.
+    _beside: Option<LockFile>,
 }
 
 /// What the file was before.
@@ -93,21 +101,23 @@ impl ResolvFile {
     /// Locks the file; false when another process has it locked.
     fn lock(&mut self) -> bool {
         let identity = |m: fs::Metadata| (m.dev(), m.ino());
-        let locked = self.lock.as_ref().and_then(|file| file.metadata().ok()).map(identity);
+        let locked = self.lock.as_ref().and_then(|lock| lock.file.metadata().ok()).map(identity);
         if locked.is_some() && locked == fs::metadata(&self.path).ok().map(identity) {
             return true;
         }
         self.lock = None;
         let Ok(file) = File::open(&self.path) else { return true };
-        match lock_file(&file) {
-            Ok(true) => {
-                self.lock = Some(file);
-                true
-            }
-            Ok(false) => false,
-            // No other process can lock it either.
-            Err(_) => true,
+        let beside = match beside(&self.path, &file).and_then(|lock| LockFile::take(&lock)) {
+            Ok(Ok(beside)) => Some(beside),
+            Ok(Err(_)) => return false,
+            Err(_) => None,
+        };
+        // Where there are no locks, no other process can lock it either.
+        let is_locked = lock_itself(&file).unwrap_or(true) || beside.is_some();
+        if is_locked {
+            self.lock = Some(Locked { file, _beside: beside });
         }
+        is_locked
     }
 
     /// Whether the name servers are set.
@@ -132,25 +142,35 @@ impl ResolvFile {
     /// # Errors
     /// When a file cannot be read or written.
     pub fn restore(&mut self) -> io::Result<()> {
+        if let Some(before) = self.saved()? {
+            self.lock(); // which removes the lock that a killed process left
+            let restored = self.put_back(&before);
+            self.lock = None;
+            restored?;
+            self.forget(SAVED)?;
+            self.forget(NO_FILE)?;
+        }
         self.lock = None;
-        let Some(before) = self.saved()? else { return Ok(()) };
-        match (read(&self.path)?, &before) {
+        Ok(())
+    }
+
+    fn put_back(&self, before: &Before) -> io::Result<()> {
+        match (read(&self.path)?, before) {
             (Before::Contents(current), Before::Contents(bytes))
-                if self.is_ours(&current, &before) =>
+                if self.is_ours(&current, before) =>
             {
                 replace(&File::options().write(true).open(&self.path)?, bytes)?;
             }
-            (Before::Contents(current), Before::NoFile) if self.is_ours(&current, &before) => {
+            (Before::Contents(current), Before::NoFile) if self.is_ours(&current, before) => {
                 fs::remove_file(fs::canonicalize(&self.path)?)?; // a link to it stays
             }
-            (current, _) if current == before => {}
+            (current, _) if current == *before => {}
             _ => tracing::warn!(
                 "{} was changed by somebody else, and stays as it is",
                 self.path.display()
             ),
         }
-        self.forget(SAVED)?;
-        self.forget(NO_FILE)
+        Ok(())
     }
 
     fn first_line(&self) -> String {
@@ -292,6 +312,14 @@ fn hint(error: &io::Error, settings: &str) -> String {
         _ => String::new(),
     };
     format!("{error}{what}; or leave --dns out")
+}
+
+/// The path of the lock of an open file, in the directory of the file. Processes with another mount at this
+/// path have other files, and so other locks.
+fn beside(path: &Path, file: &File) -> io::Result<PathBuf> {
+    let there = file.metadata()?;
+    let name = format!(".ipipou-{}-{}.lock", there.dev(), there.ino());
+    Ok(fs::canonicalize(path)?.with_file_name(name))
 }
 
 fn read(path: &Path) -> io::Result<Before> {

@@ -77,6 +77,13 @@ def connect(client):
     return ipipou.client(client, *TOKEN, "--route", "192.0.2.0/24", *servers)
 
 
+def keep_locked(client):
+    """As a user without privileges who can read the file."""
+    locker = ["setpriv", "--reuid=65534", "--regid=0", "--clear-groups", "--bounding-set=-all"]
+    locker += ["flock", "--no-fork", "--shared", "/etc/resolv.conf"]
+    client.spawn([*locker, "sh", "-c", "echo locked; exec sleep infinity"]).await_output("locked")
+
+
 def test_programs_resolve_names_through_the_tunnel(lab, resolv_conf):
     internet = Internet(lab)
     resolv_conf(internet.client)
@@ -115,9 +122,7 @@ def test_a_user_who_locks_the_file_blocks_no_start_after_a_crash(client, resolv_
     file = resolv_conf(client)
     far = connect(client)
     assert far.process.stop(signal.SIGKILL) == -signal.SIGKILL
-    locker = ["setpriv", "--reuid=65534", "--regid=0", "--clear-groups", "--bounding-set=-all"]
-    locker += ["flock", "--no-fork", "--shared", "/etc/resolv.conf"]
-    client.spawn([*locker, "sh", "-c", "echo locked; exec sleep infinity"]).await_output("locked")
+    keep_locked(client)
     far.start()
     assert file.text() == OURS
     assert far.process.stop() == 0
@@ -182,8 +187,12 @@ def test_the_last_change_by_another_program_stays(client, resolv_conf, crash):
     assert file.path.read_bytes() == DHCP
 
 
-def test_two_tunnels_do_not_share_the_file(client, resolv_conf):
+@pytest.mark.parametrize("locked", [False, True], ids=["", "locked"])
+def test_two_tunnels_do_not_share_the_file(client, resolv_conf, locked):
+    """Nor when a user keeps it locked whom it does not belong to."""
     file = resolv_conf(client)
+    if locked:
+        keep_locked(client)
     far = connect(client)
     other = ipipou.client(client, *TOKEN, "--dns", "192.0.2.7", number=1, peer=1, ready=False)
     assert other.process.wait() == 54

@@ -82,17 +82,25 @@ def test_commands_that_change_peers_at_the_same_time_do_not_meet(lab, files):
         assert file.exists()
 
 
-def test_a_lock_of_an_unprivileged_process_keeps_no_peer_out(lab):
+@pytest.mark.parametrize("become", ["sleep 60", "su"], ids=["sleep", "setuid"])
+def test_a_lock_of_an_unprivileged_process_keeps_no_peer_out(lab, become):
+    """It lets no two commands through at once either, nor counts a program of root's that it became."""
     with tempfile.TemporaryDirectory() as etc:
         files = pathlib.Path(etc) / "peers.d"
         files.mkdir()
         pathlib.Path(etc).chmod(0o755)
         ask = Commands(lab, file=files)
-        locks = f"flock {etc} flock {files} sh -c 'echo locked; exec sleep 60'"
+        flock = "flock --no-fork"
+        locks = f"sleep 60 | {flock} {etc} {flock} {files} sh -c 'echo locked; exec {become}'"
         nobody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
         holder = ask.hub.host.spawn([*nobody, "sh", "-c", locks])
-        holder.await_output("locked")
-        ask("add", "anna", "--public-key", ask.key(), timeout=5)
+        holder.await_output("Password" if become == "su" else "locked")
+        keys = [ask.key() for _ in range(6)]
+        running = [ask.start("add", f"n{n}", "--public-key", key) for n, key in enumerate(keys)]
+        said = [process.communicate(timeout=20)[0] for process in running]
+        assert [process.returncode for process in running] == [0] * 6, said
+        assert len({re.search(r"added with (\S+) \(", line)[1] for line in said}) == 6, said
+        assert not [path for path in pathlib.Path(etc).rglob(".*")]
         holder.stop()
 
 
