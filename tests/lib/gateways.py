@@ -267,8 +267,7 @@ class Border:
             host.run("ip link set eth0 mtu 1400")
         for host in (self.server, self.client):
             await_mtu(host, 1372)
-        argv = ["ping", "-n", "-c", "3", "-W", "5", "-M", "dont", "-s", size - 28, INNER_CLIENT]
-        return " 3 received" in self.third.run(argv, check=False).stdout
+        return self.third.ping(INNER_CLIENT, "-M", "dont", size=size - 28).received == 3
 
     def stop(self):
         assert self.far.process.stop() == 0

@@ -145,7 +145,7 @@ class Host:
 
     # -- traffic ----------------------------------------------------------------------------
 
-    def ping(self, address, count=3, timeout=5, size=None, source=None):
+    def ping(self, address, *options, count=3, timeout=5, size=None, source=None):
         """Pings and returns how many were sent and answered.
 
         One by one: after a first answer, ping waits for others no longer than two round trips,
@@ -153,6 +153,7 @@ class Host:
         argv = ["ping", "-n", "-q", "-c", 1, "-W", timeout]
         argv += ["-s", size] if size is not None else []
         argv += ["-I", source] if source else []
+        argv += options
         each = [pings_of(self.run([*argv, address], check=False).stdout) for _ in range(count)]
         return Pings(sum(ping.sent for ping in each), sum(ping.received for ping in each))
 

@@ -142,11 +142,12 @@ def test_a_slow_reader_is_let_go_and_holds_nobody_up(lab):
     socket.sendto(player.hello(), (outer(1), PORT))
     assert player.hear(socket.recv(2048)) == 0x81
     hello, times = player.hello(), 4000
-    for _ in range(times):
+    for sent in range(1, times + 1):
         socket.sendto(hello, (outer(1), PORT))
         socket.recv(2048)
-    assert hellos(near)["refused"] == times
-    await_(lambda: len(quick.lines()) == times, what="all of them for the quick one")
+        if sent % 200 == 0:  # even the quick one may get no processor for a while
+            await_(lambda: len(quick.lines()) >= sent, what="them for the quick one")  # noqa: B023
+    assert hellos(near)["refused"] == len(quick.lines()) == times
     slow.process.send_signal(signal.SIGCONT)
     assert slow.process.wait() == 1
     *before, last = slow.events()

@@ -27,16 +27,9 @@ IP_MTU_DISCOVER, IP_PMTUDISC_OMIT = 10, 5
 NEAR, FAR = "198.51.100.2", "192.0.2.2"
 
 
-def ping(host, address, size, *how, count=5):
-    """What ping says about packets of this many bytes."""
-    argv = ["ping", "-n", "-i", "0.1", "-W", "5", "-c", count, "-s", size - 28, *how, address]
-    done = host.run(argv, check=False)
-    return done.stdout + done.stderr
-
-
 def passes(host, address, size, *how):
     """Whether every packet of this many bytes is answered."""
-    return " 0% packet loss" in ping(host, address, size, *how)
+    return host.ping(address, *how, size=size - 28, count=5).received == 5
 
 
 def narrow_to(host, address, size, mtu):
@@ -44,7 +37,7 @@ def narrow_to(host, address, size, mtu):
     first one was sent, and a router had to say so."""
 
     def is_told():
-        ping(host, address, size, "-M", "do", count=1)  # new ones do not say how long
+        host.ping(address, "-M", "do", size=size - 28, count=1)  # new ones do not say how long
         return f" mtu {mtu}" in host.run(f"ip route get {address}")
 
     await_(is_told, what=f"{mtu} bytes")

@@ -277,8 +277,7 @@ def test_data_as_long_as_an_authentication_packet_is_data(lan, proof, length):
     reach_each_other(lan.server, lan.client)
     seen = lan.server.capture("ipipou0", f"icmp and ip[2:2] = {length}")
     # IPv4 and ICMP headers have 28 bytes.
-    done = lan.client.run(f"ping -n -c 5 -i 0.2 -s {length - 28} 172.28.0.0")
-    assert "5 received, 0% packet loss" in done, done
+    assert lan.client.ping("172.28.0.0", size=length - 28, count=5).received == 5
     assert len(seen.await_packets(10)) == 10
     assert near.rejected() == {}
     assert dropped(near) == dropped(far) == {}

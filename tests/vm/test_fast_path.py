@@ -7,7 +7,7 @@ import subprocess
 import pytest
 
 import ipipou
-from iperf import iperf
+from iperf import datagrams_arrive, iperf
 from ipipou import CLIENT, SERVER, reach_each_other
 from lab import await_
 from ppp import serial_line
@@ -167,6 +167,14 @@ def test_an_uplink_without_a_link_header(hosts, kind):
         carries_it(hosts)
 
 
+def transfers_pass_the_datapath(server, client):
+    """Whether the datapath has next to nothing of some 1500 packets each way."""
+    before = carried(server), carried(client)
+    for options in ([], ["-R"]):
+        assert iperf(server, client, "-n", "2M", *options)["sum_received"]["bytes"] > 1 << 20
+    return all(now - then < 100 for now, then in zip((carried(server), carried(client)), before))
+
+
 def carries_it(hosts):
     server, client = hosts
     for host, own in zip(hosts, (1, 2)):
@@ -180,28 +188,20 @@ def carries_it(hosts):
     for end in (near, far):
         end.await_log("fast path: by wire0")
         await_(lambda: filters(end.host, "wire0") == BARE, what="filters")  # noqa: B023
-    before = carried(server), carried(client)
     reach_each_other(server, client)
-    largest = ["ping", "-n", "-c", "2", "-W", "2", "-M", "do", "172.28.0.0", "-s"]
-    assert "2 received" in client.run([*largest, mtu - 28 - 28])
-    for options in ([], ["-R"]):
-        assert iperf(server, client, "-n", "2M", *options)["sum_received"]["bytes"] > 1 << 20
-    sent = iperf(server, client, "-u", "-n", "100K", "-b", "2M", "-l", "1000")["sum"]
-    # A guest that gets no processor for a while has full queues.
-    assert sent["lost_packets"] <= 2 and sent["packets"] >= 100
-    # Of some 1500 packets each way: on a busy machine the process may not get to put off the programs' end.
-    rest = [now - then for now, then in zip((carried(server), carried(client)), before)]
-    assert max(rest) < 700, rest
+    whole = ["-M", "do"]
+    assert client.ping("172.28.0.0", *whole, size=mtu - 28 - 28).received == 3
+    # On a busy machine the process may not get to put off the programs' end for a while.
+    await_(lambda: transfers_pass_the_datapath(server, client), 120, what="transfers that pass it")
+    datagrams_arrive(server, client)
     before = carried(server), carried(client)
     (tunnel,) = near.show()["tunnels"]
     assert tunnel["rx_bytes"] > 1 << 20 and tunnel["tx_bytes"] > 1 << 20, tunnel
 
     # What it does not take.
-    done = client.run([*largest, mtu - 28 - 28 + 1], check=False)
-    assert "2 received" not in done.stdout
+    assert client.ping("172.28.0.0", *whole, size=mtu - 28 - 28 + 1).received == 0
     assert carried(client) == before[1]
-    with_an_option = client.run("ping -R -n -c 3 -i 0.3 -W 1 172.28.0.0", check=False)
-    assert "3 received" in with_an_option.stdout
+    assert client.ping("172.28.0.0", "-R").received == 3  # with an option
     assert carried(client) > before[1]
 
 
@@ -232,7 +232,6 @@ def test_a_tunnel_inside_a_tunnel(hosts):
     for options in ([], ["-R"]):
         end = iperf(server, client, "-n", "2M", *options, to="172.28.0.2")
         assert end["sum_received"]["bytes"] > 1 << 20
-    sent = iperf(server, client, "-u", "-n", "100K", "-b", "2M", "-l", "1000", to="172.28.0.2")
-    assert sent["sum"]["lost_packets"] == 0
+    datagrams_arrive(server, client, to="172.28.0.2")
     assert client.ping("172.28.0.2", size=4000).received == 3
     reach_each_other(server, client)
