@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use crate::engine::config::DeviceName;
 use crate::engine::host::Found;
-use crate::host::{Doubt, Holder, Lock};
+use crate::host::{Doubt, Holder, Lock, of_interface};
 
 /// The locks of one process.
 #[derive(Debug)]
@@ -21,7 +21,7 @@ impl Locks {
     /// # Errors
     /// The process that runs the interface already.
     pub async fn open(device: &DeviceName) -> Result<Self, Holder> {
-        let lock = wait(&format!("ipipou/interface/{device}")).await?;
+        let lock = wait(&of_interface(device.as_str())).await?;
         Ok(Locks { interface: lock, port: None })
     }
 

@@ -56,6 +56,11 @@ pub enum Doubt {
     Unavailable(io::Error),
 }
 
+/// The name that the process of a tunnel holds while it runs.
+pub fn of_interface(device: &str) -> String {
+    format!("ipipou/interface/{device}")
+}
+
 impl Lock {
     /// Takes a name, and waits for it a second at most. If something keeps it from being a lock, the
     /// reason is handed to `doubt`, and the caller goes on without one.

@@ -50,7 +50,7 @@ pub use datapath::Datapath;
 pub use directories::{Directories, make_private};
 pub use dump::close_memory;
 pub use links::{Links, all_interfaces};
-pub use lock::{Doubt, Holder, Lock};
+pub use lock::{Doubt, Holder, Lock, of_interface};
 pub use lock_file::LockFile;
 pub use modules::{ModuleError, require_modules};
 pub use namespace::Namespace;

@@ -12,11 +12,14 @@ use std::os::unix::fs::{FileExt as _, MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use super::atomic_file::replace as replace_file;
+use super::lock::{Lock, of_interface};
 use super::lock_file::{LockFile, lock_itself};
 use crate::engine::config::DeviceName;
 
 /// How the first line of a file begins that ipipou wrote; the name of the tunnel's interface follows.
 const MARK: &str = "# ipipou: name servers of ";
+/// How it ends.
+const UNTIL: &str = ", until its tunnel ends\n";
 /// `resolv.conf` is readable for everybody, whatever this process' umask.
 const MODE: u32 = 0o644;
 
@@ -33,7 +36,8 @@ pub struct ResolvFile {
 
 #[derive(Debug)]
 struct Locked {
-    /// The open file, which is locked as well: for a process that may write it, and not its directory.
+    /// The open file, which is locked as well: for a process that may write it, and not its directory, and for
+    /// one that has it in another directory.
     file: File,
     /// The lock in its directory; `None` where there can be none.
     _beside: Option<LockFile>,
@@ -112,12 +116,24 @@ impl ResolvFile {
             Ok(Err(_)) => return false,
             Err(_) => None,
         };
-        // Where there are no locks, no other process can lock it either.
-        let is_locked = lock_itself(&file).unwrap_or(true) || beside.is_some();
+        // Where there are no locks, no other process can lock it either. Any user can keep the file itself
+        // locked, so that counts only with a tunnel that runs: one with another directory has another lock there.
+        let is_locked = lock_itself(&file).unwrap_or(true)
+            || beside.is_some() && !self.is_of_another_that_runs();
         if is_locked {
             self.lock = Some(Locked { file, _beside: beside });
         }
         is_locked
+    }
+
+    /// Whether the file has the name servers of another tunnel that runs in this network namespace.
+    fn is_of_another_that_runs(&self) -> bool {
+        let contents = fs::read(&self.path).unwrap_or_default();
+        let contents = String::from_utf8_lossy(&contents);
+        let line = contents.strip_prefix(MARK).and_then(|line| line.split_once(UNTIL));
+        line.is_some_and(|(device, _)| {
+            device != self.device.as_str() && Lock::is_held(&of_interface(device))
+        })
     }
 
     /// Whether the name servers are set.
@@ -174,7 +190,7 @@ impl ResolvFile {
     }
 
     fn first_line(&self) -> String {
-        format!("{MARK}{}, until its tunnel ends\n", self.device)
+        format!("{MARK}{}{UNTIL}", self.device)
     }
 
     /// Whether ipipou wrote the file. A crash may have left a part of its first line, or nothing where
@@ -314,8 +330,8 @@ fn hint(error: &io::Error, settings: &str) -> String {
     format!("{error}{what}; or leave --dns out")
 }
 
-/// The path of the lock of an open file, in the directory of the file. Processes with another mount at this
-/// path have other files, and so other locks.
+/// The path of the lock of an open file, in the directory of the file. Processes with another file mounted at
+/// this path have another lock.
 fn beside(path: &Path, file: &File) -> io::Result<PathBuf> {
     let there = file.metadata()?;
     let name = format!(".ipipou-{}-{}.lock", there.dev(), there.ino());

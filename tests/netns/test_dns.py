@@ -187,14 +187,22 @@ def test_the_last_change_by_another_program_stays(client, resolv_conf, crash):
     assert file.path.read_bytes() == DHCP
 
 
-@pytest.mark.parametrize("locked", [False, True], ids=["", "locked"])
-def test_two_tunnels_do_not_share_the_file(client, resolv_conf, locked):
-    """Nor when a user keeps it locked whom it does not belong to."""
+@pytest.mark.parametrize("how", ["", "locked", "elsewhere"])
+def test_two_tunnels_do_not_share_the_file(client, resolv_conf, how, tmp_path):
+    """Nor when a user keeps it locked whom it does not belong to, nor when another container has it in another
+    directory."""
     file = resolv_conf(client)
-    if locked:
+    if how == "locked":
         keep_locked(client)
     far = connect(client)
-    other = ipipou.client(client, *TOKEN, "--dns", "192.0.2.7", number=1, peer=1, ready=False)
+    prefix = []
+    if how == "elsewhere":
+        inside = tmp_path / "resolv.conf"
+        inside.touch()
+        script = f"mount --bind /etc/resolv.conf {inside} && mount --rbind {tmp_path} /etc"
+        prefix = ["unshare", "--mount", "sh", "-c", f'{script} && exec "$@"', "sh"]
+    options = {"number": 1, "peer": 1, "prefix": prefix, "ready": False}
+    other = ipipou.client(client, *TOKEN, "--dns", "192.0.2.7", **options)
     assert other.process.wait() == 54
     message = other.process.output().splitlines()[-1]
     assert message.startswith("ipipou: ") and "another tunnel" in message, message
