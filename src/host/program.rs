@@ -11,14 +11,16 @@ use std::ffi::OsString;
 use std::io::{self, ErrorKind, Read, Write as _};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt as _;
-use std::process::{Child, ChildStdin, Command, ExitStatus, Output, Stdio};
+use std::process::{Child, ChildStdin, Command, Output, Stdio};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::{Errno, ioctl_fionbio};
-use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
+use rustix::process::{
+    Pid, PidfdFlags, Signal, WaitOptions, kill_process_group, pidfd_open, waitpgid,
+};
 
 /// Where these programs are; a shell from plain `su` does not look there.
 const SYSTEM_DIRECTORIES: &str = "/usr/sbin:/sbin";
@@ -27,9 +29,10 @@ const SYSTEM_DIRECTORIES: &str = "/usr/sbin:/sbin";
 const LIMIT: Duration = Duration::from_secs(10);
 /// How long a program that was killed for that is not started again.
 const PAUSE: Duration = Duration::from_secs(30);
-/// How long one that was killed may take to end: in the kernel, a signal may have to wait.
+/// How long one that was killed is waited for: in the kernel, a signal may have to wait.
 const KILLED: Duration = Duration::from_secs(1);
-/// How often a kernel that cannot tell the end of a program (before 5.3) is asked for it.
+/// How often the end of a program that was killed is asked for, and of any where the kernel cannot tell it
+/// (before 5.3).
 const LOOK_EVERY: Duration = Duration::from_millis(10);
 
 /// Why a program did nothing.
@@ -46,8 +49,16 @@ pub enum ProgramError {
     Hung { name: String },
 }
 
-/// The programs that were killed because they did not end, and when they may be started again.
-static PAUSED: Mutex<BTreeMap<String, Instant>> = Mutex::new(BTreeMap::new());
+/// The programs that were killed because they did not end.
+static PAUSED: Mutex<BTreeMap<String, Paused>> = Mutex::new(BTreeMap::new());
+
+/// A program that is not started again for a while, nor while the kernel keeps the last one from ending: there
+/// would be ever more of them.
+struct Paused {
+    until: Instant,
+    /// The last one and what it started, if some of that has not ended.
+    killed: Option<Pid>,
+}
 
 /// Runs a program with `input` on its standard input and waits for it, but not for ever.
 ///
@@ -64,11 +75,10 @@ fn run_within(
     input: &[u8],
 ) -> Result<Output, ProgramError> {
     let hung = || ProgramError::Hung { name: name.to_owned() };
-    let begin = Instant::now();
-    let paused = || PAUSED.lock().unwrap_or_else(PoisonError::into_inner);
-    if paused().get(name).is_some_and(|until| begin < *until) {
+    if is_paused(name) {
         return Err(hung());
     }
+    let begin = Instant::now();
     let child = Command::new(name)
         .args(arguments)
         .env("PATH", path())
@@ -83,13 +93,42 @@ fn run_within(
     match running.output(input, begin + limit) {
         Ok(Some(output)) => Ok(output),
         Ok(None) => {
-            running.kill();
-            paused().insert(name.to_owned(), Instant::now() + PAUSE);
+            pause(name, PAUSE, running);
             Err(hung())
         }
         Err(error) => {
-            running.kill();
+            pause(name, Duration::ZERO, running);
             Err(ProgramError::NotRun(error))
+        }
+    }
+}
+
+fn is_paused(name: &str) -> bool {
+    let mut all = PAUSED.lock().unwrap_or_else(PoisonError::into_inner);
+    let is_paused = all.get(name).is_some_and(|Paused { until, killed }| {
+        Instant::now() < *until || killed.is_some_and(|group| !has_ended(group))
+    });
+    if !is_paused {
+        all.remove(name); // the number of what has ended is somebody else's soon
+    }
+    is_paused
+}
+
+/// Kills a program, and does not start it again for so long.
+fn pause(name: &str, pause: Duration, running: Running) {
+    let killed = running.kill(Instant::now() + KILLED);
+    let paused = Paused { until: Instant::now() + pause, killed };
+    PAUSED.lock().unwrap_or_else(PoisonError::into_inner).insert(name.to_owned(), paused);
+}
+
+/// Whether all processes of a group have ended that this process has to wait for: the program, and as process
+/// 1 of a container also what it started, so that no zombie stays.
+fn has_ended(group: Pid) -> bool {
+    loop {
+        match waitpgid(group, WaitOptions::NOHANG) {
+            Ok(Some(_)) | Err(Errno::INTR) => {}
+            Ok(None) => return false,
+            Err(_) => return true, // there is none
         }
     }
 }
@@ -192,22 +231,19 @@ impl Running {
         }
     }
 
-    /// Kills the program and what it started, and sees to it that nothing is left of it.
-    fn kill(mut self) {
+    /// Kills the program and what it started, except what has left its process group, and waits for the end until
+    /// then. Returns the group if some of it has not ended.
+    fn kill(self, until: Instant) -> Option<Pid> {
         // It has not been waited for, so the number is still its own.
-        let _ = kill_process_group(Pid::from_child(&self.child), Signal::KILL);
-        let until = Instant::now() + KILLED;
-        loop {
-            let ended: io::Result<Option<ExitStatus>> = self.child.try_wait();
-            if !matches!(ended, Ok(None)) {
-                return;
+        let group = Pid::from_child(&self.child);
+        let _ = kill_process_group(group, Signal::KILL);
+        while !has_ended(group) {
+            if Instant::now() >= until {
+                return Some(group);
             }
-            if !self.wait(std::iter::empty(), until).unwrap_or(false) {
-                break;
-            }
+            thread::sleep(LOOK_EVERY);
         }
-        // The kernel holds it up: somebody has to wait for it, and not the loop.
-        let _ = thread::Builder::new().spawn(move || self.child.wait());
+        None
     }
 }
 

@@ -1,6 +1,8 @@
 use std::fs;
 use std::path::Path;
 
+use rustix::process::{getpid, set_child_subreaper};
+
 use super::*;
 
 /// Long enough for a program that ends, however busy the machine is.
@@ -47,21 +49,33 @@ fn a_program_that_reads_nothing_is_judged_by_its_end() {
 
 #[test]
 fn a_program_that_hangs_is_killed_with_what_it_started() {
+    // As process 1 of a container, this process has to wait for what has lost its parent.
+    set_child_subreaper(Some(getpid())).unwrap();
     let mut running = Running::from(start("sleep 1000 & echo $$ $!; wait"));
     let mut line = String::new();
     let stdout = running.child.stdout.as_mut().unwrap();
     io::BufRead::read_line(&mut io::BufReader::new(stdout), &mut line).unwrap();
     let (own, started) = line.trim().split_once(' ').unwrap();
     assert!(is_there(own) && is_there(started));
-    let end = pidfd_open(Pid::from_raw(started.parse().unwrap()).unwrap(), PidfdFlags::empty());
     assert!(running.output(b"", Instant::now() + SHORT).unwrap().is_none());
-    running.kill();
-    assert!(!Path::new("/proc").join(own).exists(), "it was not waited for");
-    if let Ok(end) = end {
-        let mut all = [PollFd::new(&end, PollFlags::IN)];
-        poll(&mut all, Some(&Timespec { tv_sec: 60, tv_nsec: 0 })).unwrap();
-        assert!(!is_there(started), "what it started goes on");
+    assert_eq!(running.kill(Instant::now() + LONG), None);
+    for pid in [own, started] {
+        assert!(!Path::new("/proc").join(pid).exists(), "it was not waited for");
     }
+    set_child_subreaper(None).unwrap();
+}
+
+#[test]
+fn a_program_that_cannot_be_killed_is_not_started_again() {
+    let name = "/bin/sh";
+    let running = Running::from(start("exec sleep 1000"));
+    let group = Pid::from_child(&running.child);
+    let paused = Paused { until: Instant::now(), killed: Some(group) };
+    PAUSED.lock().unwrap().insert(name.to_owned(), paused);
+    assert!(is_paused(name));
+    assert_eq!(running.kill(Instant::now() + LONG), None);
+    assert!(!is_paused(name));
+    assert!(PAUSED.lock().unwrap().get(name).is_none());
 }
 
 #[test]
