@@ -82,7 +82,7 @@ def test_commands_that_change_peers_at_the_same_time_do_not_meet(lab, files):
         assert file.exists()
 
 
-@pytest.mark.parametrize("become", ["sleep 60", "su"], ids=["sleep", "setuid"])
+@pytest.mark.parametrize("become", ["sleep infinity", "su"], ids=["sleep", "setuid"])
 def test_a_lock_of_an_unprivileged_process_keeps_no_peer_out(lab, become):
     """It lets no two commands through at once either, nor counts a program of root's that it became."""
     with tempfile.TemporaryDirectory() as etc:
@@ -90,10 +90,13 @@ def test_a_lock_of_an_unprivileged_process_keeps_no_peer_out(lab, become):
         files.mkdir()
         pathlib.Path(etc).chmod(0o755)
         ask = Commands(lab, file=files)
-        flock = "flock --no-fork"
-        locks = f"sleep 60 | {flock} {etc} {flock} {files} sh -c 'echo locked; exec {become}'"
+        says_nothing = pathlib.Path(etc) / "says-nothing"
+        os.mkfifo(says_nothing)
+        says_nothing.chmod(0o666)
         nobody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
-        holder = ask.hub.host.spawn([*nobody, "sh", "-c", locks])
+        locks = ["flock", "--no-fork", etc, "flock", "--no-fork", files]
+        becomes = ["sh", "-c", f"echo locked; exec {become} <>{says_nothing}"]
+        holder = ask.hub.host.spawn([*nobody, *locks, *becomes])
         holder.await_output("Password" if become == "su" else "locked")
         keys = [ask.key() for _ in range(6)]
         running = [ask.start("add", f"n{n}", "--public-key", key) for n, key in enumerate(keys)]
