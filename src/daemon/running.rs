@@ -148,8 +148,8 @@ fn named(root: &Path, name: &TunnelName, peers: &PeersAsked) -> Result<Vec<Found
 }
 
 /// The directories of those whose interface is called so, or that were started by hand with the file of this
-/// name. That is known of the directory which such a start makes in this network namespace; in another one it
-/// is taken for one if it runs as root or this user, which services do not.
+/// name: such a start has the directory of the interface in this network namespace, or in another one, where
+/// only root's and this user's are taken for one. A service has that of its own file.
 fn by_interface(processes: Vec<Found>, name: &TunnelName) -> Vec<PathBuf> {
     let having = |interface: &str| -> Vec<PathBuf> {
         let has =
@@ -165,7 +165,9 @@ fn by_interface(processes: Vec<Found>, name: &TunnelName) -> Vec<PathBuf> {
     if let Some(here) = all.iter().position(|directory| is_called(directory, &by_hand)) {
         return vec![all.swap_remove(here)];
     }
-    all.retain(|directory| belongs_to_us(directory).unwrap_or(false));
+    all.retain(|directory| {
+        Directories::are_by_hand(directory, device) && belongs_to_us(directory).unwrap_or(false)
+    });
     all
 }
 

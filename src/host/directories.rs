@@ -38,6 +38,13 @@ impl Directories {
         Path::new(STATE).join(name)
     }
 
+    /// Whether a directory is called as that of a process which was given none, in any network namespace.
+    pub fn are_by_hand(directory: &Path, device: &DeviceName) -> bool {
+        let name = directory.file_name().unwrap_or_default().to_string_lossy();
+        name.strip_suffix(device.as_str())
+            .is_some_and(|namespace| namespace.is_empty() || namespace.ends_with('@'))
+    }
+
     fn within(
         namespace: &Namespace,
         state: Option<PathBuf>,
@@ -148,6 +155,12 @@ mod tests {
         );
         let of_run = "/run/ipipou/namespace-7@ipipou0";
         assert_eq!(default_in(&Namespace::Unnamed(7)), same(of_run, of_run, true));
+        let device = "ipipou0".parse().unwrap();
+        for (name, is_by_hand) in
+            [("ipipou0", true), ("blue@ipipou0", true), (of_run, true), ("hub-ipipou0", false)]
+        {
+            assert_eq!(Directories::are_by_hand(Path::new(name), &device), is_by_hand, "{name}");
+        }
     }
 
     #[test]

@@ -211,6 +211,20 @@ def test_a_tunnel_that_was_started_by_hand_has_the_name_of_its_file(lab):
     assert "hub1.conf:1: " in said and "no running tunnel is called hub1" in said
 
 
+def test_a_service_has_not_the_name_of_another_file_with_its_interface(lab):
+    """Two files may have the same interface, of which one runs at a time, or each in its network namespace."""
+    hub = Hub(lab, clients=1)
+    etc, prefix = etc_of(hub)
+    near = hub.server(name="hub1")  # a service of root's
+    for name in ("hub0", "hub1", "ipipou0"):
+        argv = [*prefix, "ipipou", "show", name, "--runtime-root", near.root]
+        done = hub.host.run(argv, check=False)
+        if name == "hub0":
+            assert done.returncode == 1 and "no running tunnel is called hub0" in done.stderr, done
+        else:
+            assert done.returncode == 0 and "ipipou0" in done.stdout, done
+
+
 def test_peers_are_added_disabled_and_removed_by_commands(lab):
     """The files are changed, what else is in them stays, and the running server takes them at once."""
     hub = Hub(lab, clients=2)
