@@ -265,6 +265,10 @@ public-key = \"z\"
                 "# a\npeer = { bob = {} } # b\n",
             ),
             (
+                "\u{feff}[peer.bob]\nx = 1\n[peer.anna]\nx = 1\ny = 1\n[peer.c]\n".to_owned(),
+                "\u{feff}[peer.bob]\nx = 1\n[peer.c]\n",
+            ),
+            (
                 "[peer.bob]\r\n\r\n[peer.anna]\r\n\r\n[peer.c]\r\n".to_owned(),
                 "[peer.bob]\r\n\r\n[peer.c]\r\n",
             ),
