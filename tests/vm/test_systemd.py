@@ -109,7 +109,7 @@ def test_a_start_by_hand_leaves_services_their_directories(machine):
     for directory in above:
         shutil.rmtree(directory, ignore_errors=True)
     by_hand = machine.spawn(["sh", "-c", "umask 077; exec ipipou --config server0"])
-    by_hand.await_output("ready on")
+    by_hand.await_output("ready on", timeout=60)
     assert by_hand.stop() == 0
     for directory in above:
         assert oct(directory.stat().st_mode)[-3:] == "755"
@@ -117,7 +117,8 @@ def test_a_start_by_hand_leaves_services_their_directories(machine):
     systemctl("start", SERVER_UNIT)
     client_of(machine)
     await_answer(machine.near, INNER_SERVER)
-    assert "Permission denied" not in journal("-u", SERVER_UNIT)
+    # (Linux 6.1 refuses a service the fast path in these words, too.)
+    assert not re.search("/ipipou/.*Permission denied", journal("-u", SERVER_UNIT))
     assert list(above[0].glob("server0/memory.json"))
     assert "ipipou0" in machine.run("ipipou show server0")
 
