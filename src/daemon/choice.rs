@@ -8,7 +8,7 @@ use super::requirements::{require_ipip_over_fou, require_tun};
 use super::{Failure, Settings};
 use crate::engine;
 use crate::engine::config::{Datapath, DatapathChoice, HostName, Outer};
-use crate::engine::host::{Family, Found, Interface, InterfaceKind, is_labelled};
+use crate::engine::host::{Family, Found, Interface};
 use crate::host::{Links, WayTo, program, release};
 use crate::kernel::probe_shared_rules;
 use crate::sources::names;
@@ -33,7 +33,7 @@ pub async fn datapath(
         DatapathChoice::Only(Datapath::Tun) => Datapath::Tun,
         DatapathChoice::Only(Datapath::Kernel | Datapath::KernelShared) => {
             if kernel == Datapath::KernelShared
-                && let Some(why) = cannot_share().await.map_err(Failure::Netlink)?
+                && let Some(why) = cannot_share(settings).await.map_err(Failure::Netlink)?
             {
                 return Err(Failure::Link(format!(
                     "--datapath kernel: {what}, and {why}; leave the option out"
@@ -97,7 +97,7 @@ async fn choose(settings: &Settings, kernel: Datapath) -> Result<Datapath, Failu
             Datapath::Tun
         }
         Ok(()) if kernel == Datapath::KernelShared => {
-            match cannot_share().await.map_err(Failure::Netlink)? {
+            match cannot_share(settings).await.map_err(Failure::Netlink)? {
                 Some(why) => {
                     tracing::info!("userspace datapath (tun): {why}");
                     Datapath::Tun
@@ -114,18 +114,16 @@ async fn choose(settings: &Settings, kernel: Datapath) -> Result<Datapath, Failu
 }
 
 /// Why many peers cannot share a link of the kernel's datapath here.
-async fn cannot_share() -> io::Result<Option<String>> {
-    let takes_all = |interface: &Interface| match interface.kind {
-        InterfaceKind::Ipip(link) => {
-            let any = link.remote.is_unspecified() && link.local.is_unspecified();
-            any && interface.up && !is_labelled(interface)
-        }
-        InterfaceKind::Tun | InterfaceKind::Other => false,
+async fn cannot_share(settings: &Settings) -> io::Result<Option<String>> {
+    let device = match settings.tunnel().outer.device() {
+        Some(device) => Links::open()?.named(device.as_str()).await?,
+        None => None,
     };
-    if let Some(other) = Links::open()?.ipip()?.iter().find(|link| takes_all(link)) {
+    if let Some(uplink) = device.filter(Interface::in_vrf) {
         return Ok(Some(format!(
-            "{} takes plain IPIP from anybody, and a link that many peers share would take it away",
-            other.name
+            "{} is in a VRF, where no address of the loopback interface works, which a link that many peers \
+             share needs",
+            uplink.name
         )));
     }
     let refused = probe_shared_rules().err();

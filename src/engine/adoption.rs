@@ -65,7 +65,10 @@ impl Engine {
         let is_ours = |l: &&Listener| l.port == port || Some(l.port) == former;
         let bound = found.listeners.iter().filter(|l| is_ours(l) && l.local.is_some());
         self.owned.listeners.extend(bound);
-        let of_links = self.devices(found).into_iter().filter_map(|device| {
+        // The earlier process may have had links of another kind.
+        let tunnel = &self.endpoint.tunnel;
+        let of_peers = links::interfaces(found, tunnel).into_iter();
+        let of_links = of_peers.chain([tunnel.device.clone()]).filter_map(|device| {
             match found.interface(&device)?.kind {
                 InterfaceKind::Ipip(link) => Some(link.local),
                 InterfaceKind::Tun | InterfaceKind::Other => None,

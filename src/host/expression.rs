@@ -7,7 +7,7 @@ use nftables::expr::{
     Expression, Meta, MetaKey, NamedExpression, Payload, PayloadBase, PayloadField, PayloadRaw,
     SetItem,
 };
-use nftables::stmt::{JumpTarget, Match, Operator, Statement};
+use nftables::stmt::{JumpTarget, Mangle, Match, Operator, Statement};
 use nftables::types::{NfChainType, NfHook};
 
 use crate::engine::host::GatewaySpec;
@@ -43,7 +43,17 @@ pub fn transport(offset: u32, len: u32) -> Expression<'static> {
 
 /// (address . port) that a packet comes from: the key of ipipou's sets.
 pub fn source() -> Expression<'static> {
-    Expression::Named(NamedExpression::Concat(vec![ip("saddr"), udp("sport")]))
+    concat(vec![ip("saddr"), udp("sport")])
+}
+
+/// `a . b . …`
+pub fn concat(parts: Vec<Expression<'static>>) -> Expression<'static> {
+    Expression::Named(NamedExpression::Concat(parts))
+}
+
+/// Replaces an address of the packet, and corrects the sums that cover it.
+pub fn set_address(field: &'static str, value: Expression<'static>) -> Statement<'static> {
+    Statement::Mangle(Mangle { key: ip(field), value })
 }
 
 pub fn meta(key: MetaKey) -> Expression<'static> {

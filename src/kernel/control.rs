@@ -31,11 +31,11 @@ use std::net::SocketAddrV4;
 use nftables::expr::{Elem, Expression, MetaKey, NamedExpression};
 use nftables::stmt::{Limit, Meter, Queue, Statement};
 
-use super::words::{HELLO_LENGTH, SET_KNOWN, Statements, UDP_HEADER, refuse};
+use super::words::{HELLO_LENGTH, Statements, UDP_HEADER, known_set, refuse};
 use crate::engine::host::{Control, PacketShape, RuleSpec};
 use crate::engine::limits::{self, Budget};
 use crate::host::expression::{
-    above, address, any_of, below, eq, goto, ip, meta, named_set, ne, number, source, text,
+    above, address, any_of, below, concat, eq, goto, ip, meta, named_set, ne, number, source, text,
     transport, udp,
 };
 use crate::wire::control::VERSION;
@@ -52,7 +52,7 @@ pub fn control(spec: &RuleSpec) -> Vec<Statements> {
     };
     let look = || Statement::Queue(Queue { num: number(queue.number), flags: None });
     let others = |matches| refuse(spec, matches, "stranger_other");
-    let known = || eq(source(), named_set(SET_KNOWN));
+    let known = || eq(source(), named_set(known_set(spec)));
     let mut rules = Vec::new();
     match shape {
         PacketShape::Hellos { receiver } => {
@@ -72,10 +72,8 @@ pub fn control(spec: &RuleSpec) -> Vec<Statements> {
             // Each server has a budget: what is forged from the address of one costs the others nothing.
             let mut rules = vec![queued(vec![known()])];
             rules.extend(spec.answering.iter().map(|server| queued(one(server).into())));
-            let remote = |remote: &SocketAddrV4| {
-                let parts = vec![address(*remote.ip()), number(remote.port())];
-                Expression::Named(NamedExpression::Concat(parts))
-            };
+            let remote =
+                |remote: &SocketAddrV4| concat(vec![address(*remote.ip()), number(remote.port())]);
             let any = match spec.answering.is_empty() {
                 true => known(),
                 false => eq(source(), any_of(spec.answering.iter().map(remote).collect())),
@@ -117,7 +115,7 @@ pub fn hello(spec: &RuleSpec) -> Vec<Statements> {
         return Vec::new();
     };
     let look = || Statement::Queue(Queue { num: number(queue.number), flags: None });
-    let known = eq(source(), named_set(SET_KNOWN));
+    let known = eq(source(), named_set(known_set(spec)));
     let each = each("light_known", source(), limits::KNOWN_REMOTE);
     vec![
         vec![known, each, limit(limits::KNOWN_REMOTES), look()],

@@ -2,7 +2,7 @@
 //! when a peer moves (Documentation/netlink/specs/nftables.yaml).
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::ffi::CString;
+use std::ffi::CStr;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddrV4};
 
@@ -12,7 +12,7 @@ use netlink_bindings::nftables::{
 };
 use netlink_bindings::utils::RequestBuf;
 
-use super::entries::{Entry, sets};
+use super::entries::{Change, Verb, sets, transactions};
 use super::quoted::{self, QuotedRule};
 use super::words::{
     Contents, SET_ADDRESSES, SET_ALTERNATES, SET_KNOWN, SET_KNOWN_ADDRESSES, SET_REMOTES, elements,
@@ -92,9 +92,12 @@ impl Elements {
     }
 
     /// Lets exactly these remotes in, in one transaction. Where there are many, some of the rules about
-    /// what is quoted follow in later ones.
+    /// what is quoted follow in later ones. On a link that all share, only what differs is changed.
     pub fn admit(&mut self, admitted: &BTreeSet<Admitted>) -> io::Result<()> {
         self.intact_since = None;
+        if self.shared {
+            return self.admit_shared(admitted);
+        }
         let table = self.table.name.clone();
         let wanted = elements(admitted);
         let quoted = quoted::rules(&wanted);
@@ -110,7 +113,7 @@ impl Elements {
                 .push_chain_bytes(chain.as_bytes());
         }
         self.add_rules(&mut batch, portions.next().unwrap_or_default());
-        for (set, elements) in sets(&wanted, self.shared) {
+        for (set, elements) in sets(&wanted, false) {
             // Without elements this deletes all of them (`nf_tables_delsetelem`).
             batch
                 .request()
@@ -123,7 +126,7 @@ impl Elements {
             }
             let mut list = add_to(&mut batch, &self.table.header, &table, set);
             for entry in &elements {
-                list = push_element(list, entry);
+                list = push_element(list, &entry.key, entry.data.as_deref());
             }
         }
         self.table.commit(batch)?;
@@ -136,7 +139,46 @@ impl Elements {
         Ok(())
     }
 
-    pub(super) fn add_rules(&self, batch: &mut Chained<'static>, rules: &[QuotedRule]) {
+    /// Makes these changes, and those of rules, in as few transactions as can be sent; how many.
+    pub(super) fn change(
+        &mut self,
+        changes: Vec<Change>,
+        going: &[(&'static str, u64)],
+        coming: &[QuotedRule],
+    ) -> io::Result<u32> {
+        let transactions = transactions(changes);
+        let (mut going, mut coming) = (going, coming);
+        for changes in &transactions {
+            let count = changes.len() + going.len() + coming.len();
+            let mut batch = self.table.begin(u32::try_from(count).unwrap_or(u32::MAX));
+            for (chain, handle) in std::mem::take(&mut going) {
+                batch
+                    .request()
+                    .op_delrule_do(&self.table.header)
+                    .encode()
+                    .push_table(&self.table.name)
+                    .push_chain_bytes(chain.as_bytes())
+                    .push_handle(*handle);
+            }
+            for Change { set, verb, elements } in changes {
+                let mut list = match verb {
+                    Verb::Add => add_to(&mut batch, &self.table.header, &self.table.name, set),
+                    Verb::Delete => {
+                        delete_from(&mut batch, &self.table.header, &self.table.name, set)
+                    }
+                };
+                for entry in elements {
+                    let data = entry.data.as_deref().filter(|_| *verb == Verb::Add);
+                    list = push_element(list, &entry.key, data);
+                }
+            }
+            self.add_rules(&mut batch, std::mem::take(&mut coming));
+            self.table.commit(batch)?;
+        }
+        Ok(u32::try_from(transactions.len()).unwrap_or(u32::MAX))
+    }
+
+    fn add_rules(&self, batch: &mut Chained<'static>, rules: &[QuotedRule]) {
         for rule in rules {
             let mut message =
                 batch.request().set_create().set_append().op_newrule_do(&self.table.header);
@@ -145,28 +187,33 @@ impl Elements {
     }
 }
 
-pub(super) type ElementList<'a> = PushSetelemListElemAttrs<PushSetelemListAttrs<RequestBuf<'a>>>;
+type ElementList<'a> = PushSetelemListElemAttrs<PushSetelemListAttrs<RequestBuf<'a>>>;
 
 /// Starts a message that adds elements to a set; it ends when the list is dropped.
-pub(super) fn add_to<'a>(
+fn add_to<'a>(
     batch: &'a mut Chained<'static>,
     header: &Nfgenmsg,
-    table: &CString,
+    table: &CStr,
     set: &str,
 ) -> ElementList<'a> {
-    batch
-        .request()
-        .set_create()
-        .op_newsetelem_do(header)
-        .into_encoder()
-        .push_table(table)
-        .push_set_bytes(set.as_bytes())
-        .nested_elements()
+    let message = batch.request().set_create().op_newsetelem_do(header).into_encoder();
+    message.push_table(table).push_set_bytes(set.as_bytes()).nested_elements()
 }
 
-pub(super) fn push_element<'a>(list: ElementList<'a>, entry: &Entry) -> ElementList<'a> {
-    let element = list.nested_elem().nested_key().push_value(&entry.key).end_nested();
-    match &entry.data {
+/// Starts a message that takes elements from a set.
+fn delete_from<'a>(
+    batch: &'a mut Chained<'static>,
+    header: &Nfgenmsg,
+    table: &CStr,
+    set: &str,
+) -> ElementList<'a> {
+    let message = batch.request().op_delsetelem_do(header).into_encoder();
+    message.push_table(table).push_set_bytes(set.as_bytes()).nested_elements()
+}
+
+fn push_element<'a>(list: ElementList<'a>, key: &[u8], data: Option<&[u8]>) -> ElementList<'a> {
+    let element = list.nested_elem().nested_key().push_value(key).end_nested();
+    match data {
         Some(data) => element.nested_data().push_value(data).end_nested().end_nested(),
         None => element.end_nested(),
     }

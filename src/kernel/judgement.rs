@@ -6,10 +6,9 @@
 //! chain input { type filter hook input priority mangle
 //!   ip daddr OUTER udp dport PORT iifname != INSIDE udp length != 81
 //!       ip saddr . udp sport @remotes accept
-//!   ip daddr ALTERNATE udp dport PORT iifname != INSIDE accept # rewritten, see `rewriting.rs`
+//!   …                                                        # alternate addresses: `rewriting.rs`
 //!   ip protocol icmp goto error
 //!   ip daddr OUTER goto outer
-//!   ip daddr ALTERNATE goto outer
 //! }
 //! chain outer {
 //!   udp dport PORT goto port
@@ -75,11 +74,11 @@ use nftables::expr::{Expression, MetaKey};
 use nftables::stmt::Statement;
 
 use super::control::{control, hello};
-use super::shared;
 use super::words::{
     CHAIN_QUOTED, CHAIN_QUOTED_PORT, CHAIN_QUOTED_REMOTE, SET_ADDRESSES, SET_REMOTES, Statements,
     UDP_HEADER, control_length, refuse,
 };
+use super::{rewriting, shared};
 use crate::engine::host::{Control, PacketShape, RuleSpec};
 use crate::host::expression::{
     address, any_of, below, eq, goto, icmp, interface, interfaces, ip, jump, meta, named_set, ne,
@@ -112,41 +111,29 @@ pub fn chains(spec: &RuleSpec) -> Vec<(&'static str, Vec<Statements>)> {
 }
 
 fn input(spec: &RuleSpec) -> Vec<Statements> {
-    let to_port = |local| {
-        let mut matches = vec![eq(ip("daddr"), local), eq(udp("dport"), number(spec.port))];
-        if !spec.bound {
-            matches.extend(inside(spec).map(|name| ne(meta(MetaKey::Iifname), name)));
-        }
-        matches
-    };
-    let mut data = to_port(address(spec.outer));
-    data.extend(control_length(spec).map(|length| ne(udp("length"), number(length))));
-    let mut rules: Vec<Statements> = of_known_remote(spec)
-        .map(|known| data.iter().cloned().chain([known, Statement::Accept(None)]).collect())
-        .collect();
-    if !spec.alternate.is_empty() {
-        let mut rewritten = to_port(alternates(spec));
-        rewritten.push(Statement::Accept(None));
-        rules.push(rewritten);
+    let mut data = vec![eq(ip("daddr"), address(spec.outer)), eq(udp("dport"), number(spec.port))];
+    if !spec.bound {
+        data.extend(inside(spec).map(|name| ne(meta(MetaKey::Iifname), name)));
     }
+    data.extend(control_length(spec).map(|length| ne(udp("length"), number(length))));
+    let known = of_known_remotes(spec).into_iter();
+    let mut rules: Vec<Statements> =
+        known.map(|known| data.iter().cloned().chain(known).collect()).collect();
+    rules.extend(rewriting::forged(spec));
     rules.push(vec![eq(ip("protocol"), number(ICMP)), goto("error")]);
     rules.push(vec![eq(ip("daddr"), address(spec.outer)), goto("outer")]);
-    if !spec.alternate.is_empty() {
-        rules.push(vec![eq(ip("daddr"), alternates(spec)), goto("outer")]);
-    }
     rules
 }
 
-/// Each of these matches data of a remote that is let in.
-fn of_known_remote(spec: &RuleSpec) -> Box<dyn Iterator<Item = Statement<'static>>> {
-    match spec.shared {
-        Some(_) => Box::new(shared::senders()),
-        None => Box::new(std::iter::once(eq(source(), named_set(SET_REMOTES)))),
+/// Each of these lets data of remotes in that are known.
+fn of_known_remotes(spec: &RuleSpec) -> Vec<Statements> {
+    match &spec.shared {
+        Some(link) => shared::senders(link),
+        None => {
+            let direct = vec![eq(source(), named_set(SET_REMOTES)), Statement::Accept(None)];
+            [direct].into_iter().chain(rewriting::into_links(spec)).collect()
+        }
     }
-}
-
-fn alternates(spec: &RuleSpec) -> Expression<'static> {
-    any_of(spec.alternate.iter().map(|alternate| address(*alternate)).collect())
 }
 
 /// The interfaces of tunnels: those with a name of the first kind, and of the second.
@@ -157,12 +144,13 @@ fn inside(spec: &RuleSpec) -> impl Iterator<Item = Expression<'static>> {
 }
 
 fn outer(spec: &RuleSpec) -> Vec<Statements> {
-    let mut plain = vec![eq(ip("protocol"), number(IPIP))];
-    match &spec.shared {
-        Some(link) => plain.extend(shared::plain(link)),
-        None => plain.push(eq(ip("saddr"), named_set(SET_ADDRESSES))),
+    let mut rules = vec![vec![eq(udp("dport"), number(spec.port)), goto("port")]];
+    if spec.shared.is_none() {
+        let plain = eq(ip("protocol"), number(IPIP));
+        let from_remote = eq(ip("saddr"), named_set(SET_ADDRESSES));
+        rules.push(refuse(spec, vec![plain, from_remote], "plain_ipip"));
     }
-    vec![vec![eq(udp("dport"), number(spec.port)), goto("port")], refuse(spec, plain, "plain_ipip")]
+    rules
 }
 
 fn port(spec: &RuleSpec) -> Vec<Statements> {
@@ -175,8 +163,8 @@ fn port(spec: &RuleSpec) -> Vec<Statements> {
     rules.extend(
         lookalike(spec).map(|matches| matches.into_iter().chain([goto("control")]).collect()),
     );
-    let known = of_known_remote(spec);
-    rules.extend(known.map(|known| vec![is_data(), known, Statement::Accept(None)]));
+    let known = of_known_remotes(spec).into_iter();
+    rules.extend(known.map(|known| [is_data()].into_iter().chain(known).collect()));
     match spec.control {
         // A server that knows its client by address alone: that client's data proves as much as
         // anything.
@@ -213,10 +201,13 @@ fn error(spec: &RuleSpec) -> Vec<Statements> {
     let kinds = ["destination-unreachable", "redirect", "time-exceeded", "parameter-problem"];
     let kinds = any_of(kinds.into_iter().map(text).collect());
     let is_error = eq(icmp("type"), kinds);
-    vec![match spec.shared {
-        Some(_) => [is_error].into_iter().chain(shared::about_remote()).collect(),
-        None => vec![is_error, goto(CHAIN_QUOTED)],
-    }]
+    match spec.shared {
+        Some(_) => {
+            let about_remote = [is_error].into_iter().chain(shared::about_remote()).collect();
+            vec![refuse(spec, shared::elsewhere(), "icmp_error"), about_remote]
+        }
+        None => vec![vec![is_error, goto(CHAIN_QUOTED)]],
+    }
 }
 
 fn quoted_remote(spec: &RuleSpec) -> Vec<Statements> {

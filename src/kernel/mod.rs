@@ -127,9 +127,9 @@ impl KernelState {
         match step {
             KernelStep::InstallRules(spec, admitted) => Ok(rules.install(spec, admitted)?),
             KernelStep::Admit(admitted) => Ok(rules.admit(admitted)?),
-            KernelStep::AdmitToo(one) => Ok(rules.admit_too(one)?),
-            KernelStep::AdmitNoMore(one) => Ok(rules.admit_no_more(one)?),
-            KernelStep::AdmitInstead { old, new } => Ok(rules.admit_instead(old, new)?),
+            KernelStep::AdmitToo(one) => Ok(rules.exchange(None, Some(one))?),
+            KernelStep::AdmitNoMore(one) => Ok(rules.exchange(Some(one), None)?),
+            KernelStep::AdmitInstead { old, new } => Ok(rules.exchange(Some(old), Some(new))?),
             KernelStep::RemoveRules => Ok(rules.remove()?),
             KernelStep::AddListener(listener) => fou.add(listener).map_err(StepError::Listener),
             KernelStep::RemoveListener(listener) => {

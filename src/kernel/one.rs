@@ -6,60 +6,33 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 
 use netlink_bindings::nftables::Request;
 
-use super::elements::{Elements, add_to, push_element};
-use super::entries::{Entry, sets};
+use super::elements::Elements;
+use super::entries::{Change, Verb, sets};
 use super::quoted::{self, QuotedRule};
 use super::words::{Contents, elements};
 use crate::engine::host::Admitted;
 use crate::host::netlink::Lists;
 
-/// The most messages in one transaction: eleven sets, and two rules about what is quoted, for one that goes and
-/// one that comes.
-const TRANSACTION: u32 = 26;
-
 impl Elements {
-    /// Stops admitting one remote, and admits another, in one transaction.
+    /// Stops admitting one remote, and admits another, in one transaction, but for one with thousands of networks.
     pub fn exchange(&mut self, old: Option<&Admitted>, new: Option<&Admitted>) -> io::Result<()> {
         let gone = old.map(|old| only_of(old, &self.let_in)).unwrap_or_default();
         let come = new.map(|new| only_of(new, &self.let_in)).unwrap_or_default();
-        let table = self.table.name.clone();
-        let mut handles = Vec::new();
+        let mut going = Vec::new();
         for rule in quoted::rules(&gone) {
-            handles.extend(self.handle(&rule)?.map(|handle| (rule.chain(), handle)));
+            going.extend(self.handle(&rule)?.map(|handle| (rule.chain(), handle)));
         }
-        let mut batch = self.table.begin(TRANSACTION);
-        for (chain, handle) in handles {
-            batch
-                .request()
-                .op_delrule_do(&self.table.header)
-                .encode()
-                .push_table(&table)
-                .push_chain_bytes(chain.as_bytes())
-                .push_handle(handle);
-        }
-        for (set, elements) in filled(&gone, self.shared) {
-            let mut list = batch
-                .request()
-                .op_delsetelem_do(&self.table.header)
-                .into_encoder()
-                .push_table(&table)
-                .push_set_bytes(set.as_bytes())
-                .nested_elements();
-            for entry in elements {
-                list = push_element(list, &Entry { data: None, ..entry });
-            }
-        }
-        for (set, elements) in filled(&come, self.shared) {
-            let mut list = add_to(&mut batch, &self.table.header, &table, set);
-            for entry in &elements {
-                list = push_element(list, entry);
-            }
-        }
-        self.add_rules(&mut batch, &quoted::rules(&come));
+        let changes = [(gone, Verb::Delete), (come, Verb::Add)];
+        let coming = quoted::rules(&changes[1].0);
+        let changes = changes.iter().flat_map(|(contents, verb)| {
+            let filled = sets(contents, self.shared).into_iter();
+            filled.map(|(set, elements)| Change { set, verb: *verb, elements })
+        });
+        let changes: Vec<Change> = changes.collect();
         let before = self.intact_since.take();
-        self.table.commit(batch)?;
+        let count = self.change(changes, &going, &coming)?;
         // Unless somebody else changed something meanwhile.
-        let ours = |now: &u32| before.is_some_and(|before| now.wrapping_sub(before) <= 1);
+        let ours = |now: &u32| before.is_some_and(|before| now.wrapping_sub(before) <= count);
         self.intact_since = self.table.generation().filter(ours);
         old.map(|old| self.let_in.remove(old));
         self.let_in.extend(new.cloned());
@@ -77,11 +50,6 @@ impl Elements {
             Ok(())
         })
     }
-}
-
-/// The sets that get or lose elements.
-fn filled(contents: &Contents, shared: bool) -> impl Iterator<Item = (&'static str, Vec<Entry>)> {
-    sets(contents, shared).into_iter().filter(|(_, all)| !all.is_empty())
 }
 
 /// The contents that are there for this remote alone: others may be at its address.

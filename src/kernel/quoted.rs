@@ -43,7 +43,10 @@ pub const CHAINS: [&str; 2] = [CHAIN_QUOTED, CHAIN_QUOTED_PORT];
 
 /// How many such rules these remotes need.
 pub fn count(contents: &Contents) -> usize {
-    rules(contents).len()
+    match contents.behind.is_empty() {
+        true => contents.known_addresses.len() + contents.known.len(),
+        false => 0,
+    }
 }
 
 pub fn rules(contents: &Contents) -> Vec<QuotedRule> {

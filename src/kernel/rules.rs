@@ -12,9 +12,9 @@ use ipnet::Ipv4Net;
 
 use super::elements::Elements;
 use super::quoted;
-use super::ruleset::{self, Installation, Replacement};
-use super::shared;
-use super::words::{self, Reassembly};
+use super::ruleset::{self, Replacement};
+use super::shared::{self, Made};
+use super::words;
 use crate::engine::host::{Admitted, Family, RuleSpec, RulesFound};
 use crate::host::absent_is_fine;
 use crate::host::nft::{NftError, listed, nft, nft_in_words};
@@ -91,7 +91,8 @@ impl Rules {
         }
     }
 
-    /// Replaces the table by one for `spec` that lets `admitted` in, in one transaction.
+    /// Replaces the table by one for `spec` that lets `admitted` in: in one transaction, or, where there may be
+    /// many on one link, without touching those that it lets in already.
     pub fn install(
         &mut self,
         spec: &RuleSpec,
@@ -99,28 +100,23 @@ impl Rules {
     ) -> Result<(), NftError> {
         let Rules::InTable { elements, installed } = self else { return Ok(()) };
         elements.intact_since = None;
-        let apply = |replacement, reassembly| {
-            let how = Installation { replacement, reassembly };
-            nft(&["-f", "-"], &ruleset::json(spec, admitted, how))
-        };
         elements.shared = spec.shared.is_some();
-        if elements.shared {
-            let apply_to = |anew| {
-                nft_in_words(&shared::sets(spec, anew))?;
-                apply(Replacement::Contents, Reassembly::On)
-            };
-            apply_to(false).or_else(|_| apply_to(true))?;
-            *installed = Some(elements.table.handles()?);
-            elements.let_in.clone_from(admitted);
-            return Ok(());
-        }
-        // Where another version made different sets or chains, the contents alone cannot be exchanged.
-        let result = apply(Replacement::Contents, Reassembly::On)
-            .or_else(|_| apply(Replacement::Whole, Reassembly::On));
-        if let Err(error) = result {
-            // Of all parts, nft_tproxy is the one that a kernel with FOU may well lack.
-            apply(Replacement::Whole, Reassembly::Off).map_err(|_| error)?;
-            tracing::warn!("without the module nft_tproxy, fragmented outer packets may be lost");
+        let apply = |how| nft(&["-f", "-"], &ruleset::json(spec, admitted, how));
+        match &spec.shared {
+            None => {
+                // Where another version made different sets or chains, the contents alone cannot be exchanged.
+                apply(Replacement::Contents).or_else(|_| apply(Replacement::Whole))?;
+            }
+            Some(link) => {
+                let apply_to = |made| {
+                    nft_in_words(&shared::sets(spec, link, made))?;
+                    apply(Replacement::Contents)
+                };
+                match elements.table.handles()?.rules.is_empty() {
+                    true => apply_to(Made::Anew),
+                    false => apply_to(Made::Beside).or_else(|_| apply_to(Made::Anew)),
+                }?;
+            }
         }
         *installed = Some(elements.table.handles()?);
         Ok(elements.admit(admitted)?)
@@ -133,26 +129,14 @@ impl Rules {
         }
     }
 
-    /// Lets one remote in beside the others.
-    pub fn admit_too(&mut self, one: &Admitted) -> Result<(), NftError> {
+    /// Stops admitting one remote, and lets another in, beside the others that are.
+    pub fn exchange(
+        &mut self,
+        old: Option<&Admitted>,
+        new: Option<&Admitted>,
+    ) -> Result<(), NftError> {
         match self {
-            Rules::InTable { elements, .. } => Ok(elements.exchange(None, Some(one))?),
-            Rules::Unavailable => Ok(()),
-        }
-    }
-
-    /// Stops admitting one remote.
-    pub fn admit_no_more(&mut self, one: &Admitted) -> Result<(), NftError> {
-        match self {
-            Rules::InTable { elements, .. } => Ok(elements.exchange(Some(one), None)?),
-            Rules::Unavailable => Ok(()),
-        }
-    }
-
-    /// Lets one remote in, where it is now, and no more where it was.
-    pub fn admit_instead(&mut self, old: &Admitted, new: &Admitted) -> Result<(), NftError> {
-        match self {
-            Rules::InTable { elements, .. } => Ok(elements.exchange(Some(old), Some(new))?),
+            Rules::InTable { elements, .. } => Ok(elements.exchange(old, new)?),
             Rules::Unavailable => Ok(()),
         }
     }

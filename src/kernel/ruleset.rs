@@ -3,11 +3,10 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeSet;
-use std::net::Ipv4Addr;
+use std::net::SocketAddrV4;
 
-use ipnet::Ipv4Net;
 use nftables::batch::Batch;
-use nftables::expr::{Expression, NamedExpression};
+use nftables::expr::Expression;
 use nftables::schema::{
     Chain, Counter as CounterObject, Element, FlushObject, Map, NfCmd, NfListObject, Rule, Set,
     SetType, SetTypeValue, Table,
@@ -15,12 +14,11 @@ use nftables::schema::{
 use nftables::types::{NfChainPolicy, NfChainType, NfFamily, NfHook};
 
 use super::words::{
-    Reassembly, SET_ADDRESSES, SET_ALTERNATES, SET_KNOWN, SET_KNOWN_ADDRESSES, SET_QUOTED,
-    SET_QUOTED_ADDRESSES, SET_REMOTES, SETS_PORTS, SETS_SENDERS, elements, parts,
+    Contents, SET_ADDRESSES, SET_ALTERNATES, SET_KNOWN, SET_KNOWN_ADDRESSES, SET_REMOTES, elements,
 };
 use super::{judgement, quoted, rewriting, shared};
 use crate::engine::host::{Admitted, Control, RuleSpec};
-use crate::host::expression::{address, number};
+use crate::host::expression::{address, concat, number};
 
 /// Priority of the raw hook, before conntrack (`NF_IP_PRI_RAW` in linux/netfilter_ipv4.h).
 const RAW: i32 = -300;
@@ -51,13 +49,6 @@ const CHAINS: [&str; 14] = [
     "data",
 ];
 
-/// How a table is installed.
-#[derive(Debug, Clone, Copy)]
-pub struct Installation {
-    pub replacement: Replacement,
-    pub reassembly: Reassembly,
-}
-
 /// What happens to an existing table of this name.
 #[derive(Debug, Clone, Copy)]
 pub enum Replacement {
@@ -70,7 +61,7 @@ pub enum Replacement {
 }
 
 /// The whole transaction as `nft -j` reads it.
-pub fn json(spec: &RuleSpec, admitted: &BTreeSet<Admitted>, how: Installation) -> String {
+pub fn json(spec: &RuleSpec, admitted: &BTreeSet<Admitted>, how: Replacement) -> String {
     with_notrack(serde_json::to_value(table(spec, admitted, how).to_nftables()))
 }
 
@@ -92,7 +83,7 @@ fn with_notrack(ruleset: serde_json::Result<serde_json::Value>) -> String {
     ruleset.to_string()
 }
 
-fn table<'a>(spec: &'a RuleSpec, admitted: &BTreeSet<Admitted>, how: Installation) -> Batch<'a> {
+fn table<'a>(spec: &'a RuleSpec, admitted: &BTreeSet<Admitted>, how: Replacement) -> Batch<'a> {
     let mut batch = Batch::new();
     let name: &str = &spec.table;
     let itself = || Table { family: NfFamily::IP, name: name.into(), handle: None };
@@ -115,12 +106,12 @@ fn table<'a>(spec: &'a RuleSpec, admitted: &BTreeSet<Admitted>, how: Installatio
         })
     };
     let mut chains = judgement::chains(spec);
-    chains.extend(rewriting::chains(spec, how.reassembly));
+    chains.extend(rewriting::chains(spec));
     chains.extend(shared::chains(spec));
     chains.retain(|(name, rules)| !rules.is_empty() || quoted::CHAINS.contains(name));
 
     batch.add(NfListObject::Table(itself())); // or the deletion would fail the first time
-    match how.replacement {
+    match how {
         Replacement::Contents => {
             batch.add_cmd(NfCmd::Flush(FlushObject::Table(itself())));
             // An empty base chain would still cost every packet of the host.
@@ -155,9 +146,6 @@ fn table<'a>(spec: &'a RuleSpec, admitted: &BTreeSet<Admitted>, how: Installatio
             NfListObject::Map(map) => batch.add_cmd(NfCmd::Flush(FlushObject::Map(map))),
             _ => {}
         }
-    }
-    if spec.shared.is_some() {
-        shared::flush(&spec.table).for_each(|set| batch.add_cmd(NfCmd::Flush(set)));
     }
     for (name, _) in &chains {
         batch.add(chain(name));
@@ -212,8 +200,9 @@ fn sets(spec: &RuleSpec) -> Vec<NfListObject<'_>> {
     };
     let of_set = |set| NfListObject::Set(Box::new(set));
     let of_map = |map| NfListObject::Map(Box::new(map));
+    // Those are made before, and filled afterwards.
     if spec.shared.is_some() {
-        return vec![of_set(set(SET_KNOWN, remote(), None))];
+        return Vec::new();
     }
     let size = Some(MOST_REMOTES);
     vec![
@@ -225,6 +214,7 @@ fn sets(spec: &RuleSpec) -> Vec<NfListObject<'_>> {
     ]
 }
 
+/// What the sets contain from the beginning: a packet that comes next is judged by them.
 fn initial<'a>(spec: &'a RuleSpec, admitted: &BTreeSet<Admitted>) -> Vec<NfListObject<'a>> {
     let of_set = |set: &'static str, elem: Expression<'static>| {
         NfListObject::Element(Element {
@@ -234,54 +224,20 @@ fn initial<'a>(spec: &'a RuleSpec, admitted: &BTreeSet<Admitted>) -> Vec<NfListO
             elem: vec![elem].into(),
         })
     };
-    let key = |remote: std::net::SocketAddrV4| {
-        let parts = vec![address(*remote.ip()), number(remote.port())];
-        Expression::Named(NamedExpression::Concat(parts))
+    let key = |remote: SocketAddrV4| concat(vec![address(*remote.ip()), number(remote.port())]);
+    let all = match spec.shared {
+        Some(_) => Contents::default(),
+        None => elements(admitted),
     };
-    let all = elements(admitted);
     let remotes = all.remotes.iter().map(|remote| of_set(SET_REMOTES, key(*remote)));
     let known = all.known.iter().map(|remote| of_set(SET_KNOWN, key(*remote)));
     let addresses = all.addresses.iter().map(|ip| of_set(SET_ADDRESSES, address(*ip)));
-    let is_shared = spec.shared.is_some();
-    let known_addresses = all.known_addresses.iter().map(|ip| match is_shared {
-        true => of_set(SET_QUOTED_ADDRESSES, bits(*ip)),
-        false => of_set(SET_KNOWN_ADDRESSES, address(*ip)),
-    });
+    let known_addresses =
+        all.known_addresses.iter().map(|ip| of_set(SET_KNOWN_ADDRESSES, address(*ip)));
     let alternates = all.alternates.iter().map(|(remote, alternate)| {
         of_set(SET_ALTERNATES, Expression::List(vec![key(*remote), address(*alternate)]))
     });
-    let direct = remotes.chain(known).chain(addresses).chain(known_addresses).chain(alternates);
-    let behind = all.behind.iter().flat_map(|(remote, networks)| {
-        let own = of_set(SET_QUOTED, concat(vec![bits(*remote.ip()), number(remote.port())]));
-        let at = (address(*remote.ip()), number(remote.port()));
-        let networks = networks.iter().copied().flat_map(parts).flat_map(move |network| {
-            let named = |sets: [(u8, &'static str); 4]| {
-                sets.into_iter().find(|(length, _)| *length == network.prefix_len())
-            };
-            let (ip, port) = at.clone();
-            let sender = concat(vec![ip.clone(), port.clone(), first_bits(network)]);
-            let to = Expression::List(vec![concat(vec![ip, first_bits(network)]), port]);
-            let sender = named(SETS_SENDERS).map(|(_, set)| of_set(set, sender));
-            sender.into_iter().chain(named(SETS_PORTS).map(|(_, set)| of_set(set, to)))
-        });
-        [own].into_iter().chain(networks)
-    });
-    direct.chain(behind).collect()
-}
-
-fn concat(parts: Vec<Expression<'static>>) -> Expression<'static> {
-    Expression::Named(NamedExpression::Concat(parts))
-}
-
-/// An address as bits of a packet.
-fn bits(address: Ipv4Addr) -> Expression<'static> {
-    Expression::Number(address.to_bits())
-}
-
-/// What the addresses of a network have in common, as bits of a packet.
-fn first_bits(network: Ipv4Net) -> Expression<'static> {
-    let rest = network.max_prefix_len() - network.prefix_len();
-    Expression::Number(network.network().to_bits() >> rest)
+    remotes.chain(known).chain(addresses).chain(known_addresses).chain(alternates).collect()
 }
 
 #[cfg(test)]
@@ -317,7 +273,7 @@ mod tests {
     /// The chains that have rules, and how many each has.
     fn chains(spec: &RuleSpec) -> Vec<(&'static str, usize)> {
         let all = judgement::chains(spec).into_iter();
-        let all = all.chain(rewriting::chains(spec, Reassembly::On));
+        let all = all.chain(rewriting::chains(spec));
         all.map(|(name, rules)| (name, rules.len())).filter(|(_, rules)| *rules > 0).collect()
     }
 
@@ -332,12 +288,12 @@ mod tests {
         assert_eq!((has(&client, "prerouting"), has(&client, "output")), (0, 0));
         let server = spec(signed());
         assert_eq!((has(&server, "prerouting"), has(&server, "output")), (1, 1));
-        assert_eq!(has(&server, "reassemble"), 0);
         for before in [client, server] {
             let with = RuleSpec { alternate: alternate.clone(), ..before.clone() };
-            assert_eq!(has(&with, "prerouting"), has(&before, "prerouting") + 3);
+            assert_eq!(has(&with, "prerouting"), has(&before, "prerouting"));
             assert_eq!(has(&with, "output"), has(&before, "output") + 1);
-            assert_eq!((has(&with, "reassemble"), has(&with, "rewrite") > 0), (1, true));
+            // It is given, and what has it already is refused.
+            assert_eq!(has(&with, "input"), has(&before, "input") + 3);
             let silenced = ["198.51.100.7:4500".parse().unwrap()].into();
             let with = RuleSpec { silenced, ..before.clone() };
             assert_eq!(has(&with, "output"), has(&before, "output") + 1);
@@ -352,8 +308,7 @@ mod tests {
         let remote = "192.0.2.9:65535".parse().unwrap();
         let alternate =
             Admitted { alternate: Some([172, 29, 0, 3].into()), ..Admitted::direct(remote) };
-        let how = Installation { replacement: Replacement::Contents, reassembly: Reassembly::On };
-        let text = json(&spec(signed()), &[direct, alternate].into(), how);
+        let text = json(&spec(signed()), &[direct, alternate].into(), Replacement::Contents);
         let ruleset: serde_json::Value = serde_json::from_str(&text).unwrap();
         let added: BTreeSet<String> = ruleset["nftables"]
             .as_array()

@@ -2,44 +2,50 @@
 //! a packet is from, and which port it goes to, by the outer and the inner header together:
 //!
 //! ```text
-//! chain port { …                                             # in: see `judgement.rs`
-//!   @th,64,4 4 ip saddr . udp sport . @th,160,32 @senders32 accept
-//!   @th,64,4 4 ip saddr . udp sport . @th,160,24 @senders24 accept      # and so for 16 and 8 bits
+//! chain input { …                                              # see `judgement.rs`; so in `port`
+//!   … ip saddr . udp sport . @th,160,32 @senders32 ip daddr set ALTERNATE accept
+//!   … ip saddr . udp sport . @th,160,24 @senders24 …           # and so for 16 and 8 bits
 //! }
-//! chain error { …
-//!   @th,192,32 @quoted_addresses goto quoted_remote          # in that: @th,192,32 . @th,240,16 @quoted accept
+//! chain error {
+//!   icmp type redirect ip saddr @gateways drop
+//!   … @th,192,32 @quoted_addresses goto quoted_remote          # in that: @th,192,32 . @th,240,16 @quoted accept
 //! }
 //! chain output { type filter hook output priority raw
-//!   oifname DEVICE icmp type redirect drop                   # peers have no shorter way to each other
-//!   ip saddr OUTER udp sport PORT @th,64,4 4 goto data       # out
+//!   oifname DEVICE icmp type redirect drop                     # peers have no shorter way to each other
+//!   ip saddr ALTERNATE udp sport PORT goto data
 //! }
 //! chain data {
-//!   th dport set ip daddr . @th,192,32 map @ports32 notrack accept
-//!   th dport set ip daddr . @th,192,24 map @ports24 notrack accept      # and so for 16 and 8 bits
+//!   th dport set ip daddr . @th,192,32 map @ports32 ip saddr set OUTER notrack accept
+//!   th dport set ip daddr . @th,192,24 map @ports24 …         # and so for 16 and 8 bits
 //!   drop
 //! }
 //! ```
 //!
+//! The link always has the alternate address: with our outer one it would take the plain IPIP of everybody, and a link
+//! to exactly one of the remotes would take its data.
+//!
 //! In bits from the start of the UDP header, the inner source address is at 160, and the destination at 192; what an
 //! ICMP error quotes is where `quoted.rs` says. nft looks such bits up in sets of their own type only, which its
-//! JSON cannot name: they are made before. A dump with these sets and rules can be loaded.
+//! JSON cannot name: they are made before, and filled after the rules are there, over netlink. A dump with these sets
+//! and rules can be loaded.
+//!
+//! The kernel would believe a redirect by the address that a route leads to (`__ip_do_redirect` in
+//! net/ipv4/route.c), which here is that of a remote: whoever forges it would have the data.
 //!
 //! A set for networks of any length would be simpler, but the kernel copies all of it when one element changes
 //! (`pipapo_clone` in net/netfilter/nft_set_pipapo.c): tried on 6.18, 85 ms of 10,000, against 30 µs in a hash.
 
 use nftables::expr::{Expression, Map, MetaKey, NamedExpression};
-use nftables::schema::{FlushObject, Map as NftMap, Set};
 use nftables::stmt::{Mangle, Statement};
-use nftables::types::NfFamily;
 
 use super::words::{
-    CHAIN_QUOTED_REMOTE, SET_QUOTED, SET_QUOTED_ADDRESSES, SETS_PORTS, SETS_SENDERS, Statements,
-    refuse,
+    CHAIN_QUOTED_REMOTE, SET_GATEWAYS, SET_QUOTED, SET_QUOTED_ADDRESSES, SET_SHARING, SETS_PORTS,
+    SETS_SENDERS, Statements, refuse,
 };
 use crate::engine::host::{RuleSpec, SharedLink};
 use crate::host::expression::{
-    address, any_of, eq, goto, header, icmp, interface, ip, meta, named_set, ne, number, text,
-    transport, udp,
+    address, concat, eq, goto, header, icmp, interface, ip, meta, named_set, number, set_address,
+    text, transport, udp,
 };
 use crate::host::nft::{NftError, check_in_words};
 
@@ -51,39 +57,51 @@ const INNER_DESTINATION: u32 = INNER + 128;
 const QUOTED_DESTINATION: u32 = 192;
 const QUOTED_PORT: u32 = 240;
 
-/// Makes them where they are not, as nft(8) reads it. `anew`: another version's table is in the way; nothing gets
-/// in until all the rules are there.
-pub fn sets(spec: &RuleSpec, anew: bool) -> String {
+/// Makes the sets, as nft(8) reads it: where they are not, or in a table that has no rules or those of another
+/// version. Nothing gets in until all of ours are there.
+pub fn sets(spec: &RuleSpec, link: &SharedLink, made: Made) -> String {
     let RuleSpec { table, outer, port, .. } = spec;
-    let begin = match anew {
-        true => format!("table ip {table}\ndelete table ip {table}\n"),
-        false => String::new(),
-    };
-    let guard = match anew {
-        true => format!(
-            "    chain input {{ type filter hook input priority mangle; \
-             ip daddr {outer} udp dport {port} drop; }}\n"
+    let (begin, guard) = match made {
+        Made::Beside => (String::new(), String::new()),
+        Made::Anew => (
+            format!("table ip {table}\ndelete table ip {table}\n"),
+            format!(
+                "    chain input {{ type filter hook input priority mangle; \
+                 ip daddr {outer} udp dport {port} drop; ip daddr {} drop; }}\n",
+                link.alternate
+            ),
         ),
-        false => String::new(),
     };
     let sets = declarations();
     format!("{begin}table ip {table} {{\n{sets}{guard}}}\n")
 }
 
-/// The sets of packets' bits, each with its type as nft(8) has it.
-fn types() -> impl Iterator<Item = (&'static str, &'static str, String)> {
-    let senders = SETS_SENDERS.map(|(length, name)| {
-        ("set", name, format!("ip saddr . udp sport . @th,{INNER_SOURCE},{length}"))
+/// Where sets are made.
+#[derive(Debug, Clone, Copy)]
+pub enum Made {
+    /// Beside the rules of an earlier process, which stay until ours replace them.
+    Beside,
+    /// In a new table.
+    Anew,
+}
+
+/// Each set, with its type as nft(8) has it.
+fn declarations() -> String {
+    let senders = SETS_SENDERS.map(|(bits, name)| {
+        ("set", name, format!("ip saddr . udp sport . @th,{INNER_SOURCE},{bits}"))
     });
-    let ports = SETS_PORTS.map(|(length, name)| {
-        ("map", name, format!("ip daddr . @th,{INNER_DESTINATION},{length} : udp dport"))
+    let ports = SETS_PORTS.map(|(bits, name)| {
+        ("map", name, format!("ip daddr . @th,{INNER_DESTINATION},{bits} : udp dport"))
     });
     let (address, port) = (QUOTED_DESTINATION, QUOTED_PORT);
-    let quoted = [
+    let by_remote = [
+        ("set", SET_SHARING, "ip saddr . udp sport".to_owned()),
+        ("set", SET_GATEWAYS, "ip saddr".to_owned()),
         ("set", SET_QUOTED_ADDRESSES, format!("@th,{address},32")),
         ("set", SET_QUOTED, format!("@th,{address},32 . @th,{port},16")),
     ];
-    senders.into_iter().chain(ports).chain(quoted)
+    let all = senders.into_iter().chain(ports).chain(by_remote);
+    all.map(|(kind, name, of)| format!("    {kind} {name} {{ typeof {of}; }}\n")).collect()
 }
 
 /// Checks, without changing anything, that `nft` can make them.
@@ -94,34 +112,25 @@ pub fn probe() -> Result<(), NftError> {
     check_in_words(&format!("table ip ipipou-probe {{\n{}}}\n", declarations()))
 }
 
-fn declarations() -> String {
-    types().map(|(kind, name, of)| format!("    {kind} {name} {{ typeof {of}; }}\n")).collect()
-}
-
-/// Empties them.
-pub fn flush(table: &str) -> impl Iterator<Item = FlushObject<'_>> {
-    types().map(move |(kind, name, _)| {
-        let (family, table, name) = (NfFamily::IP, table.into(), name.into());
-        match kind {
-            "map" => {
-                FlushObject::Map(Box::new(NftMap { family, table, name, ..NftMap::default() }))
-            }
-            _ => FlushObject::Set(Box::new(Set { family, table, name, ..Set::default() })),
-        }
-    })
-}
-
 /// The chains that such a link needs beside those of others.
 pub fn chains(spec: &RuleSpec) -> Vec<(&'static str, Vec<Statements>)> {
     spec.shared.iter().map(|_| ("data", data(spec))).collect()
 }
 
-/// Matches data of a remote that may have this inner source address.
-pub fn senders() -> impl Iterator<Item = Statement<'static>> {
-    SETS_SENDERS.into_iter().map(|(length, set)| {
-        let bits = transport(INNER_SOURCE, length.into());
-        eq(concat(vec![ip("saddr"), udp("sport"), bits]), named_set(set))
-    })
+/// Each of these lets data of remotes in, from inner addresses of theirs.
+pub fn senders(link: &SharedLink) -> Vec<Statements> {
+    let from = |(length, set): (u8, &str)| {
+        let sender =
+            concat(vec![ip("saddr"), udp("sport"), transport(INNER_SOURCE, length.into())]);
+        let to_link = set_address("daddr", address(link.alternate));
+        vec![eq(sender, named_set(set)), to_link, Statement::Accept(None)]
+    };
+    SETS_SENDERS.map(from).into()
+}
+
+/// Matches what says that there is a better way than by one of the remotes.
+pub fn elsewhere() -> Statements {
+    vec![eq(icmp("type"), text("redirect")), eq(ip("saddr"), named_set(SET_GATEWAYS))]
 }
 
 /// Matches an ICMP error about what went to one of the remotes.
@@ -136,24 +145,17 @@ pub fn about_port() -> Statement<'static> {
     eq(concat(parts), named_set(SET_QUOTED))
 }
 
-/// Matches plain IPIP that no other tunnel of the host is for: the link would take it.
-pub fn plain(shared: &SharedLink) -> Option<Statement<'static>> {
-    let others: Vec<_> = shared.plain.iter().map(|remote| address(*remote)).collect();
-    (!others.is_empty()).then(|| ne(ip("saddr"), any_of(others)))
-}
-
 /// What leaves, and what the kernel says to peers who reach each other through it.
-pub fn output(spec: &RuleSpec, shared: &SharedLink) -> [Statements; 2] {
+pub fn output(spec: &RuleSpec, link: &SharedLink) -> [Statements; 2] {
     [
         vec![
-            eq(meta(MetaKey::Oifname), interface(shared.device.as_str())),
+            eq(meta(MetaKey::Oifname), interface(link.device.as_str())),
             eq(icmp("type"), text("redirect")),
             Statement::Drop(None),
         ],
         vec![
-            eq(ip("saddr"), address(spec.outer)),
+            eq(ip("saddr"), address(link.alternate)),
             eq(udp("sport"), number(spec.port)),
-            eq(transport(INNER, 4), number(4)),
             goto("data"),
         ],
     ]
@@ -165,14 +167,11 @@ fn data(spec: &RuleSpec) -> Vec<Statements> {
         let to = concat(vec![ip("daddr"), transport(INNER_DESTINATION, length.into())]);
         let port = Box::new(Map { key: to, data: named_set(map) });
         let value = Expression::Named(NamedExpression::Map(port));
-        let mut rule = vec![Statement::Mangle(Mangle { key: header("th", "dport"), value })];
+        let to_port = Statement::Mangle(Mangle { key: header("th", "dport"), value });
+        let mut rule = vec![to_port, set_address("saddr", address(spec.outer))];
         rule.extend(spec.untracked.then_some(Statement::Notrack));
         rule.push(Statement::Accept(None));
         rule
     });
     leaves.chain([refuse(spec, Vec::new(), "no_peer")]).collect()
-}
-
-fn concat(parts: Vec<Expression<'static>>) -> Expression<'static> {
-    Expression::Named(NamedExpression::Concat(parts))
 }

@@ -14,7 +14,7 @@ use crate::wire::control::HELLO_LEN;
 pub const SET_REMOTES: &str = "remotes";
 /// Addresses of the same remotes.
 pub const SET_ADDRESSES: &str = "addresses";
-/// (address . port) of remotes whose packets are given an alternate local address.
+/// (address . port) of remotes whose packets are given an alternate local address, and that.
 pub const SET_ALTERNATES: &str = "privates";
 /// (address . port) of all these remotes.
 pub const SET_KNOWN: &str = "known";
@@ -28,7 +28,11 @@ pub const SETS_SENDERS: [(u8, &str); 4] =
 /// (address . network) that inner packets go to, and the UDP port there.
 pub const SETS_PORTS: [(u8, &str); 4] =
     [(32, "ports32"), (24, "ports24"), (16, "ports16"), (8, "ports8")];
-/// Addresses of these remotes, as an ICMP error quotes them.
+/// (address . port) of all these remotes.
+pub const SET_SHARING: &str = "sharing";
+/// Addresses of these remotes: routes lead there.
+pub const SET_GATEWAYS: &str = "gateways";
+/// The same, as an ICMP error quotes them.
 pub const SET_QUOTED_ADDRESSES: &str = "quoted_addresses";
 /// (address . port) of all these remotes, as an ICMP error quotes it.
 pub const SET_QUOTED: &str = "quoted";
@@ -75,6 +79,14 @@ pub fn parts(network: Ipv4Net) -> impl Iterator<Item = Ipv4Net> {
     network.subnets(length).into_iter().flatten()
 }
 
+/// The set of (address . port) of all remotes that are let in.
+pub fn known_set(spec: &RuleSpec) -> &'static str {
+    match spec.shared {
+        Some(_) => SET_SHARING,
+        None => SET_KNOWN,
+    }
+}
+
 /// The chains whose rules come from [`super::quoted`], and the chain to which the first one leads.
 pub const CHAIN_QUOTED: &str = "quoted";
 pub const CHAIN_QUOTED_PORT: &str = "quoted_port";
@@ -82,13 +94,6 @@ pub const CHAIN_QUOTED_REMOTE: &str = "quoted_remote";
 
 /// The statements of a rule: its matches and its verdict.
 pub type Statements = Vec<Statement<'static>>;
-
-/// Whether fragments are put together before they are rewritten.
-#[derive(Debug, Clone, Copy)]
-pub enum Reassembly {
-    On,
-    Off,
-}
 
 /// The UDP length, header included, of packets that may be authentication although they look like data
 /// or come from an address that sends data.

@@ -4,15 +4,21 @@ import base64
 import functools
 import json
 import os
+import socket
+import struct
 
 import pytest
 from nacl.signing import SigningKey
 
+import ipipou
+import packets
 from control_v2 import Client
 from hub import PORT, Hub, await_state, inner, is_to, killed_and_started_again, reload, states
 from ipipou import SECRET, await_
-from lan import await_reached, outer, reaches
+from lan import await_reached, dropped, outer, reaches
 
+
+ALTERNATE = "172.29.0.0"
 
 # The fast path lets in whom the rules let in, and these are all that there is without it.
 BELOW = pytest.param("off", marks=pytest.mark.each_kernel)
@@ -31,11 +37,28 @@ class SharedHub(Hub):
         self.write("others.toml", others())
 
 
+def another_server(hub):
+    """It has a port and peers of its own, of which the one at host 3 is connected."""
+    peers = hub.peers.parent / "others.d"
+    peers.mkdir()
+    one = f'[peer.one]\npublic-key = "{hub.keys[3].public}"\naddress = "10.9.0.3"\n\n'
+    (peers / "all.toml").write_text(one + others().replace("10.8", "10.9"))
+    secret = ["--auth-secret", SECRET]
+    own = ["-s", "-b", "@eth0", "--tunl-ip", "10.9.0.1/16", "--peers", peers, *secret]
+    own += ["--auth-key-b64", hub.keys[2].private, "--datapath", "kernel", "--fast-path", "off"]
+    near = ipipou.Tunnel(hub.host, *own, number=1)
+    own = ["-c", "-b", "@eth0", "-r", f"{outer(1)}:{PORT + 1}", *secret]
+    own += ["--tunl-ip", "10.9.0.3", "--tunl-peer-ip", "10.9.0.1", "--datapath", "kernel"]
+    own += ["--auth-key-b64", hub.keys[3].private, "--auth-remote-pubkey-b64", hub.keys[2].public]
+    ipipou.Tunnel(hub.lan.hosts[2], *own, number=1).await_log("connected to")
+    return near
+
+
 @functools.cache
 def others():
     """A file of peers that get no links of their own."""
     lines = []
-    for number in range(511):
+    for number in range(512):
         public = base64.b64encode(bytes(SigningKey(os.urandom(32)).verify_key)).decode()
         lines += [f"[peer.other{number}]", f'public-key = "{public}"']
         lines += [f'address = "10.8.{2 + number // 250}.{1 + number % 250}"', ""]
@@ -63,7 +86,7 @@ def test_peers_reach_the_server_and_each_other(hub, fast_path):
         for other in {1, 2, 3, 4} - {i}:
             assert reaches(host, inner(other), count=2)
         assert reaches(hub.host, inner(i))
-    near.await_log("the files of peers name 514 peers, and those that are connected share one")
+    near.await_log("the files of peers name 515 peers, and those that are connected share one")
     assert interfaces(hub) == ["ipipou0"]
     assert routes(hub) == {inner(i): outer(i) for i in (2, 3, 4)}
     assert ends[0].process.stop() == 0
@@ -80,9 +103,13 @@ def test_spoofed_sources_and_strangers_are_dropped(hub, fast_path):
     one, stranger = hub.clients[0], hub.lan.host
     one.send_fou(outer(2), PORT, outer(1), PORT, inner(3), inner(1))
     stranger.send_fou(hub.lan.ADDRESS, PORT, outer(1), PORT, inner(2), inner(1))
+    # Plain IPIP is not for the link, which has another address; and that one nobody gives to a packet but the rules.
     stranger.send_ipip(hub.lan.ADDRESS, outer(1), inner(2), inner(1))
     one.send_ipip(outer(2), outer(1), inner(2), inner(1))
-    near.await_dropped(stranger_data=2, plain_ipip=2)
+    one.run(f"ip route add {ALTERNATE} via {outer(1)}")
+    one.send_fou(outer(2), PORT, ALTERNATE, PORT, inner(2), inner(1))
+    one.send_ipip(outer(2), ALTERNATE, inner(2), inner(1))
+    near.await_dropped(stranger_data=2, private_address=2)
     # What has no peer does not leave, though a route leads it there.
     hub.host.run(f"ip route add 192.0.2.0/24 via {outer(2)} dev ipipou0 onlink")
     hub.host.run(["ping", "-c1", "-W0.1", "192.0.2.1"], check=False)
@@ -107,10 +134,10 @@ def test_a_change_of_the_files_disturbs_nobody_else(hub):
     ping = hub.clients[0].ping_background(inner(1))
     ping.await_answers()
     hub.name(4)
-    assert "1 added, 0 changed, 0 removed, 513 untouched" in reload(near)
+    assert "1 added, 0 changed, 0 removed, 514 untouched" in reload(near)
     hub.client(4).await_log("connected to")
     hub.name(3, enabled=False)
-    assert "0 added, 1 changed, 0 removed, 513 untouched" in reload(near)
+    assert "0 added, 1 changed, 0 removed, 514 untouched" in reload(near)
     await_(lambda: inner(3) not in routes(hub), what="no route to peer3")
     # Another network behind one that is connected.
     hub.name(4, route=["10.77.0.0/24"])
@@ -170,6 +197,39 @@ def test_peers_behind_one_nat_get_what_is_theirs(hub, fast_path):
     near.await_log("peer2 is not connected any more.*: peer3 is at this address and port now")
     assert gets(inner(3)) == 4003
     assert inner(2) not in routes(hub)
+
+
+@pytest.mark.each_kernel
+def test_other_tunnels_at_the_same_address_keep_what_is_theirs(hub):
+    """The module's own tunl0, a link to just one of the peers, and another server with as many peers."""
+    hub.host.batch(
+        "link set tunl0 up", f"link add plain type ipip local {outer(1)} remote {outer(2)}"
+    )
+    near, _ = hub.connect("--fast-path", "off")
+    other = another_server(hub)
+    other.await_log("those that are connected share one interface")
+    assert reaches(hub.host, "10.9.0.3", count=2)
+    for i in (2, 3):
+        assert reaches(hub.host, inner(i), count=2)
+    hub.host.run("ip link set plain up")
+    seen = [hub.host.capture(dev, "icmp") for dev in ("tunl0", "plain")]
+    assert reaches(hub.host, inner(2), count=2)
+    for i, of in zip((3, 2), seen):
+        hub.lan.hosts[i - 1].send_ipip(outer(i), outer(1), inner(i), inner(1))
+        assert {packet.src for packet in of.await_packets(1)} == {inner(i)}
+    assert not dropped(near) and not dropped(other)
+
+
+def test_a_forged_redirect_moves_no_peer(hub):
+    near, _ = hub.connect("--fast-path", "off")
+    # As the peer's own router would say it, of a packet to the peer.
+    quoted = packets.ipv4(inner(1), inner(2), packets.UDP, bytes(8))[:28]
+    message = struct.pack("!BBH4s", 5, 1, 0, socket.inet_aton(outer(3))) + quoted
+    message = message[:2] + packets.checksum(message).to_bytes(2, "big") + message[4:]
+    hub.lan.host.send_raw(packets.ipv4(outer(2), outer(1), packets.ICMP, message))
+    near.await_dropped(icmp_error=1)
+    assert f"via {outer(2)} " in hub.host.run(f"ip route get {inner(2)}")
+    assert reaches(hub.host, inner(2), count=2)
 
 
 def test_packets_that_do_not_fit_are_answered(hub):

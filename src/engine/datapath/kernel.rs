@@ -193,7 +193,7 @@ pub fn renamed(
 ) -> Vec<DeviceName> {
     let names: BTreeSet<&str> = peers.iter().map(|peer| peer.device.as_str()).collect();
     let mut ours: BTreeSet<Ipv4Addr> = peers.iter().map(|p| p.alternate.address()).collect();
-    ours.insert(outer);
+    ours.extend([outer, tunnel.alternate.address()]);
     let is_ours = |interface: &Interface| {
         interface.link_from(tunnel.port.get()).is_some_and(|link| ours.contains(&link.local))
     };

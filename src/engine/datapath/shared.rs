@@ -19,8 +19,8 @@ use crate::engine::host::plan::exchange;
 use crate::engine::host::step::{HostStep, Step};
 use crate::engine::host::wanted::{LinkKind, Mtu, Wanted, WantedLink};
 use crate::engine::host::{
-    Admitted, Encapsulation, Found, InterfaceAddress, IpipLink, LinkForwarding, Route, RouteTarget,
-    RuleSpec, RulesFound, SharedLink, gateway, is_labelled,
+    Admitted, Found, InterfaceAddress, LinkForwarding, Route, RouteTarget, RuleSpec, RulesFound,
+    SharedLink, gateway, is_labelled,
 };
 use crate::engine::links;
 use crate::engine::peer::Peer;
@@ -38,11 +38,13 @@ pub fn wanted(
     let mut rules = kernel::rules(endpoint, outer, peers, found);
     // Before it is there, so that the rules stay when it is.
     rules.inside.insert(tunnel.device.to_string());
-    let shared =
-        SharedLink { device: tunnel.device.clone(), plain: plain_tunnels(outer.address, found) };
+    let alternate = tunnel.alternate.address();
+    rules.alternate.insert(alternate);
+    let any = SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, tunnel.port.get());
+    let shared = SharedLink { device: tunnel.device.clone(), alternate };
     let link = WantedLink {
         device: tunnel.device.clone(),
-        kind: LinkKind::Ipip(link(tunnel, outer)),
+        kind: LinkKind::Ipip(kernel::link(tunnel, any, outer, Some(alternate))),
         mtu,
         addresses: vec![own_address(tunnel)],
         source_check: tunnel.source_check,
@@ -51,9 +53,13 @@ pub fn wanted(
     Wanted {
         rules: Some(RuleSpec { shared: Some(shared), inside_too: None, ..rules }),
         admitted: peers.iter().filter_map(admitted).collect(),
-        listeners: BTreeSet::from([kernel::listener(tunnel, outer)]),
+        // Before it is rewritten, a packet looks for the first of these (`udp_gro_receive`).
+        listeners: [outer.address, alternate]
+            .map(|address| kernel::listener(tunnel, Outer4 { address, ..outer }))
+            .into(),
+        alternate: BTreeSet::from([alternate]),
         links: vec![link],
-        unwanted: former(tunnel, outer.address, found),
+        unwanted: former(tunnel, alternate, found),
         ..Wanted::default()
     }
 }
@@ -62,20 +68,6 @@ pub fn wanted(
 fn own_address(tunnel: &TunnelConfig) -> InterfaceAddress {
     let inner = IpAddr::V4(tunnel.inner);
     InterfaceAddress::new(inner, inner.into())
-}
-
-/// The link: its outer packets get their port from the rules.
-fn link(tunnel: &TunnelConfig, outer: Outer4) -> IpipLink {
-    let any = SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, tunnel.port.get());
-    let link = kernel::link(tunnel, any, outer, None);
-    match link.encapsulation {
-        // The rules would spoil the sum.
-        Encapsulation::Fou { source_port, destination_port, checksum: _ } => IpipLink {
-            encapsulation: Encapsulation::Fou { source_port, destination_port, checksum: false },
-            ..link
-        },
-        Encapsulation::NoneOrOther => link,
-    }
 }
 
 /// What the rules let in of a connected peer.
@@ -95,25 +87,13 @@ fn v4(networks: &[IpNet]) -> Arc<[Ipv4Net]> {
     Ipv4Net::aggregate(&v4.collect()).into()
 }
 
-/// The remotes of other links with plain IPIP from our outer address. What comes from these is theirs.
-fn plain_tunnels(outer: Ipv4Addr, found: &Found) -> BTreeSet<Ipv4Addr> {
-    let links = found.interfaces.ipip_all();
-    let plain = links.filter(|(_, link)| {
-        link.encapsulation == Encapsulation::NoneOrOther
-            && (link.local == outer || link.local.is_unspecified())
-    });
-    plain.map(|(_, link)| link.remote).filter(|remote| !remote.is_unspecified()).collect()
-}
-
 /// Links of this tunnel from when each peer had its own, and one that somebody gave another name.
-fn former(tunnel: &TunnelConfig, outer: Ipv4Addr, found: &Found) -> Vec<DeviceName> {
-    let is_ours = |name: &str, link: &IpipLink| {
-        name != tunnel.device.as_str()
-            && link.local == outer
-            && link.fou_source() == Some(tunnel.port.get())
-    };
-    let renamed = found.interfaces.ipip_to(Ipv4Addr::UNSPECIFIED);
-    let renamed = renamed.filter(|(i, link)| is_labelled(i) && is_ours(&i.name, link));
+fn former(tunnel: &TunnelConfig, alternate: Ipv4Addr, found: &Found) -> Vec<DeviceName> {
+    let renamed = found.interfaces.ipip_to(Ipv4Addr::UNSPECIFIED).filter(|(interface, _)| {
+        is_labelled(interface)
+            && interface.name != tunnel.device.as_str()
+            && interface.link_from(tunnel.port.get()).is_some_and(|link| link.local == alternate)
+    });
     let renamed = renamed.filter_map(|(interface, _)| interface.name.parse().ok());
     links::interfaces(found, tunnel).into_iter().chain(renamed).collect()
 }

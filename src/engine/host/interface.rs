@@ -129,16 +129,6 @@ impl IpipLink {
     }
 }
 
-impl IpipLink {
-    /// The UDP port that it sends from, if it puts UDP around its packets.
-    pub fn fou_source(&self) -> Option<u16> {
-        match self.encapsulation {
-            Encapsulation::Fou { source_port, .. } => Some(source_port),
-            Encapsulation::NoneOrOther => None,
-        }
-    }
-}
-
 /// What is put around the IPIP packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Encapsulation {

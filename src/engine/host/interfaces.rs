@@ -45,16 +45,6 @@ impl Interfaces {
         })
     }
 
-    /// All `ipip` links.
-    pub fn ipip_all(&self) -> impl Iterator<Item = (&Interface, IpipLink)> {
-        self.by_remote.iter().filter_map(|(_, index)| match self.at(*index)? {
-            interface @ Interface { kind: InterfaceKind::Ipip(link), .. } => {
-                Some((interface, *link))
-            }
-            Interface { kind: InterfaceKind::Tun | InterfaceKind::Other, .. } => None,
-        })
-    }
-
     /// Adds one, or exchanges that of its index.
     pub fn insert(&mut self, interface: impl Into<Arc<Interface>>) {
         let interface = interface.into();

@@ -124,8 +124,8 @@ pub struct RuleSpec {
 pub struct SharedLink {
     /// Name of the interface.
     pub device: DeviceName,
-    /// Remotes of other tunnels of this host with plain IPIP from our outer address.
-    pub plain: BTreeSet<Ipv4Addr>,
+    /// The alternate local address that it always has.
+    pub alternate: Ipv4Addr,
 }
 
 /// What happens to packets that are not data of an admitted remote.

@@ -14,7 +14,7 @@ use crate::auth::Ends;
 use crate::engine::config::Datapath;
 use crate::engine::control::{Heard, Ignored, Outcome, PeerId};
 use crate::engine::endpoint::Endpoint;
-use crate::engine::host::Found;
+use crate::engine::host::{Found, Route, RouteTarget, gateway};
 use crate::engine::links;
 use crate::engine::peer::{Locator, Peer};
 use crate::engine::peers_file::{PeerName, PeerSet};
@@ -196,7 +196,12 @@ impl Engine {
                 IpNet::V4(network) => Some(*network),
                 IpNet::V6(_) => None,
             });
-            found.admitted_before(v4?).map(SocketAddr::V4)
+            let (network, remote) = (v4?, found.admitted_before(v4?)?);
+            // The rules may be an older dump that somebody loaded. The route is not in it.
+            let route = Route::of_remote(&found.routes, network.into(), gateway::MAIN)?;
+            let goes_there =
+                matches!(route.target, RouteTarget::Remote(_, to) if to == *remote.ip());
+            goes_there.then_some(SocketAddr::V4(remote))
         };
         let link = |member: &Member| {
             let remote = by_link(member).or_else(|| by_rules(member))?;
