@@ -24,9 +24,9 @@ use rustix::process::{
 
 /// Where these programs are; a shell from plain `su` does not look there.
 const SYSTEM_DIRECTORIES: &str = "/usr/sbin:/sbin";
-/// How long a program may take. All of them take a fraction of a second on an idle host; keepalives are
-/// due every 25 seconds.
-const LIMIT: Duration = Duration::from_secs(10);
+/// How long a program may take. All of them take a fraction of a second on an idle host, and some seconds on one
+/// that is starved; keepalives are due every 25 seconds.
+const LIMIT: Duration = Duration::from_secs(20);
 /// How long a program that was killed for that is not started again.
 const PAUSE: Duration = Duration::from_secs(30);
 /// How long one that was killed is waited for: in the kernel, a signal may have to wait.

@@ -146,10 +146,14 @@ impl Elements {
         going: &[(&'static str, u64)],
         coming: &[QuotedRule],
     ) -> io::Result<u32> {
-        let transactions = transactions(changes);
-        let (mut going, mut coming) = (going, coming);
-        for changes in &transactions {
+        let (mut going, mut coming, mut made) = (going, coming, 0);
+        for changes in transactions(changes) {
             let count = changes.len() + going.len() + coming.len();
+            // To one that changes nothing, kernels before 6.10 give no answer.
+            if count == 0 {
+                continue;
+            }
+            made += 1;
             let mut batch = self.table.begin(u32::try_from(count).unwrap_or(u32::MAX));
             for (chain, handle) in std::mem::take(&mut going) {
                 batch
@@ -167,15 +171,15 @@ impl Elements {
                         delete_from(&mut batch, &self.table.header, &self.table.name, set)
                     }
                 };
-                for entry in elements {
-                    let data = entry.data.as_deref().filter(|_| *verb == Verb::Add);
+                for entry in &elements {
+                    let data = entry.data.as_deref().filter(|_| verb == Verb::Add);
                     list = push_element(list, &entry.key, data);
                 }
             }
             self.add_rules(&mut batch, std::mem::take(&mut coming));
             self.table.commit(batch)?;
         }
-        Ok(u32::try_from(transactions.len()).unwrap_or(u32::MAX))
+        Ok(made)
     }
 
     fn add_rules(&self, batch: &mut Chained<'static>, rules: &[QuotedRule]) {

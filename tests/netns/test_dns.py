@@ -387,7 +387,8 @@ def test_a_resolvconf_that_hangs_holds_the_tunnel_up_for_a_moment_only(resolvcon
     program = resolvconf.run("sh", "-c", "command -v resolvconf").strip()
     pathlib.Path(program).write_text("#!/bin/sh\necho $$ >/run/hangs\nsleep infinity\n")
     resolvconf.run("rm", resolvconf.record)
-    far.await_log("cannot use our name servers: `resolvconf` did not end within 10 seconds")
+    said = "cannot use our name servers: `resolvconf` did not end within 20 seconds"
+    far.await_log(said, timeout=60)
     hung = resolvconf.run("cat", "/run/hangs").strip()
     assert not pathlib.Path("/proc", hung).exists()
     assert far.show()["interface"] == "ipipou0"

@@ -73,7 +73,10 @@ def test_forwarded_packets_are_not_touched(lab):
     assert int.from_bytes(seen.payload[4:6]) == 0x222
 
 
-def test_a_client_works_behind_a_firewall_that_accepts_only_answers(hosts):
+@pytest.mark.parametrize(
+    "options", [(), ("--force-fou-local-ip-alt",)], ids=["direct", "alternate"]
+)
+def test_a_client_works_behind_a_firewall_that_accepts_only_answers(hosts, options):
     """And at a server that tracks connections, no data packet is one."""
     server, client = hosts
     client.nft(
@@ -93,7 +96,7 @@ def test_a_client_works_behind_a_firewall_that_accepts_only_answers(hosts):
     )
     keys = ipipou.Keys(server)
     near = ipipou.server(server, keys=keys)
-    ipipou.client(client, keys=keys)
+    ipipou.client(client, *options, "--fast-path", "off", keys=keys)
     near.await_log("tunnel up")
     assert client.ping(INNER_SERVER, count=2).received == 2
     ours = [line for line in server.connections() if f"port={PORT}" in line]
