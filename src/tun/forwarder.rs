@@ -17,6 +17,7 @@ use super::drops::Reason;
 use super::fd_store::{self, Owner, StoredFds};
 use super::lanes::{Outlet, lanes};
 use super::offloads::Offloads;
+use super::send::Calls;
 use super::shared::Shared;
 use super::socket::UdpSocket;
 use super::wake::{self, Start};
@@ -284,7 +285,8 @@ impl Forwarder {
     pub fn send(&self, out: &Outgoing) -> io::Result<()> {
         let socket = self.shared.socket().ok_or(io::ErrorKind::NotConnected)?;
         let most = self.shared.paths.most(out.to);
-        socket.send(out, most, &|| self.shared.read_errors(&socket))
+        let read_errors = || self.shared.read_errors(&socket);
+        socket.send(out, most, Calls { read_errors: &read_errors, waits: true })
     }
 
     /// Waits for the next packet that is not data, and returns its sender and payload. Safe to cancel.

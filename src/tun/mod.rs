@@ -43,11 +43,13 @@ mod lanes;
 mod large;
 mod limit;
 mod offloads;
+mod others;
 mod partial;
 mod path;
 #[cfg(test)]
 mod random;
 mod receive;
+mod refused;
 mod segment;
 mod send;
 mod shared;

@@ -42,8 +42,6 @@ const KERNEL_FOR: Duration = Duration::from_secs(10);
 const MOST: usize = 65_536;
 /// At most one line in this time says that a path is narrower than what is believed.
 const SAY_EVERY: Duration = Duration::from_secs(60);
-/// How long a refusal of large segments counts.
-const REFUSED_FOR: Duration = Duration::from_secs(10);
 
 /// A report that a packet was too long.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -187,25 +185,6 @@ fn overhead(to: SocketAddr) -> usize {
     match to {
         SocketAddr::V4(_) => 20 + 8,
         SocketAddr::V6(_) => 40 + 8,
-    }
-}
-
-/// A remote to which large segments were refused, for datagrams of this size or more. The kernel does
-/// not segment packets that would have to be fragmented as well: it returns EMSGSIZE, before Linux 6.14
-/// EINVAL (`udp_send_skb`).
-#[derive(Debug, Default)]
-pub struct Refused(Option<(SocketAddr, usize, Duration)>);
-
-impl Refused {
-    /// Whether datagrams of `size` bytes have to be sent one by one.
-    pub fn holds(&self, to: SocketAddr, size: usize) -> bool {
-        self.0.is_some_and(|(remote, from, until)| {
-            remote == to && size >= from && wake::now() < until
-        })
-    }
-
-    pub fn set(&mut self, to: SocketAddr, size: usize) {
-        self.0 = Some((to, size, wake::now() + REFUSED_FOR));
     }
 }
 

@@ -20,7 +20,7 @@ use super::device::{Interface, Offload, is_gone};
 use super::drops::Reason;
 use super::ecn::{self, Ecn};
 use super::limit::{ControlLimit, Unproven};
-use super::send::is_about_others;
+use super::others::is_about_others;
 use super::socket::{Received, UdpSocket};
 use super::table::Forwarding;
 use super::verdict::{Sender, Verdict};

@@ -12,7 +12,9 @@ use socket2::{SockAddr, Socket};
 
 use super::cmsg::CmsgBuffer;
 use super::ecn::Ecn;
-use super::path::{self, Refused};
+use super::others::{self, Care, Failure};
+use super::path;
+use super::refused::Refused;
 use super::socket::{REFUSALS, UdpSocket};
 use super::{read, wake, write};
 use crate::engine::Outgoing;
@@ -42,16 +44,6 @@ pub struct Datagrams<'a> {
     pub ends: &'a [usize],
 }
 
-/// What was done about errors during a call.
-#[derive(Default)]
-struct Remedies {
-    waited: bool,
-    tries: u8,
-}
-
-/// How often a call is repeated because of errors about other packets.
-const TRIES: u8 = 8;
-
 impl Outer {
     fn control(self) -> CmsgBuffer {
         let mut control = CmsgBuffer::new();
@@ -65,8 +57,16 @@ impl Outer {
 /// What the thread that sends datagrams keeps and calls.
 pub struct Sender<'a> {
     pub refused: &'a mut Refused,
-    /// Reads the socket's error queue, and returns whether there was anything.
-    pub read_errors: &'a dyn Fn() -> bool,
+    pub calls: Calls<'a>,
+}
+
+/// How calls are made.
+#[derive(Clone, Copy)]
+pub struct Calls<'a> {
+    /// Reads the socket's error queue.
+    pub read_errors: &'a dyn Fn(),
+    /// Whether they wait while the socket is full.
+    pub waits: bool,
 }
 
 /// The result of sending datagrams.
@@ -83,47 +83,48 @@ impl UdpSocket {
     pub fn send_all(&self, datagrams: &Datagrams<'_>, sender: &mut Sender<'_>) -> usize {
         let Datagrams { outer, size, slices, ends } = *datagrams;
         if ends.len() == 1 {
-            let sent = self.send_message(outer.to, slices, &outer.control(), sender.read_errors);
+            let sent = self.send_message(outer.to, slices, &outer.control(), sender.calls);
             return usize::from(sent.is_err());
         }
-        if self.has_gso() && !sender.refused.holds(outer.to, size) {
+        if self.gso && !sender.refused.holds(outer.to, size) {
             let mut control = outer.control();
             let segment = u16::try_from(size).unwrap_or(u16::MAX);
             control.push(libc::SOL_UDP, libc::UDP_SEGMENT, &segment.to_ne_bytes());
             let to = SockAddr::from(outer.to);
             let message = header(&to, slices, &control);
-            let error = match self.call(&message, sender.read_errors) {
+            let error = match self.call(&message, sender.calls) {
                 Ok(()) => {
                     self.gso_refused.store(0, Ordering::Relaxed);
                     return 0;
                 }
-                Err(error) if has_to_send_each(&error, datagrams, sender.refused) => error,
+                Err(Failure::Own(error)) if has_to_send_each(&error, datagrams, sender.refused) => {
+                    error
+                }
                 Err(_) => return ends.len(),
             };
-            let Sent { failed, in_fragments } = self.send_each(datagrams, sender.read_errors);
+            let Sent { failed, in_fragments } = self.send_each(datagrams, sender.calls);
             // If they were not too long, the kernel refused their number.
             if failed == 0 && !in_fragments {
-                self.count_refusal(&error);
+                self.count_refusal(outer.to, &error);
             }
             return failed;
         }
-        self.send_each(datagrams, sender.read_errors).failed
+        self.send_each(datagrams, sender.calls).failed
     }
 
     /// Notes that the kernel refuses many datagrams in one call, although it takes each of them.
-    fn count_refusal(&self, error: &io::Error) {
-        let for_good = matches!(error.raw_os_error(), Some(libc::EOPNOTSUPP | libc::ENOPROTOOPT));
+    fn count_refusal(&self, to: SocketAddr, error: &io::Error) {
         let before = self.gso_refused.fetch_add(1, Ordering::Relaxed);
-        if (for_good || before + 1 >= REFUSALS) && self.gso.swap(false, Ordering::Relaxed) {
+        if before + 1 >= REFUSALS && !self.gso_said.swap(true, Ordering::Relaxed) {
             tracing::warn!(
-                "the kernel takes no more than one packet in a call ({error}): they are sent one \
-                 by one, which is slower"
+                "the kernel takes no more than one packet to {to} in a call ({error}): they are sent \
+                 one by one, which is slower"
             );
         }
     }
 
     /// Sends them one by one with `sendmmsg`, which stops at the first that fails.
-    fn send_each(&self, datagrams: &Datagrams<'_>, read_errors: &dyn Fn() -> bool) -> Sent {
+    fn send_each(&self, datagrams: &Datagrams<'_>, calls: Calls<'_>) -> Sent {
         let to = SockAddr::from(datagrams.outer.to);
         let control = datagrams.outer.control();
         // SAFETY: plain numbers and pointers, of which zero is one.
@@ -138,24 +139,15 @@ impl UdpSocket {
         }
         let mut result = Sent::default();
         let mut rest = &mut messages[..count];
-        let mut remedies = Remedies::default();
         while let Some(first) = rest.first() {
             let first = first.msg_hdr;
-            let passed = match self.send_many(rest) {
-                Ok(taken) => {
-                    remedies.tries = 0;
-                    taken
-                }
-                Err(error) if self.may_retry(&error, &mut remedies, read_errors) => 0,
-                Err(error) => {
-                    let too_long = is_too_long(&error);
-                    result.in_fragments |= too_long;
-                    let sent = too_long && self.send_fragmented(&first).is_ok();
-                    result.failed += usize::from(!sent);
-                    remedies.tries = 0;
-                    1
-                }
-            };
+            let passed = self.own(calls, || self.send_many(rest)).unwrap_or_else(|failure| {
+                let too_long = is_too_long(&failure);
+                result.in_fragments |= too_long;
+                let sent = too_long && self.send_fragmented(&first, calls).is_ok();
+                result.failed += usize::from(!sent);
+                1
+            });
             rest = rest.get_mut(passed..).unwrap_or_default();
         }
         result
@@ -175,12 +167,7 @@ impl UdpSocket {
     ///
     /// # Errors
     /// What the kernel says: no route, no buffer, a payload longer than a datagram.
-    pub fn send(
-        &self,
-        out: &Outgoing,
-        most: usize,
-        read_errors: &dyn Fn() -> bool,
-    ) -> io::Result<()> {
+    pub fn send(&self, out: &Outgoing, most: usize, calls: Calls<'_>) -> io::Result<()> {
         let mut control = CmsgBuffer::new();
         if let Some(ttl) = out.ttl {
             push_field(&mut control, out.to, ttl, libc::IP_TTL, libc::IPV6_HOPLIMIT);
@@ -188,18 +175,23 @@ impl UdpSocket {
         let slices = [IoSlice::new(&out.payload)];
         if out.payload.len() > most {
             let to = SockAddr::from(out.to);
-            return self.send_fragmented(&header(&to, &slices, &control));
+            return self.send_fragmented(&header(&to, &slices, &control), calls);
         }
-        self.send_message(out.to, &slices, &control, read_errors)
+        self.send_message(out.to, &slices, &control, calls)
     }
 
     /// Sends one datagram that is longer than the path allows, in fragments.
     ///
     /// # Errors
     /// What the kernel says.
-    pub fn send_in_fragments(&self, outer: Outer, payload: &[u8]) -> io::Result<()> {
+    pub fn send_in_fragments(
+        &self,
+        outer: Outer,
+        payload: &[u8],
+        calls: Calls<'_>,
+    ) -> io::Result<()> {
         let to = SockAddr::from(outer.to);
-        self.send_fragmented(&header(&to, &[IoSlice::new(payload)], &outer.control()))
+        self.send_fragmented(&header(&to, &[IoSlice::new(payload)], &outer.control()), calls)
     }
 
     /// Sends one datagram. If the interface does not take it whole, it leaves in fragments.
@@ -208,69 +200,44 @@ impl UdpSocket {
         to: SocketAddr,
         slices: &[IoSlice<'_>],
         control: &CmsgBuffer,
-        read_errors: &dyn Fn() -> bool,
+        calls: Calls<'_>,
     ) -> io::Result<()> {
         let to = SockAddr::from(to);
         let message = header(&to, slices, control);
-        match self.call(&message, read_errors) {
-            Err(error) if is_too_long(&error) => self.send_fragmented(&message),
-            result => result,
+        match self.call(&message, calls) {
+            Err(failure) if is_too_long(&failure) => self.send_fragmented(&message, calls),
+            result => Ok(result?),
         }
     }
 
     /// Calls `sendmsg`, and repeats it where that may help.
-    fn call(&self, message: &libc::msghdr, read_errors: &dyn Fn() -> bool) -> io::Result<()> {
-        let mut remedies = Remedies::default();
-        loop {
-            let sent = {
-                let _not_fragmented = read(&self.fragmenting);
-                send_message(&self.socket, message)
-            };
-            match sent {
-                Err(error) if self.may_retry(&error, &mut remedies, read_errors) => {}
-                result => return result,
-            }
-        }
+    fn call(&self, message: &libc::msghdr, calls: Calls<'_>) -> Result<(), Failure> {
+        self.own(calls, || {
+            let _not_fragmented = read(&self.fragmenting);
+            send_message(&self.socket, message)
+        })
+    }
+
+    /// Makes a call until its result is its own.
+    fn own<T>(&self, calls: Calls<'_>, call: impl FnMut() -> io::Result<T>) -> Result<T, Failure> {
+        let care = Care {
+            read_errors: calls.read_errors,
+            heard: &|| self.heard.load(Ordering::Relaxed),
+            waits: &|| calls.waits && wake::wait_writable(self.as_fd(), FULL),
+        };
+        others::own(care, call)
     }
 
     /// Allows this datagram to be fragmented. The setting belongs to the socket, so nobody else sends
     /// meanwhile; and it is a single datagram, whose number no other one has.
-    fn send_fragmented(&self, message: &libc::msghdr) -> io::Result<()> {
+    fn send_fragmented(&self, message: &libc::msghdr, calls: Calls<'_>) -> io::Result<()> {
         let is_v4 = self.spec.address.is_ipv4();
+        let calls = Calls { waits: false, ..calls };
         let _alone = write(&self.fragmenting);
         path::fragment(&self.socket, is_v4, true)?;
-        let mut sent = send_message(&self.socket, message);
-        if sent.as_ref().is_err_and(is_about_others) {
-            sent = send_message(&self.socket, message);
-        }
+        let sent = self.own(calls, || send_message(&self.socket, message));
         path::fragment(&self.socket, is_v4, false)?;
-        sent
-    }
-
-    /// Whether to repeat a call: after a signal, and once when the buffer was full. An error about
-    /// packets that were sent before (ICMP) is returned by the next call, whatever that is for
-    /// (`sock_error`); such a call is repeated.
-    fn may_retry(
-        &self,
-        error: &io::Error,
-        remedies: &mut Remedies,
-        read_errors: &dyn Fn() -> bool,
-    ) -> bool {
-        match error.raw_os_error() {
-            Some(libc::EINTR) => true,
-            Some(libc::EAGAIN) if !remedies.waited => {
-                wake::wait_writable(self.as_fd(), FULL);
-                remedies.waited = true;
-                true
-            }
-            Some(_) if is_about_others(error) => {
-                let heard = read_errors();
-                remedies.tries += 1;
-                // A datagram that is too long itself fails the second time as well.
-                remedies.tries == 1 || (heard && remedies.tries < TRIES && !is_too_long(error))
-            }
-            _ => false,
-        }
+        Ok(sent?)
     }
 }
 
@@ -281,35 +248,14 @@ fn has_to_send_each(error: &io::Error, datagrams: &Datagrams<'_>, refused: &mut 
         Some(libc::EMSGSIZE | libc::EINVAL) => refused.set(to, datagrams.size),
         // There is IPsec on the way or, before Linux 6.11, a device without checksums: this is so for
         // any size.
-        Some(libc::EIO) => refused.set(to, 0),
-        Some(libc::EOPNOTSUPP | libc::ENOPROTOOPT) => {}
+        Some(libc::EIO | libc::EOPNOTSUPP | libc::ENOPROTOOPT) => refused.set(to, 0),
         _ => return false,
     }
     true
 }
 
-/// Whether an error may be about packets that were sent before: the errors that the kernel makes of
-/// ICMP (`icmp_err_convert` in net/ipv4/icmp.c, `tab_unreach` in net/ipv6/icmp.c).
-pub fn is_about_others(error: &io::Error) -> bool {
-    matches!(
-        error.raw_os_error(),
-        Some(
-            libc::EMSGSIZE
-                | libc::ECONNREFUSED
-                | libc::EHOSTUNREACH
-                | libc::ENETUNREACH
-                | libc::ENOPROTOOPT
-                | libc::EOPNOTSUPP
-                | libc::ENONET
-                | libc::EHOSTDOWN
-                | libc::EACCES
-                | libc::EPROTO
-        )
-    )
-}
-
-fn is_too_long(error: &io::Error) -> bool {
-    error.raw_os_error() == Some(libc::EMSGSIZE)
+fn is_too_long(failure: &Failure) -> bool {
+    matches!(failure, Failure::Own(error) if error.raw_os_error() == Some(libc::EMSGSIZE))
 }
 
 fn send_message(socket: &Socket, message: &libc::msghdr) -> io::Result<()> {
@@ -366,26 +312,20 @@ mod tests {
         assert_eq!(refuse(libc::EMSGSIZE), (true, [false, true, false]));
         assert_eq!(refuse(libc::EIO), (true, [true, true, false]));
         assert_eq!(refuse(libc::ENETUNREACH), (false, [false; 3]));
-        assert_eq!(refuse(libc::EOPNOTSUPP), (true, [false; 3]));
+        assert_eq!(refuse(libc::EOPNOTSUPP), (true, [true, true, false]));
     }
 
     #[test]
-    fn segmentation_is_given_up_after_repeated_refusals() {
+    fn segmentation_is_not_in_use_while_it_is_refused() {
         let address = "127.0.0.1:0".parse().unwrap();
         let spec = SocketSpec { address, device: None, mark: None, checksum: None };
-        for (worked, error, most) in
-            [(false, libc::EIO, 1), (true, libc::EIO, REFUSALS), (true, libc::EOPNOTSUPP, 1)]
-        {
-            let socket = UdpSocket::open(&spec).unwrap();
-            if worked {
-                socket.gso_refused.store(0, Ordering::Relaxed);
-            }
-            let mut refusals = 0;
-            while socket.has_gso() {
-                socket.count_refusal(&io::Error::from_raw_os_error(error));
-                refusals += 1;
-            }
-            assert_eq!(refusals, most);
-        }
+        let socket = UdpSocket::open(&spec).unwrap();
+        let refused = || {
+            socket.count_refusal(address, &io::Error::from_raw_os_error(libc::EOPNOTSUPP));
+            !socket.has_gso()
+        };
+        assert!(socket.has_gso() && refused());
+        socket.gso_refused.store(0, Ordering::Relaxed); // one was taken
+        assert_eq!([refused(), refused(), refused()], [false, false, true]);
     }
 }

@@ -94,9 +94,8 @@ impl Shared {
         }
     }
 
-    /// Reads what the kernel and routers say about packets that were sent. Returns whether there was
-    /// anything.
-    pub(super) fn read_errors(&self, socket: &UdpSocket) -> bool {
+    /// Reads what the kernel and routers say about packets that were sent.
+    pub(super) fn read_errors(&self, socket: &UdpSocket) {
         socket.read_errors(|word| {
             let word = match word {
                 Word::TooLong(word) => word,
@@ -116,7 +115,7 @@ impl Shared {
                     word.mtu
                 );
             }
-        })
+        });
     }
 
     pub(super) fn pass_control(&self, lane: Lane, from: SocketAddr, payload: &[u8]) {

@@ -4,16 +4,16 @@ use std::io::{self, IoSliceMut};
 use std::mem;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::sync::RwLock;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Mutex, RwLock};
 
 use socket2::{Domain, Protocol, SockAddr, SockAddrStorage, Socket, Type};
 
 use super::cmsg::{self, CmsgBuffer, set_option};
 use super::ecn::Ecn;
 use super::path::{self, SaidBy, TooLong};
-use super::shared_port;
 use super::unreachable::{self, Unreachable};
+use super::{lock, shared_port};
 use crate::engine::host::SocketSpec;
 
 /// Room for some milliseconds of a fast sender's packets; the kernel doubles it (socket(7)).
@@ -21,18 +21,24 @@ const BUFFER: usize = 4 << 20;
 /// How many errors are read at a time: others can cause as many as they like.
 const ERRORS: usize = 64;
 
-/// After this many refused calls with many segments in a row, no more are made. Until the kernel has
-/// taken one, a single refusal is enough.
+/// After this many refused calls with many segments in a row, this is said. Until the kernel has taken
+/// one, a single refusal is enough.
 pub const REFUSALS: u32 = 3;
 
 /// A bound UDP socket.
 pub struct UdpSocket {
     pub(super) socket: Socket,
     pub(super) spec: SocketSpec,
-    /// Whether many segments may be sent in one call (`UDP_SEGMENT`).
-    pub(super) gso: AtomicBool,
+    /// Whether the kernel knows how to send many segments in one call (`UDP_SEGMENT`).
+    pub(super) gso: bool,
     /// How many calls have been refused because of that since the last one that was not.
     pub(super) gso_refused: AtomicU32,
+    /// Whether it was said that the kernel refuses them.
+    pub(super) gso_said: AtomicBool,
+    /// Counts what routers and hosts said, as it is read.
+    pub(super) heard: AtomicU64,
+    /// Held while the error queue is read, so that who comes second knows of what the first one read.
+    reading_errors: Mutex<()>,
     /// Held exclusively while what is sent may be fragmented, and shared while it may not.
     pub(super) fragmenting: RwLock<()>,
     /// Whether many datagrams may arrive in one call (`UDP_GRO`).
@@ -134,8 +140,11 @@ impl UdpSocket {
         Ok(UdpSocket {
             socket,
             spec,
-            gso: AtomicBool::new(gso),
+            gso,
             gso_refused: AtomicU32::new(REFUSALS - 1),
+            gso_said: AtomicBool::new(false),
+            heard: AtomicU64::new(0),
+            reading_errors: Mutex::default(),
             fragmenting: RwLock::default(),
             gro,
         })
@@ -155,8 +164,9 @@ impl UdpSocket {
         }
     }
 
+    /// Whether many segments leave with one call, as far as the last calls tell.
     pub fn has_gso(&self) -> bool {
-        self.gso.load(Ordering::Relaxed)
+        self.gso && self.gso_refused.load(Ordering::Relaxed) < REFUSALS
     }
 
     pub fn has_gro(&self) -> bool {
@@ -177,16 +187,17 @@ impl UdpSocket {
         Ok(Received { from, length, size, ecn, interface })
     }
 
-    /// Hands out what the kernel and routers say about packets that did not arrive. Returns whether
-    /// there was anything.
-    pub fn read_errors(&self, mut look: impl FnMut(Word)) -> bool {
-        let mut any = false;
+    /// Hands out what the kernel and routers say about packets that did not arrive.
+    pub fn read_errors(&self, mut look: impl FnMut(Word)) {
+        let _alone = lock(&self.reading_errors);
         for _ in 0..ERRORS {
             let mut said = None;
             let note = |_, level, kind, value: &[u8]| said = Said::of(level, kind, value).or(said);
             match self.receive_message(&mut [], libc::MSG_ERRQUEUE, note) {
                 Ok((to, _)) => {
-                    any = true;
+                    if said.is_none_or(Said::is_of_others) {
+                        self.heard.fetch_add(1, Ordering::Relaxed);
+                    }
                     if let Some(word) = to.zip(said).and_then(|(to, said)| said.about(to)) {
                         look(word);
                     }
@@ -194,7 +205,6 @@ impl UdpSocket {
                 Err(_) => break, // there are no more
             }
         }
-        any
     }
 
     /// Calls `recvmsg` once. Returns the address that it names, and how many bytes arrived. `look` gets
@@ -260,6 +270,11 @@ impl Said {
         let by = rest.get(4..).and_then(offender);
         let (error, info) = (i32::from_ne_bytes(*error), u32::from_ne_bytes(*info));
         Some(Said { error, origin, kind, code, info, by })
+    }
+
+    /// Whether it is not this kernel's own.
+    fn is_of_others(self) -> bool {
+        self.origin != libc::SO_EE_ORIGIN_LOCAL
     }
 
     /// What the error says about a packet that was sent there.

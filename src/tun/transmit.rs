@@ -23,8 +23,9 @@ use super::drops::Reason;
 use super::ecn::Ecn;
 use super::fragment::{fragments, may_be_fragmented};
 use super::limit::Limit;
-use super::path::{LEAST, Refused};
-use super::send::{Datagrams, MAX_SEGMENTS, Outer, Sender};
+use super::path::LEAST;
+use super::refused::Refused;
+use super::send::{Calls, Datagrams, MAX_SEGMENTS, Outer, Sender};
 use super::socket::UdpSocket;
 use super::split::{Super, complete_checksum};
 use super::vnet::{self, Gso, Vnet};
@@ -291,7 +292,11 @@ impl<'a> Transmitter<'a> {
             // No router may ask for less (RFC 8200, 5), so the packet is fragmented outside (RFC 2473,
             // 7.1).
             self.flush(socket);
-            let sent = socket.is_some_and(|s| s.send_in_fragments(long.outer, &packet).is_ok());
+            let sent = socket.is_some_and(|socket| {
+                let read_errors = || self.shared.read_errors(socket);
+                let calls = Calls { read_errors: &read_errors, waits: true };
+                socket.send_in_fragments(long.outer, &packet, calls).is_ok()
+            });
             self.shared.drops.add(Reason::TxFailed, usize::from(!sent));
             let counts = self.route.as_ref().and_then(|route| route.counts.as_ref());
             if let Some(counts) = counts.filter(|_| sent) {
@@ -371,8 +376,8 @@ impl<'a> Transmitter<'a> {
             let (slices, ends) = (&slices[..used], &ends[..count]);
             let datagrams = Datagrams { outer, size: batch.size, slices, ends };
             let read_errors = || self.shared.read_errors(socket);
-            let mut sender = Sender { refused: &mut self.refused, read_errors: &read_errors };
-            socket.send_all(&datagrams, &mut sender)
+            let calls = Calls { read_errors: &read_errors, waits: true };
+            socket.send_all(&datagrams, &mut Sender { refused: &mut self.refused, calls })
         });
         if failed > 0 {
             self.shared.drops.add(Reason::TxFailed, failed);

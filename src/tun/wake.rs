@@ -125,12 +125,12 @@ pub fn wait(fd: Option<BorrowedFd<'_>>, wake: &Wake, timeout: Option<Duration>) 
     Woken { called: fds[1].revents != 0, error: fds[0].revents & libc::POLLERR != 0 }
 }
 
-/// Waits until `fd` can be written, for `timeout` at most.
-pub fn wait_writable(fd: BorrowedFd<'_>, timeout: Duration) {
+/// Waits until `fd` can be written or is broken; false when the time is over.
+pub fn wait_writable(fd: BorrowedFd<'_>, timeout: Duration) -> bool {
     let mut fd = libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLOUT, revents: 0 };
     let timeout = i32::try_from(timeout.as_millis()).unwrap_or(i32::MAX);
     // SAFETY: there is one entry.
-    unsafe { libc::poll(&raw mut fd, 1, timeout) };
+    unsafe { libc::poll(&raw mut fd, 1, timeout) != 0 }
 }
 
 /// Whole milliseconds, for poll(2).
