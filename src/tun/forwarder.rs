@@ -286,7 +286,7 @@ impl Forwarder {
         let socket = self.shared.socket().ok_or(io::ErrorKind::NotConnected)?;
         let most = self.shared.paths.most(out.to);
         let read_errors = || self.shared.read_errors(&socket);
-        socket.send(out, most, Calls { read_errors: &read_errors, waits: true })
+        socket.send(out, most, Calls { read_errors: &read_errors, waits: false })
     }
 
     /// Waits for the next packet that is not data, and returns its sender and payload. Safe to cancel.

@@ -50,6 +50,7 @@ mod path;
 mod random;
 mod receive;
 mod refused;
+mod room;
 mod segment;
 mod send;
 mod shared;

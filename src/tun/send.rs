@@ -4,9 +4,8 @@
 use std::io::{self, IoSlice};
 use std::mem;
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::AsRawFd;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
 use socket2::{SockAddr, Socket};
 
@@ -16,16 +15,13 @@ use super::others::{self, Care, Failure};
 use super::path;
 use super::refused::Refused;
 use super::socket::{REFUSALS, UdpSocket};
-use super::{read, wake, write};
+use super::{read, write};
 use crate::engine::Outgoing;
 
 /// The most segments in one call (`UDP_MAX_SEGMENTS` in linux/udp.h; later kernels take 128).
 pub const MAX_SEGMENTS: usize = 64;
 /// The most bytes in one call: what fits into an IPv4 packet (`__ip_append_data`).
 pub const MAX_BYTES: usize = 65_507;
-
-/// How long a full buffer is given to drain into the network card.
-const FULL: Duration = Duration::from_millis(100);
 
 /// What the outer headers have in common of datagrams that leave in one call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -173,11 +169,13 @@ impl UdpSocket {
             push_field(&mut control, out.to, ttl, libc::IP_TTL, libc::IPV6_HOPLIMIT);
         }
         let slices = [IoSlice::new(&out.payload)];
-        if out.payload.len() > most {
-            let to = SockAddr::from(out.to);
-            return self.send_fragmented(&header(&to, &slices, &control), calls);
-        }
-        self.send_message(out.to, &slices, &control, calls)
+        self.room.send_for_engine(&self.socket, || {
+            if out.payload.len() > most {
+                let to = SockAddr::from(out.to);
+                return self.send_fragmented(&header(&to, &slices, &control), calls);
+            }
+            self.send_message(out.to, &slices, &control, calls)
+        })
     }
 
     /// Sends one datagram that is longer than the path allows, in fragments.
@@ -223,7 +221,7 @@ impl UdpSocket {
         let care = Care {
             read_errors: calls.read_errors,
             heard: &|| self.heard.load(Ordering::Relaxed),
-            waits: &|| calls.waits && wake::wait_writable(self.as_fd(), FULL),
+            waits: &|| calls.waits && self.room.comes(&self.socket),
         };
         others::own(care, call)
     }

@@ -12,11 +12,12 @@ use socket2::{Domain, Protocol, SockAddr, SockAddrStorage, Socket, Type};
 use super::cmsg::{self, CmsgBuffer, set_option};
 use super::ecn::Ecn;
 use super::path::{self, SaidBy, TooLong};
+use super::room::Room;
 use super::unreachable::{self, Unreachable};
 use super::{lock, shared_port};
 use crate::engine::host::SocketSpec;
 
-/// Room for some milliseconds of a fast sender's packets; the kernel doubles it (socket(7)).
+/// Room for some milliseconds of a fast sender's packets to us; the kernel doubles it (socket(7)).
 const BUFFER: usize = 4 << 20;
 /// How many errors are read at a time: others can cause as many as they like.
 const ERRORS: usize = 64;
@@ -35,6 +36,7 @@ pub struct UdpSocket {
     pub(super) gso_refused: AtomicU32,
     /// Whether it was said that the kernel refuses them.
     pub(super) gso_said: AtomicBool,
+    pub(super) room: Room,
     /// Counts what routers and hosts said, as it is read.
     pub(super) heard: AtomicU64,
     /// Held while the error queue is read, so that who comes second knows of what the first one read.
@@ -116,7 +118,8 @@ impl UdpSocket {
         if socket.mark()? != mark {
             socket.set_mark(mark)?;
         }
-        enlarge_buffers(&socket);
+        enlarge_receive_buffer(&socket);
+        let room = Room::make(&socket);
         // Only over IPv4 may the checksum be omitted (RFC 768, RFC 8200).
         let no_checksum = spec.checksum == Some(false) && spec.address.is_ipv4();
         set_option(&socket, libc::SOL_SOCKET, libc::SO_NO_CHECK, no_checksum.into())?;
@@ -143,6 +146,7 @@ impl UdpSocket {
             gso,
             gso_refused: AtomicU32::new(REFUSALS - 1),
             gso_said: AtomicBool::new(false),
+            room,
             heard: AtomicU64::new(0),
             reading_errors: Mutex::default(),
             fragmenting: RwLock::default(),
@@ -345,14 +349,11 @@ impl AsFd for UdpSocket {
     }
 }
 
-/// Makes the buffers as large as wanted with CAP_NET_ADMIN, otherwise as large as the host allows.
-fn enlarge_buffers(socket: &Socket) {
+/// Makes the buffer as large as wanted with CAP_NET_ADMIN, otherwise as large as the host allows.
+fn enlarge_receive_buffer(socket: &Socket) {
     let size = libc::c_int::try_from(BUFFER).unwrap_or(libc::c_int::MAX);
     // A smaller buffer is slower, but not wrong.
     if set_option(socket, libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, size).is_err() {
         let _ = socket.set_recv_buffer_size(BUFFER);
-    }
-    if set_option(socket, libc::SOL_SOCKET, libc::SO_SNDBUFFORCE, size).is_err() {
-        let _ = socket.set_send_buffer_size(BUFFER);
     }
 }

@@ -4,6 +4,7 @@
  *   write, partial              large packets and packets without checksum, written to it
  *   segment-eio, segment-einval, segment-emsgsize, segment-no  datagrams sent in one call
  *   receive                     datagrams received in one call
+ *   force                       a send buffer that is larger than anybody may have
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -98,6 +99,8 @@ int setsockopt(int fd, int level, int name, const void *value, socklen_t length)
 {
     if (level == IPPROTO_UDP && name == UDP_GRO && refuses("receive"))
         return refuse(ENOPROTOOPT);
+    if (level == SOL_SOCKET && name == SO_SNDBUFFORCE && refuses("force"))
+        return refuse(EPERM);
     int (*real)(int, int, int, const void *, socklen_t) = dlsym(RTLD_NEXT, "setsockopt");
     return real(fd, level, name, value, length);
 }
