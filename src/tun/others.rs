@@ -8,7 +8,7 @@
 use std::io;
 
 /// How often a call is made because of errors about other packets.
-const TRIES: u8 = 8;
+const TRIES: u8 = 32;
 
 /// How a call deals with errors that are not about what it sends.
 #[derive(Clone, Copy)]
@@ -132,7 +132,7 @@ mod tests {
         let errors = [(EOPNOTSUPP, false), (ECONNREFUSED, false), (EOPNOTSUPP, false)];
         assert_eq!(result(&errors, true), (Ok(()), 4));
         let (said, calls) = result(&[(EOPNOTSUPP, true); 100], true);
-        assert_eq!((said, calls), (Err((false, EOPNOTSUPP)), 8));
+        assert_eq!((said, calls), (Err((false, EOPNOTSUPP)), 32));
     }
 
     #[test]

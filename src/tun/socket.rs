@@ -20,7 +20,7 @@ use crate::engine::host::SocketSpec;
 /// Room for some milliseconds of a fast sender's packets to us; the kernel doubles it (socket(7)).
 const BUFFER: usize = 4 << 20;
 /// How many errors are read at a time: others can cause as many as they like.
-const ERRORS: usize = 64;
+const ERRORS: usize = 256;
 
 /// After this many refused calls with many segments in a row, this is said. Until the kernel has taken
 /// one, a single refusal is enough.
