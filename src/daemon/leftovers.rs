@@ -10,10 +10,13 @@ use crate::kernel::{self, listening_ports};
 use crate::tun::Owner;
 
 /// Removes what a process of this tunnel left of the kernel's datapath, if its record shows a listener that is
-/// there: the tunnel is to have another datapath, at the same port. Rules that guard nothing any more go, too.
+/// there: the tunnel is to have another datapath, and perhaps another port. Rules that guard nothing any more go,
+/// too.
 pub async fn remove_of_kernel(settings: &Settings, owner: Owner) {
     let port = settings.tunnel().port;
-    if listening_ports().contains(&port.get()) && record::names(&settings.state_dir, port).await {
+    if let Some(recorded) = record::port(&settings.state_dir, port).await
+        && listening_ports().contains(&recorded.get())
+    {
         remove(settings, owner).await;
     }
     remove_rules(&settings.tunnel().rules.table, port);

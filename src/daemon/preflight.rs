@@ -111,9 +111,10 @@ pub async fn open_host(
     let mut found = host.read(&question).await.map_err(Failure::Netlink)?;
     prepared.read(&mut found).map_err(Failure::Netlink)?;
     check_found(settings, datapath, goes_on, &found)?;
-    let adopts_listeners = engine::has_leftovers(tunnel, &found)
-        || record::names(&settings.state_dir, tunnel.port).await;
-    let former_port = record::former(&settings.state_dir, tunnel.port).await;
+    let recorded = record::port(&settings.state_dir, tunnel.port).await;
+    // Without proof, a listener belongs to another program.
+    let adopts_listeners = engine::has_leftovers(tunnel, &found) || recorded == Some(tunnel.port);
+    let former_port = recorded.filter(|port| *port != tunnel.port);
     let family = match server {
         Some(server) => Family::of(server),
         None => engine::outer_family(&tunnel.outer, datapath, &found),

@@ -36,24 +36,19 @@ pub async fn remove(state_dir: &Path) {
     let _ = disk::in_turn(&path.clone(), move || fs::remove_file(path)).await;
 }
 
-/// Whether a process of this tunnel has had a listener at this port since the machine started.
-pub async fn names(state_dir: &Path, port: NonZeroU16) -> bool {
+/// The port at which a process of this tunnel has had a listener since the machine started, and may have it still:
+/// `own`, which the tunnel has now, or another one, unless another tunnel beside it has that now.
+pub async fn port(state_dir: &Path, own: NonZeroU16) -> Option<NonZeroU16> {
     let path = state_dir.join(FILE);
     let read = disk::in_turn(&path.clone(), move || fs::read_to_string(path)).await;
-    // Without proof, a listener belongs to another program.
-    read.is_ok_and(|text| line(port.get()).is_ok_and(|line| text == line))
-}
-
-/// Another port at which a process of this tunnel has had a listener since the machine started, unless another
-/// tunnel beside it has that one now.
-pub async fn former(state_dir: &Path, port: NonZeroU16) -> Option<NonZeroU16> {
-    let path = state_dir.join(FILE);
-    let read = disk::in_turn(&path.clone(), move || fs::read_to_string(path)).await;
-    let former = named(&read.ok()?)?;
+    let port = named(&read.ok()?)?;
+    if port == own {
+        return Some(own);
+    }
     // A service may not see the others' directories.
     let others = below(state_dir.parent()?).await;
-    let is_others = others.iter().any(|(directory, at)| *at == former && directory != state_dir);
-    (former != port && !is_others).then_some(former)
+    let is_others = others.iter().any(|(directory, at)| *at == port && directory != state_dir);
+    Some(port).filter(|_| !is_others)
 }
 
 /// The port that a record of this boot names.

@@ -30,9 +30,8 @@ pub fn device(tunnel: &TunnelConfig, datapath: Datapath, mark: u16) -> DeviceNam
 /// a name that begins alike.
 pub fn interfaces(found: &Found, tunnel: &TunnelConfig) -> Vec<DeviceName> {
     let prefix = prefix(tunnel);
-    let is_number = |rest: &str| rest.len() == 4 && rest.bytes().all(|b| b.is_ascii_hexdigit());
     let ours = found.interfaces.iter().filter(|i| {
-        i.name.strip_prefix(&prefix).is_some_and(is_number)
+        prefix_of(&i.name) == Some(&prefix)
             && is_labelled(i)
             && i.link_from(tunnel.port.get()).is_some()
     });
@@ -42,6 +41,13 @@ pub fn interfaces(found: &Found, tunnel: &TunnelConfig) -> Vec<DeviceName> {
 /// What the names of the interfaces begin with.
 pub fn prefix(tunnel: &TunnelConfig) -> String {
     shortened(&tunnel.device, DeviceName::MAX_LEN - "-ffff".len()) + "-"
+}
+
+/// What the name of a peer's interface begins with, if it may be one.
+pub fn prefix_of(name: &str) -> Option<&str> {
+    let at = name.rfind('-')? + 1;
+    let (prefix, number) = name.split_at(at);
+    (number.len() == 4 && number.bytes().all(|b| b.is_ascii_hexdigit())).then_some(prefix)
 }
 
 /// A name that has at most `room` bytes: the whole one, or what there is room for of it and four digits that

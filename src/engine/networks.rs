@@ -12,6 +12,14 @@ pub struct Networks<T> {
     v6: PrefixMap<Ipv6Net, T>,
 }
 
+/// Those of IPv4, without bits behind the prefix.
+pub fn v4(networks: &[IpNet]) -> impl Iterator<Item = Ipv4Net> {
+    networks.iter().filter_map(|network| match network {
+        IpNet::V4(network) => Some(network.trunc()),
+        IpNet::V6(_) => None,
+    })
+}
+
 impl<T> Default for Networks<T> {
     fn default() -> Self {
         Networks { v4: PrefixMap::new(), v6: PrefixMap::new() }

@@ -30,18 +30,14 @@ pub fn wanted(
         .map(|r| r.ip())
         .chain(own)
         .collect();
+    let outer4 = |address| datapath::kernel::Outer4 { address, bound_to: outer.bound_to };
+    let mtu = mtu(&endpoint.tunnel, outer, found);
     let mut wanted = match (endpoint.datapath, outer.address) {
-        (Datapath::Kernel | Datapath::KernelShared, IpAddr::V4(address)) => {
-            let own = datapath::kernel::Outer4 { address, bound_to: outer.bound_to };
-            let mtu = mtu(&endpoint.tunnel, outer, found);
-            match endpoint.datapath {
-                Datapath::KernelShared => {
-                    datapath::shared::wanted(endpoint, own, mtu, peers, found)
-                }
-                Datapath::Kernel | Datapath::Tun => {
-                    datapath::kernel::wanted(endpoint, own, mtu, peers, &outside, found)
-                }
-            }
+        (Datapath::Kernel, IpAddr::V4(address)) => {
+            datapath::kernel::wanted(endpoint, outer4(address), mtu, peers, &outside, found)
+        }
+        (Datapath::KernelShared, IpAddr::V4(address)) => {
+            datapath::shared::wanted(endpoint, outer4(address), mtu, peers, found)
         }
         // Nobody can ask for it: `datapath` is the other then.
         (Datapath::Kernel | Datapath::KernelShared, IpAddr::V6(_)) => Wanted::default(),
@@ -72,23 +68,19 @@ fn extent(
         let routed = all.filter(|(_, net)| is_routed(net));
         routed.map(|(peer, net)| (net, peer.device.clone(), gateway_to(peer, shared))).collect()
     };
-    let (mut routed, mut unreachable) = (Vec::new(), None);
-    match (tunnel.is_network(), endpoint.datapath.capabilities().link_per_remote) {
-        (false, _) => {}
-        (true, true) => {
-            routed = of_peers(&is_around);
-            unreachable = Some(tunnel.inner_peer).filter(|net| net.prefix_len() < 32);
-        }
-        (true, false) if shared => {
-            routed = of_peers(&|_| true);
-            unreachable = Some(tunnel.inner_peer).filter(|net| net.prefix_len() < 32);
-        }
-        (true, false) => {
-            routed = of_peers(&|net| !is_on_link(net));
+    let routed = match (tunnel.is_network(), endpoint.datapath) {
+        (false, _) => Vec::new(),
+        (true, Datapath::Kernel) => of_peers(&is_around),
+        (true, Datapath::KernelShared) => of_peers(&|_| true),
+        (true, Datapath::Tun) => {
             let around = own.iter().filter(|net| is_around(net));
-            routed.extend(around.map(|net| (net.trunc(), tunnel.device.clone(), None)));
+            let around = around.map(|net| (net.trunc(), tunnel.device.clone(), None));
+            of_peers(&|net| !is_on_link(net)).into_iter().chain(around).collect()
         }
-    }
+    };
+    // What no peer has of the network; in userspace the interface itself answers for that.
+    let of_kernel = tunnel.is_network() && endpoint.datapath != Datapath::Tun;
+    let unreachable = Some(tunnel.inner_peer).filter(|net| of_kernel && net.prefix_len() < 32);
     let by_way = found.way.map(|way| way.interface).filter(|_| !tunnel.is_network());
     let by_address = || found.interface_of(outer.address).map(|interface| interface.index);
     let uplink = by_way.or(outer.bound_to).or_else(by_address);

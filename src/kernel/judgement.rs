@@ -136,11 +136,11 @@ fn of_known_remotes(spec: &RuleSpec) -> Vec<Statements> {
     }
 }
 
-/// The interfaces of tunnels: those with a name of the first kind, and of the second.
+/// The interfaces of tunnels: those with one of these names, and those whose names begin so.
 fn inside(spec: &RuleSpec) -> impl Iterator<Item = Expression<'static>> {
     let named: Vec<_> = spec.inside.iter().map(|name| interface(name)).collect();
     let named = (!named.is_empty()).then(|| any_of(named));
-    named.into_iter().chain(spec.inside_too.as_deref().map(interfaces))
+    named.into_iter().chain(spec.inside_too.iter().map(|start| interfaces(start)))
 }
 
 fn outer(spec: &RuleSpec) -> Vec<Statements> {

@@ -255,7 +255,7 @@ mod tests {
             alternate: BTreeSet::new(),
             bound: true,
             inside: ["ipipou0".to_owned()].into(),
-            inside_too: None,
+            inside_too: BTreeSet::new(),
             shared: None,
             silenced: BTreeSet::new(),
             answering: BTreeSet::new(),

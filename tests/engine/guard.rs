@@ -164,6 +164,25 @@ fn packets_from_inside_a_tunnel_are_not_outer_packets() {
     assert_eq!(inside(&play), ["gateway", "ipipou0", "learns", "other"]);
     assert_eq!(play.engine.counters().repaired, 0, "nobody broke anything");
 
+    // Of another server's peers each has an interface; they come and go, and our rules stay.
+    for (name, index) in [("hub0-0001", 604), ("hub0-beef", 605)] {
+        play.host.add_interface(name, index, InterfaceKind::Tun);
+        play.host.change_last(|interface| interface.label = Some("made by ipipou".to_owned()));
+    }
+    play.read();
+    let others = ["gateway", "ipipou0", "learns", "other"];
+    assert_eq!(inside(&play), others);
+    assert_eq!(rules(&play).inside_too, ["hub0-".to_owned()].into());
+    // Unless what begins alike may be an uplink.
+    play.host.add_interface("hub0-lan", 606, InterfaceKind::Other);
+    play.read();
+    assert_eq!(inside(&play), [&others[..1], &["hub0-0001", "hub0-beef"], &others[1..]].concat());
+    assert!(rules(&play).inside_too.is_empty());
+    for index in 604..=606 {
+        play.host.found.interfaces.remove(index);
+    }
+    play.read();
+
     // A tunnel in a tunnel: the one that our outer address is on is the way in.
     let mut config = server(None);
     config.tunnel.device = "nested0".parse().unwrap();

@@ -199,6 +199,25 @@ fn a_start_on_another_port_removes_a_listener_without_a_link() {
     assert_eq!(ports, [10005]);
 }
 
+/// What was edited is the tunnel's number, or its name and its port.
+#[test]
+fn a_start_with_another_number_removes_the_link_of_before() {
+    for datapath in [Datapath::Kernel, Datapath::Tun] {
+        let mut play = serving();
+        let proof = play.proof();
+        play.receive(at(A), &proof);
+        let mut left = play.host.clone();
+        left.found.rules = RulesFound::Missing;
+        let mut config = server(None);
+        config.tunnel.port = 10001.try_into().unwrap();
+        config.tunnel.device = "ipipou1".parse().unwrap();
+        let mut again = Play::stopped(datapath, Config::from(config), left, Memory::default());
+        again.engine.had_port(10000.try_into().ok());
+        again.read();
+        assert!(again.host.link("ipipou0").is_none(), "{datapath:?}");
+    }
+}
+
 #[test]
 fn a_renamed_link_is_made_again_with_the_same_addresses() {
     for foreign in [false, true] {

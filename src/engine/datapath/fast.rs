@@ -17,6 +17,7 @@ use crate::engine::host::{
     Admitted, Family, FastPath, FastPathEnds, FastPathFound, FastPeer, Found, Interface,
     LinkHeader, Master, Takes, is_labelled,
 };
+use crate::engine::networks::v4;
 use crate::engine::peer::Peer;
 use crate::engine::peers::Peers;
 
@@ -210,7 +211,7 @@ fn of_kernel(
         let mut at = wanted.admitted.range(&from..).take_while(|one| one.remote == remote);
         at.find(|one| one.alternate.is_none())?;
         let networks = match endpoint.tunnel.is_network() {
-            true => v4(&peer.networks),
+            true => v4(&peer.networks).collect(),
             false => everything(),
         };
         Some((remote, uplinks.peer(remote, networks, &peer.device)?))
@@ -227,7 +228,8 @@ fn of_tun(
 ) -> BTreeMap<SocketAddrV4, FastPeer> {
     let remotes = wanted.forwarding.remotes.iter().filter_map(|(remote, spec)| {
         let SocketAddr::V4(remote) = remote else { return None };
-        let (to, from) = (v4(&spec.destinations), v4(&spec.sources));
+        let to: Arc<[Ipv4Net]> = v4(&spec.destinations).collect();
+        let from: Arc<[Ipv4Net]> = v4(&spec.sources).collect();
         if from.is_empty() || to != from {
             return None;
         }
@@ -257,7 +259,7 @@ pub fn delta(start: &Start<'_>) -> (Vec<Step>, Vec<Step>) {
                 true => &member.device,
                 false => &endpoint.tunnel.device,
             };
-            let peer = uplinks.peer(remote, v4(&member.networks), device)?;
+            let peer = uplinks.peer(remote, v4(&member.networks).collect(), device)?;
             let is_there =
                 path.links.contains(&peer.link) && path.uplinks.contains_key(&peer.uplink);
             is_there.then_some(peer)
@@ -274,14 +276,6 @@ pub fn delta(start: &Start<'_>) -> (Vec<Step>, Vec<Step>) {
     }
     let before = (!going.is_empty()).then(|| FastStep::Withdraw(going).into());
     (before.into_iter().collect(), coming)
-}
-
-fn v4(networks: &[IpNet]) -> Arc<[Ipv4Net]> {
-    let v4 = networks.iter().filter_map(|net| match net {
-        IpNet::V4(net) => Some(net.trunc()),
-        IpNet::V6(_) => None,
-    });
-    v4.collect()
 }
 
 fn everything() -> Arc<[Ipv4Net]> {

@@ -87,6 +87,7 @@ pub fn listener(tunnel: &TunnelConfig, outer: Outer4) -> Listener {
 pub fn rules(endpoint: &Endpoint, outer: Outer4, peers: &Peers, found: &Found) -> RuleSpec {
     let tunnel = &endpoint.tunnel;
     let port = tunnel.port.get();
+    let (inside, inside_too) = inside(tunnel, peers, outer.address, found);
     RuleSpec {
         table: tunnel.rules.table.clone(),
         outer: outer.address,
@@ -95,8 +96,8 @@ pub fn rules(endpoint: &Endpoint, outer: Outer4, peers: &Peers, found: &Found) -
         // A listener that was found and serves as well may be bound to none.
         bound: outer.bound_to.is_some()
             && !found.listeners.iter().any(|l| l.port == port && l.bound_to.is_none()),
-        inside: inside(tunnel, peers, outer.address, found),
-        inside_too: tunnel.is_network().then(|| links::prefix(tunnel)),
+        inside,
+        inside_too,
         shared: None,
         silenced: peers.iter().filter_map(silenced).collect(),
         answering: peers.answering().into_iter().filter_map(v4).collect(),
@@ -203,21 +204,28 @@ pub fn renamed(
 }
 
 /// The interfaces of the tunnels of this and other ipipou processes, except the one that has the outer
-/// address: a tunnel may run inside another, but no packet gets from inside one into another.
+/// address: a tunnel may run inside another, but no packet gets from inside one into another. Those of which a
+/// server has one for each peer are the second, what their names begin with.
 fn inside(
     tunnel: &TunnelConfig,
     peers: &Peers,
     outer: Ipv4Addr,
     found: &Found,
-) -> BTreeSet<String> {
-    let has_outer = |interface: &Interface| found.is_on(outer.into(), interface.index);
-    let others = found.interfaces.iter().filter(|i| is_labelled(i) && !has_outer(i));
-    let own = peers.iter().map(|peer| peer.device.to_string());
-    let all = own.chain(others.map(|interface| interface.name.clone()));
-    match tunnel.is_network().then(|| links::prefix(tunnel)) {
-        Some(prefix) => all.filter(|name| !name.starts_with(&prefix)).collect(),
-        None => all.collect(),
-    }
+) -> (BTreeSet<String>, BTreeSet<String>) {
+    let is_inside = |i: &Interface| is_labelled(i) && !found.is_on(outer.into(), i.index);
+    let others = || found.interfaces.iter().filter(|i| is_inside(i));
+    let own = tunnel.is_network().then(|| links::prefix(tunnel));
+    let mut starts: BTreeSet<String> =
+        others().filter_map(|i| links::prefix_of(&i.name)).map(str::to_owned).collect();
+    // The host may have an interface with such a name that is none of a tunnel.
+    starts.retain(|start| {
+        found.interfaces.iter().all(|i| is_inside(i) || !i.name.starts_with(start.as_str()))
+    });
+    starts.extend(own);
+    let names = peers.iter().map(|peer| peer.device.to_string());
+    let names = names.chain(others().map(|interface| interface.name.clone()));
+    let rest = |name: &String| !starts.iter().any(|start| name.starts_with(start.as_str()));
+    (names.filter(rest).collect(), starts)
 }
 
 fn v4(remote: SocketAddr) -> Option<SocketAddrV4> {

@@ -23,6 +23,7 @@ use crate::engine::host::{
     SharedLink, gateway, is_labelled,
 };
 use crate::engine::links;
+use crate::engine::networks::v4;
 use crate::engine::peer::Peer;
 use crate::engine::peers::Peers;
 
@@ -51,7 +52,7 @@ pub fn wanted(
         forwards: forwards(endpoint),
     };
     Wanted {
-        rules: Some(RuleSpec { shared: Some(shared), inside_too: None, ..rules }),
+        rules: Some(RuleSpec { shared: Some(shared), ..rules }),
         admitted: peers.iter().filter_map(admitted).collect(),
         // Before it is rewritten, a packet looks for the first of these (`udp_gro_receive`).
         listeners: [outer.address, alternate]
@@ -74,17 +75,13 @@ fn own_address(tunnel: &TunnelConfig) -> InterfaceAddress {
 fn admitted(peer: &Peer) -> Option<Admitted> {
     let SocketAddr::V4(remote) = peer.admitted()? else { return None };
     // Of one without networks nothing could come.
-    let networks = Some(v4(&peer.networks)).filter(|networks| !networks.is_empty())?;
+    let networks = Some(apart(&peer.networks)).filter(|networks| !networks.is_empty())?;
     Some(Admitted { networks: Some(networks), ..Admitted::direct(remote) })
 }
 
 /// The networks of IPv4. One in another of the same peer has no element of its own.
-fn v4(networks: &[IpNet]) -> Arc<[Ipv4Net]> {
-    let v4 = networks.iter().filter_map(|net| match net {
-        IpNet::V4(net) => Some(net.trunc()),
-        IpNet::V6(_) => None,
-    });
-    Ipv4Net::aggregate(&v4.collect()).into()
+fn apart(networks: &[IpNet]) -> Arc<[Ipv4Net]> {
+    Ipv4Net::aggregate(&v4(networks).collect()).into()
 }
 
 /// Links of this tunnel from when each peer had its own, and one that somebody gave another name.
@@ -145,7 +142,7 @@ mod tests {
     fn a_network_in_another_one_of_the_same_peer_is_left_out() {
         let networks = ["10.1.0.0/16", "10.1.2.0/24", "172.28.0.9/32", "fd00::9/128"];
         let networks: Vec<IpNet> = networks.iter().map(|net| net.parse().unwrap()).collect();
-        let kept: Vec<String> = v4(&networks).iter().map(ToString::to_string).collect();
+        let kept: Vec<String> = apart(&networks).iter().map(ToString::to_string).collect();
         assert_eq!(kept, ["10.1.0.0/16", "172.28.0.9/32"]);
     }
 }

@@ -19,6 +19,7 @@ use super::routing::{
 use super::wanted::WantedAround;
 use crate::engine::config::{DeviceName, GatewayConfig, Masquerade, TunnelConfig};
 use crate::engine::memory::Settings;
+use crate::engine::networks::v4;
 
 /// The main routing table (`RT_TABLE_MAIN` in linux/rtnetlink.h).
 pub const MAIN: u32 = 254;
@@ -242,10 +243,7 @@ fn rules(
     found: &Found,
     before: &BTreeMap<String, Settings>,
 ) -> ForwardingRules {
-    let inner = extent.through.iter().chain(&config.routes).filter_map(|net| match net {
-        IpNet::V4(net) => Some(net.trunc()),
-        IpNet::V6(_) => None,
-    });
+    let inner = v4(&extent.through).chain(v4(&config.routes));
     let masquerade = config.masquerade.as_ref().map(|by| match by {
         Masquerade::Anywhere => (inner.collect(), None),
         Masquerade::By(device) => (inner.collect(), Some(device.clone())),

@@ -43,6 +43,16 @@ pub struct Owned {
 }
 
 impl Owned {
+    /// Links of this tunnel from when it had another port, and perhaps another name: nothing guards them any
+    /// longer.
+    fn former_links<'a>(&self, found: &'a Found) -> impl Iterator<Item = &'a Interface> {
+        let port = self.former_port.map(NonZeroU16::get);
+        let links = port.into_iter().flat_map(|port| {
+            found.interfaces.iter().filter(move |i| is_labelled(i) && i.link_from(port).is_some())
+        });
+        links
+    }
+
     /// Notes a step that was planned for a few of many peers.
     pub(in crate::engine) fn note(&mut self, step: &Step) {
         match step {
@@ -140,7 +150,11 @@ fn establish(
     // A new link may have the addresses of an old one.
     let unwanted = wanted.unwanted.iter();
     let unwanted = unwanted.filter(|device| found.interface(device).is_some_and(is_labelled));
-    steps.extend(unwanted.map(|device| Step::from(HostStep::RemoveLink(device.clone()))));
+    let mut unwanted: BTreeSet<DeviceName> = unwanted.cloned().collect();
+    let stays = |device: &DeviceName| wanted.links.iter().any(|link| link.device == *device);
+    let former = owned.former_links(found).filter_map(|link| link.name.parse().ok());
+    unwanted.extend(former.filter(|device| !stays(device)));
+    steps.extend(unwanted.into_iter().map(|device| Step::from(HostStep::RemoveLink(device))));
     for link in &wanted.links {
         plan_link(link, found, owned, steps);
     }

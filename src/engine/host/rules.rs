@@ -102,9 +102,9 @@ pub struct RuleSpec {
     /// Tunnel interfaces of this and other processes: what comes out of them is not an outer packet
     /// of this tunnel.
     pub inside: BTreeSet<String>,
-    /// What the names of this tunnel's links begin with, where there is one for each remote; they are
-    /// not in `inside` then, so that the rules stay while links come and go.
-    pub inside_too: Option<String>,
+    /// What the names of links begin with of which a tunnel has one for each remote; they are not in
+    /// `inside` then, so that the rules stay while links come and go.
+    pub inside_too: BTreeSet<String>,
     /// The link that all remotes share; `None`: each has its own.
     pub shared: Option<SharedLink>,
     /// Remotes that nothing is sent to: they are not admitted any more.

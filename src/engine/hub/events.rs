@@ -4,8 +4,6 @@
 use std::fmt;
 use std::net::SocketAddr;
 
-use ipnet::IpNet;
-
 use super::entry::networks;
 use super::gone::Gone;
 use super::members::Followed;
@@ -16,6 +14,7 @@ use crate::engine::control::{Heard, Ignored, Outcome, PeerId};
 use crate::engine::endpoint::Endpoint;
 use crate::engine::host::{Found, Route, RouteTarget, gateway};
 use crate::engine::links;
+use crate::engine::networks::v4;
 use crate::engine::peer::{Locator, Peer};
 use crate::engine::peers_file::{PeerName, PeerSet};
 use crate::engine::random::Random;
@@ -191,12 +190,8 @@ impl Engine {
             found.interface(&device)?.link_from(port)?.fou_remote()
         };
         let by_rules = |member: &Member| {
-            let networks = networks(&member.entry);
-            let v4 = networks.iter().find_map(|network| match network {
-                IpNet::V4(network) => Some(*network),
-                IpNet::V6(_) => None,
-            });
-            let (network, remote) = (v4?, found.admitted_before(v4?)?);
+            let network = v4(&networks(&member.entry)).next()?;
+            let remote = found.admitted_before(network)?;
             // The rules may be an older dump that somebody loaded. The route is not in it.
             let route = Route::of_remote(&found.routes, network.into(), gateway::MAIN)?;
             let goes_there =
