@@ -51,8 +51,13 @@ def test_a_qdisc_in_its_place_sends_nothing_back(lan):
     server, client = up(lan)
     server.batch("link add lan0 type bridge", "addr add 10.77.0.1/24 dev lan0", "link set lan0 up")
     client.run("ip route add 10.77.0.0/24 dev ipipou0")
-    server.run("tc qdisc del dev ipipou0 clsact")
-    server.run("tc qdisc add dev ipipou0 ingress")
+
+    def exchanged():
+        """Whether it took the place before the tunnel put its own back there."""
+        server.run("tc qdisc del dev ipipou0 clsact", check=False)
+        return server.run("tc qdisc add dev ipipou0 ingress", check=False).returncode == 0
+
+    await_(exchanged, what="the other qdisc")
     lan.near.await_log("no fast path: .*queueing discipline `ingress`")
     assert filters(server) == []
     reach_each_other(server, client)
