@@ -3,14 +3,18 @@
 //! A packet belongs to the socket that sent it until it has left the host: it may wait at an interface, or
 //! for a neighbour that does not answer (208 KiB for each, `unres_qlen_bytes` in arp(7)). The kernel sends
 //! nothing more from a socket that is full, to whomever. All remotes share one socket, so it has room for
-//! more than those queues hold: they limit what waits, as they do for packets that the kernel itself
-//! forwards. An eighth is kept for the packets of the engine.
+//! more than those queues hold: they limit what waits. An eighth is kept for the packets of the engine.
 //!
-//! Where the host does not allow that much, the data of one remote may fill the socket. As a network card
-//! makes room at once, the threads that carry data wait for that, but not for queues that are slower.
+//! A queue counts what leaves with one call as one packet, and a thousand of these would keep everything
+//! behind them for half a minute where it is slow. So once much waits, packets leave one by one, as those
+//! that the kernel forwards.
+//!
+//! Where the host does not allow that much, the data of one remote may fill the socket. The threads that
+//! carry data wait for a moment until half of it is free (`sock_writeable`), but not for a queue that needs
+//! longer.
 
 use std::mem;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use std::{cmp, io};
@@ -29,6 +33,11 @@ const LEAST: usize = 8 << 20;
 const PART: usize = 8;
 /// The part of the room that is kept for the engine.
 const KEPT: usize = 8;
+/// The least that is kept, if it is not more than half: the kernel takes a call while there is any room at
+/// all, so each thread may need that of one with a whole datagram more.
+const KEPT_AT_LEAST: usize = 4 * (68 << 10);
+/// How much waits when packets begin to leave one by one: some milliseconds of a fast network card.
+const CROWDED: usize = 4 << 20;
 
 /// How long a socket that is full is waited for.
 const WAIT: Duration = Duration::from_millis(10);
@@ -48,7 +57,7 @@ impl Room {
     pub fn make(socket: &Socket) -> Self {
         set(socket, wanted(memory()));
         let all = socket.send_buffer_size().unwrap_or(LEAST);
-        let data = all - all / KEPT;
+        let data = all - kept(all);
         set(socket, data);
         Room { all, data, slow_until: AtomicU64::new(0) }
     }
@@ -73,6 +82,14 @@ impl Room {
         }
     }
 
+    /// Whether so much waits that something in front is slower than what is sent.
+    pub fn is_crowded(&self, socket: &Socket) -> bool {
+        let mut waiting: libc::c_int = 0;
+        // SAFETY: one number is written.
+        let told = unsafe { libc::ioctl(socket.as_raw_fd(), libc::TIOCOUTQ, &raw mut waiting) };
+        told == 0 && usize::try_from(waiting).is_ok_and(|waiting| waiting > CROWDED)
+    }
+
     /// Waits for a moment until there may be room again; false if what fills the socket is slower.
     pub fn comes(&self, socket: &Socket) -> bool {
         let now = wake::now();
@@ -90,6 +107,11 @@ impl Room {
 /// The bytes to ask for on a host with so much memory.
 fn wanted(memory: usize) -> usize {
     (memory / PART).clamp(LEAST, MOST)
+}
+
+/// The bytes of so much room that are kept for the engine.
+fn kept(all: usize) -> usize {
+    (all / KEPT).max(KEPT_AT_LEAST).min(all / 2)
 }
 
 /// Bytes of the host's memory.
@@ -123,6 +145,8 @@ mod tests {
         let wanted = [32, 64, 128, 1024, 4096, 1 << 20].map(|mib| wanted(mib << 20) >> 20);
         assert_eq!(wanted, [8, 8, 16, 128, 512, 512]);
         assert!(memory() > LEAST);
+        // As much as an unprivileged process gets by default, and more.
+        assert_eq!([425_984, 8 << 20, 64 << 20].map(kept), [212_992, 1 << 20, 8 << 20]);
     }
 
     #[test]

@@ -82,7 +82,8 @@ impl UdpSocket {
             let sent = self.send_message(outer.to, slices, &outer.control(), sender.calls);
             return usize::from(sent.is_err());
         }
-        if self.gso && !sender.refused.holds(outer.to, size) {
+        let takes_many = self.gso && !sender.refused.holds(outer.to, size);
+        if takes_many && !self.room.is_crowded(&self.socket) {
             let mut control = outer.control();
             let segment = u16::try_from(size).unwrap_or(u16::MAX);
             control.push(libc::SOL_UDP, libc::UDP_SEGMENT, &segment.to_ne_bytes());

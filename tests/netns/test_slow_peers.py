@@ -1,6 +1,7 @@
 """Peers whose packets wait in a queue of the sender's own host, or for a neighbour that does not answer: they
 all wait in one socket, and whoever else is sent to does not notice."""
 
+import json
 import sys
 
 import pytest
@@ -53,8 +54,12 @@ def slow_to(host, address, packets=1000):
 
 def backlog(host):
     """How many packets wait in that queue."""
-    words = host.run("tc -s qdisc show dev eth0 handle 2:").split()
-    return int(words[words.index("backlog") + 2].rstrip("p"))
+    return waiting_in_queue(host)["qlen"]
+
+
+def waiting_in_queue(host):
+    (queue,) = json.loads(host.run("tc -j -s qdisc show dev eth0 handle 2:"))
+    return queue
 
 
 def no_packet_is_lost(host, address, count=40):
@@ -77,6 +82,9 @@ def test_a_peer_behind_a_slow_queue_costs_others_nothing(lab, tmp_path):
     # Once the queue is full, the packets that it refuses are counted.
     await_(lambda: dropped(near).get("tx_failed", 0) > 100, what="a full queue")
     no_packet_is_lost(lan.hosts[0], inner(2))
+    # It counts what leaves with one call as one packet; these are not as many large ones.
+    queue = waiting_in_queue(lan.hosts[0])
+    assert queue["qlen"] > 900 and queue["backlog"] < 8 << 20, queue
 
 
 def test_neighbours_that_do_not_answer_cost_others_nothing(lab, tmp_path):
