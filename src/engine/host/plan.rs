@@ -47,10 +47,9 @@ impl Owned {
     /// longer.
     fn former_links<'a>(&self, found: &'a Found) -> impl Iterator<Item = &'a Interface> {
         let port = self.former_port.map(NonZeroU16::get);
-        let links = port.into_iter().flat_map(|port| {
+        port.into_iter().flat_map(|port| {
             found.interfaces.iter().filter(move |i| is_labelled(i) && i.link_from(port).is_some())
-        });
-        links
+        })
     }
 
     /// Notes a step that was planned for a few of many peers.
