@@ -74,7 +74,9 @@ impl Engine {
                 InterfaceKind::Tun | InterfaceKind::Other => None,
             }
         });
-        let alternate = self.peers.iter().map(|peer| peer.alternate.address()).chain(of_links);
+        let own = [tunnel.alternate.address()];
+        let alternate = self.peers.iter().map(|peer| peer.alternate.address()).chain(own);
+        let alternate = alternate.chain(of_links);
         let loopback = found.loopback().map(|index| found.addresses.on(index)).unwrap_or_default();
         let there: BTreeSet<IpNet> = loopback.iter().map(|address| address.value.network).collect();
         let is_there = |alternate: &Ipv4Addr| there.contains(&IpAddr::V4(*alternate).into());

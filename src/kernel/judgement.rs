@@ -37,7 +37,7 @@
 //! }
 //! chain quoted_remote {
 //!   icmp type redirect drop
-//!   QUOTED ip protocol 4 QUOTED ip saddr OUTER drop          # this tunnel has no plain IPIP
+//!   QUOTED ip protocol 4 QUOTED ip saddr OUTER drop          # this tunnel has no plain IPIP; or ALTERNATE
 //!   icmp type != destination-unreachable accept
 //!   icmp code != frag-needed accept
 //!   QUOTED ip protocol tcp accept                            # the kernel checks its sequence number
@@ -220,12 +220,13 @@ fn quoted_remote(spec: &RuleSpec) -> Vec<Statements> {
         None => vec![jump(CHAIN_QUOTED_PORT)],
     };
     let mut rules = vec![refuse(vec![eq(icmp("type"), text("redirect"))])];
-    if spec.alternate.is_empty() {
-        rules.push(refuse(vec![
-            of(IPIP),
-            eq(quote::source(), Expression::Number(spec.outer.to_bits())),
-        ]));
-    }
+    // With an alternate address of ours, that from the outer one may be another tunnel's.
+    let outer = Some(spec.outer).filter(|_| spec.alternate.is_empty());
+    rules.extend(
+        spec.alternate.iter().copied().chain(outer).map(|own| {
+            refuse(vec![of(IPIP), eq(quote::source(), Expression::Number(own.to_bits()))])
+        }),
+    );
     rules.extend([
         vec![ne(icmp("type"), text("destination-unreachable")), Statement::Accept(None)],
         vec![ne(icmp("code"), number(FRAG_NEEDED)), Statement::Accept(None)],

@@ -16,8 +16,8 @@ use crate::host::netlink::Lists;
 impl Elements {
     /// Stops admitting one remote, and admits another, in one transaction, but for one with thousands of networks.
     pub fn exchange(&mut self, old: Option<&Admitted>, new: Option<&Admitted>) -> io::Result<()> {
-        let gone = old.map(|old| only_of(old, &self.let_in)).unwrap_or_default();
-        let come = new.map(|new| only_of(new, &self.let_in)).unwrap_or_default();
+        let gone = old.map(|old| only_of(old, &self.let_in, None)).unwrap_or_default();
+        let come = new.map(|new| only_of(new, &self.let_in, old)).unwrap_or_default();
         let mut going = Vec::new();
         for rule in quoted::rules(&gone) {
             going.extend(self.handle(&rule)?.map(|handle| (rule.chain(), handle)));
@@ -52,15 +52,15 @@ impl Elements {
     }
 }
 
-/// The contents that are there for this remote alone: others may be at its address.
-fn only_of(one: &Admitted, all: &BTreeSet<Admitted>) -> Contents {
+/// The contents that are there for this remote alone: others, but for one that goes, may be at its address.
+fn only_of(one: &Admitted, all: &BTreeSet<Admitted>, going: Option<&Admitted>) -> Contents {
     let mut own = elements(&BTreeSet::from([one.clone()]));
     let at = |port, alternate| Admitted {
         alternate,
         ..Admitted::direct(SocketAddrV4::new(*one.remote.ip(), port))
     };
     let there = all.range(at(0, None)..=at(u16::MAX, Some(Ipv4Addr::BROADCAST)));
-    for other in there.filter(|other| *other != one) {
+    for other in there.filter(|other| *other != one && Some(*other) != going) {
         own.known_addresses.clear();
         if other.alternate.is_none() {
             own.addresses.clear();
@@ -89,7 +89,8 @@ mod tests {
         for one in &all {
             let mut others = all.clone();
             others.remove(one);
-            let (with, without, own) = (elements(&all), elements(&others), only_of(one, &all));
+            let (with, without, own) =
+                (elements(&all), elements(&others), only_of(one, &all, None));
             let less = |with: &BTreeSet<Ipv4Addr>, without| with - without;
             assert_eq!(own.remotes, &with.remotes - &without.remotes);
             assert_eq!(own.known, &with.known - &without.known);
@@ -97,8 +98,12 @@ mod tests {
             assert_eq!(own.known_addresses, less(&with.known_addresses, &without.known_addresses));
             assert_eq!(own.alternates.len(), usize::from(one.alternate.is_some()));
             // The same remote that comes when the others are there adds exactly that.
-            let coming = only_of(one, &others);
+            let coming = only_of(one, &others, None);
             assert_eq!((coming.addresses, coming.known), (own.addresses, own.known));
+            // One that only gets another port needs at its address what it needed.
+            let port = SocketAddrV4::new(*one.remote.ip(), 9);
+            let coming = only_of(&Admitted { remote: port, ..one.clone() }, &all, Some(one));
+            assert_eq!(coming.known_addresses, own.known_addresses);
         }
     }
 }

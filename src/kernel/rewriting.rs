@@ -2,8 +2,8 @@
 //!
 //! The kernel tells `ipip` links apart by their local and remote address only. So a link beside another one to the
 //! same remote has an alternate local address: data of its remote gets that, in hook input, where packets are whole
-//! and routed already, and what leaves gets the real one back before anything else sees it. Nothing on the way to
-//! the listener asks for the address but the socket and the link (`udp_rcv`, `ipip_rcv`).
+//! and routed already, and what leaves gets the real one back after it is routed, before connection tracking and
+//! firewalls see it. Nothing on the way to the listener asks for the address but the socket and the link (`udp_rcv`, `ipip_rcv`).
 //!
 //! ```text
 //! chain input { …                                            # see `judgement.rs`

@@ -143,6 +143,9 @@ def test_a_change_of_the_files_disturbs_nobody_else(hub):
     hub.name(4, route=["10.77.0.0/24"])
     reload(near)
     await_(lambda: routes(hub).get("10.77.0.0/24") == outer(4), what="a route to the network")
+    for name in ("gateways", "quoted_addresses"):
+        _, elements = hub.host.run(f"nft list set ip ipipou-0 {name}").split("elements = ")
+        assert elements.count(",") == 1, elements  # two are connected
     ping.stop_complete()
     assert hub.host.run(["ping", "-c1", inner(3)], check=False).returncode != 0
     hub.clients[2].run("ip addr add 10.77.0.1/32 dev lo")
@@ -223,7 +226,7 @@ def test_other_tunnels_at_the_same_address_keep_what_is_theirs(hub):
 def test_a_forged_redirect_moves_no_peer(hub):
     near, _ = hub.connect("--fast-path", "off")
     # As the peer's own router would say it, of a packet to the peer.
-    quoted = packets.ipv4(inner(1), inner(2), packets.UDP, bytes(8))[:28]
+    quoted = packets.ipv4(inner(1), inner(2), packets.ICMP, bytes(8))[:28]  # an echo reply
     message = struct.pack("!BBH4s", 5, 1, 0, socket.inet_aton(outer(3))) + quoted
     message = message[:2] + packets.checksum(message).to_bytes(2, "big") + message[4:]
     hub.lan.host.send_raw(packets.ipv4(outer(2), outer(1), packets.ICMP, message))
