@@ -31,13 +31,13 @@ pub fn wanted(
         .chain(own)
         .collect();
     let outer4 = |address| datapath::kernel::Outer4 { address, bound_to: outer.bound_to };
-    let mtu = mtu(&endpoint.tunnel, outer, found);
+    let mtu = || mtu(&endpoint.tunnel, outer, found);
     let mut wanted = match (endpoint.datapath, outer.address) {
         (Datapath::Kernel, IpAddr::V4(address)) => {
-            datapath::kernel::wanted(endpoint, outer4(address), mtu, peers, &outside, found)
+            datapath::kernel::wanted(endpoint, outer4(address), mtu(), peers, &outside, found)
         }
         (Datapath::KernelShared, IpAddr::V4(address)) => {
-            datapath::shared::wanted(endpoint, outer4(address), mtu, peers, found)
+            datapath::shared::wanted(endpoint, outer4(address), mtu(), peers, found)
         }
         // Nobody can ask for it: `datapath` is the other then.
         (Datapath::Kernel | Datapath::KernelShared, IpAddr::V6(_)) => Wanted::default(),

@@ -17,19 +17,16 @@ impl Elements {
     /// all the time.
     pub(super) fn admit_shared(&mut self, admitted: &BTreeSet<Admitted>) -> io::Result<()> {
         let there = self.contents()?;
-        let wanted = sets(&elements(admitted), true);
-        let differ = |verb| {
-            let each = there.iter().zip(&wanted);
-            each.map(move |((_, there), (set, wanted))| {
-                let wanted: BTreeSet<Entry> = wanted.iter().cloned().collect();
-                let elements = match verb {
-                    Verb::Delete => there - &wanted,
-                    Verb::Add => &wanted - there,
-                };
-                Change { set, verb, elements: elements.into_iter().collect() }
-            })
-        };
-        self.change(differ(Verb::Delete).chain(differ(Verb::Add)).collect(), &[], &[])?;
+        let (mut changes, mut coming) = (Vec::new(), Vec::new());
+        for ((set, wanted), (_, there)) in sets(&elements(admitted), true).into_iter().zip(there) {
+            let wanted: BTreeSet<Entry> = wanted.into_iter().collect();
+            let gone = there.difference(&wanted).cloned().collect();
+            changes.push(Change { set, verb: Verb::Delete, elements: gone });
+            let come = wanted.difference(&there).cloned().collect();
+            coming.push(Change { set, verb: Verb::Add, elements: come });
+        }
+        changes.extend(coming);
+        self.change(changes, &[], &[])?;
         self.let_in.clone_from(admitted);
         Ok(())
     }

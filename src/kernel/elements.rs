@@ -2,12 +2,11 @@
 //! when a peer moves (Documentation/netlink/specs/nftables.yaml).
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::ffi::CStr;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddrV4};
 
 use netlink_bindings::nftables::{
-    Chained, IterableDataAttrs, IterableSetelemAttrs, Nfgenmsg, PushSetelemListAttrs,
+    Chained, IterableDataAttrs, IterableSetelemAttrs, PushSetelemListAttrs,
     PushSetelemListElemAttrs, Request, SetelemListElemAttrs,
 };
 use netlink_bindings::utils::RequestBuf;
@@ -121,12 +120,8 @@ impl Elements {
                 .encode()
                 .push_table(&table)
                 .push_set_bytes(set.as_bytes());
-            if elements.is_empty() {
-                continue;
-            }
-            let mut list = add_to(&mut batch, &self.table.header, &table, set);
-            for entry in &elements {
-                list = push_element(list, &entry.key, entry.data.as_deref());
+            if !elements.is_empty() {
+                self.push_change(&mut batch, &Change { set, verb: Verb::Add, elements });
             }
         }
         self.table.commit(batch)?;
@@ -164,22 +159,26 @@ impl Elements {
                     .push_chain_bytes(chain.as_bytes())
                     .push_handle(*handle);
             }
-            for Change { set, verb, elements } in changes {
-                let mut list = match verb {
-                    Verb::Add => add_to(&mut batch, &self.table.header, &self.table.name, set),
-                    Verb::Delete => {
-                        delete_from(&mut batch, &self.table.header, &self.table.name, set)
-                    }
-                };
-                for entry in &elements {
-                    let data = entry.data.as_deref().filter(|_| verb == Verb::Add);
-                    list = push_element(list, &entry.key, data);
-                }
-            }
+            changes.iter().for_each(|change| self.push_change(&mut batch, change));
             self.add_rules(&mut batch, std::mem::take(&mut coming));
             self.table.commit(batch)?;
         }
         Ok(made)
+    }
+
+    /// Adds a message that adds elements to a set, or takes them from it.
+    fn push_change(&self, batch: &mut Chained<'static>, change: &Change) {
+        let (header, request) = (&self.table.header, batch.request());
+        let message = match change.verb {
+            Verb::Add => request.set_create().op_newsetelem_do(header).into_encoder(),
+            Verb::Delete => request.op_delsetelem_do(header).into_encoder(),
+        };
+        let message = message.push_table(&self.table.name).push_set_bytes(change.set.as_bytes());
+        let mut list = message.nested_elements();
+        for entry in &change.elements {
+            let data = entry.data.as_deref().filter(|_| change.verb == Verb::Add);
+            list = push_element(list, &entry.key, data);
+        }
     }
 
     fn add_rules(&self, batch: &mut Chained<'static>, rules: &[QuotedRule]) {
@@ -192,28 +191,6 @@ impl Elements {
 }
 
 type ElementList<'a> = PushSetelemListElemAttrs<PushSetelemListAttrs<RequestBuf<'a>>>;
-
-/// Starts a message that adds elements to a set; it ends when the list is dropped.
-fn add_to<'a>(
-    batch: &'a mut Chained<'static>,
-    header: &Nfgenmsg,
-    table: &CStr,
-    set: &str,
-) -> ElementList<'a> {
-    let message = batch.request().set_create().op_newsetelem_do(header).into_encoder();
-    message.push_table(table).push_set_bytes(set.as_bytes()).nested_elements()
-}
-
-/// Starts a message that takes elements from a set.
-fn delete_from<'a>(
-    batch: &'a mut Chained<'static>,
-    header: &Nfgenmsg,
-    table: &CStr,
-    set: &str,
-) -> ElementList<'a> {
-    let message = batch.request().op_delsetelem_do(header).into_encoder();
-    message.push_table(table).push_set_bytes(set.as_bytes()).nested_elements()
-}
 
 fn push_element<'a>(list: ElementList<'a>, key: &[u8], data: Option<&[u8]>) -> ElementList<'a> {
     let element = list.nested_elem().nested_key().push_value(key).end_nested();

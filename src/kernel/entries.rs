@@ -60,8 +60,9 @@ pub fn transactions(changes: impl IntoIterator<Item = Change>) -> Vec<Vec<Change
                 room = MOST_AT_ONCE;
             }
             room -= part.len();
-            let change = Change { set, verb, elements: part.into() };
-            all.last_mut().into_iter().for_each(|last| last.push(change.clone()));
+            if let Some(last) = all.last_mut() {
+                last.push(Change { set, verb, elements: part.into() });
+            }
         }
     }
     all

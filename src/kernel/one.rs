@@ -22,8 +22,8 @@ impl Elements {
         for rule in quoted::rules(&gone) {
             going.extend(self.handle(&rule)?.map(|handle| (rule.chain(), handle)));
         }
+        let coming = quoted::rules(&come);
         let changes = [(gone, Verb::Delete), (come, Verb::Add)];
-        let coming = quoted::rules(&changes[1].0);
         let changes = changes.iter().flat_map(|(contents, verb)| {
             let filled = sets(contents, self.shared).into_iter();
             filled.map(|(set, elements)| Change { set, verb: *verb, elements })

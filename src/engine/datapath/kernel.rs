@@ -219,7 +219,7 @@ fn inside(
         others().filter_map(|i| links::prefix_of(&i.name)).map(str::to_owned).collect();
     // The host may have an interface with such a name that is none of a tunnel.
     starts.retain(|start| {
-        found.interfaces.iter().all(|i| is_inside(i) || !i.name.starts_with(start.as_str()))
+        found.interfaces.iter().all(|i| !i.name.starts_with(start.as_str()) || is_inside(i))
     });
     starts.extend(own);
     let names = peers.iter().map(|peer| peer.device.to_string());
