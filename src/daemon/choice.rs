@@ -9,7 +9,7 @@ use super::{Failure, Settings};
 use crate::engine;
 use crate::engine::config::{Datapath, DatapathChoice, HostName, Outer};
 use crate::engine::host::{Family, Found, Interface};
-use crate::host::{Links, WayTo, program, release};
+use crate::host::{Links, WayTo, ipsec, program, release};
 use crate::kernel::probe_shared_rules;
 use crate::sources::names;
 
@@ -93,6 +93,13 @@ async fn choose(settings: &Settings, kernel: Datapath) -> Result<Datapath, Failu
             tracing::info!(
                 "userspace datapath (tun): before Linux 6.9 the kernel's loses TCP data that a network card has \
                  put together, unless the tunnel is bound to an interface; give -b @DEV"
+            );
+            Datapath::Tun
+        }
+        Ok(()) if kernel == Datapath::KernelShared && ipsec::has_policies() => {
+            tracing::info!(
+                "userspace datapath (tun): this host has IPsec policies, which packets of a link that many \
+                 peers share pass by"
             );
             Datapath::Tun
         }

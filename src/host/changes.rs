@@ -30,10 +30,11 @@ const RTMGRP_IPV6_ROUTE: u32 = 0x400;
 /// reverse path filters).
 const RTMGRP_IPV6_RULE: u32 = 1 << (19 - 1);
 const RTMGRP_IPV4_NETCONF: u32 = 1 << (24 - 1);
-const LINK_GROUPS: u32 =
-    RTMGRP_LINK | RTMGRP_IPV4_IFADDR | RTMGRP_IPV6_IFADDR | RTMGRP_IPV4_NETCONF;
-const ROUTE_GROUPS: u32 = RTMGRP_IPV4_ROUTE | RTMGRP_IPV6_ROUTE;
 const RULE_GROUPS: u32 = RTMGRP_IPV4_RULE | RTMGRP_IPV6_RULE;
+/// Policy rules change rarely, and move packets of every tunnel.
+const LINK_GROUPS: u32 =
+    RTMGRP_LINK | RTMGRP_IPV4_IFADDR | RTMGRP_IPV6_IFADDR | RTMGRP_IPV4_NETCONF | RULE_GROUPS;
+const ROUTE_GROUPS: u32 = RTMGRP_IPV4_ROUTE | RTMGRP_IPV6_ROUTE;
 /// Where a message has a route's `rtm_protocol`, and the index of a link and of an address
 /// (linux/rtnetlink.h, linux/if_addr.h).
 const PROTOCOL_AT: usize = 5;
@@ -101,8 +102,8 @@ impl Changes {
     /// When the kernel refuses a socket.
     pub fn open(subjects: Subjects) -> io::Result<Self> {
         let groups = LINK_GROUPS
-            | if subjects.routes { ROUTE_GROUPS | RULE_GROUPS } else { 0 }
-            | if subjects.fast_path { RTMGRP_TC | RULE_GROUPS } else { 0 };
+            | if subjects.routes { ROUTE_GROUPS } else { 0 }
+            | if subjects.fast_path { RTMGRP_TC } else { 0 };
         let route = subscribe(NETLINK_ROUTE, groups)?;
         // A kernel without nftables has no such protocol; a client works without it.
         let netfilter = subscribe(NETLINK_NETFILTER, NFTABLES).ok();

@@ -4,8 +4,8 @@ use std::borrow::Cow;
 use std::net::Ipv4Addr;
 
 use nftables::expr::{
-    Expression, Meta, MetaKey, NamedExpression, Payload, PayloadBase, PayloadField, PayloadRaw,
-    SetItem,
+    Expression, Fib, FibFlag, FibResult, Meta, MetaKey, NamedExpression, Payload, PayloadBase,
+    PayloadField, PayloadRaw, SetItem,
 };
 use nftables::stmt::{JumpTarget, Mangle, Match, Operator, Statement};
 use nftables::types::{NfChainType, NfHook};
@@ -54,6 +54,17 @@ pub fn concat(parts: Vec<Expression<'static>>) -> Expression<'static> {
 /// Replaces an address of the packet, and corrects the sums that cover it.
 pub fn set_address(field: &'static str, value: Expression<'static>) -> Statement<'static> {
     Statement::Mangle(Mangle { key: ip(field), value })
+}
+
+/// Sets the mark of the packet.
+pub fn set_mark(mark: u32) -> Statement<'static> {
+    Statement::Mangle(Mangle { key: meta(MetaKey::Mark), value: Expression::Number(mark) })
+}
+
+/// What kind of address the packet comes from, by the kernel's tables: `local`, `unicast`, …
+pub fn source_type() -> Expression<'static> {
+    let flags = [FibFlag::Saddr].into();
+    Expression::Named(NamedExpression::Fib(Fib { result: FibResult::Type, flags }))
 }
 
 pub fn meta(key: MetaKey) -> Expression<'static> {

@@ -10,10 +10,11 @@ use ipnet::IpNet;
 
 use super::kernel_routes::Asked;
 use super::links::LOOPBACK;
-use super::{Changed, HostAdapter, Links, WayTo, conntrack, selective_rules};
+use super::{Changed, HostAdapter, Links, WayTo, conntrack, rules_of_host};
 use crate::engine::config::{DeviceName, TunnelConfig};
 use crate::engine::host::{
     Addresses, Family, Found, GatewayFound, InterfaceKind, Interfaces, PolicyRule, Route,
+    RulesOfHost,
 };
 
 /// The part of a request that changes from reading to reading.
@@ -46,9 +47,8 @@ pub struct State {
     /// Routes and policy rules that ipipou made, unless something has happened that may have changed
     /// them. To list them, the kernel walks through all there are.
     routes: Option<(BTreeSet<Route>, BTreeSet<PolicyRule>)>,
-    /// Whether policy rules ask for ports, protocols or users, unless rules have changed. There may be
-    /// thousands.
-    selective_rules: Option<bool>,
+    /// What the host's policy rules ask for, unless rules have changed. There may be thousands.
+    rules_of_host: Option<RulesOfHost>,
     /// Every address of the host, unless something has happened that may have changed them. A remote
     /// cannot have one of these.
     addresses: Option<Addresses>,
@@ -72,7 +72,7 @@ impl State {
             ipip_links,
             routing: true,
             routes: None,
-            selective_rules: None,
+            rules_of_host: None,
             addresses: None,
             interfaces: KnownInterfaces::of(tunnel),
             ways_of_given: BTreeMap::new(),
@@ -153,7 +153,7 @@ impl HostAdapter {
             self.reading.expect_other_routes();
         }
         if changed.lost || changed.our_routes {
-            self.reading.selective_rules = None;
+            self.reading.rules_of_host = None;
         }
         if changed.lost {
             self.reading.interfaces.known = None;
@@ -177,11 +177,10 @@ impl HostAdapter {
         let mut found = Found::default();
         self.read_links(question, &mut found).await?;
         found.lost_routes = self.lost_routes(&found).await?;
-        let State { tunnel, tracked, selective_rules, .. } = &mut self.reading;
-        if tunnel.may_have_fast_path() {
-            *selective_rules = selective_rules.or_else(|| selective_rules::are_there().ok());
-            // When that cannot be found out, there may be some.
-            found.selective_rules = selective_rules.unwrap_or(true);
+        let State { tunnel, ipip_links, tracked, rules_of_host, .. } = &mut self.reading;
+        if tunnel.may_have_fast_path() || *ipip_links {
+            *rules_of_host = rules_of_host.take().or_else(|| rules_of_host::read().ok());
+            found.rules_of_host = rules_of_host.clone().unwrap_or_else(RulesOfHost::unknown);
         }
         // Needed only where other routes than those of the main table can lead into the tunnel, and where
         // data may go past what tracks connections.

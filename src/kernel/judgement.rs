@@ -5,8 +5,7 @@
 //! ```text
 //! chain input { type filter hook input priority mangle
 //!   ip daddr OUTER udp dport PORT iifname != INSIDE udp length != 81
-//!       ip saddr . udp sport @remotes accept
-//!   …                                                        # alternate addresses: `rewriting.rs`
+//!       ip saddr . udp sport @remotes accept                 # @known with alternate addresses: `rewriting.rs`
 //!   ip protocol icmp goto error
 //!   ip daddr OUTER goto outer
 //! }
@@ -75,8 +74,8 @@ use nftables::stmt::Statement;
 
 use super::control::{control, hello};
 use super::words::{
-    CHAIN_QUOTED, CHAIN_QUOTED_PORT, CHAIN_QUOTED_REMOTE, SET_ADDRESSES, SET_REMOTES, Statements,
-    UDP_HEADER, control_length, refuse,
+    CHAIN_QUOTED, CHAIN_QUOTED_PORT, CHAIN_QUOTED_REMOTE, SET_ADDRESSES, SET_KNOWN, SET_REMOTES,
+    Statements, UDP_HEADER, control_length, refuse,
 };
 use super::{rewriting, shared};
 use crate::engine::host::{Control, PacketShape, RuleSpec};
@@ -128,10 +127,10 @@ fn input(spec: &RuleSpec) -> Vec<Statements> {
 /// Each of these lets data of remotes in that are known.
 fn of_known_remotes(spec: &RuleSpec) -> Vec<Statements> {
     match &spec.shared {
-        Some(link) => shared::senders(link),
+        Some(_) => shared::senders(),
         None => {
-            let direct = vec![eq(source(), named_set(SET_REMOTES)), Statement::Accept(None)];
-            [direct].into_iter().chain(rewriting::into_links(spec)).collect()
+            let set = if spec.alternate.is_empty() { SET_REMOTES } else { SET_KNOWN };
+            vec![vec![eq(source(), named_set(set)), Statement::Accept(None)]]
         }
     }
 }

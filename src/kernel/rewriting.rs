@@ -1,15 +1,18 @@
 //! Rules for the kernel's two difficulties with links between the same addresses, and with connections.
 //!
 //! The kernel tells `ipip` links apart by their local and remote address only. So a link beside another one to the
-//! same remote has an alternate local address: data of its remote gets that, in hook input, where packets are whole
-//! and routed already, and what leaves gets the real one back after it is routed, before connection tracking and
-//! firewalls see it. Nothing on the way to the listener asks for the address but the socket and the link (`udp_rcv`, `ipip_rcv`).
+//! same remote has an alternate local address. Data of its remote gets that at the end of hook input, where packets
+//! are whole and routed already, behind the filters of firewalls. What leaves gets the real one back after it is
+//! routed, before connection tracking and firewalls see it. Nothing on the way to the listener asks for the address but
+//! the socket and the link (`udp_rcv`, `ipip_rcv`).
 //!
 //! ```text
 //! chain input { …                                            # see `judgement.rs`
-//!   … udp length != 81 ip daddr set ip saddr . udp sport map @alternates accept
-//!   ip daddr ALTERNATE udp dport PORT drop                   # only that rule may make it
+//!   ip daddr ALTERNATE udp dport PORT drop                   # only the chain `to_link` may make it
 //!   ip daddr ALTERNATE ip protocol 4 drop
+//! }
+//! chain to_link { type filter hook input priority 1000
+//!   ip daddr OUTER udp dport PORT ip daddr set ip saddr . udp sport map @privates
 //! }
 //! chain prerouting { type filter hook prerouting priority raw
 //!   ip daddr OUTER udp dport PORT ip saddr . udp sport @known notrack     # at a server
@@ -17,38 +20,69 @@
 //! chain output { type filter hook output priority raw
 //!   ip daddr REMOTE udp sport PORT udp dport REMOTE drop     # while it is not admitted any more
 //!   ip saddr OUTER udp sport PORT notrack accept             # at a server
-//!   ip saddr ALTERNATE udp sport PORT ip saddr set OUTER notrack
+//! }
+//! chain from_link { type filter hook output priority raw     # or from_link_again, of type route
+//!   ip saddr ALTERNATE udp sport PORT goto data
+//! }
+//! chain data {                                               # behind from_link_again: meta mark set MARK
+//!   ip saddr set OUTER fib saddr type != local drop
+//!   notrack                                                  # at a server
 //! }
 //! ```
 //!
+//! The link looks its way up as from the alternate address, which policy rules of the host may send elsewhere. Where
+//! there are such rules, a chain of type `route` has the kernel look once more (`nf_route_table_hook4` in
+//! net/netfilter/nft_chain_route.c), by the packet's mark, which is the inner packet's until then; what counts for a
+//! direct link is its own. From an address that the host has not, the kernel sends nothing of a direct link
+//! (`ip_route_output_key_hash_rcu` in net/ipv4/route.c).
+//!
 //! These rules are there only while they have something to do; notrack only where something tracks
-//! connections: a rule that is not there costs the least. Where `@alternates` has no such element, the
+//! connections: a rule that is not there costs the least. Where `@privates` has no such element, the
 //! rule does not match, and the packet goes on unchanged. A client's packets are tracked, if anything tracks
 //! connections at all: a firewall that accepts only answers has to see what they answer. It sees the real address
 //! on both ways.
+
+use std::net::Ipv4Addr;
 
 use nftables::expr::{Expression, Map as MapExpression, NamedExpression};
 use nftables::stmt::Statement;
 
 use super::shared;
-use super::words::{SET_ALTERNATES, Statements, known_set, refuse};
+use super::words::{
+    CHAIN_FROM_LINK, CHAIN_FROM_LINK_AGAIN, CHAIN_TO_LINK, SET_ALTERNATES, Statements, known_set,
+    refuse,
+};
 use crate::engine::host::RuleSpec;
 use crate::host::expression::{
-    address, any_of, eq, ip, named_set, number, set_address, source, udp,
+    address, any_of, eq, goto, ip, named_set, ne, number, set_address, set_mark, source,
+    source_type, text, udp,
 };
 
 pub fn chains(spec: &RuleSpec) -> Vec<(&'static str, Vec<Statements>)> {
-    vec![("prerouting", prerouting(spec)), ("output", output(spec))]
+    vec![
+        ("prerouting", prerouting(spec)),
+        (CHAIN_TO_LINK, to_link(spec)),
+        ("output", output(spec)),
+        (leaving(spec), from_link(spec)),
+        ("data", data(spec)),
+    ]
 }
 
-/// Lets data of remotes in whose links have alternate addresses, and gives it these.
-pub fn into_links(spec: &RuleSpec) -> Option<Statements> {
-    let alternate = Expression::Named(NamedExpression::Map(Box::new(MapExpression {
-        key: source(),
-        data: named_set(SET_ALTERNATES),
-    })));
-    let rewritten = vec![set_address("daddr", alternate), Statement::Accept(None)];
-    Some(rewritten).filter(|_| !spec.alternate.is_empty())
+/// Gives data of remotes whose links have alternate addresses these: what is let in, and nothing else comes here.
+fn to_link(spec: &RuleSpec) -> Vec<Statements> {
+    let alternate = match &spec.shared {
+        Some(link) => address(link.alternate),
+        None if spec.alternate.is_empty() => return Vec::new(),
+        None => Expression::Named(NamedExpression::Map(Box::new(MapExpression {
+            key: source(),
+            data: named_set(SET_ALTERNATES),
+        }))),
+    };
+    vec![vec![
+        eq(ip("daddr"), address(spec.outer)),
+        eq(udp("dport"), number(spec.port)),
+        set_address("daddr", alternate),
+    ]]
 }
 
 /// Drops what has an alternate address on arrival.
@@ -83,21 +117,48 @@ fn output(spec: &RuleSpec) -> Vec<Statements> {
             Statement::Drop(None),
         ]);
     }
-    let ours = |source| {
-        let matches = [eq(ip("saddr"), address(source)), eq(udp("sport"), number(spec.port))];
-        Statements::from(matches)
-    };
-    rules.extend(spec.shared.iter().flat_map(|link| shared::output(spec, link)));
+    if let Some(link) = &spec.shared {
+        rules.push(shared::no_shorter_way(link));
+    }
     if spec.untracked {
-        let mut direct = ours(spec.outer);
+        let mut direct = ours(spec, spec.outer);
         direct.extend([Statement::Notrack, Statement::Accept(None)]);
         rules.push(direct);
     }
-    for alternate in &spec.alternate {
-        let mut rule = ours(*alternate);
-        rule.push(set_address("saddr", address(spec.outer)));
-        rule.extend(spec.untracked.then_some(Statement::Notrack));
-        rules.push(rule);
-    }
     rules
+}
+
+/// A base chain cannot change its type.
+fn leaving(spec: &RuleSpec) -> &'static str {
+    match spec.routed_again {
+        Some(_) => CHAIN_FROM_LINK_AGAIN,
+        None => CHAIN_FROM_LINK,
+    }
+}
+
+/// What leaves links with alternate addresses.
+fn from_link(spec: &RuleSpec) -> Vec<Statements> {
+    spec.alternate.iter().map(|own| [ours(spec, *own), vec![goto("data")]].concat()).collect()
+}
+
+/// Gives it our outer address, while the host has that.
+fn data(spec: &RuleSpec) -> Vec<Statements> {
+    if spec.alternate.is_empty() {
+        return Vec::new();
+    }
+    let mut rewritten = Vec::from_iter(spec.routed_again.map(set_mark));
+    rewritten.push(set_address("saddr", address(spec.outer)));
+    rewritten.push(ne(source_type(), text("local")));
+    rewritten.push(Statement::Drop(None));
+    let mut rules = vec![rewritten];
+    rules.extend(match spec.shared {
+        Some(_) => shared::to_ports(spec),
+        None => spec.untracked.then(|| vec![Statement::Notrack]).into_iter().collect(),
+    });
+    rules
+}
+
+/// Matches what the tunnel sends from this address.
+fn ours(spec: &RuleSpec, source: Ipv4Addr) -> Statements {
+    vec![eq(ip("saddr"), address(source)), eq(udp("sport"), number(spec.port))]
 }

@@ -14,9 +14,10 @@ use nftables::schema::{
 use nftables::types::{NfChainPolicy, NfChainType, NfFamily, NfHook};
 
 use super::words::{
-    Contents, SET_ADDRESSES, SET_ALTERNATES, SET_KNOWN, SET_KNOWN_ADDRESSES, SET_REMOTES, elements,
+    CHAIN_FROM_LINK, CHAIN_FROM_LINK_AGAIN, CHAIN_TO_LINK, Contents, SET_ADDRESSES, SET_ALTERNATES,
+    SET_KNOWN, SET_KNOWN_ADDRESSES, SET_REMOTES, elements,
 };
-use super::{judgement, quoted, rewriting, shared};
+use super::{judgement, quoted, rewriting};
 use crate::engine::host::{Admitted, Control, RuleSpec};
 use crate::host::expression::{address, concat, number};
 
@@ -27,12 +28,15 @@ const RAW: i32 = -300;
 /// that is not admitted yet.
 const MANGLE: i32 = -150;
 
+/// Behind the filters of firewalls: they see the address that packets came to.
+const BEHIND_FIREWALLS: i32 = 1000;
+
 /// How many elements our sets have room for. With such a number, the kernel takes its fixed hash table,
 /// which is faster than the one that grows (`nft_hash_estimate`, `nft_rhash_estimate`).
 const MOST_REMOTES: u32 = 1024;
 
 /// Chains that a table of this or an earlier version may have and another table does without.
-const CHAINS: [&str; 14] = [
+const CHAINS: [&str; 17] = [
     "prerouting",
     "rewrite",
     "input",
@@ -44,7 +48,10 @@ const CHAINS: [&str; 14] = [
     "port",
     "control",
     "hello",
+    CHAIN_TO_LINK,
     "output",
+    CHAIN_FROM_LINK,
+    CHAIN_FROM_LINK_AGAIN,
     "reassemble",
     "data",
 ];
@@ -88,9 +95,12 @@ fn table<'a>(spec: &'a RuleSpec, admitted: &BTreeSet<Admitted>, how: Replacement
     let name: &str = &spec.table;
     let itself = || Table { family: NfFamily::IP, name: name.into(), handle: None };
     let hooks = [
-        ("prerouting", NfHook::Prerouting, RAW),
-        ("input", NfHook::Input, MANGLE),
-        ("output", NfHook::Output, RAW),
+        ("prerouting", NfChainType::Filter, NfHook::Prerouting, RAW),
+        ("input", NfChainType::Filter, NfHook::Input, MANGLE),
+        (CHAIN_TO_LINK, NfChainType::Filter, NfHook::Input, BEHIND_FIREWALLS),
+        ("output", NfChainType::Filter, NfHook::Output, RAW),
+        (CHAIN_FROM_LINK, NfChainType::Filter, NfHook::Output, RAW),
+        (CHAIN_FROM_LINK_AGAIN, NfChainType::Route, NfHook::Output, RAW),
     ];
     let chain = |chain: &'static str| {
         let hook = hooks.iter().find(|(name, ..)| *name == chain);
@@ -98,16 +108,15 @@ fn table<'a>(spec: &'a RuleSpec, admitted: &BTreeSet<Admitted>, how: Replacement
             family: NfFamily::IP,
             table: name.into(),
             name: chain.into(),
-            _type: hook.map(|_| NfChainType::Filter),
-            hook: hook.map(|(_, hook, _)| *hook),
-            prio: hook.map(|(_, _, priority)| *priority),
+            _type: hook.map(|(_, kind, ..)| *kind),
+            hook: hook.map(|(_, _, hook, _)| *hook),
+            prio: hook.map(|(.., priority)| *priority),
             policy: hook.map(|_| NfChainPolicy::Accept),
             ..Chain::default()
         })
     };
     let mut chains = judgement::chains(spec);
     chains.extend(rewriting::chains(spec));
-    chains.extend(shared::chains(spec));
     chains.retain(|(name, rules)| !rules.is_empty() || quoted::CHAINS.contains(name));
 
     batch.add(NfListObject::Table(itself())); // or the deletion would fail the first time
@@ -257,6 +266,7 @@ mod tests {
             inside: ["ipipou0".to_owned()].into(),
             inside_too: BTreeSet::new(),
             shared: None,
+            routed_again: None,
             silenced: BTreeSet::new(),
             answering: BTreeSet::new(),
             untracked: true,
@@ -291,9 +301,12 @@ mod tests {
         for before in [client, server] {
             let with = RuleSpec { alternate: alternate.clone(), ..before.clone() };
             assert_eq!(has(&with, "prerouting"), has(&before, "prerouting"));
-            assert_eq!(has(&with, "output"), has(&before, "output") + 1);
-            // It is given, and what has it already is refused.
-            assert_eq!(has(&with, "input"), has(&before, "input") + 3);
+            assert_eq!(has(&with, "output"), has(&before, "output"));
+            assert_eq!((has(&with, CHAIN_TO_LINK), has(&with, CHAIN_FROM_LINK)), (1, 1));
+            // What has it already is refused.
+            assert_eq!(has(&with, "input"), has(&before, "input") + 2);
+            let with = RuleSpec { routed_again: Some(0), ..with };
+            assert_eq!((has(&with, CHAIN_FROM_LINK), has(&with, CHAIN_FROM_LINK_AGAIN)), (0, 1));
             let silenced = ["198.51.100.7:4500".parse().unwrap()].into();
             let with = RuleSpec { silenced, ..before.clone() };
             assert_eq!(has(&with, "output"), has(&before, "output") + 1);

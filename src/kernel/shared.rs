@@ -3,8 +3,11 @@
 //!
 //! ```text
 //! chain input { …                                              # see `judgement.rs`; so in `port`
-//!   … ip saddr . udp sport . @th,160,32 @senders32 ip daddr set ALTERNATE accept
-//!   … ip saddr . udp sport . @th,160,24 @senders24 …           # and so for 16 and 8 bits
+//!   … ip saddr . udp sport . @th,160,32 @senders32 accept
+//!   … ip saddr . udp sport . @th,160,24 @senders24 accept      # and so for 16 and 8 bits
+//! }
+//! chain to_link {                                              # see `rewriting.rs`
+//!   ip daddr OUTER udp dport PORT ip daddr set ALTERNATE
 //! }
 //! chain error {
 //!   icmp type redirect ip saddr @gateways drop
@@ -12,10 +15,9 @@
 //! }
 //! chain output { type filter hook output priority raw
 //!   oifname DEVICE icmp type redirect drop                     # peers have no shorter way to each other
-//!   ip saddr ALTERNATE udp sport PORT goto data
 //! }
-//! chain data {
-//!   th dport set ip daddr . @th,192,32 map @ports32 ip saddr set OUTER notrack accept
+//! chain data { …                                               # see `rewriting.rs`
+//!   th dport set ip daddr . @th,192,32 map @ports32 notrack accept
 //!   th dport set ip daddr . @th,192,24 map @ports24 …         # and so for 16 and 8 bits
 //!   drop
 //! }
@@ -44,8 +46,7 @@ use super::words::{
 };
 use crate::engine::host::{RuleSpec, SharedLink};
 use crate::host::expression::{
-    address, concat, eq, goto, header, icmp, interface, ip, meta, named_set, number, set_address,
-    text, transport, udp,
+    concat, eq, goto, header, icmp, interface, ip, meta, named_set, text, transport, udp,
 };
 use crate::host::nft::{NftError, check_in_words};
 
@@ -112,18 +113,12 @@ pub fn probe() -> Result<(), NftError> {
     check_in_words(&format!("table ip ipipou-probe {{\n{}}}\n", declarations()))
 }
 
-/// The chains that such a link needs beside those of others.
-pub fn chains(spec: &RuleSpec) -> Vec<(&'static str, Vec<Statements>)> {
-    spec.shared.iter().map(|_| ("data", data(spec))).collect()
-}
-
 /// Each of these lets data of remotes in, from inner addresses of theirs.
-pub fn senders(link: &SharedLink) -> Vec<Statements> {
+pub fn senders() -> Vec<Statements> {
     let from = |(length, set): (u8, &str)| {
         let sender =
             concat(vec![ip("saddr"), udp("sport"), transport(INNER_SOURCE, length.into())]);
-        let to_link = set_address("daddr", address(link.alternate));
-        vec![eq(sender, named_set(set)), to_link, Statement::Accept(None)]
+        vec![eq(sender, named_set(set)), Statement::Accept(None)]
     };
     SETS_SENDERS.map(from).into()
 }
@@ -145,30 +140,23 @@ pub fn about_port() -> Statement<'static> {
     eq(concat(parts), named_set(SET_QUOTED))
 }
 
-/// What leaves, and what the kernel says to peers who reach each other through it.
-pub fn output(spec: &RuleSpec, link: &SharedLink) -> [Statements; 2] {
-    [
-        vec![
-            eq(meta(MetaKey::Oifname), interface(link.device.as_str())),
-            eq(icmp("type"), text("redirect")),
-            Statement::Drop(None),
-        ],
-        vec![
-            eq(ip("saddr"), address(link.alternate)),
-            eq(udp("sport"), number(spec.port)),
-            goto("data"),
-        ],
+/// Drops what the kernel says to peers who reach each other through it.
+pub fn no_shorter_way(link: &SharedLink) -> Statements {
+    vec![
+        eq(meta(MetaKey::Oifname), interface(link.device.as_str())),
+        eq(icmp("type"), text("redirect")),
+        Statement::Drop(None),
     ]
 }
 
 /// Gives data the port of its remote. What has no element goes nowhere.
-fn data(spec: &RuleSpec) -> Vec<Statements> {
+pub fn to_ports(spec: &RuleSpec) -> Vec<Statements> {
     let leaves = SETS_PORTS.into_iter().map(|(length, map)| {
         let to = concat(vec![ip("daddr"), transport(INNER_DESTINATION, length.into())]);
         let port = Box::new(Map { key: to, data: named_set(map) });
         let value = Expression::Named(NamedExpression::Map(port));
         let to_port = Statement::Mangle(Mangle { key: header("th", "dport"), value });
-        let mut rule = vec![to_port, set_address("saddr", address(spec.outer))];
+        let mut rule = vec![to_port];
         rule.extend(spec.untracked.then_some(Statement::Notrack));
         rule.push(Statement::Accept(None));
         rule

@@ -39,7 +39,7 @@ host_suite=$VERSION_CODENAME
 # missing here is missing in the guest, as on a machine that lacks the module.
 modules=(
     'net/ipv4/*' 'net/ipv6/*' 'net/netfilter/*' 'net/bridge/*' 'net/8021q/*'
-    'net/sched/sch_*' 'net/sched/cls_*' 'net/sched/act_*' 'net/packet/*' 'net/unix/*'
+    'net/sched/sch_*' 'net/sched/cls_*' 'net/sched/act_*' 'net/packet/*' 'net/unix/*' 'net/xfrm/xfrm_user'
     'drivers/net/veth*' 'drivers/net/dummy*' 'drivers/net/ifb*' 'drivers/net/tun'
     'drivers/net/vrf*' 'drivers/net/wireguard/*' 'drivers/net/ppp/ppp_async'
     # asked for by name at run time, so in nobody's dependency list

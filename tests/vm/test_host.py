@@ -84,11 +84,12 @@ def test_a_client_works_behind_a_firewall_that_accepts_only_answers(hosts, optio
         table ip firewall {
             chain input {
                 type filter hook input priority filter; policy drop;
-                iifname "lo" accept
-                ct state { established, related } accept
+                iifname { "lo", "ipipou0" } accept
+                ip daddr %s ct state { established, related } accept
             }
         }
     """
+        % CLIENT
     )
     server.nft(
         "table ip firewall { chain input { type filter hook input priority filter;"

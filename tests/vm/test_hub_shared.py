@@ -15,9 +15,10 @@ import packets
 from control_v2 import Client
 from hub import PORT, Hub, await_state, inner, is_to, killed_and_started_again, reload, states
 from ipipou import SECRET, await_
-from lan import await_reached, dropped, outer, reaches
+from lan import assert_unanswered, await_reached, dropped, outer, reaches
 
 
+NETWORK = "10.0.0.0/24"  # of the outer addresses
 ALTERNATE = "172.29.0.0"
 
 # The fast path lets in whom the rules let in, and these are all that there is without it.
@@ -223,6 +224,55 @@ def test_other_tunnels_at_the_same_address_keep_what_is_theirs(hub):
     assert not dropped(near) and not dropped(other)
 
 
+@pytest.mark.each_kernel
+def test_a_firewall_and_policy_rules_of_the_host_see_the_address_of_the_server(hub):
+    hub.host.nft(
+        f"""
+        table ip firewall {{
+            chain input {{
+                type filter hook input priority filter; policy drop;
+                iifname {{ "lo", "ipipou0" }} accept
+                ip daddr {outer(1)} udp dport {PORT} accept
+            }}
+        }}
+    """
+    )
+    near, _ = hub.connect("--fast-path", "off")
+    assert reaches(hub.host, inner(2), count=2)
+    # The main table leads astray, the server's own does not.
+    hub.host.batch(
+        f"route add {outer(2)}/32 via {outer(3)}",
+        f"route add {NETWORK} dev eth0 table 101",
+    )
+    assert_unanswered(hub.host, inner(2))
+    for _ in range(2):
+        hub.host.run(f"ip rule add from {outer(1)} lookup 101")
+        await_reached(hub.host, inner(2))
+        assert reaches(hub.host, inner(3))
+        hub.host.run(f"ip rule del from {outer(1)} lookup 101")
+        astray = functools.partial(reaches, hub.host, inner(2), timeout=0.3)
+        await_(lambda: not astray(), what="the way of the main table")
+    assert not dropped(near)
+
+
+@pytest.mark.each_kernel
+def test_nothing_leaves_from_an_address_that_went(hub):
+    """As one that another host takes over, while the process does not run."""
+    own = outer(9)
+    hub.host.batch(
+        f"addr add {own}/32 dev eth0", f"route add {NETWORK} dev eth0 src {own} metric 9"
+    )
+    near, _ = hub.connect("--fast-path", "off")
+    assert reaches(hub.host, inner(2))
+    near.process.kill()
+    hub.host.run(f"ip addr del {outer(1)}/24 dev eth0")
+    seen = hub.host.capture("eth0", "udp")
+    assert_unanswered(hub.host, inner(2))
+    hub.host.send_udp(own, PORT, outer(2), 9, b"the last one")
+    seen.await_packets(1, condition=lambda packet: packet.src == own)
+    assert {packet.src for packet in seen.packets()} == {own}
+
+
 def test_a_forged_redirect_moves_no_peer(hub):
     near, _ = hub.connect("--fast-path", "off")
     # As the peer's own router would say it, of a packet to the peer.
@@ -257,3 +307,13 @@ def test_another_start_has_links_again(hub):
     assert sorted(interfaces(hub))[0].startswith("ipipou0-") and len(interfaces(hub)) == 3
     assert near.process.stop() == 0
     assert hub.host.snapshot() == before
+
+
+def test_ipsec_policies_keep_so_many_peers_in_userspace(lab):
+    """They are asked about the real address, which packets of the link do not have."""
+    hub = SharedHub(lab, clients=1, datapath="auto", prefix=16)
+    hub.host.run("modprobe tun")
+    hub.host.run(f"ip xfrm policy add dir out src {outer(1)} dst {outer(9)} action block")
+    near, _ = hub.connect()
+    near.await_log("userspace datapath.*IPsec policies")
+    assert reaches(hub.host, inner(2))

@@ -48,7 +48,7 @@ pub fn fast_path(
     if found.ipsec {
         return Err(WithoutFastPath::Ipsec);
     }
-    if found.selective_rules {
+    if found.rules_of_host.selective {
         return Err(WithoutFastPath::SelectiveRules);
     }
     let is_asked_for = tunnel.fast_path == FastPathChoice::On;

@@ -10,7 +10,7 @@ use super::addresses::Addresses;
 use super::fast_path::{FastPathFound, LinkHeader};
 use super::interface::{Address, AddressState, Interface, Scope};
 use super::interfaces::Interfaces;
-use super::routing::{Family, KernelRoute, PolicyRule, Route};
+use super::routing::{Family, KernelRoute, PolicyRule, Route, RulesOfHost};
 use super::rules::{Listener, RulesFound};
 use super::userspace::{PeerTable, SocketSpec};
 use crate::engine::config::DeviceName;
@@ -76,8 +76,8 @@ pub struct Found {
     pub link_headers: BTreeMap<u32, LinkHeader>,
     /// Whether the host has IPsec policies. Read where there may be a fast path.
     pub ipsec: bool,
-    /// Whether the host's policy rules ask for ports, protocols or users. Read where there may be a fast path.
-    pub selective_rules: bool,
+    /// What the host's policy rules ask for. Read for the kernel's datapath, and where there may be a fast path.
+    pub rules_of_host: RulesOfHost,
     /// Remotes to which the host translates our packets. Read where there is a fast path.
     pub translated: BTreeSet<SocketAddrV4>,
     /// Remotes whose path is known to be narrower than its first interface, each with the bytes of the

@@ -32,7 +32,7 @@ pub use interfaces::Interfaces;
 pub use label::{LinkForwarding, is_gateway, is_labelled};
 pub use routing::{
     Answers, Family, ForwardingRules, GatewaySpec, KernelRoute, KernelRouteTo, PolicyRule,
-    PolicyRuleKind, ROUTE_PROTOCOL, Route, RouteTarget,
+    PolicyRuleKind, ROUTE_PROTOCOL, Route, RouteTarget, RulesOfHost,
 };
 pub use rules::{Admitted, Control, Listener, PacketShape, RuleSpec, RulesFound, SharedLink};
 pub use userspace::{LearnSpec, PeerTable, RemoteSpec, SocketSpec};

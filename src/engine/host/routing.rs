@@ -94,6 +94,30 @@ pub struct PolicyRule {
     pub kind: PolicyRuleKind,
 }
 
+/// What policy rules of the host that are not ipipou's ask IPv4 packets for.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct RulesOfHost {
+    /// Whether any asks for ports, protocols or users.
+    pub selective: bool,
+    /// Networks that packets come from.
+    pub sources: BTreeSet<Ipv4Net>,
+}
+
+impl RulesOfHost {
+    /// Where they could not be read, there may be any.
+    pub fn unknown() -> Self {
+        RulesOfHost { selective: true, sources: BTreeSet::from([Ipv4Net::default()]) }
+    }
+
+    /// Whether packets may take another way when they come from one of these alternate addresses than when they
+    /// come from this one.
+    pub fn tell_apart(&self, outer: Ipv4Addr, alternate: &BTreeSet<Ipv4Addr>) -> bool {
+        let ours = || alternate.iter().chain([&outer]);
+        !alternate.is_empty()
+            && self.sources.iter().any(|from| ours().any(|own| from.contains(own)))
+    }
+}
+
 /// The version of the Internet Protocol, of inner or of outer packets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Family {
