@@ -81,7 +81,9 @@ def keep_locked(client):
     """As a user without privileges who can read the file."""
     locker = ["setpriv", "--reuid=65534", "--regid=0", "--clear-groups", "--bounding-set=-all"]
     locker += ["flock", "--no-fork", "--shared", "/etc/resolv.conf"]
-    client.spawn([*locker, "sh", "-c", "echo locked; exec sleep infinity"]).await_output("locked")
+    process = client.spawn([*locker, "sh", "-c", "echo locked; exec sleep infinity"])
+    process.await_output("locked")
+    return process
 
 
 def test_programs_resolve_names_through_the_tunnel(lab, resolv_conf):
@@ -187,16 +189,18 @@ def test_the_last_change_by_another_program_stays(client, resolv_conf, crash):
     assert file.path.read_bytes() == DHCP
 
 
-@pytest.mark.parametrize("how", ["", "locked", "elsewhere"])
+@pytest.mark.parametrize("how", ["", "locked", "elsewhere", "both", "both, for a while"])
 def test_two_tunnels_do_not_share_the_file(client, resolv_conf, how, tmp_path):
     """Nor when a user keeps it locked whom it does not belong to, nor when another container has it in another
-    directory."""
+    directory, nor both: the first tunnel could not lock the file then, and perhaps the second can.
+    """
     file = resolv_conf(client)
-    if how == "locked":
-        keep_locked(client)
+    locker = None if how in ("", "elsewhere") else keep_locked(client)
     far = connect(client)
+    if "while" in how:
+        locker.stop()
     prefix = []
-    if how == "elsewhere":
+    if how not in ("", "locked"):
         inside = tmp_path / "resolv.conf"
         inside.touch()
         script = f"mount --bind /etc/resolv.conf {inside} && mount --rbind {tmp_path} /etc"
@@ -209,6 +213,21 @@ def test_two_tunnels_do_not_share_the_file(client, resolv_conf, how, tmp_path):
     assert file.text() == OURS
     assert far.process.stop() == 0
     assert file.is_as_before()
+
+
+def test_the_name_servers_of_a_tunnel_that_runs_stay(client, resolv_conf):
+    """Two that found no lock do not write over each other's in turn."""
+    file = resolv_conf(client)
+    far = connect(client)
+    other = ipipou.client(client, *TOKEN, number=1, peer=1)
+    theirs = OURS.replace("ipipou0", "ipipou1", 1)
+    file.path.write_text(theirs)
+    far.await_log("cannot use our name servers: .* has the name servers of another tunnel")
+    assert file.text() == theirs
+    assert other.process.stop() == 0
+    await_(lambda: file.text() == OURS, what="our name servers")
+    assert far.process.stop() == 0
+    assert file.text() == theirs
 
 
 def test_a_file_that_cannot_be_written(client, resolv_conf):
