@@ -400,17 +400,51 @@ def test_a_failing_resolvconf_is_an_error(resolvconf):
     assert resolvconf.text() == before
 
 
+HANGS = """#!/bin/sh
+case $1 in
+    {what}) {first}; echo $$ >>/run/hangs; sleep infinity ;;
+    *) exec {program} "$@" ;;
+esac
+"""
+
+
+def hang(resolvconf, what, first):
+    """From now on, resolvconf hangs when it is asked for this, after it has done something else first."""
+    program = pathlib.Path(resolvconf.run("sh", "-c", "command -v resolvconf").strip())
+    as_before = program.parent / "as_before"
+    program.rename(as_before)
+    program.write_text(HANGS.format(what=what, first=first, program=as_before))
+    program.chmod(0o755)
+    return lambda: as_before.rename(program)
+
+
 def test_a_resolvconf_that_hangs_holds_the_tunnel_up_for_a_moment_only(resolvconf):
-    """A hook of it may wait for something that does not come."""
+    """A hook of it may wait for something that does not come, after the record is written."""
     far = resolvconf.connect()
-    program = resolvconf.run("sh", "-c", "command -v resolvconf").strip()
-    pathlib.Path(program).write_text("#!/bin/sh\necho $$ >/run/hangs\nsleep infinity\n")
+    hang(resolvconf, "-a", f"cat >{resolvconf.record}")
     resolvconf.run("rm", resolvconf.record)
     said = "cannot use our name servers: `resolvconf` did not end within 20 seconds"
     far.await_log(said, timeout=60)
-    hung = resolvconf.run("cat", "/run/hangs").strip()
+    (hung,) = resolvconf.run("cat", "/run/hangs").split()
     assert not pathlib.Path("/proc", hung).exists()
     assert far.show()["interface"] == "ipipou0"
-    # It is not asked again at once, neither for a repair nor at the end.
+    # It is not asked again at once for a repair, and it is at the end.
     assert far.process.stop() == 0
-    assert resolvconf.run("cat", "/run/hangs").strip() == hung
+    assert resolvconf.run("cat", "/run/hangs").split() == [hung]
+    assert resolvconf.servers() == ["192.0.2.1"]
+    resolvconf.run("test", "!", "-e", resolvconf.record)
+
+
+def test_what_a_resolvconf_that_hangs_did_not_take_back_is_taken_back_later(resolvconf):
+    """At the start after a crash, which does not wait for it, and at the end."""
+    before = resolvconf.text()
+    far = resolvconf.connect()
+    assert far.process.stop(signal.SIGKILL) == -signal.SIGKILL
+    far.argv = far.argv[: far.argv.index("--dns")]
+    mend = hang(resolvconf, "-d", ":")
+    far.start()
+    assert "`resolvconf` did not end within 20 seconds" in far.process.output()
+    assert resolvconf.servers()[0] == "192.0.2.53"
+    mend()
+    assert far.process.stop() == 0
+    assert resolvconf.text() == before
