@@ -58,7 +58,7 @@ impl Driver for Process<'_> {
             self.log_failure(failing, &text);
         } else if self.engine.can_do_without(step) {
             self.log_failure(failing, &format!("cannot {step}: {error}; going on without it"));
-        } else if let Starting::Well = self.starting {
+        } else if let (Starting::Well, false) = (&self.starting, is_put_off(step, &error)) {
             self.starting = Starting::Failed(Failure::Step { step: Box::new(step.clone()), error });
         } else {
             self.log_failure(failing, &format!("cannot {step}: {error}; trying again"));
@@ -194,4 +194,10 @@ impl Process<'_> {
             | KernelStep::ChangeLink(_) => {}
         }
     }
+}
+
+/// Whether a tunnel starts without this: what an earlier process left with a program that does not end.
+fn is_put_off(step: &Step, error: &StepError) -> bool {
+    let StepError::Dns(error) = error else { return false };
+    *step == Step::Dns(DnsStep::Restore) && error.kind() == io::ErrorKind::TimedOut
 }

@@ -170,6 +170,7 @@ impl Process<'_> {
         let found = self.read_host().await.map_err(Failure::Netlink)?;
         self.clock.now()?; // without random numbers the event would be lost
         self.ending = Some(0);
+        host::program::end_pauses();
         self.handle(Event::Shutdown(found)).await;
         match self.ending {
             None | Some(0) => Ok(()),

@@ -5,9 +5,10 @@
 
 use std::io;
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::atomic_file::replace as replace_file;
+use super::program::NotDone;
 use super::resolv_file::{self, ResolvFile, forget};
 use super::resolvconf::Resolvconf;
 use super::resolved;
@@ -97,10 +98,11 @@ impl Dns {
 
     /// Adds a hint to what `resolvectl` or `resolvconf` said. Both obey root; they refuse other users
     /// in many ways, or say that they cannot reach anything.
-    fn refused(&self, error: io::Error) -> io::Error {
-        if rustix::process::geteuid().is_root() || error.kind() == io::ErrorKind::TimedOut {
-            return error;
-        }
+    fn refused(&self, why: NotDone) -> io::Error {
+        let error = match why {
+            NotDone::Refused(error) if !rustix::process::geteuid().is_root() => error,
+            NotDone::Refused(error) | NotDone::Unknown(error) => return error,
+        };
         let hint = resolv_file::in_service(&self.settings());
         let text = format!("{error}: run as root; {hint}; or leave --dns out");
         io::Error::new(io::ErrorKind::PermissionDenied, text)
@@ -183,28 +185,35 @@ impl Dns {
     /// interface is still there.
     ///
     /// # Errors
-    /// When a file cannot be read or written.
+    /// When a file cannot be read or written, or when it is not known what `resolvectl` or `resolvconf` has
+    /// done: then there is still something to put back.
     pub fn restore(&mut self) -> io::Result<()> {
         self.left = None;
-        let told = self.file.in_state_dir(TOLD_RESOLVED);
-        if told.try_exists()? {
-            warn(resolved::revert(&self.file.device)); // an interface that is gone has no name servers
-            self.told = false;
-            forget(&told)?;
-        }
-        let told = self.file.in_state_dir(TOLD_RESOLVCONF);
-        if told.try_exists()? {
-            warn(self.resolvconf.delete()); // resolvconf may have been removed from the host since
-            forget(&told)?;
-        }
-        self.file.restore()
+        let Dns { told, resolvconf, file, .. } = self;
+        let revert = || {
+            *told = false;
+            resolved::revert(&file.device) // an interface that is gone has no name servers
+        };
+        let reverted = take_back(&file.in_state_dir(TOLD_RESOLVED), revert);
+        // resolvconf may have been removed from the host since.
+        let deleted = take_back(&file.in_state_dir(TOLD_RESOLVCONF), || resolvconf.delete());
+        let restored = file.restore();
+        reverted.and(deleted).and(restored)
     }
 }
 
-fn warn(result: io::Result<()>) {
-    if let Err(error) = result {
-        tracing::warn!("{error}");
+/// Takes back what the mark at this path stands for, if there is one, and removes the mark. A program that refuses
+/// has nothing of ours; the mark of one that has said nothing stays.
+fn take_back(mark: &Path, take: impl FnOnce() -> Result<(), NotDone>) -> io::Result<()> {
+    if !mark.try_exists()? {
+        return Ok(());
     }
+    match take() {
+        Ok(()) => {}
+        Err(NotDone::Refused(error)) => tracing::warn!("{error}"),
+        Err(NotDone::Unknown(error)) => return Err(error),
+    }
+    forget(mark)
 }
 
 /// A mark in the state directory: the servers were set with systemd-resolved.
@@ -216,6 +225,21 @@ mod tests {
     use std::fs;
 
     use super::*;
+
+    #[test]
+    fn a_mark_stays_until_a_program_has_answered() {
+        let mark = std::env::temp_dir().join(format!("ipipou-told-{}", std::process::id()));
+        take_back(&mark, || panic!("there is nothing to take back")).unwrap();
+        for (answer, stays) in [
+            (Err(NotDone::Unknown(io::ErrorKind::TimedOut.into())), true),
+            (Err(NotDone::Refused(io::ErrorKind::NotFound.into())), false),
+            (Ok(()), false),
+        ] {
+            fs::write(&mark, "").unwrap();
+            assert_eq!(take_back(&mark, || answer).is_err(), stays);
+            assert_eq!(mark.exists(), stays);
+        }
+    }
 
     #[test]
     fn the_state_directory_is_read_once_and_after_each_change() {

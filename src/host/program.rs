@@ -49,6 +49,25 @@ pub enum ProgramError {
     Hung { name: String },
 }
 
+/// Why a program has not done what it was asked to do.
+#[derive(Debug, thiserror::Error)]
+pub enum NotDone {
+    /// It said so, or there is no such program that this process may run.
+    #[error("{0}")]
+    Refused(#[source] io::Error),
+    /// It was killed, or it could not be started for now: nobody knows what it has done.
+    #[error("{0}")]
+    Unknown(#[source] io::Error),
+}
+
+impl From<NotDone> for io::Error {
+    fn from(why: NotDone) -> Self {
+        match why {
+            NotDone::Refused(error) | NotDone::Unknown(error) => error,
+        }
+    }
+}
+
 /// The programs that were killed because they did not end.
 static PAUSED: Mutex<BTreeMap<String, Paused>> = Mutex::new(BTreeMap::new());
 
@@ -133,23 +152,40 @@ fn has_ended(group: Pid) -> bool {
     }
 }
 
+/// Lets each program that did not end be started once more at once, at the end of a tunnel: what it does not take
+/// back then would stay. One that the kernel keeps from ending is not started beside the last one.
+pub fn end_pauses() {
+    let mut all = PAUSED.lock().unwrap_or_else(PoisonError::into_inner);
+    all.values_mut().for_each(|paused| paused.until = Instant::now());
+}
+
 /// Runs a program that has to succeed. `of`: the package it is from, for the message.
 ///
 /// # Errors
 /// When it cannot be started; `TimedOut` when it does not end; otherwise what it said.
-pub fn run_well(name: &str, of: &str, arguments: &[&str], input: &[u8]) -> io::Result<()> {
+pub fn run_well(name: &str, of: &str, arguments: &[&str], input: &[u8]) -> Result<(), NotDone> {
     let output = run(name, arguments, input).map_err(|error| match error {
         ProgramError::NotRun(e) => {
-            io::Error::new(e.kind(), format!("`{name}`{of} cannot be run: {e}"))
+            let is_lasting = matches!(e.kind(), ErrorKind::NotFound | ErrorKind::PermissionDenied);
+            let e = io::Error::new(e.kind(), format!("`{name}`{of} cannot be run: {e}"));
+            if is_lasting { NotDone::Refused(e) } else { NotDone::Unknown(e) }
         }
-        ProgramError::Hung { .. } => io::Error::new(ErrorKind::TimedOut, error),
+        ProgramError::Hung { .. } => NotDone::Unknown(io::Error::new(ErrorKind::TimedOut, error)),
     })?;
-    if output.status.success() {
-        return Ok(());
+    let asked = || format!("{name} {}", arguments.join(" "));
+    match output.status.code() {
+        Some(0) => Ok(()),
+        Some(_) => {
+            let said = String::from_utf8_lossy(&output.stderr);
+            let said = said.lines().next().unwrap_or("it failed without a word");
+            Err(NotDone::Refused(io::Error::other(format!("{}: {said}", asked()))))
+        }
+        // Somebody killed it.
+        None => {
+            let text = format!("{}: it ended by {}", asked(), output.status);
+            Err(NotDone::Unknown(io::Error::other(text)))
+        }
     }
-    let said = String::from_utf8_lossy(&output.stderr);
-    let said = said.lines().next().unwrap_or("it failed without a word");
-    Err(io::Error::other(format!("{name} {}: {said}", arguments.join(" "))))
 }
 
 /// Whether there is a program of this name.

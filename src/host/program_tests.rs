@@ -90,6 +90,24 @@ fn a_program_that_hung_does_not_hold_the_loop_up_again_at_once() {
     assert!(matches!(script("again", LONG, text, b""), Err(ProgramError::Hung { .. })));
     assert!(begin.elapsed() < LONG / 2);
     assert!(script("other", LONG, "exit 0", b"").is_ok());
+    // At the end of a tunnel it is tried once more.
+    end_pauses();
+    assert!(matches!(script("again", SHORT, text, b""), Err(ProgramError::Hung { .. })));
+    assert!(matches!(script("again", LONG, "exit 0", b""), Err(ProgramError::Hung { .. })));
+}
+
+#[test]
+fn only_a_program_that_ends_by_itself_has_answered() {
+    let shell = |text: &str| run_well("sh", "", &["-c", text], b"");
+    assert!(shell("exit 0").is_ok());
+    let Err(NotDone::Refused(error)) = shell("echo no >&2; echo more >&2; exit 1") else {
+        panic!()
+    };
+    assert!(error.to_string().ends_with("exit 1: no"), "{error}");
+    let Err(NotDone::Unknown(error)) = shell("kill -9 $$") else { panic!() };
+    assert!(error.to_string().ends_with("signal: 9 (SIGKILL)"), "{error}");
+    let missing = run_well("ipipou-no-such-program", " of nobody", &[], b"");
+    assert!(matches!(missing, Err(NotDone::Refused(e)) if e.kind() == ErrorKind::NotFound));
 }
 
 #[test]

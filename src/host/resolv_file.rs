@@ -66,16 +66,20 @@ impl ResolvFile {
     /// # Errors
     /// `AlreadyExists` when another tunnel has written the file; otherwise what the kernel said.
     pub fn apply(&mut self) -> io::Result<()> {
-        let alone = self.lock();
+        let is_locked = self.lock();
         let current = read(&self.path)?;
+        if let Before::Contents(bytes) = &current
+            && bytes.starts_with(MARK.as_bytes())
+            && !(is_locked && self.is_free(bytes))
+        {
+            self.lock = None; // the other tunnel's now
+            return Err(self.error(
+                io::ErrorKind::AlreadyExists,
+                format_args!("has the name servers of another tunnel; see its first line"),
+            ));
+        }
         let saved = self.saved()?;
         let before = match (&current, saved) {
-            (Before::Contents(bytes), _) if bytes.starts_with(MARK.as_bytes()) && !alone => {
-                return Err(self.error(
-                    io::ErrorKind::AlreadyExists,
-                    format_args!("has the name servers of another tunnel; see its first line"),
-                ));
-            }
             (Before::Contents(bytes), Some(before)) if self.is_ours(bytes, &before) => before,
             (Before::Contents(bytes), _) if bytes.starts_with(self.first_line().as_bytes()) => {
                 return Err(self.error(
@@ -102,7 +106,8 @@ impl ResolvFile {
         Ok(())
     }
 
-    /// Locks the file; false when another process has it locked.
+    /// Locks the file; false when another process has it locked. True is not enough to write over the name
+    /// servers of another tunnel ([`is_free`](Self::is_free)).
     fn lock(&mut self) -> bool {
         let identity = |m: fs::Metadata| (m.dev(), m.ino());
         let locked = self.lock.as_ref().and_then(|lock| lock.file.metadata().ok()).map(identity);
@@ -117,22 +122,22 @@ impl ResolvFile {
             Err(_) => None,
         };
         // Where there are no locks, no other process can lock it either. Any user can keep the file itself
-        // locked, so that counts only with a tunnel that runs: one with another directory has another lock there.
-        let is_locked = lock_itself(&file).unwrap_or(true)
-            || beside.is_some() && !self.is_of_another_that_runs();
+        // locked, so with a lock beside it that keeps nobody out.
+        let is_locked = lock_itself(&file).unwrap_or(true) || beside.is_some();
         if is_locked {
             self.lock = Some(Locked { file, _beside: beside });
         }
         is_locked
     }
 
-    /// Whether the file has the name servers of another tunnel that runs in this network namespace.
-    fn is_of_another_that_runs(&self) -> bool {
-        let contents = fs::read(&self.path).unwrap_or_default();
-        let contents = String::from_utf8_lossy(&contents);
+    /// Whether these contents are not the name servers of another tunnel that runs in this network namespace. The
+    /// first to have its own in the file keeps it: while a user has the file itself locked, a tunnel that has it in
+    /// another directory, with another lock there, would find no lock.
+    fn is_free(&self, contents: &[u8]) -> bool {
+        let contents = String::from_utf8_lossy(contents);
         let line = contents.strip_prefix(MARK).and_then(|line| line.split_once(UNTIL));
-        line.is_some_and(|(device, _)| {
-            device != self.device.as_str() && Lock::is_held(&of_interface(device))
+        line.is_none_or(|(device, _)| {
+            device == self.device.as_str() || !Lock::is_held(&of_interface(device))
         })
     }
 

@@ -6,7 +6,7 @@ use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
-use super::program;
+use super::program::{self, NotDone};
 use super::resolv_file::besides_servers;
 use crate::engine::config::DeviceName;
 
@@ -53,10 +53,10 @@ impl Resolvconf {
     ///
     /// # Errors
     /// What `resolvconf` said, or that it cannot be run.
-    pub fn add(&mut self, servers: &[IpAddr], file: &Path) -> io::Result<()> {
+    pub fn add(&mut self, servers: &[IpAddr], file: &Path) -> Result<(), NotDone> {
         let lines = servers.iter().map(|server| format!("nameserver {server}\n"));
         let mut record = lines.collect::<String>().into_bytes();
-        record.extend(besides_servers(&contents(file)?));
+        record.extend(besides_servers(&contents(file).map_err(NotDone::Refused)?));
         resolvconf(&["-a", &self.name, "-m", "0", "-x"], &record)?;
         self.added = true;
         let records = RECORDS.iter().map(|directory| Path::new(directory).join(&self.name));
@@ -77,7 +77,7 @@ impl Resolvconf {
     ///
     /// # Errors
     /// The same as [`add`](Self::add).
-    pub fn delete(&mut self) -> io::Result<()> {
+    pub fn delete(&mut self) -> Result<(), NotDone> {
         self.added = false;
         resolvconf(&["-d", &self.name, "-f"], &[])
     }
@@ -99,7 +99,7 @@ fn first_prefix(order: &str) -> Option<String> {
     patterns.filter(is_plain).map(ToOwned::to_owned).next()
 }
 
-fn resolvconf(arguments: &[&str], input: &[u8]) -> io::Result<()> {
+fn resolvconf(arguments: &[&str], input: &[u8]) -> Result<(), NotDone> {
     program::run_well("resolvconf", "", arguments, input)
 }
 

@@ -2,11 +2,10 @@
 //! (resolvectl(1)).
 
 use std::fs;
-use std::io;
 use std::net::IpAddr;
 use std::path::Path;
 
-use super::program;
+use super::program::{self, NotDone};
 use crate::engine::config::DeviceName;
 
 /// Where it keeps the file that `/etc/resolv.conf` is a link to.
@@ -22,7 +21,7 @@ pub fn has(file: &Path) -> bool {
 ///
 /// # Errors
 /// What `resolvectl` said, or that it cannot be run.
-pub fn ask(servers: &[IpAddr], device: &DeviceName) -> io::Result<()> {
+pub fn ask(servers: &[IpAddr], device: &DeviceName) -> Result<(), NotDone> {
     let servers: Vec<_> = servers.iter().map(IpAddr::to_string).collect();
     let mut arguments = vec!["dns", device.as_str()];
     arguments.extend(servers.iter().map(String::as_str));
@@ -34,11 +33,11 @@ pub fn ask(servers: &[IpAddr], device: &DeviceName) -> io::Result<()> {
 ///
 /// # Errors
 /// The same as [`ask`]; an interface that is gone has no servers.
-pub fn revert(device: &DeviceName) -> io::Result<()> {
+pub fn revert(device: &DeviceName) -> Result<(), NotDone> {
     resolvectl(&["revert", device.as_str()])
 }
 
-fn resolvectl(arguments: &[&str]) -> io::Result<()> {
+fn resolvectl(arguments: &[&str]) -> Result<(), NotDone> {
     program::run_well("resolvectl", " of systemd-resolved", arguments, &[])
 }
 

@@ -81,7 +81,9 @@ def keep_locked(client):
     """As a user without privileges who can read the file."""
     locker = ["setpriv", "--reuid=65534", "--regid=0", "--clear-groups", "--bounding-set=-all"]
     locker += ["flock", "--no-fork", "--shared", "/etc/resolv.conf"]
-    client.spawn([*locker, "sh", "-c", "echo locked; exec sleep infinity"]).await_output("locked")
+    process = client.spawn([*locker, "sh", "-c", "echo locked; exec sleep infinity"])
+    process.await_output("locked")
+    return process
 
 
 def test_programs_resolve_names_through_the_tunnel(lab, resolv_conf):
@@ -187,16 +189,18 @@ def test_the_last_change_by_another_program_stays(client, resolv_conf, crash):
     assert file.path.read_bytes() == DHCP
 
 
-@pytest.mark.parametrize("how", ["", "locked", "elsewhere"])
+@pytest.mark.parametrize("how", ["", "locked", "elsewhere", "both", "both, for a while"])
 def test_two_tunnels_do_not_share_the_file(client, resolv_conf, how, tmp_path):
     """Nor when a user keeps it locked whom it does not belong to, nor when another container has it in another
-    directory."""
+    directory, nor both: the first tunnel could not lock the file then, and perhaps the second can.
+    """
     file = resolv_conf(client)
-    if how == "locked":
-        keep_locked(client)
+    locker = None if how in ("", "elsewhere") else keep_locked(client)
     far = connect(client)
+    if "while" in how:
+        locker.stop()
     prefix = []
-    if how == "elsewhere":
+    if how not in ("", "locked"):
         inside = tmp_path / "resolv.conf"
         inside.touch()
         script = f"mount --bind /etc/resolv.conf {inside} && mount --rbind {tmp_path} /etc"
@@ -209,6 +213,21 @@ def test_two_tunnels_do_not_share_the_file(client, resolv_conf, how, tmp_path):
     assert file.text() == OURS
     assert far.process.stop() == 0
     assert file.is_as_before()
+
+
+def test_the_name_servers_of_a_tunnel_that_runs_stay(client, resolv_conf):
+    """Two that found no lock do not write over each other's in turn."""
+    file = resolv_conf(client)
+    far = connect(client)
+    other = ipipou.client(client, *TOKEN, number=1, peer=1)
+    theirs = OURS.replace("ipipou0", "ipipou1", 1)
+    file.path.write_text(theirs)
+    far.await_log("cannot use our name servers: .* has the name servers of another tunnel")
+    assert file.text() == theirs
+    assert other.process.stop() == 0
+    await_(lambda: file.text() == OURS, what="our name servers")
+    assert far.process.stop() == 0
+    assert file.text() == theirs
 
 
 def test_a_file_that_cannot_be_written(client, resolv_conf):
@@ -381,17 +400,51 @@ def test_a_failing_resolvconf_is_an_error(resolvconf):
     assert resolvconf.text() == before
 
 
+HANGS = """#!/bin/sh
+case $1 in
+    {what}) {first}; echo $$ >>/run/hangs; sleep infinity ;;
+    *) exec {program} "$@" ;;
+esac
+"""
+
+
+def hang(resolvconf, what, first):
+    """From now on, resolvconf hangs when it is asked for this, after it has done something else first."""
+    program = pathlib.Path(resolvconf.run("sh", "-c", "command -v resolvconf").strip())
+    as_before = program.parent / "as_before"
+    program.rename(as_before)
+    program.write_text(HANGS.format(what=what, first=first, program=as_before))
+    program.chmod(0o755)
+    return lambda: as_before.rename(program)
+
+
 def test_a_resolvconf_that_hangs_holds_the_tunnel_up_for_a_moment_only(resolvconf):
-    """A hook of it may wait for something that does not come."""
+    """A hook of it may wait for something that does not come, after the record is written."""
     far = resolvconf.connect()
-    program = resolvconf.run("sh", "-c", "command -v resolvconf").strip()
-    pathlib.Path(program).write_text("#!/bin/sh\necho $$ >/run/hangs\nsleep infinity\n")
+    hang(resolvconf, "-a", f"cat >{resolvconf.record}")
     resolvconf.run("rm", resolvconf.record)
     said = "cannot use our name servers: `resolvconf` did not end within 20 seconds"
     far.await_log(said, timeout=60)
-    hung = resolvconf.run("cat", "/run/hangs").strip()
+    (hung,) = resolvconf.run("cat", "/run/hangs").split()
     assert not pathlib.Path("/proc", hung).exists()
     assert far.show()["interface"] == "ipipou0"
-    # It is not asked again at once, neither for a repair nor at the end.
+    # It is not asked again at once for a repair, and it is at the end.
     assert far.process.stop() == 0
-    assert resolvconf.run("cat", "/run/hangs").strip() == hung
+    assert resolvconf.run("cat", "/run/hangs").split() == [hung]
+    assert resolvconf.servers() == ["192.0.2.1"]
+    resolvconf.run("test", "!", "-e", resolvconf.record)
+
+
+def test_what_a_resolvconf_that_hangs_did_not_take_back_is_taken_back_later(resolvconf):
+    """At the start after a crash, which does not wait for it, and at the end."""
+    before = resolvconf.text()
+    far = resolvconf.connect()
+    assert far.process.stop(signal.SIGKILL) == -signal.SIGKILL
+    far.argv = far.argv[: far.argv.index("--dns")]
+    mend = hang(resolvconf, "-d", ":")
+    far.start()
+    assert "`resolvconf` did not end within 20 seconds" in far.process.output()
+    assert resolvconf.servers()[0] == "192.0.2.53"
+    mend()
+    assert far.process.stop() == 0
+    assert resolvconf.text() == before
