@@ -30,12 +30,6 @@ extern const char mark;            /* firewall mark of outer packets */
 extern const char time_to_live;    /* of outer packets */
 extern const char left_to_socket;  /* bits of a UDP checksum: a datagram that has one of them is */
 
-/* A key of `peers`, a trie: the network with the longest prefix counts (BPF_MAP_TYPE_LPM_TRIE). */
-struct network {
-    __u32 bits;
-    __be32 address;
-};
-
 /* Who has the inner addresses of a network. */
 struct peer {
     __be32 address; /* where to send to … */
@@ -43,13 +37,6 @@ struct peer {
     __u16 mtu;      /* … what has so many bytes at most, */
     __u32 uplink;   /* and by which interface */
     __u32 id;
-};
-
-/* A key of `remotes`. */
-struct remote {
-    __be32 address;
-    __be16 port;
-    __u16 zero;
 };
 
 /* Who is at a remote. */
@@ -103,6 +90,23 @@ struct outer {
     struct iphdr ip;
     struct udphdr udp;
 };
+
+/* A key is put on the stack in one piece: without CAP_PERFMON the verifier of Linux 6.1 takes the first half of
+ * a word for a pointer that is kept there, and refuses the other half (`check_stack_write_fixed_off`). A test in
+ * program.rs finds halves. */
+
+/* A key of `peers`, a trie: how many bits count, which is all, and the address. The network with the longest
+ * prefix is found (BPF_MAP_TYPE_LPM_TRIE). */
+static inline __u64 network_of(__be32 address)
+{
+    return 32 | (__u64)address << 32;
+}
+
+/* A key of `remotes`: address, port, and two bytes of zero. */
+static inline __u64 remote_of(__be32 address, __be16 port)
+{
+    return address | (__u64)port << 32;
+}
 
 /* The sum of a header of ten 16-bit words (RFC 1071): 0xffff if its checksum is right. */
 static inline __u16 sum(const struct iphdr *ip)
@@ -158,7 +162,7 @@ static inline int send(struct __sk_buff *skb, const int before)
     if (is_redirect(inner, end))
         return GO_ON;
 
-    struct network to = {.bits = 32, .address = inner->daddr};
+    __u64 to = network_of(inner->daddr);
     const struct peer *peer = find(&peers, &to);
     if (!peer || is_over())
         return GO_ON;
@@ -266,11 +270,11 @@ static inline int receive(struct __sk_buff *skb, const int before)
     if (udp->check && checksum_level(skb, BPF_CSUM_LEVEL_QUERY) < 0)
         return GO_ON;
 
-    struct remote from = {.address = ip->saddr, .port = udp->source};
+    __u64 from = remote_of(ip->saddr, udp->source);
     const struct sender *sender = find(&remotes, &from);
     if (!sender)
         return GO_ON;
-    struct network network = {.bits = 32, .address = inner->saddr};
+    __u64 network = network_of(inner->saddr);
     const struct peer *peer = find(&peers, &network);
     if (!peer || peer->id != sender->id || is_over())
         return GO_ON;

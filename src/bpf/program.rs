@@ -88,6 +88,8 @@ fn value(name: &str, maps: &Maps, constants: &Constants) -> Option<(u64, u32)> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::super::compiled::{EGRESS, INGRESS, INGRESS_BARE};
 
     #[test]
@@ -110,6 +112,38 @@ mod tests {
                 let [low, high] = [compiled.instructions[*at], compiled.instructions[at + 1]];
                 assert_eq!((low & !0xf00, high), (super::LOAD_VALUE, 0), "{name}");
             }
+        }
+    }
+
+    /// For a process without CAP_PERFMON: as fast_path.c says of its keys.
+    #[test]
+    fn no_word_of_the_stack_is_written_in_parts() {
+        /// Classes of instructions, and those that write into memory: `BPF_ST` and `BPF_STX`.
+        const CLASS: u64 = 7;
+        const STORES: [u64; 2] = [2, 3];
+        /// `BPF_DW`, `BPF_W` and so on.
+        const SIZE: u64 = 0x18;
+        /// The register that has the end of the stack, below which are words of eight bytes.
+        const STACK: u64 = 10;
+        for (program, compiled) in
+            [("egress", EGRESS), ("ingress", INGRESS), ("ingress_bare", INGRESS_BARE)]
+        {
+            let mut written = BTreeMap::new();
+            let mut it = compiled.instructions.iter();
+            while let Some(instruction) = it.next() {
+                if instruction & 0xff == super::LOAD_VALUE {
+                    // The second half of a value is no instruction.
+                    it.next();
+                } else if STORES.contains(&(instruction & CLASS)) && instruction >> 8 & 0xf == STACK
+                {
+                    let [_, _, low, high, ..] = instruction.to_le_bytes();
+                    let at = i16::from_le_bytes([low, high]);
+                    let part = (at, instruction & SIZE);
+                    let first = *written.entry(at.div_euclid(8)).or_insert(part);
+                    assert_eq!(first, part, "{program}: two parts of one word");
+                }
+            }
+            assert!(!written.is_empty());
         }
     }
 }

@@ -1,6 +1,7 @@
 """Another user with two capabilities is enough, and all that others may see is nothing."""
 
 import os
+import pathlib
 import pwd
 import re
 import stat
@@ -10,6 +11,7 @@ import pytest
 import ipipou
 from gateways import await_answer
 from lab import await_
+from test_fast_path import await_fast, carried
 
 NOBODY = ["setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups"]
 BOTH = "+net_admin,+net_raw"
@@ -19,6 +21,12 @@ def capable(capabilities):
     """The command that runs another as nobody with just these capabilities."""
     sets = [f"--{name}={capabilities}" for name in ("inh-caps", "ambient-caps")]
     return [*NOBODY, *sets, f"--bounding-set=-all,{capabilities}"]
+
+
+def capabilities_of_the_unit():
+    unit = pathlib.Path("/etc/systemd/system/ipipou@.service").read_text(encoding="utf-8")
+    names = re.search("^AmbientCapabilities=(.+)$", unit, re.MULTILINE)[1].split()
+    return ",".join("+" + name.removeprefix("CAP_").lower() for name in names)
 
 
 @pytest.fixture
@@ -59,6 +67,21 @@ def test_two_capabilities_are_enough(lan, options):
         assert end.state.joinpath("memory.json").stat().st_size
         assert end.process.stop() == 0
     assert lan.server.snapshot() == before
+
+
+@pytest.mark.each_kernel
+@pytest.mark.fast_path
+def test_with_the_capabilities_of_the_unit_there_is_a_fast_path(lan):
+    """Without CAP_PERFMON a verifier refuses more than it refuses root, and every kernel's something else.
+    The tunnel in the tunnel loads the program for uplinks without a link header."""
+    prefix = capable(capabilities_of_the_unit())
+    lan.connect(prefix=prefix)
+    await_fast(lan.near, lan.far)
+    before = carried(lan.server), carried(lan.client)
+    ipipou.reach_each_other(lan.server, lan.client)
+    assert (carried(lan.server), carried(lan.client)) == before
+    within = ipipou.server(lan.server, device="ipipou0", number=1, keys=lan.keys, prefix=prefix)
+    within.await_log("fast path: by ipipou0")
 
 
 @pytest.mark.parametrize(
