@@ -28,6 +28,7 @@ sys.path.insert(0, "/tests")
 import ipipou  # noqa: E402
 import lab as laboratory  # noqa: E402
 import offloads  # noqa: E402
+from hub import more_than_have_links  # noqa: E402
 from ipipou import CLIENT, SERVER  # noqa: E402
 
 NEAR, FAR = "172.28.0.0", "172.28.0.1"  # inside the tunnels: the server, the client
@@ -201,6 +202,23 @@ def ours(*options, server_options=()):
     return make
 
 
+def our_shared_link(lane):
+    """A server whose files name so many peers that they share a link, and one of them."""
+    lane.near, lane.far = "10.8.0.1", "10.8.0.2"
+    server, client = (ipipou.Keys(host) for host in (lane.server, lane.client))
+    peers = lane.server.lab.file("peers", ".toml")
+    one = f'[peer.one]\npublic-key = "{client.public}"\naddress = "{lane.far}"\n'
+    peers.write_text(one + more_than_have_links())
+    own = [*PLAIN, "-b", "@eth0", "--auth-secret", ipipou.SECRET]
+    own_server = ["-s", "--tunl-ip", f"{lane.near}/16", "--peers", peers]
+    own_server += ["--auth-key-b64", server.private]
+    near = ipipou.Tunnel(lane.server, *own_server, *own)
+    own_client = ["-c", "-r", f"{SERVER}:10000", "--tunl-ip", lane.far, "--tunl-peer-ip", lane.near]
+    own_client += ["--auth-key-b64", client.private, "--auth-remote-pubkey-b64", server.public]
+    ipipou.Tunnel(lane.client, *own_client, *own).await_log("connected to")
+    near.await_log("share one interface")
+
+
 def our_server_only(*options):
     def make(lane):
         near = ipipou.server(lane.server, "--auth-token", "token", *options)
@@ -298,6 +316,7 @@ LANES = {
     "no fast path: the same, server's alternate address": ours(
         *PLAIN, server_options=["--force-fou-local-ip-alt"]
     ),
+    "no fast path: the same, server's link that many peers share": our_shared_link,
     "conntrack NAT, as the Python tool": conntrack_nat,
     "WireGuard": wireguard,
     "no tunnel": plain,

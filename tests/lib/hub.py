@@ -1,7 +1,12 @@
 """A server whose peers are named in files, and its clients, in the hosts of a switch."""
 
+import base64
+import functools
+import os
 import pathlib
 import socket
+
+from nacl.signing import SigningKey
 
 import ipipou
 from ipipou import Tunnel
@@ -11,6 +16,17 @@ from lan import Lan, outer
 PORT = 10000
 NETWORK, NETWORK6 = "10.8.0.0/24", "fd08::/64"
 LIFETIME = "60s"
+
+
+@functools.cache
+def more_than_have_links():
+    """A file of peers who never come, and so many that the kernel's datapath makes one link for all."""
+    lines = []
+    for number in range(512):
+        public = base64.b64encode(bytes(SigningKey(os.urandom(32)).verify_key)).decode()
+        lines += [f"[peer.other{number}]", f'public-key = "{public}"']
+        lines += [f'address = "10.8.{2 + number // 250}.{1 + number % 250}"', ""]
+    return "\n".join(lines)
 
 
 def inner(i):

@@ -1,19 +1,17 @@
 """A server with so many peers that they share one link of the kernel's datapath, and rules tell them apart."""
 
-import base64
 import functools
 import json
-import os
 import socket
 import struct
 
 import pytest
-from nacl.signing import SigningKey
 
 import ipipou
 import packets
 from control_v2 import Client
-from hub import PORT, Hub, await_state, inner, is_to, killed_and_started_again, reload, states
+from hub import PORT, Hub, await_state, inner, is_to, killed_and_started_again
+from hub import more_than_have_links, reload, states
 from ipipou import SECRET, await_
 from lan import assert_unanswered, await_reached, dropped, outer, reaches
 
@@ -35,7 +33,7 @@ class SharedHub(Hub):
 
     def __init__(self, *more, **options):
         super().__init__(*more, **options)
-        self.write("others.toml", others())
+        self.write("others.toml", more_than_have_links())
 
 
 def another_server(hub):
@@ -43,7 +41,7 @@ def another_server(hub):
     peers = hub.peers.parent / "others.d"
     peers.mkdir()
     one = f'[peer.one]\npublic-key = "{hub.keys[3].public}"\naddress = "10.9.0.3"\n\n'
-    (peers / "all.toml").write_text(one + others().replace("10.8", "10.9"))
+    (peers / "all.toml").write_text(one + more_than_have_links().replace("10.8", "10.9"))
     secret = ["--auth-secret", SECRET]
     own = ["-s", "-b", "@eth0", "--tunl-ip", "10.9.0.1/16", "--peers", peers, *secret]
     own += ["--auth-key-b64", hub.keys[2].private, "--datapath", "kernel", "--fast-path", "off"]
@@ -53,17 +51,6 @@ def another_server(hub):
     own += ["--auth-key-b64", hub.keys[3].private, "--auth-remote-pubkey-b64", hub.keys[2].public]
     ipipou.Tunnel(hub.lan.hosts[2], *own, number=1).await_log("connected to")
     return near
-
-
-@functools.cache
-def others():
-    """A file of peers that get no links of their own."""
-    lines = []
-    for number in range(512):
-        public = base64.b64encode(bytes(SigningKey(os.urandom(32)).verify_key)).decode()
-        lines += [f"[peer.other{number}]", f'public-key = "{public}"']
-        lines += [f'address = "10.8.{2 + number // 250}.{1 + number % 250}"', ""]
-    return "\n".join(lines)
 
 
 def interfaces(hub):
