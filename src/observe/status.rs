@@ -107,7 +107,8 @@ pub struct TunnelStatus {
     pub up: bool,
     /// The local outer address and UDP port, `null` while the interface has no address.
     pub local: Option<String>,
-    /// The alternate local address, while another tunnel holds the outer one.
+    /// The alternate local address of the link: another tunnel may hold the outer one, and a link that many
+    /// peers share always has it.
     #[serde(rename = "private")]
     pub alternate: Option<String>,
     /// The peer's outer address and UDP port, `null` while it is not known.

@@ -11,7 +11,7 @@ from nacl.signing import SigningKey
 import ipipou
 from ipipou import Tunnel
 from lab import await_
-from lan import Lan, outer
+from lan import Lan, dropped, outer
 
 PORT = 10000
 NETWORK, NETWORK6 = "10.8.0.0/24", "fd08::/64"
@@ -198,6 +198,18 @@ def await_state(server, name, state):
 def hellos(server):
     """Hellos by what became of them, without the zeros."""
     return {what: n for what, n in server.show()["peers"]["hellos"].items() if n}
+
+
+def data_as_long_as_a_hello_passes(hub):
+    """Both ways, and between two clients: it is told apart by its first bits."""
+    near, ends = hub.connect()
+    before = hellos(near)
+    ways = (hub.clients[0], inner(1)), (hub.host, inner(2)), (hub.clients[0], inner(3))
+    for host, address in ways:
+        # IPv4 and ICMP headers have 28 bytes.
+        assert host.ping(address, size=128 - 28, count=5).received == 5
+    assert hellos(near) == before
+    assert not any(dropped(end) for end in (near, *ends))
 
 
 def killed_and_started_again(hub):

@@ -12,6 +12,7 @@ from hub import (
     PORT,
     Hub,
     await_state,
+    data_as_long_as_a_hello_passes,
     hellos,
     inner,
     is_to,
@@ -45,6 +46,11 @@ def hub(lab):
 def links(host):
     """The interfaces of peers."""
     return [link for link in host.run("ip -br link").split() if link.startswith("ipipou0-")]
+
+
+def mtus(host):
+    shown = json.loads(host.run("ip -j link"))
+    return {link["mtu"] for link in shown if link["ifname"].startswith("ipipou0-")}
 
 
 @pytest.mark.each_kernel
@@ -105,6 +111,19 @@ def test_spoofed_sources_and_strangers_are_dropped(hub):
     one.send_fou(outer(2), PORT, outer(1), PORT, inner(2), inner(1))
     seen.await_packets(1, condition=is_to(inner(2)))
     assert not seen.matching(is_to(inner(3)))
+
+
+@pytest.mark.each_kernel
+def test_data_as_long_as_a_hello_is_data(lab):
+    data_as_long_as_a_hello_passes(Hub(lab, clients=2, datapath="kernel"))
+
+
+def test_the_links_of_peers_follow_the_uplink_with_their_mtu(hub):
+    hub.connect()
+    for uplink in (1400, 1500):
+        hub.host.run(f"ip link set eth0 mtu {uplink}")
+        await_(lambda: mtus(hub.host) == {uplink - 28}, what=f"an MTU that fits {uplink}")
+    assert hub.host.ping(inner(2), "-M", "do", size=1500 - 56).received == 3
 
 
 @pytest.mark.each_kernel

@@ -10,8 +10,18 @@ import pytest
 import ipipou
 import packets
 from control_v2 import Client
-from hub import PORT, Hub, await_state, inner, is_to, killed_and_started_again
-from hub import more_than_have_links, reload, states
+from hub import (
+    PORT,
+    Hub,
+    await_state,
+    data_as_long_as_a_hello_passes,
+    inner,
+    is_to,
+    killed_and_started_again,
+    more_than_have_links,
+    reload,
+    states,
+)
 from ipipou import SECRET, await_
 from lan import assert_unanswered, await_reached, dropped, outer, reaches
 
@@ -106,6 +116,11 @@ def test_spoofed_sources_and_strangers_are_dropped(hub, fast_path):
     seen.await_packets(1, condition=is_to(inner(2)))
     assert not seen.matching(is_to(inner(3)))
     assert not seen.matching(is_to("192.0.2.1"))
+
+
+@pytest.mark.each_kernel
+def test_data_as_long_as_a_hello_is_data(hub):
+    data_as_long_as_a_hello_passes(hub)
 
 
 @pytest.mark.each_kernel
