@@ -1,6 +1,7 @@
 //! Which datapath a tunnel has, where that is left to the program.
 
 use std::io;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use super::demand::{Demand, in_kernel, said, suits};
@@ -9,7 +10,7 @@ use super::{Failure, Settings};
 use crate::engine;
 use crate::engine::config::{Datapath, DatapathChoice, HostName, Outer};
 use crate::engine::host::{Family, Found, Interface};
-use crate::host::{Links, WayTo, ipsec, program, release};
+use crate::host::{Links, WayTo, ipsec, program, release, rules_of_host};
 use crate::kernel::probe_shared_rules;
 use crate::sources::names;
 
@@ -96,15 +97,14 @@ async fn choose(settings: &Settings, kernel: Datapath) -> Result<Datapath, Failu
             );
             Datapath::Tun
         }
-        Ok(()) if kernel == Datapath::KernelShared && ipsec::has_policies() => {
-            tracing::info!(
-                "userspace datapath (tun): this host has IPsec policies, which packets of a link that many \
-                 peers share pass by"
-            );
-            Datapath::Tun
-        }
         Ok(()) if kernel == Datapath::KernelShared => {
-            match cannot_share(settings).await.map_err(Failure::Netlink)? {
+            let why = match cannot_share(settings).await.map_err(Failure::Netlink)? {
+                None if require_tun().is_ok() => {
+                    passed_by(settings).await.map_err(Failure::Netlink)?
+                }
+                why => why,
+            };
+            match why {
                 Some(why) => {
                     tracing::info!("userspace datapath (tun): {why}");
                     Datapath::Tun
@@ -135,6 +135,33 @@ async fn cannot_share(settings: &Settings) -> io::Result<Option<String>> {
     }
     let refused = probe_shared_rules().err();
     Ok(refused.map(|why| format!("the rules of a link that many peers share are refused: {why}")))
+}
+
+/// What would not see the packets of a link that many peers share, which have its alternate address while the
+/// kernel looks for their way.
+async fn passed_by(settings: &Settings) -> io::Result<Option<String>> {
+    if ipsec::has_policies() {
+        return Ok(Some(
+            "this host has IPsec policies, which a link that many peers share passes by".into(),
+        ));
+    }
+    let (tunnel, links) = (settings.tunnel(), Links::open()?);
+    let device = match tunnel.outer.device() {
+        Some(device) => links.named(device.as_str()).await?.map(|device| device.index),
+        None => None,
+    };
+    let mut addresses = links.addresses()?;
+    addresses.retain(|address| device.is_none_or(|device| device == address.interface));
+    let own = addresses.into_iter().filter_map(|address| match address.value.local {
+        IpAddr::V4(own) if tunnel.outer.address().is_none_or(|outer| outer == own) => Some(own),
+        IpAddr::V4(_) | IpAddr::V6(_) => None,
+    });
+    let own = own.chain([tunnel.alternate.address()]);
+    Ok(rules_of_host::read()?.ask_for(own).then(|| {
+        "policy rules of this host (`ip rule`) choose by source address, and do not see that of a link that many \
+         peers share"
+            .into()
+    }))
 }
 
 /// Whether the kernel's datapath would lose what a network card puts together.

@@ -37,6 +37,7 @@ impl Process<'_> {
             | Report::InVrf(_)
             | Report::TooManyAddresses { .. }
             | Report::AlternateInVrf { .. }
+            | Report::RoutedBySource(_)
             | Report::WayLeadsBack(_)
             | Report::Rivals { .. }
             | Report::ReauthIgnored

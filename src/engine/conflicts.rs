@@ -46,6 +46,7 @@ impl Engine {
             conflicts.push(Report::LedAstray { inner, interface: interface.name.clone() });
         }
         conflicts.extend(self.too_many_addresses(found));
+        conflicts.extend(self.routed_by_source(found));
         let new = conflicts.iter().filter(|conflict| !self.conflicts.contains(conflict));
         actions.extend(new.cloned().map(Action::Report));
         self.conflicts = conflicts;
@@ -81,6 +82,17 @@ impl Engine {
             })
         });
         of_others.collect()
+    }
+
+    /// An alternate address of ours, where the host's rules may tell it from the outer one.
+    fn routed_by_source(&self, found: &Found) -> Option<Report> {
+        let alternate = *self.owned.alternate.first()?;
+        let outer = self.outer.and_then(|outer| match outer.address {
+            IpAddr::V4(address) => Some(address),
+            IpAddr::V6(_) => None,
+        });
+        let own = self.owned.alternate.iter().copied().chain(outer);
+        found.rules_of_host.ask_for(own).then_some(Report::RoutedBySource(alternate))
     }
 
     /// What was reported of too many addresses stays, though the host may get others and lose some.

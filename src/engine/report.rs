@@ -238,6 +238,8 @@ pub enum Report {
         /// Name of the interface that outer packets leave by.
         uplink: String,
     },
+    /// Policy rules of the host choose by source address, and links have this alternate one when they ask.
+    RoutedBySource(Ipv4Addr),
     /// Something that was made before is not there any more, and this step puts it back.
     Repairing(Step),
     /// Somebody undoes this step again and again: it is repeated less often, and silently.

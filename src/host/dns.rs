@@ -211,7 +211,7 @@ fn take_back(mark: &Path, take: impl FnOnce() -> Result<(), NotDone>) -> io::Res
     match take() {
         Ok(()) => {}
         Err(NotDone::Refused(error)) => tracing::warn!("{error}"),
-        Err(NotDone::Unknown(error)) => return Err(error),
+        Err(unknown @ NotDone::Unknown(_)) => return Err(unknown.into()),
     }
     forget(mark)
 }

@@ -56,11 +56,6 @@ pub fn set_address(field: &'static str, value: Expression<'static>) -> Statement
     Statement::Mangle(Mangle { key: ip(field), value })
 }
 
-/// Sets the mark of the packet.
-pub fn set_mark(mark: u32) -> Statement<'static> {
-    Statement::Mangle(Mangle { key: meta(MetaKey::Mark), value: Expression::Number(mark) })
-}
-
 /// What kind of address the packet comes from, by the kernel's tables: `local`, `unicast`, …
 pub fn source_type() -> Expression<'static> {
     let flags = [FibFlag::Saddr].into();

@@ -37,7 +37,7 @@ mod resolv_file;
 mod resolvconf;
 mod resolved;
 mod routes;
-mod rules_of_host;
+pub mod rules_of_host;
 pub mod table;
 mod transaction;
 pub mod translated;

@@ -27,8 +27,9 @@ const SYSTEM_DIRECTORIES: &str = "/usr/sbin:/sbin";
 /// How long a program may take. All of them take a fraction of a second on an idle host, and some seconds on one
 /// that is starved; keepalives are due every 25 seconds.
 const LIMIT: Duration = Duration::from_secs(20);
-/// How long a program that was killed for that is not started again.
+/// How long a program that was killed for that is not started again: twice as long each time, up to a limit.
 const PAUSE: Duration = Duration::from_secs(30);
+const LONGEST_PAUSE: Duration = Duration::from_secs(600);
 /// How long one that was killed is waited for: in the kernel, a signal may have to wait.
 const KILLED: Duration = Duration::from_secs(1);
 /// How often the end of a program that was killed is asked for, and of any where the kernel cannot tell it
@@ -42,9 +43,8 @@ pub enum ProgramError {
     NotRun(#[source] io::Error),
     #[error(
         "`{name}` did not end within {} seconds and was stopped: run it by hand to see what it waits for; \
-         it is not started again for {} seconds",
-        LIMIT.as_secs(),
-        PAUSE.as_secs()
+         it is not started again for a while",
+        LIMIT.as_secs()
     )]
     Hung { name: String },
 }
@@ -60,10 +60,12 @@ pub enum NotDone {
     Unknown(#[source] io::Error),
 }
 
+/// What is unknown has the kind `TimedOut`.
 impl From<NotDone> for io::Error {
     fn from(why: NotDone) -> Self {
         match why {
-            NotDone::Refused(error) | NotDone::Unknown(error) => error,
+            NotDone::Refused(error) => error,
+            NotDone::Unknown(error) => io::Error::new(ErrorKind::TimedOut, error),
         }
     }
 }
@@ -75,6 +77,7 @@ static PAUSED: Mutex<BTreeMap<String, Paused>> = Mutex::new(BTreeMap::new());
 /// would be ever more of them.
 struct Paused {
     until: Instant,
+    pause: Duration,
     /// The last one and what it started, if some of that has not ended.
     killed: Option<Pid>,
 }
@@ -110,13 +113,16 @@ fn run_within(
         .map_err(ProgramError::NotRun)?;
     let mut running = Running::from(child);
     match running.output(input, begin + limit) {
-        Ok(Some(output)) => Ok(output),
+        Ok(Some(output)) => {
+            PAUSED.lock().unwrap_or_else(PoisonError::into_inner).remove(name);
+            Ok(output)
+        }
         Ok(None) => {
-            pause(name, PAUSE, running);
+            pause(name, |last| last.map_or(PAUSE, |last| LONGEST_PAUSE.min(last * 2)), running);
             Err(hung())
         }
         Err(error) => {
-            pause(name, Duration::ZERO, running);
+            pause(name, |_| Duration::ZERO, running);
             Err(ProgramError::NotRun(error))
         }
     }
@@ -124,20 +130,20 @@ fn run_within(
 
 fn is_paused(name: &str) -> bool {
     let mut all = PAUSED.lock().unwrap_or_else(PoisonError::into_inner);
-    let is_paused = all.get(name).is_some_and(|Paused { until, killed }| {
-        Instant::now() < *until || killed.is_some_and(|group| !has_ended(group))
-    });
-    if !is_paused {
-        all.remove(name); // the number of what has ended is somebody else's soon
+    let Some(Paused { until, killed, .. }) = all.get_mut(name) else { return false };
+    if Instant::now() < *until || killed.is_some_and(|group| !has_ended(group)) {
+        return true;
     }
-    is_paused
+    *killed = None; // the number of what has ended is somebody else's soon
+    false
 }
 
-/// Kills a program, and does not start it again for so long.
-fn pause(name: &str, pause: Duration, running: Running) {
+/// Kills a program, and does not start it again for so long, which depends on the last time.
+fn pause(name: &str, pause: impl FnOnce(Option<Duration>) -> Duration, running: Running) {
     let killed = running.kill(Instant::now() + KILLED);
-    let paused = Paused { until: Instant::now() + pause, killed };
-    PAUSED.lock().unwrap_or_else(PoisonError::into_inner).insert(name.to_owned(), paused);
+    let mut all = PAUSED.lock().unwrap_or_else(PoisonError::into_inner);
+    let pause = pause(all.get(name).map(|paused| paused.pause).filter(|pause| !pause.is_zero()));
+    all.insert(name.to_owned(), Paused { until: Instant::now() + pause, pause, killed });
 }
 
 /// Whether all processes of a group have ended that this process has to wait for: the program, and as process

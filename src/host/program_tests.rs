@@ -70,12 +70,12 @@ fn a_program_that_cannot_be_killed_is_not_started_again() {
     let name = "/bin/sh";
     let running = Running::from(start("exec sleep 1000"));
     let group = Pid::from_child(&running.child);
-    let paused = Paused { until: Instant::now(), killed: Some(group) };
+    let paused = Paused { until: Instant::now(), pause: PAUSE, killed: Some(group) };
     PAUSED.lock().unwrap().insert(name.to_owned(), paused);
     assert!(is_paused(name));
     assert_eq!(running.kill(Instant::now() + LONG), None);
     assert!(!is_paused(name));
-    assert!(PAUSED.lock().unwrap().get(name).is_none());
+    assert!(PAUSED.lock().unwrap()[name].killed.is_none());
 }
 
 #[test]
@@ -90,10 +90,18 @@ fn a_program_that_hung_does_not_hold_the_loop_up_again_at_once() {
     assert!(matches!(script("again", LONG, text, b""), Err(ProgramError::Hung { .. })));
     assert!(begin.elapsed() < LONG / 2);
     assert!(script("other", LONG, "exit 0", b"").is_ok());
-    // At the end of a tunnel it is tried once more.
+    // At the end of a tunnel it is tried once more. Each time it is left alone for longer, until it has ended.
+    let pause =
+        || PAUSED.lock().unwrap().iter().find(|(n, _)| n.ends_with("again")).unwrap().1.pause;
+    assert_eq!(pause(), PAUSE);
     end_pauses();
     assert!(matches!(script("again", SHORT, text, b""), Err(ProgramError::Hung { .. })));
+    assert_eq!(pause(), 2 * PAUSE);
     assert!(matches!(script("again", LONG, "exit 0", b""), Err(ProgramError::Hung { .. })));
+    end_pauses();
+    assert!(script("again", LONG, "exit 0", b"").is_ok());
+    assert!(matches!(script("again", SHORT, text, b""), Err(ProgramError::Hung { .. })));
+    assert_eq!(pause(), PAUSE);
 }
 
 #[test]

@@ -8,6 +8,7 @@ use std::ops::ControlFlow;
 use ipnet::Ipv4Net;
 
 use super::netlink::{Lists, attribute};
+use super::routes::none_if_unsupported;
 use crate::engine::host::{ROUTE_PROTOCOL, RulesOfHost};
 
 /// `RTM_GETRULE` in linux/rtnetlink.h.
@@ -33,8 +34,8 @@ pub fn read() -> io::Result<RulesOfHost> {
     let all = Lists::ROUTE.list(GET, &header, |all: &mut Vec<RulesOfHost>, rule| {
         all.extend(read_rule(rule));
         Ok(ControlFlow::Continue(()))
-    })?;
-    Ok(all.into_iter().fold(RulesOfHost::default(), |mut found, rule| {
+    });
+    Ok(none_if_unsupported(all)?.into_iter().fold(RulesOfHost::default(), |mut found, rule| {
         found.selective |= rule.selective;
         found.sources.extend(rule.sources);
         found

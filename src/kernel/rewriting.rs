@@ -20,21 +20,18 @@
 //! chain output { type filter hook output priority raw
 //!   ip daddr REMOTE udp sport PORT udp dport REMOTE drop     # while it is not admitted any more
 //!   ip saddr OUTER udp sport PORT notrack accept             # at a server
-//! }
-//! chain from_link { type filter hook output priority raw     # or from_link_again, of type route
 //!   ip saddr ALTERNATE udp sport PORT goto data
 //! }
-//! chain data {                                               # behind from_link_again: meta mark set MARK
+//! chain data {
 //!   ip saddr set OUTER fib saddr type != local drop
 //!   notrack                                                  # at a server
 //! }
 //! ```
 //!
-//! The link looks its way up as from the alternate address, which policy rules of the host may send elsewhere. Where
-//! there are such rules, a chain of type `route` has the kernel look once more (`nf_route_table_hook4` in
-//! net/netfilter/nft_chain_route.c), by the packet's mark, which is the inner packet's until then; what counts for a
-//! direct link is its own. From an address that the host has not, the kernel sends nothing of a direct link
-//! (`ip_route_output_key_hash_rcu` in net/ipv4/route.c).
+//! From an address that the host has not, the kernel sends nothing of a direct link (`ip_route_output_key_hash_rcu` in
+//! net/ipv4/route.c); here a rule does it. The link looks its way up as from the alternate address, which policy rules
+//! of the host may send elsewhere. A chain of type `route` would have the kernel look once more, but without the link's
+//! device, without its mark and behind its path MTU discovery: tried, a path of 1400 bytes became a black hole.
 //!
 //! These rules are there only while they have something to do; notrack only where something tracks
 //! connections: a rule that is not there costs the least. Where `@privates` has no such element, the
@@ -48,14 +45,11 @@ use nftables::expr::{Expression, Map as MapExpression, NamedExpression};
 use nftables::stmt::Statement;
 
 use super::shared;
-use super::words::{
-    CHAIN_FROM_LINK, CHAIN_FROM_LINK_AGAIN, CHAIN_TO_LINK, SET_ALTERNATES, Statements, known_set,
-    refuse,
-};
+use super::words::{CHAIN_TO_LINK, SET_ALTERNATES, Statements, known_set, refuse};
 use crate::engine::host::RuleSpec;
 use crate::host::expression::{
-    address, any_of, eq, goto, ip, named_set, ne, number, set_address, set_mark, source,
-    source_type, text, udp,
+    address, any_of, eq, goto, ip, named_set, ne, number, set_address, source, source_type, text,
+    udp,
 };
 
 pub fn chains(spec: &RuleSpec) -> Vec<(&'static str, Vec<Statements>)> {
@@ -63,7 +57,6 @@ pub fn chains(spec: &RuleSpec) -> Vec<(&'static str, Vec<Statements>)> {
         ("prerouting", prerouting(spec)),
         (CHAIN_TO_LINK, to_link(spec)),
         ("output", output(spec)),
-        (leaving(spec), from_link(spec)),
         ("data", data(spec)),
     ]
 }
@@ -125,32 +118,21 @@ fn output(spec: &RuleSpec) -> Vec<Statements> {
         direct.extend([Statement::Notrack, Statement::Accept(None)]);
         rules.push(direct);
     }
+    let from_link = |own: &Ipv4Addr| [ours(spec, *own), vec![goto("data")]].concat();
+    rules.extend(spec.alternate.iter().map(from_link));
     rules
 }
 
-/// A base chain cannot change its type.
-fn leaving(spec: &RuleSpec) -> &'static str {
-    match spec.routed_again {
-        Some(_) => CHAIN_FROM_LINK_AGAIN,
-        None => CHAIN_FROM_LINK,
-    }
-}
-
-/// What leaves links with alternate addresses.
-fn from_link(spec: &RuleSpec) -> Vec<Statements> {
-    spec.alternate.iter().map(|own| [ours(spec, *own), vec![goto("data")]].concat()).collect()
-}
-
-/// Gives it our outer address, while the host has that.
+/// Gives what leaves links with alternate addresses our outer one, while the host has that.
 fn data(spec: &RuleSpec) -> Vec<Statements> {
     if spec.alternate.is_empty() {
         return Vec::new();
     }
-    let mut rewritten = Vec::from_iter(spec.routed_again.map(set_mark));
-    rewritten.push(set_address("saddr", address(spec.outer)));
-    rewritten.push(ne(source_type(), text("local")));
-    rewritten.push(Statement::Drop(None));
-    let mut rules = vec![rewritten];
+    let mut rules = vec![vec![
+        set_address("saddr", address(spec.outer)),
+        ne(source_type(), text("local")),
+        Statement::Drop(None),
+    ]];
     rules.extend(match spec.shared {
         Some(_) => shared::to_ports(spec),
         None => spec.untracked.then(|| vec![Statement::Notrack]).into_iter().collect(),

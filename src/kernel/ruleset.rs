@@ -14,8 +14,8 @@ use nftables::schema::{
 use nftables::types::{NfChainPolicy, NfChainType, NfFamily, NfHook};
 
 use super::words::{
-    CHAIN_FROM_LINK, CHAIN_FROM_LINK_AGAIN, CHAIN_TO_LINK, Contents, SET_ADDRESSES, SET_ALTERNATES,
-    SET_KNOWN, SET_KNOWN_ADDRESSES, SET_REMOTES, elements,
+    CHAIN_TO_LINK, Contents, SET_ADDRESSES, SET_ALTERNATES, SET_KNOWN, SET_KNOWN_ADDRESSES,
+    SET_REMOTES, elements,
 };
 use super::{judgement, quoted, rewriting};
 use crate::engine::host::{Admitted, Control, RuleSpec};
@@ -36,7 +36,7 @@ const BEHIND_FIREWALLS: i32 = 1000;
 const MOST_REMOTES: u32 = 1024;
 
 /// Chains that a table of this or an earlier version may have and another table does without.
-const CHAINS: [&str; 17] = [
+const CHAINS: [&str; 15] = [
     "prerouting",
     "rewrite",
     "input",
@@ -50,8 +50,6 @@ const CHAINS: [&str; 17] = [
     "hello",
     CHAIN_TO_LINK,
     "output",
-    CHAIN_FROM_LINK,
-    CHAIN_FROM_LINK_AGAIN,
     "reassemble",
     "data",
 ];
@@ -95,12 +93,10 @@ fn table<'a>(spec: &'a RuleSpec, admitted: &BTreeSet<Admitted>, how: Replacement
     let name: &str = &spec.table;
     let itself = || Table { family: NfFamily::IP, name: name.into(), handle: None };
     let hooks = [
-        ("prerouting", NfChainType::Filter, NfHook::Prerouting, RAW),
-        ("input", NfChainType::Filter, NfHook::Input, MANGLE),
-        (CHAIN_TO_LINK, NfChainType::Filter, NfHook::Input, BEHIND_FIREWALLS),
-        ("output", NfChainType::Filter, NfHook::Output, RAW),
-        (CHAIN_FROM_LINK, NfChainType::Filter, NfHook::Output, RAW),
-        (CHAIN_FROM_LINK_AGAIN, NfChainType::Route, NfHook::Output, RAW),
+        ("prerouting", NfHook::Prerouting, RAW),
+        ("input", NfHook::Input, MANGLE),
+        (CHAIN_TO_LINK, NfHook::Input, BEHIND_FIREWALLS),
+        ("output", NfHook::Output, RAW),
     ];
     let chain = |chain: &'static str| {
         let hook = hooks.iter().find(|(name, ..)| *name == chain);
@@ -108,8 +104,8 @@ fn table<'a>(spec: &'a RuleSpec, admitted: &BTreeSet<Admitted>, how: Replacement
             family: NfFamily::IP,
             table: name.into(),
             name: chain.into(),
-            _type: hook.map(|(_, kind, ..)| *kind),
-            hook: hook.map(|(_, _, hook, _)| *hook),
+            _type: hook.map(|_| NfChainType::Filter),
+            hook: hook.map(|(_, hook, _)| *hook),
             prio: hook.map(|(.., priority)| *priority),
             policy: hook.map(|_| NfChainPolicy::Accept),
             ..Chain::default()
@@ -252,6 +248,7 @@ fn initial<'a>(spec: &'a RuleSpec, admitted: &BTreeSet<Admitted>) -> Vec<NfListO
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::config::Datapath;
     use crate::engine::config::QueueConfig;
     use crate::engine::host::PacketShape;
     use crate::engine::limits;
@@ -266,7 +263,6 @@ mod tests {
             inside: ["ipipou0".to_owned()].into(),
             inside_too: BTreeSet::new(),
             shared: None,
-            routed_again: None,
             silenced: BTreeSet::new(),
             answering: BTreeSet::new(),
             untracked: true,
@@ -301,12 +297,10 @@ mod tests {
         for before in [client, server] {
             let with = RuleSpec { alternate: alternate.clone(), ..before.clone() };
             assert_eq!(has(&with, "prerouting"), has(&before, "prerouting"));
-            assert_eq!(has(&with, "output"), has(&before, "output"));
-            assert_eq!((has(&with, CHAIN_TO_LINK), has(&with, CHAIN_FROM_LINK)), (1, 1));
+            assert_eq!(has(&with, "output"), has(&before, "output") + 1);
+            assert_eq!(has(&with, CHAIN_TO_LINK), 1);
             // What has it already is refused.
             assert_eq!(has(&with, "input"), has(&before, "input") + 2);
-            let with = RuleSpec { routed_again: Some(0), ..with };
-            assert_eq!((has(&with, CHAIN_FROM_LINK), has(&with, CHAIN_FROM_LINK_AGAIN)), (0, 1));
             let silenced = ["198.51.100.7:4500".parse().unwrap()].into();
             let with = RuleSpec { silenced, ..before.clone() };
             assert_eq!(has(&with, "output"), has(&before, "output") + 1);
@@ -340,6 +334,12 @@ mod tests {
             r#"remotes [{"concat":["198.51.100.7",4500]}]"#,
         ];
         assert_eq!(added, expected.map(str::to_owned).into());
+    }
+
+    #[test]
+    fn the_sets_have_room_for_all_that_the_datapath_carries() {
+        let most = Datapath::Kernel.capabilities().most_remotes;
+        assert_eq!(Some(most), usize::try_from(MOST_REMOTES).ok());
     }
 
     #[test]

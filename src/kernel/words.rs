@@ -92,11 +92,8 @@ pub const CHAIN_QUOTED: &str = "quoted";
 pub const CHAIN_QUOTED_PORT: &str = "quoted_port";
 pub const CHAIN_QUOTED_REMOTE: &str = "quoted_remote";
 
-/// Where data gets the alternate address of its link, and where it gets our outer one back.
+/// Where data gets the alternate address of its link.
 pub const CHAIN_TO_LINK: &str = "to_link";
-pub const CHAIN_FROM_LINK: &str = "from_link";
-/// The same where packets are then routed once more.
-pub const CHAIN_FROM_LINK_AGAIN: &str = "from_link_again";
 
 /// The statements of a rule: its matches and its verdict.
 pub type Statements = Vec<Statement<'static>>;

@@ -220,6 +220,7 @@ impl Happened {
             | Report::InVrf(_)
             | Report::TooManyAddresses { .. }
             | Report::AlternateInVrf { .. }
+            | Report::RoutedBySource(_)
             | Report::InnerAwaited
             | Report::InnerGiven(_)
             | Report::NoInnerGiven

@@ -435,15 +435,20 @@ def test_a_resolvconf_that_hangs_holds_the_tunnel_up_for_a_moment_only(resolvcon
     resolvconf.run("test", "!", "-e", resolvconf.record)
 
 
-def test_what_a_resolvconf_that_hangs_did_not_take_back_is_taken_back_later(resolvconf):
+@pytest.mark.parametrize(
+    "first, said",
+    [(":", "did not end within 20 seconds"), ("kill -9 $$", "it ended by signal: 9")],
+    ids=["hangs", "is killed"],
+)
+def test_what_resolvconf_did_not_take_back_is_taken_back_later(resolvconf, first, said):
     """At the start after a crash, which does not wait for it, and at the end."""
     before = resolvconf.text()
     far = resolvconf.connect()
     assert far.process.stop(signal.SIGKILL) == -signal.SIGKILL
     far.argv = far.argv[: far.argv.index("--dns")]
-    mend = hang(resolvconf, "-d", ":")
+    mend = hang(resolvconf, "-d", first)
     far.start()
-    assert "`resolvconf` did not end within 20 seconds" in far.process.output()
+    assert said in far.process.output()
     assert resolvconf.servers()[0] == "192.0.2.53"
     mend()
     assert far.process.stop() == 0

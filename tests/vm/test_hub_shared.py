@@ -1,6 +1,5 @@
 """A server with so many peers that they share one link of the kernel's datapath, and rules tell them apart."""
 
-import functools
 import json
 import socket
 import struct
@@ -227,7 +226,7 @@ def test_other_tunnels_at_the_same_address_keep_what_is_theirs(hub):
 
 
 @pytest.mark.each_kernel
-def test_a_firewall_and_policy_rules_of_the_host_see_the_address_of_the_server(hub):
+def test_a_firewall_of_the_host_sees_the_address_of_the_server(hub):
     hub.host.nft(
         f"""
         table ip firewall {{
@@ -241,19 +240,6 @@ def test_a_firewall_and_policy_rules_of_the_host_see_the_address_of_the_server(h
     )
     near, _ = hub.connect("--fast-path", "off")
     assert reaches(hub.host, inner(2), count=2)
-    # The main table leads astray, the server's own does not.
-    hub.host.batch(
-        f"route add {outer(2)}/32 via {outer(3)}",
-        f"route add {NETWORK} dev eth0 table 101",
-    )
-    assert_unanswered(hub.host, inner(2))
-    for _ in range(2):
-        hub.host.run(f"ip rule add from {outer(1)} lookup 101")
-        await_reached(hub.host, inner(2))
-        assert reaches(hub.host, inner(3))
-        hub.host.run(f"ip rule del from {outer(1)} lookup 101")
-        astray = functools.partial(reaches, hub.host, inner(2), timeout=0.3)
-        await_(lambda: not astray(), what="the way of the main table")
     assert not dropped(near)
 
 
@@ -311,11 +297,33 @@ def test_another_start_has_links_again(hub):
     assert hub.host.snapshot() == before
 
 
-def test_ipsec_policies_keep_so_many_peers_in_userspace(lab):
-    """They are asked about the real address, which packets of the link do not have."""
+BY_SOURCE = f"ip rule add from {outer(1)} lookup main"
+
+
+@pytest.mark.parametrize(
+    "command, why",
+    [
+        (
+            f"ip xfrm policy add dir out src {outer(1)} dst {outer(9)} action block",
+            "IPsec policies",
+        ),
+        (BY_SOURCE, "policy rules"),
+    ],
+    ids=["ipsec", "by source"],
+)
+def test_what_would_not_see_packets_of_the_link_keeps_so_many_peers_in_userspace(lab, command, why):
+    """It asks for the real address, which they do not have yet."""
     hub = SharedHub(lab, clients=1, datapath="auto", prefix=16)
     hub.host.run("modprobe tun")
-    hub.host.run(f"ip xfrm policy add dir out src {outer(1)} dst {outer(9)} action block")
+    hub.host.run(command)
     near, _ = hub.connect()
-    near.await_log("userspace datapath.*IPsec policies")
+    near.await_log(f"userspace datapath.*{why}")
+    assert reaches(hub.host, inner(2))
+
+
+def test_policy_rules_that_come_later_are_told_of(hub):
+    near, _ = hub.connect("--fast-path", "off")
+    hub.host.run("ip rule add from 192.0.2.1 lookup main")
+    hub.host.run(BY_SOURCE)
+    near.await_log("policy rules of this host .* alternate address 172.29.0.0")
     assert reaches(hub.host, inner(2))

@@ -2,8 +2,6 @@
 
 import subprocess
 
-import pytest
-
 import holders
 from lab import await_
 from test_host import forged, quote
@@ -46,17 +44,6 @@ def test_forged_icmp_changes_no_path(lab):
     for remote in remotes:
         sender.send_raw(forged(outer(9), outer(1), quote(outer(1), remote), 1300))
         await_(lambda: "mtu 1300" in host.run(f"ip route get {remote}"), what="the router's word")
-    nodes.everybody()
-
-
-@pytest.mark.parametrize("options, count", [([], 512), (["--datapath", "kernel"], 1024)])
-def test_so_many_are_carried_by_the_kernel(lab, options, count):
-    nodes = Nodes(lab, 1, 2)
-    nodes.write(many(count - 1))
-    nodes.start(*options, "--fast-path", "off")
-    end = nodes.ends[1]
-    await_(lambda: len(links(nodes.hosts[1])) == count, 60, "a link for each")
-    assert end.show()["datapath"] == "kernel"
     nodes.everybody()
 
 

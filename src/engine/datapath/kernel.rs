@@ -67,7 +67,7 @@ pub fn wanted(
         wanted.links.push(wanted_link(endpoint, peer, kind, mtu, outside));
     }
     if let Some(rules) = &mut wanted.rules {
-        give_alternate(rules, &wanted.alternate, tunnel, found);
+        rules.alternate.clone_from(&wanted.alternate);
     }
     if tunnel.is_network() {
         let stay: BTreeSet<&DeviceName> = wanted.links.iter().map(|link| &link.device).collect();
@@ -81,19 +81,6 @@ pub fn wanted(
 /// The FOU listener at this address.
 pub fn listener(tunnel: &TunnelConfig, outer: Outer4) -> Listener {
     Listener { port: tunnel.port.get(), local: Some(outer.address), bound_to: outer.bound_to }
-}
-
-/// Tells the rules which alternate addresses there are. The kernel looks the way of a link's packets up as from its
-/// own address (`ip_tunnel_xmit` in net/ipv4/ip_tunnel.c).
-pub fn give_alternate(
-    rules: &mut RuleSpec,
-    alternate: &BTreeSet<Ipv4Addr>,
-    tunnel: &TunnelConfig,
-    found: &Found,
-) {
-    rules.alternate.clone_from(alternate);
-    let is_wrong = found.rules_of_host.tell_apart(rules.outer, alternate);
-    rules.routed_again = is_wrong.then(|| tunnel.mark().unwrap_or(0));
 }
 
 /// What the rules depend on, but for alternate addresses.
@@ -112,7 +99,6 @@ pub fn rules(endpoint: &Endpoint, outer: Outer4, peers: &Peers, found: &Found) -
         inside,
         inside_too,
         shared: None,
-        routed_again: None,
         silenced: peers.iter().filter_map(silenced).collect(),
         answering: peers.answering().into_iter().filter_map(v4).collect(),
         untracked: found.tracks && !peers.has_prover(),

@@ -40,7 +40,7 @@ pub fn wanted(
     // Before it is there, so that the rules stay when it is.
     rules.inside.insert(tunnel.device.to_string());
     let alternate = tunnel.alternate.address();
-    kernel::give_alternate(&mut rules, &BTreeSet::from([alternate]), tunnel, found);
+    rules.alternate.insert(alternate);
     let any = SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, tunnel.port.get());
     let shared = SharedLink { device: tunnel.device.clone(), alternate };
     let link = WantedLink {

@@ -31,7 +31,7 @@ pub fn left_alone(
     let (mut chosen, mut new) = (BTreeSet::new(), Vec::new());
     for address in outside(found, family, devices) {
         let local = address.value.local;
-        if with_rule.contains(&local) {
+        if with_rule.contains(&local) || address.scope == Scope::Host {
             chosen.insert(local);
         } else if Some(address.interface) == uplink {
             new.push(local);
@@ -64,8 +64,8 @@ fn with_rule(found: &Found, family: Family) -> HashSet<IpAddr> {
     addresses.collect()
 }
 
-/// The addresses of a family that others can reach outside of tunnels. Of the loopback interface that is
-/// none of host scope: alternate addresses have it.
+/// The addresses of a family that others can reach outside of tunnels. Alternate addresses of the host's tunnels,
+/// which have host scope, count as well: what their links send has these while the kernel looks for its way.
 fn outside<'a>(
     found: &'a Found,
     family: Family,
@@ -85,6 +85,6 @@ fn outside<'a>(
                 family == Family::V6 && !v6.is_loopback() && !v6.is_unicast_link_local()
             }
         };
-        is_reached && address.scope != Scope::Host && !inner.contains(&local)
+        is_reached && !inner.contains(&local)
     })
 }

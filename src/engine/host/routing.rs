@@ -109,12 +109,9 @@ impl RulesOfHost {
         RulesOfHost { selective: true, sources: BTreeSet::from([Ipv4Net::default()]) }
     }
 
-    /// Whether packets may take another way when they come from one of these alternate addresses than when they
-    /// come from this one.
-    pub fn tell_apart(&self, outer: Ipv4Addr, alternate: &BTreeSet<Ipv4Addr>) -> bool {
-        let ours = || alternate.iter().chain([&outer]);
-        !alternate.is_empty()
-            && self.sources.iter().any(|from| ours().any(|own| from.contains(own)))
+    /// Whether any asks for a network that one of these addresses is in.
+    pub fn ask_for(&self, mut own: impl Iterator<Item = Ipv4Addr>) -> bool {
+        own.any(|own| self.sources.iter().any(|from| from.contains(&own)))
     }
 }
 

@@ -107,9 +107,6 @@ pub struct RuleSpec {
     pub inside_too: BTreeSet<String>,
     /// The link that all remotes share; `None`: each has its own.
     pub shared: Option<SharedLink>,
-    /// The mark with which packets of links with alternate addresses are routed once more, as from our outer
-    /// address; `None`: they go where the link's own lookup leads.
-    pub routed_again: Option<u32>,
     /// Remotes that nothing is sent to: they are not admitted any more.
     pub silenced: BTreeSet<SocketAddrV4>,
     /// Remotes that are not admitted and whose answers are queued all the same: those of several servers.

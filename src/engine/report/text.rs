@@ -203,6 +203,12 @@ impl fmt::Display for Report {
                  carries nothing; choose another local address or port for it than the other \
                  tunnel's, or --datapath tun"
             ),
+            Report::RoutedBySource(alternate) => write!(
+                f,
+                "policy rules of this host (`ip rule`) choose by source address, and do not see that of this \
+                 tunnel where it has the alternate address {alternate} beside it: such packets may leave another \
+                 way, or not at all; --datapath tun has no such address"
+            ),
             Report::KeepsBeingUndone(step) => write!(
                 f,
                 "repairing: {step}; it keeps being undone: repairing less often, and without a word, \
