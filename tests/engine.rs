@@ -46,6 +46,8 @@ mod own_addresses;
 mod random;
 #[path = "engine/resumed.rs"]
 mod resumed;
+#[path = "engine/server_addresses.rs"]
+mod server_addresses;
 #[path = "engine/server_names.rs"]
 mod server_names;
 #[path = "engine/servers.rs"]

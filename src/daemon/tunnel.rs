@@ -38,6 +38,8 @@ use crate::tun::{self, Owner};
 
 /// How long a client waits at the end until its server has heard that it goes: three times 300 ms.
 const GOODBYE: Duration = Duration::from_millis(900);
+/// How soon a server's name is looked up again because the server may have moved.
+const LOOK_UP_AGAIN: Duration = Duration::from_secs(5);
 
 /// Runs a tunnel until SIGTERM or SIGINT.
 ///
@@ -144,6 +146,7 @@ async fn serve(settings: &Settings) -> Result<(), Failure> {
     process.old.start(base, inherited, clock::unix());
     let mut is_ready = false;
     let mut leaves_until = None;
+    let mut looked_up = process.clock.elapsed();
     loop {
         if !is_ready && process.old.are_made() {
             is_ready = true;
@@ -153,6 +156,11 @@ async fn serve(settings: &Settings) -> Result<(), Failure> {
             && (process.clock.elapsed() >= until || !process.says_goodbye())
         {
             return process.end().await;
+        }
+        let now = process.clock.elapsed();
+        if now.saturating_sub(looked_up) >= LOOK_UP_AGAIN && process.engine.take_may_have_moved() {
+            looked_up = now;
+            look_up_now.iter().for_each(|now| now.notify_one());
         }
         family.send_if_modified(|last| {
             let family = process.engine.family();

@@ -45,6 +45,11 @@ impl Addresses {
         self.patience
     }
 
+    /// Whether all were tried in vain, perhaps more than once.
+    pub fn is_round_over(&self) -> bool {
+        self.patience > PATIENCE
+    }
+
     /// Takes the answer to a name lookup. An address that is still among the answers is kept.
     ///
     /// Tells the new address, if it changed.

@@ -236,6 +236,7 @@ impl Engine {
     /// Clients send what is due, once there is an address to send it from.
     pub(super) fn send_due(&mut self, now: &Now, actions: &mut Vec<Action>) {
         let access = self.take_turns(now, actions);
+        self.try_next_address(now, actions);
         if !self.can_send() {
             return;
         }
@@ -249,6 +250,7 @@ impl Engine {
         }
         let due: Vec<_> =
             self.peers.own_mut().flat_map(|peer| peer.due_packets(&access, now)).collect();
+        self.may_have_moved |= !due.is_empty() && self.silent_for(now).is_some();
         for DuePacket { to, payload, must_write } in due {
             if must_write {
                 actions.push(Action::Remember(self.memory()));
@@ -268,8 +270,15 @@ impl Engine {
         self.peers.provers().find_map(Prover::take_pong)
     }
 
+    /// Whether a server may have moved since this was asked last: something changed at this host, or one that has not
+    /// answered for long was asked once more.
+    pub fn take_may_have_moved(&mut self) -> bool {
+        std::mem::take(&mut self.may_have_moved)
+    }
+
     /// Clients authenticate at `when`, unless they do so earlier anyway.
     pub(super) fn authenticate(&mut self, when: Duration) {
+        self.may_have_moved = true;
         self.peers.provers().for_each(|prover| prover.authenticate_at(when));
     }
 

@@ -14,8 +14,9 @@ pub struct Heard {
     last: Option<Traffic>,
     /// Our clock then.
     read_at: Duration,
-    /// Unix time of the reading that last saw packets come in.
+    /// Unix time of the reading that last saw packets come in, and our clock then.
     data: Option<u64>,
+    came_at: Option<Duration>,
     /// The same of answers to authentication packets.
     reply: Option<u64>,
     /// Our clock at the first reading that saw packets go out since then.
@@ -50,6 +51,7 @@ impl Heard {
         let received = traffic.rx_packets > last.rx_packets;
         if received {
             self.data = Some(unix);
+            self.came_at = Some(now);
             self.unanswered = None;
         } else if traffic.tx_packets > last.tx_packets && !answered {
             self.unanswered = self.unanswered.or(Some(now));
@@ -78,6 +80,11 @@ impl Heard {
     /// stopped to send waits for nothing.
     pub fn silent_for(&self) -> Duration {
         self.sending.map_or(Duration::ZERO, |(first, last)| last.saturating_sub(first))
+    }
+
+    /// Whether packets have come in within so long before the last reading.
+    pub fn came_within(&self, time: Duration) -> bool {
+        self.came_at.is_some_and(|at| self.read_at.saturating_sub(at) < time)
     }
 
     /// Unix time when data last came in.

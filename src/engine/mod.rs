@@ -193,6 +193,8 @@ pub struct Engine {
     undone: Undone,
     counters: Counters,
     heard: Heard,
+    /// The server may have moved: its name is to be looked up.
+    may_have_moved: bool,
     rivals: Rivals,
     /// Remotes that came, and from where they moved, whose tunnel is not made yet.
     untold: BTreeMap<SocketAddr, Option<SocketAddr>>,
@@ -257,6 +259,7 @@ impl Engine {
             undone: Undone::default(),
             counters: Counters::default(),
             heard: Heard::default(),
+            may_have_moved: false,
             rivals: Rivals::default(),
             untold: BTreeMap::new(),
             phase: Phase::Settling,

@@ -66,7 +66,6 @@ impl Engine {
         actions.append(&mut self.after_steps);
         self.tell_conflicts(actions);
         self.send_due(now, actions);
-        self.try_next_address(now, actions);
     }
 
     /// Whether nothing but counters has changed since the reading `before`: the host may have thousands

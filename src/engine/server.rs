@@ -2,12 +2,13 @@
 //! that is not silent while packets go there.
 
 use std::net::IpAddr;
+use std::time::Duration;
 
 use super::addresses::Addresses;
 use super::config::Outer;
 use super::endpoint::{Endpoint, OuterFound, find_outer};
 use super::host::{Family, Found, Way};
-use super::prover::{Access, Passed, Turn};
+use super::prover::{Access, Passed, Prover, Turn};
 use super::servers::{Place, Servers};
 use super::{Action, Engine, Now, Phase, Report, outer_family};
 
@@ -114,6 +115,9 @@ impl Engine {
             return Vec::new();
         }
         self.choose_standby_addresses(now);
+        if self.peers.provers().any(Prover::first_is_silent) {
+            self.next_address_of(0, false, now, actions);
+        }
         let access = self.access();
         let turn = self.peers.provers().find_map(|prover| prover.take_turns(&access, now));
         let name = |number: usize| Some(self.peers.servers()?.get(number)?.name.clone());
@@ -269,11 +273,25 @@ impl Engine {
         self.heard.at_another();
     }
 
+    /// How long nothing has come from the server in use, where that is long enough to try the next address of its
+    /// name. What is sent may not need an answer; hellos do, and three are enough in the first round.
+    pub(super) fn silent_for(&mut self, now: &Now) -> Option<Duration> {
+        let hellos = self.peers.provers().find_map(|prover| prover.silent_for(now));
+        let server = self.peers.named()?;
+        let data = Some(self.heard.silent_for()).filter(|silent| *silent >= server.patience());
+        let are_several = self.peers.servers().is_some_and(Servers::are_several);
+        let hellos = hellos.filter(|silent| {
+            !are_several
+                && !self.heard.came_within(*silent)
+                && (!server.is_round_over() || *silent >= server.patience())
+        });
+        data.max(hellos)
+    }
+
     /// Tries the next address of the server's name, when this one has been silent for long.
     pub(super) fn try_next_address(&mut self, now: &Now, actions: &mut Vec<Action>) {
-        let silent = self.heard.silent_for();
-        let due = self.peers.named().is_some_and(|server| silent >= server.patience());
-        let Some(found) = self.found.as_ref().filter(|_| due && self.can_send()) else { return };
+        let Some(silent) = self.silent_for(now).filter(|_| self.can_send()) else { return };
+        let Some(found) = self.found.as_ref() else { return };
         // No worse than this one, or the next reading would come back to it.
         let least = self.reach((self.server_address(), found.way), found).max(Reach::Unrouted);
         let others = self.other_servers(found).filter(|other| self.reach(*other, found) >= least);

@@ -31,7 +31,7 @@ fn secret() -> SharedSecret {
 /// A simulated server.
 pub struct Played {
     answering: Answering,
-    at: BTreeSet<SocketAddr>,
+    pub at: BTreeSet<SocketAddr>,
     pub is_alive: bool,
     pub heard: usize,
     lease: Duration,

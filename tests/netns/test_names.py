@@ -6,6 +6,7 @@ import time
 import pytest
 
 import ipipou
+from hub import Hub
 from ipipou import CLIENT, SERVER, await_, reach_each_other
 from many_ends import Lan, Table, await_reached, inner, node, outer, reaches, remotes, warnings
 from name_server import NameServer
@@ -186,3 +187,46 @@ def test_the_reachable_ipv6_address_of_a_name_is_used(lab, place):
         near.await_log("tunnel up", 60)
         ping.await_answers()
         assert elsewhere not in far.process.output()
+
+
+# -- of a server that answers hellos --------------------------------------------------------
+
+
+def named_hub(lab):
+    """A hub, and the host of a client that knows it by name."""
+    hub = Hub(lab, clients=1)
+    hub.server()
+    return hub, hub.clients[0]
+
+
+def named_client(hub, *options):
+    """It sends no data of its own."""
+    own = ["-c", "-b", "@eth0", "-r", NAME, *options, "--datapath", "tun"]
+    own += ["--auth-key-b64", hub.keys[2].private, "--auth-secret", ipipou.SECRET]
+    own += ["--auth-remote-pubkey-b64", hub.keys[1].public]
+    return ipipou.Tunnel(hub.clients[0], *own)
+
+
+@pytest.mark.parametrize(
+    "inside",
+    [["--tunl-ip", "10.8.0.2", "--tunl-peer-ip", "10.8.0.1"], ["--tunl-ip", "auto"]],
+    ids=["given", "asked for"],
+)
+def test_hellos_show_which_address_of_a_server_is_dead(lab, inside):
+    hub, client = named_hub(lab)
+    with NameServer(client, server=[outer(3), outer(1)]):
+        far = named_client(hub, *inside)
+        far.await_log(rf"nothing has come back from {outer(3)} for \d+ s: trying {outer(1)}")
+        far.await_log(f"connected to {outer(1)}")
+
+
+def test_a_silent_server_is_looked_up_again_soon(lab):
+    """As one that has another address since, or in another network. There is a lookup each minute anyway."""
+    hub, client = named_hub(lab)
+    with NameServer(client, server=[outer(3)]) as names:
+        far = named_client(hub, "--tunl-ip", "auto")
+        far.await_log(f"to {outer(3)}")
+        begin = time.monotonic()
+        names.tell(server=[outer(1)])
+        far.await_log(f"connected to {outer(1)}", timeout=40)
+        assert time.monotonic() - begin < 40

@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::Random;
 use super::accepted::{Accepted, State};
 use super::outstanding::Outstanding;
-use super::timing::{self, Lot};
+use super::timing::{self, HELLOS_IN_TURN, Lot};
 use crate::auth::{KeyError, Pair, Signer, check_public_key, hint, unsigned_hello};
 use crate::wire::control::{Cookie, HELLO_LEN, HelloFields, HelloKind, Hint, Refusal, Tag};
 
@@ -200,6 +200,12 @@ impl Client {
     /// Whether `tries` hellos came due without an accept, and the last one's time is over.
     pub fn is_silent(&self, tries: u32, boot: Duration) -> bool {
         self.tries >= tries && self.due <= boot && !self.at_once
+    }
+
+    /// How long hellos have come due without an accept, once a turn of them is over.
+    pub fn silent_for(&self, boot: Duration) -> Option<Duration> {
+        let is_over = self.tries > HELLOS_IN_TURN || self.is_silent(HELLOS_IN_TURN, boot);
+        is_over.then(|| boot.saturating_sub(self.trying_since))
     }
 
     /// Whether the server lets us in.

@@ -139,6 +139,17 @@ impl Conversation {
         self.turns.adopt(server);
     }
 
+    /// As [`Prover::silent_for`](super::Prover::silent_for).
+    pub fn silent_for(&self, now: &Now) -> Option<Duration> {
+        let asked = self.clients.get(self.turns.asking()).filter(|_| !self.is_closed);
+        asked.and_then(|client| client.silent_for(now.boot))
+    }
+
+    /// As [`Prover::first_is_silent`](super::Prover::first_is_silent).
+    pub fn first_is_silent(&mut self) -> bool {
+        self.turns.first_is_silent()
+    }
+
     /// Gives the turn to another server, when that of the one that is asked is over. `access`: how hellos
     /// get to each of them.
     pub fn take_turns(&mut self, access: &[Access], now: &Now) -> Option<Turn> {

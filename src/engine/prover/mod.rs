@@ -90,6 +90,24 @@ impl Prover {
         }
     }
 
+    /// How long the server that is asked has not answered, when it had enough time to; `None`: it need not answer,
+    /// or has.
+    pub fn silent_for(&self, now: &Now) -> Option<Duration> {
+        match self {
+            Prover::Dated(_) => None,
+            Prover::Conversation(conversation) => conversation.silent_for(now),
+        }
+    }
+
+    /// Whether the first of several servers, while another one has our data, has missed several questions where it
+    /// was asked; true once for each time.
+    pub fn first_is_silent(&mut self) -> bool {
+        match self {
+            Prover::Dated(_) => false,
+            Prover::Conversation(conversation) => conversation.first_is_silent(),
+        }
+    }
+
     /// Gives the turn to another server, when that of the one that is asked is over. `access`: how packets
     /// get to each of them.
     pub fn take_turns(&mut self, access: &[Access], now: &Now) -> Option<Turn> {

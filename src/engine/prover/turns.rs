@@ -94,6 +94,8 @@ struct Back {
     answers_since: Option<Duration>,
     answered_at: Duration,
     missed: u32,
+    /// It may be somewhere else: it has been silent, and nobody was told yet.
+    is_silent: bool,
     after: Duration,
 }
 
@@ -112,6 +114,7 @@ impl Turns {
                 answers_since: None,
                 answered_at: boot,
                 missed: 0,
+                is_silent: false,
                 after: BACK_AFTER,
             },
         }
@@ -192,8 +195,18 @@ impl Turns {
         self.back.missed += 1;
         if self.back.missed > 1 + MAY_MISS {
             self.back.answers_since = None;
+            self.back.is_silent = true;
         }
         true
+    }
+
+    /// Whether the first server has missed several questions, once for each time that it did.
+    pub fn first_is_silent(&mut self) -> bool {
+        let is_silent = std::mem::take(&mut self.back.is_silent);
+        if is_silent {
+            self.back.missed = 0;
+        }
+        is_silent
     }
 
     /// When the first server is asked whether it is there.
@@ -312,7 +325,7 @@ impl Turns {
 
 impl Back {
     fn forget(&mut self, boot: Duration) {
-        (self.answers_since, self.missed) = (None, 0);
+        (self.answers_since, self.missed, self.is_silent) = (None, 0, false);
         self.ask_at = boot.saturating_add(ASK_EVERY);
     }
 

@@ -1,0 +1,102 @@
+//! A client of control protocol v2 whose server's name stands for several addresses, of which one is silent: its
+//! hellos show that, whether data is sent or not.
+
+use ipipou::engine::config::PeerSource;
+
+use super::given::config_that_asks_one_of;
+use super::servers::{BOTH, Scene, config, host_that_reaches, place};
+use super::situations::SECOND;
+use super::*;
+
+const DEAD: &str = "198.51.100.9";
+
+fn dead() -> SocketAddrV4 {
+    SocketAddrV4::new(DEAD.parse().unwrap(), 10000)
+}
+
+/// The first server has a name, which stands for an address where nobody is and for that of the played one.
+fn scene(datapath: Datapath, mut config: Config, servers: usize) -> Scene {
+    let PeerSource::One(peer) = &mut config.peers else { panic!() };
+    peer.at.as_mut().unwrap().host = HostName::Name("server.example".into());
+    let reached = (0..servers).map(place).chain([dead()]);
+    Scene::of(datapath, config, host_that_reaches(reached), servers)
+}
+
+fn look_up(scene: &mut Scene, addresses: &[SocketAddrV4]) {
+    let addresses = addresses.iter().map(|address| (*address.ip()).into()).collect();
+    scene.play.handle(Event::Resolved { server: 0, addresses });
+    scene.play.read();
+    scene.deliver();
+}
+
+#[test]
+fn the_next_address_is_asked_though_no_data_is_sent() {
+    for datapath in BOTH {
+        for config in [config(1), config_that_asks_one_of(1)] {
+            let mut scene = scene(datapath, config, 1);
+            look_up(&mut scene, &[dead(), place(0)]);
+            assert_eq!(scene.remote(), Some(dead().into()));
+            let seconds = scene.seconds_until_at(0, 20);
+            assert!((2.0..=9.0).contains(&seconds), "{datapath:?}: {seconds}");
+            assert_eq!(scene.told("trying 198.51.100.0"), 1, "{:?}", scene.play.log);
+            // It answers, and is kept: at rest, and when the name is looked up again.
+            scene.pass(300 * SECOND);
+            look_up(&mut scene, &[dead(), place(0)]);
+            scene.pass(300 * SECOND);
+            assert!(scene.is_at(0));
+            assert_eq!(scene.told("trying"), 1);
+            assert_eq!(scene.play.engine.counters().repaired, 0, "that is not a repair");
+        }
+    }
+}
+
+#[test]
+fn an_address_that_goes_while_the_tunnel_is_at_rest_is_left() {
+    for datapath in BOTH {
+        let mut scene = scene(datapath, config(1), 1);
+        look_up(&mut scene, &[place(0), dead()]);
+        scene.pass(60 * SECOND);
+        assert!(scene.is_at(0));
+        scene.servers[0].at = [dead().into()].into();
+        let begin = scene.play.now;
+        while scene.remote() != Some(dead().into()) {
+            assert!(scene.play.now - begin < 40 * SECOND, "{:?}", scene.play.log);
+            scene.pass(SECOND);
+        }
+        // Where nobody answers anywhere, all are asked ever more rarely.
+        scene.servers[0].is_alive = false;
+        let before = scene.told("trying");
+        scene.pass(3600 * SECOND);
+        let moves = scene.told("trying") - before;
+        assert!((40..=70).contains(&moves), "{moves}");
+    }
+}
+
+/// Data that comes in shows more than hellos that are lost.
+#[test]
+fn an_address_that_data_comes_from_is_kept() {
+    for datapath in BOTH {
+        let mut scene = scene(datapath, config(1), 1);
+        look_up(&mut scene, &[place(0), dead()]);
+        scene.pass(SECOND);
+        scene.servers[0].is_alive = false;
+        for _ in 0..100 {
+            scene.play.host.change("ipipou0", |interface| interface.traffic.rx_packets += 1);
+            scene.pass(SECOND);
+        }
+        assert_eq!(scene.remote(), Some(place(0).into()));
+    }
+}
+
+#[test]
+fn the_first_server_is_gone_back_to_at_whichever_address_it_answers() {
+    for datapath in BOTH {
+        let mut scene = scene(datapath, config(2), 2);
+        look_up(&mut scene, &[dead(), place(0)]);
+        scene.seconds_until_at(1, 20);
+        let seconds = scene.seconds_until_at(0, 200);
+        assert!(seconds > 60.0, "{seconds}");
+        scene.pass(300 * SECOND);
+        assert!(scene.is_at(0));
+    }
+}
