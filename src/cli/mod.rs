@@ -27,6 +27,7 @@ mod peers;
 mod places;
 mod resolve;
 mod secrets;
+mod service;
 mod value;
 
 use std::ffi::{OsStr, OsString};

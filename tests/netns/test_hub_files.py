@@ -241,6 +241,27 @@ def test_a_reload_tells_every_mistake_in_the_file(lab, by):
     assert "1 changed" in done
 
 
+def test_a_check_by_root_names_what_a_service_cannot_read(lab):
+    """The service of a file runs as a user of its own; systemd hands over the file alone."""
+    hub = Hub(lab, clients=1)
+    etc, prefix = etc_of(hub)
+    etc.chmod(0o755)
+    conf, key = etc / "hub0.conf", etc / "key"
+    lines = conf.read_text().splitlines()
+    conf.write_text("\n".join([*lines[:4], "auth-key-file /etc/ipipou/key", *lines[5:]]))
+    key.write_text(hub.keys[1].private)
+    key.chmod(0o600)
+    check = [*prefix, "ipipou", "check"]
+    why = (
+        "warning: /etc/ipipou/key: the service ipipou@hub0 has a user of its own and cannot read it:"
+        " put it into /etc/ipipou/hub0.conf as `auth-key-b64`, which systemd hands over\n"
+    )
+    assert hub.host.run([*check, "hub0"]).count(why) == 1
+    assert "the service" not in hub.host.run([*check, "/etc/ipipou/hub0.conf"])  # no service's name
+    conf.write_text("\n".join(lines))
+    assert "the service" not in hub.host.run([*check, "hub0"])
+
+
 def test_a_relative_path_of_peers_is_refused_where_no_server_tells_what_it_is(lab):
     """The command may be typed in any directory."""
     hub = Hub(lab, clients=1)
