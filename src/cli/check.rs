@@ -16,6 +16,7 @@ use super::options::{self, Options};
 use super::places;
 use super::resolve::{self, Directories};
 use super::secrets::Secrets;
+use super::service;
 use crate::auth::key_text;
 
 /// Checks the file that `--config NAME` means. Returns warnings and, given the copy that a running
@@ -30,7 +31,10 @@ pub fn check(
 ) -> Result<Invocation, CliError> {
     let path = places::conf_path(name);
     let path = path.display();
-    let Read { matches: now, run, warnings, .. } = understood(name, command)?;
+    let Read { matches: now, options, run, mut warnings, .. } = understood(name, command)?;
+    if running.is_none() {
+        warnings.extend(service::unreadable(name, &options));
+    }
     let mut text = about(&run, &warnings);
     let mut say = |line: String| writeln!(text, "{line}").unwrap_or_default();
     say(format!("{path}: no mistakes"));

@@ -27,6 +27,7 @@ mod peers;
 mod places;
 mod resolve;
 mod secrets;
+mod service;
 mod value;
 
 use std::ffi::{OsStr, OsString};
@@ -83,7 +84,8 @@ pub fn parse(
         }
         Some(Command::Peer { command: about }) => return peers::asked(about, &mut command),
         Some(Command::Reload { if_peers, runtime_root, name, help: _ }) => {
-            let peers = name.as_deref().and_then(|name| peers::by_file(name, &mut command).ok()?);
+            let peers = name.as_deref().map(|name| peers::by_good_file(name, &mut command));
+            let peers = peers.transpose()?.flatten();
             let tunnel = peers::named(name, &mut command);
             return Ok(Invocation::Reload { tunnel, runtime_root, if_peers, peers });
         }

@@ -145,6 +145,19 @@ pub fn by_file(name: &str, command: &mut clap::Command) -> Result<Option<PathBuf
     }))
 }
 
+/// The same of a file that a tunnel could be started with; also `None` where this user finds or sees no such file.
+///
+/// # Errors
+/// The mistakes in the file, as `ipipou check` tells them.
+pub fn by_good_file(name: &str, command: &mut clap::Command) -> Result<Option<PathBuf>, CliError> {
+    let file = Path::new(name);
+    if std::fs::File::open(places::conf_path(file)).is_err() {
+        return Ok(None);
+    }
+    check::understood(file, command)?;
+    by_file(name, command)
+}
+
 /// Returns what a command calls a running tunnel.
 pub fn named(name: Option<String>, command: &mut clap::Command) -> Option<TunnelName> {
     let name = name?;

@@ -10,6 +10,7 @@ mod disk;
 mod driver;
 mod events;
 mod failure;
+mod former;
 mod fulfil;
 mod leftovers;
 mod listener;

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::peers::send_again;
-use super::requests::{self, Answer, Request};
+use super::requests::{self, Request};
 use super::running::{called, known_directory};
 use super::snapshot::PeersAsked;
 use super::stream::connect;
@@ -121,10 +121,19 @@ pub fn goes_with_running(
     tunnel: &str,
     root: &Path,
 ) -> Result<(), Failure> {
-    let Ok(directory) = known_directory(root, &called(config, tunnel)) else { return Ok(()) };
-    let Ok((Answer { path: Some(theirs), .. }, _)) = requests::ask(&directory, Request::Where)
-    else {
-        return Ok(());
+    let running = known_directory(root, &called(config, tunnel)).ok().and_then(|directory| {
+        let (answer, _) = requests::ask(&directory, Request::Where).ok()?;
+        Some((directory, answer.path?))
+    });
+    let Some((directory, theirs)) = running else {
+        return match hub.peers.is_relative() {
+            true => Err(Failure::Usage(format!(
+                "{tunnel} does not run, and its file says `peers {}`: that is in the directory where it is \
+                 started; say so in full there; nothing was changed",
+                hub.peers.display()
+            ))),
+            false => Ok(()),
+        };
     };
     let ours = std::path::absolute(&hub.peers).map_err(failed(&hub.peers))?;
     if theirs != ours {

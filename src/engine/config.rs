@@ -340,8 +340,13 @@ impl TunnelConfig {
 
     /// The name of the gateway's nftables table.
     pub fn gateway_table(&self) -> String {
-        format!("{}-gateway", self.rules.table)
+        gateway_table(&self.rules.table)
     }
+}
+
+/// The name of the nftables table of a gateway whose tunnel has its own rules in `table`.
+pub fn gateway_table(table: &str) -> String {
+    format!("{table}-gateway")
 }
 
 /// Reverse path filter of the tunnel interface (`rp_filter` in the kernel's ip-sysctl.rst).

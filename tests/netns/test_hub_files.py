@@ -4,6 +4,8 @@ start do."""
 import json
 import re
 
+import pytest
+
 import ipipou
 from hub import PORT, Hub, await_state, inner, inner6, peers, reload, states
 from ipipou import SECRET, Tunnel
@@ -207,8 +209,71 @@ def test_a_tunnel_that_was_started_by_hand_has_the_name_of_its_file(lab):
     (etc / "hub1.conf").write_text(other)
     assert "no running tunnel is called hub1" in say("show", "hub1", code=1)
     (etc / "hub1.conf").write_text("serverr\n")
-    said = say("reload", "hub1", code=1)
+    said = say("show", "hub1", code=1)
     assert "hub1.conf:1: " in said and "no running tunnel is called hub1" in said
+
+
+@pytest.mark.parametrize("by", ["service", "hand"])
+def test_a_reload_tells_every_mistake_in_the_file(lab, by):
+    """As the check does, whoever runs the server; it goes on with what it has."""
+    hub = Hub(lab, clients=1)
+    etc, prefix = etc_of(hub)
+    near = hub.server(name={"service": "hub0", "hand": "ipipou0"}[by])
+    hub.client(2).await_log("connected to")
+    good = (etc / "hub0.conf").read_text()
+    hub.name(2, note="another")
+    for text, named in (
+        ("serverr\nfou-local-port 77777\n" + good, ["hub0.conf:1: ", "hub0.conf:2: "]),
+        (good.replace("fou-dev eth0\n", ""), ["our end of the tunnel is missing"]),
+        (good.replace("auth-secret", "auth-secret-file /nowhere/"), ["/nowhere/"]),
+    ):
+        (etc / "hub0.conf").write_text(text)
+        told = {}
+        for command in ("check", "reload"):
+            argv = [*prefix, "ipipou", command, "hub0"]
+            argv += ["--runtime-root", near.root] if command == "reload" else []
+            done = hub.host.run(argv, check=False)
+            told[command] = done.returncode, done.stderr
+        assert told["reload"] == told["check"] and told["check"][0] == 2, told
+        assert all(words in told["reload"][1] for words in named), told
+    (etc / "hub0.conf").write_text(good)
+    done = hub.host.run([*prefix, "ipipou", "reload", "hub0", "--runtime-root", near.root])
+    assert "1 changed" in done
+
+
+def test_a_check_by_root_names_what_a_service_cannot_read(lab):
+    """The service of a file runs as a user of its own; systemd hands over the file alone."""
+    hub = Hub(lab, clients=1)
+    etc, prefix = etc_of(hub)
+    etc.chmod(0o755)
+    conf, key = etc / "hub0.conf", etc / "key"
+    lines = conf.read_text().splitlines()
+    conf.write_text("\n".join([*lines[:4], "auth-key-file /etc/ipipou/key", *lines[5:]]))
+    key.write_text(hub.keys[1].private)
+    key.chmod(0o600)
+    check = [*prefix, "ipipou", "check"]
+    why = (
+        "warning: /etc/ipipou/key: the service ipipou@hub0 has a user of its own and cannot read it:"
+        " put it into /etc/ipipou/hub0.conf as `auth-key-b64`, which systemd hands over\n"
+    )
+    assert hub.host.run([*check, "hub0"]).count(why) == 1
+    assert "the service" not in hub.host.run([*check, "/etc/ipipou/hub0.conf"])  # no service's name
+    conf.write_text("\n".join(lines))
+    assert "the service" not in hub.host.run([*check, "hub0"])
+
+
+def test_a_relative_path_of_peers_is_refused_where_no_server_tells_what_it_is(lab):
+    """The command may be typed in any directory."""
+    hub = Hub(lab, clients=1)
+    etc, prefix = etc_of(hub)
+    conf = etc / "hub0.conf"
+    conf.write_text(conf.read_text().replace(str(hub.peers), "peers.d"))
+    script = f'cd {hub.peers.parent} && exec "$@"'
+    argv = [*prefix, "sh", "-c", script, "sh", "ipipou", "peer", "disable", "peer2", "-i", "hub0"]
+    before = sorted(path.name for path in hub.peers.parent.iterdir())
+    done = hub.host.run([*argv, "--runtime-root", hub.peers.parent / "nowhere"], check=False)
+    assert done.returncode == 2 and "`peers peers.d`: that is in the directory where" in done.stderr
+    assert sorted(path.name for path in hub.peers.parent.iterdir()) == before
 
 
 def test_a_service_has_not_the_name_of_another_file_with_its_interface(lab):
