@@ -44,6 +44,11 @@ pub(super) fn explain(error: &clap::Error, command: &clap::Command, args: &[OsSt
         ErrorKind::TooManyValues => format!("{option} takes no value"),
         ErrorKind::ArgumentConflict => conflict(error, command, args),
         ErrorKind::InvalidUtf8 => "an argument is not valid UTF-8".to_owned(),
+        ErrorKind::MissingSubcommand | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
+            let asked =
+                args.get(1).map_or_else(String::new, |word| word.to_string_lossy().into_owned());
+            format!("{asked}: which of its commands? `ipipou {asked} --help` lists them")
+        }
         // What is left are clap's own faults, or help, which is not for here.
         _ => error.to_string().lines().next().unwrap_or_default().replace("error: ", ""),
     }

@@ -82,7 +82,9 @@ pub fn parse(
             let (config, tunnel) = peers::configured(&name, &mut command)?;
             return Ok(Invocation::PubkeyOf { config, tunnel, runtime_root });
         }
-        Some(Command::Peer { command: about }) => return peers::asked(about, &mut command),
+        Some(Command::Peer { command: about, help: _ }) => {
+            return peers::asked(about, &mut command);
+        }
         Some(Command::Reload { if_peers, runtime_root, name, help: _ }) => {
             let peers = name.as_deref().map(|name| peers::by_good_file(name, &mut command));
             let peers = peers.transpose()?.flatten();

@@ -43,6 +43,11 @@ pub fn asked(about: PeerCommand, command: &mut clap::Command) -> Result<Invocati
             expires,
             server,
         } => {
+            if public_key.is_none() && client_conf.is_none() {
+                return Err(usage(
+                    "peer add: give its --public-key, or --client-conf FILE, which makes a key pair for it",
+                ));
+            }
             let host = server_host.map(|host| host.to_string());
             let address = given(address)?;
             let peer = NewPeer {
@@ -114,8 +119,9 @@ fn only_server(command: &mut clap::Command) -> Result<PathBuf, CliError> {
         match by_file(&name, command) {
             Ok(Some(_)) => servers.push(name),
             Ok(None) => {}
-            // It may be the one that is meant.
-            Err(error) => mistakes.push(error.to_string()),
+            // It may be the one that is meant, if it says so.
+            Err(error) if names_peers(&name) => mistakes.push(error.to_string()),
+            Err(_) => {}
         }
     }
     if !mistakes.is_empty() {
@@ -131,6 +137,14 @@ fn only_server(command: &mut clap::Command) -> Result<PathBuf, CliError> {
             Err(usage("no file in /etc/ipipou has `peers`: give the server's file, -i NAME"))
         }
     }
+}
+
+/// Whether a file in /etc/ipipou that has mistakes is about a server with `peers`, as far as that can be seen.
+fn names_peers(name: &str) -> bool {
+    let text = std::fs::read_to_string(places::conf_path(Path::new(name)));
+    text.map_or(true, |text| {
+        text.lines().any(|line| line.split_whitespace().next() == Some("peers"))
+    })
 }
 
 /// Returns where the files of peers of a tunnel are by its `.conf` file; `None`: it has none.

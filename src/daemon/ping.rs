@@ -34,11 +34,14 @@ impl Process<'_> {
 
     /// The number of the server that is called so, and its name. Without a name, of the one in use.
     fn server_called(&self, called: Option<&str>) -> Result<(usize, String), String> {
-        if self.settings.config.hub().is_some() || self.settings.config.expects().is_some() {
+        if self.settings.config.hub().is_some() {
             return Err(
-                "this is a server: `ipipou peer list` and `ipipou show` say which clients are \
-                        connected"
-                    .to_owned(),
+                "this is a server: `ipipou peer list` says which clients are connected".to_owned()
+            );
+        }
+        if self.settings.config.expects().is_some() {
+            return Err(
+                "this is a server: `ipipou show` says when its client was heard last".to_owned()
             );
         }
         let conversation = self.settings.config.shows().and_then(|shows| shows.server.as_ref());

@@ -48,6 +48,7 @@ impl Process<'_> {
             | Report::Disconnected { .. }
             | Report::NextServer { .. }
             | Report::NoInnerGiven
+            | Report::Ipv6GoesPast
             | Report::GivenNotTaken(_)
             | Report::NodeUnusable { .. } => Level::WARN,
             Report::Adopted(_)

@@ -156,6 +156,8 @@ pub enum Report {
     InnerAwaited,
     /// The server gives us these inner addresses, with their networks.
     InnerGiven(Vec<IpNet>),
+    /// Everything is to go through the tunnel, and the server gives us no inner address of IPv6.
+    Ipv6GoesPast,
     /// The server lets us in and gives us no inner address that we can have.
     NoInnerGiven,
     /// Something that the server gives cannot be had here, or not all of it.

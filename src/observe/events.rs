@@ -224,6 +224,7 @@ impl Happened {
             | Report::InnerAwaited
             | Report::InnerGiven(_)
             | Report::NoInnerGiven
+            | Report::Ipv6GoesPast
             | Report::GivenNotTaken(_)
             | Report::KeepsBeingUndone(_)
             | Report::ReauthIgnored

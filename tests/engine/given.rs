@@ -73,6 +73,21 @@ fn there_is_no_inner_address_and_no_route_before_the_server_gives_one() {
 }
 
 #[test]
+fn ipv6_that_goes_past_a_full_tunnel_is_told_of() {
+    let mut config = config_that_asks();
+    config.tunnel.gateway.mark = 0x6970_0000;
+    config.tunnel.gateway.default_route = true;
+    let mut scene = Scene::of(Datapath::Tun, config, host_that_reaches([place(0)]), 1);
+    scene.pass(60 * SECOND);
+    assert_eq!(scene.told("our address inside"), 1);
+    assert_eq!(scene.told("IPv6 goes past the tunnel"), 1);
+    scene.servers[0].know(Allowed::Yes, &["10.8.0.7/24", "fd08::7/64"]);
+    hear_again(&mut scene);
+    assert_eq!(scene.told("our address inside"), 2);
+    assert_eq!(scene.told("IPv6 goes past the tunnel"), 1);
+}
+
+#[test]
 fn another_address_is_followed_without_another_interface() {
     for datapath in BOTH {
         let mut scene = scene(datapath, 1);

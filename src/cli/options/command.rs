@@ -117,6 +117,9 @@ pub enum Command {
     Peer {
         #[command(subcommand)]
         command: PeerCommand,
+        /// Print this help
+        #[arg(short = 'h', long, action = ArgAction::Help)]
+        help: Option<bool>,
     },
     /// Print the man page or shell completions
     #[command(hide = true)]
@@ -177,8 +180,7 @@ pub enum PeerCommand {
         #[arg(value_name = "NAME")]
         name: PeerName,
         /// Its ed25519 public key in base64
-        #[arg(long, value_name = "BASE64", value_parser = value::public_key,
-              required_unless_present = "client_conf", conflicts_with = "client_conf")]
+        #[arg(long, value_name = "BASE64", value_parser = value::public_key, conflicts_with = "client_conf")]
         public_key: Option<PublicKey>,
         /// Make a key pair for it, and write the file that its client is started with
         #[arg(long, value_name = "FILE", value_parser = value::path)]

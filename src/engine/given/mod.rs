@@ -159,7 +159,11 @@ impl Engine {
         }
         set(&mut self.endpoint.tunnel, &taken);
         if !taken.is_empty() {
+            let has_ipv6 = taken.iter().any(|address| matches!(address, IpNet::V6(_)));
             actions.push(Action::Report(Report::InnerGiven(taken)));
+            if self.endpoint.tunnel.gateway.default_route && !has_ipv6 {
+                actions.push(Action::Report(Report::Ipv6GoesPast));
+            }
         }
         self.needs_nothing = None;
         if self.phase == Phase::Settled {

@@ -124,6 +124,9 @@ impl fmt::Display for Report {
                 f.write_str("our address inside the tunnel, from the server:")?;
                 given.iter().try_for_each(|address| write!(f, " {address}"))
             }
+            Report::Ipv6GoesPast => f.write_str(
+                "--default-route: IPv6 goes past the tunnel, as the server gives us no address of IPv6 inside it",
+            ),
             Report::GivenNotTaken(what) => write!(f, "of what the server gives us, {what}"),
             Report::NoInnerGiven => f.write_str(
                 "the server gives us no address inside the tunnel that we can have: see its file of \
