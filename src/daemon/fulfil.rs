@@ -49,6 +49,9 @@ impl Process<'_> {
                 done = self.handle(Event::ReauthRequested).await;
                 Answer::done("authenticating again")
             }
+            (Request::Reload(None), _) if self.settings.config.table().is_some() => {
+                Answer::done("reading its table again")
+            }
             (Request::Reload(None), _) => Answer::done("nothing to reload"),
             (Request::Kick(name), Some(_)) => match name.parse() {
                 Ok(name) if self.engine.has_member(&name) => {

@@ -18,7 +18,7 @@ use super::peers::{AtStart, Good, PeersReader};
 use super::process::Process;
 use super::reloads::{Checked, Reloads};
 use super::request_socket::{self, Requests};
-use super::requests::{Answer, Pending, Reply};
+use super::requests::{Answer, Pending, Reply, Request};
 use super::signals::{Caught, Signals};
 use super::snapshot::Mistakes;
 use super::{
@@ -214,6 +214,9 @@ async fn serve(settings: &Settings) -> Result<(), Failure> {
             asker = next_asker(&mut control) => process.tell(asker).await,
             checked = reloads.checked() => reloaded(&mut process, checked).await,
             Some(pending) = next_request(&mut asked) => {
+                if matches!(pending.0, Request::Reload(None)) {
+                    table_now.notify_one(); // of a node
+                }
                 process.fulfil(pending, &mut reloads).await
             }
             () = made, if !is_ready => false,
