@@ -98,6 +98,8 @@ install: ## to PREFIX=/usr/local, configuration examples to /etc/ipipou; needs `
 		case $$file in *.conf) mode=640 ;; *) mode=644 ;; esac; \
 		test -e "$$place" || install -m $$mode "$$file" "$$place"; \
 	done
+	@# The files of peers of hub0.conf hold secrets.
+	test -e $(DESTDIR)$(CONF)/hub0.peers.d || install -d -m 700 $(DESTDIR)$(CONF)/hub0.peers.d
 	$(binary) generate man >$(man)
 	set -- bash zsh fish; for place in $(completions); do \
 		$(binary) generate "$$1" >"$$place" && shift; \

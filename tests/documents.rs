@@ -283,6 +283,31 @@ fn the_troubleshooting_page_quotes_what_the_program_says() {
     assert!(quotes > 50, "{quotes}");
 }
 
+/// The names, a line each, in the part of a file between two texts.
+fn names_of_reasons(file: &str, begins: &str, ends: &str) -> Vec<String> {
+    let text = read(file);
+    let (_, part) = text.split_once(begins).unwrap_or_else(|| panic!("{file}: no {begins}"));
+    let (part, _) = part.split_once(ends).unwrap_or_else(|| panic!("{file}: no {ends}"));
+    let code = part.lines().filter(|line| !line.trim_start().starts_with("//"));
+    code.filter_map(|line| line.split('"').nth(1)).map(str::to_owned).collect()
+}
+
+#[test]
+fn every_reason_for_a_dropped_packet_is_explained() {
+    let page = read("docs/troubleshooting.md");
+    let section =
+        page.split("\n## ").find(|part| part.starts_with("Packets are dropped\n")).unwrap();
+    let rows = section.lines().filter_map(|line| line.strip_prefix("| `"));
+    let explained: BTreeSet<_> = rows.filter_map(|row| row.split('`').next()).collect();
+    let userspace = names_of_reasons("src/tun/drops.rs", "\nreasons! {", "\n}");
+    let kernel = names_of_reasons("src/kernel/ruleset.rs", "const ALL: [&str; 8] = [", "];");
+    assert!(userspace.len() > 15 && kernel.len() == 8, "{userspace:?} {kernel:?}");
+    // As `ipipou show NAME` prints them.
+    let names: BTreeSet<_> =
+        userspace.into_iter().chain(kernel).map(|name| name.replace('_', " ")).collect();
+    assert_eq!(explained, names.iter().map(String::as_str).collect());
+}
+
 #[test]
 fn the_engine_by_hand_admits_a_client_and_refuses_a_replay() {
     assert_eq!(

@@ -61,7 +61,11 @@ const COMMANDS: [(&str, &str); 3] = [
 const SIGNALS: [(&str, &str); 5] = [
     ("SIGTERM, SIGINT", "Remove the tunnel and exit."),
     ("SIGUSR1", "A client authenticates again, a node does as with SIGHUP; a server ignores it."),
-    ("SIGHUP", "A node reads its table and looks names up again; others ignore it."),
+    (
+        "SIGHUP",
+        "A node reads its table and looks names up again, a server with --peers reads its files of peers; \
+         others ignore it.",
+    ),
     ("SIGUSR2", "Ignored."),
     (
         "SIGKILL",

@@ -6,7 +6,7 @@ the heading says. A recipe without a scenario fails, and so do a scenario withou
 command that was not started.
 
 What is replaced are placeholders: keys and addresses in the files `server0.conf` and `client0.conf`,
-file names below /etc/ipipou, and the name of the web server. What is added are directories of the
+file names below /etc/ipipou, KEY, and the name of the web server. What is added are directories of the
 test's own (`--runtime-dir` and `--memory-dir`, for `show` `--runtime-root`), and -vvv. Interfaces and
 addresses are the manual's: `eth0` leads to the internet, the server is 203.0.113.1.
 
@@ -412,8 +412,7 @@ def _(page):
     near = page.start("ipipou --config hub0", server)
     client = internet.at("client", CLIENT)
     own = near.show()["peers"]["public_key"]
-    knows = {"--route": f"--auth-remote-pubkey-b64 {own} --route"}
-    far = page.start("ipipou --config client0", client, **knows)
+    far = page.start("ipipou --config client0", client, **{"-b64 KEY": f"-b64 {own}"})
     far.await_log("connected to")
     await_answer(client, "10.8.0.1")
     here = ["--runtime-root", near.root]
