@@ -1,6 +1,7 @@
 """The configuration of a tunnel is edited while its process is dead, and what it had in the kernel goes on: the next
 start gives back what the former one has, and is kept out by none of it."""
 
+import re
 import signal
 
 import pytest
@@ -43,7 +44,15 @@ def test_what_a_full_tunnel_was_is_given_back(lab, what):
     await_(lambda: lan.client.ping("172.28.0.0", count=1).received, what="an answer")
     number = changes.get("-n0", "-n0")[2:]
     table = str(0x69700000 + int(number))
-    await_(lambda: len(rules(lan.client)) == 3, what="the rules of one tunnel")
+    own = {CLIENT, f"172.29.0.{number}"}  # the uplink's, and the alternate one
+
+    def left_alone():
+        return re.findall(r"\tfrom ([0-9.]+) lookup main", "\n".join(rules(lan.client)))
+
+    def are_of_one_tunnel():
+        return set(left_alone()) == own and len(rules(lan.client)) == 2 + len(own)
+
+    await_(are_of_one_tunnel, what="the rules of one tunnel")
     assert table in rules(lan.client)[-1] and routes(lan.client) == {"default": table}
     tables = lan.client.run("nft list tables").split()
     assert {name for name in tables if name.startswith("ipipou-")} == {f"ipipou-{number}"}
