@@ -8,8 +8,6 @@ mod clocks;
 mod failover;
 #[path = "engine/fast.rs"]
 mod fast;
-#[path = "engine/former.rs"]
-mod former;
 #[path = "engine/gateway.rs"]
 mod gateway;
 #[path = "engine/given.rs"]

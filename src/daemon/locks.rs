@@ -5,29 +5,24 @@ use std::net::{IpAddr, SocketAddr};
 
 use crate::engine::config::DeviceName;
 use crate::engine::host::Found;
-use crate::host::{Doubt, Holder, Lock, of_interface, of_table};
+use crate::host::{Doubt, Holder, Lock, of_interface};
 
 /// The locks of one process.
 #[derive(Debug)]
 pub struct Locks {
     interface: Lock,
-    /// That of the nftables table, unless another process has it.
-    table: Option<Lock>,
     /// The address and port in use, and their lock.
     port: Option<(SocketAddr, Lock)>,
 }
 
 impl Locks {
-    /// Takes the locks of the interface and of the nftables table.
+    /// Takes the interface's lock.
     ///
     /// # Errors
     /// The process that runs the interface already.
-    pub async fn open(device: &DeviceName, table: &str) -> Result<Self, Holder> {
-        let interface = wait(&of_interface(device.as_str())).await?;
-        // It tells others that the table is in use, and keeps nobody out.
-        let table = of_table(table);
-        let table = Lock::take(&table, |doubt| tell(&table, &doubt)).ok();
-        Ok(Locks { interface, table, port: None })
+    pub async fn open(device: &DeviceName) -> Result<Self, Holder> {
+        let lock = wait(&of_interface(device.as_str())).await?;
+        Ok(Locks { interface: lock, port: None })
     }
 
     /// Takes the port's lock for the first time, and waits a moment if it is held.
@@ -55,8 +50,9 @@ impl Locks {
     /// others.
     pub fn drain(&self) {
         self.interface.drain();
-        let port = self.port.iter().map(|(_, port)| port);
-        self.table.iter().chain(port).for_each(Lock::drain);
+        if let Some((_, port)) = &self.port {
+            port.drain();
+        }
     }
 
     /// Removes from `found` the listeners at our port that another process has made for other

@@ -10,7 +10,6 @@ mod disk;
 mod driver;
 mod events;
 mod failure;
-mod former;
 mod fulfil;
 mod leftovers;
 mod listener;

@@ -68,8 +68,7 @@ impl<'a> Opening<'a> {
     /// When there are no random numbers, or the datapath cannot be started.
     pub async fn start(self, owner: Owner, kept: &mut Kept) -> Result<Process<'a>, Failure> {
         let Opening { settings, clock, ground, chosen, dns, memory } = self;
-        let Ground { host, datapath, locks, adopts_listeners, former_port, former, family } =
-            ground;
+        let Ground { host, datapath, locks, adopts_listeners, former_port, family } = ground;
         let now = clock.now()?;
         let tunnel = settings.tunnel();
         let fast_path = FastPathAdapter::of(tunnel.device.as_str(), tunnel.may_have_fast_path());
@@ -82,7 +81,6 @@ impl<'a> Opening<'a> {
             .unwrap_or_else(|| (MemoryFile::in_directory(&settings.state_dir), Memory::lost()));
         let mut engine = Engine::new(settings.config.clone(), chosen, memory, &now);
         engine.had_port(former_port);
-        engine.was(former.clone());
         let is_hub = settings.config.hub().is_some();
         if is_hub && chosen.capabilities().open_files && preflight::is_service() {
             engine.resume_sessions(sessions.map(session_file::read).unwrap_or_default());
@@ -110,7 +108,6 @@ impl<'a> Opening<'a> {
             icmp_errors: None,
             changes: Limiter::new(LOG_EVERY, MANY_LINES),
             starting: Starting::Well,
-            former,
             ending: None,
             adopted: false,
             surroundings_due: true,

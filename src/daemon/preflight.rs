@@ -9,10 +9,10 @@ use super::locks::Locks;
 use super::requirements::{
     CAP_NET_ADMIN, CAP_NET_RAW, require_capability, require_ipip_over_fou, require_tun,
 };
-use super::{Failure, Settings, former, record};
+use super::{Failure, Settings, record};
 use crate::engine;
 use crate::engine::config::{AlternateAddress, Config, Datapath, Masquerade, Outer, TunnelConfig};
-use crate::engine::host::{Family, Found, Identity, InterfaceKind, Listener, is_labelled};
+use crate::engine::host::{Family, Found, InterfaceKind, Listener, is_labelled};
 use crate::host::nft::NftError;
 use crate::host::{self, HostAdapter, Links, Question, WayTo, probe_port, user_of_port};
 use crate::kernel::KernelState;
@@ -27,8 +27,6 @@ pub struct Ground {
     pub adopts_listeners: bool,
     /// Another port at which an earlier process listened.
     pub former_port: Option<NonZeroU16>,
-    /// What earlier processes were configured as, of which something may be left.
-    pub former: Vec<Identity>,
     /// The family of the outer addresses.
     pub family: Family,
 }
@@ -80,7 +78,7 @@ pub async fn open_host(
     goes_on: bool,
 ) -> Result<Ground, Failure> {
     let tunnel = settings.tunnel();
-    let mut locks = Locks::open(&tunnel.device, &tunnel.rules.table).await.map_err(|holder| {
+    let mut locks = Locks::open(&tunnel.device).await.map_err(|holder| {
         Failure::Generic(format!(
             "{} is run by another process already ({holder}); see `ipipou show {0}`",
             tunnel.device
@@ -117,7 +115,6 @@ pub async fn open_host(
     // Without proof, a listener belongs to another program.
     let adopts_listeners = engine::has_leftovers(tunnel, &found) || recorded == Some(tunnel.port);
     let former_port = recorded.filter(|port| *port != tunnel.port);
-    let former = former::read(settings).await;
     let family = match server {
         Some(server) => Family::of(server),
         None => engine::outer_family(&tunnel.outer, datapath, &found),
@@ -125,26 +122,22 @@ pub async fn open_host(
     if let Some(address) = engine::outer_address(&tunnel.outer, family, &found) {
         let at = SocketAddr::new(address, tunnel.port.get());
         locks.wait_for_port(at).await.map_err(|holder| port_in_use(at, &holder))?;
-        if !(goes_on || adopts_listeners && is_taken_over(&found, tunnel, at)) {
+        if !(goes_on || adopts_listeners && serves(&found, tunnel, at)) {
             check_port(at, &tunnel.outer)?;
         }
     }
-    Ok(Ground { host, datapath: prepared, locks, adopts_listeners, former_port, former, family })
+    Ok(Ground { host, datapath: prepared, locks, adopts_listeners, former_port, family })
 }
 
-/// Whether there is a FOU listener already that serves the address and port that ours would. It may be bound
-/// to another interface, or to none, as it was configured before: then ours takes its place.
-fn is_taken_over(found: &Found, tunnel: &TunnelConfig, at: SocketAddr) -> bool {
+/// Whether there is a FOU listener already that serves the address and port that ours would.
+fn serves(found: &Found, tunnel: &TunnelConfig, at: SocketAddr) -> bool {
     let SocketAddr::V4(at) = at else { return false };
     let bound_to = match tunnel.outer.device() {
         Some(device) => found.interface(device).map(|i| i.index),
         None => None,
     };
     let ours = Listener { port: at.port(), local: Some(*at.ip()), bound_to };
-    let is_there = |there: &Listener| {
-        there.serves(&ours) || (there.port, there.local) == (ours.port, ours.local)
-    };
-    found.listeners.iter().any(is_there)
+    found.listeners.iter().any(|listener| listener.serves(&ours))
 }
 
 /// Checks that the port is free.

@@ -13,13 +13,13 @@ use super::old::OldPeers;
 use super::pings::Pings;
 use super::session_file::Keeping;
 use super::snapshot::Mistakes;
-use super::{Failure, Settings, former};
+use super::{Failure, Settings};
 use crate::auth::Reject;
 use crate::bpf::FastPathAdapter;
 use crate::engine::config::Datapath;
 use crate::engine::driver::Driver as _;
 use crate::engine::host::step::StepKind;
-use crate::engine::host::{Family, FastPathFound, Found, Identity, NameServers, RulesFound};
+use crate::engine::host::{Family, FastPathFound, Found, NameServers, RulesFound};
 use crate::engine::{Engine, Event, Memory, Report, Writing};
 use crate::host::asked;
 use crate::host::clock::Clock;
@@ -76,8 +76,6 @@ pub struct Process<'a> {
     pub(super) icmp_errors: Option<u64>,
     pub(super) changes: Limiter<Discriminant<Report>>,
     pub(super) starting: Starting,
-    /// What earlier processes were configured as, of which something may be left.
-    pub(super) former: Vec<Identity>,
     /// While the tunnel is removed: how many of its parts could not be.
     pub(super) ending: Option<usize>,
     pub(super) adopted: bool,
@@ -126,16 +124,9 @@ impl From<StoredFds> for Kept {
 impl Process<'_> {
     /// Sets the host up for the first time.
     pub async fn start(&mut self) -> Result<(), Failure> {
-        self.record_parts().await;
         self.look().await;
         let Starting::Failed(failure) = std::mem::replace(&mut self.starting, Starting::Over)
         else {
-            if former::remove_tables(self.settings, &self.former)
-                && !self.engine.may_have_former_parts()
-                && !std::mem::take(&mut self.former).is_empty()
-            {
-                self.record_parts().await;
-            }
             return Ok(());
         };
         // A tunnel that was running before this process is left in place rather than removed.
@@ -143,16 +134,6 @@ impl Process<'_> {
             let _ = self.end().await;
         }
         Err(failure)
-    }
-
-    /// Records what the parts of the tunnel are recognised by, before they are made.
-    async fn record_parts(&self) {
-        if let Err(e) = former::write(self.settings, &self.former).await {
-            let directory = self.settings.state_dir.display();
-            tracing::warn!(
-                "{directory}: {e}: a start with another number may leave parts of this one"
-            );
-        }
     }
 
     /// Tells a client's server that we go, while the tunnel is still there; true at the end.
@@ -191,14 +172,8 @@ impl Process<'_> {
         self.ending = Some(0);
         host::program::end_pauses();
         self.handle(Event::Shutdown(found)).await;
-        let all_gone = former::remove_tables(self.settings, &self.former);
         match self.ending {
-            None | Some(0) => {
-                if all_gone {
-                    former::remove(&self.settings.state_dir).await;
-                }
-                Ok(())
-            }
+            None | Some(0) => Ok(()),
             Some(failed) => Err(Failure::Cleanup(failed)),
         }
     }

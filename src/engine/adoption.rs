@@ -8,7 +8,7 @@ use ipnet::IpNet;
 
 use super::config::TunnelConfig;
 use super::host::{
-    Encapsulation, Found, Identity, Interface, InterfaceKind, Listener, RulesFound, is_labelled,
+    Encapsulation, Found, Interface, InterfaceKind, Listener, RulesFound, is_labelled,
 };
 use super::links;
 use super::memory::NOBODY;
@@ -28,17 +28,6 @@ impl Engine {
     /// Says at which other port an earlier process of this tunnel listened, before the first event.
     pub fn had_port(&mut self, port: Option<NonZeroU16>) {
         self.owned.former_port = port;
-    }
-
-    /// Says what earlier processes of this tunnel were configured as, before the first event: what is left of
-    /// that is given back.
-    pub fn was(&mut self, former: Vec<Identity>) {
-        self.owned.former = former;
-    }
-
-    /// Whether something may be left of what this tunnel was.
-    pub fn may_have_former_parts(&self) -> bool {
-        !self.owned.former.is_empty()
     }
 
     /// Adopts what an earlier process of this tunnel left running.
@@ -78,12 +67,12 @@ impl Engine {
         self.owned.listeners.extend(bound);
         // The earlier process may have had links of another kind.
         let tunnel = &self.endpoint.tunnel;
-        let of_peers = links::interfaces(found, tunnel).into_iter().chain([tunnel.device.clone()]);
-        let of_peers = of_peers.filter_map(|device| found.interface(&device));
-        let former = self.owned.former_links(found);
-        let of_links = of_peers.chain(former).filter_map(|interface| match interface.kind {
-            InterfaceKind::Ipip(link) => Some(link.local),
-            InterfaceKind::Tun | InterfaceKind::Other => None,
+        let of_peers = links::interfaces(found, tunnel).into_iter();
+        let of_links = of_peers.chain([tunnel.device.clone()]).filter_map(|device| {
+            match found.interface(&device)?.kind {
+                InterfaceKind::Ipip(link) => Some(link.local),
+                InterfaceKind::Tun | InterfaceKind::Other => None,
+            }
         });
         let own = [tunnel.alternate.address()];
         let alternate = self.peers.iter().map(|peer| peer.alternate.address()).chain(own);
@@ -91,8 +80,7 @@ impl Engine {
         let loopback = found.loopback().map(|index| found.addresses.on(index)).unwrap_or_default();
         let there: BTreeSet<IpNet> = loopback.iter().map(|address| address.value.network).collect();
         let is_there = |alternate: &Ipv4Addr| there.contains(&IpAddr::V4(*alternate).into());
-        let there: Vec<Ipv4Addr> = alternate.filter(is_there).collect();
-        self.owned.alternate.extend(there);
+        self.owned.alternate.extend(alternate.filter(is_there));
     }
 
     /// Adopts the interface and socket of the userspace datapath, in which its packets wait. A remote

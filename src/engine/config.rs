@@ -340,13 +340,8 @@ impl TunnelConfig {
 
     /// The name of the gateway's nftables table.
     pub fn gateway_table(&self) -> String {
-        gateway_table(&self.rules.table)
+        format!("{}-gateway", self.rules.table)
     }
-}
-
-/// The name of the nftables table of a gateway whose tunnel has its own rules in `table`.
-pub fn gateway_table(table: &str) -> String {
-    format!("{table}-gateway")
 }
 
 /// Reverse path filter of the tunnel interface (`rp_filter` in the kernel's ip-sysctl.rst).

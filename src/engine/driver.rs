@@ -73,9 +73,6 @@ pub trait Driver {
                     for step in steps {
                         failed += usize::from(self.apply(&step).await.is_err());
                     }
-                    for step in last_steps(self).await {
-                        failed += usize::from(self.apply(&step).await.is_err());
-                    }
                     feed(self, Event::TornDown { failed }, &mut work);
                 }
                 Action::Send(packet) => {
@@ -111,15 +108,6 @@ fn feed<D: Driver + ?Sized>(driver: &mut D, event: Event<'_>, work: &mut VecDequ
     driver.engine().handle(event, &now, &mut actions);
     driver.keep_sessions();
     work.extend(actions);
-}
-
-/// What is left to do after everything was taken away: what was left to another tunnel may be needed by none.
-async fn last_steps<D: Driver + ?Sized>(driver: &mut D) -> Vec<Step> {
-    if !driver.engine().has_last_look() {
-        return Vec::new();
-    }
-    let found = driver.read().await;
-    found.map(|found| driver.engine().last_steps(&found)).unwrap_or_default()
 }
 
 /// Applies the steps in order. One may need another: then it is not tried when that was refused.

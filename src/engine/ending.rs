@@ -5,9 +5,8 @@ use std::net::IpAddr;
 use super::datapath::kernel::renamed;
 use super::endpoint::OuterFound;
 use super::host::plan::{Start, plan};
-use super::host::step::Step;
 use super::host::wanted::Wanted;
-use super::host::{Found, forget, give_back_shared, left_to_others};
+use super::host::{Found, forget};
 use super::peer::Peer;
 use super::{Action, Engine, Now, Phase};
 
@@ -25,7 +24,6 @@ impl Engine {
         forget(&mut before, found);
         let start = Start { tunnel, found, owned: &self.owned };
         let steps = plan(&nothing, start, &mut before);
-        self.owned.left_to_others = left_to_others(&steps, found);
         actions.push(Action::TearDown(steps));
         self.memory.running = false;
     }
@@ -46,16 +44,6 @@ impl Engine {
         if self.can_send() {
             goodbyes.into_iter().for_each(|(to, payload)| self.send(to, payload, actions));
         }
-    }
-
-    /// Whether something was left to another tunnel that may have ended at the same time.
-    pub fn has_last_look(&self) -> bool {
-        !self.owned.left_to_others.is_empty()
-    }
-
-    /// The steps that follow when the host is read once more, after those of [`Action::TearDown`].
-    pub fn last_steps(&self, found: &Found) -> Vec<Step> {
-        give_back_shared(&self.owned.left_to_others, found)
     }
 
     /// Ends the process. If something could not be removed, the old memory is kept, by which the next

@@ -11,7 +11,7 @@ use super::endpoint::{Endpoint, OuterFound};
 use super::host::plan::{Start, plan};
 use super::host::step::{KernelStep, NatStep, Step};
 use super::host::wanted::WantedLink;
-use super::host::{FastPathFound, Found, Own, forget, give_back};
+use super::host::{FastPathFound, Found, forget, give_back};
 use super::links;
 use super::memory::Settings;
 use super::peer::Peer;
@@ -103,8 +103,7 @@ impl Engine {
         forget(&mut before, found);
         let Some(outer) = self.outer else {
             let known = self.peers.is_anywhere();
-            let own = Own { tunnel: &self.endpoint.tunnel, former: &self.owned.former };
-            let steps = give_back(found, own, known, &mut before);
+            let steps = give_back(found, &self.endpoint.tunnel, known, &mut before);
             self.note_settings(before, actions);
             return steps;
         };
@@ -175,7 +174,6 @@ impl Engine {
         self.needs_nothing = needs_nothing.then(|| self.remotes());
         if needs_nothing {
             self.forget_given();
-            self.owned.former.clear();
         }
         self.note_settings(before, actions);
         steps

@@ -61,11 +61,6 @@ pub fn of_interface(device: &str) -> String {
     format!("ipipou/interface/{device}")
 }
 
-/// The name that the process holds whose rules are in this nftables table.
-pub fn of_table(table: &str) -> String {
-    format!("ipipou/table/{table}")
-}
-
 impl Lock {
     /// Takes a name, and waits for it a second at most. If something keeps it from being a lock, the
     /// reason is handed to `doubt`, and the caller goes on without one.

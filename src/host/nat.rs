@@ -117,18 +117,6 @@ impl Nat {
     }
 }
 
-/// Removes the rules of a gateway that had them in this table; false when there are none.
-///
-/// # Errors
-/// What the kernel said.
-pub fn remove_gateway_rules(table: &str) -> Result<bool, NftError> {
-    let mut nat = Nat::in_table(table);
-    match nat.read()? {
-        GatewayFound::Missing => Ok(false),
-        GatewayFound::Intact | GatewayFound::Unknown => nat.remove().map(|()| true),
-    }
-}
-
 /// The whole transaction as `nft -j` reads it. `six`: whether there is an IPv6 table to replace.
 fn json(spec: &GatewaySpec, six: bool) -> String {
     let mut batch = Batch::new();

@@ -13,7 +13,6 @@ from ipipou import SERVER, await_, reach_each_other
 
 TUN = ["--datapath", "tun"]
 INTERFACE, PORT = "ipipou/interface/ipipou0", f"ipipou/port/10000/{SERVER}"
-TABLE = "ipipou/table/ipipou-0"
 NOBODY = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups"]
 
 
@@ -117,7 +116,6 @@ def test_one_of_many_simultaneous_starts_runs(lan):
         return len(running) == 1 and holders.names_in_use(lan.server) == [
             f"@{INTERFACE}",
             f"@{PORT}",
-            f"@{TABLE}",
         ]
 
     await_(settled, timeout=60, what="one that runs")

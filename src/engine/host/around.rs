@@ -4,7 +4,6 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use ipnet::IpNet;
 
-use super::former::Own;
 use super::found::{Found, NameServers};
 use super::gateway::LOOSE;
 use super::routing::{Family, PolicyRule, PolicyRuleKind, Route, RouteTarget};
@@ -15,17 +14,22 @@ use crate::engine::memory::{Settings, TurnedOn};
 
 /// Takes away what is not wanted any more, before the tunnel changes: first nothing leads into it, then
 /// its outer packets lose the mark that keeps them out of it.
-pub fn withdraw(wanted: &WantedAround, found: &Found, own: Own, steps: &mut Vec<Step>) {
+pub fn withdraw(
+    wanted: &WantedAround,
+    found: &Found,
+    tunnel: &TunnelConfig,
+    steps: &mut Vec<Step>,
+) {
     if !wanted.name_servers && found.name_servers != NameServers::Theirs {
         steps.push(DnsStep::Restore.into());
     }
-    let ours = found.policy_rules.iter().filter(|rule| is_our_rule(rule, own, found));
+    let ours = found.policy_rules.iter().filter(|rule| is_our_rule(rule, tunnel, found));
     let stale = ours.filter(|rule| {
         !wanted.policy_rules.contains(rule) && !is_moved(rule, &wanted.policy_rules)
     });
     // The one that leads into the tunnel goes first: without the other it would take all.
     steps.extend(stale.rev().map(|rule| Step::from(HostStep::RemovePolicyRule(*rule))));
-    let ours = found.routes.iter().filter(|route| is_ours(route, own, found));
+    let ours = found.routes.iter().filter(|route| is_ours(route, tunnel, found));
     let stale = ours.filter(|route| !wanted.routes.contains(route));
     // Without any, packets would go the way around the tunnel for a moment.
     let stale = stale.filter(|route| route.exchanged(&wanted.routes).is_none());
@@ -37,11 +41,11 @@ pub fn withdraw(wanted: &WantedAround, found: &Found, own: Own, steps: &mut Vec<
 pub fn establish(
     wanted: &WantedAround,
     found: &Found,
-    own: Own,
+    tunnel: &TunnelConfig,
     saved: &mut BTreeMap<String, Settings>,
     steps: &mut Vec<Step>,
 ) {
-    steps.extend(plan_settings(wanted, found, own.tunnel, saved));
+    steps.extend(plan_settings(wanted, found, tunnel, saved));
     // Routes before the policy rules that ask for them: at no time does a packet of the tunnel enter
     // the tunnel.
     let missing = wanted.routes.difference(&found.routes);
@@ -56,14 +60,14 @@ pub fn establish(
     let exceptions = missing.clone().filter(|rule| !rule.leads_into_tunnel());
     let families: BTreeSet<Family> = exceptions.map(|rule| rule.family).collect();
     let stays =
-        |rule: &PolicyRule| wanted.policy_rules.contains(rule) || !is_our_rule(rule, own, found);
+        |rule: &PolicyRule| wanted.policy_rules.contains(rule) || !is_our_rule(rule, tunnel, found);
     let again = found
         .policy_rules
         .iter()
         .filter(|rule| rule.leads_into_tunnel() && families.contains(&rule.family) && stays(rule));
     let added: BTreeSet<&PolicyRule> = missing.chain(again).collect();
     steps.extend(added.into_iter().map(|rule| Step::from(HostStep::AddPolicyRule(*rule))));
-    let ours = found.policy_rules.iter().filter(|rule| is_our_rule(rule, own, found));
+    let ours = found.policy_rules.iter().filter(|rule| is_our_rule(rule, tunnel, found));
     let moved = ours.filter(|rule| is_moved(rule, &wanted.policy_rules));
     steps.extend(moved.map(|rule| Step::from(HostStep::RemovePolicyRule(*rule))));
     if wanted.name_servers && found.name_servers != NameServers::Ours {
@@ -76,48 +80,23 @@ pub fn establish(
 /// as it is not `known` where its server is, or there is no interface, nothing is asked for.
 pub fn give_back(
     found: &Found,
-    own: Own,
+    tunnel: &TunnelConfig,
     known: bool,
     saved: &mut BTreeMap<String, Settings>,
 ) -> Vec<Step> {
-    let tunnel = own.tunnel;
     let leads = known && found.interface(&tunnel.device).is_some();
     let name_servers = !tunnel.gateway.dns.is_empty() && leads;
     let mut wanted = WantedAround { name_servers, ..WantedAround::default() };
     if known && tunnel.mark().is_some() {
         wanted.policy_rules.clone_from(&found.policy_rules);
         wanted.routes.clone_from(&found.routes);
-        wanted.policy_rules.retain(|rule| !own.is_former_rule(rule));
-        wanted.routes.retain(|route| !own.is_former_route(route));
     }
     let mut steps = Vec::new();
-    withdraw(&wanted, found, own, &mut steps);
+    withdraw(&wanted, found, tunnel, &mut steps);
     if !tunnel.asks_for_routing() {
         steps.extend(plan_settings(&wanted, found, tunnel, saved));
     }
     steps
-}
-
-/// The families of which these steps take away the rule into our tunnel, and leave the rules that full tunnels
-/// share to another one that was there.
-pub fn left_to_others(steps: &[Step], found: &Found) -> BTreeSet<Family> {
-    let removed = |rule: &PolicyRule| {
-        steps.iter().any(|step| *step == Step::from(HostStep::RemovePolicyRule(*rule)))
-    };
-    let (ours, others): (Vec<&PolicyRule>, Vec<&PolicyRule>) = (found.policy_rules.iter())
-        .filter(|rule| rule.leads_into_tunnel())
-        .partition(|rule| removed(rule));
-    let is_others = |family: &Family| others.iter().any(|rule| rule.family == *family);
-    ours.iter().map(|rule| rule.family).filter(is_others).collect()
-}
-
-/// Takes away the rules that full tunnels share, of these families, where the others have ended as well
-/// meanwhile: each left them to the other.
-pub fn give_back_shared(families: &BTreeSet<Family>, found: &Found) -> Vec<Step> {
-    let rules = &found.policy_rules;
-    let is_used = |family| rules.iter().any(|r| r.family == family && r.leads_into_tunnel());
-    let unused = rules.iter().filter(|r| families.contains(&r.family) && !is_used(r.family));
-    unused.map(|rule| HostStep::RemovePolicyRule(*rule).into()).collect()
 }
 
 /// Forgets what is not ours to put back any more.
@@ -176,22 +155,21 @@ fn is_moved(rule: &PolicyRule, wanted: &BTreeSet<PolicyRule>) -> bool {
     !wanted.contains(rule) && wanted.iter().any(is_same)
 }
 
-fn is_ours(route: &Route, own: Own, found: &Found) -> bool {
-    let device = found.interface(&own.tunnel.device).map(|i| i.index);
-    match (route.target, route.destination) {
-        (RouteTarget::Interface(index) | RouteTarget::Remote(index, _), _) => {
-            Some(index) == device || own.has_table(route.table)
+fn is_ours(route: &Route, tunnel: &TunnelConfig, found: &Found) -> bool {
+    let own = found.interface(&tunnel.device).map(|i| i.index);
+    match route.target {
+        RouteTarget::Interface(index) | RouteTarget::Remote(index, _) => {
+            Some(index) == own || route.table == tunnel.gateway.mark
         }
-        (RouteTarget::Unreachable, IpNet::V4(network)) => own.has_network(network),
-        (RouteTarget::Unreachable, IpNet::V6(_)) => false,
+        RouteTarget::Unreachable => route.destination == IpNet::V4(tunnel.inner_peer.trunc()),
     }
 }
 
 /// The rules that ask the main table serve every full tunnel of the host; they are ours with the
 /// other one.
-fn is_our_rule(rule: &PolicyRule, own: Own, found: &Found) -> bool {
+fn is_our_rule(rule: &PolicyRule, tunnel: &TunnelConfig, found: &Found) -> bool {
     match rule.kind {
-        PolicyRuleKind::UnlessMarked { table, .. } => own.has_table(table),
+        PolicyRuleKind::UnlessMarked { table, .. } => table == tunnel.gateway.mark,
         PolicyRuleKind::MainButDefault | PolicyRuleKind::FromOwn(_) => {
             let tables = || {
                 let same_family = found.policy_rules.iter().filter(|r| r.family == rule.family);
@@ -200,9 +178,9 @@ fn is_our_rule(rule: &PolicyRule, own: Own, found: &Found) -> bool {
                     PolicyRuleKind::MainButDefault | PolicyRuleKind::FromOwn(_) => None,
                 })
             };
-            let asked_for =
-                own.tunnel.gateway.default_route || tables().any(|table| own.has_table(table));
-            asked_for && tables().all(|table| own.has_table(table))
+            let own = tunnel.gateway.mark;
+            let asked_for = tunnel.gateway.default_route || tables().any(|table| table == own);
+            asked_for && tables().all(|table| table == own)
         }
     }
 }

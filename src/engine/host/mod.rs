@@ -3,7 +3,6 @@
 mod addresses;
 mod around;
 mod fast_path;
-mod former;
 mod found;
 pub mod gateway;
 mod interface;
@@ -22,9 +21,8 @@ mod userspace;
 pub mod wanted;
 
 pub use addresses::Addresses;
-pub use around::{forget, give_back, give_back_shared, left_to_others};
+pub use around::{forget, give_back};
 pub use fast_path::{FastPath, FastPathEnds, FastPathFound, FastPeer, LinkHeader, Takes};
-pub use former::{Identity, Own};
 pub use found::{Found, GatewayFound, NameServers, Userspace, Way};
 pub use interface::{
     Address, AddressState, Encapsulation, Interface, InterfaceAddress, InterfaceKind, IpipLink,

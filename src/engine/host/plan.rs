@@ -11,11 +11,10 @@ use std::num::NonZeroU16;
 
 use super::around;
 use super::fast_path::FastPathFound;
-use super::former::{Identity, Own};
 use super::found::{Found, GatewayFound};
 use super::interface::{Address, Interface, InterfaceKind};
 use super::label::{LinkForwarding, forwards_by_us, is_labelled};
-use super::routing::{Family, GatewaySpec, KernelRoute, KernelRouteTo};
+use super::routing::{GatewaySpec, KernelRoute, KernelRouteTo};
 use super::rules::{Admitted, Listener, RuleSpec, RulesFound};
 use super::step::{FastStep, HostStep, KernelLink, KernelStep, NatStep, Step, TunStep};
 use super::wanted::{LinkKind, MtuFrom, Wanted, WantedLink, rp_filter};
@@ -27,8 +26,6 @@ use crate::engine::memory::Settings;
 pub struct Owned {
     /// Another port at which an earlier process of this tunnel listened.
     pub former_port: Option<NonZeroU16>,
-    /// What an earlier process of this tunnel was configured as, while something of that may be left.
-    pub former: Vec<Identity>,
     /// The FOU listeners to remove when they are no longer wanted.
     pub listeners: BTreeSet<Listener>,
     /// The alternate addresses on the loopback interface to remove in the same way.
@@ -41,24 +38,17 @@ pub struct Owned {
     pub installed: Option<RuleSpec>,
     /// What the gateway's rules now in the kernel were made from.
     pub installed_gateway: Option<GatewaySpec>,
-    /// At the end: the families of which the rules that full tunnels share were left to another one.
-    pub left_to_others: BTreeSet<Family>,
     /// The MTUs that our links were given last.
     pub mtus: BTreeMap<DeviceName, u32>,
 }
 
 impl Owned {
-    /// Links of this tunnel from when it had another port or another name: nothing guards them any longer.
-    pub(in crate::engine) fn former_links<'a>(
-        &'a self,
-        found: &'a Found,
-    ) -> impl Iterator<Item = &'a Interface> {
-        let is_from = |interface: &Interface, port: NonZeroU16| {
-            is_labelled(interface) && interface.link_from(port.get()).is_some()
-        };
-        found.interfaces.iter().filter(move |interface| {
-            self.former_port.is_some_and(|port| is_from(interface, port))
-                || self.former.iter().any(|former| former.has_link(interface))
+    /// Links of this tunnel from when it had another port, and perhaps another name: nothing guards them any
+    /// longer.
+    fn former_links<'a>(&self, found: &'a Found) -> impl Iterator<Item = &'a Interface> {
+        let port = self.former_port.map(NonZeroU16::get);
+        port.into_iter().flat_map(|port| {
+            found.interfaces.iter().filter(move |i| is_labelled(i) && i.link_from(port).is_some())
         })
     }
 
@@ -120,8 +110,7 @@ fn withdraw(wanted: &Wanted, Start { tunnel, found, owned }: Start, steps: &mut 
             steps.extend((!going.is_empty()).then(|| FastStep::Withdraw(going).into()));
         }
     }
-    let own = Own { tunnel, former: &owned.former };
-    around::withdraw(&wanted.gateway, found, own, steps);
+    around::withdraw(&wanted.gateway, found, tunnel, steps);
     let stale = found.listeners.intersection(&owned.listeners);
     let stale = stale.filter(|listener| !wanted.listeners.iter().any(|w| listener.serves(w)));
     steps.extend(stale.map(|listener| Step::from(KernelStep::RemoveListener(*listener))));
@@ -168,8 +157,7 @@ fn establish(
     for link in &wanted.links {
         plan_link(link, found, owned, steps);
     }
-    let own = Own { tunnel, former: &owned.former };
-    around::establish(&wanted.gateway, found, own, saved, steps);
+    around::establish(&wanted.gateway, found, tunnel, saved, steps);
 }
 
 /// Admits the peers, and removes what only former peers needed, and the rules that guarded what is
