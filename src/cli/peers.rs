@@ -141,9 +141,11 @@ fn only_server(command: &mut clap::Command) -> Result<PathBuf, CliError> {
 
 /// Whether a file in /etc/ipipou that has mistakes is about a server with `peers`, as far as that can be seen.
 fn names_peers(name: &str) -> bool {
-    let text = std::fs::read_to_string(places::conf_path(Path::new(name)));
-    text.map_or(true, |text| {
-        text.lines().any(|line| line.split_whitespace().next() == Some("peers"))
+    let Ok(text) = std::fs::read_to_string(places::conf_path(Path::new(name))) else { return true };
+    text.lines().any(|line| {
+        let line = line.trim_start_matches(|c: char| c.is_whitespace() || c == '-');
+        let name = line.split(|c: char| c.is_whitespace() || c == '=').next().unwrap_or_default();
+        name.len() > 2 && "peers".starts_with(name)
     })
 }
 

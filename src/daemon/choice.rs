@@ -99,9 +99,13 @@ async fn choose(settings: &Settings, kernel: Datapath) -> Result<Datapath, Failu
         }
         Ok(()) if kernel == Datapath::KernelShared => {
             let why = match cannot_share(settings).await.map_err(Failure::Netlink)? {
-                None if require_tun().is_ok() => {
-                    passed_by(settings).await.map_err(Failure::Netlink)?
-                }
+                None => match passed_by(settings).await.map_err(Failure::Netlink)? {
+                    Some(why) if require_tun().is_err() => {
+                        tracing::warn!("{why}; going on, as there is no userspace datapath here");
+                        None
+                    }
+                    why => why,
+                },
                 why => why,
             };
             match why {

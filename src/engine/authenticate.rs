@@ -236,8 +236,7 @@ impl Engine {
     /// Clients send what is due, once there is an address to send it from.
     pub(super) fn send_due(&mut self, now: &Now, actions: &mut Vec<Action>) {
         let access = self.take_turns(now, actions);
-        self.try_next_address(now, actions);
-        if !self.can_send() {
+        if self.try_next_address(now, actions) || !self.can_send() {
             return;
         }
         for peer in self.peers.own_mut() {

@@ -174,6 +174,10 @@ impl Engine {
         self.needs_nothing = needs_nothing.then(|| self.remotes());
         if needs_nothing {
             self.forget_given();
+            // Nothing of that port is left: what comes there from now on is another tunnel's.
+            let own = self.endpoint.tunnel.port.get();
+            self.owned.former_port = None;
+            self.owned.listeners.retain(|listener| listener.port == own);
         }
         self.note_settings(before, actions);
         steps

@@ -159,6 +159,7 @@ impl Engine {
         let reachable: Vec<IpAddr> = reachable.filter_map(|(address, _)| address).collect();
         let place = self.peers.servers_mut().and_then(|servers| servers.get_mut(number));
         let next = place.and_then(|place| place.addresses.next(|a| reachable.contains(&a)));
+        self.may_have_moved = true;
         match next {
             None => {}
             Some(_) if is_in_use => {
@@ -276,34 +277,47 @@ impl Engine {
     /// How long nothing has come from the server in use, where that is long enough to try the next address of its
     /// name. What is sent may not need an answer; hellos do, and three are enough in the first round.
     pub(super) fn silent_for(&mut self, now: &Now) -> Option<Duration> {
-        let hellos = self.peers.provers().find_map(|prover| prover.silent_for(now));
+        let is_new = self.endpoint.tunnel.inner_from_server; // it gives addresses
+        let hellos = self
+            .peers
+            .provers()
+            .find_map(|prover| Some((prover.silent_for(now)?, is_new || prover.has_answered())));
         let server = self.peers.named()?;
         let data = Some(self.heard.silent_for()).filter(|silent| *silent >= server.patience());
         let are_several = self.peers.servers().is_some_and(Servers::are_several);
-        let hellos = hellos.filter(|silent| {
-            !are_several
-                && !self.heard.came_within(*silent)
-                && (!server.is_round_over() || *silent >= server.patience())
+        let hellos = hellos.filter(|(silent, answers)| match answers {
+            _ if are_several => false,
+            true => {
+                !self.heard.came_within((*silent).min(server.patience()))
+                    && (!server.is_round_over() || *silent >= server.patience())
+            }
+            // One that never answered may be an old server, which lets us in all the same: each address is
+            // tried once, and then the first one is kept.
+            false => !self.heard.came_within(*silent) && !server.is_round_over(),
         });
-        data.max(hellos)
+        data.max(hellos.map(|(silent, _)| silent))
     }
 
     /// Tries the next address of the server's name, when this one has been silent for long.
-    pub(super) fn try_next_address(&mut self, now: &Now, actions: &mut Vec<Action>) {
-        let Some(silent) = self.silent_for(now).filter(|_| self.can_send()) else { return };
-        let Some(found) = self.found.as_ref() else { return };
+    /// True when it has changed: what is sent has to wait for the next reading, which finds the way there.
+    pub(super) fn try_next_address(&mut self, now: &Now, actions: &mut Vec<Action>) -> bool {
+        let Some(silent) = self.silent_for(now).filter(|_| self.can_send()) else { return false };
+        let Some(found) = self.found.as_ref() else { return false };
         // No worse than this one, or the next reading would come back to it.
         let least = self.reach((self.server_address(), found.way), found).max(Reach::Unrouted);
         let others = self.other_servers(found).filter(|other| self.reach(*other, found) >= least);
         let reachable: Vec<IpAddr> = others.filter_map(|(address, _)| address).collect();
-        let Some(server) = self.peers.named_mut() else { return };
+        let Some(server) = self.peers.named_mut() else { return false };
         let before = server.in_use();
         if let (Some(from), Some(to)) = (before, server.next(|a| reachable.contains(&a))) {
             actions.push(Action::Report(Report::NextAddress { from, to, silent }));
             self.follow_server(now);
             self.server_moved = false; // this says it
+            self.may_have_moved = true;
             actions.push(Action::ReadHost);
+            return true;
         }
+        false
     }
 
     /// Takes another address of the server when there is no way to the one in use.

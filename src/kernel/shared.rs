@@ -110,7 +110,8 @@ fn declarations() -> String {
 /// # Errors
 /// When it cannot be run, or does not know such sets.
 pub fn probe() -> Result<(), NftError> {
-    check_in_words(&format!("table ip ipipou-probe {{\n{}}}\n", declarations()))
+    let rule = "    chain data { fib saddr type != local drop; }\n"; // of a module of its own
+    check_in_words(&format!("table ip ipipou-probe {{\n{}{rule}}}\n", declarations()))
 }
 
 /// Each of these lets data of remotes in, from inner addresses of theirs.

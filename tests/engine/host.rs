@@ -121,6 +121,15 @@ impl FakeHost {
         self.add_interface(STRANGER, 1000, InterfaceKind::Ipip(plain_ipip(OUTER, remote)));
     }
 
+    /// The link of another tunnel of this host, from this address.
+    pub fn add_link_of_tunnel(&mut self, name: &str, index: u32, local: Ipv4Addr) {
+        let kind = InterfaceKind::Ipip(plain_ipip(local, [198, 51, 100, 77].into()));
+        self.add_interface(name, index, kind);
+        self.found.interfaces.change(index, |interface| {
+            interface.label = Some(LinkForwarding::HostDefault.label().to_owned());
+        });
+    }
+
     pub fn remove_interface(&mut self, name: &str) {
         if let Some(gone) = self.found.interfaces.named(name).map(|interface| interface.index) {
             self.found.interfaces.remove(gone);

@@ -60,6 +60,11 @@ fn the_addresses_of_the_uplink_are_left_alone() {
             let value = InterfaceAddress::new(ip("172.29.0.5"), net("172.29.0.5/32"));
             let alternate = Address { scope: Scope::Host, ..Address::new(LOOPBACK, value) };
             host.found.addresses.add(alternate);
+            // Other addresses of this scope, as service addresses may have it, are reached through the tunnel.
+            let value = InterfaceAddress::new(ip("172.29.0.6"), net("172.29.0.6/32"));
+            let service = Address { scope: Scope::Host, ..Address::new(LOOPBACK, value) };
+            host.found.addresses.add(service);
+            host.add_link_of_tunnel("ipipou5", 55, [172, 29, 0, 5].into());
         });
         let mut expected = BTreeSet::from([OUTER.into(), ip("192.0.2.7"), ip("172.29.0.5")]);
         if datapath == Datapath::Tun {

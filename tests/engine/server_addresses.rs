@@ -18,7 +18,7 @@ fn dead() -> SocketAddrV4 {
 fn scene(datapath: Datapath, mut config: Config, servers: usize) -> Scene {
     let PeerSource::One(peer) = &mut config.peers else { panic!() };
     peer.at.as_mut().unwrap().host = HostName::Name("server.example".into());
-    let reached = (0..servers).map(place).chain([dead()]);
+    let reached = (0..servers.max(1)).map(place).chain([dead()]);
     Scene::of(datapath, config, host_that_reaches(reached), servers)
 }
 
@@ -69,6 +69,43 @@ fn an_address_that_goes_while_the_tunnel_is_at_rest_is_left() {
         scene.pass(3600 * SECOND);
         let moves = scene.told("trying") - before;
         assert!((40..=70).contains(&moves), "{moves}");
+    }
+}
+
+/// It lets us in by a hello, and says nothing to it. Each address is tried once, and the first is kept.
+#[test]
+fn an_old_server_is_kept_while_the_tunnel_is_at_rest() {
+    for datapath in BOTH {
+        let mut scene = scene(datapath, config(1), 0);
+        look_up(&mut scene, &[place(0), dead()]);
+        scene.pass(3600 * SECOND);
+        assert_eq!(scene.remote(), Some(place(0).into()));
+        assert_eq!(scene.told("trying"), 2, "{datapath:?}");
+        // What is sent and not answered counts as ever.
+        for _ in 0..30 {
+            scene.play.host.change("ipipou0", |interface| interface.traffic.tx_packets += 1);
+            scene.pass(SECOND);
+        }
+        assert_eq!(scene.remote(), Some(dead().into()));
+    }
+}
+
+/// One packet after the first hello that is lost does not keep us there.
+#[test]
+fn an_address_that_data_came_from_once_is_left() {
+    for datapath in BOTH {
+        let mut scene = scene(datapath, config(1), 1);
+        look_up(&mut scene, &[place(0), dead()]);
+        scene.pass(SECOND);
+        assert!(scene.is_at(0));
+        scene.servers[0].is_alive = false;
+        scene.pass(35 * SECOND - Duration::from_millis(500));
+        scene.play.host.change("ipipou0", |interface| interface.traffic.rx_packets += 1);
+        let begin = scene.play.now;
+        while scene.remote() != Some(dead().into()) {
+            assert!(scene.play.now - begin < 40 * SECOND, "{:?}", scene.play.log);
+            scene.pass(SECOND);
+        }
     }
 }
 

@@ -215,6 +215,13 @@ fn a_start_with_another_number_removes_the_link_of_before() {
         again.engine.had_port(10000.try_into().ok());
         again.read();
         assert!(again.host.link("ipipou0").is_none(), "{datapath:?}");
+        // What is at that port later is another tunnel's.
+        again.read();
+        let local = Some(super::host::OUTER);
+        let theirs = ipipou::engine::host::Listener { port: 10000, local, bound_to: None };
+        again.host.found.listeners.insert(theirs);
+        again.read();
+        assert!(again.host.found.listeners.contains(&theirs), "{datapath:?}");
     }
 }
 

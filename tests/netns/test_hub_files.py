@@ -173,7 +173,7 @@ def test_a_file_with_a_mistake_may_be_the_one_that_is_meant(lab):
     argv = [*prefix, "ipipou", "peer", "disable", "peer2"]
     argv += ["--runtime-root", hub.peers.parent / "nowhere"]
     (etc / "client0.conf").write_text("remote PLACEHOLDER\n")  # it names no peers
-    (etc / "hub1.conf").write_text("serverr\npeers /nowhere\n")
+    (etc / "hub1.conf").write_text("serverr\n  --peers=/nowhere\n")
     refused = hub.host.run(argv, check=False)
     assert refused.returncode == 2 and "hub1.conf:1: " in refused.stderr, refused
     assert "client0" not in refused.stderr

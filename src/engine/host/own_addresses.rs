@@ -8,7 +8,7 @@ use std::collections::{BTreeSet, HashSet};
 use std::net::IpAddr;
 
 use super::found::Found;
-use super::interface::{Address, Scope};
+use super::interface::{Address, InterfaceKind, Scope};
 use super::label::is_labelled;
 use super::routing::{Family, PolicyRuleKind};
 use crate::engine::config::DeviceName;
@@ -27,11 +27,11 @@ pub fn left_alone(
     devices: &BTreeSet<DeviceName>,
     uplink: Option<u32>,
 ) -> BTreeSet<IpAddr> {
-    let with_rule = with_rule(found, family);
+    let (with_rule, alternate) = (with_rule(found, family), alternate(found));
     let (mut chosen, mut new) = (BTreeSet::new(), Vec::new());
     for address in outside(found, family, devices) {
         let local = address.value.local;
-        if with_rule.contains(&local) || address.scope == Scope::Host {
+        if with_rule.contains(&local) && !alternate.contains(&local) {
             chosen.insert(local);
         } else if Some(address.interface) == uplink {
             new.push(local);
@@ -39,12 +39,17 @@ pub fn left_alone(
     }
     let room = MOST.saturating_sub(chosen.len());
     chosen.extend(new.into_iter().take(room));
+    // What their links send has these while the kernel looks for its way. They take nobody's room.
+    let is_there = |own: &IpAddr| Family::of(*own) == family && found.has_local(*own);
+    chosen.extend(alternate.into_iter().filter(is_there));
     chosen
 }
 
 /// An address that has no rule because there are too many at its interface.
 pub fn left_out(found: &Found, family: Family, devices: &BTreeSet<DeviceName>) -> Option<IpAddr> {
-    let with_rule = with_rule(found, family);
+    let mut with_rule = with_rule(found, family);
+    let alternate = alternate(found);
+    with_rule.retain(|address| !alternate.contains(address));
     if with_rule.len() < MOST {
         return None;
     }
@@ -64,8 +69,21 @@ fn with_rule(found: &Found, family: Family) -> HashSet<IpAddr> {
     addresses.collect()
 }
 
-/// The addresses of a family that others can reach outside of tunnels. Alternate addresses of the host's tunnels,
-/// which have host scope, count as well: what their links send has these while the kernel looks for its way.
+/// The alternate addresses of this host's tunnels: the local ones of their links that are on no uplink.
+fn alternate(found: &Found) -> HashSet<IpAddr> {
+    let links = found.interfaces.iter().filter(|interface| is_labelled(interface));
+    let own: HashSet<IpAddr> = links
+        .filter_map(|interface| match interface.kind {
+            InterfaceKind::Ipip(link) => Some(link.local.into()),
+            InterfaceKind::Tun | InterfaceKind::Other => None,
+        })
+        .collect();
+    let of_host = found.addresses.iter().filter(|address| address.scope == Scope::Host);
+    of_host.map(|address| address.value.local).filter(|local| own.contains(local)).collect()
+}
+
+/// The addresses of a family that others can reach outside of tunnels. Of the loopback interface that is
+/// none of host scope: alternate addresses have it.
 fn outside<'a>(
     found: &'a Found,
     family: Family,
@@ -85,6 +103,6 @@ fn outside<'a>(
                 family == Family::V6 && !v6.is_loopback() && !v6.is_unicast_link_local()
             }
         };
-        is_reached && !inner.contains(&local)
+        is_reached && address.scope != Scope::Host && !inner.contains(&local)
     })
 }

@@ -145,6 +145,11 @@ impl Conversation {
         asked.and_then(|client| client.silent_for(now.boot))
     }
 
+    /// As [`Prover::has_answered`](super::Prover::has_answered).
+    pub fn has_answered(&self) -> bool {
+        self.is_answering
+    }
+
     /// As [`Prover::first_is_silent`](super::Prover::first_is_silent).
     pub fn first_is_silent(&mut self) -> bool {
         self.turns.first_is_silent()

@@ -99,6 +99,14 @@ impl Prover {
         }
     }
 
+    /// Whether a server ever answered a hello of this process.
+    pub fn has_answered(&self) -> bool {
+        match self {
+            Prover::Dated(_) => false,
+            Prover::Conversation(conversation) => conversation.has_answered(),
+        }
+    }
+
     /// Whether the first of several servers, while another one has our data, has missed several questions where it
     /// was asked; true once for each time.
     pub fn first_is_silent(&mut self) -> bool {
