@@ -98,17 +98,7 @@ async fn choose(settings: &Settings, kernel: Datapath) -> Result<Datapath, Failu
             Datapath::Tun
         }
         Ok(()) if kernel == Datapath::KernelShared => {
-            let why = match cannot_share(settings).await.map_err(Failure::Netlink)? {
-                None => match passed_by(settings).await.map_err(Failure::Netlink)? {
-                    Some(why) if require_tun().is_err() => {
-                        tracing::warn!("{why}; going on, as there is no userspace datapath here");
-                        None
-                    }
-                    why => why,
-                },
-                why => why,
-            };
-            match why {
+            match why_not_shared(settings).await.map_err(Failure::Netlink)? {
                 Some(why) => {
                     tracing::info!("userspace datapath (tun): {why}");
                     Datapath::Tun
@@ -124,12 +114,31 @@ async fn choose(settings: &Settings, kernel: Datapath) -> Result<Datapath, Failu
     })
 }
 
+/// The interface that the tunnel is bound to, if it is there.
+async fn outer_device(settings: &Settings, links: &Links) -> io::Result<Option<Interface>> {
+    match settings.tunnel().outer.device() {
+        Some(device) => links.named(device.as_str()).await,
+        None => Ok(None),
+    }
+}
+
+/// Why many peers do not share a link of the kernel's datapath here. Without a userspace datapath they do, as long as
+/// they can.
+async fn why_not_shared(settings: &Settings) -> io::Result<Option<String>> {
+    if let Some(why) = cannot_share(settings).await? {
+        return Ok(Some(why));
+    }
+    let why = passed_by(settings).await?;
+    if let Some(why) = why.as_ref().filter(|_| require_tun().is_err()) {
+        tracing::warn!("{why}; going on, as there is no userspace datapath here");
+        return Ok(None);
+    }
+    Ok(why)
+}
+
 /// Why many peers cannot share a link of the kernel's datapath here.
 async fn cannot_share(settings: &Settings) -> io::Result<Option<String>> {
-    let device = match settings.tunnel().outer.device() {
-        Some(device) => Links::open()?.named(device.as_str()).await?,
-        None => None,
-    };
+    let device = outer_device(settings, &Links::open()?).await?;
     if let Some(uplink) = device.filter(Interface::in_vrf) {
         return Ok(Some(format!(
             "{} is in a VRF, where no address of the loopback interface works, which a link that many peers \
@@ -150,12 +159,9 @@ async fn passed_by(settings: &Settings) -> io::Result<Option<String>> {
         ));
     }
     let (tunnel, links) = (settings.tunnel(), Links::open()?);
-    let device = match tunnel.outer.device() {
-        Some(device) => links.named(device.as_str()).await?.map(|device| device.index),
-        None => None,
-    };
+    let device = outer_device(settings, &links).await?;
     let mut addresses = links.addresses()?;
-    addresses.retain(|address| device.is_none_or(|device| device == address.interface));
+    addresses.retain(|address| device.as_ref().is_none_or(|d| d.index == address.interface));
     let own = addresses.into_iter().filter_map(|address| match address.value.local {
         IpAddr::V4(own) if tunnel.outer.address().is_none_or(|outer| outer == own) => Some(own),
         IpAddr::V4(_) | IpAddr::V6(_) => None,
@@ -177,10 +183,7 @@ pub fn loses_merged(settings: &Settings) -> bool {
 async fn only_ipv6(settings: &Settings) -> io::Result<Option<String>> {
     let tunnel = settings.tunnel();
     let links = Links::open()?;
-    let device = match tunnel.outer.device() {
-        Some(device) => links.named(device.as_str()).await?,
-        None => None,
-    };
+    let device = outer_device(settings, &links).await?;
     let index = device.as_ref().map(|device| device.index);
     let addresses = links.addresses()?;
     let found = Found {

@@ -285,15 +285,12 @@ impl Engine {
         let server = self.peers.named()?;
         let data = Some(self.heard.silent_for()).filter(|silent| *silent >= server.patience());
         let are_several = self.peers.servers().is_some_and(Servers::are_several);
-        let hellos = hellos.filter(|(silent, answers)| match answers {
-            _ if are_several => false,
-            true => {
-                !self.heard.came_within((*silent).min(server.patience()))
-                    && (!server.is_round_over() || *silent >= server.patience())
-            }
+        let hellos = hellos.filter(|(silent, answers)| {
             // One that never answered may be an old server, which lets us in all the same: each address is
             // tried once, and then the first one is kept.
-            false => !self.heard.came_within(*silent) && !server.is_round_over(),
+            let quiet = if *answers { (*silent).min(server.patience()) } else { *silent };
+            let again = *answers && *silent >= server.patience();
+            !are_several && !self.heard.came_within(quiet) && (again || !server.is_round_over())
         });
         data.max(hellos.map(|(silent, _)| silent))
     }

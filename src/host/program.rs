@@ -12,7 +12,7 @@ use std::io::{self, ErrorKind, Read, Write as _};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt as _;
 use std::process::{Child, ChildStdin, Command, Output, Stdio};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -114,11 +114,11 @@ fn run_within(
     let mut running = Running::from(child);
     match running.output(input, begin + limit) {
         Ok(Some(output)) => {
-            PAUSED.lock().unwrap_or_else(PoisonError::into_inner).remove(name);
+            paused().remove(name);
             Ok(output)
         }
         Ok(None) => {
-            pause(name, |last| last.map_or(PAUSE, |last| LONGEST_PAUSE.min(last * 2)), running);
+            pause(name, |last| (2 * last).clamp(PAUSE, LONGEST_PAUSE), running);
             Err(hung())
         }
         Err(error) => {
@@ -128,8 +128,12 @@ fn run_within(
     }
 }
 
+fn paused() -> MutexGuard<'static, BTreeMap<String, Paused>> {
+    PAUSED.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 fn is_paused(name: &str) -> bool {
-    let mut all = PAUSED.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut all = paused();
     let Some(Paused { until, killed, .. }) = all.get_mut(name) else { return false };
     if Instant::now() < *until || killed.is_some_and(|group| !has_ended(group)) {
         return true;
@@ -139,10 +143,10 @@ fn is_paused(name: &str) -> bool {
 }
 
 /// Kills a program, and does not start it again for so long, which depends on the last time.
-fn pause(name: &str, pause: impl FnOnce(Option<Duration>) -> Duration, running: Running) {
+fn pause(name: &str, pause: impl FnOnce(Duration) -> Duration, running: Running) {
     let killed = running.kill(Instant::now() + KILLED);
-    let mut all = PAUSED.lock().unwrap_or_else(PoisonError::into_inner);
-    let pause = pause(all.get(name).map(|paused| paused.pause).filter(|pause| !pause.is_zero()));
+    let mut all = paused();
+    let pause = pause(all.get(name).map_or(Duration::ZERO, |last| last.pause));
     all.insert(name.to_owned(), Paused { until: Instant::now() + pause, pause, killed });
 }
 
@@ -161,14 +165,14 @@ fn has_ended(group: Pid) -> bool {
 /// Lets each program that did not end be started once more at once, at the end of a tunnel: what it does not take
 /// back then would stay. One that the kernel keeps from ending is not started beside the last one.
 pub fn end_pauses() {
-    let mut all = PAUSED.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut all = paused();
     all.values_mut().for_each(|paused| paused.until = Instant::now());
 }
 
 /// Runs a program that has to succeed. `of`: the package it is from, for the message.
 ///
 /// # Errors
-/// When it cannot be started; `TimedOut` when it does not end; otherwise what it said.
+/// What it said, or why it could not be started; apart from that, whether it is known what it has done.
 pub fn run_well(name: &str, of: &str, arguments: &[&str], input: &[u8]) -> Result<(), NotDone> {
     let output = run(name, arguments, input).map_err(|error| match error {
         ProgramError::NotRun(e) => {

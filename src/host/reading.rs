@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::IpAddr;
 use std::path::Path;
+use std::sync::Arc;
 
 use ipnet::IpNet;
 
@@ -48,7 +49,7 @@ pub struct State {
     /// them. To list them, the kernel walks through all there are.
     routes: Option<(BTreeSet<Route>, BTreeSet<PolicyRule>)>,
     /// What the host's policy rules ask for, unless rules have changed. There may be thousands.
-    rules_of_host: Option<RulesOfHost>,
+    rules_of_host: Option<Arc<RulesOfHost>>,
     /// Every address of the host, unless something has happened that may have changed them. A remote
     /// cannot have one of these.
     addresses: Option<Addresses>,
@@ -179,8 +180,10 @@ impl HostAdapter {
         found.lost_routes = self.lost_routes(&found).await?;
         let State { tunnel, ipip_links, tracked, rules_of_host, .. } = &mut self.reading;
         if tunnel.may_have_fast_path() || *ipip_links {
-            *rules_of_host = rules_of_host.take().or_else(|| rules_of_host::read().ok());
-            found.rules_of_host = rules_of_host.clone().unwrap_or_else(RulesOfHost::unknown);
+            let read = || rules_of_host::read().ok().map(Arc::new);
+            *rules_of_host = rules_of_host.take().or_else(read);
+            let unknown = || Arc::new(RulesOfHost::unknown());
+            found.rules_of_host = rules_of_host.clone().unwrap_or_else(unknown);
         }
         // Needed only where other routes than those of the main table can lead into the tunnel, and where
         // data may go past what tracks connections.

@@ -292,11 +292,11 @@ pub(super) fn address_family(family: Family) -> AddressFamily {
     }
 }
 
-/// An empty list from a kernel without IPv6 or without policy rules, which can have none that ipipou made.
-pub(super) fn none_if_unsupported<T>(result: io::Result<Vec<T>>) -> io::Result<Vec<T>> {
+/// Nothing from a kernel without IPv6 or without policy rules.
+pub(super) fn none_if_unsupported<T: Default>(result: io::Result<T>) -> io::Result<T> {
     match result {
         Err(e) if matches!(e.raw_os_error(), Some(libc::EAFNOSUPPORT | libc::EOPNOTSUPP)) => {
-            Ok(Vec::new())
+            Ok(T::default())
         }
         other => other,
     }

@@ -1,6 +1,5 @@
 //! What the host's own policy rules ask packets for, as far as it matters to a tunnel.
 
-use std::collections::BTreeSet;
 use std::io;
 use std::net::Ipv4Addr;
 use std::ops::ControlFlow;
@@ -31,29 +30,21 @@ const SELECTIVE: [u16; 4] = [20, 22, 23, 24];
 pub fn read() -> io::Result<RulesOfHost> {
     let mut header = [0; RULE_HEADER];
     header[0] = AF_INET;
-    let all = Lists::ROUTE.list(GET, &header, |all: &mut Vec<RulesOfHost>, rule| {
-        all.extend(read_rule(rule));
+    none_if_unsupported(Lists::ROUTE.list(GET, &header, |found, rule| {
+        add(found, rule);
         Ok(ControlFlow::Continue(()))
-    });
-    Ok(none_if_unsupported(all)?.into_iter().fold(RulesOfHost::default(), |mut found, rule| {
-        found.selective |= rule.selective;
-        found.sources.extend(rule.sources);
-        found
     }))
 }
 
-/// What one rule asks for; `None` for one of ipipou.
-fn read_rule(rule: &[u8]) -> Option<RulesOfHost> {
+/// Adds what one rule asks for.
+fn add(found: &mut RulesOfHost, rule: &[u8]) {
     let value = |kind| attribute(rule, RULE_HEADER, kind);
     if value(PROTOCOL).is_some_and(|protocol| protocol == [ROUTE_PROTOCOL]) {
-        return None;
+        return;
     }
+    found.selective |= SELECTIVE.iter().any(|kind| value(*kind).is_some());
     let source = value(SOURCE).and_then(|source| source.first_chunk());
-    let network = source.and_then(|source: &[u8; 4]| {
+    found.sources.extend(source.and_then(|source: &[u8; 4]| {
         Ipv4Net::new(Ipv4Addr::from(*source), *rule.get(SOURCE_LENGTH_AT)?).ok()
-    });
-    Some(RulesOfHost {
-        selective: SELECTIVE.iter().any(|kind| value(*kind).is_some()),
-        sources: BTreeSet::from_iter(network),
-    })
+    }));
 }

@@ -248,8 +248,7 @@ fn initial<'a>(spec: &'a RuleSpec, admitted: &BTreeSet<Admitted>) -> Vec<NfListO
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::config::Datapath;
-    use crate::engine::config::QueueConfig;
+    use crate::engine::config::{Datapath, QueueConfig};
     use crate::engine::host::PacketShape;
     use crate::engine::limits;
 

@@ -29,6 +29,15 @@ fn look_up(scene: &mut Scene, addresses: &[SocketAddrV4]) {
     scene.deliver();
 }
 
+/// It takes less than 40 seconds.
+fn pass_until_at_the_other(scene: &mut Scene) {
+    let begin = scene.play.now;
+    while scene.remote() != Some(dead().into()) {
+        assert!(scene.play.now - begin < 40 * SECOND, "{:?}", scene.play.log);
+        scene.pass(SECOND);
+    }
+}
+
 #[test]
 fn the_next_address_is_asked_though_no_data_is_sent() {
     for datapath in BOTH {
@@ -58,11 +67,7 @@ fn an_address_that_goes_while_the_tunnel_is_at_rest_is_left() {
         scene.pass(60 * SECOND);
         assert!(scene.is_at(0));
         scene.servers[0].at = [dead().into()].into();
-        let begin = scene.play.now;
-        while scene.remote() != Some(dead().into()) {
-            assert!(scene.play.now - begin < 40 * SECOND, "{:?}", scene.play.log);
-            scene.pass(SECOND);
-        }
+        pass_until_at_the_other(&mut scene);
         // Where nobody answers anywhere, all are asked ever more rarely.
         scene.servers[0].is_alive = false;
         let before = scene.told("trying");
@@ -101,11 +106,7 @@ fn an_address_that_data_came_from_once_is_left() {
         scene.servers[0].is_alive = false;
         scene.pass(35 * SECOND - Duration::from_millis(500));
         scene.play.host.change("ipipou0", |interface| interface.traffic.rx_packets += 1);
-        let begin = scene.play.now;
-        while scene.remote() != Some(dead().into()) {
-            assert!(scene.play.now - begin < 40 * SECOND, "{:?}", scene.play.log);
-            scene.pass(SECOND);
-        }
+        pass_until_at_the_other(&mut scene);
     }
 }
 

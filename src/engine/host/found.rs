@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr, SocketAddrV4};
+use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::{IpNet, Ipv4Net};
@@ -77,7 +78,7 @@ pub struct Found {
     /// Whether the host has IPsec policies. Read where there may be a fast path.
     pub ipsec: bool,
     /// What the host's policy rules ask for. Read for the kernel's datapath, and where there may be a fast path.
-    pub rules_of_host: RulesOfHost,
+    pub rules_of_host: Arc<RulesOfHost>,
     /// Remotes to which the host translates our packets. Read where there is a fast path.
     pub translated: BTreeSet<SocketAddrV4>,
     /// Remotes whose path is known to be narrower than its first interface, each with the bytes of the

@@ -27,11 +27,11 @@ pub fn left_alone(
     devices: &BTreeSet<DeviceName>,
     uplink: Option<u32>,
 ) -> BTreeSet<IpAddr> {
-    let (with_rule, alternate) = (with_rule(found, family), alternate(found));
+    let with_rule = with_rule(found, family);
     let (mut chosen, mut new) = (BTreeSet::new(), Vec::new());
     for address in outside(found, family, devices) {
         let local = address.value.local;
-        if with_rule.contains(&local) && !alternate.contains(&local) {
+        if with_rule.contains(&local) {
             chosen.insert(local);
         } else if Some(address.interface) == uplink {
             new.push(local);
@@ -40,8 +40,7 @@ pub fn left_alone(
     let room = MOST.saturating_sub(chosen.len());
     chosen.extend(new.into_iter().take(room));
     // What their links send has these while the kernel looks for its way. They take nobody's room.
-    let is_there = |own: &IpAddr| Family::of(*own) == family && found.has_local(*own);
-    chosen.extend(alternate.into_iter().filter(is_there));
+    chosen.extend(alternate(found).into_iter().filter(|own| Family::of(*own) == family));
     chosen
 }
 

@@ -94,8 +94,6 @@ struct Back {
     answers_since: Option<Duration>,
     answered_at: Duration,
     missed: u32,
-    /// It may be somewhere else: it has been silent, and nobody was told yet.
-    is_silent: bool,
     after: Duration,
 }
 
@@ -114,7 +112,6 @@ impl Turns {
                 answers_since: None,
                 answered_at: boot,
                 missed: 0,
-                is_silent: false,
                 after: BACK_AFTER,
             },
         }
@@ -193,16 +190,15 @@ impl Turns {
         }
         self.back.ask_at = boot.saturating_add(ASK_EVERY).saturating_add(lot);
         self.back.missed += 1;
-        if self.back.missed > 1 + MAY_MISS {
+        if self.back.is_silent() {
             self.back.answers_since = None;
-            self.back.is_silent = true;
         }
         true
     }
 
     /// Whether the first server has missed several questions, once for each time that it did.
     pub fn first_is_silent(&mut self) -> bool {
-        let is_silent = std::mem::take(&mut self.back.is_silent);
+        let is_silent = self.back.is_silent();
         if is_silent {
             self.back.missed = 0;
         }
@@ -325,8 +321,12 @@ impl Turns {
 
 impl Back {
     fn forget(&mut self, boot: Duration) {
-        (self.answers_since, self.missed, self.is_silent) = (None, 0, false);
+        (self.answers_since, self.missed) = (None, 0);
         self.ask_at = boot.saturating_add(ASK_EVERY);
+    }
+
+    fn is_silent(&self) -> bool {
+        self.missed > 1 + MAY_MISS
     }
 
     fn forget_if_old(&mut self, boot: Duration) {
